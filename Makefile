@@ -1,0 +1,34 @@
+# make demo | test | check | bench: each prepares .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, verdict
+	@$(BIN)/python docs/demo/demo.py $(DEMO)
+
+test: $(VENV)/.ready ## every test, with branch coverage
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS)
+	@$(BIN)/coverage report --fail-under=100
+
+check: $(VENV)/.ready ## ruff and mypy strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready ## speed and memory as ratios measured in one run
+	@$(BIN)/python -m tests.benchmarks $(BENCH)
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
