@@ -66,7 +66,7 @@ class Reader:
         base: where it went on after its last rewind.
         stretches: the spans that it read through.
         covers: the spans of its gaps.
-        loss: the end and the time of a gap that went back, until the next item.
+        loss: the end and the time of a gap that went back, until it is known when that was.
         seen: what was yielded to it.
     """
 

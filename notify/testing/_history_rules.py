@@ -18,6 +18,7 @@ Pushes that began before such a gap was met and whose ids lie beyond its end are
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
@@ -116,7 +117,7 @@ class _Judge:
             else:
                 id_, owner = fields
                 self._flag("aborted-read", [id_], f"{id_} was yielded but belongs to {owner!r}")
-        self._settle(reader, None)
+        self._settle(reader)
         if reader.begun:
             reader.stretches.append((reader.base, reader.floor))
 
@@ -124,7 +125,9 @@ class _Judge:
         key, before = self._keys[id_], self._keys[prev]
         if self._values.get(key) != value:
             self._meet(key, id_, value)
-        self._settle(reader, self._owners.get(key))
+        if reader.loss is not None and key in self._owners:
+            # Noticed late, perhaps: what began after this acknowledgement began after the loss.
+            self._settle(reader, self._owners[key].acked)
         reader.begin(before)
         if key in reader.seen:
             self._flag("order", [id_], f"{id_} was yielded twice to one reader")
@@ -137,7 +140,7 @@ class _Judge:
 
     def _pass_gap(self, reader: Reader, time: float, reason: str, start: str, end: str) -> None:
         low, high = self._keys[start], self._keys[end]
-        self._settle(reader, None)
+        self._settle(reader)
         reader.begin(low)
         self._connect(reader, low, f"a gap starts at {start}", start, end)
         reader.position = high
@@ -153,13 +156,11 @@ class _Judge:
         if before != reader.position:
             self._flag("contiguity", named, f"{what}, but the reader was at {ids.format(*reader.position)}")
 
-    def _settle(self, reader: Reader, follower: Push | None) -> None:
-        """Note what a log may have lost, once it is known what it had next."""
+    def _settle(self, reader: Reader, latest: float = math.inf) -> None:
+        """Note what a log may have lost, and that this happened before `latest`."""
         if reader.loss is not None:
             end, time = reader.loss
-            if follower is not None:
-                time = min(time, follower.acked)  # noticed late: what began after that is in the log
-            self._rewinds[end] = max(time, self._rewinds.get(end, time))
+            self._rewinds[end] = max(min(time, latest), self._rewinds.get(end, 0.0))
             reader.loss = None
 
     def _meet(self, key: Key, id_: str, value: Value) -> None:
@@ -204,15 +205,11 @@ class _Judge:
                 text = f"{highest.id} was acknowledged before the push that became {push.id} began"
                 self._flag("real-time", [highest.id, push.id], text)
 
-    def _check_losses(
-        self, reader: Reader, demanded: Sequence[Push], keys: Sequence[Key], later: _Later
-    ) -> None:
+    def _check_losses(self, reader: Reader, demanded: Sequence[Push], keys: Sequence[Key], later: _Later) -> None:
         missing: list[str] = []
         for base, top in reader.stretches:
             for push in demanded[bisect_right(keys, base) : bisect_right(keys, top)]:
-                covered = push.key in reader.seen or any(
-                    low < push.key <= high for low, high in reader.covers
-                )
+                covered = push.key in reader.seen or any(low < push.key <= high for low, high in reader.covers)
                 if not covered:
                     missing.append(push.id)
         if reader.start is None and reader.begun and later.lowest(reader.opened) <= reader.first:

@@ -61,10 +61,7 @@ def stored(*numbers: int) -> list[Step]:
 def saw(reader: str, *numbers: int, after: int = 0) -> list[Step]:
     """The reader yields n-0 for each n, each linked to the one before."""
     prevs = (after, *numbers)
-    return [
-        ("saw", reader, f"{n}-0", f"{prev}-0" if prev else "0", n)
-        for prev, n in zip(prevs, numbers, strict=False)
-    ]
+    return [("saw", reader, f"{n}-0", f"{prev}-0" if prev else "0", n) for prev, n in zip(prevs, numbers, strict=False)]
 
 
 def rules(verdict: Verdict) -> set[str]:
@@ -327,9 +324,7 @@ def test_last_id_is_where_the_next_reader_starts() -> None:
         (None, (0, 0, 1)),
     ],
 )
-def test_leaving_the_block_records_the_outcome(
-    error: BaseException | None, counts: tuple[int, int, int]
-) -> None:
+def test_leaving_the_block_records_the_outcome(error: BaseException | None, counts: tuple[int, int, int]) -> None:
     """An attempt ends as its exception says, which is passed on; anything unknown is uncertain."""
     history = ticking()
 
