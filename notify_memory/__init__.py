@@ -1,1 +1,8 @@
-"""x."""
+"""The reference backend: everything in this process's memory, on asyncio and trio."""
+
+from ._presence import MemoryPresence as MemoryPresence
+from ._router import MemoryRouter as MemoryRouter
+from ._store import MemoryStore as MemoryStore
+from ._stream_store import MemoryStreamStore as MemoryStreamStore
+
+__all__ = ["MemoryPresence", "MemoryRouter", "MemoryStore", "MemoryStreamStore"]

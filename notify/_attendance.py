@@ -1,0 +1,160 @@
+"""Presence of the users who have streams open at one notifier: one registration each, kept a while after the last."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+
+import anyio
+
+from ._background import Background
+from ._backoff import backoff
+from ._stats import Counters
+from ._wake import Loop, Waiter, wake
+from .abc import ImmediatePresence, PresenceTracker, Registration, RoutingInfo, ability
+
+logger = logging.getLogger("notify")
+
+
+class Seat:
+    """One user's place: how many streams, and the registration that stands for all of them."""
+
+    __slots__ = ("attempted", "leaves_at", "registration", "streams", "waiters")
+
+    def __init__(self) -> None:
+        self.streams = 0
+        self.registration: Registration | None = None
+        self.attempted = False
+        self.leaves_at: float | None = None
+        self.waiters: list[Waiter] = []
+
+
+class Attendance:
+    """Registers users while they have tracked streams, and for `linger` seconds after.
+
+    Invariant: a user has a seat from the first open stream until the registration was released.
+    """
+
+    def __init__(
+        self,
+        tracker: PresenceTracker,
+        routing: RoutingInfo,
+        *,
+        linger: float,
+        timeout: float,
+        background: Background,
+        loop: Loop,
+        counters: Counters,
+    ) -> None:
+        self._tracker = tracker
+        self._immediate = (
+            tracker if ability(tracker, ImmediatePresence, register_nowait="register", locate_nowait="locate") else None
+        )
+        self._routing = routing
+        self._linger = linger
+        self._timeout = timeout
+        self._background = background
+        self._loop = loop
+        self._counters = counters
+        self._seats: dict[str, Seat] = {}
+        self._leaving: deque[tuple[float, str]] = deque()
+        self._sweeping = False
+        self._closed = False
+
+    def enter(self, user: str) -> None:
+        """Count a stream that was opened, and start registering its user if need be."""
+        seat = self._seats.get(user)
+        if seat is None:
+            seat = self._seats[user] = Seat()
+            if self._immediate is not None:
+                seat.attempted = True
+                try:
+                    seat.registration = self._immediate.register_nowait(user, self._routing)
+                except Exception as error:
+                    self._failed(user, error)
+            else:
+                self._background.start(self._register, user, seat)
+        seat.streams += 1
+        seat.leaves_at = None
+        if self._linger and not self._sweeping:
+            self._sweeping = True
+            self._background.start(self._sweep)
+
+    async def ready(self, user: str) -> None:
+        """Wait until the user is registered, or a first attempt has failed."""
+        seat = self._seats.get(user)
+        if seat is None or seat.attempted:
+            return
+        waiter = self._loop.new_waiter()
+        seat.waiters.append(waiter)
+        await waiter
+
+    def leave(self, user: str) -> None:
+        """Count a stream that was closed. Never waits: called in finalisers too."""
+        seat = self._seats.get(user)
+        if seat is None:
+            return
+        seat.streams -= 1
+        if seat.streams:
+            return
+        if self._linger and self._sweeping:
+            seat.leaves_at = anyio.current_time() + self._linger
+            self._leaving.append((seat.leaves_at, user))
+        else:
+            self._drop(user, seat)
+
+    async def aclose(self, grace: float) -> None:
+        """Release every registration, so that others see the users leave; waits `grace` seconds at most."""
+        self._closed = True
+        seats, self._seats = self._seats, {}
+        registrations = [seat.registration for seat in seats.values() if seat.registration is not None]
+        for registration in registrations:
+            registration.release()
+        with anyio.move_on_after(grace, shield=True):
+            for registration in registrations:
+                try:
+                    await registration.aclose()
+                except Exception as error:
+                    self._failed("(closing)", error)
+                    break
+
+    async def _register(self, user: str, seat: Seat) -> None:
+        for delay in backoff(random.random):
+            try:
+                with anyio.fail_after(self._timeout):
+                    seat.registration = await self._tracker.register(user, self._routing)
+            except Exception as error:
+                self._failed(user, error)
+            seat.attempted = True
+            for waiter in seat.waiters:
+                wake(waiter)
+            seat.waiters.clear()
+            if self._seats.get(user) is not seat:  # gone meanwhile
+                if seat.registration is not None:
+                    seat.registration.release()
+                return
+            if seat.registration is not None:
+                return
+            await anyio.sleep(delay)
+
+    async def _sweep(self) -> None:
+        """Release who has been away for long enough; a look costs nothing while nobody leaves."""
+        pause = min(1.0, max(0.01, self._linger / 4))
+        while not self._closed:
+            now = anyio.current_time()
+            while self._leaving and self._leaving[0][0] <= now:
+                leaves_at, user = self._leaving.popleft()
+                seat = self._seats.get(user)
+                if seat is not None and seat.leaves_at == leaves_at:
+                    self._drop(user, seat)
+            await anyio.sleep(pause)
+
+    def _drop(self, user: str, seat: Seat) -> None:
+        del self._seats[user]
+        if seat.registration is not None:
+            seat.registration.release()
+
+    def _failed(self, user: str, error: Exception) -> None:
+        self._counters.presence_failures += 1
+        logger.warning("cannot register the presence of %r: %r", user, error)

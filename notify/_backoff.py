@@ -1,0 +1,23 @@
+"""Pure: delays between attempts that grow and never come in step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import repeat
+
+
+def backoff(
+    chance: Callable[[], float], *, first: float = 0.05, factor: float = 2.0, limit: float = 5.0
+) -> Iterator[float]:
+    """Yield delays in seconds for ever: half of each step is fixed, half is drawn.
+
+    Args:
+        chance: returns a number in [0, 1), for example `random.random`.
+        first: the first step.
+        factor: how much longer each step is than the one before.
+        limit: the longest step.
+    """
+    step = first
+    for _ in repeat(None):
+        yield step * (0.5 + 0.5 * chance())
+        step = min(step * factor, limit)

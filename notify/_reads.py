@@ -1,0 +1,124 @@
+"""Reads of the log for streams: in tasks that the library owns, one for all streams at the same position."""
+
+from __future__ import annotations
+
+import logging
+import random
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from ._backoff import backoff
+from .abc import Page
+from .errors import BackendUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from ._live import LiveLog
+    from ._subscription import Subscription
+
+logger = logging.getLogger("notify")
+
+PAGE_SIZE: Final = 500
+"""Events to a page: large enough that a round trip does not matter, small enough that others run in between."""
+
+CONCURRENT_READS: Final = 32
+"""Reads under way at once; ten thousand clients that reconnect together queue here instead of at the database."""
+
+
+class Read:
+    """One read under way or queued, and the streams that wait for it (weakly: a dropped stream is not kept alive)."""
+
+    __slots__ = ("after", "streams", "user")
+
+    def __init__(self, user: str, after: str | None) -> None:
+        self.user = user
+        self.after = after
+        self.streams: list[weakref.ref[Subscription]] = []
+
+    def waiting(self) -> list[Subscription]:
+        """Return the streams that still want this page."""
+        streams = (reference() for reference in self.streams)
+        return [s for s in streams if s is not None and s.is_reading and s.wanted == self.after]
+
+
+class Reads:
+    """Single-flight reads with a bound on how many run at once, first come first served."""
+
+    def __init__(self, live: LiveLog) -> None:
+        self._live = live
+        self._reads: dict[tuple[str, str | None], Read] = {}
+        self._queue: deque[Read] = deque()
+        self._running = 0
+
+    def request(self, stream: Subscription) -> None:
+        """Have the page after `stream.wanted` handed to `stream.receive`, or an error to `stream.fail`."""
+        key = (stream.user, stream.wanted)
+        read = self._reads.get(key)
+        if read is None:
+            read = self._reads[key] = Read(*key)
+            self._queue.append(read)
+            self._start_next()
+        read.streams.append(weakref.ref(stream))
+
+    def streams(self) -> list[Subscription]:
+        """Return every stream that waits for a page."""
+        return [stream for read in self._reads.values() for stream in read.waiting()]
+
+    def _start_next(self) -> None:
+        while self._queue and self._running < CONCURRENT_READS and not self._live.background.closed:
+            read = self._queue.popleft()
+            self._running += 1
+            try:
+                self._live.background.start(self._run, read)
+            except BaseException:
+                self._running -= 1
+                self._reads.pop((read.user, read.after), None)
+                raise
+
+    async def _run(self, read: Read) -> None:
+        outcome: Page | Exception = BackendUnavailableError("the read was abandoned", backend=self._live.name)
+        mark = self._live.mark(read.user)
+        delays = backoff(random.random)
+        try:
+            while True:
+                mark = self._live.mark(read.user)  # before reading: what is offered meanwhile proves nothing
+                outcome = await self._attempt(read)
+                streams = read.waiting()
+                if isinstance(outcome, Page | UsageError) or not any(stream.is_open for stream in streams):
+                    break
+                for stream in streams:
+                    if not stream.is_open:
+                        stream.fail(outcome)
+                await anyio.sleep(next(delays))
+        finally:
+            self._running -= 1
+            self._reads.pop((read.user, read.after), None)
+            for stream in read.waiting():
+                if isinstance(outcome, Page):
+                    stream.receive(outcome, read.after is None or len(outcome.events) < PAGE_SIZE, mark)
+                else:
+                    stream.fail(outcome)
+            self._start_next()
+
+    async def _attempt(self, read: Read) -> Page | Exception:
+        live = self._live
+        try:
+            with anyio.fail_after(live.read_timeout):
+                return await live.fetch(read.user, read.after)
+        except UsageError as error:
+            return error
+        except Exception as error:
+            live.counters.read_failures += 1
+            logger.warning("cannot read the log of %r: %r", read.user, error)
+            return as_unavailable(error, live.name)
+
+
+def as_unavailable(error: Exception, backend: str) -> BackendUnavailableError:
+    """Return the library's error for a read that failed."""
+    if isinstance(error, BackendUnavailableError):
+        return error
+    wrapped = BackendUnavailableError(f"{backend} cannot be read: {error!r}", backend=backend)
+    wrapped.__cause__ = error
+    return wrapped

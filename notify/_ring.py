@@ -1,0 +1,74 @@
+"""Pure: the recent events of one user, shared by all of the user's streams; no copy for each.
+
+Rules:
+    1. Entries are numbered from 0 for ever; `end` is the number of the next. A reader holds the number of its next entry.
+    2. Only the newest `size` entries can be read. A reader further behind has lost the ephemeral ones among them and
+       finds the others in the log.
+    3. A stored event at or before the newest one that was offered is a duplicate and is not appended. A reordered
+       one is skipped too: the reader notices by `prev` and reads the log.
+"""
+
+from __future__ import annotations
+
+from . import ids
+from .event import Event, build
+
+RESYNC = build("", "", "", "notify.resync", b"null", 0, None, None, {})
+"""An entry that is no event: whoever meets it reads the log again."""
+
+
+class Ring:
+    """See the rules above.
+
+    Attributes:
+        events: the newest entries, up to twice `size` of them so that trimming is rare.
+        last_id: the newest position known; None while unknown.
+        ephemerals: how many ephemeral entries there ever were.
+    """
+
+    __slots__ = ("end", "ephemerals", "events", "last_id", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.events: list[Event] = []
+        self.end = 0
+        self.ephemerals = 0
+        self.last_id: str | None = None
+
+    def append(self, event: Event) -> bool:
+        """Add an offered event; return False for one that is a duplicate or late."""
+        if event.id:
+            last = self.last_id
+            if event.prev != last and last is not None and ids.parse(event.id) <= ids.parse(last):
+                return False
+            self.last_id = event.id
+        else:
+            self.ephemerals += 1
+        self._push(event)
+        return True
+
+    def resync(self) -> None:
+        """Make every reader read the log again, and forget what the newest position was."""
+        self.last_id = None
+        self._push(RESYNC)
+
+    def forget(self) -> None:
+        """Drop the entries: every reader has had them."""
+        self.events.clear()
+
+    @property
+    def readable(self) -> int:
+        """How many entries can still be read."""
+        return min(len(self.events), self.size)
+
+    def ephemerals_gone(self) -> int:
+        """Return how many ephemeral entries can no longer be read."""
+        window = self.events[-self.readable :] if self.events else ()
+        return self.ephemerals - sum(not event.id and event is not RESYNC for event in window)
+
+    def _push(self, event: Event) -> None:
+        events = self.events
+        events.append(event)
+        self.end += 1
+        if len(events) > 2 * self.size:
+            del events[: -self.size]

@@ -1,0 +1,166 @@
+"""All streams of one notifier: they open, count as present, and end together."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from ._live import Group
+from ._stats import Counters
+from ._wake import Loop
+from .abc import Gap, Position, StreamStore
+from .errors import ClosedError, UsageError
+from .event import Event
+
+if TYPE_CHECKING:
+    from ._attendance import Attendance
+    from ._routes import Listener
+
+
+class Streams(Group):
+    """The streams of one notifier."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        start_services: Callable[[], None],
+        attendance: Attendance | None,
+        listener: Listener | None,
+    ) -> None:
+        super().__init__(counters)
+        self.opening = start_services
+        self._attendance = attendance
+        self._listener = listener
+        self.foreign: weakref.WeakSet[ForeignStream] = weakref.WeakSet()
+
+    def attached(self, user: str, track: bool) -> None:
+        """Count a stream that was opened, and its user as present."""
+        super().attached(user, track)
+        if track and self._attendance is not None:
+            self._attendance.enter(user)
+
+    async def ready(self, user: str, track: bool) -> None:
+        """Wait until routed events are heard and the user is registered; both bounded."""
+        if self._listener is not None:
+            await self._listener.ready()
+        if track and self._attendance is not None:
+            await self._attendance.ready(user)
+
+    def detached(self, user: str, track: bool) -> None:
+        """Count a stream that was closed."""
+        super().detached(user, track)
+        if track and self._attendance is not None and not self.closed:
+            self._attendance.leave(user)
+
+    async def close_foreign(self) -> None:
+        """Close the streams of a foreign stream store that have ended by their rank."""
+        for stream in list(self.foreign):
+            if stream.rank < self.cutoff:
+                await stream.aclose()
+
+
+class ForeignStream:
+    """A stream of a stream store that brings its own streams, held to the notifier's rules of opening and closing."""
+
+    def __init__(
+        self, store: StreamStore, group: Streams, loop: Loop, user: str, last_id: Position, *, track: bool
+    ) -> None:
+        self._inner = store.subscribe(user, last_id)
+        self._group = group
+        self._loop = loop
+        self._user = user
+        self._track = track
+        self._attached = self._closed = False
+        self._reading: anyio.CancelScope | None = None
+        self.rank = group.next_rank()
+        group.foreign.add(self)
+
+    @property
+    def user(self) -> str:
+        """Whose log."""
+        return self._user
+
+    @property
+    def last_id(self) -> str:
+        """The resume token."""
+        return self._inner.last_id
+
+    @property
+    def dropped(self) -> int:
+        """Ephemeral events lost, as far as the store counts them."""
+        return self._inner.dropped
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """The latest gaps, as far as the store reports them."""
+        return tuple(self._inner.gaps)
+
+    def __aiter__(self) -> Self:
+        """Return the stream."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """As `next()`, but a closed stream ends the loop."""
+        try:
+            return await self.next()
+        except ClosedError:
+            raise StopAsyncIteration from None
+
+    async def next(self, timeout: float | None = None) -> Event:
+        """Return the next event; see `notify.abc.Stream.next`."""
+        if self._reading is not None:
+            raise UsageError("another task waits for the next event of this stream")
+        await self._open()
+        with anyio.CancelScope() as self._reading:
+            try:
+                return await self._inner.next(timeout)
+            finally:
+                self._reading = None
+        raise ClosedError(f"the stream of {self._user!r} is closed")
+
+    async def aclose(self) -> None:
+        """End the stream; the store's own stream has one second to close."""
+        self._closed = True
+        if self._reading is not None:
+            self._reading.cancel()
+        self._detach()
+        with anyio.move_on_after(1, shield=True):
+            await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Open the stream."""
+        await self._open()
+        try:
+            await self._inner.__aenter__()
+        except BaseException:
+            self._detach()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream."""
+        await self.aclose()
+
+    def __del__(self) -> None:
+        self._detach()
+
+    async def _open(self) -> None:
+        if self._closed or self.rank < self._group.cutoff:
+            raise ClosedError(f"the stream of {self._user!r} is closed")
+        if not self._attached:
+            self._loop.check()
+            self._group.opening()
+            self._group.attached(self._user, self._track)
+            self._attached = True
+            await self._group.ready(self._user, self._track)
+
+    def _detach(self) -> None:
+        if self._attached:
+            self._attached = False
+            self._group.detached(self._user, self._track)

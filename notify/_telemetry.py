@@ -1,0 +1,167 @@
+"""Metrics and spans, by the OpenTelemetry API alone: the only module that imports it.
+
+Counts are plain integers that observable instruments read when somebody collects them, so they cost nothing extra.
+Histograms and spans are recorded only if an SDK was installed before the notifier was made.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from ._live import LiveLog
+from ._stats import Counters, pushes
+from .event import Event
+
+_SCOPE: Final = "notify"
+
+_COUNTERS: Final[tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, int]]], ...]] = (
+    ("notify.pushes", "pushes by outcome", "outcome", pushes),
+    (
+        "notify.deliveries",
+        "offers that open streams took, and events they read from the log",
+        "source",
+        lambda c: {
+            "local": c.delivered_local,
+            "routed": c.delivered_routed,
+            "replayed": c.delivered_replayed,
+        },
+    ),
+    (
+        "notify.routes",
+        "routes by outcome",
+        "outcome",
+        lambda c: {"routed": c.routed, "failed": c.route_failures},
+    ),
+    ("notify.gaps", "gaps by reason", "reason", lambda c: c.gaps),
+    (
+        "notify.failures",
+        "failed calls of the store's reading side and of the presence tracker",
+        "part",
+        lambda c: {"read": c.read_failures, "presence": c.presence_failures},
+    ),
+    ("notify.duplicates", "offers ignored because they had been seen", "", lambda c: {"": c.duplicates}),
+    ("notify.ephemeral.dropped", "ephemeral events lost to full buffers", "", lambda c: {"": c.dropped}),
+    ("notify.batches", "calls of save_many", "", lambda c: {"": c.batches}),
+)
+
+
+class Telemetry:
+    """What one notifier tells OpenTelemetry.
+
+    Attributes:
+        tracing: whether spans are recorded.
+    """
+
+    def __init__(self, counters: Counters, live: LiveLog) -> None:
+        self.counters = counters
+        self.live = live
+        self._tracer = trace.get_tracer(_SCOPE) if _installed(trace.get_tracer_provider()) else None
+        self.tracing = self._tracer is not None
+        meter = metrics.get_meter(_SCOPE)
+        if _installed(metrics.get_meter_provider()):
+            self._latency = meter.create_histogram(
+                "notify.push_to_yield.duration", "s", "from the push to the moment a stream yielded the event"
+            )
+            live.observe = self._observe
+        elif self.tracing:
+            live.observe = self._trace_delivery
+        _registry.add(self, meter)
+
+    @contextmanager
+    def push_span(self, event: Event) -> Iterator[Event]:
+        """Run a push inside a span and yield the event that carries the span's context in its `meta`."""
+        assert self._tracer is not None
+        attributes = {
+            "messaging.system": "notify",
+            "messaging.operation.type": "send",
+            "notify.type": event.type,
+        }
+        with self._tracer.start_as_current_span("notify.push", kind=trace.SpanKind.PRODUCER, attributes=attributes):
+            carrier = dict(event.meta)
+            propagate.inject(carrier)
+            yield event.with_meta(carrier)
+
+    def close(self) -> None:
+        """Keep the totals, let the gauges return to zero. Idempotent."""
+        _registry.remove(self)
+
+    def _observe(self, event: Event) -> None:
+        self._latency.record(max(0.0, time.time() - event.micros / 1_000_000))
+        if self.tracing:
+            self._trace_delivery(event)
+
+    def _trace_delivery(self, event: Event) -> None:
+        """Record that a stream yielded the event, linked to the push."""
+        assert self._tracer is not None
+        pushed = trace.get_current_span(propagate.extract(event.meta)).get_span_context()
+        links = [trace.Link(pushed)] if pushed.is_valid else []
+        self._tracer.start_span(
+            "notify.deliver",
+            kind=trace.SpanKind.CONSUMER,
+            attributes={"notify.type": event.type},
+            links=links,
+        ).end()
+
+
+class _Registry:
+    """Sums over the notifiers of the process; what closed ones counted stays in the totals."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[Telemetry] = weakref.WeakSet()
+        self._closed = Counters()
+        self._created = False
+
+    def add(self, telemetry: Telemetry, meter: metrics.Meter) -> None:
+        """Include a notifier; the first one creates the instruments, once for the process."""
+        self._open.add(telemetry)
+        if self._created:
+            return
+        self._created = True
+        for name, description, label, read in _COUNTERS:
+            meter.create_observable_counter(name, [self._counter(label, read)], "1", description)
+        gauges: dict[str, tuple[str, Callable[[Telemetry], int]]] = {
+            "notify.streams.open": ("streams open now", lambda t: t.counters.open_streams),
+            "notify.users": ("users with an open stream now", lambda t: len(t.live.users)),
+            "notify.pushes.pending": (
+                "pushes whose outcome is not known yet",
+                lambda t: t.counters.pending_pushes,
+            ),
+        }
+        for name, (description, value) in gauges.items():
+            meter.create_observable_gauge(name, [self._gauge(value)], "1", description)
+
+    def remove(self, telemetry: Telemetry) -> None:
+        """Keep only the totals of a notifier."""
+        if telemetry in self._open:
+            self._open.discard(telemetry)
+            self._closed.add(telemetry.counters)
+
+    def _counter(
+        self, label: str, read: Callable[[Counters], Mapping[str, int]]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_options: CallbackOptions) -> Iterable[Observation]:
+            totals: dict[str, int] = {}
+            for counters in [self._closed, *(telemetry.counters for telemetry in self._open)]:
+                for value, count in read(counters).items():
+                    totals[value] = totals.get(value, 0) + count
+            return [Observation(total, {label: value} if label else {}) for value, total in totals.items()]
+
+        return observe
+
+    def _gauge(self, value: Callable[[Telemetry], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return lambda _options: [Observation(sum(value(telemetry) for telemetry in self._open))]
+
+
+_registry = _Registry()
+
+
+def _installed(provider: object) -> bool:
+    """Return whether a provider is an SDK's: the API's own ones, which do nothing, live in the API's modules."""
+    return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))

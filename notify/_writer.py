@@ -1,0 +1,220 @@
+"""Saving: in tasks that the library owns; concurrent pushes share batches.
+
+A caller waits for an outcome, never for the driver: cancelling or outwaiting it abandons the wait alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+import anyio
+
+from ._background import Background
+from ._stats import Counters
+from ._wake import Loop, Waiter, wake
+from .abc import RoutingInfo, SaveMany, Store, ability
+from .errors import (
+    BackendError,
+    NotifyError,
+    OverloadedError,
+    PushRejectedError,
+    PushUncertainError,
+    UsageError,
+)
+from .event import Event
+
+logger = logging.getLogger("notify")
+
+BATCH_SIZE: Final = 500
+"""Events to one `save_many`."""
+
+CONCURRENT_SAVES: Final = 32
+"""Saves that a `push_many` has under way at once where the store cannot `save_many`."""
+
+
+Locations: TypeAlias = Sequence[RoutingInfo] | None
+"""Where to route an event once it is stored; None: to every instance."""
+
+
+class Save:
+    """One event on its way into the store."""
+
+    __slots__ = ("event", "locations", "outcome", "sent", "waiter")
+
+    def __init__(self, event: Event, locations: Locations, waiter: Waiter) -> None:
+        self.event = event
+        self.locations = locations
+        self.waiter = waiter
+        self.sent = False
+        self.outcome: Event | NotifyError | None = None
+
+    def finish(self, outcome: Event | NotifyError) -> None:
+        """Set the outcome and wake the caller, if it still waits."""
+        self.outcome = outcome
+        wake(self.waiter)
+
+
+class Writer:
+    """Saves single pushes: what comes while a batch is under way makes up the next one.
+
+    Args:
+        store: saved to; in batches if it can `save_many`, otherwise one task for each save.
+        on_saved: called with each stored event and its locations, in the task that saved it and before the caller hears of it.
+        timeout: seconds after which a push that got no answer has failed.
+        max_pending: saves that may be under way or waiting.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_saved: Callable[[Event, Locations], None],
+        timeout: float,
+        max_pending: int,
+        background: Background,
+        loop: Loop,
+        counters: Counters,
+    ) -> None:
+        self._store = store
+        self._many: SaveMany | None = store if ability(store, SaveMany, save_many="save") else None
+        self._name = type(store).__name__
+        self._on_saved = on_saved
+        self._timeout = timeout
+        self._max_pending = max_pending
+        self._background = background
+        self._loop = loop
+        self._counters = counters
+        self._queue: deque[Save] = deque()
+        self._draining = False
+
+    @property
+    def batches(self) -> bool:
+        """Whether the store saves many events in one round trip."""
+        return self._many is not None
+
+    async def save(self, event: Event, locations: Locations) -> Event:
+        """Have the event saved and return it as stored.
+
+        Raises:
+            OverloadedError: too many are pending.
+            PushRejectedError: certainly not stored.
+            PushUncertainError: outcome unknown.
+        """
+        if self._counters.pending_pushes >= self._max_pending:
+            raise OverloadedError(f"{self._counters.pending_pushes} pushes are pending", backend=self._name)
+        save = Save(event, locations, self._loop.new_waiter())
+        self._counters.pending_pushes += 1
+        if self._many is None:
+            save.sent = True
+            self._background.start(self._save_one, save)
+        else:
+            self._queue.append(save)
+            if not self._draining:
+                self._draining = True
+                self._background.start(self._drain)
+        with anyio.move_on_after(self._timeout):
+            await save.waiter
+        if save.outcome is None:
+            save.outcome = self._give_up(save)
+        if isinstance(save.outcome, NotifyError):
+            raise save.outcome
+        return save.outcome
+
+    async def save_all(self, events: Sequence[Event], locations: Sequence[Locations]) -> list[Event | NotifyError]:
+        """Save one batch of a `push_many` and return an outcome for each event; called in a task of ours."""
+        if self._many is not None:
+            return await self._save_batch(self._many, events, locations)
+        outcomes: list[Event | NotifyError] = [self._unanswered()] * len(events)
+        slots = anyio.CapacityLimiter(CONCURRENT_SAVES)
+
+        async def save(index: int) -> None:
+            async with slots:
+                outcomes[index] = await self._save(events[index], locations[index])
+
+        async with anyio.create_task_group() as group:
+            for index in range(len(events)):
+                group.start_soon(save, index)
+        return outcomes
+
+    async def _save_one(self, save: Save) -> None:
+        outcome: Event | NotifyError = self._unanswered()
+        try:
+            outcome = await self._save(save.event, save.locations)
+        finally:
+            self._counters.pending_pushes -= 1
+            save.finish(outcome)
+
+    async def _save(self, event: Event, locations: Locations) -> Event | NotifyError:
+        try:
+            with anyio.fail_after(self._timeout):
+                stored = await self._store.save(event)
+        except Exception as error:
+            return as_push_error(error, self._name)
+        self._on_saved(stored, locations)
+        return stored
+
+    async def _drain(self) -> None:
+        """Save what is queued, batch after batch; ends when nothing is."""
+        assert self._many is not None
+        saves: list[Save] = []
+        try:
+            while self._queue:
+                saves = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
+                for save in saves:
+                    save.sent = True
+                events, locations = [save.event for save in saves], [save.locations for save in saves]
+                outcomes = await self._save_batch(self._many, events, locations)
+                for save, outcome in zip(saves, outcomes, strict=True):
+                    save.finish(outcome)
+                self._counters.pending_pushes -= len(saves)
+                saves = []
+        finally:
+            self._draining = False
+            self._abandon(saves)  # only where this task was cancelled: the notifier closes
+
+    async def _save_batch(
+        self, many: SaveMany, events: Sequence[Event], locations: Sequence[Locations]
+    ) -> list[Event | NotifyError]:
+        self._counters.batches += 1
+        try:
+            with anyio.fail_after(self._timeout):
+                outcomes = list(await many.save_many(events))
+            if len(outcomes) != len(events):
+                raise ValueError(f"{len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
+        except Exception as error:
+            return [as_push_error(error, self._name)] * len(events)
+        for outcome, where in zip(outcomes, locations, strict=True):
+            if isinstance(outcome, Event):
+                self._on_saved(outcome, where)
+        return outcomes
+
+    def _abandon(self, sent: Sequence[Save]) -> None:
+        for save in sent:
+            save.finish(self._unanswered())
+        unsent = list(self._queue) if self._background.closed else []
+        for save in unsent:
+            self._queue.remove(save)
+            save.finish(PushRejectedError("the notifier was closed; nothing was sent", backend=self._name))
+        self._counters.pending_pushes -= len(sent) + len(unsent)
+
+    def _give_up(self, save: Save) -> NotifyError:
+        if save.sent:
+            return self._unanswered()
+        self._queue.remove(save)
+        self._counters.pending_pushes -= 1
+        return PushRejectedError(f"{self._name} was busy for {self._timeout} s; nothing was sent", backend=self._name)
+
+    def _unanswered(self) -> PushUncertainError:
+        return PushUncertainError(f"{self._name} did not answer; the event may be stored", backend=self._name)
+
+
+def as_push_error(error: Exception, backend: str) -> NotifyError:
+    """Return the library's error for a save that raised: of a foreign exception the outcome is unknown."""
+    if isinstance(error, BackendError | UsageError):
+        return error
+    wrapped = PushUncertainError(f"{backend} failed while saving: {error!r}", backend=backend)
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,100 @@
+"""Every error the library raises. The parent class says what to do about it.
+
+```text
+NotifyError
+├── UsageError                    fix the call; nothing was stored
+│   ├── ClosedError               the notifier, stream, store or tracker is closed
+│   │   └── SlowConsumerError     the stream fell behind `max_lag`; resume from `.last_id`
+│   ├── InvalidEventIdError       not an event id
+│   └── InvalidEventError         user, type, payload, key, group or meta is unacceptable
+│       └── PayloadTooLargeError  the payload's JSON is over the limit
+├── BackendError                  a store, router or presence tracker failed; `.backend` names it
+│   ├── PushRejectedError         certainly not stored
+│   │   └── OverloadedError       not even tried: too many pushes are pending
+│   ├── PushUncertainError        outcome unknown: repeat with the same key
+│   └── BackendUnavailableError   a read failed; safe to repeat
+└── CodecError                    bytes are not an event of a known version
+```
+
+A driver's own exception is only ever the `__cause__` of one of these. Cancellation is none of them and is never caught.
+"""
+
+from __future__ import annotations
+
+
+class NotifyError(Exception):
+    """The parent of all errors of this library."""
+
+
+class UsageError(NotifyError):
+    """The call itself is wrong: fix it. Nothing was stored, and the same call fails again."""
+
+
+class ClosedError(UsageError):
+    """The notifier, stream, store, router or tracker is closed."""
+
+
+class SlowConsumerError(ClosedError):
+    """The stream was ended because its reader fell more than `max_lag` live events behind.
+
+    Attributes:
+        last_id: subscribe from here to continue without loss.
+    """
+
+    def __init__(self, message: str, *, last_id: str) -> None:
+        super().__init__(message)
+        self.last_id = last_id
+
+
+class InvalidEventIdError(UsageError):
+    """The text is not an event id (see `notify.ids`)."""
+
+
+class InvalidEventError(UsageError):
+    """The event's user, type, payload, key, group or meta is unacceptable."""
+
+
+class PayloadTooLargeError(InvalidEventError):
+    """The payload's JSON is over the limit.
+
+    Attributes:
+        size: bytes of the encoded payload.
+        limit: bytes allowed.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the payload is {size} bytes of JSON; the limit is {limit}")
+        self.size = size
+        self.limit = limit
+
+
+class BackendError(NotifyError):
+    """A store, router or presence tracker failed.
+
+    Attributes:
+        backend: the name of the part that failed, for example its class name.
+    """
+
+    def __init__(self, message: str, *, backend: str = "") -> None:
+        super().__init__(message)
+        self.backend = backend
+
+
+class PushRejectedError(BackendError):
+    """The event is not stored and will not be: pushing again is safe."""
+
+
+class OverloadedError(PushRejectedError):
+    """Too many pushes are pending; this one was not tried. Slow down and push again."""
+
+
+class PushUncertainError(BackendError):
+    """The event may or may not be stored. Repeat the push with the same `key` to learn which."""
+
+
+class BackendUnavailableError(BackendError):
+    """A read failed because the backend did not answer. Nothing changed; safe to repeat."""
+
+
+class CodecError(NotifyError):
+    """The bytes are not an event in a version that this library reads."""

@@ -1,0 +1,247 @@
+"""The event: immutable, slotted, its payload encoded exactly once."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
+
+from . import _codec
+from .errors import InvalidEventError
+
+MAX_NAME_BYTES: Final = 255
+"""Bytes of UTF-8 that a user, key or group may have."""
+
+MAX_META_BYTES: Final = 8192
+"""Characters that all keys and values of `meta` may have together."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NO_META: Mapping[str, str] = MappingProxyType({})
+_TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class _Fields:
+    """The slots of an event while it is being filled, which is several times cheaper than filling a frozen object."""
+
+    __slots__ = ("data", "group", "id", "key", "meta", "micros", "prev", "type", "user")
+
+    id: str
+    prev: str
+    user: str
+    type: str
+    data: bytes
+    micros: int
+    group: str | None
+    key: str | None
+    meta: Mapping[str, str]
+
+
+class Event(_Fields):
+    """One notification to one user.
+
+    `Event("alice", "comment.created", {"post": 7})` makes a draft; a store returns it with `id` and `prev` filled in.
+
+    Args:
+        user: whose log it belongs to; 1 to 255 bytes of UTF-8 without control characters or lone surrogates.
+        type: `[A-Za-z0-9_.:-]{1,128}`; types that begin with `notify.` are the library's own.
+        payload: any JSON value.
+        data: the payload's JSON, instead of `payload`; trusted as it is.
+        id: `<ms>-<seq>`, or empty: not stored (a draft, or an ephemeral event).
+        prev: the id of the event before it in the same log, `"0"` for the first.
+        timestamp: aware; now when not given.
+        group: what the event is about, for an inbox to collapse by.
+        key: idempotency key of the push.
+        meta: text to text, for trace context and the application.
+
+    Attributes:
+        data: bytes of the payload's JSON; every store, router and server passes them on unchanged.
+        micros: the timestamp as microseconds since 1970.
+
+    Raises:
+        InvalidEventError: an argument is unacceptable.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        user: str,
+        type: str,
+        payload: Any = None,
+        *,
+        data: bytes | None = None,
+        id: str = "",
+        prev: str = "",
+        timestamp: datetime | None = None,
+        group: str | None = None,
+        key: str | None = None,
+        meta: Mapping[str, str] | None = None,
+    ) -> Event:
+        """Check every field; see the class."""
+        check_user(user)
+        check_type(type)
+        if group is not None:
+            _check_name("group", group)
+        if key is not None:
+            _check_name("key", key)
+        if data is None:
+            data = _codec.encode_payload(payload)
+        elif not isinstance(data, bytes):
+            raise InvalidEventError(f"data is bytes of JSON, not {data.__class__.__name__}")
+        micros = time.time_ns() // 1000 if timestamp is None else _micros(timestamp)
+        return build(id, prev, user, type, data, micros, group, key, freeze_meta(meta) if meta else NO_META)
+
+    @property
+    def payload(self) -> Any:
+        """The payload, decoded anew at each access, so that nobody shares what somebody may change."""
+        return json.loads(self.data)
+
+    @property
+    def timestamp(self) -> datetime:
+        """When the event was pushed: aware, UTC, to the microsecond."""
+        return _EPOCH + timedelta(microseconds=self.micros)
+
+    def stored(self, id: str, prev: str) -> Event:
+        """Return this event as the log holds it: for stores."""
+        return build(id, prev, self.user, self.type, self.data, self.micros, self.group, self.key, self.meta)
+
+    def addressed_to(self, user: str) -> Event:
+        """Return this event for another user, whose id was checked before."""
+        return build(self.id, self.prev, user, self.type, self.data, self.micros, self.group, self.key, self.meta)
+
+    def with_meta(self, meta: Mapping[str, str]) -> Event:
+        """Return this event with other `meta`."""
+        frozen = freeze_meta(meta)
+        return build(self.id, self.prev, self.user, self.type, self.data, self.micros, self.group, self.key, frozen)
+
+    def to_bytes(self) -> bytes:
+        """Return the versioned wire form that routers use."""
+        return _codec.encode(self._header(), self.data)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Event:
+        """Return the event of a wire form.
+
+        Raises:
+            CodecError: the bytes are not an event in a version that this library reads.
+        """
+        (id_, prev, user, type_, micros, group, key, meta), data = _codec.decode(raw)
+        return build(
+            id_,
+            prev,
+            user,
+            type_,
+            data,
+            micros,
+            group,
+            key,
+            MappingProxyType(dict(meta)) if meta else NO_META,
+        )
+
+    def _header(self) -> _codec.Header:
+        return (self.id, self.prev, self.user, self.type, self.micros, self.group, self.key, self.meta)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"an event is immutable; cannot set {name}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"an event is immutable; cannot delete {name}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return self._header() == other._header() and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash((self.user, self.id, self.type, self.micros))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Event.from_bytes, (self.to_bytes(),))
+
+    def __repr__(self) -> str:
+        return f"Event(user={self.user!r}, type={self.type!r}, id={self.id!r}, prev={self.prev!r}, data={self.data[:60]!r})"
+
+
+def build(
+    id: str,
+    prev: str,
+    user: str,
+    type: str,
+    data: bytes,
+    micros: int,
+    group: str | None,
+    key: str | None,
+    meta: Mapping[str, str],
+) -> Event:
+    """Return an event of fields that were checked before: for stores and decoders.
+
+    Fills the slots of the unfrozen base class and then changes the class: 0.2 microseconds, against 1.0 for a frozen
+    dataclass, on a path that every push takes twice.
+    """
+    fields = _Fields()
+    fields.id = id
+    fields.prev = prev
+    fields.user = user
+    fields.type = type
+    fields.data = data
+    fields.micros = micros
+    fields.group = group
+    fields.key = key
+    fields.meta = meta
+    fields.__class__ = Event
+    return fields  # type: ignore[return-value]
+
+
+def check_user(user: object) -> None:
+    """Raise InvalidEventError unless `user` is a user id."""
+    _check_name("user", user)
+
+
+@lru_cache(maxsize=1024)
+def _is_type(text: str) -> bool:
+    return _TYPE.fullmatch(text) is not None
+
+
+def check_type(text: object) -> None:
+    """Raise InvalidEventError unless `text` is an event type."""
+    if not isinstance(text, str) or not _is_type(text):
+        raise InvalidEventError(f"an event type matches [A-Za-z0-9_.:-]{{1,128}}: {text!r:.150}")
+
+
+def freeze_meta(meta: object) -> Mapping[str, str]:
+    """Return a read-only copy of `meta`.
+
+    Raises:
+        InvalidEventError: not a mapping of text to text, over 8,192 characters, or not valid Unicode.
+    """
+    if not isinstance(meta, Mapping) or not all(isinstance(text, str) for pair in meta.items() for text in pair):
+        raise InvalidEventError("meta maps text to text")
+    texts = [text for pair in meta.items() for text in pair]
+    if sum(map(len, texts)) > MAX_META_BYTES:
+        raise InvalidEventError(f"meta has at most {MAX_META_BYTES} characters in all")
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEventError("meta holds lone surrogates") from error
+    return MappingProxyType(dict(meta))
+
+
+def _check_name(what: str, name: object) -> None:
+    if isinstance(name, str):
+        if name.isascii() and name.isprintable() and 0 < len(name) <= MAX_NAME_BYTES:
+            return
+        if name and not _FORBIDDEN.search(name) and len(name.encode()) <= MAX_NAME_BYTES:
+            return
+    raise InvalidEventError(f"a {what} is 1 to {MAX_NAME_BYTES} bytes of text without control characters: {name!r:.80}")
+
+
+def _micros(moment: Any) -> int:
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidEventError("a timestamp is a datetime with a time zone")
+    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,98 @@
+"""Event ids: `<milliseconds since 1970>-<sequence>`, the grammar of Redis stream ids.
+
+Rules:
+    1. Two ids compare by number, never as strings: `"5-10"` is after `"5-9"`.
+    2. Both parts are decimal ASCII digits within 64 bits. `"0"` is the position before every event.
+    3. Per user, ids grow strictly in log order: `ms = max(now, last.ms)`, and `sequence` counts inside `ms`.
+    4. In SQL and in the library's own stores an id is one signed 64-bit integer, `ms << 20 | sequence`
+       (`pack`, `unpack`): over a million events per user and millisecond, until the year 2248.
+
+Because an id holds its time, "everything since 09:00" is an id too (`before`).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from .errors import InvalidEventIdError
+
+ZERO: Final = "0"
+"""The position before every event."""
+
+SEQUENCE_BITS: Final = 20
+"""Bits of a packed id that count events inside one millisecond."""
+
+_GRAMMAR = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+_PART_MAX = (1 << 64) - 1
+_SEQUENCE_MAX = (1 << SEQUENCE_BITS) - 1
+_PACKED_MAX = (1 << 63) - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse(text: object) -> tuple[int, int]:
+    """Return `(milliseconds, sequence)`, which compare as the ids do.
+
+    Raises:
+        InvalidEventIdError: the text is not an id.
+    """
+    if text == ZERO:
+        return (0, 0)
+    match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise InvalidEventIdError(f"not an event id: {text!r:.80}")
+    ms, sequence = int(match[1]), int(match[2])
+    if ms > _PART_MAX or sequence > _PART_MAX:
+        raise InvalidEventIdError(f"an event id has two parts of at most 64 bits: {text!r:.80}")
+    return (ms, sequence)
+
+
+def format(ms: int, sequence: int) -> str:
+    """Return the id of these two numbers; `(0, 0)` is `"0"`."""
+    return f"{ms}-{sequence}" if ms or sequence else ZERO
+
+
+def canonical(text: str) -> str:
+    """Return the one spelling of this id (no leading zeros), so that equal ids are equal strings.
+
+    Raises:
+        InvalidEventIdError: the text is not an id.
+    """
+    return format(*parse(text))
+
+
+def compare(a: str, b: str) -> int:
+    """Return -1, 0 or 1 as `a` is before, equal to or after `b`."""
+    left, right = parse(a), parse(b)
+    return (left > right) - (left < right)
+
+
+def pack(text: str) -> int:
+    """Return the id as one signed 64-bit integer; what does not fit becomes the nearest that does."""
+    ms, sequence = parse(text)
+    return min(ms << SEQUENCE_BITS | min(sequence, _SEQUENCE_MAX), _PACKED_MAX)
+
+
+def unpack(number: int) -> str:
+    """Return the id that `pack` made this integer from."""
+    return format(number >> SEQUENCE_BITS, number & _SEQUENCE_MAX)
+
+
+def before(moment: datetime) -> str:
+    """Return the position from which everything at or after `moment` follows, to the millisecond.
+
+    Raises:
+        InvalidEventIdError: `moment` has no time zone or lies before 1970.
+    """
+    if moment.tzinfo is None:
+        raise InvalidEventIdError("a position in time needs a time zone, for example datetime.now(UTC)")
+    ms = (moment - _EPOCH) // timedelta(milliseconds=1)
+    if ms < 0:
+        raise InvalidEventIdError(f"a position in time starts at 1970: {moment.isoformat()}")
+    return unpack((ms << SEQUENCE_BITS) - 1) if ms else ZERO
+
+
+def time_of(text: str) -> datetime:
+    """Return the id's time, UTC, to the millisecond."""
+    return _EPOCH + timedelta(milliseconds=parse(text)[0])

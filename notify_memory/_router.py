@@ -1,0 +1,34 @@
+"""A router between the notifiers of one process."""
+
+from __future__ import annotations
+
+import anyio
+from anyio.abc import TaskStatus
+
+from notify import Event, RoutingInfo
+from notify.abc import Deliver
+
+
+class MemoryRouter:
+    """Hands events from one notifier to the others that were given the same router."""
+
+    def __init__(self) -> None:
+        self._instances: dict[str, Deliver] = {}
+
+    async def route(self, event: Event, to: RoutingInfo | None) -> None:
+        """See `notify.abc.Router.route`; an instance that does not listen misses nothing, it reads the log."""
+        if to is None:
+            for deliver in list(self._instances.values()):
+                deliver(event)
+        elif to.instance_id in self._instances:
+            self._instances[to.instance_id](event)
+
+    async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
+        """See `notify.abc.ReceivingRouter.receive`."""
+        self._instances[instance_id] = deliver
+        try:
+            task_status.started()
+            await anyio.sleep_forever()
+        finally:
+            if self._instances.get(instance_id) is deliver:
+                del self._instances[instance_id]

@@ -1,0 +1,227 @@
+"""A store in this process's memory: the reference implementation, readable first."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import ClassVar, Final, Self
+
+from notify import Event, Guarantees, Page, continuity, ids
+from notify.errors import ClosedError, NotifyError, UsageError
+
+_GONE: Final = Event("-", "gone")
+
+
+class _Log:
+    """One user's log.
+
+    Attributes:
+        events: what is retained, from index `start` on; the slots before it hold nothing until they are cut off.
+        start: index of the first retained event.
+        last_id: id of the last event ever appended.
+        keys: idempotency key to the first event that had it, oldest first.
+    """
+
+    __slots__ = ("events", "keys", "last_id", "start")
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.start = 0
+        self.last_id = ids.ZERO
+        self.keys: dict[str, Event] = {}
+
+    def cut(self, index: int) -> int:
+        """Remove every event before `index` and return how many: their memory at once, their slots in larger steps."""
+        count = index - self.start
+        self.events[self.start : index] = [_GONE] * count
+        self.start = index
+        if index * 2 > len(self.events):
+            del self.events[:index]
+            self.start = 0
+        return count
+
+
+class MemoryStore:
+    """Keeps events in this process; they are gone when it ends. One event loop; asyncio and trio.
+
+    Invariants:
+        I1. The ids that the store gives out grow, over all users: so they still do for a user who was forgotten.
+        I2. Each event's `prev` is the id of the event appended before it, retained or not.
+
+    Args:
+        max_len: events kept for each user; the oldest go first.
+        max_age: seconds that events are kept; None: until `max_len` or `trim` removes them. A user whose last event is
+            twice as old is forgotten.
+        key_window: seconds within which a repeated idempotency key returns the first event, for the last `max_len` keyed
+            events of each user.
+        clock: returns seconds since 1970.
+
+    Raises:
+        UsageError: an argument is not greater than zero.
+    """
+
+    guarantees: ClassVar = Guarantees()
+
+    def __init__(
+        self,
+        *,
+        max_len: int = 1000,
+        max_age: float | None = 7 * 86_400.0,
+        key_window: float = 86_400.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        for name, value in {"max_len": max_len, "max_age": max_age, "key_window": key_window}.items():
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+        self._max_len = max_len
+        self._max_age_ms = None if max_age is None else int(max_age * 1000)
+        self._key_window_ms = int(key_window * 1000)
+        self._clock = clock
+        self._logs: dict[str, _Log] = {}
+        self._last_ms = self._sequence = 0
+        self._next_sweep = 0
+        self._closed = False
+
+    # -- Store ---------------------------------------------------------------------------------------------------
+
+    async def save(self, event: Event) -> Event:
+        """See `notify.abc.Store.save`."""
+        return self.save_nowait(event)
+
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        """See `notify.abc.Store.read`."""
+        return self.read_nowait(user, after, limit)
+
+    async def head(self, user: str) -> str:
+        """See `notify.abc.Store.head`."""
+        return self.head_nowait(user)
+
+    async def trim(self, before: datetime | str) -> int:
+        """See `notify.abc.Store.trim`."""
+        self._check_open()
+        if isinstance(before, datetime):
+            last = ids.parse(ids.before(before))
+            return sum(log.cut(bisect_right(log.events, last, log.start, key=_number)) for log in self._logs.values())
+        first = ids.parse(before)
+        return sum(log.cut(bisect_left(log.events, first, log.start, key=_number)) for log in self._logs.values())
+
+    async def aclose(self) -> None:
+        """See `notify.abc.Store.aclose`."""
+        self._closed = True
+        self._logs.clear()
+
+    async def __aenter__(self) -> Self:
+        """Return the store; there is nothing to prepare."""
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
+
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
+        """See `notify.abc.SaveMany.save_many`."""
+        self._check_open()
+        return [self.save_nowait(event) for event in events]
+
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        """See `notify.abc.ReadMany.read_many`."""
+        self._check_open()
+        pages = {user: self.read_nowait(user, position, limit) for user, position in after.items()}
+        return {user: page for user, page in pages.items() if page.events or page.gap}
+
+    # -- Immediate -----------------------------------------------------------------------------------------------
+
+    def save_nowait(self, event: Event) -> Event:
+        """See `notify.abc.Store.save`."""
+        self._check_open()
+        now = int(self._clock() * 1000)
+        if now >= self._next_sweep:
+            self._sweep(now)
+        log = self._logs.get(event.user)
+        if log is None:
+            log = self._logs[event.user] = _Log()
+        if event.key is not None:
+            first = self._first_with_key(log, event.key, now)
+            if first is not None:
+                return first
+        if now > self._last_ms:
+            self._last_ms, self._sequence = now, 0
+        else:
+            self._sequence += 1  # also while the clock stands behind: keeps I1
+        id_ = f"{self._last_ms}-{self._sequence}"
+        stored = event.stored(id_, log.last_id)  # keeps I2
+        log.last_id = id_
+        log.events.append(stored)
+        if len(log.events) - log.start > self._max_len:
+            log.cut(log.start + 1)
+        if event.key is not None:
+            log.keys[event.key] = stored
+        return stored
+
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        """See `notify.abc.Store.read`."""
+        self._check_open()
+        log = self._logs.get(user)
+        if log is None:
+            return Page((), continuity(after, None, ids.ZERO), ids.ZERO)
+        self._expire(log, int(self._clock() * 1000))
+        first = bisect_right(log.events, ids.parse(after), log.start, key=_number)
+        events = log.events[first : first + limit]
+        if events:
+            return Page(events, continuity(after, events[0].prev, log.last_id), events[-1].id)
+        return Page((), continuity(after, None, log.last_id, expired=self._is_expired(log.last_id)), log.last_id)
+
+    def head_nowait(self, user: str) -> str:
+        """See `notify.abc.Store.head`."""
+        self._check_open()
+        log = self._logs.get(user)
+        return ids.ZERO if log is None else log.last_id
+
+    # -- retention -----------------------------------------------------------------------------------------------
+
+    def _first_with_key(self, log: _Log, key: str, now: int) -> Event | None:
+        keys = log.keys
+        while keys:
+            oldest = next(iter(keys))
+            if len(keys) < self._max_len and ids.parse(keys[oldest].id)[0] > now - self._key_window_ms:
+                break
+            del keys[oldest]
+        return keys.get(key)
+
+    def _expire(self, log: _Log, now: int) -> None:
+        if self._max_age_ms is None:
+            return
+        horizon = (now - self._max_age_ms, 0)
+        if log.start < len(log.events) and _number(log.events[log.start]) < horizon:
+            log.cut(bisect_left(log.events, horizon, log.start, key=_number))
+
+    def _is_expired(self, last_id: str) -> bool:
+        now = int(self._clock() * 1000)
+        return self._max_age_ms is not None and ids.parse(last_id)[0] < now - self._max_age_ms
+
+    def _sweep(self, now: int) -> None:
+        """Apply `max_age` to everybody and forget the long absent: a pass over all users, rarely."""
+        if self._max_age_ms is None:
+            self._next_sweep = now + 86_400_000
+            return
+        self._next_sweep = now + max(1000, self._max_age_ms // 16)
+        for user, log in list(self._logs.items()):
+            self._expire(log, now)
+            if not log.events and ids.parse(log.last_id)[0] < now - 2 * self._max_age_ms:
+                del self._logs[user]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{type(self).__name__} is closed")
+
+
+def _number(event: Event) -> tuple[int, int]:
+    return ids.parse(event.id)
