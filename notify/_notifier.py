@@ -75,7 +75,7 @@ class Notifier:
         instance_id: this instance's name among the others; random when not given.
         metadata: what routers of other instances need to reach this one.
         offline: `"store"` keeps events for absent users; `"drop"` neither stores nor routes them.
-        buffer_size: recent events kept in memory for each user with an open stream; a reader who is further behind reads
+        buffer_size: recent events kept in memory for each user with an open stream; a reader further behind reads
             the log, and loses the ephemeral ones.
         poll_interval: seconds within which events written to a plain store by other processes are noticed.
         audit_interval: seconds within which a stream store that lost a wake-up is noticed.
@@ -419,8 +419,8 @@ class Notifier:
 
         Args:
             user: whose.
-            last_id: None or `""`: from now on, fixed when the stream is entered or at the first `next`. `"0"`: everything
-                retained. A datetime: everything since then. An id: everything after it.
+            last_id: None or `""`: from now on, fixed when the stream is entered or at the first `next`. `"0"`: all
+                that is retained. A datetime: everything since then. An id: everything after it.
             signals: also yield `notify.gap` (payload: reason, from, to) and `notify.sync` (the replay is over).
             track: whether the open stream makes its user present.
             max_lag: live events that the reader may be behind before the stream ends with `SlowConsumerError`. None: a

@@ -1,7 +1,7 @@
 """Pure: the recent events of one user, shared by all of the user's streams; no copy for each.
 
 Rules:
-    1. Entries are numbered from 0 for ever; `end` is the number of the next. A reader holds the number of its next entry.
+    1. Entries are numbered from 0 for ever; `end` is the number of the next. A reader holds its next number.
     2. Only the newest `size` entries can be read. A reader further behind has lost the ephemeral ones among them and
        finds the others in the log.
     3. A stored event at or before the newest one that was offered is a duplicate and is not appended. A reordered

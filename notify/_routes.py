@@ -1,4 +1,4 @@
-"""Routing: hands events to the router in tasks of its own, so that a slow or failing route delays nobody; and listens."""
+"""Routing: hands events to the router in tasks of its own, so that a slow or failing one delays nobody; and listens."""
 
 from __future__ import annotations
 

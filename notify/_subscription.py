@@ -211,7 +211,7 @@ class Subscription:
             return await self._pull(ClosedError)
 
     async def _pull(self, ended: type[Exception]) -> Event:
-        """Return the next event. The idle wait stands in this frame: one more would cost every idle stream 200 bytes."""
+        """Return the next event. The idle wait stands in this very frame: another would cost each stream 200 bytes."""
         if self._busy:
             raise UsageError("another task waits for the next event of this stream")
         while True:
@@ -301,7 +301,7 @@ class Subscription:
             if self._state is State.BEHIND:
                 if self._opened:
                     await anyio.lowlevel.checkpoint()  # a long replay lets others run between its pages
-                if self._state is State.BEHIND and self._topic is not None:
+                if self._topic is not None:  # not closed meanwhile
                     self._live.request(self)
             if self._state is State.READING:
                 waiter = self._waiter = self._live.loop.new_waiter()

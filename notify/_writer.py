@@ -62,7 +62,7 @@ class Writer:
 
     Args:
         store: saved to; in batches if it can `save_many`, otherwise one task for each save.
-        on_saved: called with each stored event and its locations, in the task that saved it and before the caller hears of it.
+        on_saved: called with each stored event and its locations, in the task that saved it, before its caller knows.
         timeout: seconds after which a push that got no answer has failed.
         max_pending: saves that may be under way or waiting.
     """

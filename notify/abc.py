@@ -1,4 +1,6 @@
-"""The interfaces that compose into a `Notifier`. Adapter authors start here; `notify_memory` is the example to read next.
+"""The interfaces that compose into a `Notifier`: adapter authors start here.
+
+`notify_memory` is the example to read next.
 
 Five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker`, `Stream`. None needs to be inherited from. More
 *ability* is a further small interface that the notifier probes for once, in its constructor (`SaveMany`, `ReadMany`,
@@ -333,7 +335,7 @@ class Registration(Protocol):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """End the registration and wait until others see it. Idempotent; once called it takes effect, cancelled or not."""
+        """End the registration and wait until others see it. Takes effect even if cancelled. Idempotent."""
 
 
 @runtime_checkable

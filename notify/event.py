@@ -165,7 +165,8 @@ class Event(_Fields):
         return (Event.from_bytes, (self.to_bytes(),))
 
     def __repr__(self) -> str:
-        return f"Event(user={self.user!r}, type={self.type!r}, id={self.id!r}, prev={self.prev!r}, data={self.data[:60]!r})"
+        start = self.data[:60]
+        return f"Event(user={self.user!r}, type={self.type!r}, id={self.id!r}, prev={self.prev!r}, data={start!r})"
 
 
 def build(

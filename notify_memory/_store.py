@@ -55,8 +55,8 @@ class MemoryStore:
         max_len: events kept for each user; the oldest go first.
         max_age: seconds that events are kept; None: until `max_len` or `trim` removes them. A user whose last event is
             twice as old is forgotten.
-        key_window: seconds within which a repeated idempotency key returns the first event, for the last `max_len` keyed
-            events of each user.
+        key_window: seconds within which a repeated idempotency key returns the first event, for the last `max_len`
+            keyed events of each user.
         clock: returns seconds since 1970.
 
     Raises:
