@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -158,6 +159,9 @@ class LiveLog:
         read_timeout: seconds that one read may take before it counts as failed.
         on_open: called with a user who gets a first open stream.
         on_close: called with a user who lost the last; possibly in a finaliser, so it must not wait.
+
+    Attributes:
+        origin: tells this live side from those of other instances.
     """
 
     def __init__(
@@ -173,6 +177,7 @@ class LiveLog:
     ) -> None:
         self.store = store
         self.name = type(store).__name__
+        self.origin = secrets.token_hex(8)
         self.background = background
         self.counters = counters or Counters()
         self.loop = Loop()

@@ -51,7 +51,7 @@ from .event import Event, check_user
 logger = logging.getLogger("notify")
 
 ORIGIN: Final = "notify.origin"
-"""Key in `meta` of an ephemeral event: the instance it came from, which ignores what a router brings back."""
+"""Key in `meta` of an ephemeral event: where it was shown already; what a router brings back there is ignored."""
 
 PROBE_TYPE: Final = "notify.check"
 """Type of the event that `check` sends round."""
@@ -360,7 +360,7 @@ class Notifier:
             raise InvalidEventError(f"deliver takes an Event, not {event.__class__.__name__}")
         if self._closed:
             return 0
-        if not event.id and event.meta.get(ORIGIN) == self.instance_id:
+        if not event.id and event.meta.get(ORIGIN) == self._live.origin:
             if event.type == PROBE_TYPE:
                 wake(self._probes.get(event.key or ""))
             return 0
@@ -387,7 +387,7 @@ class Notifier:
     def _show(self, event: Event, locations: Locations) -> Event:
         """Deliver an ephemeral event, marked so that its echo can be told."""
         if self._routes is not None:
-            event = event.with_meta({**event.meta, ORIGIN: self.instance_id})
+            event = event.with_meta({**event.meta, ORIGIN: self._live.origin})
         self._counters.pushed_ephemeral += 1
         self._deliver(event, locations)
         return event
@@ -481,7 +481,7 @@ class Notifier:
     async def _probe(self, routes: Routes) -> None:
         """Send an event to this instance and wait until it comes back; a router that does not listen need not echo."""
         nonce = secrets.token_hex(8)
-        probe = Event(self.instance_id, PROBE_TYPE, key=nonce, meta={ORIGIN: self.instance_id})
+        probe = Event(self.instance_id, PROBE_TYPE, key=nonce, meta={ORIGIN: self._live.origin})
         waiter = self._probes[nonce] = self._live.loop.new_waiter()
         try:
             if self._listener is not None:

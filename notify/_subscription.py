@@ -182,10 +182,12 @@ class Subscription:
 
     async def __aenter__(self) -> Self:
         """Open the stream: its position is fixed, and from here on nothing is missed."""
+        self._check_idle()
         try:
+            self._raise_if_ended(ClosedError)
             while not self._opened:
-                self._raise_if_ended(ClosedError)
                 await self._advance()
+                self._raise_if_ended(ClosedError)
         except BaseException:
             self._close()
             raise
@@ -204,6 +206,10 @@ class Subscription:
     def __repr__(self) -> str:
         return f"<Subscription user={self.user!r} last_id={self.last_id!r} {self._state.value}>"
 
+    def _check_idle(self) -> None:
+        if self._busy:
+            raise UsageError("another task waits for the next event of this stream")
+
     # -- taking events -------------------------------------------------------------------------------------------
 
     async def _pull_within(self, timeout: float) -> Event:
@@ -213,7 +219,7 @@ class Subscription:
     async def _pull(self, ended: type[Exception]) -> Event:
         """Return the next event. The idle wait stands in this very frame: another would cost each stream 200 bytes."""
         if self._busy:
-            raise UsageError("another task waits for the next event of this stream")
+            self._check_idle()
         while True:
             if self._rank < self._group.cutoff or self._max_lag is not None:
                 self._raise_if_ended(ended)
@@ -292,8 +298,7 @@ class Subscription:
 
     async def _advance(self) -> None:
         """Do one step towards having something to yield: open, read a page, or wait for the page."""
-        if self._busy:
-            raise UsageError("another task waits for the next event of this stream")
+        self._check_idle()
         self._busy = True
         try:
             if self._state is State.NEW:

@@ -1,0 +1,784 @@
+"""`subscribe`: positions, opening, closing, cancellation, gaps, signals, slow readers - whatever the store can do."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from notify import (
+    BackendUnavailableError,
+    ClosedError,
+    Event,
+    Gap,
+    InvalidEventError,
+    InvalidEventIdError,
+    Notifier,
+    Page,
+    SlowConsumerError,
+    Stream,
+    UsageError,
+    ids,
+)
+from notify_memory import MemoryStore, MemoryStreamStore
+from tests.parts import BatchStore, PlainStore, until
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+KINDS: dict[str, Callable[[MemoryStore], Any]] = {
+    "memory": lambda inner: inner,
+    "no abilities": PlainStore,
+    "batches": BatchStore,
+}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def memory(clock: Clock) -> MemoryStore:
+    return MemoryStore(max_len=2000, max_age=3600, clock=clock)
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, memory: MemoryStore) -> Any:
+    return KINDS[request.param](memory)
+
+
+@pytest.fixture
+async def notifier(store: Any) -> AsyncIterator[Notifier]:
+    async with Notifier(store=store, poll_interval=0.05) as notifier:
+        yield notifier
+        await until(lambda: notifier.statistics().open_streams == 0)
+
+
+async def push(notifier: Notifier, *payloads: Any) -> list[Event]:
+    events = [await notifier.push("alice", "t", payload) for payload in payloads]
+    return [event for event in events if event is not None]
+
+
+async def take(stream: Stream, count: int) -> list[Any]:
+    return [(await stream.next(2)).payload for _ in range(count)]
+
+
+async def nothing(stream: Stream) -> None:
+    with pytest.raises(TimeoutError):
+        await stream.next(0.03)
+
+
+# -- positions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", [None, ""])
+async def test_no_position_means_from_now_on(notifier: Notifier, position: Any) -> None:
+    """Without a position nothing pushed before is yielded, and everything pushed after entering is."""
+    await push(notifier, 1, 2)
+    async with notifier.subscribe("alice", position) as stream:
+        await push(notifier, 3)
+        assert await take(stream, 1) == [3]
+        await nothing(stream)
+
+
+async def test_no_position_is_fixed_at_the_first_next(notifier: Notifier) -> None:
+    """Without `async with` the position is fixed at the first `next`, and then stays."""
+    await push(notifier, 1)
+    stream = notifier.subscribe("alice")
+    assert stream.last_id == ""
+    await nothing(stream)
+    (event,) = await push(notifier, 2)
+    assert await stream.next(2) == event
+    assert stream.last_id == event.id
+    await stream.aclose()
+
+
+async def test_zero_means_everything_retained(notifier: Notifier, memory: MemoryStore) -> None:
+    """From "0" everything retained comes, in order, then live; what was trimmed before is no gap."""
+    events = await push(notifier, 1, 2, 3)
+    await memory.trim(events[1].id)
+    async with notifier.subscribe("alice", "0", signals=True) as stream:
+        await push(notifier, 4)
+        types = [(await stream.next(2)).type for _ in range(4)]
+    assert types[:3].count("t") >= 2
+    assert stream.gaps == ()
+
+
+async def test_from_an_id_everything_after_it(notifier: Notifier) -> None:
+    """From an id only what is after it comes; from the last id nothing does."""
+    events = await push(notifier, 1, 2, 3)
+    async with notifier.subscribe("alice", events[0].id) as stream:
+        assert await take(stream, 2) == [2, 3]
+        await nothing(stream)
+    ms, sequence = ids.parse(events[2].id)
+    async with notifier.subscribe("alice", f"00{ms}-0{sequence}") as stream:  # the same id, spelled with zeros
+        await nothing(stream)
+        assert stream.last_id == events[2].id
+        assert stream.gaps == ()
+
+
+async def test_from_a_time_everything_since_then(notifier: Notifier, clock: Clock) -> None:
+    """From a datetime everything pushed at or after it comes, and a time between two events is no gap."""
+    await push(notifier, 1)
+    clock.now += 60
+    noon = datetime.fromtimestamp(clock.now, UTC)
+    await push(notifier, 2, 3)
+    for moment in (noon, noon - timedelta(seconds=30), noon.astimezone()):
+        async with notifier.subscribe("alice", moment) as stream:
+            assert await take(stream, 2) == [2, 3]
+            assert stream.gaps == ()
+    async with notifier.subscribe("alice", noon + timedelta(days=1)) as stream:
+        await nothing(stream)
+        await push(notifier, 4)
+        assert await take(stream, 1) == [4]
+    async with notifier.subscribe("bob", noon) as stream:
+        await nothing(stream)
+        assert stream.gaps == ()
+
+
+async def test_a_time_whose_events_were_trimmed_is_a_gap(notifier: Notifier, clock: Clock, memory: MemoryStore) -> None:
+    """From a datetime whose events are partly or wholly gone, the gap is reported."""
+    since = datetime.fromtimestamp(clock.now, UTC)
+    clock.now += 1
+    events = await push(notifier, 1, 2)
+    await memory.trim(events[1].id)
+    async with notifier.subscribe("alice", since) as stream:
+        assert await take(stream, 1) == [2]
+        assert [gap.reason for gap in stream.gaps] == ["trimmed"]
+    clock.now += 3601
+    async with notifier.subscribe("alice", since) as stream:
+        await nothing(stream)
+        assert [gap.reason for gap in stream.gaps] == ["expired"]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    ["x", "1", "-1", "1-", "-", "1-2-3", "1.0-0", " 1-0", "1-0\n", "0x1-0", "٣-٤", "1-+2", "null", f"{2**64}-0", "1" * 5000,
+     f"0-{2**64}", 7, b"1-0", ("1", "0"), datetime(2026, 1, 1), datetime(1969, 1, 1, tzinfo=UTC)],
+)  # fmt: skip
+async def test_garbage_is_no_position(notifier: Notifier, garbage: Any) -> None:
+    """A position that is no id, id-like text out of range, or a time without a zone raises InvalidEventIdError."""
+    with pytest.raises(InvalidEventIdError):
+        notifier.subscribe("alice", garbage)
+
+
+async def test_a_bad_user_is_refused(notifier: Notifier) -> None:
+    """Subscribing to what is no user id raises InvalidEventError."""
+    with pytest.raises(InvalidEventError):
+        notifier.subscribe("")
+
+
+# -- gaps and signals ----------------------------------------------------------------------------------------------
+
+
+async def test_trimmed_past_the_position(notifier: Notifier, memory: MemoryStore) -> None:
+    """Resuming before what is retained yields one gap `trimmed` with both positions, then everything left, then sync."""
+    events = await push(notifier, 1, 2, 3, 4)
+    await memory.trim(events[2].id)
+    async with notifier.subscribe("alice", events[0].id, signals=True) as stream:
+        gap = await stream.next(2)
+        assert gap.type == "notify.gap"
+        assert gap.payload == {"reason": "trimmed", "from": events[0].id, "to": events[1].id}
+        assert gap.id == stream.last_id == events[1].id
+        assert await take(stream, 2) == [3, 4]
+        sync = await stream.next(2)
+        assert (sync.type, sync.id) == ("notify.sync", events[3].id)
+        await push(notifier, 5)
+        assert await take(stream, 1) == [5]
+    assert stream.gaps == (Gap("trimmed", events[0].id, events[1].id),)
+    assert notifier.statistics().gaps == {"trimmed": 1}
+
+
+async def test_without_signals_a_gap_is_an_attribute(notifier: Notifier, memory: MemoryStore) -> None:
+    """Without signals the same gap is only counted, and only events are yielded."""
+    events = await push(notifier, 1, 2, 3)
+    await memory.trim(events[2].id)
+    async with notifier.subscribe("alice", events[0].id) as stream:
+        assert await take(stream, 1) == [3]
+        assert [gap.reason for gap in stream.gaps] == ["trimmed"]
+
+
+async def test_everything_trimmed_is_a_gap_but_being_up_to_date_is_not(notifier: Notifier, memory: MemoryStore) -> None:
+    """With all events trimmed, who had seen them all resumes without a gap; who had not gets one, then live events."""
+    events = await push(notifier, 1, 2)
+    await memory.trim(ids.format(ids.parse(events[1].id)[0] + 1, 0))
+    async with (
+        notifier.subscribe("alice", events[1].id) as current,
+        notifier.subscribe("alice", events[0].id) as behind,
+    ):
+        await push(notifier, 3)
+        assert await take(current, 1) == await take(behind, 1) == [3]
+        assert (current.gaps, [gap.reason for gap in behind.gaps]) == ((), ["trimmed"])
+
+
+async def test_expired_by_age(notifier: Notifier, clock: Clock) -> None:
+    """When retention by age removed everything after the position, the gap says `expired`; live goes on."""
+    events = await push(notifier, 1, 2)
+    clock.now += 3601
+    async with notifier.subscribe("alice", events[0].id) as stream:
+        await push(notifier, 3)
+        assert await take(stream, 1) == [3]
+        assert [gap.reason for gap in stream.gaps] == ["expired"]
+
+
+async def test_a_forgotten_log_is_expired(notifier: Notifier) -> None:
+    """A position in a log that nobody knows any more, as after a restart of a memory store, is `expired`."""
+    async with notifier.subscribe("alice", "5-5", signals=True) as stream:
+        assert (await stream.next(2)).payload == {"reason": "expired", "from": "5-5", "to": "0"}
+        assert (await stream.next(2)).type == "notify.sync"
+        await push(notifier, 1)
+        assert await take(stream, 1) == [1]
+
+
+async def test_ahead_of_the_log_is_rewound(notifier: Notifier) -> None:
+    """Resuming from an id ahead of the log gives `rewound`, then everything that is left, then live."""
+    events = await push(notifier, 1, 2)
+    ahead = ids.format(ids.parse(events[1].id)[0] + 10**9, 7)
+    async with notifier.subscribe("alice", ahead, signals=True) as stream:
+        assert (await stream.next(2)).payload == {"reason": "rewound", "from": ahead, "to": "0"}
+        assert await take(stream, 2) == [1, 2]
+        assert (await stream.next(2)).type == "notify.sync"
+        await push(notifier, 3)
+        assert await take(stream, 1) == [3]
+    async with notifier.subscribe("alice", ahead) as stream:
+        assert await take(stream, 3) == [1, 2, 3]
+
+
+async def test_an_id_the_log_never_held(notifier: Notifier, clock: Clock) -> None:
+    """Resuming from an unknown id inside the log's range says `rewound` and gives only later events."""
+    await push(notifier, 1)
+    clock.now += 10
+    (later,) = await push(notifier, 2)
+    between = ids.format(ids.parse(later.id)[0] - 5000, 3)
+    async with notifier.subscribe("alice", between) as stream:
+        assert await take(stream, 1) == [2]
+        assert [gap.reason for gap in stream.gaps] == ["rewound"]
+
+
+async def test_a_log_that_lost_its_tail_under_a_live_stream(memory: MemoryStore, clock: Clock) -> None:
+    """A live stream whose log is replaced by an older copy reports `rewound` and repeats nothing."""
+    older = MemoryStore(clock=clock)
+
+    class Restored(PlainStore):
+        """Shows the older copy once told to."""
+
+    store = Restored(memory)
+    async with Notifier(store=store, poll_interval=0.05) as notifier:
+        async with notifier.subscribe("alice", "0", signals=True) as stream:
+            await older.save(Event("alice", "t", 1))
+            await push(notifier, 1, 2, 3)
+            clock.now += 1
+            assert [(await stream.next(2)).type for _ in range(4)].count("t") == 3
+            last = stream.last_id
+            store.inner = older
+            gap = await stream.next(3)
+            assert gap.payload == {"reason": "rewound", "from": last, "to": await older.head("alice")}
+            await push(notifier, 4)
+            assert await take(stream, 1) == [4]
+
+
+async def test_sync_comes_once_and_first_on_an_empty_replay(notifier: Notifier) -> None:
+    """With signals a stream without backlog yields `notify.sync` first, and never again."""
+    async with notifier.subscribe("alice", signals=True) as stream:
+        assert (await stream.next(2)).type == "notify.sync"
+        await push(notifier, 1)
+        assert await take(stream, 1) == [1]
+        await nothing(stream)
+
+
+async def test_only_the_latest_gaps_are_kept() -> None:
+    """A stream that meets gap after gap keeps sixteen of them."""
+    memory = MemoryStore(max_len=1)
+    async with Notifier(store=memory, buffer_size=1) as notifier, notifier.subscribe("alice", "0") as stream:
+        for n in range(20):
+            await push(notifier, *range(3))
+            assert await take(stream, 1) == [2], n
+        assert len(stream.gaps) == 16
+
+
+# -- replay --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_backlog_of_many_pages_then_live(notifier: Notifier) -> None:
+    """A backlog larger than a page and than any buffer comes whole and in order, then what was pushed meanwhile."""
+    await push(notifier, *range(1234))
+    async with notifier.subscribe("alice", "0") as stream:
+        first = await take(stream, 1)
+        await push(notifier, *range(1234, 1240))
+        assert first + await take(stream, 1239) == list(range(1240))
+        await nothing(stream)
+
+
+async def test_fifty_streams_of_one_user_read_the_log_once_for_each_page(memory: MemoryStore) -> None:
+    """Streams that resume from the same position at once share the reads of a store that has to be waited for."""
+    store = PlainStore(memory)
+    async with Notifier(store=store, poll_interval=60) as notifier:
+        await push(notifier, *range(10))
+        streams = [notifier.subscribe("alice", "0") for _ in range(50)]
+        store.calls.clear()
+        async with anyio.create_task_group() as group:
+            for stream in streams:
+                group.start_soon(take, stream, 10)
+        assert store.calls.count("read") == 1
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_reads_under_way_are_bounded(memory: MemoryStore) -> None:
+    """A thousand users who reconnect at once have at most 32 reads under way, and all catch up."""
+    running = peak = 0
+
+    class Counting(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            nonlocal running, peak
+            running += 1
+            peak = max(peak, running)
+            try:
+                await anyio.sleep(0.001)
+                return await super().read(user, after, limit)
+            finally:
+                running -= 1
+
+    async with Notifier(store=Counting(memory), poll_interval=60) as notifier:
+        users = [f"u{n}" for n in range(1000)]
+        await notifier.push_many(users, "t", 1)
+        async with anyio.create_task_group() as group:
+            for user in users:
+                group.start_soon(take, notifier.subscribe(user, "0"), 1)
+    assert peak == 32
+
+
+# -- opening -------------------------------------------------------------------------------------------------------
+
+
+class Unreadable(PlainStore):
+    """Fails to read while `broken`."""
+
+    broken = True
+
+    async def _enter(self, name: str) -> None:
+        await super()._enter(name)
+        if self.broken and name != "save":
+            raise OSError("unreachable")
+
+
+class UnreadableNow(MemoryStore):
+    """The same at once."""
+
+    broken = True
+
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        if self.broken:
+            raise BackendUnavailableError("unreachable")
+        return super().read_nowait(user, after, limit)
+
+
+@pytest.mark.parametrize("kind", [Unreadable, UnreadableNow])
+@pytest.mark.parametrize("entered", [True, False])
+async def test_a_stream_that_cannot_be_opened_says_so_and_leaves_nothing(kind: Any, entered: bool) -> None:
+    """If the first read fails, entering (or the first `next`) raises BackendUnavailableError; nothing stays registered."""
+    store = kind()
+    async with Notifier(store=store) as notifier:
+        stream = notifier.subscribe("alice", "0")
+        with pytest.raises(BackendUnavailableError) as caught:
+            await (stream.__aenter__() if entered else stream.next(2))
+        if kind is Unreadable:
+            assert isinstance(caught.value.__cause__, OSError)
+        assert notifier.statistics().open_streams == notifier.statistics().users == 0
+        store.broken = False
+        await push(notifier, 1)
+        if entered:
+            stream = notifier.subscribe("alice", "0")
+        assert await take(stream, 1) == [1]
+        await stream.aclose()
+
+
+async def test_an_open_stream_heals_by_itself() -> None:
+    """Once open, a stream outlives reads that fail: it tries again and the reader sees no error."""
+    store = Unreadable()
+    store.broken = False
+    async with (
+        Notifier(store=store, buffer_size=2, poll_interval=0.05) as notifier,
+        notifier.subscribe("alice", "0") as stream,
+    ):
+        store.broken = True
+        await push(notifier, *range(6))
+        await nothing(stream)
+        await until(lambda: notifier.statistics().read_failures > 1)
+        store.broken = False
+        assert await take(stream, 6) == list(range(6))
+
+
+async def test_a_read_that_hangs_counts_as_failed() -> None:
+    """A store that does not answer a read within `timeout` cannot open a stream; close is prompt all the same."""
+
+    class Hanging(PlainStore):
+        async def _enter(self, name: str) -> None:
+            await anyio.sleep_forever()
+
+    async with Notifier(store=Hanging(), timeout=0.05) as notifier:
+        with pytest.raises(BackendUnavailableError):
+            async with notifier.subscribe("alice", "0"):
+                pytest.fail("it cannot open")
+
+
+async def test_closing_wakes_a_stream_that_waits_for_a_page() -> None:
+    """A reader that waits for a page of a hung store is woken by `aclose` at once, and by closing the notifier too."""
+    gate = anyio.Event()
+
+    class Hanging(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            await gate.wait()
+            return await super().read(user, after, limit)
+
+    notifier = Notifier(store=Hanging(), timeout=0.3)
+    streams = [notifier.subscribe("alice", "0") for _ in range(2)]
+    ended: list[str] = []
+
+    async def read(index: int) -> None:
+        with pytest.raises(ClosedError):
+            await streams[index].next()
+        ended.append(str(index))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(read, 0)
+            group.start_soon(read, 1)
+            await until(lambda: notifier.statistics().open_streams == 2)
+            await streams[0].aclose()
+            await until(lambda: ended == ["0"])
+            await notifier.aclose()
+    assert ended == ["0", "1"]
+
+
+async def test_cancelling_while_opening(memory: MemoryStore) -> None:
+    """A `next` cancelled while its stream was opening loses nothing; an `async with` cancelled there leaves nothing."""
+    gate = anyio.Event()
+
+    class Gated(PlainStore):
+        async def head(self, user: str) -> str:
+            await gate.wait()
+            return await super().head(user)
+
+    async with Notifier(store=Gated(memory), poll_interval=60) as notifier:
+        stream = notifier.subscribe("alice")
+        await nothing(stream)
+        with anyio.move_on_after(0.02):
+            async with notifier.subscribe("alice"):
+                pytest.fail("it cannot open")
+        assert notifier.statistics().open_streams == 1
+        await push(notifier, 1)
+        gate.set()
+        await nothing(stream)  # its position became fixed after the push
+        await push(notifier, 2)
+        assert await take(stream, 1) == [2]
+        await stream.aclose()
+
+
+# -- lifetime ------------------------------------------------------------------------------------------------------
+
+
+async def test_break_releases_the_stream_at_once(notifier: Notifier) -> None:
+    """Leaving a bare `async for` with break leaves no registry entry."""
+    await push(notifier, 1)
+    async for event in notifier.subscribe("alice", "0"):
+        assert event.payload == 1
+        assert notifier.statistics().open_streams == 1
+        break
+    assert notifier.statistics().open_streams == notifier.statistics().users == 0
+
+
+async def test_a_forgotten_stream_is_released(notifier: Notifier) -> None:
+    """Dropping the last reference to a stream releases it, waiting for a page or not."""
+    stream: Stream | None = notifier.subscribe("alice", "0")
+    assert stream is not None
+    await nothing(stream)
+    assert notifier.statistics().open_streams == 1
+    stream = None
+    await anyio.lowlevel.checkpoint()  # until the task's next step asyncio itself holds the exception of the last one
+    gc.collect()
+    assert notifier.statistics().open_streams == 0
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+async def test_after_close_next_always_raises(notifier: Notifier, buffered: bool) -> None:
+    """After close every `next` raises ClosedError, whatever was waiting to be read; closing twice is harmless."""
+    async with notifier.subscribe("alice", "0") as stream:
+        if buffered:
+            await push(notifier, 1, 2, 3)
+            assert await take(stream, 1) == [1]
+        await stream.aclose()
+        await stream.aclose()
+        for _ in range(3):
+            with pytest.raises(ClosedError):
+                await stream.next()
+        assert [event async for event in stream] == []
+        with pytest.raises(ClosedError):
+            await stream.__aenter__()
+
+
+async def test_close_wakes_a_blocked_next(notifier: Notifier) -> None:
+    """A blocked `next` raises ClosedError as soon as its stream is closed; a blocked `async for` just ends."""
+    for wait in ("next", "for"):
+        stream = notifier.subscribe("alice")
+        ended = anyio.Event()
+
+        async def read(stream: Stream = stream, wait: str = wait, ended: anyio.Event = ended) -> None:
+            if wait == "next":
+                with pytest.raises(ClosedError):
+                    await stream.next()
+            else:
+                async for _ in stream:
+                    pytest.fail("nothing was pushed")
+            ended.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await until(lambda: notifier.statistics().open_streams == 1)
+            await anyio.wait_all_tasks_blocked()
+            await stream.aclose()
+            with anyio.fail_after(0.1):
+                await ended.wait()
+
+
+async def test_a_deadline_on_next(notifier: Notifier) -> None:
+    """`next` with a timeout ends in time; the next one returns the next event, none lost, none repeated."""
+    async with notifier.subscribe("alice") as stream:
+        for n in range(5):
+            with pytest.raises(TimeoutError), anyio.fail_after(1):
+                await stream.next(0.02)
+            await push(notifier, n)
+            assert await take(stream, 1) == [n]
+        with pytest.raises(TimeoutError):
+            await stream.next(0)
+
+
+async def test_two_readers_on_one_stream(notifier: Notifier) -> None:
+    """The second reader gets a usage error; the first one is not disturbed."""
+    async with notifier.subscribe("alice") as stream, anyio.create_task_group() as group:
+        got: list[Any] = []
+
+        async def read() -> None:
+            got.extend(await take(stream, 1))
+
+        group.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(UsageError):
+            await stream.next()
+        await push(notifier, 1)
+        await until(lambda: got == [1])
+
+
+async def test_two_readers_while_opening(memory: MemoryStore) -> None:
+    """The same while the first one waits for the stream to open."""
+    gate = anyio.Event()
+
+    class Gated(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            await gate.wait()
+            return await super().read(user, after, limit)
+
+    async with Notifier(store=Gated(memory)) as notifier, anyio.create_task_group() as group:
+        stream = notifier.subscribe("alice", "0")
+        await push(notifier, 1)
+        group.start_soon(take, stream, 1)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(UsageError):
+            await stream.next()
+        with pytest.raises(UsageError):
+            await stream.__aenter__()
+        gate.set()
+
+
+async def test_closing_the_notifier_ends_every_stream(store: Any) -> None:
+    """Closing the notifier ends waiting and idle streams, its gauge reads 0, and closing twice is harmless."""
+    notifier = Notifier(store=store)
+    waiting, idle = notifier.subscribe("alice"), notifier.subscribe("bob")
+    await idle.__aenter__()
+    ended = anyio.Event()
+
+    async def read() -> None:
+        async for _ in waiting:
+            pytest.fail("nothing was pushed")
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await until(lambda: notifier.statistics().open_streams == 2)
+        await notifier.aclose()
+        await notifier.aclose()
+        with anyio.fail_after(1):
+            await ended.wait()
+    with pytest.raises(ClosedError):
+        await idle.next()
+    assert notifier.statistics().open_streams == notifier.statistics().users == 0
+
+
+async def test_closing_races_subscribing(store: Any) -> None:
+    """Streams that open while the notifier closes end too: none stays registered, none waits for ever."""
+    for _ in range(20):
+        notifier = Notifier(store=store)
+
+        async def use(notifier: Notifier = notifier) -> None:
+            try:
+                async with notifier.subscribe("alice", "0") as stream:
+                    await stream.next()
+            except ClosedError:
+                pass
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(use)
+                group.start_soon(notifier.aclose)
+        assert notifier.statistics().open_streams == notifier.statistics().users == 0
+
+
+async def test_closing_the_store_ends_the_streams() -> None:
+    """When a stream store is closed under it, the loop ends and `next` raises ClosedError."""
+    store = MemoryStreamStore()
+    async with Notifier(store=store) as notifier, notifier.subscribe("alice") as stream:
+        await store.aclose()
+        assert [event async for event in stream] == []
+        with pytest.raises(ClosedError):
+            await stream.next()
+
+
+async def test_a_plain_store_closed_under_a_stream(memory: MemoryStore) -> None:
+    """When a plain store is closed under a stream that needs it, the loop ends; opening one raises ClosedError."""
+    store = PlainStore(memory)
+    async with Notifier(store=store, buffer_size=1) as notifier:
+        async with notifier.subscribe("alice") as stream:
+            await push(notifier, 1, 2, 3)
+            await store.aclose()
+            with anyio.fail_after(2):
+                assert [event.payload async for event in stream] == []
+        with pytest.raises(ClosedError):
+            async with notifier.subscribe("alice"):
+                pytest.fail("it cannot open")
+
+
+async def test_the_task_that_subscribed_may_end(notifier: Notifier) -> None:
+    """A stream outlives the task that opened it."""
+    streams: list[Stream] = []
+
+    async def open_one() -> None:
+        streams.append(await notifier.subscribe("alice").__aenter__())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(open_one)
+    await push(notifier, 1)
+    assert await take(streams[0], 1) == [1]
+    await streams[0].aclose()
+
+
+async def test_waiting_streams_can_leave_in_any_order(notifier: Notifier) -> None:
+    """Cancelling some of many waiting readers of a user leaves the others waiting, and each gets the next push once."""
+    got: list[int] = []
+
+    async def read(index: int, scope: anyio.CancelScope) -> None:
+        with scope:
+            async for event in notifier.subscribe("alice"):
+                got.append(index)
+                assert event.payload == 1
+                break
+
+    scopes = [anyio.CancelScope() for _ in range(30)]
+    async with anyio.create_task_group() as group:
+        for index, scope in enumerate(scopes):
+            group.start_soon(read, index, scope)
+        await until(lambda: notifier.statistics().open_streams == 30)
+        await anyio.wait_all_tasks_blocked()
+        for index in [29, 0, 5, 28, 6, 1, 15]:
+            scopes[index].cancel()
+        await until(lambda: notifier.statistics().open_streams == 23)
+        await push(notifier, 1)
+    assert sorted(got) == [n for n in range(30) if n not in {29, 0, 5, 28, 6, 1, 15}]
+
+
+# -- slow readers --------------------------------------------------------------------------------------------------
+
+
+async def test_a_paused_reader_loses_only_ephemeral_events(store: Any) -> None:
+    """With a buffer of 4 and 10 ephemeral pushes the reader who was away has lost 6; the newest 4 come."""
+    async with Notifier(store=store, buffer_size=4) as notifier, notifier.subscribe("alice") as stream:
+        for n in range(10):
+            await notifier.push("alice", "typing", n, ephemeral=True)
+        assert stream.dropped == 6
+        assert await take(stream, 4) == [6, 7, 8, 9]
+        assert stream.dropped == 6
+        await nothing(stream)
+        await stream.aclose()
+        assert stream.dropped == notifier.statistics().dropped == 6
+
+
+async def test_without_a_store_a_paused_reader_loses_what_the_buffer_cannot_hold() -> None:
+    """Without a store the same holds for every event; push never blocks."""
+    async with Notifier(buffer_size=4) as notifier, notifier.subscribe("alice") as stream:
+        await push(notifier, *range(10))
+        assert stream.dropped == 6
+        assert await take(stream, 4) == [6, 7, 8, 9]
+        assert stream.dropped == 6
+
+
+async def test_with_a_store_a_paused_reader_loses_nothing(store: Any) -> None:
+    """With a store all of what was pushed arrives once and in order, and other streams of the user are not delayed."""
+    async with (
+        Notifier(store=store, buffer_size=4, poll_interval=0.02) as notifier,
+        notifier.subscribe("alice") as paused,
+        notifier.subscribe("alice") as prompt,
+    ):
+        for n in range(100):
+            await push(notifier, n)
+            assert await take(prompt, 1) == [n]
+        await anyio.sleep(0.1)  # several poll intervals
+        assert await take(paused, 100) == list(range(100))
+        await nothing(paused)
+        assert paused.dropped == 0
+
+
+async def test_a_reader_further_behind_than_allowed_is_ended(notifier: Notifier) -> None:
+    """With max_lag a stream that falls behind ends with SlowConsumerError, and its last id resumes without loss."""
+    async with notifier.subscribe("alice", max_lag=3) as stream:
+        await push(notifier, 1, 2, 3)
+        assert await take(stream, 3) == [1, 2, 3]
+        await push(notifier, 4, 5, 6, 7)
+        with pytest.raises(SlowConsumerError) as caught:
+            await stream.next()
+        with pytest.raises(SlowConsumerError):
+            await anext(stream)
+    async with notifier.subscribe("alice", caught.value.last_id) as stream:
+        assert await take(stream, 4) == [4, 5, 6, 7]
+
+
+async def test_a_long_replay_is_not_lag(notifier: Notifier) -> None:
+    """max_lag does not end a stream because of its backlog."""
+    await push(notifier, *range(50))
+    async with notifier.subscribe("alice", "0", max_lag=3) as stream:
+        assert await take(stream, 50) == list(range(50))
+
+
+async def test_a_stream_tells_what_it_is(notifier: Notifier) -> None:
+    """A stream's repr names user and position; `synced` turns true after the replay."""
+    await push(notifier, 1)
+    stream: Any = notifier.subscribe("alice", "0")
+    assert "alice" in repr(stream)
+    assert not stream.synced
+    assert await take(stream, 1) == [1]
+    assert stream.synced
+    await stream.aclose()

@@ -1,0 +1,97 @@
+"""Parts that tests compose: stores without abilities, stores that fail or hang, routers that note what they get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+import anyio
+
+from notify import Event, Page, RoutingInfo
+from notify.abc import Registration
+from notify_memory import MemoryPresence, MemoryStore
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait until the condition holds; TimeoutError if it does not in time."""
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.001)
+
+
+class PlainStore:
+    """The five methods of the protocol over a memory store, and nothing else; each call really waits once."""
+
+    def __init__(self, inner: MemoryStore | None = None) -> None:
+        self.inner = inner or MemoryStore()
+        self.calls: list[str] = []
+
+    async def _enter(self, name: str) -> None:
+        self.calls.append(name)
+        await anyio.lowlevel.checkpoint()
+
+    async def save(self, event: Event) -> Event:
+        await self._enter("save")
+        return self.inner.save_nowait(event)
+
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        await self._enter("read")
+        return self.inner.read_nowait(user, after, limit)
+
+    async def head(self, user: str) -> str:
+        await self._enter("head")
+        return self.inner.head_nowait(user)
+
+    async def trim(self, before: datetime | str) -> int:
+        return await self.inner.trim(before)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+class BatchStore(PlainStore):
+    """As `PlainStore`, with the two abilities that a database has."""
+
+    async def save_many(self, events: Sequence[Event]) -> Sequence[object]:
+        await self._enter(f"save_many {len(events)}")
+        return await self.inner.save_many(events)
+
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        await self._enter("read_many")
+        return await self.inner.read_many(after, limit)
+
+
+class NotingRouter:
+    """Notes what it is told to route, and does nothing."""
+
+    def __init__(self) -> None:
+        self.routed: list[tuple[Event, RoutingInfo | None]] = []
+
+    async def route(self, event: Event, to: RoutingInfo | None) -> None:
+        self.routed.append((event, to))
+
+
+class SlowPresence:
+    """A memory tracker whose calls really wait, and fail while `broken`."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryPresence()
+        self.broken = False
+        self.calls: list[str] = []
+
+    async def register(self, user: str, routing: RoutingInfo | None = None) -> Registration:
+        await self._enter("register")
+        return await self.inner.register(user, routing)
+
+    async def locate(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
+        await self._enter("locate")
+        return await self.inner.locate(users)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    async def _enter(self, name: str) -> None:
+        self.calls.append(name)
+        await anyio.lowlevel.checkpoint()
+        if self.broken:
+            raise OSError("the tracker is down")
