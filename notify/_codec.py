@@ -64,7 +64,7 @@ def decode(raw: bytes) -> tuple[Header, bytes]:
     try:
         fields = json.loads(head)
         id_, prev, user, type_, micros, group, key, meta = fields
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CodecError(f"the header of an event is damaged: {head[:80]!r}") from error
     texts = (id_, prev, user, type_, *(field for field in (group, key) if field is not None))
     well_formed = (
