@@ -1,0 +1,17 @@
+"""Hypothesis profiles, chosen by NOTIFY_HYPOTHESIS_PROFILE: `ci` (the default) and `nightly`."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+_COMMON = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+}
+
+settings.register_profile("ci", max_examples=50, stateful_step_count=40, **_COMMON)
+settings.register_profile("nightly", max_examples=5000, stateful_step_count=60, **_COMMON)
+settings.load_profile(os.environ.get("NOTIFY_HYPOTHESIS_PROFILE", "ci"))

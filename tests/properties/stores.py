@@ -1,0 +1,126 @@
+"""Stores that answer late, fail and can be stopped in the middle, around a store that answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from random import Random
+from typing import Literal, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from notify import Event, Page
+from notify.errors import NotifyError, PushRejectedError
+from notify_memory import MemoryStore
+
+T = TypeVar("T")
+
+Phase = Literal["before", "after"]
+"""Of a call: before it took effect, or after that and before its answer."""
+
+Fault = Literal["rejected", "uncertain"]
+"""A save that fails without an effect, or after it."""
+
+
+class SlowStore:
+    """A store without abilities. Each call passes a random number of scheduling points before and after its effect.
+
+    Args:
+        inner: where events are kept.
+        random: decides how long each call takes.
+        most: scheduling points at most, on either side.
+    """
+
+    def __init__(self, inner: MemoryStore, random: Random, *, most: int = 3) -> None:
+        self.inner = inner
+        self.reads = 0
+        self._random = random
+        self._most = most
+        self._held: dict[Phase, anyio.Event] = {}
+        self._faults: list[Fault] = []
+
+    def hold(self, phase: Phase) -> None:
+        """Let no call go past this phase until `release`."""
+        self._held.setdefault(phase, anyio.Event())
+
+    def release(self) -> None:
+        """Let all calls go on."""
+        held, self._held = self._held, {}
+        for event in held.values():
+            event.set()
+
+    @property
+    def held(self) -> bool:
+        """Whether calls are held."""
+        return bool(self._held)
+
+    def fail_next_save(self, fault: Fault) -> None:
+        """Make the save that comes next fail."""
+        self._faults.append(fault)
+
+    async def save(self, event: Event) -> Event:
+        """See `notify.abc.Store.save`."""
+        fault = self._faults.pop() if self._faults else None
+        await self._pass("before")
+        if fault == "rejected":
+            raise PushRejectedError("as told")
+        stored = self.inner.save_nowait(event)
+        await self._pass("after")
+        if fault == "uncertain":
+            raise ConnectionError("as told")
+        return stored
+
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        """See `notify.abc.Store.read`."""
+        self.reads += 1
+        return await self._slowly(lambda: self.inner.read_nowait(user, after, limit))
+
+    async def head(self, user: str) -> str:
+        """See `notify.abc.Store.head`."""
+        self.reads += 1
+        return await self._slowly(lambda: self.inner.head_nowait(user))
+
+    async def trim(self, before: datetime | str) -> int:
+        """See `notify.abc.Store.trim`."""
+        return await self.inner.trim(before)
+
+    async def aclose(self) -> None:
+        """See `notify.abc.Store.aclose`."""
+        await self.inner.aclose()
+
+    async def _slowly(self, work: Callable[[], T]) -> T:
+        await self._pass("before")
+        result = work()
+        await self._pass("after")
+        return result
+
+    async def _pass(self, phase: Phase) -> None:
+        for _ in range(self._random.randrange(self._most + 1)):
+            await anyio.lowlevel.checkpoint()
+        while phase in self._held:
+            await self._held[phase].wait()
+
+
+class BatchingStore(SlowStore):
+    """As `SlowStore`, with the abilities to save and to read many."""
+
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
+        """See `notify.abc.SaveMany.save_many`."""
+        faults = [self._faults.pop() if self._faults else None for _ in events]
+        await self._pass("before")
+        outcomes: list[Event | NotifyError] = []
+        for event, fault in zip(events, faults, strict=True):
+            outcomes.append(PushRejectedError("as told") if fault == "rejected" else self.inner.save_nowait(event))
+        await self._pass("after")
+        if "uncertain" in faults:
+            raise ConnectionError("as told")
+        return outcomes
+
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        """See `notify.abc.ReadMany.read_many`."""
+        self.reads += 1
+        await self._pass("before")
+        pages = {user: self.inner.read_nowait(user, position, limit) for user, position in after.items()}
+        await self._pass("after")
+        return {user: page for user, page in pages.items() if page.events or page.gap}
