@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable
@@ -31,7 +32,8 @@ class Background:
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._idle: anyio.Event | None = None
-        self._cancels: dict[Callable[[], object], str] = {}
+        self._scopes: dict[anyio.CancelScope, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.closed = False
 
     def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
@@ -43,17 +45,22 @@ class Background:
         if self.closed:
             raise ClosedError(f"the {self._owner} is closed")
         name = f"notify: {self._owner} {function.__name__}"
+        scope = anyio.CancelScope()
+        self._scopes[scope] = name
         loop = running_loop()
         if loop is not None:
-            task = loop.create_task(self._guard(name, function, args), name=name, context=contextvars.Context())
-            self._cancels[task.cancel] = name
-            task.add_done_callback(lambda task: self._ended(task.cancel))
+            task = loop.create_task(self._run(scope, function, args), name=name, context=contextvars.Context())
+            self._tasks.add(task)  # the loop itself keeps only a weak reference
+            task.add_done_callback(self._tasks.discard)
         else:
             import trio.lowlevel  # only where trio runs already
 
-            scope = anyio.CancelScope()
-            self._cancels[scope.cancel] = name
-            trio.lowlevel.spawn_system_task(self._guard_in_scope, scope, name, function, args, name=name)
+            trio.lowlevel.spawn_system_task(self._run, scope, function, args, name=name)
+
+    @property
+    def running(self) -> int:
+        """How many tasks run now."""
+        return len(self._scopes)
 
     async def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run `function(*args)` as `start` does and return its result; cancelling the caller abandons only the wait."""
@@ -79,39 +86,28 @@ class Background:
     async def settle(self, grace: float) -> bool:
         """Wait until no task is left, `grace` seconds at most; return whether none is."""
         with anyio.move_on_after(grace, shield=True):
-            while self._cancels:
+            while self._scopes:
                 self._idle = anyio.Event()
                 await self._idle.wait()
-        return not self._cancels
+        return not self._scopes
 
     async def aclose(self, grace: float) -> None:
         """Cancel every task and wait for their end, `grace` seconds at most. Idempotent."""
         self.closed = True
-        for cancel in list(self._cancels):
-            cancel()
+        for scope in list(self._scopes):
+            scope.cancel()
         if not await self.settle(grace):
-            logger.warning("tasks that ignore cancellation were left behind: %s", sorted(self._cancels.values()))
+            logger.warning("tasks that ignore cancellation were left behind: %s", sorted(self._scopes.values()))
 
-    async def _guard(self, name: str, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
-        try:
-            await function(*args)
-        except Exception:
-            logger.exception("%s crashed", name)
-
-    async def _guard_in_scope(
-        self,
-        scope: anyio.CancelScope,
-        name: str,
-        function: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
+    async def _run(
+        self, scope: anyio.CancelScope, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
     ) -> None:
         try:
             with scope:
-                await self._guard(name, function, args)
+                await function(*args)
+        except Exception:
+            logger.exception("%s crashed", self._scopes[scope])
         finally:
-            self._ended(scope.cancel)
-
-    def _ended(self, cancel: Callable[[], object]) -> None:
-        del self._cancels[cancel]
-        if self._idle is not None and not self._cancels:
-            self._idle.set()
+            del self._scopes[scope]
+            if self._idle is not None and not self._scopes:
+                self._idle.set()

@@ -238,7 +238,7 @@ class Notifier:
             except NotifyError as error:
                 raise self._failed(error)  # noqa: B904 - it carries its cause
         if self._routes is not None:
-            await anyio.lowlevel.checkpoint()  # a quick route is done when push returns
+            await _let_routes_start()
         return stored
 
     async def push_many(
@@ -344,7 +344,7 @@ class Notifier:
             self._refuse(event)
         self._live.loop.check()
         event = self._show(event.addressed_to(""), None)
-        await anyio.lowlevel.checkpoint()
+        await _let_routes_start()
         return event
 
     def deliver(self, event: Event) -> int:
@@ -561,3 +561,9 @@ class Notifier:
             self._services.start(self._listener.run)
         if self._store is not None and not self._foreign:
             self._services.start(self._live.audit_forever, self._audit_interval)
+
+
+async def _let_routes_start() -> None:
+    """Let tasks that were just started take their first step: a quick route is done when push returns."""
+    await anyio.lowlevel.checkpoint()
+    await anyio.lowlevel.checkpoint()  # trio shuffles the tasks of one round, so only a second one is sure to be later

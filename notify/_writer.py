@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import anyio
 
@@ -34,6 +34,8 @@ BATCH_SIZE: Final = 500
 CONCURRENT_SAVES: Final = 32
 """Saves that a `push_many` has under way at once where the store cannot `save_many`."""
 
+
+T = TypeVar("T")
 
 Locations: TypeAlias = Sequence[RoutingInfo] | None
 """Where to route an event once it is stored; None: to every instance."""
@@ -150,7 +152,7 @@ class Writer:
     async def _save(self, event: Event, locations: Locations) -> Event | NotifyError:
         try:
             with anyio.fail_after(self._timeout):
-                stored = await self._store.save(event)
+                stored = _checked(await self._store.save(event))
         except Exception as error:
             return as_push_error(error, self._name)
         self._on_saved(stored, locations)
@@ -181,7 +183,7 @@ class Writer:
         self._counters.batches += 1
         try:
             with anyio.fail_after(self._timeout):
-                outcomes = list(await many.save_many(events))
+                outcomes = [_checked(outcome) for outcome in await many.save_many(events)]
             if len(outcomes) != len(events):
                 raise ValueError(f"{len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
         except Exception as error:
@@ -209,6 +211,12 @@ class Writer:
 
     def _unanswered(self) -> PushUncertainError:
         return PushUncertainError(f"{self._name} did not answer; the event may be stored", backend=self._name)
+
+
+def _checked(outcome: T) -> T:
+    if isinstance(outcome, Event | NotifyError):
+        return outcome
+    raise TypeError(f"it returned {outcome!r:.80} for an event")
 
 
 def as_push_error(error: Exception, backend: str) -> NotifyError:

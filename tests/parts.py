@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import anyio
+import anyio.lowlevel
 
 from notify import Event, Page, RoutingInfo
 from notify.abc import Registration
@@ -13,9 +15,12 @@ from notify_memory import MemoryPresence, MemoryStore
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait until the condition holds; TimeoutError if it does not in time."""
+    """Wait until the condition (a function, perhaps asynchronous) holds; TimeoutError if it does not in time."""
     with anyio.fail_after(seconds):
-        while not condition():
+        while True:
+            result = condition()
+            if await result if inspect.isawaitable(result) else result:
+                return
             await anyio.sleep(0.001)
 
 

@@ -168,8 +168,8 @@ async def test_a_time_whose_events_were_trimmed_is_a_gap(notifier: Notifier, clo
 
 @pytest.mark.parametrize(
     "garbage",
-    ["x", "1", "-1", "1-", "-", "1-2-3", "1.0-0", " 1-0", "1-0\n", "0x1-0", "٣-٤", "1-+2", "null", f"{2**64}-0", "1" * 5000,
-     f"0-{2**64}", 7, b"1-0", ("1", "0"), datetime(2026, 1, 1), datetime(1969, 1, 1, tzinfo=UTC)],
+    ["x", "1", "-1", "1-", "-", "1-2-3", "1.0-0", " 1-0", "1-0\n", "0x1-0", "٣-٤", "1-+2", "null", f"{2**64}-0",
+     "1" * 5000, f"0-{2**64}", 7, b"1-0", ("1", "0"), datetime(2026, 1, 1), datetime(1969, 1, 1, tzinfo=UTC)],
 )  # fmt: skip
 async def test_garbage_is_no_position(notifier: Notifier, garbage: Any) -> None:
     """A position that is no id, id-like text out of range, or a time without a zone raises InvalidEventIdError."""
@@ -187,7 +187,7 @@ async def test_a_bad_user_is_refused(notifier: Notifier) -> None:
 
 
 async def test_trimmed_past_the_position(notifier: Notifier, memory: MemoryStore) -> None:
-    """Resuming before what is retained yields one gap `trimmed` with both positions, then everything left, then sync."""
+    """Resuming before what is retained yields one gap `trimmed` with both positions, then what is left, then sync."""
     events = await push(notifier, 1, 2, 3, 4)
     await memory.trim(events[2].id)
     async with notifier.subscribe("alice", events[0].id, signals=True) as stream:
@@ -391,7 +391,7 @@ class UnreadableNow(MemoryStore):
 @pytest.mark.parametrize("kind", [Unreadable, UnreadableNow])
 @pytest.mark.parametrize("entered", [True, False])
 async def test_a_stream_that_cannot_be_opened_says_so_and_leaves_nothing(kind: Any, entered: bool) -> None:
-    """If the first read fails, entering (or the first `next`) raises BackendUnavailableError; nothing stays registered."""
+    """If the first read fails, entering (or the first `next`) raises BackendUnavailableError; nothing is left."""
     store = kind()
     async with Notifier(store=store) as notifier:
         stream = notifier.subscribe("alice", "0")
