@@ -1,0 +1,148 @@
+"""Metrics and spans with a real SDK, and nothing without one. Each case is a process: an SDK is installed once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+SETUP = """
+import asyncio, json
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from notify import Notifier
+from notify_memory import MemoryStore, MemoryRouter
+
+def meters():
+    reader = InMemoryMetricReader()
+    metrics.set_meter_provider(MeterProvider([reader]))
+    return reader
+
+def spans():
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
+
+def read(reader):
+    points = {}
+    for resource in reader.get_metrics_data().resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                for point in metric.data.data_points:
+                    label = ",".join(map(str, point.attributes.values()))
+                    name = metric.name + (f"[{label}]" if label else "")
+                    points[name] = point.count if hasattr(point, "count") else point.value
+    return points
+
+async def use(notifier):
+    async with notifier, notifier.subscribe("alice", "0") as stream:
+        await notifier.push("alice", "t", 1)
+        await notifier.push("alice", "t", 2, ephemeral=True, meta={"mine": "kept"})
+        events = [await stream.next(2), await stream.next(2)]
+        return events, read(reader) if reader else {}
+
+reader = None
+"""
+
+
+def run(script: str) -> Any:
+    """Run a script after the set-up in a process of its own and return the JSON it prints."""
+    code = SETUP + textwrap.dedent(script)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_metrics() -> None:
+    """Counters tell what happened, the latency is recorded, and gauges return to zero when the notifier closes."""
+    during, after = run("""
+        reader = meters()
+        _, during = asyncio.run(use(Notifier(MemoryStore(), router=MemoryRouter())))
+        print(json.dumps([during, read(reader)]))
+    """)
+    assert during["notify.streams.open"] == during["notify.users"] == 1
+    assert (during["notify.pushes[stored]"], during["notify.pushes[ephemeral]"]) == (1, 1)
+    assert during["notify.deliveries[local]"] == 2
+    assert during["notify.routes[routed]"] == 2
+    assert during["notify.push_to_yield.duration"] == 2
+    assert after["notify.streams.open"] == after["notify.users"] == after["notify.pushes.pending"] == 0
+    assert after["notify.pushes[stored]"] == 1
+
+
+def test_an_sdk_installed_later_still_gets_the_counters() -> None:
+    """Counters reach an SDK that is installed after the notifier was made, summed over notifiers."""
+    points = run("""
+        one, two = Notifier(MemoryStore()), Notifier(MemoryStore())
+        reader = meters()
+        async def main():
+            await use(one)
+            await use(two)
+            await two.aclose()
+        asyncio.run(main())
+        print(json.dumps(read(reader)))
+    """)
+    assert points["notify.pushes[stored]"] == 2
+    assert "notify.push_to_yield.duration" not in points
+
+
+def test_spans() -> None:
+    """A push has a span; a delivery has one too, linked to the push by the context in `meta`; the user's meta stays."""
+    result = run("""
+        exporter = spans()
+        events, _ = asyncio.run(use(Notifier(MemoryStore())))
+        print(json.dumps({
+            "spans": [
+                [s.name, s.kind.name, s.context.span_id, [link.context.span_id for link in s.links], dict(s.attributes)]
+                for s in exporter.get_finished_spans()
+            ],
+            "meta": [dict(event.meta) for event in events],
+        }))
+    """)
+    pushes = [span for span in result["spans"] if span[0] == "notify.push"]
+    deliveries = [span for span in result["spans"] if span[0] == "notify.deliver"]
+    assert [span[1] for span in pushes + deliveries] == ["PRODUCER"] * 2 + ["CONSUMER"] * 2
+    assert [span[3] for span in deliveries] == [[span[2]] for span in pushes]
+    assert all("alice" not in json.dumps(span[4]) for span in result["spans"])
+    assert result["meta"][1]["mine"] == "kept"
+    assert all("traceparent" in meta for meta in result["meta"])
+
+
+def test_spans_and_metrics_together_and_events_without_context() -> None:
+    """With both, a delivery of an event that carries no context has a span without links."""
+    result = run("""
+        exporter, reader = spans(), meters()
+        store = MemoryStore()
+        async def main():
+            from notify import Event
+            await store.save(Event("alice", "t"))
+            notifier = Notifier(store)
+            async with notifier.subscribe("alice", "0") as stream:
+                await stream.next(2)
+                await store.save(Event("alice", "t"))
+                notifier.deliver((await store.read("alice", stream.last_id, 1)).events[0])
+                await stream.next(2)
+            await notifier.aclose()
+        asyncio.run(main())
+        print(json.dumps([[s.name, len(s.links)] for s in exporter.get_finished_spans()]))
+    """)
+    assert result == [["notify.deliver", 0]]
+
+
+def test_without_an_sdk_nothing_is_recorded() -> None:
+    """Without an SDK events carry no context, and no stream observes what it yields."""
+    result = run("""
+        notifier = Notifier(MemoryStore())
+        events, _ = asyncio.run(use(notifier))
+        print(json.dumps([[dict(event.meta) for event in events], notifier._live.observe is None]))
+    """)
+    assert result == [[{}, {"mine": "kept"}], True]
