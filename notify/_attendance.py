@@ -98,8 +98,11 @@ class Attendance:
         seat.streams -= 1
         if seat.streams:
             return
-        if self._linger and self._sweeping:
+        try:
             seat.leaves_at = anyio.current_time() + self._linger
+        except RuntimeError:  # a finaliser after the event loop has ended: nobody will sweep
+            seat.leaves_at = None
+        if self._linger and seat.leaves_at is not None:
             self._leaving.append((seat.leaves_at, user))
         else:
             self._drop(user, seat)
@@ -126,10 +129,11 @@ class Attendance:
                     seat.registration = await self._tracker.register(user, self._routing)
             except Exception as error:
                 self._failed(user, error)
-            seat.attempted = True
-            for waiter in seat.waiters:
-                wake(waiter)
-            seat.waiters.clear()
+            finally:
+                seat.attempted = True
+                for waiter in seat.waiters:
+                    wake(waiter)
+                seat.waiters.clear()
             if self._seats.get(user) is not seat:  # gone meanwhile
                 if seat.registration is not None:
                     seat.registration.release()

@@ -30,11 +30,13 @@ CONCURRENT_READS: Final = 32
 class Read:
     """One read under way or queued, and the streams that wait for it (weakly: a dropped stream is not kept alive)."""
 
-    __slots__ = ("after", "streams", "user")
+    __slots__ = ("after", "key", "streams", "user")
 
     def __init__(self, user: str, after: str | None) -> None:
         self.user = user
         self.after = after
+        # A head is shared with nobody: whoever asks later must not be told of an earlier end of the log.
+        self.key: object = self if after is None else (user, after)
         self.streams: list[weakref.ref[Subscription]] = []
 
     def waiting(self) -> list[Subscription]:
@@ -48,19 +50,19 @@ class Reads:
 
     def __init__(self, live: LiveLog) -> None:
         self._live = live
-        self._reads: dict[tuple[str, str | None], Read] = {}
+        self._reads: dict[object, Read] = {}
         self._queue: deque[Read] = deque()
         self._running = 0
 
     def request(self, stream: Subscription) -> None:
         """Have the page after `stream.wanted` handed to `stream.receive`, or an error to `stream.fail`."""
-        key = (stream.user, stream.wanted)
-        read = self._reads.get(key)
-        if read is None:
-            read = self._reads[key] = Read(*key)
+        read = Read(stream.user, stream.wanted)
+        shared = self._reads.get(read.key)
+        if shared is None:
+            self._reads[read.key] = read
             self._queue.append(read)
             self._start_next()
-        read.streams.append(weakref.ref(stream))
+        (shared or read).streams.append(weakref.ref(stream))
 
     def streams(self) -> list[Subscription]:
         """Return every stream that waits for a page."""
@@ -74,7 +76,7 @@ class Reads:
                 self._live.background.start(self._run, read)
             except BaseException:
                 self._running -= 1
-                self._reads.pop((read.user, read.after), None)
+                self._reads.pop(read.key, None)
                 raise
 
     async def _run(self, read: Read) -> None:
@@ -94,7 +96,7 @@ class Reads:
                 await anyio.sleep(next(delays))
         finally:
             self._running -= 1
-            self._reads.pop((read.user, read.after), None)
+            self._reads.pop(read.key, None)
             for stream in read.waiting():
                 if isinstance(outcome, Page):
                     stream.receive(outcome, read.after is None or len(outcome.events) < PAGE_SIZE, mark)

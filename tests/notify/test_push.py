@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from notify import (
     PushRejectedError,
     PushUncertainError,
     RoutingInfo,
+    Stream,
     UsageError,
 )
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
@@ -468,6 +470,24 @@ async def test_track_false_and_linger_zero(store: Any, presence: Any) -> None:
         assert await presence.locate(["alice"]) == {}
 
 
+def test_a_stream_that_outlives_its_event_loop() -> None:
+    """A stream that is dropped after the event loop ended releases its user without a complaint."""
+    presence = MemoryPresence()
+
+    async def main() -> Stream:
+        stream = Notifier(MemoryStore(), presence=presence).subscribe("alice")
+        with pytest.raises(TimeoutError):
+            await stream.next(0.01)
+        return stream
+
+    stream: Stream | None = anyio.run(main)
+    assert stream is not None
+    assert list(presence.locate_nowait(["alice"])) == ["alice"]
+    stream = None
+    gc.collect()
+    assert presence.locate_nowait(["alice"]) == {}
+
+
 async def test_closing_the_notifier_releases_presence(store: Any, presence: Any) -> None:
     """After close others see the users offline at once, linger or not."""
     async with Notifier(store=store, presence=presence) as notifier, notifier.subscribe("alice"):
@@ -482,6 +502,26 @@ async def test_a_tracker_that_recovers_gets_the_registration(store: Any) -> None
     async with Notifier(store=store, presence=presence) as notifier, notifier.subscribe("alice"):
         presence.broken = False
         await until(lambda: present(presence))
+
+
+async def test_closing_lets_go_of_a_stream_that_waits_for_its_registration(store: Any) -> None:
+    """A stream that is still opening because the tracker hangs ends with the notifier."""
+
+    class Hanging(SlowPresence):
+        async def register(self, user: str, routing: RoutingInfo | None = None) -> Any:
+            await anyio.sleep_forever()
+
+    notifier = Notifier(store, presence=Hanging(), timeout=0.3)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+
+            async def read() -> None:
+                with pytest.raises(ClosedError):
+                    await notifier.subscribe("alice").next()
+
+            group.start_soon(read)
+            await until(lambda: notifier.statistics().open_streams == 1)
+            await notifier.aclose()
 
 
 async def test_a_registration_that_comes_too_late_is_released(store: Any) -> None:

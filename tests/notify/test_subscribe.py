@@ -490,6 +490,32 @@ async def test_cancelling_while_opening(memory: MemoryStore) -> None:
         await stream.aclose()
 
 
+async def test_an_older_answer_does_not_move_a_newer_stream_back(memory: MemoryStore) -> None:
+    """A stream entered after a push does not yield it, although an older question for the log's end was under way."""
+    gate = anyio.Event()
+
+    class Gated(PlainStore):
+        async def head(self, user: str) -> str:
+            head = await super().head(user)
+            await gate.wait()
+            return head
+
+    async with Notifier(store=Gated(memory), poll_interval=60) as notifier, anyio.create_task_group() as group:
+        early, late = notifier.subscribe("alice"), notifier.subscribe("alice")
+        group.start_soon(early.__aenter__)
+        await anyio.wait_all_tasks_blocked()
+        await push(notifier, 1)
+        group.start_soon(late.__aenter__)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+        await until(lambda: early.last_id and late.last_id)
+        await push(notifier, 2)
+        assert await take(early, 2) == [1, 2]
+        assert await take(late, 1) == [2]
+        await early.aclose()
+        await late.aclose()
+
+
 # -- lifetime ------------------------------------------------------------------------------------------------------
 
 

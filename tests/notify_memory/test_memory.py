@@ -84,7 +84,7 @@ async def test_without_an_age_events_stay() -> None:
 
 
 async def test_the_window_of_idempotency_keys() -> None:
-    """A key returns the first event within key_window, trimmed or not; afterwards, and beyond max_len keys, it is new."""
+    """A key returns the first event within key_window, trimmed or not; later, and beyond max_len keys, it is new."""
     store = MemoryStore(max_len=2, key_window=60, clock=(clock := Clock()))
     first = await store.save(Event("alice", "t", 1, key="k"))
     for n in range(5):
