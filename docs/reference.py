@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -97,11 +98,13 @@ def _class(cls: type) -> Iterator[str]:
     constructor = _constructor(cls)
     if constructor is not None:
         yield _code(cls.__name__, constructor, skip_self=True, returns=False)
-    bases = [f"`{base.__name__}`" for base in cls.__bases__ if base.__module__.startswith("notify")]
-    bases = [base for base in bases if not base.startswith("`_")]
+    bases = [f"`{base.__name__}`" for base in cls.__bases__ if base.__name__ in _described()]
     if bases:
         yield f"Extends {', '.join(bases)}.\n"
     yield _prose(cls.__doc__ or "")
+    if _tests(cls):
+        yield from _suite(cls)
+        return
     as_promised = []
     for name, member in vars(cls).items():
         function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
@@ -116,6 +119,29 @@ def _class(cls: type) -> Iterator[str]:
         yield _prose(function.__doc__ or "")
     if as_promised:
         yield f"As the interface says: {', '.join(as_promised)}.\n"
+
+
+def _tests(cls: type) -> dict[str, Any]:
+    """Return the tests of a suite, those of its bases first."""
+    members = {name: member for base in reversed(cls.__mro__) for name, member in vars(base).items()}
+    return {name: member for name, member in members.items() if name.startswith("test_")}
+
+
+def _suite(cls: type) -> Iterator[str]:
+    """Describe a suite: what to implement, and the claim of each test."""
+    for name in sorted(getattr(cls, "__abstractmethods__", ())):
+        yield f"#### {cls.__name__}.{name}\n"
+        yield _code(name, getattr(cls, name), skip_self=True)
+        yield _prose(getattr(cls, name).__doc__ or "")
+    yield "It tests:\n"
+    yield "\n".join(f"- {' '.join((test.__doc__ or name).split())}" for name, test in _tests(cls).items()) + "\n"
+
+
+@cache
+def _described() -> frozenset[str]:
+    """Return every name that has a section."""
+    modules = map(importlib.import_module, (*MODULES, *_shipped_modules()))
+    return frozenset(name for module in modules for name in _public_names(module))
 
 
 def _constructor(cls: type) -> FunctionType | None:

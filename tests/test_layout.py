@@ -40,7 +40,7 @@ IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"
 PUBLIC = {"notify", "notify.abc", "notify.errors", "notify.ids", "notify.event"}
 """What a backend may import of the core."""
 
-LOOPS = {"notify._wake": {"asyncio"}, "notify._background": {"trio"}}
+LOOPS = {"notify._wake": {"asyncio"}, "notify._background": {"asyncio", "trio"}}
 """Who may name an event loop, and which."""
 
 MAX_LINES = 400
@@ -148,9 +148,22 @@ def test_core_does_not_import_its_suites(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((CORE / "testing").glob("*.py")), ids=short)
 def test_suites_import_what_a_stranger_could(path: Path) -> None:
-    """The shipped suites use public modules of the core only, and no test framework."""
-    used = {each.module for each in imports(path) if each.top in ("notify", "pytest", "hypothesis")}
+    """Beside their own modules, the shipped suites use public modules of the core only, no backend, no hypothesis."""
+    used = {each.module for each in imports(path) if each.top.startswith(("notify", "hypothesis"))}
     assert {module for module in used if not module.startswith("notify.testing")} <= PUBLIC
+
+
+@pytest.mark.parametrize("name", ["__init__", "history", "faults"])
+def test_checkers_need_no_pytest(name: str) -> None:
+    """The history checker and the fault proxy work without pytest, nor does importing the package need it."""
+    todo, done = [CORE / "testing" / f"{name}.py"], set[Path]()
+    while todo:
+        path = todo.pop()
+        done.add(path)
+        used = {each.module for each in imports(path) if not each.for_annotations}
+        assert "pytest" not in used, short(path)
+        ours = {ROOT / f"{module.replace('.', '/')}.py" for module in used if module.startswith("notify.testing.")}
+        todo += ours - done
 
 
 @backend_modules
@@ -225,10 +238,20 @@ def test_all_is_what_is_exported(path: Path) -> None:
     assert names == sorted(set(names))
     assert all(hasattr(importlib.import_module(name_of(path)), name) for name in names)
     if path.name == "__init__.py":
-        aliases = [alias for node in module.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-        assert sorted(alias.name for alias in aliases) == names
-        assert all(alias.asname == alias.name for alias in aliases)
-        assert all(isinstance(node, ast.Expr | ast.ImportFrom | ast.Assign) for node in module.body)
+        aliases = [alias for node in ast.walk(module) if isinstance(node, ast.ImportFrom) for alias in node.names]
+        assert sorted(alias.name for alias in aliases if alias.asname == alias.name) == names
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=short)
+def test_package_only_reexports(package: Path) -> None:
+    """The `__init__` of a package holds its docstring, `from .x import Y as Y` and `__all__`, nothing else."""
+    docstring, *imports_, exported = tree(package / "__init__.py").body
+    assert isinstance(docstring, ast.Expr)
+    assert isinstance(exported, ast.Assign)
+    for node in imports_:
+        assert isinstance(node, ast.ImportFrom)
+        assert node.level == 1
+        assert all(alias.asname == alias.name for alias in node.names)
 
 
 @every_module
@@ -253,10 +276,10 @@ def awaited_methods() -> Iterator[tuple[str, str]]:
         if not isinstance(cls, ast.ClassDef):
             continue
         for node in cls.body:
-            awaited = isinstance(node, ast.AsyncFunctionDef) or (
-                isinstance(node, ast.FunctionDef) and "Coroutine[" in ast.unparse(node.returns or ast.Constant(None))
-            )
-            if awaited and not node.name.startswith("_"):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+                continue
+            returns = ast.unparse(node.returns) if node.returns else ""
+            if isinstance(node, ast.AsyncFunctionDef) or returns.startswith("Coroutine["):
                 yield f"{cls.name}.{node.name}", ast.get_docstring(node) or ""
 
 

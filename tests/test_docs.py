@@ -1,0 +1,268 @@
+"""The documentation: every snippet runs, every link leads somewhere, every claim about commands holds."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+
+from notify import Event, Notifier, RoutingInfo
+from notify_memory import MemoryStore
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SOURCES = sorted(path for package in ROOT.glob("notify*/") for path in package.rglob("*.py"))
+
+SECONDS = 20
+"""How long all snippets of one page may take."""
+
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+FORBIDDEN = ("guaranteed delivery", "exactly once", "exactly-once", "never loses")
+"""Words that promise what nobody can keep."""
+
+ALLOWED = ("*Not promised.* Exactly-once processing;", "encoded exactly once")
+"""Where the words do not promise delivery."""
+
+THREE_LINES = """\
+notifier = Notifier(store=MemoryStore(), router=MyRouter())
+event = await notifier.push("alice", "comment.created", {"post": 7})
+async for event in notifier.subscribe("alice", last_id): ...
+"""
+
+
+class Snippet(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    line: int
+    source: str
+
+
+def snippets(page: Path, language: str) -> Iterator[Snippet]:
+    text = page.read_text(encoding="utf-8")
+    for block in FENCE.finditer(text):
+        if block[2] == language:
+            yield Snippet(block[2], text.count("\n", 0, block.start()) + 2, textwrap.dedent(block[3]))
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def compiled(snippet: Snippet, page: Path) -> CodeType:
+    """Compile a snippet, with `await` allowed at its top level, so that tracebacks show the page's lines."""
+    code = compile(
+        "\n" * (snippet.line - 1) + snippet.source,
+        str(page),
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
+    )
+    assert isinstance(code, CodeType)
+    return code
+
+
+def run_all(page: Path) -> None:
+    """Run the Python snippets of a page in order, in one namespace and one event loop."""
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    with asyncio.Runner() as runner:
+        for block in snippets(page, "python"):
+            if block.source == THREE_LINES:
+                continue  # it never ends by itself: it has its own test
+            code = compiled(block, page)
+            if code.co_flags & inspect.CO_COROUTINE:
+                runner.run(asyncio.wait_for(eval(code, namespace), SECONDS))
+            else:
+                exec(code, namespace)
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(snippets(page, "python"))], ids=short)
+def test_snippets_run(page: Path) -> None:
+    """Every Python snippet of a page runs as it stands, after those above it."""
+    run_all(page)
+
+
+def test_documented_store_passes_the_suite(tmp_path: Path) -> None:
+    """The store that the how-to builds passes the shipped suites, on both event loops."""
+    page = ROOT / "docs" / "howto" / "custom-store.md"
+    plain = [block for block in snippets(page, "python") if not compiled(block, page).co_flags & inspect.CO_COROUTINE]
+    (tmp_path / "test_store.py").write_text("\n".join(block.source for block in plain), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 50
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md", "docs/concepts.md", "docs/howto/custom-router.md"])
+def test_pages_that_teach_have_snippets(name: str) -> None:
+    """The pages for beginners show code, and the parser finds it."""
+    assert list(snippets(ROOT / name, "python"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_every_fence_is_understood(page: Path) -> None:
+    """A block is Python that runs, a console, or plain text: no other label hides code from these tests."""
+    labels = re.findall(r"^ *```(\S*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(labels[::2]) <= {"python", "console", "text"}
+    assert set(labels[1::2]) <= {""}
+
+
+class MyRouter:
+    """Goes nowhere."""
+
+    async def route(self, event: Event, to: RoutingInfo | None) -> None:
+        """Do nothing."""
+
+
+def test_three_lines_run_as_typed() -> None:
+    """The three lines of the README run as they are typed; the loop ends when the notifier is closed."""
+    assert THREE_LINES in README.read_text(encoding="utf-8")
+    code = compile(THREE_LINES, "three lines", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    namespace: dict[str, Any] = {"Notifier": Notifier, "MemoryStore": MemoryStore, "MyRouter": MyRouter, "last_id": "0"}
+
+    def is_seen() -> bool:
+        return "notifier" in namespace and namespace["notifier"].statistics().delivered_replayed == 1
+
+    async def main() -> None:
+        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as tasks:
+            tasks.create_task(eval(code, namespace))
+            while not is_seen():  # noqa: ASYNC110 - only the code under test knows its notifier
+                await anyio.sleep(0.001)
+            await namespace["notifier"].aclose()
+
+    asyncio.run(main())
+    assert namespace["event"].payload == {"post": 7}
+
+
+def test_readme_is_short() -> None:
+    """The README has at most 120 lines, and its first example at most 15."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+    assert len(next(snippets(README, "python")).source.splitlines()) <= 15
+
+
+def test_readme_example_prints_what_it_says() -> None:
+    """The first example, as a script under strict warnings, prints one event and ends."""
+    script = next(snippets(README, "python")).source
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\d+-\d+ comment\.created \{'post': 7\}\n", done.stdout)
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_make_targets_exist(page: Path) -> None:
+    """Every `make` command that a page names is a target, and an extra that it installs exists."""
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make (\w+)", text, re.MULTILINE)) <= targets
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in re.findall(r"'\.\[(\w+)\]'", text))
+
+
+def test_readme_names_every_command() -> None:
+    """The README tells how to see the demo, run the tests, check the code and measure."""
+    consoles = "".join(block.source for block in snippets(README, "console"))
+    assert set(re.findall(r"^make (\w+)", consoles, re.MULTILINE)) >= {"demo", "test", "check", "bench"}
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_links_resolve(page: Path) -> None:
+    """Every relative link names a file of the checkout, and a heading of it where it has an anchor."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT)
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_reachable() -> None:
+    """From the README, links lead to every page."""
+    todo, seen = [README], set[Path]()
+    while todo:
+        page = todo.pop()
+        seen.add(page)
+        links = re.findall(r"\]\(([^)\s#]+\.md)", page.read_text(encoding="utf-8"))
+        todo += {(page.parent / link).resolve() for link in links} - seen
+    assert seen >= set(PAGES)
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=short)
+def test_no_word_promises_too_much(path: Path) -> None:
+    """No page and no docstring uses the words of a promise that cannot be kept."""
+    text = " ".join(path.read_text(encoding="utf-8").split())
+    for words in ALLOWED:
+        text = text.replace(words, "")
+    assert not [words for words in FORBIDDEN if words in text.lower()]
+
+
+def test_reference_is_up_to_date() -> None:
+    """`docs/reference.md` is what `python docs/reference.py` writes."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    assert generator.TARGET.read_text(encoding="utf-8") == generator.render(), "run python docs/reference.py"
+
+
+def test_names_in_the_docs_exist() -> None:
+    """Every error and every option of `Notifier(...)` that a page names is one of ours."""
+    errors = importlib.import_module("notify.errors")
+    builtins = {"TimeoutError", "FileExistsError", "RecursionError", "ValueError", "OSError", "OperationalError"}
+    for page in PAGES:
+        named = set(re.findall(r"\b[A-Z][A-Za-z]+Error\b", page.read_text(encoding="utf-8")))
+        assert {name for name in named - builtins if not hasattr(errors, name)} <= {
+            "HistoryError",
+            "BrokenResourceError",
+        }, page
+    options = set(inspect.signature(Notifier).parameters)
+    for page in PAGES:
+        for call in re.findall(r"Notifier\(([^()]*(?:\([^()]*\)[^()]*)*)\)", page.read_text(encoding="utf-8")):
+            with suppress(SyntaxError):
+                parsed = ast.parse(f"f({call})", mode="eval").body
+                assert isinstance(parsed, ast.Call)
+                assert {keyword.arg for keyword in parsed.keywords} <= options, (page, call)
