@@ -1,1 +1,88 @@
-"""x."""
+"""Shipped tools for tests: a history checker, a fault proxy, and conformance suites for adapters.
+
+Only the suites need pytest; they are imported when they are first asked for, and everything else works without it.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .faults import FaultProxy as FaultProxy
+from .faults import Faults as Faults
+from .history import History as History
+from .history import Verdict as Verdict
+
+if TYPE_CHECKING:
+    from .presence import ImmediatePresenceSuite as ImmediatePresenceSuite
+    from .presence import LeasedPresenceSuite as LeasedPresenceSuite
+    from .presence import PresenceSuite as PresenceSuite
+    from .presence import SharedPresenceSuite as SharedPresenceSuite
+    from .router import RouterSuite as RouterSuite
+    from .store import AgingStoreSuite as AgingStoreSuite
+    from .store import BoundedStoreSuite as BoundedStoreSuite
+    from .store import ClockedStoreSuite as ClockedStoreSuite
+    from .store import DurableStoreSuite as DurableStoreSuite
+    from .store import ImmediateStoreSuite as ImmediateStoreSuite
+    from .store import ReadManySuite as ReadManySuite
+    from .store import SaveManySuite as SaveManySuite
+    from .store import SharedStoreSuite as SharedStoreSuite
+    from .store import StoreSuite as StoreSuite
+    from .stream_store import SharedStreamStoreSuite as SharedStreamStoreSuite
+    from .stream_store import StreamStoreSuite as StreamStoreSuite
+
+_SUITES = {
+    "presence": ["ImmediatePresenceSuite", "LeasedPresenceSuite", "PresenceSuite", "SharedPresenceSuite"],
+    "router": ["RouterSuite"],
+    "store": [
+        "AgingStoreSuite",
+        "BoundedStoreSuite",
+        "ClockedStoreSuite",
+        "DurableStoreSuite",
+        "ImmediateStoreSuite",
+        "ReadManySuite",
+        "SaveManySuite",
+        "SharedStoreSuite",
+        "StoreSuite",
+    ],
+    "stream_store": ["SharedStreamStoreSuite", "StreamStoreSuite"],
+}
+
+__all__ = [
+    "AgingStoreSuite",
+    "BoundedStoreSuite",
+    "ClockedStoreSuite",
+    "DurableStoreSuite",
+    "FaultProxy",
+    "Faults",
+    "History",
+    "ImmediatePresenceSuite",
+    "ImmediateStoreSuite",
+    "LeasedPresenceSuite",
+    "PresenceSuite",
+    "ReadManySuite",
+    "RouterSuite",
+    "SaveManySuite",
+    "SharedPresenceSuite",
+    "SharedStoreSuite",
+    "SharedStreamStoreSuite",
+    "StoreSuite",
+    "StreamStoreSuite",
+    "Verdict",
+]
+
+_WITH_ASSERTS = (
+    *("_suite", "_store_abilities", "_store_base", "_store_features", "_store_gaps", "_store_logs", "_store_saves"),
+    *("_stream_base", "_stream_lifetime", "_stream_notifier", "_stream_positions"),
+    *("_presence_base", "_presence_features", *_SUITES),
+)
+
+if "pytest" in sys.modules:  # a failing assertion then shows its values, as in a test module
+    sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{module}" for module in _WITH_ASSERTS))
+
+
+def __getattr__(name: str) -> object:
+    """Import a suite, and pytest with it, when it is first asked for."""
+    for module, suites in _SUITES.items():
+        if name in suites:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,38 @@
+"""What the tests of streams share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import AbstractAsyncContextManager
+
+from notify import Event, Notifier, Stream, StreamStore
+
+from ._store_base import StoreTests
+from ._suite import assert_chain, take
+
+
+class StreamTests(StoreTests):
+    """The stream store under test, and what the tests do with it."""
+
+    @abstractmethod
+    async def make(self) -> StreamStore:
+        """Return a new stream store, with nothing in it and nothing in common with those made before."""
+
+    def notifier(self, store: StreamStore) -> AbstractAsyncContextManager[Notifier]:
+        """Return a notifier that learns of new events from the store alone: its own audits are hours away."""
+        return Notifier(store, poll_interval=3600, audit_interval=3600)
+
+    async def assert_next(self, stream: Stream, *events: Event) -> None:
+        """Assert that these events come next, and nothing between them."""
+        assert await take(stream, len(events), self.patience) == [*events]
+        assert stream.last_id == events[-1].id
+
+    async def assert_live(self, stream: Stream, store: StreamStore) -> None:
+        """Assert that the next event that is saved is the next one that comes: so nothing else was on its way."""
+        await self.assert_next(stream, await store.save(Event(stream.user, "sentinel")))
+
+    async def assert_whole(self, stream: Stream, count: int, start: str = "0") -> list[Event]:
+        """Take so many events, assert that they are a chain, and return them."""
+        events = await take(stream, count, self.patience)
+        assert_chain(events, start)
+        return events

@@ -1,0 +1,43 @@
+"""The suites for stream stores x the memory backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from notify.testing.store import (
+    AgingStoreSuite,
+    BoundedStoreSuite,
+    ClockedStoreSuite,
+    ImmediateStoreSuite,
+    ReadManySuite,
+    SaveManySuite,
+)
+from notify.testing.stream_store import StreamStoreSuite
+from notify_memory import MemoryStreamStore
+
+
+class TestMemoryStreamStore(
+    StreamStoreSuite,
+    SaveManySuite,
+    ReadManySuite,
+    ImmediateStoreSuite,
+    BoundedStoreSuite,
+    AgingStoreSuite,
+    ClockedStoreSuite,
+):
+    async def make(self) -> MemoryStreamStore:
+        return MemoryStreamStore()
+
+    async def make_bounded(self, max_len: int) -> MemoryStreamStore:
+        return MemoryStreamStore(max_len=max_len)
+
+    async def make_aging(self, max_age: float) -> MemoryStreamStore:
+        self.ahead = 0.0
+        return MemoryStreamStore(max_age=max_age, clock=lambda: time.time() + self.ahead)
+
+    async def let_pass(self, seconds: float) -> None:
+        self.ahead += seconds
+
+    async def make_clocked(self, clock: Callable[[], float]) -> MemoryStreamStore:
+        return MemoryStreamStore(clock=clock)
