@@ -53,11 +53,13 @@ class Topic(Ring):
 
     def offer(self, event: Event) -> bool:
         """Add an event and wake whoever waits; return False for a duplicate."""
-        if len(self.waiting) == self.streams:
-            self.forget()  # by I2 nobody needs the older entries
+        waiting = self.waiting
+        if len(waiting) == self.streams:
+            self.events.clear()  # by I2 nobody needs the older entries
         if not self.append(event):
             return False
-        self.wake()
+        if waiting:
+            self.wake()
         return True
 
     def ephemerals_gone(self) -> int:

@@ -52,6 +52,9 @@ class State(Enum):
     LIVE = "wait for an offer"
 
 
+_LIVE = State.LIVE  # a member of an enum is a descriptor in Python 3.11: 80 ns at each access
+
+
 def parse_position(last_id: Position) -> tuple[Start, str]:
     """Return the kind of a position and its canonical id (empty for `Start.NOW`).
 
@@ -227,7 +230,7 @@ class Subscription:
             if event is not None:
                 return event
             topic = self._topic
-            if self._state is not State.LIVE or topic is None:
+            if self._state is not _LIVE or topic is None:
                 await self._advance()
                 continue
             waiter = self._waiter = self._live.loop.new_waiter()
@@ -249,16 +252,22 @@ class Subscription:
             self.last_id = event.id
             return event
         topic = self._topic
-        if self._state is not State.LIVE or topic is None:
+        if self._state is not _LIVE or topic is None:
             return None
         remaining = topic.end - self._index
         while remaining:
-            if remaining > topic.readable:
+            if remaining > len(topic.events) or remaining > topic.size:
                 if not self._fall_off(topic):
                     return None
                 remaining = topic.end - self._index
                 continue
             event = topic.events[-remaining]
+            if event.prev == self.last_id and event.id and not topic.volatile:  # what nearly every offer is
+                self._index += 1
+                self.last_id = event.id
+                if self._live.observe is not None:
+                    self._live.observe(event)
+                return event
             if event is RESYNC:
                 verdict = Verdict.BEHIND
                 self._index += 1
