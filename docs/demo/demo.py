@@ -168,7 +168,7 @@ class Demo:
             first, second = self.notifiers
             other = second if device.instance == first.instance_id else first
             self.announce(device, f"resumes on {other.instance_id} from {device.last_id}")
-            missed = [id_ for id_ in self.pushed[device.user] if ids.compare(id_, device.last_id) > 0]
+            missed = {id_ for id_ in self.pushed[device.user] if ids.compare(id_, device.last_id) > 0}
             await device.connect(other, missed)
 
     async def settle(self) -> None:

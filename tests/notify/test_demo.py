@@ -44,9 +44,14 @@ def environment(**more: str) -> dict[str, str]:
 def demo(*options: str, stdin: str | bytes | None = None) -> subprocess.CompletedProcess[str]:
     """Run the demo; without `stdin` its standard input is /dev/null."""
     text: bytes | None = stdin.encode() if isinstance(stdin, str) else stdin
-    given = {"stdin": subprocess.DEVNULL} if text is None else {"input": text}
     done = subprocess.run(
-        [*COMMAND, *options], capture_output=True, check=False, timeout=50, env=environment(), **given
+        [*COMMAND, *options],
+        stdin=subprocess.DEVNULL if text is None else None,
+        input=text,
+        capture_output=True,
+        check=False,
+        timeout=50,
+        env=environment(),
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
