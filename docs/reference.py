@@ -58,16 +58,25 @@ def _module(module: ModuleType) -> Iterator[str]:
     elsewhere: dict[str, list[str]] = {}
     for name in _public_names(module):
         thing = getattr(module, name)
-        home = getattr(thing, "__module__", module.__name__)
+        home = _home(module, name, thing)
         if isinstance(thing, ModuleType):
             elsewhere.setdefault(thing.__name__, [])
-        elif home != module.__name__ and home in (*MODULES, *_shipped_modules()):
+        elif home != module.__name__:
             elsewhere.setdefault(home, []).append(f"`{name}`")
         else:
             yield f"### {name}\n"
             yield from _thing(module, name, thing)
     for home, names in sorted(elsewhere.items()):
         yield f"Also here, from `{home}`: {', '.join(names) or 'the module itself'}.\n"
+
+
+def _home(module: ModuleType, name: str, thing: Any) -> str:
+    """Return the name of the module under which a thing is described."""
+    if module.__name__ == SHIPPED:
+        submodules = map(importlib.import_module, _shipped_modules()[1:])
+        return next((each.__name__ for each in submodules if name in _public_names(each)), SHIPPED)
+    home: str = getattr(thing, "__module__", module.__name__)
+    return home if home in (*MODULES, *_shipped_modules()) else module.__name__
 
 
 def _public_names(module: ModuleType) -> list[str]:
