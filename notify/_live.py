@@ -365,7 +365,7 @@ class LiveLog:
             topic = self._topics.get(user)
             if topic is None:
                 continue
-            if page.gap is not None:
+            if page.gap is not None or len(page.events) >= self._buffer_size:  # there may be more than was asked for
                 topic.resync()
             else:
                 self._offer_all(topic, page.events)
