@@ -134,6 +134,7 @@ class Notifier:
         self._store = store
         self._stream_store: StreamStore | None = store if isinstance(store, StreamStore) else None
         live = getattr(store, "live", None) if ability(store, StreamStore, live="subscribe") else None
+        live = live if isinstance(live, LiveLog) else None  # another attribute of that name means nothing to us
         self._foreign = self._stream_store is not None and live is None
         self._live: LiveLog = live or LiveLog(
             None if self._foreign else store,

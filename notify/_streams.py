@@ -69,12 +69,12 @@ class ForeignStream:
     def __init__(
         self, store: StreamStore, group: Streams, loop: Loop, user: str, last_id: Position, *, track: bool
     ) -> None:
+        self._attached = self._closed = False  # first: the finaliser reads it though the store refuses
         self._inner = store.subscribe(user, last_id)
         self._group = group
         self._loop = loop
         self._user = user
         self._track = track
-        self._attached = self._closed = False
         self._reading: anyio.CancelScope | None = None
         self.rank = group.next_rank()
         group.foreign.add(self)

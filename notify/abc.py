@@ -405,6 +405,6 @@ def ability(part: object, protocol: type[T], **plain: str) -> TypeGuard[T]:
     own = vars(part) if hasattr(part, "__dict__") else {}
 
     def depth(name: str) -> int:
-        return next((i for i, cls in enumerate(order) if name in vars(cls)), len(order))
+        return -1 if name in own else next((i for i, cls in enumerate(order) if name in vars(cls)), len(order))
 
-    return all(plain_name not in own and depth(name) <= depth(plain_name) for name, plain_name in plain.items())
+    return all(depth(name) <= depth(plain_name) for name, plain_name in plain.items())

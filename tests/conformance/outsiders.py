@@ -1,0 +1,414 @@
+"""Parts as a stranger would write them, from the docstrings of `notify.abc` alone."""
+
+from __future__ import annotations
+
+import secrets
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+
+from notify import (
+    Background,
+    ClosedError,
+    Event,
+    Gap,
+    Guarantees,
+    InvalidEventIdError,
+    LiveLog,
+    Notifier,
+    Page,
+    RoutingInfo,
+    Stream,
+    UsageError,
+    continuity,
+    ids,
+)
+from notify.abc import Deliver, Position, Registration
+
+
+class PlainStore:
+    """A store of five methods and nothing else; every one of them really waits."""
+
+    def __init__(self) -> None:
+        self.logs: dict[str, list[Event]] = {}
+        self.heads: dict[str, str] = {}
+        self.keys: dict[tuple[str, str], Event] = {}
+        self.last = (0, 0)
+        self.closed = False
+
+    async def save(self, event: Event) -> Event:
+        await self.enter()
+        first = self.keys.get((event.user, event.key)) if event.key is not None else None
+        return first or self.append(event)
+
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        await self.enter()
+        log, head = self.logs.get(user, []), self.heads.get(user, ids.ZERO)
+        start = bisect_right(log, ids.parse(after), key=number)
+        events = log[start : start + limit]
+        gap = continuity(after, events[0].prev if events else None, head)
+        return Page(events, gap, events[-1].id if events else head)
+
+    async def head(self, user: str) -> str:
+        await self.enter()
+        return self.heads.get(user, ids.ZERO)
+
+    async def trim(self, before: datetime | str) -> int:
+        if isinstance(before, datetime):
+            before = ids.format(ids.parse(ids.before(before))[0] + 1, 0)
+        first = ids.parse(before)
+        await self.enter()
+        return self.cut(first)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def enter(self) -> None:
+        """Wait as a driver would, and refuse once closed."""
+        await anyio.lowlevel.checkpoint()
+        if self.closed:
+            raise ClosedError("the store is closed")
+
+    def append(self, event: Event) -> Event:
+        self.last = max((now_ms(), 0), (self.last[0], self.last[1] + 1))
+        stored = event.stored(ids.format(*self.last), self.heads.get(event.user, ids.ZERO))
+        self.keep(stored)
+        return stored
+
+    def keep(self, stored: Event) -> None:
+        self.last = max(self.last, number(stored))
+        self.heads[stored.user] = stored.id
+        self.logs.setdefault(stored.user, []).append(stored)
+        if stored.key is not None:
+            self.keys[stored.user, stored.key] = stored
+
+    def cut(self, first: tuple[int, int]) -> int:
+        removed = 0
+        for log in self.logs.values():
+            count = bisect_left(log, first, key=number)
+            del log[:count]
+            removed += count
+        return removed
+
+
+class FileStore(PlainStore):
+    """Keeps what it saves and trims as lines of a file that several of its kind may share."""
+
+    guarantees = Guarantees(durable=True, shared=True)
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.offset = 0
+
+    async def enter(self) -> None:
+        """Take over what others have written; from here to the end of the method nothing waits."""
+        await super().enter()
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for line in file:
+                kind, _, text = line.decode().strip().partition(" ")
+                if kind == "save":
+                    self.keep(Event.from_bytes(bytes.fromhex(text)))
+                else:
+                    super().cut(ids.parse(text))
+            self.offset = file.tell()
+
+    def append(self, event: Event) -> Event:
+        stored = super().append(event)
+        self.write(f"save {stored.to_bytes().hex()}")
+        return stored
+
+    def cut(self, first: tuple[int, int]) -> int:
+        self.write(f"trim {ids.format(*first)}")
+        return super().cut(first)
+
+    def write(self, line: str) -> None:
+        with self.path.open("ab") as file:
+            file.write(line.encode() + b"\n")
+            self.offset = file.tell()
+
+
+class LiveStore(PlainStore):
+    """Streams, by the library's live log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.background = Background("live store")
+        self.live = LiveLog(self, background=self.background)
+
+    def subscribe(self, user: str, last_id: Position = None) -> Stream:
+        return self.live.subscribe(user, last_id)
+
+    def keep(self, stored: Event) -> None:
+        super().keep(stored)
+        self.live.offer(stored)
+
+    async def aclose(self) -> None:
+        self.live.close()
+        await self.background.aclose(1.0)
+        await super().aclose()
+
+
+class LiveFileStore(FileStore):
+    """Streams what any process writes into the file: looks for news every few milliseconds."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.background = Background("live file store")
+        self.live = LiveLog(self, background=self.background, on_open=self.watch)
+        self.watching = False
+
+    def subscribe(self, user: str, last_id: Position = None) -> Stream:
+        return self.live.subscribe(user, last_id)
+
+    def keep(self, stored: Event) -> None:
+        super().keep(stored)
+        self.live.offer(stored)
+
+    def watch(self, _user: str) -> None:
+        if not self.watching:
+            self.watching = True
+            self.background.start(self.look)
+
+    async def look(self) -> None:
+        while True:
+            await self.enter()
+            await anyio.sleep(0.005)
+
+    async def aclose(self) -> None:
+        self.live.close()
+        await self.background.aclose(1.0)
+        await super().aclose()
+
+
+class HandmadeStore(PlainStore):
+    """Streams, by a stream class of its own that shares nothing with the library's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = anyio.Event()
+
+    def subscribe(self, user: str, last_id: Position = None) -> Stream:
+        if self.closed:
+            raise ClosedError("the store is closed")
+        return HandmadeStream(self, user, last_id)
+
+    def keep(self, stored: Event) -> None:
+        super().keep(stored)
+        self.wake()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        self.wake()
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = anyio.Event()
+
+
+class HandmadeStream:
+    """Reads one event at a time, and waits for any change of the store where there is none."""
+
+    dropped = 0
+
+    def __init__(self, store: HandmadeStore, user: str, last_id: Position) -> None:
+        self.store = store
+        self.user = user
+        self.gaps: tuple[Gap, ...] = ()
+        self.closed = self.busy = False
+        self.opened = last_id not in (None, "")
+        self.strict = not isinstance(last_id, datetime)
+        if isinstance(last_id, datetime):
+            self.last_id = ids.before(last_id)
+        elif last_id is None or isinstance(last_id, str):
+            self.last_id = ids.canonical(last_id) if last_id else ""
+            self.strict = self.last_id != ids.ZERO
+        else:
+            raise InvalidEventIdError(f"not a position: {last_id!r}")
+
+    async def next(self, timeout: float | None = None) -> Event:
+        if self.busy:
+            raise UsageError("somebody waits already")
+        self.busy = True
+        try:
+            with anyio.fail_after(timeout):
+                await self.open()
+                return await self.following()
+        finally:
+            self.busy = False
+
+    async def following(self) -> Event:
+        while True:
+            changed = self.store.changed
+            page = await self.store.read(self.user, self.last_id, 1)
+            self.check()
+            strict, self.strict = self.strict, True
+            if page.gap is not None and strict:
+                self.cross(page)
+            elif not page.events:
+                self.last_id = page.position
+                await changed.wait()
+                self.check()
+                continue
+            if page.events:
+                self.last_id = page.events[0].id
+                return page.events[0]
+
+    def cross(self, page: Page) -> None:
+        """Note a gap and go to its far side: the beginning, where the log has lost its end."""
+        assert page.gap is not None
+        if page.events:
+            end = page.events[0].prev
+        else:
+            end = ids.ZERO if page.gap == "rewound" else page.position
+            self.strict = page.gap != "rewound"
+        self.gaps += (Gap(page.gap, self.last_id, end),)
+        self.last_id = end
+
+    async def open(self) -> None:
+        self.check()
+        if not self.opened:
+            self.last_id = await self.store.head(self.user)
+            self.opened = True
+
+    def check(self) -> None:
+        if self.closed or self.store.closed:
+            raise ClosedError("the stream is closed")
+
+    async def aclose(self) -> None:
+        self.closed = True
+        self.store.wake()
+
+    def __aiter__(self) -> HandmadeStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        try:
+            return await self.next()
+        except ClosedError:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> HandmadeStream:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+
+class Switchboard:
+    """A router of one method: the notifiers register by hand, and events go over the wire form."""
+
+    def __init__(self) -> None:
+        self.notifiers: dict[str, Notifier] = {}
+
+    async def route(self, event: Event, to: RoutingInfo | None) -> None:
+        raw = event.to_bytes()
+        for name, notifier in list(self.notifiers.items()):
+            if to is None or to.instance_id == name:
+                await anyio.lowlevel.checkpoint()
+                notifier.deliver(Event.from_bytes(raw))
+
+
+class PostRouter:
+    """A router that listens: one letter box for each instance, in an office that several routers share."""
+
+    def __init__(self, office: dict[str, anyio.streams.memory.MemoryObjectSendStream[bytes]]) -> None:
+        self.office = office
+
+    async def route(self, event: Event, to: RoutingInfo | None) -> None:
+        for name in list(self.office) if to is None else [to.instance_id]:
+            with suppress(KeyError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await self.office[name].send(event.to_bytes())
+
+    async def receive(self, instance_id: str, deliver: Deliver, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        sender, receiver = anyio.create_memory_object_stream[bytes](1000)
+        with sender, receiver:
+            self.office[instance_id] = sender
+            task_status.started()
+            async for raw in receiver:
+                deliver(Event.from_bytes(raw))
+
+    async def aclose(self) -> None:
+        self.office.clear()
+
+
+class LeasedPresence:
+    """Trackers that hang what they know on a common board, each with a deadline that it must renew."""
+
+    guarantees = Guarantees(shared=True, leased=True)
+
+    def __init__(self, board: dict[str, tuple[float, list[tuple[str, RoutingInfo]]]], ttl: float) -> None:
+        self.board = board
+        self.ttl = ttl
+        self.name = secrets.token_hex(8)
+        self.own: dict[Registration, tuple[str, RoutingInfo]] = {}
+        self.background = Background("leased presence")
+        self.renewing = False
+
+    async def register(self, user: str, routing: RoutingInfo | None = None) -> Registration:
+        await self.enter()
+        registration = LeasedRegistration(self)
+        self.own[registration] = (user, routing or RoutingInfo())
+        self.renew()
+        if not self.renewing:
+            self.renewing = True
+            self.background.start(self.renew_forever)
+        return registration
+
+    async def locate(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
+        await self.enter()
+        found: dict[str, dict[str, RoutingInfo]] = {}
+        for deadline, registrations in self.board.values():
+            for user, routing in registrations:
+                if deadline > anyio.current_time():
+                    found.setdefault(user, {})[routing.instance_id] = routing
+        return {user: [*found[user].values()] for user in users if user in found}
+
+    async def aclose(self) -> None:
+        await self.background.aclose(1.0)
+        self.own.clear()
+        self.board.pop(self.name, None)
+
+    async def enter(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.background.closed:
+            raise ClosedError("the tracker is closed")
+
+    def end(self, registration: Registration) -> None:
+        if self.own.pop(registration, None) is not None:
+            self.renew()
+
+    def renew(self) -> None:
+        self.board[self.name] = (anyio.current_time() + self.ttl, [*self.own.values()])
+
+    async def renew_forever(self) -> None:
+        while True:
+            await anyio.sleep(self.ttl / 4)
+            self.renew()
+
+
+class LeasedRegistration:
+    def __init__(self, tracker: LeasedPresence) -> None:
+        self.tracker = tracker
+
+    def release(self) -> None:
+        self.tracker.end(self)
+
+    async def aclose(self) -> None:
+        self.release()
+        await anyio.lowlevel.checkpoint()
+
+
+def number(event: Event) -> tuple[int, int]:
+    return ids.parse(event.id)
+
+
+def now_ms() -> int:
+    return int(datetime.now().timestamp() * 1000)

@@ -1,0 +1,143 @@
+"""The suites x parts that strangers have written: one class and one factory each, and every promise is theirs too."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from notify import Notifier
+from notify.testing import (
+    DurableStoreSuite,
+    LeasedPresenceSuite,
+    PresenceSuite,
+    RouterSuite,
+    SharedStoreSuite,
+    SharedStreamStoreSuite,
+    StoreSuite,
+    StreamStoreSuite,
+)
+from tests.conformance.outsiders import (
+    FileStore,
+    HandmadeStore,
+    LeasedPresence,
+    LiveFileStore,
+    LiveStore,
+    PlainStore,
+    PostRouter,
+    Switchboard,
+)
+
+
+class TestPlainStore(StoreSuite):
+    async def make(self) -> PlainStore:
+        return PlainStore()
+
+
+class TestFileStore(StoreSuite, DurableStoreSuite, SharedStoreSuite):
+    @pytest.fixture(autouse=True)
+    def paths(self, tmp_path: Path) -> None:
+        self.names = (tmp_path / f"{number}.log" for number in range(10))
+
+    async def make(self) -> FileStore:
+        path = next(self.names)
+        path.touch()
+        return FileStore(path)
+
+    async def reopen(self, store: FileStore) -> FileStore:
+        return FileStore(store.path)
+
+    async def another(self, store: FileStore) -> FileStore:
+        return FileStore(store.path)
+
+
+class TestLiveStore(StreamStoreSuite):
+    async def make(self) -> LiveStore:
+        return LiveStore()
+
+
+class TestLiveFileStore(StreamStoreSuite, DurableStoreSuite, SharedStreamStoreSuite):
+    names: Iterator[Path]
+
+    @pytest.fixture(autouse=True)
+    def paths(self, tmp_path: Path) -> None:
+        self.names = (tmp_path / f"{number}.log" for number in range(10))
+
+    async def make(self) -> LiveFileStore:
+        path = next(self.names)
+        path.touch()
+        return LiveFileStore(path)
+
+    async def reopen(self, store: LiveFileStore) -> LiveFileStore:
+        return LiveFileStore(store.path)
+
+    async def another(self, store: LiveFileStore) -> LiveFileStore:
+        return LiveFileStore(store.path)
+
+
+class TestHandmadeStore(StreamStoreSuite):
+    async def make(self) -> HandmadeStore:
+        return HandmadeStore()
+
+
+class TestSwitchboard(RouterSuite):
+    async def make(self) -> Switchboard:
+        return Switchboard()
+
+    def connect(self, router: Switchboard, notifier: Notifier) -> None:
+        router.notifiers[notifier.instance_id] = notifier
+
+
+class TestPostRouter(RouterSuite):
+    async def make(self) -> PostRouter:
+        return PostRouter({})
+
+    async def another(self, router: PostRouter) -> PostRouter:
+        return PostRouter(router.office)
+
+    async def close(self, router: PostRouter) -> None:
+        """The office belongs to all of them."""
+
+
+class TestLeasedPresence(PresenceSuite, LeasedPresenceSuite):
+    ttl = 0.2
+
+    async def make(self) -> LeasedPresence:
+        return LeasedPresence({}, self.ttl)
+
+    async def another(self, tracker: LeasedPresence) -> LeasedPresence:
+        return LeasedPresence(tracker.board, self.ttl)
+
+    async def crash(self, tracker: LeasedPresence) -> None:
+        await tracker.background.aclose(1.0)
+
+    async def lose_leases(self, tracker: LeasedPresence) -> None:
+        del tracker.board[tracker.name]
+
+
+@pytest.mark.anyio
+async def test_a_notifier_uses_the_strangers_live_log() -> None:
+    """A live log that a stranger keeps in an attribute serves a notifier's own options too, here its signals."""
+    store = LiveStore()
+    async with aclosing(store), Notifier(store) as notifier, notifier.subscribe("alice", "0", signals=True) as stream:
+        assert (await stream.next(5)).type == "notify.sync"
+
+
+@pytest.mark.anyio
+async def test_a_notifier_ignores_what_is_no_live_log() -> None:
+    """A stranger's attribute that is called `live` and is something else does not matter."""
+    store = HandmadeStore()
+    store.live = True
+    async with aclosing(store), Notifier(store) as notifier, notifier.subscribe("alice") as stream:
+        event = await notifier.push("alice", "t")
+        assert await stream.next(5) == event
+
+
+@pytest.mark.parametrize("part", [LiveStore, Switchboard])
+def test_an_adapter_is_short(part: type) -> None:
+    """A stream store on the live log, and a router, take a stranger less than twenty lines of code."""
+    code = [line for line in inspect.getsource(part).splitlines() if line.strip() and '"""' not in line]
+    assert len(code) < 20
