@@ -46,7 +46,7 @@ from .errors import (
     PushUncertainError,
     UsageError,
 )
-from .event import Event, check_user
+from .event import Event, check_user, draft
 
 logger = logging.getLogger("notify")
 
@@ -124,6 +124,7 @@ class Notifier:
         check_user(self.instance_id)
         self._drop_offline = offline == "drop"
         self._max_payload = max_payload
+        self._buffer_size = buffer_size
         self._timeout = timeout
         self._counters = Counters()
         self._closed = self._draining = self._started = False
@@ -153,6 +154,7 @@ class Notifier:
         self._routes = Routes(router, self.instance_id, **parts) if router else None
         self._locator = Locator(presence, loop=loop, **parts) if presence else None
         self._presence = presence
+        self._direct = self._immediate if router is None and presence is None else None  # a push that never waits
         parts["background"] = self._services
         routing = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._attendance = Attendance(presence, routing, linger=linger, loop=loop, **parts) if presence else None
@@ -205,7 +207,7 @@ class Notifier:
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
-        event = Event(user, type, payload, key=key, group=group, meta=meta)
+        event = draft(user, type, payload, key, group, meta)
         if len(event.data) > self._max_payload or type.startswith("notify."):
             self._refuse(event)
         self._live.loop.check()
@@ -216,6 +218,8 @@ class Notifier:
         if self._telemetry.tracing:
             with self._telemetry.push_span(event) as event:
                 return await self._push(event, ephemeral)
+        if self._direct is not None and not ephemeral:
+            return self._save_nowait(self._direct, event, None)
         return await self._push(event, ephemeral)
 
     async def _push(self, event: Event, ephemeral: bool) -> Event | None:
@@ -228,11 +232,7 @@ class Notifier:
         if self._writer is None or ephemeral:
             stored = self._show(event, locations)
         elif self._immediate is not None:
-            try:
-                stored = self._immediate.save_nowait(event)
-            except Exception as error:
-                raise self._failed(as_push_error(error, self._live.name)) from error
-            self._saved(stored, locations)
+            stored = self._save_nowait(self._immediate, event, locations)
         else:
             try:
                 stored = await self._writer.save(event, locations)
@@ -365,12 +365,20 @@ class Notifier:
             if event.type == PROBE_TYPE:
                 wake(self._probes.get(event.key or ""))
             return 0
-        taken = self._live.offer(event)
+        taken = self._offer(event)
         if taken:
             self._counters.delivered_routed += taken
         elif event.user in self._live.users:
             self._counters.duplicates += 1
         return taken
+
+    def _save_nowait(self, store: Immediate, event: Event, locations: Locations) -> Event:
+        try:
+            stored = store.save_nowait(event)
+        except Exception as error:
+            raise self._failed(as_push_error(error, self._live.name)) from error
+        self._saved(stored, locations)
+        return stored
 
     def _saved(self, stored: Event, locations: Locations) -> None:
         self._counters.pushed_stored += 1
@@ -378,9 +386,14 @@ class Notifier:
 
     def _deliver(self, event: Event, locations: Locations) -> None:
         """Offer here and start routing elsewhere; never waits."""
-        self._counters.delivered_local += self._live.offer(event)
+        self._counters.delivered_local += self._offer(event)
         if self._routes is not None:
             self._routes.send(event, locations)
+
+    def _offer(self, event: Event) -> int:
+        if self._foreign and not event.id:
+            return self._streams.show_foreign(event)
+        return self._live.offer(event)
 
     def _is_present(self, user: str, locations: Locations) -> bool:
         return locations is None or bool(locations) or user in self._live.users
@@ -430,20 +443,25 @@ class Notifier:
         Raises:
             InvalidEventError: `user` is no user id.
             InvalidEventIdError: `last_id` is no position.
+            UsageError: the store brings streams of its own, which know neither signals nor max_lag.
             ClosedError: the notifier is closed or draining.
         """
         if self._closed or self._draining:
             raise ClosedError("the notifier is closed" if self._closed else "the notifier is draining")
         if self._foreign and self._stream_store is not None:
             check_user(user)
-            return ForeignStream(self._stream_store, self._streams, self._live.loop, user, last_id, track=track)
+            if signals or max_lag is not None:
+                raise UsageError(f"the streams of {self._live.name} know neither signals nor max_lag")
+            options: dict[str, Any] = {"track": track, "buffer_size": self._buffer_size}
+            return ForeignStream(self._stream_store, self._streams, self._live.loop, user, last_id, **options)
         return self._live.subscribe(user, last_id, group=self._streams, signals=signals, track=track, max_lag=max_lag)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
     def statistics(self) -> Statistics:
         """Return a snapshot of what this notifier has counted."""
-        return snapshot(self._counters, len(self._live.users))
+        foreign = {stream.user for stream in self._streams.foreign if stream.is_open}
+        return snapshot(self._counters, len(self._live.users) + len(foreign))
 
     async def check(self) -> Health:
         """Try every part once and return a verdict.

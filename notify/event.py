@@ -84,18 +84,13 @@ class Event(_Fields):
         meta: Mapping[str, str] | None = None,
     ) -> Event:
         """Check every field; see the class."""
-        check_user(user)
-        check_type(type)
-        if group is not None:
-            _check_name("group", group)
-        if key is not None:
-            _check_name("key", key)
-        if data is None:
-            data = _codec.encode_payload(payload)
-        elif not isinstance(data, bytes):
+        if data is not None and not isinstance(data, bytes):
             raise InvalidEventError(f"data is bytes of JSON, not {data.__class__.__name__}")
-        micros = time.time_ns() // 1000 if timestamp is None else _micros(timestamp)
-        return build(id, prev, user, type, data, micros, group, key, freeze_meta(meta) if meta else NO_META)
+        event = draft(user, type, payload, key, group, meta, data)
+        if not id and not prev and timestamp is None:
+            return event
+        micros = event.micros if timestamp is None else _micros(timestamp)
+        return build(id, prev, user, type, event.data, micros, group, key, event.meta)
 
     @property
     def payload(self) -> Any:
@@ -167,6 +162,31 @@ class Event(_Fields):
     def __repr__(self) -> str:
         start = self.data[:60]
         return f"Event(user={self.user!r}, type={self.type!r}, id={self.id!r}, prev={self.prev!r}, data={start!r})"
+
+
+def draft(
+    user: str,
+    type: str,
+    payload: Any,
+    key: str | None,
+    group: str | None,
+    meta: Mapping[str, str] | None,
+    data: bytes | None = None,
+) -> Event:
+    """Return a checked event that is in no log: `Event(...)` without 0.4 microseconds for calling a class by keyword.
+
+    Raises:
+        InvalidEventError: an argument is unacceptable.
+    """
+    check_user(user)
+    check_type(type)
+    if group is not None:
+        _check_name("group", group)
+    if key is not None:
+        _check_name("key", key)
+    if data is None:
+        data = _codec.encode_payload(payload)
+    return build("", "", user, type, data, time.time_ns() // 1000, group, key, freeze_meta(meta) if meta else NO_META)
 
 
 def build(
