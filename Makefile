@@ -20,6 +20,7 @@ demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, 
 test: $(VENV)/.ready ## every test, with branch coverage
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(TESTS)
+	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=100
 
 check: $(VENV)/.ready ## ruff and mypy strict

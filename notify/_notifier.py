@@ -146,7 +146,7 @@ class Notifier:
         )
         self._audit_interval = poll_interval if self._stream_store is None else audit_interval
         self._immediate: Immediate | None = store if ability(store, Immediate, save_nowait="save") else None
-        loop = self._live.loop
+        loop = self._loop = self._live.loop
         parts: dict[str, Any] = {"timeout": timeout, "background": self._jobs, "counters": self._counters}
         self._writer = (
             Writer(store, on_saved=self._saved, max_pending=max_pending, loop=loop, **parts) if store else None
@@ -210,7 +210,7 @@ class Notifier:
         event = draft(user, type, payload, key, group, meta)
         if len(event.data) > self._max_payload or type.startswith("notify."):
             self._refuse(event)
-        self._live.loop.check()
+        self._loop.check()
         self._pushes_since_yield += 1
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0
@@ -377,7 +377,8 @@ class Notifier:
             stored = store.save_nowait(event)
         except Exception as error:
             raise self._failed(as_push_error(error, self._live.name)) from error
-        self._saved(stored, locations)
+        self._counters.pushed_stored += 1
+        self._deliver(stored, locations)
         return stored
 
     def _saved(self, stored: Event, locations: Locations) -> None:

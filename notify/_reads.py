@@ -16,7 +16,7 @@ from .errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from ._live import LiveLog
-    from ._subscription import Subscription
+    from ._subscription import Mark, Subscription
 
 logger = logging.getLogger("notify")
 
@@ -30,14 +30,19 @@ CONCURRENT_READS: Final = 32
 class Read:
     """One read under way or queued, and the streams that wait for it (weakly: a dropped stream is not kept alive)."""
 
-    __slots__ = ("after", "key", "streams", "user")
+    __slots__ = ("after", "key", "mark", "streams", "user")
 
     def __init__(self, user: str, after: str | None) -> None:
         self.user = user
         self.after = after
         # A head is shared with nobody: whoever asks later must not be told of an earlier end of the log.
         self.key: object = self if after is None else (user, after)
+        self.mark: Mark | None = None  # where the ring ended when the read began; None: it has not
         self.streams: list[weakref.ref[Subscription]] = []
+
+    def suits(self, stream: Subscription) -> bool:
+        """Return whether the page will hold all that was offered before this stream came: else it must read itself."""
+        return self.mark is None or (stream.mark.topic is self.mark.topic and stream.mark.end <= self.mark.end)
 
     def waiting(self) -> list[Subscription]:
         """Return the streams that still want this page."""
@@ -50,23 +55,27 @@ class Reads:
 
     def __init__(self, live: LiveLog) -> None:
         self._live = live
-        self._reads: dict[object, Read] = {}
+        self._reads: set[Read] = set()
+        self._shared: dict[object, Read] = {}
         self._queue: deque[Read] = deque()
         self._running = 0
 
     def request(self, stream: Subscription) -> None:
         """Have the page after `stream.wanted` handed to `stream.receive`, or an error to `stream.fail`."""
         read = Read(stream.user, stream.wanted)
-        shared = self._reads.get(read.key)
-        if shared is None:
-            self._reads[read.key] = read
-            self._queue.append(read)
-            self._start_next()
-        (shared or read).streams.append(weakref.ref(stream))
+        shared = self._shared.get(read.key)
+        if shared is not None and shared.suits(stream):
+            shared.streams.append(weakref.ref(stream))
+            return
+        read.streams.append(weakref.ref(stream))
+        self._shared[read.key] = read
+        self._reads.add(read)
+        self._queue.append(read)
+        self._start_next()
 
     def streams(self) -> list[Subscription]:
         """Return every stream that waits for a page."""
-        return [stream for read in self._reads.values() for stream in read.waiting()]
+        return [stream for read in self._reads for stream in read.waiting()]
 
     def _start_next(self) -> None:
         while self._queue and self._running < CONCURRENT_READS and not self._live.background.closed:
@@ -76,16 +85,15 @@ class Reads:
                 self._live.background.start(self._run, read)
             except BaseException:
                 self._running -= 1
-                self._reads.pop(read.key, None)
+                self._forget(read)
                 raise
 
     async def _run(self, read: Read) -> None:
         outcome: Page | Exception = BackendUnavailableError("the read was abandoned", backend=self._live.name)
-        mark = self._live.mark(read.user)
         delays = backoff(random.random)
         try:
             while True:
-                mark = self._live.mark(read.user)  # before reading: what is offered meanwhile proves nothing
+                read.mark = self._live.mark(read.user)  # before reading: what is offered meanwhile proves nothing
                 outcome = await self._attempt(read)
                 streams = read.waiting()
                 if isinstance(outcome, Page | UsageError) or not any(stream.is_open for stream in streams):
@@ -96,13 +104,18 @@ class Reads:
                 await anyio.sleep(next(delays))
         finally:
             self._running -= 1
-            self._reads.pop(read.key, None)
+            self._forget(read)
             for stream in read.waiting():
-                if isinstance(outcome, Page):
-                    stream.receive(outcome, read.after is None or len(outcome.events) < PAGE_SIZE, mark)
-                else:
+                if isinstance(outcome, Page) and read.mark is not None:
+                    stream.receive(outcome, read.after is None or len(outcome.events) < PAGE_SIZE, read.mark)
+                elif isinstance(outcome, Exception):
                     stream.fail(outcome)
             self._start_next()
+
+    def _forget(self, read: Read) -> None:
+        self._reads.discard(read)
+        if self._shared.get(read.key) is read:
+            del self._shared[read.key]
 
     async def _attempt(self, read: Read) -> Page | Exception:
         live = self._live

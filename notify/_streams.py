@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -56,6 +57,13 @@ class Streams(Group):
         if track and self._attendance is not None and not self.closed:
             self._attendance.leave(user)
 
+    def show_foreign(self, event: Event) -> int:
+        """Show an ephemeral event to the open foreign streams of its user, or to all; return how many took it."""
+        streams = [s for s in self.foreign if s.is_open and event.user in ("", s.user)]
+        for stream in streams:
+            stream.show(event)
+        return len(streams)
+
     async def close_foreign(self) -> None:
         """Close the streams of a foreign stream store that have ended by their rank."""
         for stream in list(self.foreign):
@@ -67,7 +75,15 @@ class ForeignStream:
     """A stream of a stream store that brings its own streams, held to the notifier's rules of opening and closing."""
 
     def __init__(
-        self, store: StreamStore, group: Streams, loop: Loop, user: str, last_id: Position, *, track: bool
+        self,
+        store: StreamStore,
+        group: Streams,
+        loop: Loop,
+        user: str,
+        last_id: Position,
+        *,
+        track: bool,
+        buffer_size: int,
     ) -> None:
         self._attached = self._closed = False  # first: the finaliser reads it though the store refuses
         self._inner = store.subscribe(user, last_id)
@@ -76,6 +92,8 @@ class ForeignStream:
         self._user = user
         self._track = track
         self._reading: anyio.CancelScope | None = None
+        self._ephemeral: deque[Event] = deque(maxlen=buffer_size)
+        self._dropped = 0
         self.rank = group.next_rank()
         group.foreign.add(self)
 
@@ -91,8 +109,8 @@ class ForeignStream:
 
     @property
     def dropped(self) -> int:
-        """Ephemeral events lost, as far as the store counts them."""
-        return self._inner.dropped
+        """How many ephemeral events were lost because the reader was away and the buffer full."""
+        return self._dropped + self._inner.dropped
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
@@ -115,12 +133,22 @@ class ForeignStream:
         if self._reading is not None:
             raise UsageError("another task waits for the next event of this stream")
         await self._open()
-        with anyio.CancelScope() as self._reading:
-            try:
-                return await self._inner.next(timeout)
-            finally:
-                self._reading = None
-        raise ClosedError(f"the stream of {self._user!r} is closed")
+        with anyio.fail_after(timeout):
+            while not self._ephemeral:
+                with anyio.CancelScope() as self._reading:  # by the contract, cancelling `next` loses nothing
+                    try:
+                        return await self._inner.next()
+                    finally:
+                        self._reading = None
+                self._check_open()
+            return self._ephemeral.popleft()
+
+    def show(self, event: Event) -> None:
+        """Let the reader have an ephemeral event, which the store knows nothing of."""
+        self._dropped += len(self._ephemeral) == self._ephemeral.maxlen
+        self._ephemeral.append(event)
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def aclose(self) -> None:
         """End the stream; the store's own stream has one second to close."""
@@ -150,9 +178,17 @@ class ForeignStream:
     def __del__(self) -> None:
         self._detach()
 
-    async def _open(self) -> None:
+    @property
+    def is_open(self) -> bool:
+        """Whether the stream counts as open."""
+        return self._attached
+
+    def _check_open(self) -> None:
         if self._closed or self.rank < self._group.cutoff:
             raise ClosedError(f"the stream of {self._user!r} is closed")
+
+    async def _open(self) -> None:
+        self._check_open()
         if not self._attached:
             self._loop.check()
             self._group.opening()

@@ -1,6 +1,7 @@
 """The stream that `Notifier.subscribe` and our stream stores return: a cursor and a wake flag.
 
 It owns no queue, no task and no connection. An idle one is this object, its reader's task and one future.
+Longer than the other modules because a stream's whole state machine is in one place.
 """
 
 from __future__ import annotations
@@ -353,6 +354,11 @@ class Subscription:
     def wanted(self) -> str | None:
         """The position to read from; None asks for the head alone."""
         return None if self._start is Start.NOW else self.last_id
+
+    @property
+    def mark(self) -> Mark:
+        """Where in its topic's ring the stream is."""
+        return Mark(self._topic, self._index)
 
     @property
     def is_open(self) -> bool:

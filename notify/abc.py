@@ -1,6 +1,6 @@
 """The interfaces that compose into a `Notifier`: adapter authors start here.
 
-`notify_memory` is the example to read next.
+`notify_memory` is the example to read next. Longer than the other modules because it is nearly all docstrings.
 
 Five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker`, `Stream`. None needs to be inherited from. More
 *ability* is a further small interface that the notifier probes for once, in its constructor (`SaveMany`, `ReadMany`,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from . import _codec
+from ._codec import encode_payload
 from .errors import InvalidEventError
 
 MAX_NAME_BYTES: Final = 255
@@ -178,14 +179,14 @@ def draft(
     Raises:
         InvalidEventError: an argument is unacceptable.
     """
-    check_user(user)
+    _check_name("user", user)
     check_type(type)
     if group is not None:
         _check_name("group", group)
     if key is not None:
         _check_name("key", key)
     if data is None:
-        data = _codec.encode_payload(payload)
+        data = encode_payload(payload)
     return build("", "", user, type, data, time.time_ns() // 1000, group, key, freeze_meta(meta) if meta else NO_META)
 
 

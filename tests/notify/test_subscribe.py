@@ -516,6 +516,30 @@ async def test_an_older_answer_does_not_move_a_newer_stream_back(memory: MemoryS
         await late.aclose()
 
 
+async def test_a_page_read_earlier_does_not_hide_a_later_event(memory: MemoryStore) -> None:
+    """A stream does not share a read that began before an event which was offered before the stream came."""
+    gate = anyio.Event()
+
+    class Gated(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            page = await super().read(user, after, limit)
+            await gate.wait()
+            return page
+
+    async with Notifier(store=Gated(memory), poll_interval=60) as notifier, anyio.create_task_group() as group:
+        early, late = notifier.subscribe("alice", "0"), notifier.subscribe("alice", "0")
+        group.start_soon(early.__aenter__)
+        await anyio.wait_all_tasks_blocked()
+        await push(notifier, 1)
+        group.start_soon(late.__aenter__)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+        await anyio.wait_all_tasks_blocked()
+        assert await take(late, 1) == await take(early, 1) == [1]
+        await early.aclose()
+        await late.aclose()
+
+
 # -- lifetime ------------------------------------------------------------------------------------------------------
 
 
