@@ -67,8 +67,11 @@ class Topic(Ring):
         return self.end - self.readable if self.volatile else super().ephemerals_gone()
 
     def reached(self, position: str) -> None:
-        """Note that the log ends at this position, as a reader just saw."""
-        if self.last_id is None or ids.parse(position) > ids.parse(self.last_id):
+        """Note where a reader's replay ended. The hindmost counts: the audit must find what lies beyond it.
+
+        A read by one stream tells the others nothing; only an offer does.
+        """
+        if self.last_id is None or ids.parse(position) < ids.parse(self.last_id):
             self.last_id = position
 
     def join(self, stream: Subscription) -> None:
