@@ -131,8 +131,8 @@ class _Judge:
         reader.begin(before)
         if key in reader.seen:
             self._flag("order", [id_], f"{id_} was yielded twice to one reader")
-        elif key <= before or key <= reader.floor:
-            self._flag("order", [id_], f"{id_} was yielded after {ids.format(*max(before, reader.floor))}")
+        elif key <= reader.floor:
+            self._flag("order", [id_], f"{id_} was yielded after {ids.format(*reader.floor)}")
         else:
             self._connect(reader, before, f"{id_} follows {prev}", id_, prev)
             reader.position = reader.floor = key

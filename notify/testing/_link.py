@@ -34,7 +34,7 @@ class Faults:
         delay: seconds that each chunk is held back; what arrives meanwhile waits behind it.
         jitter: up to so many seconds more.
         blackhole: bytes vanish, and nobody learns of an end or a reset. Later bytes pass once it is lifted.
-        paused: nothing is read: the sender feels back-pressure, and nothing is lost.
+        paused: nothing is forwarded, so that the sender feels back-pressure; nothing is lost.
         slice: the most bytes that are sent at once.
         bandwidth: bytes per second and connection.
 
@@ -159,7 +159,7 @@ class Link:
     async def _pump(self, way: Direction, source: socket.socket, target: socket.socket) -> None:
         news = way
         try:
-            while chunk := await self._receive(way, source):
+            while chunk := await _receive(source):
                 if way == "up":
                     self.asked |= self._switches.request in chunk
                 elif self.asked:
@@ -182,15 +182,6 @@ class Link:
         while self._switches.faults[way].blackhole or self._switches.faults[way].paused:
             await self._switches.change()
 
-    async def _receive(self, way: Direction, source: socket.socket) -> bytes:
-        while True:
-            while self._switches.faults[way].paused:
-                await self._switches.change()
-            await anyio.wait_readable(source)
-            if not self._switches.faults[way].paused:
-                with suppress(BlockingIOError):
-                    return source.recv(_CHUNK)
-
     async def _forward(self, way: Direction, target: socket.socket, chunk: bytes) -> None:
         arrived, luck = anyio.current_time(), self._switches.random.random()
         rest = memoryview(chunk)
@@ -211,6 +202,13 @@ class Link:
                 sent = await _send(target, rest[: faults.piece])
                 rest = rest[sent:]
                 self._paced[way] = anyio.current_time() + sent / faults.bandwidth
+
+
+async def _receive(source: socket.socket) -> bytes:
+    while True:
+        await anyio.wait_readable(source)
+        with suppress(BlockingIOError):
+            return source.recv(_CHUNK)
 
 
 async def _send(target: socket.socket, piece: memoryview) -> int:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Echo:
-    """A server that answers each chunk with the same bytes, the end with END, and BYE by leaving."""
+    """A server that answers each chunk with the same bytes, the end with END, BYE by leaving."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -37,7 +37,8 @@ class Echo:
                     self.chunks.append(chunk)
                     if chunk == b"BYE":
                         return
-                    await stream.send(chunk)
+                    if chunk != b"LATER":
+                        await stream.send(chunk)
                 self.ends.append("eof")
                 await stream.send(b"END")
             except anyio.BrokenResourceError:
@@ -198,6 +199,20 @@ async def test_blackhole_hides_the_end_of_a_connection() -> None:
         proxy.heal()
         await until(lambda: server.ends)
         await until(lambda: proxy.connections == 0)
+
+
+@pytest.mark.parametrize("faults", [Faults(blackhole=True), Faults(paused=True)], ids=["blackhole", "paused"])
+async def test_closed_direction_hides_a_reset(faults: Faults) -> None:
+    """A client that resets its connection is not missed by the server before the direction is open again."""
+    async with proxied() as (proxy, server):
+        with socket.create_connection((proxy.host, proxy.port)) as client:
+            await until(lambda: server.streams)
+            proxy.up = faults
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await anyio.sleep(0.05)  # time in which a leak would show
+        assert server.ends == []
+        proxy.heal()
+        await until(lambda: server.ends == ["reset"])
 
 
 async def test_pause_is_back_pressure_without_loss() -> None:
@@ -442,6 +457,18 @@ async def test_lost_reply_of_one_kind_of_request() -> None:
         with pytest.raises(anyio.BrokenResourceError):
             await ask(client, b"ADD 2")
         assert server.received == b"ADD 0GET 1ADD 2"
+
+
+async def test_reply_to_an_earlier_request_is_not_lost() -> None:
+    """What was asked before `drop_reply` is answered; what is asked after it is not."""
+    async with proxied() as (proxy, server), await connect(proxy) as client:
+        await client.send(b"LATER")
+        await until(lambda: server.received == b"LATER")
+        proxy.drop_reply()
+        await server.streams[0].send(b"reply")
+        assert await receive(client, 5) == b"reply"
+        with pytest.raises(anyio.BrokenResourceError):
+            await ask(client, b"after")
 
 
 async def test_healing_spares_the_replies_that_were_doomed() -> None:

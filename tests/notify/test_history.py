@@ -108,6 +108,10 @@ LEGAL: dict[str, list[Step]] = {
         *[OPEN, *stored(7, 8), *saw("r", 7, 8), ("gap", "r", "rewound", "8-0", "0"), *stored(3, 4)],
         *saw("r", 3, 4),
     ],
+    "ids start over behind a reader that ends": [
+        *[OPEN, *stored(7, 8), *saw("r", 7, 8), ("gap", "r", "rewound", "8-0", "0"), ("finished", "r")],
+        *stored(3, 4),
+    ],
     "an expired log starts anew": [
         *[OPEN, *stored(1, 2), *saw("r", 1), ("gap", "r", "expired", "1-0", "0"), *stored(9), *saw("r", 9)],
     ],
@@ -216,6 +220,13 @@ ILLEGAL: dict[str, tuple[str, list[Step]]] = {
     "the later push has the smaller id": (
         "real-time",
         [OPEN, *stored(2, 1), *saw("r", 1, 2)],
+    ),
+    "a retry hides that the later push has the smaller id": (
+        "real-time",
+        [
+            *[OPEN, ("push", "a", 2, "k"), ("ok", "a", "2-0"), *stored(1), ("push", "b", 2, "k")],
+            *[("ok", "b", "2-0"), *saw("r", 1, 2)],
+        ],
     ),
     "a retry gets another id": (
         "at-most-once",
