@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import compress
 from types import MappingProxyType, TracebackType
@@ -158,12 +159,15 @@ class Notifier:
         parts["background"] = self._services
         routing = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._attendance = Attendance(presence, routing, linger=linger, loop=loop, **parts) if presence else None
-        self._listener: Listener | None = None
+        listener: Listener | None = None
         if isinstance(router, ReceivingRouter):
-            self._listener = Listener(router, self.instance_id, self.deliver, timeout=timeout, loop=loop)
+            listener = Listener(router, self.instance_id, self.deliver, timeout=timeout, loop=loop)
+        self._listener = listener
         self._streams = Streams(self._counters, self._start_services, self._attendance, self._listener)
         self._live.add_group(self._streams)
-        self._telemetry = Telemetry(self._counters, self._live)
+        self._telemetry = Telemetry(self._counters, self._live, lambda: listener is None or listener.hears)
+        if self._writer is not None and self._telemetry.measuring:
+            self._writer.observe = self._telemetry.saved
 
     # -- pushing -------------------------------------------------------------------------------------------------
 
@@ -373,10 +377,13 @@ class Notifier:
         return taken
 
     def _save_nowait(self, store: Immediate, event: Event, locations: Locations) -> Event:
+        began = time.perf_counter() if self._telemetry.measuring else 0.0
         try:
             stored = store.save_nowait(event)
         except Exception as error:
             raise self._failed(as_push_error(error, self._live.name)) from error
+        if self._telemetry.measuring:
+            self._telemetry.saved(time.perf_counter() - began, 1)
         self._counters.pushed_stored += 1
         self._deliver(stored, locations)
         return stored

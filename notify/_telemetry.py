@@ -55,17 +55,27 @@ _COUNTERS: Final[tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, in
 class Telemetry:
     """What one notifier tells OpenTelemetry.
 
+    Args:
+        counters: what the notifier counts.
+        live: where its streams are.
+        hears: whether what other instances push is heard.
+
     Attributes:
         tracing: whether spans are recorded.
+        measuring: whether durations are recorded.
     """
 
-    def __init__(self, counters: Counters, live: LiveLog) -> None:
+    def __init__(self, counters: Counters, live: LiveLog, hears: Callable[[], bool]) -> None:
         self.counters = counters
         self.live = live
+        self.hears = hears
         self._tracer = trace.get_tracer(_SCOPE) if _installed(trace.get_tracer_provider()) else None
         self.tracing = self._tracer is not None
         meter = metrics.get_meter(_SCOPE)
-        if _installed(metrics.get_meter_provider()):
+        self.measuring = _installed(metrics.get_meter_provider())
+        if self.measuring:
+            self._batch = meter.create_histogram("notify.batch.size", "1", "events to one call of the store")
+            self._duration = meter.create_histogram("notify.store.duration", "s", "one call of the store to save")
             self._latency = meter.create_histogram(
                 "notify.push_to_yield.duration", "s", "from the push to the moment a stream yielded the event"
             )
@@ -87,6 +97,11 @@ class Telemetry:
             carrier = dict(event.meta)
             propagate.inject(carrier)
             yield event.with_meta(carrier)
+
+    def saved(self, seconds: float, events: int) -> None:
+        """Record one call of the store."""
+        self._duration.record(seconds)
+        self._batch.record(events)
 
     def close(self) -> None:
         """Keep the totals, let the gauges return to zero. Idempotent."""
@@ -129,6 +144,7 @@ class _Registry:
         gauges: dict[str, tuple[str, Callable[[Telemetry], int]]] = {
             "notify.streams.open": ("streams open now", lambda t: t.counters.open_streams),
             "notify.users": ("users with an open stream now", lambda t: len(t.live.users)),
+            "notify.wake_path.up": ("notifiers that hear of what others push", lambda t: int(t.hears())),
             "notify.pushes.pending": (
                 "pushes whose outcome is not known yet",
                 lambda t: t.counters.pending_pushes,

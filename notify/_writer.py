@@ -6,8 +6,10 @@ A caller waits for an outcome, never for the driver: cancelling or outwaiting it
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeAlias, TypeVar
 
 import anyio
@@ -67,6 +69,9 @@ class Writer:
         on_saved: called with each stored event and its locations, in the task that saved it, before its caller knows.
         timeout: seconds after which a push that got no answer has failed.
         max_pending: saves that may be under way or waiting.
+
+    Attributes:
+        observe: if set, called with the seconds that each call of the store took and how many events it had.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Writer:
         self._background = background
         self._loop = loop
         self._counters = counters
+        self.observe: Callable[[float, int], None] | None = None
         self._queue: deque[Save] = deque()
         self._draining = False
 
@@ -151,7 +157,7 @@ class Writer:
 
     async def _save(self, event: Event, locations: Locations) -> Event | NotifyError:
         try:
-            with anyio.fail_after(self._timeout):
+            with self._bounded(1):
                 stored = _checked(await self._store.save(event))
         except Exception as error:
             return as_push_error(error, self._name)
@@ -182,7 +188,7 @@ class Writer:
     ) -> list[Event | NotifyError]:
         self._counters.batches += 1
         try:
-            with anyio.fail_after(self._timeout):
+            with self._bounded(len(events)):
                 outcomes = [_checked(outcome) for outcome in await many.save_many(events)]
             if len(outcomes) != len(events):
                 raise ValueError(f"{len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
@@ -192,6 +198,14 @@ class Writer:
             if isinstance(outcome, Event):
                 self._on_saved(outcome, where)
         return outcomes
+
+    @contextmanager
+    def _bounded(self, events: int) -> Iterator[None]:
+        began = time.perf_counter()
+        with anyio.fail_after(self._timeout):
+            yield
+        if self.observe is not None:
+            self.observe(time.perf_counter() - began, events)
 
     def _abandon(self, sent: Sequence[Save]) -> None:
         for save in sent:

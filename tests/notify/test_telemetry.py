@@ -75,6 +75,8 @@ def test_metrics() -> None:
     assert during["notify.deliveries[local]"] == 2
     assert during["notify.routes[routed]"] == 2
     assert during["notify.push_to_yield.duration"] == 2
+    assert during["notify.store.duration"] == during["notify.batch.size"] == 1
+    assert (during["notify.wake_path.up"], after["notify.wake_path.up"]) == (1, 0)
     assert after["notify.streams.open"] == after["notify.users"] == after["notify.pushes.pending"] == 0
     assert after["notify.pushes[stored]"] == 1
 
@@ -93,6 +95,29 @@ def test_an_sdk_installed_later_still_gets_the_counters() -> None:
     """)
     assert points["notify.pushes[stored]"] == 2
     assert "notify.push_to_yield.duration" not in points
+
+
+def test_batches_are_measured() -> None:
+    """Of a store that is waited for, each call is timed and its size recorded."""
+    points = run("""
+        reader = meters()
+        class Batches:
+            def __init__(self): self.inner = MemoryStore()
+            def __getattr__(self, name): return getattr(self.inner, name)
+            async def save(self, event): return await self.inner.save(event)
+            async def read(self, user, after, limit): return await self.inner.read(user, after, limit)
+            async def head(self, user): return await self.inner.head(user)
+            async def trim(self, before): return await self.inner.trim(before)
+            async def aclose(self): pass
+            async def save_many(self, events): return await self.inner.save_many(events)
+        async def main():
+            async with Notifier(Batches()) as notifier:
+                await notifier.push("alice", "t")
+                await notifier.push_many(["alice", "bob"], "t")
+        asyncio.run(main())
+        print(json.dumps(read(reader)))
+    """)
+    assert points["notify.store.duration"] == points["notify.batch.size"] == points["notify.batches"] == 2
 
 
 def test_spans() -> None:
