@@ -85,6 +85,7 @@ class StepLoop(asyncio.SelectorEventLoop):
     def finish(self) -> None:
         """Cancel what is left, run it out and close."""
         self.before_step = None
+        self.set_exception_handler(lambda _loop, _context: None)  # whoever failed has said so
         left = asyncio.all_tasks(self)
         for task in left:
             task.cancel()

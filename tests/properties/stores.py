@@ -30,11 +30,14 @@ class SlowStore:
         inner: where events are kept.
         random: decides how long each call takes.
         most: scheduling points at most, on either side.
+
+    Attributes:
+        saved: what each save returned, in the order of their effects.
     """
 
     def __init__(self, inner: MemoryStore, random: Random, *, most: int = 3) -> None:
         self.inner = inner
-        self.reads = 0
+        self.saved: list[Event] = []
         self._random = random
         self._most = most
         self._held: dict[Phase, anyio.Event] = {}
@@ -65,7 +68,7 @@ class SlowStore:
         await self._pass("before")
         if fault == "rejected":
             raise PushRejectedError("as told")
-        stored = self.inner.save_nowait(event)
+        stored = self._append(event)
         await self._pass("after")
         if fault == "uncertain":
             raise ConnectionError("as told")
@@ -73,12 +76,10 @@ class SlowStore:
 
     async def read(self, user: str, after: str, limit: int) -> Page:
         """See `notify.abc.Store.read`."""
-        self.reads += 1
         return await self._slowly(lambda: self.inner.read_nowait(user, after, limit))
 
     async def head(self, user: str) -> str:
         """See `notify.abc.Store.head`."""
-        self.reads += 1
         return await self._slowly(lambda: self.inner.head_nowait(user))
 
     async def trim(self, before: datetime | str) -> int:
@@ -88,6 +89,11 @@ class SlowStore:
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`."""
         await self.inner.aclose()
+
+    def _append(self, event: Event) -> Event:
+        stored = self.inner.save_nowait(event)
+        self.saved.append(stored)
+        return stored
 
     async def _slowly(self, work: Callable[[], T]) -> T:
         await self._pass("before")
@@ -111,7 +117,7 @@ class BatchingStore(SlowStore):
         await self._pass("before")
         outcomes: list[Event | NotifyError] = []
         for event, fault in zip(events, faults, strict=True):
-            outcomes.append(PushRejectedError("as told") if fault == "rejected" else self.inner.save_nowait(event))
+            outcomes.append(PushRejectedError("as told") if fault == "rejected" else self._append(event))
         await self._pass("after")
         if "uncertain" in faults:
             raise ConnectionError("as told")
@@ -119,7 +125,6 @@ class BatchingStore(SlowStore):
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""
-        self.reads += 1
         await self._pass("before")
         pages = {user: self.inner.read_nowait(user, position, limit) for user, position in after.items()}
         await self._pass("after")

@@ -1,0 +1,581 @@
+"""Every schedule gives the same: events once and in order, whoever is cancelled wherever, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from functools import partial
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+import trio
+
+from notify import Event, Notifier, Stream, ids
+from notify.errors import ClosedError
+from notify_memory import MemoryStore
+
+from .loop import StepLoop, run, settle
+from .scenarios import KINDS, USER, Small, read, read_on, small
+from .stores import SlowStore
+from .world import page_size
+
+SEEDS = 1000 if os.environ.get("NOTIFY_HYPOTHESIS_PROFILE") == "nightly" else 200
+OPENED_AND_CLOSED = 100_000
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+# -- schedules that once went wrong ----------------------------------------------------------------------------------
+
+
+def test_a_stream_that_joins_a_read_under_way_misses_nothing() -> None:
+    """What is pushed after a read began and before another stream joined it reaches that stream at once."""
+    run(joined_read)
+
+
+async def joined_read() -> None:
+    async with small("slow", Random(0)) as world:
+        assert isinstance(world.store, SlowStore)
+        world.append(0)
+        world.store.hold("after")
+        first, second = world.a.subscribe(USER, "0"), world.a.subscribe(USER, "0")
+        got: list[list[int]] = [[], []]
+        readers = [asyncio.ensure_future(read(first, got[0], 2))]
+        await settle()  # the first stream's page is read and not answered yet
+        world.a.deliver(world.append(1))
+        readers.append(asyncio.ensure_future(read(second, got[1], 2)))
+        await settle()
+        world.store.release()
+        await asyncio.gather(*readers)
+        assert got == [[0, 1], [0, 1]]
+        await first.aclose()
+        await second.aclose()
+
+
+def test_what_one_stream_has_read_is_not_hidden_from_another() -> None:
+    """An event that no offer announced is found for a waiting stream, though a newer stream has read past it."""
+    run(hidden_read)
+
+
+async def hidden_read() -> None:
+    async with small("slow", Random(0)) as world:
+        waiting, newer = world.a.subscribe(USER), world.a.subscribe(USER)
+        got: list[int] = []
+        reader = asyncio.ensure_future(read(waiting, got, 1))
+        await settle()
+        world.append(1)
+        await newer.__aenter__()
+        assert newer.last_id == world.head
+        await world.calm()
+        await reader
+        assert got == [1]
+        await waiting.aclose()
+        await newer.aclose()
+
+
+def test_an_audit_finds_more_than_a_buffer_holds() -> None:
+    """However much another process has written, one look is enough."""
+    run(long_absence)
+
+
+async def long_absence() -> None:
+    async with small("batching", Random(0)) as world:
+        stream = world.a.subscribe(USER)
+        got: list[int] = []
+        reader = asyncio.ensure_future(read(stream, got, 300))
+        await settle()
+        for value in range(300):
+            world.append(value)
+        await world.calm()
+        await reader
+        assert got == list(range(300))
+        await stream.aclose()
+
+
+# -- shuffled schedules ----------------------------------------------------------------------------------------------
+
+
+@kinds
+def test_replay_then_live_in_any_order(kind: str) -> None:
+    """Two notifiers, a lossy wire, pushes, cancelled readers: over many seeds everybody gets the log, once."""
+    for seed in range(SEEDS):
+        replay_then_live(kind, seed)
+
+
+def replay_then_live(kind: str, seed: int) -> None:
+    """Run one seed."""
+    random = Random(f"{kind} {seed}")
+
+    async def main() -> None:
+        async with small(kind, random) as world:
+            await _everything_at_once(world, random)
+
+    with page_size(random.choice([1, 2, 3, 500])):
+        run(main, seed)
+
+
+async def _everything_at_once(world: Small, random: Random) -> None:
+    for value in range(random.randrange(6)):
+        world.append(value)
+    known = world.log
+    positions = [ids.ZERO, *(event.id for event in world.inner.read_nowait(USER, ids.ZERO, 100).events)]
+    streams: list[tuple[Stream, list[int], int | None]] = []
+    tasks: list[asyncio.Future[Any]] = []
+
+    def open_one() -> None:
+        skip = random.choice([None, *range(len(known) + 1)])
+        position = None if skip is None else positions[skip]
+        stream = random.choice([world.a, world.b]).subscribe(USER, position)
+        streams.append((stream, [], skip))
+        tasks.append(asyncio.ensure_future(read_on(stream, streams[-1][1], random, cancels=8)))
+
+    async def push(notifier: Notifier, first: int) -> None:
+        for value in range(first, first + 4):
+            await notifier.push(USER, "t", value)
+            for _ in range(random.randrange(6)):
+                await asyncio.sleep(0)
+
+    async def disturb() -> None:
+        for _ in range(30):
+            await asyncio.sleep(0)
+            if world.wire and random.random() < 0.6:
+                source, event = world.wire.pop(random.randrange(len(world.wire)))
+                for _ in range(random.randrange(3)):
+                    (world.b if source == "A" else world.a).deliver(event)
+            if random.random() < 0.1:
+                await random.choice([world.a, world.b])._live.audit()
+            if random.random() < 0.1:
+                open_one()
+
+    for _ in range(3):
+        open_one()
+    await asyncio.gather(push(world.a, 100), push(world.b, 200), push(world.a, 300), disturb())
+    await world.calm()
+    for stream, got, skip in streams:
+        assert stream.last_id == world.head
+        await stream.aclose()
+        expected = world.log[skip:] if skip is not None else world.log[len(world.log) - len(got) :]
+        assert got == expected
+    await asyncio.gather(*tasks)
+
+
+# -- a push at every step --------------------------------------------------------------------------------------------
+
+
+@kinds
+@pytest.mark.parametrize("late", [0, 1, 4, None], ids=["at once", "a step later", "four steps later", "never"])
+def test_a_push_at_every_step_of_a_replay_is_yielded_once(kind: str, late: int | None) -> None:
+    """At whichever step of opening, replaying and waiting it is stored, and whenever it is announced."""
+    for step in range(1, 400):
+        if not push_at_step(kind, step, late):
+            assert step > 1, "nothing was ever interrupted"
+            return
+    pytest.fail("the reader never came to rest")
+
+
+def push_at_step(kind: str, step: int, late: int | None) -> bool:
+    """Push at one step; return whether the reader was still busy then."""
+    loop = StepLoop()
+    busy = False
+
+    async def main() -> None:
+        nonlocal busy
+        async with small(kind, Random(1)) as world:
+            stored: list[Event] = []
+            for value in range(3):
+                world.append(value)
+            stream = world.a.subscribe(USER, ids.ZERO)
+            got: list[int] = []
+
+            def hook(now: int) -> None:
+                nonlocal busy
+                if now == began + step:
+                    busy = len(got) < 3
+                    stored.append(world.append(3))
+                if late is not None and now == began + step + late:
+                    world.a.deliver(stored[0])
+
+            began = loop.steps
+            loop.before_step = hook
+            reader = asyncio.ensure_future(read(stream, got, 4))
+            await _step(loop, began + step + (late or 0))
+            if late is None:
+                await world.calm()
+            await reader
+            assert got == [0, 1, 2, 3]
+            await stream.aclose()
+
+    with page_size(2):
+        try:
+            loop.drive(main())
+        finally:
+            loop.finish()
+    return busy
+
+
+async def _step(loop: StepLoop, number: int) -> None:
+    while loop.steps <= number:  # noqa: ASYNC110 - the loop's own steps are what is waited for
+        await asyncio.sleep(0)
+
+
+@kinds
+def test_a_push_at_every_step_of_opening_now_is_before_or_after(kind: str) -> None:
+    """A stream from now on yields what was stored after it opened, and nothing from before it began to."""
+    for step in range(1, 60):
+        push_while_opening(kind, step)
+
+
+def push_while_opening(kind: str, step: int) -> None:
+    """Push at one step."""
+    loop = StepLoop()
+
+    async def main() -> None:
+        async with small(kind, Random(2)) as world:
+            world.append(0)
+            stream = world.a.subscribe(USER)
+            opened = asyncio.ensure_future(stream.__aenter__())
+            was_open = [False]
+
+            def hook(now: int) -> None:
+                if now == began + step:
+                    was_open.append(opened.done())
+                    world.a.deliver(world.append(1))
+
+            began = loop.steps
+            loop.before_step = hook
+            await opened
+            await _step(loop, began + step)
+            await world.a.push(USER, "t", 2)
+            first = (await stream.next()).payload
+            assert first == 1 if was_open[1] else first in (1, 2)
+            if first == 1:
+                assert (await stream.next()).payload == 2
+            with pytest.raises(TimeoutError):
+                await stream.next(0.1)
+            await stream.aclose()
+
+    try:
+        loop.drive(main())
+    finally:
+        loop.finish()
+
+
+# -- a cancellation at every step ------------------------------------------------------------------------------------
+
+
+@kinds
+@pytest.mark.parametrize("how", ["task", "scope"])
+def test_next_cancelled_at_every_step_loses_and_repeats_nothing(kind: str, how: str) -> None:
+    """Whether by the task or by a cancel scope, and then once more at a later step."""
+    for step in range(1, 400):
+        if not cancel_next_at(kind, step, how):
+            assert step > 1, "nothing was ever interrupted"
+            return
+    pytest.fail("the reader never came to rest")
+
+
+def cancel_next_at(kind: str, step: int, how: str) -> bool:
+    """Cancel a reader at one step, and its successor three steps into its work; return whether the first was busy."""
+    loop = StepLoop()
+    first: list[bool] = []
+
+    async def main() -> None:
+        async with small(kind, Random(3)) as world:
+            for value in range(4):
+                world.append(value)
+            stream = world.a.subscribe(USER, ids.ZERO)
+            got: list[int] = []
+            pushes = [asyncio.ensure_future(world.a.push(USER, "t", value)) for value in (4, 5)]
+            for delay in (step, 3, None):
+                scope = anyio.CancelScope()
+                reader = asyncio.ensure_future(_read_in(scope, stream, got, 6 - len(got)))
+                strike = None if delay is None else loop.steps + delay
+                loop.before_step = partial(_cancel_at, strike, reader, reader if how == "task" else scope)
+                await asyncio.wait([reader])
+                first.append(reader.cancelled() or scope.cancel_called)
+            await asyncio.gather(*pushes)
+            assert got == world.log
+            await stream.aclose()
+
+    with page_size(2):
+        try:
+            loop.drive(main())
+        finally:
+            loop.finish()
+    return first[0]
+
+
+def _cancel_at(step: int | None, task: asyncio.Future[None], victim: Any, now: int) -> None:
+    if now == step and not task.done():
+        victim.cancel()
+
+
+async def _read_in(scope: anyio.CancelScope, stream: Stream, got: list[int], count: int) -> None:
+    with scope:
+        await read(stream, got, count)
+
+
+@kinds
+def test_opening_cancelled_at_every_step_leaves_nothing(kind: str) -> None:
+    """No registry entry, no task; and another stream works as if nothing had been."""
+    for step in range(1, 60):
+        cancel_opening_at(kind, step)
+
+
+def cancel_opening_at(kind: str, step: int) -> None:
+    """Cancel one opening."""
+    loop = StepLoop()
+
+    async def main() -> None:
+        async with small(kind, Random(4)) as world:
+            world.append(0)
+            stream = world.a.subscribe(USER, ids.ZERO)
+            opening = asyncio.ensure_future(stream.__aenter__())
+            began = loop.steps
+            loop.before_step = lambda now: opening.cancel() if now == began + step else None
+            await asyncio.wait([opening])
+            assert opening.cancelled() != bool(world.a._live.users)
+            async with world.a.subscribe(USER, ids.ZERO) as other:
+                assert (await other.next()).payload == 0
+            await stream.aclose()
+
+    try:
+        loop.drive(main())
+    finally:
+        loop.finish()
+
+
+@kinds
+@pytest.mark.parametrize("many", [False, True], ids=["push", "push_many"])
+def test_a_push_cancelled_at_every_step_is_stored_and_yielded_once_at_most(kind: str, many: bool) -> None:
+    """Stored or not, a repeated push with its key stores it once, and readers get exactly what is stored."""
+    for step in range(1, 200):
+        if not cancel_push_at(kind, step, many):
+            assert step > 1
+            return
+    pytest.fail("the push never ended")
+
+
+def cancel_push_at(kind: str, step: int, many: bool) -> bool:
+    """Cancel one push; return whether it was still under way."""
+    loop = StepLoop()
+    struck = False
+
+    async def main() -> None:
+        nonlocal struck
+        async with small(kind, Random(5)) as world:
+            stream, got = world.a.subscribe(USER), list[int]()
+            await stream.__aenter__()
+            reader = asyncio.ensure_future(read_on(stream, got, Random(0), 0))
+
+            async def push() -> None:
+                if many:
+                    await world.a.push_many([USER, "bob"], "t", 7, key="k")
+                else:
+                    await world.a.push(USER, "t", 7, key="k")
+
+            task = asyncio.ensure_future(push())
+            began = loop.steps
+
+            def hook(now: int) -> None:
+                nonlocal struck
+                if now == began + step and not task.done():
+                    struck = True
+                    task.cancel()
+
+            loop.before_step = hook
+            await asyncio.wait([task])
+            await settle()
+            assert got == world.log
+            assert world.log in ([], [7])
+            assert world.a.statistics().pending_pushes == 0
+            await push()
+            await settle()
+            assert got == world.log == [7]
+            await stream.aclose()
+            await reader
+
+    try:
+        loop.drive(main())
+    finally:
+        loop.finish()
+    return struck
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["immediate", "slow"])
+def test_next_cancelled_at_every_step_on_trio(slow: bool) -> None:
+    """The same on the other event loop, with its level cancellation."""
+    for step in range(1, 200):
+        if not cancel_next_on_trio(slow, step):
+            assert step > 1
+            return
+    pytest.fail("the reader never came to rest")
+
+
+class _Striker(trio.abc.Instrument):
+    """Cancels a scope right before the given step of the run."""
+
+    def __init__(self, step: int) -> None:
+        self.scope: trio.CancelScope | None = None
+        self.struck = False
+        self._left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.scope is not None:
+            self._left -= 1
+            if not self._left:
+                self.scope.cancel()
+                self.struck = True
+
+
+def cancel_next_on_trio(slow: bool, step: int) -> bool:
+    """Cancel one `next`; return whether it was still under way."""
+    striker = _Striker(step)
+
+    async def main() -> None:
+        inner = MemoryStore(max_age=None)
+        store = SlowStore(inner, Random(6)) if slow else inner
+        for value in range(3):
+            inner.save_nowait(Event(USER, "t", value))
+        async with Notifier(store, poll_interval=3600) as notifier:
+            stream, got = notifier.subscribe(USER, ids.ZERO), list[int]()
+            with trio.CancelScope() as scope:
+                striker.scope = scope
+                await read(stream, got, 3)
+                await notifier.push(USER, "t", 3)
+                await read(stream, got, 1)
+            striker.scope = None
+            if len(inner.read_nowait(USER, ids.ZERO, 9).events) < 4:
+                with trio.move_on_after(1):
+                    await trio.testing.wait_all_tasks_blocked()
+            stored = [event.payload for event in inner.read_nowait(USER, ids.ZERO, 9).events]
+            await read(stream, got, len(stored) - len(got))
+            assert got == stored
+            await stream.aclose()
+            assert notifier.statistics().open_streams == 0
+
+    with page_size(2):
+        trio.run(main, instruments=[striker])
+    return striker.struck
+
+
+# -- crowds ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_readers_cancelled_at_once_lose_nothing() -> None:
+    """After a mass cancellation each stream yields the next event, and nothing is left waiting."""
+    run(mass_cancellation)
+
+
+async def mass_cancellation() -> None:
+    async with small("slow", Random(7)) as world:
+        streams = [world.a.subscribe(USER) for _ in range(1000)]
+        for stream in streams:
+            await stream.__aenter__()
+        readers = [asyncio.ensure_future(stream.next()) for stream in streams]
+        await settle()
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
+        assert not world.a._live.users[USER].waiting
+        await world.a.push(USER, "t", 1)
+        assert [(await stream.next()).payload for stream in streams] == [1] * 1000
+        for stream in streams:
+            await stream.aclose()
+        assert not world.a._live.users
+
+
+def test_a_stream_that_opens_while_another_closes_gets_the_next_push() -> None:
+    """A hundred thousand times, in each order, with and without a reader that waits: no stream is orphaned."""
+    asyncio.run(open_and_close(OPENED_AND_CLOSED))
+
+
+async def open_and_close(times: int) -> None:
+    random = Random(8)
+    notifier = Notifier(MemoryStore(max_len=4, max_age=None), poll_interval=3600)
+    old = notifier.subscribe(USER)
+    await old.__aenter__()
+    for value in range(times):
+        way = random.randrange(4)
+        reader = asyncio.ensure_future(old.next()) if way == 3 else None
+        if reader is not None:
+            await asyncio.sleep(0)
+        new = notifier.subscribe(USER)
+        opening = new.__aenter__()
+        if way == 0:
+            await old.aclose()
+            await opening
+        elif way == 1:
+            await opening
+            del old
+        else:
+            await opening
+            await old.aclose()
+        await notifier.push(USER, "t", value)
+        assert (await new.next()).payload == value
+        if reader is not None:
+            with pytest.raises(ClosedError):
+                await reader
+        old = new
+    assert notifier.statistics().open_streams == 1
+    await notifier.aclose()
+
+
+@pytest.mark.parametrize("kind", ["slow", "batching"])
+def test_streams_that_open_and_close_between_reads_get_the_next_push(kind: str) -> None:
+    """The same where opening takes several steps, in shuffled order."""
+    for seed in range(SEEDS):
+        open_and_close_slowly(kind, seed)
+
+
+def open_and_close_slowly(kind: str, seed: int) -> None:
+    """Run one seed."""
+    random = Random(f"{kind} {seed}")
+
+    async def main() -> None:
+        async with small(kind, random) as world:
+            for value in range(10):
+                old, new = world.a.subscribe(USER), world.a.subscribe(USER)
+                await old.__aenter__()
+
+                async def close(stream: Stream = old) -> None:
+                    for _ in range(random.randrange(8)):
+                        await asyncio.sleep(0)
+                    await stream.aclose()
+
+                await asyncio.gather(close(), new.__aenter__())
+                await world.a.push(USER, "t", value)
+                assert (await new.next()).payload == value
+                await new.aclose()
+                assert not world.a._live.users
+
+    run(main, seed)
+
+
+def test_dropped_streams_are_gone_without_the_collector() -> None:
+    """A stream whose last reference goes is closed at once, read or unread, opened or opening."""
+
+    async def main() -> None:
+        async with small("slow", Random(9)) as world:
+            gc.disable()
+            try:
+                for position in (None, ids.ZERO):
+                    world.append(0)
+                    stream = world.a.subscribe(USER, position)
+                    await stream.__aenter__()
+                    del stream
+                    assert not world.a._live.users
+                    stream = world.a.subscribe(USER, position)
+                    opening = asyncio.ensure_future(stream.next())
+                    await asyncio.sleep(0)
+                    opening.cancel()
+                    await asyncio.wait([opening])
+                    del stream, opening
+                    assert not world.a._live.users
+            finally:
+                gc.enable()
+
+    run(main)

@@ -1,0 +1,510 @@
+"""Two notifiers on one store, the events under way between them, their readers, and what the model says of it all.
+
+Whatever happens runs on the private loop, one step at a time; after each step `World.step` compares everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from notify import Event, Gap, Notifier, RoutingInfo, Stream, ids
+from notify import _live as live_module
+from notify import _reads as reads_module
+from notify.errors import ClosedError, PushRejectedError, PushUncertainError
+from notify.testing.history import History
+from notify.testing.history import Reader as Recorder
+
+from .backends import Backend
+from .model import Heard, Kind, Log, Track
+from .stores import Fault
+
+USERS = ("alice", "{b}:*")
+FAR = 1e9
+"""Seconds: nothing polls by itself, and nothing times out."""
+
+
+@contextmanager
+def page_size(size: int) -> Iterator[None]:
+    """Make pages this small."""
+    before = reads_module.PAGE_SIZE
+    reads_module.PAGE_SIZE = live_module.PAGE_SIZE = size  # type: ignore[misc,attr-defined]
+    try:
+        yield
+    finally:
+        reads_module.PAGE_SIZE = live_module.PAGE_SIZE = before  # type: ignore[misc,attr-defined]
+
+
+class Wire:
+    """The router of one notifier: what it is given stays under way until the machine delivers or drops it."""
+
+    def __init__(self, source: str, under_way: list[tuple[str, Event]]) -> None:
+        self._source = source
+        self._under_way = under_way
+
+    async def route(self, event: Event, to: RoutingInfo | None) -> None:
+        """See `notify.abc.Router.route`."""
+        self._under_way.append((self._source, event))
+
+
+@dataclass(eq=False)
+class Reader:
+    """One stream, its reader's task and what the model knows of it.
+
+    Attributes:
+        hint: everything up to here was offered to the stream or was in the log when it looked.
+        opening: the stream counts as open; its position may not be fixed yet.
+        opened: its position is fixed.
+    """
+
+    stream: Stream | None
+    owner: str
+    user: str
+    signals: bool
+    track: Track
+    asked_kind: Kind
+    known: bool
+    heard: Heard = field(default_factory=Heard)
+    hint: str = ids.ZERO
+    opening: bool = False
+    opened: bool = False
+    closed: bool = False
+    synced: bool = False
+    gaps: int = 0
+    entering: asyncio.Task[Stream] | None = None
+    task: asyncio.Task[Event] | None = None
+    recorder: Recorder | None = None
+
+
+@dataclass(eq=False)
+class Push:
+    """One push under way."""
+
+    task: asyncio.Task[Event | None]
+    owner: str
+    fault: Fault | None
+    cancelled: bool = False
+
+
+class World:
+    """See the top of this file."""
+
+    def __init__(self, backend: type[Backend], seed: int, *, buffer_size: int, max_len: int) -> None:
+        random = Random(seed)
+        self._now = 0
+        self.backend = backend(random, max_len)
+        self.loop = self.backend.new_loop(random)
+        self.history = History(clock=self._tick)
+        self.buffer_size = 64 if self.backend.shared else buffer_size
+        self.max_len = max_len
+        self.under_way: list[tuple[str, Event]] = []
+        self.logs = {user: Log(max_len) for user in USERS}
+        self.notifiers = {name: self._notifier(name) for name in "AB"}
+        self.readers: list[Reader] = []
+        self.pushes: list[Push] = []
+        self.owners: dict[int, tuple[str, Fault | None]] = {}
+        self.values = 0
+        self.broken = False
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Do one thing, let everything settle, and compare."""
+        heads = {user: log.head for user, log in self.logs.items()}
+
+        async def step() -> Any:
+            result = await work
+            await self.settle()
+            await self._compare(heads)
+            return result
+
+        try:
+            return self.loop.drive(step())
+        except BaseException:
+            self.broken = True
+            raise
+        finally:
+            work.close()  # where it could not even begin
+
+    async def settle(self) -> None:
+        """Wait until nothing moves."""
+        await self.backend.quiesce(lambda: not self._due())
+
+    @property
+    def held(self) -> bool:
+        """Whether calls of the store are held, so that nothing can be concluded from silence."""
+        return self.backend.slow is not None and self.backend.slow.held
+
+    def new_value(self) -> int:
+        """Return what no push held before."""
+        self.values += 1
+        return self.values
+
+    async def reopen(self, name: str) -> None:
+        """Close a notifier, which ends its streams, and start another one."""
+        for reader in self.readers:
+            if reader.owner == name:
+                self._note_closed(reader)
+        await self._close_notifier(name)
+        self.notifiers[name] = self._notifier(name)
+
+    async def audit(self, name: str) -> None:
+        """Look for what no offer announced."""
+        heads = {user: log.head for user, log in self.logs.items()}
+        await self.notifiers[name]._live.audit()
+        for reader in self._hearing(name, ""):
+            reader.heard.entries += 2 * self.buffer_size  # an audit may fill the ring
+            if reader.opened:
+                reader.hint = max(reader.hint, heads[reader.user], key=ids.parse)
+
+    def finish(self) -> None:
+        """Let every reader read on to the end, judge everything, and close."""
+        try:
+            if not self.broken:
+                self.run(self._calm())
+                for reader in self.readers:
+                    if not reader.closed:
+                        self._read_out(reader)
+                self.history.assert_ok()
+                self.loop.drive(self._close())
+                assert asyncio.all_tasks(self.loop) == set()
+        finally:
+            self.loop.finish()
+
+    def _read_out(self, reader: Reader) -> None:
+        while reader.task is None:
+            before = (reader.track.position, reader.heard.passed, reader.synced, reader.gaps)
+            self.run(self.begin_next(reader))
+            after = (reader.track.position, reader.heard.passed, reader.synced, reader.gaps)
+            assert reader.task is not None or before != after
+        assert reader.track.position == self.logs[reader.user].head
+
+    async def _calm(self) -> None:
+        if self.backend.slow is not None:
+            self.backend.slow.release()
+        await self.settle()
+        for name in self.notifiers:
+            await self.audit(name)
+
+    async def _close(self) -> None:
+        for reader in self.readers:
+            self._note_closed(reader)
+        for name in self.notifiers:
+            await self._close_notifier(name)
+        assert not any(notifier._live.users for notifier in self.notifiers.values())
+        await self.backend.store.aclose()
+        for reader in self.readers:
+            if reader.task is not None:
+                await asyncio.wait([reader.task])
+                assert isinstance(reader.task.exception(), ClosedError)
+
+    async def _close_notifier(self, name: str) -> None:
+        notifier = self.notifiers[name]
+        await notifier.aclose()
+        figures = notifier.statistics()
+        assert figures.open_streams == figures.pending_pushes == 0
+        for reader in self.readers:
+            if reader.owner == name and reader.stream is not None:
+                await reader.stream.aclose()  # what nobody reads lets go of its user only now
+
+    # -- pushing -------------------------------------------------------------------------------------------------
+
+    def start_push(self, name: str, user: str, value: int, key: str | None = None, fault: Fault | None = None) -> Push:
+        """Start a push in a task of its own."""
+        slow = self.backend.slow
+        fault = fault if slow is not None and not self.held else None
+        if slow is not None and fault is not None:
+            slow.fail_next_save(fault)
+        self.owners.setdefault(value, (name, fault))
+
+        async def push() -> Event | None:
+            with self.history.pushing(user, value, key=key) as attempt:
+                event = await self.notifiers[name].push(user, "t", value, key=key)
+                assert event is not None
+                attempt.ok(event.id)
+            return event
+
+        started = Push(self.loop.create_task(push()), name, fault)
+        self.pushes.append(started)
+        return started
+
+    async def push_many(self, name: str, users: list[str]) -> None:
+        """Push one value to each of several users."""
+        value = self.new_value()
+        self.owners[value] = (name, None)
+        attempts = {user: self.history.pushing(user, value) for user in dict.fromkeys(users)}
+        report = await self.notifiers[name].push_many(users, "t", value)
+        assert set(report.events) == set(users)
+        assert not report.failed
+        for user, event in report.events.items():
+            attempts[user].ok(event.id)
+
+    async def show(self, name: str, user: str) -> None:
+        """Push an ephemeral event; without a user, broadcast it."""
+        value = self.new_value()
+        if user:
+            event = await self.notifiers[name].push(user, "t", value, ephemeral=True)
+        else:
+            event = await self.notifiers[name].broadcast("t", value)
+        assert event is not None
+        assert event.id == ""
+        self.told(name, event)
+
+    def deliver(self, source: str, event: Event) -> None:
+        """Let an event arrive at the other notifier, twice; the second copy of a stored one must be a duplicate."""
+        name = "B" if source == "A" else "A"
+        echo = self.backend.shared and not event.id
+        taken = self.notifiers[name].deliver(event)
+        if echo:
+            assert taken == 0
+        else:
+            self.told(name, event)
+        if event.id:
+            assert self.notifiers[name].deliver(event) == 0
+
+    def told(self, name: str, event: Event) -> None:
+        """Note that a notifier's streams were offered this event."""
+        for reader in self._hearing(name, event.user):
+            reader.heard.entries += 1
+            if not event.id:
+                reader.heard.offered.append(event.payload)
+            elif reader.opened:
+                reader.hint = max(reader.hint, event.id, key=ids.parse)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def subscribe(self, name: str, user: str, kind: Kind, start: str, asked: Any, signals: bool) -> Reader:
+        """Make a reader that is not open yet."""
+        log = self.logs[user]
+        stream = self.notifiers[name].subscribe(user, asked, signals=signals)
+        track = Track(log, kind, start)
+        reader = Reader(stream, name, user, signals, track, kind, known=kind == "id" and start in log)
+        self.readers.append(reader)
+        return reader
+
+    async def enter(self, reader: Reader) -> None:
+        """Open the stream; it may have to wait for the store."""
+        self._note_opening(reader)
+        assert reader.stream is not None
+        reader.entering = self.loop.create_task(reader.stream.__aenter__())
+        await self.settle()
+        assert reader.entering.done() or self.held
+
+    async def open_first(self, reader: Reader) -> None:
+        """Open the stream, unless it is open; everything in the log is known to it then."""
+        if not reader.opened:
+            head = self.logs[reader.user].head
+            await self.enter(reader)
+            reader.opened, reader.hint = True, head
+
+    def has_news(self, reader: Reader) -> bool:
+        """Whether the stream must have an event that can still be read."""
+        log, stream = self.logs[reader.user], reader.stream
+        assert stream is not None
+        return any(log.is_retained(event) for event in log.between(stream.last_id or ids.ZERO, reader.hint))
+
+    async def begin_next(self, reader: Reader) -> None:
+        """Start a task that waits for the next event."""
+        self._note_opening(reader)
+        assert reader.stream is not None
+        reader.task = self.loop.create_task(reader.stream.next())
+
+    async def cancel_next(self, reader: Reader, steps: int) -> None:
+        """Cancel the reader's task after some steps; what it returned all the same counts."""
+        if reader.task is None:
+            await self.begin_next(reader)
+        task = reader.task
+        assert task is not None
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        if task.cancelled():
+            reader.task = None
+            reader.opening = reader.opened or reader.stream._topic is not None  # type: ignore[union-attr]
+
+    async def close(self, reader: Reader) -> None:
+        """Close the stream; a task that waits must end at once."""
+        self._note_closed(reader)
+        assert reader.stream is not None
+        await reader.stream.aclose()
+        await reader.stream.aclose()
+
+    def drop(self, reader: Reader) -> None:
+        """Drop the last reference to the stream."""
+        self._note_closed(reader)
+        reader.stream = None
+
+    # -- comparing -----------------------------------------------------------------------------------------------
+
+    async def _compare(self, heads: dict[str, str]) -> None:
+        await self._learn()
+        for reader in self.readers:
+            if reader.opening and not reader.opened and not self.held:
+                reader.opened = True
+                reader.hint = max(reader.hint, heads[reader.user], key=ids.parse)
+        self._collect_pushes()
+        for reader in self.readers:
+            self._collect(reader)
+        if self.held:
+            return
+        for name, notifier in self.notifiers.items():
+            mine = [r for r in self.readers if r.opening and not r.closed and (r.owner == name or self.backend.shared)]
+            figures = notifier.statistics()
+            assert figures.open_streams == sum(reader.owner == name for reader in mine)
+            assert figures.users == len({reader.user for reader in mine})
+            assert figures.pending_pushes == 0
+
+    async def _learn(self) -> None:
+        """Take in what the store has appended, and hold its retention against the model's."""
+        for user, log in self.logs.items():
+            for event in await self.backend.appended(user, log.head):
+                log.append(event)
+            assert list(await self.backend.peek(user, ids.ZERO)) == log.retained
+
+    def _collect_pushes(self) -> None:
+        for push in [push for push in self.pushes if push.task.done()]:
+            self.pushes.remove(push)
+            if push.task.cancelled():
+                push.cancelled = True
+            elif (error := push.task.exception()) is not None:
+                expected = {"rejected": PushRejectedError, "uncertain": PushUncertainError, None: ()}[push.fault]
+                if not isinstance(error, expected):
+                    raise error
+            else:
+                event = push.task.result()
+                assert event is not None
+                assert event.id in self.logs[event.user]
+                self.told(push.owner, event)
+        if self.held:
+            return
+        assert not self.pushes
+        for log in self.logs.values():  # also of pushes that were cancelled: they are delivered all the same
+            for event in log.events:
+                name, fault = self.owners.get(event.payload, ("", None))
+                if name and fault is None:
+                    del self.owners[event.payload]
+                    self.told(name, event)
+
+    def _collect(self, reader: Reader) -> None:
+        task = reader.task
+        if reader.entering is not None and reader.entering.done():
+            entering, reader.entering = reader.entering, None
+            error = entering.exception()
+            if error is not None and not (reader.closed and isinstance(error, ClosedError)):
+                raise error
+        if reader.opened and not reader.closed and reader.recorder is None and reader.asked_kind != "id":
+            reader.recorder = self.history.reader(reader.user)
+        if task is None:
+            return
+        if not task.done():
+            if not self.held:
+                self.check_silence(reader)
+            return
+        reader.task = None
+        error = task.exception()
+        if isinstance(error, ClosedError) and reader.closed:
+            return
+        if error is not None:
+            raise error
+        self.took(reader, task.result())
+
+    def took(self, reader: Reader, event: Event) -> None:
+        """Hold what a reader got against the model."""
+        self._pass_gaps(reader)
+        if event.type == "notify.gap":
+            assert reader.signals
+            payload = event.payload
+            self._pass_gap(reader, Gap(payload["reason"], payload["from"], payload["to"]))
+        elif event.type == "notify.sync":
+            assert reader.signals
+            assert not reader.synced, "a second sync"
+            reader.synced = True
+            reader.track.rest_at(event.id)
+        elif event.id:
+            reader.track.take(event)
+            self._recorder(reader, event.prev).event(event, event.payload)
+        else:
+            reader.heard.take(event.payload)
+        if event.id:
+            assert reader.stream is None or reader.stream.last_id == reader.track.position
+
+    def check_silence(self, reader: Reader) -> None:
+        """Judge a stream that waits: it must have yielded all that it can know of."""
+        assert reader.stream is not None
+        self._pass_gaps(reader)
+        assert ids.compare(reader.stream.last_id, reader.hint) >= 0, (
+            f"a reader waits at {reader.stream.last_id}, but was told of {reader.hint}"
+        )
+        reader.track.rest_at(reader.stream.last_id)
+        assert reader.synced or not reader.signals, "no sync"
+        reader.heard.rest(reader.stream.dropped, self.buffer_size)
+
+    def _pass_gaps(self, reader: Reader) -> None:
+        if not reader.signals and reader.stream is not None:
+            gaps = reader.stream.gaps
+            for gap in gaps[reader.gaps :]:
+                self._pass_gap(reader, gap)
+            assert len(gaps) < 16, "the machine does not follow that many"
+
+    def _pass_gap(self, reader: Reader, gap: Gap) -> None:
+        reader.gaps += 1
+        unknown = gap.start not in reader.track.log
+        reader.track.cross(gap)
+        if not unknown:  # otherwise there is nothing that the history could hold against it
+            self._recorder(reader, gap.start).gap(gap.reason, gap.start, gap.end)
+
+    def _recorder(self, reader: Reader, start: str | None) -> Recorder:
+        if reader.recorder is None:
+            reader.recorder = self.history.reader(reader.user, start)
+        return reader.recorder
+
+    # -- small things --------------------------------------------------------------------------------------------
+
+    def _hearing(self, name: str, user: str) -> list[Reader]:
+        return [
+            reader
+            for reader in self.readers
+            if reader.opening and not reader.closed
+            if reader.owner == name or self.backend.shared
+            if user in ("", reader.user)
+        ]
+
+    def _note_opening(self, reader: Reader) -> None:
+        if not reader.opening:
+            reader.opening = True
+            reader.track.begin()
+            if reader.known:
+                reader.recorder = self.history.reader(reader.user, reader.track.position)
+
+    def _note_closed(self, reader: Reader) -> None:
+        if not reader.closed:
+            reader.closed = True
+            if reader.recorder is not None:
+                reader.recorder.finished()
+
+    def _due(self) -> bool:
+        """Whether something is expected to happen yet."""
+        return bool(self.pushes) or any(
+            reader.task is not None and not reader.task.done() and ids.compare(reader.track.position, reader.hint) < 0
+            for reader in self.readers
+        )
+
+    def _notifier(self, name: str) -> Notifier:
+        return Notifier(
+            self.backend.store,
+            router=Wire(name, self.under_way),
+            instance_id=name,
+            buffer_size=self.buffer_size,
+            poll_interval=FAR,
+            audit_interval=FAR,
+            timeout=FAR,
+        )
+
+    def _tick(self) -> float:
+        self._now += 1
+        return float(self._now)
