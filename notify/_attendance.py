@@ -92,9 +92,7 @@ class Attendance:
 
     def leave(self, user: str) -> None:
         """Count a stream that was closed. Never waits: called in finalisers too."""
-        seat = self._seats.get(user)
-        if seat is None:
-            return
+        seat = self._seats[user]
         seat.streams -= 1
         if seat.streams:
             return
@@ -123,7 +121,8 @@ class Attendance:
                     break
 
     async def _register(self, user: str, seat: Seat) -> None:
-        for delay in backoff(random.random):
+        delays = backoff(random.random)
+        while True:
             try:
                 with anyio.fail_after(self._timeout):
                     seat.registration = await self._tracker.register(user, self._routing)
@@ -140,7 +139,7 @@ class Attendance:
                 return
             if seat.registration is not None:
                 return
-            await anyio.sleep(delay)
+            await anyio.sleep(next(delays))
 
     async def _sweep(self) -> None:
         """Release who has been away for long enough; a look costs nothing while nobody leaves."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
 
 
 def backoff(
@@ -18,6 +17,6 @@ def backoff(
         limit: the longest step.
     """
     step = first
-    for _ in repeat(None):
+    while True:
         yield step * (0.5 + 0.5 * chance())
         step = min(step * factor, limit)

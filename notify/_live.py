@@ -259,8 +259,7 @@ class LiveLog:
 
     def drop_group(self, group: Group) -> None:
         """Forget a group that was closed."""
-        if group in self._groups:
-            self._groups.remove(group)
+        self._groups.remove(group)
 
     def wake_ended(self) -> None:
         """Wake the streams that have ended by their group's cutoff."""
@@ -357,11 +356,11 @@ class LiveLog:
                 with anyio.fail_after(self.read_timeout):
                     news = await self._read_many.read_many(part, self._buffer_size)
                 self._take_news(news)
-            elif self.store is not None:
+            else:
                 for user, position in part.items():
                     with anyio.fail_after(self.read_timeout):
-                        head = await self.store.head(user)
-                    self._compare(user, position, head)
+                        page = await self.fetch(user, None)
+                    self._compare(user, position, page.position)
 
     def _take_news(self, news: Mapping[str, Page]) -> None:
         for user, page in news.items():

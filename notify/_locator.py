@@ -51,24 +51,10 @@ class Locator:
         self._queue: list[Check] = []
         self._draining = False
 
-    @property
-    def is_immediate(self) -> bool:
-        """Whether `locate_nowait` can be used."""
-        return self._immediate is not None
-
-    def locate_nowait(self, user: str) -> Sequence[RoutingInfo] | None:
-        """Return where the user is (empty: offline); None where that cannot be told."""
-        assert self._immediate is not None
-        try:
-            return self._immediate.locate_nowait((user,)).get(user, ())
-        except Exception as error:
-            self._failed(error)
-            return None
-
     async def locate(self, user: str) -> Sequence[RoutingInfo] | None:
-        """As `locate_nowait`, with whoever asks at the same time."""
+        """Return where the user is (empty: offline); None where that cannot be told."""
         if self._immediate is not None:
-            return self.locate_nowait(user)
+            return self._locate_nowait(self._immediate, user)
         check = Check(user, self._loop.new_waiter())
         self._queue.append(check)
         if not self._draining:
@@ -100,8 +86,15 @@ class Locator:
                     wake(check.waiter)
         finally:
             self._draining = False
-            for check in [*checks, *self._queue] if self._background.closed else ():
+            for check in [*checks, *self._queue]:  # some are left only where the notifier closes
                 wake(check.waiter)
+
+    def _locate_nowait(self, presence: ImmediatePresence, user: str) -> Sequence[RoutingInfo] | None:
+        try:
+            return presence.locate_nowait((user,)).get(user, ())
+        except Exception as error:
+            self._failed(error)
+            return None
 
     def _failed(self, error: Exception) -> None:
         self._counters.presence_failures += 1

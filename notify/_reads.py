@@ -81,19 +81,15 @@ class Reads:
         while self._queue and self._running < CONCURRENT_READS and not self._live.background.closed:
             read = self._queue.popleft()
             self._running += 1
-            try:
-                self._live.background.start(self._run, read)
-            except BaseException:
-                self._running -= 1
-                self._forget(read)
-                raise
+            self._live.background.start(self._run, read)
 
     async def _run(self, read: Read) -> None:
         outcome: Page | Exception = BackendUnavailableError("the read was abandoned", backend=self._live.name)
+        mark = self._live.mark(read.user)
         delays = backoff(random.random)
         try:
             while True:
-                read.mark = self._live.mark(read.user)  # before reading: what is offered meanwhile proves nothing
+                mark = read.mark = self._live.mark(read.user)  # before: what is offered meanwhile proves nothing
                 outcome = await self._attempt(read)
                 streams = read.waiting()
                 if isinstance(outcome, Page | UsageError) or not any(stream.is_open for stream in streams):
@@ -106,9 +102,9 @@ class Reads:
             self._running -= 1
             self._forget(read)
             for stream in read.waiting():
-                if isinstance(outcome, Page) and read.mark is not None:
-                    stream.receive(outcome, read.after is None or len(outcome.events) < PAGE_SIZE, read.mark)
-                elif isinstance(outcome, Exception):
+                if isinstance(outcome, Page):
+                    stream.receive(outcome, read.after is None or len(outcome.events) < PAGE_SIZE, mark)
+                else:
                     stream.fail(outcome)
             self._start_next()
 

@@ -394,8 +394,7 @@ class Subscription:
             mark: the end of the ring when the read began.
         """
         topic = self._topic
-        if self._rank < self._group.cutoff or topic is None:
-            return
+        assert topic is not None  # by I4: whoever is closed no longer reads
         events = list(page.events)
         controls: list[Event] = []
         start, self._start = self._start, None
@@ -481,11 +480,11 @@ class Subscription:
 
     def _detach(self) -> None:
         topic, self._topic = self._topic, None
+        assert topic is not None
         self._state = State.NEW
-        if topic is not None:
-            topic.leave(self)
-            self._live.detach(topic)
-            self._group.detached(self.user, self._track)
+        topic.leave(self)
+        self._live.detach(topic)
+        self._group.detached(self.user, self._track)
 
 
 def _excused(start: Start | None, page: Page) -> bool:

@@ -104,7 +104,7 @@ class Telemetry:
         self._batch.record(events)
 
     def close(self) -> None:
-        """Keep the totals, let the gauges return to zero. Idempotent."""
+        """Keep the totals, let the gauges return to zero: to be called once."""
         _registry.remove(self)
 
     def _observe(self, event: Event) -> None:
@@ -155,9 +155,8 @@ class _Registry:
 
     def remove(self, telemetry: Telemetry) -> None:
         """Keep only the totals of a notifier."""
-        if telemetry in self._open:
-            self._open.discard(telemetry)
-            self._closed.add(telemetry.counters)
+        self._open.discard(telemetry)
+        self._closed.add(telemetry.counters)
 
     def _counter(
         self, label: str, read: Callable[[Counters], Mapping[str, int]]

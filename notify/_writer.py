@@ -98,11 +98,6 @@ class Writer:
         self._queue: deque[Save] = deque()
         self._draining = False
 
-    @property
-    def batches(self) -> bool:
-        """Whether the store saves many events in one round trip."""
-        return self._many is not None
-
     async def save(self, event: Event, locations: Locations) -> Event:
         """Have the event saved and return it as stored.
 
@@ -210,11 +205,10 @@ class Writer:
     def _abandon(self, sent: Sequence[Save]) -> None:
         for save in sent:
             save.finish(self._unanswered())
-        unsent = list(self._queue) if self._background.closed else []
-        for save in unsent:
-            self._queue.remove(save)
+        for save in self._queue:
             save.finish(PushRejectedError("the notifier was closed; nothing was sent", backend=self._name))
-        self._counters.pending_pushes -= len(sent) + len(unsent)
+        self._counters.pending_pushes -= len(sent) + len(self._queue)
+        self._queue.clear()
 
     def _give_up(self, save: Save) -> NotifyError:
         if save.sent:

@@ -1,0 +1,255 @@
+"""The live side of a log by itself: lost, phantom and late offers, resyncs, reads that fail for some alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import notify._routes
+from notify import BackendUnavailableError, Background, ClosedError, Event, LiveLog, Notifier, Page, Stream
+from notify_memory import MemoryPresence, MemoryRouter, MemoryStore
+from tests.parts import NotingRouter, PlainStore, SlowPresence, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def take(stream: Stream, count: int) -> list[Any]:
+    return [(await stream.next(2)).payload for _ in range(count)]
+
+
+async def nothing(stream: Stream) -> None:
+    with pytest.raises(TimeoutError):
+        await stream.next(0.03)
+
+
+@pytest.mark.parametrize("kind", [lambda inner: inner, PlainStore])
+@pytest.mark.parametrize("whom", ["alice", "bob", None])
+async def test_a_resync_finds_what_was_never_offered(kind: Any, whom: str | None) -> None:
+    """After `resync` of a user, or of all, a waiting stream yields what no offer announced; that of others does not."""
+    store = MemoryStore()
+    opened: list[str] = []
+    closed: list[str] = []
+    live = LiveLog(kind(store), background=Background("test"), on_open=opened.append, on_close=closed.append)
+    async with live.subscribe("alice") as stream, live.subscribe("alice"):
+        await store.save(Event("alice", "t", 1))
+        live.resync(whom)
+        if whom == "bob":
+            await nothing(stream)
+        else:
+            assert await take(stream, 1) == [1]
+        assert (opened, closed, list(live.users)) == (["alice"], [], ["alice"])
+    assert closed == ["alice"]
+    live.close()
+    with pytest.raises(ClosedError):
+        live.subscribe("alice")
+
+
+async def test_a_reader_that_was_busy_learns_of_a_resync_too() -> None:
+    """A stream that did not wait when `resync` was called reads the log before it waits again."""
+    store = MemoryStore()
+    live = LiveLog(store, background=Background("test"))
+    async with live.subscribe("alice") as stream:
+        live.offer(await store.save(Event("alice", "t", 1)))
+        await store.save(Event("alice", "t", 2))
+        live.resync()
+        assert await take(stream, 2) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [lambda inner: inner, PlainStore])
+async def test_an_offer_that_is_in_no_log_is_not_yielded(kind: Any) -> None:
+    """An offered event that the log does not hold (a failover lost it) is passed over, and the next real one comes."""
+    store = MemoryStore()
+    async with Notifier(kind(store), poll_interval=0.05) as notifier, notifier.subscribe("alice") as stream:
+        phantom = Event("alice", "t", "phantom").stored("9999999999999-0", "9999999999998-0")
+        assert notifier.deliver(phantom) == 1
+        await nothing(stream)
+        await notifier.push("alice", "t", 1)
+        assert await take(stream, 1) == [1]
+        await nothing(stream)
+
+
+async def test_reordered_and_doubled_offers() -> None:
+    """Offers that come late, twice or in the wrong order yield each event once and in order."""
+    store = MemoryStore()
+    live = LiveLog(store, background=Background("test"))
+    async with live.subscribe("alice") as stream:
+        events = [await store.save(Event("alice", "t", n)) for n in range(6)]
+        taken = [live.offer(events[n]) for n in (1, 0, 1, 5, 2, 3, 3, 4)]
+        assert taken == [1, 0, 0, 1, 0, 0, 0, 0]
+        assert await take(stream, 6) == list(range(6))
+        await nothing(stream)
+
+
+async def test_a_failing_log_fails_who_opens_and_keeps_who_is_open() -> None:
+    """When a shared read fails, a stream that is opening gets the error; one that was open waits and is healed."""
+
+    class Moody(PlainStore):
+        broken = False
+
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            await super()._enter("read")
+            if self.broken:
+                raise BackendUnavailableError("down")
+            return self.inner.read_nowait(user, after, limit)
+
+    store = Moody()
+    async with (
+        Notifier(store, buffer_size=1, poll_interval=3600) as notifier,
+        notifier.subscribe("alice", "0") as stream,
+        anyio.create_task_group() as group,
+    ):
+        for n in range(3):
+            await notifier.push("alice", "t", n)
+        store.broken = True
+        got: list[Any] = []
+
+        async def read() -> None:
+            got.extend(await take(stream, 3))
+
+        group.start_soon(read)
+        with pytest.raises(BackendUnavailableError, match="down"):
+            async with notifier.subscribe("alice", "0"):
+                pytest.fail("it cannot open")
+        assert got == []
+        store.broken = False
+        await until(lambda: got == [0, 1, 2])
+
+
+async def test_closing_while_a_long_replay_lets_others_run() -> None:
+    """A stream closed between two pages of its replay ends at once."""
+    store = MemoryStore(max_len=2000)
+    for n in range(1500):
+        store.save_nowait(Event("alice", "t", n))
+    async with Notifier(store) as notifier:
+        stream = notifier.subscribe("alice", "0")
+        assert await take(stream, 500) == list(range(500))
+        async with anyio.create_task_group() as group:
+
+            async def read() -> None:
+                with pytest.raises(ClosedError):
+                    await stream.next()
+
+            group.start_soon(read)
+            group.start_soon(stream.aclose)
+
+
+async def test_a_stream_goes_on_opening_after_a_cancelled_next() -> None:
+    """A `next` cancelled while the tracker was asked is taken up by the following one; the user is registered once."""
+    gate = anyio.Event()
+
+    class Gated(SlowPresence):
+        async def register(self, user: str, routing: Any = None) -> Any:
+            await gate.wait()
+            return await super().register(user, routing)
+
+    presence = Gated()
+    async with Notifier(MemoryStore(), presence=presence) as notifier:
+        await notifier.push("alice", "t", 1)
+        stream = notifier.subscribe("alice", "0")
+        await nothing(stream)
+        gate.set()
+        assert await take(stream, 1) == [1]
+        assert presence.calls.count("register") == 1
+        await stream.aclose()
+
+
+async def test_an_immediate_tracker_that_fails() -> None:
+    """A tracker that answers at once and fails does not keep a stream from opening or an event from its user."""
+
+    class Failing(MemoryPresence):
+        def register_nowait(self, user: str, routing: Any = None) -> Any:
+            raise OSError("down")
+
+        def locate_nowait(self, users: Any) -> Any:
+            raise OSError("down")
+
+    async with Notifier(MemoryStore(), presence=Failing(), offline="drop", linger=0) as notifier:
+        async with notifier.subscribe("alice") as stream:
+            await notifier.push("alice", "t", 1)
+            assert await take(stream, 1) == [1]
+        assert notifier.statistics().presence_failures == 2
+
+
+async def test_a_tracker_that_fails_for_somebody_who_has_left() -> None:
+    """A registration that keeps failing is given up once its user has gone."""
+    presence = SlowPresence()
+    presence.broken = True
+    async with Notifier(MemoryStore(), presence=presence, linger=0) as notifier:
+        async with notifier.subscribe("alice"):
+            pass
+        await until(lambda: notifier._services.running <= 1)
+        assert presence.calls.count("register") >= 1
+
+
+async def test_concurrent_presence_checks_share_one_query() -> None:
+    """Pushes that ask for presence at the same time share the queries of a tracker that is waited for."""
+    presence = SlowPresence()
+    async with Notifier(MemoryStore(), presence=presence) as notifier, anyio.create_task_group() as group:
+        for n in range(100):
+            group.start_soon(notifier.push, f"u{n}", "t")
+    assert presence.calls.count("locate") <= 3
+
+
+async def test_closing_answers_pushes_that_wait_for_presence() -> None:
+    """A push whose presence check hangs when the notifier closes ends in time."""
+
+    class Hanging(SlowPresence):
+        async def _enter(self, name: str) -> None:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.3)
+
+    notifier = Notifier(MemoryStore(), presence=Hanging(), timeout=0.1)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(notifier.push, "alice", "t")
+            await until(lambda: notifier._jobs.running)
+            group.start_soon(notifier.push, "bob", "t")
+            await anyio.wait_all_tasks_blocked()
+            await notifier.aclose()
+
+
+async def test_a_router_that_listened_long_is_restarted_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delay before listening again starts anew after a router that had listened for some time."""
+    monkeypatch.setattr(notify._routes, "_STEADY", -1.0)
+    attempts: list[float] = []
+
+    class Dropping(NotingRouter):
+        async def receive(self, instance_id: str, deliver: Any, *, task_status: Any) -> None:
+            attempts.append(anyio.current_time())
+            task_status.started()
+
+    async with Notifier(MemoryStore(), router=Dropping()), anyio.create_task_group():
+        await until(lambda: len(attempts) >= 6)
+    assert all(later - earlier < 1 for earlier, later in pairwise(attempts))
+
+
+async def test_a_successor_of_the_same_name_keeps_its_routes() -> None:
+    """An instance that ends after another took its name does not take the other's routes along."""
+    router = MemoryRouter()
+    got: list[Event] = []
+
+    def take_one(event: Event) -> int:
+        got.append(event)
+        return 1
+
+    async def first(event: Event) -> None:
+        """Not called."""
+
+    async with anyio.create_task_group() as group:
+
+        async def listen(scope: anyio.CancelScope, deliver: Any, *, task_status: Any) -> None:
+            with scope:
+                await router.receive("web", deliver, task_status=task_status)
+
+        old, new = anyio.CancelScope(), anyio.CancelScope()
+        await group.start(listen, old, first)
+        await group.start(listen, new, take_one)
+        old.cancel()
+        await anyio.wait_all_tasks_blocked()
+        await router.route(Event("alice", "t"), None)
+        assert len(got) == 1
+        new.cancel()
