@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+
+import anyio
 
 from notify import Event, Notifier, Stream, StreamStore
 
@@ -30,6 +33,22 @@ class StreamTests(StoreTests):
     async def assert_live(self, stream: Stream, store: StreamStore) -> None:
         """Assert that the next event that is saved is the next one that comes: so nothing else was on its way."""
         await self.assert_next(stream, await store.save(Event(stream.user, "sentinel")))
+
+    async def assert_arrives(self, save: Callable[[], Awaitable[Event | None]], *streams: Stream) -> None:
+        """Assert that an event reaches readers who wait for it, promptly and as it was saved."""
+        seen: list[Event] = []
+
+        async def read(stream: Stream) -> None:
+            seen.extend(await take(stream, 1, self.patience))
+
+        async with anyio.create_task_group() as tasks:
+            for stream in streams:
+                tasks.start_soon(read, stream)
+            await anyio.wait_all_tasks_blocked()
+            event = await save()
+            start = anyio.current_time()
+        assert anyio.current_time() - start < self.prompt
+        assert seen == [event] * len(streams)
 
     async def assert_whole(self, stream: Stream, count: int, start: str = "0") -> list[Event]:
         """Take so many events, assert that they are a chain, and return them."""

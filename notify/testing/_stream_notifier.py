@@ -59,10 +59,8 @@ class NotifierStreamTests(StreamTests):
         """What is saved in the store itself reaches the notifier's streams promptly, and so does another's push."""
         async with self.notifier(store) as notifier, self.notifier(store) as other:
             async with notifier.subscribe("alice") as stream:
-                event = await store.save(Event("alice", "t"))
-                assert await stream.next(self.prompt) == event
-                pushed = await other.push("alice", "t")
-                assert await stream.next(self.prompt) == pushed
+                await self.assert_arrives(partial(store.save, Event("alice", "t")), stream)
+                await self.assert_arrives(partial(other.push, "alice", "t"), stream)
 
     async def test_a_delivery_that_comes_too_is_ignored(self, store: StreamStore) -> None:
         """An event that a router delivers as well, early, late or twice, is yielded once."""

@@ -184,7 +184,7 @@ class PositionTests(StreamTests):
                 assert stream.gaps == ()
 
         writers = [partial(self.fill, store, "alice", 50) for _ in range(4)]
-        await together(*writers, *(partial(read, delay) for delay in range(0, 60, 6)))
+        await together(*writers, *(partial(read, delay) for delay in range(0, 60, 5)))
 
     async def test_live_streams_yield_a_chain(self, store: StreamStore) -> None:
         """Ten live streams each yield all events of concurrent writers once, in log order."""

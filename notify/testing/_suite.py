@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from notify import Event, Stream, ids
@@ -97,6 +98,17 @@ async def together(*functions: Callable[[], Awaitable[object]]) -> None:
             tasks.start_soon(run, function)
     if errors:
         raise errors[0]
+
+
+async def interrupted(function: Callable[[], Coroutine[Any, Any, object]], attempt: int) -> None:
+    """Run a function and cancel it, each attempt later: by steps of the event loop at first, then by time."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(function)
+        for _ in range(attempt):
+            await anyio.lowlevel.checkpoint()
+        if attempt > 9:
+            await anyio.sleep((attempt - 9) * 0.0003)
+        tasks.cancel_scope.cancel()
 
 
 async def take(stream: Stream, count: int, within: float) -> list[Event]:

@@ -1,0 +1,617 @@
+"""Stores with one bug each."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio.lowlevel
+
+from notify import Background, Event, Page, ids
+from notify.testing import (
+    AgingStoreSuite,
+    BoundedStoreSuite,
+    ClockedStoreSuite,
+    DurableStoreSuite,
+    ImmediateStoreSuite,
+    ReadManySuite,
+    SaveManySuite,
+    SharedStoreSuite,
+    StoreSuite,
+)
+from notify_memory import MemoryStore
+from tests.conformance.broken import caught_by
+from tests.conformance.outsiders import FileStore, PlainStore
+
+
+def changed(event: Event, **fields: Any) -> Event:
+    names = ("user", "type", "data", "id", "prev", "timestamp", "group", "key", "meta")
+    return Event(**{name: getattr(event, name) for name in names} | fields)
+
+
+# -- what is saved --------------------------------------------------------------------------------------------------
+
+
+@caught_by("test_a_page_holds_no_more_than_the_limit", StoreSuite)
+class DropsAnEvent(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        stored = super().save_nowait(event)
+        if event.payload == 4:
+            self._logs[event.user].events.pop()
+        return stored
+
+
+@caught_by("test_save_returns_the_event_with_id_and_prev", StoreSuite)
+class ReusesIds(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        return changed(super().save_nowait(event), id="1700000000000-0")
+
+
+@caught_by("test_save_returns_the_event_with_id_and_prev", StoreSuite)
+class ForgetsPrev(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        return changed(super().save_nowait(event), prev="0")
+
+
+@caught_by("test_save_returns_the_event_with_id_and_prev", StoreSuite)
+class SpellsIdsWithZeros(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        stored = super().save_nowait(event)
+        return changed(stored, id=f"0{stored.id}")
+
+
+@caught_by("test_users_with_similar_names_share_nothing", StoreSuite)
+@caught_by("test_users_do_not_wait_for_each_other", StoreSuite)
+class LinksAcrossUsers(PlainStore):
+    def append(self, event: Event) -> Event:
+        before = ids.format(*self.last)
+        stored = changed(super().append(event), prev=before)
+        self.logs[event.user][-1] = stored
+        return stored
+
+
+@caught_by("test_every_field_is_read_back", StoreSuite)
+class CutsTimestamps(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        return super().save_nowait(changed(event, timestamp=event.timestamp.replace(microsecond=0)))
+
+
+@caught_by("test_data_is_unchanged", StoreSuite)
+class EncodesAgain(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        try:
+            data = json.dumps(event.payload).encode()
+        except ValueError:
+            data = event.data
+        return super().save_nowait(changed(event, data=data))
+
+
+@caught_by("test_data_is_unchanged", StoreSuite)
+class CutsData(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        return super().save_nowait(changed(event, data=event.data[:65_535]))
+
+
+@caught_by("test_hostile_fields_are_unchanged", StoreSuite)
+class StripsZeroBytes(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        meta = {key.replace("\x00", ""): value.replace("\x00", "") for key, value in event.meta.items()}
+        return super().save_nowait(changed(event, meta=meta))
+
+
+@caught_by("test_what_was_left_out_stays_left_out", StoreSuite)
+class InventsAGroup(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        return super().save_nowait(changed(event, group=event.group or "None"))
+
+
+@caught_by("test_the_id_is_the_time_of_saving", StoreSuite)
+class TakesIdsFromTimestamps(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        ms = int(event.timestamp.timestamp() * 1000)
+        return changed(super().save_nowait(event), id=f"{ms}-1")
+
+
+@caught_by("test_users_with_similar_names_share_nothing", StoreSuite)
+class FoldsCase(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        return super().save_nowait(event.addressed_to(event.user.lower()))
+
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        return super().read_nowait(user.lower(), after, limit)
+
+
+@caught_by("test_users_with_similar_names_share_nothing", StoreSuite)
+class CutsLongNames(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        return super().save_nowait(event.addressed_to(event.user[:128]))
+
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        return super().read_nowait(user[:128], after, limit)
+
+
+# -- what is read ---------------------------------------------------------------------------------------------------
+
+
+@caught_by("test_a_page_holds_no_more_than_the_limit", StoreSuite)
+class IgnoresTheLimit(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        return super().read_nowait(user, after, 1000)
+
+
+@caught_by("test_reading_goes_on_after_a_position", StoreSuite)
+class ReadsFromThePositionOn(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        return super().read_nowait(user, ids.unpack(max(0, ids.pack(after) - 1)), limit)
+
+
+@caught_by("test_every_id_is_a_position", StoreSuite)
+class ComparesIdsAsStrings(MemoryStore):
+    def __init__(self) -> None:
+        super().__init__(clock=lambda: 1.7e9)
+
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        page = super().read_nowait(user, after, limit)
+        return Page([event for event in page.events if event.id > after], page.gap, page.position)
+
+
+@caught_by("test_a_long_log_is_read_page_by_page", StoreSuite)
+class ReadsNoFurtherThanTwoHundred(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        page = super().read_nowait(user, after, limit)
+        events = [event for event in page.events if event.payload < 200]
+        return Page(events, page.gap, events[-1].id if events else page.position)
+
+
+@caught_by("test_the_end_of_the_log_is_an_empty_page", StoreSuite)
+class LosesThePosition(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        page = super().read_nowait(user, after, limit)
+        return page if page.events else Page((), page.gap, ids.ZERO)
+
+
+@caught_by("test_an_unknown_user_has_an_empty_log", StoreSuite)
+class TellsAGapOfNobody(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        page = super().read_nowait(user, after, limit)
+        return page if user in self._logs else Page((), "expired", ids.ZERO)
+
+
+@caught_by("test_the_head_is_the_last_id", StoreSuite)
+class HasAStaleHead(MemoryStore):
+    async def head(self, user: str) -> str:
+        log = self._logs.get(user)
+        return log.events[0].id if log else ids.ZERO
+
+
+@caught_by("test_reading_while_others_write_shows_no_gap", StoreSuite)
+class ReadsInTwoSteps(PlainStore):
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        page = await super().read(user, after, limit)
+        head = await self.head(user)
+        return page if page.events or head == after else Page((), "trimmed", head)
+
+
+# -- gaps and retention ---------------------------------------------------------------------------------------------
+
+
+@caught_by("test_a_trimmed_position_has_a_gap", StoreSuite)
+@caught_by("test_a_position_that_no_event_has_gives_later_events_only", StoreSuite)
+@caught_by("test_a_position_before_the_first_event_gives_everything", StoreSuite)
+@caught_by("test_a_log_that_was_trimmed_empty_has_a_gap", StoreSuite)
+@caught_by("test_a_position_in_an_unknown_log_has_expired", StoreSuite)
+class TellsNoGaps(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        page = super().read_nowait(user, after, limit)
+        return Page(page.events, None, page.position)
+
+
+@caught_by("test_a_position_ahead_of_the_log_was_rewound", StoreSuite)
+class TakesEveryGapForTrimmed(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        page = super().read_nowait(user, after, limit)
+        return Page(page.events, page.gap and "trimmed", page.position)
+
+
+@caught_by("test_a_trimmed_position_whose_successor_is_left_has_none", StoreSuite)
+class TellsAGapAtTheBoundary(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        page = super().read_nowait(user, after, limit)
+        retained = super().read_nowait(user, ids.ZERO, 1).events
+        return Page(page.events, "trimmed" if retained and after == retained[0].prev else page.gap, page.position)
+
+
+@caught_by("test_a_gap_is_told_on_the_first_page_only", StoreSuite)
+class TellsAGapOnEveryPage(MemoryStore):
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        page = super().read_nowait(user, after, limit)
+        retained = super().read_nowait(user, ids.ZERO, 1).events
+        lost = bool(retained) and retained[0].prev != ids.ZERO
+        return Page(page.events, "trimmed" if lost else page.gap, page.position)
+
+
+@caught_by("test_trim_keeps_the_event_exactly_there", StoreSuite)
+class TrimsTheBoundary(MemoryStore):
+    async def trim(self, before: datetime | str) -> int:
+        return await super().trim(ids.unpack(ids.pack(before) + 1) if isinstance(before, str) else before)
+
+
+@caught_by("test_trim_keeps_what_is_exactly_as_old", StoreSuite)
+class TrimsTheMillisecond(MemoryStore):
+    async def trim(self, before: datetime | str) -> int:
+        return await super().trim(before if isinstance(before, str) else before + timedelta(milliseconds=1))
+
+
+@caught_by("test_trim_goes_by_id_and_not_by_timestamp", StoreSuite)
+class TrimsByTimestamp(MemoryStore):
+    async def trim(self, before: datetime | str) -> int:
+        assert isinstance(before, datetime)
+        for log in self._logs.values():
+            log.events[:] = [event for event in log.events if event.timestamp >= before]
+        return 0
+
+
+@caught_by("test_trim_spares_the_young", StoreSuite)
+class TrimsEverything(MemoryStore):
+    async def trim(self, before: datetime | str) -> int:
+        return await super().trim(f"{1 << 60}-0")
+
+
+@caught_by("test_trim_reaches_every_user", StoreSuite)
+class TrimsTenUsers(MemoryStore):
+    async def trim(self, before: datetime | str) -> int:
+        logs = dict(self._logs)
+        for user in [*logs][10:]:
+            del self._logs[user]
+        removed = await super().trim(before)
+        self._logs = logs
+        return removed
+
+
+@caught_by("test_trim_reaches_every_user", StoreSuite)
+@caught_by("test_a_trimmed_log_goes_on", StoreSuite)
+class ForgetsTrimmedUsers(MemoryStore):
+    async def trim(self, before: datetime | str) -> int:
+        removed = await super().trim(before)
+        self._logs = {user: log for user, log in self._logs.items() if len(log.events) > log.start}
+        return removed
+
+
+@caught_by("test_trim_keeps_the_event_exactly_there", StoreSuite)
+class CountsWrong(MemoryStore):
+    async def trim(self, before: datetime | str) -> int:
+        return await super().trim(before) + 1
+
+
+@caught_by("test_trim_refuses_what_is_no_position", StoreSuite)
+class TrimsBeforeAnything(MemoryStore):
+    async def trim(self, before: datetime | str) -> int:
+        return await super().trim("0" if before == "garbage" else before)
+
+
+@caught_by("test_a_save_during_trim_is_not_lost", StoreSuite)
+class LosesSavesDuringTrim(PlainStore):
+    async def trim(self, before: datetime | str) -> int:
+        kept = {user: [*log] for user, log in self.logs.items()}
+        removed = await super().trim(before)
+        self.logs = {user: [event for event in log if event in self.logs[user]] for user, log in kept.items()}
+        return removed
+
+
+# -- saves ----------------------------------------------------------------------------------------------------------
+
+
+@caught_by("test_a_repeated_key_returns_the_first_event", StoreSuite)
+class IgnoresKeys(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        stored = super().save_nowait(event)
+        self._logs[event.user].keys.clear()
+        return stored
+
+
+@caught_by("test_a_repeated_key_returns_the_first_event", StoreSuite)
+class StoresRepeatedKeys(PlainStore):
+    async def save(self, event: Event) -> Event:
+        first = self.keys.get((event.user, event.key or ""))
+        stored = await super().save(event.addressed_to(event.user))
+        if first is not None:
+            self.append(event)
+        return stored
+
+
+@caught_by("test_a_key_is_remembered", StoreSuite)
+class RemembersTenKeys(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        stored = super().save_nowait(event)
+        keys = self._logs[event.user].keys
+        for key in [*keys][:-10]:
+            del keys[key]
+        return stored
+
+
+@caught_by("test_a_key_counts_for_its_user_only", StoreSuite)
+class SharesKeys(PlainStore):
+    async def save(self, event: Event) -> Event:
+        for (_, key), first in self.keys.items():
+            if key == event.key:
+                return first
+        return await super().save(event)
+
+
+@caught_by("test_a_key_counts_for_its_user_only", StoreSuite)
+class JoinsUserAndKey(PlainStore):
+    async def save(self, event: Event) -> Event:
+        for pair, first in self.keys.items():
+            if event.key is not None and ":".join(pair) == f"{event.user}:{event.key}":
+                return first
+        return await super().save(event)
+
+
+@caught_by("test_a_key_is_compared_byte_by_byte", StoreSuite)
+class NormalisesKeys(PlainStore):
+    async def save(self, event: Event) -> Event:
+        return await super().save(changed(event, key=unicodedata.normalize("NFC", event.key or "")))
+
+
+@caught_by("test_events_without_a_key_are_never_the_same", StoreSuite)
+class TakesEqualEventsForOne(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        for log in self._logs.values():
+            for stored in log.events:
+                if event.stored(stored.id, stored.prev) == stored:
+                    return stored
+        return super().save_nowait(event)
+
+
+@caught_by("test_ids_grow_under_concurrent_writers", StoreSuite)
+class WritesInTwoSteps(PlainStore):
+    async def save(self, event: Event) -> Event:
+        prev = await self.head(event.user)
+        await anyio.lowlevel.checkpoint()
+        stored = changed(await super().save(event), prev=prev)
+        self.logs[event.user][-1] = stored
+        return stored
+
+
+@caught_by("test_concurrent_saves_with_one_key_store_once", StoreSuite)
+class ChecksKeysInTwoSteps(PlainStore):
+    async def save(self, event: Event) -> Event:
+        first = self.keys.get((event.user, event.key or ""))
+        await self.enter()
+        return first or self.append(event)
+
+
+@caught_by("test_a_cancelled_save_leaves_the_log_whole", StoreSuite)
+class LeavesAHoleWhenCancelled(PlainStore):
+    async def save(self, event: Event) -> Event:
+        stored = self.append(event)
+        self.logs[event.user].pop()
+        await anyio.sleep(0.001)
+        self.logs[event.user].append(stored)
+        return stored
+
+
+@caught_by("test_a_cancelled_read_does_no_harm", StoreSuite)
+class LosesWhatItReads(PlainStore):
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        log = self.logs.pop(user, [])
+        await anyio.lowlevel.checkpoint()
+        self.logs[user] = log
+        return await super().read(user, after, limit)
+
+
+@caught_by("test_a_closed_store_raises", StoreSuite)
+@caught_by("test_a_store_that_was_never_used_closes", StoreSuite)
+class GoesOnWhenClosed(MemoryStore):
+    async def aclose(self) -> None:
+        self._logs.clear()
+
+
+@caught_by("test_a_closed_store_raises", StoreSuite)
+class AnswersForNobodyWhenClosed(MemoryStore):
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        return Page((), None, ids.ZERO) if user not in self._logs else await super().read(user, after, limit)
+
+
+@caught_by("test_saves_end_when_the_store_closes", StoreSuite)
+class HangsWhenClosed(PlainStore):
+    async def save(self, event: Event) -> Event:
+        await anyio.lowlevel.checkpoint()
+        if self.closed:
+            await anyio.sleep_forever()
+        return await super().save(event)
+
+
+@caught_by("test_the_head_is_the_last_id", StoreSuite)
+class LeavesATaskRunning(MemoryStore):
+    async def head(self, user: str) -> str:
+        Background("left").start(anyio.sleep, 1)
+        return await super().head(user)
+
+
+@caught_by("test_nothing_goes_untested", StoreSuite)
+class HasUntestedAbilities(PlainStore):
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Event]:
+        return [await self.save(event) for event in events]
+
+
+# -- abilities and features -----------------------------------------------------------------------------------------
+
+
+@caught_by("test_many_events_of_one_user", SaveManySuite)
+@caught_by("test_saving_many_is_saving_each", SaveManySuite)
+class SavesManyBackwards(MemoryStore):
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
+        return [*await super().save_many(events[::-1])][::-1]
+
+
+@caught_by("test_keys_count_in_a_batch", SaveManySuite)
+class IgnoresKeysInBatches(MemoryStore):
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
+        return await super().save_many([changed(event, key=None) for event in events])
+
+
+@caught_by("test_saving_nothing_is_nothing", SaveManySuite)
+class SavesSomethingForNothing(MemoryStore):
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
+        return await super().save_many(events or [Event("-", "empty")])
+
+
+class BatchStore(PlainStore):
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
+        return [await self.save(event) for event in events]
+
+
+@caught_by("test_batches_that_cross", SaveManySuite)
+class WritesBatchesInTwoSteps(BatchStore):
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
+        heads = {event.user: await self.head(event.user) for event in events}
+        stored = [changed(self.append(event), prev=heads[event.user]) for event in events]
+        for event in stored:
+            self.logs[event.user][-1] = event
+        return stored
+
+
+@caught_by("test_a_closed_store_saves_nothing", SaveManySuite)
+class SavesManyWhenClosed(MemoryStore):
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
+        return [event.stored("1-1", "0") for event in events] if self._closed else await super().save_many(events)
+
+
+@caught_by("test_gaps_are_told_without_events", ReadManySuite)
+@caught_by("test_reading_many_is_reading_each", ReadManySuite)
+class LeavesGapsOut(MemoryStore):
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        pages = await super().read_many(after, limit)
+        return {user: page for user, page in pages.items() if page.gap is None}
+
+
+@caught_by("test_reading_many_is_reading_each", ReadManySuite)
+class TellsOfNoNews(MemoryStore):
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        return {user: self.read_nowait(user, position, limit) for user, position in after.items()}
+
+
+@caught_by("test_reading_many_is_reading_each", ReadManySuite)
+class LimitsTheWholeQuery(MemoryStore):
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        return dict([*(await super().read_many(after, limit)).items()][:limit])
+
+
+@caught_by("test_an_answer_at_once_is_the_same_answer", ImmediateStoreSuite)
+class AnswersAtOnceWithoutKeys(MemoryStore):
+    async def save(self, event: Event) -> Event:
+        return super().save_nowait(event)
+
+    def save_nowait(self, event: Event) -> Event:
+        return super().save_nowait(changed(event, key=None))
+
+
+@caught_by("test_a_closed_store_answers_at_once", ImmediateStoreSuite)
+class AnswersAtOnceWhenClosed(MemoryStore):
+    def head_nowait(self, user: str) -> str:
+        return "0" if self._closed else super().head_nowait(user)
+
+
+@caught_by("test_the_oldest_go_first", BoundedStoreSuite)
+class DropsTheNewest(MemoryStore):
+    def __init__(self, *, max_len: int = 1000) -> None:
+        super().__init__()
+        self.bound = max_len
+
+    def save_nowait(self, event: Event) -> Event:
+        stored = super().save_nowait(event)
+        if len(self._logs[event.user].events) > self.bound:
+            self._logs[event.user].events.pop()
+        return stored
+
+
+@caught_by("test_the_oldest_go_first", BoundedStoreSuite)
+@caught_by("test_a_single_event_is_kept", BoundedStoreSuite)
+class KeepsOneTooFew(MemoryStore):
+    def __init__(self, *, max_len: int = 1000) -> None:
+        super().__init__(max_len=max_len)
+
+    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+        log = self._logs[user]
+        if len(log.events) - log.start >= self._max_len:
+            log.cut(log.start + 1)
+        return super().read_nowait(user, after, limit)
+
+
+@caught_by("test_the_old_expire", AgingStoreSuite)
+@caught_by("test_an_id_that_expired_is_never_given_again", AgingStoreSuite)
+class NeverForgets(MemoryStore):
+    def __init__(self, *, max_age: float = 1.0, clock: Any = None) -> None:
+        super().__init__(max_age=None, clock=clock)
+
+
+@caught_by("test_ids_grow_though_the_clock_does_not", ClockedStoreSuite)
+@caught_by("test_ids_grow_though_clock_and_log_are_lost", ClockedStoreSuite)
+class FollowsTheClock(MemoryStore):
+    def save_nowait(self, event: Event) -> Event:
+        self._last_ms = 0
+        return super().save_nowait(event)
+
+
+def new_path() -> Path:
+    return Path(tempfile.mkdtemp()) / "journal"
+
+
+class Journal(FileStore):
+    """A file store that makes its own file, and further stores on it."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__(path or new_path())
+        self.path.touch()
+
+    def sibling(self) -> Journal:
+        return type(self)(self.path)
+
+
+@caught_by("test_events_survive", DurableStoreSuite)
+@caught_by("test_logs_go_on", DurableStoreSuite)
+class KeepsNothing(Journal):
+    def write(self, line: str) -> None:
+        """Forget it."""
+
+
+@caught_by("test_events_survive", DurableStoreSuite)
+class ForgetsTrims(Journal):
+    def write(self, line: str) -> None:
+        if not line.startswith("trim"):
+            super().write(line)
+
+
+@caught_by("test_logs_go_on", DurableStoreSuite)
+class ForgetsKeysAtRestart(Journal):
+    async def enter(self) -> None:
+        keys = dict(self.keys)
+        await super().enter()
+        self.keys = keys
+
+
+@caught_by("test_the_closed_one_stays_closed", DurableStoreSuite)
+class ReopensItself(Journal):
+    def sibling(self) -> Journal:
+        self.closed = False
+        return self
+
+
+@caught_by("test_both_see_the_same", SharedStoreSuite)
+@caught_by("test_two_writers_make_one_chain", SharedStoreSuite)
+@caught_by("test_a_key_counts_everywhere", SharedStoreSuite)
+class SharesNothing(Journal):
+    def sibling(self) -> Journal:
+        return type(self)()
+
+
+@caught_by("test_each_closes_for_itself", SharedStoreSuite)
+class ClosesAll(Journal):
+    def sibling(self) -> Journal:
+        return self
