@@ -404,8 +404,6 @@ class Subscription:
             self.last_id = page.position
         self._group.counters.delivered_replayed += len(events)
         self._opened = True
-        # A read that was under way when this stream joined it knows nothing of what was offered in between.
-        dry = dry and mark.topic is topic and mark.end >= self._index
         self._state = State.LIVE if dry else State.BEHIND
         if dry:
             topic.reached(page.position)
