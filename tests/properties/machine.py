@@ -16,7 +16,7 @@ from notify.errors import UsageError
 
 from .backends import Backend
 from .model import Kind
-from .stores import Fault, Phase
+from .stores import Calls, Fault, Phase
 from .world import USERS, Reader, World, page_size
 
 names = st.sampled_from("AB")
@@ -253,12 +253,12 @@ class Machine(RuleBasedStateMachine):
         self.world.run(self.world.reopen(name))
 
     @precondition(lambda self: self.world.backend.slow is not None and not self.world.held)
-    @rule(phase=st.sampled_from(["before", "after"]))
-    def hold(self, phase: Phase) -> None:
+    @rule(phase=st.sampled_from(["before", "after"]), calls=st.sampled_from(["reads", "reads", "saves"]))
+    def hold(self, phase: Phase, calls: Calls) -> None:
         """Let calls of the store hang, before or after they take effect."""
         slow = self.world.backend.slow
         assert slow is not None
-        slow.hold(phase)
+        slow.hold(phase, calls)
 
     @precondition(lambda self: self.world.held)
     @rule()

@@ -19,6 +19,8 @@ T = TypeVar("T")
 Phase = Literal["before", "after"]
 """Of a call: before it took effect, or after that and before its answer."""
 
+Calls = Literal["reads", "saves"]
+
 Fault = Literal["rejected", "uncertain"]
 """A save that fails without an effect, or after it."""
 
@@ -40,12 +42,13 @@ class SlowStore:
         self.saved: list[Event] = []
         self._random = random
         self._most = most
-        self._held: dict[Phase, anyio.Event] = {}
+        self._held: dict[tuple[str, Phase], anyio.Event] = {}
         self._faults: list[Fault] = []
 
-    def hold(self, phase: Phase) -> None:
-        """Let no call go past this phase until `release`."""
-        self._held.setdefault(phase, anyio.Event())
+    def hold(self, phase: Phase, *calls: Calls) -> None:
+        """Let no call of these kinds (of any, if none is named) go past this phase until `release`."""
+        for kind in calls or ("reads", "saves"):
+            self._held.setdefault((kind, phase), anyio.Event())
 
     def release(self) -> None:
         """Let all calls go on."""
@@ -65,11 +68,11 @@ class SlowStore:
     async def save(self, event: Event) -> Event:
         """See `notify.abc.Store.save`."""
         fault = self._faults.pop() if self._faults else None
-        await self._pass("before")
+        await self._pass("saves", "before")
         if fault == "rejected":
             raise PushRejectedError("as told")
         stored = self._append(event)
-        await self._pass("after")
+        await self._pass("saves", "after")
         if fault == "uncertain":
             raise ConnectionError("as told")
         return stored
@@ -96,16 +99,16 @@ class SlowStore:
         return stored
 
     async def _slowly(self, work: Callable[[], T]) -> T:
-        await self._pass("before")
+        await self._pass("reads", "before")
         result = work()
-        await self._pass("after")
+        await self._pass("reads", "after")
         return result
 
-    async def _pass(self, phase: Phase) -> None:
+    async def _pass(self, calls: Calls, phase: Phase) -> None:
         for _ in range(self._random.randrange(self._most + 1)):
             await anyio.lowlevel.checkpoint()
-        while phase in self._held:
-            await self._held[phase].wait()
+        while (calls, phase) in self._held:
+            await self._held[calls, phase].wait()
 
 
 class BatchingStore(SlowStore):
@@ -114,18 +117,18 @@ class BatchingStore(SlowStore):
     async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
         """See `notify.abc.SaveMany.save_many`."""
         faults = [self._faults.pop() if self._faults else None for _ in events]
-        await self._pass("before")
+        await self._pass("saves", "before")
         outcomes: list[Event | NotifyError] = []
         for event, fault in zip(events, faults, strict=True):
             outcomes.append(PushRejectedError("as told") if fault == "rejected" else self._append(event))
-        await self._pass("after")
+        await self._pass("saves", "after")
         if "uncertain" in faults:
             raise ConnectionError("as told")
         return outcomes
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""
-        await self._pass("before")
+        await self._pass("reads", "before")
         pages = {user: self.inner.read_nowait(user, position, limit) for user, position in after.items()}
-        await self._pass("after")
+        await self._pass("reads", "after")
         return {user: page for user, page in pages.items() if page.events or page.gap}

@@ -55,6 +55,49 @@ async def joined_read() -> None:
         await second.aclose()
 
 
+def test_what_is_offered_while_a_page_is_read_is_not_taken_for_part_of_it() -> None:
+    """Two events are stored after the page was read, only the second is offered: both are yielded."""
+    run(offered_meanwhile)
+
+
+async def offered_meanwhile() -> None:
+    async with small("slow", Random(0)) as world:
+        assert isinstance(world.store, SlowStore)
+        world.append(0)
+        world.store.hold("after", "reads")
+        stream, got = world.a.subscribe(USER, "0"), list[int]()
+        reader = asyncio.ensure_future(read(stream, got, 3))
+        await settle()  # the page is read and not answered yet
+        world.append(1)
+        world.a.deliver(world.append(2))
+        world.store.release()
+        await reader
+        assert got == [0, 1, 2]
+        await stream.aclose()
+
+
+def test_now_is_later_than_what_another_stream_found() -> None:
+    """A stream from now on does not begin where an earlier one was told that the log ends."""
+    run(shared_head)
+
+
+async def shared_head() -> None:
+    async with small("slow", Random(0)) as world:
+        assert isinstance(world.store, SlowStore)
+        world.store.hold("after", "reads")
+        streams = [world.a.subscribe(USER), world.a.subscribe(USER)]
+        opening = [asyncio.ensure_future(streams[0].__aenter__())]
+        await settle()  # the head is read and not answered yet
+        world.append(1)
+        opening.append(asyncio.ensure_future(streams[1].__aenter__()))
+        await settle()
+        world.store.release()
+        await asyncio.gather(*opening)
+        assert [stream.last_id for stream in streams] == [ids.ZERO, world.head]
+        for stream in streams:
+            await stream.aclose()
+
+
 def test_what_one_stream_has_read_is_not_hidden_from_another() -> None:
     """An event that no offer announced is found for a waiting stream, though a newer stream has read past it."""
     run(hidden_read)
@@ -74,6 +117,28 @@ async def hidden_read() -> None:
         assert got == [1]
         await waiting.aclose()
         await newer.aclose()
+
+
+def test_an_idle_stream_keeps_what_another_has_had() -> None:
+    """Ephemeral events wait for a stream that nobody reads, while another stream of the user waits for them."""
+    run(idle_beside_waiting)
+
+
+async def idle_beside_waiting() -> None:
+    async with small("immediate", Random(0)) as world:
+        idle, waiting = world.a.subscribe(USER), world.a.subscribe(USER)
+        await idle.__aenter__()
+        got: list[list[int]] = [[], []]
+        reader = asyncio.ensure_future(read(waiting, got[0], 3))
+        for value in range(3):
+            await settle()
+            await world.a.push(USER, "t", value, ephemeral=True)
+        await reader
+        await read(idle, got[1], 3)
+        assert got == [[0, 1, 2], [0, 1, 2]]
+        assert idle.dropped == 0
+        await idle.aclose()
+        await waiting.aclose()
 
 
 def test_an_audit_finds_more_than_a_buffer_holds() -> None:
@@ -353,13 +418,13 @@ def cancel_opening_at(kind: str, step: int) -> None:
 def test_a_push_cancelled_at_every_step_is_stored_and_yielded_once_at_most(kind: str, many: bool) -> None:
     """Stored or not, a repeated push with its key stores it once, and readers get exactly what is stored."""
     for step in range(1, 200):
-        if not cancel_push_at(kind, step, many):
+        if not cancel_push_at(kind, step, many=many):
             assert step > 1
             return
     pytest.fail("the push never ended")
 
 
-def cancel_push_at(kind: str, step: int, many: bool) -> bool:
+def cancel_push_at(kind: str, step: int, *, many: bool) -> bool:
     """Cancel one push; return whether it was still under way."""
     loop = StepLoop()
     struck = False

@@ -157,7 +157,6 @@ class World:
         heads = {user: log.head for user, log in self.logs.items()}
         await self.notifiers[name]._live.audit()
         for reader in self._hearing(name, ""):
-            reader.heard.entries += 2 * self.buffer_size  # an audit may fill the ring
             if reader.opened:
                 reader.hint = max(reader.hint, heads[reader.user], key=ids.parse)
 
@@ -269,7 +268,6 @@ class World:
     def told(self, name: str, event: Event) -> None:
         """Note that a notifier's streams were offered this event."""
         for reader in self._hearing(name, event.user):
-            reader.heard.entries += 1
             if not event.id:
                 reader.heard.offered.append(event.payload)
             elif reader.opened:
@@ -326,6 +324,9 @@ class World:
         if task.cancelled():
             reader.task = None
             reader.opening = reader.opened or reader.stream._topic is not None  # type: ignore[union-attr]
+            if not reader.opening and reader.recorder is not None:
+                reader.recorder.finished()
+                reader.recorder = None
 
     async def close(self, reader: Reader) -> None:
         """Close the stream; a task that waits must end at once."""
@@ -442,7 +443,8 @@ class World:
         )
         reader.track.rest_at(reader.stream.last_id)
         assert reader.synced or not reader.signals, "no sync"
-        reader.heard.rest(reader.stream.dropped, self.buffer_size)
+        entries = self.notifiers[reader.owner]._live.users[reader.user].end
+        reader.heard.rest(reader.stream.dropped, entries > self.buffer_size + reader.heard.begin)
 
     def _pass_gaps(self, reader: Reader) -> None:
         if not reader.signals and reader.stream is not None:
@@ -478,6 +480,8 @@ class World:
         if not reader.opening:
             reader.opening = True
             reader.track.begin()
+            topic = self.notifiers[reader.owner]._live.users.get(reader.user)
+            reader.heard.begin = 0 if topic is None else topic.end
             if reader.known:
                 reader.recorder = self.history.reader(reader.user, reader.track.position)
 

@@ -1,0 +1,242 @@
+"""Faults to put into the core on purpose: a test suite that never failed proves nothing.
+
+Each mutation replaces one piece of source by another and is named after what it breaks. The piece must occur exactly
+once in its module, so this list cannot outlive the code that it is about. A mutation is applied by compiling the
+changed module and giving the function its new code; nothing is imported twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One fault.
+
+    Attributes:
+        name: what it breaks, as a sentence.
+        function: `module:qualified name` of the function that holds the piece.
+        old: the piece of source.
+        new: what stands there instead.
+    """
+
+    name: str
+    function: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    Mutation(
+        "an event that does not follow the cursor is yielded",
+        "notify._splice:splice",
+        "    return Verdict.BEHIND\n",
+        "    return Verdict.NEXT\n",
+    ),
+    Mutation(
+        "an event at or before the cursor is yielded again",
+        "notify._splice:splice",
+        "        return Verdict.SEEN\n",
+        "        return Verdict.NEXT\n",
+    ),
+    Mutation(
+        "an event beyond the cursor counts as seen",
+        "notify._splice:splice",
+        "    return Verdict.BEHIND\n",
+        "    return Verdict.SEEN\n",
+    ),
+    Mutation(
+        "the ring takes duplicates and late events",
+        "notify._ring:Ring.append",
+        "ids.parse(event.id) <= ids.parse(last):",
+        "False:",
+    ),
+    Mutation(
+        "what was offered during a read counts as found by it",
+        "notify._reads:Reads._run",
+        "                outcome = await self._attempt(read)\n",
+        "                outcome = await self._attempt(read)\n                mark = self._live.mark(read.user)\n",
+    ),
+    Mutation(
+        "a stream is content with a read that began before it came",
+        "notify._reads:Read.suits",
+        "return self.mark is None or (stream.mark.topic is self.mark.topic and stream.mark.end <= self.mark.end)",
+        "return True",
+    ),
+    Mutation(
+        "a head is shared with a stream that came later",
+        "notify._reads:Read.__init__",
+        "self if after is None else (user, after)",
+        "(user, after)",
+    ),
+    Mutation(
+        "a full page counts as the end of the log",
+        "notify._reads:Reads._run",
+        "len(outcome.events) < PAGE_SIZE",
+        "len(outcome.events) <= PAGE_SIZE",
+    ),
+    Mutation(
+        "a full page read at once counts as the end of the log",
+        "notify._live:LiveLog.request",
+        "len(page.events) < PAGE_SIZE",
+        "len(page.events) <= PAGE_SIZE",
+    ),
+    Mutation(
+        "an event that the log has lost is looked for again and again",
+        "notify._subscription:Subscription._take",
+        "if verdict is Verdict.BEHIND and self._index < self._proven:",
+        "if False:",
+    ),
+    Mutation(
+        "the cursor moves before the event is handed over",
+        "notify._subscription:Subscription._pull",
+        "            if event is not None:\n                return event\n",
+        "            if event is not None:\n                await anyio.sleep(0)\n                return event\n",
+    ),
+    Mutation(
+        "a reader that was cancelled still counts as waiting",
+        "notify._subscription:Subscription._pull",
+        "                    self._waiter = None\n                    topic.leave(self)\n",
+        "                    self._waiter = None\n",
+    ),
+    Mutation(
+        "an offer wakes nobody",
+        "notify._live:Topic.offer",
+        "        if waiting:\n            self.wake()\n        return True\n",
+        "        return True\n",
+    ),
+    Mutation(
+        "the ring forgets what not everybody has read",
+        "notify._live:Topic.offer",
+        "if len(waiting) == self.streams:",
+        "if waiting:",
+    ),
+    Mutation(
+        "another stream's read hides news from the audit",
+        "notify._live:Topic.reached",
+        "ids.parse(position) < ids.parse(self.last_id)",
+        "ids.parse(position) > ids.parse(self.last_id)",
+    ),
+    Mutation(
+        "an audit that finds news tells nobody",
+        "notify._live:LiveLog._compare",
+        "and topic.last_id == position:\n            topic.resync()\n",
+        "and topic.last_id == position:\n            pass\n",
+    ),
+    Mutation(
+        "an audit stops at the size of the buffer",
+        "notify._live:LiveLog._take_news",
+        "page.gap is not None or len(page.events) >= self._buffer_size",
+        "page.gap is not None",
+    ),
+    Mutation(
+        "an audit does not look for gaps",
+        "notify._live:LiveLog._take_news",
+        "page.gap is not None or len(page.events) >= self._buffer_size",
+        "False",
+    ),
+    Mutation(
+        "a stream told to read again does not",
+        "notify._subscription:Subscription._take",
+        "                verdict = Verdict.BEHIND\n                self._index += 1\n",
+        "                verdict = Verdict.SEEN\n",
+    ),
+    Mutation(
+        "a gap is crossed without a word",
+        "notify._subscription:Subscription._cross_gap",
+        "        self._gaps.append(gap)\n",
+        "",
+    ),
+    Mutation(
+        "a gap is met and the cursor stays before it",
+        "notify._subscription:Subscription._cross_gap",
+        "            self.last_id = end\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "a closed stream is never taken off the books",
+        "notify._subscription:Subscription._detach",
+        "        self._live.detach(topic)\n",
+        "",
+    ),
+    Mutation(
+        "a stream that is closed twice is released twice",
+        "notify._subscription:Subscription._detach",
+        "topic, self._topic = self._topic, None",
+        "topic = self._topic",
+    ),
+    Mutation(
+        "a stream begins at the oldest entry of the ring",
+        "notify._subscription:Subscription._open",
+        "            self._index = topic.end\n",
+        "            self._index = max(0, topic.end - 1)\n",
+    ),
+    Mutation(
+        "a stream is closed and its reader sleeps on",
+        "notify._subscription:Subscription._close",
+        "        wake(waiter)\n",
+        "",
+    ),
+    Mutation(
+        "an event is offered before it is stored",
+        "notify._writer:Writer._save",
+        "                stored = _checked(await self._store.save(event))\n",
+        "                stored = self._on_saved(event, locations) or _checked(await self._store.save(event))\n",
+    ),
+    Mutation(
+        "a push that was saved in a batch is not offered",
+        "notify._writer:Writer._save_batch",
+        "                self._on_saved(outcome, where)\n",
+        "                pass\n",
+    ),
+    Mutation(
+        "cancelling a push cancels the save",
+        "notify._writer:Writer.save",
+        "            self._background.start(self._save_one, save)\n",
+        "            await self._save_one(save)\n",
+    ),
+)
+
+
+@contextmanager
+def applied(mutation: Mutation) -> Iterator[None]:
+    """Run the block with this fault in the core.
+
+    Raises:
+        AssertionError: the piece of source does not occur exactly once, or makes no difference.
+    """
+    module_name, qualname = mutation.function.split(":")
+    module = import_module(module_name)
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    assert source.count(mutation.old) == 1, f"{mutation.old!r} occurs {source.count(mutation.old)} times"
+    changed = compile(source.replace(mutation.old, mutation.new), module.__file__, "exec")
+    function: Any = module
+    for name in qualname.split("."):
+        function = getattr(function, name)
+    assert isinstance(function, FunctionType)
+    before, after = function.__code__, _find(changed, qualname)
+    assert before.co_code != after.co_code or before.co_consts != after.co_consts or before.co_names != after.co_names
+    function.__code__ = after
+    try:
+        yield
+    finally:
+        function.__code__ = before
+
+
+def _find(code: CodeType, qualname: str) -> CodeType:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            if constant.co_qualname == qualname:
+                return constant
+            if qualname.startswith(f"{constant.co_qualname}."):
+                return _find(constant, qualname)
+    raise AssertionError(f"no function {qualname} in {sys.modules}")
