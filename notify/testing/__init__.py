@@ -76,8 +76,9 @@ _WITH_ASSERTS = (
     *("_presence_base", "_presence_features", *_SUITES),
 )
 
-if "pytest" in sys.modules:  # a failing assertion then shows its values, as in a test module
-    sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{module}" for module in _WITH_ASSERTS))
+_pytest = sys.modules.get("pytest")
+if _pytest is not None:  # a failing assertion then shows its values, as in a test module
+    _pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _WITH_ASSERTS))
 
 
 def __getattr__(name: str) -> object:

@@ -34,6 +34,13 @@ class Suite(ABC, Generic[Part]):
     patience: ClassVar[float] = 10.0
     pytestmark = pytest.mark.anyio
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuse a test class that lacks a hook: pytest would pass over an abstract class in silence."""
+        super().__init_subclass__(**options)
+        missing = [name for name in dir(cls) if getattr(getattr(cls, name, None), "__isabstractmethod__", False)]
+        if missing and cls.__name__.startswith("Test"):
+            raise TypeError(f"{cls.__name__} has to define {' and '.join(missing)}: see the suites among its bases")
+
     @abstractmethod
     async def make(self) -> Part:
         """Return a new part, with nothing in it and nothing in common with those made before."""

@@ -456,6 +456,12 @@ class IgnoresKeysInBatches(MemoryStore):
         return await super().save_many([changed(event, key=None) for event in events])
 
 
+@caught_by("test_many_users", SaveManySuite)
+class CutsLongNamesInBatches(MemoryStore):
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
+        return await super().save_many([event.addressed_to(event.user[:254]) for event in events])
+
+
 @caught_by("test_saving_nothing_is_nothing", SaveManySuite)
 class SavesSomethingForNothing(MemoryStore):
     async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
@@ -501,6 +507,18 @@ class TellsOfNoNews(MemoryStore):
 class LimitsTheWholeQuery(MemoryStore):
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         return dict([*(await super().read_many(after, limit)).items()][:limit])
+
+
+@caught_by("test_reading_nobody_is_nothing", ReadManySuite)
+class ReadsEverybodyForNobody(MemoryStore):
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        return await super().read_many(after or {"nobody": "1-1"}, limit)
+
+
+@caught_by("test_a_closed_store_reads_nothing", ReadManySuite)
+class ReadsManyWhenClosed(MemoryStore):
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        return {} if self._closed else await super().read_many(after, limit)
 
 
 @caught_by("test_an_answer_at_once_is_the_same_answer", ImmediateStoreSuite)

@@ -10,12 +10,12 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from notify import Background, ClosedError, Event, Page, Stream, ids
+from notify import Background, ClosedError, Event, Gap, Page, Stream, ids
 from notify.abc import Position
 from notify.testing import SharedStreamStoreSuite, StreamStoreSuite
 from tests.conformance.broken import caught_by
 from tests.conformance.broken_stores import Journal, new_path
-from tests.conformance.outsiders import HandmadeStore, HandmadeStream, LiveFileStore, PlainStore
+from tests.conformance.outsiders import HandmadeStore, HandmadeStream, LiveFileStore, LiveStore, PlainStore
 
 
 class Streaming(HandmadeStore):
@@ -70,6 +70,7 @@ class TellsAGapFromZero(HandmadeStream):
 
 
 @caught("test_an_id_means_everything_after_it", "test_every_last_id_resumes")
+@caught("test_resuming_at_another_notifier")
 class IncludesThePosition(HandmadeStream):
     def __init__(self, store: HandmadeStore, user: str, last_id: Position) -> None:
         super().__init__(store, user, last_id)
@@ -129,6 +130,7 @@ class ReplaysFiveHundred(HandmadeStream):
 
 
 @caught("test_live_streams_yield_a_chain", "test_a_push_is_yielded_once", "test_zero_means_everything")
+@caught("test_concurrent_pushes_reach_every_stream", "test_a_delivery_that_comes_too_is_ignored")
 class YieldsTwice(HandmadeStream):
     again: Event | None = None
 
@@ -145,6 +147,44 @@ class LosesColons(HandmadeStream):
     async def following(self) -> Event:
         self.user = self.user.replace(":", "")
         return await super().following()
+
+
+@caught("test_streams_yield_what_was_stored")
+class LosesMeta(HandmadeStream):
+    async def following(self) -> Event:
+        return (await super().following()).with_meta({})
+
+
+@caught("test_zero_of_an_unknown_user")
+class EndsWithoutALog(HandmadeStream):
+    async def following(self) -> Event:
+        if self.user not in self.store.logs:
+            raise ClosedError("there is no such log")
+        return await super().following()
+
+
+@caught("test_a_trimmed_log_is_no_gap_to_who_has_read_it")
+class TellsWhateverWasTrimmed(HandmadeStream):
+    async def following(self) -> Event:
+        event = await super().following()
+        if event is self.store.logs[self.user][0] and event.prev != ids.ZERO:
+            self.gaps = (Gap("trimmed", "0", event.prev),)
+        return event
+
+
+@caught_by("test_a_repeated_key_is_yielded_once", StreamStoreSuite)
+class IgnoresKeys(HandmadeStore):
+    def keep(self, stored: Event) -> None:
+        super().keep(stored)
+        self.keys.clear()
+
+
+@caught_by("test_pushing_to_many_reaches_their_streams", StreamStoreSuite)
+class LosesTheTenthUser(HandmadeStore):
+    def keep(self, stored: Event) -> None:
+        super().keep(stored)
+        if len(self.logs) == 10:
+            self.logs[stored.user].clear()
 
 
 # -- queues: what most libraries do ---------------------------------------------------------------------------------
@@ -310,6 +350,32 @@ class HasATask(HandmadeStream):
             await self.background.aclose(1.0)
 
 
+@caught("test_a_stream_outlives_the_task_that_opened_it")
+class BelongsToATask(HandmadeStream):
+    async def open(self) -> None:
+        if not self.opened:
+            self.task = anyio.get_current_task().id
+        await super().open()
+        if self.task != anyio.get_current_task().id:
+            await anyio.sleep_forever()
+
+
+@caught_by("test_open_streams_are_counted", StreamStoreSuite)
+class KeepsItsStreams(LiveStore):
+    """Alive, though their readers have gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: list[Stream] = []
+        subscribe = self.live.subscribe
+
+        def keep(*args: Any, **options: Any) -> Stream:
+            self.streams.append(subscribe(*args, **options))
+            return self.streams[-1]
+
+        self.live.subscribe = keep
+
+
 @caught_by("test_closing_the_store_ends_its_streams", StreamStoreSuite)
 @caught_by("test_closing_the_store_ends_the_notifiers_streams", StreamStoreSuite)
 class LeavesStreamsOpen(HandmadeStore):
@@ -323,7 +389,7 @@ class SubscribesWhenClosed(HandmadeStore):
         return HandmadeStream(self, user, last_id)
 
 
-@caught("test_closing_the_notifier_ends_its_streams")
+@caught("test_closing_the_notifier_ends_its_streams", "test_draining_ends_the_streams_first")
 class ClosesItsStore(HandmadeStream):
     async def aclose(self) -> None:
         await self.store.aclose()

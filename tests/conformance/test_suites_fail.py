@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+import notify.testing
 from notify import NotifyError
 from tests.conformance import broken_others, broken_stores, broken_streams  # noqa: F401 - they fill the table
 from tests.conformance.broken import BUGS, FAILURES, Bug, leaves, run
@@ -29,3 +30,10 @@ def test_the_bug_is_noticed(bug: Bug) -> None:
 def test_without_the_bug_it_passes(part: Callable[..., Any], suites: tuple[type, ...], test: str) -> None:
     """The part without the bug passes the same test in the same way."""
     anyio.run(run, part, suites, test)
+
+
+def test_every_test_has_its_bug() -> None:
+    """No test of any suite is without a part that fails it."""
+    suites = [getattr(notify.testing, name) for name in notify.testing.__all__ if name.endswith("Suite")]
+    tests = {name for suite in suites for name in dir(suite) if name.startswith("test_")}
+    assert tests == {bug.test for bug in BUGS}
