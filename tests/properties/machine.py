@@ -77,8 +77,8 @@ class Machine(RuleBasedStateMachine):
     def retry(self, name: str, back: int) -> None:
         """Push again with one of the latest keys: it is stored once."""
         user, key, value = self.keyed[-min(back, len(self.keyed))]
-        later = [entry for entry in self.keyed if entry[0] == user and entry[2] >= value]
-        if len(later) <= self.world.max_len:
+        keys = [event.key for event in self.world.logs[user].events if event.key is not None]
+        if key not in keys[: -self.world.max_len]:  # otherwise the store may have forgotten it
             self.world.run(self._push(name, user, value, key, None))
 
     @precondition(lambda self: not self.world.held)

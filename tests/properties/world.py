@@ -114,12 +114,11 @@ class World:
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Do one thing, let everything settle, and compare."""
-        heads = {user: log.head for user, log in self.logs.items()}
 
         async def step() -> Any:
             result = await work
             await self.settle()
-            await self._compare(heads)
+            await self._compare()
             return result
 
         try:
@@ -270,7 +269,7 @@ class World:
         for reader in self._hearing(name, event.user):
             if not event.id:
                 reader.heard.offered.append(event.payload)
-            elif reader.opened:
+            else:
                 reader.hint = max(reader.hint, event.id, key=ids.parse)
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -295,9 +294,8 @@ class World:
     async def open_first(self, reader: Reader) -> None:
         """Open the stream, unless it is open; everything in the log is known to it then."""
         if not reader.opened:
-            head = self.logs[reader.user].head
             await self.enter(reader)
-            reader.opened, reader.hint = True, head
+            reader.opened, reader.hint = True, reader.track.beginning
 
     def has_news(self, reader: Reader) -> bool:
         """Whether the stream must have an event that can still be read."""
@@ -324,9 +322,11 @@ class World:
         if task.cancelled():
             reader.task = None
             reader.opening = reader.opened or reader.stream._topic is not None  # type: ignore[union-attr]
-            if not reader.opening and reader.recorder is not None:
-                reader.recorder.finished()
-                reader.recorder = None
+            if not reader.opening:
+                reader.hint = ids.ZERO
+                if reader.recorder is not None:
+                    reader.recorder.finished()
+                    reader.recorder = None
 
     async def close(self, reader: Reader) -> None:
         """Close the stream; a task that waits must end at once."""
@@ -342,12 +342,12 @@ class World:
 
     # -- comparing -----------------------------------------------------------------------------------------------
 
-    async def _compare(self, heads: dict[str, str]) -> None:
+    async def _compare(self) -> None:
         await self._learn()
         for reader in self.readers:
             if reader.opening and not reader.opened and not self.held:
                 reader.opened = True
-                reader.hint = max(reader.hint, heads[reader.user], key=ids.parse)
+                reader.hint = max(reader.hint, reader.track.beginning, key=ids.parse)
         self._collect_pushes()
         for reader in self.readers:
             self._collect(reader)
