@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from . import test_every_step as every_step
 from . import test_interleavings as interleavings
 from . import test_machine as machines
 from .loop import run
@@ -55,8 +56,8 @@ def hunters() -> Iterator[Callable[[], object]]:
         yield partial(run, schedule)
     for kind in KINDS:
         for step in range(1, STEPS):
-            yield partial(interleavings.cancel_push_at, kind, step, many=False)
-            yield partial(interleavings.cancel_next_at, kind, step, "task")
+            yield partial(every_step.cancel_push_at, kind, step, many=False)
+            yield partial(every_step.cancel_next_at, kind, step, "task")
     for seed in range(SEEDS):
         for kind in KINDS:
             yield partial(interleavings.replay_then_live, kind, seed)
