@@ -191,7 +191,7 @@ class MemoryStore:
         keys = log.keys
         while keys:
             oldest = next(iter(keys))
-            if len(keys) < self._max_len and ids.parse(keys[oldest].id)[0] > now - self._key_window_ms:
+            if len(keys) <= self._max_len and ids.parse(keys[oldest].id)[0] > now - self._key_window_ms:
                 break
             del keys[oldest]
         return keys.get(key)
