@@ -21,7 +21,7 @@ from ._reads import PAGE_SIZE, Reads
 from ._ring import Ring
 from ._stats import Counters
 from ._subscription import Mark, Subscription
-from ._wake import Loop
+from ._wake import Loop, wake
 from .abc import Immediate, Page, Position, ReadMany, Store, ability
 from .errors import ClosedError
 from .event import Event, check_user
@@ -94,7 +94,7 @@ class Topic(Ring):
         if waiting:
             self.waiting = []
             for stream in waiting:
-                stream.woken()
+                wake(stream.waiter)
 
     def resync(self) -> None:
         """Make every stream read the log again."""

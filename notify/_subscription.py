@@ -111,10 +111,10 @@ class Subscription:
         "_synced",
         "_topic",
         "_track",
-        "_waiter",
         "last_id",
         "slot",
         "user",
+        "waiter",
     )
 
     def __init__(
@@ -143,7 +143,7 @@ class Subscription:
         self._opened = self._synced = False
         self._busy = False
         self._page: list[Event] | None = None
-        self._waiter: Waiter | None = None
+        self.waiter: Waiter | None = None
         self._failure: Exception | None = None
         self._gaps: deque[Gap] | None = None
         self._dropped = 0
@@ -230,20 +230,18 @@ class Subscription:
             event = self._take()
             if event is not None:
                 return event
-            topic = self._topic
-            if self._state is not _LIVE or topic is None:
+            topic, waiter = self._topic, self.waiter
+            if self._state is not _LIVE or topic is None or waiter is None:
                 await self._advance()
                 continue
-            waiter = self._waiter = self._live.loop.new_waiter()
             topic.join(self)  # keeps I2
             self._busy = True
             try:
                 await waiter
             finally:
                 self._busy = False
-                if self._waiter is not None:  # cancelled, not woken
-                    self._waiter = None
-                    topic.leave(self)
+                if topic.waiting:
+                    topic.leave(self)  # unless the topic has just woken it
 
     def _take(self) -> Event | None:
         """Return what can be yielded without waiting and move the cursor past it: keeps I1."""
@@ -318,12 +316,8 @@ class Subscription:
                     await anyio.lowlevel.checkpoint()  # a long replay lets others run between its pages
                 if self._topic is not None:  # not closed meanwhile
                     self._live.request(self)
-            if self._state is State.READING:
-                waiter = self._waiter = self._live.loop.new_waiter()
-                try:
-                    await waiter
-                finally:
-                    self._waiter = None
+            if self._state is State.READING and self.waiter is not None:
+                await self.waiter
         finally:
             self._busy = False
         failure = self._failure
@@ -336,6 +330,7 @@ class Subscription:
         """Attach to the live side first, then let the log be read: in this order nothing falls between."""
         if self._topic is None:
             self._live.loop.check()
+            self.waiter = self._live.loop.new_waiter()
             self._group.opening()
             topic = self._topic = self._live.attach(self.user)  # keeps I4
             self._index = topic.end
@@ -374,16 +369,10 @@ class Subscription:
         """Note that a page was requested."""
         self._state = State.READING
 
-    def woken(self) -> None:
-        """Wake the reader; its topic has just let it go."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
     def wake_if_ended(self) -> None:
         """Let a waiting reader see that its stream has ended."""
         if self._rank < self._group.cutoff:
-            wake(self._waiter)
+            wake(self.waiter)
 
     def receive(self, page: Page, dry: bool, mark: Mark) -> None:
         """Take a page that was read from `wanted`: called by the live side of the log, in no particular task.
@@ -395,6 +384,8 @@ class Subscription:
         """
         topic = self._topic
         assert topic is not None  # by I4: whoever is closed no longer reads
+        if self._state is State.READING:
+            wake(self.waiter)
         events = list(page.events)
         controls: list[Event] = []
         start, self._start = self._start, None
@@ -412,7 +403,6 @@ class Subscription:
                 events.append(self._control("notify.sync", page.position, page.position, {}))
             self._synced = True
         self._page = [*controls, *events][::-1]
-        wake(self._waiter)
 
     def fail(self, error: Exception) -> None:
         """Take the news that the log cannot be read: any error before the stream opened, later a final one."""
@@ -420,8 +410,9 @@ class Subscription:
         if self._opened:
             self._close()
         else:
+            if self._state is State.READING:
+                wake(self.waiter)
             self._state = State.BEHIND
-            wake(self._waiter)
 
     def _cross_gap(self, page: Page, reason: GapReason, start: Start | None, controls: list[Event]) -> bool:
         """Report a gap and move the cursor to its far side; return whether the page is still worth having."""
@@ -473,8 +464,7 @@ class Subscription:
         if self._topic is not None:
             self._dropped = self.dropped
             self._detach()
-        waiter, self._waiter = self._waiter, None
-        wake(waiter)
+        wake(self.waiter)
 
     def _detach(self) -> None:
         topic, self._topic = self._topic, None

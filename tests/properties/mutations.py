@@ -104,8 +104,8 @@ MUTATIONS = (
     Mutation(
         "a reader that was cancelled still counts as waiting",
         "notify._subscription:Subscription._pull",
-        "                    self._waiter = None\n                    topic.leave(self)\n",
-        "                    self._waiter = None\n",
+        "                if topic.waiting:\n",
+        "                if False:\n",
     ),
     Mutation(
         "an offer wakes nobody",
@@ -182,8 +182,8 @@ MUTATIONS = (
     Mutation(
         "a stream is closed and its reader sleeps on",
         "notify._subscription:Subscription._close",
-        "        wake(waiter)\n",
-        "",
+        "            self._detach()\n        wake(self.waiter)\n",
+        "            self._detach()\n",
     ),
     Mutation(
         "an event is offered before it is stored",
