@@ -334,7 +334,7 @@ class Subscription:
             self._group.opening()
             topic = self._topic = self._live.attach(self.user)  # keeps I4
             self._index = topic.end
-            self._ephemerals = topic.ephemerals
+            self._ephemerals = topic.end if topic.volatile else topic.ephemerals
             self._group.attached(self.user, self._track)
         await self._group.ready(self.user, self._track)
         if self._rank < self._group.cutoff or self._topic is None:  # closed while it waited
