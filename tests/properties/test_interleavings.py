@@ -138,6 +138,26 @@ async def idle_beside_waiting() -> None:
         await waiting.aclose()
 
 
+def test_what_came_before_a_stream_opened_was_not_dropped_by_it() -> None:
+    """Without a store too, `dropped` counts from the opening on."""
+
+    async def main() -> None:
+        notifier = Notifier(None, buffer_size=2)
+        first = notifier.subscribe(USER)
+        await first.__aenter__()
+        log = [Event(USER, "t", n).stored(f"{n}-0", f"{n - 1}-0" if n > 1 else ids.ZERO) for n in range(1, 6)]
+        for event in log[:4]:
+            notifier.deliver(event)
+        second = notifier.subscribe(USER)
+        await second.__aenter__()
+        notifier.deliver(log[4])
+        assert [(await second.next()).payload, second.dropped] == [5, 0]
+        assert [(await first.next()).payload, first.dropped] == [4, 3]
+        await notifier.aclose()
+
+    run(main)
+
+
 def test_an_audit_finds_more_than_a_buffer_holds() -> None:
     """However much another process has written, one look is enough."""
     run(long_absence)
