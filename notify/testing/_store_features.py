@@ -137,16 +137,13 @@ class DurableStoreSuite(StoreTests):
     async def test_events_survive(self, store: Store) -> None:
         """What was saved is read by the next process, with every field, and so are heads of what was trimmed."""
         events = await self.fill(store, "alice", 4)
-        gone = await self.fill(store, "bob", 1)
-        await self.fill(store, "carol", 1)
-        event = await store.save(Event("carol", "t", {"a": 1.5}, key="k", group="g", meta={"m": "1"}))
-        await store.trim(event.id)
+        await store.trim(now().replace(year=2200))
+        event = await store.save(Event("bob", "t", {"a": 1.5}, key="k", group="g", meta={"m": "1"}))
         await store.aclose()
         async with aclosing(await self.reopen(store)) as again:
-            assert await self.read_all(again, "carol", event.prev) == [event]
+            assert await self.read_all(again, "bob") == [event]
             assert await again.head("alice") == events[-1].id
             assert (await again.read("alice", events[0].id, 10)).gap == "trimmed"
-            assert await again.head("bob") == gone[0].id
 
     async def test_logs_go_on(self, store: Store) -> None:
         """The next process gives out greater ids, links to what is there, and remembers keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -75,10 +76,13 @@ class PlainStore:
             raise ClosedError("the store is closed")
 
     def append(self, event: Event) -> Event:
-        self.last = max((now_ms(), 0), (self.last[0], self.last[1] + 1))
+        self.last = max((self.now(), 0), (self.last[0], self.last[1] + 1))
         stored = event.stored(ids.format(*self.last), self.heads.get(event.user, ids.ZERO))
         self.keep(stored)
         return stored
+
+    def now(self) -> int:
+        return int(time.time() * 1000)
 
     def keep(self, stored: Event) -> None:
         self.last = max(self.last, number(stored))
@@ -408,7 +412,3 @@ class LeasedRegistration:
 
 def number(event: Event) -> tuple[int, int]:
     return ids.parse(event.id)
-
-
-def now_ms() -> int:
-    return int(datetime.now().timestamp() * 1000)

@@ -20,6 +20,7 @@ from notify.testing import (
     StoreSuite,
     StreamStoreSuite,
 )
+from notify.testing._parts import ListStore
 from tests.conformance.outsiders import (
     FileStore,
     HandmadeStore,
@@ -35,6 +36,17 @@ from tests.conformance.outsiders import (
 class TestPlainStore(StoreSuite):
     async def make(self) -> PlainStore:
         return PlainStore()
+
+    def test_it_declares_nothing(self) -> None:
+        """A stranger may add tests that need no event loop: this store declares no guarantees."""
+        assert not hasattr(PlainStore(), "guarantees")
+
+
+class TestListStore(StoreSuite):
+    """The store that the suite for routers brings along."""
+
+    async def make(self) -> ListStore:
+        return ListStore()
 
 
 class TestFileStore(StoreSuite, DurableStoreSuite, SharedStoreSuite):

@@ -35,3 +35,13 @@ class TestMemoryStore(
 
     async def make_clocked(self, clock: Callable[[], float]) -> MemoryStore:
         return MemoryStore(clock=clock)
+
+
+class TestMemoryStoreInRealTime(AgingStoreSuite):
+    max_age = 0.4
+
+    async def make(self) -> MemoryStore:
+        return MemoryStore()
+
+    async def make_aging(self, max_age: float) -> MemoryStore:
+        return MemoryStore(max_age=max_age)
