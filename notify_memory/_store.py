@@ -141,15 +141,17 @@ class MemoryStore:
 
     def save_nowait(self, event: Event) -> Event:
         """See `notify.abc.Store.save`."""
-        self._check_open()
+        if self._closed:
+            self._check_open()
         now = int(self._clock() * 1000)
         if now >= self._next_sweep:
             self._sweep(now)
         log = self._logs.get(event.user)
         if log is None:
             log = self._logs[event.user] = _Log()
-        if event.key is not None:
-            first = self._first_with_key(log, event.key, now)
+        key = event.key
+        if key is not None:
+            first = self._first_with_key(log, key, now)
             if first is not None:
                 return first
         if now > self._last_ms:
@@ -159,11 +161,12 @@ class MemoryStore:
         id_ = f"{self._last_ms}-{self._sequence}"
         stored = event.stored(id_, log.last_id)  # keeps I2
         log.last_id = id_
-        log.events.append(stored)
-        if len(log.events) - log.start > self._max_len:
+        events = log.events
+        events.append(stored)
+        if len(events) - log.start > self._max_len:
             log.cut(log.start + 1)
-        if event.key is not None:
-            log.keys[event.key] = stored
+        if key is not None:
+            log.keys[key] = stored
         return stored
 
     def read_nowait(self, user: str, after: str, limit: int) -> Page:
