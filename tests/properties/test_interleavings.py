@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from notify import Notifier, Stream, ids
+from notify import Event, Notifier, Stream, ids
 from notify.errors import ClosedError
 from notify_memory import MemoryStore
 
