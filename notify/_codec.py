@@ -10,13 +10,15 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .errors import CodecError, InvalidEventError
+from . import ids
+from .errors import CodecError, InvalidEventError, InvalidEventIdError
 
 VERSION: Final = b"1"
 
 Header = tuple[str, str, str, str, int, str | None, str | None, Mapping[str, str]]
 """`(id, prev, user, type, microseconds, group, key, meta)`"""
 
+_MICROS_END = 253_402_300_800_000_000  # the year 10000, which a datetime cannot hold
 _encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -71,9 +73,15 @@ def decode(raw: bytes) -> tuple[Header, bytes]:
         bool(newline)
         and all(isinstance(text, str) for text in texts)
         and type(micros) is int
+        and 0 <= micros < _MICROS_END
         and isinstance(meta, dict)
         and all(isinstance(value, str) for value in meta.values())
     )
     if not well_formed:
         raise CodecError(f"the header of an event has fields of the wrong kind: {head[:80]!r}")
+    try:
+        for position in filter(None, (id_, prev)):
+            ids.parse(position)
+    except InvalidEventIdError as error:
+        raise CodecError(f"an event has a position that is none: {head[:80]!r}") from error
     return (id_, prev, user, type_, micros, group, key, meta), data

@@ -165,7 +165,9 @@ class Notifier:
         self._listener = listener
         self._streams = Streams(self._counters, self._start_services, self._attendance, self._listener)
         self._live.add_group(self._streams)
-        self._telemetry = Telemetry(self._counters, self._live, lambda: listener is None or listener.hears)
+        self._telemetry = Telemetry(
+            self._counters, self._live, self._streams.users, lambda: listener is None or listener.hears
+        )
         if self._writer is not None and self._telemetry.measuring:
             self._writer.observe = self._telemetry.saved
 
@@ -372,7 +374,7 @@ class Notifier:
         taken = self._offer(event)
         if taken:
             self._counters.delivered_routed += taken
-        elif event.user in self._live.users:
+        elif event.user in self._streams.users:
             self._counters.duplicates += 1
         return taken
 
@@ -404,7 +406,7 @@ class Notifier:
         return self._live.offer(event)
 
     def _is_present(self, user: str, locations: Locations) -> bool:
-        return locations is None or bool(locations) or user in self._live.users
+        return locations is None or bool(locations) or user in self._streams.users
 
     def _show(self, event: Event, locations: Locations) -> Event:
         """Deliver an ephemeral event, marked so that its echo can be told."""
@@ -468,8 +470,7 @@ class Notifier:
 
     def statistics(self) -> Statistics:
         """Return a snapshot of what this notifier has counted."""
-        foreign = {stream.user for stream in self._streams.foreign if stream.is_open}
-        return snapshot(self._counters, len(self._live.users) + len(foreign))
+        return snapshot(self._counters, len(self._streams.users))
 
     async def check(self) -> Health:
         """Try every part once and return a verdict.
@@ -559,6 +560,7 @@ class Notifier:
     async def _end_streams(self, rank: int) -> None:
         if rank >= RANKS:
             self._streams.close()
+            self._streams.users.clear()
         self._streams.cutoff = rank
         self._live.wake_ended()
         await self._streams.close_foreign()

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 class Streams(Group):
-    """The streams of one notifier."""
+    """The streams of one notifier.
+
+    Attributes:
+        users: how many streams each user has open here.
+        foreign: the streams that a stream store brought itself.
+    """
 
     def __init__(
         self,
@@ -36,11 +41,13 @@ class Streams(Group):
         self.opening = start_services
         self._attendance = attendance
         self._listener = listener
+        self.users: dict[str, int] = {}
         self.foreign: weakref.WeakSet[ForeignStream] = weakref.WeakSet()
 
     def attached(self, user: str, track: bool) -> None:
         """Count a stream that was opened, and its user as present."""
         super().attached(user, track)
+        self.users[user] = self.users.get(user, 0) + 1
         if track and self._attendance is not None:
             self._attendance.enter(user)
 
@@ -52,9 +59,14 @@ class Streams(Group):
             await self._attendance.ready(user)
 
     def detached(self, user: str, track: bool) -> None:
-        """Count a stream that was closed."""
+        """Count a stream that was closed; once the notifier is closed, everything was let go of already."""
         super().detached(user, track)
-        if track and self._attendance is not None and not self.closed:
+        if self.closed:
+            return
+        self.users[user] -= 1
+        if not self.users[user]:
+            del self.users[user]
+        if track and self._attendance is not None:
             self._attendance.leave(user)
 
     def show_foreign(self, event: Event) -> int:
@@ -66,9 +78,10 @@ class Streams(Group):
 
     async def close_foreign(self) -> None:
         """Close the streams of a foreign stream store that have ended by their rank."""
-        for stream in list(self.foreign):
-            if stream.rank < self.cutoff:
-                await stream.aclose()
+        async with anyio.create_task_group() as group:
+            for stream in list(self.foreign):
+                if stream.rank < self.cutoff:
+                    group.start_soon(stream.aclose)
 
 
 class ForeignStream:

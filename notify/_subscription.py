@@ -212,6 +212,7 @@ class Subscription:
 
     def _check_idle(self) -> None:
         if self._busy:
+            self._raise_if_ended(ClosedError)
             raise UsageError("another task waits for the next event of this stream")
 
     # -- taking events -------------------------------------------------------------------------------------------
@@ -395,6 +396,7 @@ class Subscription:
             self.last_id = page.position
         self._group.counters.delivered_replayed += len(events)
         self._opened = True
+        self._failure = None
         self._state = State.LIVE if dry else State.BEHIND
         if dry:
             topic.reached(page.position)
@@ -416,12 +418,11 @@ class Subscription:
 
     def _cross_gap(self, page: Page, reason: GapReason, start: Start | None, controls: list[Event]) -> bool:
         """Report a gap and move the cursor to its far side; return whether the page is still worth having."""
-        ahead = reason == "rewound" and not page.events
+        restart = reason == "rewound" and not page.events and start is not None
         if page.events:
             end = page.events[0].prev or self.last_id
-        elif ahead and start is not None:
+        elif restart:
             end = ids.ZERO  # nothing was yielded yet: everything that is left follows
-            self._start = Start.ZERO
         else:
             end = page.position
         gap = Gap(reason, self.last_id, end)
@@ -434,7 +435,7 @@ class Subscription:
             controls.append(self._control("notify.gap", end, gap.start, payload))
         else:
             self.last_id = end
-        return self._start is None
+        return not restart
 
     def _control(self, type_: str, position: str, prev: str, payload: dict[str, str]) -> Event:
         micros = time.time_ns() // 1000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -58,6 +58,7 @@ class Telemetry:
     Args:
         counters: what the notifier counts.
         live: where its streams are.
+        users: who has a stream open.
         hears: whether what other instances push is heard.
 
     Attributes:
@@ -65,9 +66,9 @@ class Telemetry:
         measuring: whether durations are recorded.
     """
 
-    def __init__(self, counters: Counters, live: LiveLog, hears: Callable[[], bool]) -> None:
+    def __init__(self, counters: Counters, live: LiveLog, users: Collection[str], hears: Callable[[], bool]) -> None:
         self.counters = counters
-        self.live = live
+        self.users = users
         self.hears = hears
         self._tracer = trace.get_tracer(_SCOPE) if _installed(trace.get_tracer_provider()) else None
         self.tracing = self._tracer is not None
@@ -143,7 +144,7 @@ class _Registry:
             meter.create_observable_counter(name, [self._counter(label, read)], "1", description)
         gauges: dict[str, tuple[str, Callable[[Telemetry], int]]] = {
             "notify.streams.open": ("streams open now", lambda t: t.counters.open_streams),
-            "notify.users": ("users with an open stream now", lambda t: len(t.live.users)),
+            "notify.users": ("users with an open stream now", lambda t: len(t.users)),
             "notify.wake_path.up": ("notifiers that hear of what others push", lambda t: int(t.hears())),
             "notify.pushes.pending": (
                 "pushes whose outcome is not known yet",

@@ -226,7 +226,7 @@ class Stream(Protocol):
 
     @property
     def last_id(self) -> str:
-        """The resume token: everything up to here was yielded, nothing after it. Empty before the stream opened."""
+        """The resume token: everything up to here was yielded, nothing after it. Before opening: its start."""
 
     @property
     def dropped(self) -> int:

@@ -104,6 +104,10 @@ def test_the_wire_form_keeps_everything(event: Event) -> None:
         b'1["","","a","t",1,7,null,{}]\nnull',
         b'1["","","a","t",1,null,null,{}]',
         b"1\xff\xfe\n",
+        b'1["garbage","0","a","t",1,null,null,{}]\nnull',
+        b'1["1-0","garbage","a","t",1,null,null,{}]\nnull',
+        b'1["1-0","0","a","t",-1,null,null,{}]\nnull',
+        b'1["1-0","0","a","t",253402300800000000,null,null,{}]\nnull',
         b"1" + b"[" * 100_000,
     ],
 )
