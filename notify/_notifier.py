@@ -155,7 +155,6 @@ class Notifier:
         self._routes = Routes(router, self.instance_id, **parts) if router else None
         self._locator = Locator(presence, loop=loop, **parts) if presence else None
         self._presence = presence
-        self._direct = self._immediate if router is None and presence is None else None  # a push that never waits
         parts["background"] = self._services
         routing = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._attendance = Attendance(presence, routing, linger=linger, loop=loop, **parts) if presence else None
@@ -170,6 +169,8 @@ class Notifier:
         )
         if self._writer is not None and self._telemetry.measuring:
             self._writer.observe = self._telemetry.saved
+        plain = not (router or presence or self._telemetry.measuring or self._telemetry.tracing)
+        self._save_directly = self._immediate.save_nowait if self._immediate is not None and plain else None
 
     # -- pushing -------------------------------------------------------------------------------------------------
 
@@ -221,11 +222,17 @@ class Notifier:
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0
             await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers
+        if self._save_directly is not None and not ephemeral:  # nothing to ask, to wait for, to route or to measure
+            try:
+                stored = self._save_directly(event)
+            except Exception as error:
+                raise self._failed(as_push_error(error, self._live.name)) from error
+            self._counters.pushed_stored += 1
+            self._counters.delivered_local += self._live.offer(stored)
+            return stored
         if self._telemetry.tracing:
             with self._telemetry.push_span(event) as event:
                 return await self._push(event, ephemeral)
-        if self._direct is not None and not ephemeral:
-            return self._save_nowait(self._direct, event, None)
         return await self._push(event, ephemeral)
 
     async def _push(self, event: Event, ephemeral: bool) -> Event | None:
@@ -371,7 +378,9 @@ class Notifier:
             if event.type == PROBE_TYPE:
                 wake(self._probes.get(event.key or ""))
             return 0
-        taken = self._offer(event)
+        taken = self._live.offer(event)
+        if self._foreign and not event.id:
+            taken = self._streams.show_foreign(event)
         if taken:
             self._counters.delivered_routed += taken
         elif event.user in self._streams.users:
@@ -386,24 +395,14 @@ class Notifier:
             raise self._failed(as_push_error(error, self._live.name)) from error
         if self._telemetry.measuring:
             self._telemetry.saved(time.perf_counter() - began, 1)
-        self._counters.pushed_stored += 1
-        self._deliver(stored, locations)
+        self._saved(stored, locations)
         return stored
 
     def _saved(self, stored: Event, locations: Locations) -> None:
         self._counters.pushed_stored += 1
-        self._deliver(stored, locations)
-
-    def _deliver(self, event: Event, locations: Locations) -> None:
-        """Offer here and start routing elsewhere; never waits."""
-        self._counters.delivered_local += self._offer(event)
+        self._counters.delivered_local += self._live.offer(stored)
         if self._routes is not None:
-            self._routes.send(event, locations)
-
-    def _offer(self, event: Event) -> int:
-        if self._foreign and not event.id:
-            return self._streams.show_foreign(event)
-        return self._live.offer(event)
+            self._routes.send(stored, locations)
 
     def _is_present(self, user: str, locations: Locations) -> bool:
         return locations is None or bool(locations) or user in self._streams.users
@@ -413,7 +412,9 @@ class Notifier:
         if self._routes is not None:
             event = event.with_meta({**event.meta, ORIGIN: self._live.origin})
         self._counters.pushed_ephemeral += 1
-        self._deliver(event, locations)
+        self._counters.delivered_local += self._live.offer(event) + self._streams.show_foreign(event)
+        if self._routes is not None:
+            self._routes.send(event, locations)
         return event
 
     def _failed(self, error: NotifyError) -> NotifyError:

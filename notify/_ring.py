@@ -52,10 +52,6 @@ class Ring:
         self.last_id = None
         self._push(RESYNC)
 
-    def forget(self) -> None:
-        """Drop the entries: every reader has had them."""
-        self.events.clear()
-
     @property
     def readable(self) -> int:
         """How many entries can still be read."""

@@ -93,6 +93,7 @@ class Subscription:
     __slots__ = (
         "__weakref__",
         "_busy",
+        "_controls",
         "_dropped",
         "_ephemerals",
         "_failure",
@@ -143,6 +144,7 @@ class Subscription:
         self._opened = self._synced = False
         self._busy = False
         self._page: list[Event] | None = None
+        self._controls: tuple[Event, ...] = ()  # what the next page begins with
         self.waiter: Waiter | None = None
         self._failure: Exception | None = None
         self._gaps: deque[Gap] | None = None
@@ -228,13 +230,14 @@ class Subscription:
         while True:
             if self._rank < self._group.cutoff or self._max_lag is not None:
                 self._raise_if_ended(ended)
-            event = self._take()
-            if event is not None:
-                return event
             topic, waiter = self._topic, self.waiter
-            if self._state is not _LIVE or topic is None or waiter is None:
-                await self._advance()
-                continue
+            if topic is None or waiter is None or topic.end != self._index or self._page or self._state is not _LIVE:
+                event = self._take()
+                if event is not None:
+                    return event
+                if topic is None or waiter is None or self._state is not _LIVE:
+                    await self._advance()
+                    continue
             topic.join(self)  # keeps I2
             self._busy = True
             try:
@@ -388,10 +391,16 @@ class Subscription:
         if self._state is State.READING:
             wake(self.waiter)
         events = list(page.events)
-        controls: list[Event] = []
         start, self._start = self._start, None
         if page.gap is not None and not _excused(start, page):
-            dry = self._cross_gap(page, page.gap, start, controls) and dry
+            if page.gap == "rewound" and not events and start is not None:
+                # Ahead of the log, and nothing yielded yet: all that is left follows, read before the gap is yielded.
+                self._cross_gap(page.gap, ids.ZERO)
+                self.last_id = ids.ZERO
+                self._start = Start.ZERO
+                self._state = State.BEHIND
+                return
+            self._cross_gap(page.gap, (events[0].prev or self.last_id) if events else page.position)
         elif not events:
             self.last_id = page.position
         self._group.counters.delivered_replayed += len(events)
@@ -404,7 +413,8 @@ class Subscription:
             if self._signals and not self._synced:
                 events.append(self._control("notify.sync", page.position, page.position, {}))
             self._synced = True
-        self._page = [*controls, *events][::-1]
+        self._page = [*self._controls, *events][::-1]
+        self._controls = ()
 
     def fail(self, error: Exception) -> None:
         """Take the news that the log cannot be read: any error before the stream opened, later a final one."""
@@ -416,15 +426,8 @@ class Subscription:
                 wake(self.waiter)
             self._state = State.BEHIND
 
-    def _cross_gap(self, page: Page, reason: GapReason, start: Start | None, controls: list[Event]) -> bool:
-        """Report a gap and move the cursor to its far side; return whether the page is still worth having."""
-        restart = reason == "rewound" and not page.events and start is not None
-        if page.events:
-            end = page.events[0].prev or self.last_id
-        elif restart:
-            end = ids.ZERO  # nothing was yielded yet: everything that is left follows
-        else:
-            end = page.position
+    def _cross_gap(self, reason: GapReason, end: str) -> None:
+        """Report a gap, and move the cursor to its far side: with signals when the reader gets to know of it."""
         gap = Gap(reason, self.last_id, end)
         self._gaps = self._gaps or deque(maxlen=GAPS_KEPT)
         self._gaps.append(gap)
@@ -432,10 +435,9 @@ class Subscription:
         logger.warning("gap (%s) for user %r between %s and %s", reason, self.user, gap.start, gap.end)
         if self._signals:
             payload = {"reason": reason, "from": gap.start, "to": gap.end}
-            controls.append(self._control("notify.gap", end, gap.start, payload))
+            self._controls = (self._control("notify.gap", end, gap.start, payload),)
         else:
             self.last_id = end
-        return not restart
 
     def _control(self, type_: str, position: str, prev: str, payload: dict[str, str]) -> Event:
         micros = time.time_ns() // 1000

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from asyncio import _get_running_loop
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ import anyio
 import anyio.lowlevel
 
 from .errors import UsageError
+
+_UNBOUND = object()
 
 
 class Waiter(Protocol):
@@ -136,17 +139,16 @@ class LoopWaiter:
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the running asyncio loop; None under trio."""
-    return asyncio._get_running_loop()
+    return _get_running_loop()
 
 
 class Loop:
     """The event loop that a part was first used on; everything of that part stays on it."""
 
-    __slots__ = ("_loop", "bound", "new_waiter")
+    __slots__ = ("_loop", "new_waiter")
 
     def __init__(self) -> None:
-        self.bound = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: object = _UNBOUND
         self.new_waiter: Callable[[], Waiter] = EventWaiter
 
     def check(self) -> None:
@@ -155,13 +157,12 @@ class Loop:
         Raises:
             UsageError: called from another event loop.
         """
-        loop = asyncio._get_running_loop()
-        if self.bound:
-            if loop is not self._loop:
-                raise UsageError("this notifier or store belongs to another event loop; make one for each loop")
+        loop = _get_running_loop()
+        if loop is self._loop:
             return
+        if self._loop is not _UNBOUND:
+            raise UsageError("this notifier or store belongs to another event loop; make one for each loop")
         self._loop = loop
-        self.bound = True
         if loop is not None:
             self.new_waiter = partial(LoopWaiter, Bell(loop))
 

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
@@ -23,6 +22,8 @@ MAX_META_BYTES: Final = 8192
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NO_META: Mapping[str, str] = MappingProxyType({})
+_KNOWN_TYPES = 1024
+_known_types: set[str] = set()  # those that were checked: an application has a few dozen
 _TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -179,8 +180,10 @@ def draft(
     Raises:
         InvalidEventError: an argument is unacceptable.
     """
-    _check_name("user", user)
-    check_type(type)
+    if not (user.__class__ is str and user.isascii() and user.isprintable() and 0 < len(user) <= MAX_NAME_BYTES):
+        check_user(user)  # beyond ASCII, or unacceptable
+    if type.__class__ is not str or type not in _known_types:
+        check_type(type)
     if group is not None:
         _check_name("group", group)
     if key is not None:
@@ -225,15 +228,12 @@ def check_user(user: object) -> None:
     _check_name("user", user)
 
 
-@lru_cache(maxsize=1024)
-def _is_type(text: str) -> bool:
-    return _TYPE.fullmatch(text) is not None
-
-
 def check_type(text: object) -> None:
     """Raise InvalidEventError unless `text` is an event type."""
-    if not isinstance(text, str) or not _is_type(text):
+    if not isinstance(text, str) or not _TYPE.fullmatch(text):
         raise InvalidEventError(f"an event type matches [A-Za-z0-9_.:-]{{1,128}}: {text!r:.150}")
+    if len(_known_types) < _KNOWN_TYPES:
+        _known_types.add(text)
 
 
 def freeze_meta(meta: object) -> Mapping[str, str]:

@@ -98,8 +98,8 @@ MUTATIONS = (
     Mutation(
         "the cursor moves before the event is handed over",
         "notify._subscription:Subscription._pull",
-        "            if event is not None:\n                return event\n",
-        "            if event is not None:\n                await anyio.sleep(0)\n                return event\n",
+        "                if event is not None:\n                    return event\n",
+        "                if event is not None:\n                    await anyio.sleep(0)\n                    return event\n",
     ),
     Mutation(
         "a reader that was cancelled still counts as waiting",
@@ -110,14 +110,14 @@ MUTATIONS = (
     Mutation(
         "an offer wakes nobody",
         "notify._live:Topic.offer",
-        "        if waiting:\n            self.wake()\n        return True\n",
-        "        return True\n",
+        "                stream.waiter.wake()",
+        "                pass",
     ),
     Mutation(
         "the ring forgets what not everybody has read",
         "notify._live:Topic.offer",
-        "if len(waiting) == self.streams:",
-        "if waiting:",
+        "if len(waiting) == self.streams and",
+        "if",
     ),
     Mutation(
         "another stream's read hides news from the audit",

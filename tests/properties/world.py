@@ -358,9 +358,9 @@ class World:
         if self.held:
             return
         for name, notifier in self.notifiers.items():
-            mine = [r for r in self.readers if r.opening and not r.closed and (r.owner == name or self.backend.shared)]
+            mine = [reader for reader in self.readers if reader.opening and not reader.closed and reader.owner == name]
             figures = notifier.statistics()
-            assert figures.open_streams == sum(reader.owner == name for reader in mine)
+            assert figures.open_streams == len(mine)
             assert figures.users == len({reader.user for reader in mine})
             assert figures.pending_pushes == 0
 
