@@ -50,7 +50,7 @@ class EventWaiter:
         try:
             yield from self._event.wait().__await__()
         finally:
-            self._event = anyio.Event()
+            self._event = type(self._event)()  # the backend's own class: to ask anyio for it again costs as much again
 
 
 class Bell:
