@@ -106,6 +106,9 @@ class Notifier:
         max_pending: int = 10_000,
         timeout: float = 5.0,
     ) -> None:
+        for part, method in ((store, "save"), (router, "route"), (presence, "locate")):
+            if part is not None and (isinstance(part, type) or not callable(getattr(part, method, None))):
+                raise UsageError(f"a part is an object with a method {method!r}, not {part!r:.80}")
         if offline not in ("store", "drop"):
             raise UsageError(f'offline is "store" or "drop", not {offline!r}')
         positive = {
@@ -378,9 +381,7 @@ class Notifier:
             if event.type == PROBE_TYPE:
                 wake(self._probes.get(event.key or ""))
             return 0
-        taken = self._live.offer(event)
-        if self._foreign and not event.id:
-            taken = self._streams.show_foreign(event)
+        taken = self._live.offer(event) + (0 if event.id else self._streams.show_foreign(event))
         if taken:
             self._counters.delivered_routed += taken
         elif event.user in self._streams.users:
@@ -454,7 +455,7 @@ class Notifier:
         Raises:
             InvalidEventError: `user` is no user id.
             InvalidEventIdError: `last_id` is no position.
-            UsageError: the store brings streams of its own, which know neither signals nor max_lag.
+            UsageError: signals or max_lag, of a stream store whose streams are its own, without a `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
         if self._closed or self._draining:

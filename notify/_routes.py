@@ -49,7 +49,7 @@ class Routes:
         for to in targets:
             if self._under_way >= ROUTES_UNDER_WAY:
                 self._counters.route_failures += 1
-                logger.warning("%d routes are under way; event %s is left to the log", self._under_way, event.id)
+                logger.warning("%d routes are under way; %r is left to the log", self._under_way, event)
                 continue
             self._under_way += 1
             self._background.start(self._route, event, to)
@@ -62,7 +62,7 @@ class Routes:
                 await self.router.route(event, to)
         except Exception as error:
             self._counters.route_failures += 1
-            logger.warning("cannot route event %s to %s: %r", event.id, where, error)
+            logger.warning("cannot route %r to %s: %r", event, where, error)
         else:
             self._counters.routed += 1
         finally:

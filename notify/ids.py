@@ -41,7 +41,7 @@ def parse(text: object) -> tuple[int, int]:
         return (0, 0)
     match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise InvalidEventIdError(f"not an event id: {text!r:.80}")
+        raise InvalidEventIdError(f"not an event id, which is <ms>-<seq>: {text!r:.80}")
     ms, sequence = int(match[1]), int(match[2])
     if ms > _PART_MAX or sequence > _PART_MAX:
         raise InvalidEventIdError(f"an event id has two parts of at most 64 bits: {text!r:.80}")

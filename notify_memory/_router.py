@@ -30,5 +30,5 @@ class MemoryRouter:
             task_status.started()
             await anyio.sleep_forever()
         finally:
-            if self._instances.get(instance_id) is deliver:
+            if self._instances.get(instance_id) is deliver:  # a successor of the same name keeps its place
                 del self._instances[instance_id]

@@ -117,6 +117,14 @@ def test_other_bytes_are_no_event(raw: bytes) -> None:
         Event.from_bytes(raw)
 
 
+def test_types_beyond_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are checked alike whether the set of known ones is full or not."""
+    monkeypatch.setattr("notify.event._KNOWN_TYPES", 0)
+    assert Event("a", "never.seen.before").type == "never.seen.before"
+    with pytest.raises(InvalidEventError):
+        Event("a", "never seen before")
+
+
 def test_ids() -> None:
     """Ids compare by number, pack into one integer and carry their time."""
     assert ids.compare("5-9", "5-10") == -1

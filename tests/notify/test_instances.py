@@ -314,6 +314,21 @@ async def test_a_poll_that_finds_a_gap_makes_the_stream_read() -> None:
             assert [gap.reason for gap in stream.gaps] == ["trimmed"]
 
 
+async def test_news_of_a_user_without_streams_is_ignored() -> None:
+    """A store that reports news of somebody who was not asked about does no harm."""
+
+    class Chatty(BatchStore):
+        async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+            pages = await super().read_many(after, limit)
+            return {**pages, "stranger": Page([Event("stranger", "t").stored("1-0", "0")], None, "1-0")}
+
+    store = Chatty()
+    async with Notifier(store, poll_interval=0.02) as notifier, notifier.subscribe("alice") as stream:
+        await until(lambda: store.calls.count("read_many") > 2)
+        await store.inner.save(Event("alice", "t", 1))
+        assert (await stream.next(2)).payload == 1
+
+
 async def test_news_of_a_user_who_just_left_is_ignored() -> None:
     """A poll that returns after the last stream of a user closed does nothing."""
     gate, reached = anyio.Event(), anyio.Event()

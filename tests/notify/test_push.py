@@ -235,6 +235,14 @@ async def test_bad_options_are_refused(options: dict[str, Any]) -> None:
         Notifier(**options)
 
 
+@pytest.mark.parametrize("part", ["store", "router", "presence"])
+@pytest.mark.parametrize("wrong", [MemoryStore, object(), "redis://"])
+async def test_what_is_no_part_is_refused(part: str, wrong: Any) -> None:
+    """A class where an object belongs, or an object without the methods, raises UsageError at once."""
+    with pytest.raises(UsageError, match="method"):
+        Notifier(**{part: wrong})
+
+
 async def test_a_bad_instance_id_is_refused() -> None:
     """An instance id follows the rules of names."""
     with pytest.raises(InvalidEventError):
@@ -266,6 +274,16 @@ class FailingNow(MemoryStore):
 
     def save_nowait(self, event: Event) -> Event:
         raise OSError("disk")
+
+
+async def test_a_save_that_fails_at_once() -> None:
+    """The same without a router or a tracker, where a push has nothing to wait for."""
+    async with Notifier(store=FailingNow()) as notifier, notifier.subscribe("alice") as stream:
+        with pytest.raises(PushUncertainError) as caught:
+            await notifier.push("alice", "t")
+        assert isinstance(caught.value.__cause__, OSError)
+        with pytest.raises(TimeoutError):
+            await stream.next(0.03)
 
 
 @pytest.mark.parametrize("store", [Failing(OSError("disk")), FailingMemory(), FailingNow()])
@@ -798,6 +816,36 @@ async def test_pushing_in_a_loop_lets_readers_run() -> None:
             await notifier.push("alice", "t", n)
         assert len(seen) > 1000
         group.cancel_scope.cancel()
+
+
+async def test_closing_answers_what_was_never_sent() -> None:
+    """A push that waits behind a batch which a closing notifier gives up is certainly not stored, and told so."""
+
+    class Deaf(BatchGate):
+        async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
+            self.calls.append(f"save_many {len(events)}")
+            await anyio.sleep_forever()
+            raise AssertionError
+
+    store = Deaf()
+    notifier = Notifier(store=store, timeout=60)
+    results: list[object] = []
+
+    async def push() -> None:
+        try:
+            results.append(await notifier.push("alice", "t"))
+        except BackendError as error:
+            results.append(type(error))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(push)
+        await until(lambda: store.calls)
+        group.start_soon(push)
+        await until(lambda: notifier.statistics().pending_pushes == 2)
+        await notifier._jobs.aclose(1)
+    assert sorted(map(str, results)) == sorted(map(str, [PushUncertainError, PushRejectedError]))
+    assert notifier.statistics().pending_pushes == 0
+    await notifier.aclose()
 
 
 async def test_closing_waits_for_pushes_and_answers_those_it_cannot_wait_for() -> None:

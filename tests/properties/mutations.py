@@ -99,7 +99,9 @@ MUTATIONS = (
         "the cursor moves before the event is handed over",
         "notify._subscription:Subscription._pull",
         "                if event is not None:\n                    return event\n",
-        "                if event is not None:\n                    await anyio.sleep(0)\n                    return event\n",
+        "                if event is not None:\n"
+        "                    await anyio.sleep(0)\n"
+        "                    return event\n",
     ),
     Mutation(
         "a reader that was cancelled still counts as waiting",
@@ -156,10 +158,10 @@ MUTATIONS = (
         "",
     ),
     Mutation(
-        "a gap is met and the cursor stays before it",
+        "a gap is met and not told",
         "notify._subscription:Subscription._cross_gap",
-        "            self.last_id = end\n",
-        "            pass\n",
+        "        self._gaps.append(gap)\n",
+        "        pass\n",
     ),
     Mutation(
         "a closed stream is never taken off the books",
