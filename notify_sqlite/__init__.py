@@ -1,0 +1,1 @@
+"""One SQLite file: several processes, nothing to run."""
