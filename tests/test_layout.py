@@ -40,7 +40,11 @@ IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"
 PUBLIC = {"notify", "notify.abc", "notify.errors", "notify.ids", "notify.event"}
 """What a backend may import of the core."""
 
-LOOPS = {"notify._wake": {"asyncio"}, "notify._background": {"asyncio", "trio"}}
+LOOPS = {
+    "notify._wake": {"asyncio"},
+    "notify._background": {"asyncio", "trio"},
+    "notify_sqlite._worker": {"asyncio"},
+}
 """Who may name an event loop, and which."""
 
 MAX_LINES = 400
