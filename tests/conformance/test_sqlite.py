@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from notify.testing import (
     BoundedStoreSuite,
     ClockedStoreSuite,
     DurableStoreSuite,
+    LeasedPresenceSuite,
+    PresenceSuite,
     ReadManySuite,
     SaveManySuite,
     SharedStoreSuite,
@@ -20,7 +23,7 @@ from notify.testing import (
     StoreSuite,
     StreamStoreSuite,
 )
-from notify_sqlite import SQLiteStore, SQLiteStreamStore
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore
 
 
 class Files:
@@ -102,3 +105,24 @@ class TestSQLiteStreamStore(
 
     async def make_clocked(self, clock: Callable[[], float]) -> SQLiteStreamStore:
         return SQLiteStreamStore(next(self.names), clock=clock)
+
+
+class TestSQLitePresence(Files, PresenceSuite, LeasedPresenceSuite):
+    ttl = 0.5
+
+    async def make(self) -> SQLitePresence:
+        self.path = next(self.names)
+        return SQLitePresence(self.path, ttl=self.ttl)
+
+    async def another(self, tracker: SQLitePresence) -> SQLitePresence:
+        return SQLitePresence(self.path, ttl=self.ttl)
+
+    async def crash(self, tracker: SQLitePresence) -> None:
+        await tracker._keeper._background.aclose(1.0)
+        await tracker._database.aclose()
+
+    async def lose_leases(self, tracker: SQLitePresence) -> None:
+        with sqlite3.connect(self.path) as file:
+            for table in ("leases", "presence"):
+                file.execute(f"DELETE FROM notify_{table} WHERE lease = ?", (tracker._keeper.lease,))
+        file.close()
