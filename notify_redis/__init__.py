@@ -1,1 +1,5 @@
-"""Redis Streams: single server, Sentinel, Cluster."""
+"""Redis: logs in streams, live by pub/sub; a single server, Sentinel or Cluster. asyncio."""
+
+from ._store import RedisStore as RedisStore
+
+__all__ = ["RedisStore"]

@@ -43,6 +43,9 @@ PUBLIC = {"notify", "notify.abc", "notify.errors", "notify.ids", "notify.event"}
 LOOPS = {
     "notify._wake": {"asyncio"},
     "notify._background": {"asyncio", "trio"},
+    "notify_redis._client": {"asyncio"},
+    "notify_redis._link": {"asyncio"},
+    "notify_redis._writes": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""

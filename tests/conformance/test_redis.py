@@ -1,0 +1,76 @@
+"""The suites x the Redis backend, on a single server of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import ClassVar
+
+import pytest
+
+from notify.testing.store import (
+    AgingStoreSuite,
+    BoundedStoreSuite,
+    DurableStoreSuite,
+    ReadManySuite,
+    SaveManySuite,
+    SharedStoreSuite,
+    StoreSuite,
+)
+from notify_redis import RedisStore
+from tests.servers.redis import Server, single
+
+_PREFIXES = (f"test{number}" for number in count())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with single() as server:
+        yield server
+
+
+class OnServer:
+    """Where the parts under test are."""
+
+    backends: ClassVar = ("asyncio",)
+
+    @pytest.fixture(autouse=True)
+    def place(self, server: Server) -> None:
+        self.url = server.url
+        self.prefix = next(_PREFIXES)
+
+
+class TestRedisStore(
+    OnServer,
+    StoreSuite,
+    SaveManySuite,
+    ReadManySuite,
+    DurableStoreSuite,
+    SharedStoreSuite,
+    BoundedStoreSuite,
+    AgingStoreSuite,
+):
+    slack = 100
+
+    async def make(self) -> RedisStore:
+        return RedisStore(self.url, prefix=self.prefix)
+
+    async def reopen(self, store: RedisStore) -> RedisStore:
+        return RedisStore(self.url, prefix=self.prefix)
+
+    async def another(self, store: RedisStore) -> RedisStore:
+        return RedisStore(self.url, prefix=self.prefix)
+
+    async def make_bounded(self, max_len: int) -> RedisStore:
+        return RedisStore(self.url, prefix=next(_PREFIXES), max_len=max_len)
+
+    async def make_aging(self, max_age: float) -> RedisStore:
+        return RedisStore(self.url, prefix=next(_PREFIXES), max_age=max_age)
+
+
+class TestExactRedisStore(OnServer, BoundedStoreSuite):
+    async def make(self) -> RedisStore:
+        return RedisStore(self.url, prefix=self.prefix, exact=True)
+
+    async def make_bounded(self, max_len: int) -> RedisStore:
+        return RedisStore(self.url, prefix=self.prefix, max_len=max_len, exact=True)
