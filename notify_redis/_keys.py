@@ -2,7 +2,7 @@
 
 Rules:
     1. Every name begins with `prefix:{tag}:`. The tag is one of 256, so names fall into 256 hash slots: batches for
-       many users share slots, and a cluster of any size gets an even part of them. A user's tag is a checksum of the id.
+       many users share slots, and a cluster of any size gets an even part of them. The id's checksum says which tag.
     2. What users, keys and instances are called is percent-encoded outside `[A-Za-z0-9_.@-]`: a name holds neither the
        separator nor a brace, so no two are alike and none can choose another slot.
     3. `prefix:{tag}:user` is the user's stream, and its pub/sub channel. What follows the user after a further colon,

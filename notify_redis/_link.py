@@ -179,7 +179,7 @@ class Link:
                         await self._write(wire, self._ready)
                         tasks.cancel_scope.cancel()
                 except* (RedisError, OSError, *FAILURES) as group:
-                    failure = _first(group)
+                    failure = first_of(group)
         finally:
             self._serving = False
             self._scope = self._ready = None
@@ -265,7 +265,8 @@ class Link:
                 await anyio.lowlevel.checkpoint()
 
 
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+def first_of(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the first exception in a group."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

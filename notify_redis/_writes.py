@@ -137,6 +137,8 @@ class Writer:
         self._origin = secrets.token_hex(6)
         self._numbers = count()
         self._lanes: dict[Node, Lane] = {}
+        self._unrouted: list[Push] = []
+        self._routing = False
 
     async def save(self, events: Sequence[Event]) -> list[Event | NotifyError]:
         """Append the events and return an outcome for each; cancelling abandons the wait alone."""
@@ -146,10 +148,13 @@ class Writer:
         batch = Batch(len(events))
         deadline = time.monotonic() + self._timeout
         pushes = [self._push(event, batch, deadline) for event in events]
-        if self._client.is_located:
+        if self._client.is_located and not self._unrouted:
             self._distribute(pushes)
         else:
-            self._client.background.start(self._persist, pushes)
+            self._unrouted += pushes
+            if not self._routing:
+                self._routing = True
+                self._client.background.start(self._route)
         await batch.done
         outcomes = [push.outcome for push in pushes]
         assert None not in outcomes
@@ -160,6 +165,26 @@ class Writer:
         idem = stream if event.key is None else self._keys.idempotency(event.user, event.key)
         nonce = f"{self._origin}{next(self._numbers):x}".encode()
         return Push(event, batch, nonce, (stream, index, retries, idem), deadline)
+
+    async def _route(self) -> None:
+        """Find the masters, at first use; what comes meanwhile waits here, in its order."""
+        delay = 0.005
+        try:
+            while self._unrouted and not self._client.is_located:
+                try:
+                    await self._client.locate()
+                except FAILURES as error:
+                    for push in self._unrouted:
+                        push.trouble = error
+                    self._unrouted = [push for push in self._unrouted if not self._is_over(push, delay)]
+                    await anyio.sleep(delay)
+                    delay = min(delay * 2, 0.25)
+            pushes, self._unrouted = self._unrouted, []
+            self._distribute(pushes)
+        finally:
+            self._routing = False
+            pushes, self._unrouted = self._unrouted, []
+            self._abandon(pushes)
 
     def _distribute(self, pushes: Iterable[Push]) -> None:
         """Put each push into the lane of its master, and have the lanes run."""

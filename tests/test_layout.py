@@ -44,7 +44,9 @@ LOOPS = {
     "notify._wake": {"asyncio"},
     "notify._background": {"asyncio", "trio"},
     "notify_redis._client": {"asyncio"},
+    "notify_redis._hearing": {"asyncio"},
     "notify_redis._link": {"asyncio"},
+    "notify_redis._listener": {"asyncio"},
     "notify_redis._writes": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }

@@ -17,7 +17,8 @@ from notify.testing.store import (
     SharedStoreSuite,
     StoreSuite,
 )
-from notify_redis import RedisStore
+from notify.testing.stream_store import SharedStreamStoreSuite, StreamStoreSuite
+from notify_redis import RedisStore, RedisStreamStore
 from tests.servers.redis import Server, single
 
 _PREFIXES = (f"test{number}" for number in count())
@@ -74,3 +75,31 @@ class TestExactRedisStore(OnServer, BoundedStoreSuite):
 
     async def make_bounded(self, max_len: int) -> RedisStore:
         return RedisStore(self.url, prefix=self.prefix, max_len=max_len, exact=True)
+
+
+class TestRedisStreamStore(
+    OnServer,
+    StreamStoreSuite,
+    SaveManySuite,
+    ReadManySuite,
+    DurableStoreSuite,
+    SharedStreamStoreSuite,
+    BoundedStoreSuite,
+    AgingStoreSuite,
+):
+    slack = 100
+
+    async def make(self) -> RedisStreamStore:
+        return RedisStreamStore(self.url, prefix=self.prefix)
+
+    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:  # type: ignore[override]
+        return RedisStreamStore(self.url, prefix=self.prefix)
+
+    async def another(self, store: RedisStreamStore) -> RedisStreamStore:  # type: ignore[override]
+        return RedisStreamStore(self.url, prefix=self.prefix)
+
+    async def make_bounded(self, max_len: int) -> RedisStreamStore:
+        return RedisStreamStore(self.url, prefix=next(_PREFIXES), max_len=max_len)
+
+    async def make_aging(self, max_age: float) -> RedisStreamStore:
+        return RedisStreamStore(self.url, prefix=next(_PREFIXES), max_age=max_age)
