@@ -1,0 +1,101 @@
+"""The doorbell: tells every listening process which users have news. Never part of a transaction that saves.
+
+A NOTIFY holds a lock of the whole server until its commit has reached the disk, so saves that carried one would queue
+up behind each other. A ring is a statement of its own, names many users at once, and does not wait for the disk. It is
+only a hint: what fails here is found by audits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from notify import Background, NotifyError
+
+from ._connection import Database
+
+logger = logging.getLogger("notify.pg")
+
+MAX_PAYLOAD: Final = 7900
+"""Bytes; the server takes fewer than 8,000."""
+
+WINDOW: Final = 0.003
+"""Seconds from one ring to the next while more comes in."""
+
+
+class Doorbell:
+    """Rings on one channel.
+
+    Args:
+        db: where.
+        channel: on which.
+        background: whose task rings.
+
+    Attributes:
+        failures: how many rings have failed.
+    """
+
+    def __init__(self, db: Database, channel: str, background: Background) -> None:
+        self._db = db
+        self._channel = channel
+        self._background = background
+        self._sql = db.names.sql("ring")
+        self._keys: set[str] = set()
+        self._words: list[str] = []
+        self._ringing = False
+        self._broken = False
+        self.failures = 0
+
+    def ring(self, tag: str, keys: Iterable[str]) -> None:
+        """Announce news under these short keys. Never waits."""
+        self._tag = tag
+        self._keys.update(keys)
+        self._start()
+
+    def say(self, *payloads: str) -> None:
+        """Send whole payloads as they are."""
+        self._words += payloads
+        self._start()
+
+    def _start(self) -> None:
+        if not self._ringing and not self._background.closed:
+            self._ringing = True
+            self._background.start(self._ring)
+
+    async def _ring(self) -> None:
+        try:
+            while self._keys or self._words:
+                payloads, self._words = self._words, []
+                if self._keys:
+                    payloads = [*payloads, *packed(self._tag, self._keys)]
+                    self._keys = set()
+                began = time.monotonic()
+                await self._send(payloads)
+                if self._keys or self._words:
+                    await asyncio.sleep(max(0.0, began + WINDOW - time.monotonic()))
+        finally:
+            self._ringing = False
+
+    async def _send(self, payloads: list[str]) -> None:
+        try:
+            await self._db.fetch(self._sql, self._channel, payloads)
+        except NotifyError as error:
+            self.failures += 1
+            if not self._broken:
+                logger.warning("the doorbell does not ring, so others look for news by themselves: %s", error)
+            self._broken = True
+        else:
+            self._broken = False
+
+
+def packed(tag: str, keys: Iterable[str]) -> list[str]:
+    """Return payloads that hold all keys, each payload as many as fit."""
+    payloads = [tag]
+    for key in sorted(keys):
+        if len(payloads[-1]) + 1 + len(key) > MAX_PAYLOAD:
+            payloads.append(tag)
+        payloads[-1] += f" {key}"
+    return payloads
