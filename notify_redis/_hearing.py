@@ -47,7 +47,7 @@ class Hearing:
         self._listeners: dict[Node, Listener] = {}
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._late: set[bytes] = set()
-        self._started = self._failed = False
+        self._started = self._failed = self._stopped = False
         client.moved.append(self._rebalance)
 
     @property
@@ -96,9 +96,16 @@ class Hearing:
             self._started = True
             self._client.background.start(self._run)
 
+    def stop(self) -> None:
+        """Stop listening for good; for an owner that goes on. Never waits."""
+        self._stopped = True
+        self._client.moved.remove(self._rebalance)
+        for listener in self._listeners.values():
+            listener.stop()
+
     async def _run(self) -> None:
         delay = 0.05
-        while True:
+        while not self._stopped:
             try:
                 await self._client.locate()
                 break
@@ -111,7 +118,7 @@ class Hearing:
 
     def _rebalance(self) -> None:
         """Have a listener for each master, and each channel at its master's."""
-        if not self._started or not self._client.is_located:
+        if not self._started or self._stopped or not self._client.is_located:
             return
         owners = {self._client.node_of(partition): partition for partition in reversed(range(PARTITIONS))}
         for node in set(self._listeners).difference(owners):

@@ -47,6 +47,7 @@ LOOPS = {
     "notify_redis._hearing": {"asyncio"},
     "notify_redis._link": {"asyncio"},
     "notify_redis._listener": {"asyncio"},
+    "notify_redis._presence": {"asyncio"},
     "notify_redis._writes": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }

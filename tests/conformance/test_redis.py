@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import pytest
 
+from notify.testing.presence import LeasedPresenceSuite, PresenceSuite
+from notify.testing.router import RouterSuite
 from notify.testing.store import (
     AgingStoreSuite,
     BoundedStoreSuite,
@@ -18,7 +20,7 @@ from notify.testing.store import (
     StoreSuite,
 )
 from notify.testing.stream_store import SharedStreamStoreSuite, StreamStoreSuite
-from notify_redis import RedisStore, RedisStreamStore
+from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from tests.servers.redis import Server, single
 
 _PREFIXES = (f"test{number}" for number in count())
@@ -37,6 +39,7 @@ class OnServer:
 
     @pytest.fixture(autouse=True)
     def place(self, server: Server) -> None:
+        self.server = server
         self.url = server.url
         self.prefix = next(_PREFIXES)
 
@@ -103,3 +106,28 @@ class TestRedisStreamStore(
 
     async def make_aging(self, max_age: float) -> RedisStreamStore:
         return RedisStreamStore(self.url, prefix=next(_PREFIXES), max_age=max_age)
+
+
+class TestRedisRouter(OnServer, RouterSuite):
+    async def make(self) -> RedisRouter:
+        return RedisRouter(self.url, prefix=self.prefix)
+
+    async def another(self, router: RedisRouter) -> RedisRouter:  # type: ignore[override]
+        return RedisRouter(self.url, prefix=self.prefix)
+
+
+class TestRedisPresence(OnServer, PresenceSuite, LeasedPresenceSuite):
+    ttl = 0.6
+
+    async def make(self) -> RedisPresence:
+        return RedisPresence(self.url, prefix=self.prefix, ttl=self.ttl)
+
+    async def another(self, tracker: RedisPresence) -> RedisPresence:  # type: ignore[override]
+        return RedisPresence(self.url, prefix=self.prefix, ttl=self.ttl)
+
+    async def crash(self, tracker: RedisPresence) -> None:
+        await tracker._client.aclose()
+
+    async def lose_leases(self, tracker: RedisPresence) -> None:
+        keys = self.server.ask("KEYS", f"{self.prefix}:*")
+        self.server.ask("DEL", *keys)
