@@ -103,11 +103,16 @@ class Database:
         """
         if self.closed:
             raise ClosedError(f"{self.owner} is closed")
-        if self._pid and self._pid != os.getpid():
+        if self.forked:
             raise UsageError(
                 f"{self.owner} was opened in process {self._pid} and cannot be used in its fork {os.getpid()}: "
                 "make a new one after the fork"
             )
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one that opened the database; no thread would answer here."""
+        return self._pid not in (0, os.getpid())
 
     async def read(self, job: Job[T]) -> T:
         """Run a job on the reading connection, for any caller.
@@ -250,7 +255,7 @@ class Database:
         if self.closed:
             return
         self.closed = True
-        if self._pid in (0, os.getpid()):  # in a fork there is no thread that would answer
+        if not self.forked:
             await self._closing.run(self._close)
 
     async def _close(self) -> None:

@@ -21,14 +21,14 @@ NETWORK: Final = frozenset(
 )
 """File systems that several hosts may share: their locks and shared memory do not suffice for SQLite's WAL."""
 
-_MOUNTS = Path("/proc/mounts")
+MOUNTS = Path("/proc/mounts")
 _held: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
-def file_system(path: str, mounts: Path = _MOUNTS) -> str:
+def file_system(path: str) -> str:
     """Return the type of the file system that holds this path; empty where the system does not tell."""
     try:
-        table = mounts.read_text(encoding="utf-8", errors="surrogateescape")
+        table = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return ""
     where = Path(os.path.realpath(path))

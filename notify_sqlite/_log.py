@@ -19,6 +19,8 @@ from notify.event import NO_META, build
 CHUNK: Final = 500
 """Rows that one transaction adds, and rows that it removes, at most: others get their turn soon."""
 
+_SEQUENCE: Final = (1 << ids.SEQUENCE_BITS) - 1
+
 Row: TypeAlias = tuple[Any, ...]
 
 
@@ -96,7 +98,9 @@ def _first_of_key(row: Row | None, draft: Event) -> Event | None:
     id_, prev, type_, data, micros, group, key, meta = row
     if type_ is None:
         return draft.stored(ids.unpack(id_), ids.unpack(prev))
-    return build(ids.unpack(id_), ids.unpack(prev), draft.user, type_, data, micros, group, key, _meta(meta))
+    return build(
+        ids.unpack(id_), ids.unpack(prev), draft.user, type_, data, micros, group, key, _meta(meta) if meta else NO_META
+    )
 
 
 def _bound(execute: Any, sql: Mapping[str, str], heads: Mapping[str, Head], max_len: int) -> None:
@@ -122,12 +126,12 @@ def page(db: sqlite3.Connection, sql: Mapping[str, str], user: str, after: str, 
     if rows[0][1] is None:
         return Page((), continuity(after, None, head, expired=last < horizon), head)
     events: list[Event] = []
-    prev_id, prev_text = -1, ""
+    packed, text = -1, ""
     for _, id_, prev, type_, data, micros, group, key, meta in rows:
-        before = prev_text if prev == prev_id else ids.unpack(prev)
-        prev_id, prev_text = id_, ids.unpack(id_)
-        events.append(build(prev_text, before, user, type_, data, micros, group, key, _meta(meta)))
-    return Page(events, continuity(after, events[0].prev, head), prev_text)
+        before = text if prev == packed else ids.unpack(prev)
+        packed, text = id_, f"{id_ >> ids.SEQUENCE_BITS}-{id_ & _SEQUENCE}"  # unpacked in place: a third of the time
+        events.append(build(text, before, user, type_, data, micros, group, key, _meta(meta) if meta else NO_META))
+    return Page(events, continuity(after, events[0].prev, head), text)
 
 
 def pages(
@@ -179,5 +183,5 @@ def remove_keys(db: sqlite3.Connection, sql: Mapping[str, str], before: int) -> 
     return len(rows)
 
 
-def _meta(text: str | None) -> Mapping[str, str]:
-    return MappingProxyType(json.loads(text)) if text else NO_META
+def _meta(text: str) -> Mapping[str, str]:
+    return MappingProxyType(json.loads(text))

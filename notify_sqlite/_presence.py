@@ -91,7 +91,7 @@ class SQLitePresence:
 
     async def aclose(self) -> None:
         """See `notify.abc.PresenceTracker.aclose`; others see it at once."""
-        if not self._database.closed:
+        if not self._database.closed and not self._database.forked:
             await self._keeper.aclose()
         await self._database.aclose()
 

@@ -61,6 +61,7 @@ class Watch:
         self._read_many = read_many
         self._interval = interval
         self._stop = threading.Event()  # another one for each connection
+        self._connection: aiosqlite.Connection | None = None
         self._started = self._ended = False
         self._failures = 0
         self._seen = 0
@@ -92,7 +93,7 @@ class Watch:
                 await anyio.sleep(delay)
 
     async def _watch(self) -> None:
-        connection = await self._database.connect()
+        connection = self._connection = await self._database.connect()
         self._stop = threading.Event()
         try:
             version, self._seen = await run(connection, self._first_look)

@@ -17,6 +17,8 @@ from typing import Any, Final, Protocol, TypeVar
 import aiosqlite
 import anyio
 
+from notify import UsageError
+
 from ._errors import is_busy
 
 T = TypeVar("T")
@@ -64,7 +66,14 @@ async def connect(path: str, *, timeout: float = _TRY) -> aiosqlite.Connection:
     Args:
         path: the file.
         timeout: seconds for which each statement waits for a lock.
+
+    Raises:
+        UsageError: not on asyncio.
     """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise UsageError("notify_sqlite runs on asyncio only, as its driver does") from error
     made: list[aiosqlite.Connection] = []
 
     def make() -> None:
