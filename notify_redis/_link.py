@@ -81,7 +81,7 @@ class Link:
         self._sent: deque[Call] = deque()
         self._ready: asyncio.Event | None = None
         self._hopeful: list[asyncio.Future[None]] = []
-        self._serving = False
+        self._serving = self._dropped = False
         self._scope: anyio.CancelScope | None = None
         self._last_reply = 0.0
         self.epoch = 0
@@ -158,6 +158,8 @@ class Link:
     def drop(self) -> None:
         """Break the connection off; the next call makes another one."""
         if self._scope is not None:
+            self._ready = None  # what is asked from now on waits for the next connection
+            self._dropped = True
             self._scope.cancel()
 
     async def _serve(self) -> None:
@@ -183,19 +185,27 @@ class Link:
         finally:
             self._serving = False
             self._scope = self._ready = None
-            self._tell_hopeful(failure)
             sent, self._sent = self._sent, deque()
-            unsent, self._outbox = self._outbox, deque()
             for call in sent:
                 error = NoAnswerError(f"the connection broke before the answer: {failure}")
                 error.__cause__ = failure
                 call.fail(error)
-            for call in unsent:
-                refusal = NotSentError(str(failure))
-                refusal.__cause__ = failure.__cause__ or failure
-                call.fail(refusal)
+            if self._dropped and not self._background.closed and (self._outbox or self._hopeful):
+                self._start()
+            else:
+                self._refuse(failure)
+            self._dropped = False
             if wire is not None:
                 await hang_up(wire)
+
+    def _refuse(self, failure: Exception) -> None:
+        """Tell everybody who waits for a connection that there is none."""
+        self._tell_hopeful(failure)
+        unsent, self._outbox = self._outbox, deque()
+        for call in unsent:
+            refusal = NotSentError(str(failure))
+            refusal.__cause__ = failure.__cause__ or failure
+            call.fail(refusal)
 
     async def _load(self, wire: Wire) -> None:
         """Load the scripts and look at the server's clock."""
