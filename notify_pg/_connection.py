@@ -44,6 +44,9 @@ class Database:
         backend: the name of whom errors speak.
         timeout: seconds for one call.
         pool_size: connections at most, where the pool is ours.
+
+    Attributes:
+        is_pooled: whether the way leads through a pooler, where no session is ours.
         listen_dsn: where to listen, if not at `where`.
     """
 
@@ -55,7 +58,6 @@ class Database:
         backend: str,
         timeout: float,
         pool_size: int,
-        listen_dsn: str | None = None,
     ) -> None:
         if not isinstance(where, str | asyncpg.Pool):
             raise UsageError(f"where is a DSN or an asyncpg pool, not {type(where).__name__}")
@@ -64,11 +66,11 @@ class Database:
         self.names = names
         self.backend = backend
         self.timeout = timeout
-        self.is_pooled = False  # whether the way leads through a pooler, where no session is ours
+        self.is_pooled = False
         self.closed = False
         self._dsn = where if isinstance(where, str) else None
         self._pool: asyncpg.Pool | None = None if isinstance(where, str) else where
-        self._listen_dsn = listen_dsn
+        self.listen_dsn: str | None = None
         self._size = pool_size if isinstance(where, str) else where.get_max_size()
         self._reads = asyncio.Semaphore(max(1, self._size - OTHERS))
         self._starting = asyncio.Lock()
@@ -148,7 +150,7 @@ class Database:
     @asynccontextmanager
     async def dedicated(self) -> AsyncIterator[Connection]:
         """Open a connection of its own for listening; where only a pool was given, keep one of the pool's."""
-        dsn = self._listen_dsn or self._dsn
+        dsn = self.listen_dsn or self._dsn
         if dsn is None:
             async with self.connection(self.timeout) as connection:
                 try:

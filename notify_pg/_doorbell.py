@@ -36,6 +36,7 @@ class Doorbell:
 
     Attributes:
         failures: how many rings have failed.
+        is_broken: whether the last one has.
     """
 
     def __init__(self, db: Database, channel: str, background: Background) -> None:
@@ -45,8 +46,9 @@ class Doorbell:
         self._sql = db.names.sql("ring")
         self._keys: set[str] = set()
         self._words: list[str] = []
+        self._tag = ""
         self._ringing = False
-        self._broken = False
+        self.is_broken = False
         self.failures = 0
 
     def ring(self, tag: str, keys: Iterable[str]) -> None:
@@ -84,11 +86,11 @@ class Doorbell:
             await self._db.fetch(self._sql, self._channel, payloads)
         except NotifyError as error:
             self.failures += 1
-            if not self._broken:
+            if not self.is_broken:
                 logger.warning("the doorbell does not ring, so others look for news by themselves: %s", error)
-            self._broken = True
+            self.is_broken = True
         else:
-            self._broken = False
+            self.is_broken = False
 
 
 def packed(tag: str, keys: Iterable[str]) -> list[str]:

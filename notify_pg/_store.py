@@ -64,7 +64,8 @@ class PostgresStore:
         self._name = type(self).__name__
         self._names = Names(schema, table_prefix)
         self._db = Database(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
-        self._background = Background(self._name)
+        self._background = Background(self._name)  # what is asked of us
+        self._services = Background(self._name)  # what goes on until the end
         self._tag = secrets.token_hex(4)
         self._bell = Doorbell(self._db, self._names.bell, self._background)
         self._writer = Writer(
@@ -143,10 +144,13 @@ class PostgresStore:
         self._db.check()
         if not self._started:
             self._started = True
-            self._background.start(self._retention.run)
+            self._services.start(self._retention.run)
 
     async def _close(self) -> None:
+        await self._services.aclose(_GRACE)
+        await self._background.settle(_GRACE)
         await self._background.aclose(_GRACE)
+        self._writer.close()
         await self._db.aclose()
 
     async def _read(self, user: str, after: str, limit: int) -> Page:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Final, TypeAlias
 
 from notify import Background, Event, NotifyError, ids
@@ -24,7 +25,7 @@ BATCH: Final = 200
 """Events to a statement."""
 
 BATCH_BYTES: Final = 1 << 20
-"""Bytes of payload to a statement, unless its first event alone has more."""
+"""Bytes of payload to a statement; one event more."""
 
 IN_FLIGHT: Final = 2
 """Batches under way: one is computed while the other waits for the disk."""
@@ -39,12 +40,14 @@ PATIENT: Final = 2
 class Save:
     """One event on its way."""
 
-    __slots__ = ("done", "event", "until")
+    __slots__ = ("done", "event", "is_queued", "is_told", "until")
 
-    def __init__(self, event: Event, until: float, done: Done) -> None:
+    def __init__(self, event: Event, until: float, done: Done, *, is_queued: bool) -> None:
         self.event = event
         self.until = until
         self.done = done
+        self.is_queued = is_queued
+        self.is_told = False
 
 
 class Writer:
@@ -52,6 +55,8 @@ class Writer:
 
     Invariants:
         I1. `done` of each save is called once: within the timeout, or when the store closes.
+        I2. No two batches that come from the queue and are under way have a user in common: so the saves of one user
+            keep their order, and our own batches do not wait for each other's locks.
 
     Args:
         db: where.
@@ -78,13 +83,23 @@ class Writer:
         self._known = db.names.sql("events_by_id")
         self._free = db.names.sql("free_heads")
         self._queue: deque[Save] = deque()
+        self._busy: set[str] = set()
         self._draining = 0
         self._patient = asyncio.Semaphore(PATIENT)
 
     def save_soon(self, event: Event, done: Done) -> None:
         """Queue an event; `done` is called with its outcome. Never waits."""
-        self._queue.append(Save(event, time.monotonic() + self._db.timeout, done))
-        if self._draining < IN_FLIGHT:
+        self._queue.append(Save(event, time.monotonic() + self._db.timeout, done, is_queued=True))
+        if event.user not in self._busy:
+            self._start()
+
+    def close(self) -> None:
+        """Tell whoever still waits that nothing was sent; called when no task of ours runs any more. Keeps I1."""
+        while self._queue:
+            self._queue.popleft().done(ClosedError("the store was closed; nothing was sent"))
+
+    def _start(self) -> None:
+        if self._draining < IN_FLIGHT and not self._background.closed:
             self._draining += 1
             self._background.start(self._drain)
 
@@ -99,7 +114,8 @@ class Writer:
                 finished.set()
 
         until = time.monotonic() + self._db.timeout
-        await self._process([Save(event, until, partial(note, number)) for number, event in enumerate(events)])
+        saves = [Save(event, until, partial(note, number), is_queued=False) for number, event in enumerate(events)]
+        await self._process(saves)
         await finished.wait()
         return [outcomes[number] for number in range(len(events))]
 
@@ -115,28 +131,45 @@ class Writer:
 
     async def _drain(self) -> None:
         try:
-            while self._queue:
-                await self._process(self._take())
+            while saves := self._take():
+                await self._process(saves)
         finally:
             self._draining -= 1
-            while self._queue and self._background.closed:  # keeps I1
-                self._queue.popleft().done(ClosedError("the store was closed; nothing was sent"))
 
     def _take(self) -> list[Save]:
+        """Take the next batch out of the queue; keeps I2."""
         saves: list[Save] = []
+        left: list[Save] = []
         size = 0
-        while self._queue and len(saves) < BATCH and (size < BATCH_BYTES or not saves):
-            saves.append(self._queue.popleft())
-            size += len(saves[-1].event.data)
+        while self._queue and len(saves) < BATCH and size < BATCH_BYTES:
+            save = self._queue.popleft()
+            if save.event.user in self._busy:
+                left.append(save)
+            else:
+                saves.append(save)
+                size += len(save.event.data)
+        self._queue.extendleft(reversed(left))
+        self._busy.update(save.event.user for save in saves)
         return saves
 
     async def _process(self, saves: list[Save]) -> None:
         """Save a batch. Where others hold a log, its events are left to a task of their own, the rest to another."""
+        ours = saves
         try:
-            await self._finish(saves, GLANCE)
-        except LockedError:
-            for group in await self._divide(saves):
-                self._background.start(self._wait_for, group)
+            if not await self._finish(saves, GLANCE):
+                groups = await self._divide(saves)
+                for group in groups:
+                    self._background.start(self._wait_for, group)
+                ours = []
+        finally:
+            self._tell(ours, [])
+
+    async def _wait_for(self, saves: list[Save]) -> None:
+        try:
+            async with self._patient:
+                await self._finish(saves, None)
+        finally:
+            self._tell(saves, [])
 
     async def _divide(self, saves: list[Save]) -> list[list[Save]]:
         """Return the saves whose logs can be had at once, and those of each other log."""
@@ -150,22 +183,27 @@ class Writer:
             groups.setdefault(None if save.event.user in free else save.event.user, []).append(save)
         return [*groups.values()]
 
-    async def _wait_for(self, saves: list[Save]) -> None:
-        async with self._patient:
-            await self._finish(saves, None)
-
-    async def _finish(self, saves: list[Save], wait: float | None) -> None:
-        """Save a batch and tell everybody; keeps I1."""
-        outcomes: Sequence[Outcome] = ()
+    async def _finish(self, saves: list[Save], wait: float | None) -> bool:
+        """Save a batch and tell everybody; return whether it could be locked."""
         try:
-            outcomes = await self._outcomes([save.event for save in saves], min(save.until for save in saves), wait)
+            until = min(save.until for save in saves)
+            outcomes = await self._outcomes([save.event for save in saves], until, wait)
         except LockedError:
-            saves = []
-            raise
-        finally:
-            abandoned = self._uncertain("the store was closed meanwhile; the event may be stored")
-            for save, outcome in zip(saves, outcomes or [abandoned] * len(saves), strict=True):
-                save.done(outcome)
+            return False
+        self._tell(saves, outcomes)
+        return True
+
+    def _tell(self, saves: Sequence[Save], outcomes: Sequence[Outcome]) -> None:
+        """Tell outcomes to whoever was not told yet: where there are none, that the store was closed; keeps I1."""
+        for save, outcome in zip_longest(saves, outcomes):
+            if save.is_told:
+                continue
+            save.is_told = True
+            if save.is_queued:
+                self._busy.discard(save.event.user)
+            save.done(outcome or self._uncertain("the store was closed meanwhile; the event may be stored"))
+        if self._queue:
+            self._start()
 
     async def _outcomes(self, events: Sequence[Event], until: float, wait: float | None) -> Sequence[Outcome]:
         try:
