@@ -7,8 +7,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from notify import Event, Notifier, RoutingInfo
@@ -100,7 +100,7 @@ def stay(path: str) -> None:
     async def main() -> None:
         async with SQLiteStore(path) as store:
             await store.save(Event("alice", "t"))
-            while not store._database.checkpointer.elected:
+            while not store._database.checkpointer.elected:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.01)
             say("open")
             await asyncio.sleep(60)

@@ -27,7 +27,7 @@ from notify import (
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore
 from notify_sqlite import _log as log
 from tests.parts import until
-from tests.servers.sqlite import locked, opened
+from tests.servers.sqlite import content, locked, opened, write
 
 pytestmark = pytest.mark.anyio
 
@@ -219,7 +219,8 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
 
 
 async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the disk does not answer, closing takes seconds: what was under way is uncertain, the rest was not tried."""
+    """Where the disk does not answer, closing takes seconds: what was under way is uncertain, the rest untried."""
+    before = set(threading.enumerate())
     store = SQLiteStore(path, lock_timeout=0.1)
     await store.head("alice")
     answer = threading.Event()
@@ -244,6 +245,7 @@ async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest
         assert "does not answer" in caplog.text
     finally:
         answer.set()
+    await until(lambda: set(threading.enumerate()) <= before)
 
 
 # -- retention and keys ------------------------------------------------------------------------------------------
@@ -413,8 +415,8 @@ async def test_a_newer_schema_is_refused(path: Path) -> None:
 
 async def test_what_is_no_database_is_refused(path: Path) -> None:
     """A file of another kind is not touched; the error carries the driver's as its cause."""
-    path.write_bytes(b"not a database, but long enough to have a header" * 100)
-    before = path.read_bytes()
+    before = b"not a database, but long enough to have a header" * 100
+    write(path, before)
     store = SQLiteStore(path)
     with pytest.raises(PushRejectedError) as rejected:
         await store.save(Event("alice", "t"))
@@ -424,7 +426,7 @@ async def test_what_is_no_database_is_refused(path: Path) -> None:
     assert isinstance(unavailable.value.__cause__, sqlite3.DatabaseError)
     assert rejected.value.backend == unavailable.value.backend == "SQLiteStore"
     await store.aclose()
-    assert path.read_bytes() == before
+    assert content(path) == before
 
 
 async def test_a_store_that_could_not_open_opens_later(tmp_path: Path) -> None:
@@ -444,9 +446,8 @@ async def test_a_damaged_file_is_an_error(path: Path) -> None:
     """Pages of garbage raise BackendUnavailableError with the driver's error as its cause, never that error itself."""
     async with SQLiteStore(path, max_len=5000) as store:
         await store.save_many([Event("alice", "t", "x" * 200) for _ in range(2000)])
-    with path.open("r+b") as file:
-        file.seek(20 * 4096)
-        file.write(os.urandom(100 * 4096))
+    whole = content(path)
+    write(path, whole[: 20 * 4096] + os.urandom(100 * 4096) + whole[120 * 4096 :])
     async with SQLiteStore(path) as store:
         with pytest.raises(BackendUnavailableError) as caught:
             await store.read("alice", "0", 5000)

@@ -36,3 +36,19 @@ def locked(path: Path) -> Iterator[sqlite3.Connection]:
         finally:
             if file.in_transaction:
                 file.execute("ROLLBACK")
+
+
+def content(path: Path | str) -> bytes:
+    """Return what a file holds."""
+    return Path(path).read_bytes()
+
+
+def write(path: Path | str, data: bytes) -> None:
+    """Make a file hold this."""
+    Path(path).write_bytes(data)
+
+
+def remove(path: Path) -> None:
+    """Delete a database and what lies beside it."""
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
