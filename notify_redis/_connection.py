@@ -105,7 +105,11 @@ class Source:
         except BaseException:
             await hang_up(wire)
             raise
-        check_settings(wire)
+        try:
+            check_settings(wire)
+        except UsageError as error:
+            await hang_up(wire)
+            raise NotSentError(str(error)) from error
         return wire
 
     def __str__(self) -> str:
