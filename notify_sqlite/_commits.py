@@ -42,7 +42,7 @@ class Commits:
         self,
         database: Database,
         append: Callable[[Sequence[Event]], Job[list[Event]]],
-        on_stored: Callable[[Event], object] | None,
+        on_stored: Callable[[Event], object],
     ) -> None:
         self._database = database
         self._append = append
@@ -98,9 +98,8 @@ class Commits:
             for entry in batch:
                 self._fail(entry, error)
             return
-        if self._on_stored is not None:
-            for event in stored:
-                self._on_stored(event)
+        for event in stored:
+            self._on_stored(event)
         start = 0
         for entry in batch:
             entry.stored = stored[start : start + len(entry.drafts)]

@@ -5,7 +5,6 @@ Every call of the driver runs in a task of ours; callers wait for its outcome, a
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
@@ -23,8 +22,6 @@ from ._checkpoint import Checkpointer
 from ._errors import DRIVER, failed_commit, rejected, unavailable
 from ._file import Identity, Lock, check_local
 from ._worker import close, connect, insist, roll_back, run
-
-logger = logging.getLogger("notify")
 
 T = TypeVar("T")
 
@@ -169,6 +166,7 @@ class Database:
     def _transact(self, job: Job[T], db: sqlite3.Connection) -> T:
         """Run a job between BEGIN and COMMIT, in the connection's thread."""
         try:
+            roll_back(db)  # where an earlier attempt to do so failed
             insist(db, "BEGIN IMMEDIATE", self._patience, self._abandoned)
             try:
                 self.check_file()
@@ -265,8 +263,8 @@ class Database:
         await self.jobs.aclose(_GRACE)
         self.checkpointer.release()
         for connection in (self._reader, self._writer):
-            if connection is not None and not await close(connection):
-                logger.warning("%s left a connection behind that does not answer", self.owner)
+            if connection is not None:
+                await close(connection)
         self._reader = self._writer = None
 
 

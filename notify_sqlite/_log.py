@@ -141,10 +141,8 @@ def pages(
     found = {}
     for user, position in after.items():
         row = db.execute(sql["head"], (user,)).fetchone()
-        if (ids.unpack(row[0]) if row else ids.ZERO) != position:
-            result = page(db, sql, user, position, limit, horizon)
-            if result.events or result.gap:
-                found[user] = result
+        if (row[0] if row else 0) != ids.pack(position):
+            found[user] = page(db, sql, user, position, limit, horizon)
     return found
 
 

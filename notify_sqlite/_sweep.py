@@ -10,7 +10,7 @@ from functools import partial
 
 import anyio
 
-from notify import BackendError, ClosedError
+from notify import NotifyError
 
 from . import _log as log
 from ._connection import Database
@@ -62,7 +62,7 @@ class Sweeper:
             await anyio.sleep(self._interval * random.uniform(0.75, 1.0))
             try:
                 await self.sweep()
-            except ClosedError:
-                return
-            except BackendError as error:
+            except NotifyError as error:
+                if self._database.closed:
+                    return
                 logger.warning("cannot remove old events: %r", error)

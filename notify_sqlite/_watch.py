@@ -16,11 +16,10 @@ from typing import Final
 import aiosqlite
 import anyio
 
-from notify import ClosedError, LiveLog, NotifyError, Page, ids
+from notify import LiveLog, Page, ids
 
 from . import _log as log
 from ._connection import Database
-from ._errors import DRIVER
 from ._worker import close, run
 
 logger = logging.getLogger("notify")
@@ -82,9 +81,9 @@ class Watch:
         while not self._ended:
             try:
                 await self._watch()
-            except ClosedError:
-                return
-            except (*DRIVER, NotifyError) as error:
+            except Exception as error:  # whatever it is: without this task nobody hears of other processes
+                if self._database.closed:
+                    return
                 if not self._failures:
                     logger.warning("cannot watch %s, trying again: %r", self._database.path, error)
                 delay = _DELAYS[min(self._failures, len(_DELAYS) - 1)]

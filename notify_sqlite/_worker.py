@@ -7,6 +7,7 @@ instead of four. The thread is a daemon, so that a store that nobody closed does
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import sqlite3
 import threading
@@ -20,6 +21,8 @@ import anyio
 from notify import UsageError
 
 from ._errors import is_busy
+
+logger = logging.getLogger("notify")
 
 T = TypeVar("T")
 
@@ -118,9 +121,9 @@ def roll_back(db: sqlite3.Connection) -> None:
         db.execute("ROLLBACK")
 
 
-async def close(connection: aiosqlite.Connection, seconds: float = 2.0) -> bool:
-    """Close a connection, also while cancelled; return whether that was done in time."""
-    with anyio.move_on_after(seconds, shield=True):
+async def close(connection: aiosqlite.Connection, seconds: float = 2.0) -> None:
+    """Close a connection, also while cancelled; one that does not answer in time is left to its daemon thread."""
+    with anyio.move_on_after(seconds, shield=True) as scope:
         await connection.close()
-        return True
-    return False
+    if scope.cancelled_caught:
+        logger.warning("a SQLite connection does not answer; it was left behind")

@@ -7,6 +7,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,10 +121,16 @@ def forget(path: str) -> None:
         await stream.next()
         await presence.register("alice", RoutingInfo("a"))
         reader, late = asyncio.create_task(stream.next()), asyncio.create_task(store.save(Event("alice", "t")))
+        waiting = asyncio.create_task(store._database.read(lambda db: over.wait() and order.append("job")))
         await asyncio.sleep(0.1)
-        kept.extend([store, presence, reader, late])
+        kept.extend([store, presence, reader, late, waiting])
 
+    over, order = threading.Event(), list[str]()
     asyncio.run(main())
+    over.set()
+    while not order:
+        time.sleep(0.001)
+    time.sleep(0.1)  # for a thread that would complain of the closed event loop
     say("ending")
 
 

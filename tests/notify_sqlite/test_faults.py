@@ -8,6 +8,7 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -26,6 +27,7 @@ from notify import (
 from notify.testing import History
 from notify_sqlite import SQLiteStore, SQLiteStreamStore, _checkpoint, _file
 from notify_sqlite._errors import failed_commit, rejected
+from notify_sqlite._watch import Watch
 from tests.notify_sqlite.children import child, ended, line
 from tests.parts import until
 from tests.servers.sqlite import content, locked, opened, remove, write
@@ -158,6 +160,22 @@ async def test_a_fork_is_refused(path: Path) -> None:
         assert (await ended(process))[0] == 0
 
 
+async def test_what_belongs_to_another_process_is_refused(path: Path) -> None:
+    """A store that another process opened, as a fork finds it, refuses every call; a fork gives up our locks."""
+    async with SQLiteStore(path) as store:
+        pid, store._database._pid = store._database._pid, -1
+        with pytest.raises(UsageError, match="after the fork"):
+            await store.save(Event("alice", "t"))
+        with pytest.raises(UsageError, match="after the fork"):
+            await store.trim("0")
+        with anyio.fail_after(1):
+            await store.aclose()
+        store._database._pid, store._database.closed = pid, False
+        await until(lambda: store._database.checkpointer.elected)
+        _file._forget_locks()
+        assert not store._database.checkpointer.elected
+
+
 # -- the poller --------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +206,42 @@ async def test_a_poller_that_cannot_open_tries_again(path: Path, monkeypatch: py
             event = await other.save(Event("alice", "t"))
             assert await stream.next(5) == event
     await store.aclose()
+
+
+async def test_a_poller_ends_when_told_to(path: Path) -> None:
+    """Stopping the poller ends its task and its connection; one whose store is closed does not begin anew."""
+    async with SQLiteStreamStore(path) as store, store.subscribe("alice"):
+        services = store._database.services
+        running = services.running
+        await until(lambda: store._watch._connection is not None)
+        store._watch.stop()
+        await until(lambda: services.running < running)
+        store._watch = Watch(store._database, store.live, store.read_many, 0.01)
+        store._watch.start()
+        await until(lambda: store._watch._connection is not None)
+        store._database.closed = True
+        assert store._watch._connection is not None
+        await store._watch._connection.close()
+        await until(lambda: services.running < running)
+        store._database.closed = False
+
+
+def has_seen(store: SQLiteStreamStore, last: int) -> bool:
+    """Whether the poller has dealt with everything up to this packed id."""
+    return store._watch._seen >= last
+
+
+async def test_a_paused_reader_whose_position_is_unknown(path: Path) -> None:
+    """News for a reader that must read the log again anyway make it do so, and it misses nothing."""
+    async with SQLiteStreamStore(path) as store, SQLiteStore(path) as other, store.subscribe("alice") as stream:
+        first = await other.save(Event("alice", "t"))
+        assert await stream.next(5) == first
+        for _ in range(3):
+            store.live.resync("alice")
+            event = await other.save(Event("alice", "t"))
+            last = ids.pack(event.id)
+            await until(partial(has_seen, store, last))
+            assert await stream.next(5) == event
 
 
 async def test_much_news_is_read_by_the_streams_themselves(path: Path) -> None:
@@ -363,6 +417,25 @@ def test_before_the_commit_everything_is_rejected() -> None:
     assert type(rejected(ValueError("no active connection"), "SQLiteStore")) is PushRejectedError
 
 
+async def test_a_transaction_that_was_left_open_is_rolled_back(path: Path) -> None:
+    """Should a rollback ever fail, the next push rolls back first instead of failing for ever with the lock held."""
+    async with SQLiteStore(path) as store:
+        await store._database.maintain(lambda db: db.execute("BEGIN IMMEDIATE"))
+        await store.save(Event("alice", "t"))
+        with locked(path):
+            pass
+
+
+async def test_a_connection_that_is_closed_rejects(path: Path) -> None:
+    """A push over a connection that somebody closed is rejected with the driver's error as its cause."""
+    async with SQLiteStore(path) as store:
+        assert store._database._writer is not None
+        await store._database._writer.close()
+        with pytest.raises(PushRejectedError) as caught:
+            await store.save(Event("alice", "t"))
+        assert isinstance(caught.value.__cause__, ValueError)
+
+
 async def test_a_commit_that_fails_leaves_no_transaction(path: Path) -> None:
     """A commit that the database itself refuses is rolled back; the next push works."""
     async with SQLiteStore(path) as store:
@@ -431,6 +504,8 @@ async def test_the_wal_is_bounded_once_nobody_pins_it(path: Path, monkeypatch: p
             file.execute("SELECT count(*) FROM notify_events").fetchall()
             while store.wal_size <= 2 * _checkpoint.LIMIT:
                 await store.save_many([Event("alice", "t", "x" * 20_000) for _ in range(50)])
+            await store._database.checkpointer.step()
+            assert store.wal_size > 2 * _checkpoint.LIMIT
             file.execute("COMMIT")
         await until(lambda: store.wal_size <= _checkpoint.LIMIT)
         await store.save(Event("alice", "t"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,17 @@ async def test_the_sweeper_runs_by_itself_and_survives_failures(
         await until(lambda: not rows(path))
 
 
+async def test_the_sweeper_of_a_closed_store_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweeper that finds its store closed ends without a word."""
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.005)
+    async with SQLiteStore(path) as store:
+        await store.save(Event("alice", "t"))
+        running = store._database.services.running
+        store._database.closed = True
+        await until(lambda: store._database.services.running < running)
+        store._database.closed = False
+
+
 async def test_a_trim_is_many_small_transactions(path: Path) -> None:
     """Trimming 5,000 events lets others write in between: no transaction removes more than 500."""
     async with SQLiteStore(path, max_len=6000) as store, SQLiteStore(path) as other:
@@ -411,6 +423,26 @@ async def test_a_newer_schema_is_refused(path: Path) -> None:
     await store.aclose()
     with opened(path) as file:
         assert file.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
+async def test_tables_that_cannot_be_made(path: Path) -> None:
+    """Where something else has the name of a table, nothing is half made, and the error says what it is."""
+    with opened(path) as file:
+        file.execute("CREATE TABLE mine (x)")
+        file.execute("CREATE INDEX notify_heads ON mine (x)")
+    store = SQLiteStore(path)
+    with pytest.raises(PushRejectedError, match="notify_heads"):
+        await store.save(Event("alice", "t"))
+    await store.aclose()
+    with opened(path) as file:
+        assert file.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",), ("notify_heads",)]
+
+
+def test_without_a_wal_nothing_is_opened(path: Path) -> None:
+    """A database that cannot have a write-ahead log is refused: what is promised rests on it."""
+    store = SQLiteStore(path)
+    with closing(sqlite3.connect(":memory:")) as db, pytest.raises(sqlite3.OperationalError, match="memory"):
+        store._database._prepare_writer(db)
 
 
 async def test_what_is_no_database_is_refused(path: Path) -> None:
