@@ -28,6 +28,9 @@ logger = logging.getLogger("notify")
 REPLIES_PER_YIELD: Final = 64
 """Replies taken from one read of the socket before others may run."""
 
+EVIDENCE: Final = 3.0
+"""Seconds after which a connection that failed says nothing about the next one any more."""
+
 
 class Call:
     """Commands of one caller, and what was answered so far."""
@@ -84,6 +87,7 @@ class Link:
         self._serving = self._dropped = False
         self._scope: anyio.CancelScope | None = None
         self._last_reply = 0.0
+        self._down_since = self._failed_at = 0.0
         self.epoch = 0
         self.ahead = 0.0
 
@@ -135,6 +139,14 @@ class Link:
             self.drop()  # nobody had an answer: it hangs
         raise NoAnswerError(f"no answer within {timeout:.1f} s")
 
+    def down_for(self) -> float:
+        """Return for how many seconds no connection can be made, as seen lately; have it tried again meanwhile."""
+        now = time.monotonic()
+        if not self._down_since or now - self._failed_at > EVIDENCE:
+            return 0.0
+        self._start()
+        return now - self._down_since
+
     async def reload(self, timeout: float) -> None:
         """Load the scripts again, after the server has lost them.
 
@@ -165,6 +177,7 @@ class Link:
     async def _serve(self) -> None:
         """Connect, send and read until the connection breaks."""
         wire: Wire | None = None
+        ready = False
         failure: Exception = NotSentError("the connection was dropped")
         try:
             with anyio.CancelScope() as self._scope:
@@ -174,6 +187,8 @@ class Link:
                     if self._prepare is not None:
                         await self._prepare(wire)
                     self.epoch += 1
+                    self._down_since = 0.0
+                    ready = True
                     self._ready = asyncio.Event()
                     self._tell_hopeful(None)
                     async with anyio.create_task_group() as tasks:
@@ -183,6 +198,9 @@ class Link:
                 except* (RedisError, OSError, *FAILURES) as group:
                     failure = first_of(group)
         finally:
+            if not ready:
+                self._failed_at = time.monotonic()
+                self._down_since = self._down_since or self._failed_at
             self._serving = False
             self._scope = self._ready = None
             sent, self._sent = self._sent, deque()

@@ -25,7 +25,7 @@ from notify.errors import NotifyError, PushUncertainError
 
 from ._client import Client, Node
 from ._connection import pack
-from ._errors import FAILURES, Advice, NoAnswerError, advise, rejected, uncertain
+from ._errors import FAILURES, Advice, NoAnswerError, NotSentError, advise, rejected, uncertain
 from ._keys import Keys
 from ._scripts import PUSH
 
@@ -42,6 +42,9 @@ LANES: Final = 2
 
 ATTEMPT: Final = 2.0
 """Seconds after which an answer is given up and the push tried again."""
+
+FAIL_FAST: Final = 1.0
+"""Seconds without a connection after which pushes to that master are rejected at once: others do not wait for them."""
 
 REPLICA_WAIT: Final = 1.0
 """Seconds for `min_replicas` to confirm."""
@@ -259,6 +262,10 @@ class Writer:
     async def _attempt(self, node: Node, pushes: Sequence[Push]) -> list[Push]:
         """Send the pushes to their master once and return those that need another attempt."""
         link = node.writes
+        if link.down_for() > FAIL_FAST:
+            pushes = self._without_unsent(pushes, link.down_for())
+            if not pushes:
+                return []
         wait = self._min_replicas > 0
         now = 0.0
         try:
@@ -291,6 +298,14 @@ class Writer:
             except FAILURES as error:
                 logger.debug("the scripts cannot be loaded: %s", error)
         return again
+
+    def _without_unsent(self, pushes: Sequence[Push], seconds: float) -> list[Push]:
+        """Give up those of which nothing was ever sent, and return the rest."""
+        for push in pushes:
+            if push.since is None:
+                push.trouble = push.trouble or NotSentError(f"the server cannot be reached since {seconds:.1f} s")
+                self._give_up(push)
+        return [push for push in pushes if push.outcome is None]
 
     def _command(self, chunk: Sequence[Push], ahead: float) -> bytes:
         deadline = min(push.deadline for push in chunk) * 1000 + ahead

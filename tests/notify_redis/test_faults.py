@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from notify import BackendUnavailableError, Event, PushRejectedError, PushUncertainError
+from notify import BackendError, BackendUnavailableError, Event, PushRejectedError, PushUncertainError
 from notify.testing import FaultProxy, Faults
 from notify_redis import RedisRouter, RedisStore, RedisStreamStore
 from tests.notify_redis.traffic import traffic
@@ -267,3 +267,27 @@ async def test_a_route_that_fails(prefix: str) -> None:
     async with aclosing(RedisRouter(address, prefix=prefix, timeout=0.3)) as router:
         with pytest.raises(BackendUnavailableError):
             await router.route(Event("alice", "t"), None)
+
+
+async def test_a_server_that_stays_away_delays_nobody(prefix: str) -> None:
+    """Once a server was unreachable for a second, pushes are rejected at once; they go on when it is back."""
+    with single() as server:
+        async with aclosing(RedisStore(server.url, prefix=prefix, timeout=3.0)) as store:
+            await store.save(Event("alice", "t"))
+            server.kill()
+            with pytest.raises(BackendError):  # uncertain, if it was sent before the end was noticed
+                await store.save(Event("alice", "t"))
+            began = monotonic()
+            for _ in range(20):
+                with pytest.raises(PushRejectedError):
+                    await store.save(Event("alice", "t"))
+            assert monotonic() - began < 1.0
+            await in_thread(server.start)
+
+            async def stored() -> bool:
+                try:
+                    return bool(await store.save(Event("alice", "t")))
+                except PushRejectedError:
+                    return False
+
+            await until(stored)
