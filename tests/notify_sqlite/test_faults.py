@@ -118,6 +118,7 @@ async def test_a_stopped_process_that_holds_the_lock(path: Path) -> None:
                 process.stdin.write("\n")
                 process.stdin.flush()
             assert await line(process) == "free"
+            assert await ended(process) == (0, "")
         assert [event.prev for event in (await store.read("alice", "0", 10)).events] == ["0", first.id]
 
 
@@ -497,6 +498,7 @@ async def test_a_killed_checkpointer_is_replaced(
 async def test_the_wal_is_bounded_once_nobody_pins_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody holds a read transaction the WAL grows, as the gauge tells; afterwards it shrinks."""
     monkeypatch.setattr(_checkpoint, "INTERVAL", 0.05)
+    assert SQLiteStore(path).wal_size == 0
     async with SQLiteStore(path, synchronous="NORMAL") as store:
         await store.save(Event("alice", "t"))
         with opened(path) as file:
