@@ -158,13 +158,17 @@ async def _write_far(path: str) -> None:
             await one.push("alice", "t", time.monotonic())
 
 
+def _far_away(path: str) -> subprocess.Popen[bytes]:
+    code = f"import asyncio; from tests.benchmarks import sqlite; asyncio.run(sqlite._write_far({path!r}))"
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+
+
 async def far() -> list[float]:
     """Return the seconds from the moment at which another process pushed until its event was here, sorted."""
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "ours.db")
         async with SQLiteStreamStore(path) as store, store.subscribe("alice") as stream:
-            code = f"import asyncio; from tests.benchmarks import sqlite; asyncio.run(sqlite._write_far({path!r}))"
-            with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as other:
+            with _far_away(path) as other:
                 assert other.stdin is not None
                 seconds = []
                 for number in range(FAR):
@@ -217,8 +221,15 @@ def measure() -> list[Row]:
     return [
         _row("sqlite push / inserts", "pushes/s", PUSHES, inserts, pushed, 0.6, f"{together}; 100 inserts to a commit"),
         _row("sqlite push / executemany", "pushes/s", PUSHES, batches, pushed, None, "beside: all rows in one call"),
-        _row("sqlite push_many / inserts", "users/s", USERS, inserts, many, 0.7, f"{USERS:,} users"),
-        _row("sqlite push_many / executemany", "users/s", USERS, batches, many, None, "beside: all rows in one call"),
+        _row(
+            "sqlite push_many / executemany",
+            "users/s",
+            USERS,
+            batches,
+            many,
+            0.7,
+            f"{USERS:,} users; 100 rows to a commit",
+        ),
         _row("sqlite replay / pages", "events/s", EVENTS, read, replayed, 0.5, f"{EVENTS:,} events, {PAGE} to a page"),
         Row(
             "sqlite other process",
