@@ -44,8 +44,10 @@ class Database:
         backend: the name of whom errors speak.
         timeout: seconds for one call.
         pool_size: connections at most, where the pool is ours.
+        tables: whether there are tables to be made.
 
     Attributes:
+        is_prepared: whether the tables are known to be there.
         is_pooled: whether the way leads through a pooler, where no session is ours.
         listen_dsn: where to listen, if not at `where`.
     """
@@ -58,6 +60,7 @@ class Database:
         backend: str,
         timeout: float,
         pool_size: int,
+        tables: bool = True,
     ) -> None:
         if not isinstance(where, str | asyncpg.Pool):
             raise UsageError(f"where is a DSN or an asyncpg pool, not {type(where).__name__}")
@@ -71,10 +74,11 @@ class Database:
         self._dsn = where if isinstance(where, str) else None
         self._pool: asyncpg.Pool | None = None if isinstance(where, str) else where
         self.listen_dsn: str | None = None
+        self._has_tables = tables
         self._size = pool_size if isinstance(where, str) else where.get_max_size()
         self._reads = asyncio.Semaphore(max(1, self._size - OTHERS))
         self._starting = asyncio.Lock()
-        self._prepared = False
+        self.is_prepared = False
         self._offset = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
@@ -124,7 +128,7 @@ class Database:
             elif what is Fate.READ_ONLY:
                 await pool.expire_connections()
             elif what is Fate.UNPREPARED:
-                self._prepared = False
+                self.is_prepared = False
             raise
         finally:
             await pool.release(connection, timeout=_CLOSE)
@@ -179,7 +183,7 @@ class Database:
     # -- starting ------------------------------------------------------------------------------------------------
 
     async def _start(self) -> asyncpg.Pool:
-        if self._prepared and self._pool is not None:
+        if self.is_prepared and self._pool is not None:
             return self._pool
         async with self._starting:
             self.check()
@@ -195,10 +199,10 @@ class Database:
                     statement_cache_size=0 if self.is_pooled else 100,
                     reset=_keep,
                 )
-            elif not self._prepared:
+            elif not self.is_prepared:
                 async with self._pool.acquire() as connection:
                     await self._prepare(connection)
-            self._prepared = True
+            self.is_prepared = True
             return self._pool
 
     @asynccontextmanager
@@ -213,7 +217,8 @@ class Database:
         async with connection.transaction():
             backend = await connection.fetchval("SELECT pg_backend_pid()")
             self.is_pooled = backend != connection.get_server_pid()  # a pooler answers with a number of its own
-            await prepare(connection, self.names)
+            if self._has_tables:
+                await prepare(connection, self.names)
             self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
 
     # -- the server's clock --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from notify import Background, NotifyError
+from notify import Background, ClosedError, NotifyError
 
 from ._connection import Database
 
@@ -46,6 +46,7 @@ class Doorbell:
         self._sql = db.names.sql("ring")
         self._keys: set[str] = set()
         self._words: list[str] = []
+        self._waiting: list[asyncio.Future[NotifyError | None]] = []
         self._tag = ""
         self._ringing = False
         self.is_broken = False
@@ -62,6 +63,21 @@ class Doorbell:
         self._words += payloads
         self._start()
 
+    async def tell(self, *payloads: str) -> None:
+        """Send whole payloads as they are, and wait until they are sent.
+
+        Raises:
+            BackendUnavailableError: they may not have been.
+        """
+        waiter: asyncio.Future[NotifyError | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self.say(*payloads)
+        if self._background.closed:
+            raise ClosedError("closed; nothing was sent")
+        error = await waiter
+        if error is not None:
+            raise error
+
     def _start(self) -> None:
         if not self._ringing and not self._background.closed:
             self._ringing = True
@@ -71,17 +87,23 @@ class Doorbell:
         try:
             while self._keys or self._words:
                 payloads, self._words = self._words, []
+                waiting, self._waiting = self._waiting, []
                 if self._keys:
                     payloads = [*payloads, *packed(self._tag, self._keys)]
                     self._keys = set()
                 began = time.monotonic()
-                await self._send(payloads)
+                error = await self._send(payloads)
+                for waiter in waiting:
+                    if not waiter.done():
+                        waiter.set_result(error)
                 if self._keys or self._words:
                     await asyncio.sleep(max(0.0, began + WINDOW - time.monotonic()))
         finally:
             self._ringing = False
+            for waiter in self._waiting if self._background.closed else ():
+                waiter.set_result(ClosedError("closed; nothing was sent"))
 
-    async def _send(self, payloads: list[str]) -> None:
+    async def _send(self, payloads: list[str]) -> NotifyError | None:
         try:
             await self._db.fetch(self._sql, self._channel, payloads)
         except NotifyError as error:
@@ -89,8 +111,9 @@ class Doorbell:
             if not self.is_broken:
                 logger.warning("the doorbell does not ring, so others look for news by themselves: %s", error)
             self.is_broken = True
-        else:
-            self.is_broken = False
+            return error
+        self.is_broken = False
+        return None
 
 
 def packed(tag: str, keys: Iterable[str]) -> list[str]:

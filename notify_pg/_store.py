@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -16,13 +17,17 @@ from notify.errors import UsageError
 
 from ._connection import Database
 from ._doorbell import Doorbell
+from ._errors import rejected
 from ._names import Names, short_key
+from ._outbox import Outbox, Watch, check_transaction
 from ._retention import Retention
 from ._rows import page_of
 from ._writer import Outcome, Writer
 
 _FOR_EVER = 1 << 42
 _GRACE = 1.0
+OUTBOX = 1.0
+"""Seconds between looks into the outbox, where this process puts something into it."""
 
 
 class PostgresStore:
@@ -39,6 +44,8 @@ class PostgresStore:
         key_window: seconds within which a repeated idempotency key returns the first event.
         timeout: seconds for one call. A save has its verdict by then; keep it below the notifier's.
         pool_size: connections at most, where a DSN was given.
+        relay: seconds between looks into the outbox for events that other processes have left there. None: this
+            process moves what it enqueues itself, and nothing else.
 
     Raises:
         UsageError: an argument is unacceptable.
@@ -57,8 +64,9 @@ class PostgresStore:
         key_window: float = 86_400.0,
         timeout: float = 4.0,
         pool_size: int = 8,
+        relay: float | None = None,
     ) -> None:
-        for name, value in {"max_len": max_len, "max_age": max_age, "key_window": key_window}.items():
+        for name, value in {"max_len": max_len, "max_age": max_age, "key_window": key_window, "relay": relay}.items():
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value!r}")
         self._name = type(self).__name__
@@ -73,7 +81,12 @@ class PostgresStore:
         )
         self._max_age_ms = _FOR_EVER if max_age is None else int(max_age * 1000)
         self._retention = Retention(self._db, self._max_age_ms, int(key_window * 1000))
-        self._started = False
+        self._watch = Watch(self._background)
+        self._relays = relay is not None
+        self._outbox = Outbox(
+            self._db, limits=self._writer.limits, interval=relay or OUTBOX, on_moved=lambda users: self.wake(*users)
+        )
+        self._started = self._relaying = False
 
     # -- Store ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +130,7 @@ class PostgresStore:
     async def __aenter__(self) -> Self:
         """Make the tables if need be, so that what is wrong is known at once."""
         self._start()
-        await self._background.run(self._db.fetch, "SELECT")
+        await self._prepared()
         return self
 
     async def __aexit__(
@@ -138,6 +151,61 @@ class PostgresStore:
         self._start()
         return await self._background.run(self._read_many, after, limit) if after else {}
 
+    # -- SaveSoon, SaveInTransaction -----------------------------------------------------------------------------
+
+    def save_soon(self, event: Event, done: Callable[[Outcome], None]) -> None:
+        """See `notify.abc.SaveSoon.save_soon`."""
+        self._start()
+        self._writer.save_soon(event, done)
+
+    async def save_in(self, event: Event, connection: Any) -> Event:
+        """See `notify.abc.SaveInTransaction.save_in`.
+
+        Its log stays locked until the transaction ends: save last, users in the same order everywhere, and commit.
+        """
+        self._start()
+        check_transaction(connection)
+        await self._prepared()
+        try:
+            stored = await self._writer.save_in(event, connection)
+        except Exception as error:
+            raise rejected(error, self._name) from error
+        self._watch.after(connection, partial(self.wake, event.user))
+        return stored
+
+    async def enqueue(self, *events: Event, connection: Any) -> None:
+        """Store events by way of the outbox: in the caller's transaction, and without locking any log until it ends.
+
+        They get their ids when a relay moves them into the logs, within milliseconds of the commit, in the order in
+        which they were enqueued.
+
+        Args:
+            events: drafts.
+            connection: asyncpg's, with a transaction open.
+
+        Raises:
+            UsageError: not such a connection.
+            PushRejectedError: not stored, and the transaction cannot be committed any more.
+
+        Order: as enqueued, where one transaction began after the other had committed.
+        Cancellation: the transaction cannot be committed any more.
+        Concurrency: one call at a time on one connection.
+        Cost: one round trip; and one statement for up to 500 events when they are moved.
+        """
+        self._start()
+        check_transaction(connection)
+        await self._prepared()
+        await self._outbox.enqueue(events, connection)
+        self._start_relay()
+        self._watch.after(connection, self._outbox.look)
+
+    def wake(self, *users: str) -> None:
+        """Tell every process that these users may have news: after a commit that the library knows nothing of.
+
+        Never waits. Nothing depends on it: without it the streams look for news within 30 seconds.
+        """
+        self._bell.ring(self._tag, {short_key(user) for user in users})
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -145,6 +213,17 @@ class PostgresStore:
         if not self._started:
             self._started = True
             self._services.start(self._retention.run)
+            if self._relays:
+                self._start_relay()
+
+    async def _prepared(self) -> None:
+        if not self._db.is_prepared:
+            await self._background.run(self._db.fetch, "SELECT")
+
+    def _start_relay(self) -> None:
+        if not self._relaying:
+            self._relaying = True
+            self._services.start(self._outbox.run)
 
     async def _close(self) -> None:
         await self._services.aclose(_GRACE)

@@ -57,6 +57,7 @@ class PostgresStreamStore(PostgresStore):
         key_window: float = 86_400.0,
         timeout: float = 4.0,
         pool_size: int = 8,
+        relay: float | None = None,
     ) -> None:
         if not heartbeat > 0:
             raise UsageError(f"heartbeat must be greater than 0, not {heartbeat!r}")
@@ -69,6 +70,7 @@ class PostgresStreamStore(PostgresStore):
             key_window=key_window,
             timeout=timeout,
             pool_size=pool_size,
+            relay=relay,
         )
         self._db.listen_dsn = listen_dsn
         self._live = LiveLog(self, background=self._background, on_open=self._opened, on_close=self._closed)
@@ -127,6 +129,11 @@ class PostgresStreamStore(PostgresStore):
         super()._stored(events)
         for event in events:
             self._live.offer(event)
+
+    def wake(self, *users: str) -> None:
+        """See `PostgresStore.wake`; the streams of this process are woken too."""
+        super().wake(*users)
+        self._look_at(user for user in users if user in self._live.users)
 
     def _hear(self, payload: str) -> None:
         """Have the news of the users that a ring names read, unless it is our own: those were offered already."""

@@ -47,6 +47,8 @@ LOOPS = {
     "notify_pg._connection": {"asyncio"},
     "notify_pg._doorbell": {"asyncio"},
     "notify_pg._listener": {"asyncio"},
+    "notify_pg._outbox": {"asyncio"},
+    "notify_pg._presence": {"asyncio"},
     "notify_pg._retention": {"asyncio"},
     "notify_pg._store": {"asyncio"},
     "notify_pg._stream_store": {"asyncio"},

@@ -29,17 +29,17 @@ class SoonStore(BatchStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.taken: list[tuple[Event, Callable[[Event | NotifyError], None]]] = []
+        self.taken: dict[str, tuple[Event, Callable[[Event | NotifyError], None]]] = {}
 
     def save_soon(self, event: Event, done: Callable[[Event | NotifyError], None]) -> None:
         if event.type == "closed":
             raise ClosedError("the store is closed")
         if event.type == "broken":
             raise OSError("no")
-        self.taken.append((event, done))
+        self.taken[event.type] = (event, done)
 
-    def tell(self, number: int, outcome: NotifyError | None = None) -> None:
-        event, done = self.taken[number]
+    def tell(self, type_: str, outcome: NotifyError | None = None) -> None:
+        event, done = self.taken[type_]
         done(outcome or self.inner.save_nowait(event))
 
 
@@ -67,16 +67,16 @@ async def test_a_store_that_batches_by_itself_tells_each_outcome_by_itself() -> 
         for type_ in ("a", "b", "c"):
             tasks.start_soon(push, notifier, outcomes, type_)
         await anyio.wait_all_tasks_blocked()
-        assert [event.type for event, _ in store.taken] == ["a", "b", "c"]
+        assert set(store.taken) == {"a", "b", "c"}
         assert notifier.statistics().pending_pushes == 3
-        store.tell(1)
+        store.tell("b")
         assert await stream.next(1) == store.inner.read_nowait("alice", "0", 1).events[0]
-        store.tell(2, PushRejectedError("no"))
+        store.tell("c", PushRejectedError("no"))
         await anyio.wait_all_tasks_blocked()
         assert isinstance(outcomes["b"], Event)
         assert isinstance(outcomes["c"], PushRejectedError)
         assert "a" not in outcomes
-        store.tell(0)
+        store.tell("a")
     assert isinstance(outcomes["a"], Event)
     assert notifier.statistics().pending_pushes == 0
     assert not [call for call in store.calls if call.startswith("save")]
@@ -103,8 +103,8 @@ async def test_an_outcome_may_come_after_its_caller_has_gone() -> None:
         assert isinstance(outcomes["late"], PushUncertainError)
         with pytest.raises(OverloadedError):
             await notifier.push("alice", "third")
-        store.tell(0)
-        store.tell(1)
+        store.tell("cancelled")
+        store.tell("late")
         assert [(await stream.next(1)).type for _ in range(2)] == ["cancelled", "late"]
         assert notifier.statistics().pending_pushes == 0
 
@@ -119,10 +119,10 @@ async def test_closing_waits_for_the_outcomes_and_then_no_longer() -> None:
         await anyio.wait_all_tasks_blocked()
         tasks.start_soon(notifier.aclose)
         await anyio.wait_all_tasks_blocked()
-        store.tell(0)
+        store.tell("told")
     assert isinstance(outcomes["told"], Event)
     assert isinstance(outcomes["never"], PushUncertainError)
-    store.tell(1)
+    store.tell("never")
     assert notifier.statistics().pending_pushes == 0
 
 

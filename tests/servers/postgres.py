@@ -121,7 +121,7 @@ class Server:
         """Stop it as an operator would; idempotent."""
         if self._process is not None and self._process.poll() is None:
             self.thaw()
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGQUIT)  # at once: nobody needs the data any more
             try:
                 self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
