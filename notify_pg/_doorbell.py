@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 from notify import Background, ClosedError, NotifyError
 
@@ -24,6 +24,10 @@ MAX_PAYLOAD: Final = 7900
 
 WINDOW: Final = 0.003
 """Seconds from one ring to the next while more comes in."""
+
+
+Waiter: TypeAlias = "asyncio.Future[NotifyError | None]"
+"""Somebody who waits for an error, or for none."""
 
 
 class Doorbell:
@@ -46,7 +50,7 @@ class Doorbell:
         self._sql = db.names.sql("ring")
         self._keys: set[str] = set()
         self._words: list[str] = []
-        self._waiting: list[asyncio.Future[NotifyError | None]] = []
+        self._waiting: list[Waiter] = []
         self._tag = ""
         self._ringing = False
         self.is_broken = False
@@ -69,7 +73,7 @@ class Doorbell:
         Raises:
             BackendUnavailableError: they may not have been.
         """
-        waiter: asyncio.Future[NotifyError | None] = asyncio.get_running_loop().create_future()
+        waiter: Waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self.say(*payloads)
         if self._background.closed:
@@ -84,6 +88,7 @@ class Doorbell:
             self._background.start(self._ring)
 
     async def _ring(self) -> None:
+        waiting: list[Waiter] = []
         try:
             while self._keys or self._words:
                 payloads, self._words = self._words, []
@@ -93,15 +98,13 @@ class Doorbell:
                     self._keys = set()
                 began = time.monotonic()
                 error = await self._send(payloads)
-                for waiter in waiting:
-                    if not waiter.done():
-                        waiter.set_result(error)
+                settle(waiting, error)
                 if self._keys or self._words:
                     await asyncio.sleep(max(0.0, began + WINDOW - time.monotonic()))
         finally:
             self._ringing = False
-            for waiter in self._waiting if self._background.closed else ():
-                waiter.set_result(ClosedError("closed; nothing was sent"))
+            if self._background.closed:
+                settle([*waiting, *self._waiting], ClosedError("closed; it may not have been sent"))
 
     async def _send(self, payloads: list[str]) -> NotifyError | None:
         try:
@@ -114,6 +117,13 @@ class Doorbell:
             return error
         self.is_broken = False
         return None
+
+
+def settle(waiters: Iterable[Waiter], error: NotifyError | None) -> None:
+    """Tell the outcome to whoever still waits."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(error)
 
 
 def packed(tag: str, keys: Iterable[str]) -> list[str]:

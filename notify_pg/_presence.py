@@ -17,6 +17,7 @@ from notify.errors import ClosedError, UsageError
 from notify.event import check_user
 
 from ._connection import Database
+from ._doorbell import Waiter, settle
 from ._names import Names
 
 logger = logging.getLogger("notify.pg")
@@ -71,7 +72,7 @@ class PostgresPresence:
         self._tracker = secrets.randbits(62)
         self._own: dict[str, dict[PostgresRegistration, RoutingInfo]] = {}
         self._changed: dict[str, None] = {}
-        self._waiting: list[asyncio.Future[NotifyError | None]] = []
+        self._waiting: list[Waiter] = []
         self._news = asyncio.Event()
         self._started = False
 
@@ -148,7 +149,7 @@ class PostgresPresence:
         Raises:
             BackendUnavailableError: they could not be written; they will be when they can.
         """
-        waiter: asyncio.Future[NotifyError | None] = asyncio.get_running_loop().create_future()
+        waiter: Waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._changed[user] = None
         self._news.set()
@@ -169,7 +170,7 @@ class PostgresPresence:
     async def _run(self) -> None:
         """Write what changes, and renew the lease, until cancelled; keeps I1."""
         renewed = asyncio.get_running_loop().time()
-        waiting: list[asyncio.Future[NotifyError | None]] = []
+        waiting: list[Waiter] = []
         try:
             while True:
                 pause = renewed + self._ttl / 3 - asyncio.get_running_loop().time()
@@ -185,13 +186,9 @@ class PostgresPresence:
                 error = await self._try(self._write, [*changed])
                 if error is not None:
                     self._changed = {**changed, **self._changed}  # with the next change, or renewal
-                for waiter in waiting:
-                    if not waiter.done():
-                        waiter.set_result(error)
+                settle(waiting, error)
         finally:
-            for waiter in [*waiting, *self._waiting]:
-                if not waiter.done():
-                    waiter.set_result(ClosedError("the presence tracker is closed"))
+            settle([*waiting, *self._waiting], ClosedError("the presence tracker is closed"))
 
     async def _try(self, function: Any, *args: object) -> NotifyError | None:
         try:
