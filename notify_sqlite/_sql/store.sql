@@ -72,10 +72,14 @@ WHERE k.user = ? AND k.key = ? AND k.id >= ?
 -- name: set_key
 INSERT OR REPLACE INTO {p}keys (user, key, id, prev) VALUES (?, ?, ?, ?)
 
--- name: page
-SELECT h.last_id, e.id, e.prev, e.type, e.data, e.micros, e.grp, e.key, e.meta
-FROM {p}heads AS h LEFT JOIN {p}events AS e ON e.user = h.user AND e.id > ?2
-WHERE h.user = ?1 ORDER BY e.id LIMIT ?3
+-- name: events_after
+SELECT id, prev, type, data, micros, grp, key, meta FROM {p}events
+WHERE user = ?1 AND id > ?2 ORDER BY id LIMIT ?3
+
+-- name: end_of_log
+SELECT
+    (SELECT last_id FROM {p}heads WHERE user = ?1),
+    EXISTS (SELECT 1 FROM {p}events WHERE user = ?1 AND id > ?2)
 
 -- name: news
 SELECT user, last_id FROM {p}heads WHERE last_id > ? ORDER BY last_id LIMIT ?

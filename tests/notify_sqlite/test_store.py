@@ -140,6 +140,26 @@ async def test_a_large_batch_is_several_transactions(path: Path) -> None:
         assert [event.payload for event in page.events] == [*range(1201)]
 
 
+async def test_an_event_that_comes_while_a_page_is_read_is_on_it(path: Path) -> None:
+    """A read that finds nothing, and then that the log has gone on, returns the event and no gap."""
+    async with SQLiteStore(path) as store:
+        first = await store.save(Event("alice", "t"))
+        with opened(path) as file, opened(path) as other:
+
+            def interfere(statement: str) -> None:
+                if "EXISTS" in statement:
+                    file.set_trace_callback(None)
+                    draft = Event("alice", "t")
+                    other.execute("BEGIN IMMEDIATE")
+                    saved.extend(log.append(other, store._sql, [draft], store._limits()))
+                    other.execute("COMMIT")
+
+            saved: list[Event] = []
+            file.set_trace_callback(interfere)
+            page = log.page(file, store._sql, "alice", first.id, 10, 0)
+        assert (page.events, page.gap, page.position) == (saved, None, saved[0].id)
+
+
 async def test_ids_grow_over_the_whole_file(path: Path) -> None:
     """An id is greater than every one given out before, to whichever user and by whichever store."""
     async with SQLiteStore(path) as one, SQLiteStore(path) as other:
