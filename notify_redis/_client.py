@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -91,6 +91,21 @@ class Client:
         """The command that publishes; in a cluster only to those who listen at the node of the channel."""
         return b"SPUBLISH" if self.is_cluster else b"PUBLISH"
 
+    def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Run `function(*args)` in a task of ours; that it meets a closed client while we close is no crash.
+
+        Raises:
+            ClosedError: closed.
+        """
+        self.background.start(self._quietly, function, *args)
+
+    async def _quietly(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        try:
+            await function(*args)
+        except ClosedError:
+            if not self.closed:
+                raise
+
     def check_open(self) -> None:
         """Raise ClosedError after `aclose`, and UsageError from another event loop than the first one."""
         if self.closed:
@@ -125,7 +140,7 @@ class Client:
             self._refreshing = asyncio.get_running_loop().create_future()
             self._refreshing.add_done_callback(lambda future: future.cancelled() or future.exception())
             try:
-                self.background.start(self._refresh, self._refreshing)
+                self.start(self._refresh, self._refreshing)
             except ClosedError:
                 self._refreshing = None
                 raise
@@ -150,7 +165,7 @@ class Client:
             if not done.done():
                 done.set_exception(NotSentError(f"{self.name} closes"))
         if first and self._owner and self.source.seeds:
-            self.background.start(self._keep_looking)
+            self.start(self._keep_looking)
 
     async def _keep_looking(self) -> None:
         while True:
@@ -285,7 +300,7 @@ class Client:
         async def send(node: Node, indices: list[int]) -> None:
             try:
                 await self._send(node, commands, indices, replies, timeout)
-            except FAILURES as error:
+            except (*FAILURES, ClosedError) as error:
                 errors.append(error)
 
         async with anyio.create_task_group() as tasks:

@@ -94,7 +94,7 @@ class Hearing:
         """Connect, at first need."""
         if not self._started:
             self._started = True
-            self._client.background.start(self._run)
+            self._client.start(self._run)
 
     def stop(self) -> None:
         """Stop listening for good; for an owner that goes on. Never waits."""
@@ -140,7 +140,7 @@ class Hearing:
                     self._late.add(channel)
         for listener in fresh:
             try:
-                self._client.background.start(listener.run)
+                self._client.start(listener.run)
             except ClosedError:
                 return
 
@@ -185,7 +185,7 @@ class Hearing:
         """A slot has moved: find out where to, and listen there."""
         self._late.add(channel)
         if channel in self._channels:
-            self._client.background.start(self._look_again, channel)
+            self._client.start(self._look_again, channel)
 
     async def _look_again(self, channel: bytes) -> None:
         try:

@@ -21,6 +21,8 @@ import anyio
 import anyio.lowlevel
 from redis.exceptions import RedisError
 
+from notify.errors import ClosedError
+
 from ._client import Client, Node
 from ._connection import Wire, hang_up, pack, read
 from ._errors import FAILURES, NoAnswerError
@@ -121,6 +123,8 @@ class Listener:
             while True:
                 began = time.monotonic()
                 failure = await self._listen()
+                if self._client.closed:
+                    return
                 self._on_dead()
                 if time.monotonic() - began > STEADY:
                     delay = 0.05
@@ -152,7 +156,7 @@ class Listener:
                     tasks.start_soon(self._tell, wire, self._wake)
                     tasks.start_soon(self._sing)
                     await self._read(wire)
-            except* (RedisError, OSError, *FAILURES) as group:
+            except* (RedisError, OSError, ClosedError, *FAILURES) as group:
                 failure = first_of(group)
         finally:
             self._wake = None

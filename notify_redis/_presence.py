@@ -128,7 +128,7 @@ class RedisPresence:
                 routings = [_decode(place) for place in places]
                 located[user] = list({routing.instance_id: routing for routing in routings}.values())
         if dead:
-            self._client.background.start(self._bury, dead)
+            self._client.start(self._bury, dead)
         return located
 
     async def aclose(self) -> None:
@@ -192,7 +192,7 @@ class RedisPresence:
         if self._dirty and not self._flushing:
             self._flushing = True
             try:
-                self._client.background.start(self._flush)
+                self._client.start(self._flush)
             except BaseException:
                 self._flushing = False
                 raise
@@ -273,7 +273,7 @@ class RedisPresence:
         self._leased = True
         if not self._renewing:
             self._renewing = True
-            self._client.background.start(self._renew_forever)
+            self._client.start(self._renew_forever)
 
     async def _renew_forever(self) -> None:
         while not self._closing:

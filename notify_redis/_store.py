@@ -15,6 +15,7 @@ from notify.event import check_user
 
 from ._client import Client
 from ._connection import Where, pack
+from ._entry import decode
 from ._errors import FAILURES, unavailable
 from ._keys import PARTITIONS, Keys
 from ._scripts import READ
@@ -76,6 +77,7 @@ class RedisStore:
         self._client = Client(where, type(self).__name__)
         self._age = 0 if max_age is None else max(1, int(max_age * 1000))
         self._timeout = timeout
+        self._inline = inline
         ttl = 0 if max_age is None else int(max(max_age, HOUR) * 1000)
         window = max(1, int(key_window * 1000))
         retention = Retention(max_len, exact, ttl, self._age, window, inline)
@@ -182,10 +184,10 @@ class RedisStore:
         return Page(events, continuity(after, events[0].prev, head), events[-1].id)
 
     def _event(self, user: str, id_: bytes, fields: Sequence[bytes]) -> Event:
-        event = Event.from_bytes(fields[5])
+        event = decode(fields[5], id_.decode(), fields[1].decode())
         if event.user != user:
             raise CodecError(f"an event of {event.user!r} stands in the log of {user!r}")
-        return event.stored(id_.decode(), fields[1].decode())
+        return event
 
     async def _ask(self, commands: Sequence[tuple[int, bytes]]) -> list[Any]:
         """Send commands that change nothing twice and return their replies."""

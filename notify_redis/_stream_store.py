@@ -14,6 +14,7 @@ from notify.abc import Position
 from notify.errors import ClosedError, CodecError, UsageError
 
 from ._connection import Where
+from ._entry import decode
 from ._hearing import Hearing
 from ._store import RedisStore
 
@@ -56,6 +57,7 @@ class RedisStreamStore(RedisStore):
             on_message=self._hear,
             on_gap=self._catch_up_soon,
         )
+        self._writer.expects = self._expects
         self._catching_up = self._again = self._auditing = False
         self._live = LiveLog(
             self,
@@ -111,8 +113,8 @@ class RedisStreamStore(RedisStore):
         self._hearing.open(stream, partition)
         if not self._auditing:
             self._auditing = True
-            self._client.background.start(self._live.audit_forever, AUDIT_INTERVAL)
-            self._client.background.start(self._audit_while_deaf)
+            self._client.start(self._live.audit_forever, AUDIT_INTERVAL)
+            self._client.start(self._audit_while_deaf)
 
     def _close(self, user: str) -> None:
         stream = self._keys.stream(user)
@@ -124,21 +126,29 @@ class RedisStreamStore(RedisStore):
         if user in self._live.users:
             await self._hearing.ready(self._keys.stream(user), SUBSCRIBE_WAIT)
 
+    def _expects(self, event: Event) -> bool:
+        topic = self._live.users.get(event.user)
+        return topic is not None and len(event.data) < self._inline
+
     def _hear(self, channel: bytes, message: bytes) -> None:
         """Offer an announced event to the streams of its user; called for every message."""
         user = self._users.get(channel)
         topic = self._live.users.get(user) if user is not None else None
         if user is None or topic is None:
             return
-        id_, prev, *body = message.split(b" ", 2)
-        name = id_.decode()
-        if topic.last_id == name:  # pushed here, or announced before
+        place, _, rest = message.partition(b" ")
+        id_ = place.decode()
+        if topic.last_id == id_:  # pushed here, or announced before
             return
+        prev, _, rest = rest.partition(b" ")
+        nonce, _, body = rest.partition(b" ")
+        event: Event | None = None
         try:
-            event = Event.from_bytes(body[0]).stored(name, prev.decode()) if body else None
+            event = self._writer.announced(nonce, id_, prev.decode())
+            if event is None and body:
+                event = decode(body, id_, prev.decode())
         except CodecError as error:
             logger.warning("an announcement to %r cannot be read: %s", user, error)
-            event = None
         if event is None or event.user != user:
             self._live.resync(user)  # too large to be announced: each stream reads it
         else:
@@ -156,7 +166,7 @@ class RedisStreamStore(RedisStore):
         if not self._catching_up:
             self._catching_up = True
             try:
-                self._client.background.start(self._catch_up)
+                self._client.start(self._catch_up)
             except ClosedError:
                 return
 

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
@@ -21,10 +21,11 @@ import anyio
 from redis.exceptions import ResponseError
 
 from notify import Event
-from notify.errors import NotifyError, PushUncertainError
+from notify.errors import ClosedError, NotifyError, PushUncertainError
 
 from ._client import Client, Node
 from ._connection import pack
+from ._entry import decode, encode
 from ._errors import FAILURES, Advice, NoAnswerError, NotSentError, advise, rejected, uncertain
 from ._keys import Keys
 from ._scripts import PUSH
@@ -34,11 +35,14 @@ logger = logging.getLogger("notify")
 CHUNK: Final = 32
 """Events to one call of the script: half a millisecond in which the server does nothing else."""
 
-PIPELINE: Final = 512
-"""Events to one write."""
+PIPELINE: Final = 128
+"""Events to one write: small enough that the server works on one while the next is made and the last is shown."""
 
 LANES: Final = 2
 """Writes under way to one master; what comes meanwhile makes up the next one."""
+
+REMEMBERED: Final = 2048
+"""Events kept for their announcements, so that what this process pushed need not be decoded when it comes back."""
 
 ATTEMPT: Final = 2.0
 """Seconds after which an answer is given up and the push tried again."""
@@ -66,11 +70,12 @@ class Push:
     """One event on its way.
 
     Attributes:
+        stored: the event as its announcement has told already.
         since: the server's time before the first attempt whose outcome is unknown; None: there is none.
         trouble: what went wrong last.
     """
 
-    __slots__ = ("batch", "body", "deadline", "event", "names", "nonce", "outcome", "since", "trouble")
+    __slots__ = ("batch", "body", "deadline", "event", "names", "nonce", "outcome", "since", "stored", "trouble")
 
     def __init__(self, event: Event, batch: Batch, nonce: bytes, names: tuple[bytes, ...], deadline: float) -> None:
         self.event = event
@@ -78,29 +83,32 @@ class Push:
         self.nonce = nonce
         self.names = names
         self.deadline = deadline
-        self.body = event.to_bytes()
+        self.body = encode(event)
         self.since: float | None = None
         self.trouble: Exception | None = None
+        self.stored: Event | None = None
         self.outcome: Event | NotifyError | None = None
 
     def finish(self, outcome: Event | NotifyError) -> None:
         """Set the outcome, once."""
         if self.outcome is None:
             self.outcome = outcome
-            self.batch.one_less()
+            self.batch.one_less(self)
 
 
 class Batch:
     """The pushes of one caller."""
 
-    __slots__ = ("done", "left")
+    __slots__ = ("done", "left", "under_way")
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, under_way: dict[bytes, Push]) -> None:
         self.left = left
+        self.under_way = under_way
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def one_less(self) -> None:
+    def one_less(self, push: Push) -> None:
         """Count an outcome; the last one wakes the caller."""
+        del self.under_way[push.nonce]
         self.left -= 1
         if not self.left and not self.done.done():
             self.done.set_result(None)
@@ -126,6 +134,9 @@ class Writer:
         retention: how long to keep what.
         min_replicas: how many replicas must confirm.
         timeout: seconds until a push without an outcome has failed.
+
+    Attributes:
+        expects: returns whether an event's announcement will be heard here.
     """
 
     def __init__(self, client: Client, keys: Keys, retention: Retention, *, min_replicas: int, timeout: float) -> None:
@@ -139,6 +150,9 @@ class Writer:
         self._fixed = (b"%d" % kept.max_len, trim, *(b"%d" % number for number in numbers), client.publish)
         self._origin = secrets.token_hex(6)
         self._numbers = count()
+        self._under_way: dict[bytes, Push] = {}
+        self._recent: dict[bytes, Event] = {}
+        self.expects: Callable[[Event], bool] | None = None
         self._lanes: dict[Node, Lane] = {}
         self._unrouted: list[Push] = []
         self._routing = False
@@ -148,7 +162,7 @@ class Writer:
         self._client.check_open()
         if not events:
             return []
-        batch = Batch(len(events))
+        batch = Batch(len(events), self._under_way)
         deadline = time.monotonic() + self._timeout
         pushes = [self._push(event, batch, deadline) for event in events]
         if self._client.is_located and not self._unrouted:
@@ -157,7 +171,7 @@ class Writer:
             self._unrouted += pushes
             if not self._routing:
                 self._routing = True
-                self._client.background.start(self._route)
+                self._client.start(self._route)
         await batch.done
         outcomes = [push.outcome for push in pushes]
         assert None not in outcomes
@@ -167,7 +181,23 @@ class Writer:
         stream, index, retries, _ = self._keys.of_user(event.user)
         idem = stream if event.key is None else self._keys.idempotency(event.user, event.key)
         nonce = f"{self._origin}{next(self._numbers):x}".encode()
-        return Push(event, batch, nonce, (stream, index, retries, idem), deadline)
+        push = self._under_way[nonce] = Push(event, batch, nonce, (stream, index, retries, idem), deadline)
+        return push
+
+    def announced(self, nonce: bytes, id_: str, prev: str) -> Event | None:
+        """Return the event of an announcement if it is one of ours: there is nothing to decode."""
+        push = self._under_way.get(nonce)
+        if push is None:
+            return self._recent.pop(nonce, None)
+        push.stored = push.event.stored(id_, prev)
+        return push.stored
+
+    def _remember(self, push: Push, event: Event) -> None:
+        """Keep an event whose announcement is still to come, for a short while."""
+        recent = self._recent
+        recent[push.nonce] = event
+        if len(recent) > REMEMBERED:
+            del recent[next(iter(recent))]
 
     async def _route(self) -> None:
         """Find the masters, at first use; what comes meanwhile waits here, in its order."""
@@ -201,7 +231,7 @@ class Writer:
         for lane in list(lanes.values()):
             if lane.queue and lane.running < LANES:
                 lane.running += 1
-                self._client.background.start(self._run, lane)
+                self._client.start(self._run, lane)
             elif not lane.queue and not lane.running:
                 del lanes[lane.node]
 
@@ -217,7 +247,7 @@ class Writer:
                 again = await self._attempt(lane.node, pushes)
                 pushes = []
                 if again:
-                    self._client.background.start(self._persist, again)
+                    self._client.start(self._persist, again)
         finally:
             lane.running -= 1
             self._abandon([*pushes, *lane.queue] if self._client.closed else pushes)
@@ -284,7 +314,7 @@ class Writer:
                 push.trouble = error
                 push.since = push.since or now
             return list(pushes)
-        except FAILURES as error:
+        except (*FAILURES, ClosedError) as error:
             for push in pushes:
                 push.trouble = error
             return list(pushes)
@@ -354,8 +384,16 @@ class Writer:
             push.finish(PushUncertainError(text, backend=self._client.name))
             return True
         id_, prev, *body = result.split(b" ", 2)
-        event = Event.from_bytes(body[0]) if body else push.event
-        push.finish(event.stored(id_.decode(), prev.decode()))
+        if push.stored is not None and not body:
+            push.finish(push.stored)
+            return True
+        if body:
+            push.finish(decode(body[0], id_.decode(), prev.decode()))
+        else:
+            event = push.event.stored(id_.decode(), prev.decode())
+            push.finish(event)
+            if self.expects is not None and self.expects(event):
+                self._remember(push, event)
         return True
 
     def _is_over(self, push: Push, delay: float) -> bool:

@@ -7,6 +7,8 @@
 --   while it is retained), "!reason" if it was not, "?reason" if it may have been. The time alone: the deadline is
 --   over, nothing was done.
 --
+-- An announcement is "id prev nonce body", without the body where that is over the inline limit.
+--
 -- A first attempt costs no search for itself: a later one leaves its nonce in the retries, which the first one looks
 -- up. So whichever of them this server executes first, however late, the others find it.
 
@@ -93,11 +95,9 @@ local function push(stream, index, retries, idem, nonce, keyed, body)
     redis.call('PEXPIRE', retries, 60000)
   end
   if fresh then
-    if #body <= inline then
-      redis.call(publish, stream, place .. ' ' .. body)
-    else
-      redis.call(publish, stream, place)
-    end
+    local message = place .. ' ' .. nonce
+    if #body <= inline then message = message .. ' ' .. body end
+    redis.call(publish, stream, message)
   end
   return place
 end

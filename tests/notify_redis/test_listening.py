@@ -12,6 +12,7 @@ import pytest
 from notify import Event, Notifier, RoutingInfo
 from notify.testing import FaultProxy, Faults
 from notify_redis import RedisRouter, RedisStore, RedisStreamStore
+from notify_redis._entry import encode
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
 from tests.servers.redis import Server, plain_info
@@ -169,7 +170,7 @@ async def test_a_foreign_message_does_no_harm(server: Server, prefix: str) -> No
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store, store.subscribe("alice") as stream:
         channel = store._keys.stream("alice")
         forged = Event("bob", "t", "forged").stored("99-0", "0")
-        garbage: list[Any] = [b"", b"x", b"1-1", b"1-1 0 garbage", b"1-1 0 " + forged.to_bytes(), b"\xff \xff \xff"]
+        garbage: list[Any] = [b"", b"x", b"1-1", b"1-1 0 garbage", b"1-1 0 " + encode(forged), b"\xff \xff \xff"]
         for message in garbage:
             server.ask("PUBLISH", channel, message)
         event = await store.save(Event("alice", "t"))

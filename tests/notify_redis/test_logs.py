@@ -17,6 +17,7 @@ from notify import ClosedError, Event, InvalidEventError, Notifier, PushRejected
 from notify.testing._samples import HOSTILE_NAMES
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from notify_redis._connection import check_settings, pack
+from notify_redis._entry import encode
 from notify_redis._keys import PARTITIONS, TAGS, Keys, slot_of
 from notify_redis._scripts import PUSH
 from tests.parts import until
@@ -59,7 +60,7 @@ async def test_a_clock_that_stepped_back_after_the_log_was_lost(server: Server, 
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
         key = store._keys.stream("alice")
         ahead = f"{int(time.time() * 1000) + 7_200_000}-5"
-        server.ask("XADD", key, ahead, "p", "0", "n", "x", "e", Event("alice", "future").to_bytes())
+        server.ask("XADD", key, ahead, "p", "0", "n", "x", "e", encode(Event("alice", "future")))
         async with Notifier(store) as notifier, notifier.subscribe("alice", "0", signals=True) as stream:
             assert (await stream.next(5)).type == "future"
             assert (await stream.next(5)).type == "notify.sync"
@@ -76,7 +77,7 @@ async def test_a_clock_that_stepped_back(server: Server, prefix: str) -> None:
     """While a log holds an id of the future, what is pushed gets greater ones, and the log stays a chain."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         ahead = f"{int(time.time() * 1000) + 7_200_000}-5"
-        server.ask("XADD", store._keys.stream("alice"), ahead, "p", "0", "n", "x", "e", Event("alice", "t").to_bytes())
+        server.ask("XADD", store._keys.stream("alice"), ahead, "p", "0", "n", "x", "e", encode(Event("alice", "t")))
         first, second = [await store.save(Event("alice", "t")) for _ in range(2)]
         assert (first.prev, second.prev) == (ahead, first.id)
         assert ids.compare(ahead, first.id) < 0
@@ -120,7 +121,7 @@ def attempt(server: Server, store: RedisStore, nonce: str, *, since: str = "", l
     now = int(time.time() * 1000)
     deadline = now - 1000 if late else now + 4000
     fixed = [deadline, 1000, "~", 3_600_000, 0, 1000, 4096, "PUBLISH", since]
-    reply = server.ask("EVAL", PUSH.source, 4, *keys, *fixed, nonce, "", Event("alice", nonce).to_bytes())
+    reply = server.ask("EVAL", PUSH.source, 4, *keys, *fixed, nonce, "", encode(Event("alice", nonce)))
     return reply[1:]
 
 
