@@ -15,10 +15,25 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+.PHONY: servers
+servers: # what the tests of the backends start for themselves
+	@missing=""; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v redis-sentinel >/dev/null || missing="$$missing redis-sentinel"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	command -v pgbouncer >/dev/null || missing="$$missing pgbouncer"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else \
+		echo "the tests need these programs, please install them:$$missing"; exit 1; \
+	fi
+
 demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, verdict
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
 
-test: $(VENV)/.ready ## every test, with branch coverage
+test: $(VENV)/.ready servers ## every test, with branch coverage
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(TESTS)
 	@$(BIN)/coverage combine --quiet

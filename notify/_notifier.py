@@ -34,6 +34,7 @@ from .abc import (
     ReceivingRouter,
     Router,
     RoutingInfo,
+    SaveInTransaction,
     Store,
     Stream,
     StreamStore,
@@ -148,6 +149,9 @@ class Notifier:
             buffer_size=buffer_size,
             read_timeout=timeout,
         )
+        self._transactional: SaveInTransaction | None = (
+            store if ability(store, SaveInTransaction, save_in="save") else None
+        )
         self._audit_interval = poll_interval if self._stream_store is None else audit_interval
         self._immediate: Immediate | None = store if ability(store, Immediate, save_nowait="save") else None
         loop = self._loop = self._live.loop
@@ -187,6 +191,7 @@ class Notifier:
         group: str | None = None,
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
+        connection: Any = None,
     ) -> Event | None:
         """Notify one user: check presence, save, offer to the local streams, route to the other instances.
 
@@ -199,6 +204,8 @@ class Notifier:
             group: what the event is about.
             meta: text to text, handed on with the event.
             ephemeral: not stored: only streams that are open now can see it.
+            connection: the store driver's, with a transaction open: the event is stored in it, and exists if and only
+                if it is committed. Before that nothing is shown or routed; after it the store wakes the streams.
 
         Returns:
             The stored event; the event without an id if ephemeral; None where `offline="drop"` dropped it.
@@ -208,6 +215,7 @@ class Notifier:
             PushRejectedError: certainly not stored.
             PushUncertainError: outcome unknown; repeat with the same key.
             OverloadedError: too many pushes are pending.
+            UsageError: a connection was given, and the store cannot save in a transaction, or the event is ephemeral.
             ClosedError: the notifier is closed.
 
         Order: a push that returned before another one of the same user began has the smaller id.
@@ -225,8 +233,8 @@ class Notifier:
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0
             await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers
-        if self._save_directly is not None and not ephemeral:  # nothing to ask, to wait for, to route or to measure
-            try:
+        if self._save_directly is not None and not ephemeral and connection is None:
+            try:  # nothing to ask, to wait for, to route or to measure
                 stored = self._save_directly(event)
             except Exception as error:
                 raise self._failed(as_push_error(error, self._live.name)) from error
@@ -235,16 +243,18 @@ class Notifier:
             return stored
         if self._telemetry.tracing:
             with self._telemetry.push_span(event) as event:
-                return await self._push(event, ephemeral)
-        return await self._push(event, ephemeral)
+                return await self._push(event, ephemeral, connection)
+        return await self._push(event, ephemeral, connection)
 
-    async def _push(self, event: Event, ephemeral: bool) -> Event | None:
+    async def _push(self, event: Event, ephemeral: bool, connection: Any = None) -> Event | None:
         locations: Locations = None
         if self._locator is not None:
             locations = await self._locator.locate(event.user)
             if not self._is_present(event.user, locations) and self._drop_offline:
                 self._counters.pushed_offline += 1
                 return None
+        if connection is not None:
+            return await self._push_in(event, ephemeral, connection)
         if self._writer is None or ephemeral:
             stored = self._show(event, locations)
         elif self._immediate is not None:
@@ -256,6 +266,18 @@ class Notifier:
                 raise self._failed(error)  # noqa: B904 - it carries its cause
         if self._routes is not None:
             await _let_routes_start()
+        return stored
+
+    async def _push_in(self, event: Event, ephemeral: bool, connection: Any) -> Event:
+        """Save in the caller's transaction; what it commits is the store's to announce."""
+        if ephemeral or self._transactional is None:
+            what = "an ephemeral event is not stored" if ephemeral else f"{self._live.name} has no transactions"
+            raise UsageError(f"a push in a transaction makes no sense: {what}")
+        try:
+            stored = await self._transactional.save_in(event, connection)
+        except Exception as error:
+            raise self._failed(as_push_error(error, self._live.name))  # noqa: B904 - it carries its cause
+        self._counters.pushed_stored += 1
         return stored
 
     async def push_many(

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 import anyio
@@ -17,7 +18,7 @@ import anyio
 from ._background import Background
 from ._stats import Counters
 from ._wake import Loop, Waiter, wake
-from .abc import RoutingInfo, SaveMany, Store, ability
+from .abc import RoutingInfo, SaveMany, SaveSoon, Store, ability
 from .errors import (
     BackendError,
     NotifyError,
@@ -65,7 +66,8 @@ class Writer:
     """Saves single pushes: what comes while a batch is under way makes up the next one.
 
     Args:
-        store: saved to; in batches if it can `save_many`, otherwise one task for each save.
+        store: saved to; in batches if it can `save_many` and does not make batches by itself (`save_soon`); if it can
+            do neither, in one task for each save.
         on_saved: called with each stored event and its locations, in the task that saved it, before its caller knows.
         timeout: seconds after which a push that got no answer has failed.
         max_pending: saves that may be under way or waiting.
@@ -87,6 +89,9 @@ class Writer:
     ) -> None:
         self._store = store
         self._many: SaveMany | None = store if ability(store, SaveMany, save_many="save") else None
+        self._soon: SaveSoon | None = store if ability(store, SaveSoon, save_soon="save") else None
+        self._handed: set[Save] = set()
+        self._all_told: anyio.Event | None = None
         self._name = type(store).__name__
         self._on_saved = on_saved
         self._timeout = timeout
@@ -110,7 +115,9 @@ class Writer:
             raise OverloadedError(f"{self._counters.pending_pushes} pushes are pending", backend=self._name)
         save = Save(event, locations, self._loop.new_waiter())
         self._counters.pending_pushes += 1
-        if self._many is None:
+        if self._soon is not None:
+            self._hand_over(self._soon, save)
+        elif self._many is None:
             save.sent = True
             self._background.start(self._save_one, save)
         else:
@@ -141,6 +148,37 @@ class Writer:
             for index in range(len(events)):
                 group.start_soon(save, index)
         return outcomes
+
+    def _hand_over(self, store: SaveSoon, save: Save) -> None:
+        save.sent = True
+        if not self._handed:
+            self._all_told = anyio.Event()
+            self._background.start(self._wait_until_told, self._all_told)
+        self._handed.add(save)
+        try:
+            store.save_soon(save.event, partial(self._told, save))
+        except Exception as error:
+            self._told(save, as_push_error(error, self._name))
+
+    def _told(self, save: Save, outcome: Event | NotifyError) -> None:
+        """Take an outcome from a store that makes batches by itself; too late once the notifier has closed."""
+        if save not in self._handed:
+            return
+        self._handed.discard(save)
+        self._counters.pending_pushes -= 1
+        if isinstance(outcome, Event):
+            self._on_saved(outcome, save.locations)
+        save.finish(outcome)
+        if not self._handed and self._all_told is not None:
+            self._all_told.set()
+
+    async def _wait_until_told(self, all_told: anyio.Event) -> None:
+        """Be a task of the notifier's, which closes when all of them have ended."""
+        try:
+            await all_told.wait()
+        finally:
+            while self._handed and self._background.closed:
+                self._told(next(iter(self._handed)), self._unanswered())
 
     async def _save_one(self, save: Save) -> None:
         outcome: Event | NotifyError = self._unanswered()

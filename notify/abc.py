@@ -3,9 +3,10 @@
 `notify_memory` is the example to read next. Longer than the other modules because it is nearly all docstrings.
 
 Five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker`, `Stream`. None needs to be inherited from. More
-*ability* is a further small interface that the notifier probes for once, in its constructor (`SaveMany`, `ReadMany`,
-`Immediate`, `ReceivingRouter`, `ImmediatePresence`). An ability counts only if no subclass has overridden the plain
-method below it: whoever overrides `save` alone gets `save` called, not an inherited `save_many`.
+*ability* is a further small interface that the notifier probes for once, in its constructor (`SaveMany`, `SaveSoon`,
+`SaveInTransaction`, `ReadMany`, `Immediate`, `ReceivingRouter`, `ImmediatePresence`). An ability counts only if no
+subclass has overridden the plain method below it: whoever overrides `save` alone gets `save` called, not an inherited
+`save_many`.
 
 The shipped suites in `notify.testing` hold an implementation to everything that is written here.
 """
@@ -176,6 +177,51 @@ class SaveMany(Protocol):
 
         Order: events of one user in the order given.
         Cancellation, concurrency: as `Store.save`.
+        Cost: one round trip.
+        """
+
+
+@runtime_checkable
+class SaveSoon(Protocol):
+    """A store that makes batches by itself, and tells each outcome as soon as it is known.
+
+    The notifier then hands it single pushes one by one, and an event that takes its time holds up no other one.
+    """
+
+    @abstractmethod
+    def save_soon(self, event: Event, done: Callable[[Event | NotifyError], None]) -> None:
+        """Take one event; later call `done`, once, with the stored event or the error it met. Never waits.
+
+        `done` is called also where the store is closed meanwhile; it neither waits nor raises.
+
+        Raises:
+            ClosedError: the store is closed.
+
+        Order: events of one user in the order of the calls.
+        """
+
+
+@runtime_checkable
+class SaveInTransaction(Protocol):
+    """A store that appends inside the caller's own database transaction: the event exists if that commits."""
+
+    @abstractmethod
+    async def save_in(self, event: Event, connection: Any) -> Event:
+        """As `Store.save`, but over a connection of the caller's that has a transaction open.
+
+        Nobody sees the event before the commit. The store sees to it that the streams wake up after it.
+
+        Args:
+            event: a draft.
+            connection: the driver's.
+
+        Raises:
+            UsageError: not a connection of the store's driver, or no transaction is open.
+            PushRejectedError: not stored, and the transaction cannot be committed any more.
+
+        Order: until the transaction ends, other saves of the same user wait.
+        Cancellation: the transaction cannot be committed any more.
+        Concurrency: one call at a time on one connection.
         Cost: one round trip.
         """
 

@@ -40,7 +40,27 @@ IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"
 PUBLIC = {"notify", "notify.abc", "notify.errors", "notify.ids", "notify.event"}
 """What a backend may import of the core."""
 
-LOOPS = {"notify._wake": {"asyncio"}, "notify._background": {"asyncio", "trio"}}
+LOOPS = {
+    "notify._wake": {"asyncio"},
+    "notify._background": {"asyncio", "trio"},
+    "notify_pg._attempts": {"asyncio"},
+    "notify_pg._connection": {"asyncio"},
+    "notify_pg._doorbell": {"asyncio"},
+    "notify_pg._listener": {"asyncio"},
+    "notify_pg._outbox": {"asyncio"},
+    "notify_pg._presence": {"asyncio"},
+    "notify_pg._retention": {"asyncio"},
+    "notify_pg._store": {"asyncio"},
+    "notify_pg._stream_store": {"asyncio"},
+    "notify_pg._writer": {"asyncio"},
+    "notify_redis._client": {"asyncio"},
+    "notify_redis._hearing": {"asyncio"},
+    "notify_redis._link": {"asyncio"},
+    "notify_redis._listener": {"asyncio"},
+    "notify_redis._presence": {"asyncio"},
+    "notify_redis._writes": {"asyncio"},
+    "notify_sqlite._worker": {"asyncio"},
+}
 """Who may name an event loop, and which."""
 
 MAX_LINES = 400
@@ -52,6 +72,7 @@ FIXED_LINES = {
     "Store.trim": "cancellation concurrency cost",
     "Store.aclose": "",
     "SaveMany.save_many": "order cancellation concurrency cost",
+    "SaveInTransaction.save_in": "order cancellation concurrency cost",
     "ReadMany.read_many": "cancellation concurrency cost",
     "Stream.next": "order cancellation concurrency",
     "Stream.aclose": "",

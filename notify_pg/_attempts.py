@@ -1,0 +1,137 @@
+"""The attempts to save one batch: at most one of them stores it.
+
+An attempt that got no answer is repeated on another connection, with the same nonce and the same deadline. The
+statement stores nothing once its nonce is taken, but returns what the attempt that took it has stored; and it stores
+nothing after the deadline, by the server's clock. So neither a repeated attempt nor one that the server executes late,
+after it was hung, can append twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from notify.errors import UsageError
+from notify.event import Event
+
+from ._connection import Database
+from ._errors import Fate, detail_of, fate, is_locked, is_temporary
+from ._pauses import pauses
+from ._rows import columns
+
+_ONCE: Final = {Fate.CONFLICT, Fate.READ_ONLY, Fate.UNPREPARED, Fate.LATE}
+"""What is repeated once: the first attempt was rolled back, and the second one may do better."""
+
+
+class LockedError(Exception):
+    """Another transaction holds a log of the batch; nothing is stored."""
+
+
+class FailedError(Exception):
+    """No attempt has succeeded.
+
+    Attributes:
+        error: why the last one failed, or what lost one.
+        is_unknown: whether the batch may be stored all the same.
+    """
+
+    def __init__(self, error: Exception, *, is_unknown: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.is_unknown = is_unknown
+
+
+class Attempts:
+    """Saves one batch.
+
+    Args:
+        db: where.
+        sql: the statement.
+        limits: of length, and of the key window in milliseconds.
+        events: the batch.
+        until: when to give up, by the monotonic clock.
+    """
+
+    def __init__(self, db: Database, sql: str, limits: tuple[int, int], events: Sequence[Event], until: float) -> None:
+        self._db = db
+        self._sql = sql
+        self._limits = limits
+        self._columns = columns(events)
+        self._until = until
+        self._nonce = secrets.randbits(62)
+        self._deadline: int | None = None
+        self._sent = False
+        self._lost: Exception | None = None
+        self._seen: set[Fate] = set()
+
+    async def run(self, wait: float | None) -> Any:
+        """Return the row that the statement answers with.
+
+        Args:
+            wait: seconds to wait for a lock before `LockedError`; None: as long as there is time.
+
+        Raises:
+            LockedError: somebody else holds a log.
+            FailedError: it is not stored, or nobody knows.
+            UsageError: the database cannot be used from here.
+        """
+        failure: Exception = TimeoutError("others took all the time; nothing was sent")
+        for pause in pauses(random.random, first=0.02, limit=0.5):
+            left = self._until - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                return await self._once(left, wait)
+            except UsageError:
+                raise
+            except Exception as error:
+                failure = error
+            if wait is not None and self._lost is None and is_locked(failure):
+                raise LockedError from failure
+            if self._ends_with(failure):
+                break
+            await asyncio.sleep(min(pause, max(0.0, self._until - time.monotonic())))
+        raise FailedError(self._lost or failure, is_unknown=self._lost is not None)
+
+    async def _once(self, left: float, wait: float | None) -> Any:
+        self._sent = False
+        patience = min(left, self._db.timeout / 2) if wait is not None else left
+        async with self._db.connection(patience) as connection:
+            if self._deadline is None:
+                self._deadline = self._db.server_micros(self._until)
+            self._sent = True
+            row = await connection.fetchrow(
+                self._sql,
+                self._nonce,
+                self._deadline,
+                self._lost is not None,
+                max(1, int(min(patience * 0.8, patience if wait is None else wait) * 1000)),
+                *self._limits,
+                *self._columns,
+                timeout=patience,
+            )
+        self._db.set_clock(row["clock"])
+        return row
+
+    def _ends_with(self, error: Exception) -> bool:
+        """Note a failure and return whether another attempt is pointless."""
+        what = fate(error)
+        if not self._sent:
+            return what is Fate.REFUSED and not is_temporary(error)
+        if what is Fate.LOST:
+            self._lost = error
+            return False
+        if what is Fate.LATE:
+            self._db.set_clock(int(detail_of(error)))
+        if self._lost is not None:
+            return what is Fate.LATE
+        if what is Fate.LATE:
+            self._deadline = None  # no attempt is under way: the clock was wrong
+        if what in _ONCE and what not in self._seen:
+            self._seen.add(what)
+            return False
+        return True

@@ -1,0 +1,232 @@
+"""The way to the database: a pool of ours or the caller's, the schema at first use, the server's clock.
+
+Everything in here runs in tasks that the library owns. A caller who is cancelled abandons a future, so the driver never
+sees a cancellation but at the end: a cancelled query would open a further connection to cancel it, and its outcome
+would be unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, TypeAlias
+
+import asyncpg  # type: ignore[import-untyped]
+
+from notify.errors import ClosedError, UsageError
+
+from ._errors import Fate, fate, unavailable
+from ._names import Names
+from ._schema import prepare
+
+Connection: TypeAlias = Any
+"""A driver's connection, in or out of a pool: what the two have in common is not typed by the driver."""
+
+OTHERS: Final = 3
+"""Connections of the pool that reads leave alone: two for batches of saves, one for the doorbell."""
+
+_CLOSE: Final = 1.0
+
+
+async def _keep(_connection: Connection) -> None:
+    """Do nothing to a connection that returns to our pool: nobody sets anything in it."""
+
+
+class Database:
+    """Connections to one database.
+
+    Args:
+        where: a DSN, or a pool of the caller's that is never closed here.
+        names: of the tables.
+        backend: the name of whom errors speak.
+        timeout: seconds for one call.
+        pool_size: connections at most, where the pool is ours.
+        tables: whether there are tables to be made.
+
+    Attributes:
+        is_prepared: whether the tables are known to be there.
+        is_pooled: whether the way leads through a pooler, where no session is ours.
+        listen_dsn: where to listen, if not at `where`.
+    """
+
+    def __init__(
+        self,
+        where: str | asyncpg.Pool,
+        names: Names,
+        *,
+        backend: str,
+        timeout: float,
+        pool_size: int,
+        tables: bool = True,
+    ) -> None:
+        if not isinstance(where, str | asyncpg.Pool):
+            raise UsageError(f"where is a DSN or an asyncpg pool, not {type(where).__name__}")
+        if not timeout > 0 or pool_size < 1:
+            raise UsageError(f"timeout and pool_size are positive: {timeout!r}, {pool_size!r}")
+        self.names = names
+        self.backend = backend
+        self.timeout = timeout
+        self.is_pooled = False
+        self.closed = False
+        self._dsn = where if isinstance(where, str) else None
+        self._pool: asyncpg.Pool | None = None if isinstance(where, str) else where
+        self.listen_dsn: str | None = None
+        self._has_tables = tables
+        self._size = pool_size if isinstance(where, str) else where.get_max_size()
+        self._reads = asyncio.Semaphore(max(1, self._size - OTHERS))
+        self._starting = asyncio.Lock()
+        self.is_prepared = False
+        self._offset = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+
+    # -- guards --------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise unless this is open and in its own process and event loop.
+
+        Raises:
+            ClosedError: it is closed.
+            UsageError: another process (after a fork), another event loop, or not asyncio.
+        """
+        if self.closed:
+            raise ClosedError(f"{self.backend} is closed")
+        loop = asyncio._get_running_loop()
+        if loop is not self._loop or os.getpid() != self._process:
+            self._bind(loop)
+
+    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if loop is None:
+            raise UsageError(f"{self.backend} runs on asyncio only: its driver does")
+        if self._loop is not None:
+            what = "event loop" if os.getpid() == self._process else "process: make it after the fork"
+            raise UsageError(f"this {self.backend} belongs to another {what}")
+        self._loop = loop
+        self._process = os.getpid()
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def connection(self, patience: float) -> AsyncIterator[Connection]:
+        """Lend a connection, with the schema in place; one that may be out of step is never used again.
+
+        Args:
+            patience: seconds to wait for it.
+        """
+        async with asyncio.timeout(patience):
+            pool = await self._start()
+            connection = await pool.acquire()
+        try:
+            yield connection
+        except BaseException as error:
+            what = fate(error)
+            if what is Fate.LOST:
+                connection.terminate()
+            elif what is Fate.READ_ONLY:
+                await pool.expire_connections()
+            elif what is Fate.UNPREPARED:
+                self.is_prepared = False
+            raise
+        finally:
+            await pool.release(connection, timeout=_CLOSE)
+
+    async def fetch(self, query: str, *args: object) -> list[Any]:
+        """Run a query that is not a save and return its rows.
+
+        Raises:
+            BackendUnavailableError: it failed.
+        """
+        try:
+            async with self.connection(self.timeout) as connection:
+                rows: list[Any] = await connection.fetch(query, *args, timeout=self.timeout)
+                return rows
+        except Exception as error:
+            raise unavailable(error, self.backend) from error
+
+    async def read(self, query: str, *args: object) -> list[Any]:
+        """As `fetch`; so many at a time that saves and the doorbell always find a connection."""
+        async with self._reads:
+            return await self.fetch(query, *args)
+
+    @asynccontextmanager
+    async def dedicated(self) -> AsyncIterator[Connection]:
+        """Open a connection of its own for listening; where only a pool was given, keep one of the pool's."""
+        dsn = self.listen_dsn or self._dsn
+        if dsn is None:
+            async with self.connection(self.timeout) as connection:
+                try:
+                    yield connection
+                finally:
+                    connection.terminate()  # not `close`, which may hang; and nobody may inherit its listeners
+            return
+        async with asyncio.timeout(self.timeout):
+            connection = await asyncpg.connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+    async def aclose(self) -> None:
+        """Close a pool of ours. Idempotent."""
+        self.closed = True
+        pool, self._pool = self._pool, None
+        if pool is None or self._dsn is None:
+            return
+        with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with asyncio.timeout(_CLOSE):
+                await pool.close()
+        pool.terminate()
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> asyncpg.Pool:
+        if self.is_prepared and self._pool is not None:
+            return self._pool
+        async with self._starting:
+            self.check()
+            if self._pool is None:
+                assert self._dsn is not None
+                async with self._one_connection(self._dsn) as connection:
+                    await self._prepare(connection)
+                self._pool = await asyncpg.create_pool(
+                    self._dsn,
+                    min_size=0,
+                    max_size=self._size,
+                    command_timeout=self.timeout,
+                    statement_cache_size=0 if self.is_pooled else 100,
+                    reset=_keep,
+                )
+            elif not self.is_prepared:
+                async with self._pool.acquire() as connection:
+                    await self._prepare(connection)
+            self.is_prepared = True
+            return self._pool
+
+    @asynccontextmanager
+    async def _one_connection(self, dsn: str) -> AsyncIterator[Connection]:
+        connection = await asyncpg.connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+    async def _prepare(self, connection: Connection) -> None:
+        async with connection.transaction():
+            backend = await connection.fetchval("SELECT pg_backend_pid()")
+            self.is_pooled = backend != connection.get_server_pid()  # a pooler answers with a number of its own
+            if self._has_tables:
+                await prepare(connection, self.names)
+            self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
+
+    # -- the server's clock --------------------------------------------------------------------------------------
+
+    def set_clock(self, micros: int) -> None:
+        """Note what the server's clock has just shown."""
+        self._offset = micros - time.monotonic_ns() // 1000
+
+    def server_micros(self, moment: float) -> int:
+        """Return what the server's clock will show at this moment of our monotonic one."""
+        return int(moment * 1e6) + self._offset

@@ -1,0 +1,109 @@
+"""What the driver's exceptions mean: the one table that translates them.
+
+| SQLSTATE, exception | Fate | Why |
+|---|---|---|
+| 40001, 40P01 | CONFLICT | rolled back as the victim of a deadlock or a serialisation failure: repeated once |
+| 25006 | READ_ONLY | rolled back; this server is a standby: the next connection may find the primary |
+| 42P01, 42883, 3F000 | UNPREPARED | rolled back; somebody has removed our tables: they are made again |
+| NT001 | LATE | rolled back by our own fence |
+| 08, 57P, 58 | LOST | the connection or the server went away, perhaps after it had committed |
+| any other SQLSTATE | REFUSED | rolled back: 53100 disk full, 55P03 lock timeout, 57014 cancelled ... |
+| no SQLSTATE | LOST | time-outs, broken connections |
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import asyncpg  # type: ignore[import-untyped]
+
+from notify.errors import (
+    BackendUnavailableError,
+    NotifyError,
+    PushRejectedError,
+    PushUncertainError,
+)
+
+
+class Fate(Enum):
+    """What became of a statement that failed."""
+
+    CONFLICT = "conflict"
+    READ_ONLY = "read only"
+    UNPREPARED = "unprepared"
+    LATE = "late"
+    REFUSED = "refused"
+    LOST = "lost"
+
+
+_STATES: Final = {
+    "40001": Fate.CONFLICT,
+    "40P01": Fate.CONFLICT,
+    "25006": Fate.READ_ONLY,
+    "42P01": Fate.UNPREPARED,
+    "42883": Fate.UNPREPARED,
+    "3F000": Fate.UNPREPARED,
+    "NT001": Fate.LATE,
+}
+_CLASSES: Final = {"08": Fate.LOST, "57P": Fate.LOST, "58": Fate.LOST}
+
+
+def fate(error: BaseException) -> Fate:
+    """Return what became of the statement that raised this."""
+    state = getattr(error, "sqlstate", None)
+    if not isinstance(error, asyncpg.PostgresError) or state is None:
+        return Fate.LOST
+    return _STATES.get(state) or _CLASSES.get(state[:2]) or _CLASSES.get(state[:3]) or Fate.REFUSED
+
+
+def _state(error: BaseException) -> str:
+    return getattr(error, "sqlstate", None) or ""
+
+
+def is_locked(error: BaseException) -> bool:
+    """Return whether it was given up because another transaction holds a lock."""
+    return _state(error) == "55P03"
+
+
+def is_temporary(error: BaseException) -> bool:
+    """Return whether a connection that was refused may be granted soon: there are too many."""
+    return _state(error)[:2] == "53"
+
+
+def is_about_data(error: BaseException) -> bool:
+    """Return whether one event of a batch may be to blame: unacceptable data, constraints, limits."""
+    return _state(error)[:2] in ("22", "23", "54")
+
+
+def detail_of(error: BaseException) -> str:
+    """Return the detail that the server sent along."""
+    return str(getattr(error, "detail", ""))
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line: its text may span several, and may be empty."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
+
+
+def rejected(error: BaseException, backend: str) -> NotifyError:
+    """Return the error of an event that is certainly not stored."""
+    return _because(PushRejectedError(f"PostgreSQL did not store it: {describe(error)}", backend=backend), error)
+
+
+def uncertain(error: BaseException, backend: str) -> NotifyError:
+    """Return the error of an event that may be stored."""
+    message = f"PostgreSQL was lost before it answered, so the event may be stored: {describe(error)}"
+    return _because(PushUncertainError(message, backend=backend), error)
+
+
+def unavailable(error: BaseException, backend: str) -> NotifyError:
+    """Return the error of anything but a save."""
+    if isinstance(error, NotifyError):
+        return error
+    return _because(BackendUnavailableError(f"PostgreSQL did not answer: {describe(error)}", backend=backend), error)
+
+
+def _because(error: NotifyError, cause: BaseException) -> NotifyError:
+    error.__cause__ = cause
+    return error

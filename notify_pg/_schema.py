@@ -1,0 +1,72 @@
+"""Makes the tables at first use, brings those of an earlier version up to date, and makes partitions ahead."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from notify.errors import UsageError
+
+from ._names import Names
+
+VERSION: Final = 1
+"""Of the schema. A version only adds to the one before, so that processes of both can work side by side."""
+
+SCRIPTS: Final = {1: ("schema_1", "schema_1_save", "schema_1_relay")}
+"""What makes each version of the one before."""
+
+DAY: Final = 86_400_000 << 20
+"""How many ids one day has, which make up one partition."""
+
+DAYS_AHEAD: Final = 2
+"""Days whose partitions exist before they begin."""
+
+
+async def prepare(connection: Any, names: Names) -> None:
+    """Create or migrate the tables, in the transaction that the connection is in.
+
+    Processes that start at once wait for each other, and one of them does it. Where all is in place nothing is
+    changed, and no right to change anything is needed.
+
+    Raises:
+        UsageError: the tables are of a later version than this library.
+    """
+    if await _version(connection, names) == VERSION and not await missing_partitions(connection, names):
+        return
+    await connection.fetchval("SELECT pg_advisory_xact_lock($1)", names.lock)
+    version = await _version(connection, names)
+    if not version and not await connection.fetch("SELECT FROM pg_namespace WHERE nspname = $1", names.schema):
+        await connection.execute(names.sql("create_schema"))
+    for step in range(version + 1, VERSION + 1):
+        for script in SCRIPTS[step]:
+            await connection.execute(names.sql(script))
+        await connection.execute(names.sql("set_version", version=step))
+    for day in await missing_partitions(connection, names):
+        await make_partition(connection, names, day)
+
+
+async def _version(connection: Any, names: Names) -> int:
+    """Return the version of the tables; 0 where there are none."""
+    if not await connection.fetch(names.sql("existing"), names.schema, f"{names.prefix}meta"):
+        return 0
+    version: int = await connection.fetchval(names.sql("get_version"))
+    if version > VERSION:
+        raise UsageError(
+            f"the tables in schema {names.schema!r} are of version {version}; this library knows {VERSION}: upgrade it"
+        )
+    return version
+
+
+async def missing_partitions(connection: Any, names: Names) -> list[int]:
+    """Return the days from today on whose partitions should exist by now and do not."""
+    rows = await connection.fetch(names.sql("missing_partitions"), DAYS_AHEAD, names.schema, f"{names.prefix}events_")
+    return [row["day"] for row in rows]
+
+
+async def make_partition(connection: Any, names: Names, day: int) -> None:
+    """Make the partition of one day; saves go on meanwhile.
+
+    Raises:
+        asyncpg.CheckViolationError: events of that day are in the default partition already.
+    """
+    low = day * DAY
+    await connection.execute(names.sql("make_partition", partition=f"events_{day}", low=low, high=low + DAY))

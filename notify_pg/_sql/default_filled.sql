@@ -1,0 +1,1 @@
+SELECT EXISTS (SELECT FROM {events_default}) AS filled

@@ -1,0 +1,1 @@
+SELECT last_id FROM {heads} WHERE user_id = $1

@@ -1,0 +1,1 @@
+SELECT * FROM {relay}($1, $2, $3, $4)

@@ -1,0 +1,70 @@
+CREATE TABLE {meta} (
+    version integer NOT NULL,
+    maintained timestamptz NOT NULL DEFAULT '-infinity',
+    swept timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO {meta} (version) VALUES (0);
+
+-- One row for each user, locked by whoever appends: so the order of commits is the order of ids.
+-- Half of each page is left free, so that updates stay on their page and touch no index.
+CREATE TABLE {heads} (
+    user_id text COLLATE "C" NOT NULL PRIMARY KEY,
+    last_id bigint NOT NULL,
+    prev_id bigint NOT NULL,
+    step integer NOT NULL,
+    total bigint NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+
+-- The id is the time, so ranges of ids are ranges of time: retention drops partitions.
+CREATE TABLE {events} (
+    user_id text COLLATE "C" NOT NULL,
+    id bigint NOT NULL,
+    prev bigint NOT NULL,
+    micros bigint NOT NULL,
+    nonce bigint,
+    type text NOT NULL,
+    data bytea NOT NULL,
+    topic text,
+    key text,
+    meta text,
+    PRIMARY KEY (user_id, id)
+) PARTITION BY RANGE (id);
+CREATE TABLE {events_default} PARTITION OF {events} DEFAULT;
+
+CREATE TABLE {keys} (
+    user_id text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    id bigint NOT NULL,
+    prev bigint NOT NULL,
+    PRIMARY KEY (user_id, key)
+) WITH (fillfactor = 80);
+
+-- Attempts of the last minutes. Emptied by a crash, which ends every attempt that might still be under way.
+CREATE UNLOGGED TABLE {nonces} (
+    nonce bigint NOT NULL PRIMARY KEY,
+    born timestamptz NOT NULL
+);
+
+CREATE TABLE {outbox} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    user_id text NOT NULL,
+    type text NOT NULL,
+    data bytea NOT NULL,
+    micros bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+    topic text,
+    key text,
+    meta text
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE UNLOGGED TABLE {trackers} (
+    tracker bigint NOT NULL PRIMARY KEY,
+    expires_at timestamptz NOT NULL
+);
+CREATE UNLOGGED TABLE {presence} (
+    user_id text COLLATE "C" NOT NULL,
+    tracker bigint NOT NULL,
+    instance_id text COLLATE "C" NOT NULL,
+    metadata text NOT NULL,
+    PRIMARY KEY (user_id, tracker, instance_id)
+);
+CREATE INDEX ON {presence} (tracker);

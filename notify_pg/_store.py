@@ -1,0 +1,254 @@
+"""A store in PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import asyncpg  # type: ignore[import-untyped]
+
+from notify import Background, Event, Guarantees, NotifyError, Page, ids
+from notify.errors import UsageError
+
+from ._connection import Database
+from ._doorbell import Doorbell
+from ._errors import rejected
+from ._names import Names, short_key
+from ._outbox import Outbox, Watch, check_transaction
+from ._retention import Retention
+from ._rows import page_of
+from ._writer import Outcome, Writer
+
+_FOR_EVER = 1 << 42
+_GRACE = 1.0
+OUTBOX = 1.0
+"""Seconds between looks into the outbox, where this process puts something into it."""
+
+
+class PostgresStore:
+    """Keeps events in PostgreSQL 14 or later. asyncio only.
+
+    The first use makes the tables, or brings older ones up to date.
+
+    Args:
+        where: a DSN, or an asyncpg pool, which is never closed here.
+        schema: where the tables are; made if need be.
+        table_prefix: what their names begin with.
+        max_len: events kept for each user; the oldest go first, up to a tenth of this number late.
+        max_age: seconds that events are kept; None: until `max_len` or `trim` removes them.
+        key_window: seconds within which a repeated idempotency key returns the first event.
+        timeout: seconds for one call. A save has its verdict by then; keep it below the notifier's.
+        pool_size: connections at most, where a DSN was given.
+        relay: seconds between looks into the outbox for events that other processes have left there. None: this
+            process moves what it enqueues itself, and nothing else.
+
+    Raises:
+        UsageError: an argument is unacceptable.
+    """
+
+    guarantees: ClassVar = Guarantees(durable=True, shared=True)
+
+    def __init__(
+        self,
+        where: str | asyncpg.Pool,
+        *,
+        schema: str = "public",
+        table_prefix: str = "notify_",
+        max_len: int = 1000,
+        max_age: float | None = 7 * 86_400.0,
+        key_window: float = 86_400.0,
+        timeout: float = 4.0,
+        pool_size: int = 8,
+        relay: float | None = None,
+    ) -> None:
+        for name, value in {"max_len": max_len, "max_age": max_age, "key_window": key_window, "relay": relay}.items():
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+        self._name = type(self).__name__
+        self._names = Names(schema, table_prefix)
+        self._db = Database(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
+        self._background = Background(self._name)  # what is asked of us
+        self._services = Background(self._name)  # what goes on until the end
+        self._tag = secrets.token_hex(4)
+        self._bell = Doorbell(self._db, self._names.bell, self._background)
+        self._writer = Writer(
+            self._db, self._background, max_len=max_len, key_window=key_window, on_stored=self._stored
+        )
+        self._max_age_ms = _FOR_EVER if max_age is None else int(max_age * 1000)
+        self._retention = Retention(self._db, self._max_age_ms, int(key_window * 1000))
+        self._watch = Watch(self._background)
+        self._relays = relay is not None
+        self._outbox = Outbox(
+            self._db, limits=self._writer.limits, interval=relay or OUTBOX, on_moved=lambda users: self.wake(*users)
+        )
+        self._started = self._relaying = False
+
+    # -- Store ---------------------------------------------------------------------------------------------------
+
+    async def save(self, event: Event) -> Event:
+        """See `notify.abc.Store.save`; concurrent saves share statements."""
+        self._start()
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+        self._writer.save_soon(event, done)
+        outcome = await waiter
+        if isinstance(outcome, NotifyError):
+            raise outcome
+        return outcome
+
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        """See `notify.abc.Store.read`."""
+        self._start()
+        return await self._background.run(self._read, user, after, limit)
+
+    async def head(self, user: str) -> str:
+        """See `notify.abc.Store.head`."""
+        self._start()
+        return await self._background.run(self._head, user)
+
+    async def trim(self, before: datetime | str) -> int:
+        """See `notify.abc.Store.trim`; may take as long as there is to remove."""
+        self._start()
+        first = ids.pack(ids.before(before)) + 1 if isinstance(before, datetime) else ids.pack(before)
+        return await self._background.run(self._retention.trim, first)
+
+    async def aclose(self) -> None:
+        """See `notify.abc.Store.aclose`; saves under way have a moment to end."""
+        if not self._db.closed:
+            self._db.closed = True
+            await self._close()
+
+    async def __aenter__(self) -> Self:
+        """Make the tables if need be, so that what is wrong is known at once."""
+        self._start()
+        await self._prepared()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
+
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Outcome]:
+        """See `notify.abc.SaveMany.save_many`: one statement."""
+        self._start()
+        return await self._background.run(self._writer.save_many, events) if events else ()
+
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        """See `notify.abc.ReadMany.read_many`."""
+        self._start()
+        return await self._background.run(self._read_many, after, limit) if after else {}
+
+    # -- SaveSoon, SaveInTransaction -----------------------------------------------------------------------------
+
+    def save_soon(self, event: Event, done: Callable[[Outcome], None]) -> None:
+        """See `notify.abc.SaveSoon.save_soon`."""
+        self._start()
+        self._writer.save_soon(event, done)
+
+    async def save_in(self, event: Event, connection: Any) -> Event:
+        """See `notify.abc.SaveInTransaction.save_in`.
+
+        Its log stays locked until the transaction ends: save last, users in the same order everywhere, and commit.
+        """
+        self._start()
+        check_transaction(connection)
+        await self._prepared()
+        try:
+            stored = await self._writer.save_in(event, connection)
+        except Exception as error:
+            raise rejected(error, self._name) from error
+        self._watch.after(connection, partial(self.wake, event.user))
+        return stored
+
+    async def enqueue(self, *events: Event, connection: Any) -> None:
+        """Store events by way of the outbox: in the caller's transaction, and without locking any log until it ends.
+
+        They get their ids when a relay moves them into the logs, within milliseconds of the commit, in the order in
+        which they were enqueued.
+
+        Args:
+            events: drafts.
+            connection: asyncpg's, with a transaction open.
+
+        Raises:
+            UsageError: not such a connection.
+            PushRejectedError: not stored, and the transaction cannot be committed any more.
+
+        Order: as enqueued, where one transaction began after the other had committed.
+        Cancellation: the transaction cannot be committed any more.
+        Concurrency: one call at a time on one connection.
+        Cost: one round trip; and one statement for up to 500 events when they are moved.
+        """
+        self._start()
+        check_transaction(connection)
+        await self._prepared()
+        await self._outbox.enqueue(events, connection)
+        self._start_relay()
+        self._watch.after(connection, self._outbox.look)
+
+    def wake(self, *users: str) -> None:
+        """Tell every process that these users may have news: after a commit that the library knows nothing of.
+
+        Never waits. Nothing depends on it: without it the streams look for news within 30 seconds.
+        """
+        self._bell.ring(self._tag, {short_key(user) for user in users})
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._db.check()
+        if not self._started:
+            self._started = True
+            self._services.start(self._retention.run)
+            if self._relays:
+                self._start_relay()
+
+    async def _prepared(self) -> None:
+        if not self._db.is_prepared:
+            await self._background.run(self._db.fetch, "SELECT")
+
+    def _start_relay(self) -> None:
+        if not self._relaying:
+            self._relaying = True
+            self._services.start(self._outbox.run)
+
+    async def _close(self) -> None:
+        await self._services.aclose(_GRACE)
+        await self._background.settle(_GRACE)
+        await self._background.aclose(_GRACE)
+        self._writer.close()
+        await self._db.aclose()
+
+    async def _read(self, user: str, after: str, limit: int) -> Page:
+        sql = self._names.sql("read")
+        return page_of(user, after, await self._db.read(sql, user, ids.pack(after), limit, self._max_age_ms))
+
+    async def _head(self, user: str) -> str:
+        rows = await self._db.read(self._names.sql("head"), user)
+        return ids.unpack(rows[0]["last_id"]) if rows else ids.ZERO
+
+    async def _read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        sql = self._names.sql("read_many")
+        positions = [ids.pack(position) for position in after.values()]
+        rows: dict[str, list[Any]] = {}
+        for row in await self._db.read(sql, [*after], positions, limit, self._max_age_ms):
+            rows.setdefault(row["user_id"], []).append(row)
+        pages = {user: page_of(user, after[user], found) for user, found in rows.items()}
+        return {user: page for user, page in pages.items() if page.events or page.gap}
+
+    def _stored(self, events: list[Event]) -> None:
+        """Ring the doorbell for what a batch has stored."""
+        self._bell.ring(self._tag, {short_key(event.user) for event in events})

@@ -1,0 +1,335 @@
+"""Which server has which partition, and the connections to it: one for writing, one for reading, made at first need."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+import anyio
+from redis.exceptions import ResponseError
+
+from notify import Background
+from notify.errors import ClosedError, UsageError
+
+from ._connection import Address, Source, Where, Wire, source_of
+from ._discovery import ask_cluster, ask_sentinels, connect_master
+from ._errors import FAILURES, Advice, NotSentError, advise
+from ._keys import PARTITIONS
+from ._link import Link
+from ._selfcheck import self_check
+
+logger = logging.getLogger("notify")
+
+REDISCOVER: Final = 10.0
+"""Seconds between two looks at who the masters are."""
+
+T = TypeVar("T")
+
+
+class Node:
+    """One master.
+
+    Attributes:
+        address: where it is; None for a single server.
+        writes: the connection for pushes.
+        reads: the connection for everything else.
+    """
+
+    def __init__(self, client: Client, address: Address | None, connect: Callable[[], Any]) -> None:
+        self.address = address
+        self.connect = connect
+        self.writes = Link(connect, client.background, prepare=client.prepare)
+        self.reads = Link(connect, client.background, prepare=client.prepare)
+
+    def drop(self) -> None:
+        """Break off both connections."""
+        self.writes.drop()
+        self.reads.drop()
+
+
+class Client:
+    """What a store, router or tracker talks to Redis through.
+
+    Args:
+        where: a URL, client or pool.
+        name: of the part, for messages.
+
+    Attributes:
+        background: the tasks of the part.
+        moved: called after the masters have changed.
+    """
+
+    def __init__(self, where: Where, name: str) -> None:
+        self.source: Source = source_of(where)
+        self.name = name
+        self.background = Background(name)
+        self.closed = False
+        self.moved: list[Callable[[], None]] = []
+        self._nodes: dict[Address | None, Node] = {}
+        self._owner: list[Node] = []  # the node of each partition
+        self._checked = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._refreshing: asyncio.Future[None] | None = None
+        self._master: Address | None = None
+
+    # -- who is where --------------------------------------------------------------------------------------------
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether partitions are on several masters."""
+        return self.source.is_cluster
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The masters known."""
+        return list(self._nodes.values())
+
+    @property
+    def publish(self) -> bytes:
+        """The command that publishes; in a cluster only to those who listen at the node of the channel."""
+        return b"SPUBLISH" if self.is_cluster else b"PUBLISH"
+
+    def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Run `function(*args)` in a task of ours; that it meets a closed client while we close is no crash.
+
+        Raises:
+            ClosedError: closed.
+        """
+        self.background.start(self._quietly, function, *args)
+
+    async def _quietly(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        try:
+            await function(*args)
+        except ClosedError:
+            if not self.closed:
+                raise
+
+    def check_open(self) -> None:
+        """Raise ClosedError after `aclose`, and UsageError from another event loop than the first one."""
+        if self.closed:
+            raise ClosedError(f"{self.name} is closed")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise UsageError(f"this {self.name} belongs to another event loop; make one for each loop")
+
+    @property
+    def is_located(self) -> bool:
+        """Whether every partition has a node."""
+        return bool(self._owner)
+
+    async def locate(self) -> None:
+        """See to it that every partition has a node.
+
+        Raises:
+            NotSentError: the masters cannot be found.
+        """
+        if not self._owner:
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Look again who the masters are; a look that is under way is shared.
+
+        Raises:
+            NotSentError: nobody could be asked.
+        """
+        if self._refreshing is None:
+            self._refreshing = asyncio.get_running_loop().create_future()
+            self._refreshing.add_done_callback(lambda future: future.cancelled() or future.exception())
+            try:
+                self.start(self._refresh, self._refreshing)
+            except ClosedError:
+                self._refreshing = None
+                raise
+        await asyncio.shield(self._refreshing)
+
+    async def _refresh(self, done: asyncio.Future[None]) -> None:
+        first = not self._owner
+        try:
+            if self.source.is_cluster:
+                self._adopt(await ask_cluster(self.source, [node.address for node in self.nodes if node.address]))
+            elif self.source.seeds:
+                await self._follow_master()
+            elif first:
+                node = self._nodes[None] = Node(self, None, self.source.connect)
+                self._owner = [node] * PARTITIONS
+        except FAILURES as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+        finally:
+            self._refreshing = None
+            if not done.done():
+                done.set_exception(NotSentError(f"{self.name} closes"))
+        if first and self._owner and self.source.seeds:
+            self.start(self._keep_looking)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await anyio.sleep(REDISCOVER)
+            try:
+                await self.refresh()
+            except FAILURES as error:
+                logger.warning("%s cannot find out who the masters are: %s", self.name, error)
+
+    async def _follow_master(self) -> None:
+        """Ask the sentinels; where the master has changed, break off the connections to the old one."""
+        master = await ask_sentinels(self.source)
+        if not self._owner:
+            node = self._nodes[None] = Node(self, None, self._connect_master)
+            self._owner = [node] * PARTITIONS
+        elif master != self._master:
+            logger.warning("%s follows the master to %s:%s", self.name, *master)
+            self._nodes[None].drop()
+            self._tell_moved()
+        self._master = master
+
+    async def _connect_master(self) -> Wire:
+        self._master = await ask_sentinels(self.source)
+        return await connect_master(self.source, self._master)
+
+    def _adopt(self, owners: Sequence[Address]) -> None:
+        before = [node.address for node in self._owner if node.address is not None]
+        for address in owners:
+            if address not in self._nodes:
+                self._nodes[address] = Node(self, address, self.source.at(address).connect)
+        self._owner = [self._nodes[address] for address in owners]
+        for gone in set(self._nodes).difference(owners):
+            self._nodes.pop(gone).drop()
+        if before and before != list(owners):
+            logger.warning("%s: partitions of the cluster have moved", self.name)
+            self._tell_moved()
+
+    def _tell_moved(self) -> None:
+        for tell in self.moved:
+            tell()
+
+    async def prepare(self, wire: Wire) -> None:
+        """Look once for settings of the server that endanger the promises."""
+        if not self._checked:
+            self._checked = True
+            await self_check(wire, self.source, self.name)
+
+    # -- what is sent --------------------------------------------------------------------------------------------
+
+    def node_of(self, partition: int) -> Node:
+        """Return the master that has a partition; after `locate`."""
+        return self._owner[partition]
+
+    def chunks(self, items: Iterable[T], partition: Callable[[T], int], size: int) -> list[tuple[Node, list[T]]]:
+        """Return the items in groups that one script call can take: of one slot in a cluster, of any elsewhere."""
+        pieces: list[tuple[Node, list[T]]] = []
+        if self.is_cluster:
+            parts: dict[int, list[T]] = {}
+            for item in items:
+                parts.setdefault(partition(item), []).append(item)
+            groups = [(self._owner[number], group) for number, group in parts.items()]
+        else:
+            groups = [(self._owner[0], list(items))]
+        for node, group in groups:
+            pieces += [(node, group[start : start + size]) for start in range(0, len(group), size)]
+        return pieces
+
+    async def ask(self, commands: Sequence[tuple[int, bytes]], timeout: float) -> list[Any]:
+        """Send packed commands, each for a partition, and return their replies; repeat what the server puts off.
+
+        For commands that may be executed twice. A reply that repeating does not mend is a ResponseError in the list.
+
+        Raises:
+            NotSentError, NoAnswerError: not answered in time.
+            ClosedError: closed.
+        """
+        self.check_open()
+        replies: list[Any] = [None] * len(commands)
+        todo = list(range(len(commands)))
+        deadline = anyio.current_time() + timeout
+        delay = 0.01
+        while todo:
+            trouble: Exception | None = None
+            try:
+                await self._attempt(commands, todo, replies, deadline - anyio.current_time())
+            except FAILURES as error:
+                trouble = error
+            todo = [i for i in todo if replies[i] is None or _puts_off(replies[i])]
+            if not todo:
+                break
+            if anyio.current_time() + delay >= deadline:
+                if trouble is None:
+                    break
+                raise trouble
+            advice = {advise(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}
+            await anyio.sleep(0 if advice == {Advice.LOAD} else delay)
+            delay = min(delay * 2, 0.5)
+            if trouble is not None or Advice.MOVE in advice:
+                await self.relocate(advice)
+            for i in todo:
+                replies[i] = None
+        return replies
+
+    async def relocate(self, advice: Iterable[Advice]) -> None:
+        """Find out where the masters are now; a master that says it is none loses its connections."""
+        if not self.source.seeds:
+            if Advice.MOVE in advice:
+                for node in self.nodes:
+                    node.drop()
+            return
+        if Advice.MOVE in advice and not self.is_cluster:
+            for node in self.nodes:
+                node.drop()
+        try:
+            await self.refresh()
+        except FAILURES as error:
+            logger.warning("%s cannot find out who the masters are: %s", self.name, error)
+
+    async def _attempt(
+        self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int], replies: list[Any], timeout: float
+    ) -> None:
+        await self.locate()
+        by_node: dict[Node, list[int]] = {}
+        for i in todo:
+            by_node.setdefault(self._owner[commands[i][0]], []).append(i)
+        if len(by_node) == 1:
+            (node,) = by_node
+            await self._send(node, commands, todo, replies, timeout)
+            return
+        errors: list[Exception] = []
+
+        async def send(node: Node, indices: list[int]) -> None:
+            try:
+                await self._send(node, commands, indices, replies, timeout)
+            except (*FAILURES, ClosedError) as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for node, indices in by_node.items():
+                tasks.start_soon(send, node, indices)
+        if errors:
+            raise errors[0]
+
+    async def _send(
+        self,
+        node: Node,
+        commands: Sequence[tuple[int, bytes]],
+        indices: Sequence[int],
+        replies: list[Any],
+        timeout: float,
+    ) -> None:
+        packed = [commands[i][1] for i in indices]
+        answers = await node.reads.call(packed, timeout)
+        reload = any(isinstance(each, ResponseError) and advise(each) is Advice.LOAD for each in answers)
+        if reload:
+            await node.reads.reload(timeout)
+        for i, answer in zip(indices, answers, strict=True):
+            replies[i] = answer
+
+    async def aclose(self) -> None:
+        """Drop every connection. Idempotent; takes no longer than a moment, also while the server hangs."""
+        self.closed = True
+        await self.background.aclose(1.0)
+
+
+def _puts_off(reply: Any) -> bool:
+    return isinstance(reply, ResponseError) and advise(reply) in (Advice.LOAD, Advice.MOVE, Advice.WAIT)

@@ -1,0 +1,256 @@
+"""Where Redis is, and connections to it: the driver connects, authenticates and speaks TLS; nothing else of it is used.
+
+A client or pool that the user passes in is read as a description and never touched: every connection is ours, with the
+driver's own retries off (they would append an event twice), without its time limits (ours take their place), and on
+protocol version 2.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import anyio
+from redis.asyncio import (
+    Connection,
+    ConnectionPool,
+    Redis,
+    RedisCluster,
+    SentinelConnectionPool,
+    SentinelManagedSSLConnection,
+    SSLConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from notify.errors import UsageError
+
+from ._errors import NotSentError
+
+Where: TypeAlias = "str | Redis | ConnectionPool | RedisCluster"
+"""A URL, or a client or pool of `redis.asyncio` that says where the server is and how to log in."""
+
+Address: TypeAlias = tuple[str, int]
+
+CONNECT_TIMEOUT: Final = 2.0
+"""Seconds for connecting, TLS and logging in."""
+
+_MANY = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?]*)@)?([^/?]+)(?:/([^?]*))?(?:\?(.*))?")
+_NOT_OURS: Final = ("maint", "oss_cluster_maint", "orig_", "connection_pool", "max_connections", "connection_class")
+
+
+class Wire(Protocol):
+    """What is used of the driver's connections: its public methods, with types."""
+
+    async def connect(self) -> None: ...
+
+    async def send_packed_command(self, command: bytes, check_health: bool = ...) -> None: ...
+
+    async def read_response(self, disable_decoding: bool = ..., timeout: float | None = ...) -> Any: ...
+
+    async def disconnect(self, nowait: bool = ...) -> None: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where Redis is and how to log in.
+
+    Attributes:
+        kind: the connection class of the driver.
+        options: what it is made with.
+        seeds: addresses to ask where the masters are: sentinels or cluster nodes; none for a single server.
+        service: the name that the sentinels know the master by; empty for a cluster.
+        sentinel_options: as `options`, for the sentinels.
+    """
+
+    kind: type[Any]
+    options: Mapping[str, Any] = field(repr=False)
+    seeds: Sequence[Address] = ()
+    service: str = ""
+    sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the seeds are nodes of a cluster."""
+        return bool(self.seeds) and not self.service
+
+    def at(self, address: Address) -> Source:
+        """Return the source of one server."""
+        return replace(self, options={**self.options, "host": address[0], "port": address[1]}, seeds=(), service="")
+
+    def sentinel(self, address: Address) -> Source:
+        """Return the source of one sentinel."""
+        options = {**self.sentinel_options, "host": address[0], "port": address[1]}
+        return replace(self, options=options, seeds=(), service="")
+
+    async def connect(self, timeout: float = CONNECT_TIMEOUT) -> Wire:
+        """Return a new connection, logged in.
+
+        Raises:
+            NotSentError: not reachable in time, or the login was refused.
+        """
+        wire = cast("Wire", self.kind(**self.options, **_pinned(timeout)))
+        try:
+            with anyio.fail_after(timeout):
+                await wire.connect()
+        except (RedisError, OSError, TimeoutError) as error:
+            await hang_up(wire)
+            raise NotSentError(f"cannot connect to {self}: {error}") from error
+        except BaseException:
+            await hang_up(wire)
+            raise
+        try:
+            check_settings(wire)
+        except UsageError as error:
+            await hang_up(wire)
+            raise NotSentError(str(error)) from error
+        return wire
+
+    def __str__(self) -> str:
+        """Return the address, without credentials."""
+        if self.seeds:
+            return ",".join(f"{host}:{port}" for host, port in self.seeds)
+        path = self.options.get("path")
+        return path or f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
+
+
+def _pinned(timeout: float) -> dict[str, Any]:
+    return {
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+        "retry_on_timeout": False,
+        "socket_timeout": None,
+        "socket_connect_timeout": timeout,
+        "health_check_interval": 0,
+        "protocol": 2,
+        "decode_responses": False,
+    }
+
+
+def check_settings(wire: Wire) -> None:
+    """Insist on the settings that correctness rests on: the driver's defaults have changed before.
+
+    Raises:
+        UsageError: the driver, or a connection class of the user's, does something else.
+    """
+    retries = wire.retry.get_retries()  # type: ignore[attr-defined]
+    found = {
+        "retries": retries,
+        "socket_timeout": getattr(wire, "socket_timeout", ...),
+        "protocol": getattr(wire, "protocol", ...),
+        "health_check_interval": getattr(wire, "health_check_interval", ...),
+    }
+    if found != {"retries": 0, "socket_timeout": None, "protocol": 2, "health_check_interval": 0}:
+        raise UsageError(f"this version of redis-py does not do as it is told: {found}")
+
+
+def source_of(where: Where) -> Source:
+    """Return the source that a URL, client or pool describes.
+
+    Raises:
+        UsageError: it describes none.
+    """
+    if isinstance(where, str):
+        many = _MANY.fullmatch(where)
+        try:
+            return _of_many(*many.groups()) if many else _of_pool(ConnectionPool.from_url(where))
+        except ValueError as error:
+            raise UsageError(f"not a Redis URL: {_without_credentials(where)}: {error}") from None
+    if isinstance(where, RedisCluster):
+        options = dict(cast("Any", where).get_connection_kwargs())
+        kind = SSLConnection if options.pop("ssl", False) or "ssl_context" in options else Connection
+        nodes = cast("Any", where).nodes_manager.startup_nodes.values()
+        seeds = [(str(node.host), int(node.port)) for node in nodes]
+        return Source(kind, _cleaned(options, "host", "port"), seeds)
+    if isinstance(where, Redis):
+        return _of_pool(where.connection_pool)
+    if isinstance(where, ConnectionPool):
+        return _of_pool(where)
+    raise UsageError(f"give a Redis URL, client or pool, not {type(where).__name__}")
+
+
+def _of_pool(pool: Any) -> Source:
+    kind, options = pool.connection_class, pool.connection_kwargs
+    if not isinstance(pool, SentinelConnectionPool):
+        return Source(kind, _cleaned(options))
+    sentinels = [client.connection_pool for client in pool.sentinel_manager.sentinels]
+    seeds = [(str(each.connection_kwargs["host"]), int(each.connection_kwargs["port"])) for each in sentinels]
+    plain = SSLConnection if issubclass(kind, SentinelManagedSSLConnection) else Connection
+    service = str(pool.service_name)
+    return Source(plain, _cleaned(options), seeds, service, _cleaned(sentinels[0].connection_kwargs))
+
+
+def _of_many(scheme: str, topology: str, login: str | None, hosts: str, path: str | None, query: str | None) -> Source:
+    """Read `redis+sentinel://user:password@host:port,host:port/service/db` or `redis+cluster://host:port,host:port`."""
+    at = f"{login}@" if login else ""
+    service, _, db = (path or "").partition("/")
+    described = ConnectionPool.from_url(f"{scheme}://{at}localhost/{db}?{query or ''}")
+    options = _cleaned(described.connection_kwargs, "host", "port")
+    default = 26_379 if topology == "sentinel" else 6379
+    seeds = []
+    for host in hosts.split(","):
+        parts = urlsplit(f"//{host}")
+        if not parts.hostname:
+            raise ValueError(f"{host!r} is no host")
+        seeds.append((parts.hostname, parts.port or default))
+    if topology == "cluster":
+        if path:
+            raise ValueError("a cluster has no databases")
+        return Source(described.connection_class, options, seeds)
+    if not service:
+        raise ValueError("name the service that the sentinels watch: redis+sentinel://host:port/service/db")
+    words = ("username", "password")
+    sentinel_options = {word: options.pop(f"sentinel_{word}") for word in words if f"sentinel_{word}" in options}
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    return Source(described.connection_class, options, seeds, service, {**tls, **sentinel_options})
+
+
+def _cleaned(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    kept = {name: value for name, value in options.items() if not name.startswith(_NOT_OURS) and name not in without}
+    return {name: value for name, value in kept.items() if name not in _pinned(0)}
+
+
+def _without_credentials(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//...@", url)
+
+
+def pack(*args: bytes) -> bytes:
+    """Return a command as it goes over the wire."""
+    return b"*%d\r\n%b" % (len(args), b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]))
+
+
+async def ask(wire: Wire, *commands: bytes) -> list[Any]:
+    """Send packed commands, read their replies; an error reply is in its place. For a connection nobody else uses.
+
+    Raises:
+        RedisError, OSError: the connection broke.
+    """
+    await wire.send_packed_command(b"".join(commands), check_health=False)
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(await read(wire))
+        except ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+def read(wire: Wire) -> Any:
+    """Return the coroutine that waits for the next reply, without limit, and returns it as bytes."""
+    return wire.read_response(disable_decoding=True, timeout=math.inf)
+
+
+async def hang_up(wire: Wire) -> None:
+    """Close a connection at once, whatever is still to be sent. Never raises, never waits for the server."""
+    writer = getattr(wire, "_writer", None)  # the driver offers no way to drop what a hung server does not take
+    if writer is not None:
+        with suppress(Exception):
+            writer.transport.abort()
+    with anyio.move_on_after(0.05, shield=True), suppress(Exception):
+        await wire.disconnect(nowait=True)

@@ -1,0 +1,94 @@
+"""Who the masters are: asked of the sentinels, or of the nodes of a cluster, over connections of the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import anyio
+from redis.exceptions import RedisError, ResponseError
+
+from ._connection import Address, Source, Wire, ask, hang_up, pack
+from ._errors import FAILURES, NotSentError
+from ._keys import TAGS, slot_of
+
+PATIENCE: Final = 1.0
+"""Seconds that one sentinel or node may take to answer."""
+
+
+async def _ask_one(source: Source, *command: bytes) -> Any:
+    """Return the reply of one server; None where there is none."""
+    try:
+        with anyio.fail_after(PATIENCE):
+            wire = await source.connect(PATIENCE)
+            try:
+                (reply,) = await ask(wire, pack(*command))
+            finally:
+                await hang_up(wire)
+    except (RedisError, OSError, *FAILURES):
+        return None
+    return None if isinstance(reply, ResponseError) else reply
+
+
+async def ask_sentinels(source: Source) -> Address:
+    """Return the address of the master that the most recent vote has chosen.
+
+    Raises:
+        NotSentError: no sentinel knows it.
+    """
+    votes: list[tuple[int, Address]] = []
+
+    async def inquire(seed: Address) -> None:
+        reply = await _ask_one(source.sentinel(seed), b"SENTINEL", b"MASTER", source.service.encode())
+        if isinstance(reply, list):
+            facts = dict(zip(reply[::2], reply[1::2], strict=True))
+            votes.append((int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))))
+
+    async with anyio.create_task_group() as tasks:
+        for seed in source.seeds:
+            tasks.start_soon(inquire, seed)
+    if not votes:
+        raise NotSentError(f"no sentinel at {source} knows a master called {source.service!r}")
+    return max(votes)[1]
+
+
+async def connect_master(source: Source, address: Address) -> Wire:
+    """Return a connection to a server that agrees to be the master.
+
+    Raises:
+        NotSentError: not reachable, or not the master yet.
+    """
+    wire = await source.at(address).connect()
+    role: Any = None
+    try:
+        with anyio.fail_after(PATIENCE):
+            (role,) = await ask(wire, pack(b"ROLE"))
+    except (RedisError, OSError) as error:
+        raise NotSentError(f"the master does not answer: {error}") from error
+    finally:
+        if not isinstance(role, list) or role[0] != b"master":
+            await hang_up(wire)
+    if role[0] != b"master":
+        raise NotSentError(f"{address[0]}:{address[1]} is not the master yet")
+    return wire
+
+
+async def ask_cluster(source: Source, known: Sequence[Address]) -> list[Address]:
+    """Return the address of each partition's master.
+
+    Args:
+        source: of the cluster.
+        known: nodes to ask before the seeds.
+
+    Raises:
+        NotSentError: no node knows all of them.
+    """
+    for seed in dict.fromkeys([*known, *source.seeds]):
+        ranges = await _ask_one(source.at(seed), b"CLUSTER", b"SLOTS")
+        if not isinstance(ranges, list):
+            continue
+        owners = [(start, end, (master[0].decode() or seed[0], int(master[1]))) for start, end, master, *_ in ranges]
+        found = [[where for start, end, where in owners if start <= slot_of(tag) <= end][:1] for tag in TAGS]
+        if all(found):
+            return [address for (address,) in found]
+    raise NotSentError(f"no node of {source} knows the masters of all slots")

@@ -1,0 +1,104 @@
+"""What the driver and the server may answer, translated once: at the driver's edge."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, TypeVar
+
+from redis.exceptions import RedisError
+
+from notify.errors import BackendError, BackendUnavailableError, PushRejectedError, PushUncertainError
+
+E = TypeVar("E", bound=BackendError)
+
+
+class NotSentError(Exception):
+    """The server was not reached: certainly nothing was executed."""
+
+
+class NoAnswerError(Exception):
+    """Sent, but the answer did not come: executed or not."""
+
+
+FAILURES: Final = (NotSentError, NoAnswerError)
+
+
+class Advice(Enum):
+    """What to do about an error that the server answered with; nothing was executed in any of these cases."""
+
+    LOAD = "load the scripts and repeat"
+    MOVE = "look where the node is now, and repeat"
+    WAIT = "repeat a little later"
+    GIVE_UP = "repeating does not help"
+    UNKNOWN = "part of it may have been executed"
+
+
+_ADVICE: Final = {
+    "NOSCRIPT": Advice.LOAD,
+    "MOVED": Advice.MOVE,
+    "ASK": Advice.MOVE,
+    "READONLY": Advice.MOVE,
+    "MASTERDOWN": Advice.MOVE,
+    "UNBLOCKED": Advice.MOVE,
+    "CLUSTERDOWN": Advice.MOVE,
+    "LOADING": Advice.MOVE,
+    "TRYAGAIN": Advice.WAIT,
+    "BUSY": Advice.WAIT,
+    "OOM": Advice.GIVE_UP,
+    "MISCONF": Advice.GIVE_UP,
+    "NOREPLICAS": Advice.GIVE_UP,
+    "NOPERM": Advice.GIVE_UP,
+    "NOAUTH": Advice.GIVE_UP,
+    "WRONGTYPE": Advice.GIVE_UP,
+    "CROSSSLOT": Advice.GIVE_UP,
+}
+
+_OF_CLASS: Final = {
+    "NoScriptError": "NOSCRIPT",
+    "MovedError": "MOVED",
+    "AskError": "ASK",
+    "ReadOnlyError": "READONLY",
+    "MasterDownError": "MASTERDOWN",
+    "ClusterDownError": "CLUSTERDOWN",
+    "BusyLoadingError": "LOADING",
+    "TryAgainError": "TRYAGAIN",
+    "OutOfMemoryError": "OOM",
+    "NoPermissionError": "NOPERM",
+    "ClusterCrossSlotError": "CROSSSLOT",
+}
+"""The driver cuts off the code of the errors that it has a class for."""
+
+
+def advise(error: RedisError | str) -> Advice:
+    """Return what to do about an error reply, as the driver raises it or as a script returns it."""
+    if isinstance(error, RedisError):
+        code = _OF_CLASS.get(type(error).__name__) or str(error).partition(" ")[0]
+    else:
+        code = error.partition(" ")[0].lstrip("-")
+    return _ADVICE.get(code, Advice.UNKNOWN)
+
+
+def unavailable(error: BaseException, backend: str) -> BackendUnavailableError:
+    """Return the library's error for a read that failed."""
+    return caused(BackendUnavailableError(f"Redis cannot be read: {reason(error)}", backend=backend), error)
+
+
+def rejected(error: BaseException, backend: str) -> PushRejectedError:
+    """Return the library's error for an event that was certainly not stored."""
+    return caused(PushRejectedError(f"Redis stored nothing: {reason(error)}", backend=backend), error)
+
+
+def uncertain(error: BaseException, backend: str) -> PushUncertainError:
+    """Return the library's error for an event that may have been stored."""
+    return caused(PushUncertainError(f"the event may be stored: {reason(error)}", backend=backend), error)
+
+
+def caused(wrapped: E, error: BaseException) -> E:
+    """Chain the driver's exception; those that only carry one stand back for it."""
+    wrapped.__cause__ = error.__cause__ or error
+    return wrapped
+
+
+def reason(error: BaseException) -> str:
+    """Return the driver's words; its own `repr` leaves them out."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, RedisError) else str(error)

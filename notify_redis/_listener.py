@@ -1,0 +1,258 @@
+"""One pub/sub connection to one master: subscribed to what is wanted here, made again when it breaks or goes deaf.
+
+The driver's own pub/sub reconnects in silence and loses what was published meanwhile; it never notices a server that
+hangs. So the connection is plain, each new one is told to the owner, and a canary that is published through the command
+path has to come back through this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+from redis.exceptions import RedisError
+
+from notify.errors import ClosedError
+
+from ._client import Client, Node
+from ._connection import Wire, hang_up, pack, read
+from ._errors import FAILURES, NoAnswerError
+from ._link import first_of
+
+logger = logging.getLogger("notify")
+
+NAMES_PER_COMMAND: Final = 512
+MESSAGES_PER_YIELD: Final = 64
+STEADY: Final = 10.0
+"""Seconds that a connection must have lasted for the next attempt to come at once."""
+
+
+class Listener:
+    """See above.
+
+    Invariants:
+        I1. `_told` holds the channels that the server was told to send and not told to stop since, over the connection
+            of the moment; `_awaiting` how many of its confirmations are still to come.
+        I2. A channel is confirmed when it is told and awaits nothing: whatever is published from then on is heard.
+
+    Args:
+        client: of the owner.
+        node: the master.
+        canary: the channel of the canary, and its partition.
+        interval: seconds between two canaries; after two without one the connection counts as deaf.
+        on_message: called with each channel and message.
+        on_alive: called with this listener when everything wanted is confirmed over a new connection.
+        on_dead: called when a connection has ended, or could not be made.
+        on_confirmed: called with a channel that was confirmed later than that.
+        on_lost: called with a channel that the server has unsubscribed by itself.
+
+    Attributes:
+        alive: whether it is known to hear.
+        connections: how many there were.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        node: Node,
+        *,
+        canary: tuple[bytes, int],
+        interval: float,
+        on_message: Callable[[bytes, bytes], None],
+        on_alive: Callable[[Listener], None],
+        on_dead: Callable[[], None],
+        on_confirmed: Callable[[bytes], None],
+        on_lost: Callable[[bytes], None],
+    ) -> None:
+        self.node = node
+        self.alive = False
+        self.connections = 0
+        self._client = client
+        self._canary, self._canary_partition = canary
+        self._interval = interval
+        self._on_message = on_message
+        self._on_alive = on_alive
+        self._on_dead = on_dead
+        self._on_confirmed = on_confirmed
+        self._on_lost = on_lost
+        self._wanted: dict[bytes, int] = {self._canary: self._canary_partition}
+        self._changed: dict[bytes, None] = {}
+        self._told: set[bytes] = set()
+        self._awaiting: Counter[bytes] = Counter()
+        self._leaving: Counter[bytes] = Counter()
+        self._initial: set[bytes] = set()
+        self._wake: asyncio.Event | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._last_heard = 0.0
+        self._nonce = b""
+        verb = b"S" if client.is_cluster else b""
+        self._subscribe, self._unsubscribe = verb + b"SUBSCRIBE", verb + b"UNSUBSCRIBE"
+
+    def add(self, channel: bytes, partition: int) -> None:
+        """Want a channel. Never waits."""
+        self._wanted[channel] = partition
+        self._change(channel)
+
+    def remove(self, channel: bytes) -> None:
+        """Want a channel no more. Never waits: called in finalisers too."""
+        if self._wanted.pop(channel, None) is not None:
+            self._change(channel)
+
+    def hears(self, channel: bytes) -> bool:
+        """Return whether the channel is confirmed."""
+        return channel in self._told and not self._awaiting[channel] and channel in self._wanted
+
+    def stop(self) -> None:
+        """End for good."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Listen until stopped: connect again after every failure, at once after a connection that had lasted."""
+        with anyio.CancelScope() as self._scope:
+            delay = 0.05
+            while True:
+                began = time.monotonic()
+                failure = await self._listen()
+                if self._client.closed:
+                    return
+                self._on_dead()
+                if time.monotonic() - began > STEADY:
+                    delay = 0.05
+                logger.warning("%s does not hear %s: %s", self._client.name, self._client.source, failure)
+                if self._client.source.seeds:
+                    with suppress(*FAILURES):
+                        await self._client.refresh()
+                await anyio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, 2.0)
+
+    # -- one connection ------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> Exception:
+        """Listen over one connection and return why it ended."""
+        wire: Wire | None = None
+        failure: Exception = NoAnswerError("the connection ended")
+        try:
+            try:
+                wire = await self.node.connect()
+                self.connections += 1
+                self._told.clear()
+                self._awaiting.clear()
+                self._leaving.clear()
+                self._initial = set(self._wanted)
+                self._changed = dict.fromkeys(self._wanted)
+                self._wake = asyncio.Event()
+                self._last_heard = time.monotonic()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._tell, wire, self._wake)
+                    tasks.start_soon(self._sing)
+                    await self._read(wire)
+            except* (RedisError, OSError, ClosedError, *FAILURES) as group:
+                failure = first_of(group)
+        finally:
+            self._wake = None
+            self.alive = False
+            self._told.clear()
+            if wire is not None:
+                await hang_up(wire)
+        return failure
+
+    async def _tell(self, wire: Wire, wake: asyncio.Event) -> None:
+        """Tell the server what is wanted, and what no more."""
+        while True:
+            changed, self._changed = self._changed, {}
+            wanted, told = self._wanted, self._told
+            new = [channel for channel in changed if channel in wanted and channel not in told]
+            old = [channel for channel in changed if channel not in wanted and channel in told]
+            told.update(new)
+            told.difference_update(old)
+            self._awaiting.update(new)  # keeps I1
+            self._leaving.update(old)
+            commands = [pack(self._unsubscribe, *names) for names in self._batches(old)]
+            commands += [pack(self._subscribe, *names) for names in self._batches(new)]
+            if commands:
+                await wire.send_packed_command(b"".join(commands), check_health=False)
+            wake.clear()
+            if not self._changed:
+                await wake.wait()
+
+    def _batches(self, channels: list[bytes]) -> list[list[bytes]]:
+        """Return the channels in portions that one command may name: of one slot in a cluster."""
+        groups = [channels]
+        if self._client.is_cluster:
+            by_tag: dict[bytes, list[bytes]] = {}
+            for channel in channels:
+                by_tag.setdefault(channel[: channel.index(b"}")], []).append(channel)
+            groups = list(by_tag.values())
+        step = NAMES_PER_COMMAND
+        return [group[start : start + step] for group in groups for start in range(0, len(group), step)]
+
+    async def _read(self, wire: Wire) -> None:
+        since_yield = 0
+        on_message, canary = self._on_message, self._canary
+        while True:
+            reply: Any = await read(wire)
+            kind, channel, data = reply
+            if kind in (b"message", b"smessage"):
+                if channel == canary:
+                    if data == self._nonce:
+                        self._last_heard = time.monotonic()
+                else:
+                    on_message(channel, data)
+            else:
+                self._confirm(kind, channel)
+            since_yield += 1
+            if since_yield >= MESSAGES_PER_YIELD:
+                since_yield = 0
+                await anyio.lowlevel.checkpoint()
+
+    def _confirm(self, kind: bytes, channel: bytes) -> None:
+        if kind.endswith(b"unsubscribe"):
+            if self._leaving[channel] > 0:
+                self._leaving[channel] -= 1
+                if not self._leaving[channel]:
+                    del self._leaving[channel]
+            elif channel in self._told:  # nobody asked for it: the slot has gone to another master
+                self._told.discard(channel)
+                self._on_lost(channel)
+            return
+        self._awaiting[channel] -= 1
+        if self._awaiting[channel] <= 0:
+            del self._awaiting[channel]
+        if self._initial:
+            self._initial.discard(channel)
+            self._initial.intersection_update(self._wanted)
+            if self._initial:
+                return
+            self.alive = True
+            self._on_alive(self)
+        elif self.hears(channel):
+            self._on_confirmed(channel)
+
+    async def _sing(self) -> None:
+        """Publish the canary again and again, and break the connection off once it is not heard any more."""
+        while True:
+            self._nonce = secrets.token_hex(8).encode()
+            command = pack(self._client.publish, self._canary, self._nonce)
+            began = time.monotonic()
+            with suppress(*FAILURES):
+                await self._client.ask([(self._canary_partition, command)], self._interval / 2)
+            while time.monotonic() - began < self._interval:
+                await anyio.sleep(self._interval / 4)
+                if time.monotonic() - self._last_heard > 2 * self._interval:
+                    raise NoAnswerError(f"nothing was heard for {2 * self._interval:.0f} s")
+
+    def _change(self, channel: bytes) -> None:
+        self._changed[channel] = None
+        if self._wake is not None:
+            with suppress(RuntimeError):  # a finaliser after the event loop has ended
+                self._wake.set()

@@ -1,0 +1,116 @@
+-- Appends events to the streams of their users and announces them; one call for several events of one node.
+--
+-- KEYS, four for each event: stream, users of the partition, retries of the partition, idempotency key (or the stream).
+-- ARGV: deadline, max_len, "~" or "=", ttl, age, key window, inline limit, publish command, since; then for each event
+--   nonce, "1" if it has an idempotency key, body. Times are milliseconds by the clock of this server.
+-- Returns the time, then for each event "id prev" if it was appended, "id prev body" if it had been before (body only
+--   while it is retained), "!reason" if it was not, "?reason" if it may have been. The time alone: the deadline is
+--   over, nothing was done.
+--
+-- An announcement is "id prev nonce body", without the body where that is over the inline limit.
+--
+-- A first attempt costs no search for itself: a later one leaves its nonce in the retries, which the first one looks
+-- up. So whichever of them this server executes first, however late, the others find it.
+
+local deadline, max_len, trim, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local age, window, inline = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local publish, since = ARGV[8], ARGV[9]
+local HOUR = 3600000
+local appended
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now > deadline then return {now} end
+
+local function ms(id) return tonumber(string.match(id, '^%d+')) end
+
+-- The id of the last event ever appended: the stream knows it also after everything was trimmed.
+local function head(stream)
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  if last then return last[1] end
+  if redis.call('EXISTS', stream) == 0 then return '0' end
+  local info = redis.call('XINFO', 'STREAM', stream)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      return info[i + 1] == '0-0' and '0' or info[i + 1]
+    end
+  end
+end
+
+-- What is returned for an event that was appended before.
+local function known(stream, place)
+  local entry = redis.call('XRANGE', stream, string.match(place, '^%S+'), '+', 'COUNT', 1)[1]
+  if entry and entry[1] == string.match(place, '^%S+') then return place .. ' ' .. entry[2][6] end
+  return place
+end
+
+-- Where an earlier attempt appended the event; false: nowhere; nil: that part of the log is gone already.
+local function find(stream, nonce)
+  local start = math.min(tonumber(since), now - 10000)
+  local entries = redis.call('XRANGE', stream, string.format('%.0f', start), '+')
+  for i = 1, #entries do
+    if entries[i][2][4] == nonce then return entries[i][1] .. ' ' .. entries[i][2][2] end
+  end
+  local first = entries[1] and entries[1][2][2] or head(stream)
+  if first ~= '0' and ms(first) >= tonumber(since) then
+    local before = redis.call('XRANGE', stream, first, first)
+    if #before == 0 then return nil end
+  end
+  return false
+end
+
+local function push(stream, index, retries, idem, nonce, keyed, body)
+  if keyed then
+    local place = redis.call('GET', idem)
+    if place then return known(stream, place) end
+  end
+  local place = redis.call('HGET', retries, nonce)
+  if place then return place end
+  if since ~= '' then
+    place = find(stream, nonce)
+    if place == nil then return '?the log was trimmed past an earlier attempt' end
+  end
+  local fresh = not place
+  if fresh then
+    local prev = head(stream)
+    local id = redis.pcall('XADD', stream, 'MAXLEN', trim, max_len, '*', 'p', prev, 'n', nonce, 'e', body)
+    if type(id) == 'table' then return '!' .. id.err end
+    appended = true
+    place = id .. ' ' .. prev
+    if math.floor(ms(prev) / HOUR) ~= math.floor(now / HOUR) then
+      if ttl > 0 then
+        redis.call('PEXPIRE', stream, ttl + HOUR)
+        redis.call('ZADD', index, now, stream)
+        redis.call('ZREMRANGEBYSCORE', index, '-inf', now - ttl - 2 * HOUR)
+        redis.call('PEXPIRE', index, ttl + 3 * HOUR)
+      else
+        redis.call('ZADD', index, now, stream)
+      end
+      if age > 0 then redis.call('XTRIM', stream, 'MINID', '~', string.format('%.0f', now - age)) end
+    end
+    if keyed then redis.call('SET', idem, place, 'PX', window) end
+  end
+  if since ~= '' then
+    redis.call('HSET', retries, nonce, place)
+    redis.call('PEXPIRE', retries, 60000)
+  end
+  if fresh then
+    local message = place .. ' ' .. nonce
+    if #body <= inline then message = message .. ' ' .. body end
+    redis.call(publish, stream, message)
+  end
+  return place
+end
+
+local results = {now}
+for i = 1, #KEYS / 4 do
+  local k, a = i * 4 - 3, i * 3 + 7
+  appended = false
+  local ok, result =
+    pcall(push, KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], ARGV[a], ARGV[a + 1] == '1', ARGV[a + 2])
+  if not ok then
+    result = (appended and '?' or '!') .. (type(result) == 'table' and result.err or tostring(result))
+  end
+  results[i + 1] = result
+end
+return results

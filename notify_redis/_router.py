@@ -1,0 +1,118 @@
+"""A router over Redis pub/sub: one channel for each instance, and one for all of them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from types import TracebackType
+from typing import ClassVar, Self
+
+import anyio
+from anyio.abc import TaskStatus
+from redis.exceptions import ResponseError
+
+from notify import Event, Guarantees, RoutingInfo
+from notify.abc import Deliver
+from notify.errors import NotifyError, UsageError
+
+from ._client import Client
+from ._connection import Where, pack
+from ._errors import FAILURES, unavailable
+from ._hearing import Hearing
+from ._keys import Keys, partition_of
+
+logger = logging.getLogger("notify")
+
+_EVERYBODY = 0
+
+
+class RedisRouter:
+    """Carries events to other instances by pub/sub. asyncio.
+
+    What is published while nobody listens, or while a connection is made again, is lost; streams find it in the log.
+
+    Args:
+        where: as for `RedisStore`.
+        prefix: what every channel begins with.
+        canary: seconds between two canaries; after two without one the connection is made again.
+        timeout: seconds that one route may take.
+
+    Raises:
+        UsageError: an argument is unacceptable.
+    """
+
+    guarantees: ClassVar = Guarantees(shared=True)
+
+    def __init__(self, where: Where, *, prefix: str = "notify", canary: float = 5.0, timeout: float = 4.0) -> None:
+        for name, value in {"canary": canary, "timeout": timeout}.items():
+            if not value > 0:
+                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+        self._keys = Keys(prefix)
+        self._client = Client(where, type(self).__name__)
+        self._interval = canary
+        self._timeout = timeout
+
+    async def route(self, event: Event, to: RoutingInfo | None) -> None:
+        """See `notify.abc.Router.route`."""
+        channel, partition = self._everybody() if to is None else self._instance(to.instance_id)
+        command = pack(self._client.publish, channel, event.to_bytes())
+        self._client.check_open()
+        try:
+            (reply,) = await self._client.ask([(partition, command)], self._timeout)
+        except FAILURES as error:
+            raise unavailable(error, self._client.name) from error
+        if isinstance(reply, ResponseError):
+            raise unavailable(reply, self._client.name) from reply
+
+    async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
+        """See `notify.abc.ReceivingRouter.receive`; connects again by itself after a failure."""
+        self._client.check_open()
+
+        def hear(_channel: bytes, message: bytes) -> None:
+            try:
+                deliver(Event.from_bytes(message))
+            except NotifyError as error:
+                logger.warning("a routed event cannot be delivered: %s", error)
+
+        name = secrets.token_hex(6)
+        hearing = Hearing(
+            self._client,
+            canary=lambda partition: self._keys.named(partition, "c", name),
+            interval=self._interval,
+            on_message=hear,
+            on_gap=lambda _channel: None,
+        )
+        channels = [self._everybody(), self._instance(instance_id)]
+        try:
+            for channel, partition in channels:
+                hearing.open(channel, partition)
+            while not all(hearing.hears(channel) for channel, _ in channels):
+                for channel, _ in channels:
+                    await hearing.ready(channel, 1.0)
+                await anyio.sleep(0.01)
+            task_status.started()
+            await anyio.sleep_forever()
+        finally:
+            hearing.stop()
+
+    async def aclose(self) -> None:
+        """Drop every connection. Idempotent."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return the router; it connects at first need."""
+        self._client.check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    def _instance(self, instance_id: str) -> tuple[bytes, int]:
+        partition = partition_of(instance_id)
+        return self._keys.named(partition, "i", instance_id), partition
+
+    def _everybody(self) -> tuple[bytes, int]:
+        return self._keys.named(_EVERYBODY, "all"), _EVERYBODY

@@ -1,0 +1,49 @@
+"""What the server should be told by its operator: looked at once, at the first connection, and said in the log."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from ._connection import Source, Wire, ask, pack
+from ._errors import NotSentError
+
+logger = logging.getLogger("notify")
+
+
+async def self_check(wire: Wire, source: Source, name: str) -> None:
+    """Warn of settings that endanger the promises; what may not be asked is passed over.
+
+    Raises:
+        NotSentError: the server is too old.
+    """
+    sections = (b"server", b"persistence", b"memory", b"replication")
+    commands = [pack(b"INFO", section) for section in sections] + [pack(b"CONFIG", b"GET", b"save")]
+    *info, save = await ask(wire, *commands)
+    facts: dict[str, str] = {}
+    for text in info:
+        if not isinstance(text, ResponseError):
+            facts |= dict(re.findall(r"^([a-z_]+):(.*?)\r?$", bytes(text).decode(errors="replace"), re.MULTILINE))
+    for trouble in troubles(facts, save):
+        logger.warning("%s at %s: %s", name, source, trouble)
+    needed = (7, 0) if source.is_cluster else (6, 2)
+    version = tuple(int(part) for part in re.findall(r"\d+", facts.get("redis_version", "99"))[:2])
+    if version < needed:
+        raise NotSentError(f"Redis {facts['redis_version']} is too old; needed is {'.'.join(map(str, needed))}")
+
+
+def troubles(facts: dict[str, str], save: Any) -> list[str]:
+    """Return what is wrong, in words."""
+    found = []
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction" and facts.get("maxmemory", "0") != "0":
+        found.append(f"maxmemory-policy {policy} silently removes logs when memory is full; use noeviction")
+    saves = isinstance(save, list) and len(save) == 2 and bool(save[1])
+    if facts.get("aof_enabled") == "0" and not saves and not isinstance(save, ResponseError):
+        found.append("neither AOF nor snapshots are on: a restart loses every log; use appendonly yes")
+    if facts.get("role", "master") != "master":
+        found.append("this server is a replica: pushes will be rejected")
+    return found

@@ -1,0 +1,208 @@
+"""A store in Redis streams: one for each user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self
+
+from redis.exceptions import ResponseError
+
+from notify import Event, Guarantees, Page, continuity, ids
+from notify.errors import CodecError, NotifyError, UsageError
+from notify.event import check_user
+
+from ._client import Client
+from ._connection import Where, pack
+from ._entry import decode
+from ._errors import FAILURES, unavailable
+from ._keys import PARTITIONS, Keys
+from ._scripts import READ
+from ._writes import Retention, Writer
+
+HOUR: Final = 3600.0
+PAGES_PER_CALL: Final = 64
+"""Logs read by one call of the script."""
+
+TRIMS_PER_CALL: Final = 256
+_LAST: Final = (1 << 64) - 1
+
+
+class RedisStore:
+    """Keeps events in Redis streams. asyncio; Redis 6.2 or later: a single server, with sentinels, or a cluster of 7.
+
+    Args:
+        where: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host/service/db`, `redis+cluster://host,host`;
+            or a client or pool of `redis.asyncio`, which is only read for its address and login and never closed.
+        prefix: what every key and channel begins with.
+        max_len: events kept for each user; up to about 100 more stay, because Redis trims whole blocks.
+        exact: keep no more than `max_len`, at the cost of slower pushes.
+        max_age: seconds that events are kept; None: until `max_len` or `trim` removes them.
+        key_window: seconds within which a repeated idempotency key returns the first event.
+        min_replicas: replicas that must confirm a push, or it raises PushUncertainError.
+        inline: bytes of an event up to which its announcement carries it; readers fetch larger ones.
+        timeout: seconds until a push or read without an answer has failed; less than the notifier's own.
+
+    Raises:
+        UsageError: an argument is unacceptable.
+    """
+
+    guarantees: ClassVar = Guarantees(durable=True, shared=True)
+
+    def __init__(
+        self,
+        where: Where,
+        *,
+        prefix: str = "notify",
+        max_len: int = 1000,
+        exact: bool = False,
+        max_age: float | None = 7 * 86_400.0,
+        key_window: float = 86_400.0,
+        min_replicas: int = 0,
+        inline: int = 4096,
+        timeout: float = 4.0,
+    ) -> None:
+        for name, value in {
+            "max_len": max_len,
+            "max_age": max_age,
+            "key_window": key_window,
+            "timeout": timeout,
+        }.items():
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+        if min_replicas < 0 or inline < 0:
+            raise UsageError("min_replicas and inline cannot be negative")
+        self._keys = Keys(prefix)
+        self._client = Client(where, type(self).__name__)
+        self._age = 0 if max_age is None else max(1, int(max_age * 1000))
+        self._timeout = timeout
+        self._inline = inline
+        ttl = 0 if max_age is None else int(max(max_age, HOUR) * 1000)
+        window = max(1, int(key_window * 1000))
+        retention = Retention(max_len, exact, ttl, self._age, window, inline)
+        self._writer = Writer(self._client, self._keys, retention, min_replicas=min_replicas, timeout=timeout)
+
+    # -- Store ---------------------------------------------------------------------------------------------------
+
+    async def save(self, event: Event) -> Event:
+        """See `notify.abc.Store.save`; concurrent saves share round trips, and cancelling one undoes nothing."""
+        (outcome,) = await self._writer.save([event])
+        if isinstance(outcome, NotifyError):
+            raise outcome
+        return outcome
+
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        """See `notify.abc.Store.read`."""
+        return (await self._read({user: after}, limit, quiet=False))[user]
+
+    async def head(self, user: str) -> str:
+        """See `notify.abc.Store.head`."""
+        return (await self._read({user: ids.ZERO}, 0, quiet=False))[user].position
+
+    async def trim(self, before: datetime | str) -> int:
+        """See `notify.abc.Store.trim`; goes by the index of users that pushes keep, never over the keyspace."""
+        self._client.check_open()
+        if isinstance(before, datetime):
+            before = f"{ids.parse(ids.before(before))[0] + 1}-0"
+        first = b"%d-%d" % ids.parse(before)
+        cursors = {partition: b"0" for partition in range(PARTITIONS)}
+        count = 0
+        while cursors:
+            scans = [
+                (part, pack(b"ZSCAN", self._keys.indexes[part], at, b"COUNT", b"500")) for part, at in cursors.items()
+            ]
+            found: list[tuple[int, bytes]] = []
+            for (part, _), (cursor, members) in zip(scans, await self._ask(scans), strict=True):
+                found += [(part, stream) for stream in members[::2]]
+                if cursor == b"0":
+                    del cursors[part]
+                else:
+                    cursors[part] = cursor
+            for start in range(0, len(found), TRIMS_PER_CALL):
+                some = found[start : start + TRIMS_PER_CALL]
+                trims = [(part, pack(b"XTRIM", stream, b"MINID", b"=", first)) for part, stream in some]
+                count += sum(await self._ask(trims))
+        return count
+
+    async def aclose(self) -> None:
+        """See `notify.abc.Store.aclose`."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Connect, so that a wrong address shows here; the first use would do it too."""
+        await self._ask([(0, pack(b"PING"))])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
+
+    async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
+        """See `notify.abc.SaveMany.save_many`."""
+        return await self._writer.save(events)
+
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        """See `notify.abc.ReadMany.read_many`."""
+        pages = await self._read(after, limit, quiet=True)
+        return {user: page for user, page in pages.items() if page.events or page.gap}
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def _read(self, after: Mapping[str, str], limit: int, *, quiet: bool) -> dict[str, Page]:
+        self._client.check_open()
+        for user in after:
+            check_user(user)
+        try:
+            await self._client.locate()
+        except FAILURES as error:
+            raise unavailable(error, self._client.name) from error
+        chunks = self._client.chunks(after, lambda user: self._keys.of_user(user)[3], PAGES_PER_CALL)
+        commands = []
+        for _, users in chunks:
+            names = [self._keys.stream(user) for user in users]
+            rest = [b"%d" % limit, b"%d" % self._age, b"1" if quiet else b""]
+            for user in users:
+                rest += [after[user].encode(), _after(after[user])]
+            command = pack(b"EVALSHA", READ.sha, b"%d" % len(names), *names, *rest)
+            commands.append((self._keys.of_user(users[0])[3], command))
+        pages: dict[str, Page] = {}
+        for (_, users), reply in zip(chunks, await self._ask(commands), strict=True):
+            for number, head, is_old, entries in reply:
+                user = users[number - 1]
+                pages[user] = self._page(user, after[user], head.decode(), bool(is_old), entries)
+        return pages
+
+    def _page(self, user: str, after: str, head: str, is_old: bool, entries: Sequence[Any]) -> Page:
+        if not entries:
+            return Page((), continuity(after, None, head, expired=is_old), head)
+        events = [self._event(user, id_, fields) for id_, fields in entries]
+        return Page(events, continuity(after, events[0].prev, head), events[-1].id)
+
+    def _event(self, user: str, id_: bytes, fields: Sequence[bytes]) -> Event:
+        event = decode(fields[5], id_.decode(), fields[1].decode())
+        if event.user != user:
+            raise CodecError(f"an event of {event.user!r} stands in the log of {user!r}")
+        return event
+
+    async def _ask(self, commands: Sequence[tuple[int, bytes]]) -> list[Any]:
+        """Send commands that change nothing twice and return their replies."""
+        self._client.check_open()
+        try:
+            replies = await self._client.ask(commands, self._timeout)
+        except FAILURES as error:
+            raise unavailable(error, self._client.name) from error
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise unavailable(reply, self._client.name) from reply
+        return replies
+
+
+def _after(position: str) -> bytes:
+    """Return the exclusive start of a range; empty where nothing can follow."""
+    ms, sequence = ids.parse(position)
+    return b"" if (ms, sequence) == (_LAST, _LAST) else b"(%d-%d" % (ms, sequence)

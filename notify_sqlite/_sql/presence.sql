@@ -1,0 +1,47 @@
+-- What presence trackers keep. {p} is the table prefix. Statements are separated by a line that names the next one.
+
+-- name: create_leases
+CREATE TABLE IF NOT EXISTS {p}leases (
+    lease TEXT PRIMARY KEY NOT NULL,
+    expires INTEGER NOT NULL,
+    ttl INTEGER NOT NULL
+) WITHOUT ROWID
+
+-- name: create_presence
+CREATE TABLE IF NOT EXISTS {p}presence (
+    lease TEXT NOT NULL,
+    user TEXT NOT NULL,
+    instance TEXT NOT NULL,
+    meta TEXT,
+    PRIMARY KEY (lease, user, instance)
+) WITHOUT ROWID
+
+-- name: create_presence_by_user
+CREATE INDEX IF NOT EXISTS {p}presence_by_user ON {p}presence (user)
+
+-- name: renew_lease
+INSERT INTO {p}leases (lease, expires, ttl) VALUES (?1, ?2, ?3)
+ON CONFLICT (lease) DO UPDATE SET expires = ?2, ttl = ?3
+
+-- name: set_presence
+INSERT OR REPLACE INTO {p}presence (lease, user, instance, meta) VALUES (?, ?, ?, ?)
+
+-- name: delete_presence
+DELETE FROM {p}presence WHERE lease = ? AND user = ? AND instance = ?
+
+-- name: count_presence
+SELECT count(*) FROM {p}presence WHERE lease = ?
+
+-- name: locate
+SELECT p.instance, p.meta
+FROM {p}presence AS p JOIN {p}leases AS l ON l.lease = p.lease
+WHERE p.user = ?1 AND p.lease <> ?2 AND l.expires > ?3 AND l.expires <= ?3 + l.ttl
+
+-- name: dead_leases
+SELECT lease FROM {p}leases WHERE expires + ttl < ?1 OR expires > ?1 + 2 * ttl LIMIT 20
+
+-- name: presence_of_lease
+SELECT lease, user, instance FROM {p}presence WHERE lease = ? LIMIT ?
+
+-- name: delete_lease
+DELETE FROM {p}leases WHERE lease = ?

@@ -1,0 +1,104 @@
+-- What a store keeps. {p} is the table prefix. Statements are separated by a line that names the next one.
+
+-- name: create_counter
+CREATE TABLE IF NOT EXISTS {p}counter (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    last_id INTEGER NOT NULL
+)
+
+-- name: create_heads
+CREATE TABLE IF NOT EXISTS {p}heads (
+    user TEXT PRIMARY KEY NOT NULL,
+    last_id INTEGER NOT NULL,
+    kept INTEGER NOT NULL
+) WITHOUT ROWID
+
+-- name: create_heads_by_last_id
+CREATE INDEX IF NOT EXISTS {p}heads_by_last_id ON {p}heads (last_id)
+
+-- name: create_events
+CREATE TABLE IF NOT EXISTS {p}events (
+    user TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    prev INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    data BLOB NOT NULL,
+    micros INTEGER NOT NULL,
+    grp TEXT,
+    key TEXT,
+    meta TEXT,
+    PRIMARY KEY (user, id)
+) WITHOUT ROWID
+
+-- name: create_events_by_id
+CREATE INDEX IF NOT EXISTS {p}events_by_id ON {p}events (id)
+
+-- name: create_keys
+CREATE TABLE IF NOT EXISTS {p}keys (
+    user TEXT NOT NULL,
+    key TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    prev INTEGER NOT NULL,
+    PRIMARY KEY (user, key)
+) WITHOUT ROWID
+
+-- name: create_keys_by_id
+CREATE INDEX IF NOT EXISTS {p}keys_by_id ON {p}keys (id)
+
+-- name: start_counter
+INSERT OR IGNORE INTO {p}counter (one, last_id) VALUES (1, 0)
+
+-- name: last_id
+SELECT last_id FROM {p}counter
+
+-- name: set_last_id
+UPDATE {p}counter SET last_id = ?
+
+-- name: head
+SELECT last_id, kept FROM {p}heads WHERE user = ?
+
+-- name: set_head
+INSERT INTO {p}heads (user, last_id, kept) VALUES (?1, ?2, ?3)
+ON CONFLICT (user) DO UPDATE SET last_id = ?2, kept = ?3
+
+-- name: insert_event
+INSERT INTO {p}events (user, id, prev, type, data, micros, grp, key, meta) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: event_of_key
+SELECT k.id, k.prev, e.type, e.data, e.micros, e.grp, e.key, e.meta
+FROM {p}keys AS k LEFT JOIN {p}events AS e ON e.user = k.user AND e.id = k.id
+WHERE k.user = ? AND k.key = ? AND k.id >= ?
+
+-- name: set_key
+INSERT OR REPLACE INTO {p}keys (user, key, id, prev) VALUES (?, ?, ?, ?)
+
+-- name: events_after
+SELECT id, prev, type, data, micros, grp, key, meta FROM {p}events
+WHERE user = ?1 AND id > ?2 ORDER BY id LIMIT ?3
+
+-- name: end_of_log
+SELECT
+    (SELECT last_id FROM {p}heads WHERE user = ?1),
+    EXISTS (SELECT 1 FROM {p}events WHERE user = ?1 AND id > ?2)
+
+-- name: news
+SELECT user, last_id FROM {p}heads WHERE last_id > ? ORDER BY last_id LIMIT ?
+
+-- name: delete_oldest
+DELETE FROM {p}events
+WHERE user = ?1 AND id < (SELECT id FROM {p}events WHERE user = ?1 ORDER BY id LIMIT 1 OFFSET ?2)
+
+-- name: older
+SELECT user, id FROM {p}events WHERE id < ? ORDER BY id LIMIT ?
+
+-- name: delete_event
+DELETE FROM {p}events WHERE user = ? AND id = ?
+
+-- name: lower_kept
+UPDATE {p}heads SET kept = kept - ? WHERE user = ?
+
+-- name: older_keys
+SELECT user, key FROM {p}keys WHERE id < ? ORDER BY id LIMIT ?
+
+-- name: delete_key
+DELETE FROM {p}keys WHERE user = ? AND key = ?

@@ -1,0 +1,87 @@
+"""A SQLite store that streams: pushes of other processes are noticed within `poll_interval`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from notify import Event, LiveLog, Stream, UsageError
+from notify.abc import Position
+
+from ._connection import Path
+from ._store import SQLiteStore
+from ._watch import Watch
+
+
+class SQLiteStreamStore(SQLiteStore):
+    """As `SQLiteStore`; every save reaches the open streams of every process on the same file.
+
+    Args:
+        path: as for `SQLiteStore`.
+        table_prefix: as for `SQLiteStore`.
+        max_len: as for `SQLiteStore`.
+        max_age: as for `SQLiteStore`.
+        key_window: as for `SQLiteStore`.
+        synchronous: as for `SQLiteStore`.
+        lock_timeout: as for `SQLiteStore`.
+        poll_interval: seconds within which commits of other processes are noticed. A look costs some microseconds,
+            once for all streams.
+        network: as for `SQLiteStore`.
+        clock: as for `SQLiteStore`.
+
+    Raises:
+        UsageError: an argument is unacceptable.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        table_prefix: str = "notify_",
+        max_len: int = 1000,
+        max_age: float | None = 7 * 86_400.0,
+        key_window: float = 86_400.0,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        lock_timeout: float = 4.0,
+        poll_interval: float = 0.02,
+        network: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not poll_interval > 0:
+            raise UsageError(f"poll_interval must be greater than 0, not {poll_interval!r}")
+        super().__init__(
+            path,
+            table_prefix=table_prefix,
+            max_len=max_len,
+            max_age=max_age,
+            key_window=key_window,
+            synchronous=synchronous,
+            lock_timeout=lock_timeout,
+            network=network,
+            clock=clock,
+        )
+        self._live = LiveLog(self, background=self._database.jobs, on_open=self._on_open)
+        self._watch = Watch(self._database, self._live, self.read_many, poll_interval)
+
+    @property
+    def live(self) -> LiveLog:
+        """The live side, shared by whoever uses this store."""
+        return self._live
+
+    def subscribe(self, user: str, last_id: Position = None) -> Stream:
+        """See `notify.abc.StreamStore.subscribe`."""
+        self._database.check()
+        return self._live.subscribe(user, last_id)
+
+    async def aclose(self) -> None:
+        """End every stream, then close. Idempotent."""
+        self._live.close()
+        self._watch.stop()
+        await super().aclose()
+
+    def _on_stored(self, event: Event) -> None:
+        self._live.offer(event)
+
+    def _on_open(self, user: str) -> None:
+        self._watch.start()

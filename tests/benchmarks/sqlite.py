@@ -1,0 +1,247 @@
+"""The SQLite backend next to its driver, on the disk that holds the temporary directory, `synchronous=FULL`.
+
+Pushing: many tasks that push to one user each, next to the driver with a hundred inserts to a transaction, statement
+by statement as everybody writes it. Reading: a stream from the start of a log, next to the driver reading it in pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiosqlite
+
+from notify import Event, Notifier
+from notify_sqlite import SQLiteStreamStore
+
+from .harness import ROUNDS, Bar, Row, at_least, progress, rate, ratio, run
+
+WRITERS = 1000
+PUSHES = 10_000
+BATCH = 100
+USERS = 10_000
+EVENTS = 20_000
+PAGE = 500
+FAR = 100
+IDLE = 5.0
+
+_DATA = b'{"post":7}'
+_TABLE = (
+    "CREATE TABLE events (user TEXT, id INTEGER, prev INTEGER, type TEXT, data BLOB, micros INTEGER,"
+    " grp TEXT, key TEXT, meta TEXT, PRIMARY KEY (user, id)) WITHOUT ROWID"
+)
+_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT = "SELECT * FROM events WHERE user = ? AND id > ? ORDER BY id LIMIT ?"
+
+
+def _values(user: str, number: int) -> tuple[object, ...]:
+    """Return a row as ours are, with an id for which nobody had to look anything up."""
+    return (user, number, 0, "comment.created", _DATA, number, None, None, None)
+
+
+@asynccontextmanager
+async def raw() -> AsyncIterator[aiosqlite.Connection]:
+    """The driver alone, on a new file."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with aiosqlite.connect(Path(directory) / "raw.db", isolation_level=None) as db:
+            await db.execute("PRAGMA journal_mode = WAL")
+            await db.execute("PRAGMA synchronous = FULL")
+            await db.execute(_TABLE)
+            yield db
+
+
+@asynccontextmanager
+async def notifier() -> AsyncIterator[Notifier]:
+    """A notifier with its defaults, on a new file."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with SQLiteStreamStore(Path(directory) / "ours.db", max_len=EVENTS) as store, Notifier(store) as one:
+            yield one
+
+
+async def raw_inserts(work: int = PUSHES) -> float:
+    """A hundred inserts to a transaction."""
+    async with raw() as db:
+        started = time.perf_counter()
+        for start in range(0, work, BATCH):
+            await db.execute("BEGIN IMMEDIATE")
+            for number in range(start, start + BATCH):
+                await db.execute(_INSERT, _values(f"user-{number % WRITERS}", number))
+            await db.execute("COMMIT")
+        return time.perf_counter() - started
+
+
+async def raw_batches(work: int = USERS) -> float:
+    """A hundred rows to an `executemany`, which only somebody who has them all at once can use."""
+    async with raw() as db:
+        started = time.perf_counter()
+        for start in range(0, work, BATCH):
+            await db.execute("BEGIN IMMEDIATE")
+            await db.executemany(_INSERT, [_values(f"user-{n}", n) for n in range(start, start + BATCH)])
+            await db.execute("COMMIT")
+        return time.perf_counter() - started
+
+
+async def pushes() -> float:
+    """A thousand tasks that push, one after the other."""
+    async with notifier() as one:
+
+        async def push(writer: int) -> None:
+            for _ in range(PUSHES // WRITERS):
+                await one.push(f"user-{writer}", "comment.created", {"post": 7})
+
+        await one.push("user-0", "comment.created", {"post": 7})
+        started = time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for writer in range(WRITERS):
+                tasks.create_task(push(writer))
+        return time.perf_counter() - started
+
+
+async def push_many() -> float:
+    """One push to ten thousand users."""
+    async with notifier() as one:
+        await one.push("user-0", "comment.created", {"post": 7})
+        users = [f"user-{number}" for number in range(USERS)]
+        started = time.perf_counter()
+        report = await one.push_many(users, "comment.created", {"post": 7})
+        seconds = time.perf_counter() - started
+        assert len(report.events) == USERS
+        return seconds
+
+
+async def raw_pages() -> float:
+    """Every row of a log, page by page, from an async generator."""
+    async with raw() as db:
+        await db.execute("BEGIN IMMEDIATE")
+        await db.executemany(_INSERT, [_values("alice", number) for number in range(1, EVENTS + 1)])
+        await db.execute("COMMIT")
+
+        async def rows() -> AsyncIterator[aiosqlite.Row]:
+            last = 0
+            while page := list(await db.execute_fetchall(_SELECT, ("alice", last, PAGE))):
+                for row in page:
+                    yield row
+                last = page[-1][1]
+
+        started = time.perf_counter()
+        left = EVENTS
+        async for _ in rows():
+            left -= 1
+        assert not left
+        return time.perf_counter() - started
+
+
+async def replay() -> float:
+    """Every event of a log, from a stream."""
+    async with notifier() as one:
+        drafts = [Event("alice", "comment.created", {"post": 7}) for _ in range(EVENTS)]
+        store = one._store
+        assert isinstance(store, SQLiteStreamStore)
+        await store.save_many(drafts)
+        started = time.perf_counter()
+        left = EVENTS
+        async for _ in one.subscribe("alice", "0"):
+            left -= 1
+            if not left:
+                break
+        return time.perf_counter() - started
+
+
+async def _write_far(path: str) -> None:
+    """In another process: push when told to, and say when it was acknowledged."""
+    async with SQLiteStreamStore(path) as store, Notifier(store) as one:
+        for _ in range(FAR):
+            await asyncio.to_thread(sys.stdin.readline)
+            await one.push("alice", "t", time.monotonic())
+
+
+def _far_away(path: str) -> subprocess.Popen[bytes]:
+    code = f"import asyncio; from tests.benchmarks import sqlite; asyncio.run(sqlite._write_far({path!r}))"
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+
+
+async def far() -> list[float]:
+    """Return the seconds from the moment at which another process pushed until its event was here, sorted."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = str(Path(directory) / "ours.db")
+        async with SQLiteStreamStore(path) as store, store.subscribe("alice") as stream:
+            with _far_away(path) as other:
+                assert other.stdin is not None
+                seconds = []
+                for number in range(FAR):
+                    await asyncio.sleep(0.0137 + number % 7 / 1000)  # meets the interval at every phase
+                    other.stdin.write(b"\n")
+                    other.stdin.flush()
+                    event = await stream.next(10)
+                    seconds.append(time.monotonic() - event.payload)
+                other.stdin.close()
+            return sorted(seconds)
+
+
+async def idle() -> float:
+    """Return the share of one processor that a store with an open stream takes while nothing happens."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with SQLiteStreamStore(Path(directory) / "ours.db") as store, store.subscribe("alice"):
+            await store.save(Event("alice", "t"))
+            await asyncio.sleep(0.5)
+            before, started = sum(os.times()[:2]), time.perf_counter()
+            await asyncio.sleep(IDLE)
+            return (sum(os.times()[:2]) - before) / (time.perf_counter() - started)
+
+
+def _rounds(name: str, *jobs: Callable[[], Awaitable[float]]) -> list[list[float]]:
+    """Run the jobs in turn, five times; there is no trio for this backend."""
+    seconds: list[list[float]] = [[] for _ in jobs]
+    for number in range(ROUNDS):
+        progress(f"sqlite, {name}: round {number + 1} of {ROUNDS}")
+        for job, results in zip(jobs, seconds, strict=True):
+            results.append(run(job))
+    return seconds
+
+
+def _row(name: str, unit: str, work: int, limit: list[float], ours: list[float], bar: float | None, note: str) -> Row:
+    spread = ratio(limit, ours)
+    reached = None if bar is None else at_least(spread, bar)
+    return Row(name, unit, rate(work, ours), limit=rate(work, limit), ratio=spread, bar=reached, note=note)
+
+
+def measure() -> list[Row]:
+    """Run the benchmark."""
+    inserts, batches, pushed, many = _rounds("writing", raw_inserts, raw_batches, pushes, push_many)
+    read, replayed = _rounds("reading", raw_pages, replay)
+    progress("sqlite, another process")
+    latencies = run(far)
+    progress("sqlite, idle")
+    share = run(idle)
+    median, late = statistics.median(latencies) * 1000, latencies[int(FAR * 0.99) - 1] * 1000
+    together = f"{WRITERS:,} tasks at once"
+    return [
+        _row("sqlite push / inserts", "pushes/s", PUSHES, inserts, pushed, 0.6, f"{together}; 100 inserts to a commit"),
+        _row("sqlite push / executemany", "pushes/s", PUSHES, batches, pushed, None, "beside: all rows in one call"),
+        _row(
+            "sqlite push_many / executemany",
+            "users/s",
+            USERS,
+            batches,
+            many,
+            0.7,
+            f"{USERS:,} users; 100 rows to a commit",
+        ),
+        _row("sqlite replay / pages", "events/s", EVENTS, read, replayed, 0.5, f"{EVENTS:,} events, {PAGE} to a page"),
+        Row(
+            "sqlite other process",
+            "us",
+            median * 1000,
+            bar=Bar("<= 30 ms", late <= 30),
+            note=f"p50; p99 {late:.1f} ms from push to yield",
+        ),
+        Row("sqlite idle", "CPU ppm", share * 1e6, bar=Bar("< 1 %", share < 0.01), note=f"{share:.2%} of a processor"),
+    ]

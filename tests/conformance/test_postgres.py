@@ -1,0 +1,123 @@
+"""The suites x PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from notify.testing.presence import LeasedPresenceSuite, PresenceSuite
+from notify.testing.router import RouterSuite
+from notify.testing.store import (
+    AgingStoreSuite,
+    BoundedStoreSuite,
+    DurableStoreSuite,
+    ReadManySuite,
+    SaveManySuite,
+    SharedStoreSuite,
+    StoreSuite,
+)
+from notify.testing.stream_store import SharedStreamStoreSuite, StreamStoreSuite
+from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
+from tests.servers.postgres import Server, fresh_schema
+from tests.servers.postgres import postgres as postgres
+
+
+class TestPostgresStore(
+    StoreSuite, SaveManySuite, ReadManySuite, BoundedStoreSuite, AgingStoreSuite, DurableStoreSuite, SharedStoreSuite
+):
+    backends = ("asyncio",)
+
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: Server) -> None:
+        self.dsn = postgres.dsn
+        self.schema = fresh_schema()
+
+    async def make(self) -> PostgresStore:
+        return PostgresStore(self.dsn, schema=self.schema)
+
+    async def make_bounded(self, max_len: int) -> PostgresStore:
+        return PostgresStore(self.dsn, schema=self.schema, max_len=max_len)
+
+    async def make_aging(self, max_age: float) -> PostgresStore:
+        return PostgresStore(self.dsn, schema=self.schema, max_age=max_age)
+
+    async def reopen(self, store: PostgresStore) -> PostgresStore:
+        return await self.make()
+
+    async def another(self, store: PostgresStore) -> PostgresStore:
+        return await self.make()
+
+
+class TestPostgresStreamStore(
+    StreamStoreSuite,
+    SharedStreamStoreSuite,
+    SaveManySuite,
+    ReadManySuite,
+    BoundedStoreSuite,
+    AgingStoreSuite,
+    DurableStoreSuite,
+):
+    backends = ("asyncio",)
+
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: Server) -> None:
+        self.dsn = postgres.dsn
+        self.schema = fresh_schema()
+
+    async def make(self) -> PostgresStreamStore:
+        return PostgresStreamStore(self.dsn, schema=self.schema)
+
+    async def make_bounded(self, max_len: int) -> PostgresStreamStore:
+        return PostgresStreamStore(self.dsn, schema=self.schema, max_len=max_len)
+
+    async def make_aging(self, max_age: float) -> PostgresStreamStore:
+        return PostgresStreamStore(self.dsn, schema=self.schema, max_age=max_age)
+
+    async def reopen(self, store: PostgresStreamStore) -> PostgresStreamStore:
+        return await self.make()
+
+    async def another(self, store: PostgresStreamStore) -> PostgresStreamStore:
+        return await self.make()
+
+
+class TestPostgresRouter(RouterSuite):
+    backends = ("asyncio",)
+
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: Server) -> None:
+        self.dsn = postgres.dsn
+        self.schema = fresh_schema()
+
+    async def make(self) -> PostgresRouter:
+        return PostgresRouter(self.dsn, schema=self.schema)
+
+    async def another(self, router: PostgresRouter) -> PostgresRouter:
+        return await self.make()
+
+
+class TestPostgresPresence(PresenceSuite, LeasedPresenceSuite):
+    backends = ("asyncio",)
+    ttl = 0.6
+
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: Server) -> None:
+        self.dsn = postgres.dsn
+        self.schema = fresh_schema()
+
+    async def make(self) -> PostgresPresence:
+        return PostgresPresence(self.dsn, schema=self.schema, ttl=self.ttl)
+
+    async def another(self, tracker: PostgresPresence) -> PostgresPresence:
+        return await self.make()
+
+    async def crash(self, tracker: PostgresPresence) -> None:
+        await tracker._services.aclose(1.0)
+        await tracker._db.aclose()
+
+    async def lose_leases(self, tracker: PostgresPresence) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await connection.execute(f"DELETE FROM {self.schema}.notify_presence WHERE tracker = $1", tracker._tracker)
+            await connection.execute(f"DELETE FROM {self.schema}.notify_trackers WHERE tracker = $1", tracker._tracker)
+        finally:
+            await connection.close()

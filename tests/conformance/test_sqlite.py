@@ -1,0 +1,128 @@
+"""The suites x the SQLite backend: real files, in a fresh directory for each test."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from notify.testing import (
+    AgingStoreSuite,
+    BoundedStoreSuite,
+    ClockedStoreSuite,
+    DurableStoreSuite,
+    LeasedPresenceSuite,
+    PresenceSuite,
+    ReadManySuite,
+    SaveManySuite,
+    SharedStoreSuite,
+    SharedStreamStoreSuite,
+    StoreSuite,
+    StreamStoreSuite,
+)
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore
+
+
+class Files:
+    """A new file for each part that a test makes."""
+
+    backends = ("asyncio",)
+    names: Iterator[Path]
+
+    @pytest.fixture(autouse=True)
+    def paths(self, tmp_path: Path) -> None:
+        self.names = (tmp_path / f"{number}.db" for number in range(10))
+
+
+class TestSQLiteStore(
+    Files,
+    StoreSuite,
+    SaveManySuite,
+    ReadManySuite,
+    BoundedStoreSuite,
+    AgingStoreSuite,
+    ClockedStoreSuite,
+    DurableStoreSuite,
+    SharedStoreSuite,
+):
+    async def make(self) -> SQLiteStore:
+        self.path = next(self.names)
+        return SQLiteStore(self.path)
+
+    async def reopen(self, store: SQLiteStore) -> SQLiteStore:
+        return SQLiteStore(self.path)
+
+    async def another(self, store: SQLiteStore) -> SQLiteStore:
+        return SQLiteStore(self.path)
+
+    async def make_bounded(self, max_len: int) -> SQLiteStore:
+        return SQLiteStore(next(self.names), max_len=max_len)
+
+    async def make_aging(self, max_age: float) -> SQLiteStore:
+        self.ahead = 0.0
+        return SQLiteStore(next(self.names), max_age=max_age, clock=lambda: time.time() + self.ahead)
+
+    async def let_pass(self, seconds: float) -> None:
+        self.ahead += seconds
+
+    async def make_clocked(self, clock: Callable[[], float]) -> SQLiteStore:
+        return SQLiteStore(next(self.names), clock=clock)
+
+
+class TestSQLiteStreamStore(
+    Files,
+    StreamStoreSuite,
+    SaveManySuite,
+    ReadManySuite,
+    BoundedStoreSuite,
+    AgingStoreSuite,
+    ClockedStoreSuite,
+    DurableStoreSuite,
+    SharedStreamStoreSuite,
+):
+    async def make(self) -> SQLiteStreamStore:
+        self.path = next(self.names)
+        return SQLiteStreamStore(self.path)
+
+    async def reopen(self, store: SQLiteStreamStore) -> SQLiteStreamStore:
+        return SQLiteStreamStore(self.path)
+
+    async def another(self, store: SQLiteStreamStore) -> SQLiteStreamStore:
+        return SQLiteStreamStore(self.path)
+
+    async def make_bounded(self, max_len: int) -> SQLiteStreamStore:
+        return SQLiteStreamStore(next(self.names), max_len=max_len)
+
+    async def make_aging(self, max_age: float) -> SQLiteStreamStore:
+        self.ahead = 0.0
+        return SQLiteStreamStore(next(self.names), max_age=max_age, clock=lambda: time.time() + self.ahead)
+
+    async def let_pass(self, seconds: float) -> None:
+        self.ahead += seconds
+
+    async def make_clocked(self, clock: Callable[[], float]) -> SQLiteStreamStore:
+        return SQLiteStreamStore(next(self.names), clock=clock)
+
+
+class TestSQLitePresence(Files, PresenceSuite, LeasedPresenceSuite):
+    ttl = 0.5
+
+    async def make(self) -> SQLitePresence:
+        self.path = next(self.names)
+        return SQLitePresence(self.path, ttl=self.ttl)
+
+    async def another(self, tracker: SQLitePresence) -> SQLitePresence:
+        return SQLitePresence(self.path, ttl=self.ttl)
+
+    async def crash(self, tracker: SQLitePresence) -> None:
+        await tracker._keeper._background.aclose(1.0)
+        await tracker._database.aclose()
+
+    async def lose_leases(self, tracker: SQLitePresence) -> None:
+        with sqlite3.connect(self.path) as file:
+            for table in ("leases", "presence"):
+                file.execute(f"DELETE FROM notify_{table} WHERE lease = ?", (tracker._keeper.lease,))
+        file.close()

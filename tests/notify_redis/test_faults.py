@@ -1,0 +1,293 @@
+"""Servers that die, hang, refuse and lose replies: what was acknowledged is there once, in order, and is seen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from time import monotonic
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from notify import BackendError, BackendUnavailableError, Event, PushRejectedError, PushUncertainError
+from notify.testing import FaultProxy, Faults
+from notify_redis import RedisRouter, RedisStore, RedisStreamStore
+from tests.notify_redis.traffic import traffic
+from tests.parts import until
+from tests.servers.redis import DURABLE, Server, plain_info, single, wait_for
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def proxied(server: Server) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy("127.0.0.1", server.port) as proxy:
+        yield proxy
+
+
+def url(proxy: FaultProxy) -> str:
+    return f"redis://127.0.0.1:{proxy.port}"
+
+
+async def in_thread(function: object) -> None:
+    await anyio.to_thread.run_sync(function)  # type: ignore[arg-type]
+
+
+async def test_a_server_that_is_killed_and_restarted(victim: Server, prefix: str) -> None:
+    """After SIGKILL and a restart from the append-only file, every push has its outcome, and nothing is missed."""
+    async with aclosing(RedisStreamStore(victim.url, prefix=prefix)) as store, traffic(store) as load:
+        victim.kill()
+        await anyio.sleep(0.5)
+        await in_thread(victim.start)
+        before = load.stored
+        await until(lambda: load.stored > before + 50, 10)
+        await load.settle(10)
+        load.history.assert_ok()
+        assert not load.gaps
+        assert set(load.outcomes) <= {"ok", "PushUncertainError", "PushRejectedError"}
+
+
+@pytest.mark.slow
+async def test_a_server_that_hangs(victim: Server, prefix: str) -> None:
+    """While the server is stopped pushes end by their deadline; afterwards nothing is there twice or missing."""
+    async with aclosing(RedisStreamStore(victim.url, prefix=prefix, timeout=3.0)) as store, traffic(store) as load:
+        victim.freeze()
+        try:
+            await until(lambda: {"PushUncertainError", "PushRejectedError"} <= set(load.outcomes), 10)
+            await anyio.sleep(3.0)
+        finally:
+            victim.thaw()
+        before = load.stored
+        await until(lambda: load.stored > before + 50, 10)
+        await load.settle(10)
+        load.history.assert_ok()
+        assert not load.gaps
+
+
+async def test_a_hung_server_is_tried_twice_and_stores_once(victim: Server, prefix: str) -> None:
+    """A push whose first attempt waits in the socket of a stopped server while a second one is made is stored once."""
+    async with aclosing(RedisStore(victim.url, prefix=prefix, timeout=8.0)) as store:
+        await store.save(Event("alice", "first"))
+        victim.freeze()
+        events: list[Event] = []
+
+        async def save() -> None:
+            events.append(await store.save(Event("alice", "second")))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(save)
+            await anyio.sleep(2.6)  # longer than one attempt: the connection has been given up, and its bytes wait
+            victim.thaw()
+        page = await store.read("alice", "0", 10)
+        assert [event.type for event in page.events] == ["first", "second"]
+        assert [*page.events][1:] == events
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+async def test_replies_that_are_lost(server: Server, prefix: str, lost: int) -> None:
+    """A push whose reply is lost, once or again and again, is repeated and stored once."""
+    async with proxied(server) as proxy, aclosing(RedisStore(url(proxy), prefix=prefix)) as store:
+        await store.save(Event("alice", "first"))
+        proxy.drop_reply(request=b"second", times=lost)
+        event = await store.save(Event("alice", "second"))
+        assert proxy.lost_replies == lost
+        assert [*(await store.read("alice", "0", 10)).events][1:] == [event]
+
+
+async def test_replies_that_vanish(server: Server, prefix: str) -> None:
+    """A push whose replies vanish ends uncertain by its deadline, and is stored at most once."""
+    async with proxied(server) as proxy, aclosing(RedisStore(url(proxy), prefix=prefix, timeout=2.5)) as store:
+        await store.save(Event("alice", "first"))
+        proxy.down = Faults(blackhole=True)
+        began = monotonic()
+        with pytest.raises(PushUncertainError) as caught:
+            await store.save(Event("alice", "second"))
+        assert monotonic() - began < 3.5
+        assert caught.value.backend == "RedisStore"
+        proxy.heal()
+        await proxy.reset()
+        events = [*(await store.read("alice", "0", 10)).events]
+        assert len(events) <= 2
+        assert (await store.save(Event("alice", "third"))).prev == events[-1].id
+
+
+async def test_replies_that_are_slow_and_connections_that_break(server: Server, prefix: str) -> None:
+    """Through a network that delays, slices and resets, every push is stored once and seen in order."""
+    async with proxied(server) as proxy:
+        proxy.up = proxy.down = Faults(delay=0.002, jitter=0.01, slice=700)
+        async with aclosing(RedisStreamStore(url(proxy), prefix=prefix)) as store, traffic(store) as load:
+            for number in range(8):
+                before = load.stored
+                await until(lambda before=before: load.stored > before + 20, 10)
+                if number % 2:
+                    proxy.drop_reply(request=b"EVALSHA")
+                else:
+                    await proxy.reset()
+            await load.settle(10)
+            load.history.assert_ok()
+            assert set(load.outcomes) == {"ok"}
+
+
+async def test_a_server_that_is_not_there(prefix: str) -> None:
+    """Pushes are rejected and reads fail, each in time, when the server refuses connections."""
+    with single() as server:
+        address = server.url
+    async with aclosing(RedisStore(address, prefix=prefix, timeout=0.5)) as store:
+        with pytest.raises(PushRejectedError) as rejected:
+            await store.save(Event("alice", "t"))
+        with pytest.raises(BackendUnavailableError) as unavailable:
+            await store.read("alice", "0", 10)
+    for caught in (rejected, unavailable):
+        assert caught.value.backend == "RedisStore"
+        assert caught.value.__cause__ is not None
+        assert "127.0.0.1" in str(caught.value)
+
+
+async def test_passwords_stay_out_of_messages(prefix: str) -> None:
+    """No error shows the credentials that a URL holds."""
+    with single() as server:
+        address = f"redis://me:hunter2@127.0.0.1:{server.port}"
+    async with aclosing(RedisStore(address, prefix=prefix, timeout=0.3)) as store:
+        with pytest.raises(PushRejectedError) as caught:
+            await store.save(Event("alice", "t"))
+    assert "hunter2" not in f"{caught.value!r}{caught.value.__cause__!r}{store._client.source!r}"
+
+
+async def test_a_server_without_memory_left(victim: Server, prefix: str) -> None:
+    """Out of memory with `noeviction`, pushes are rejected at once, reads go on, and both recover."""
+    async with aclosing(RedisStore(victim.url, prefix=prefix)) as store:
+        event = await store.save(Event("alice", "t"))
+        victim.ask("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(PushRejectedError, match="OOM"):
+            await store.save(Event("alice", "t"))
+        assert [*(await store.read("alice", "0", 10)).events] == [event]
+        victim.ask("CONFIG", "SET", "maxmemory", "0")
+        assert (await store.save(Event("alice", "t"))).prev == event.id
+
+
+async def test_a_server_that_cannot_write_its_disk(victim: Server, prefix: str) -> None:
+    """While the server refuses writes because it cannot persist them, pushes are rejected and reads go on."""
+    async with aclosing(RedisStore(victim.url, prefix=prefix)) as store:
+        event = await store.save(Event("alice", "t"))
+        victim.ask("CONFIG", "SET", "save", "3600 1")
+        (victim.directory / "dump.rdb").mkdir()
+        victim.ask("BGSAVE")
+        wait_for(lambda: plain_info(victim, "persistence")["rdb_last_bgsave_status"] == "err", "a failed save")
+        with pytest.raises(PushRejectedError, match="MISCONF"):
+            await store.save(Event("alice", "t"))
+        assert [*(await store.read("alice", "0", 10)).events] == [event]
+
+
+async def test_a_server_that_becomes_a_replica(victim: Server, server: Server, prefix: str) -> None:
+    """A read-only server rejects pushes by their deadline; once it is a master again they go on."""
+    async with aclosing(RedisStore(victim.url, prefix=prefix, timeout=0.7)) as store:
+        await store.save(Event("alice", "t"))
+        victim.ask("REPLICAOF", "127.0.0.1", str(server.port))
+        with pytest.raises(PushRejectedError, match=r"(?i)read.?only"):
+            await store.save(Event("alice", "t"))
+        victim.ask("REPLICAOF", "NO", "ONE")
+        await store.save(Event("alice", "t"))
+
+
+async def test_too_few_replicas(server: Server, prefix: str) -> None:
+    """With `min_replicas` and none there, a push is uncertain although it is stored."""
+    async with aclosing(RedisStore(server.url, prefix=prefix, min_replicas=1)) as store:
+        with pytest.raises(PushUncertainError, match="replicas"):
+            await store.save(Event("alice", "t"))
+        assert len((await store.read("alice", "0", 10)).events) == 1
+
+
+async def test_scripts_that_are_flushed(server: Server, prefix: str) -> None:
+    """Flushing the script cache between and during batches stores each event once, and reads go on."""
+    async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store, traffic(store) as load:
+        for _ in range(20):
+            before = load.stored
+            server.ask("SCRIPT", "FLUSH")
+            await until(lambda before=before: load.stored > before + 5)
+        await load.settle(5)
+        load.history.assert_ok()
+        assert set(load.outcomes) == {"ok"}
+
+
+async def test_cancelling_costs_no_connection(server: Server, prefix: str) -> None:
+    """Ten thousand pushes and reads that are cancelled at any time leave the connections as they were."""
+    async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
+        await store.save(Event("alice", "t"))
+        await store.head("alice")
+        before = int(plain_info(server, "stats")["total_connections_received"])
+
+        async def hasty(number: int) -> None:
+            with anyio.move_on_after(number % 50 * 0.0001):
+                if number % 3:
+                    await store.save(Event(f"user{number % 100}", "t", number))
+                else:
+                    await store.read("alice", "0", 10)
+
+        for _ in range(10):
+            async with anyio.create_task_group() as tasks:
+                for number in range(1000):
+                    tasks.start_soon(hasty, number)
+        await store.save(Event("alice", "t"))
+        after = int(plain_info(server, "stats")["total_connections_received"])
+        assert after - before <= 2  # those that asked for these figures
+
+
+async def test_closing_while_the_server_hangs(victim: Server, prefix: str) -> None:
+    """Stream stores and their streams close within a tenth of a second though the server does not answer."""
+    store = RedisStreamStore(victim.url, prefix=prefix)
+    ended: list[float] = []
+
+    async def read() -> None:
+        async for _ in store.subscribe("alice"):
+            pass
+        ended.append(monotonic())
+
+    async def save() -> None:
+        with pytest.raises(PushUncertainError):
+            await store.save(Event("alice", "t"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        await until(lambda: store.hears)
+        victim.freeze()
+        tasks.start_soon(save)
+        await anyio.sleep(0.1)
+        began = monotonic()
+        await store.aclose()
+        closed = monotonic()
+    assert closed - began < 0.1
+    assert ended[0] - began < 0.1
+
+
+async def test_a_route_that_fails(prefix: str) -> None:
+    """A router whose server is gone raises the library's error."""
+    with single(*DURABLE) as server:
+        address = server.url
+    async with aclosing(RedisRouter(address, prefix=prefix, timeout=0.3)) as router:
+        with pytest.raises(BackendUnavailableError):
+            await router.route(Event("alice", "t"), None)
+
+
+async def test_a_server_that_stays_away_delays_nobody(prefix: str) -> None:
+    """Once a server was unreachable for a second, pushes are rejected at once; they go on when it is back."""
+    with single() as server:
+        async with aclosing(RedisStore(server.url, prefix=prefix, timeout=3.0)) as store:
+            await store.save(Event("alice", "t"))
+            server.kill()
+            with pytest.raises(BackendError):  # uncertain, if it was sent before the end was noticed
+                await store.save(Event("alice", "t"))
+            began = monotonic()
+            for _ in range(20):
+                with pytest.raises(PushRejectedError):
+                    await store.save(Event("alice", "t"))
+            assert monotonic() - began < 1.0
+            await in_thread(server.start)
+
+            async def stored() -> bool:
+                try:
+                    return bool(await store.save(Event("alice", "t")))
+                except PushRejectedError:
+                    return False
+
+            await until(stored)

@@ -1,0 +1,235 @@
+"""Private PostgreSQL servers and PgBouncers: real ones, on free ports, in directories of their own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+USER = "postgres"
+PATIENCE = 30.0
+
+CONFIG = """
+listen_addresses = '127.0.0.1'
+fsync = on
+max_connections = 200
+shared_buffers = 64MB
+max_wal_size = 256MB
+log_min_messages = warning
+autovacuum_naptime = 10s
+"""
+
+
+def unprivileged() -> dict[str, Any]:
+    """Arguments that make a child process run as somebody else than root, which PostgreSQL refuses."""
+    return {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def wait_until(check: Callable[[], bool], what: str) -> None:
+    """Wait for a condition, with a bound."""
+    deadline = time.monotonic() + PATIENCE
+    while not check():
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
+        time.sleep(0.01)
+
+
+def accepts(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that only waits to be reaped has."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+class Server:
+    """One PostgreSQL server; started and stopped by process id, never by name.
+
+    Args:
+        directory: owned by whoever the server runs as.
+        config: more lines of `postgresql.conf`.
+    """
+
+    def __init__(self, directory: Path, config: str = "") -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.run("initdb", "-D", self.data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(f"{CONFIG}\nport = {self.port}\nunix_socket_directories = '{directory}'\n{config}\n")
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def pids(self) -> list[int]:
+        return [self.pid, *children(self.pid)]
+
+    def run(self, program: str, *arguments: object) -> None:
+        """Run one of the programs that come with the server."""
+        command = [str(BIN / program), *map(str, arguments)]
+        done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, **unprivileged())
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        with (self.directory / "log").open("ab") as log:
+            command = [str(BIN / "postgres"), "-D", str(self.data)]
+            self._process = subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log, **unprivileged())
+        wait_until(self.is_ready, "the server to start")
+
+    def is_ready(self) -> bool:
+        command = [str(BIN / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def stop(self) -> None:
+        """Stop it as an operator would; idempotent."""
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+            self._process.send_signal(signal.SIGQUIT)  # at once: nobody needs the data any more
+            try:
+                self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End every process of it at once, as a power cut would."""
+        pids = self.pids
+        self._signal(signal.SIGKILL, pids)
+        assert self._process is not None
+        self._process.wait(PATIENCE)
+        wait_until(lambda: all(map(is_gone, pids)), "the server's processes to end")
+        self._process = None
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        """Stop every process of it in its tracks; connections stay open."""
+        self._signal(signal.SIGSTOP, self.pids)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT, self.pids)
+
+    @staticmethod
+    def _signal(number: signal.Signals, pids: list[int]) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+class Bouncer:
+    """A PgBouncer in transaction mode in front of a server."""
+
+    def __init__(self, directory: Path, server: Server, pool_size: int = 8) -> None:
+        self.port = free_port()
+        config = directory / f"pgbouncer-{self.port}.ini"
+        config.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port} user={USER}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            f"auth_type = any\npool_mode = transaction\ndefault_pool_size = {pool_size}\nmax_client_conn = 500\n"
+        )
+        with (directory / "pgbouncer.log").open("ab") as log:
+            command = ["/usr/sbin/pgbouncer", str(config)]
+            self._process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, **unprivileged())
+        wait_until(lambda: accepts(self.port), "PgBouncer to start")
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait(PATIENCE)
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """A temporary directory that the server may write to."""
+    path = Path(tempfile.mkdtemp(prefix="pg-"))
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(path, USER, USER)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def running(config: str = "") -> Iterator[Server]:
+    """A server of one's own, to be killed and frozen at will."""
+    with directory() as path:
+        server = Server(path, config)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def bouncing(server: Server, pool_size: int = 8) -> Iterator[Bouncer]:
+    bouncer = Bouncer(server.directory, server, pool_size)
+    try:
+        yield bouncer
+    finally:
+        bouncer.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """The server that tests share which leave it as it is; each takes a schema of its own."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Server]:
+    """A server for one test alone."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: Server) -> Iterator[Bouncer]:
+    with bouncing(postgres) as bouncer:
+        yield bouncer
+
+
+def fresh_schema() -> str:
+    """The name of a schema that nobody has."""
+    return f"t_{secrets.token_hex(6)}"

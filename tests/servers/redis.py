@@ -1,0 +1,237 @@
+"""Private Redis servers on free ports of the loopback interface, in directories of their own, ended by their pids."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+PATIENCE = 20.0
+
+
+def free_port(taken: frozenset[int] = frozenset()) -> int:
+    """A port nobody listens on, low enough that its bus port exists too."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port: int = listener.getsockname()[1]
+        if port < 55_000 and port not in taken:
+            return port
+
+
+def wait_for(check: Callable[[], object], what: str, within: float = PATIENCE) -> Any:
+    """Wait, in another process's time, until a check is true."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            if found := check():
+                return found
+        except redis.RedisError:
+            pass
+        assert time.monotonic() < end, f"not within {within} s: {what}"
+        time.sleep(0.02)
+
+
+class Server:
+    """One redis-server (or sentinel) process."""
+
+    def __init__(self, directory: Path, *options: str, port: int | None = None, sentinel: str | None = None) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self.options = options
+        self.sentinel = sentinel
+        self.process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        command = ["redis-server", *common, *self.options]
+        if self.sentinel is not None:
+            config = self.directory / "sentinel.conf"
+            config.write_text(self.sentinel)
+            command = ["redis-server", str(config), "--sentinel", *common]
+        log = (self.directory / "log").open("ab")
+        with log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(lambda: self.ask("PING"), f"the start of {command}")
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=PATIENCE, protocol=2)
+
+    def ask(self, *command: str | bytes | float) -> Any:
+        """Send one command over a connection of its own."""
+        client = self.client()
+        try:
+            return client.execute_command(*command)
+        finally:
+            client.close()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.thaw()
+            self.kill()
+
+    def _signal(self, number: int) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    path = Path(mkdtemp(prefix="notify-redis-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def running(*servers: Server) -> Iterator[None]:
+    try:
+        for server in servers:
+            server.start()
+        yield
+    finally:
+        for server in servers:
+            server.stop()
+
+
+DURABLE = ("--appendonly", "yes", "--save", "")
+VOLATILE = ("--appendonly", "no", "--save", "")
+
+
+@contextmanager
+def single(*options: str) -> Iterator[Server]:
+    """One server with an append-only file."""
+    with directory() as path:
+        server = Server(path, *(options or DURABLE))
+        with running(server):
+            yield server
+
+
+class Sentinels:
+    """A master, a replica and three sentinels."""
+
+    service = "main"
+
+    def __init__(self, path: Path) -> None:
+        self.master = Server(path / "a", *DURABLE, "--repl-diskless-sync-delay", "0")
+        self.replica = Server(
+            path / "b",
+            *(*DURABLE, "--replicaof", "127.0.0.1", str(self.master.port), "--repl-diskless-sync-delay", "0"),
+        )
+        watch = (
+            f"sentinel monitor {self.service} 127.0.0.1 {self.master.port} 2\n"
+            f"sentinel down-after-milliseconds {self.service} 1000\n"
+            f"sentinel failover-timeout {self.service} 5000\n"
+        )
+        self.sentinels = [Server(path / f"s{number}", sentinel=watch) for number in range(3)]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
+        return f"redis+sentinel://{hosts}/{self.service}/0"
+
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
+            states = [each.ask("SENTINEL", "MASTER", self.service) for each in self.sentinels]
+            return all(
+                int(state["num-slaves"]) == 1 and int(state["num-other-sentinels"]) == 2 for state in map(plain, states)
+            )
+
+        wait_for(ready, "the sentinels know each other and the replica")
+        wait_for(lambda: plain_info(self.replica, "replication")["master_link_status"] == "up", "the replica follows")
+
+    def master_port(self) -> int:
+        state = plain(self.sentinels[0].ask("SENTINEL", "MASTER", self.service))
+        return int(state["port"])
+
+
+def plain(reply: Any) -> dict[str, str]:
+    """The fields of a reply, whichever shape the driver gives it."""
+    if isinstance(reply, dict):
+        return {str(name): str(value) for name, value in reply.items()}
+    texts = [each.decode() if isinstance(each, bytes) else str(each) for each in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def plain_info(server: Server, section: str) -> dict[str, str]:
+    return plain(server.ask("INFO", section))
+
+
+@contextmanager
+def sentinels() -> Iterator[Sentinels]:
+    with directory() as path:
+        all_ = Sentinels(path)
+        with running(all_.master, all_.replica, *all_.sentinels):
+            all_.wait_until_ready()
+            yield all_
+
+
+class Cluster:
+    """Three masters."""
+
+    def __init__(self, path: Path) -> None:
+        options = (*DURABLE, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+        options += ("--cluster-require-full-coverage", "no")
+        self.masters = [Server(path / str(number), *options) for number in range(3)]
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://127.0.0.1:{self.masters[0].port},127.0.0.1:{self.masters[1].port}"
+
+    def form(self) -> None:
+        bounds = [0, 5461, 10_923, 16_384]
+        for number, each in enumerate(self.masters):
+            each.ask("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            each.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number:
+                each.ask("CLUSTER", "MEET", "127.0.0.1", self.masters[0].port)
+
+        def formed() -> bool:
+            return all(
+                b"cluster_state:ok" in raw and b"cluster_known_nodes:3" in raw
+                for raw in (self._info(each) for each in self.masters)
+            )
+
+        wait_for(formed, "the cluster forms")
+
+    def _info(self, server: Server) -> bytes:
+        out = subprocess.run(["redis-cli", "-p", str(server.port), "cluster", "info"], capture_output=True, check=True)
+        return out.stdout
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    with directory() as path:
+        all_ = Cluster(path)
+        with running(*all_.masters):
+            all_.form()
+            yield all_
