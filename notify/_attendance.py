@@ -88,7 +88,11 @@ class Attendance:
             return
         waiter = self._loop.new_waiter()
         seat.waiters.append(waiter)
-        await waiter
+        try:
+            await waiter
+        finally:
+            if waiter in seat.waiters:
+                seat.waiters.remove(waiter)
 
     def leave(self, user: str) -> None:
         """Count a stream that was closed. Never waits: called in finalisers too."""
@@ -111,7 +115,7 @@ class Attendance:
         seats, self._seats = self._seats, {}
         registrations = [seat.registration for seat in seats.values() if seat.registration is not None]
         for registration in registrations:
-            registration.release()
+            self._release(registration)
         with anyio.move_on_after(grace, shield=True):
             for registration in registrations:
                 try:
@@ -134,8 +138,7 @@ class Attendance:
                     wake(waiter)
                 seat.waiters.clear()
             if self._seats.get(user) is not seat:  # gone meanwhile
-                if seat.registration is not None:
-                    seat.registration.release()
+                self._release(seat.registration)
                 return
             if seat.registration is not None:
                 return
@@ -155,8 +158,14 @@ class Attendance:
 
     def _drop(self, user: str, seat: Seat) -> None:
         del self._seats[user]
-        if seat.registration is not None:
-            seat.registration.release()
+        self._release(seat.registration)
+
+    def _release(self, registration: Registration | None) -> None:
+        if registration is not None:
+            try:
+                registration.release()
+            except Exception as error:  # the lease ends by itself
+                self._failed("(leaving)", error)
 
     def _failed(self, user: str, error: Exception) -> None:
         self._counters.presence_failures += 1

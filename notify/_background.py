@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -51,7 +52,7 @@ class Background:
         if loop is not None:
             task = loop.create_task(self._run(scope, function, args), name=name, context=contextvars.Context())
             self._tasks.add(task)  # the loop itself keeps only a weak reference
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._ended, scope))
         else:
             import trio.lowlevel  # only where trio runs already
 
@@ -108,6 +109,11 @@ class Background:
         except Exception:
             logger.exception("%s crashed", self._scopes[scope])
         finally:
-            del self._scopes[scope]
-            if self._idle is not None and not self._scopes:
-                self._idle.set()
+            self._ended(scope)
+
+    def _ended(self, scope: anyio.CancelScope, task: asyncio.Task[None] | None = None) -> None:
+        if task is not None:
+            self._tasks.discard(task)
+        self._scopes.pop(scope, None)  # also where a task was cancelled before its first step
+        if self._idle is not None and not self._scopes:
+            self._idle.set()

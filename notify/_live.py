@@ -17,13 +17,13 @@ import anyio.lowlevel
 
 from . import ids
 from ._background import Background
-from ._reads import PAGE_SIZE, Reads
+from ._reads import PAGE_SIZE, Reads, as_unavailable
 from ._ring import Ring
 from ._stats import Counters
 from ._subscription import Mark, Subscription
 from ._wake import Loop, wake
 from .abc import Immediate, Page, Position, ReadMany, Store, ability
-from .errors import ClosedError
+from .errors import ClosedError, UsageError
 from .event import Event, check_user
 
 logger = logging.getLogger("notify")
@@ -54,7 +54,7 @@ class Topic(Ring):
     def offer(self, event: Event) -> bool:
         """Add an event and wake whoever waits; return False for a duplicate."""
         waiting = self.waiting
-        if len(waiting) == self.streams and event.prev == self.last_id:
+        if len(waiting) == self.streams and event.prev == self.last_id and event.id:
             # Nearly every offer: by I2 nobody needs the older entries, and by its `prev` this is the next one.
             self.events = [event]
             self.end += 1
@@ -244,12 +244,12 @@ class LiveLog:
             return topic.streams if topic.offer(event) else 0
         if event.user or event.id:
             return 0
-        return sum(topic.streams for topic in self._topics.values() if topic.offer(event))
+        return sum(topic.streams for topic in list(self._topics.values()) if topic.offer(event))
 
     def resync(self, user: str | None = None) -> None:
         """Make the open streams of one user, or of all, read the log again: some offers may have been lost."""
         if user is None:
-            for topic in self._topics.values():
+            for topic in list(self._topics.values()):  # a finaliser may take topics away meanwhile
                 topic.resync()
         elif user in self._topics:
             self._topics[user].resync()
@@ -269,7 +269,7 @@ class LiveLog:
 
     def wake_ended(self) -> None:
         """Wake the streams that have ended by their group's cutoff."""
-        waiting = [stream for topic in self._topics.values() for stream in topic.waiting]
+        waiting = [stream for topic in list(self._topics.values()) for stream in topic.waiting]
         for stream in [*waiting, *self._reads.streams()]:
             stream.wake_if_ended()
 
@@ -312,8 +312,10 @@ class LiveLog:
                 page = Page((), None, self._immediate.head_nowait(stream.user))
             else:
                 page = self._immediate.read_nowait(stream.user, after, PAGE_SIZE)
-        except Exception as error:
+        except UsageError as error:
             stream.fail(error)
+        except Exception as error:
+            stream.fail(as_unavailable(error, self.name))
         else:
             stream.receive(page, after is None or len(page.events) < PAGE_SIZE, self.mark(stream.user))
 
@@ -342,6 +344,7 @@ class LiveLog:
             try:
                 await self.audit()
             except ClosedError:
+                self.resync()  # whoever waits reads, learns of it and ends
                 return
             except Exception as error:
                 self.counters.read_failures += 1
@@ -349,7 +352,7 @@ class LiveLog:
 
     async def audit(self) -> None:
         """Look once for events that no offer announced: one query for all users where the store can do that."""
-        known = {user: topic.last_id for user, topic in self._topics.items() if topic.last_id is not None}
+        known = {user: topic.last_id for user, topic in list(self._topics.items()) if topic.last_id is not None}
         users = list(known)
         for start in range(0, len(users), _AUDIT_CHUNK):
             part = {user: known[user] for user in users[start : start + _AUDIT_CHUNK]}

@@ -507,6 +507,7 @@ class Notifier:
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
+        self._live.loop.check()
         self._start_services()
         parts: dict[str, str] = {}
         if self._store is not None:
@@ -585,7 +586,7 @@ class Notifier:
         if rank >= RANKS:
             self._streams.close()
             self._streams.users.clear()
-        self._streams.cutoff = rank
+        self._streams.cutoff = max(self._streams.cutoff, rank)  # another drain, or close, may be further
         self._live.wake_ended()
         await self._streams.close_foreign()
 

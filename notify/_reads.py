@@ -6,10 +6,11 @@ import logging
 import random
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from . import ids
 from ._backoff import backoff
 from .abc import Page
 from .errors import BackendUnavailableError, UsageError
@@ -102,11 +103,17 @@ class Reads:
             self._running -= 1
             self._forget(read)
             for stream in read.waiting():
-                if isinstance(outcome, Page):
-                    stream.receive(outcome, read.after is None or len(outcome.events) < PAGE_SIZE, mark)
-                else:
-                    stream.fail(outcome)
+                self._hand_over(stream, outcome, mark)
             self._start_next()
+
+    def _hand_over(self, stream: Subscription, outcome: Page | Exception, mark: Mark) -> None:
+        if isinstance(outcome, Page):
+            try:
+                stream.receive(outcome, stream.wanted is None or len(outcome.events) < PAGE_SIZE, mark)
+            except Exception as error:
+                outcome = as_unavailable(error, self._live.name)
+        if isinstance(outcome, Exception):
+            stream.fail(outcome)
 
     def _forget(self, read: Read) -> None:
         self._reads.discard(read)
@@ -117,13 +124,21 @@ class Reads:
         live = self._live
         try:
             with anyio.fail_after(live.read_timeout):
-                return await live.fetch(read.user, read.after)
+                page = await live.fetch(read.user, read.after)
+            return _checked(page)
         except UsageError as error:
             return error
         except Exception as error:
             live.counters.read_failures += 1
             logger.warning("cannot read the log of %r: %r", read.user, error)
             return as_unavailable(error, live.name)
+
+
+def _checked(page: Any) -> Page:
+    """Refuse what is no page: a store that breaks the contract here fails, and poisons nothing."""
+    if not isinstance(page, Page) or not ids.is_id(page.position):
+        raise TypeError(f"it returned {page!r:.80} for a page")
+    return page
 
 
 def as_unavailable(error: Exception, backend: str) -> BackendUnavailableError:

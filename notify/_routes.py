@@ -96,8 +96,12 @@ class Listener:
             return
         waiter = self._loop.new_waiter()
         self._waiters.append(waiter)
-        with anyio.move_on_after(self._timeout):
-            await waiter
+        try:
+            with anyio.move_on_after(self._timeout):
+                await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     async def run(self) -> None:
         """Listen until cancelled."""

@@ -61,7 +61,7 @@ class Streams(Group):
     def detached(self, user: str, track: bool) -> None:
         """Count a stream that was closed; once the notifier is closed, everything was let go of already."""
         super().detached(user, track)
-        if self.closed:
+        if user not in self.users:
             return
         self.users[user] -= 1
         if not self.users[user]:
@@ -145,8 +145,8 @@ class ForeignStream:
         """Return the next event; see `notify.abc.Stream.next`."""
         if self._reading is not None:
             raise UsageError("another task waits for the next event of this stream")
-        await self._open()
         with anyio.fail_after(timeout):
+            await self._open()
             while not self._ephemeral:
                 with anyio.CancelScope() as self._reading:  # by the contract, cancelling `next` loses nothing
                     try:
@@ -174,8 +174,8 @@ class ForeignStream:
 
     async def __aenter__(self) -> Self:
         """Open the stream."""
-        await self._open()
         try:
+            await self._open()
             await self._inner.__aenter__()
         except BaseException:
             self._detach()

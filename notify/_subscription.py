@@ -318,14 +318,14 @@ class Subscription:
             if self._state is State.BEHIND:
                 if self._opened:
                     await anyio.lowlevel.checkpoint()  # a long replay lets others run between its pages
-                if self._topic is not None:  # not closed meanwhile
+                if self._topic is not None and self._rank >= self._group.cutoff:  # not closed meanwhile
                     self._live.request(self)
             if self._state is State.READING and self.waiter is not None:
                 await self.waiter
         finally:
             self._busy = False
         failure = self._failure
-        if failure is not None and not self._opened:
+        if failure is not None and not self._opened and self._topic is not None:
             self._failure = None
             self._detach()
             raise failure

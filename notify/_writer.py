@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import anyio
 
+from . import ids
 from ._background import Background
 from ._stats import Counters
 from ._wake import Loop, Waiter, wake
@@ -260,7 +261,7 @@ class Writer:
 
 
 def _checked(outcome: T) -> T:
-    if isinstance(outcome, Event | NotifyError):
+    if isinstance(outcome, NotifyError) or (isinstance(outcome, Event) and ids.is_id(outcome.id)):
         return outcome
     raise TypeError(f"it returned {outcome!r:.80} for an event")
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
-from . import _codec
+from . import _codec, ids
 from ._codec import encode_payload
 from .errors import InvalidEventError
 
@@ -67,6 +67,7 @@ class Event(_Fields):
 
     Raises:
         InvalidEventError: an argument is unacceptable.
+        InvalidEventIdError: `id` and `prev` are not both ids, and not both empty.
     """
 
     __slots__ = ()
@@ -91,6 +92,8 @@ class Event(_Fields):
         event = draft(user, type, payload, key, group, meta, data)
         if not id and not prev and timestamp is None:
             return event
+        for position in (id, prev) if id or prev else ():
+            ids.parse(position)
         micros = event.micros if timestamp is None else _micros(timestamp)
         return build(id, prev, user, type, event.data, micros, group, key, event.meta)
 

@@ -48,6 +48,15 @@ def parse(text: object) -> tuple[int, int]:
     return (ms, sequence)
 
 
+def is_id(text: object) -> bool:
+    """Return whether the text is an id."""
+    try:
+        parse(text)
+    except InvalidEventIdError:
+        return False
+    return True
+
+
 def format(ms: int, sequence: int) -> str:
     """Return the id of these two numbers; `(0, 0)` is `"0"`."""
     return f"{ms}-{sequence}" if ms or sequence else ZERO

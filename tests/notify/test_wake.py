@@ -1,0 +1,181 @@
+"""Waiters by themselves: what a task may rely on, on every event loop, and what asyncio relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import weakref
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from notify._wake import Loop, Waiter
+
+pytestmark = pytest.mark.anyio
+
+
+def bound() -> Loop:
+    loop = Loop()
+    loop.check()
+    return loop
+
+
+async def test_a_waiter_serves_again_after_each_wake() -> None:
+    """One waiter ends as many waits as it is woken, one each."""
+    waiter = bound().new_waiter()
+    waits = 0
+
+    async def wait() -> None:
+        nonlocal waits
+        for _ in range(3):
+            await waiter
+            waits += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        for done in range(3):
+            await anyio.wait_all_tasks_blocked()
+            assert waits == done
+            waiter.wake()
+            waiter.wake()  # the same wait
+    assert waits == 3
+
+
+async def test_a_wake_that_comes_first_ends_the_next_wait() -> None:
+    """A wake before the wait is not lost, and it ends one wait only."""
+    waiter = bound().new_waiter()
+    waiter.wake()
+    with anyio.fail_after(1):
+        await waiter
+    with pytest.raises(TimeoutError), anyio.fail_after(0.01):
+        await waiter
+
+
+async def test_cancelling_one_of_many_leaves_the_others() -> None:
+    """A cancelled wait ends by the cancellation alone; those that were woken with it end as usual, in that order."""
+    loop, ended = bound(), list[int]()
+    waiters = [loop.new_waiter() for _ in range(5)]
+    scopes = [anyio.CancelScope() for _ in waiters]
+
+    async def wait(index: int) -> None:
+        with scopes[index]:
+            await waiters[index]
+            ended.append(index)
+
+    async with anyio.create_task_group() as group:
+        for index in range(5):
+            group.start_soon(wait, index)
+        await anyio.wait_all_tasks_blocked()
+        scopes[1].cancel()
+        scopes[3].cancel()
+        for waiter in waiters:
+            waiter.wake()
+    assert sorted(ended) == [0, 2, 4]
+
+
+async def test_a_cancelled_waiter_serves_again() -> None:
+    """The wait after a cancelled one lasts until it is woken."""
+    waiter = bound().new_waiter()
+    with anyio.move_on_after(0.01):
+        await waiter
+    with anyio.move_on_after(0.01) as again:
+        await waiter
+    assert again.cancelled_caught
+    waiter.wake()
+    with anyio.fail_after(1):
+        await waiter
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_is_cancelled_with_its_message() -> None:
+    """What `task.cancel` was given arrives at the wait; so does a cancellation after the wake."""
+    waiter = bound().new_waiter()
+
+    async def wait() -> None:
+        await waiter
+
+    for message, woken in [("enough", False), (None, False), ("enough", True)]:
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        if woken:
+            waiter.wake()
+        task.cancel(message) if message else task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        assert caught.value.args == ((message,) if message else ())
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_each_task_goes_on_in_its_own_context() -> None:
+    """Tasks that are woken together see their own context variables."""
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
+    loop, seen = bound(), list[int]()
+    waiters = [loop.new_waiter() for _ in range(3)]
+
+    async def wait(index: int) -> None:
+        variable.set(index)
+        await waiters[index]
+        seen.append(variable.get())
+
+    tasks = [asyncio.ensure_future(wait(index)) for index in range(3)]
+    await asyncio.sleep(0)
+    for waiter in waiters:
+        waiter.wake()
+    await asyncio.gather(*tasks)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancelled_task_leaves_no_cycle() -> None:
+    """What a cancelled task held is released with the task, without the garbage collector."""
+
+    class Held:
+        """Something to refer to weakly."""
+
+    async def wait(held: Held) -> None:
+        await waiter
+
+    waiter: Waiter = bound().new_waiter()
+    gc.disable()
+    try:
+        held = Held()
+        reference = weakref.ref(held)
+        task = asyncio.ensure_future(wait(held))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        del held, task
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+def test_an_interrupted_loop_loses_no_wake() -> None:
+    """When one of the woken tasks lets KeyboardInterrupt out of the loop, the others go on when the loop does."""
+    ended: list[int] = []
+
+    async def wait(waiter: Waiter, index: int) -> None:
+        await waiter
+        if index == 1:
+            raise KeyboardInterrupt
+        ended.append(index)
+
+    async def start() -> tuple[list[Waiter], list[asyncio.Task[None]]]:
+        loop = bound()
+        waiters = [loop.new_waiter() for _ in range(4)]
+        tasks = [asyncio.ensure_future(wait(waiter, index)) for index, waiter in enumerate(waiters)]
+        await asyncio.sleep(0)
+        return waiters, tasks
+
+    with asyncio.Runner() as runner:
+        waiters, tasks = runner.run(start())
+        for waiter in waiters:
+            waiter.wake()
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(asyncio.wait(tasks))
+        assert ended == [0]
+        runner.run(asyncio.wait(tasks))
+        assert ended == [0, 2, 3]
+        assert isinstance(tasks[1].exception(), KeyboardInterrupt)
