@@ -89,7 +89,7 @@ class Listener:
         self._told: set[bytes] = set()
         self._awaiting: Counter[bytes] = Counter()
         self._leaving: Counter[bytes] = Counter()
-        self._initial: set[bytes] = set()
+        self._initial: set[bytes] | None = None  # what is to be confirmed before all is heard; None: not told yet
         self._wake: asyncio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._last_heard = 0.0
@@ -148,7 +148,7 @@ class Listener:
                 self._told.clear()
                 self._awaiting.clear()
                 self._leaving.clear()
-                self._initial = set(self._wanted)
+                self._initial = None
                 self._changed = dict.fromkeys(self._wanted)
                 self._wake = asyncio.Event()
                 self._last_heard = time.monotonic()
@@ -177,6 +177,8 @@ class Listener:
             told.difference_update(old)
             self._awaiting.update(new)  # keeps I1
             self._leaving.update(old)
+            if self._initial is None:
+                self._initial = set(new)
             commands = [pack(self._unsubscribe, *names) for names in self._batches(old)]
             commands += [pack(self._subscribe, *names) for names in self._batches(new)]
             if commands:
@@ -230,11 +232,9 @@ class Listener:
             del self._awaiting[channel]
         if self._initial:
             self._initial.discard(channel)
-            self._initial.intersection_update(self._wanted)
-            if self._initial:
-                return
-            self.alive = True
-            self._on_alive(self)
+            if not self._initial:
+                self.alive = True
+                self._on_alive(self)
         elif self.hears(channel):
             self._on_confirmed(channel)
 

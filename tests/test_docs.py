@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ import pytest
 
 from notify import Event, Notifier, RoutingInfo
 from notify_memory import MemoryStore
+from tests.servers import redis
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -92,11 +93,23 @@ def run_all(page: Path) -> None:
                 exec(code, namespace)
 
 
+@contextmanager
+def server_for(page: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a private server where the snippets of a page talk to one, and say in the environment where it is."""
+    if page.name != "redis.md":
+        yield
+        return
+    with redis.single() as server:
+        environment.setenv("REDIS_URL", server.url)
+        yield
+
+
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("page", [page for page in PAGES if any(snippets(page, "python"))], ids=short)
-def test_snippets_run(page: Path) -> None:
+def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python snippet of a page runs as it stands, after those above it."""
-    run_all(page)
+    with server_for(page, monkeypatch):
+        run_all(page)
 
 
 @pytest.mark.parametrize("name", ["custom-router", "custom-store"])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import fanout, idle, paused, plot, push, replay, sqlite, wake
+from . import fanout, idle, paused, plot, postgres, push, redis, replay, sqlite, wake
 from .harness import Row, progress
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "replay": replay.measure,
     "wake": wake.measure,
     "paused": paused.measure,
+    "postgres": postgres.measure,
+    "redis": redis.measure,
     "sqlite": sqlite.measure,
 }
 _TITLE = f"Python {platform.python_version()}; limit, ours and ratio on asyncio, trio beside; medians of five rounds"

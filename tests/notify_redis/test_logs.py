@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -414,3 +416,31 @@ async def test_parts_that_are_closed(server: Server, prefix: str) -> None:
 def test_commands_are_packed() -> None:
     """Commands go over the wire in the protocol's form, whatever bytes they hold."""
     assert pack(b"SET", b"k", b"\r\n\x00") == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$3\r\n\r\n\x00\r\n"
+
+
+async def test_the_rights_in_the_documentation(server: Server) -> None:
+    """A user with the rights that the page on Redis lists, and no others, can do everything."""
+    page = (Path(__file__).parents[2] / "docs" / "backends" / "redis.md").read_text(encoding="utf-8")
+    rights = re.findall(r"\+[a-z|]+", page.partition("- *Rights.*")[2].partition(", in a cluster")[0])
+    assert len(rights) > 30
+    server.ask("ACL", "SETUSER", "app", "reset", "on", ">secret", "~prefix:*", "&prefix:*", *rights)
+    url = f"redis://app:secret@127.0.0.1:{server.port}"
+    async with (
+        RedisStreamStore(url, prefix="prefix", max_len=5, min_replicas=0) as store,
+        RedisRouter(url, prefix="prefix") as router,
+        RedisPresence(url, prefix="prefix") as presence,
+        Notifier(store, router=router, presence=presence) as notifier,
+        notifier.subscribe("alice") as stream,
+    ):
+        for number in range(10):
+            event = await notifier.push("alice", "t", number, key=f"k{number % 5}")
+        assert event is not None
+        while (await stream.next(5)).id != event.id:
+            pass
+        assert (await notifier.check()).ok
+        assert attempt(server, store, "again", since=str(int(time.time() * 1000)))
+        await store.trim("9999999999999-0")
+        assert await store.head("alice") != "0"
+        await (await presence.register("bob")).aclose()
+    log = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in server.ask("ACL LOG")]
+    assert not [entry for entry in log if entry.get(b"username") == b"app"]
