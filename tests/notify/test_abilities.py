@@ -113,7 +113,7 @@ async def test_closing_waits_for_the_outcomes_and_then_no_longer() -> None:
     """A notifier that closes waits for a store that batches by itself, for a bounded time; what comes later is lost."""
     store, outcomes = SoonStore(), dict[str, object]()
     async with anyio.create_task_group() as tasks:
-        notifier = Notifier(store, timeout=0.2)
+        notifier = Notifier(store, timeout=1.0)
         for type_ in ("told", "never"):
             tasks.start_soon(push, notifier, outcomes, type_)
         await anyio.wait_all_tasks_blocked()
