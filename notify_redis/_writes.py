@@ -1,4 +1,5 @@
 """Saving: what comes while others are under way goes out together, is tried again until its deadline, and stored once.
+
 Longer than the other modules because the ways in which an attempt can end are kept together.
 
 Each push has a nonce and a deadline. Every attempt carries both, and the script that appends refuses what comes too
