@@ -72,13 +72,20 @@ class Topic(Ring):
         """Return how many entries that are in no log can no longer be read."""
         return self.end - self.readable if self.volatile else super().ephemerals_gone()
 
-    def reached(self, position: str) -> None:
-        """Note where a reader's replay ended. The hindmost counts: the audit must find what lies beyond it.
+    def reached(self, position: str, quiet: bool) -> None:
+        """Note where a reader's replay ended.
 
-        A read by one stream tells the others nothing; only an offer does.
+        What one stream read tells the others nothing, so a later position stays for the audit to find. An earlier one,
+        with no offer since the read began, means that the log went back: all have to look.
+
+        Args:
+            position: the end of the log, as the reader saw it.
+            quiet: whether nothing was offered since the read began.
         """
-        if self.last_id is None or ids.parse(position) < ids.parse(self.last_id):
+        if self.last_id is None:
             self.last_id = position
+        elif quiet and ids.parse(position) < ids.parse(self.last_id):
+            self.resync()
 
     def join(self, stream: Subscription) -> None:
         """Let the stream wait; keeps I2."""

@@ -408,8 +408,8 @@ class Subscription:
         self._failure = None
         self._state = State.LIVE if dry else State.BEHIND
         if dry:
-            topic.reached(page.position)
             self._proven = mark.end
+            topic.reached(page.position, mark.topic is topic and mark.end == topic.end)
             if self._signals and not self._synced:
                 events.append(self._control("notify.sync", page.position, page.position, {}))
             self._synced = True

@@ -72,6 +72,27 @@ async def test_an_offer_that_is_in_no_log_is_not_yielded(kind: Any) -> None:
         await nothing(stream)
 
 
+async def test_a_rewound_log_is_noticed_although_another_stream_has_read_it() -> None:
+    """When a log went back, a stream that waits is told, also if another stream read the older end first."""
+    memory, older = MemoryStore(), MemoryStore()
+    await older.save(Event("alice", "t", 0))
+    await anyio.sleep(0.002)
+    store = PlainStore(memory)
+    live = LiveLog(store, background=Background("test"))
+    async with live.subscribe("alice", "0") as stream:
+        live.offer(await memory.save(Event("alice", "t", 1)))
+        assert await take(stream, 1) == [1]
+        store.inner = older
+        async with live.subscribe("alice", "0") as other:
+            assert await take(other, 1) == [0]
+            await nothing(stream)
+            await live.audit()
+            await nothing(stream)
+            assert [gap.reason for gap in stream.gaps] == ["rewound"]
+            live.offer(await older.save(Event("alice", "t", 2)))
+            assert await take(stream, 1) == await take(other, 1) == [2]
+
+
 async def test_reordered_and_doubled_offers() -> None:
     """Offers that come late, twice or in the wrong order yield each event once and in order."""
     store = MemoryStore()

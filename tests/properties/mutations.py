@@ -124,8 +124,8 @@ MUTATIONS = (
     Mutation(
         "another stream's read hides news from the audit",
         "notify._live:Topic.reached",
-        "ids.parse(position) < ids.parse(self.last_id)",
-        "ids.parse(position) > ids.parse(self.last_id)",
+        "        if self.last_id is None:\n",
+        "        if self.last_id is None or ids.parse(position) > ids.parse(self.last_id):\n",
     ),
     Mutation(
         "an audit that finds news tells nobody",
