@@ -80,7 +80,7 @@ def decode(raw: bytes) -> tuple[Header, bytes]:
     if not well_formed:
         raise CodecError(f"the header of an event has fields of the wrong kind: {head[:80]!r}")
     try:
-        for position in (id_, prev) if id_ or prev else ():
+        for position in filter(None, (id_, prev)):
             ids.parse(position)
     except InvalidEventIdError as error:
         raise CodecError(f"an event has a position that is none: {head[:80]!r}") from error

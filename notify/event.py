@@ -67,7 +67,7 @@ class Event(_Fields):
 
     Raises:
         InvalidEventError: an argument is unacceptable.
-        InvalidEventIdError: `id` and `prev` are not both ids, and not both empty.
+        InvalidEventIdError: `id` or `prev` is neither an id nor empty.
     """
 
     __slots__ = ()
@@ -92,7 +92,7 @@ class Event(_Fields):
         event = draft(user, type, payload, key, group, meta, data)
         if not id and not prev and timestamp is None:
             return event
-        for position in (id, prev) if id or prev else ():
+        for position in filter(None, (id, prev)):
             ids.parse(position)
         micros = event.micros if timestamp is None else _micros(timestamp)
         return build(id, prev, user, type, event.data, micros, group, key, event.meta)

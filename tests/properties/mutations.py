@@ -60,12 +60,6 @@ MUTATIONS = (
         "False:",
     ),
     Mutation(
-        "what was offered during a read counts as found by it",
-        "notify._reads:Reads._run",
-        "                outcome = await self._attempt(read)\n",
-        "                outcome = await self._attempt(read)\n                mark = self._live.mark(read.user)\n",
-    ),
-    Mutation(
         "a stream is content with a read that began before it came",
         "notify._reads:Read.suits",
         "return self.mark is None or (stream.mark.topic is self.mark.topic and stream.mark.end <= self.mark.end)",
@@ -79,7 +73,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a full page counts as the end of the log",
-        "notify._reads:Reads._run",
+        "notify._reads:Reads._hand_over",
         "len(outcome.events) < PAGE_SIZE",
         "len(outcome.events) <= PAGE_SIZE",
     ),
