@@ -174,8 +174,8 @@ def test_an_interrupted_loop_loses_no_wake() -> None:
         for waiter in waiters:
             waiter.wake()
         with pytest.raises(KeyboardInterrupt):
-            runner.run(asyncio.wait(tasks))
+            runner.run(asyncio.wait(tasks, timeout=1))
         assert ended == [0]
-        runner.run(asyncio.wait(tasks))
+        runner.run(asyncio.wait(tasks, timeout=1))
         assert ended == [0, 2, 3]
         assert isinstance(tasks[1].exception(), KeyboardInterrupt)
