@@ -48,6 +48,7 @@ LOOPS = {
     "notify_pg._doorbell": {"asyncio"},
     "notify_pg._listener": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
+    "notify_pg._pool": {"asyncio"},
     "notify_pg._presence": {"asyncio"},
     "notify_pg._retention": {"asyncio"},
     "notify_pg._store": {"asyncio"},
@@ -58,7 +59,7 @@ LOOPS = {
     "notify_redis._link": {"asyncio"},
     "notify_redis._listener": {"asyncio"},
     "notify_redis._presence": {"asyncio"},
-    "notify_redis._writes": {"asyncio"},
+    "notify_redis._pushes": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""
