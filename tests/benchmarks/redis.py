@@ -205,10 +205,11 @@ async def _with_readers(
     """Return the seconds until every stream has yielded everything, once each has yielded something before."""
     left = PUSHES
     opening = warming = len(USERS)
-    opened, warm, done = anyio.Event(), anyio.Event(), anyio.Event()
+    finished = 0.0
+    opened, warm, done, over = (anyio.Event() for _ in range(4))
 
     async def read(user: str) -> None:
-        nonlocal left, opening, warming
+        nonlocal left, opening, warming, finished
         async with streams(user) as stream:
             opening -= 1
             if not opening:
@@ -221,8 +222,9 @@ async def _with_readers(
                 await stream.next()
                 left -= 1
                 if not left:
+                    finished = time.perf_counter()
                     done.set()
-            await done.wait()
+            await over.wait()
 
     async with anyio.create_task_group() as tasks:
         for user in USERS:
@@ -235,7 +237,8 @@ async def _with_readers(
         started = time.perf_counter()
         await push_all(tasks)
         await done.wait()
-        return time.perf_counter() - started
+        over.set()
+    return finished - started
 
 
 async def batches(server: Server) -> float:
