@@ -120,7 +120,7 @@ class Attempts:
     def _ends_with(self, error: Exception) -> bool:
         """Note a failure and return whether another attempt is pointless."""
         what = fate(error)
-        if not self._sent:
+        if not self._sent or what is Fate.UNSENT:
             return what is Fate.REFUSED and not is_temporary(error)
         if what is Fate.LOST:
             self._lost = error

@@ -11,8 +11,8 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, TypeAlias
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -20,19 +20,11 @@ from notify.errors import ClosedError, UsageError
 
 from ._errors import Fate, fate, unavailable
 from ._names import Names
+from ._pool import Connection, GivenPool, OwnPool, Pool
 from ._schema import prepare
-
-Connection: TypeAlias = Any
-"""A driver's connection, in or out of a pool: what the two have in common is not typed by the driver."""
 
 OTHERS: Final = 3
 """Connections of the pool that reads leave alone: two for batches of saves, one for the doorbell."""
-
-_CLOSE: Final = 1.0
-
-
-async def _keep(_connection: Connection) -> None:
-    """Do nothing to a connection that returns to our pool: nobody sets anything in it."""
 
 
 class Database:
@@ -72,10 +64,10 @@ class Database:
         self.is_pooled = False
         self.closed = False
         self._dsn = where if isinstance(where, str) else None
-        self._pool: asyncpg.Pool | None = None if isinstance(where, str) else where
+        self._pool: Pool | None = None if isinstance(where, str) else GivenPool(where)
         self.listen_dsn: str | None = None
         self._has_tables = tables
-        self._size = pool_size if isinstance(where, str) else where.get_max_size()
+        self._size = pool_size if self._pool is None else self._pool.size
         self._reads = asyncio.Semaphore(max(1, self._size - OTHERS))
         self._starting = asyncio.Lock()
         self.is_prepared = False
@@ -117,21 +109,21 @@ class Database:
             patience: seconds to wait for it.
         """
         async with asyncio.timeout(patience):
-            pool = await self._start()
-            connection = await pool.acquire()
+            pool = self._pool if self.is_prepared and self._pool is not None else await self._start()
+            connection = await pool.take()
         try:
             yield connection
         except BaseException as error:
             what = fate(error)
-            if what is Fate.LOST:
+            if what in (Fate.LOST, Fate.UNSENT):
                 connection.terminate()
             elif what is Fate.READ_ONLY:
-                await pool.expire_connections()
+                await pool.expire()
             elif what is Fate.UNPREPARED:
                 self.is_prepared = False
             raise
         finally:
-            await pool.release(connection, timeout=_CLOSE)
+            await pool.give_back(connection)
 
     async def fetch(self, query: str, *args: object) -> list[Any]:
         """Run a query that is not a save and return its rows.
@@ -170,48 +162,34 @@ class Database:
             connection.terminate()
 
     async def aclose(self) -> None:
-        """Close a pool of ours. Idempotent."""
+        """Close connections of ours. Idempotent."""
         self.closed = True
         pool, self._pool = self._pool, None
-        if pool is None or self._dsn is None:
-            return
-        with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            async with asyncio.timeout(_CLOSE):
-                await pool.close()
-        pool.terminate()
+        if pool is not None:
+            await pool.aclose()
 
     # -- starting ------------------------------------------------------------------------------------------------
 
-    async def _start(self) -> asyncpg.Pool:
-        if self.is_prepared and self._pool is not None:
-            return self._pool
+    async def _start(self) -> Pool:
         async with self._starting:
             self.check()
             if self._pool is None:
                 assert self._dsn is not None
-                async with self._one_connection(self._dsn) as connection:
+                connection = await asyncpg.connect(self._dsn, statement_cache_size=0, command_timeout=self.timeout)
+                try:
                     await self._prepare(connection)
-                self._pool = await asyncpg.create_pool(
-                    self._dsn,
-                    min_size=0,
-                    max_size=self._size,
-                    command_timeout=self.timeout,
-                    statement_cache_size=0 if self.is_pooled else 100,
-                    reset=_keep,
-                )
+                finally:
+                    connection.terminate()
+                names = 0 if self.is_pooled else 100
+                self._pool = OwnPool(self._dsn, self._size, statement_cache_size=names, command_timeout=self.timeout)
             elif not self.is_prepared:
-                async with self._pool.acquire() as connection:
+                connection = await self._pool.take()
+                try:
                     await self._prepare(connection)
+                finally:
+                    await self._pool.give_back(connection)
             self.is_prepared = True
             return self._pool
-
-    @asynccontextmanager
-    async def _one_connection(self, dsn: str) -> AsyncIterator[Connection]:
-        connection = await asyncpg.connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
-        try:
-            yield connection
-        finally:
-            connection.terminate()
 
     async def _prepare(self, connection: Connection) -> None:
         async with connection.transaction():

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ._connection import Connection, Database
+from ._connection import Database
 from ._doorbell import Doorbell
 from ._errors import describe
 from ._pauses import pauses
+from ._pool import Connection
 
 logger = logging.getLogger("notify.pg")
 

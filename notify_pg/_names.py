@@ -25,6 +25,7 @@ def _text(operation: str) -> str:
     return (_SQL / f"{operation}.sql").read_text(encoding="utf-8")
 
 
+@lru_cache(maxsize=65_536)
 def short_key(text: str) -> str:
     """Return eight characters for a user or instance: two that share them are told apart by what is read then."""
     return urlsafe_b64encode(blake2b(text.encode(), digest_size=6).digest()).decode()

@@ -16,8 +16,9 @@ import asyncpg  # type: ignore[import-untyped]
 
 from notify import NotifyError
 
-from ._connection import Connection, Database
+from ._connection import Database
 from ._errors import describe, unavailable
+from ._pool import Connection
 from ._schema import DAY, make_partition, missing_partitions
 
 logger = logging.getLogger("notify.pg")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from notify import Event, Page, continuity, ids
 from notify.event import NO_META, build
 
-Row = Mapping[str, Any]
+Row: TypeAlias = Any
+"""A record of the driver's: by name, by number, or unpacked."""
+
+FIELDS: Final = ("id", "prev", "micros", "type", "data", "topic", "key", "meta")
+BITS: Final = ids.SEQUENCE_BITS
+MASK: Final = (1 << BITS) - 1
 
 
 def columns(events: Sequence[Event]) -> tuple[list[Any] | None, ...]:
@@ -29,31 +34,35 @@ def columns(events: Sequence[Event]) -> tuple[list[Any] | None, ...]:
 
 def event_of(user: str, row: Row) -> Event:
     """Return the event of a row."""
-    meta = row["meta"]
+    number, prev, micros, type_, data, topic, key, meta = (row[name] for name in FIELDS)
     return build(
-        ids.unpack(row["id"]),
-        ids.unpack(row["prev"]),
+        ids.unpack(number),
+        ids.unpack(prev),
         user,
-        row["type"],
-        row["data"],
-        row["micros"],
-        row["topic"],
-        row["key"],
+        type_,
+        data,
+        micros,
+        topic,
+        key,
         MappingProxyType(json.loads(meta)) if meta else NO_META,
     )
 
 
 def page_of(user: str, after: str, rows: Sequence[Row]) -> Page:
-    """Return the page that the rows of one user make, in whatever order they came."""
-    if not rows or rows[0]["last_id"] is None:
+    """Return the page that the rows of one user make; they begin with head, expired and the fields of an event."""
+    if not rows or rows[0][0] is None:
         return Page((), continuity(after, None, ids.ZERO), ids.ZERO)
-    head = ids.unpack(rows[0]["last_id"])
-    if rows[0]["id"] is None:
-        return Page((), continuity(after, None, head, expired=rows[0]["expired"]), head)
-    events = [event_of(user, row) for row in in_order(rows)]
-    return Page(events, continuity(after, events[0].prev, head), events[-1].id)
-
-
-def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Return rows by id: free of cost where they are, as they always seem to be though no standard says so."""
-    return sorted(rows, key=lambda row: row["id"])
+    head, expired = ids.unpack(rows[0][0]), rows[0][1]
+    if rows[0][2] is None:
+        return Page((), continuity(after, None, head, expired=expired), head)
+    events: list[Event] = []
+    last, last_id = 0, ids.ZERO
+    for row in rows:
+        _, _, number, prev, micros, type_, data, topic, key, meta = row
+        if number <= last:  # no standard says that they come in order
+            return page_of(user, after, sorted(rows, key=lambda row: row[2]))
+        prev_id = last_id if prev == last else ids.unpack(prev)
+        last, last_id = number, f"{number >> BITS}-{number & MASK}"
+        frozen = MappingProxyType(json.loads(meta)) if meta else NO_META
+        events.append(build(last_id, prev_id, user, type_, data, micros, topic, key, frozen))
+    return Page(events, continuity(after, events[0].prev, head), last_id)

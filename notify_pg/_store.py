@@ -245,7 +245,7 @@ class PostgresStore:
         positions = [ids.pack(position) for position in after.values()]
         rows: dict[str, list[Any]] = {}
         for row in await self._db.read(sql, [*after], positions, limit, self._max_age_ms):
-            rows.setdefault(row["user_id"], []).append(row)
+            rows.setdefault(row["user_id"], []).append(row[:-1])
         pages = {user: page_of(user, after[user], found) for user, found in rows.items()}
         return {user: page for user, page in pages.items() if page.events or page.gap}
 

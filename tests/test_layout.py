@@ -48,6 +48,7 @@ LOOPS = {
     "notify_pg._doorbell": {"asyncio"},
     "notify_pg._listener": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
+    "notify_pg._pool": {"asyncio"},
     "notify_pg._presence": {"asyncio"},
     "notify_pg._retention": {"asyncio"},
     "notify_pg._store": {"asyncio"},

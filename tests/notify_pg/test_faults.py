@@ -369,16 +369,19 @@ async def test_every_error_has_its_fate(server: Server) -> None:
     assert set(await states(connection, "53100", "53200", "55P03", "57014", "42501", "22P05", "XX000")) == {
         Fate.REFUSED
     }
+    with pytest.raises(ValueError) as unencodable:  # noqa: PT011 - the driver's class has no public name
+        await connection.fetch("SELECT $1::bigint", "not a number")
+    assert fate(unencodable.value) is Fate.REFUSED
     connection.terminate()
     for call in (connection.execute, connection.fetch):
-        await assert_lost(call)
+        await assert_unsent(call)
     assert fate(TimeoutError()) is fate(ConnectionResetError()) is Fate.LOST
 
 
-async def assert_lost(call: Callable[[str], Awaitable[Any]]) -> None:
+async def assert_unsent(call: Callable[[str], Awaitable[Any]]) -> None:
     with pytest.raises(asyncpg.InterfaceError) as caught:
         await call("SELECT 1")
-    assert fate(caught.value) is Fate.LOST
+    assert fate(caught.value) is Fate.UNSENT
 
 
 async def test_too_many_connections_are_waited_out(server: Server, schema: str) -> None:

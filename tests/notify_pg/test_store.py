@@ -488,7 +488,7 @@ def test_another_event_loop_is_refused(postgres: Server, schema: str) -> None:
     async def use_and_close() -> None:
         await use()
         await store._services.aclose(1)
-        await store._db._pool.close()
+        await store._db._pool.aclose()
 
     asyncio.run(use_and_close())
     with pytest.raises(UsageError, match="event loop"):
