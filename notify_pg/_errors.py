@@ -9,7 +9,6 @@
 | 08, 57P, 58 | LOST | the connection or the server went away, perhaps after it had committed |
 | any other SQLSTATE | REFUSED | rolled back: 53100 disk full, 55P03 lock timeout, 57014 cancelled ... |
 | InterfaceError, "cannot switch to state" | UNSENT | the connection was dead before anything was sent |
-| of these, ValueError | REFUSED | the driver cannot encode an argument |
 | anything else | LOST | time-outs, broken connections |
 """
 
@@ -54,8 +53,6 @@ _CLASSES: Final = {"08": Fate.LOST, "57P": Fate.LOST, "58": Fate.LOST}
 
 def fate(error: BaseException) -> Fate:
     """Return what became of the statement that raised this."""
-    if is_unencodable(error):
-        return Fate.REFUSED
     if isinstance(error, asyncpg.InterfaceError) or "cannot switch to state" in str(error):
         return Fate.UNSENT
     state = _state(error)
@@ -80,12 +77,7 @@ def is_temporary(error: BaseException) -> bool:
 
 def is_about_data(error: BaseException) -> bool:
     """Return whether one event of a batch may be to blame: unacceptable data, constraints, limits."""
-    return _state(error)[:2] in ("22", "23", "54") or is_unencodable(error)
-
-
-def is_unencodable(error: BaseException) -> bool:
-    """Return whether the driver could not even encode an argument."""
-    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+    return _state(error)[:2] in ("22", "23", "54")
 
 
 def detail_of(error: BaseException) -> str:
