@@ -47,6 +47,8 @@ class Hearing:
         self._listeners: dict[Node, Listener] = {}
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._late: set[bytes] = set()
+        self._settling: list[asyncio.Future[None]] = []
+        self._settled = False
         self._started = self._failed = self._stopped = False
         client.moved.append(self._rebalance)
 
@@ -79,7 +81,15 @@ class Hearing:
         return any(each.hears(channel) for each in self._listeners.values())
 
     async def ready(self, channel: bytes, timeout: float) -> None:
-        """Wait until a channel is heard; what takes longer is told to `on_gap` once it is."""
+        """Wait until a channel is heard; what takes longer is told to `on_gap` once it is.
+
+        At first that includes every other master: the connections of this process are there when it returns.
+        """
+        if not self._settled and not self._failed:
+            settling: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._settling.append(settling)
+            with anyio.move_on_after(timeout):
+                await settling
         if channel not in self._channels or self.hears(channel):
             return
         if not self._failed:
@@ -153,6 +163,7 @@ class Hearing:
             on_message=self._on_message,
             on_alive=self._alive,
             on_dead=self._dead,
+            on_proven=self._proven,
             on_confirmed=self._confirmed,
             on_lost=self._lost,
         )
@@ -170,6 +181,12 @@ class Hearing:
         self._late -= late
         if late or listener.connections > 1:
             self._on_gap(None)
+
+    def _proven(self) -> None:
+        if all(each.proven for each in self._listeners.values()):
+            self._settled = True
+            settling, self._settling = self._settling, []
+            self._wake(settling)
 
     def _dead(self) -> None:
         self._failed = True
@@ -197,6 +214,8 @@ class Hearing:
             self._listener_of(partition).add(channel, partition)
 
     def _give_up_waiting(self) -> None:
+        settling, self._settling = self._settling, []
+        self._wake(settling)
         waiters, self._waiters = self._waiters, {}
         for some in waiters.values():
             self._wake(some)

@@ -52,11 +52,13 @@ class Listener:
         on_message: called with each channel and message.
         on_alive: called with this listener when everything wanted is confirmed over a new connection.
         on_dead: called when a connection has ended, or could not be made.
+        on_proven: called when the first canary has come back over a new connection.
         on_confirmed: called with a channel that was confirmed later than that.
         on_lost: called with a channel that the server has unsubscribed by itself.
 
     Attributes:
         alive: whether it is known to hear.
+        proven: whether a canary has come back.
         connections: how many there were.
     """
 
@@ -70,11 +72,12 @@ class Listener:
         on_message: Callable[[bytes, bytes], None],
         on_alive: Callable[[Listener], None],
         on_dead: Callable[[], None],
+        on_proven: Callable[[], None],
         on_confirmed: Callable[[bytes], None],
         on_lost: Callable[[bytes], None],
     ) -> None:
         self.node = node
-        self.alive = False
+        self.alive = self.proven = False
         self.connections = 0
         self._client = client
         self._canary, self._canary_partition = canary
@@ -82,6 +85,7 @@ class Listener:
         self._on_message = on_message
         self._on_alive = on_alive
         self._on_dead = on_dead
+        self._on_proven = on_proven
         self._on_confirmed = on_confirmed
         self._on_lost = on_lost
         self._wanted: dict[bytes, int] = {self._canary: self._canary_partition}
@@ -150,17 +154,17 @@ class Listener:
                 self._leaving.clear()
                 self._initial = None
                 self._changed = dict.fromkeys(self._wanted)
-                self._wake = asyncio.Event()
+                self._wake, confirmed = asyncio.Event(), asyncio.Event()
                 self._last_heard = time.monotonic()
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._tell, wire, self._wake)
-                    tasks.start_soon(self._sing)
-                    await self._read(wire)
+                    tasks.start_soon(self._sing, confirmed)
+                    await self._read(wire, confirmed)
             except* (RedisError, OSError, ClosedError, *FAILURES) as group:
                 failure = first_of(group)
         finally:
             self._wake = None
-            self.alive = False
+            self.alive = self.proven = False
             self._told.clear()
             if wire is not None:
                 await hang_up(wire)
@@ -198,7 +202,7 @@ class Listener:
         step = NAMES_PER_COMMAND
         return [group[start : start + step] for group in groups for start in range(0, len(group), step)]
 
-    async def _read(self, wire: Wire) -> None:
+    async def _read(self, wire: Wire, confirmed: asyncio.Event) -> None:
         since_yield = 0
         on_message, canary = self._on_message, self._canary
         while True:
@@ -208,16 +212,19 @@ class Listener:
                 if channel == canary:
                     if data == self._nonce:
                         self._last_heard = time.monotonic()
+                        if not self.proven:
+                            self.proven = True
+                            self._on_proven()
                 else:
                     on_message(channel, data)
             else:
-                self._confirm(kind, channel)
+                self._confirm(kind, channel, confirmed)
             since_yield += 1
             if since_yield >= MESSAGES_PER_YIELD:
                 since_yield = 0
                 await anyio.lowlevel.checkpoint()
 
-    def _confirm(self, kind: bytes, channel: bytes) -> None:
+    def _confirm(self, kind: bytes, channel: bytes, confirmed: asyncio.Event) -> None:
         if kind.endswith(b"unsubscribe"):
             if self._leaving[channel] > 0:
                 self._leaving[channel] -= 1
@@ -234,12 +241,18 @@ class Listener:
             self._initial.discard(channel)
             if not self._initial:
                 self.alive = True
+                confirmed.set()
                 self._on_alive(self)
         elif self.hears(channel):
             self._on_confirmed(channel)
 
-    async def _sing(self) -> None:
+    async def _sing(self, confirmed: asyncio.Event) -> None:
         """Publish the canary again and again, and break the connection off once it is not heard any more."""
+        with anyio.move_on_after(2 * self._interval):
+            await confirmed.wait()  # it would not be heard before
+        self._last_heard = time.monotonic()
+        if not confirmed.is_set():
+            raise NoAnswerError(f"no subscription was confirmed for {2 * self._interval:.0f} s")
         while True:
             self._nonce = secrets.token_hex(8).encode()
             command = pack(self._client.publish, self._canary, self._nonce)
