@@ -18,8 +18,9 @@ from ._connection import Where, pack
 from ._entry import decode
 from ._errors import FAILURES, unavailable
 from ._keys import PARTITIONS, Keys
+from ._pushes import Retention
 from ._scripts import READ
-from ._writes import Retention, Writer
+from ._writes import Writer
 
 HOUR: Final = 3600.0
 PAGES_PER_CALL: Final = 64

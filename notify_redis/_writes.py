@@ -7,13 +7,11 @@ of it in a server that hangs, and after the deadline nothing of it will be execu
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
@@ -25,9 +23,10 @@ from notify.errors import ClosedError, NotifyError, PushUncertainError
 
 from ._client import Client, Node
 from ._connection import pack
-from ._entry import decode, encode
+from ._entry import decode
 from ._errors import FAILURES, Advice, NoAnswerError, NotSentError, advise, rejected, uncertain
 from ._keys import Keys
+from ._pushes import Batch, Push, Retention
 from ._scripts import PUSH
 
 logger = logging.getLogger("notify")
@@ -52,66 +51,6 @@ FAIL_FAST: Final = 1.0
 
 REPLICA_WAIT: Final = 1.0
 """Seconds for `min_replicas` to confirm."""
-
-
-@dataclass(frozen=True)
-class Retention:
-    """What the script is told of how long to keep what; durations in milliseconds, 0 for ever."""
-
-    max_len: int
-    exact: bool
-    ttl: int
-    age: int
-    key_window: int
-    inline: int
-
-
-class Push:
-    """One event on its way.
-
-    Attributes:
-        stored: the event as its announcement has told already.
-        since: the server's time before the first attempt whose outcome is unknown; None: there is none.
-        trouble: what went wrong last.
-    """
-
-    __slots__ = ("batch", "body", "deadline", "event", "names", "nonce", "outcome", "since", "stored", "trouble")
-
-    def __init__(self, event: Event, batch: Batch, nonce: bytes, names: tuple[bytes, ...], deadline: float) -> None:
-        self.event = event
-        self.batch = batch
-        self.nonce = nonce
-        self.names = names
-        self.deadline = deadline
-        self.body = encode(event)
-        self.since: float | None = None
-        self.trouble: Exception | None = None
-        self.stored: Event | None = None
-        self.outcome: Event | NotifyError | None = None
-
-    def finish(self, outcome: Event | NotifyError) -> None:
-        """Set the outcome, once."""
-        if self.outcome is None:
-            self.outcome = outcome
-            self.batch.one_less(self)
-
-
-class Batch:
-    """The pushes of one caller."""
-
-    __slots__ = ("done", "left", "under_way")
-
-    def __init__(self, left: int, under_way: dict[bytes, Push]) -> None:
-        self.left = left
-        self.under_way = under_way
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def one_less(self, push: Push) -> None:
-        """Count an outcome; the last one wakes the caller."""
-        del self.under_way[push.nonce]
-        self.left -= 1
-        if not self.left and not self.done.done():
-            self.done.set_result(None)
 
 
 class Lane:
