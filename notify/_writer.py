@@ -48,9 +48,10 @@ Locations: TypeAlias = Sequence[RoutingInfo] | None
 class Save:
     """One event on its way into the store."""
 
-    __slots__ = ("event", "locations", "outcome", "sent", "waiter")
+    __slots__ = ("deadline", "event", "locations", "outcome", "sent", "waiter")
 
     def __init__(self, event: Event, locations: Locations, waiter: Waiter) -> None:
+        self.deadline = 0.0
         self.event = event
         self.locations = locations
         self.waiter = waiter
@@ -91,7 +92,8 @@ class Writer:
         self._store = store
         self._many: SaveMany | None = store if ability(store, SaveMany, save_many="save") else None
         self._soon: SaveSoon | None = store if ability(store, SaveSoon, save_soon="save") else None
-        self._handed: set[Save] = set()
+        self._handed: dict[Save, None] = {}  # the oldest first
+        self._late: dict[Save, None] = {}
         self._all_told: anyio.Event | None = None
         self._name = type(store).__name__
         self._on_saved = on_saved
@@ -118,6 +120,7 @@ class Writer:
         self._counters.pending_pushes += 1
         if self._soon is not None:
             self._hand_over(self._soon, save)
+            await save.waiter
         elif self._many is None:
             save.sent = True
             self._background.start(self._save_one, save)
@@ -126,8 +129,9 @@ class Writer:
             if not self._draining:
                 self._draining = True
                 self._background.start(self._drain)
-        with anyio.move_on_after(self._timeout):
-            await save.waiter
+        if self._soon is None:
+            with anyio.move_on_after(self._timeout):
+                await save.waiter
         if save.outcome is None:
             save.outcome = self._give_up(save)
         if isinstance(save.outcome, NotifyError):
@@ -152,10 +156,11 @@ class Writer:
 
     def _hand_over(self, store: SaveSoon, save: Save) -> None:
         save.sent = True
-        if not self._handed:
+        save.deadline = anyio.current_time() + self._timeout
+        if not self._handed and not self._late:
             self._all_told = anyio.Event()
             self._background.start(self._wait_until_told, self._all_told)
-        self._handed.add(save)
+        self._handed[save] = None
         try:
             store.save_soon(save.event, partial(self._told, save))
         except Exception as error:
@@ -163,23 +168,35 @@ class Writer:
 
     def _told(self, save: Save, outcome: Event | NotifyError) -> None:
         """Take an outcome from a store that makes batches by itself; too late once the notifier has closed."""
-        if save not in self._handed:
+        if save in self._handed:
+            del self._handed[save]
+            save.finish(outcome)
+        elif save in self._late:
+            del self._late[save]
+        else:
             return
-        self._handed.discard(save)
         self._counters.pending_pushes -= 1
         if isinstance(outcome, Event):
             self._on_saved(outcome, save.locations)
-        save.finish(outcome)
-        if not self._handed and self._all_told is not None:
+        if not self._handed and not self._late and self._all_told is not None:
             self._all_told.set()
 
     async def _wait_until_told(self, all_told: anyio.Event) -> None:
-        """Be a task of the notifier's, which closes when all of them have ended."""
+        """Give up who waits for too long, with one timer for all; and be a task that the notifier's closing awaits."""
         try:
-            await all_told.wait()
+            while not all_told.is_set():
+                oldest = next(iter(self._handed), None)
+                now = anyio.current_time()
+                if oldest is not None and oldest.deadline <= now:
+                    del self._handed[oldest]
+                    self._late[oldest] = None
+                    oldest.finish(self._unanswered())
+                    continue
+                with anyio.move_on_after(self._timeout if oldest is None else oldest.deadline - now):
+                    await all_told.wait()
         finally:
-            while self._handed and self._background.closed:
-                self._told(next(iter(self._handed)), self._unanswered())
+            while self._background.closed and (waiting := {**self._late, **self._handed}):
+                self._told(next(iter(waiting)), self._unanswered())
 
     async def _save_one(self, save: Save) -> None:
         outcome: Event | NotifyError = self._unanswered()

@@ -22,7 +22,7 @@ import pytest
 
 from notify import Event, Notifier, RoutingInfo
 from notify_memory import MemoryStore
-from tests.servers import redis
+from tests.servers import postgres, redis
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -96,11 +96,15 @@ def run_all(page: Path) -> None:
 @contextmanager
 def server_for(page: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
     """Run a private server where the snippets of a page talk to one, and say in the environment where it is."""
-    if page.name != "redis.md":
-        yield
-        return
-    with redis.single() as server:
-        environment.setenv("REDIS_URL", server.url)
+    if page.name == "redis.md":
+        with redis.single() as server:
+            environment.setenv("REDIS_URL", server.url)
+            yield
+    elif page.name == "postgres.md":
+        with postgres.running() as database:
+            environment.setenv("DATABASE_URL", database.dsn)
+            yield
+    else:
         yield
 
 
