@@ -26,6 +26,7 @@ ORDER = """
     _subscription _reads _live
     _attendance _locator _routes _writer
     _streams _telemetry _notifier __init__
+    _urls _console _feed _tail _inspect cli __main__
 """.split()
 """The modules of the core: each imports only modules that stand before it, except for annotations."""
 
