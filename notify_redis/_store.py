@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
@@ -141,11 +141,15 @@ class RedisStore:
         """Close."""
         await self.aclose()
 
-    # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
+    # -- SaveMany, SaveSoon, ReadMany ----------------------------------------------------------------------------
 
     async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
         """See `notify.abc.SaveMany.save_many`."""
         return await self._writer.save(events)
+
+    def save_soon(self, event: Event, done: Callable[[Event | NotifyError], None]) -> None:
+        """See `notify.abc.SaveSoon.save_soon`."""
+        self._writer.save_soon(event, done)
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""
