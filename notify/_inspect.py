@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +18,8 @@ from .abc import StreamStore
 
 PAGE: Final = 500
 READS: Final = 5
+_REPR = re.compile(r"^[A-Za-z]+Error\((['\"])(.*)\1\)$")
+"""An error as the health verdict shows it: its text is enough."""
 
 
 class _Warnings(logging.Handler):
@@ -46,7 +49,7 @@ async def examine(store: StreamStore, timeout: float) -> tuple[bool, list[str]]:
     finally:
         await store.aclose()
     is_well = all(verdict == "ok" for verdict in parts.values())
-    lines = [f"{part:<7}  {verdict}" for part, verdict in parts.items()]
+    lines = [f"{part:<7}  " + _REPR.sub(r"\2", verdict) for part, verdict in parts.items()]
     return is_well, lines + [f"warning  {text}" for text in warnings.texts if is_well]
 
 

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import anyio
 
+from . import ids
 from ._console import as_json, complain, is_abandoned, plain, say
 from ._notifier import Notifier
 from .abc import StreamStore
@@ -96,8 +97,7 @@ class Tail:
         if self._json:
             say(as_json(event))
         elif event.type == "notify.gap":
-            gap: dict[str, Any] = event.payload
-            complain(f"gap ({gap['reason']}): events after {gap['from']} and up to {gap['to']} are gone")
+            complain(_describe(event.payload))
         else:
             say(plain(event))
 
@@ -111,3 +111,10 @@ class Tail:
         if self._away:
             self._away = False
             complain("the store is back")
+
+
+def _describe(gap: dict[str, str]) -> str:
+    reason, start, end = gap["reason"], gap["from"], gap["to"]
+    if ids.compare(start, end) < 0:
+        return f"gap ({reason}): events after {start} and up to {end} are gone"
+    return f"gap ({reason}): the log does not know {start}, and goes on after {end}"

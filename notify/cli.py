@@ -12,6 +12,7 @@ whoever read the output has gone. Whatever goes wrong is one line on standard er
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import secrets
@@ -38,7 +39,7 @@ from .event import Event, check_type, check_user
 
 FAILED, WRONG, INTERRUPTED, CUT_OFF = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
-TIMEOUT: Final = 10.0
+TIMEOUT: Final = 5.0
 PATIENCE: Final = 30.0
 
 
@@ -212,25 +213,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open(options: argparse.Namespace) -> StreamStore:
-    file = file_of(options.store)
-    is_new = options.makes and file is not None and not file.exists()
-    store = open_store(
+    return open_store(
         options.store,
         prefix=options.prefix,
         schema=options.schema,
         timeout=options.call_timeout,
         must_exist=not options.makes,
     )
-    if is_new:
-        complain(f"{os.fspath(file or '')!r} is a new file")
-    return store
 
 
 @asynccontextmanager
 async def _store(options: argparse.Namespace) -> AsyncIterator[StreamStore]:
-    """Open the store that was asked for."""
+    """Open the store that was asked for; say so where that makes a file, perhaps in the wrong directory."""
+    file = file_of(options.store)
+    is_new = file is not None and not file.exists()
     store: Any = _open(options)
     async with store:
+        if is_new:
+            complain(f"{os.fspath(file or '')!r} is a new file")
         yield store
 
 
@@ -321,7 +321,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed before we began
-            setattr(sys, name, open(os.devnull, "w"))  # for as long as the process lives
+            stream = open(os.devnull, "w")
+            atexit.register(stream.close)
+            setattr(sys, name, stream)
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = None
