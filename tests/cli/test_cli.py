@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -261,7 +262,7 @@ def test_feed_with_bad_lines(tmp_path: Path) -> None:
     """Lines that cannot be pushed are named by their numbers, all others are pushed; the status is 1."""
     feed = b"\n".join([b"alice a 1", *BAD, b"alice z 2", BAD[-1]])
     done = notify(tmp_path, "push", "--stdin", "--ids", stdin=feed)
-    bad = list(range(2, 2 + len(BAD))) + [len(BAD) + 3]
+    bad = [*range(2, 2 + len(BAD)), len(BAD) + 3]
     assert done.status == 1
     complaints = re.findall(r"^notify: line (\d+): .+$", done.err, re.M)
     assert sorted(map(int, complaints)) == bad
@@ -454,14 +455,22 @@ def test_unreachable_servers(tmp_path: Path, url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     where = ("--store", url.format(port=port))
-    for command in (("head", "alice"), ("push", "alice", "t"), ("tail", "alice")):
-        line = one_line(notify(tmp_path, *command, *where, *(() if command[0] == "tail" else ("--timeout", "2"))), 1)
-        assert str(port) in line
-        assert "geheim" not in line
-    checked = notify(tmp_path, "check", "--timeout", "2", *where)
-    assert (checked.status, checked.err) == (1, "")
-    assert re.fullmatch(r"store    .+\n", checked.out)
-    assert "geheim" not in checked.out
+    with ExitStack() as stack:
+        commands = [("head", "alice", "--timeout", "2"), ("push", "alice", "t", "--timeout", "2"), ("tail", "alice")]
+        *others, check = [
+            stack.enter_context(running(tmp_path, *command, *where))
+            for command in (*commands, ("check", "--timeout", "2"))
+        ]
+        for other in others:
+            done = other.wait()
+            assert (done.status, done.out, len(other.err)) == (1, "", 1)
+            assert done.err.startswith("notify: ")
+            assert str(port) in done.err
+            assert "geheim" not in done.err
+        checked = check.wait()
+        assert (checked.status, checked.err, len(check.out)) == (1, "", 1)
+        assert checked.out.startswith("store    ")
+        assert "geheim" not in checked.out
 
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
