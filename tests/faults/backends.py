@@ -79,7 +79,10 @@ class Servers(Backend):
 
     def start(self) -> None:
         for server in self.servers:
-            server.start()
+            self.start_one(server)
+
+    def start_one(self, server: Any) -> None:
+        server.start()
 
     def freeze(self) -> None:
         """SIGSTOP all of them."""
@@ -97,7 +100,7 @@ class Servers(Backend):
             self.thaw()
         for server in self.servers:
             if not self.is_up(server):
-                server.start()
+                self.start_one(server)
 
     @abstractmethod
     def is_up(self, server: Any) -> bool:
@@ -196,12 +199,28 @@ class RedisSentinels(Redis):
         port = self.sentinels.master_port()
         return next(server for server in self.servers if server.port != port)
 
+    def wait_until_in_step(self) -> None:
+        """Wait until the replica has all that the master has."""
+
+        def in_step() -> bool:
+            ours, theirs = (redis_servers.plain_info(each, "replication") for each in (self.master, self.replica))
+            return ours["master_repl_offset"] == theirs["slave_repl_offset"]
+
+        redis_servers.wait_for(in_step, "the replica is in step")
+
     def connections(self) -> int:
         return 0  # those of the sentinels and of the replica are among them
 
+    def start_one(self, server: redis_servers.Server) -> None:
+        """Start the master, or a replica of the master, whichever the sentinels have made of it."""
+        port = self.sentinels.master_port()
+        alone = (*redis_servers.DURABLE, "--repl-diskless-sync-delay", "0")
+        server.options = alone if server.port == port else (*alone, "--replicaof", "127.0.0.1", str(port))
+        server.start()
+
     def heal(self) -> None:
         super().heal()
-        redis_servers.wait_for(self._follows, "the replica follows the master")
+        redis_servers.wait_for(self._follows, "the replica follows the master", 60.0)
 
     def _follows(self) -> bool:
         for sentinel in self.sentinels.sentinels:

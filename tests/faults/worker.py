@@ -1,8 +1,8 @@
 """A process of an application: `python -m tests.faults.worker push|read ...`, which writes down all it does and sees.
 
 Its history file takes each record at once, so a SIGKILL loses nothing that was done. On stdin it takes one word a line:
-`pause` and `go`, and `stop` (or the end of the input) to close everything in order. On stdout it says `ready`, `paused`,
-and at the end `left`, with whatever it has left running.
+`pause` and `go`, `memory`, and `stop` (or the end of the input) to close everything in order. On stdout it says
+`ready`, `paused`, `memory`, and at the end `left`, with whatever it has left running.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Worker:
 
     async def do(self, word: str) -> None:
         if word == "pause":
-            self.gate = anyio.Event()
+            if self.gate.is_set():
+                self.gate = anyio.Event()
             while self.busy:  # noqa: ASYNC110 - each of them ends within its bound
                 await anyio.sleep(0.01)
             say("paused")
@@ -176,11 +177,9 @@ async def run(options: argparse.Namespace) -> None:
         await worker.notifier.aclose()
         await store.aclose()
     await anyio.lowlevel.checkpoint()
-    left = [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    left += [
-        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
-    ]
-    say("left", *left)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    threads = {thread for thread in threading.enumerate() if not thread.daemon} - {threading.main_thread()}
+    say("left", *left, *threads)
 
 
 def main() -> None:
