@@ -60,7 +60,7 @@ LOOPS = {
     "notify_redis._link": {"asyncio"},
     "notify_redis._listener": {"asyncio"},
     "notify_redis._presence": {"asyncio"},
-    "notify_redis._pushes": {"asyncio"},
+    "notify_redis._writes": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""

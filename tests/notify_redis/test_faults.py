@@ -236,6 +236,7 @@ async def test_cancelling_costs_no_connection(server: Server, prefix: str) -> No
 async def test_closing_while_the_server_hangs(victim: Server, prefix: str) -> None:
     """Stream stores and their streams close within a tenth of a second though the server does not answer."""
     store = RedisStreamStore(victim.url, prefix=prefix)
+    await store.save(Event("alice", "t"))
     ended: list[float] = []
 
     async def read() -> None:
