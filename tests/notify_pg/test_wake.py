@@ -324,7 +324,7 @@ async def test_presence_without_a_server(postgres: Server, schema: str) -> None:
     """Registering fails while the server is away; what was registered ends without an error, and heals."""
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
-        options: dict[str, Any] = {"schema": schema, "timeout": 0.3, "ttl": 0.6}
+        options: dict[str, Any] = {"schema": schema, "timeout": 3.0, "ttl": 0.6}
         other = PostgresPresence(postgres.dsn, schema=schema)
         async with aclosing(PostgresPresence(dsn, **options)) as tracker, aclosing(other):
             kept, ended = [await tracker.register("alice", RoutingInfo(name)) for name in "ab"]
