@@ -96,12 +96,16 @@ class Process:
     @property
     def said(self) -> list[str]:
         """The lines that it has printed."""
-        assert self._process.poll() is None or self.killed or not self._process.returncode, self.errors
+        self.check()
         return self._out.read_text().splitlines()
 
     @property
     def errors(self) -> str:
         return self._errors.read_text()
+
+    def check(self) -> None:
+        """Assert that it has not crashed."""
+        assert self.killed or not self._process.poll(), self.errors
 
     def tell(self, word: str) -> None:
         assert self._process.stdin is not None
@@ -218,15 +222,15 @@ class Scene:
 
     # -- progress ------------------------------------------------------------------------------------------------
 
-    def counted(self, kind: str, processes: Sequence[Process] | None = None) -> int:
-        """How many records of this kind there are."""
+    def counted(self, kinds: str, processes: Sequence[Process] | None = None) -> int:
+        """How many records of these kinds there are."""
         chosen = self.processes if processes is None else processes
         for process in chosen:
             process.log.read()
-        return sum(process.log.counts[kind] for process in chosen)
+        return sum(process.log.counts[kind] for process in chosen for kind in kinds.split())
 
-    async def more(self, kind: str = "ok", number: int = 100, within: float = PATIENCE) -> None:
-        """Wait until so many more records of this kind were written."""
+    async def more(self, kind: str, number: int, within: float = PATIENCE) -> None:
+        """Wait until so many more records of these kinds were written."""
         goal = self.counted(kind) + number
         await self.until(lambda: self.counted(kind) >= goal, within, f"{number} more {kind!r}")
 
@@ -234,8 +238,10 @@ class Scene:
         """Wait for a condition; if it does not come, say where everybody is."""
         try:
             with anyio.fail_after(within):
-                while not condition():  # noqa: ASYNC110 - files tell nobody
+                while not condition():
                     await anyio.sleep(0.01)
+                    for process in self.processes:
+                        process.check()
         except TimeoutError:
             state = [f"{each.name}: {dict(each.log.counts)} {each.errors[-500:]}" for each in self.processes]
             raise AssertionError("\n".join([f"{self.backend.name}: not within {within} s: {what}", *state])) from None

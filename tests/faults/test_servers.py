@@ -26,7 +26,7 @@ async def test_servers_that_are_killed(backend: Backend, tmp_path: Path) -> None
     async with scene(backend, tmp_path) as at_work:
         for _ in range(2):
             await in_thread(backend.kill)
-            await at_work.more("uncertain", 1)
+            await at_work.more("uncertain rejected", 1)
             await in_thread(backend.start)
             await at_work.more("ok", 100, within=10)
             await at_work.quiet(10)

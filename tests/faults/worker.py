@@ -15,13 +15,13 @@ import resource
 import sys
 import threading
 from random import Random
-from typing import Any
 
 import anyio
 import anyio.lowlevel
 
-from notify import BackendError, Event, Notifier, PushUncertainError, Stream, StreamStore, ids
+from notify import BackendError, BackendUnavailableError, Notifier, PushUncertainError, Stream, StreamStore, ids
 from notify.testing import History
+from notify.testing.history import Reader
 
 from .stores import open_store
 
@@ -118,31 +118,27 @@ class Worker:
 
     async def read(self, user: str, start: str) -> None:
         """Read one user's log from a position; a restless reader leaves now and then, and resumes where it was."""
-        while not self.stopped:
+        while await self.may_go_on():
             reader = self.history.reader(user, start)
-            async with self.notifier.subscribe(user, start, signals=True) as stream:
-                await self.read_stream(stream, reader)
-                start = stream.last_id
+            try:
+                async with self.notifier.subscribe(user, start, signals=True) as stream:
+                    await self.read_stream(stream, reader)
+            except BackendUnavailableError:
+                await anyio.sleep(0.02)  # it could not be opened
+            start = reader.last_id or start
             reader.finished()
 
-    async def read_stream(self, stream: Stream, reader: Any) -> None:
+    async def read_stream(self, stream: Stream, reader: Reader) -> None:
+        """Note what a stream yields, until it is time to leave it."""
         while await self.may_go_on():
-            try:
-                with anyio.move_on_after(self.haste()):
-                    event = await stream.next()
-                    note(reader, event)
-                    if self.restless and self.random.random() < 0.02:
-                        return
-            except BackendError:
-                await anyio.sleep(0.02)  # it could not be opened: the server is away
-
-
-def note(reader: Any, event: Event) -> None:
-    """Record what a stream yielded."""
-    if event.type == "notify.gap":
-        reader.gap(event.payload["reason"], event.payload["from"], event.payload["to"])
-    elif event.type == "n":
-        reader.event(event, event.payload[0])
+            with anyio.move_on_after(self.haste()):
+                event = await stream.next()
+                if event.type == "notify.gap":
+                    reader.gap(event.payload["reason"], event.payload["from"], event.payload["to"])
+                elif event.type == "n":
+                    reader.event(event, event.payload[0])
+                if self.restless and self.random.random() < 0.02:
+                    return
 
 
 def say(*words: object) -> None:
