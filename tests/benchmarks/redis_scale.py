@@ -32,7 +32,7 @@ IDLE_SECONDS = 30.0
 """Long enough for one look at every user's log, which is taken every 18 to 28 seconds, and six canaries."""
 
 FIXED = (b"99999999999999", b"1000", b"~", b"604800000", b"604800000", b"86400000", b"4096", b"PUBLISH", b"")
-_keys = Keys("bench")
+KEYS = Keys("bench")
 
 
 def driver(server: Server) -> Redis:
@@ -42,7 +42,7 @@ def driver(server: Server) -> Redis:
 
 def names(user: str) -> tuple[bytes, ...]:
     """The keys of the script for one event."""
-    stream, index, retries, _ = _keys.of_user(user)
+    stream, index, retries, _ = KEYS.of_user(user)
     return stream, index, retries, stream
 
 
@@ -104,7 +104,7 @@ async def driver_pages(server: Server) -> float:
     """The entries of a long stream, page by page."""
     async with aclosing(RedisStreamStore(server.url, prefix="bench", max_len=2 * EVENTS)) as store:
         await _fill(store)
-    stream = _keys.stream("alice")
+    stream = KEYS.stream("alice")
     async with driver(server) as client:
         started = time.perf_counter()
         left, after = EVENTS, "-"
