@@ -200,5 +200,5 @@ class PostgresStreamStore(PostgresStore):
             elapsed = 0.0
             try:
                 await self._live.audit()
-            except NotifyError as error:
-                logger.warning("news could not be looked for, which is tried again: %s", error)
+            except Exception as error:  # a look that takes too long, too: without another one, streams stay behind
+                logger.warning("news could not be looked for, which is tried again: %r", error)

@@ -187,8 +187,9 @@ async def test_users_who_share_a_short_key_are_told_apart(make: Make, monkeypatc
         assert await bob.next(5) == event
 
 
+@pytest.mark.parametrize("failure", [BackendUnavailableError("no"), TimeoutError()])
 async def test_audits_find_what_no_ring_announced(
-    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
     """A store that streams without a notifier audits by itself, and survives an audit that fails."""
     monkeypatch.setattr("notify_pg._stream_store.AUDIT", 0.1)
@@ -199,7 +200,7 @@ async def test_audits_find_what_no_ring_announced(
 
     async def fail_once() -> None:
         monkeypatch.setattr(store.live, "audit", audit)
-        raise BackendUnavailableError("no")
+        raise failure
 
     async with store.subscribe("alice") as stream:
         await until(lambda: store.hears)
