@@ -121,6 +121,7 @@ class Demo:
         self.processes: list[Process] = []
         self.left = {True: SHOWN, False: SHOWN}  # of live events to be shown, and of others
         self.pushing_ended, self.moved = anyio.Event(), anyio.Event()
+        self.replacing = anyio.Lock()
         self.due = -math.inf
         self.watcher: Watcher | None = None
         self.pusher: Process
@@ -143,8 +144,8 @@ class Demo:
         await watcher.ready.wait()
         if watcher.ended.is_set():
             raise RuntimeError(f"{watcher.name} has ended by itself")
-        for user in self.last_ids:
-            await watcher.open(user)
+        while users := [user for user in self.last_ids if user not in watcher.readers]:
+            await watcher.open(users[0])
         self.watcher = watcher
 
     async def _start_process(self, command: list[str], stderr: int | None = subprocess.PIPE) -> Process:
@@ -190,13 +191,21 @@ class Demo:
             await watcher.kill()
             self.totals.kills += 1
             self.announce(f"{watcher.name} is killed after it has shown {watcher.shown} events; pushes go on")
+            self.tasks.start_soon(self._replace_in_time)
         elif self.watcher is None and self.handed >= 2 * self.next_kill:
             await self._replace()
-            self.next_kill *= 5
+
+    async def _replace_in_time(self) -> None:
+        """Replace the reader though few lines come: somebody may be typing them."""
+        await anyio.sleep(2.0)
+        await self._replace()
 
     async def _replace(self) -> None:
-        self.announce(f"web-{self.totals.kills + 2} takes over, for each user from the last id that was shown")
-        await self.start_watcher()
+        async with self.replacing:
+            if self.watcher is None:
+                self.announce(f"web-{self.totals.kills + 2} takes over, for each user from the last id that was shown")
+                await self.start_watcher()
+                self.next_kill *= 5
 
     async def _read_ids(self) -> None:
         async for line in lines_of(self.pusher.stdout):
@@ -224,8 +233,7 @@ class Demo:
         assert self.pusher.stdin is not None
         await self.pusher.stdin.aclose()
         await self.pushing_ended.wait()
-        if self.watcher is None:
-            await self._replace()
+        await self._replace()
         with anyio.move_on_after(PATIENCE):
             for user, pushed in self.pushed.items():
                 while ids.compare(self.last_ids[user], next(reversed(pushed))) < 0:
@@ -276,9 +284,11 @@ async def run(source: Source, options: argparse.Namespace) -> int:
                     await demo.finish()
                     ok = summarise(demo)
                 finally:
-                    for process in demo.processes:
-                        with suppress(ProcessLookupError):
-                            process.kill()
+                    with anyio.CancelScope(shield=True):
+                        for process in demo.processes:
+                            with suppress(ProcessLookupError):
+                                process.kill()
+                            await process.wait()
                 tasks.cancel_scope.cancel()
                 if not ok:
                     return BROKEN

@@ -1,7 +1,7 @@
 """The process that shows: a stream for each user that it is told of, every event as a line of JSON.
 
-`python watcher.py FILE [--sabotage [ID]]` reads lines of JSON: `{"user": "alice", "after": "0"}` opens a stream. The end of
-its input ends it. What it has written is all that it has seen, so whoever kills it knows where to resume.
+`python watcher.py FILE [--sabotage [ID]]` reads lines of JSON: `{"user": "alice", "after": "0"}` opens a stream. The
+end of its input ends it. What it has written is all that it has seen, so whoever kills it knows where to resume.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ async def show(notifier: Notifier, user: str, after: str) -> None:
             say(json.dumps({**seen, "payload": event.payload, "pushed_at": at, "live": is_live}))
 
 
-async def main(file: str, *sabotage: str) -> None:
+async def main(*arguments: str) -> None:
     """Open streams as told."""
+    file, *sabotage = arguments
     store = LeakyStore(file) if sabotage else SQLiteStreamStore(file)
     if isinstance(store, LeakyStore):
         store.lost = sabotage[-1].removeprefix("--sabotage")
