@@ -178,9 +178,14 @@ class RedisCluster(Redis):
 
 
 class RedisSentinels(Redis):
-    """A master and a replica, watched by three sentinels. `servers` are the two that hold data."""
+    """A master and a replica, watched by three sentinels. `servers` are the two that hold data.
+
+    For about ten seconds after a failover the old master, if it lives, knows nothing of it. Two masters that write one
+    log may give one id to two events, so operators fence the old one: `fence`.
+    """
 
     name = "redis sentinel"
+    _fence: tuple[str, ...] = ()
 
     def __init__(self, sentinels: redis_servers.Sentinels) -> None:
         Servers.__init__(self, [sentinels.master, sentinels.replica])
@@ -211,10 +216,16 @@ class RedisSentinels(Redis):
     def connections(self) -> int:
         return 0  # those of the sentinels and of the replica are among them
 
+    def fence(self) -> None:
+        """From now on a master without its replica accepts nothing."""
+        self._fence = ("--min-replicas-to-write", "1")
+        for server in self.servers:
+            server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+
     def start_one(self, server: redis_servers.Server) -> None:
         """Start the master, or a replica of the master, whichever the sentinels have made of it."""
         port = self.sentinels.master_port()
-        alone = (*redis_servers.DURABLE, "--repl-diskless-sync-delay", "0")
+        alone = (*redis_servers.DURABLE, "--repl-diskless-sync-delay", "0", *self._fence)
         server.options = alone if server.port == port else (*alone, "--replicaof", "127.0.0.1", str(port))
         server.start()
 
