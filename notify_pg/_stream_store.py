@@ -76,6 +76,7 @@ class PostgresStreamStore(PostgresStore):
             relay=relay,
         )
         self._db.listen_dsn = listen_dsn
+        self._db.kept = int(listen_dsn is None)
         self._live = LiveLog(self, background=self._background, on_open=self._opened, on_close=self._closed)
         self._listener = Listener(
             self._db,

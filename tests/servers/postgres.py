@@ -210,6 +210,20 @@ def running(config: str = "") -> Iterator[Server]:
 
 
 @contextmanager
+def small_disk(server: Server, size: str = "24m") -> Iterator[Path]:
+    """A file system that is soon full and that the server may write to. Only root can mount one."""
+    path = server.directory / "small"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
+    try:
+        (path / "tablespace").mkdir()
+        shutil.chown(path / "tablespace", USER, USER)
+        yield path / "tablespace"
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@contextmanager
 def bouncing(server: Server, pool_size: int = 8) -> Iterator[Bouncer]:
     bouncer = Bouncer(server.directory, server, pool_size)
     try:
