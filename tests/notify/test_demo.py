@@ -281,7 +281,7 @@ def test_sabotage_is_found() -> None:
     assert (named[2], named[1], named[3]) in pushes
     assert hidden[1] not in [sighting[2] for sighting in SIGHTING.findall(done.stdout)]
     assert numbers(done.stdout, r"^Shown (\d+):") == (len(pushes) - 1,)
-    assert done.stdout.count("Wrong") == 1
+    assert done.stdout.count("\nWrong (") == 1
     assert OK not in done.stdout
     assert done.stdout.rstrip().endswith(FAILED)
 
