@@ -162,7 +162,8 @@ class Feed:
     async def _push(self, draft: Draft) -> None:
         began = anyio.current_time()
         key = f"{self._key}:{draft.number}"
-        for delay in backoff(random.random, limit=1.0):
+        delays = backoff(random.random, limit=1.0)
+        while True:
             if self.reason:
                 self.failed += 1
                 return
@@ -176,7 +177,7 @@ class Feed:
                     self._end(draft.number, error, self._last_success >= began)
                     return
                 self._note_away(error, began)
-                await anyio.sleep(delay)
+                await anyio.sleep(next(delays))
             else:
                 self._succeed(draft.number, event)
                 return

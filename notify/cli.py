@@ -44,6 +44,9 @@ PATIENCE: Final = 30.0
 MARGIN: Final = 0.5
 """Seconds that a store has to say by itself that it got no answer: it knows more about that than we do."""
 
+CLOSING: Final = 3.0
+"""Seconds that connections to a server that hangs may take to be closed."""
+
 
 _EPILOG: Final = """\
 The store is the URL after --store, or else in NOTIFY_STORE, or else sqlite:///notify.db, a file in the working
@@ -241,7 +244,7 @@ async def _run(options: argparse.Namespace) -> int:
         status: int = await options.run(options)
         return status
     try:
-        with anyio.fail_after(options.timeout + 2 * MARGIN):
+        with anyio.fail_after(options.timeout + CLOSING):
             status = await options.run(options)
     except TimeoutError as error:
         raise BackendUnavailableError(f"no answer within {options.timeout:g} s") from error
@@ -287,8 +290,7 @@ class _OneLine(logging.Formatter):
 
 def _leave_output() -> None:
     """Let nothing more be written: the interpreter would try once again at its end, and complain."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: BaseException, store: str | None) -> int:

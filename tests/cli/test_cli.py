@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from notify import ids
+from notify.cli import main
 from notify.testing.history import History
 from tests.cli.commands import NOTIFY, PATIENCE, Done, environment, notify, running
 
@@ -75,6 +79,7 @@ def test_tail_from_an_id_and_from_a_time(tmp_path: Path) -> None:
     assert rest == (0, f"{second} b null\n", "")
     since = ids.time_of(second).isoformat()
     assert notify(tmp_path, "tail", "alice", "--after", since, "--no-follow").out == f"{second} b null\n"
+    assert notify(tmp_path, "tail", "alice", "--no-follow").out == f"{first} a null\n{second} b null\n"
     later = notify(tmp_path, "tail", "alice", "--after", "2200-01-01T00:00:00Z", "--no-follow")
     assert later == (0, "", "")
 
@@ -158,6 +163,27 @@ def test_tail_goes_on_with_a_new_file(tmp_path: Path) -> None:
         assert tail.ids() == [before, after]
         assert len([line for line in tail.err if "the store is away" in line]) == 1
         assert tail.err[-1] == f"notify: gap (expired): the log does not know {before}, and goes on after 0"
+        assert tail.interrupt().status == 130
+
+
+def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
+    """A directory that is away for longer than one try is told of once, however often it is looked for."""
+    with running(tmp_path, "tail", "alice", "--store", "sqlite:///data/notify.db") as tail:
+        assert tail.wait().status == 1  # it was never there
+    (tmp_path / "data").mkdir()
+    with running(tmp_path, "tail", "alice", "--after", "0", "--store", "sqlite:///data/notify.db") as tail:
+        tail.wait_for("is a new file", tail.err)
+        (tmp_path / "data").rename(tmp_path / "moved")
+        tail.wait_for("the store is away", tail.err)
+        push(tmp_path, "alice", "a", "--store", "sqlite:///moved/notify.db")
+        time.sleep(3)  # tries that nothing tells of
+        (tmp_path / "moved").rename(tmp_path / "data")
+        tail.wait_for("a null")
+        assert [line.partition(",")[0] for line in tail.err[1:]] == [
+            "notify: the store is away",
+            "notify: the store is back",
+        ]
+        assert tail.interrupt().status == 130
 
 
 # -- the other commands --------------------------------------------------------------------------------------------
@@ -520,12 +546,14 @@ def test_locked_file(tmp_path: Path) -> None:
         holder.stdout.readline()
         line = one_line(notify(tmp_path, "push", "alice", "b", "--timeout", "1"), 1)
         assert "another process holds the lock" in line
-        feed = notify(tmp_path, "push", "--stdin", "--timeout", "0.5", "--key", "k", stdin="alice b 1\nbob b 2\n")
-        assert (feed.status, feed.out) == (1, "pushed 0, failed 2\n")
+        feed = notify(
+            tmp_path, "push", "--stdin", "--timeout", "0.5", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n"
+        )
+        assert (feed.status, feed.out) == (1, "pushed 0, failed 3\n")
         assert re.search(r"gave up: nothing could be pushed for 0.5 s: .+\n.* with --key k: ", feed.err)
         holder.kill()
-    again = notify(tmp_path, "push", "--stdin", "--key", "k", stdin="alice b 1\nbob b 2\n")
-    assert again.out == "pushed 2, failed 0\n"
+    again = notify(tmp_path, "push", "--stdin", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n")
+    assert again.out == "pushed 3, failed 0\n"
 
 
 def test_feed_waits_for_a_lock(tmp_path: Path) -> None:
@@ -549,6 +577,34 @@ def test_feed_waits_for_a_lock(tmp_path: Path) -> None:
         assert feed.wait().out == "pushed 30, failed 0"
     for user in range(3):
         assert [int(line.split()[2]) for line in shown(tmp_path, f"user{user}")] == list(range(user, 30, 3))
+
+
+def test_line_that_the_store_refuses(tmp_path: Path) -> None:
+    """A line that the store keeps refusing is named, and does not hold up those of others for good."""
+    push(tmp_path, "alice", "a")
+    with closing(sqlite3.connect(tmp_path / "notify.db")) as file:
+        file.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON notify_events WHEN NEW.user = 'mallory' "
+            "BEGIN SELECT RAISE(ABORT, 'not for mallory'); END"
+        )
+    with running(tmp_path, "push", "--stdin", "--ids", "--timeout", "1") as feed:
+        feed.write("mallory n 1\n")
+        number = 1
+        while not any("line 1:" in line for line in feed.err):
+            number += 1
+            feed.write(f"bob n {number}\n")
+            feed.wait_for(f"{number} ")
+        feed.end_input()
+        assert feed.wait() == (1, "\n".join(feed.out), "\n".join(feed.err))
+        assert "not for mallory" in feed.wait_for("line 1:", feed.err)
+        assert feed.out[-1] == f"pushed {number - 1}, failed 1"
+
+
+def test_output_that_is_no_file() -> None:
+    """The command may be called from Python, with output that goes anywhere."""
+    with redirect_stdout(io.StringIO()) as out:
+        assert main(["--version"]) == 0
+    assert out.getvalue().startswith("notify ")
 
 
 def test_full_disk_for_the_output(tmp_path: Path) -> None:

@@ -27,18 +27,22 @@ class Place(NamedTuple):
         end: kills what the store needs, when it holds all that was acknowledged.
         begin: has it work again.
         is_missed: whether it is away for so long that somebody is told; a failover takes less.
+        freeze: stops it in its tracks.
+        thaw: lets it go on.
     """
 
     url: str
     end: Callable[[], None]
     begin: Callable[[], None]
     is_missed: bool = True
+    freeze: Callable[[], None] = lambda: None
+    thaw: Callable[[], None] = lambda: None
 
 
 @contextmanager
 def single() -> Iterator[Place]:
     with redis.single() as server:
-        yield Place(server.url, server.kill, server.start)
+        yield Place(server.url, server.kill, server.start, freeze=server.freeze, thaw=server.thaw)
 
 
 @contextmanager
@@ -88,7 +92,7 @@ def cluster() -> Iterator[Place]:
 @contextmanager
 def database() -> Iterator[Place]:
     with postgres.running() as server:
-        yield Place(server.dsn, server.kill, server.start)
+        yield Place(server.dsn, server.kill, server.start, freeze=server.freeze, thaw=server.thaw)
 
 
 PLACES = {"redis": single, "sentinel": sentinels, "cluster": cluster, "postgres": database}
@@ -248,3 +252,38 @@ def test_feed_gives_up_and_is_pushed_again(own_place: Place, tmp_path: Path, use
     for part in range(3):
         payloads = [event["payload"] for event in stored(own_place, tmp_path, f"{user}-{part}")]
         assert payloads == list(range(part, 600, 3))
+
+
+@pytest.mark.parametrize("own_place", ["redis", "postgres"], indirect=True)
+def test_server_that_hangs(own_place: Place, tmp_path: Path, user: str) -> None:
+    """A server that hangs: what is pushed says with which key to repeat it, tail tells of it and can be interrupted;
+    when the server goes on, everything is there once."""
+    first = push(own_place, tmp_path, user, "a")
+    environment = {"NOTIFY_STORE": own_place.url}
+    with (
+        running(tmp_path, "tail", user, "--after", "0", variables=environment) as tail,
+        running(tmp_path, "tail", user, "--after", "0", variables=environment) as other,
+        running(tmp_path, "push", "--stdin", "--ids", "--timeout", "60", variables=environment) as feed,
+    ):
+        feed.write(f"{user} b 1\n")
+        feed.wait_for("1 ")
+        for each in (tail, other):
+            each.wait_for(" b 1")
+        own_place.freeze()
+        feed.write(f"{user} b 2\n")
+        hung = on(own_place, tmp_path, "push", user, "c", "--timeout", "1", "--key", "c1")
+        assert (hung.status, hung.out, len(hung.err.splitlines())) == (1, "", 1)
+        assert on(own_place, tmp_path, "check", "--timeout", "1").status == 1
+        for each in (tail, other):
+            each.wait_for("the store is away", each.err)
+        assert other.interrupt().status == 130
+        own_place.thaw()
+        third = on(own_place, tmp_path, "push", user, "c", "--key", "c1")
+        assert third.status == 0, third
+        tail.wait_for(third.out.strip())
+        tail.wait_for(" b 2")
+        feed.end_input()
+        assert feed.wait().out.endswith("pushed 2, failed 0")
+        assert sorted(line.split(" ", 1)[1] for line in tail.out) == ["a null", "b 1", "b 2", "c null"]
+        assert tail.ids()[0] == first
+        assert tail.interrupt().status == 130
