@@ -100,7 +100,7 @@ def server_for(page: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
         with redis.single() as server:
             environment.setenv("REDIS_URL", server.url)
             yield
-    elif page.name == "postgres.md":
+    elif page.name in {"postgres.md", "transactions.md"}:
         with postgres.running() as database:
             environment.setenv("DATABASE_URL", database.dsn)
             yield

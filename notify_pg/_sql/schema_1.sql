@@ -45,15 +45,16 @@ CREATE UNLOGGED TABLE {nonces} (
     born timestamptz NOT NULL
 );
 
+-- What other programs insert here is checked here: one row that no log can take would hold up all that follow.
 CREATE TABLE {outbox} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    user_id text NOT NULL,
-    type text NOT NULL,
-    data bytea NOT NULL,
+    user_id text NOT NULL CHECK (octet_length(user_id) BETWEEN 1 AND 255 AND user_id !~ '[\x01-\x1f\x7f]'),
+    type text NOT NULL CHECK (type ~ '^[A-Za-z0-9_.:-]{1,128}$' AND NOT type ^@ 'notify.'),
+    data bytea NOT NULL CHECK (convert_from(data, 'UTF8')::json IS NOT NULL),
     micros bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-    topic text,
-    key text,
-    meta text
+    topic text CHECK (octet_length(topic) BETWEEN 1 AND 255),
+    key text CHECK (octet_length(key) BETWEEN 1 AND 255),
+    meta text CHECK (json_typeof(meta::json) = 'object')
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE UNLOGGED TABLE {trackers} (

@@ -130,30 +130,38 @@ async def test_a_restarted_server_that_ends_its_connections(server: Server, sche
 
 
 async def test_a_frozen_server(server: Server, schema: str) -> None:
-    """A server that stops in its tracks and goes on executes late what it was sent: nothing is stored twice."""
+    """A server that stops for 15 seconds and then executes late what it was sent: nothing is stored twice.
+
+    With the defaults of everything, that nothing is heard any more is known within ten seconds.
+    """
     history = History()
-    async with PostgresStreamStore(server.dsn, schema=schema, heartbeat=0.5, timeout=1) as store:
-        async with Notifier(store, timeout=1.5) as notifier, crowd(notifier, history) as around:
+    async with PostgresStreamStore(server.dsn, schema=schema) as store, Notifier(store) as notifier:
+        async with crowd(notifier, history) as around:
+            await until(lambda: store.hears, 10)
             server.freeze()
             try:
-                await until(lambda: not store.hears, 10)
-                await anyio.sleep(3)  # the fault itself lasts so long
+                began = anyio.current_time()
+                await until(lambda: not store.hears, 12)
+                assert anyio.current_time() - began < 11
+                await anyio.sleep_until(began + 15)  # the fault itself lasts so long
             finally:
                 server.thaw()
             await around.stored_more()
-            await until(lambda: store.hears, 10)
+            await until(lambda: store.hears, 20)
 
 
 async def test_an_attempt_that_is_executed_too_late_stores_nothing(server: Server, schema: str) -> None:
     """A push to a frozen server is uncertain; when the server goes on, its deadline has passed: the log is empty."""
-    async with PostgresStore(server.dsn, schema=schema, timeout=0.6) as store:
+    async with PostgresStore(server.dsn, schema=schema) as store:
         await settled(store)
+        store._db.timeout = 0.6
         server.freeze()
         try:
             with anyio.fail_after(2), pytest.raises(PushUncertainError):
                 await store.save(Event("alice", "n"))
         finally:
             server.thaw()
+        store._db.timeout = 20
         await store.save(Event("bob", "n"))
         assert await store.head("alice") == "0"
 
@@ -200,8 +208,9 @@ async def test_a_stored_batch_that_was_trimmed_before_its_reply(server: Server, 
 async def test_the_first_event_of_a_key_that_cannot_be_read(server: Server, schema: str) -> None:
     """A repeated key whose first event cannot be fetched is an error that says to repeat; nothing is stored."""
     async with FaultProxy("127.0.0.1", server.port) as proxy:
-        async with PostgresStore(through(proxy, server), schema=schema, timeout=0.5) as store:
+        async with PostgresStore(through(proxy, server), schema=schema) as store:
             await store.save(Event("marked", "n", 1, key="k"))
+            store._db.timeout = 1.5
             fetch = store._db.fetch
 
             async def cut(query: str, *args: object) -> list[Any]:
@@ -219,13 +228,14 @@ async def test_the_first_event_of_a_key_that_cannot_be_read(server: Server, sche
 async def test_a_reply_that_vanishes(server: Server, schema: str) -> None:
     """A reply that never comes is given up within half the time, and the second attempt finds the event stored."""
     async with FaultProxy("127.0.0.1", server.port) as proxy:
-        async with PostgresStore(through(proxy, server), schema=schema, timeout=1) as store:
-            await store.save(Event("bob", "n"))
+        async with PostgresStore(through(proxy, server), schema=schema) as store:
+            await settled(store)
+            store._db.timeout = 2.0
             proxy.down = Faults(blackhole=True)
             save = asyncio.ensure_future(store.save(Event("alice", "n")))
             await until(lambda: proxy.swallowed)
             proxy.heal()
-            with anyio.fail_after(2):
+            with anyio.fail_after(2.5):
                 event = await save
             assert [*(await store.read("alice", "0", 10)).events] == [event]
 
@@ -233,12 +243,14 @@ async def test_a_reply_that_vanishes(server: Server, schema: str) -> None:
 async def test_a_network_that_stays_silent(server: Server, schema: str) -> None:
     """While nothing comes back at all, every push has its verdict in time: uncertain; later there is at most one."""
     async with FaultProxy("127.0.0.1", server.port) as proxy:
-        async with PostgresStore(through(proxy, server), schema=schema, timeout=0.6) as store:
+        async with PostgresStore(through(proxy, server), schema=schema) as store:
             await settled(store)
+            store._db.timeout = 0.6
             proxy.down = Faults(blackhole=True)
             with anyio.fail_after(1.5), pytest.raises(PushUncertainError):
                 await store.save(Event("alice", "n"))
             proxy.heal()
+            store._db.timeout = 20
             await store.save(Event("bob", "n"))
             assert len((await store.read("alice", "0", 10)).events) <= 1
 

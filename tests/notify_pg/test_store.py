@@ -255,7 +255,8 @@ async def test_a_held_log_holds_up_nobody_else(make: Make, sql: asyncpg.Connecti
 
 async def test_a_log_that_is_held_for_too_long_rejects(make: Make, sql: asyncpg.Connection) -> None:
     """A push that waits for a lock in vain is rejected within its time: it is certainly not stored."""
-    store = await make(timeout=0.5)
+    store = await make()
+    store._db.timeout = 1.0
     async with sql.transaction():
         await store.save_in(Event("alice", "n", 1), sql)
         outcomes: list[Any] = []
@@ -357,7 +358,7 @@ async def test_maintenance_goes_on_by_itself(make: Make, monkeypatch: pytest.Mon
                                              schema: str, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
     """The task that maintains the tables does so after a while, and survives a failure."""
     monkeypatch.setattr("notify_pg._retention.SWEEP", 0.02)
-    store = await make(timeout=0.5)
+    store = await make()
 
     async def done(column: str) -> bool:
         return bool(await sql.fetchval(f"SELECT {column} <> '-infinity' FROM {schema}.notify_meta"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import anyio
 import asyncpg
@@ -241,3 +243,42 @@ async def test_a_relay_goes_on_after_a_failure(
     async with sql.transaction():
         await store.enqueue(Event("alice", "n"), connection=sql)
     await until(lambda: is_stored(store, "alice", 1))
+
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "howto" / "transactions.md"
+
+
+async def test_what_other_programs_insert(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """The statement of the page on transactions, as any driver would send it, ends in the log like a push."""
+    store = await make(PostgresStreamStore, relay=0.02)
+    (statement,) = re.findall(r'"(INSERT INTO notify_outbox [^"]+)"', PAGE.read_text(encoding="utf-8"))
+    for number in range(1, 4):
+        statement = statement.replace("%s", f"${number}", 1)
+    await sql.execute(f"SET search_path TO {schema}")
+    async with store.subscribe("alice") as stream:
+        async with sql.transaction():
+            await sql.execute(statement, "alice", "order.paid", b'{"order": 7}')
+        event = await stream.next(10)
+        assert (event.type, event.payload, event.key, event.group, dict(event.meta)) == (
+            "order.paid", {"order": 7}, None, None, {},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("user_id", ""), ("user_id", "x" * 256), ("user_id", "a\nb"),
+        ("type", ""), ("type", "a b"), ("type", "notify.gap"),
+        ("data", b"{"), ("data", b""), ("data", b"NaN"), ("data", b'"\xff"'), ("topic", ""), ("key", "k" * 256),
+        ("meta", "[]"), ("meta", "{"),
+    ],
+)  # fmt: skip
+async def test_the_outbox_refuses_what_a_push_refuses(
+    store: PostgresStore, sql: asyncpg.Connection, schema: str, column: str, value: object
+) -> None:
+    """A row that no log could take would hold up the relay for ever: it is refused where it is inserted."""
+    row = {"user_id": "alice", "type": "n", "data": b"1", column: value}
+    places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    with pytest.raises((asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)):
+        await sql.execute(f"INSERT INTO {schema}.notify_outbox ({', '.join(row)}) VALUES ({places})", *row.values())
+    assert await store._outbox.relay() == 0

@@ -349,11 +349,10 @@ async def test_presence_without_a_server(postgres: Server, schema: str) -> None:
 async def test_registrations_that_wait_end_when_the_tracker_closes(postgres: Server, schema: str) -> None:
     """A registration under way while the tracker closes ends with an error: it never hangs."""
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
-        tracker = PostgresPresence(
-            postgres.dsn.replace(str(postgres.port), str(proxy.port)), schema=schema, timeout=0.5
-        )
+        tracker = PostgresPresence(postgres.dsn.replace(str(postgres.port), str(proxy.port)), schema=schema)
         async with tracker:
             await tracker.register("alice")
+            tracker._db.timeout = 1.0
             proxy.down = Faults(blackhole=True)
             waiting = [asyncio.ensure_future(tracker.register(user)) for user in ("bob", "carol")]
             await anyio.sleep(0.05)
