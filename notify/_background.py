@@ -19,6 +19,22 @@ logger = logging.getLogger("notify")
 T = TypeVar("T")
 
 
+class _Job:
+    """One task. Its scope is made by the task itself, since `start` may run in a callback of the loop, in no task."""
+
+    __slots__ = ("cancelled", "name", "scope")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.scope: anyio.CancelScope | None = None
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self.scope is not None:
+            self.scope.cancel()
+
+
 class Background:
     """Starts tasks that live no longer than their owner, on whichever event loop is running.
 
@@ -33,35 +49,36 @@ class Background:
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._idle: anyio.Event | None = None
-        self._scopes: dict[anyio.CancelScope, str] = {}
+        self._jobs: set[_Job] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.closed = False
 
     def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Run `function(*args)` in a task of its own, outside the caller's context; an exception is logged.
 
+        On asyncio it may be called from a callback of the loop, too.
+
         Raises:
             ClosedError: the owner is closed.
         """
         if self.closed:
             raise ClosedError(f"the {self._owner} is closed")
-        name = f"notify: {self._owner} {function.__name__}"
-        scope = anyio.CancelScope()
-        self._scopes[scope] = name
+        job = _Job(f"notify: {self._owner} {function.__name__}")
+        self._jobs.add(job)
         loop = running_loop()
         if loop is not None:
-            task = loop.create_task(self._run(scope, function, args), name=name, context=contextvars.Context())
+            task = loop.create_task(self._run(job, function, args), name=job.name, context=contextvars.Context())
             self._tasks.add(task)  # the loop itself keeps only a weak reference
-            task.add_done_callback(partial(self._ended, scope))
+            task.add_done_callback(partial(self._ended, job))
         else:
             import trio.lowlevel  # only where trio runs already
 
-            trio.lowlevel.spawn_system_task(self._run, scope, function, args, name=name)
+            trio.lowlevel.spawn_system_task(self._run, job, function, args, name=job.name)
 
     @property
     def running(self) -> int:
         """How many tasks run now."""
-        return len(self._scopes)
+        return len(self._jobs)
 
     async def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run `function(*args)` as `start` does and return its result; cancelling the caller abandons only the wait."""
@@ -87,33 +104,35 @@ class Background:
     async def settle(self, grace: float) -> bool:
         """Wait until no task is left, `grace` seconds at most; return whether none is."""
         with anyio.move_on_after(grace, shield=True):
-            while self._scopes:
+            while self._jobs:
                 self._idle = anyio.Event()
                 await self._idle.wait()
-        return not self._scopes
+        return not self._jobs
 
     async def aclose(self, grace: float) -> None:
         """Cancel every task and wait for their end, `grace` seconds at most. Idempotent."""
         self.closed = True
-        for scope in list(self._scopes):
-            scope.cancel()
+        for job in tuple(self._jobs):
+            job.cancel()
         if not await self.settle(grace):
-            logger.warning("tasks that ignore cancellation were left behind: %s", sorted(self._scopes.values()))
+            logger.warning(
+                "tasks that ignore cancellation were left behind: %s", sorted(job.name for job in self._jobs)
+            )
 
-    async def _run(
-        self, scope: anyio.CancelScope, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
-    ) -> None:
+    async def _run(self, job: _Job, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:
-            with scope:
+            with anyio.CancelScope() as job.scope:
+                if job.cancelled:
+                    job.scope.cancel()
                 await function(*args)
         except Exception:
-            logger.exception("%s crashed", self._scopes[scope])
+            logger.exception("%s crashed", job.name)
         finally:
-            self._ended(scope)
+            self._ended(job)
 
-    def _ended(self, scope: anyio.CancelScope, task: asyncio.Task[None] | None = None) -> None:
+    def _ended(self, job: _Job, task: asyncio.Task[None] | None = None) -> None:
         if task is not None:
             self._tasks.discard(task)
-        self._scopes.pop(scope, None)  # also where a task was cancelled before its first step
-        if self._idle is not None and not self._scopes:
+        self._jobs.discard(job)  # also where a task was cancelled before its first step
+        if self._idle is not None and not self._jobs:
             self._idle.set()

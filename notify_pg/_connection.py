@@ -23,6 +23,9 @@ from ._names import Names
 from ._pool import Connection, GivenPool, OwnPool, Pool
 from ._schema import prepare
 
+OLDEST: Final = 14
+"""The first version of the server that will do."""
+
 OTHERS: Final = 3
 """Connections of the pool that reads leave alone: two for batches of saves, one for the doorbell."""
 
@@ -42,6 +45,7 @@ class Database:
         is_prepared: whether the tables are known to be there.
         is_pooled: whether the way leads through a pooler, where no session is ours.
         listen_dsn: where to listen, if not at `where`.
+        kept: how many connections of the pool are kept for good.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Database:
         self._dsn = where if isinstance(where, str) else None
         self._pool: Pool | None = None if isinstance(where, str) else GivenPool(where)
         self.listen_dsn: str | None = None
+        self.kept = 0
         self._has_tables = tables
         self._size = pool_size if self._pool is None else self._pool.size
         self._reads = asyncio.Semaphore(max(1, self._size - OTHERS))
@@ -91,11 +96,12 @@ class Database:
             self._bind(loop)
 
     def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if self._loop is not None and os.getpid() != self._process:  # where asyncio denies that its loop is running
+            raise UsageError(f"this {self.backend} belongs to another process: make it after the fork")
         if loop is None:
             raise UsageError(f"{self.backend} runs on asyncio only: its driver does")
         if self._loop is not None:
-            what = "event loop" if os.getpid() == self._process else "process: make it after the fork"
-            raise UsageError(f"this {self.backend} belongs to another {what}")
+            raise UsageError(f"this {self.backend} belongs to another event loop")
         self._loop = loop
         self._process = os.getpid()
 
@@ -128,15 +134,23 @@ class Database:
     async def fetch(self, query: str, *args: object) -> list[Any]:
         """Run a query that is not a save and return its rows.
 
+        A connection that the server has ended, and of which the driver has yet to learn, is no reason to fail: nothing
+        was sent over it, so the next one is tried.
+
         Raises:
             BackendUnavailableError: it failed.
         """
-        try:
-            async with self.connection(self.timeout) as connection:
-                rows: list[Any] = await connection.fetch(query, *args, timeout=self.timeout)
-                return rows
-        except Exception as error:
-            raise unavailable(error, self.backend) from error
+        until = time.monotonic() + self.timeout
+        for spare in reversed(range(self._size + 1)):
+            left = until - time.monotonic()
+            try:
+                async with self.connection(left) as connection:
+                    rows: list[Any] = await connection.fetch(query, *args, timeout=left)
+                    return rows
+            except Exception as error:
+                if fate(error) is not Fate.UNSENT or not spare or self.closed:
+                    raise unavailable(error, self.backend) from error
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover - for the type checker
 
     async def read(self, query: str, *args: object) -> list[Any]:
         """As `fetch`; so many at a time that saves and the doorbell always find a connection."""
@@ -195,9 +209,25 @@ class Database:
         async with connection.transaction():
             backend = await connection.fetchval("SELECT pg_backend_pid()")
             self.is_pooled = backend != connection.get_server_pid()  # a pooler answers with a number of its own
+            await self._check_settings(connection)
             if self._has_tables:
                 await prepare(connection, self.names)
             self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
+
+    async def _check_settings(self, connection: Connection) -> None:
+        """Raise UsageError where the server or a setting of its sessions would break promises later, without a word."""
+        row = await connection.fetchrow(self.names.sql("settings"))
+        if row["version"] < OLDEST * 10_000:
+            raise UsageError(f"PostgreSQL {OLDEST} or later is needed; this server is {row['version'] // 10_000}")
+        if row["encoding"] != "UTF8":
+            raise UsageError(f"the database must be in UTF8, not {row['encoding']}: not every user id would fit")
+        if row["isolation"] != "read committed":
+            raise UsageError(
+                f"default_transaction_isolation is {row['isolation']!r}: concurrent pushes would fail. Append "
+                "`?default_transaction_isolation=read%20committed` to the DSN, or set `server_settings` of the pool"
+            )
+        if self._dsn is None and self._size <= self.kept:
+            raise UsageError(f"a pool of {self._size} has no connection left beside the one that is kept to listen")
 
     # -- the server's clock --------------------------------------------------------------------------------------
 

@@ -121,11 +121,8 @@ class Outbox:
         Raises:
             PushRejectedError: it failed, and the transaction with it.
         """
-        users, micros, types, data, topics, keys, metas = columns(events)
         try:
-            await connection.execute(
-                self._enqueue, users, micros, types, data, topics, keys or [None] * len(events), metas
-            )
+            await connection.execute(self._enqueue, *columns(events))
         except Exception as error:
             raise rejected(error, self._db.backend) from error
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -19,17 +20,21 @@ MASK: Final = (1 << BITS) - 1
 
 
 def columns(events: Sequence[Event]) -> tuple[list[Any] | None, ...]:
-    """Return users, micros, types, data, topics, keys (None where there is none) and metas."""
-    keys = [event.key for event in events]
+    """Return users, micros, types, data, topics, keys and metas; None for a column that no event has."""
     return (
         [event.user for event in events],
         [event.micros for event in events],
         [event.type for event in events],
         [event.data for event in events],
-        [event.group for event in events],
-        keys if any(key is not None for key in keys) else None,
-        [json.dumps(dict(event.meta)) if event.meta else None for event in events],
+        _filled([event.group for event in events]),
+        _filled([event.key for event in events]),
+        _filled([json.dumps(dict(event.meta)) if event.meta else None for event in events]),
     )
+
+
+def _filled(column: list[str | None]) -> list[str | None] | None:
+    """Return the column, or None where nothing is in it: the driver looks at each element three times."""
+    return column if any(value is not None for value in column) else None
 
 
 def event_of(user: str, row: Row) -> Event:
@@ -44,7 +49,7 @@ def event_of(user: str, row: Row) -> Event:
         micros,
         topic,
         key,
-        MappingProxyType(json.loads(meta)) if meta else NO_META,
+        _meta(meta),
     )
 
 
@@ -55,14 +60,18 @@ def page_of(user: str, after: str, rows: Sequence[Row]) -> Page:
     head, expired = ids.unpack(rows[0][0]), rows[0][1]
     if rows[0][2] is None:
         return Page((), continuity(after, None, head, expired=expired), head)
-    events: list[Event] = []
-    last, last_id = 0, ids.ZERO
-    for row in rows:
-        _, _, number, prev, micros, type_, data, topic, key, meta = row
-        if number <= last:  # no standard says that they come in order
-            return page_of(user, after, sorted(rows, key=lambda row: row[2]))
-        prev_id = last_id if prev == last else ids.unpack(prev)
-        last, last_id = number, f"{number >> BITS}-{number & MASK}"
-        frozen = MappingProxyType(json.loads(meta)) if meta else NO_META
-        events.append(build(last_id, prev_id, user, type_, data, micros, topic, key, frozen))
-    return Page(events, continuity(after, events[0].prev, head), last_id)
+    _, _, numbers, before, micros, types, data, topics, keys, metas = zip(*rows, strict=True)
+    if [*numbers] != sorted(numbers):  # no standard says that they come in order
+        return page_of(user, after, sorted(rows, key=lambda row: row[2]))
+    names = [f"{number >> BITS}-{number & MASK}" for number in numbers]
+    if before[1:] == numbers[:-1]:
+        previous = [ids.unpack(before[0]), *names[:-1]]
+    else:
+        previous = [ids.unpack(number) for number in before]
+    frozen = map(_meta, metas) if any(metas) else repeat(NO_META)
+    events = [*map(build, names, previous, repeat(user), types, data, micros, topics, keys, frozen)]
+    return Page(events, continuity(after, events[0].prev, head), names[-1])
+
+
+def _meta(text: str | None) -> Mapping[str, str]:
+    return MappingProxyType(json.loads(text)) if text else NO_META

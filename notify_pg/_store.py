@@ -93,14 +93,9 @@ class PostgresStore:
     async def save(self, event: Event) -> Event:
         """See `notify.abc.Store.save`; concurrent saves share statements."""
         self._start()
-        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Outcome) -> None:
-            if not waiter.done():
-                waiter.set_result(outcome)
-
+        waiter, done = _waiter()
         self._writer.save_soon(event, done)
-        outcome = await waiter
+        outcome: Outcome = await waiter
         if isinstance(outcome, NotifyError):
             raise outcome
         return outcome
@@ -142,9 +137,14 @@ class PostgresStore:
     # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
 
     async def save_many(self, events: Sequence[Event]) -> Sequence[Outcome]:
-        """See `notify.abc.SaveMany.save_many`: one statement."""
+        """See `notify.abc.SaveMany.save_many`: one statement, or two side by side."""
         self._start()
-        return await self._background.run(self._writer.save_many, events) if events else ()
+        if not events:
+            return ()
+        waiter, done = _waiter()
+        self._background.start(self._writer.save_many, events, done)
+        outcomes: Sequence[Outcome] = await waiter
+        return outcomes
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""
@@ -252,3 +252,14 @@ class PostgresStore:
     def _stored(self, events: list[Event]) -> None:
         """Ring the doorbell for what a batch has stored."""
         self._bell.ring(self._tag, {short_key(event.user) for event in events})
+
+
+def _waiter() -> tuple[asyncio.Future[Any], Callable[[Any], None]]:
+    """Return a future, and what sets it; a caller who was cancelled waits no more."""
+    waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def done(outcome: Any) -> None:
+        if not waiter.done():
+            waiter.set_result(outcome)
+
+    return waiter, done

@@ -31,6 +31,9 @@ NEWS: Final = 64
 USERS: Final = 500
 """Users whose news one query reads."""
 
+OPENING: Final = 0.05
+"""Seconds after which users whose streams were still being opened are looked at again."""
+
 
 class PostgresStreamStore(PostgresStore):
     """As `PostgresStore`; every save, in whichever process, reaches the open streams.
@@ -73,13 +76,14 @@ class PostgresStreamStore(PostgresStore):
             relay=relay,
         )
         self._db.listen_dsn = listen_dsn
+        self._db.kept = int(listen_dsn is None)
         self._live = LiveLog(self, background=self._background, on_open=self._opened, on_close=self._closed)
         self._listener = Listener(
             self._db,
             self._bell,
             self._names.bell,
             heartbeat=heartbeat,
-            on_connected=self._live.resync,
+            on_connected=self._look_at_all,
             on_payload=self._hear,
         )
         self._users: dict[str, set[str]] = {}  # by short key
@@ -141,6 +145,10 @@ class PostgresStreamStore(PostgresStore):
         if tag != self._tag:
             self._look_at(user for key in keys for user in self._users.get(key, ()))
 
+    def _look_at_all(self) -> None:
+        """Have read what rang while nobody listened: hundreds of users to a query, not one stream to a query."""
+        self._look_at(self._live.users)
+
     def _look_at(self, users: Iterable[str]) -> None:
         self._news.update(users)
         if self._news:
@@ -157,12 +165,17 @@ class PostgresStreamStore(PostgresStore):
 
     async def _offer_news(self, users: list[str]) -> None:
         known: dict[str, str] = {}
+        opening: list[str] = []
         for user in users:
             topic = self._live.users.get(user)
-            if topic is not None and topic.last_id is not None:
+            if topic is None:
+                continue
+            if topic.last_id is not None:
                 known[user] = topic.last_id
             else:
-                self._live.resync(user)  # its streams read already: perhaps too early for this ring
+                opening.append(user)
+        if opening:  # they read already, but perhaps too early for this ring
+            asyncio.get_running_loop().call_later(OPENING, self._look_at, opening)
         try:
             pages = await self._read_many(known, NEWS) if known else {}
         except NotifyError as error:
@@ -188,5 +201,5 @@ class PostgresStreamStore(PostgresStore):
             elapsed = 0.0
             try:
                 await self._live.audit()
-            except NotifyError as error:
-                logger.warning("news could not be looked for, which is tried again: %s", error)
+            except Exception as error:  # a look that takes too long, too: without another one, streams stay behind
+                logger.warning("news could not be looked for, which is tried again: %r", error)

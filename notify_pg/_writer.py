@@ -30,11 +30,16 @@ BATCH_BYTES: Final = 1 << 20
 IN_FLIGHT: Final = 2
 """Batches under way: one is computed while the other waits for the disk."""
 
+HALVED: Final = 100
+"""A `save_many` of more events is two statements, if no user is in both."""
+
 GLANCE: Final = 0.1
 """Seconds that a batch waits for a log which somebody else's transaction holds; then that log's events wait alone."""
 
 PATIENT: Final = 2
 """Logs that are waited for alone at one time."""
+
+CLOSED: Final = "the store was closed meanwhile; the event may be stored"
 
 
 class Save:
@@ -103,8 +108,27 @@ class Writer:
             self._draining += 1
             self._background.start(self._drain)
 
-    async def save_many(self, events: Sequence[Event]) -> list[Outcome]:
-        """Save these events in one statement and return an outcome for each; called in a task of ours."""
+    async def save_many(self, events: Sequence[Event], done: Callable[[Sequence[Outcome]], None]) -> None:
+        """Save these events, and call `done` once with an outcome for each; runs in a task of ours."""
+        outcomes: Sequence[Outcome] = ()
+        until = time.monotonic() + self._db.timeout
+        half = len(events) // 2 if len(events) > HALVED else 0
+        parts = [events[:half], events[half:]]
+        if not {event.user for event in parts[0]}.isdisjoint(event.user for event in parts[1]):
+            parts = [events]  # the order of one user's events is theirs
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._at_once(part, until)) for part in parts if part]
+            outcomes = [outcome for task in tasks for outcome in task.result()]
+        finally:
+            done(outcomes or [self._uncertain(CLOSED)] * len(events))
+
+    async def _at_once(self, events: Sequence[Event], until: float) -> Sequence[Outcome]:
+        """Save a batch in one statement, or where others hold a log, in several."""
+        try:
+            return await self._outcomes(events, until, GLANCE)
+        except LockedError:
+            pass
         outcomes: dict[int, Outcome] = {}
         finished = asyncio.Event()
 
@@ -113,9 +137,9 @@ class Writer:
             if len(outcomes) == len(events):
                 finished.set()
 
-        until = time.monotonic() + self._db.timeout
         saves = [Save(event, until, partial(note, number), is_queued=False) for number, event in enumerate(events)]
-        await self._process(saves)
+        for group in await self._divide(saves):
+            self._background.start(self._wait_for, group)
         await finished.wait()
         return [outcomes[number] for number in range(len(events))]
 
@@ -201,7 +225,7 @@ class Writer:
             save.is_told = True
             if save.is_queued:
                 self._busy.discard(save.event.user)
-            save.done(outcome or self._uncertain("the store was closed meanwhile; the event may be stored"))
+            save.done(outcome or self._uncertain(CLOSED))
         if self._queue:
             self._start()
 

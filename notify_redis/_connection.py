@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias, cast
@@ -222,7 +222,12 @@ def _without_credentials(url: str) -> str:
 
 def pack(*args: bytes) -> bytes:
     """Return a command as it goes over the wire."""
-    return b"*%d\r\n%b" % (len(args), b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]))
+    return b"*%d\r\n%b" % (len(args), bulks(*args))
+
+
+def bulks(*args: bytes) -> bytes:
+    """Return arguments as they stand in a command."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
 
 
 async def ask(wire: Wire, *commands: bytes) -> list[Any]:
@@ -244,6 +249,48 @@ async def ask(wire: Wire, *commands: bytes) -> list[Any]:
 def read(wire: Wire) -> Any:
     """Return the coroutine that waits for the next reply, without limit, and returns it as bytes."""
     return wire.read_response(disable_decoding=True, timeout=math.inf)
+
+
+class Replies:
+    """Takes replies off a connection: all that came with one read of its socket together.
+
+    The driver hands them out one by one, through four coroutines each: as much work as all that is then done with a
+    message. What its parser in C has ready is therefore taken from there; another parser is asked again and again.
+
+    Args:
+        wire: a connection over which nothing is awaited.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        parser = getattr(getattr(wire, "_parser", None), "_reader", None)
+        self._gets: Callable[[bool], Any] | None = getattr(parser, "gets", None)
+        self._nothing = None if self._gets is None else self._gets(False)  # what an empty one returns
+
+    async def take(self) -> list[Any]:
+        """Wait for replies and return them; one that is an error is a ResponseError in its place.
+
+        Raises:
+            RedisError, OSError: the connection broke.
+        """
+        try:
+            replies = [await read(self._wire)]
+        except ResponseError as error:
+            replies = [error]
+        if self._gets is not None:
+            while (reply := self._gets(False)) is not self._nothing:
+                if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
+                    raise reply
+                replies.append(reply)
+        return replies
+
+
+def transmitter(wire: Wire) -> Callable[[bytes], None]:
+    """Return what hands bytes to the transport at once: the driver's own way of sending waits, and so needs a task.
+
+    Nothing bounds what the transport keeps for a server that does not read, except whoever calls.
+    """
+    return cast("Any", wire)._writer.write  # type: ignore[no-any-return]
 
 
 async def hang_up(wire: Wire) -> None:

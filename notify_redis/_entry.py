@@ -42,8 +42,8 @@ def decode(raw: bytes, id_: str, prev: str) -> Event:
             type_.decode(),
             data,
             int(micros),
-            group.decode() or None,
-            key.decode() or None,
+            group.decode() if group else None,
+            key.decode() if key else None,
             MappingProxyType(json.loads(meta)) if meta else NO_META,
         )
     except (ValueError, TypeError) as error:

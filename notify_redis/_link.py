@@ -1,7 +1,7 @@
 """One connection that any number of tasks share: what they send goes out together, in one piece for each caller.
 
-A caller hands over packed commands and waits for a future; it never touches the connection, so cancelling it abandons
-the wait and nothing else.
+A caller hands over packed commands and is told their replies; it never touches the connection, so cancelling it
+abandons the wait and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -19,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from notify import Background, ClosedError
 
-from ._connection import Wire, ask, hang_up, pack, read
+from ._connection import Replies, Wire, ask, hang_up, pack, transmitter
 from ._errors import FAILURES, NoAnswerError, NotSentError
 from ._scripts import SCRIPTS
 
@@ -32,31 +33,42 @@ EVIDENCE: Final = 3.0
 """Seconds after which a connection that failed says nothing about the next one any more."""
 
 
+Tell: TypeAlias = Callable[[list[Any] | Exception], None]
+"""Takes the replies, each a value or a ResponseError, or NotSentError or NoAnswerError. Neither waits nor raises."""
+
+
 class Call:
-    """Commands of one caller, and what was answered so far."""
+    """Commands of one caller, and what was answered so far.
 
-    __slots__ = ("answer", "commands", "count", "epoch", "replies")
+    Attributes:
+        timeout: seconds until the answer is given up.
+        due: when that is, by the monotonic clock.
+        tell: told once; None from then on.
+    """
 
-    def __init__(
-        self, commands: bytes, count: int, answer: asyncio.Future[list[Any]], epoch: int | None = None
-    ) -> None:
+    __slots__ = ("commands", "count", "due", "epoch", "replies", "tell", "timeout")
+
+    def __init__(self, commands: bytes, count: int, tell: Tell, timeout: float, epoch: int | None = None) -> None:
         self.epoch = epoch
         self.commands = commands
         self.count = count
-        self.answer = answer
+        self.tell: Tell | None = tell
+        self.timeout = max(0.0, timeout)
+        self.due = time.monotonic() + self.timeout
         self.replies: list[Any] = []
 
-    def fail(self, error: Exception) -> None:
-        """Tell the caller, if it still waits."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
+    def end(self, outcome: list[Any] | Exception) -> None:
+        """Tell the caller, unless it was told before or has gone."""
+        tell, self.tell = self.tell, None
+        if tell is not None:
+            tell(outcome)
 
 
 class Link:
     """A pipelined connection, made at first need and again after it broke.
 
     Invariants:
-        I1. A call is in `_outbox` until the moment its bytes are handed to the driver, in `_sent` from then on until
+        I1. A call is in `_outbox` until the moment its bytes are handed to the transport, in `_sent` from then on until
             its last reply: so "not sent" and "no answer" are told apart.
         I2. Replies come in the order of `_sent`; after any doubt about that the connection is dropped.
 
@@ -82,7 +94,9 @@ class Link:
         self._prepare = prepare
         self._outbox: deque[Call] = deque()
         self._sent: deque[Call] = deque()
-        self._ready: asyncio.Event | None = None
+        self._transmit: Callable[[bytes], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watched = 0.0
         self._hopeful: list[asyncio.Future[None]] = []
         self._serving = self._dropped = False
         self._scope: anyio.CancelScope | None = None
@@ -98,7 +112,7 @@ class Link:
             NotSentError: it could not be made in time.
             ClosedError: the owner is closed.
         """
-        if self._ready is None:
+        if self._transmit is None:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._hopeful.append(waiter)
             self._start()
@@ -121,23 +135,35 @@ class Link:
             NoAnswerError: the connection broke, or nothing came in time.
             ClosedError: the owner is closed.
         """
-        call = Call(b"".join(commands), len(commands), asyncio.get_running_loop().create_future(), epoch)
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        call = Call(b"".join(commands), len(commands), partial(_resolve, answer), timeout, epoch)
+        self.post(call)
+        try:
+            return await answer
+        finally:
+            call.tell = None
+            if call in self._outbox:
+                self._outbox.remove(call)
+
+    def post(self, call: Call) -> None:
+        """Send a call at once, or as soon as there is a connection; it is told by its time. Never waits.
+
+        Raises:
+            ClosedError: the owner is closed.
+        """
         self._outbox.append(call)
         try:
             self._start()
-            with anyio.move_on_after(timeout):
-                return await call.answer
-        finally:
-            if not call.answer.done():
-                call.answer.cancel()
-            unsent = call in self._outbox
-            if unsent:
-                self._outbox.remove(call)
-        if unsent:
-            raise NotSentError(f"not connected within {timeout:.1f} s")
-        if time.monotonic() - self._last_reply >= timeout * 0.9:
-            self.drop()  # nobody had an answer: it hangs
-        raise NoAnswerError(f"no answer within {timeout:.1f} s")
+        except ClosedError:
+            self._outbox.remove(call)
+            raise
+        if self._timer is None or call.due < self._watched:
+            self._watch(call.due)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection: what is posted now is sent now."""
+        return self._transmit is not None
 
     def down_for(self) -> float:
         """Return for how many seconds no connection can be made, as seen lately; have it tried again meanwhile."""
@@ -156,9 +182,9 @@ class Link:
         await self.call([pack(b"SCRIPT", b"LOAD", each.source) for each in SCRIPTS], timeout)
 
     def _start(self) -> None:
-        """Have the connection made, or what is new in the outbox sent."""
-        if self._ready is not None:
-            self._ready.set()
+        """Send what is in the outbox, or have the connection made."""
+        if self._transmit is not None:
+            self._flush(self._transmit)
         elif not self._serving:
             self._serving = True
             try:
@@ -167,15 +193,58 @@ class Link:
                 self._serving = False
                 raise
 
+    def _flush(self, transmit: Callable[[bytes], None]) -> None:
+        """Hand the outbox over to the transport, in one piece."""
+        outbox, self._outbox = self._outbox, deque()
+        if not self._sent:
+            self._last_reply = time.monotonic()
+        calls = [call for call in outbox if self._may_go(call)]
+        if calls:
+            self._sent.extend(calls)  # keeps I1
+            transmit(calls[0].commands if len(calls) == 1 else b"".join([call.commands for call in calls]))
+
+    def _may_go(self, call: Call) -> bool:
+        if call.epoch not in (None, self.epoch):
+            call.end(NotSentError("the connection is another one by now"))
+        return call.tell is not None
+
+    def _watch(self, due: float) -> None:
+        """See to it that calls are given up in time: one timer for all."""
+        self._watch_no_more()
+        self._watched = due
+        self._timer = asyncio.get_running_loop().call_later(due - time.monotonic(), self._give_up)
+
+    def _watch_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        """Tell those whose time is over; a connection over which nothing came for long hangs."""
+        self._timer = None
+        now = time.monotonic() + 0.001  # timers may be that early
+        hangs = False
+        for call in [call for call in self._outbox if call.due <= now]:
+            self._outbox.remove(call)
+            call.end(NotSentError("not connected in time"))
+        for call in [call for call in self._sent if call.due <= now and call.tell is not None]:
+            hangs = hangs or now - self._last_reply >= call.timeout * 0.9
+            call.end(NoAnswerError("no answer in time"))
+        if hangs:
+            self.drop()
+        waiting = [call.due for call in (*self._outbox, *self._sent) if call.tell is not None]
+        if waiting and self._timer is None:
+            self._watch(min(waiting))
+
     def drop(self) -> None:
         """Break the connection off; the next call makes another one."""
         if self._scope is not None:
-            self._ready = None  # what is asked from now on waits for the next connection
+            self._transmit = None  # what is asked from now on waits for the next connection
             self._dropped = True
             self._scope.cancel()
 
     async def _serve(self) -> None:
-        """Connect, send and read until the connection breaks."""
+        """Connect and read until the connection breaks."""
         wire: Wire | None = None
         ready = False
         failure: Exception = NotSentError("the connection was dropped")
@@ -189,30 +258,31 @@ class Link:
                     self.epoch += 1
                     self._down_since = 0.0
                     ready = True
-                    self._ready = asyncio.Event()
+                    self._transmit = transmitter(wire)
                     self._tell_hopeful(None)
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(self._read, wire, tasks.cancel_scope)
-                        await self._write(wire, self._ready)
-                        tasks.cancel_scope.cancel()
-                except* (RedisError, OSError, *FAILURES) as group:
-                    failure = first_of(group)
+                    self._start()
+                    await self._read(Replies(wire))
+                except (RedisError, OSError, *FAILURES) as error:
+                    failure = error
         finally:
             if not ready:
                 self._failed_at = time.monotonic()
                 self._down_since = self._down_since or self._failed_at
             self._serving = False
-            self._scope = self._ready = None
+            self._scope = self._transmit = None
+            again = self._dropped and not self._background.closed and bool(self._outbox or self._hopeful)
+            self._dropped = False
             sent, self._sent = self._sent, deque()
-            for call in sent:
-                error = NoAnswerError(f"the connection broke before the answer: {failure}")
-                error.__cause__ = failure
-                call.fail(error)
-            if self._dropped and not self._background.closed and (self._outbox or self._hopeful):
+            if again:
                 self._start()
             else:
                 self._refuse(failure)
-            self._dropped = False
+            if not self._outbox:
+                self._watch_no_more()
+            for call in sent:
+                broken = NoAnswerError(f"the connection broke before the answer: {failure}")
+                broken.__cause__ = failure
+                call.end(broken)
             if wire is not None:
                 await hang_up(wire)
 
@@ -223,7 +293,7 @@ class Link:
         for call in unsent:
             refusal = NotSentError(str(failure))
             refusal.__cause__ = failure.__cause__ or failure
-            call.fail(refusal)
+            call.end(refusal)
 
     async def _load(self, wire: Wire) -> None:
         """Load the scripts and look at the server's clock."""
@@ -239,26 +309,6 @@ class Link:
         """Note the server's time, which it told some time before now: so `ahead` errs to the small side."""
         self.ahead = server_ms - time.monotonic() * 1000
 
-    async def _write(self, wire: Wire, ready: asyncio.Event) -> None:
-        while True:
-            outbox = self._outbox
-            if outbox:
-                if not self._sent:
-                    self._last_reply = time.monotonic()
-                pieces = [call.commands for call in outbox if self._may_go(call)]
-                self._sent.extend(call for call in outbox if not call.answer.done())  # keeps I1
-                outbox.clear()
-                if pieces:
-                    await wire.send_packed_command(b"".join(pieces), check_health=False)
-            ready.clear()
-            if not self._outbox:
-                await ready.wait()
-
-    def _may_go(self, call: Call) -> bool:
-        if call.epoch not in (None, self.epoch):
-            call.fail(NotSentError("the connection is another one by now"))
-        return not call.answer.done()
-
     def _tell_hopeful(self, failure: Exception | None) -> None:
         hopeful, self._hopeful = self._hopeful, []
         for waiter in hopeful:
@@ -271,32 +321,29 @@ class Link:
                 error.__cause__ = failure
                 waiter.set_exception(error)
 
-    async def _read(self, wire: Wire, scope: anyio.CancelScope) -> None:
+    async def _read(self, replies: Replies) -> None:
         sent, since_yield = self._sent, 0
         while True:
-            try:
-                reply = await read(wire)
-            except ResponseError as error:
-                reply = error
-            if not sent:
-                raise NoAnswerError("the server answered what nobody asked")
+            came = await replies.take()
             self._last_reply = time.monotonic()
-            call = sent[0]
-            call.replies.append(reply)
-            if len(call.replies) == call.count:
-                sent.popleft()  # keeps I2
-                if not call.answer.done():
-                    call.answer.set_result(call.replies)
-            since_yield += 1
-            if since_yield >= REPLIES_PER_YIELD:
-                since_yield = 0
-                await anyio.lowlevel.checkpoint()
+            for reply in came:
+                if not sent:
+                    raise NoAnswerError("the server answered what nobody asked")
+                call = sent[0]
+                call.replies.append(reply)
+                if len(call.replies) == call.count:
+                    sent.popleft()  # keeps I2
+                    call.end(call.replies)
+                since_yield += 1
+                if since_yield >= REPLIES_PER_YIELD:
+                    since_yield = 0
+                    await anyio.lowlevel.checkpoint()
 
 
-def first_of(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the first exception in a group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error
+def _resolve(answer: asyncio.Future[list[Any]], outcome: list[Any] | Exception) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)

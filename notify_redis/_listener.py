@@ -15,18 +15,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.lowlevel
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from notify.errors import ClosedError
 
 from ._client import Client, Node
-from ._connection import Wire, hang_up, pack, read
+from ._connection import Replies, Wire, hang_up, pack
 from ._errors import FAILURES, NoAnswerError
-from ._link import first_of
 
 logger = logging.getLogger("notify")
 
@@ -204,25 +203,30 @@ class Listener:
 
     async def _read(self, wire: Wire, confirmed: asyncio.Event) -> None:
         since_yield = 0
-        on_message, canary = self._on_message, self._canary
+        on_message, canary, replies = self._on_message, self._canary, Replies(wire)
         while True:
-            reply: Any = await read(wire)
-            kind, channel, data = reply
-            if kind in (b"message", b"smessage"):
-                if channel == canary:
-                    if data == self._nonce:
-                        self._last_heard = time.monotonic()
-                        if not self.proven:
-                            self.proven = True
-                            self._on_proven()
+            for reply in await replies.take():
+                if isinstance(reply, ResponseError):
+                    raise reply
+                kind, channel, data = reply
+                if kind in (b"message", b"smessage"):
+                    if channel == canary:
+                        self._hear_canary(data)
+                    else:
+                        on_message(channel, data)
                 else:
-                    on_message(channel, data)
-            else:
-                self._confirm(kind, channel, confirmed)
-            since_yield += 1
-            if since_yield >= MESSAGES_PER_YIELD:
-                since_yield = 0
-                await anyio.lowlevel.checkpoint()
+                    self._confirm(kind, channel, confirmed)
+                since_yield += 1
+                if since_yield >= MESSAGES_PER_YIELD:
+                    since_yield = 0
+                    await anyio.lowlevel.checkpoint()
+
+    def _hear_canary(self, nonce: bytes) -> None:
+        if nonce == self._nonce:
+            self._last_heard = time.monotonic()
+            if not self.proven:
+                self.proven = True
+                self._on_proven()
 
     def _confirm(self, kind: bytes, channel: bytes, confirmed: asyncio.Event) -> None:
         if kind.endswith(b"unsubscribe"):
@@ -269,3 +273,12 @@ class Listener:
         if self._wake is not None:
             with suppress(RuntimeError):  # a finaliser after the event loop has ended
                 self._wake.set()
+
+
+def first_of(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the first exception in a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
@@ -94,7 +94,24 @@ class RedisStore:
         return outcome
 
     async def read(self, user: str, after: str, limit: int) -> Page:
-        """See `notify.abc.Store.read`."""
+        """See `notify.abc.Store.read`.
+
+        The script that reads entries and head in one piece costs the server five times as much for each entry as a
+        plain read. So both are asked: entries that follow speak for themselves, and where there are none, the head that
+        was seen at another moment counts only if nothing has happened. Whatever is left is for the script.
+        """
+        self._client.check_open()
+        check_user(user)
+        start = _after(after)
+        if start:
+            stream, _, _, partition = self._keys.of_user(user)
+            head = self._read_command([user], {user: after}, 0, quiet=False)
+            entries = pack(b"XRANGE", stream, start, b"+", b"COUNT", b"%d" % limit)
+            (now, page), rows = await self._ask([(partition, head), (partition, entries)])
+            if rows and (not self._age or ids.parse(rows[0][0].decode())[0] >= now - self._age):
+                return self._page(user, after, "", False, rows)
+            if not rows and page[1].decode() == after:
+                return Page((), None, after)
         return (await self._read({user: after}, limit, quiet=False))[user]
 
     async def head(self, user: str) -> str:
@@ -141,11 +158,15 @@ class RedisStore:
         """Close."""
         await self.aclose()
 
-    # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
+    # -- SaveMany, SaveSoon, ReadMany ----------------------------------------------------------------------------
 
     async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
         """See `notify.abc.SaveMany.save_many`."""
         return await self._writer.save(events)
+
+    def save_soon(self, event: Event, done: Callable[[Event | NotifyError], None]) -> None:
+        """See `notify.abc.SaveSoon.save_soon`."""
+        self._writer.save_soon(event, done)
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""
@@ -163,20 +184,23 @@ class RedisStore:
         except FAILURES as error:
             raise unavailable(error, self._client.name) from error
         chunks = self._client.chunks(after, lambda user: self._keys.of_user(user)[3], PAGES_PER_CALL)
-        commands = []
-        for _, users in chunks:
-            names = [self._keys.stream(user) for user in users]
-            rest = [b"%d" % limit, b"%d" % self._age, b"1" if quiet else b""]
-            for user in users:
-                rest += [after[user].encode(), _after(after[user])]
-            command = pack(b"EVALSHA", READ.sha, b"%d" % len(names), *names, *rest)
-            commands.append((self._keys.of_user(users[0])[3], command))
+        commands = [
+            (self._keys.of_user(users[0])[3], self._read_command(users, after, limit, quiet=quiet))
+            for _, users in chunks
+        ]
         pages: dict[str, Page] = {}
         for (_, users), reply in zip(chunks, await self._ask(commands), strict=True):
-            for number, head, is_old, entries in reply:
+            for number, head, is_old, entries in reply[1:]:
                 user = users[number - 1]
                 pages[user] = self._page(user, after[user], head.decode(), bool(is_old), entries)
         return pages
+
+    def _read_command(self, users: Sequence[str], after: Mapping[str, str], limit: int, *, quiet: bool) -> bytes:
+        names = [self._keys.stream(user) for user in users]
+        rest = [b"%d" % limit, b"%d" % self._age, b"1" if quiet else b""]
+        for user in users:
+            rest += [after[user].encode(), _after(after[user])]
+        return pack(b"EVALSHA", READ.sha, b"%d" % len(names), *names, *rest)
 
     def _page(self, user: str, after: str, head: str, is_old: bool, entries: Sequence[Any]) -> Page:
         if not entries:

@@ -57,7 +57,7 @@ class RedisStreamStore(RedisStore):
             on_message=self._hear,
             on_gap=self._catch_up_soon,
         )
-        self._writer.expects = self._expects
+        self._writer.show = self._show
         self._catching_up = self._again = self._auditing = False
         self._live = LiveLog(
             self,
@@ -126,9 +126,11 @@ class RedisStreamStore(RedisStore):
         if user in self._live.users:
             await self._hearing.ready(self._keys.stream(user), SUBSCRIBE_WAIT)
 
-    def _expects(self, event: Event) -> bool:
+    def _show(self, event: Event) -> None:
+        """Offer an event that was just stored here, unless its announcement has come before."""
         topic = self._live.users.get(event.user)
-        return topic is not None and len(event.data) < self._inline
+        if topic is not None and topic.last_id != event.id:
+            self._live.offer(event)
 
     def _hear(self, channel: bytes, message: bytes) -> None:
         """Offer an announced event to the streams of its user; called for every message."""
@@ -137,22 +139,21 @@ class RedisStreamStore(RedisStore):
         if user is None or topic is None:
             return
         place, _, rest = message.partition(b" ")
-        id_ = place.decode()
+        id_ = place.decode(errors="replace")
         if topic.last_id == id_:  # pushed here, or announced before
             return
         prev, _, rest = rest.partition(b" ")
         nonce, _, body = rest.partition(b" ")
-        event: Event | None = None
         try:
             event = self._writer.announced(nonce, id_, prev.decode())
             if event is None and body:
                 event = decode(body, id_, prev.decode())
-        except CodecError as error:
+            if event is not None and event.user == user:
+                self._live.offer(event)
+                return
+        except (CodecError, UsageError, ValueError) as error:
             logger.warning("an announcement to %r cannot be read: %s", user, error)
-        if event is None or event.user != user:
-            self._live.resync(user)  # too large to be announced: each stream reads it
-        else:
-            self._live.offer(event)
+        self._live.resync(user)  # too large to be announced, or not ours: each stream reads
 
     # -- healing -------------------------------------------------------------------------------------------------
 

@@ -35,14 +35,14 @@ class Commits:
     Args:
         database: written to.
         append: returns the job that stores these events.
-        on_stored: called with each event that was stored, in order, before its caller knows.
+        on_stored: called with the events that were stored, in order, before their callers know.
     """
 
     def __init__(
         self,
         database: Database,
         append: Callable[[Sequence[Event]], Job[list[Event]]],
-        on_stored: Callable[[Event], object],
+        on_stored: Callable[[Sequence[Event]], object],
     ) -> None:
         self._database = database
         self._append = append
@@ -98,8 +98,7 @@ class Commits:
             for entry in batch:
                 self._fail(entry, error)
             return
-        for event in stored:
-            self._on_stored(event)
+        self._on_stored(stored)
         start = 0
         for entry in batch:
             entry.stored = stored[start : start + len(entry.drafts)]

@@ -142,8 +142,8 @@ class SQLiteStore:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _on_stored(self, event: Event) -> None:
-        """Note an event that was stored; overridden by whoever streams."""
+    def _on_stored(self, events: Sequence[Event]) -> None:
+        """Note what was stored; overridden by whoever streams."""
 
     def _appending(self, drafts: Sequence[Event]) -> Job[list[Event]]:
         return partial(log.append, sql=self._sql, drafts=drafts, limits=self._limits())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from notify import Event, LiveLog, Stream, UsageError
@@ -80,8 +80,11 @@ class SQLiteStreamStore(SQLiteStore):
         self._watch.stop()
         await super().aclose()
 
-    def _on_stored(self, event: Event) -> None:
-        self._live.offer(event)
+    def _on_stored(self, events: Sequence[Event]) -> None:
+        live, users = self._live, self._live.users
+        for event in events:
+            if event.user in users:
+                live.offer(event)
 
     def _on_open(self, user: str) -> None:
         self._watch.start()

@@ -26,6 +26,7 @@ ORDER = """
     _subscription _reads _live
     _attendance _locator _routes _writer
     _streams _telemetry _notifier __init__
+    _urls _console _feed _tail _inspect cli __main__
 """.split()
 """The modules of the core: each imports only modules that stand before it, except for annotations."""
 
@@ -59,7 +60,7 @@ LOOPS = {
     "notify_redis._link": {"asyncio"},
     "notify_redis._listener": {"asyncio"},
     "notify_redis._presence": {"asyncio"},
-    "notify_redis._pushes": {"asyncio"},
+    "notify_redis._writes": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""

@@ -1,10 +1,10 @@
-"""What the demo reads and writes: lines of a file, a pipe or the terminal; lines of text in 80 columns."""
+"""What the demo reads and writes: lines of a file, a pipe or the terminal; lines of text that fit a terminal."""
 
 from __future__ import annotations
 
-import json
 import os
 import select
+import shutil
 import stat
 import sys
 import unicodedata
@@ -14,9 +14,9 @@ from typing import Final, TextIO
 
 import anyio
 
-from notify import Event
+WIDTH: Final = shutil.get_terminal_size().columns - 1 if sys.stdout is not None and sys.stdout.isatty() else None
+"""Columns of a line; None: into a pipe or a file nothing is cut."""
 
-WIDTH: Final = 79
 PIPE_PATIENCE: Final = 2.0
 """Seconds within which a pipe must begin to say something; a build server may leave one open for ever."""
 
@@ -47,16 +47,16 @@ def bold(text: str) -> str:
     return f"\x1b[1m{text}\x1b[0m" if _COLOURED else text
 
 
-def fit(text: str, columns: int) -> str:
-    """Return the text in exactly so many columns; nothing in it can steer the terminal."""
+def fit(text: str, columns: int | None = WIDTH) -> str:
+    """Return the text in exactly so many columns, or as long as it is; nothing in it can steer the terminal."""
     cells = [character if character.isprintable() else "·" for character in text]
     widths = [0 if unicodedata.combining(cell) else 1 + (unicodedata.east_asian_width(cell) in "WF") for cell in cells]
-    if sum(widths) > columns:
+    if columns is not None and sum(widths) > columns:
         while sum(widths) >= columns:
             del cells[-1], widths[-1]
         cells.append("…")
         widths.append(1)
-    return "".join(cells) + " " * (columns - sum(widths))
+    return "".join(cells) + " " * ((columns or 0) - sum(widths))
 
 
 @dataclass
@@ -95,24 +95,6 @@ class Source:
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or self.is_terminal:  # others never make one wait
             await anyio.wait_readable(self.fd)
         return os.read(self.fd, _CHUNK)
-
-
-def parse(number: int, line: bytes) -> Event | None:
-    """Return the event of a line, `USER TYPE [JSON]`; None for a blank line or a comment.
-
-    Raises:
-        ValueError, InvalidEventError: it is none.
-    """
-    words = line.decode("utf-8-sig").split(None, 2)
-    if not words or words[0].startswith("#"):
-        return None
-    if len(words) == 1:
-        raise ValueError("a line is: USER TYPE [JSON]")
-    try:
-        payload = json.loads(words[2]) if len(words) > 2 else None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the payload is not JSON: {error}") from error
-    return Event(words[0], words[1], payload, key=str(number))
 
 
 def open_source(file: str | None, sample: str) -> Source:

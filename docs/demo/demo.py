@@ -1,232 +1,300 @@
-"""The main job on real input: push events, break off readers, resume them elsewhere, judge what everybody saw.
+"""The main job on real input, in real processes over one SQLite file: push, kill the reader, resume it, judge.
 
-Two notifiers, web-1 and web-2, stand for two processes of a web application. Each user of the feed has a phone
-connected to one and a laptop connected to the other; the pushes are made on both in turn. Now and then a device
-loses its connection while the pushes go on, and comes back on the other instance with the last id that it saw.
-At the end the history checker of notify.testing judges every push and every event that a device saw.
+web-1 is the `notify push --stdin` command: it pushes each line of the feed as it comes. web-2 has a stream open for
+each user of the feed and shows what comes. Now and then it is killed, while the pushes go on; a new process takes over
+from the last id of each user that the dead one had shown. At the end the history checker of notify.testing judges
+every push and every event that was shown.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
+import re
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
-from console import WIDTH, Source, bold, fit, open_source, paint, parse, say
-from report import summarise
-from sabotage import LeakyStore
+from anyio.abc import ByteReceiveStream, Process, TaskGroup
+from console import Source, bold, fit, open_source, paint, say
+from report import Totals, summarise
 
-from notify import Event, InvalidEventError, Notifier, ids
-from notify.testing.history import History
-from notify_memory import MemoryPresence, MemoryRouter, MemoryStore
+from notify import InvalidEventError, ids
+from notify.event import check_user
+from notify.testing.history import Attempt, History, Reader
 
-SAMPLE: Final = Path(__file__).with_name("feed.txt")
-PATIENCE: Final = 10.0  # seconds that the devices have to catch up at the end; what they lack then is lost
-FIRST_BREAK: Final = 2  # devices break off after 2, 8, 32, ... pushes; each is back after twice as many
-BROKEN, INCOMPLETE, INTERRUPTED = 1, 2, 130
-
-
-def name(event: Event) -> str:
-    """Return what tells this push from every other, payload and all: one that changed on its way has another name."""
-    return f"line {event.key}: {event.user} {event.type} {event.data.decode()}"
+HERE: Final = Path(__file__).parent
+PATIENCE: Final = 10.0  # seconds that the streams have to catch up at the end; what they lack then is lost
+FIRST_KILL: Final = 3  # the reader is killed after 3, 15, 75, ... pushes; its successor comes after twice as many
+SHOWN: Final = 8  # events shown live, and as many on resuming, after each turn of the story
+BROKEN, INCOMPLETE, INTERRUPTED, CUT_OFF = 1, 2, 130, 141
 
 
-class Device:
-    """One device of one user: reads a stream and remembers the last id that it saw."""
+async def lines_of(stream: ByteReceiveStream | None) -> AsyncIterator[str]:
+    """Yield what another process writes, line by line; not the line that it was killed in."""
+    assert stream is not None
+    rest = b""
+    async for chunk in stream:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode()
 
-    def __init__(self, demo: Demo, user: str, kind: str, colour: int) -> None:
-        self.demo, self.user, self.kind, self.colour = demo, user, kind, colour
-        self.instance, self.last_id = "", ids.ZERO
-        self.seen = self.replayed = 0
-        self.moved = anyio.Event()
 
-    async def connect(self, notifier: Notifier, missed: Collection[str] | None = None) -> None:
-        """Open a stream from the last id seen."""
-        with anyio.CancelScope(shield=True):
-            await self.demo.tasks.start(self._read, notifier, missed)
+class Watcher:
+    """The process that shows events, as seen from here: which streams it has, and what they have shown."""
 
-    async def break_off(self) -> None:
-        """Lose the connection, in the middle of whatever the stream does."""
-        self.connection.cancel()
-        with anyio.CancelScope(shield=True):
-            await self.ended.wait()
-        self.record.finished()
+    def __init__(self, demo: Demo, name: str, process: Process) -> None:
+        self.demo, self.name, self.process = demo, name, process
+        self.readers: dict[str, Reader] = {}
+        self.shown = 0
+        self.ready, self.ended = anyio.Event(), anyio.Event()
 
-    async def reach(self, id_: str) -> None:
-        """Wait until the stream has replayed the past and got this far."""
-        await self.synced.wait()
-        while ids.compare(self.last_id, id_) < 0:
-            await self.moved.wait()
+    async def open(self, user: str) -> None:
+        """Have a stream opened from the last id that was shown."""
+        after = self.demo.last_ids[user]
+        self.readers[user] = self.demo.history.reader(user, after)
+        assert self.process.stdin is not None
+        await self.process.stdin.send(json.dumps({"user": user, "after": after}).encode() + b"\n")
 
-    async def _read(self, notifier: Notifier, missed: Collection[str] | None, *, task_status: TaskStatus[None]) -> None:
-        self.instance = notifier.instance_id
-        self.record = self.demo.history.reader(self.user, self.last_id)
-        self.synced, self.ended = anyio.Event(), anyio.Event()
-        caught_up = 0
-        with anyio.CancelScope() as self.connection:
-            async with notifier.subscribe(self.user, self.last_id, signals=True) as stream:
-                task_status.started()
-                async for event in stream:
-                    if event.type == "notify.sync":
-                        self.synced.set()
-                        if missed is not None:
-                            self.demo.count_replay(self, len(missed), caught_up)
-                    elif event.type == "notify.gap":
-                        gap = event.payload
-                        self.record.gap(gap["reason"], gap["from"], gap["to"])
-                    else:
-                        self._see(event)
-                        caught_up += missed is not None and event.id in missed
+    async def read(self) -> None:
+        """Take what it shows, until it has ended."""
+        async for line in lines_of(self.process.stdout):
+            seen = json.loads(line)
+            if "user" in seen:
+                self._take(seen)
+            elif "hidden" in seen:
+                self.demo.totals.hidden = seen["hidden"]
+            else:
+                self.ready.set()
         self.ended.set()
+        self.ready.set()
 
-    def _see(self, event: Event) -> None:
-        self.record.event(event, name(event))
-        self.last_id = event.id
-        self.seen += 1
-        self.replayed += not self.synced.is_set()
-        self.demo.show(self, event)
-        self.moved.set()
-        self.moved = anyio.Event()
+    def _take(self, seen: dict[str, Any]) -> None:
+        demo, user = self.demo, seen["user"]
+        reader = self.readers[user]
+        if seen["type"] == "notify.gap":
+            gap = seen["payload"]
+            reader.gap(gap["reason"], gap["from"], gap["to"])
+            demo.last_ids[user] = gap["to"]
+            return
+        reader.saw(seen["id"], seen["prev"], name(seen["key"], seen["type"], seen["payload"]))
+        demo.last_ids[user] = seen["id"]
+        self.shown += 1
+        demo.show(seen)
+
+    async def kill(self) -> None:
+        """End it as a crash would, and take what it had shown by then."""
+        self.process.kill()
+        await self.ended.wait()
+        for reader in self.readers.values():
+            reader.finished()
+
+
+def name(key: str, type_: str, payload: Any) -> str:
+    """Return what tells this push from every other, payload and all: one that changed on its way has another name."""
+    return f"line {key.rpartition(':')[2]}: {type_} {json.dumps(payload, ensure_ascii=False)}"
 
 
 class Demo:
-    """Pushes what it is given, breaks devices off and brings them back, and keeps a record of everything."""
+    """Feeds web-1, kills and replaces web-2, and keeps a record of everything."""
 
-    def __init__(self, notifiers: tuple[Notifier, Notifier], tasks: TaskGroup, *, rate: float, quiet: bool) -> None:
-        self.notifiers, self.tasks, self.quiet = notifiers, tasks, quiet
-        self.history = History()
-        self.devices: dict[str, tuple[Device, Device]] = {}
+    def __init__(self, file: str, tasks: TaskGroup, options: argparse.Namespace) -> None:
+        self.file, self.tasks, self.options = file, tasks, options
+        self.history, self.totals = History(), Totals()
+        self.last_ids: dict[str, str] = {}
+        self.attempts: dict[int, tuple[str, str, Attempt]] = {}
         self.pushed: dict[str, dict[str, str]] = {}  # by user: the name of each push, by its id
-        self.began: dict[str, float] = {}  # by name
-        self.latencies: list[float] = []
-        self.pushes = self.skipped = self.missed = self.caught_up = 0
-        self.breaks: Counter[str] = Counter()
-        self.next_break = FIRST_BREAK
-        self.away: Device | None = None
-        self.pause = 1 / rate if rate else 0.0
+        self.seen: dict[str, int] = {}
+        self.handed = 0  # lines, to web-1
+        self.next_kill = FIRST_KILL
+        self.processes: list[Process] = []
+        self.left = {True: SHOWN, False: SHOWN}  # of live events to be shown, and of others
+        self.pushing_ended, self.moved = anyio.Event(), anyio.Event()
+        self.replacing = anyio.Lock()
         self.due = -math.inf
+        self.watcher: Watcher | None = None
+        self.pusher: Process
+
+    async def start(self) -> None:
+        """Start both processes."""
+        await self.start_watcher()
+        command = [sys.executable, "-m", "notify", "push", "--stdin", "--ids", "--store", f"sqlite:///{self.file}"]
+        self.pusher = await self._start_process(command)
+        self.tasks.start_soon(self._read_ids)
+        self.tasks.start_soon(self._read_complaints)
+
+    async def start_watcher(self) -> None:
+        """Start the process that shows, with a stream for each user known."""
+        sabotage = ["--sabotage", *self.totals.hidden.split()] if self.options.sabotage and self.totals.kills else []
+        command = [sys.executable, str(HERE / "watcher.py"), self.file, *sabotage]
+        process = await self._start_process(command, stderr=None)
+        watcher = Watcher(self, f"web-{self.totals.kills + 2}", process)
+        self.tasks.start_soon(watcher.read)
+        await watcher.ready.wait()
+        if watcher.ended.is_set():
+            raise RuntimeError(f"{watcher.name} has ended by itself")
+        while users := [user for user in self.last_ids if user not in watcher.readers]:
+            await watcher.open(users[0])
+        self.watcher = watcher
+
+    async def _start_process(self, command: list[str], stderr: int | None = subprocess.PIPE) -> Process:
+        process = await anyio.open_process(command, stderr=stderr, start_new_session=True)  # Ctrl-C is for us alone
+        self.processes.append(process)
+        return process
 
     # -- pushing ---------------------------------------------------------------------------------------------------
 
     async def take(self, number: int, line: bytes) -> None:
-        """Push what a line of the feed says; complain about one that is no event, and skip it."""
-        try:
-            draft = parse(number, line)
-            if draft is not None:
-                await self.push(draft)
-        except (ValueError, InvalidEventError) as error:
-            self.skipped += 1
-            say(f"line {number} skipped: {error}", sys.stderr)
-
-    async def push(self, draft: Event) -> None:
-        """Push to one instance or the other, once the user's devices are connected."""
+        """Hand a line of the feed to web-1, and have a stream opened for a user who is new."""
         await anyio.sleep_until(self.due)
-        self.due = max(self.due, anyio.current_time()) + self.pause
-        user = draft.user
-        if user not in self.devices:
-            colour = len(self.devices)
-            self.devices[user] = Device(self, user, "phone", colour), Device(self, user, "laptop", colour)
-            self.pushed[user] = {}
-            for device, notifier in zip(self.devices[user], self.notifiers, strict=True):
-                await device.connect(notifier)
-        self.began[name(draft)] = time.perf_counter()
-        with self.history.pushing(user, name(draft), key=draft.key) as attempt:
-            notifier = self.notifiers[self.pushes % 2]
-            event = await notifier.push(user, draft.type, draft.payload, key=draft.key)
-            assert event is not None  # only `offline="drop"` returns None
-            attempt.ok(event.id)
-        self.pushed[user][event.id] = name(draft)
-        self.pushes += 1
-        if self.pushes == self.next_break:
-            await self.break_off()
-        elif self.pushes == 2 * self.next_break:
-            await self.bring_back()
-            self.next_break *= 4
+        self.due = max(self.due, anyio.current_time()) + (1 / self.options.rate if self.options.rate else 0.0)
+        with anyio.CancelScope(shield=True):
+            await self._push(number, line)
+            await self._go_on()
 
-    async def break_off(self) -> None:
-        """Break off a device of whoever gets the most, everybody in turn."""
-        user = min(self.devices, key=lambda user: (self.breaks[user], -len(self.pushed[user])))
-        device = self.away = self.devices[user][self.breaks.total() % 2]
-        self.breaks[user] += 1
-        await device.break_off()
-        self.announce(device, f"loses {device.instance} after {device.last_id}; pushes go on")
+    async def _push(self, number: int, line: bytes) -> None:
+        try:
+            user, type_, *rest = line.removeprefix(b"\xef\xbb\xbf").decode().split(" ", 2)
+            payload = json.loads(rest[0]) if rest and rest[0].strip() else None
+            check_user(user)
+        except (ValueError, RecursionError, InvalidEventError):
+            pass  # nothing to be pushed: where that is a mistake, web-1 will say so
+        else:
+            what = name(str(number), type_.strip(), payload)
+            self.handed += 1
+            self.attempts[number] = user, what, self.history.pushing(user, what, key=str(number))
+            if user not in self.last_ids:
+                self.last_ids[user] = ids.ZERO
+                if self.watcher is not None:
+                    await self.watcher.open(user)
+        assert self.pusher.stdin is not None
+        await self.pusher.stdin.send(line + b"\n")
 
-    async def bring_back(self) -> None:
-        """Reconnect the device that is away, on the other instance."""
-        device, self.away = self.away, None
-        if device is not None:
-            first, second = self.notifiers
-            other = second if device.instance == first.instance_id else first
-            self.announce(device, f"resumes on {other.instance_id} from {device.last_id}")
-            missed = {id_ for id_ in self.pushed[device.user] if ids.compare(id_, device.last_id) > 0}
-            await device.connect(other, missed)
+    async def _go_on(self) -> None:
+        """Kill the reader or replace it, when its time has come."""
+        if self.watcher is not None and self.handed >= self.next_kill:
+            watcher, self.watcher = self.watcher, None
+            with anyio.move_on_after(2):
+                while not watcher.shown:
+                    await self.moved.wait()
+            await watcher.kill()
+            self.totals.kills += 1
+            self.announce(f"{watcher.name} is killed after it has shown {watcher.shown} events; pushes go on")
+            self.tasks.start_soon(self._replace_in_time)
+        elif self.watcher is None and self.handed >= 2 * self.next_kill:
+            await self._replace()
 
-    async def settle(self) -> None:
-        """Give every device time to get what was pushed."""
-        await self.bring_back()
+    async def _replace_in_time(self) -> None:
+        """Replace the reader though few lines come: somebody may be typing them."""
+        await anyio.sleep(2.0)
+        await self._replace()
+
+    async def _replace(self) -> None:
+        async with self.replacing:
+            if self.watcher is None:
+                self.announce(f"web-{self.totals.kills + 2} takes over, for each user from the last id that was shown")
+                await self.start_watcher()
+                self.next_kill *= 5
+
+    async def _read_ids(self) -> None:
+        async for line in lines_of(self.pusher.stdout):
+            number, id_ = line.split(" ", 1)
+            if number.isdigit():
+                user, what, attempt = self.attempts.pop(int(number))
+                attempt.ok(id_)
+                self.pushed.setdefault(user, {})[id_] = what
+                self.totals.pushed += 1
+                if self.totals.pushed % 50 == 0:
+                    self.say(f"{'':4} ... {self.totals.pushed} pushed, {sum(self.seen.values())} shown")
+        self.pushing_ended.set()
+
+    async def _read_complaints(self) -> None:
+        async for line in lines_of(self.pusher.stderr):
+            match = re.match(r"notify: line (\d+): (.*)", line)
+            if match:
+                say(f"line {match[1]} skipped: {match[2]}", sys.stderr)
+                self.totals.skipped += 1
+                if int(match[1]) in self.attempts:
+                    self.attempts.pop(int(match[1]))[2].rejected()
+
+    async def finish(self) -> None:
+        """End the feed, and give the streams time to show all that was pushed."""
+        assert self.pusher.stdin is not None
+        await self.pusher.stdin.aclose()
+        await self.pushing_ended.wait()
+        await self._replace()
         with anyio.move_on_after(PATIENCE):
-            for user, devices in self.devices.items():
-                for device in devices:
-                    await device.reach(next(reversed(self.pushed[user]), ids.ZERO))
+            for user, pushed in self.pushed.items():
+                while ids.compare(self.last_ids[user], next(reversed(pushed))) < 0:
+                    await self.moved.wait()
 
     # -- telling ---------------------------------------------------------------------------------------------------
 
-    def show(self, device: Device, event: Event) -> None:
-        """Show what a device sees, while it does."""
-        if device.synced.is_set() and name(event) in self.began:
-            self.latencies.append(time.perf_counter() - self.began[name(event)])
-        if not self.quiet:
-            where = f"{fit(device.user, 9)} {device.kind:>6}@{device.instance}"
-            payload = event.data.decode() if event.data != b"null" else ""
-            what = f"{'' if device.synced.is_set() else 'replayed: '}{event.type} {payload}"
-            say(paint(f"{event.key:>4} {where} {event.id:<15} {fit(what, WIDTH - 44)}".rstrip(), device.colour))
+    def show(self, seen: dict[str, Any]) -> None:
+        """Show an event, unless enough were shown since the last turn of the story."""
+        user = seen["user"]
+        self.seen[user] = self.seen.get(user, 0) + 1
+        self.moved.set()
+        self.moved = anyio.Event()
+        delay = time.time() - seen["pushed_at"]
+        self.totals.count(delay if seen["live"] else None)
+        self.left[seen["live"]] -= 1
+        if self.left[seen["live"]] >= 0 or self.options.all:
+            number = seen["key"].rpartition(":")[2]
+            after = f"{delay * 1000:.0f} ms" if seen["live"] else "resumed"
+            payload = "" if seen["payload"] is None else json.dumps(seen["payload"], ensure_ascii=False)
+            text = f"{number:>4} {after:>8} {seen['id']:<16} {fit(user, 9)} {seen['type']} {payload}"
+            self.say(paint(fit(text).rstrip(), list(self.last_ids).index(user)))
 
-    def count_replay(self, device: Device, missed: int, caught_up: int) -> None:
-        """Count what a device missed, and how much of it the replay brought."""
-        self.missed += missed
-        self.caught_up += caught_up
-        self.announce(device, f"missed {missed}, caught up {caught_up}")
+    def announce(self, text: str) -> None:
+        """Tell a turn of the story."""
+        self.left = {True: SHOWN, False: SHOWN}
+        self.say(bold(fit(f">>>> {text}").rstrip()))
 
-    def announce(self, device: Device, text: str) -> None:
-        """Tell what becomes of a device."""
-        if not self.quiet:
-            say(bold(fit(f"  >> {device.user}'s {device.kind} {text}", WIDTH).rstrip()))
+    def say(self, text: str) -> None:
+        """Say something, unless only the verdict is wanted."""
+        if not self.options.quiet:
+            say(text)
 
 
-async def run(source: Source, *, rate: float, quiet: bool, sabotage: bool) -> int:
+async def run(source: Source, options: argparse.Namespace) -> int:
     """Run the demo and return its exit status."""
-    leaky = LeakyStore(max_len=sys.maxsize)
-    store = leaky if sabotage else MemoryStore(max_len=sys.maxsize)
-    router, presence = MemoryRouter(), MemoryPresence()
-    with anyio.open_signal_receiver(signal.SIGINT) as interrupts:
-        async with (
-            Notifier(store, router=router, presence=presence, instance_id="web-1") as first,
-            Notifier(store, router=router, presence=presence, instance_id="web-2") as second,
-            anyio.create_task_group() as tasks,
-        ):
-            demo = Demo((first, second), tasks, rate=rate, quiet=quiet)
-            feeding = anyio.CancelScope()
-            tasks.start_soon(stop_on_interrupt, interrupts, feeding, tasks.cancel_scope)
-            with feeding:
-                await source.read_lines(demo.take)
-            await demo.settle()
-            ok = summarise(demo, leaky.lost)
-            tasks.cancel_scope.cancel()
-            if not ok:
-                return BROKEN
-            if feeding.cancel_called:
-                return INTERRUPTED
-            return INCOMPLETE if demo.skipped or not demo.pushes or sabotage else 0
+    with tempfile.TemporaryDirectory(prefix="notify-demo-") as directory:
+        with anyio.open_signal_receiver(signal.SIGINT) as interrupts:
+            async with anyio.create_task_group() as tasks:
+                demo = Demo(f"{directory}/notify.db", tasks, options)
+                feeding = anyio.CancelScope()
+                tasks.start_soon(stop_on_interrupt, interrupts, feeding, tasks.cancel_scope)
+                try:
+                    await demo.start()
+                    demo.say(f"{'line':>4} {'after':>8} {'id':<16} {'user':<9} type payload")
+                    with feeding:
+                        await source.read_lines(demo.take)
+                    await demo.finish()
+                    ok = summarise(demo)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        for process in demo.processes:
+                            with suppress(ProcessLookupError):
+                                process.kill()
+                            await process.wait()
+                tasks.cancel_scope.cancel()
+                if not ok:
+                    return BROKEN
+                if feeding.cancel_called:
+                    return INTERRUPTED
+                return INCOMPLETE if demo.totals.skipped or not demo.totals.pushed or options.sabotage else 0
     return INTERRUPTED
 
 
@@ -240,7 +308,7 @@ async def stop_on_interrupt(interrupts: AsyncIterator[int], *scopes: anyio.Cance
 def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(
-        description="Push events to users on two instances, break connections, resume, and judge what was seen.",
+        description="Push a feed in one process, show it in another one, kill that, resume, and judge what was shown.",
         epilog='A line is USER TYPE [JSON], as in: alice comment.created {"post": 7}. Blank lines and those that begin '
         "with # are ignored. A line that is no event is reported with its number and skipped. Exit status: 0 if "
         "nothing was lost or doubled; 1 if something was; 2 if lines were skipped, nothing was pushed, or the "
@@ -254,27 +322,32 @@ def main() -> int:
         "without it what is piped in, or else the sample feed",
     )
     parser.add_argument("--rate", type=float, default=60.0, help="events per second, 0 for no limit (default: 60)")
-    parser.add_argument("--quiet", action="store_true", help="print the summary only")
+    parser.add_argument("--all", action="store_true", help="show every event, not only some of each chapter")
+    parser.add_argument("--quiet", action="store_true", help="print the verdict only")
     parser.add_argument("--sabotage", action="store_true", help="lose one event on its way, to see the checker find it")
     options = parser.parse_args()
     if not 0 <= options.rate < math.inf:
         parser.error("argument --rate: a number that is not negative")
     try:
-        source = open_source(options.file, str(SAMPLE))
+        source = open_source(options.file, str(HERE / "feed.txt"))
     except OSError as error:
         parser.error(f"cannot read {options.file}: {error.strerror}")
-    say(bold(f"Events from {source.name}, to phones and laptops on web-1 and web-2"))
+    say(bold(f"web-1 pushes the lines of {source.name}; web-2 shows each user's stream; both use one SQLite file."))
+    if not options.quiet:
+        say("line: of the feed   after: from the push to here, or resumed: after a kill   id: resume from it")
     if source.is_terminal:
         say('Type a line such as: alice comment.created {"post": 7}    Ctrl-D ends.')
-    return anyio.run(partial(run, source, rate=options.rate, quiet=options.quiet, sabotage=options.sabotage))
+    return anyio.run(partial(run, source, options))
 
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no ø must not end the demo
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it like any other tool
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except* KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+    except* BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os._exit(CUT_OFF)

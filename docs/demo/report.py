@@ -1,14 +1,12 @@
-"""What the demo says at the end: counts of what was pushed and seen, and the verdict of the history checker."""
+"""What the demo says at the end: counts of what was pushed and shown, and the verdict of the history checker."""
 
 from __future__ import annotations
 
 import statistics
-import textwrap
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from console import WIDTH, bold, fit, say
-
-from notify import Event
+from console import bold, fit, say
 
 if TYPE_CHECKING:
     from demo import Demo
@@ -16,55 +14,58 @@ if TYPE_CHECKING:
 ROWS: Final = 16
 
 
-def summarise(demo: Demo, hidden: Event | None) -> bool:
-    """Print what every device saw and what the checker makes of it; return whether nothing was lost or doubled.
+@dataclass
+class Totals:
+    """What is counted on the way.
 
-    Args:
-        demo: which is over.
-        hidden: the event that the sabotage hid in the log.
+    Attributes:
+        hidden: the id of the event that the sabotage hid.
+        delays: seconds from push to display of each live event.
     """
-    _print_devices(demo)
-    _print_totals(demo)
+
+    pushed: int = 0
+    skipped: int = 0
+    resumed: int = 0
+    kills: int = 0
+    hidden: str = ""
+    delays: list[float] = field(default_factory=list)
+
+    def count(self, delay: float | None) -> None:
+        """Count an event that was shown: live after this delay, or on resuming."""
+        if delay is None:
+            self.resumed += 1
+        else:
+            self.delays.append(delay)
+
+
+def summarise(demo: Demo) -> bool:
+    """Print what was pushed and shown, and what the checker makes of it; return whether nothing was lost or doubled."""
+    totals, seen = demo.totals, sum(demo.seen.values())
+    say(bold("\nUser       pushed  shown  last id"))
+    for user, pushed in list(demo.pushed.items())[:ROWS]:
+        say(f"{fit(user, 10)} {len(pushed):>6} {demo.seen.get(user, 0):>6}  {demo.last_ids[user]}")
+    if len(demo.pushed) > ROWS:
+        say(f"... and {len(demo.pushed) - ROWS} more users")
+    say(f"\nPushed {totals.pushed} events to {len(demo.pushed)} users; lines skipped: {totals.skipped}.")
+    say(f"Shown {seen}: {len(totals.delays)} live, {totals.resumed} on resuming after {totals.kills} kills.")
+    if len(totals.delays) > 1:
+        percent = statistics.quantiles(totals.delays, n=100, method="inclusive")
+        say(f"Live, half were shown within {percent[49] * 1000:.0f} ms and 99 % within {percent[98] * 1000:.0f} ms.")
     verdict = demo.history.check()
-    say(bold("\nVerdict of the history checker"))
-    for line in str(verdict).splitlines():
-        say(textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 16))
-    named = [(violation, id_) for violation in verdict.violations for id_ in violation.ids]
-    for violation, id_ in named[:ROWS]:
-        push = demo.pushed.get(violation.user, {}).get(id_, "no push that was acknowledged")
-        say("  " + fit(f"{violation.rule}: {id_} is {push}", WIDTH - 2).rstrip())
-    if hidden is not None:
-        say(f"  sabotage: {hidden.id} was hidden in the log")
-    if not demo.pushes:
+    for violation in verdict.violations[:ROWS]:
+        say(fit(f"Wrong ({violation.rule}) for {violation.user}: {violation.text}", None))
+        for id_ in violation.ids[:ROWS]:
+            push = demo.pushed.get(violation.user, {}).get(id_, "no push that was acknowledged")
+            say(fit(f"  {id_} is {push}", None))
+    for reason, count in sorted(verdict.gaps.items()):
+        say(f"Wrong: {count} gaps ({reason}).")
+    if totals.hidden:
+        say(f"Sabotage: {totals.hidden} was hidden from the reader.")
+    ok = verdict.ok and not verdict.gaps
+    if not totals.pushed:
         say(bold("Nothing was pushed, so nothing is proven."))
-    elif verdict.ok and not verdict.gaps:
+    elif ok:
         say(bold("OK: nothing lost, nothing doubled, nothing out of order."))
     else:
-        say(bold("FAILED: what was seen is not what was pushed."))
-    return verdict.ok and not verdict.gaps
-
-
-def _print_devices(demo: Demo) -> None:
-    say(bold("\nWhat every device saw"))
-    say("  user        device  ended on  pushed   seen  replayed  last id")
-    rows = [(user, device) for user, devices in demo.devices.items() for device in devices]
-    for user, device in rows[:ROWS]:
-        counts = f"{len(demo.pushed[user]):>6} {device.seen:>6} {device.replayed:>9}"
-        say(f"  {fit(user, 11)} {device.kind:<7} {device.instance:<9} {counts}  {device.last_id}")
-    if len(rows) > ROWS:
-        say(f"  ... and {len(rows) - ROWS} more devices")
-
-
-def _print_totals(demo: Demo) -> None:
-    devices = [device for pair in demo.devices.values() for device in pair]
-    seen = sum(device.seen for device in devices)
-    expected = sum(len(demo.pushed[device.user]) for device in devices)
-    replayed = sum(device.replayed for device in devices)
-    say(bold("\nIn all"))
-    say(f"  pushed      {demo.pushes} events to {len(demo.devices)} users; lines skipped: {demo.skipped}")
-    say(f"  seen        {seen} of {expected} expected on {len(devices)} devices, {replayed} of them by replay")
-    say(f"  breaks      {demo.breaks.total()}; missed {demo.missed}, caught up {demo.caught_up}")
-    if len(demo.latencies) > 1:
-        percent = statistics.quantiles(demo.latencies, n=100, method="inclusive")
-        half, most = percent[49] * 1000, percent[98] * 1000
-        say(f"  live        push to device: half within {half:.2f} ms, 99 % within {most:.2f} ms")
+        say(bold("FAILED: what was shown is not what was pushed."))
+    return ok

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from notify import Event, Page
-from notify_memory import MemoryStore
+import json
+from collections.abc import Mapping
+
+from console import say
+
+from notify import Page
+from notify_sqlite import SQLiteStreamStore
 
 
-class LeakyStore(MemoryStore):
+class LeakyStore(SQLiteStreamStore):
     """Hides the first event that anybody reads from the log, and mends the chain of `prev` so that no stream notices.
 
     Attributes:
-        lost: the event that is hidden.
+        lost: the id of the event that is hidden; empty until there is one.
     """
 
-    lost: Event | None = None
+    lost: str = ""
 
-    def read_nowait(self, user: str, after: str, limit: int) -> Page:
+    async def read(self, user: str, after: str, limit: int) -> Page:
         """Read, without the lost event."""
-        page = super().read_nowait(user, after, limit)
-        if self.lost is None and page.events:
-            self.lost = page.events[0]
-        if self.lost is None or self.lost not in page.events:
-            return page
+        page = await super().read(user, after, limit)
+        if not self.lost and page.events:
+            self.lost = page.events[0].id
+            say(json.dumps({"hidden": self.lost}))
+        return self._leak(page)
+
+    async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+        """Look for news, without the lost event."""
+        pages = await super().read_many(after, limit)
+        return {user: self._leak(page) for user, page in pages.items()}
+
+    def _leak(self, page: Page) -> Page:
         events = list(page.events)
-        at = events.index(self.lost)
-        del events[at]
-        if at < len(events):  # else the stream would notice, and report a gap
-            events[at] = events[at].stored(events[at].id, self.lost.prev)
-        return Page(events, page.gap, events[-1].id if events else after)
+        for at, event in enumerate(events):
+            if event.id == self.lost:
+                del events[at]
+                if at < len(events):  # else the stream would notice, and report a gap
+                    events[at] = events[at].stored(events[at].id, event.prev)
+                return Page(events, page.gap, events[-1].id if events else event.prev)
+        return page

@@ -2,14 +2,13 @@
 --
 -- KEYS: streams. ARGV: limit, age in milliseconds (0: none), "1" to leave out whom nothing is new for; then for each
 -- stream the position and the same position as an exclusive start.
--- Returns for each stream {number, head, age of the head is over, entries}; the head is "0" where there is no stream.
+-- Returns the time, then for each stream {number, head, age of the head is over, entries}; the head is "0" where there
+-- is no stream.
 
 local limit, age, quiet = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
-local horizon = 0
-if age > 0 then
-  local time = redis.call('TIME')
-  horizon = time[1] * 1000 + math.floor(time[2] / 1000) - age
-end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local horizon = age > 0 and now - age or 0
 
 local function ms(id) return tonumber(string.match(id, '^%d+')) end
 
@@ -25,7 +24,7 @@ local function head(stream)
   end
 end
 
-local pages = {}
+local pages = {now}
 for i = 1, #KEYS do
   local after, start = ARGV[2 + i * 2], ARGV[3 + i * 2]
   local entries = {}

@@ -54,12 +54,18 @@ SELECT last_id FROM {p}counter
 -- name: set_last_id
 UPDATE {p}counter SET last_id = ?
 
--- name: head
-SELECT last_id, kept FROM {p}heads WHERE user = ?
+-- name: head_of
+SELECT user, last_id, kept FROM {p}heads WHERE user = ?
+
+-- name: heads_of
+SELECT user, last_id, kept FROM {p}heads WHERE user IN (
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+)
 
 -- name: set_head
-INSERT INTO {p}heads (user, last_id, kept) VALUES (?1, ?2, ?3)
-ON CONFLICT (user) DO UPDATE SET last_id = ?2, kept = ?3
+INSERT INTO {p}heads (user, last_id, kept) VALUES (?, ?, ?)
+ON CONFLICT (user) DO UPDATE SET last_id = excluded.last_id, kept = excluded.kept
 
 -- name: insert_event
 INSERT INTO {p}events (user, id, prev, type, data, micros, grp, key, meta) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)

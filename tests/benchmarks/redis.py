@@ -2,7 +2,8 @@
 
 Limit A is the script of a push, sent through the driver's pipelines, and the driver's bare pub/sub reader: what anybody
 would write with redis-py. Limit B is the same design as ours spoken directly through hiredis over two connections:
-nothing is encoded, decoded, remembered or handed to anybody.
+nothing is encoded, decoded, remembered or handed to anybody. Both have their events made before the clock runs. All
+send the same bytes for an event, and have had an event once its announcement, or our stream, has brought it.
 """
 
 from __future__ import annotations
@@ -20,24 +21,18 @@ from typing import TypeVar
 import anyio
 import hiredis
 from anyio.abc import TaskGroup
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from notify import Event, Notifier, Stream
 from notify_redis import RedisStreamStore
 from notify_redis._entry import encode
-from notify_redis._keys import Keys
 from notify_redis._scripts import PUSH
 from tests.servers.redis import Server, single
 
+from . import redis_scale
 from .harness import ROUNDS, Bar, Row, Spread, at_least, progress, rate, ratio, run
+from .redis_scale import BATCH, CHUNK, FIXED, KEYS, PUSHES, USERS, driver, names
 
-USERS = [f"user-{number}" for number in range(10_000)]
-PUSHES = 20_000
 PUSHERS = 500
-BATCH = 500
-CHUNK = 32
 PUSHES_PER_SECOND = 1000
 TIMED_PUSHES = 3000
 
@@ -45,13 +40,10 @@ T = TypeVar("T")
 
 _PLAN = random.Random(1).choices(USERS, k=PUSHES)
 _EXPECTED = Counter(_PLAN)
-_FIXED = (b"99999999999999", b"1000", b"~", b"604800000", b"604800000", b"86400000", b"4096", b"PUBLISH", b"")
-_keys = Keys("bench")
 
 
-def _names(user: str) -> tuple[bytes, ...]:
-    stream, index, retries, _ = _keys.of_user(user)
-    return stream, index, retries, stream
+def _nonce(number: int) -> bytes:
+    return b"abcdef012345%x" % number  # as long as ours
 
 
 def _bodies(count: int) -> list[bytes]:
@@ -61,16 +53,12 @@ def _bodies(count: int) -> list[bytes]:
 # -- limit A: the driver as it comes ---------------------------------------------------------------------------------
 
 
-def _driver(server: Server) -> Redis:
-    return Redis(port=server.port, retry=Retry(NoBackoff(), 0), protocol=2)
-
-
 async def through_driver(server: Server) -> float:
     """Pipelines of the driver, and its reader."""
-    client, bodies = _driver(server), _bodies(PUSHES)
+    client, bodies = driver(server), _bodies(PUSHES)
     await client.script_load(PUSH.source)
     subscription = client.pubsub(ignore_subscribe_messages=True)
-    channels = [_keys.stream(user) for user in USERS]
+    channels = [KEYS.stream(user) for user in USERS]
     for start in range(0, len(channels), BATCH):
         await subscription.subscribe(*channels[start : start + BATCH])
     while await subscription.get_message(timeout=0.2) is not None:
@@ -89,8 +77,8 @@ async def through_driver(server: Server) -> float:
     for start in range(0, PUSHES, BATCH):
         pipeline = client.pipeline(transaction=False)
         for number in range(start, start + BATCH):
-            nonce = b"a%x" % number
-            pipeline.evalsha(PUSH.sha.decode(), 4, *_names(_PLAN[number]), *_FIXED, nonce, b"", bodies[number])
+            nonce = _nonce(number)
+            pipeline.evalsha(PUSH.sha.decode(), 4, *names(_PLAN[number]), *FIXED, nonce, b"", bodies[number])
         await pipeline.execute()
     await reader
     seconds = time.perf_counter() - started
@@ -101,10 +89,10 @@ async def through_driver(server: Server) -> float:
 
 async def latencies_through_driver(server: Server) -> list[float]:
     """The seconds from each push to its message, at a steady rate."""
-    client = _driver(server)
+    client = driver(server)
     await client.script_load(PUSH.source)
     subscription = client.pubsub(ignore_subscribe_messages=True)
-    channels = [_keys.stream(user) for user in USERS]
+    channels = [KEYS.stream(user) for user in USERS]
     for start in range(0, len(channels), BATCH):
         await subscription.subscribe(*channels[start : start + BATCH])
     while await subscription.get_message(timeout=0.2) is not None:
@@ -121,7 +109,7 @@ async def latencies_through_driver(server: Server) -> list[float]:
     async def push(number: int) -> None:
         mark = b"%d" % number
         began[mark] = time.perf_counter()
-        arguments = (*_names(_PLAN[number]), *_FIXED, b"a" + mark, b"", b"x" * 100 + b"#" + mark)
+        arguments = (*names(_PLAN[number]), *FIXED, _nonce(number), b"", b"x" * 100 + b"#" + mark)
         await client.evalsha(PUSH.sha.decode(), 4, *arguments)
 
     reader = asyncio.create_task(listen())
@@ -173,7 +161,7 @@ async def through_hiredis(server: Server) -> float:
     pushing, listening, bodies = await _raw(server), await _raw(server), _bodies(PUSHES)
     pushing.writer.write(hiredis.pack_command((b"SCRIPT", b"LOAD", PUSH.source)))
     await pushing.wait(1)
-    channels = [_keys.stream(user) for user in USERS]
+    channels = [KEYS.stream(user) for user in USERS]
     listening.writer.write(hiredis.pack_command((b"SUBSCRIBE", *channels)))
     await listening.wait(len(channels))
     reader = asyncio.create_task(listening.wait(PUSHES))
@@ -182,9 +170,9 @@ async def through_hiredis(server: Server) -> float:
         commands = []
         for first in range(start, start + BATCH, CHUNK):
             numbers = range(first, min(first + CHUNK, start + BATCH))
-            names = [name for number in numbers for name in _names(_PLAN[number])]
-            rest = [piece for number in numbers for piece in (b"a%x" % number, b"", bodies[number])]
-            command = (b"EVALSHA", PUSH.sha, len(names), *names, *_FIXED, *rest)
+            keys = [name for number in numbers for name in names(_PLAN[number])]
+            rest = [piece for number in numbers for piece in (_nonce(number), b"", bodies[number])]
+            command = (b"EVALSHA", PUSH.sha, len(keys), *keys, *FIXED, *rest)
             commands.append(hiredis.pack_command(command))
         pushing.writer.writelines(commands)
         await pushing.wait(len(commands))
@@ -350,4 +338,4 @@ def measure() -> list[Row]:
                 note=f"push to yield, {PUSHES_PER_SECOND:,} pushes/s to {len(USERS):,} streams",
             )
         )
-    return rows
+    return rows + redis_scale.measure()

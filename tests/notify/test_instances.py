@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -581,3 +583,24 @@ async def test_background_tasks(caplog: pytest.LogCaptureFixture) -> None:
         await background.aclose(1)
     with pytest.raises(ClosedError):
         background.start(crash)
+
+
+def test_a_task_that_a_callback_of_the_loop_starts() -> None:
+    """A timer or a transport runs in no task: with asyncio it may start one all the same."""
+    background = Background("test")
+
+    async def main() -> None:
+        done = asyncio.Event()
+
+        async def job() -> None:
+            done.set()
+
+        asyncio.get_running_loop().call_soon(background.start, job, context=contextvars.Context())
+        async with asyncio.timeout(5):
+            await done.wait()
+        assert await background.settle(5)
+        background.start(anyio.sleep, 60)
+        await background.aclose(5)  # before its first step
+        assert not background.running
+
+    asyncio.run(main())

@@ -317,8 +317,12 @@ anyio.run(main, *sys.argv[1:])
 """
 
 
-async def test_killed_processes(server: Server, schema: str, tmp_path: Path) -> None:
-    """Two processes push to one user and are killed: what they were told is stored is read, in one chain."""
+async def test_killed_processes(server: Server, schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes push to one user and are killed: what they were told is stored is read, in one chain.
+
+    What they had stored and not announced when they died is found by the audit.
+    """
+    monkeypatch.setattr("notify_pg._stream_store.AUDIT", 1.0)
     paths = [tmp_path / f"{number}.history" for number in range(2)]
     processes = []
     reading = History(tmp_path / "reader.history")
@@ -340,7 +344,7 @@ async def test_killed_processes(server: Server, schema: str, tmp_path: Path) -> 
             await process.aclose()
         head = await store.head("alice")
         while stream.last_id != head:
-            events.append(await stream.next(5))
+            events.append(await stream.next(10))
             reader.event(events[-1], events[-1].payload)
         assert_chain(events)
         async with store.subscribe("alice", events[10].id) as resumed:

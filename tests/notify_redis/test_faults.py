@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from itertools import pairwise
 from time import monotonic
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from notify import BackendError, BackendUnavailableError, Event, PushRejectedError, PushUncertainError
+from notify import (
+    BackendError,
+    BackendUnavailableError,
+    ClosedError,
+    Event,
+    Notifier,
+    PushRejectedError,
+    PushUncertainError,
+    ids,
+)
 from notify.testing import FaultProxy, Faults
 from notify_redis import RedisRouter, RedisStore, RedisStreamStore
+from tests.notify_redis.test_logs import gap_of
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
-from tests.servers.redis import DURABLE, Server, plain_info, single, wait_for
+from tests.servers.redis import DURABLE, Server, follows, plain_info, single, wait_for
 
 pytestmark = pytest.mark.anyio
 
@@ -50,12 +61,14 @@ async def test_a_server_that_is_killed_and_restarted(victim: Server, prefix: str
 
 @pytest.mark.slow
 async def test_a_server_that_hangs(victim: Server, prefix: str) -> None:
-    """While the server is stopped pushes end by their deadline; afterwards nothing is there twice or missing."""
+    """While the server is stopped for 15 s pushes end by their deadline; then nothing is there twice or missing."""
     async with aclosing(RedisStreamStore(victim.url, prefix=prefix, timeout=3.0)) as store, traffic(store) as load:
+        began = monotonic()
         victim.freeze()
         try:
             await until(lambda: {"PushUncertainError", "PushRejectedError"} <= set(load.outcomes), 10)
-            await anyio.sleep(3.0)
+            await until(lambda: not store.hears, 15)
+            await anyio.sleep(max(0.0, began + 15.0 - monotonic()))
         finally:
             victim.thaw()
         before = load.stored
@@ -177,6 +190,10 @@ async def test_a_server_that_cannot_write_its_disk(victim: Server, prefix: str) 
         with pytest.raises(PushRejectedError, match="MISCONF"):
             await store.save(Event("alice", "t"))
         assert [*(await store.read("alice", "0", 10)).events] == [event]
+        (victim.directory / "dump.rdb").rmdir()
+        victim.ask("BGSAVE")
+        wait_for(lambda: plain_info(victim, "persistence")["rdb_last_bgsave_status"] == "ok", "a save")
+        assert (await store.save(Event("alice", "t"))).prev == event.id
 
 
 async def test_a_server_that_becomes_a_replica(victim: Server, server: Server, prefix: str) -> None:
@@ -196,6 +213,82 @@ async def test_too_few_replicas(server: Server, prefix: str) -> None:
         with pytest.raises(PushUncertainError, match="replicas"):
             await store.save(Event("alice", "t"))
         assert len((await store.read("alice", "0", 10)).events) == 1
+
+
+@pytest.mark.slow
+async def test_replicas_that_do_not_confirm(victim: Server, prefix: str) -> None:
+    """While the replica hangs pushes are uncertain, though stored; when it goes on they are confirmed again."""
+    victim.ask("CONFIG", "SET", "repl-diskless-sync-delay", 0)
+    with single(*DURABLE, "--replicaof", "127.0.0.1", str(victim.port)) as replica:
+        wait_for(lambda: follows(replica), "the replica follows")
+        async with aclosing(RedisStore(victim.url, prefix=prefix, min_replicas=1)) as store:
+            first = await store.save(Event("alice", "t"))
+            replica.freeze()
+            try:
+                with pytest.raises(PushUncertainError, match="fewer than 1 replicas"):
+                    await store.save(Event("alice", "t"))
+            finally:
+                replica.thaw()
+            _, second = [*(await store.read("alice", "0", 10)).events]
+            third = await store.save(Event("alice", "t"))
+            assert (second.prev, third.prev) == (first.id, second.id)
+
+
+@pytest.mark.parametrize("policy", ["volatile-lru", "allkeys-lru"])
+async def test_a_server_that_evicts(victim: Server, prefix: str, policy: str) -> None:
+    """Where the server evicts a log, live streams and those that resume are told `expired`, and go on."""
+    async with aclosing(RedisStreamStore(victim.url, prefix=prefix)) as store, Notifier(store) as notifier:
+        event = await store.save(Event("alice", "t"))
+        async with notifier.subscribe("alice", "0", signals=True) as stream:
+            assert await stream.next(5) == event
+            assert (await stream.next(5)).type == "notify.sync"
+            key = store._keys.stream("alice")
+            victim.ask("CONFIG", "SET", "maxmemory-policy", policy)
+            used = int(plain_info(victim, "memory")["used_memory"])
+            victim.ask("CONFIG", "SET", "maxmemory", used + 2_000_000)
+            for number in range(2000):
+                victim.ask("SET", f"filler{number}", "x" * 100_000, "EX", 1000)
+                if not victim.ask("EXISTS", key):
+                    break
+            else:
+                raise AssertionError("the log was not evicted")
+            victim.ask("CONFIG", "SET", "maxmemory", 0)
+            assert await gap_of(store, "alice", event.id) == "expired"
+            after = await store.save(Event("alice", "t"))
+            assert after.prev == ids.ZERO
+            gap = await stream.next(5)
+            assert (gap.type, gap.payload["reason"]) == ("notify.gap", "expired")
+            assert await stream.next(5) == after
+
+
+async def test_scripts_that_are_flushed_in_the_midst_of_a_batch(server: Server, prefix: str) -> None:
+    """A batch of which some writes find the scripts and others do not is stored whole, each event once, in order."""
+    async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
+        before = refused(server)
+        number = 0
+        while refused(server) == before:
+            events = [Event(f"user{number % 3}", "t", number + n) for n in range(1000)]
+            number += len(events)
+            outcomes: list[object] = []
+
+            async def save(events: list[Event] = events, outcomes: list[object] = outcomes) -> None:
+                outcomes += await store.save_many(events)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(save)
+                await anyio.sleep(0.001)
+                await in_thread(lambda: server.ask("SCRIPT", "FLUSH"))
+            assert all(isinstance(outcome, Event) for outcome in outcomes)
+        for user in range(3):
+            found = [*(await store.read(f"user{user}", "0", 100_000)).events]
+            payloads = [event.payload for event in found]
+            assert len(payloads) == len(set(payloads))
+            assert all(later.prev == event.id for event, later in pairwise(found))
+
+
+def refused(server: Server) -> str:
+    """How often the server did not know a script."""
+    return plain_info(server, "errorstats").get("errorstat_NOSCRIPT", "")
 
 
 async def test_scripts_that_are_flushed(server: Server, prefix: str) -> None:
@@ -236,6 +329,7 @@ async def test_cancelling_costs_no_connection(server: Server, prefix: str) -> No
 async def test_closing_while_the_server_hangs(victim: Server, prefix: str) -> None:
     """Stream stores and their streams close within a tenth of a second though the server does not answer."""
     store = RedisStreamStore(victim.url, prefix=prefix)
+    await store.save(Event("alice", "t"))
     ended: list[float] = []
 
     async def read() -> None:
@@ -258,6 +352,74 @@ async def test_closing_while_the_server_hangs(victim: Server, prefix: str) -> No
         closed = monotonic()
     assert closed - began < 0.1
     assert ended[0] - began < 0.1
+
+
+async def test_closing_before_anything_was_sent(prefix: str) -> None:
+    """A push that still waits for its connection when the store closes is rejected: nothing was sent."""
+    with single() as server:
+        store = RedisStore(server.url, prefix=prefix)
+        async with anyio.create_task_group() as tasks:
+            server.freeze()
+
+            async def save() -> None:
+                with pytest.raises(PushRejectedError, match="closed"):
+                    await store.save(Event("alice", "t"))
+
+            tasks.start_soon(save)
+            await anyio.sleep(0.1)
+            began = monotonic()
+            await store.aclose()
+        assert monotonic() - began < 0.1
+        with pytest.raises(ClosedError):
+            store.save_soon(Event("alice", "t"), lambda outcome: None)
+
+
+async def test_waiting_while_the_server_hangs(victim: Server, prefix: str) -> None:
+    """`next` ends by its deadline, and a stream at once when it is closed, though the server does not answer."""
+    async with aclosing(RedisStreamStore(victim.url, prefix=prefix)) as store, store.subscribe("alice") as stream:
+        victim.freeze()
+        for _ in range(3):
+            began = monotonic()
+            with pytest.raises(TimeoutError):
+                await stream.next(0.05)
+            assert monotonic() - began < 0.15
+        began = monotonic()
+        await stream.aclose()
+        assert monotonic() - began < 0.1
+        victim.thaw()
+
+
+async def test_a_notifiers_pushes_while_the_server_is_dead(victim: Server, prefix: str) -> None:
+    """Each of many pushes to a dead server ends by its deadline, rejected or uncertain; pushing goes on by itself."""
+    async with aclosing(RedisStreamStore(victim.url, prefix=prefix, timeout=1.5)) as store, Notifier(store) as notifier:
+        await notifier.push("alice", "t")
+        victim.kill()
+        outcomes: list[str] = []
+        took: list[float] = []
+
+        async def push(number: int) -> None:
+            began = monotonic()
+            try:
+                await notifier.push(f"user{number}", "t")
+            except (PushRejectedError, PushUncertainError) as error:
+                outcomes.append(type(error).__name__)
+            took.append(monotonic() - began)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(200):
+                tasks.start_soon(push, number)
+        assert len(outcomes) == 200
+        assert max(took) < 2.5
+        assert notifier.statistics().pending_pushes == 0
+        await in_thread(victim.start)
+
+        async def stored() -> bool:
+            try:
+                return bool(await notifier.push("alice", "t"))
+            except PushRejectedError:
+                return False
+
+        await until(stored, 10)
 
 
 async def test_a_route_that_fails(prefix: str) -> None:

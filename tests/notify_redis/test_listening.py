@@ -121,6 +121,23 @@ async def test_users_are_subscribed_while_they_are_here(server: Server, prefix: 
         await until(lambda: channels(server, prefix) == 1)
 
 
+async def test_ten_thousand_users(server: Server, prefix: str) -> None:
+    """A process with ten thousand users who all get an event has three connections."""
+    users = [f"user{number}" for number in range(10_000)]
+    before = int(plain_info(server, "clients")["connected_clients"])
+    async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
+        streams = [store.subscribe(user) for user in users]
+        async with anyio.create_task_group() as tasks:
+            for stream in streams:
+                tasks.start_soon(stream.__aenter__)
+        outcomes = await store.save_many([Event(user, "t") for user in users])
+        for stream, outcome in zip(streams, outcomes, strict=True):
+            assert await stream.next(10) == outcome
+        assert int(plain_info(server, "clients")["connected_clients"]) - before == 3
+        for stream in streams:
+            await stream.aclose()
+
+
 async def test_users_who_come_and_go_miss_nothing(server: Server, prefix: str) -> None:
     """Streams that close while others of the same user open do not leave them unsubscribed."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import aclosing
+from collections.abc import Callable
+from contextlib import aclosing, suppress
 from functools import partial
+from time import monotonic
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from notify import Event, ids
+from notify import BackendError, Event, ids
 from notify_redis import RedisStore, RedisStreamStore
 from notify_redis._keys import TAGS, partition_of, slot_of
 from tests.notify_redis.test_logs import gap_of
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
-from tests.servers.redis import Cluster, Server, cluster, sentinels
+from tests.servers.redis import Cluster, Server, cluster, free_port, plain_info, sentinels
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -66,8 +68,72 @@ async def test_a_failover_of_the_sentinels(prefix: str, how: str) -> None:
             assert set(load.gaps) <= {"rewound"}
 
 
+async def persistently(store: RedisStreamStore, event: Event) -> Event:
+    """Push until it is stored, as an application does: with a key."""
+    stored: list[Event] = []
+
+    async def push() -> bool:
+        with suppress(BackendError):
+            stored.append(await store.save(event))
+        return bool(stored)
+
+    await until(push, 30)
+    return stored[0]
+
+
+@pytest.mark.timeout(120)
+async def test_a_failover_without_lag(prefix: str) -> None:
+    """Where the replica had everything, a master that dies costs a moment: nothing is lost, and there is no gap."""
+    with sentinels() as all_:
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, min_replicas=1, canary=1.0) for _ in range(2))
+        async with aclosing(here), aclosing(there):
+            kept = [await persistently(here, Event("alice", "kept", n, key=f"kept{n}")) for n in range(5)]
+            async with there.subscribe("alice", "0") as stream, there.subscribe("alice") as live:
+                assert [await stream.next(5) for _ in kept] == kept
+                all_.master.kill()
+                began = monotonic()
+                unconfirmed = RedisStore(all_.url, prefix=prefix)  # there is no other replica left to confirm
+                async with aclosing(unconfirmed):
+                    after = [
+                        await persistently(unconfirmed, Event("alice", "after", n, key=f"after{n}")) for n in range(3)
+                    ]
+                    assert [await stream.next(30) for _ in after] == after
+                    assert [await live.next(30) for _ in after] == after
+                assert monotonic() - began < 30
+                assert not stream.gaps
+                assert not live.gaps
+            assert after[0].prev == kept[-1].id
+
+
+@pytest.mark.timeout(120)
+async def test_a_failover_with_replication_lag(prefix: str) -> None:
+    """What the promoted replica never got is lost: who saw it is told `rewound`, and its ids are not given again."""
+    with sentinels() as all_:
+        async with aclosing(RedisStreamStore(all_.url, prefix=prefix, canary=1.0)) as store:
+            kept = [await store.save(Event("alice", "kept", number)) for number in range(3)]
+            offset = plain_info(all_.master, "replication")["master_repl_offset"]
+            await until(lambda: int(plain_info(all_.replica, "replication")["slave_repl_offset"]) >= int(offset), 10)
+            all_.replica.ask("REPLICAOF", "127.0.0.1", free_port())  # it keeps what it has, and gets nothing more
+            async with store.subscribe("alice", kept[-1].id) as stream:
+                lost = [await store.save(Event("alice", "lost", number)) for number in range(5)]
+                assert [await stream.next(5) for _ in lost] == lost
+                all_.master.kill()
+                after = [await persistently(store, Event("alice", "after", n, key=f"after{n}")) for n in range(3)]
+                assert [await stream.next(30) for _ in after] == after
+                assert [gap.reason for gap in stream.gaps] == ["rewound"]
+            assert after[0].prev == kept[-1].id
+            assert ids.compare(lost[-1].id, after[0].id) < 0
+            assert await gap_of(store, "alice", lost[-1].id) == "rewound"
+            assert await gap_of(store, "alice", kept[-1].id) is None
+
+
 def move_slot(all_: Cluster, slot: int) -> None:
     """Move a slot with all its keys to the next master, as the cluster's own tools do."""
+    begin_to_move(all_, slot)()
+
+
+def begin_to_move(all_: Cluster, slot: int) -> Callable[[], None]:
+    """Move the keys of a slot to the next master, and return what moves the slot itself."""
     names = [each.ask("CLUSTER", "MYID") for each in all_.masters]
     source = next(
         number
@@ -78,11 +144,18 @@ def move_slot(all_: Cluster, slot: int) -> None:
     here, there = all_.masters[source], all_.masters[target]
     there.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
     here.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
-    while keys := here.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
-        here.ask("MIGRATE", "127.0.0.1", there.port, "", 0, 5000, "KEYS", *keys)
-    there.ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
-    here.ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
-    all_.masters[3 - source - target].ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
+    def migrate() -> None:
+        while keys := here.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            here.ask("MIGRATE", "127.0.0.1", there.port, "", 0, 5000, "KEYS", *keys)
+
+    def finish() -> None:
+        migrate()
+        for each in (there, here, all_.masters[3 - source - target]):
+            each.ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
+    migrate()
+    return finish
 
 
 def owned(server: Server, name: bytes) -> list[tuple[int, int]]:
@@ -115,6 +188,36 @@ async def test_slots_that_move_under_load(prefix: str) -> None:
 
 
 @pytest.mark.timeout(120)
+async def test_a_slot_that_is_half_moved(prefix: str) -> None:
+    """While a move stands still with the keys on the other side, pushes wait; when it is over they are stored, once."""
+    with cluster() as all_:
+        slot = slot_of(TAGS[partition_of("alice")])
+        async with aclosing(RedisStreamStore(all_.url, prefix=prefix, timeout=20.0)) as store:
+            first = await store.save(Event("alice", "first"))
+            async with store.subscribe("alice", "0") as stream:
+                assert await stream.next(5) == first
+                finish = await anyio.to_thread.run_sync(partial(begin_to_move, all_, slot))
+                events: list[Event] = []
+
+                async def save() -> None:
+                    events.append(await store.save(Event("alice", "second")))
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(save)
+                    await until(lambda: any(redirected(each) for each in all_.masters))
+                    assert not events
+                    await anyio.to_thread.run_sync(finish)
+                assert await stream.next(30) == events[0]
+                assert events[0].prev == first.id
+                assert not stream.gaps
+
+
+def redirected(server: Server) -> bool:
+    """Whether the server has sent somebody to another one, or asked for patience, while a slot is moved."""
+    return bool({"errorstat_ASK", "errorstat_TRYAGAIN"} & set(plain_info(server, "errorstats")))
+
+
+@pytest.mark.timeout(120)
 async def test_a_master_of_the_cluster_that_is_killed(prefix: str) -> None:
     """While one master is away, users of the others are served; after its restart, its own are again."""
     users = [f"user{number}" for number in range(6)]
@@ -123,7 +226,7 @@ async def test_a_master_of_the_cluster_that_is_killed(prefix: str) -> None:
         async with aclosing(here), aclosing(there), traffic(here, there, users=users) as load:
             all_.masters[1].kill()
             before = load.stored
-            await until(lambda: load.stored > before + 50, 10)
+            await until(lambda: load.stored > before + 50, 30)
             await anyio.to_thread.run_sync(all_.masters[1].start)
             await until(lambda: there.hears, 30)
             heads = dict(load.acked)
@@ -131,6 +234,51 @@ async def test_a_master_of_the_cluster_that_is_killed(prefix: str) -> None:
             await load.settle(30)
             load.history.assert_ok()
             assert not load.gaps
+
+
+@pytest.mark.timeout(120)
+async def test_a_replica_of_the_cluster_that_takes_over(prefix: str) -> None:
+    """When a master is killed its replica takes over: pushes and streams of its users follow within half a minute."""
+    users = [f"user{number}" for number in range(6)]
+    with cluster(replicas=True) as all_:
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, canary=1.0) for _ in range(2))
+        async with aclosing(here), aclosing(there), traffic(here, there, users=users) as load:
+            port = all_.masters[1].port
+            orphans = [
+                user for user in users if here._client.node_of(partition_of(user)).address == ("127.0.0.1", port)
+            ]
+            assert orphans
+            all_.masters[1].kill()
+            heads = dict(load.acked)
+            await until(lambda: all(load.acked[user] != heads[user] for user in users), 30)
+            await until(lambda: there.hears, 30)
+            await load.settle(30)
+            load.history.assert_ok(durable=False)
+            assert set(load.gaps) <= {"rewound"}
+
+
+@pytest.mark.timeout(120)
+async def test_connections_to_each_node(prefix: str) -> None:
+    """A process has at most three connections to each master of a cluster, however many users have streams in it."""
+    users = [f"user{number}" for number in range(300)]
+    with cluster() as all_:
+        before = [clients(each) for each in all_.masters]
+        async with aclosing(RedisStreamStore(all_.url, prefix=prefix)) as store:
+            streams = [store.subscribe(user) for user in users]
+            async with anyio.create_task_group() as tasks:
+                for stream in streams:
+                    tasks.start_soon(stream.__aenter__)
+            await store.save_many([Event(user, "t") for user in users])
+            for stream in streams:
+                await stream.next(30)
+            for each, known in zip(all_.masters, before, strict=True):
+                await until(lambda each=each, known=known: clients(each) - known <= 3)
+            for stream in streams:
+                await stream.aclose()
+
+
+def clients(server: Server) -> int:
+    return int(plain_info(server, "clients")["connected_clients"])
 
 
 async def test_trimming_reaches_every_master(prefix: str) -> None:

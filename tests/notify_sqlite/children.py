@@ -75,6 +75,19 @@ def push(path: str, user: str, count: str, history: str, name: str) -> None:
     asyncio.run(main())
 
 
+def push_when_told(path: str, count: str) -> None:
+    """For each line that comes, push one event that holds the moment at which it was accepted at the earliest."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            say("ready")
+            for _ in range(int(count)):
+                await asyncio.to_thread(sys.stdin.readline)
+                await store.save(Event("alice", "t", time.monotonic()))
+
+    asyncio.run(main())
+
+
 def save(path: str) -> None:
     """Save one event and say its id."""
 

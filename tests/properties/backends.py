@@ -8,7 +8,7 @@ from random import Random
 from notify import Event, Store, ids
 from notify_memory import MemoryStore, MemoryStreamStore
 
-from .loop import StepLoop, settle
+from .loop import Loop, StepLoop, settle
 from .stores import BatchingStore, SlowStore
 
 
@@ -36,24 +36,36 @@ class Backend:
         store: given to both notifiers.
         clock: of the ids; None where it cannot be set.
         shared: both notifiers share one live side.
+        native: each notifier hears by itself of what the other one stores.
+        steps: the loop is a `StepLoop`, so silence is proven as soon as nothing is left to run.
         slow: the store whose calls can be held and can fail, if there is one.
     """
 
     store: Store
     clock: Clock | None = None
     shared = False
+    native = False
+    steps = True
     slow: SlowStore | None = None
 
     def __init__(self, random: Random, max_len: int) -> None:
         raise NotImplementedError
 
-    def new_loop(self, random: Random) -> StepLoop:
+    def new_loop(self, random: Random) -> Loop:
         """Return the event loop to run on."""
         return StepLoop(random)
+
+    def store_of(self, name: str) -> Store:
+        """Return the store that this notifier is given."""
+        return self.store
 
     async def quiesce(self, done: Callable[[], bool]) -> None:
         """Wait until nothing moves any more; a backend that cannot tell waits for `done`, for a bounded time."""
         await settle()
+
+    async def aclose(self) -> None:
+        """Close what the notifiers were given."""
+        await self.store.aclose()
 
     async def peek(self, user: str, after: str) -> Sequence[Event]:
         """Return the log after this position, past every ability, wrapper and fault."""

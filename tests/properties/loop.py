@@ -46,7 +46,19 @@ class _Selector(selectors.SelectSelector):
         return super().select(0)
 
 
-class StepLoop(asyncio.SelectorEventLoop):
+class Loop(asyncio.SelectorEventLoop):
+    """What a world runs on."""
+
+    def drive(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end, for a bounded time."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Cancel what is left, run it out and close."""
+        raise NotImplementedError
+
+
+class StepLoop(Loop):
     """See the top of this file.
 
     Args:

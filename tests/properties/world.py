@@ -103,7 +103,7 @@ class World:
         self.backend = backend(random, max_len)
         self.loop = self.backend.new_loop(random)
         self.history = History(clock=self._tick)
-        self.buffer_size = 64 if self.backend.shared else buffer_size
+        self.buffer_size = 64 if self.backend.shared or self.backend.native else buffer_size
         self.max_len = max_len
         self.under_way: list[tuple[str, Event]] = []
         self.logs = {user: Log(max_len) for user in USERS}
@@ -135,7 +135,7 @@ class World:
 
     async def settle(self) -> None:
         """Wait until nothing moves."""
-        await self.backend.quiesce(lambda: not self._due())
+        await self.backend.quiesce(self._is_quiet)
 
     @property
     def held(self) -> bool:
@@ -198,7 +198,7 @@ class World:
         for name in self.notifiers:
             await self._close_notifier(name)
         assert not any(notifier._live.users for notifier in self.notifiers.values())
-        await self.backend.store.aclose()
+        await self.backend.aclose()
         for reader in self.readers:
             if reader.task is not None:
                 await asyncio.wait([reader.task])
@@ -270,7 +270,7 @@ class World:
 
     def told(self, name: str, event: Event) -> None:
         """Note that a notifier's streams were offered this event."""
-        for reader in self._hearing(name, event.user):
+        for reader in self._hearing(name, event.user, everywhere=bool(event.id) and self.backend.native):
             if not event.id:
                 reader.heard.offered.append(event.payload)
             else:
@@ -353,6 +353,7 @@ class World:
                 reader.opened = True
                 reader.hint = max(reader.hint, reader.track.beginning, key=ids.parse)
         self._collect_pushes()
+        await self.settle()  # what was stored just now may have yet to reach the other notifier
         for reader in self.readers:
             self._collect(reader)
         if self.held:
@@ -470,12 +471,12 @@ class World:
 
     # -- small things --------------------------------------------------------------------------------------------
 
-    def _hearing(self, name: str, user: str) -> list[Reader]:
+    def _hearing(self, name: str, user: str, *, everywhere: bool = False) -> list[Reader]:
         return [
             reader
             for reader in self.readers
             if reader.opening and not reader.closed
-            if reader.owner == name or self.backend.shared
+            if reader.owner == name or self.backend.shared or everywhere
             if user in ("", reader.user)
         ]
 
@@ -494,16 +495,14 @@ class World:
             if reader.recorder is not None:
                 reader.recorder.finished()
 
-    def _due(self) -> bool:
-        """Whether something is expected to happen yet."""
-        return bool(self.pushes) or any(
-            reader.task is not None and not reader.task.done() and ids.compare(reader.track.position, reader.hint) < 0
-            for reader in self.readers
-        )
+    def _is_quiet(self) -> bool:
+        """Whether nothing is under way, and whoever waits has been given what it was told of."""
+        busy = any(notifier._jobs.running or notifier._live._reads._reads for notifier in self.notifiers.values())
+        return not busy and all(push.task.done() for push in self.pushes) and all(map(_rests, self.readers))
 
     def _notifier(self, name: str) -> Notifier:
         return Notifier(
-            self.backend.store,
+            self.backend.store_of(name),
             router=Wire(name, self.under_way),
             instance_id=name,
             buffer_size=self.buffer_size,
@@ -515,3 +514,14 @@ class World:
     def _tick(self) -> float:
         self._now += 1
         return float(self._now)
+
+
+def _rests(reader: Reader) -> bool:
+    """Whether the reader's task, if it has one, is done or waits for more than what it was told of."""
+    if reader.entering is not None and not reader.entering.done():
+        return False
+    if reader.task is None or reader.task.done():
+        return True
+    stream: Any = reader.stream
+    topic = stream._topic
+    return topic is not None and stream in topic.waiting and ids.compare(stream.last_id, reader.hint) >= 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -38,9 +39,15 @@ def unprivileged() -> dict[str, Any]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A port nobody listens on, below those that the system gives to clients.
+
+    A server that was killed comes back to its port. From the range for clients it could be taken meanwhile, by any
+    connection of the machine: even by one to that port, which TCP then connects with itself.
+    """
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_until(check: Callable[[], bool], what: str) -> None:
@@ -114,6 +121,7 @@ class Server:
         wait_until(self.is_ready, "the server to start")
 
     def is_ready(self) -> bool:
+        assert self._process is None or self._process.poll() is None, (self.directory / "log").read_text()[-2000:]
         command = [str(BIN / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
         return subprocess.run(command, check=False).returncode == 0
 
@@ -199,6 +207,20 @@ def running(config: str = "") -> Iterator[Server]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def small_disk(server: Server, size: str = "24m") -> Iterator[Path]:
+    """A file system that is soon full and that the server may write to. Only root can mount one."""
+    path = server.directory / "small"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
+    try:
+        (path / "tablespace").mkdir()
+        shutil.chown(path / "tablespace", USER, USER)
+        yield path / "tablespace"
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @contextmanager

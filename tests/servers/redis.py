@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -167,7 +168,7 @@ class Sentinels:
             )
 
         wait_for(ready, "the sentinels know each other and the replica")
-        wait_for(lambda: plain_info(self.replica, "replication")["master_link_status"] == "up", "the replica follows")
+        wait_for(partial(follows, self.replica), "the replica follows")
 
     def master_port(self) -> int:
         state = plain(self.sentinels[0].ask("SENTINEL", "MASTER", self.service))
@@ -186,6 +187,10 @@ def plain_info(server: Server, section: str) -> dict[str, str]:
     return plain(server.ask("INFO", section))
 
 
+def follows(replica: Server) -> bool:
+    return plain_info(replica, "replication").get("master_link_status") == "up"
+
+
 @contextmanager
 def sentinels() -> Iterator[Sentinels]:
     with directory() as path:
@@ -196,12 +201,19 @@ def sentinels() -> Iterator[Sentinels]:
 
 
 class Cluster:
-    """Three masters."""
+    """Three masters; with `replicas`, each has one, which takes over when the master is away."""
 
-    def __init__(self, path: Path) -> None:
-        options = (*DURABLE, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
-        options += ("--cluster-require-full-coverage", "no")
+    def __init__(self, path: Path, *, replicas: bool = False) -> None:
+        # Without replicas nobody can take over, and a busy machine must not make healthy masters look dead.
+        timeout = "1500" if replicas else "5000"
+        options = (*DURABLE, "--cluster-enabled", "yes", "--cluster-node-timeout", timeout)
+        options += ("--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0")
         self.masters = [Server(path / str(number), *options) for number in range(3)]
+        self.replicas = [Server(path / f"r{number}", *options) for number in range(3 if replicas else 0)]
+
+    @property
+    def servers(self) -> list[Server]:
+        return [*self.masters, *self.replicas]
 
     @property
     def url(self) -> str:
@@ -211,15 +223,25 @@ class Cluster:
         bounds = [0, 5461, 10_923, 16_384]
         for number, each in enumerate(self.masters):
             each.ask("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+        for number, each in enumerate(self.servers):
             each.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             if number:
                 each.ask("CLUSTER", "MEET", "127.0.0.1", self.masters[0].port)
-
-        def formed() -> bool:
-            return all(
-                b"cluster_state:ok" in raw and b"cluster_known_nodes:3" in raw
-                for raw in (self._info(each) for each in self.masters)
+        self._wait_for(b"cluster_state:ok", f"cluster_known_nodes:{len(self.servers)}".encode())
+        for master, replica in zip(self.masters, self.replicas, strict=False):
+            name = master.ask("CLUSTER", "MYID")
+            wait_for(
+                lambda name=name, replica=replica: replica.ask("CLUSTER", "REPLICATE", name), "it knows its master"
             )
+            wait_for(
+                lambda replica=replica: plain_info(replica, "replication").get("master_link_status") == "up",
+                "the replica follows",
+            )
+        self._wait_for(b"cluster_state:ok")
+
+    def _wait_for(self, *lines: bytes) -> None:
+        def formed() -> bool:
+            return all(line in info for info in map(self._info, self.servers) for line in lines)
 
         wait_for(formed, "the cluster forms")
 
@@ -229,9 +251,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
+def cluster(*, replicas: bool = False) -> Iterator[Cluster]:
     with directory() as path:
-        all_ = Cluster(path)
-        with running(*all_.masters):
+        all_ = Cluster(path, replicas=replicas)
+        with running(*all_.servers):
             all_.form()
             yield all_

@@ -1,0 +1,254 @@
+"""Attempts to append events: what is sent for them, what an answer means, and how often to try.
+
+Each push has a nonce and a deadline. Every attempt carries both, and the script that appends refuses what comes too
+late and finds what another attempt has appended. So an attempt whose answer was lost may be repeated, whatever becomes
+of it in a server that hangs, and after the deadline nothing of it will be executed any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import anyio
+from redis.exceptions import ResponseError
+
+from notify.errors import ClosedError, PushRejectedError, PushUncertainError
+
+from ._client import Client, Node
+from ._connection import pack
+from ._entry import decode
+from ._errors import FAILURES, Advice, NoAnswerError, NotSentError, advise, rejected, uncertain
+from ._keys import Keys
+from ._link import Link
+from ._pushes import Outcome, Packer, Push
+
+CHUNK: Final = 32
+"""Events to one call of the script: half a millisecond in which the server does nothing else."""
+
+ATTEMPT: Final = 2.0
+"""Seconds after which an answer is given up and the push tried again."""
+
+FAIL_FAST: Final = 1.0
+"""Seconds without a connection after which pushes to that master are rejected at once: others do not wait for them."""
+
+REPLICA_WAIT: Final = 1.0
+"""Seconds for `min_replicas` to confirm."""
+
+
+class Attempt:
+    """One attempt for some pushes, as it was sent.
+
+    Attributes:
+        chunks: the pushes of each call of the script.
+        now: the server's time, at most, when it was sent.
+    """
+
+    __slots__ = ("chunks", "link", "now", "pushes", "timeout")
+
+    def __init__(self, link: Link, pushes: Sequence[Push], chunks: Sequence[Sequence[Push]], timeout: float) -> None:
+        self.link = link
+        self.pushes = pushes
+        self.chunks = chunks
+        self.timeout = timeout
+        self.now = time.monotonic() * 1000 + link.ahead
+
+
+class Attempts:
+    """Makes attempts, and tells outcomes.
+
+    Args:
+        client: what they are sent through.
+        keys: the names.
+        packer: makes the commands.
+        min_replicas: how many replicas must confirm.
+
+    Attributes:
+        under_way: the pushes without an outcome, by their nonces.
+    """
+
+    def __init__(self, client: Client, keys: Keys, packer: Packer, min_replicas: int) -> None:
+        self._client = client
+        self._keys = keys
+        self._packer = packer
+        self._min_replicas = min_replicas
+        self.under_way: dict[bytes, Push] = {}
+
+    def partition(self, push: Push) -> int:
+        """Return the partition of the push's user."""
+        return self._keys.of_user(push.event.user)[3]
+
+    def prepare(self, link: Link, pushes: Sequence[Push]) -> tuple[Attempt, list[bytes]]:
+        """Return an attempt and what is sent for it."""
+        chunks = [chunk for _, chunk in self._client.chunks(pushes, self.partition, CHUNK)]
+        commands = [self._packer.pack(chunk, link.ahead) for chunk in chunks]
+        left = min([push.deadline for push in pushes]) - time.monotonic()
+        if self._min_replicas:
+            bound = max(1, int(min(REPLICA_WAIT, left / 2) * 1000))
+            commands.append(pack(b"WAIT", b"%d" % self._min_replicas, b"%d" % bound))
+        return Attempt(link, pushes, chunks, min(left, ATTEMPT)), commands
+
+    def take(self, attempt: Attempt, answer: list[Any] | Exception) -> list[Push]:
+        """Conclude what an attempt has decided and return the pushes that need another one."""
+        if isinstance(answer, Exception):
+            for push in attempt.pushes:
+                push.trouble = answer
+                if isinstance(answer, NoAnswerError):
+                    push.since = push.since or attempt.now
+            return list(attempt.pushes)
+        confirmed = not self._min_replicas or (isinstance(answer[-1], int) and answer[-1] >= self._min_replicas)
+        again: list[Push] = []
+        for chunk, reply in zip(attempt.chunks, answer, strict=False):
+            again += self._settle(attempt, chunk, reply, confirmed)
+        return again
+
+    def _settle(self, attempt: Attempt, chunk: Sequence[Push], reply: Any, confirmed: bool) -> list[Push]:
+        """Conclude what one call of the script has decided and return the pushes that need another attempt."""
+        if isinstance(reply, ResponseError):
+            advice = advise(reply)
+            for push in chunk:
+                push.trouble = reply
+                if advice is Advice.UNKNOWN:
+                    push.since = push.since or attempt.now
+                elif advice is Advice.GIVE_UP:
+                    self._give_up(push)
+            return [push for push in chunk if push.outcome is None]
+        server_ms, *results = reply
+        attempt.link.calibrate(server_ms)
+        if not results:
+            for push in chunk:
+                push.trouble = NoAnswerError("the deadline was over when the server came to it")
+            return list(chunk)
+        return [
+            push for push, result in zip(chunk, results, strict=True) if not self._conclude(push, result, confirmed)
+        ]
+
+    def _conclude(self, push: Push, result: bytes, confirmed: bool) -> bool:
+        """Set the outcome of one push; return False where it needs another attempt."""
+        if result[:1] in b"!?":
+            push.trouble = ResponseError(result[1:].decode(errors="replace"))
+            if result[:1] == b"?":
+                self.finish(push, uncertain(push.trouble, self._client.name))
+            elif advise(push.trouble) in (Advice.GIVE_UP, Advice.UNKNOWN):
+                self._give_up(push)
+            return push.outcome is not None
+        if not confirmed:
+            text = f"stored, but fewer than {self._min_replicas} replicas confirmed it in time"
+            self.finish(push, PushUncertainError(text, backend=self._client.name))
+            return True
+        place = result.split(b" ", 2)
+        if len(place) > 2:
+            self.finish(push, decode(place[2], place[0].decode(), place[1].decode()))
+        else:
+            self.finish(push, push.stored or push.event.stored(place[0].decode(), place[1].decode()))
+        return True
+
+    # -- further attempts ----------------------------------------------------------------------------------------
+
+    def try_again(self, pushes: Sequence[Push]) -> None:
+        if pushes:
+            try:
+                self._client.start(self._persist, pushes)
+            except ClosedError:
+                self.abandon(pushes)
+
+    async def _persist(self, pushes: Sequence[Push]) -> None:
+        """Try pushes again until each has an outcome or is over its deadline."""
+        delay = 0.005
+        failed = False
+        try:
+            while pushes:
+                advice = {_advice(push.trouble) for push in pushes}
+                if Advice.MOVE in advice or (failed and advice - {Advice.LOAD, Advice.WAIT}):
+                    await self._client.relocate(advice)
+                try:
+                    await self._client.locate()
+                except FAILURES as error:
+                    for push in pushes:
+                        push.trouble = error
+                else:
+                    pushes = await self._attempt_all(pushes)
+                failed = True
+                pushes = [push for push in pushes if not self.is_over(push, delay)]
+                if pushes:
+                    await anyio.sleep(delay)
+                    delay = min(delay * 2, 0.25)
+        finally:
+            self.abandon(pushes, sent=True)
+
+    async def _attempt_all(self, pushes: Sequence[Push]) -> list[Push]:
+        """Make one attempt for each and return those that need another one."""
+        by_node: dict[Node, list[Push]] = {}
+        for push in pushes:
+            by_node.setdefault(self._client.node_of(self.partition(push)), []).append(push)
+        again: list[Push] = []
+
+        async def attempt(node: Node, some: list[Push]) -> None:
+            again.extend(await self._attempt(node.writes, some))
+
+        async with anyio.create_task_group() as tasks:
+            for node, some in by_node.items():
+                tasks.start_soon(attempt, node, some)
+        return again
+
+    async def _attempt(self, link: Link, pushes: Sequence[Push]) -> list[Push]:
+        """Send the pushes to their master once more and return those that need yet another attempt."""
+        if link.down_for() > FAIL_FAST:
+            self.reject([push for push in pushes if push.since is None], link)
+            pushes = [push for push in pushes if push.outcome is None]
+            if not pushes:
+                return []
+        try:
+            epoch = await link.connected(min(ATTEMPT, pushes[0].deadline - time.monotonic()))
+            if any(_advice(push.trouble) is Advice.LOAD for push in pushes):
+                await link.reload(ATTEMPT)
+            attempt, commands = self.prepare(link, pushes)
+        except (*FAILURES, ClosedError) as error:
+            for push in pushes:
+                push.trouble = error
+            return list(pushes)
+        try:
+            return self.take(attempt, await link.call(commands, attempt.timeout, epoch=epoch))
+        except (*FAILURES, ClosedError) as error:
+            return self.take(attempt, error)
+
+    # -- outcomes ------------------------------------------------------------------------------------------------
+
+    def finish(self, push: Push, outcome: Outcome) -> None:
+        """Tell the outcome, once."""
+        if push.outcome is None:
+            push.outcome = outcome
+            del self.under_way[push.nonce]
+            push.done(outcome)
+
+    def is_over(self, push: Push, delay: float) -> bool:
+        """Return whether a push has its outcome: at the latest when there is no time for another attempt."""
+        if push.outcome is None and time.monotonic() + delay >= push.deadline:
+            self._give_up(push)
+        return push.outcome is not None
+
+    def _give_up(self, push: Push) -> None:
+        trouble = push.trouble or NoAnswerError("the store was closed")
+        make = rejected if push.since is None else uncertain
+        self.finish(push, make(trouble, self._client.name))
+
+    def reject(self, pushes: Iterable[Push], link: Link) -> None:
+        """Give up pushes of which nothing was ever sent: the server has been away for long."""
+        for push in pushes:
+            push.trouble = push.trouble or NotSentError(f"the server cannot be reached since {link.down_for():.1f} s")
+            self._give_up(push)
+
+    def abandon(self, pushes: Iterable[Push], *, sent: bool = False) -> None:
+        """Give outcomes to pushes that nobody will attempt any more: the store closes."""
+        for push in pushes:
+            if sent or push.since is not None:
+                text = "the store was closed before the answer"
+                self.finish(push, PushUncertainError(text, backend=self._client.name))
+            else:
+                text = "the store was closed; nothing was sent"
+                self.finish(push, PushRejectedError(text, backend=self._client.name))
+
+
+def _advice(trouble: Exception | None) -> Advice:
+    return advise(trouble) if isinstance(trouble, ResponseError) else Advice.UNKNOWN

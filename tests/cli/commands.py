@@ -1,0 +1,127 @@
+"""The command in processes of its own: what it writes, line by line, as it comes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+PATIENCE = 40.0
+"""Seconds to wait for anything: far more than it ever takes."""
+
+NOTIFY = (sys.executable, "-W", "error", "-m", "notify")
+
+
+class Done(NamedTuple):
+    """How a command has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NOTIFY_", "PYTHONIO"))}
+    return kept | {"PYTHONUTF8": "1"} | dict(more or {})
+
+
+def notify(
+    directory: Path, *arguments: str, stdin: str | bytes = b"", variables: Mapping[str, str] | None = None
+) -> Done:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [*NOTIFY, *arguments],
+        cwd=directory,
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE,
+        env=environment(variables),
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Running:
+    """A command that runs, and the lines that it has written so far."""
+
+    def __init__(self, directory: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [*NOTIFY, *arguments], cwd=directory, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(variables)
+        )
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._news: queue.Queue[None] = queue.Queue()
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        pipes = ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        self._threads = [threading.Thread(target=self._read, args=each, daemon=True) for each in pipes]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, stream: IO[bytes], lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line.decode().rstrip("\n"))
+            self._news.put(None)
+        self._news.put(None)
+
+    def wait_for(self, text: str, lines: list[str] | None = None, count: int = 1) -> str:
+        """Wait until so many lines (of standard output) hold this text, and return the last of them."""
+        lines = self.out if lines is None else lines
+        deadline = time.monotonic() + PATIENCE
+        while len(found := [line for line in lines if text in line]) < count:
+            left = deadline - time.monotonic()
+            assert left > 0, f"no {text!r} in {self.out} and {self.err}"
+            assert self.process.poll() is None or any(each.is_alive() for each in self._threads), (self.out, self.err)
+            try:
+                self._news.get(timeout=min(left, 0.5))
+            except queue.Empty:
+                continue
+        return found[count - 1]
+
+    def write(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def end_input(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def interrupt(self) -> Done:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> Done:
+        """Wait until it has ended, and all that it wrote was read."""
+        status = self.process.wait(PATIENCE)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        return Done(status, "\n".join(self.out), "\n".join(self.err))
+
+    def ids(self) -> list[str]:
+        """The ids of the events that it has shown."""
+        return [line.partition(" ")[0] for line in self.out]
+
+
+@contextmanager
+def running(directory: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Run the command beside the test, and kill it in the end if it still runs."""
+    command = Running(directory, *arguments, variables=variables)
+    try:
+        yield command
+    finally:
+        command.process.kill()
+        command.wait()
+        for stream in (command.process.stdin, command.process.stdout, command.process.stderr):
+            assert stream is not None
+            stream.close()

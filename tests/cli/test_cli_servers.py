@@ -1,0 +1,250 @@
+"""The `notify` command on real servers that are killed under it: Redis, alone and not, and PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from notify.testing.history import History
+from tests.cli.commands import Done, Running, notify, running
+from tests.servers import postgres, redis
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+
+
+class Place(NamedTuple):
+    """A store on servers of its own.
+
+    Attributes:
+        url: what the command is told.
+        end: kills what the store needs, when it holds all that was acknowledged.
+        begin: has it work again.
+        is_missed: whether it is away for so long that somebody is told; a failover takes less.
+    """
+
+    url: str
+    end: Callable[[], None]
+    begin: Callable[[], None]
+    is_missed: bool = True
+
+
+@contextmanager
+def single() -> Iterator[Place]:
+    with redis.single() as server:
+        yield Place(server.url, server.kill, server.start)
+
+
+@contextmanager
+def sentinels() -> Iterator[Place]:
+    """What is killed is the master; the sentinels then make the other server one, and the old one its replica."""
+    with redis.sentinels() as servers:
+
+        def end() -> None:
+            master, replica = in_order()
+            offset = redis.plain_info(master, "replication")["master_repl_offset"]
+            info = "slave_repl_offset"
+            redis.wait_for(
+                lambda: int(redis.plain_info(replica, "replication")[info]) >= int(offset), "the replica has it all"
+            )
+            master.kill()
+
+        def begin() -> None:
+            _, replica = dead.pop()
+            redis.wait_for(lambda: servers.master_port() == replica.port, "the failover")
+
+        def in_order() -> tuple[redis.Server, redis.Server]:
+            both = servers.master, servers.replica
+            pair = both if servers.master_port() == both[0].port else both[::-1]
+            dead.append((pair[0], pair[1]))
+            return pair[0], pair[1]
+
+        dead: list[tuple[redis.Server, redis.Server]] = []
+        yield Place(servers.url, end, begin, is_missed=False)
+
+
+@contextmanager
+def cluster() -> Iterator[Place]:
+    """What is killed is every node."""
+    with redis.cluster() as servers:
+
+        def end() -> None:
+            for server in servers.masters:
+                server.kill()
+
+        def begin() -> None:
+            for server in servers.masters:
+                server.start()
+
+        yield Place(servers.url, end, begin)
+
+
+@contextmanager
+def database() -> Iterator[Place]:
+    with postgres.running() as server:
+        yield Place(server.dsn, server.kill, server.start)
+
+
+PLACES = {"redis": single, "sentinel": sentinels, "cluster": cluster, "postgres": database}
+ALIKE = ["redis", "cluster", "postgres"]
+"""Those that may be killed more than once: with sentinels one of two servers is gone then."""
+
+_numbers = count()
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with PLACES[request.param]() as place:
+        yield place
+
+
+@pytest.fixture
+def own_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with PLACES[request.param]() as place:
+        yield place
+
+
+@pytest.fixture
+def user() -> str:
+    """Somebody whom no other test knows."""
+    return f"user-{next(_numbers)}"
+
+
+def on(place: Place, directory: Path, *arguments: str) -> Done:
+    return notify(directory, *arguments, variables={"NOTIFY_STORE": place.url})
+
+
+def push(place: Place, directory: Path, user: str, type_: str) -> str:
+    """Push until it is known to be stored: a server that has just come back may refuse for a moment."""
+    key = f"{user}-{type_}-{next(_numbers)}"
+    for _ in range(5):
+        done = on(place, directory, "push", user, type_, "--key", key)
+        if done.status == 0:
+            return done.out.strip()
+    raise AssertionError(done)
+
+
+def stored(place: Place, directory: Path, user: str) -> list[dict[str, object]]:
+    done = on(place, directory, "tail", user, "--after", "0", "--no-follow", "--json")
+    assert done.status == 0, done
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def test_every_command(place: Place, tmp_path: Path, user: str) -> None:
+    """Push, head, tail, stats, check and trim do on a server what they do on a file."""
+    first, second = push(place, tmp_path, user, "a"), push(place, tmp_path, user, "b")
+    assert on(place, tmp_path, "head", user) == (0, f"{second}\n", "")
+    rest = on(place, tmp_path, "tail", user, "--after", first, "--no-follow")
+    assert rest == (0, f"{second} b null\n", "")
+    checked = on(place, tmp_path, "check")
+    assert (checked.status, checked.err) == (0, "")
+    assert re.match(r"store    ok\nlive     ok\n(warning  .+\n)*$", checked.out)
+    told = on(place, tmp_path, "stats", user)
+    assert (told.status, told.err) == (0, "")
+    assert re.search(rf"^user   {user}: 2 events, 8 bytes of payload, from {first} ", told.out, re.MULTILINE)
+    assert on(place, tmp_path, "trim", second).out.startswith("removed ")
+    assert [event["id"] for event in stored(place, tmp_path, user)] == [second]
+
+
+def test_two_terminals(place: Place, tmp_path: Path, user: str) -> None:
+    """What one process pushes, another one shows; Ctrl-C ends it with 130 and not a word."""
+    with running(tmp_path, "tail", user, "--after", "0", variables={"NOTIFY_STORE": place.url}) as tail:
+        pushed = [push(place, tmp_path, user, "a") for _ in range(3)]
+        tail.wait_for(pushed[-1])
+        assert tail.ids() == pushed
+        assert tail.interrupt() == (130, "\n".join(tail.out), "")
+
+
+def follow(place: Place, tail: Running, tmp_path: Path, user: str) -> None:
+    """Push, kill, bring back, push; hold what the tail has shown against what was pushed."""
+    history = History()
+
+    def push_some(types: str) -> str:
+        for type_ in types:
+            with history.pushing(user, type_) as attempt:
+                attempt.ok(last := push(place, tmp_path, user, type_))
+        return last
+
+    tail.wait_for(push_some("abc"))
+    place.end()
+    if place.is_missed:
+        tail.wait_for("notify: the store is away", tail.err)
+    place.begin()
+    last = push_some("def")
+    if place.is_missed:
+        tail.wait_for("notify: the store is back", tail.err)
+    tail.wait_for(last)
+    tail.wait_for(push_some("g"))
+    reader = history.reader(user, "0")
+    for event in map(json.loads, tail.out):
+        reader.saw(event["id"], event["prev"], event["type"])
+    verdict = history.assert_ok()
+    assert (verdict.acknowledged, verdict.yields, dict(verdict.gaps)) == (7, 7, {})
+    told = ["the store is away", "the store is back"]
+    assert [line.removeprefix("notify: ").partition(",")[0] for line in tail.err] in (
+        [told] if place.is_missed else [[], told]
+    )
+    assert tail.interrupt().status == 130
+
+
+@pytest.mark.parametrize("own_place", PLACES, indirect=True)
+def test_tail_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, user: str) -> None:
+    """SIGKILL of the server and its return: told once each; every event is shown once, in order, without a gap."""
+    arguments = ("tail", user, "--after", "0", "--json")
+    with running(tmp_path, *arguments, variables={"NOTIFY_STORE": own_place.url}) as tail:
+        follow(own_place, tail, tmp_path, user)
+
+
+@pytest.mark.parametrize("own_place", PLACES, indirect=True)
+def test_feed_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, user: str) -> None:
+    """A feed whose server is killed in the middle pushes every line once, in the order of its user."""
+    with running(tmp_path, "push", "--stdin", "--ids", variables={"NOTIFY_STORE": own_place.url}) as feed:
+        feed.write("".join(f"{user}-{number % 5} n {number}\n" for number in range(1, 501)))
+        feed.wait_for("20 ")
+        own_place.end()
+        feed.write("hello\n")
+        feed.write("".join(f"{user}-{number % 5} n {number}\n" for number in range(502, 1001)))
+        if own_place.is_missed:
+            feed.wait_for("the store is away", feed.err)
+        own_place.begin()
+        feed.end_input()
+        assert feed.wait().status == 1
+        assert feed.out[-1] == "pushed 999, failed 1"
+        assert "notify: line 501: a line is USER TYPE [JSON]" in feed.err
+        assert ("notify: the store is back" in feed.err) >= own_place.is_missed
+    said = {int(number): id_ for number, id_ in (line.split() for line in feed.out[:-1])}
+    for part in range(5):
+        events = stored(own_place, tmp_path, f"{user}-{part}")
+        numbers = [number for number in range(1, 1001) if number % 5 == part and number != 501]
+        assert [event["payload"] for event in events] == numbers
+        assert [event["id"] for event in events] == [said[number] for number in numbers]
+
+
+@pytest.mark.parametrize("own_place", ALIKE, indirect=True)
+def test_feed_gives_up_and_is_pushed_again(own_place: Place, tmp_path: Path, user: str) -> None:
+    """Where the server stays away the feed gives up and names its key; pushed again with it, nothing is doubled."""
+    lines = "".join(f"{user}-{number % 3} n {number}\n" for number in range(600))
+    arguments = ("push", "--stdin", "--ids", "--timeout", "2")
+    with running(tmp_path, *arguments, variables={"NOTIFY_STORE": own_place.url}) as feed:
+        feed.write(lines)
+        feed.wait_for("20 ")
+        own_place.end()
+        advice = feed.wait_for("again with --key ", feed.err)
+        assert feed.wait().status == 1
+        pushed, failed = map(int, re.findall(r"\d+", feed.out[-1]))
+        assert pushed >= 20
+        assert failed > 0
+    own_place.begin()
+    key = advice.split("--key ")[1].split(":")[0]
+    environment = {"NOTIFY_STORE": own_place.url}
+    again = notify(tmp_path, "push", "--stdin", "--key", key, stdin=lines, variables=environment)
+    assert (again.status, again.out) == (0, "pushed 600, failed 0\n"), again
+    for part in range(3):
+        payloads = [event["payload"] for event in stored(own_place, tmp_path, f"{user}-{part}")]
+        assert payloads == list(range(part, 600, 3))

@@ -1,0 +1,1 @@
+"""Parts of different backends in one application, on real private servers."""
