@@ -87,11 +87,6 @@ class Topic(Ring):
         elif quiet and ids.parse(position) < ids.parse(self.last_id):
             self.resync()
 
-    def join(self, stream: Subscription) -> None:
-        """Let the stream wait; keeps I2."""
-        stream.slot = len(self.waiting)
-        self.waiting.append(stream)
-
     def leave(self, stream: Subscription) -> None:
         """Take a stream out of the waiting ones, in constant time; nothing happens if it does not wait."""
         waiting, slot = self.waiting, stream.slot

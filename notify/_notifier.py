@@ -90,6 +90,41 @@ class Notifier:
         UsageError: an argument is unacceptable.
     """
 
+    __slots__ = (  # more attributes than a key-sharing dictionary of Python 3.11 holds, so they would be slow
+        "__weakref__",
+        "_attendance",
+        "_audit_interval",
+        "_buffer_size",
+        "_closed",
+        "_counters",
+        "_draining",
+        "_drop_offline",
+        "_foreign",
+        "_immediate",
+        "_jobs",
+        "_listener",
+        "_live",
+        "_locator",
+        "_loop",
+        "_max_payload",
+        "_presence",
+        "_probes",
+        "_pushes_since_yield",
+        "_routes",
+        "_save_directly",
+        "_services",
+        "_started",
+        "_store",
+        "_stream_store",
+        "_streams",
+        "_telemetry",
+        "_timeout",
+        "_topics",
+        "_transactional",
+        "_writer",
+        "instance_id",
+    )
+
     def __init__(
         self,
         store: Store | None = None,
@@ -154,6 +189,7 @@ class Notifier:
         )
         self._audit_interval = poll_interval if self._stream_store is None else audit_interval
         self._immediate: Immediate | None = store if ability(store, Immediate, save_nowait="save") else None
+        self._topics = self._live.users
         loop = self._loop = self._live.loop
         parts: dict[str, Any] = {"timeout": timeout, "background": self._jobs, "counters": self._counters}
         self._writer = (
@@ -225,25 +261,29 @@ class Notifier:
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
-        event = draft(user, type, payload, key, group, meta)
-        if len(event.data) > self._max_payload or type.startswith("notify."):
-            self._refuse(event)
+        topic = self._topics.get(user) if user.__class__ is str else None  # a user with streams was checked by them
+        event = draft(user, type, payload, key, group, meta, topic is not None)
+        if len(event.data) > self._max_payload:
+            raise PayloadTooLargeError(len(event.data), self._max_payload)
         self._loop.check()
         self._pushes_since_yield += 1
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0
             await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers
+            topic = self._topics.get(user)
         if self._save_directly is not None and not ephemeral and connection is None:
             try:  # nothing to ask, to wait for, to route or to measure
                 stored = self._save_directly(event)
             except Exception as error:
                 raise self._failed(as_push_error(error, self._live.name)) from error
-            self._counters.pushed_stored += 1
-            self._counters.delivered_local += self._live.offer(stored)
+            counters = self._counters
+            counters.pushed_stored += 1
+            if topic is not None and topic.offer(stored):
+                counters.delivered_local += topic.streams
             return stored
         if self._telemetry.tracing:
-            with self._telemetry.push_span(event) as event:
-                return await self._push(event, ephemeral, connection)
+            with self._telemetry.push_span(event) as traced:
+                return await self._push(traced, ephemeral, connection)
         return await self._push(event, ephemeral, connection)
 
     async def _push(self, event: Event, ephemeral: bool, connection: Any = None) -> Event | None:
@@ -434,6 +474,7 @@ class Notifier:
         """Deliver an ephemeral event, marked so that its echo can be told."""
         if self._routes is not None:
             event = event.with_meta({**event.meta, ORIGIN: self._live.origin})
+        event = event.stored("", "")
         self._counters.pushed_ephemeral += 1
         self._counters.delivered_local += self._live.offer(event) + self._streams.show_foreign(event)
         if self._routes is not None:

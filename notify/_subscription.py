@@ -174,13 +174,47 @@ class Subscription:
         """Return the stream."""
         return self
 
-    def __anext__(self) -> Coroutine[Any, Any, Event]:
-        """As `next()`, but a closed stream ends the loop."""
-        return self._pull(StopAsyncIteration)
+    async def __anext__(self, ended: type[Exception] = StopAsyncIteration) -> Event:
+        """As `next()`, but a closed stream ends the loop.
+
+        What nearly every event meets stands in this one frame: another would cost each idle stream 200 bytes.
+        """
+        if self._busy:
+            self._check_idle()
+        while True:
+            if self._rank < self._group.cutoff or self._max_lag is not None:
+                self._raise_if_ended(ended)
+            topic = self._topic
+            if topic is not None and self._state is _LIVE and not self._page:
+                behind = topic.end - self._index
+                if not behind:
+                    self.slot = len(topic.waiting)
+                    topic.waiting.append(self)  # keeps I2
+                    self._busy = True
+                    try:
+                        await self.waiter  # type: ignore[misc]  # a live stream has one
+                    finally:
+                        self._busy = False
+                        if topic.waiting:
+                            topic.leave(self)  # unless the topic has just woken it
+                    continue
+                if behind <= len(topic.events) and behind <= topic.size:
+                    event = topic.events[-behind]
+                    if event.prev == self.last_id and event.id and not topic.volatile:  # what nearly every offer is
+                        self._index += 1  # keeps I1
+                        self.last_id = event.id
+                        if self._live.observe is not None:
+                            self._live.observe(event)
+                        return event
+            taken = self._take()
+            if taken is not None:
+                return taken
+            if self._state is not _LIVE:
+                await self._advance()
 
     def next(self, timeout: float | None = None) -> Coroutine[Any, Any, Event]:
         """Return the next event; see `notify.abc.Stream.next`."""
-        return self._pull(ClosedError) if timeout is None else self._pull_within(timeout)
+        return self.__anext__(ClosedError) if timeout is None else self._next_within(timeout)
 
     async def aclose(self) -> None:
         """End the stream at once; no event comes after. Idempotent, never waits."""
@@ -219,33 +253,9 @@ class Subscription:
 
     # -- taking events -------------------------------------------------------------------------------------------
 
-    async def _pull_within(self, timeout: float) -> Event:
+    async def _next_within(self, timeout: float) -> Event:
         with anyio.fail_after(timeout):
-            return await self._pull(ClosedError)
-
-    async def _pull(self, ended: type[Exception]) -> Event:
-        """Return the next event. The idle wait stands in this very frame: another would cost each stream 200 bytes."""
-        if self._busy:
-            self._check_idle()
-        while True:
-            if self._rank < self._group.cutoff or self._max_lag is not None:
-                self._raise_if_ended(ended)
-            topic, waiter = self._topic, self.waiter
-            if topic is None or waiter is None or topic.end != self._index or self._page or self._state is not _LIVE:
-                event = self._take()
-                if event is not None:
-                    return event
-                if topic is None or waiter is None or self._state is not _LIVE:
-                    await self._advance()
-                    continue
-            topic.join(self)  # keeps I2
-            self._busy = True
-            try:
-                await waiter
-            finally:
-                self._busy = False
-                if topic.waiting:
-                    topic.leave(self)  # unless the topic has just woken it
+            return await self.__anext__(ClosedError)
 
     def _take(self) -> Event | None:
         """Return what can be yielded without waiting and move the cursor past it: keeps I1."""
@@ -265,12 +275,6 @@ class Subscription:
                 remaining = topic.end - self._index
                 continue
             event = topic.events[-remaining]
-            if event.prev == self.last_id and event.id and not topic.volatile:  # what nearly every offer is
-                self._index += 1
-                self.last_id = event.id
-                if self._live.observe is not None:
-                    self._live.observe(event)
-                return event
             if event is RESYNC:
                 verdict = Verdict.BEHIND
                 self._index += 1

@@ -56,18 +56,28 @@ class EventWaiter:
 class Bell:
     """Runs every task that was woken in one step of an asyncio loop, in that order, by one callback of the loop."""
 
-    __slots__ = ("loop", "rung")
+    __slots__ = ("_ended", "loop", "rung")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self._ended = loop.create_future()  # what tasks are told of a wait that ended well: they read it without a call
+        self._ended.set_result(None)
         self.rung: list[LoopWaiter] = []
 
     def run(self) -> None:
         """Run each task, in its own context, up to where it waits again."""
         rung, self.rung = iter(self.rung), []
+        ended = self._ended
         try:
             for waiter in rung:
-                waiter.context.run(waiter.step, waiter)
+                step = waiter.step
+                if waiter.cancelled is None:
+                    waiter.woken = False
+                    waiter.step = None
+                    waiter.context.run(step, ended)
+                else:
+                    waiter.context.run(step, waiter)
+                    step = None  # see `LoopWaiter.result`
         finally:
             for waiter in rung:  # only where a task let out KeyboardInterrupt or SystemExit
                 self.rung.append(waiter)
@@ -77,22 +87,22 @@ class Bell:
 class LoopWaiter:
     """A waiter for asyncio: of a future's interface the part that `asyncio.Task` and anyio use."""
 
-    __slots__ = ("_asyncio_future_blocking", "_bell", "_cancelled", "_loop", "_woken", "context", "step")
+    __slots__ = ("_asyncio_future_blocking", "_bell", "_loop", "cancelled", "context", "step", "woken")
 
     def __init__(self, bell: Bell) -> None:
         self._bell = bell
         self._loop = bell.loop  # a task looks for this and for the next, to know what it may wait on
         self._asyncio_future_blocking = False
-        self._woken = False
-        self._cancelled: tuple[str, ...] | None = None
+        self.woken = False
+        self.cancelled: tuple[str, ...] | None = None
         self.step: Any = None
         self.context: Any = None
 
     def wake(self) -> None:
         """End the wait, or the next one."""
-        if self._woken:
+        if self.woken:
             return
-        self._woken = True
+        self.woken = True
         if self.step is not None:
             bell = self._bell
             if not bell.rung:
@@ -101,8 +111,8 @@ class LoopWaiter:
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""
-        if self._woken:
-            self._woken = False
+        if self.woken:
+            self.woken = False
             return iter(())  # type: ignore[return-value]
         self._asyncio_future_blocking = True
         return iter((self,))  # type: ignore[return-value]  # the cheapest iterator that hands itself to the task once
@@ -114,13 +124,13 @@ class LoopWaiter:
 
     def done(self) -> bool:
         """Whether the task is going to go on: for what looks into tasks, as anyio does."""
-        return self._woken
+        return self.woken
 
     def cancel(self, msg: str | None = None) -> bool:
         """Make the task go on with an exception; return False where it is going to go on anyway."""
-        if self._woken:
+        if self.woken:
             return False
-        self._cancelled = () if msg is None else (msg,)
+        self.cancelled = () if msg is None else (msg,)
         self.wake()
         return True
 
@@ -130,10 +140,10 @@ class LoopWaiter:
         The traceback of what this raises refers to this frame and to those below, and the task to the traceback: with
         the exception or the task in a variable here or in `Bell.run`, the cycle would keep the stream alive.
         """
-        self._woken = False
+        self.woken = False
         self.step = None
-        if self._cancelled is not None:
-            message, self._cancelled = self._cancelled, None
+        if self.cancelled is not None:
+            message, self.cancelled = self.cancelled, None
             raise asyncio.CancelledError(*message)
 
 

@@ -111,6 +111,7 @@ class MemoryStore:
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`."""
         self._closed = True
+        self._next_sweep = 0  # the next save looks whether the store is open
         self._logs.clear()
 
     async def __aenter__(self) -> Self:
@@ -141,8 +142,6 @@ class MemoryStore:
 
     def save_nowait(self, event: Event) -> Event:
         """See `notify.abc.Store.save`."""
-        if self._closed:
-            self._check_open()
         now = int(self._clock() * 1000)
         if now >= self._next_sweep:
             self._sweep(now)
@@ -212,6 +211,7 @@ class MemoryStore:
 
     def _sweep(self, now: int) -> None:
         """Apply `max_age` to everybody and forget the long absent: a pass over all users, rarely."""
+        self._check_open()
         if self._max_age_ms is None:
             self._next_sweep = now + 86_400_000
             return

@@ -91,17 +91,29 @@ MUTATIONS = (
     ),
     Mutation(
         "the cursor moves before the event is handed over",
-        "notify._subscription:Subscription._pull",
-        "                if event is not None:\n                    return event\n",
-        "                if event is not None:\n"
-        "                    await anyio.sleep(0)\n"
-        "                    return event\n",
+        "notify._subscription:Subscription.__anext__",
+        "            if taken is not None:\n",
+        "            if taken is not None:\n                await anyio.sleep(0)\n",
+    ),
+    Mutation(
+        "the cursor moves before a live event is handed over",
+        "notify._subscription:Subscription.__anext__",
+        "                            self._live.observe(event)\n                        return event\n",
+        "                            self._live.observe(event)\n"
+        "                        await anyio.sleep(0)\n"
+        "                        return event\n",
+    ),
+    Mutation(
+        "a live event is taken for the next one unproven",
+        "notify._subscription:Subscription.__anext__",
+        "if event.prev == self.last_id and event.id and not topic.volatile:",
+        "if event.id and not topic.volatile:",
     ),
     Mutation(
         "a reader that was cancelled still counts as waiting",
-        "notify._subscription:Subscription._pull",
-        "                if topic.waiting:\n",
-        "                if False:\n",
+        "notify._subscription:Subscription.__anext__",
+        "                        if topic.waiting:\n",
+        "                        if False:\n",
     ),
     Mutation(
         "an offer wakes nobody",
