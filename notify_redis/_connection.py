@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any, Final, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 
@@ -163,8 +164,12 @@ def source_of(where: Where) -> Source:
         except ValueError as error:
             raise UsageError(f"not a Redis URL: {_without_credentials(where)}: {error}") from None
     if isinstance(where, RedisCluster):
-        options = dict(cast("Any", where).get_connection_kwargs())
-        kind = SSLConnection if options.pop("ssl", False) or "ssl_context" in options else Connection
+        given = cast("Any", where).get_connection_kwargs()
+        kind = SSLConnection if issubclass(given.get("connection_class", Connection), SSLConnection) else Connection
+        known = {
+            name for each in kind.__mro__ for name in signature(each).parameters
+        }  # others are the client's
+        options = {name: value for name, value in given.items() if name in known}
         nodes = cast("Any", where).nodes_manager.startup_nodes.values()
         seeds = [(str(node.host), int(node.port)) for node in nodes]
         return Source(kind, _cleaned(options, "host", "port"), seeds)

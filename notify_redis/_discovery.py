@@ -66,10 +66,12 @@ async def connect_master(source: Source, address: Address) -> Wire:
     except (RedisError, OSError) as error:
         raise NotSentError(f"the master does not answer: {error}") from error
     finally:
-        if not isinstance(role, list) or role[0] != b"master":
+        is_master = isinstance(role, list) and role[0] == b"master"
+        if not is_master:
             await hang_up(wire)
-    if role[0] != b"master":
-        raise NotSentError(f"{address[0]}:{address[1]} is not the master yet")
+    if not is_master:
+        said = role[0].decode() if isinstance(role, list) else role
+        raise NotSentError(f"{address[0]}:{address[1]} is not the master yet: {said}")
     return wire
 
 

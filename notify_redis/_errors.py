@@ -69,12 +69,9 @@ _OF_CLASS: Final = {
 """The driver cuts off the code of the errors that it has a class for."""
 
 
-def advise(error: RedisError | str) -> Advice:
-    """Return what to do about an error reply, as the driver raises it or as a script returns it."""
-    if isinstance(error, RedisError):
-        code = _OF_CLASS.get(type(error).__name__) or str(error).partition(" ")[0]
-    else:
-        code = error.partition(" ")[0].lstrip("-")
+def advise(error: RedisError) -> Advice:
+    """Return what to do about an error reply."""
+    code = _OF_CLASS.get(type(error).__name__) or str(error).partition(" ")[0]
     return _ADVICE.get(code, Advice.UNKNOWN)
 
 

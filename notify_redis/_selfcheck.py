@@ -29,10 +29,18 @@ async def self_check(wire: Wire, source: Source, name: str) -> None:
             facts |= dict(re.findall(r"^([a-z_]+):(.*?)\r?$", bytes(text).decode(errors="replace"), re.MULTILINE))
     for trouble in troubles(facts, save):
         logger.warning("%s at %s: %s", name, source, trouble)
-    needed = (7, 0) if source.is_cluster else (6, 2)
-    version = tuple(int(part) for part in re.findall(r"\d+", facts.get("redis_version", "99"))[:2])
-    if version < needed:
-        raise NotSentError(f"Redis {facts['redis_version']} is too old; needed is {'.'.join(map(str, needed))}")
+    check_version(facts.get("redis_version", "99"), is_cluster=source.is_cluster)
+
+
+def check_version(text: str, *, is_cluster: bool) -> None:
+    """Refuse a server that lacks what is needed: a cluster, pub/sub by slots; any, approximate trimming by time.
+
+    Raises:
+        NotSentError: too old.
+    """
+    needed = (7, 0) if is_cluster else (6, 2)
+    if tuple(int(part) for part in re.findall(r"\d+", text)[:2]) < needed:
+        raise NotSentError(f"Redis {text} is too old; needed is {'.'.join(map(str, needed))}")
 
 
 def troubles(facts: dict[str, str], save: Any) -> list[str]:

@@ -22,12 +22,21 @@ from redis.retry import Retry
 PATIENCE = 20.0
 
 
-def free_port(taken: frozenset[int] = frozenset()) -> int:
-    """A port nobody listens on, low enough that its bus port exists too."""
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port nobody listens on and nobody was given, low enough that its bus port exists, which is free too."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port: int = listener.getsockname()[1]
-        if port < 55_000 and port not in taken:
+            if port >= 55_000 or port in _given:
+                continue
+            try:
+                socket.create_server(("127.0.0.1", port + 10_000)).close()
+            except OSError:
+                continue
+            _given.update((port, port + 10_000))
             return port
 
 
@@ -70,6 +79,7 @@ class Server:
         with log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(lambda: self.ask("PING"), f"the start of {command}")
+        assert self.process.poll() is None, "somebody else has the port"
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=PATIENCE, protocol=2)
@@ -124,7 +134,9 @@ def running(*servers: Server) -> Iterator[None]:
             server.stop()
 
 
-DURABLE = ("--appendonly", "yes", "--save", "")
+DURABLE = ("--appendonly", "yes", "--appendfsync", "no", "--save", "")
+"""What was answered survives SIGKILL: with `everysec` the server puts off writing while its disk is slow to sync."""
+
 VOLATILE = ("--appendonly", "no", "--save", "")
 
 
