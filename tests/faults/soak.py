@@ -62,7 +62,7 @@ class Soak:
                 (server,) = self.backend.servers
                 self.proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", server.port))
                 url = url.replace(str(server.port), str(self.proxy.port))
-            self.scene = Scene(self.backend, self.directory, url=url, pace=0.02)
+            self.scene = Scene(self.backend, self.directory, url=url, pace=0.02, many=1)
             stack.callback(self.scene.close)
             try:
                 await self._suffer(seconds)

@@ -110,6 +110,17 @@ async def test_users_with_hostile_names(backend: Backend, tmp_path: Path) -> Non
     assert not verdict.rejected + verdict.uncertain
 
 
+@everywhere
+async def test_pushes_to_many_users_in_any_order(backend: Backend, tmp_path: Path) -> None:
+    """Processes that push to the same fifty users at once, each time in another order, do not hold each other up."""
+    users = [f"user{number}" for number in range(50)]
+    async with scene(backend, tmp_path, users=users, pushers=3, lanes=0, many=4) as at_work:
+        await at_work.more("saw", 5000)
+        verdict = await at_work.judge()
+    assert not verdict.gaps
+    assert not verdict.rejected + verdict.uncertain
+
+
 @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 async def test_a_pooler_between_the_processes(backend: Backend, tmp_path: Path) -> None:
     """Through a pooler that hands on no notifications, the processes look for news by themselves: late, but no loss."""

@@ -114,6 +114,30 @@ class Worker:
             return True
         return False
 
+    async def push_many(self, lane: int) -> None:
+        """Push to everybody at once, in another order each time."""
+        number = 0
+        while await self.may_go_on():
+            number += 1
+            value = f"{self.name}-many{lane}-{number}"
+            users = self.random.sample(self.users, len(self.users))
+            attempts = {user: self.history.pushing(user, value) for user in users}
+            self.busy += 1
+            try:
+                with anyio.move_on_after(self.haste()):
+                    report = await self.notifier.push_many(users, "n", [value, "x" * self.size])
+                    for user, event in report.events.items():
+                        attempts[user].ok(event.id)
+                    for user, error in report.failed.items():
+                        if not isinstance(error, PushUncertainError):
+                            attempts[user].rejected()
+            except BackendError:
+                await anyio.sleep(0.02)  # nobody's was stored, for the reason that the first one met
+            for attempt in attempts.values():
+                attempt.uncertain()  # unless it is known by now
+            self.busy -= 1
+            await anyio.sleep(self.pace)
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def read(self, user: str, start: str) -> None:
@@ -162,6 +186,8 @@ async def run(options: argparse.Namespace) -> None:
                 for user in worker.users:
                     for lane in range(options.lanes):
                         tasks.start_soon(worker.push, user, lane)
+                for lane in range(options.many):
+                    tasks.start_soon(worker.push_many, lane)
             else:
                 starts = json.loads(options.starts)
                 for user in worker.users:
@@ -190,6 +216,7 @@ def main() -> None:
     parser.add_argument("--users", required=True, help="a JSON list")
     parser.add_argument("--starts", default="{}", help="the position to resume from for each user, as JSON")
     parser.add_argument("--lanes", type=int, default=2, help="pushers to each user")
+    parser.add_argument("--many", type=int, default=0, help="pushers to all users at once")
     parser.add_argument("--pace", type=float, default=0.01, help="seconds between two pushes of one lane")
     parser.add_argument("--size", type=int, default=10, help="bytes of a payload")
     parser.add_argument("--timeout", type=float, default=10.0, help="the notifier's")
