@@ -80,10 +80,8 @@ class Attempts:
             UsageError: the database cannot be used from here.
         """
         failure: Exception = TimeoutError("others took all the time; nothing was sent")
-        for pause in pauses(random.random, first=0.02, limit=0.5):
-            left = self._until - time.monotonic()
-            if left <= 0:
-                break
+        delays = pauses(random.random, first=0.02, limit=0.5)
+        while (left := self._until - time.monotonic()) > 0:
             try:
                 return await self._once(left, wait)
             except UsageError:
@@ -94,7 +92,7 @@ class Attempts:
                 raise LockedError from failure
             if self._ends_with(failure):
                 break
-            await asyncio.sleep(min(pause, max(0.0, self._until - time.monotonic())))
+            await asyncio.sleep(min(next(delays), max(0.0, self._until - time.monotonic())))
         raise FailedError(self._lost or failure, is_unknown=self._lost is not None)
 
     async def _once(self, left: float, wait: float | None) -> Any:

@@ -167,13 +167,13 @@ class Database:
                     yield connection
                 finally:
                     connection.terminate()  # not `close`, which may hang; and nobody may inherit its listeners
-            return
-        async with asyncio.timeout(self.timeout):
-            connection = await asyncpg.connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
-        try:
-            yield connection
-        finally:
-            connection.terminate()
+        else:
+            async with asyncio.timeout(self.timeout):
+                connection = await asyncpg.connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
+            try:
+                yield connection
+            finally:
+                connection.terminate()
 
     async def aclose(self) -> None:
         """Close connections of ours. Idempotent."""

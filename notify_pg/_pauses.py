@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
 
 
 def pauses(chance: Callable[[], float], *, first: float, limit: float) -> Iterator[float]:
@@ -15,6 +14,6 @@ def pauses(chance: Callable[[], float], *, first: float, limit: float) -> Iterat
         limit: the longest.
     """
     step = first
-    for _ in repeat(None):
+    while True:
         yield step * (0.5 + 0.5 * chance())
         step = min(2 * step, limit)
