@@ -249,6 +249,9 @@ async def test_much_news_is_read_by_the_streams_themselves(path: Path) -> None:
     """After another process wrote hundreds of events of one user, and of hundreds of users, readers get each."""
     async with SQLiteStreamStore(path) as store, SQLiteStore(path) as other:
         async with store.subscribe("alice") as stream, store.subscribe("user599") as last:
+            first = await other.save(Event("alice", "t"))
+            await until(partial(has_seen, store, ids.pack(first.id)))  # it watches
+            assert await stream.next(5) == first
             await other.save_many([Event(f"user{number}", "t", number) for number in range(600)])
             await other.save_many([Event("alice", "t", number) for number in range(400)])
             with anyio.fail_after(10):
