@@ -166,9 +166,7 @@ def source_of(where: Where) -> Source:
     if isinstance(where, RedisCluster):
         given = cast("Any", where).get_connection_kwargs()
         kind = SSLConnection if issubclass(given.get("connection_class", Connection), SSLConnection) else Connection
-        known = {
-            name for each in kind.__mro__ for name in signature(each).parameters
-        }  # others are the client's
+        known = {name for each in kind.__mro__ for name in signature(each).parameters}  # others are the client's
         options = {name: value for name, value in given.items() if name in known}
         nodes = cast("Any", where).nodes_manager.startup_nodes.values()
         seeds = [(str(node.host), int(node.port)) for node in nodes]
@@ -285,7 +283,7 @@ class Replies:
         if self._gets is not None:
             while (reply := self._gets(False)) is not self._nothing:
                 if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
-                    raise reply
+                    raise reply  # pragma: no cover - the server says so when one logs in
                 replies.append(reply)
         return replies
 
