@@ -174,6 +174,16 @@ class LifetimeTests(StreamTests):
 
         await eventually(no_more_tasks, self.prompt)
 
+    async def test_a_stream_that_opens_while_another_closes(self, store: StreamStore) -> None:
+        """However the end of one stream of a user meets the beginning of another one, the new one is live."""
+        old = await store.subscribe("alice").__aenter__()
+        for steps in range(15):
+            new = store.subscribe("alice")
+            await together(new.__aenter__, partial(self.close_after, old, steps))
+            await self.assert_live(new, store)
+            old = new
+        await old.aclose()
+
     async def test_a_cancelled_entry_leaves_nothing(self, store: StreamStore) -> None:
         """Streams that are cancelled while they open or wait leave no task behind, and the store goes on."""
         async with store.subscribe("alice") as stream:
@@ -219,6 +229,12 @@ class LifetimeTests(StreamTests):
             await store.trim(now().replace(year=2200))
             await self.assert_live(stream, store)
             assert stream.gaps == ()
+
+    async def close_after(self, stream: Stream, steps: int) -> None:
+        """Close a stream after so many scheduling points."""
+        for _ in range(steps):
+            await anyio.lowlevel.checkpoint()
+        await stream.aclose()
 
     async def read_nobody(self, store: StreamStore) -> None:
         """Wait for an event of a user who gets none."""

@@ -246,6 +246,12 @@ class SeamStream(QueueStream):
         self.store.streams.append(self)
 
 
+class GreedyStream(QueueStream):
+    async def aclose(self) -> None:
+        self.store.streams = [stream for stream in self.store.streams if stream.user != self.user]
+        await super().aclose()
+
+
 class SmallStream(QueueStream):
     size = 64
 
@@ -253,6 +259,11 @@ class SmallStream(QueueStream):
 @caught_by("test_replay_and_live_have_no_seam", StreamStoreSuite)
 class HasASeam(QueueStore):
     stream = SeamStream
+
+
+@caught_by("test_a_stream_that_opens_while_another_closes", StreamStoreSuite)
+class ForgetsTheWholeUser(QueueStore):
+    stream = GreedyStream
 
 
 @caught_by("test_a_paused_reader_delays_nobody", StreamStoreSuite)
