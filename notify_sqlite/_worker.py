@@ -86,7 +86,13 @@ async def connect(path: str, *, timeout: float = _TRY) -> aiosqlite.Connection:
     maker = threading.Thread(target=make, daemon=True)  # the connection's thread inherits that it is a daemon
     maker.start()
     maker.join()
-    return await made[0]
+    (connection,) = made
+    try:
+        return await connection
+    except sqlite3.Error:
+        # aiosqlite tells its thread to stop and does not wait: the thread would find the event loop closed, and say so.
+        getattr(connection, "_thread", connection).join(1.0)
+        raise
 
 
 async def run(connection: aiosqlite.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
