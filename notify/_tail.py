@@ -63,6 +63,7 @@ class Tail:
 
     async def _read(self) -> bool:
         """Read until the store goes away; return whether all was read that is wanted."""
+        is_done = False
         async with self._open_store() as store, Notifier(store) as notifier:
             async with notifier.subscribe(self._user, self._position, signals=True) as stream:
                 self._position = stream.last_id
@@ -75,10 +76,10 @@ class Tail:
                             self._show(event)
                         self._position = stream.last_id
                         if is_end and not self._follow:
-                            tasks.cancel_scope.cancel()
-                            return True
-                    tasks.cancel_scope.cancel()  # the stream has ended by itself
-        return False
+                            is_done = True
+                            break
+                    tasks.cancel_scope.cancel()
+        return is_done
 
     async def _watch(self, store: StreamStore, reading: anyio.CancelScope) -> None:
         """End the reading when the store does not answer, and everything when nobody reads what is written."""

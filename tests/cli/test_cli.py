@@ -12,7 +12,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 
@@ -172,13 +171,16 @@ def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
         assert tail.wait().status == 1  # it was never there
     (tmp_path / "data").mkdir()
     with running(tmp_path, "tail", "alice", "--after", "0", "--store", "sqlite:///data/notify.db") as tail:
-        tail.wait_for("is a new file", tail.err)
+        push(tmp_path, "alice", "first", "--store", "sqlite:///data/notify.db")
+        tail.wait_for("first null")
         (tmp_path / "data").rename(tmp_path / "moved")
         tail.wait_for("the store is away", tail.err)
         push(tmp_path, "alice", "a", "--store", "sqlite:///moved/notify.db")
-        time.sleep(3)  # tries that nothing tells of
+        for _ in range(4):  # meanwhile it looks for it, more than once, and nothing tells of that
+            assert notify(tmp_path, "check", "--store", "sqlite:///data/notify.db").status == 1
         (tmp_path / "moved").rename(tmp_path / "data")
         tail.wait_for("a null")
+        tail.wait_for("the store is back", tail.err)
         assert [line.partition(",")[0] for line in tail.err[1:]] == [
             "notify: the store is away",
             "notify: the store is back",

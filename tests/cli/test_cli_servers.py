@@ -10,8 +10,11 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+import anyio
+import anyio.to_thread
 import pytest
 
+from notify.testing.faults import FaultProxy
 from notify.testing.history import History
 from tests.cli.commands import Done, Running, notify, running
 from tests.servers import postgres, redis
@@ -287,3 +290,38 @@ def test_server_that_hangs(own_place: Place, tmp_path: Path, user: str) -> None:
         assert sorted(line.split(" ", 1)[1] for line in tail.out) == ["a null", "b 1", "b 2", "c null"]
         assert tail.ids()[0] == first
         assert tail.interrupt().status == 130
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_push_that_nobody_answers(tmp_path: Path, user: str) -> None:
+    """A push whose outcome is unknown says with which key to repeat it; repeated with that, it is stored once."""
+    with redis.single() as server:
+        async with FaultProxy("127.0.0.1", server.port) as proxy:
+            where = ("--store", f"redis://127.0.0.1:{proxy.port}")
+            proxy.drop_reply(request=b"nobody-answers", times=10_000)
+            command = ("push", user, "a", '"nobody-answers"', "--timeout", "2", *where)
+            done = await anyio.to_thread.run_sync(lambda: notify(tmp_path, *command))
+            assert (done.status, done.out) == (1, "")
+            found = re.fullmatch(
+                r"notify: .+ may be stored.+; repeat it with --key (\w+), and it is stored once\n", done.err
+            )
+            assert found is not None, done
+            proxy.heal()
+            again = await anyio.to_thread.run_sync(lambda: notify(tmp_path, *command, "--key", found[1]))
+            assert again.status == 0, again
+        events = notify(tmp_path, "tail", user, "--after", "0", "--no-follow", "--store", server.url)
+        assert events.out == f'{again.out.strip()} a "nobody-answers"\n'
+
+
+def test_events_that_are_not_heard_of(tmp_path: Path, user: str) -> None:
+    """Behind a pooler in transaction mode nothing is announced: `check` says so with status 1; tail works all the same."""
+    with postgres.running() as server, postgres.bouncing(server) as bouncer:
+        place = Place(bouncer.dsn, server.kill, server.start)
+        first = push(place, tmp_path, user, "a")
+        done = on(place, tmp_path, "check", "--timeout", "3")
+        assert (done.status, done.err) == (1, "")
+        assert done.out == "store    ok\nlive     new events are not heard of, so each arrives up to a second late\n"
+        with running(tmp_path, "tail", user, "--after", "0", variables={"NOTIFY_STORE": place.url}) as tail:
+            tail.wait_for(first)
+            tail.wait_for(push(place, tmp_path, user, "b"))
