@@ -91,7 +91,8 @@ async def connect(path: str, *, timeout: float = _TRY) -> aiosqlite.Connection:
         return await connection
     except sqlite3.Error:
         # aiosqlite tells its thread to stop and does not wait: the thread would find the event loop closed, and say so.
-        getattr(connection, "_thread", connection).join(1.0)
+        thread: Any = getattr(connection, "_thread", connection)
+        thread.join(1.0)
         raise
 
 

@@ -315,7 +315,7 @@ async def test_push_that_nobody_answers(tmp_path: Path, user: str) -> None:
 
 
 def test_events_that_are_not_heard_of(tmp_path: Path, user: str) -> None:
-    """Behind a pooler in transaction mode nothing is announced: `check` says so with status 1; tail works all the same."""
+    """Behind a pooler in transaction mode nothing is announced: `check` says so with status 1; tail still works."""
     with postgres.running() as server, postgres.bouncing(server) as bouncer:
         place = Place(bouncer.dsn, server.kill, server.start)
         first = push(place, tmp_path, user, "a")
