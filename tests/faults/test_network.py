@@ -112,7 +112,7 @@ async def test_listening_connections_that_are_cut(backend: Backend, tmp_path: Pa
     """What is pushed while nobody hears is found at once when somebody does, though nothing is pushed after it."""
     assert isinstance(backend, Servers)
     async with scene(backend, tmp_path, readers=2) as at_work:
-        for number in range(8):
+        for number in range(5):
             await anyio.to_thread.run_sync(backend.cut_wake)
             await at_work.more("ok", 1 + number)
             await at_work.quiet(4)
