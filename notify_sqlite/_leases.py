@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from notify import RoutingInfo
+
+from ._worker import roll_back
 
 CHUNK: Final = 500
 """Rows that one transaction writes at most."""
@@ -70,14 +72,24 @@ def expire(db: sqlite3.Connection, sql: Mapping[str, str], lease: str) -> None:
 
 
 def locate(
-    db: sqlite3.Connection, sql: Mapping[str, str], users: Sequence[str], but: str, now: int
+    db: sqlite3.Connection, sql: Mapping[str, str], users: Sequence[str], but: str, clock: Callable[[], float]
 ) -> dict[str, list[RoutingInfo]]:
-    """Return where these users are connected under living leases, but for one."""
+    """Return where these users are connected under living leases, but for one.
+
+    All in one view, and by the time after it was taken: a lease that is renewed meanwhile would seem to come from a
+    clock that is ahead, and its users to be offline.
+    """
     found: dict[str, list[RoutingInfo]] = {}
-    for user in users:
-        rows = db.execute(sql["locate"], (user, but, now)).fetchall()
-        if rows:
-            found[user] = [RoutingInfo(instance, _metadata(meta)) for instance, meta in rows]
+    db.execute("BEGIN")
+    try:
+        db.execute(sql["any_lease"]).fetchone()
+        now = int(clock() * 1000)
+        for user in users:
+            rows = db.execute(sql["locate"], (user, but, now)).fetchall()
+            if rows:
+                found[user] = [RoutingInfo(instance, _metadata(meta)) for instance, meta in rows]
+    finally:
+        roll_back(db)
     return found
 
 

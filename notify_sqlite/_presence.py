@@ -79,8 +79,7 @@ class SQLitePresence:
         """See `notify.abc.PresenceTracker.locate`; one's own registrations are known without asking the file."""
         self._database.check()
         wanted = list(dict.fromkeys(users))
-        now = int(self._clock() * 1000)
-        job = partial(leases.locate, sql=self._database.sql, users=wanted, but=self._keeper.lease, now=now)
+        job = partial(leases.locate, sql=self._database.sql, users=wanted, but=self._keeper.lease, clock=self._clock)
         elsewhere = await self._database.read(job)
         located: dict[str, Sequence[RoutingInfo]] = {}
         for user in wanted:

@@ -32,6 +32,9 @@ DELETE FROM {p}presence WHERE lease = ? AND user = ? AND instance = ?
 -- name: count_presence
 SELECT count(*) FROM {p}presence WHERE lease = ?
 
+-- name: any_lease
+SELECT 1 FROM {p}leases LIMIT 1
+
 -- name: locate
 SELECT p.instance, p.meta
 FROM {p}presence AS p JOIN {p}leases AS l ON l.lease = p.lease

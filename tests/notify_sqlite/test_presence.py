@@ -6,6 +6,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -87,6 +88,22 @@ async def test_a_clock_that_steps_back_prolongs_no_dead_lease(path: Path) -> Non
         await until(lambda: count(path, "leases") == 1)
     await dead._database.aclose()
     await here.aclose()
+
+
+async def test_a_lease_that_is_renewed_while_users_are_located(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody seems to be offline because a lease was renewed between the call and the look at the file."""
+    async with SQLitePresence(path, ttl=30) as tracker, SQLitePresence(path, ttl=30) as other:
+        await tracker.register("alice")
+        read = other._database.read
+
+        async def read_late(job: Any) -> Any:
+            await anyio.sleep(0.005)  # the clock has to show another millisecond
+            with opened(path) as file:
+                file.execute("UPDATE notify_leases SET expires = ?", (int(time.time() * 1000) + 30_000,))
+            return await read(job)
+
+        monkeypatch.setattr(other._database, "read", read_late)
+        assert await is_there(other, "alice")
 
 
 async def test_many_registrations_are_renewed_as_one(path: Path) -> None:
