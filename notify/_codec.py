@@ -60,6 +60,8 @@ def decode(raw: bytes) -> tuple[Header, bytes]:
     Raises:
         CodecError: not an event, or of a version that this library does not read.
     """
+    if not isinstance(raw, bytes | bytearray | memoryview):
+        raise CodecError(f"not bytes of an event: {raw!r:.80}")
     if raw[:1] != VERSION:
         raise CodecError(f"not an event of wire version {VERSION.decode()}: {bytes(raw[:16])!r}")
     head, newline, data = bytes(raw[1:]).partition(b"\n")

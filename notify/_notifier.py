@@ -358,19 +358,21 @@ class Notifier:
         first = Event("-", type, payload, key=key, group=group, meta=meta)
         if len(first.data) > self._max_payload or type.startswith("notify."):
             self._refuse(first)
+        if isinstance(users, str | bytes):
+            raise InvalidEventError(f"push_many takes many users, not the letters of one: {users!r:.80}")
         self._live.loop.check()
         failed: dict[str, NotifyError] = {}
-        drafts: list[Event] = []
-        for user in dict.fromkeys(users):
+        drafts: dict[str, Event] = {}
+        for user in users:
             try:
                 check_user(user)
             except InvalidEventError as error:
                 failed[str(user)] = error
             else:
-                drafts.append(first.addressed_to(user))
+                drafts[user] = first.addressed_to(user)
         if not drafts and not failed:
             return PushReport()
-        report = await self._jobs.run(self._push_all, drafts, failed, ephemeral)
+        report = await self._jobs.run(self._push_all, [*drafts.values()], failed, ephemeral)
         if failed and not report.events and not report.offline:
             raise next(iter(failed.values()))
         return report

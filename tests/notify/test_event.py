@@ -109,12 +109,14 @@ def test_the_wire_form_keeps_everything(event: Event) -> None:
         b'1["1-0","0","a","t",-1,null,null,{}]\nnull',
         b'1["1-0","0","a","t",253402300800000000,null,null,{}]\nnull',
         b"1" + b"[" * 100_000,
+        None,
+        "1[]",
     ],
 )
-def test_other_bytes_are_no_event(raw: bytes) -> None:
-    """Damaged bytes and other versions raise CodecError."""
+def test_other_bytes_are_no_event(raw: object) -> None:
+    """Damaged bytes, other versions and what is no bytes at all raise CodecError."""
     with pytest.raises(CodecError):
-        Event.from_bytes(raw)
+        Event.from_bytes(raw)  # type: ignore[arg-type]
 
 
 def test_types_beyond_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -584,6 +584,24 @@ async def test_push_many_of_nobody(store: Any) -> None:
     assert plain.calls == []
 
 
+@pytest.mark.parametrize("users", ["abc", b"abc"])
+async def test_push_many_to_one_name_is_refused(users: Any) -> None:
+    """A single user id is a mistake of the caller, not a list of its letters; nothing is stored."""
+    plain = BatchStore()
+    async with Notifier(store=plain) as notifier:
+        with pytest.raises(InvalidEventError, match="many users"):
+            await notifier.push_many(users, "t")
+    assert plain.calls == []
+
+
+async def test_push_many_to_what_is_no_user_fails_for_that_one(store: Any) -> None:
+    """What cannot be a user, hashable or not, is reported as failed; the others get the event."""
+    async with Notifier(store=store) as notifier:
+        report = await notifier.push_many([["x"], "alice", None, ""], "t")  # type: ignore[list-item]
+    assert list(report.events) == ["alice"]
+    assert set(report.failed) == {"['x']", "None", ""}
+
+
 async def test_push_many_makes_one_batch_call_or_one_save_for_each() -> None:
     """A store that can save many is called once; one that cannot, once for each user."""
     async with Notifier(store=(batching := BatchStore())) as notifier:

@@ -6,10 +6,11 @@ import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
+import anyio
 import pytest
 
 from notify import ClosedError, Event, RoutingInfo, UsageError, ids
-from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
+from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
 
 pytestmark = pytest.mark.anyio
 
@@ -164,3 +165,24 @@ async def test_presence_in_one_process() -> None:
     two.release()
     with pytest.raises(ClosedError):
         await presence.locate(["alice"])
+
+
+async def test_an_instance_that_ends_late_leaves_its_successor_listening() -> None:
+    """Where a new listener has taken over a name, the end of the old one takes nothing from it."""
+    router = MemoryRouter()
+    heard: list[str] = []
+
+    def old(event: Event) -> int:
+        return heard.append("old") or 0
+
+    def new(event: Event) -> int:
+        return heard.append("new") or 0
+
+    async with anyio.create_task_group() as successor:
+        async with anyio.create_task_group() as predecessor:
+            await predecessor.start(router.receive, "web-1", old)
+            await successor.start(router.receive, "web-1", new)
+            predecessor.cancel_scope.cancel()
+        await router.route(Event("alice", "t"), RoutingInfo("web-1"))
+        successor.cancel_scope.cancel()
+    assert heard == ["new"]
