@@ -97,6 +97,7 @@ class Watcher:
         """End it as a crash would, and take what it had shown by then."""
         self.process.kill()
         await self.ended.wait()
+        await self.process.wait()
         for reader in self.readers.values():
             reader.finished()
 
@@ -233,6 +234,7 @@ class Demo:
         assert self.pusher.stdin is not None
         await self.pusher.stdin.aclose()
         await self.pushing_ended.wait()
+        await self.pusher.wait()
         await self._replace()
         with anyio.move_on_after(PATIENCE):
             for user, pushed in self.pushed.items():
@@ -286,8 +288,9 @@ async def run(source: Source, options: argparse.Namespace) -> int:
                 finally:
                     with anyio.CancelScope(shield=True):
                         for process in demo.processes:
-                            with suppress(ProcessLookupError):
-                                process.kill()
+                            if process.returncode is None:
+                                with suppress(ProcessLookupError):
+                                    process.kill()
                             await process.wait()
                 tasks.cancel_scope.cancel()
                 if not ok:

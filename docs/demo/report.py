@@ -46,8 +46,8 @@ def summarise(demo: Demo) -> bool:
         say(f"{fit(user, 10)} {len(pushed):>6} {demo.seen.get(user, 0):>6}  {demo.last_ids[user]}")
     if len(demo.pushed) > ROWS:
         say(f"... and {len(demo.pushed) - ROWS} more users")
-    say(f"\nPushed {totals.pushed} events to {len(demo.pushed)} users; lines skipped: {totals.skipped}.")
-    say(f"Shown {seen}: {len(totals.delays)} live, {totals.resumed} on resuming after {totals.kills} kills.")
+    say(f"\nPushed {totals.pushed}; users: {len(demo.pushed)}; lines skipped: {totals.skipped}.")
+    say(f"Shown {seen}: {len(totals.delays)} live, {totals.resumed} on resuming; kills: {totals.kills}.")
     if len(totals.delays) > 1:
         percent = statistics.quantiles(totals.delays, n=100, method="inclusive")
         say(f"Live, half were shown within {percent[49] * 1000:.0f} ms and 99 % within {percent[98] * 1000:.0f} ms.")

@@ -75,8 +75,8 @@ def assert_complete(output: str, pushes: Pushes) -> None:
     sightings = SIGHTING.findall(output)
     assert Counter((number, user, type_) for number, _, _, user, type_, _ in sightings) == Counter(pushes)
     total, users = len(pushes), {user for _, user, _ in pushes}
-    assert numbers(output, r"^Pushed (\d+) events to (\d+) users") == (total, len(users))
-    shown, live, resumed, kills = numbers(output, r"^Shown (\d+): (\d+) live, (\d+) on resuming after (\d+) kills")
+    assert numbers(output, r"^Pushed (\d+); users: (\d+);") == (total, len(users))
+    shown, live, resumed, kills = numbers(output, r"^Shown (\d+): (\d+) live, (\d+) on resuming; kills: (\d+)\.")
     assert (shown, live + resumed) == (total, total)
     assert resumed == sum(bool(mark) for _, mark, *_ in sightings)
     assert kills == len(re.findall(r"^>>>> .* is killed", output, re.MULTILINE))
@@ -92,7 +92,7 @@ def test_sample_feed() -> None:
     assert len(pushes) > 300
     assert any(not user.isascii() for _, user, _ in pushes)
     assert_complete(done.stdout, pushes)
-    assert numbers(done.stdout, r"after (\d+) kills") == (3,)
+    assert numbers(done.stdout, r"kills: (\d+)\.") == (3,)
     lines = {str(number): line.split(" ", 2) for number, line in enumerate(FEED.read_text("utf-8").splitlines(), 1)}
     seen: dict[str, list[tuple[int, int]]] = {}
     for number, _, id_, user, _, payload in SIGHTING.findall(done.stdout):
@@ -196,7 +196,7 @@ def test_bad_lines() -> None:
     complaints = re.findall(r"^line (\d+) skipped: .+$", done.stderr, re.MULTILINE)
     assert complaints == [str(number) for number in range(2, len(lines))]
     assert "Traceback" not in done.stderr
-    assert numbers(done.stdout, r"^Pushed (\d+) events to 1 users; lines skipped: (\d+)") == (2, len(lines) - 2)
+    assert numbers(done.stdout, r"^Pushed (\d+); users: 1; lines skipped: (\d+)") == (2, len(lines) - 2)
     assert numbers(done.stdout, r"^Shown (\d+):") == (2,)
 
 
@@ -238,7 +238,7 @@ def test_no_standard_input(redirection: str) -> None:
         env=environment(),
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert numbers(done.stdout, r"^Pushed (\d+) events") == (len(events(FEED.read_text("utf-8"))),)
+    assert numbers(done.stdout, r"^Pushed (\d+);") == (len(events(FEED.read_text("utf-8"))),)
 
 
 def test_silent_pipe() -> None:
