@@ -126,17 +126,19 @@ class Listener:
             while True:
                 began = time.monotonic()
                 failure = await self._listen()
-                if self._client.closed:
+                if self._client.closed:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
                     return
-                self._on_dead()
-                if time.monotonic() - began > STEADY:
-                    delay = 0.05
-                logger.warning("%s does not hear %s: %s", self._client.name, self._client.source, failure)
-                if self._client.source.seeds:
-                    with suppress(*FAILURES):
-                        await self._client.refresh()
-                await anyio.sleep(delay * random.uniform(0.5, 1.0))
-                delay = min(delay * 2, 2.0)
+                delay = await self._pause(failure, 0.05 if time.monotonic() - began > STEADY else delay)
+
+    async def _pause(self, failure: Exception, delay: float) -> float:
+        """Tell that nothing is heard, wait a moment, and return how long to wait the next time."""
+        self._on_dead()
+        logger.warning("%s does not hear %s: %s", self._client.name, self._client.source, failure)
+        if self._client.source.seeds:
+            with suppress(*FAILURES):
+                await self._client.refresh()
+        await anyio.sleep(delay * random.uniform(0.5, 1.0))
+        return min(delay * 2, 2.0)
 
     # -- one connection ------------------------------------------------------------------------------------------
 
@@ -222,7 +224,7 @@ class Listener:
                     await anyio.lowlevel.checkpoint()
 
     def _hear_canary(self, nonce: bytes) -> None:
-        if nonce == self._nonce:
+        if nonce == self._nonce:  # pragma: no branch - else it is a late one
             self._last_heard = time.monotonic()
             if not self.proven:
                 self.proven = True

@@ -276,7 +276,7 @@ class RedisPresence:
             self._client.start(self._renew_forever)
 
     async def _renew_forever(self) -> None:
-        while not self._closing:
+        while not self._closing:  # pragma: no branch - it is cancelled
             await anyio.sleep(self._ttl / 3)
             try:
                 await self._renew()
@@ -287,7 +287,7 @@ class RedisPresence:
                 return
             epoch = sum(node.reads.epoch for node in self._client.nodes)
             if self._epoch not in (0, epoch):  # another connection, perhaps to a server that has lost the latest
-                self._mark(self._places)
+                self._mark(self._places)  # pragma: no cover - CPython 3.11 does not trace what follows a throw
             self._epoch = epoch
             old = time.monotonic() - REWRITE
             self._mark([user for user, (at, _) in self._written.items() if at < old])

@@ -172,6 +172,7 @@ async def test_scripts_that_were_flushed_are_loaded_by_reads(server: Server, pre
     """A read that meets a server without the scripts loads them and goes on."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         event = await store.save(Event("alice", "t"))
+        assert await store.head("alice") == event.id
         server.ask("SCRIPT", "FLUSH")
         assert await store.head("alice") == event.id
 
