@@ -181,6 +181,7 @@ def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
         (tmp_path / "moved").rename(tmp_path / "data")
         tail.wait_for("a null")
         tail.wait_for("the store is back", tail.err)
+        assert [line.split()[1] for line in tail.out] == ["first", "a"]
         assert [line.partition(",")[0] for line in tail.err[1:]] == [
             "notify: the store is away",
             "notify: the store is back",
