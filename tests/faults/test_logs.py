@@ -59,7 +59,7 @@ async def test_a_log_that_was_trimmed_while_its_reader_was_away(backend: Backend
         await at_work.quiet(10)
         reader.kill()
         at_work.start("push", lanes=5, pace=0.0)
-        await at_work.more("ok", 1500)
+        await at_work.more("ok", 2500)  # Redis trims whole blocks, and some users are quicker than others
         await at_work.pause()
         resumed = at_work.resume(reader)
         await at_work.ready()
