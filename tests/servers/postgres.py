@@ -84,14 +84,20 @@ class Server:
     Args:
         directory: owned by whoever the server runs as.
         config: more lines of `postgresql.conf`.
+        primary: of whom this is to be a standby, by asynchronous replication.
     """
 
-    def __init__(self, directory: Path, config: str = "") -> None:
+    def __init__(self, directory: Path, config: str = "", *, primary: Server | None = None) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self.run("initdb", "-D", self.data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        if primary is None:
+            self.run(
+                "initdb", "-D", self.data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"
+            )
+        else:
+            self.run("pg_basebackup", "-D", self.data, "-R", "-c", "fast", "--no-sync", "-d", primary.dsn)
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(f"{CONFIG}\nport = {self.port}\nunix_socket_directories = '{directory}'\n{config}\n")
 
@@ -198,10 +204,10 @@ def directory() -> Iterator[Path]:
 
 
 @contextmanager
-def running(config: str = "") -> Iterator[Server]:
+def running(config: str = "", *, primary: Server | None = None) -> Iterator[Server]:
     """A server of one's own, to be killed and frozen at will."""
     with directory() as path:
-        server = Server(path, config)
+        server = Server(path, config, primary=primary)
         server.start()
         try:
             yield server
