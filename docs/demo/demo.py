@@ -166,13 +166,13 @@ class Demo:
 
     async def _push(self, number: int, line: bytes) -> None:
         try:
-            user, type_, *rest = line.removeprefix(b"\xef\xbb\xbf").decode().split(" ", 2)
-            payload = json.loads(rest[0]) if rest and rest[0].strip() else None
-            check_user(user)
+            first, second, *rest = line.removeprefix(b"\xef\xbb\xbf").split(None, 2)
+            user, type_, payload = first.decode(), second.decode(), json.loads(rest[0]) if rest else None
+            check_user("" if user.startswith("#") else user)
         except (ValueError, RecursionError, InvalidEventError):
             pass  # nothing to be pushed: where that is a mistake, web-1 will say so
         else:
-            what = name(str(number), type_.strip(), payload)
+            what = name(str(number), type_, payload)
             self.handed += 1
             self.attempts[number] = user, what, self.history.pushing(user, what, key=str(number))
             if user not in self.last_ids:

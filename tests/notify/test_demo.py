@@ -173,10 +173,10 @@ def test_other_feeds(way: str, tmp_path: Path) -> None:
 
 
 def test_last_line_without_an_end() -> None:
-    """A last line counts also where no newline ends it, and Windows line ends and a byte order mark do no harm."""
-    done = demo("-", stdin=b"\xef\xbb\xbfalice a 1\r\nalice b 2")
+    """A last line counts without a newline at its end too; Windows line ends, tabs and a byte order mark do no harm."""
+    done = demo("-", stdin=b"\xef\xbb\xbfalice a 1\r\n# comment\nbob \t c\nalice  b  2")
     assert done.returncode == 0
-    assert_complete(done.stdout, [("1", "alice", "a"), ("2", "alice", "b")])
+    assert_complete(done.stdout, [("1", "alice", "a"), ("3", "bob", "c"), ("4", "alice", "b")])
 
 
 def test_bad_lines() -> None:
