@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from notify import Notifier
+from notify import Notifier, Stream
 from tests.parts import until
 from tests.servers.redis import Cluster, Server, cluster
 
@@ -44,21 +46,21 @@ async def test_more_subscribers_than_connections(place: Place, start: Start, com
     assert got == {user: [0, 1, 2] for user in users}
 
 
-async def open_streams(notifier: Notifier, count: int) -> None:
-    """Open a stream for each of so many users; they are closed with the notifier."""
+async def open_streams(notifier: Notifier, count: int) -> list[Stream]:
+    """Open a stream for each of so many users; who drops them closes them."""
     streams = [notifier.subscribe(f"user{number}") for number in range(count)]
     for begin in range(0, count, 500):
         async with anyio.create_task_group() as tasks:
             for stream in streams[begin : begin + 500]:
                 tasks.start_soon(stream.__aenter__)
-    notifier.kept = streams  # type: ignore[attr-defined]  # who drops a stream closes it
     assert notifier.statistics().users == count
+    return streams
 
 
-async def push_some(one: Notifier, two: Notifier) -> None:
+async def push_some(one: Notifier, streams: Sequence[Stream]) -> None:
     """Push to a hundred users elsewhere, and see it arrive."""
     report = await one.push_many([f"user{number}" for number in range(0, USERS, 100)], "t", 1)
-    for stream in two.kept[::100]:  # type: ignore[attr-defined]
+    for stream in streams[::100]:
         assert await stream.next(timeout=20) == report.events[stream.user]
 
 
@@ -74,9 +76,9 @@ async def test_connections_to_redis(own_place: Place, own_redis: Server, start: 
     one = await start(own_place, COMPOSITIONS["redis"])
     two = await start(own_place, COMPOSITIONS["redis"])
     before = connections(own_redis)
-    await open_streams(two, USERS)
+    streams = await open_streams(two, USERS)
     assert connections(own_redis) - before <= 3
-    await push_some(one, two)
+    await push_some(one, streams)
     assert connections(own_redis) - before <= 6
 
 
@@ -87,9 +89,9 @@ async def test_connections_to_a_cluster(own_place: Place, start: Start) -> None:
         here = Place(nodes.url, own_place.dsn, own_place.name, own_place.file)
         one, two = [await start(here, COMPOSITIONS["redis"]) for _ in range(2)]
         before = counts(nodes)
-        await open_streams(two, USERS)
+        streams = await open_streams(two, USERS)
         assert all(now - then <= 3 for now, then in zip(counts(nodes), before, strict=True))
-        await push_some(one, two)
+        await push_some(one, streams)
         assert all(now - then <= 6 for now, then in zip(counts(nodes), before, strict=True))
         await two.aclose()
         await one.aclose()
@@ -110,8 +112,8 @@ async def test_connections_to_postgres(own_place: Place, start: Start) -> None:
     try:
         one = await start(own_place, COMPOSITIONS["postgres"])
         two = await start(own_place, COMPOSITIONS["postgres"])
-        await open_streams(two, USERS)
-        await push_some(one, two)
+        streams = await open_streams(two, USERS)
+        await push_some(one, streams)
         assert await sql.fetchval(LISTENING, f"%{own_place.name}.%") == 1
         assert await sql.fetchval(ALL) <= 2 * 8 + 1
     finally:
