@@ -25,7 +25,7 @@ from notify import (
     UsageError,
     ids,
 )
-from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _connection
 from notify_sqlite import _log as log
 from tests.parts import until
 from tests.servers.sqlite import content, locked, opened, write
@@ -456,6 +456,24 @@ async def test_tables_that_cannot_be_made(path: Path) -> None:
     await store.aclose()
     with opened(path) as file:
         assert file.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",), ("notify_heads",)]
+
+
+async def test_a_reading_connection_that_cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the second connection fails, none is left behind, and the next call opens both."""
+
+    def fail(db: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("out of handles")
+
+    threads = threading.active_count()
+    store = SQLiteStore(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(_connection, "_prepare_reader", fail)
+        with pytest.raises(PushRejectedError, match="out of handles"):
+            await store.save(Event("alice", "t"))
+        await until(lambda: threading.active_count() == threads)
+    event = await store.save(Event("alice", "t"))
+    assert await store.head("alice") == event.id
+    await store.aclose()
 
 
 def test_without_a_wal_nothing_is_opened(path: Path) -> None:
