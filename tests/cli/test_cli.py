@@ -696,6 +696,20 @@ def test_unexpected_errors_are_one_line_too(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
+def test_store_that_takes_for_ever(tmp_path: Path) -> None:
+    """Whatever a store does, a single command ends soon after the time that was asked for."""
+    script = (
+        "import sys, anyio, notify.cli as cli\n"
+        "async def head(options): await anyio.sleep_forever()\n"
+        "cli._head = head\n"
+        "sys.exit(cli.main())"
+    )
+    command = [sys.executable, "-c", script, "head", "alice", "--timeout", "0.2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    line = one_line(Done(done.returncode, done.stdout, done.stderr), 1)
+    assert line == "notify: sqlite:///notify.db: no answer within 0.2 s\n"
+
+
 # -- kills ---------------------------------------------------------------------------------------------------------
 
 
