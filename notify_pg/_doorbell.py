@@ -22,7 +22,7 @@ logger = logging.getLogger("notify.pg")
 MAX_PAYLOAD: Final = 7900
 """Bytes; the server takes fewer than 8,000."""
 
-WINDOW: Final = 0.002
+WINDOW: Final = 0.001
 """Seconds from one ring to the next while more comes in."""
 
 
