@@ -6,9 +6,10 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
 
 import anyio
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -36,8 +37,9 @@ KEYS = Keys("bench")
 
 
 def driver(server: Server) -> Redis:
-    """The driver, not trying anything again by itself."""
-    return Redis(port=server.port, retry=Retry(NoBackoff(), 0), protocol=2)
+    """The driver, not trying anything again by itself, and waiting for a connection rather than failing without one."""
+    options: dict[str, Any] = {"port": server.port, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+    return Redis.from_pool(BlockingConnectionPool(max_connections=100, timeout=60, **options))
 
 
 def names(user: str) -> tuple[bytes, ...]:
