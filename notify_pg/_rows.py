@@ -20,16 +20,23 @@ MASK: Final = (1 << BITS) - 1
 
 
 def columns(events: Sequence[Event]) -> tuple[list[Any] | None, ...]:
-    """Return users, micros, types, data, topics, keys and metas; None for a column that no event has."""
+    """Return users, micros, types, data, topics, keys and metas.
+
+    A column that no event has is None; micros, types and data that are the same for all stand there once.
+    """
     return (
         [event.user for event in events],
-        [event.micros for event in events],
-        [event.type for event in events],
-        [event.data for event in events],
+        _once([event.micros for event in events]),
+        _once([event.type for event in events]),
+        _once([event.data for event in events]),
         _filled([event.group for event in events]),
         _filled([event.key for event in events]),
         _filled([json.dumps(dict(event.meta)) if event.meta else None for event in events]),
     )
+
+
+def _once(column: list[Any]) -> list[Any]:
+    return column[:1] if column and column.count(column[0]) == len(column) else column
 
 
 def _filled(column: list[str | None]) -> list[str | None] | None:

@@ -10,7 +10,7 @@ CREATE FUNCTION {save}(
     p_max_len bigint,
     p_key_window bigint,     -- milliseconds
     p_users text[],
-    p_micros bigint[],
+    p_micros bigint[],       -- this and the next two: one element where it is the same for all
     p_types text[],
     p_data bytea[],
     p_topics text[],
@@ -74,7 +74,9 @@ BEGIN
     END IF;
 
     WITH draft AS MATERIALIZED (
-        SELECT d.*, row_number() OVER (PARTITION BY d.user_id ORDER BY d.n) AS nth
+        SELECT d.user_id, coalesce(d.micros, p_micros[1]) AS micros, coalesce(d.type, p_types[1]) AS type,
+            coalesce(d.data, p_data[1]) AS data, d.topic, d.key, d.meta, d.n,
+            row_number() OVER (PARTITION BY d.user_id ORDER BY d.n) AS nth
         FROM unnest(p_users, p_micros, p_types, p_data, p_topics, p_keys, p_metas) WITH ORDINALITY
             AS d (user_id, micros, type, data, topic, key, meta, n)
         WHERE v_new IS NULL OR d.n = ANY (v_new)

@@ -201,6 +201,18 @@ async def test_the_outbox_delivers_after_the_commit(make: Make, sql: asyncpg.Con
     assert await store.head("bob") != "0"
 
 
+async def test_the_outbox_takes_what_many_have_in_common(store: PostgresStore, sql: asyncpg.Connection) -> None:
+    """The same event for many users, and none at all, are enqueued like any others."""
+    draft = Event("-", "n", "x" * 50, meta={"a": "b"})
+    async with sql.transaction():
+        await store.enqueue(connection=sql)
+        await store.enqueue(*(draft.addressed_to(f"user{number}") for number in range(30)), connection=sql)
+    await until(lambda: is_stored(store, "user29", 1))
+    for number in range(30):
+        (event,) = (await store.read(f"user{number}", "0", 10)).events
+        assert (event.payload, event.type, event.micros, dict(event.meta)) == ("x" * 50, "n", draft.micros, {"a": "b"})
+
+
 async def test_the_outbox_locks_nobody(make: Make, sql: asyncpg.Connection) -> None:
     """While a transaction that has enqueued stays open, nobody waits, not even pushes to the same user."""
     store = await make()
