@@ -7,9 +7,7 @@ import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
-
-import anyio
+from typing import Final
 
 from . import ids
 from ._notifier import Notifier
@@ -43,24 +41,11 @@ async def examine(store: StreamStore, timeout: float) -> tuple[bool, list[str]]:
     logging.getLogger("notify").addHandler(warnings)
     try:
         async with Notifier(store, timeout=timeout) as notifier:
-            parts = dict((await notifier.check()).parts)
-            if parts["store"] == "ok" and hasattr(store, "hears"):
-                parts["live"] = await _hear(store, notifier, timeout)
+            health = await notifier.check()
     finally:
         await store.aclose()
-    is_well = all(verdict == "ok" for verdict in parts.values())
-    lines = [f"{part:<7}  " + _REPR.sub(r"\2", verdict) for part, verdict in parts.items()]
-    return is_well, lines + [f"warning  {text}" for text in warnings.texts if is_well]
-
-
-async def _hear(store: Any, notifier: Notifier, timeout: float) -> str:
-    """Open a stream and wait until the store has proven, with a canary of its own, that it hears of new events."""
-    with anyio.move_on_after(timeout / 2):
-        async with notifier.subscribe(notifier.instance_id):
-            while not store.hears:  # noqa: ASYNC110 - nobody tells
-                await anyio.sleep(0.02)
-            return "ok"
-    return "new events are not heard of, so each arrives up to a second late"
+    lines = [f"{part:<7}  " + _REPR.sub(r"\2", verdict) for part, verdict in health.parts.items()]
+    return health.ok, lines + [f"warning  {text}" for text in warnings.texts if health.ok]
 
 
 async def describe(store: StreamStore, url: str, users: Sequence[str]) -> AsyncIterator[str]:

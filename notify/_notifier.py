@@ -28,6 +28,7 @@ from ._telemetry import Telemetry
 from ._wake import Waiter, wake
 from ._writer import BATCH_SIZE, Locations, Writer, as_push_error
 from .abc import (
+    Hearing,
     Immediate,
     Position,
     PresenceTracker,
@@ -41,6 +42,7 @@ from .abc import (
     ability,
 )
 from .errors import (
+    BackendUnavailableError,
     ClosedError,
     InvalidEventError,
     NotifyError,
@@ -100,6 +102,7 @@ class Notifier:
         "_draining",
         "_drop_offline",
         "_foreign",
+        "_hearing",
         "_immediate",
         "_jobs",
         "_listener",
@@ -207,9 +210,13 @@ class Notifier:
         self._listener = listener
         self._streams = Streams(self._counters, self._start_services, self._attendance, self._listener)
         self._live.add_group(self._streams)
-        self._telemetry = Telemetry(
-            self._counters, self._live, self._streams.users, lambda: listener is None or listener.hears
-        )
+        hearing = self._hearing = store if isinstance(store, StreamStore) and isinstance(store, Hearing) else None
+        users = self._streams.users
+
+        def hears() -> bool:
+            return (listener is None or listener.hears) and (hearing is None or hearing.hears or not users)
+
+        self._telemetry = Telemetry(self._counters, self._live, users, hears)
         if self._writer is not None and self._telemetry.measuring:
             self._writer.observe = self._telemetry.saved
         plain = not (router or presence or self._telemetry.measuring or self._telemetry.tracing)
@@ -543,7 +550,8 @@ class Notifier:
         """Try every part once and return a verdict.
 
         The store is read, presence is asked, and a probe goes through the router to this very instance and is awaited
-        back. Takes at most `timeout` seconds for each part; a part that fails is reported, not raised.
+        back. A stream store that knows whether it hears of new events has to prove it to a stream. Takes at most
+        `timeout` seconds for each part; a part that fails is reported, not raised.
 
         Raises:
             ClosedError: the notifier is closed.
@@ -555,6 +563,8 @@ class Notifier:
         parts: dict[str, str] = {}
         if self._store is not None:
             parts["store"] = await self._try(self._store.head, self.instance_id)
+        if self._hearing is not None and self._stream_store is not None:
+            parts["live"] = await self._try(self._until_heard, self._stream_store, self._hearing)
         if self._presence is not None:
             parts["presence"] = await self._try(self._presence.locate, [self.instance_id])
         if self._routes is not None:
@@ -573,6 +583,14 @@ class Notifier:
         except Exception as error:
             return repr(error)
         return "ok"
+
+    async def _until_heard(self, store: StreamStore, hearing: Hearing) -> None:
+        with anyio.move_on_after(self._timeout * 0.8):
+            async with store.subscribe(self.instance_id):
+                while not hearing.hears:  # noqa: ASYNC110 - it is a property: nobody tells
+                    await anyio.sleep(0.01)
+                return
+        raise BackendUnavailableError("new events are not heard of, so each arrives late", backend=self._live.name)
 
     async def _probe(self, routes: Routes) -> None:
         """Send an event to this instance and wait until it comes back; a router that does not listen need not echo."""

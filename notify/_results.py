@@ -30,7 +30,8 @@ class Health:
 
     Attributes:
         ok: whether every part works.
-        parts: `store`, `router`, `presence` as far as there are any: `"ok"`, or what is wrong.
+        parts: `store`, `live` (whether a stream store hears of new events), `presence`, `router`, as far as there are
+            any: `"ok"`, or what is wrong.
     """
 
     ok: bool

@@ -184,8 +184,13 @@ class Subscription:
         while True:
             if self._rank < self._group.cutoff or self._max_lag is not None:
                 self._raise_if_ended(ended)
+            page = self._page
+            if page:
+                event = page.pop()
+                self.last_id = event.id  # keeps I1
+                return event
             topic = self._topic
-            if topic is not None and self._state is _LIVE and not self._page:
+            if topic is not None and self._state is _LIVE:
                 behind = topic.end - self._index
                 if not behind:
                     self.slot = len(topic.waiting)
@@ -259,11 +264,6 @@ class Subscription:
 
     def _take(self) -> Event | None:
         """Return what can be yielded without waiting and move the cursor past it: keeps I1."""
-        page = self._page
-        if page:
-            event = page.pop()
-            self.last_id = event.id
-            return event
         topic = self._topic
         if self._state is not _LIVE or topic is None:
             return None

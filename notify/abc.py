@@ -433,6 +433,16 @@ class ImmediatePresence(Protocol):
         """As `PresenceTracker.locate`."""
 
 
+@runtime_checkable
+class Hearing(Protocol):
+    """Ability of a `StreamStore`: it knows whether it hears of what other processes save."""
+
+    @property
+    @abstractmethod
+    def hears(self) -> bool:
+        """Whether its wake-up path has proven itself lately; false until a first stream has been open for a moment."""
+
+
 T = TypeVar("T")
 
 

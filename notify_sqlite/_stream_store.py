@@ -69,6 +69,11 @@ class SQLiteStreamStore(SQLiteStore):
         """The live side, shared by whoever uses this store."""
         return self._live
 
+    @property
+    def hears(self) -> bool:
+        """Whether the file is being watched for the events of other processes."""
+        return self._watch.hears
+
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """See `notify.abc.StreamStore.subscribe`."""
         self._database.check()

@@ -46,6 +46,9 @@ class Watch:
         live: offered to.
         read_many: reads the news.
         interval: seconds between two looks.
+
+    Attributes:
+        hears: whether the last look went well.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Watch:
         self._started = self._ended = False
         self._failures = 0
         self._seen = 0
+        self.hears = False
 
     def start(self) -> None:
         """Begin, at the first stream."""
@@ -97,6 +101,7 @@ class Watch:
         try:
             version, self._seen = await run(connection, self._first_look)
             self._live.resync()  # keeps I1
+            self.hears = True
             while not self._ended:
                 latest = await run(connection, partial(self._look, known=version))
                 self._failures = 0
@@ -104,6 +109,7 @@ class Watch:
                     version = latest
                     await self._take_news(connection)
         finally:
+            self.hears = False
             self._stop.set()
             await close(connection)
 

@@ -223,7 +223,7 @@ def test_trim_removes_what_is_older(tmp_path: Path) -> None:
 def test_check(tmp_path: Path) -> None:
     """`check` says that the store works; where the file is damaged it says so, and its status is 1."""
     push(tmp_path, "alice", "a")
-    assert notify(tmp_path, "check") == (0, "store    ok\n", "")
+    assert notify(tmp_path, "check") == (0, "store    ok\nlive     ok\n", "")
     (tmp_path / "bad.db").write_bytes(b"this is no database, whatever its name may be" * 100)
     done = notify(tmp_path, "check", "--store", "sqlite:///bad.db")
     assert (done.status, done.err) == (1, "")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from notify import (
@@ -18,7 +19,7 @@ from notify import (
     PushUncertainError,
     UsageError,
 )
-from notify_memory import MemoryPresence, MemoryStore
+from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 from tests.parts import BatchStore, NotingRouter
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +52,14 @@ class TransactionalStore(BatchStore):
             raise OSError("not a connection")
         connection.append(event)
         return event.stored("1-1", "0")
+
+
+class HearingStore(MemoryStreamStore):
+    """Hears of other processes from the moment that a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hears = False
 
 
 async def push(notifier: Notifier, outcomes: dict[str, object], type_: str) -> None:
@@ -157,3 +166,28 @@ async def test_a_push_in_a_transaction_obeys_the_policy_for_absent_users() -> No
     async with Notifier(TransactionalStore(), presence=MemoryPresence(), offline="drop") as notifier:
         assert await notifier.push("alice", "t", connection=transaction) is None
     assert not transaction
+
+
+async def test_a_store_that_does_not_hear_of_events_is_not_well() -> None:
+    """`check` waits for a stream store to prove that it hears, and says what is wrong where it does not."""
+    store = HearingStore()
+    async with Notifier(store=store, timeout=0.1) as notifier:
+        health = await notifier.check()
+    assert not health.ok
+    assert (health.parts["store"], "not heard of" in health.parts["live"]) == ("ok", True)
+
+
+async def test_a_store_that_comes_to_hear_of_events_is_well() -> None:
+    """`check` is content as soon as the store hears, and leaves no stream open."""
+    store = HearingStore()
+    async with Notifier(store=store) as notifier, anyio.create_task_group() as group:
+
+        async def hear_once_somebody_listens() -> None:
+            while not store.live.users:
+                await anyio.lowlevel.checkpoint()
+            store.hears = True
+
+        group.start_soon(hear_once_somebody_listens)
+        health = await notifier.check()
+        assert (health.ok, dict(health.parts)) == (True, {"store": "ok", "live": "ok"})
+        assert not store.live.users
