@@ -321,6 +321,11 @@ class LiveLog:
         else:
             stream.receive(page, after is None or len(page.events) < PAGE_SIZE, self.mark(stream.user))
 
+    def request_ahead(self, stream: Subscription) -> None:
+        """Have the page after the one that the stream still holds read already, unless reading takes no time."""
+        if self._immediate is None:
+            self.request(stream)
+
     def mark(self, user: str) -> Mark:
         """Return where the user's ring ends now."""
         topic = self._topics.get(user)

@@ -92,6 +92,7 @@ class Subscription:
 
     __slots__ = (
         "__weakref__",
+        "_ahead",
         "_busy",
         "_controls",
         "_dropped",
@@ -144,6 +145,7 @@ class Subscription:
         self._opened = self._synced = False
         self._busy = False
         self._page: list[Event] | None = None
+        self._ahead: tuple[Page, bool, Mark] | None = None  # the next page, where it came before this one was used up
         self._controls: tuple[Event, ...] = ()  # what the next page begins with
         self.waiter: Waiter | None = None
         self._failure: Exception | None = None
@@ -319,13 +321,17 @@ class Subscription:
         try:
             if self._state is State.NEW:
                 await self._open()
-            if self._state is State.BEHIND:
-                if self._opened:
-                    await anyio.lowlevel.checkpoint()  # a long replay lets others run between its pages
-                if self._topic is not None and self._rank >= self._group.cutoff:  # not closed meanwhile
-                    self._live.request(self)
-            if self._state is State.READING and self.waiter is not None:
+            elif self._opened:
+                await anyio.lowlevel.checkpoint()  # a long replay lets others run between its pages
+            if self._state is State.BEHIND and self._topic is not None and self._rank >= self._group.cutoff:
+                self._live.request(self)
+            if self._state is State.READING and self._ahead is None and self.waiter is not None:
                 await self.waiter
+            if self._ahead is not None:
+                ahead, self._ahead = self._ahead, None
+                self.receive(*ahead)
+            if self._state is State.BEHIND and self._page:
+                self._live.request_ahead(self)
         finally:
             self._busy = False
         failure = self._failure
@@ -356,6 +362,8 @@ class Subscription:
     @property
     def wanted(self) -> str | None:
         """The position to read from; None asks for the head alone."""
+        if self._page:
+            return self._page[0].id  # a page that is not the last one ends with an event
         return None if self._start is Start.NOW else self.last_id
 
     @property
@@ -392,6 +400,9 @@ class Subscription:
         """
         topic = self._topic
         assert topic is not None  # by I4: whoever is closed no longer reads
+        if self._page:
+            self._ahead = (page, dry, mark)
+            return
         if self._state is State.READING:
             wake(self.waiter)
         events = list(page.events)
@@ -422,6 +433,9 @@ class Subscription:
 
     def fail(self, error: Exception) -> None:
         """Take the news that the log cannot be read: any error before the stream opened, later a final one."""
+        if self._page:
+            self._state = State.BEHIND  # what was read ahead in vain is read again at its time
+            return
         self._failure = error
         if self._opened:
             self._close()
@@ -467,7 +481,7 @@ class Subscription:
     def _close(self) -> None:
         """End for good, synchronously: works while cancelled and in a finaliser. Keeps I3 and I4."""
         self._rank = -1
-        self._page = None
+        self._page = self._ahead = None
         if self._topic is not None:
             self._dropped = self.dropped
             self._detach()

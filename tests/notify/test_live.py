@@ -274,3 +274,98 @@ async def test_a_successor_of_the_same_name_keeps_its_routes() -> None:
         await router.route(Event("alice", "t"), None)
         assert len(got) == 1
         new.cancel()
+
+
+# -- reading ahead ---------------------------------------------------------------------------------------------------
+
+
+class PagedStore(PlainStore):
+    """Holds more than two pages of one user, and notes which reads were asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_after: list[str] = []
+        self.broken = False
+
+    async def fill(self, count: int) -> list[Event]:
+        return [await self.inner.save(Event("alice", "t", number)) for number in range(count)]
+
+    async def read(self, user: str, after: str, limit: int) -> Page:
+        self.read_after.append(after)
+        if self.broken:
+            raise OSError("away")
+        return await self.inner.read(user, after, limit)
+
+
+def paged() -> PagedStore:
+    store = PagedStore()
+    store.inner = MemoryStore(max_len=10_000)
+    return store
+
+
+async def test_the_next_page_is_read_while_this_one_is_handed_out() -> None:
+    """A replay has one page in advance and never more, however long its reader stays away."""
+    store = paged()
+    events = await store.fill(1300)
+    async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
+        assert await stream.next(1) == events[0]
+        await until(lambda: len(store.read_after) == 2)
+        assert store.read_after == ["0", events[499].id]
+        seen = [await stream.next(1) for _ in range(499)]
+        assert len(store.read_after) == 2
+        seen += [await stream.next(1) for _ in range(800)]
+        assert seen == events[1:]
+        assert store.read_after == ["0", events[499].id, events[999].id]
+        assert stream.synced
+
+
+async def test_what_is_trimmed_meanwhile_is_a_gap_after_the_page_that_was_read_ahead() -> None:
+    """Pages that are held are handed out; the gap lies where the log was read again."""
+    store = paged()
+    events = await store.fill(1600)
+    async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
+        await stream.next(1)
+        await until(lambda: len(store.read_after) == 2)
+        await anyio.wait_all_tasks_blocked()
+        await store.inner.trim(events[1200].id)
+        seen = [await stream.next(1) for _ in range(999)]
+        assert seen == events[1:1000]
+        assert not stream.gaps
+        assert [await stream.next(1) for _ in range(400)] == events[1200:]
+        assert [(gap.reason, gap.start, gap.end) for gap in stream.gaps] == [
+            ("trimmed", events[999].id, events[1199].id)
+        ]
+
+
+async def test_a_page_that_cannot_be_read_ahead_is_read_at_its_time() -> None:
+    """A store that fails while the reader still holds a page costs the reader nothing once it is back."""
+    store = paged()
+    events = await store.fill(700)
+    async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
+        assert await stream.next(1) == events[0]
+        store.broken = True
+        await until(lambda: notifier.statistics().read_failures or len(store.read_after) > 1)
+        store.broken = False
+        assert [await stream.next(5) for _ in range(699)] == events[1:]
+
+
+async def test_a_store_that_closes_while_a_page_is_held() -> None:
+    """What was read is handed out, and then the stream ends."""
+
+    class Closing(PagedStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            page = await super().read(user, after, limit)
+            if len(self.read_after) > 1:
+                raise ClosedError("the store is closed")
+            return page
+
+    store = Closing()
+    store.inner = MemoryStore(max_len=10_000)
+    events = await store.fill(700)
+    async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
+        assert await stream.next(1) == events[0]
+        await until(lambda: len(store.read_after) == 2)
+        assert [await stream.next(1) for _ in range(499)] == events[1:500]
+        with pytest.raises(ClosedError):
+            await stream.next(1)
+        assert len(store.read_after) == 3  # ahead, and again at its time

@@ -110,6 +110,12 @@ MUTATIONS = (
         "if event.id and not topic.volatile:",
     ),
     Mutation(
+        "a page that was read ahead replaces the one that is handed out",
+        "notify._subscription:Subscription.receive",
+        "            self._ahead = (page, dry, mark)\n            return\n",
+        "            pass\n",
+    ),
+    Mutation(
         "a reader that was cancelled still counts as waiting",
         "notify._subscription:Subscription.__anext__",
         "                        if topic.waiting:\n",
