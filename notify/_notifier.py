@@ -563,7 +563,7 @@ class Notifier:
         parts: dict[str, str] = {}
         if self._store is not None:
             parts["store"] = await self._try(self._store.head, self.instance_id)
-        if self._hearing is not None and self._stream_store is not None:
+        if self._hearing is not None and self._stream_store is not None and parts["store"] == "ok":
             parts["live"] = await self._try(self._until_heard, self._stream_store, self._hearing)
         if self._presence is not None:
             parts["presence"] = await self._try(self._presence.locate, [self.instance_id])

@@ -39,10 +39,9 @@ class Ring:
         """Add an offered event; return False for one that is a duplicate or late."""
         if event.id:
             last = self.last_id
-            if event.id == last:
-                return False
-            if event.prev != last and last is not None and ids.parse(event.id) <= ids.parse(last):
-                return False
+            if event.prev != last and last is not None:
+                if event.id == last or ids.parse(event.id) <= ids.parse(last):
+                    return False
             self.last_id = event.id
         else:
             self.ephemerals += 1
