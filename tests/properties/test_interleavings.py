@@ -138,6 +138,30 @@ async def idle_beside_waiting() -> None:
         await waiting.aclose()
 
 
+def test_a_reader_that_was_cancelled_does_not_wait_twice() -> None:
+    """Ephemeral events wait for a stream that nobody reads, although the reader of another one was cancelled before."""
+    run(cancelled_beside_idle)
+
+
+async def cancelled_beside_idle() -> None:
+    async with small("immediate", Random(0)) as world:
+        idle, waiting = world.a.subscribe(USER), world.a.subscribe(USER)
+        got: list[list[int]] = [[], []]
+        async with idle, waiting:
+            await world.a.push(USER, "t", 0, ephemeral=True)
+            await read(waiting, got[0], 1)
+            cancelled = asyncio.ensure_future(waiting.next())
+            await settle()
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+            reader = asyncio.ensure_future(read(waiting, got[0], 1))
+            await settle()
+            await world.a.push(USER, "t", 1)
+            await reader
+            await read(idle, got[1], 2)
+        assert got == [[0, 1], [0, 1]]
+
+
 def test_what_came_before_a_stream_opened_was_not_dropped_by_it() -> None:
     """Without a store too, `dropped` counts from the opening on."""
 

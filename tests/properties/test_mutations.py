@@ -39,6 +39,7 @@ SCHEDULES = (
     interleavings.shared_head,
     interleavings.hidden_read,
     interleavings.idle_beside_waiting,
+    interleavings.cancelled_beside_idle,
     interleavings.long_absence,
 )
 
