@@ -135,16 +135,15 @@ class LoopWaiter:
         return True
 
     def result(self) -> None:
-        """Tell the task, once, how the wait ended.
+        """Tell the task that the wait was cancelled; of one that ended well the bell tells it in another way.
 
         The traceback of what this raises refers to this frame and to those below, and the task to the traceback: with
         the exception or the task in a variable here or in `Bell.run`, the cycle would keep the stream alive.
         """
+        message, self.cancelled = self.cancelled, None
         self.woken = False
         self.step = None
-        if self.cancelled is not None:
-            message, self.cancelled = self.cancelled, None
-            raise asyncio.CancelledError(*message)
+        raise asyncio.CancelledError(*(message or ()))
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

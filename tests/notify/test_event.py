@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from notify import BackendError, CodecError, Event, InvalidEventError, InvalidEventIdError, NotifyError, errors, ids
-from notify.event import NO_META
+from notify.event import NO_META, draft
 
 MOMENT = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 
@@ -122,9 +122,11 @@ def test_other_bytes_are_no_event(raw: object) -> None:
 def test_types_beyond_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Types are checked alike whether the set of known ones is full or not."""
     monkeypatch.setattr("notify.event._KNOWN_TYPES", 0)
-    assert Event("a", "never.seen.before").type == "never.seen.before"
-    with pytest.raises(InvalidEventError):
-        Event("a", "never seen before")
+    for _ in range(2):
+        assert draft("a", "never.seen.before", 1, None, None, None, False).type == "never.seen.before"
+        for type_ in ("never seen before", "notify.mine"):
+            with pytest.raises(InvalidEventError):
+                draft("a", type_, 1, None, None, None, False)
 
 
 def test_ids() -> None:
