@@ -145,7 +145,7 @@ class Subscription:
         self._opened = self._synced = False
         self._busy = False
         self._page: list[Event] | None = None
-        self._ahead: tuple[Page, bool, Mark] | None = None  # the next page, where it came before this one was used up
+        self._ahead: tuple[Page, bool, Mark] | None = None  # the next page; the reader's task turns it
         self._controls: tuple[Event, ...] = ()  # what the next page begins with
         self.waiter: Waiter | None = None
         self._failure: Exception | None = None
@@ -329,7 +329,7 @@ class Subscription:
                 await self.waiter
             if self._ahead is not None:
                 ahead, self._ahead = self._ahead, None
-                self.receive(*ahead)
+                self._turn(*ahead)
             if self._state is State.BEHIND and self._page:
                 self._live.request_ahead(self)
         finally:
@@ -393,6 +393,9 @@ class Subscription:
     def receive(self, page: Page, dry: bool, mark: Mark) -> None:
         """Take a page that was read from `wanted`: called by the live side of the log, in no particular task.
 
+        The cursor stays where it is until the reader asks, so what it has in hand and `last_id` agree; that the log
+        ends here is told at once, so that an audit finds what comes after, however long the reader is away.
+
         Args:
             page: what was read.
             dry: whether the log had no more at that time.
@@ -400,11 +403,14 @@ class Subscription:
         """
         topic = self._topic
         assert topic is not None  # by I4: whoever is closed no longer reads
-        if self._page:
-            self._ahead = (page, dry, mark)
-            return
-        if self._state is State.READING:
+        if dry:
+            topic.reached(page.position, mark.topic is topic and mark.end == topic.end)
+        if self._state is State.READING and not self._page:
             wake(self.waiter)
+        self._ahead = (page, dry, mark)
+
+    def _turn(self, page: Page, dry: bool, mark: Mark) -> None:
+        """Go on to a page that was received, and cross the gap before it."""
         events = list(page.events)
         start, self._start = self._start, None
         if page.gap is not None and not _excused(start, page):
@@ -424,7 +430,6 @@ class Subscription:
         self._state = State.LIVE if dry else State.BEHIND
         if dry:
             self._proven = mark.end
-            topic.reached(page.position, mark.topic is topic and mark.end == topic.end)
             if self._signals and not self._synced:
                 events.append(self._control("notify.sync", page.position, page.position, {}))
             self._synced = True

@@ -369,3 +369,33 @@ async def test_a_store_that_closes_while_a_page_is_held() -> None:
         with pytest.raises(ClosedError):
             await stream.next(1)
         assert len(store.read_after) == 3  # ahead, and again at its time
+
+
+async def test_a_page_is_turned_when_the_reader_asks() -> None:
+    """Until then `last_id` is that of the event in hand, though a gap behind it was read already."""
+    store = paged()
+    events = await store.fill(700)
+    async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
+        await stream.next(1)
+        store.broken = True
+        await until(lambda: notifier.statistics().read_failures or len(store.read_after) > 1)
+        await store.inner.trim(events[600].id)
+        seen = [await stream.next(1) for _ in range(499)]
+        assert seen == events[1:500]
+        store.broken = False
+        await until(lambda: stream._ahead is not None)  # type: ignore[attr-defined]
+        assert (stream.last_id, stream.gaps) == (events[499].id, ())
+        assert await stream.next(1) == events[600]
+        assert [(gap.start, gap.end) for gap in stream.gaps] == [(events[499].id, events[599].id)]
+
+
+async def test_an_audit_finds_what_came_after_a_page_that_is_still_held() -> None:
+    """A reader that stays away with the end of the log read ahead needs no second audit."""
+    store = paged()
+    events = await store.fill(700)
+    async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
+        await stream.next(1)
+        await until(lambda: stream._ahead is not None)  # type: ignore[attr-defined]
+        events.append(await store.inner.save(Event("alice", "t", "unannounced")))
+        await notifier._live.audit()
+        assert [await stream.next(1) for _ in range(700)] == events[1:]

@@ -313,7 +313,7 @@ from notify_pg import PostgresStore
 
 async def main(dsn, schema, name, path):
     with History(Path(path)) as history:
-        async with PostgresStore(dsn, schema=schema) as store, Notifier(store) as notifier:
+        async with PostgresStore(dsn, schema=schema, max_len=1_000_000) as store, Notifier(store) as notifier:
             print("ready", flush=True)
             async def write(writer):
                 for number in range(100_000):
@@ -337,7 +337,6 @@ async def test_killed_processes(server: Server, schema: str, tmp_path: Path, mon
     monkeypatch.setattr("notify_pg._stream_store.AUDIT", 1.0)
     paths = [tmp_path / f"{number}.history" for number in range(2)]
     processes = []
-    reading = History(tmp_path / "reader.history")
     async with PostgresStreamStore(server.dsn, schema=schema) as store, store.subscribe("alice", "0") as stream:
         for number, path in enumerate(paths):
             command = [sys.executable, "-c", WRITER, server.dsn, schema, f"p{number}", str(path)]
@@ -345,23 +344,23 @@ async def test_killed_processes(server: Server, schema: str, tmp_path: Path, mon
             processes.append(process)
             assert process.stdout is not None
             await process.stdout.receive()
-        reader = reading.reader("alice", "0")
-        events: list[Event] = []
-        while len(events) < 200:
-            events.append(await stream.next(20))
-            reader.event(events[-1], events[-1].payload)
-        for process in processes:
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
-            await process.aclose()
-        head = await store.head("alice")
-        while stream.last_id != head:
-            events.append(await stream.next(10))
-            reader.event(events[-1], events[-1].payload)
+        with History(tmp_path / "reader.history") as reading:
+            reader = reading.reader("alice", "0")
+            events: list[Event] = []
+            while len(events) < 200:
+                events.append(await stream.next(20))
+                reader.event(events[-1], events[-1].payload)
+            for process in processes:
+                process.send_signal(signal.SIGKILL)
+                await process.wait()
+                await process.aclose()
+            head = await store.head("alice")
+            while stream.last_id != head:
+                events.append(await stream.next(10))
+                reader.event(events[-1], events[-1].payload)
         assert_chain(events)
         async with store.subscribe("alice", events[10].id) as resumed:
             assert await resumed.next(5) == events[11]
-    reading.close()
     History.load(tmp_path / "reader.history", killed=paths).assert_ok()
 
 

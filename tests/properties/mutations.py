@@ -112,8 +112,8 @@ MUTATIONS = (
     Mutation(
         "a page that was read ahead replaces the one that is handed out",
         "notify._subscription:Subscription.receive",
-        "            self._ahead = (page, dry, mark)\n            return\n",
-        "            pass\n",
+        "        self._ahead = (page, dry, mark)\n",
+        "        self._turn(page, dry, mark)\n",
     ),
     Mutation(
         "a reader that was cancelled still counts as waiting",
