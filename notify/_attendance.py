@@ -60,7 +60,6 @@ class Attendance:
         self._seats: dict[str, Seat] = {}
         self._leaving: deque[tuple[float, str]] = deque()
         self._sweeping = False
-        self._closed = False
 
     def enter(self, user: str) -> None:
         """Count a stream that was opened, and start registering its user if need be."""
@@ -111,7 +110,6 @@ class Attendance:
 
     async def aclose(self, grace: float) -> None:
         """Release every registration, so that others see the users leave; waits `grace` seconds at most."""
-        self._closed = True
         seats, self._seats = self._seats, {}
         registrations = [seat.registration for seat in seats.values() if seat.registration is not None]
         for registration in registrations:
@@ -145,9 +143,9 @@ class Attendance:
             await anyio.sleep(next(delays))
 
     async def _sweep(self) -> None:
-        """Release who has been away for long enough; a look costs nothing while nobody leaves."""
+        """Release who has been away for long enough, until cancelled; a look costs nothing while nobody leaves."""
         pause = min(1.0, max(0.01, self._linger / 4))
-        while not self._closed:
+        while True:
             now = anyio.current_time()
             while self._leaving and self._leaving[0][0] <= now:
                 leaves_at, user = self._leaving.popleft()

@@ -74,13 +74,16 @@ class Progress:
         self._bar = sys.stderr.isatty()
 
     async def run(self) -> None:
-        """Go on until cancelled."""
-        while True:
-            await anyio.sleep(0.1 if self._bar else 2.0)
-            counts = self._counts()
-            if counts != self._shown:
-                self._shown = counts
-                self._draw(*counts)
+        """Go on until cancelled, and leave an empty line."""
+        try:
+            while True:
+                await anyio.sleep(0.1 if self._bar else 2.0)
+                counts = self._counts()
+                if counts != self._shown:
+                    self._shown = counts
+                    self._draw(*counts)
+        finally:
+            self.clear()
 
     def clear(self) -> None:
         """Make room for another line."""

@@ -105,10 +105,7 @@ async def _push_feed(options: argparse.Namespace) -> int:
         feed.before_line = progress.clear
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(progress.run)
-            try:
-                await feed.run(lines_of(fd))
-            finally:
-                progress.clear()
+            await feed.run(lines_of(fd))
             tasks.cancel_scope.cancel()
     if feed.reason:
         complain(f"gave up: {feed.reason}")

@@ -241,7 +241,7 @@ class Listener:
                 self._on_lost(channel)
             return
         self._awaiting[channel] -= 1
-        if self._awaiting[channel] <= 0:
+        if self._awaiting[channel] <= 0:  # pragma: no branch - else it was left and wanted again meanwhile
             del self._awaiting[channel]
         if self._initial:
             self._initial.discard(channel)
