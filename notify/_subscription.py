@@ -332,6 +332,8 @@ class Subscription:
                 self._turn(*ahead)
             if self._state is State.BEHIND and self._page:
                 self._live.request_ahead(self)
+                await anyio.lowlevel.checkpoint()  # one step for its task, one for that of the store: only then the
+                await anyio.lowlevel.checkpoint()  # server is asked, and works while this page is handed out
         finally:
             self._busy = False
         failure = self._failure

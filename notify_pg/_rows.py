@@ -61,15 +61,16 @@ def event_of(user: str, row: Row) -> Event:
 
 
 def page_of(user: str, after: str, rows: Sequence[Row]) -> Page:
-    """Return the page that the rows of one user make; they begin with head, expired and the fields of an event."""
+    """Return the page that the rows of one user make: the head's, which has no type, and those of events."""
+    rows = rows if not rows or rows[0][3] is None else sorted(rows, key=_place)  # no standard says that they come so
     if not rows or rows[0][0] is None:
         return Page((), continuity(after, None, ids.ZERO), ids.ZERO)
-    head, expired = ids.unpack(rows[0][0]), rows[0][1]
-    if rows[0][2] is None:
+    head, expired = ids.unpack(rows[0][0]), bool(rows[0][2])
+    if len(rows) == 1:
         return Page((), continuity(after, None, head, expired=expired), head)
-    _, _, numbers, before, micros, types, data, topics, keys, metas = zip(*rows, strict=True)
-    if [*numbers] != sorted(numbers):  # no standard says that they come in order
-        return page_of(user, after, sorted(rows, key=lambda row: row[2]))
+    numbers, before, micros, types, data, topics, keys, metas = zip(*rows[1:], strict=True)
+    if [*numbers] != sorted(numbers):
+        return page_of(user, after, sorted(rows, key=_place))
     names = [f"{number >> BITS}-{number & MASK}" for number in numbers]
     if before[1:] == numbers[:-1]:
         previous = [ids.unpack(before[0]), *names[:-1]]
@@ -78,6 +79,10 @@ def page_of(user: str, after: str, rows: Sequence[Row]) -> Page:
     frozen = map(_meta, metas) if any(metas) else repeat(NO_META)
     events = [*map(build, names, previous, repeat(user), types, data, micros, topics, keys, frozen)]
     return Page(events, continuity(after, events[0].prev, head), names[-1])
+
+
+def _place(row: Row) -> tuple[bool, int]:
+    return (row[3] is not None, row[0])
 
 
 def _meta(text: str | None) -> Mapping[str, str]:

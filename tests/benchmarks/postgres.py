@@ -34,6 +34,7 @@ PUSHES = 10_000
 BATCH = 100
 USERS = 10_000
 EVENTS = 20_000
+READINGS = 5
 PAGE = 500
 PACED = 3000
 PER_SECOND = 1000
@@ -226,13 +227,14 @@ async def raw_pages(dsn: str) -> float:
                     yield row
                 last = page[-1]["id"]
 
-        started = time.perf_counter()
-        left = EVENTS
-        async for row in pages():
-            left -= 1
-            assert row["data"]
-        assert not left
-        return time.perf_counter() - started
+        async def read() -> None:
+            left = EVENTS
+            async for row in pages():
+                left -= 1
+                assert row["data"]
+            assert not left
+
+        return await shortest(read)
 
 
 async def replay(dsn: str) -> float:
@@ -243,13 +245,25 @@ async def replay(dsn: str) -> float:
         for _ in range(EVENTS // PAGE):
             await store.save_many([Event("alice", "comment.created", {"post": 7})] * PAGE)
         await store._db.fetch(f"VACUUM ANALYZE {store._names.table('events')}")
+
+        async def read() -> None:
+            left = EVENTS
+            async for _ in one.subscribe("alice", "0"):
+                left -= 1
+                if not left:
+                    break
+
+        return await shortest(read)
+
+
+async def shortest(read: Callable[[], Awaitable[None]]) -> float:
+    """Return how long the fastest of several readings takes: by then the connection is open and the statement known."""
+    seconds = []
+    for _ in range(READINGS):
         started = time.perf_counter()
-        left = EVENTS
-        async for _ in one.subscribe("alice", "0"):
-            left -= 1
-            if not left:
-                break
-        return time.perf_counter() - started
+        await read()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 # -- arriving, in another process --------------------------------------------------------------------------------------
@@ -374,7 +388,15 @@ def _measure(dsn: str) -> list[Row]:
             f"{WRITERS:,} tasks, as many streams",
         ),
         ("postgres push_many / batches", "users/s", USERS, "raw many", "many", 0.7, beside_it),
-        ("postgres replay / pages", "events/s", EVENTS, "raw pages", "replay", 0.5, f"{EVENTS:,} events of one user"),
+        (
+            "postgres replay / pages",
+            "events/s",
+            EVENTS,
+            "raw pages",
+            "replay",
+            0.5,
+            f"{EVENTS:,} events of one user; shortest of {READINGS}",
+        ),
     ]:
         spread = ratio(seconds[limit], seconds[mine])
         figures = {"ours": rate(work, seconds[mine]), "limit": rate(work, seconds[limit])}

@@ -23,20 +23,23 @@ from tests.servers.postgres import Server
 pytestmark = pytest.mark.anyio
 
 
-def row(number: int, prev: int, head: int = 1 << 40) -> tuple[Any, ...]:
-    return (head, False, number, prev, 7, "n", b"1", None, None, '{"a": "b"}' if number % 2 else None)
+HEAD = (1 << 40, None, 0, None, None, None, None, None)
+
+
+def row(number: int, prev: int) -> tuple[Any, ...]:
+    return (number, prev, 7, "n", b"1", None, None, '{"a": "b"}' if number % 2 else None)
 
 
 def test_rows_become_a_page_whatever_their_order() -> None:
     """Rows that do not come in order, or do not chain, make the page that they should; `prev` is what was stored."""
     low = 1 << 30
     rows = [row(low + 3, low + 1), row(low, 0), row(low + 1, low)]
-    page = page_of("alice", "0", rows)
-    assert [event.id for event in page.events] == [ids.unpack(low + n) for n in (0, 1, 3)]
-    assert [event.prev for event in page.events] == ["0", ids.unpack(low), ids.unpack(low + 1)]
-    assert [dict(event.meta) for event in page.events] == [{}, {"a": "b"}, {"a": "b"}]
-    assert (page.gap, page.position) == (None, ids.unpack(low + 3))
-    holed = page_of("alice", ids.unpack(low), [row(low + 5, low + 4), row(low + 9, low + 7)])
+    for page in (page_of("alice", "0", [HEAD, *rows]), page_of("alice", "0", [*rows, HEAD])):
+        assert [event.id for event in page.events] == [ids.unpack(low + n) for n in (0, 1, 3)]
+        assert [event.prev for event in page.events] == ["0", ids.unpack(low), ids.unpack(low + 1)]
+        assert [dict(event.meta) for event in page.events] == [{}, {"a": "b"}, {"a": "b"}]
+        assert (page.gap, page.position) == (None, ids.unpack(low + 3))
+    holed = page_of("alice", ids.unpack(low), [HEAD, row(low + 5, low + 4), row(low + 9, low + 7)])
     assert [event.prev for event in holed.events] == [ids.unpack(low + 4), ids.unpack(low + 7)]
     assert holed.gap == "trimmed"
 
