@@ -72,6 +72,8 @@ async def raw(dsn: str) -> AsyncIterator[list[asyncpg.Connection]]:
     """Connections of the driver alone, on new tables: two that insert, one that rings, hears, reads, and one more."""
     connections = [await asyncpg.connect(dsn) for _ in range(6)]
     await connections[0].execute(f"DROP TABLE IF EXISTS raw_heads, raw_events; {_TABLES}")
+    for connection in connections:
+        await connection.fetch(_INSERT, ["warm"], [_DATA])
     yield connections
     for connection in connections:
         await connection.close()
@@ -79,9 +81,9 @@ async def raw(dsn: str) -> AsyncIterator[list[asyncpg.Connection]]:
 
 @asynccontextmanager
 async def notifier(dsn: str) -> AsyncIterator[Notifier]:
-    """A notifier with its defaults, on new tables."""
+    """A notifier with its defaults, on new tables; its connections are open."""
     async with PostgresStreamStore(dsn, schema=fresh_schema(), max_len=EVENTS) as store, Notifier(store) as one:
-        await one.push("warm", "comment.created", {"post": 7})
+        await one.push_many([f"warm-{number}" for number in range(WRITERS)], "comment.created", {"post": 7})
         yield one
 
 
