@@ -362,9 +362,9 @@ class Notifier:
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
-        first = Event("-", type, payload, key=key, group=group, meta=meta)
-        if len(first.data) > self._max_payload or type.startswith("notify."):
-            self._refuse(first)
+        first = draft("-", type, payload, key, group, meta, user_checked=True)
+        if len(first.data) > self._max_payload:
+            raise PayloadTooLargeError(len(first.data), self._max_payload)
         if isinstance(users, str | bytes):
             raise InvalidEventError(f"push_many takes many users, not the letters of one: {users!r:.80}")
         self._live.loop.check()

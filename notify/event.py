@@ -188,6 +188,14 @@ class Draft(Event):
         self.__class__ = Event  # type: ignore[assignment]  # frozen from here on
         return self
 
+    def addressed_to(self, user: str) -> Draft:
+        """Return a draft for another user, whose id was checked before."""
+        other = _new(Draft)
+        other.id, other.prev, other.user = self.id, self.prev, user
+        other.type, other.data, other.micros = self.type, self.data, self.micros
+        other.group, other.key, other.meta = self.group, self.key, self.meta
+        return other
+
 
 def draft(
     user: str,

@@ -25,6 +25,7 @@ SEQUENCE_BITS: Final = 20
 """Bits of a packed id that count events inside one millisecond."""
 
 _GRAMMAR = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+_SURELY = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")  # below 64 bits
 _PART_MAX = (1 << 64) - 1
 _SEQUENCE_MAX = (1 << SEQUENCE_BITS) - 1
 _PACKED_MAX = (1 << 63) - 1
@@ -50,6 +51,8 @@ def parse(text: object) -> tuple[int, int]:
 
 def is_id(text: object) -> bool:
     """Return whether the text is an id."""
+    if isinstance(text, str) and _SURELY.fullmatch(text):
+        return True
     try:
         parse(text)
     except InvalidEventIdError:

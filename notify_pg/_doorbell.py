@@ -126,8 +126,12 @@ def settle(waiters: Iterable[Waiter], error: NotifyError | None) -> None:
 
 def packed(tag: str, keys: Iterable[str]) -> list[str]:
     """Return payloads that hold all keys, each payload as many as fit."""
+    keys = [*keys]
+    whole = " ".join([tag, *keys])
+    if len(whole) <= MAX_PAYLOAD:
+        return [whole]
     payloads = [tag]
-    for key in sorted(keys):
+    for key in keys:
         if len(payloads[-1]) + 1 + len(key) > MAX_PAYLOAD:
             payloads.append(tag)
         payloads[-1] += f" {key}"

@@ -16,7 +16,7 @@ from notify.errors import ClosedError, PushUncertainError, UsageError
 from ._attempts import Attempts, FailedError, LockedError
 from ._connection import Database
 from ._errors import is_about_data, rejected, uncertain
-from ._rows import columns, event_of
+from ._rows import BITS, MASK, columns, event_of
 
 Outcome: TypeAlias = Event | NotifyError
 Done: TypeAlias = Callable[[Outcome], None]
@@ -245,7 +245,7 @@ class Writer:
                 ]
             return [rejected(failed.error, self._db.backend)] * len(events)
         stored = {
-            number: events[number - 1].stored(ids.unpack(id_), ids.unpack(prev))
+            number: events[number - 1].stored(f"{id_ >> BITS}-{id_ & MASK}", ids.unpack(prev))  # in place: many of them
             for number, id_, prev in zip(row["ns"] or (), row["ids"] or (), row["prevs"] or (), strict=True)
         }
         self._on_stored([*stored.values()])
