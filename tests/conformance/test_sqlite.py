@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -37,8 +38,37 @@ class Files:
         self.names = (tmp_path / f"{number}.db" for number in range(10))
 
 
+class Made(Files):
+    """How the suites' stores are made: of either kind."""
+
+    kind: ClassVar[type[Any]]
+
+    async def make(self) -> Any:
+        self.path = next(self.names)
+        return self.kind(self.path)
+
+    async def reopen(self, store: Any) -> Any:
+        return self.kind(self.path)
+
+    async def another(self, store: Any) -> Any:
+        return self.kind(self.path)
+
+    async def make_bounded(self, max_len: int) -> Any:
+        return self.kind(next(self.names), max_len=max_len)
+
+    async def make_aging(self, max_age: float) -> Any:
+        self.ahead = 0.0
+        return self.kind(next(self.names), max_age=max_age, clock=lambda: time.time() + self.ahead)
+
+    async def let_pass(self, seconds: float) -> None:
+        self.ahead += seconds
+
+    async def make_clocked(self, clock: Callable[[], float]) -> Any:
+        return self.kind(next(self.names), clock=clock)
+
+
 class TestSQLiteStore(
-    Files,
+    Made,
     StoreSuite,
     SaveManySuite,
     ReadManySuite,
@@ -48,32 +78,11 @@ class TestSQLiteStore(
     DurableStoreSuite,
     SharedStoreSuite,
 ):
-    async def make(self) -> SQLiteStore:
-        self.path = next(self.names)
-        return SQLiteStore(self.path)
-
-    async def reopen(self, store: SQLiteStore) -> SQLiteStore:
-        return SQLiteStore(self.path)
-
-    async def another(self, store: SQLiteStore) -> SQLiteStore:
-        return SQLiteStore(self.path)
-
-    async def make_bounded(self, max_len: int) -> SQLiteStore:
-        return SQLiteStore(next(self.names), max_len=max_len)
-
-    async def make_aging(self, max_age: float) -> SQLiteStore:
-        self.ahead = 0.0
-        return SQLiteStore(next(self.names), max_age=max_age, clock=lambda: time.time() + self.ahead)
-
-    async def let_pass(self, seconds: float) -> None:
-        self.ahead += seconds
-
-    async def make_clocked(self, clock: Callable[[], float]) -> SQLiteStore:
-        return SQLiteStore(next(self.names), clock=clock)
+    kind = SQLiteStore
 
 
 class TestSQLiteStreamStore(
-    Files,
+    Made,
     StreamStoreSuite,
     SaveManySuite,
     ReadManySuite,
@@ -83,28 +92,7 @@ class TestSQLiteStreamStore(
     DurableStoreSuite,
     SharedStreamStoreSuite,
 ):
-    async def make(self) -> SQLiteStreamStore:
-        self.path = next(self.names)
-        return SQLiteStreamStore(self.path)
-
-    async def reopen(self, store: SQLiteStreamStore) -> SQLiteStreamStore:
-        return SQLiteStreamStore(self.path)
-
-    async def another(self, store: SQLiteStreamStore) -> SQLiteStreamStore:
-        return SQLiteStreamStore(self.path)
-
-    async def make_bounded(self, max_len: int) -> SQLiteStreamStore:
-        return SQLiteStreamStore(next(self.names), max_len=max_len)
-
-    async def make_aging(self, max_age: float) -> SQLiteStreamStore:
-        self.ahead = 0.0
-        return SQLiteStreamStore(next(self.names), max_age=max_age, clock=lambda: time.time() + self.ahead)
-
-    async def let_pass(self, seconds: float) -> None:
-        self.ahead += seconds
-
-    async def make_clocked(self, clock: Callable[[], float]) -> SQLiteStreamStore:
-        return SQLiteStreamStore(next(self.names), clock=clock)
+    kind = SQLiteStreamStore
 
 
 class TestSQLitePresence(Files, PresenceSuite, LeasedPresenceSuite):
