@@ -68,7 +68,8 @@ class Statistics:
         users: users with an open stream now.
         pending_pushes: pushes whose outcome is not known yet.
         pushes: pushes by outcome (`OUTCOMES`) since the start.
-        delivered_local: offers of this notifier's own pushes that open streams took.
+        delivered_local: offers of this notifier's own pushes that open streams took; a stream store mostly offers them
+            itself, which counts nowhere.
         delivered_routed: offers that arrived by `deliver` and open streams took.
         delivered_replayed: events that streams read from the log.
         duplicates: offers ignored because they had been seen.

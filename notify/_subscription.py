@@ -475,7 +475,7 @@ class Subscription:
         if self._rank >= self._group.cutoff:
             if self._max_lag is None or topic is None or not self._synced:
                 return
-            lag = topic.end - self._index
+            lag = self._lag(topic)
             if lag <= self._max_lag:
                 return
             message = f"the reader of {self.user!r} is {lag} live events behind; at most {self._max_lag} are allowed"
@@ -484,6 +484,14 @@ class Subscription:
         if isinstance(self._failure, SlowConsumerError):
             raise self._failure
         raise ended(f"the stream of {self.user!r} is closed") from self._failure
+
+    def _lag(self, topic: Topic) -> int:
+        """Return how many live events are still to be yielded; above `max_lag` exactly, without what is none."""
+        entries = topic.end - self._index
+        if self._max_lag is None or entries <= self._max_lag:
+            return entries
+        window = topic.events[-entries:]
+        return entries - sum(event is RESYNC or splice(self.last_id, event) is Verdict.SEEN for event in window)
 
     def _close(self) -> None:
         """End for good, synchronously: works while cancelled and in a finaliser. Keeps I3 and I4."""

@@ -170,7 +170,10 @@ class Loop:
         if loop is self._loop:
             return
         if self._loop is not _UNBOUND:
-            raise UsageError("this notifier or store belongs to another event loop; make one for each loop")
+            raise UsageError(
+                "this notifier or store belongs to another event loop; make one for each loop and after each fork, or "
+                "from another thread hand the call to its loop, with asyncio.run_coroutine_threadsafe"
+            )
         self._loop = loop
         if loop is not None:
             self.new_waiter = partial(LoopWaiter, Bell(loop))

@@ -1,8 +1,13 @@
 """Redis: logs in streams, live by pub/sub; a single server, Sentinel or Cluster. asyncio."""
 
-from ._presence import RedisPresence as RedisPresence
-from ._router import RedisRouter as RedisRouter
-from ._store import RedisStore as RedisStore
-from ._stream_store import RedisStreamStore as RedisStreamStore
+from notify.errors import missing_extra
+
+try:
+    from ._presence import RedisPresence as RedisPresence
+    from ._router import RedisRouter as RedisRouter
+    from ._store import RedisStore as RedisStore
+    from ._stream_store import RedisStreamStore as RedisStreamStore
+except ModuleNotFoundError as error:
+    raise missing_extra(error, __name__, "redis") from error
 
 __all__ = ["RedisPresence", "RedisRouter", "RedisStore", "RedisStreamStore"]

@@ -12,11 +12,13 @@ import pytest
 
 from notify import (
     BackendUnavailableError,
+    Background,
     ClosedError,
     Event,
     Gap,
     InvalidEventError,
     InvalidEventIdError,
+    LiveLog,
     Notifier,
     Page,
     SlowConsumerError,
@@ -814,6 +816,26 @@ async def test_a_reader_further_behind_than_allowed_is_ended(notifier: Notifier)
             await anext(stream)
     async with notifier.subscribe("alice", caught.value.last_id) as stream:
         assert await take(stream, 4) == [4, 5, 6, 7]
+
+
+async def test_only_events_are_lag() -> None:
+    """What makes a stream look again, and offers of events that it has read already, are no events to be behind by."""
+    store = MemoryStore()
+    live = LiveLog(store, background=Background("test"))
+    async with live.subscribe("alice", "0", max_lag=2) as stream:
+        events = [await store.save(Event("alice", "t", number)) for number in range(2)]
+        live.resync()
+        for event in events:
+            live.offer(event)
+        assert [await stream.next(1) for _ in range(2)] == events
+        late = [await store.save(Event("alice", "t", number)) for number in range(2, 4)]
+        for event in late:
+            live.offer(event)
+        assert [await stream.next(1) for _ in range(2)] == late
+        for number in range(3):
+            live.offer(await store.save(Event("alice", "t", number)))
+        with pytest.raises(SlowConsumerError, match="is 3 live events behind"):
+            await stream.next(1)
 
 
 async def test_a_long_replay_is_not_lag(notifier: Notifier) -> None:
