@@ -107,10 +107,13 @@ class Client:
                 raise
 
     def check_open(self) -> None:
-        """Raise ClosedError after `aclose`, and UsageError from another event loop than the first one."""
+        """Raise ClosedError after `aclose`, and UsageError from another event loop than the first one, or from trio."""
         if self.closed:
             raise ClosedError(f"{self.name} is closed")
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError(f"{self.name} runs on asyncio only, as its driver does") from None
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:

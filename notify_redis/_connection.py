@@ -90,13 +90,17 @@ class Source:
         options = {**self.sentinel_options, "host": address[0], "port": address[1]}
         return replace(self, options=options, seeds=(), service="")
 
+    def wire(self, timeout: float = CONNECT_TIMEOUT) -> Wire:
+        """Return a connection that is not made yet."""
+        return cast("Wire", self.kind(**self.options, **_pinned(timeout)))
+
     async def connect(self, timeout: float = CONNECT_TIMEOUT) -> Wire:
         """Return a new connection, logged in.
 
         Raises:
             NotSentError: not reachable in time, or the login was refused.
         """
-        wire = cast("Wire", self.kind(**self.options, **_pinned(timeout)))
+        wire = self.wire(timeout)
         try:
             with anyio.fail_after(timeout):
                 await wire.connect()
@@ -155,14 +159,25 @@ def source_of(where: Where) -> Source:
     """Return the source that a URL, client or pool describes.
 
     Raises:
-        UsageError: it describes none.
+        UsageError: it describes none, or has options that no connection takes.
     """
+    given = f"not a Redis URL: {_without_credentials(where)}" if isinstance(where, str) else "no connection can be made"
+    try:
+        source = _described(where)
+        for seed in source.seeds[:1]:
+            source.at(seed).wire()
+            source.sentinel(seed).wire()
+        if not source.seeds:
+            source.wire()
+    except (TypeError, ValueError, RedisError) as error:
+        raise UsageError(f"{given}: {str(error).partition('__init__() got an ')[2] or error}") from None
+    return source
+
+
+def _described(where: Where) -> Source:
     if isinstance(where, str):
         many = _MANY.fullmatch(where)
-        try:
-            return _of_many(*many.groups()) if many else _of_pool(ConnectionPool.from_url(where))
-        except ValueError as error:
-            raise UsageError(f"not a Redis URL: {_without_credentials(where)}: {error}") from None
+        return _of_many(*many.groups()) if many else _of_pool(_pool_at(where))
     if isinstance(where, RedisCluster):
         given = cast("Any", where).get_connection_kwargs()
         kind = SSLConnection if issubclass(given.get("connection_class", Connection), SSLConnection) else Connection
@@ -176,6 +191,14 @@ def source_of(where: Where) -> Source:
     if isinstance(where, ConnectionPool):
         return _of_pool(where)
     raise UsageError(f"give a Redis URL, client or pool, not {type(where).__name__}")
+
+
+def _pool_at(url: str) -> ConnectionPool:
+    """Return what the driver reads from a URL; it takes a database that is no number for none."""
+    scheme, _, path, *_ = urlsplit(url)
+    if scheme != "unix" and not re.fullmatch(r"/?|/\d+/?", path):
+        raise ValueError(f"the database is a number, not {path[1:]!r}")
+    return ConnectionPool.from_url(url)
 
 
 def _of_pool(pool: Any) -> Source:
@@ -193,7 +216,7 @@ def _of_many(scheme: str, topology: str, login: str | None, hosts: str, path: st
     """Read `redis+sentinel://user:password@host:port,host:port/service/db` or `redis+cluster://host:port,host:port`."""
     at = f"{login}@" if login else ""
     service, _, db = (path or "").partition("/")
-    described = ConnectionPool.from_url(f"{scheme}://{at}localhost/{db}?{query or ''}")
+    described = _pool_at(f"{scheme}://{at}localhost/{db}?{query or ''}")
     options = _cleaned(described.connection_kwargs, "host", "port")
     default = 26_379 if topology == "sentinel" else 6379
     seeds = []
@@ -203,7 +226,7 @@ def _of_many(scheme: str, topology: str, login: str | None, hosts: str, path: st
             raise ValueError(f"{host!r} is no host")
         seeds.append((parts.hostname, parts.port or default))
     if topology == "cluster":
-        if path:
+        if path or options.get("db"):
             raise ValueError("a cluster has no databases")
         return Source(described.connection_class, options, seeds)
     if not service:
@@ -220,7 +243,7 @@ def _cleaned(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
 
 
 def _without_credentials(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//...@", url)
+    return re.sub(r"//.*@", "//...@", url.partition("?")[0])
 
 
 def pack(*args: bytes) -> bytes:
