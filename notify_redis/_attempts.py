@@ -19,7 +19,7 @@ from notify.errors import ClosedError, PushRejectedError, PushUncertainError
 from ._client import Client, Node
 from ._connection import pack
 from ._entry import decode
-from ._errors import FAILURES, Advice, NoAnswerError, NotSentError, advise, rejected, uncertain
+from ._errors import FAILURES, Advice, NoAnswerError, NotSentError, RefusedError, advise, rejected, uncertain
 from ._keys import Keys
 from ._link import Link
 from ._pushes import Outcome, Packer, Push
@@ -141,12 +141,18 @@ class Attempts:
         if len(place) > 2:
             self.finish(push, decode(place[2], place[0].decode(), place[1].decode()))
         else:
-            self.finish(push, push.stored or push.event.stored(place[0].decode(), place[1].decode()))
+            id_, prev = place[0].decode(), place[1].decode()
+            heard = push.stored
+            if heard is None or (heard.id, heard.prev) != (id_, prev):  # else it was stored again since, by a retry
+                heard = push.event.stored(id_, prev)
+            self.finish(push, heard)
         return True
 
     # -- further attempts ----------------------------------------------------------------------------------------
 
     def try_again(self, pushes: Sequence[Push]) -> None:
+        """Have pushes tried again, except those for which it is no use."""
+        pushes = [push for push in pushes if not self.is_over(push, 0.0)]
         if pushes:
             try:
                 self._client.start(self._persist, pushes)
@@ -217,8 +223,12 @@ class Attempts:
             push.done(outcome)
 
     def is_over(self, push: Push, delay: float) -> bool:
-        """Return whether a push has its outcome: at the latest when there is no time for another attempt."""
-        if push.outcome is None and time.monotonic() + delay >= push.deadline:
+        """Return whether a push has its outcome: at the latest when there is no time for another attempt.
+
+        Of a server that does not let us in it has one at once, unless an earlier attempt may have stored it.
+        """
+        is_refused = push.since is None and isinstance(push.trouble, RefusedError)
+        if push.outcome is None and (is_refused or time.monotonic() + delay >= push.deadline):
             self._give_up(push)
         return push.outcome is not None
 
@@ -230,7 +240,7 @@ class Attempts:
     def reject(self, pushes: Iterable[Push], link: Link) -> None:
         """Give up pushes of which nothing was ever sent: the server has been away for long."""
         for push in pushes:
-            push.trouble = push.trouble or NotSentError(f"the server cannot be reached since {link.down_for():.1f} s")
+            push.trouble = push.trouble or NotSentError(f"no connection for {link.down_for():.1f} s: {link.trouble}")
             self._give_up(push)
 
     def abandon(self, pushes: Iterable[Push], *, sent: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -15,10 +16,11 @@ from notify.errors import ClosedError, UsageError
 
 from ._connection import Address, Source, Where, Wire, source_of
 from ._discovery import ask_cluster, ask_sentinels, connect_master
-from ._errors import FAILURES, Advice, NotSentError, advise
+from ._errors import FAILURES, Advice, NotSentError, RefusedError, advise
 from ._keys import PARTITIONS
 from ._link import Link
 from ._selfcheck import self_check
+from ._trouble import Trouble
 
 logger = logging.getLogger("notify")
 
@@ -73,6 +75,9 @@ class Client:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._refreshing: asyncio.Future[None] | None = None
         self._master: Address | None = None
+        self._searching = Trouble(
+            f"{name} cannot find out who the masters are", f"{name} has found out who the masters are"
+        )
 
     # -- who is where --------------------------------------------------------------------------------------------
 
@@ -129,15 +134,17 @@ class Client:
 
         Raises:
             NotSentError: the masters cannot be found.
+            RefusedError: nobody who could tell lets us in.
         """
         if not self._owner:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look again who the masters are; a look that is under way is shared.
+        """Look again who the masters are; a look that is under way is shared, and a failure logged.
 
         Raises:
             NotSentError: nobody could be asked.
+            RefusedError: nobody who could tell lets us in.
         """
         if self._refreshing is None:
             self._refreshing = asyncio.get_running_loop().create_future()
@@ -160,8 +167,10 @@ class Client:
                 node = self._nodes[None] = Node(self, None, self.source.connect)
                 self._owner = [node] * PARTITIONS
         except FAILURES as error:
+            self._searching.met(error)
             done.set_exception(error)
         else:
+            self._searching.ended()
             done.set_result(None)
         finally:
             self._refreshing = None
@@ -173,10 +182,8 @@ class Client:
     async def _keep_looking(self) -> None:
         while True:
             await anyio.sleep(REDISCOVER)
-            try:
+            with suppress(*FAILURES):
                 await self.refresh()
-            except FAILURES as error:
-                logger.warning("%s cannot find out who the masters are: %s", self.name, error)
 
     async def _follow_master(self) -> None:
         """Ask the sentinels; where the master has changed, break off the connections to the old one."""
@@ -243,6 +250,7 @@ class Client:
 
         Raises:
             NotSentError, NoAnswerError: not answered in time.
+            RefusedError: a server does not let us in.
             ClosedError: closed.
         """
         self.check_open()
@@ -254,6 +262,8 @@ class Client:
             trouble: Exception | None = None
             try:
                 await self._attempt(commands, todo, replies, deadline - anyio.current_time())
+            except RefusedError:
+                raise
             except FAILURES as error:
                 trouble = error
             todo = [i for i in todo if replies[i] is None or _puts_off(replies[i])]
@@ -282,10 +292,8 @@ class Client:
         if Advice.MOVE in advice and not self.is_cluster:
             for node in self.nodes:
                 node.drop()
-        try:
+        with suppress(*FAILURES):
             await self.refresh()
-        except FAILURES as error:
-            logger.warning("%s cannot find out who the masters are: %s", self.name, error)
 
     async def _attempt(
         self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int], replies: list[Any], timeout: float

@@ -32,7 +32,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from notify.errors import UsageError
 
-from ._errors import NotSentError
+from ._errors import NotSentError, not_sent
 
 Where: TypeAlias = "str | Redis | ConnectionPool | RedisCluster"
 """A URL, or a client or pool of `redis.asyncio` that says where the server is and how to log in."""
@@ -98,7 +98,8 @@ class Source:
         """Return a new connection, logged in.
 
         Raises:
-            NotSentError: not reachable in time, or the login was refused.
+            NotSentError: not reachable in time.
+            RefusedError: it was reached and refuses the login or the database.
         """
         wire = self.wire(timeout)
         try:
@@ -106,7 +107,7 @@ class Source:
                 await wire.connect()
         except (RedisError, OSError, TimeoutError) as error:
             await hang_up(wire)
-            raise NotSentError(f"cannot connect to {self}: {error}") from error
+            raise not_sent(f"cannot connect to {self}: {error}", error) from error
         except BaseException:
             await hang_up(wire)
             raise

@@ -9,7 +9,7 @@ import anyio
 from redis.exceptions import RedisError, ResponseError
 
 from ._connection import Address, Source, Wire, ask, hang_up, pack
-from ._errors import FAILURES, NotSentError
+from ._errors import NotSentError, RefusedError, caused, not_sent
 from ._keys import TAGS, slot_of
 
 PATIENCE: Final = 1.0
@@ -17,7 +17,7 @@ PATIENCE: Final = 1.0
 
 
 async def _ask_one(source: Source, *command: bytes) -> Any:
-    """Return the reply of one server; None where there is none."""
+    """Return the reply of one server; a NotSentError where there is none."""
     try:
         with anyio.fail_after(PATIENCE):
             wire = await source.connect(PATIENCE)
@@ -25,9 +25,18 @@ async def _ask_one(source: Source, *command: bytes) -> Any:
                 (reply,) = await ask(wire, pack(*command))
             finally:
                 await hang_up(wire)
-    except (RedisError, OSError, *FAILURES):
-        return None
-    return None if isinstance(reply, ResponseError) else reply
+    except NotSentError as error:
+        return error
+    except (RedisError, OSError) as error:
+        return not_sent(f"{source} does not answer: {error}", error)
+    return not_sent(f"{source} answers: {reply}", reply) if isinstance(reply, ResponseError) else reply
+
+
+def _unknown(text: str, failures: Sequence[NotSentError]) -> NotSentError:
+    """Return the error for a question that nobody could answer: refused, if that is what all of them did."""
+    kind = RefusedError if failures and all(isinstance(each, RefusedError) for each in failures) else NotSentError
+    texts = "; ".join(sorted({str(each) for each in failures}))
+    return caused(kind(f"{text}: {texts}"), failures[0]) if failures else kind(text)
 
 
 async def ask_sentinels(source: Source) -> Address:
@@ -37,10 +46,13 @@ async def ask_sentinels(source: Source) -> Address:
         NotSentError: no sentinel knows it.
     """
     votes: list[tuple[int, Address]] = []
+    failures: list[NotSentError] = []
 
     async def inquire(seed: Address) -> None:
         reply = await _ask_one(source.sentinel(seed), b"SENTINEL", b"MASTER", source.service.encode())
-        if isinstance(reply, list):
+        if isinstance(reply, NotSentError):
+            failures.append(reply)
+        else:
             facts = dict(zip(reply[::2], reply[1::2], strict=True))
             votes.append((int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))))
 
@@ -48,7 +60,7 @@ async def ask_sentinels(source: Source) -> Address:
         for seed in source.seeds:
             tasks.start_soon(inquire, seed)
     if not votes:
-        raise NotSentError(f"no sentinel at {source} knows a master called {source.service!r}")
+        raise _unknown(f"no sentinel at {source} knows a master called {source.service!r}", failures)
     return max(votes)[1]
 
 
@@ -64,7 +76,7 @@ async def connect_master(source: Source, address: Address) -> Wire:
         with anyio.fail_after(PATIENCE):
             (role,) = await ask(wire, pack(b"ROLE"))
     except (RedisError, OSError) as error:
-        raise NotSentError(f"the master does not answer: {error}") from error
+        raise not_sent(f"the master does not answer: {error}", error) from error
     finally:
         is_master = isinstance(role, list) and role[0] == b"master"
         if not is_master:
@@ -85,12 +97,14 @@ async def ask_cluster(source: Source, known: Sequence[Address]) -> list[Address]
     Raises:
         NotSentError: no node knows all of them.
     """
+    failures: list[NotSentError] = []
     for seed in dict.fromkeys([*known, *source.seeds]):
         ranges = await _ask_one(source.at(seed), b"CLUSTER", b"SLOTS")
-        if not isinstance(ranges, list):
+        if isinstance(ranges, NotSentError):
+            failures.append(ranges)
             continue
         owners = [(start, end, (master[0].decode() or seed[0], int(master[1]))) for start, end, master, *_ in ranges]
         found = [[where for start, end, where in owners if start <= slot_of(tag) <= end][:1] for tag in TAGS]
         if all(found):
             return [address for (address,) in found]
-    raise NotSentError(f"no node of {source} knows the masters of all slots")
+    raise _unknown(f"no node of {source} knows the masters of all slots", failures)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from notify.errors import BackendError, BackendUnavailableError, PushRejectedError, PushUncertainError
+from notify.errors import BackendUnavailableError, PushRejectedError, PushUncertainError
 
-E = TypeVar("E", bound=BackendError)
+E = TypeVar("E", bound=Exception)
 
 
 class NotSentError(Exception):
     """The server was not reached: certainly nothing was executed."""
+
+
+class RefusedError(NotSentError):
+    """The server was reached and does not let us in: to try again within moments does not help."""
 
 
 class NoAnswerError(Exception):
@@ -75,9 +79,21 @@ def advise(error: RedisError) -> Advice:
     return _ADVICE.get(code, Advice.UNKNOWN)
 
 
+def refused(error: Exception) -> bool:
+    """Return whether what was answered while a connection was made will be answered again."""
+    if isinstance(error, ResponseError):
+        return advise(error) in (Advice.GIVE_UP, Advice.UNKNOWN)
+    return isinstance(error, RefusedError | AuthenticationError)
+
+
+def not_sent(text: str, error: Exception) -> NotSentError:
+    """Return what it means that a connection could not be made."""
+    return caused(RefusedError(text) if refused(error) else NotSentError(text), error)
+
+
 def unavailable(error: BaseException, backend: str) -> BackendUnavailableError:
-    """Return the library's error for a read that failed."""
-    return caused(BackendUnavailableError(f"Redis cannot be read: {reason(error)}", backend=backend), error)
+    """Return the library's error for what failed and was no push."""
+    return caused(BackendUnavailableError(f"Redis cannot be used: {reason(error)}", backend=backend), error)
 
 
 def rejected(error: BaseException, backend: str) -> PushRejectedError:

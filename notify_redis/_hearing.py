@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import anyio
 
@@ -14,8 +14,6 @@ from ._client import Client, Node
 from ._errors import FAILURES
 from ._keys import PARTITIONS
 from ._listener import Listener
-
-logger = logging.getLogger("notify")
 
 
 class Hearing:
@@ -119,9 +117,8 @@ class Hearing:
             try:
                 await self._client.locate()
                 break
-            except FAILURES as error:
+            except FAILURES:  # which the client has logged
                 self._give_up_waiting()
-                logger.warning("%s cannot listen: %s", self._client.name, error)
                 await anyio.sleep(delay)
                 delay = min(delay * 2, 2.0)
         self._rebalance()
@@ -205,10 +202,8 @@ class Hearing:
             self._client.start(self._look_again, channel)
 
     async def _look_again(self, channel: bytes) -> None:
-        try:
+        with suppress(*FAILURES):
             await self._client.refresh()
-        except FAILURES as error:  # pragma: no cover - a slot that moves while nobody can be asked
-            logger.warning("%s cannot find out who the masters are: %s", self._client.name, error)
         partition = self._channels.get(channel)
         if partition is not None and not self.hears(channel):  # pragma: no branch - else somebody else was faster
             self._listener_of(partition).add(channel, partition)

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 from notify import Background, ClosedError
 
 from ._connection import Replies, Wire, ask, hang_up, pack, transmitter
-from ._errors import FAILURES, NoAnswerError, NotSentError
+from ._errors import FAILURES, NoAnswerError, NotSentError, not_sent
 from ._scripts import SCRIPTS
 
 logger = logging.getLogger("notify")
@@ -78,6 +78,7 @@ class Link:
         prepare: called with each new connection before it is used.
 
     Attributes:
+        trouble: why the latest connection ended or could not be made.
         epoch: how many connections there were.
         ahead: this server's clock minus ours, in milliseconds; never too large.
     """
@@ -102,6 +103,7 @@ class Link:
         self._scope: anyio.CancelScope | None = None
         self._last_reply = 0.0
         self._down_since = self._failed_at = 0.0
+        self.trouble: Exception = NotSentError("the connection was dropped")
         self.epoch = 0
         self.ahead = 0.0
 
@@ -110,6 +112,7 @@ class Link:
 
         Raises:
             NotSentError: it could not be made in time.
+            RefusedError: the server does not let us in.
             ClosedError: the owner is closed.
         """
         if self._transmit is None:
@@ -132,6 +135,7 @@ class Link:
 
         Raises:
             NotSentError: the connection could not be made in time, or is another one by now.
+            RefusedError: the server does not let us in.
             NoAnswerError: the connection broke, or nothing came in time.
             ClosedError: the owner is closed.
         """
@@ -262,11 +266,12 @@ class Link:
                     self._start()
                     await self._read(Replies(wire))
                 except (RedisError, OSError, *FAILURES) as error:
-                    failure = error
+                    failure = error if ready else not_sent(str(error), error)
         finally:
             if not ready:
                 self._failed_at = time.monotonic()
                 self._down_since = self._down_since or self._failed_at
+            self.trouble = failure
             self._serving = False
             self._scope = self._transmit = None
             again = self._dropped and not self._background.closed and bool(self._outbox or self._hopeful)
@@ -290,9 +295,7 @@ class Link:
         self._tell_hopeful(failure)
         unsent, self._outbox = self._outbox, deque()
         for call in unsent:
-            refusal = NotSentError(str(failure))
-            refusal.__cause__ = failure.__cause__ or failure
-            call.end(refusal)
+            call.end(not_sent(str(failure), failure))
 
     async def _load(self, wire: Wire) -> None:
         """Load the scripts and look at the server's clock."""
@@ -300,7 +303,7 @@ class Link:
             replies = await ask(wire, pack(b"TIME"), *(pack(b"SCRIPT", b"LOAD", each.source) for each in SCRIPTS))
         for reply in replies:
             if isinstance(reply, ResponseError):
-                raise NotSentError(f"the server refuses what is needed: {reply}") from reply
+                raise not_sent(f"the server refuses what is needed: {reply}", reply)
         seconds, micros = replies[0]
         self.calibrate(int(seconds) * 1000 + int(micros) // 1000)
 
@@ -316,9 +319,7 @@ class Link:
             if failure is None:
                 waiter.set_result(None)
             else:
-                error = NotSentError(str(failure))
-                error.__cause__ = failure
-                waiter.set_exception(error)
+                waiter.set_exception(not_sent(str(failure), failure))
 
     async def _read(self, replies: Replies) -> None:
         sent, since_yield = self._sent, 0

@@ -8,7 +8,6 @@ path has to come back through this one.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 import time
@@ -26,8 +25,7 @@ from notify.errors import ClosedError
 from ._client import Client, Node
 from ._connection import Replies, Wire, hang_up, pack
 from ._errors import FAILURES, NoAnswerError
-
-logger = logging.getLogger("notify")
+from ._trouble import Trouble
 
 NAMES_PER_COMMAND: Final = 512
 MESSAGES_PER_YIELD: Final = 64
@@ -97,6 +95,9 @@ class Listener:
         self._scope: anyio.CancelScope | None = None
         self._last_heard = 0.0
         self._nonce = b""
+        self._trouble = Trouble(
+            f"{client.name} does not hear {client.source}", f"{client.name} hears {client.source} again"
+        )
         verb = b"S" if client.is_cluster else b""
         self._subscribe, self._unsubscribe = verb + b"SUBSCRIBE", verb + b"UNSUBSCRIBE"
 
@@ -133,7 +134,7 @@ class Listener:
     async def _pause(self, failure: Exception, delay: float) -> float:
         """Tell that nothing is heard, wait a moment, and return how long to wait the next time."""
         self._on_dead()
-        logger.warning("%s does not hear %s: %s", self._client.name, self._client.source, failure)
+        self._trouble.met(failure)
         if self._client.source.seeds:
             with suppress(*FAILURES):
                 await self._client.refresh()
@@ -247,6 +248,7 @@ class Listener:
             self._initial.discard(channel)
             if not self._initial:
                 self.alive = True
+                self._trouble.ended()
                 confirmed.set()
                 self._on_alive(self)
         elif self.hears(channel):

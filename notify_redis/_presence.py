@@ -25,6 +25,7 @@ from ._connection import Where, pack
 from ._errors import FAILURES, NoAnswerError, unavailable
 from ._keys import Keys
 from ._scripts import LEASE
+from ._trouble import Trouble
 
 logger = logging.getLogger("notify")
 
@@ -80,6 +81,8 @@ class RedisPresence:
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._flushing = False
         self._closing = False
+        self._writing = Trouble("presence cannot be written", "presence is written again")
+        self._leasing = Trouble("the presence lease cannot be renewed", "the presence lease is renewed again")
 
     # -- PresenceTracker -----------------------------------------------------------------------------------------
 
@@ -211,7 +214,7 @@ class RedisPresence:
                 except FAILURES as error:
                     self._dirty.update(dict.fromkeys(users))
                     _tell(waiters, unavailable(error, self._client.name))
-                    logger.warning("presence cannot be written: %s", error)
+                    self._writing.met(error)
                     await anyio.sleep(delay)
                     delay = min(delay * 2, 1.0)
                 except BaseException:
@@ -219,6 +222,7 @@ class RedisPresence:
                     raise
                 else:
                     delay = 0.05
+                    self._writing.ended()
                     _tell(waiters, None)
         finally:
             self._flushing = False
@@ -281,10 +285,11 @@ class RedisPresence:
             try:
                 await self._renew()
             except FAILURES as error:
-                logger.warning("the presence lease cannot be renewed: %s", error)
+                self._leasing.met(error)
                 continue
             except ClosedError:  # pragma: no cover - closed in the midst of it
                 return
+            self._leasing.ended()
             epoch = sum(node.reads.epoch for node in self._client.nodes)
             if self._epoch not in (0, epoch):  # another connection, perhaps to a server that has lost the latest
                 self._mark(self._places)  # pragma: no cover - CPython 3.11 does not trace what follows a throw

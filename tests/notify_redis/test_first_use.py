@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from notify import Event, RoutingInfo
+from notify import BackendUnavailableError, Event, PushRejectedError, RoutingInfo
 from notify.errors import UsageError
+from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
-from tests.servers.redis import Server, plain_info
+from notify_redis._attempts import FAIL_FAST
+from notify_redis._errors import RefusedError
+from notify_redis._trouble import Trouble
+from tests.parts import until
+from tests.servers.redis import Server, plain, plain_info
 
 pytestmark = pytest.mark.anyio
 
@@ -96,3 +105,160 @@ def test_trio_is_refused(server: Server) -> None:
         await use(presence, presence.register, "alice")
 
     anyio.run(everything, backend="trio")
+
+
+def refusals(server: Server) -> dict[str, str]:
+    """URLs that this server, which wants the password `right`, refuses, with its words."""
+    server.ask("ACL", "SETUSER", "mute", "on", ">right", "~*", "&*", "+@all", "-script|load")
+    server.ask("CONFIG", "SET", "requirepass", "right")
+    at = f"127.0.0.1:{server.port}"
+    return {
+        f"redis://:wrong@{at}": "invalid username-password pair",
+        f"redis://nobody:right@{at}": "invalid username-password pair",
+        f"redis://{at}": "Authentication required",
+        f"redis://:right@{at}/99": "DB index is out of range",
+        f"redis://mute:right@{at}": "no permissions",
+        f"redis+cluster://:wrong@{at}": "invalid username-password pair",
+        f"redis+cluster://{at}": "Authentication required",
+        f"redis+cluster://:right@{at}": "cluster support disabled",
+        f"redis+sentinel://:wrong@{at}/main?sentinel_password=wrong": "invalid username-password pair",
+    }
+
+
+async def test_servers_that_do_not_let_us_in(victim: Server, prefix: str) -> None:
+    """What a server refuses for good fails at once, in the server's words; a push is rejected, again and again."""
+    event = Event("alice", "t")
+    for url, words in refusals(victim).items():
+        store = RedisStore(url, prefix=prefix, timeout=20.0)
+        stream_store = RedisStreamStore(url, prefix=prefix, timeout=20.0)
+        router = RedisRouter(url, prefix=prefix, timeout=20.0)
+        presence = RedisPresence(url, prefix=prefix, timeout=20.0)
+        async with aclosing(store), aclosing(stream_store), aclosing(router), aclosing(presence):
+            reads: list[Callable[[], Any]] = [
+                store.__aenter__,
+                partial(store.head, "alice"),
+                stream_store.subscribe("alice").__aenter__,
+                partial(router.route, event, RoutingInfo("there")),
+                partial(presence.register, "alice"),
+                partial(presence.locate, ["alice"]),
+            ]
+            with anyio.fail_after(10.0):  # all of them together; each would take twice as long
+                for push in (store.save, stream_store.save, store.save):
+                    with pytest.raises(PushRejectedError, match=f"stored nothing: .*{words}"):
+                        await push(event)
+                for read in reads:
+                    with pytest.raises(BackendUnavailableError, match=f"cannot be used: .*{words}"):
+                        await read()
+
+
+async def test_pushes_to_a_server_that_has_refused_for_long(victim: Server, prefix: str) -> None:
+    """A push that comes when the server has refused for a while is told why, too."""
+    victim.ask("CONFIG", "SET", "requirepass", "right")
+    async with aclosing(RedisStore(victim.url, prefix=prefix)) as store:
+        with pytest.raises(PushRejectedError, match="Authentication required"):
+            await store.save(Event("alice", "t"))
+        link = store._client.node_of(0).writes
+        await until(lambda: link.down_for() > FAIL_FAST)
+        with pytest.raises(PushRejectedError, match=r"no connection for .* s: Authentication required"):
+            await store.save(Event("alice", "t"))
+
+
+async def test_an_uncertain_push_is_not_given_up(server: Server, prefix: str) -> None:
+    """A push that an earlier attempt may have stored waits for the login to be corrected, and is stored once."""
+    server.ask("ACL", "SETUSER", "late", "reset", "on", ">right", "~*", "&*", "+@all")
+    async with FaultProxy("127.0.0.1", server.port) as proxy:
+        store = RedisStore(f"redis://late:right@127.0.0.1:{proxy.port}", prefix=prefix, timeout=20.0)
+        async with aclosing(store), anyio.create_task_group() as tasks:
+            first = await store.save(Event("alice", "first"))
+            proxy.drop_reply(request=b"second")
+            outcomes: list[Event] = []
+
+            async def save() -> None:
+                outcomes.append(await store.save(Event("alice", "second")))
+
+            tasks.start_soon(save)
+            await until(lambda: server.ask("XLEN", store._keys.stream("alice")) == 2)
+            server.ask("ACL", "SETUSER", "late", "off")
+            server.ask("CLIENT", "KILL", "USER", "late")
+            link = store._client.node_of(0).writes
+            await until(lambda: isinstance(link.trouble, RefusedError))
+            assert not outcomes
+            server.ask("ACL", "SETUSER", "late", "on")
+            await until(lambda: outcomes)
+            assert outcomes[0].prev == first.id
+            assert len((await store.read("alice", "0", 10)).events) == 2
+
+
+async def test_open_streams_outlast_a_refusal(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Open streams go on trying while the login is refused, which is logged once, until it is corrected."""
+    caplog.set_level(logging.WARNING, "notify")
+    server.ask("ACL", "SETUSER", "gone", "reset", "on", ">right", "~*", "&*", "+@all")
+    store = RedisStreamStore(f"redis://gone:right@127.0.0.1:{server.port}", prefix=prefix)
+    other = RedisStore(server.url, prefix=prefix)
+    async with aclosing(store), aclosing(other), store.subscribe("alice") as stream:
+        await until(lambda: store.hears)
+        server.ask("ACL", "SETUSER", "gone", "off")
+        server.ask("CLIENT", "KILL", "USER", "gone")
+        event = await other.save(Event("alice", "t"))
+        await until(lambda: refused_logins(server, "gone") >= 8)
+        server.ask("ACL", "SETUSER", "gone", "on")
+        assert await stream.next(20) == event
+        await until(lambda: store.hears)
+    said = [record.getMessage() for record in caplog.records]
+    assert len([text for text in said if "does not hear" in text and "invalid username-password" in text]) == 1
+    assert len([text for text in said if "hears" in text and "again" in text]) == 1
+
+
+def refused_logins(server: Server, user: str) -> int:
+    """How often this user was refused."""
+    entries = [plain(entry) for entry in server.ask("ACL", "LOG")]
+    return sum(int(entry["count"]) for entry in entries if entry["username"] == user)
+
+
+async def test_masters_that_cannot_be_found(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """That the masters cannot be found is logged once, however often it is tried."""
+    caplog.set_level(logging.WARNING, "notify")
+    store = RedisStreamStore(f"redis+cluster://127.0.0.1:{server.port}", prefix=prefix)
+    async with aclosing(store):
+        for _ in range(12):
+            with pytest.raises(PushRejectedError):
+                await store.save(Event("alice", "t"))
+    (record,) = caplog.records
+    assert "cannot find out who the masters are" in record.getMessage()
+    assert "cluster support disabled" in record.getMessage()
+
+
+def test_a_trouble_that_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    """A trouble is logged when it begins, when its text changes and when it is over; then it may begin again."""
+    caplog.set_level(logging.WARNING, "notify")
+    trouble = Trouble("it fails", "it works")
+    trouble.ended()
+    for error in (ValueError("a"), ValueError("a"), ValueError("b"), TimeoutError(), TimeoutError()):
+        trouble.met(error)
+    trouble.ended()
+    trouble.ended()
+    trouble.met(TimeoutError())
+    assert [record.getMessage() for record in caplog.records] == [
+        "it fails: a",
+        "it fails: b",
+        "it fails: TimeoutError()",
+        "it works",
+        "it fails: TimeoutError()",
+    ]
+
+
+async def test_presence_without_its_server(victim: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Presence complains once of a server that is away, and says once that it is back."""
+    caplog.set_level(logging.WARNING, "notify")
+    async with RedisPresence(victim.url, prefix=prefix, ttl=0.3, timeout=0.2) as tracker:
+        await tracker.register("alice")
+        victim.kill()
+        await until(lambda: "lease cannot be renewed" in caplog.text)
+        with pytest.raises(BackendUnavailableError):
+            await tracker.register("bob")
+        await anyio.to_thread.run_sync(victim.start)
+        await until(lambda: "lease is renewed again" in caplog.text)
+        await until(lambda: "presence is written again" in caplog.text)
+    said = [record.getMessage() for record in caplog.records]
+    for text in ("lease is renewed again", "presence is written again"):
+        assert len([each for each in said if text in each]) == 1
