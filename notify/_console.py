@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TextIO
 
@@ -91,6 +93,8 @@ def payload_of(text: str | bytes) -> Any:
     """
     try:
         return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"the payload is not JSON: {error.msg}: character {error.pos + 1}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the payload is not JSON: {error}") from None
 
@@ -125,6 +129,34 @@ def is_abandoned(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(flags & select.POLLERR for _, flags in poll.poll(0))
+
+
+@contextmanager
+def first_signal() -> Iterator[int]:
+    """Yield a descriptor that gives the number of a SIGINT or SIGTERM to come; a second one ends the process at once.
+
+    A signal that is ignored, as SIGINT is in the background of a script, stays ignored.
+    """
+    ours, theirs = os.pipe()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def heed(number: int, _frame: object) -> None:
+        restore()
+        os.write(theirs, bytes([number]))
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, heed)
+    try:
+        yield ours
+    finally:
+        restore()
+        os.close(ours)
+        os.close(theirs)
 
 
 async def lines_of(fd: int) -> AsyncIterator[Line]:

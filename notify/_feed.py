@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from ._backoff import backoff
-from ._console import Line, complain, payload_of, say
+from ._console import MAX_LINE, Line, complain, payload_of, say
 from ._notifier import Notifier
 from .errors import BackendError, UsageError
 from .event import Event
@@ -43,7 +43,7 @@ def parse(line: Line) -> Draft | None:
         UsageError: it says nothing that could be pushed.
     """
     if line.text is None:
-        raise UsageError("it is too long")
+        raise UsageError(f"it is longer than {MAX_LINE} bytes")
     text = line.text.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.text
     words = text.split(None, 2)
     if not words or words[0].startswith(b"#"):
@@ -110,7 +110,6 @@ class Feed:
     Where nothing at all can be pushed for `patience` seconds, it gives up and reads no further.
 
     Args:
-        notifier: pushes.
         key: the key of each line is this and its number.
         patience: seconds to try one line for.
         show_ids: whether to say each line's number and id.
@@ -121,10 +120,9 @@ class Feed:
         reason: why it gave up; empty: it did not.
     """
 
-    def __init__(self, notifier: Notifier, *, key: str, patience: float, show_ids: bool) -> None:
+    def __init__(self, *, key: str, patience: float, show_ids: bool) -> None:
         self.pushed = self.failed = 0
         self.reason = ""
-        self._notifier = notifier
         self._key = key
         self._patience = patience
         self._show_ids = show_ids
@@ -135,7 +133,7 @@ class Feed:
         self._last_success = 0.0
         self.before_line: Callable[[], None] = lambda: None
 
-    async def run(self, lines: AsyncIterator[Line]) -> None:
+    async def run(self, notifier: Notifier, lines: AsyncIterator[Line]) -> None:
         """Push every line, until the end or until it gives up."""
         async with anyio.create_task_group() as pushes:
             with self._reading:
@@ -152,17 +150,17 @@ class Feed:
                         self._queues[draft.user].append(draft)
                     else:
                         self._queues[draft.user] = deque([draft])
-                        pushes.start_soon(self._push_all, draft.user)
+                        pushes.start_soon(self._push_all, notifier, draft.user)
 
-    async def _push_all(self, user: str) -> None:
+    async def _push_all(self, notifier: Notifier, user: str) -> None:
         queue = self._queues[user]
         while queue:
-            await self._push(queue[0])
+            await self._push(notifier, queue[0])
             queue.popleft()
             self._slots.release()
         del self._queues[user]  # nobody ran since the queue was found empty
 
-    async def _push(self, draft: Draft) -> None:
+    async def _push(self, notifier: Notifier, draft: Draft) -> None:
         began = anyio.current_time()
         key = f"{self._key}:{draft.number}"
         delays = backoff(random.random, limit=1.0)
@@ -171,7 +169,7 @@ class Feed:
                 self.failed += 1
                 return
             try:
-                event = await self._notifier.push(draft.user, draft.type, draft.payload, key=key)
+                event = await notifier.push(draft.user, draft.type, draft.payload, key=key)
             except UsageError as error:
                 self._fail(draft.number, error)
                 return

@@ -5,8 +5,8 @@ notify push alice comment.created '{"post": 7}'
 notify tail alice
 ```
 
-Exit status: 0; 1 where something could not be done; 2 where the command line is wrong; 130 after Ctrl-C; 141 where
-whoever read the output has gone. Whatever goes wrong is one line on standard error.
+Exit status: 0; 1 where something could not be done; 2 where the command line is wrong; 130 after Ctrl-C, 143 after
+SIGTERM; 141 where whoever read the output has gone. Whatever goes wrong is one line on standard error.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ import argparse
 import atexit
 import logging
 import os
+import random
 import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
 from io import TextIOWrapper
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import anyio
 
 from . import ids
-from ._console import complain, lines_of, payload_of, position, printable, say, seconds
+from ._backoff import backoff
+from ._console import complain, first_signal, lines_of, payload_of, position, printable, say, seconds
 from ._feed import Feed, Progress
 from ._inspect import describe, examine
 from ._notifier import Notifier
@@ -52,7 +54,8 @@ _EPILOG: Final = """\
 The store is the URL after --store, or else in NOTIFY_STORE, or else sqlite:///notify.db, a file in the working
 directory: sqlite:///FILE, redis://HOST:PORT/DB, rediss://, unix://, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB,
 redis+cluster://HOST:PORT,HOST:PORT, postgresql://USER@HOST/DATABASE. The command removes nothing but by trim. The exit
-status is 0; 1 if something could not be done; 2 if the command line is wrong; 130 after Ctrl-C."""
+status is 0; 1 if something could not be done; 2 if the command line is wrong; 130 after Ctrl-C, 143 after SIGTERM; 141
+if whoever read the output has gone."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,20 +101,33 @@ async def _push_feed(options: argparse.Namespace) -> int:
         raise UsageError("standard input is closed")
     key = options.key or secrets.token_hex(6)
     Event("-", "-", key=f"{key}:{1 << 63}")  # a key that is too long is refused before anything is pushed
-    async with _store(options) as store, Notifier(store) as notifier:
-        patience = options.timeout or PATIENCE
-        feed = Feed(notifier, key=key, patience=patience, show_ids=options.ids)
-        progress = Progress(fd, lambda: (feed.pushed, feed.failed))
-        feed.before_line = progress.clear
+    patience = options.timeout or PATIENCE
+    feed = Feed(key=key, patience=patience, show_ids=options.ids)
+    progress = Progress(fd, lambda: (feed.pushed, feed.failed))
+    feed.before_line = progress.clear
+    status = 0
+
+    async def end_early() -> None:
+        nonlocal status
+        await anyio.wait_readable(ours)
+        status = 128 + os.read(ours, 1)[0]
+        tasks.cancel_scope.cancel()
+
+    with first_signal() as ours:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(progress.run)
-            await feed.run(lines_of(fd))
+            tasks.start_soon(end_early)
+            async with _store(options, patience) as store, Notifier(store) as notifier:
+                tasks.start_soon(progress.run)
+                await feed.run(notifier, lines_of(fd))
             tasks.cancel_scope.cancel()
-    if feed.reason:
+    if status:
+        complain(f"ended by {signal.Signals(status - 128).name}")
+    elif feed.reason:
         complain(f"gave up: {feed.reason}")
-        complain(f"push the whole feed again with --key {key}: what is stored is not stored twice")
+    if status or feed.reason:
+        complain(f"what is stored is not stored twice if the whole feed is pushed again with --key {key}")
     say(f"pushed {feed.pushed}, failed {feed.failed}")
-    return FAILED if feed.failed else 0
+    return status or (FAILED if feed.failed else 0)
 
 
 async def _tail(options: argparse.Namespace) -> int:
@@ -183,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[..., Awaitable[int]], text: str, **defaults: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, parents=[everywhere], allow_abbrev=False)
-        added.set_defaults(run=run, name=name, **{"follows": False, "makes": False, **defaults})
+        added.set_defaults(run=run, parser=added, **{"follows": False, "makes": False, **defaults})
         wait = f"how long to wait (default: {TIMEOUT:g})"
         if name == "push":
             wait = f"how long to wait, or to try one line (default: {TIMEOUT:g}, with --stdin {PATIENCE:g})"
@@ -224,13 +240,41 @@ def _open(options: argparse.Namespace) -> StreamStore:
     )
 
 
+async def _enter(stack: AsyncExitStack, options: argparse.Namespace, patience: float) -> StreamStore:
+    """Open the store; where that fails, try again for so many seconds."""
+    deadline = anyio.current_time() + patience
+    delays = backoff(random.random, limit=1.0)
+    is_away = False
+    while True:
+        store: Any = _open(options)
+        try:
+            await stack.enter_async_context(store)
+        except BackendUnavailableError as error:
+            if not patience:
+                raise
+            if anyio.current_time() >= deadline:
+                text = f"gave up: it could not be opened for {patience:g} s: {error}"
+                raise BackendUnavailableError(text, backend=error.backend) from error
+            if not is_away:
+                complain(f"the store is away, so opening it is tried again for {patience:g} s: {error}")
+                is_away = True
+            await anyio.sleep(next(delays))
+        else:
+            if is_away:
+                complain("the store is back")
+            return cast(StreamStore, store)
+
+
 @asynccontextmanager
-async def _store(options: argparse.Namespace) -> AsyncIterator[StreamStore]:
-    """Open the store that was asked for; say so where that makes a file, perhaps in the wrong directory."""
+async def _store(options: argparse.Namespace, patience: float = 0.0) -> AsyncIterator[StreamStore]:
+    """Open the store that was asked for; say so where that makes a file, perhaps in the wrong directory.
+
+    A server may need `patience` seconds. What is wrong with a file does not change by itself.
+    """
     file = file_of(options.store)
     is_new = file is not None and not file.exists()
-    store: Any = _open(options)
-    async with store:
+    async with AsyncExitStack() as stack:
+        store = await _enter(stack, options, patience if file is None else 0.0)
         if is_new:
             complain(f"{os.fspath(file or '')!r} is a new file")
         yield store
@@ -251,9 +295,11 @@ async def _run(options: argparse.Namespace) -> int:
 def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
     """Read the command line; None where all is done already."""
     parser = _parser()
-    unset = dict.fromkeys(("store", "prefix", "schema", "run", "timeout"))
+    unset = dict.fromkeys(("store", "prefix", "schema", "run", "timeout", "parser"))
     options = argparse.Namespace(**unset, verbose=False, stdin=False)
-    parser.parse_args(arguments, options)
+    _, unknown = parser.parse_known_args(arguments, options)
+    if unknown:
+        (options.parser or parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.version:
         try:
             say(f"notify {metadata.version('notify')}")
@@ -262,7 +308,8 @@ def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
         return None
     if options.run is None:
         parser.error("which command? push, tail, head, trim, check or stats")
-    options.store = options.store or os.environ.get("NOTIFY_STORE") or DEFAULT
+    if options.store is None:
+        options.store = os.environ.get("NOTIFY_STORE") or DEFAULT
     options.call_timeout = 4.0
     if not options.follows and not options.stdin:
         options.timeout = options.timeout or TIMEOUT

@@ -12,7 +12,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack, closing, redirect_stdout
+import time
+from contextlib import ExitStack, closing, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -296,6 +297,8 @@ def test_feed_with_bad_lines(tmp_path: Path) -> None:
     complaints = re.findall(r"^notify: line (\d+): .+$", done.err, re.M)
     assert sorted(map(int, complaints)) == bad
     assert len(done.err.splitlines()) == len(bad) + 1  # and the new file
+    assert "notify: line 3: the payload is not JSON: Expecting value: character 9\n" in done.err
+    assert "notify: line 13: it is longer than 1048576 bytes\n" in done.err
     *stored, summary = done.out.splitlines()
     assert summary == f"pushed 2, failed {len(bad)}"
     assert [line.split()[0] for line in stored] == ["1", str(len(BAD) + 2)]
@@ -337,13 +340,91 @@ def test_feed_comes_line_by_line(tmp_path: Path) -> None:
 
 
 def test_feed_is_interrupted(tmp_path: Path) -> None:
-    """Ctrl-C ends a feed with status 130; what its ids were said of is stored."""
-    with running(tmp_path, "push", "--stdin", "--ids") as feed:
-        feed.write("alice a 1\n")
-        feed.wait_for("1 ")
-        assert feed.interrupt().status == 130
-        assert not [line for line in feed.err if "Traceback" in line]
-    assert len(shown(tmp_path, "alice")) == 1
+    """Ctrl-C and SIGTERM end a feed with 130 and 143; it says how far it got, and pushed again with the key that it
+    names, nothing is doubled."""
+    for number, user in ((signal.SIGINT, "alice"), (signal.SIGTERM, "bob")):
+        with running(tmp_path, "push", "--stdin", "--ids") as feed:
+            feed.write(f"{user} a 1\nbad\n")
+            feed.wait_for("1 ")
+            feed.wait_for("line 2: ", feed.err)
+            feed.process.send_signal(number)
+            assert feed.wait().status == 128 + number
+            assert feed.out[-1] == "pushed 1, failed 1"
+            assert feed.err[-2] == f"notify: ended by {number.name}"
+            assert feed.err[-1].startswith("notify: what is stored is not stored twice if ")
+            key = feed.err[-1].split("--key ")[1]
+        again = notify(tmp_path, "push", "--stdin", "--key", key, stdin=f"{user} a 1\n{user} a 2\n")
+        assert again.out == "pushed 2, failed 0\n"
+        assert [line.split()[2] for line in shown(tmp_path, user)] == ["1", "2"]
+
+
+def test_feed_in_the_background(tmp_path: Path) -> None:
+    """A signal that was ignored when the feed began, as Ctrl-C is in the background of a script, stays ignored."""
+    script = 'trap "" INT; exec "$@" push --stdin --ids'
+    with subprocess.Popen(
+        ["sh", "-c", script, "-", *NOTIFY],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as feed:
+        assert feed.stdin is not None
+        assert feed.stdout is not None
+        for number in (1, 2):
+            feed.stdin.write("alice a\n")
+            feed.stdin.flush()
+            assert feed.stdout.readline().startswith(f"{number} ")
+            feed.send_signal(signal.SIGINT)
+        feed.stdin.close()
+        assert feed.stdout.read() == "pushed 2, failed 0\n"
+    assert feed.returncode == 0
+
+
+def test_feed_that_is_stuck(tmp_path: Path) -> None:
+    """A feed whose output nobody takes can say nothing more; SIGTERM once again ends it all the same."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(theirs, b"-")
+    os.set_blocking(theirs, True)
+    with subprocess.Popen(
+        [*NOTIFY, "push", "--stdin", "--ids"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"alice a\n")
+        process.stdin.flush()
+        deadline = time.monotonic() + PATIENCE
+        while notify(tmp_path, "head", "alice").out in ("", "0\n") and time.monotonic() < deadline:
+            assert process.poll() is None
+        while process.poll() is None and time.monotonic() < deadline:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+        process.kill()
+    assert process.returncode == -signal.SIGTERM
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_feed_whose_server_never_comes(tmp_path: Path) -> None:
+    """A server that is away from the beginning is waited for as long as for a line; then the feed gives up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = ("--store", f"redis://u:geheim@127.0.0.1:{server.getsockname()[1]}")
+    done = notify(tmp_path, "push", "--stdin", "--timeout", "1", *where, stdin="alice a\n")
+    assert (done.status, done.out) == (1, "")
+    assert ": gave up: it could not be opened for 1 s: " in done.err.splitlines()[-1]
+    assert "geheim" not in done.err
+    with running(tmp_path, "push", "--stdin", *where) as feed:
+        feed.wait_for("opening it is tried again for 30 s", feed.err)
+        done = feed.interrupt()
+        assert (done.status, done.out) == (130, "pushed 0, failed 0")
 
 
 def in_terminal(directory: Path, *arguments: str, stdin: Path) -> tuple[int, str]:
@@ -409,9 +490,11 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
     [
         ((), "which command"),
         (("fly",), "invalid choice"),
+        (("--nonsense",), "(see notify --help)"),
+        (("tail", "alice", "--nonsense"), "--nonsense (see notify tail --help)"),
         (("push",), "push takes USER TYPE"),
         (("push", "alice"), "push takes USER TYPE"),
-        (("push", "alice", "t", "{"), "not JSON"),
+        (("push", "alice", "t", "{"), "not JSON: Expecting property name enclosed in double quotes: character 2"),
         (("push", "alice", "t", "NaN"), "not a JSON value"),
         (("push", "alice", "t", "1", "2"), "unrecognized arguments"),
         (("push", "alice", "no!"), "event type"),
@@ -434,6 +517,7 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
         (("head", "alice", "--timeout", "soon"), "above 0"),
         (("stats", ""), "user"),
         (("head", "alice", "--store", "memory://"), "one process"),
+        (("head", "alice", "--store", ""), "not the URL of a store"),
         (("head", "alice", "--store", "notify.db"), "not the URL of a store"),
         (("head", "alice", "--store", "mysql://u:geheim@host/db"), "not the URL of a store"),
         (("head", "alice", "--store", "sqlite:"), "not the URL of a store"),
@@ -553,7 +637,7 @@ def test_locked_file(tmp_path: Path) -> None:
             tmp_path, "push", "--stdin", "--timeout", "0.5", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n"
         )
         assert (feed.status, feed.out) == (1, "pushed 0, failed 3\n")
-        assert re.search(r"gave up: nothing could be pushed for 0.5 s: .+\n.* with --key k: ", feed.err)
+        assert re.search(r"gave up: nothing could be pushed for 0.5 s: .+\n.* with --key k\n", feed.err)
         holder.kill()
     again = notify(tmp_path, "push", "--stdin", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n")
     assert again.out == "pushed 3, failed 0\n"
@@ -635,7 +719,7 @@ def test_full_disk_for_the_output(tmp_path: Path) -> None:
 def test_where_the_store_is_said(tmp_path: Path) -> None:
     """`--store` wins over NOTIFY_STORE, which wins over the default; it may stand on either side of the command."""
     variable = {"NOTIFY_STORE": "sqlite:///b%20b.db"}
-    notify(tmp_path, "push", "alice", "default")
+    notify(tmp_path, "push", "alice", "default", variables={"NOTIFY_STORE": ""})
     notify(tmp_path, "push", "alice", "variable", variables=variable)
     notify(tmp_path, "--store", f"sqlite:///{tmp_path}/c.db", "push", "alice", "flag", variables=variable)
     notify(tmp_path, "push", "alice", "flag2", "--store", "sqlite:///c.db", variables=variable)

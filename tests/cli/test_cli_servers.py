@@ -234,13 +234,29 @@ def test_feed_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("own_place", ALIKE, indirect=True)
+def test_feed_waits_for_its_server(own_place: Place, tmp_path: Path, user: str) -> None:
+    """A feed that begins while its server is away waits for it, told once, and then pushes every line."""
+    own_place.end()
+    with running(tmp_path, "push", "--stdin", variables={"NOTIFY_STORE": own_place.url}) as feed:
+        feed.write("".join(f"{user} n {number}\n" for number in range(50)))
+        feed.end_input()
+        feed.wait_for("the store is away, so opening it is tried again for 30 s", feed.err)
+        own_place.begin()
+        done = feed.wait()
+    assert (done.status, done.out) == (0, "pushed 50, failed 0")
+    told = [line.partition(",")[0] for line in done.err.splitlines() if " store is " in line]
+    assert told == ["notify: the store is away", "notify: the store is back"]
+    assert [event["payload"] for event in stored(own_place, tmp_path, user)] == list(range(50))
+
+
+@pytest.mark.parametrize("own_place", ALIKE, indirect=True)
 def test_feed_gives_up_and_is_pushed_again(own_place: Place, tmp_path: Path, user: str) -> None:
     """Where the server stays away the feed gives up and names its key; pushed again with it, nothing is doubled."""
     lines = "".join(f"{user}-{number % 3} n {number}\n" for number in range(600))
     arguments = ("push", "--stdin", "--ids", "--timeout", "2")
     with running(tmp_path, *arguments, variables={"NOTIFY_STORE": own_place.url}) as feed:
         feed.write(lines)
-        feed.wait_for("20 ")
+        feed.wait_for("", count=20)
         own_place.end()
         advice = feed.wait_for("again with --key ", feed.err)
         assert feed.wait().status == 1
@@ -248,7 +264,7 @@ def test_feed_gives_up_and_is_pushed_again(own_place: Place, tmp_path: Path, use
         assert pushed >= 20
         assert failed > 0
     own_place.begin()
-    key = advice.split("--key ")[1].split(":")[0]
+    key = advice.split("--key ")[1]
     environment = {"NOTIFY_STORE": own_place.url}
     again = notify(tmp_path, "push", "--stdin", "--key", key, stdin=lines, variables=environment)
     assert (again.status, again.out) == (0, "pushed 600, failed 0\n"), again
