@@ -18,6 +18,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from notify.errors import ClosedError, UsageError
 
+from ._dsn import check_dsn, connect
 from ._errors import Fate, fate, unavailable
 from ._names import Names
 from ._pool import Connection, GivenPool, OwnPool, Pool
@@ -44,8 +45,6 @@ class Database:
     Attributes:
         is_prepared: whether the tables are known to be there.
         is_pooled: whether the way leads through a pooler, where no session is ours.
-        listen_dsn: where to listen, if not at `where`.
-        kept: how many connections of the pool are kept for good.
     """
 
     def __init__(
@@ -60,6 +59,8 @@ class Database:
     ) -> None:
         if not isinstance(where, str | asyncpg.Pool):
             raise UsageError(f"where is a DSN or an asyncpg pool, not {type(where).__name__}")
+        if isinstance(where, str):
+            check_dsn(where)
         if not timeout > 0 or pool_size < 1:
             raise UsageError(f"timeout and pool_size are positive: {timeout!r}, {pool_size!r}")
         self.names = names
@@ -69,8 +70,8 @@ class Database:
         self.closed = False
         self._dsn = where if isinstance(where, str) else None
         self._pool: Pool | None = None if isinstance(where, str) else GivenPool(where)
-        self.listen_dsn: str | None = None
-        self.kept = 0
+        self._listen_dsn: str | None = None
+        self._kept = 0
         self._has_tables = tables
         self._size = pool_size if self._pool is None else self._pool.size
         self._reads = asyncio.Semaphore(max(1, self._size - OTHERS))
@@ -79,6 +80,17 @@ class Database:
         self._offset = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
+
+    def listen_at(self, dsn: str | None) -> None:
+        """Say where to listen: at this DSN; None: at `where`, over a connection that is kept for good.
+
+        Raises:
+            UsageError: it is no DSN.
+        """
+        if dsn is not None:
+            check_dsn(dsn)
+        self._listen_dsn = dsn
+        self._kept = int(dsn is None)
 
     # -- guards --------------------------------------------------------------------------------------------------
 
@@ -147,6 +159,8 @@ class Database:
                 async with self.connection(left) as connection:
                     rows: list[Any] = await connection.fetch(query, *args, timeout=left)
                     return rows
+            except UsageError:
+                raise
             except Exception as error:
                 if fate(error) is not Fate.UNSENT or not spare or self.closed:
                     raise unavailable(error, self.backend) from error
@@ -160,7 +174,7 @@ class Database:
     @asynccontextmanager
     async def dedicated(self) -> AsyncIterator[Connection]:
         """Open a connection of its own for listening; where only a pool was given, keep one of the pool's."""
-        dsn = self.listen_dsn or self._dsn
+        dsn = self._listen_dsn or self._dsn
         if dsn is None:
             async with self.connection(self.timeout) as connection:
                 try:
@@ -169,7 +183,7 @@ class Database:
                     connection.terminate()  # not `close`, which may hang; and nobody may inherit its listeners
         else:
             async with asyncio.timeout(self.timeout):
-                connection = await asyncpg.connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
+                connection = await connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
             try:
                 yield connection
             finally:
@@ -189,7 +203,7 @@ class Database:
             self.check()
             if self._pool is None:
                 assert self._dsn is not None
-                connection = await asyncpg.connect(self._dsn, statement_cache_size=0, command_timeout=self.timeout)
+                connection = await connect(self._dsn, statement_cache_size=0, command_timeout=self.timeout)
                 try:
                     await self._prepare(connection)
                 finally:
@@ -226,7 +240,7 @@ class Database:
                 f"default_transaction_isolation is {row['isolation']!r}: concurrent pushes would fail. Append "
                 "`?default_transaction_isolation=read%20committed` to the DSN, or set `server_settings` of the pool"
             )
-        if self._dsn is None and self._size <= self.kept:
+        if self._dsn is None and self._size <= self._kept:
             raise UsageError(f"a pool of {self._size} has no connection left beside the one that is kept to listen")
 
     # -- the server's clock --------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ only a hint: what fails here is found by audits.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable
 from typing import Final, TypeAlias
@@ -16,8 +15,7 @@ from typing import Final, TypeAlias
 from notify import Background, ClosedError, NotifyError
 
 from ._connection import Database
-
-logger = logging.getLogger("notify.pg")
+from ._trouble import Trouble
 
 MAX_PAYLOAD: Final = 7900
 """Bytes; the server takes fewer than 8,000."""
@@ -40,7 +38,6 @@ class Doorbell:
 
     Attributes:
         failures: how many rings have failed.
-        is_broken: whether the last one has.
     """
 
     def __init__(self, db: Database, channel: str, background: Background) -> None:
@@ -53,8 +50,15 @@ class Doorbell:
         self._waiting: list[Waiter] = []
         self._tag = ""
         self._ringing = False
-        self.is_broken = False
+        self._trouble = Trouble(
+            "the doorbell does not ring, so others look for news by themselves", "the doorbell rings again"
+        )
         self.failures = 0
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the last ring has failed."""
+        return self._trouble.lasts
 
     def ring(self, tag: str, keys: Iterable[str]) -> None:
         """Announce news under these short keys. Never waits."""
@@ -109,11 +113,9 @@ class Doorbell:
             await self._db.fetch(self._sql, self._channel, payloads)
         except NotifyError as error:
             self.failures += 1
-            if not self.is_broken:
-                logger.warning("the doorbell does not ring, so others look for news by themselves: %s", error)
-            self.is_broken = True
+            self._trouble.met(str(error))
             return error
-        self.is_broken = False
+        self._trouble.ended()
         return None
 
 

@@ -92,7 +92,9 @@ def describe(error: BaseException) -> str:
 
 def rejected(error: BaseException, backend: str) -> NotifyError:
     """Return the error of an event that is certainly not stored."""
-    return _because(PushRejectedError(f"PostgreSQL did not store it: {describe(error)}", backend=backend), error)
+    because = ", for another transaction holds the log of this user" if is_locked(error) else ""
+    message = f"PostgreSQL did not store it{because}: {describe(error)}"
+    return _because(PushRejectedError(message, backend=backend), error)
 
 
 def uncertain(error: BaseException, backend: str) -> NotifyError:
@@ -105,7 +107,17 @@ def unavailable(error: BaseException, backend: str) -> NotifyError:
     """Return the error of anything but a save."""
     if isinstance(error, NotifyError):
         return error
-    return _because(BackendUnavailableError(f"PostgreSQL did not answer: {describe(error)}", backend=backend), error)
+    return _because(BackendUnavailableError(f"PostgreSQL {_deed(error)}: {describe(error)}", backend=backend), error)
+
+
+def _deed(error: BaseException) -> str:
+    """Return what the server did instead of what was asked."""
+    state = _state(error)
+    if state[:2] in ("28", "3D") or state in ("53300", "57P03"):  # who, which database, too many, starting up
+        return "refused the connection"
+    if not isinstance(error, asyncpg.PostgresError) or state[:2] in ("", "08"):
+        return "did not answer"
+    return "answered with an error"
 
 
 def _because(error: NotifyError, cause: BaseException) -> NotifyError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 import time
@@ -15,8 +14,7 @@ from ._doorbell import Doorbell
 from ._errors import describe
 from ._pauses import pauses
 from ._pool import Connection
-
-logger = logging.getLogger("notify.pg")
+from ._trouble import Trouble
 
 CANARY: Final = "!"
 """What a canary begins with, and nothing else."""
@@ -66,7 +64,7 @@ class Listener:
         self._canary = ""
         self._pulse = asyncio.Event()
         self._lost = False
-        self._deaf = 0
+        self._trouble = Trouble(f"{channel} is not heard, so news is looked for", f"{channel} is heard again")
         self.is_proven = False
         self.connections = 0
 
@@ -78,7 +76,7 @@ class Listener:
             try:
                 await self.listen()
             except Exception as error:
-                logger.warning("listening on %s ended, so news is looked for: %s", self._channel, describe(error))
+                self._trouble.met(describe(error))
             if self.is_proven or time.monotonic() - began > 4 * self._heartbeat:
                 delays = pauses(random.random, first=0.1, limit=5.0)
             self.is_proven = False  # keeps I2
@@ -111,6 +109,7 @@ class Listener:
         if self._canary:
             raise DeafError(self._diagnosis())  # pragma: no cover - CPython 3.11 does not trace what follows a throw
         self.is_proven = True
+        self._trouble.ended()
 
     async def _wait(self, seconds: float) -> None:
         """Wait until a canary is heard or the time is over; raise if the connection is lost."""

@@ -8,7 +8,6 @@ which the driver knows without asking: the connection is looked at, and only whi
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -20,8 +19,7 @@ from notify import Background, Event, NotifyError, UsageError
 from ._connection import Database
 from ._errors import rejected
 from ._rows import columns
-
-logger = logging.getLogger("notify.pg")
+from ._trouble import Trouble
 
 FIRST_LOOK: Final = 0.002
 LAST_LOOK: Final = 0.1
@@ -114,6 +112,7 @@ class Outbox:
         self._enqueue = db.names.sql("enqueue")
         self._relay = db.names.sql("relay")
         self._look = asyncio.Event()
+        self._trouble = Trouble("the outbox could not be emptied, which is tried again", "the outbox is emptied again")
 
     async def enqueue(self, events: Sequence[Event], connection: Any) -> None:
         """Leave events in the outbox, in the caller's transaction.
@@ -135,8 +134,9 @@ class Outbox:
         while True:
             try:
                 moved = await self.relay()
+                self._trouble.ended()
             except NotifyError as error:
-                logger.warning("the outbox could not be emptied, which is tried again: %s", error)
+                self._trouble.met(str(error))
                 moved = 0
             if moved < RELAYED:
                 await self._pause()

@@ -8,6 +8,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
 
+from ._dsn import connect
+
 Connection: TypeAlias = Any
 """A driver's connection, in or out of a pool: what the two have in common is not typed by the driver."""
 
@@ -84,7 +86,7 @@ class OwnPool:
                 _, connection = self._idle.pop()
                 connection = None if connection.is_closed() else connection
             if connection is None:
-                connection = await asyncpg.connect(self._dsn, **self._options)
+                connection = await connect(self._dsn, **self._options)
         except BaseException:
             self._slots.release()
             raise

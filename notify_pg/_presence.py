@@ -19,6 +19,7 @@ from notify.event import check_user
 from ._connection import Database
 from ._doorbell import Waiter, settle
 from ._names import Names
+from ._trouble import Trouble
 
 logger = logging.getLogger("notify.pg")
 
@@ -74,6 +75,7 @@ class PostgresPresence:
         self._changed: dict[str, None] = {}
         self._waiting: list[Waiter] = []
         self._news = asyncio.Event()
+        self._trouble = Trouble("presence could not be written, which is tried again", "presence is written again")
         self._started = False
 
     async def register(self, user: str, routing: RoutingInfo | None = None) -> PostgresRegistration:
@@ -183,7 +185,7 @@ class PostgresPresence:
                 self._news.clear()
                 waiting, self._waiting = self._waiting, []
                 changed, self._changed = self._changed, {}
-                error = await self._try(self._write, [*changed])
+                error = await self._try(self._write, [*changed]) if changed else None
                 if error is not None:  # they go with the next change, or renewal
                     self._changed = {**changed, **self._changed}  # pragma: no cover - CPython 3.11 does not trace it
                 settle(waiting, error)
@@ -194,8 +196,9 @@ class PostgresPresence:
         try:
             await function(*args)
         except NotifyError as error:
-            logger.warning("presence could not be written, which is tried again: %s", error)
+            self._trouble.met(str(error))
             return error
+        self._trouble.ended()
         return None
 
     async def _write(self, users: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from ._connection import Database
 from ._errors import describe, unavailable
 from ._pool import Connection
 from ._schema import DAY, make_partition, missing_partitions
+from ._trouble import Trouble
 
 logger = logging.getLogger("notify.pg")
 
@@ -49,6 +50,9 @@ class Retention:
         self._db = db
         self._max_age_ms = max_age_ms
         self._key_window_ms = key_window_ms
+        self._trouble = Trouble(
+            "the tables could not be maintained, which is tried again", "the tables are maintained again"
+        )
 
     async def run(self) -> None:
         """Keep the tables in shape until cancelled."""
@@ -57,8 +61,9 @@ class Retention:
             try:
                 await self.sweep(SWEEP)
                 await self.maintain(MAINTENANCE)
+                self._trouble.ended()
             except NotifyError as error:
-                logger.warning("the tables could not be maintained, which is tried again: %s", error)
+                self._trouble.met(str(error))
 
     async def trim(self, first: int) -> int:
         """Remove every event before this id and return how many."""

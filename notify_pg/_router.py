@@ -79,8 +79,7 @@ class PostgresRouter:
         names = Names(schema, table_prefix)
         self._channel = names.route
         self._db = Database(where, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False)
-        self._db.listen_dsn = listen_dsn
-        self._db.kept = int(listen_dsn is None)
+        self._db.listen_at(listen_dsn)
         self._background = Background(self._name)
         self._bell = Doorbell(self._db, self._channel, self._background)
         self._heartbeat = heartbeat

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from typing import Final
 
@@ -16,8 +15,7 @@ from notify.errors import UsageError
 from ._listener import Listener
 from ._names import short_key
 from ._store import PostgresStore
-
-logger = logging.getLogger("notify.pg")
+from ._trouble import Trouble
 
 AUDIT: Final = 30.0
 """Seconds between looks for news that no doorbell announced."""
@@ -75,8 +73,7 @@ class PostgresStreamStore(PostgresStore):
             pool_size=pool_size,
             relay=relay,
         )
-        self._db.listen_dsn = listen_dsn
-        self._db.kept = int(listen_dsn is None)
+        self._db.listen_at(listen_dsn)
         self._live = LiveLog(self, background=self._background, on_open=self._opened, on_close=self._closed)
         self._listener = Listener(
             self._db,
@@ -90,6 +87,8 @@ class PostgresStreamStore(PostgresStore):
         self._news: set[str] = set()
         self._rung = asyncio.Event()
         self._listening = False
+        self._unread = Trouble("news could not be read, so each stream reads for itself", "news can be read again")
+        self._blind = Trouble("news could not be looked for, which is tried again", "news can be looked for again")
 
     @property
     def live(self) -> LiveLog:
@@ -179,10 +178,11 @@ class PostgresStreamStore(PostgresStore):
         try:
             pages = await self._read_many(known, NEWS) if known else {}
         except NotifyError as error:
-            logger.warning("news could not be read, so each stream reads for itself: %s", error)
+            self._unread.met(str(error))
             for user in known:
                 self._live.resync(user)
             return
+        self._unread.ended()
         for user, page in pages.items():
             if page.gap is not None or len(page.events) >= NEWS:
                 self._live.resync(user)
@@ -201,5 +201,7 @@ class PostgresStreamStore(PostgresStore):
             elapsed = 0.0
             try:
                 await self._live.audit()
+                if any(topic.last_id is not None for topic in self._live.users.values()):
+                    self._blind.ended()  # somebody was looked for
             except Exception as error:  # a look that takes too long, too: without another one, streams stay behind
-                logger.warning("news could not be looked for, which is tried again: %r", error)
+                self._blind.met(repr(error))
