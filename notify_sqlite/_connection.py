@@ -5,6 +5,7 @@ Every call of the driver runs in a task of ours; callers wait for its outcome, a
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
@@ -49,7 +50,7 @@ class Database:
         part: which tables: a file of `_sql`.
         table_prefix: begins the name of each table.
         synchronous: `"FULL"` or `"NORMAL"`.
-        lock_timeout: seconds to wait for another process that writes.
+        lock_timeout: seconds to wait for somebody else who writes.
         network: whether a network file system is accepted.
     """
 
@@ -64,7 +65,11 @@ class Database:
         lock_timeout: float,
         network: bool,
     ) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"path is the path of a file, not {type(path).__name__}")
         name = os.fsdecode(path)
+        if "://" in name:
+            raise UsageError(f"path is the path of a file, not a URL: {name.partition('://')[0]:.20}://...")
         if not name or name == ":memory:" or name.startswith("file:"):
             raise UsageError(f"path names a file, not {name!r}; for events in memory there is MemoryStore")
         if synchronous not in ("FULL", "NORMAL"):
@@ -82,6 +87,7 @@ class Database:
         self._network = network
         self._gate: anyio.Lock | None = None
         self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._identity: Identity | None = None
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
@@ -96,7 +102,7 @@ class Database:
 
         Raises:
             ClosedError: it is closed.
-            UsageError: it was opened before a fork.
+            UsageError: it was opened before a fork, or used in another event loop.
         """
         if self.closed:
             raise ClosedError(f"{self.owner} is closed")
@@ -105,6 +111,11 @@ class Database:
                 f"{self.owner} was opened in process {self._pid} and cannot be used in its fork {os.getpid()}: "
                 "make a new one after the fork"
             )
+        loop = asyncio._get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif loop is not self._loop:
+            raise UsageError(f"this {self.owner} belongs to another event loop; make one for each loop")
 
     @property
     def forked(self) -> bool:
@@ -131,11 +142,11 @@ class Database:
         try:
             writer, _ = await self._open()
         except DRIVER as error:
-            raise rejected(error, self.owner) from error
+            raise rejected(error, self.owner, self.path) from error
         try:
             return await run(writer, partial(self._transact, job))
         except ValueError as error:  # aiosqlite's, for a connection that is closed
-            raise rejected(error, self.owner) from error
+            raise rejected(error, self.owner, self.path) from error
 
     async def maintain(self, job: Job[T]) -> T:
         """Run a job on the writing connection without a transaction; called in a task of ours."""
@@ -161,7 +172,7 @@ class Database:
             _, reader = await self._open()
             return await run(reader, guarded)
         except DRIVER as error:
-            raise unavailable(error, self.owner) from error
+            raise unavailable(error, self.owner, self.path) from error
 
     def _transact(self, job: Job[T], db: sqlite3.Connection) -> T:
         """Run a job between BEGIN and COMMIT, in the connection's thread."""
@@ -175,12 +186,12 @@ class Database:
                 roll_back(db)  # keeps I1
                 raise
         except DRIVER as error:
-            raise rejected(error, self.owner) from error
+            raise rejected(error, self.owner, self.path) from error
         try:
             db.execute("COMMIT")
         except sqlite3.Error as error:
             roll_back(db)  # keeps I1
-            raise failed_commit(error, self.owner) from error
+            raise failed_commit(error, self.owner, self.path) from error
         return result
 
     # -- opening and closing -------------------------------------------------------------------------------------

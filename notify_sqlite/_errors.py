@@ -17,7 +17,7 @@ DRIVER: Final = (sqlite3.Error, OSError, ValueError)
 """What a call of the driver may raise; aiosqlite raises ValueError for a connection that is closed."""
 
 _TEXTS: Final = {
-    sqlite3.SQLITE_BUSY: "another process holds the lock of the file",
+    sqlite3.SQLITE_BUSY: "somebody else holds the lock of the file",
     sqlite3.SQLITE_LOCKED: "another connection holds the lock of a table",
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_READONLY: "the file is read-only",
@@ -42,25 +42,26 @@ class ReplacedError(OSError):
     """The file that was opened is no longer the one at the path."""
 
 
-def rejected(error: Exception, backend: str) -> PushRejectedError:
+def rejected(error: Exception, backend: str, path: str) -> PushRejectedError:
     """Return the error for a transaction of which certainly nothing is stored."""
     kind = OverloadedError if _primary(error) == sqlite3.SQLITE_BUSY else PushRejectedError
-    return kind(f"nothing was stored: {_describe(error)}", backend=backend)
+    return kind(f"nothing was stored: {_describe(error, path)}", backend=backend)
 
 
-def failed_commit(error: Exception, backend: str) -> PushRejectedError | PushUncertainError:
+def failed_commit(error: Exception, backend: str, path: str) -> PushRejectedError | PushUncertainError:
     """Return the error for a COMMIT that failed and was rolled back."""
     code = getattr(error, "sqlite_errorcode", None)
     if code in _HARMLESS or _primary(error) in _HARMLESS:
-        return rejected(error, backend)
-    return PushUncertainError(f"the commit failed, and may be found after a crash: {_describe(error)}", backend=backend)
+        return rejected(error, backend, path)
+    message = f"the commit failed, and may be found after a crash: {_describe(error, path)}"
+    return PushUncertainError(message, backend=backend)
 
 
-def unavailable(error: Exception, backend: str) -> BackendUnavailableError:
+def unavailable(error: Exception, backend: str, path: str) -> BackendUnavailableError:
     """Return the error for a read, or for a clean-up that may be repeated."""
     if isinstance(error, BackendError):  # a transaction that was refused above
         return BackendUnavailableError(str(error), backend=backend)
-    return BackendUnavailableError(f"cannot be read: {_describe(error)}", backend=backend)
+    return BackendUnavailableError(f"cannot be read: {_describe(error, path)}", backend=backend)
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -73,6 +74,6 @@ def _primary(error: Exception) -> int | None:
     return None if code is None else code & 0xFF
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: Exception, path: str) -> str:
     text = _TEXTS.get(_primary(error) or 0)
-    return f"{text} ({error})" if text else str(error)
+    return f"{text} ({error}): {path}" if text else f"{error}: {path}"

@@ -69,9 +69,9 @@ class Identity:
         try:
             which = self._look()
         except FileNotFoundError as error:
-            raise ReplacedError(f"{self._path} was deleted; this store cannot be used any more") from error
+            raise ReplacedError("the file was deleted; this store cannot be used any more") from error
         if which != self._which:
-            raise ReplacedError(f"{self._path} was replaced by another file; this store cannot be used any more")
+            raise ReplacedError("the file was replaced by another one; this store cannot be used any more")
 
     def _look(self) -> tuple[int, int]:
         found = os.stat(self._path)

@@ -174,7 +174,7 @@ class Keeper:
             while self._dirty:
                 await self._write_some()
         except BackendError as error:
-            failure = unavailable(error, self._database.owner)
+            failure = unavailable(error, self._database.owner, self._database.path)
             failure.__cause__ = error
             logger.warning("cannot write presence: %r", failure)
             return failure

@@ -154,7 +154,7 @@ class SQLiteStore:
             try:
                 count = await self._database.write(partial(log.remove_older, sql=self._sql, before=bound))
             except BackendError as error:
-                raise unavailable(error, self._database.owner) from error
+                raise unavailable(error, self._database.owner, self._database.path) from error
             removed += count
             if count < log.CHUNK:
                 return removed

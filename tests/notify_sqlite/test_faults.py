@@ -414,14 +414,14 @@ def error(code: int) -> sqlite3.OperationalError:
 )
 def test_a_failed_commit_is_uncertain_unless_it_cannot_have_worked(code: int, kind: type[Exception]) -> None:
     """Only where the commit's last page was not written nothing is stored; after a failed flush nobody knows."""
-    assert type(failed_commit(error(code), "SQLiteStore")) is kind
+    assert type(failed_commit(error(code), "SQLiteStore", "x.db")) is kind
 
 
 def test_before_the_commit_everything_is_rejected() -> None:
     """Whatever fails before COMMIT, the transaction is rolled back and nothing is stored."""
     for code in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL):
-        assert type(rejected(error(code), "SQLiteStore")) is PushRejectedError
-    assert type(rejected(ValueError("no active connection"), "SQLiteStore")) is PushRejectedError
+        assert type(rejected(error(code), "SQLiteStore", "x.db")) is PushRejectedError
+    assert type(rejected(ValueError("no active connection"), "SQLiteStore", "x.db")) is PushRejectedError
 
 
 async def test_a_transaction_that_was_left_open_is_rolled_back(path: Path) -> None:
