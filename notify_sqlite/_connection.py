@@ -5,7 +5,6 @@ Every call of the driver runs in a task of ours; callers wait for its outcome, a
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import threading
@@ -22,7 +21,7 @@ from . import _schema
 from ._checkpoint import Checkpointer
 from ._errors import DRIVER, failed_commit, rejected, unavailable
 from ._file import Identity, Lock, check_local
-from ._worker import close, connect, insist, roll_back, run
+from ._worker import close, connect, insist, roll_back, run, running_loop
 
 T = TypeVar("T")
 
@@ -87,7 +86,7 @@ class Database:
         self._network = network
         self._gate: anyio.Lock | None = None
         self._pid = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: object = None
         self._identity: Identity | None = None
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
@@ -111,7 +110,7 @@ class Database:
                 f"{self.owner} was opened in process {self._pid} and cannot be used in its fork {os.getpid()}: "
                 "make a new one after the fork"
             )
-        loop = asyncio._get_running_loop()
+        loop = running_loop()
         if self._loop is None:
             self._loop = loop
         elif loop is not self._loop:

@@ -63,6 +63,11 @@ class _Result:
         return [self._value]
 
 
+def running_loop() -> object:
+    """Return the event loop of asyncio that runs here; None where none does."""
+    return asyncio._get_running_loop()
+
+
 async def connect(path: str, *, timeout: float = _TRY) -> aiosqlite.Connection:
     """Open a connection in autocommit mode.
 

@@ -114,6 +114,8 @@ async def test_what_the_driver_finds_wrong_is_the_users_to_mend(postgres: Server
     assert isinstance(caught.value.__cause__, asyncpg.exceptions.ClientConfigurationError)
     with pytest.raises(UsageError, match="sslmode"):
         await store.save(Event("alice", "n"))
+    with pytest.raises(UsageError, match="sslmode"):
+        await store._retention._change(store._retention._make_partitions)
     await store.aclose()
 
 
