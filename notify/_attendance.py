@@ -99,11 +99,9 @@ class Attendance:
         seat.streams -= 1
         if seat.streams:
             return
-        try:
-            seat.leaves_at = anyio.current_time() + self._linger
-        except RuntimeError:  # a finaliser after the event loop has ended: nobody will sweep
-            seat.leaves_at = None
-        if self._linger and seat.leaves_at is not None:
+        now = self._loop.time()
+        if self._linger and now is not None:  # else nobody would sweep
+            seat.leaves_at = now + self._linger
             self._leaving.append((seat.leaves_at, user))
         else:
             self._drop(user, seat)

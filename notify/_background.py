@@ -71,9 +71,13 @@ class Background:
             self._tasks.add(task)  # the loop itself keeps only a weak reference
             task.add_done_callback(partial(self._ended, job))
         else:
-            import trio.lowlevel  # only where trio runs already
+            try:
+                import trio.lowlevel  # only where trio runs already
 
-            trio.lowlevel.spawn_system_task(self._run, job, function, args, name=job.name)
+                trio.lowlevel.spawn_system_task(self._run, job, function, args, name=job.name)
+            except BaseException:
+                self._ended(job)
+                raise
 
     @property
     def running(self) -> int:

@@ -17,14 +17,14 @@ import anyio.lowlevel
 
 from . import ids
 from ._background import Background
-from ._reads import PAGE_SIZE, Reads, as_unavailable
+from ._reads import PAGE_SIZE, Reads, as_unavailable, checked_page
 from ._ring import Ring
 from ._stats import Counters
 from ._subscription import Mark, Subscription
 from ._wake import Loop, wake
 from .abc import Immediate, Page, Position, ReadMany, Store, ability
 from .errors import ClosedError, UsageError
-from .event import Event, check_user
+from .event import Event, check_user, plain
 
 logger = logging.getLogger("notify")
 
@@ -234,7 +234,7 @@ class LiveLog:
             raise ClosedError(f"{self.name} is closed")
         check_user(user)
         group = group or self._group
-        return Subscription(self, group, user, last_id, signals=signals, max_lag=max_lag, track=track)
+        return Subscription(self, group, plain(user), last_id, signals=signals, max_lag=max_lag, track=track)
 
     def offer(self, event: Event) -> int:
         """Offer an event to the open streams of its user; return how many took it. Never waits.
@@ -313,7 +313,7 @@ class LiveLog:
             if after is None:
                 page = Page((), None, self._immediate.head_nowait(stream.user))
             else:
-                page = self._immediate.read_nowait(stream.user, after, PAGE_SIZE)
+                page = checked_page(self._immediate.read_nowait(stream.user, after, PAGE_SIZE))
         except UsageError as error:
             stream.fail(error)
         except Exception as error:

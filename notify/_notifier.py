@@ -26,7 +26,7 @@ from ._stats import Counters, Statistics, snapshot
 from ._streams import ForeignStream, Streams
 from ._telemetry import Telemetry
 from ._wake import Waiter, wake
-from ._writer import BATCH_SIZE, Locations, Writer, as_push_error
+from ._writer import BATCH_SIZE, Locations, Writer, as_push_error, checked_event
 from .abc import (
     Hearing,
     Immediate,
@@ -50,7 +50,7 @@ from .errors import (
     PushUncertainError,
     UsageError,
 )
-from .event import Event, check_user, draft
+from .event import Event, check_user, draft, plain
 
 logger = logging.getLogger("notify")
 
@@ -268,6 +268,8 @@ class Notifier:
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
+        if user.__class__ is not str:
+            user = plain(user)
         topic = self._topics.get(user) if user.__class__ is str else None  # a user with streams was checked by them
         event = draft(user, type, payload, key, group, meta, topic is not None)
         if len(event.data) > self._max_payload:
@@ -281,8 +283,10 @@ class Notifier:
         if self._save_directly is not None and not ephemeral and connection is None:
             try:  # nothing to ask, to wait for, to route or to measure
                 stored = self._save_directly(event)
+                if stored.__class__ is not Event:
+                    checked_event(stored)
             except Exception as error:
-                raise self._failed(as_push_error(error, self._live.name)) from error
+                raise self._failed(as_push_error(error, self._live.name))  # noqa: B904 - it carries its cause
             counters = self._counters
             counters.pushed_stored += 1
             if topic is not None and topic.offer(stored):
@@ -370,7 +374,8 @@ class Notifier:
         self._live.loop.check()
         failed: dict[str, NotifyError] = {}
         drafts: dict[str, Event] = {}
-        for user in users:
+        for given in users:
+            user: Any = plain(given)
             try:
                 check_user(user)
             except InvalidEventError as error:
@@ -379,7 +384,11 @@ class Notifier:
                 drafts[user] = first.addressed_to(user)
         if not drafts and not failed:
             return PushReport()
-        report = await self._jobs.run(self._push_all, [*drafts.values()], failed, ephemeral)
+        try:
+            report = await self._jobs.run(self._push_all, [*drafts.values()], failed, ephemeral)
+        except ClosedError as error:
+            message = "the notifier was closed meanwhile; some of the events may be stored"
+            raise PushUncertainError(message, backend=self._live.name) from error
         if failed and not report.events and not report.offline:
             raise next(iter(failed.values()))
         return report
@@ -462,9 +471,9 @@ class Notifier:
     def _save_nowait(self, store: Immediate, event: Event, locations: Locations) -> Event:
         began = time.perf_counter() if self._telemetry.measuring else 0.0
         try:
-            stored = store.save_nowait(event)
+            stored = checked_event(store.save_nowait(event))
         except Exception as error:
-            raise self._failed(as_push_error(error, self._live.name)) from error
+            raise self._failed(as_push_error(error, self._live.name))  # noqa: B904 - it carries its cause
         if self._telemetry.measuring:
             self._telemetry.saved(time.perf_counter() - began, 1)
         self._saved(stored, locations)
@@ -537,7 +546,7 @@ class Notifier:
             if signals or max_lag is not None:
                 raise UsageError(f"the streams of {self._live.name} know neither signals nor max_lag")
             options: dict[str, Any] = {"track": track, "buffer_size": self._buffer_size}
-            return ForeignStream(self._stream_store, self._streams, self._live.loop, user, last_id, **options)
+            return ForeignStream(self._stream_store, self._streams, self._live.loop, plain(user), last_id, **options)
         return self._live.subscribe(user, last_id, group=self._streams, signals=signals, track=track, max_lag=max_lag)
 
     # -- state ---------------------------------------------------------------------------------------------------

@@ -6,14 +6,15 @@ import logging
 import random
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import anyio
 
 from . import ids
 from ._backoff import backoff
-from .abc import Page
+from .abc import GapReason, Page
 from .errors import BackendUnavailableError, UsageError
+from .event import Event
 
 if TYPE_CHECKING:
     from ._live import LiveLog
@@ -23,6 +24,8 @@ logger = logging.getLogger("notify")
 
 PAGE_SIZE: Final = 500
 """Events to a page: large enough that a round trip does not matter, small enough that others run in between."""
+
+_GAPS: Final = {None, *get_args(GapReason)}
 
 CONCURRENT_READS: Final = 32
 """Reads under way at once; ten thousand clients that reconnect together queue here instead of at the database."""
@@ -48,7 +51,7 @@ class Read:
     def waiting(self) -> list[Subscription]:
         """Return the streams that still want this page."""
         streams = (reference() for reference in self.streams)
-        return [s for s in streams if s is not None and s.is_reading and s.wanted == self.after]
+        return [s for s in streams if s is not None and s.is_reading and s.wanted == self.after and self.suits(s)]
 
 
 class Reads:
@@ -125,7 +128,7 @@ class Reads:
         try:
             with anyio.fail_after(live.read_timeout):
                 page = await live.fetch(read.user, read.after)
-            return _checked(page)
+            return checked_page(page)
         except UsageError as error:
             return error
         except Exception as error:
@@ -134,10 +137,13 @@ class Reads:
             return as_unavailable(error, live.name)
 
 
-def _checked(page: Any) -> Page:
+def checked_page(page: Any) -> Page:
     """Refuse what is no page: a store that breaks the contract here fails, and poisons nothing."""
-    if not isinstance(page, Page) or not ids.is_id(page.position):
+    if not isinstance(page, Page) or not ids.is_id(page.position) or page.gap not in _GAPS:
         raise TypeError(f"it returned {page!r:.80} for a page")
+    kinds = {event.__class__ for event in page.events}
+    if not all(issubclass(kind, Event) for kind in kinds) or not all([event.id for event in page.events]):
+        raise TypeError(f"it returned {page!r:.80}, not only stored events, in a page")
     return page
 
 

@@ -248,7 +248,7 @@ class Subscription:
 
     def __del__(self) -> None:
         if self._topic is not None:
-            self._close()
+            self._live.loop.call(self._close)  # whichever thread collects the garbage
 
     def __repr__(self) -> str:
         return f"<Subscription user={self.user!r} last_id={self.last_id!r} {self._state.value}>"
@@ -318,11 +318,10 @@ class Subscription:
         """Do one step towards having something to yield: open, read a page, or wait for the page."""
         self._check_idle()
         self._busy = True
+        was_open = self._opened
         try:
             if self._state is State.NEW:
                 await self._open()
-            elif self._opened:
-                await anyio.lowlevel.checkpoint()  # a long replay lets others run between its pages
             if self._state is State.BEHIND and self._topic is not None and self._rank >= self._group.cutoff:
                 self._live.request(self)
             if self._state is State.READING and self._ahead is None and self.waiter is not None:
@@ -334,6 +333,8 @@ class Subscription:
                 self._live.request_ahead(self)
                 await anyio.lowlevel.checkpoint()  # one step for its task, one for that of the store: only then the
                 await anyio.lowlevel.checkpoint()  # server is asked, and works while this page is handed out
+            elif was_open:
+                await anyio.lowlevel.checkpoint()  # a long replay lets others run; last, so that every call gets on
         finally:
             self._busy = False
         failure = self._failure
@@ -487,11 +488,15 @@ class Subscription:
 
     def _lag(self, topic: Topic) -> int:
         """Return how many live events are still to be yielded; above `max_lag` exactly, without what is none."""
-        entries = topic.end - self._index
+        entries = topic.end - max(self._index, self._proven)
         if self._max_lag is None or entries <= self._max_lag:
             return entries
+        held = self._page[0].id if self._page else self.last_id
         window = topic.events[-entries:]
-        return entries - sum(event is RESYNC or splice(self.last_id, event) is Verdict.SEEN for event in window)
+        seen = [event is not RESYNC and splice(held, event) is Verdict.SEEN for event in window]
+        if seen[0]:
+            entries = len(window)  # then what the ring no longer holds is older still
+        return entries - sum(seen) - window.count(RESYNC)
 
     def _close(self) -> None:
         """End for good, synchronously: works while cancelled and in a finaliser. Keeps I3 and I4."""

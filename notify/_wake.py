@@ -178,6 +178,23 @@ class Loop:
         if loop is not None:
             self.new_waiter = partial(LoopWaiter, Bell(loop))
 
+    def time(self) -> float | None:
+        """Return the loop's time in seconds, in its callbacks too, where anyio cannot tell; None once it has ended."""
+        if isinstance(self._loop, asyncio.AbstractEventLoop):
+            return self._loop.time() if self._loop.is_running() else None
+        try:
+            return anyio.current_time()
+        except RuntimeError:
+            return None
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call the function: now, or soon in the loop's own thread if that is another one."""
+        loop = self._loop
+        if isinstance(loop, asyncio.AbstractEventLoop) and loop is not _get_running_loop() and loop.is_running():
+            loop.call_soon_threadsafe(function)
+        else:
+            function()
+
 
 def wake(waiter: Waiter | None) -> None:
     """Wake the task of a waiter, if it still waits."""

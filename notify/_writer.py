@@ -28,7 +28,7 @@ from .errors import (
     PushUncertainError,
     UsageError,
 )
-from .event import Event
+from .event import Draft, Event
 
 logger = logging.getLogger("notify")
 
@@ -278,7 +278,12 @@ class Writer:
 
 
 def _checked(outcome: T) -> T:
-    if isinstance(outcome, NotifyError) or (isinstance(outcome, Event) and ids.is_id(outcome.id)):
+    return outcome if isinstance(outcome, NotifyError) else checked_event(outcome)
+
+
+def checked_event(outcome: T) -> T:
+    """Refuse what is no stored event: a store that breaks the contract here fails, and poisons nothing."""
+    if isinstance(outcome, Event) and not isinstance(outcome, Draft) and ids.is_id(outcome.id):
         return outcome
     raise TypeError(f"it returned {outcome!r:.80} for an event")
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from time import time_ns
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from . import _codec, ids
 from ._codec import encode_payload
 from .errors import InvalidEventError
+
+T = TypeVar("T")
 
 MAX_NAME_BYTES: Final = 255
 """Bytes of UTF-8 that a user, key or group may have."""
@@ -94,6 +96,7 @@ class Event(_Fields):
         _check_names(group, key)
         for position in filter(None, (id, prev)):
             ids.parse(position)
+        user, type, group, key = plain(user), plain(type), plain(group), plain(key)
         if data is None:
             data = encode_payload(payload)
         micros = time_ns() // 1000 if timestamp is None else _micros(timestamp)
@@ -161,7 +164,7 @@ class Event(_Fields):
         return self._header() == other._header() and self.data == other.data
 
     def __hash__(self) -> int:
-        return hash((self.user, self.id, self.type, self.micros))
+        return hash((self.user, self.type, self.micros))  # not the id, which a draft gets later
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Event.from_bytes, (self.to_bytes(),))
@@ -215,8 +218,10 @@ def draft(
         check_user(user)
     if type.__class__ is not str or type not in _known_types:
         _check_pushed_type(type)
+        type = plain(type)
     if group is not None or key is not None:
         _check_names(group, key)
+        group, key = plain(group), plain(key)
     event = _new(Draft)
     event.id = event.prev = ""
     event.user = user
@@ -258,6 +263,11 @@ def build(
     return fields  # type: ignore[return-value]
 
 
+def plain(text: T) -> T:
+    """Return text of a subclass of `str`, such as an enum's, as `str`: its hash and format are those of its letters."""
+    return str.__str__(text) if isinstance(text, str) else text  # type: ignore[return-value]
+
+
 def check_user(user: object) -> None:
     """Raise InvalidEventError unless `user` is a user id."""
     _check_name("user", user)
@@ -274,7 +284,7 @@ def _check_pushed_type(text: str) -> None:
     if text.startswith("notify."):
         raise InvalidEventError(f"event types that begin with 'notify.' are the library's own: {text!r}")
     if len(_known_types) < _KNOWN_TYPES:
-        _known_types.add(text)
+        _known_types.add(plain(text))
 
 
 def freeze_meta(meta: object) -> Mapping[str, str]:

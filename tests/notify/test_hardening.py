@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from notify import (
     BackendUnavailableError,
+    Background,
     ClosedError,
     CodecError,
     Event,
@@ -17,8 +22,9 @@ from notify import (
     Page,
     PushUncertainError,
 )
+from notify.event import draft as _draft
 from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
-from tests.parts import PlainStore, SlowPresence, until
+from tests.parts import BatchStore, PlainStore, SlowPresence, until
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +67,39 @@ async def test_an_offer_without_an_id_does_not_pass_for_the_next_event() -> None
         assert await notifier.push("alice", "t", 4) is not None
 
 
-@pytest.mark.parametrize("answer", [None, "page", Page([], None, "garbage"), Page(None, None, "1-0")])  # type: ignore[arg-type]
+class Name(str, Enum):  # noqa: UP042 - the kind whose format is not its letters
+    """Text whose format is not its letters, and whose hash is not theirs."""
+
+    ALICE = "alice"
+    CREATED = "comment.created"
+
+
+async def test_text_of_a_subclass_counts_by_its_letters() -> None:
+    """An enum's member as user, type, group or key is the text that it stands for, everywhere and from the start."""
+    async with Notifier(MemoryStore()) as notifier, notifier.subscribe(Name.ALICE) as stream:
+        pushed = await notifier.push(Name.ALICE, Name.CREATED, group=Name.ALICE, key=Name.CREATED)
+        report = await notifier.push_many([Name.ALICE], Name.CREATED)
+        assert pushed is not None
+        assert [await stream.next(1), await stream.next(1)] == [pushed, report.events["alice"]]
+        made = Event(Name.ALICE, Name.CREATED, group=Name.ALICE, key=Name.CREATED)
+        for event in (pushed, report.events["alice"], made):
+            texts = [text for text in (event.user, event.type, event.group, event.key) if text is not None]
+            assert {text.__class__ for text in texts} == {str}
+            assert f"{event.user} {event.type}" == "alice comment.created"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "page",
+        Page([], None, "garbage"),
+        Page(None, None, "1-0"),  # type: ignore[arg-type]
+        Page(["event"], None, "1-0"),  # type: ignore[list-item]
+        Page([Event("alice", "t")], None, "1-0"),
+        Page([], "lost", "1-0"),  # type: ignore[arg-type]
+    ],
+)
 async def test_a_store_that_returns_no_page(answer: Any) -> None:
     """What is no page counts as a failed read: opening raises, and nobody hangs or spins."""
 
@@ -91,6 +129,67 @@ async def test_a_store_that_returns_an_event_without_a_place() -> None:
             await notifier.push("alice", "t")
         with pytest.raises(TimeoutError):
             await stream.next(0.03)
+
+
+async def test_an_immediate_store_that_breaks_the_contract() -> None:
+    """What it returns for an event or a page is looked at too, and its own errors are not their own cause."""
+
+    class Lying(MemoryStore):
+        def save_nowait(self, event: Event) -> Event:
+            return event
+
+        def read_nowait(self, user: str, after: str, limit: int) -> Page:
+            return Page(["event"], None, "1-0")  # type: ignore[list-item]
+
+    for presence in (None, MemoryPresence()):
+        store = Lying()
+        async with Notifier(store, presence=presence) as notifier:
+            with pytest.raises(PushUncertainError):
+                await notifier.push("alice", "t")
+            with pytest.raises(BackendUnavailableError):
+                await notifier.subscribe("alice", "0").next(1)
+        store = MemoryStore()
+        await store.aclose()
+        async with Notifier(store, presence=presence) as notifier:
+            with pytest.raises(ClosedError) as caught:
+                await notifier.push("alice", "t")
+            assert caught.value.__cause__ is None
+
+
+async def test_a_draft_stays_what_it_is_in_a_set() -> None:
+    """A store may keep drafts in sets and dictionaries while it saves them."""
+    draft = _draft("alice", "t", 1, None, None, None, user_checked=False)
+    pending = {draft}
+    stored = draft.stored("1-0", "0")
+    pending.remove(draft)
+    assert not pending
+    assert stored.id == "1-0"
+
+
+async def test_a_push_to_many_that_is_cut_off() -> None:
+    """A notifier that is closed in the middle of a `push_many` tells its caller that some events may be stored."""
+
+    class Stuck(BatchStore):
+        async def save_many(self, events: Sequence[Event]) -> Sequence[object]:
+            if len(self.calls) == 1:
+                self.calls.append("stuck")
+                await anyio.sleep_forever()
+            return await super().save_many(events)
+
+    store = Stuck()
+    notifier = Notifier(store)
+    async with anyio.create_task_group() as tasks:
+
+        async def push() -> None:
+            with pytest.raises(PushUncertainError):
+                await notifier.push_many([f"user{number}" for number in range(1500)], "t")
+
+        tasks.start_soon(push)
+        await until(lambda: "stuck" in store.calls)
+        notifier._jobs.closed = True  # as a close that waits no longer
+        await notifier._jobs.aclose(1)
+    assert len(store.inner._logs) == 500
+    await notifier.aclose()
 
 
 async def test_closing_right_after_an_opening_read_failed() -> None:
@@ -148,6 +247,56 @@ async def test_a_registration_that_cannot_be_released() -> None:
                 pass
             await until(lambda tracker=tracker: not tracker.inner.locate_nowait(["bob"]))
             await until(lambda notifier=notifier: notifier.statistics().presence_failures == 1)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("linger", [0, 0.2])
+async def test_garbage_is_collected_in_another_thread(linger: float) -> None:
+    """A stream that another thread finalises leaves as it would here: in its loop's thread, and after `linger`."""
+    presence = SlowPresence()
+    async with Notifier(MemoryStore(), presence=presence, linger=linger) as notifier:
+        holder: dict[str, object] = {"stream": await notifier.subscribe("alice").__aenter__()}
+        holder["itself"] = holder
+        began = anyio.current_time()
+        del holder
+        gc.disable()
+        try:
+            await anyio.to_thread.run_sync(gc.collect)
+        finally:
+            gc.enable()
+        await until(lambda: not presence.inner.locate_nowait(["alice"]))
+        assert anyio.current_time() - began >= linger
+        assert notifier.statistics().open_streams == 0
+
+
+async def test_a_finaliser_after_the_loop_has_ended() -> None:
+    """A stream that outlives its event loop goes without a word, and nobody waits for it to be swept."""
+
+    async def open_one() -> tuple[Notifier, object]:
+        notifier = Notifier(MemoryStore(), presence=MemoryPresence(), linger=5)
+        return notifier, await notifier.subscribe("alice").__aenter__()
+
+    def run(backend: str) -> int:
+        notifier, stream = anyio.run(open_one, backend=backend)
+        del stream
+        gc.collect()
+        attendance: Any = notifier._attendance
+        return len(attendance._seats)
+
+    for backend in ("asyncio", "trio"):
+        assert await anyio.to_thread.run_sync(run, backend) == 0
+
+
+async def test_work_that_cannot_begin_leaves_nothing() -> None:
+    """Work started where no event loop runs raises, and is not waited for by `aclose`."""
+    background = Background("test")
+
+    def begin() -> None:
+        with pytest.raises(RuntimeError):
+            background.start(anyio.sleep, 0)
+
+    await anyio.to_thread.run_sync(begin)
+    assert background.running == 0
 
 
 async def test_an_immediate_store_that_fails_is_told_as_unavailable() -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from notify import (
@@ -836,6 +837,90 @@ async def test_only_events_are_lag() -> None:
             live.offer(await store.save(Event("alice", "t", number)))
         with pytest.raises(SlowConsumerError, match="is 3 live events behind"):
             await stream.next(1)
+
+
+async def test_what_a_replay_brings_is_not_lag() -> None:
+    """Events that came while a stream read its backlog, and are in the pages that it holds, are not to be behind by."""
+    begun, gate = anyio.Event(), anyio.Event()
+
+    class Gated(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            begun.set()
+            await gate.wait()
+            return await super().read(user, after, limit)
+
+    async with Notifier(Gated()) as notifier:
+        await push(notifier, *range(10))
+        stream = notifier.subscribe("alice", "0", max_lag=30)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.__aenter__)
+            await begun.wait()
+            await push(notifier, *range(10, 50))
+            gate.set()
+        assert await take(stream, 50) == list(range(50))
+        await push(notifier, *range(50, 81))
+        with pytest.raises(SlowConsumerError, match="is 31 live events behind"):
+            await stream.next(1)
+
+
+async def test_an_impatient_reader_gets_on() -> None:
+    """`next(timeout=0)`, asked again and again, yields what a reader that fell behind has to read from the log."""
+    for store in (MemoryStore(), PlainStore()):
+        async with Notifier(store, buffer_size=2) as notifier, notifier.subscribe("alice") as stream:
+            await push(notifier, *range(10))
+            seen: list[object] = []
+            with anyio.fail_after(5):
+                while len(seen) < 10:
+                    try:
+                        seen.append((await stream.next(0)).payload)
+                    except TimeoutError:
+                        await anyio.lowlevel.checkpoint()
+            assert seen == list(range(10))
+
+
+async def test_a_page_from_before_a_stream_came_is_not_its_page() -> None:
+    """A stream that could not open and tries again gets a page that holds what was offered before it came again."""
+    snapshot, answer = anyio.Event(), anyio.Event()
+
+    class Store(PlainStore):
+        down = held = False
+
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            if self.down:
+                raise OSError("away")
+            page = await super().read(user, after, limit)
+            if self.held:
+                self.held = False
+                snapshot.set()
+                await answer.wait()
+            elif snapshot.is_set():
+                await until(lambda: not notifier._live._reads._running > 1)
+            return page
+
+    store = Store()
+    async with Notifier(store) as notifier:
+        first = await notifier.push("alice", "t", 1)
+        assert first is not None
+        async with notifier.subscribe("alice", first.id) as open_, anyio.create_task_group() as tasks:
+            store.down = True
+            notifier._live.resync("alice")
+            got: list[object] = []
+
+            async def read(stream: Stream) -> None:
+                got.append((await stream.next(10)).payload)
+
+            tasks.start_soon(read, open_)
+            await until(lambda: notifier.statistics().read_failures)
+            again = notifier.subscribe("alice", first.id)
+            with pytest.raises(BackendUnavailableError):
+                await again.next(10)
+            store.held, store.down = True, False
+            await snapshot.wait()
+            await notifier.push("alice", "t", 2)
+            tasks.start_soon(read, again)
+            await anyio.wait_all_tasks_blocked()
+            answer.set()
+        assert got == [2, 2]
 
 
 async def test_a_long_replay_is_not_lag(notifier: Notifier) -> None:

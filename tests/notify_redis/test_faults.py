@@ -26,7 +26,7 @@ from notify_redis import RedisRouter, RedisStore, RedisStreamStore
 from tests.notify_redis.test_logs import gap_of
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
-from tests.servers.redis import DURABLE, Server, follows, plain_info, single, wait_for
+from tests.servers.redis import DURABLE, VOLATILE, Server, follows, plain_info, single, wait_for
 
 pytestmark = pytest.mark.anyio
 
@@ -106,6 +106,26 @@ async def test_replies_that_are_lost(server: Server, prefix: str, lost: int) -> 
         event = await store.save(Event("alice", "second"))
         assert proxy.lost_replies == lost
         assert [*(await store.read("alice", "0", 10)).events][1:] == [event]
+
+
+async def test_the_reply_decides_where_an_event_stands(prefix: str) -> None:
+    """An event that was announced, then forgotten by a server without persistence, has the place of its repetition."""
+    with single(*VOLATILE) as server:
+        async with proxied(server) as proxy, aclosing(RedisStreamStore(url(proxy), prefix=prefix)) as store:
+            async with Notifier(store) as notifier, notifier.subscribe("alice") as stream:
+                await until(lambda: store.hears, 5)
+                proxy.drop_reply(request=b"EVALSHA")
+                async with anyio.create_task_group() as tasks:
+                    pushed: list[Event | None] = []
+
+                    async def push() -> None:
+                        pushed.append(await notifier.push("alice", "t"))
+
+                    tasks.start_soon(push)
+                    await stream.next(5)
+                    await in_thread(server.kill)
+                    await in_thread(server.start)
+                assert pushed == [*(await store.read("alice", "0", 10)).events]
 
 
 async def test_replies_that_vanish(server: Server, prefix: str) -> None:
