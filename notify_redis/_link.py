@@ -266,7 +266,7 @@ class Link:
                     self._start()
                     await self._read(Replies(wire))
                 except (RedisError, OSError, *FAILURES) as error:
-                    failure = error if ready else not_sent(str(error), error)
+                    failure = error
         finally:
             if not ready:
                 self._failed_at = time.monotonic()
