@@ -120,6 +120,11 @@ async def _push_feed(options: argparse.Namespace) -> int:
                 tasks.start_soon(progress.run)
                 await feed.run(notifier, lines_of(fd))
             tasks.cancel_scope.cancel()
+    return _conclude(feed, key, status)
+
+
+def _conclude(feed: Feed, key: str, status: int) -> int:
+    """Say how far a feed has got, and how to go on with it; return the exit status."""
     if status:
         complain(f"ended by {signal.Signals(status - 128).name}")
     elif feed.reason:

@@ -416,10 +416,12 @@ def test_feed_that_is_stuck(tmp_path: Path) -> None:
 def test_feed_whose_server_never_comes(tmp_path: Path) -> None:
     """A server that is away from the beginning is waited for as long as for a line; then the feed gives up."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        where = ("--store", f"redis://u:geheim@127.0.0.1:{server.getsockname()[1]}")
+        where = ("--store", f"postgresql://u:geheim@127.0.0.1:{server.getsockname()[1]}/db")
     done = notify(tmp_path, "push", "--stdin", "--timeout", "1", *where, stdin="alice a\n")
     assert (done.status, done.out) == (1, "")
-    assert ": gave up: it could not be opened for 1 s: " in done.err.splitlines()[-1]
+    away, gave_up = done.err.splitlines()
+    assert away.startswith("notify: the store is away, so opening it is tried again for 1 s: ")
+    assert ": gave up: it could not be opened for 1 s: " in gave_up
     assert "geheim" not in done.err
     with running(tmp_path, "push", "--stdin", *where) as feed:
         feed.wait_for("opening it is tried again for 30 s", feed.err)
