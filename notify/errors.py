@@ -98,9 +98,3 @@ class BackendUnavailableError(BackendError):
 
 class CodecError(NotifyError):
     """The bytes are not an event in a version that this library reads."""
-
-
-def missing_extra(error: ModuleNotFoundError, package: str, extra: str) -> ModuleNotFoundError:
-    """Return the error to raise when a backend's package could not import its driver: it names the extra."""
-    driver = (error.name or "its driver").partition(".")[0]
-    return ModuleNotFoundError(f"{package} needs {driver}: pip install 'notify[{extra}]'", name=driver)

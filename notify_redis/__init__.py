@@ -1,13 +1,11 @@
 """Redis: logs in streams, live by pub/sub; a single server, Sentinel or Cluster. asyncio."""
 
-from notify.errors import missing_extra
-
 try:
     from ._presence import RedisPresence as RedisPresence
     from ._router import RedisRouter as RedisRouter
     from ._store import RedisStore as RedisStore
     from ._stream_store import RedisStreamStore as RedisStreamStore
 except ModuleNotFoundError as error:
-    raise missing_extra(error, __name__, "redis") from error
+    raise ModuleNotFoundError("notify_redis needs redis: pip install 'notify[redis]'", name="redis") from error
 
 __all__ = ["RedisPresence", "RedisRouter", "RedisStore", "RedisStreamStore"]
