@@ -125,5 +125,5 @@ def _load(extra: str, scheme: str) -> Any:
     try:
         module = importlib.import_module(f"notify_{extra}")
     except ImportError as error:
-        raise MissingError(f"{scheme}:// needs its driver: pip install 'notify[{extra}]' ({error})") from error
+        raise MissingError(f"{scheme}://: {error}") from error
     return getattr(module, NAMES[extra])

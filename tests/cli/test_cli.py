@@ -634,7 +634,7 @@ def test_locked_file(tmp_path: Path) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         line = one_line(notify(tmp_path, "push", "alice", "b", "--timeout", "1"), 1)
-        assert "another process holds the lock" in line
+        assert "somebody else holds the lock" in line
         feed = notify(
             tmp_path, "push", "--stdin", "--timeout", "0.5", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n"
         )
