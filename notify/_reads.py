@@ -111,11 +111,8 @@ class Reads:
 
     def _hand_over(self, stream: Subscription, outcome: Page | Exception, mark: Mark) -> None:
         if isinstance(outcome, Page):
-            try:
-                stream.receive(outcome, stream.wanted is None or len(outcome.events) < PAGE_SIZE, mark)
-            except Exception as error:
-                outcome = as_unavailable(error, self._live.name)
-        if isinstance(outcome, Exception):
+            stream.receive(outcome, stream.wanted is None or len(outcome.events) < PAGE_SIZE, mark)
+        else:
             stream.fail(outcome)
 
     def _forget(self, read: Read) -> None:
