@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from notify import ids
 from notify.testing import History, Verdict
-from tests.parts import until
+from tests.parts import untraced_environment, until
 
 from .backends import Backend
 
@@ -91,7 +91,8 @@ class Process:
             if value is not False:
                 command += [f"--{option}"] if value is True else [f"--{option}", str(value)]
         with self._out.open("wb") as out, self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=out, stderr=errors)
+            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": out, "stderr": errors}
+            self._process = subprocess.Popen(command, cwd=ROOT, env=untraced_environment(), **streams)
 
     @property
     def pid(self) -> int:

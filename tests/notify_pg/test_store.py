@@ -227,6 +227,13 @@ async def test_nobody_there(schema: str) -> None:
     await store.aclose()
 
 
+async def test_a_server_without_tls(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's own defaults ask for TLS first, and go on without where the server has none."""
+    monkeypatch.delenv("PGSSLMODE")
+    store = await make()
+    assert (await store.save(Event("alice", "n"))).prev == "0"
+
+
 async def test_a_database_that_does_not_exist(postgres: Server) -> None:
     """What no attempt can mend is rejected at once."""
     store = PostgresStore(postgres.dsn.replace("/postgres", "/nowhere").replace("//nowhere", "//postgres"), timeout=30)

@@ -45,6 +45,12 @@ async def test_a_failover_that_loses_the_tail(victim: Server, prefix: str) -> No
         assert await gap_of(store, "alice", kept[-1].id) is None
 
 
+async def caught_up(master: Server, replica: Server) -> None:
+    """Wait until the replica has what the master had when this began: a log it never got would be `expired`."""
+    offset = int(plain_info(master, "replication")["master_repl_offset"])
+    await until(lambda: int(plain_info(replica, "replication")["slave_repl_offset"]) >= offset, 10)
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", ["asked for", "master hangs"])
 async def test_a_failover_of_the_sentinels(prefix: str, how: str) -> None:
@@ -56,6 +62,8 @@ async def test_a_failover_of_the_sentinels(prefix: str, how: str) -> None:
             if how == "asked for":
                 all_.sentinels[0].ask("SENTINEL", "FAILOVER", all_.service)
             else:
+                await until(lambda: len(load.acked) == len(load.users))
+                await caught_up(all_.master, all_.replica)
                 all_.master.freeze()
             await until(lambda: all_.master_port() != old, 30)
             before = load.stored
@@ -111,8 +119,7 @@ async def test_a_failover_with_replication_lag(prefix: str) -> None:
     with sentinels() as all_:
         async with aclosing(RedisStreamStore(all_.url, prefix=prefix, canary=1.0)) as store:
             kept = [await store.save(Event("alice", "kept", number)) for number in range(3)]
-            offset = plain_info(all_.master, "replication")["master_repl_offset"]
-            await until(lambda: int(plain_info(all_.replica, "replication")["slave_repl_offset"]) >= int(offset), 10)
+            await caught_up(all_.master, all_.replica)
             all_.replica.ask("REPLICAOF", "127.0.0.1", free_port())  # it keeps what it has, and gets nothing more
             async with store.subscribe("alice", kept[-1].id) as stream:
                 lost = [await store.save(Event("alice", "lost", number)) for number in range(5)]
@@ -248,6 +255,8 @@ async def test_a_replica_of_the_cluster_that_takes_over(prefix: str) -> None:
                 user for user in users if here._client.node_of(partition_of(user)).address == ("127.0.0.1", port)
             ]
             assert orphans
+            await until(lambda: all(user in load.acked for user in orphans))
+            await caught_up(all_.masters[1], all_.replicas[1])
             all_.masters[1].kill()
             heads = dict(load.acked)
             await until(lambda: all(load.acked.get(user) != heads.get(user) for user in users), 30)

@@ -67,7 +67,7 @@ def test_a_real_backend_does_what_a_list_would(backend: type[RealBackend]) -> No
 # -- not blind -------------------------------------------------------------------------------------------------------
 
 _HUNT = settings(
-    max_examples=500,  # one in thirty finds the rarest of the faults below
+    max_examples=500,  # far more than the rarer of the faults below takes
     stateful_step_count=40,
     database=None,
     deadline=None,
@@ -77,7 +77,6 @@ _HUNT = settings(
 )
 
 FAULTS = (
-    "an event at or before the cursor is yielded again",
     "a gap is crossed without a word",
     "a closed stream is never taken off the books",
 )
