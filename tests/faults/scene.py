@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from notify import ids
 from notify.testing import History, Verdict
-from tests.parts import untraced_environment, until
+from tests.parts import until, untraced_environment
 
 from .backends import Backend
 
