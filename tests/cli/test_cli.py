@@ -183,10 +183,8 @@ def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
         tail.wait_for("a null")
         tail.wait_for("the store is back", tail.err)
         assert [line.split()[1] for line in tail.out] == ["first", "a"]
-        assert [line.partition(",")[0] for line in tail.err[1:]] == [
-            "notify: the store is away",
-            "notify: the store is back",
-        ]
+        told = [line.partition(",")[0] for line in tail.err if "new file" not in line]  # whichever of the two made it
+        assert told == ["notify: the store is away", "notify: the store is back"]
         assert tail.interrupt().status == 130
 
 
