@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.parts import until
 from tests.servers.postgres import Server as PostgresServer
 from tests.servers.postgres import postgres as postgres
 from tests.servers.redis import single
@@ -121,13 +122,14 @@ def test_a_stream_store_that_hears_nothing_is_found(
 ) -> None:
     """What the other process stores must arrive by itself: a world whose store sleeps through it does not rest."""
     if deaf:
-        monkeypatch.setattr(backend, "patience", 2.0)
+        monkeypatch.setattr(backend, "patience", 4.0)
         monkeypatch.setattr(ear, lambda *_args: None)
     world = World(backend, seed=0, buffer_size=64, max_len=1000)
     try:
         reader = world.subscribe("B", "alice", "now", "", None, signals=False)
         world.run(world.begin_next(reader))
         assert reader.task is not None
+        world.run(until(lambda: world.backend.store_of("B").hears))  # before that, the store looks by itself
         with pytest.raises(Stuck) if deaf else nullcontext():
             world.run(push(world))
     finally:
