@@ -115,7 +115,7 @@ class Lock:
     def holder(self) -> int | None:
         """Return the process id that the holder left in the file; None where there is none."""
         try:
-            return int(Path(self._path).read_text(encoding="ascii"))
+            return int(Path(self._path).read_bytes())
         except (OSError, ValueError):
             return None
 
