@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from notify import BackendError, Event, ids
+from notify import BackendError, BackendUnavailableError, Event, ids
 from notify_redis import RedisStore, RedisStreamStore
 from notify_redis._keys import TAGS, partition_of, slot_of
 from tests.notify_redis.test_logs import gap_of
@@ -243,6 +243,25 @@ async def test_a_master_of_the_cluster_that_is_killed(prefix: str) -> None:
             assert not load.gaps
 
 
+async def test_reading_from_all_masters_while_one_is_away(prefix: str) -> None:
+    """What is asked of several masters at once fails as a whole, in time, and works again once all are back."""
+    after = {f"user{number}": ids.ZERO for number in range(20)}
+    with cluster() as all_:
+        async with aclosing(RedisStore(all_.url, prefix=prefix, timeout=1.0)) as store:
+            await store.save_many([Event(user, "t") for user in after])
+            all_.masters[1].kill()
+            with anyio.fail_after(5), pytest.raises(BackendUnavailableError):
+                await store.read_many(after, 10)
+            await anyio.to_thread.run_sync(all_.masters[1].start)
+
+            async def all_read() -> bool:
+                with suppress(BackendUnavailableError):
+                    return all(len(page.events) == 1 for page in (await store.read_many(after, 10)).values())
+                return False
+
+            await until(all_read, 30)
+
+
 @pytest.mark.timeout(120)
 async def test_a_replica_of_the_cluster_that_takes_over(prefix: str) -> None:
     """When a master is killed its replica takes over: pushes and streams of its users follow within half a minute."""
@@ -258,6 +277,8 @@ async def test_a_replica_of_the_cluster_that_takes_over(prefix: str) -> None:
             await until(lambda: all(user in load.acked for user in orphans))
             await caught_up(all_.masters[1], all_.replicas[1])
             all_.masters[1].kill()
+            for store in (here, there):
+                await until(lambda store=store: port not in {node.address[1] for node in store._client.nodes}, 30)
             heads = dict(load.acked)
             await until(lambda: all(load.acked.get(user) != heads.get(user) for user in users), 30)
             await until(lambda: there.hears, 30)
