@@ -32,9 +32,9 @@ servers: # what the tests of the backends start for themselves
 demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, verdict
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
 
-test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about ten minutes
+test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twelve minutes
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3 --dist loadfile $(TESTS)
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=100
 

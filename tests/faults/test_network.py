@@ -55,7 +55,7 @@ async def test_replies_that_vanish(backend: Backend, tmp_path: Path) -> None:
         async with scene(backend, tmp_path, url=through(backend, proxy), read_url=backend.url, **options) as at_work:
             for _ in range(2):
                 proxy.down = Faults(blackhole=True)
-                await at_work.more("uncertain", 3, within=10)
+                await at_work.more("uncertain rejected", 3, within=10)  # what has not been sent yet is rejected
                 proxy.heal()
                 await proxy.reset()
                 await at_work.more("ok", 50)
