@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -25,7 +26,7 @@ class Clock:
         return self.ms / 1000
 
 
-class Backend:
+class Backend(ABC):
     """A store, and what the machine has to know about it.
 
     Args:
@@ -48,8 +49,9 @@ class Backend:
     steps = True
     slow: SlowStore | None = None
 
+    @abstractmethod
     def __init__(self, random: Random, max_len: int) -> None:
-        raise NotImplementedError
+        """Make what the attributes name."""
 
     def new_loop(self, random: Random) -> Loop:
         """Return the event loop to run on."""

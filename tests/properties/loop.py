@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
 from typing import Any, TypeVar
@@ -46,16 +47,16 @@ class _Selector(selectors.SelectSelector):
         return super().select(0)
 
 
-class Loop(asyncio.SelectorEventLoop):
+class Loop(asyncio.SelectorEventLoop, ABC):
     """What a world runs on."""
 
+    @abstractmethod
     def drive(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, for a bounded time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Cancel what is left, run it out and close."""
-        raise NotImplementedError
 
 
 class StepLoop(Loop):

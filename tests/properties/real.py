@@ -8,6 +8,7 @@ processes would, and a third one looks at the log from outside.
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import count
 from pathlib import Path
@@ -88,17 +89,17 @@ class RealBackend(Backend):
         self._log = self.look_on()
         self.store = self._stores["A"]
 
+    @abstractmethod
     def _place(self, random: Random, max_len: int) -> None:
         """Choose a place that nobody has used."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self) -> Store:
         """Return the store of one more process."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look_on(self) -> Store:
         """Return a plain store on the same logs."""
-        raise NotImplementedError
 
     def new_loop(self, random: Random) -> Loop:
         """See `Backend.new_loop`."""
