@@ -11,13 +11,12 @@ async for event in notifier.subscribe("alice", last_id):
 from . import abc as abc
 from . import errors as errors
 from . import ids as ids
-from ._background import Background as Background
-from ._live import LiveLog as LiveLog
 from ._notifier import Notifier as Notifier
-from ._results import Health as Health
-from ._results import PushReport as PushReport
-from ._splice import continuity as continuity
-from ._stats import Statistics as Statistics
+from ._runtime._background import Background as Background
+from ._runtime._results import Health as Health
+from ._runtime._results import PushReport as PushReport
+from ._runtime._stats import Statistics as Statistics
+from ._stream._live import LiveLog as LiveLog
 from .abc import Gap as Gap
 from .abc import Guarantees as Guarantees
 from .abc import Page as Page
@@ -41,6 +40,7 @@ from .errors import PushUncertainError as PushUncertainError
 from .errors import SlowConsumerError as SlowConsumerError
 from .errors import UsageError as UsageError
 from .event import Event as Event
+from .ids import continuity as continuity
 
 __all__ = [
     "BackendError",

@@ -16,20 +16,21 @@ from typing import Any, Final, Literal, NoReturn, Self
 import anyio
 import anyio.lowlevel
 
-from ._attendance import Attendance
-from ._background import Background
-from ._live import RANKS, LiveLog
-from ._locator import Locator
-from ._results import Health, PushReport
-from ._routes import Listener, Routes
-from ._stats import Counters, Statistics, snapshot
-from ._streams import ForeignStream, Streams
-from ._telemetry import Telemetry
-from ._wake import Waiter, wake
-from ._writer import BATCH_SIZE, Locations, Writer, as_push_error, checked_event
+from ._presence._local_presence import LocalPresence
+from ._push._locator import Locator
+from ._push._routes import Listener, Routes
+from ._push._writer import BATCH_SIZE, Locations, Writer, as_push_error, checked_event
+from ._runtime._background import Background
+from ._runtime._outage_log import OutageLog
+from ._runtime._results import Health, PushReport
+from ._runtime._stats import Counters, Statistics, snapshot
+from ._runtime._telemetry import Telemetry
+from ._runtime._waking import Waiter, wake
+from ._stream._live import RANKS, LiveLog
+from ._stream._stream_set import ExternalStream, NotifierStreams
 from .abc import (
-    Hearing,
     Immediate,
+    Liveness,
     Position,
     PresenceTracker,
     ReceivingRouter,
@@ -44,6 +45,7 @@ from .abc import (
 from .errors import (
     BackendUnavailableError,
     ClosedError,
+    CodecError,
     InvalidEventError,
     NotifyError,
     PayloadTooLargeError,
@@ -94,19 +96,19 @@ class Notifier:
 
     __slots__ = (  # more attributes than a key-sharing dictionary of Python 3.11 holds, so they would be slow
         "__weakref__",
-        "_attendance",
         "_audit_interval",
         "_buffer_size",
         "_closed",
         "_counters",
         "_draining",
         "_drop_offline",
-        "_foreign",
+        "_external",
         "_hearing",
         "_immediate",
         "_jobs",
         "_listener",
         "_live",
+        "_local_presence",
         "_locator",
         "_loop",
         "_max_payload",
@@ -124,6 +126,7 @@ class Notifier:
         "_timeout",
         "_topics",
         "_transactional",
+        "_unreadable",
         "_writer",
         "instance_id",
     )
@@ -173,15 +176,16 @@ class Notifier:
         self._closed = self._draining = self._started = False
         self._pushes_since_yield = 0
         self._probes: dict[str, Waiter] = {}
+        self._unreadable = OutageLog(logger, "cannot read a routed event", "routed events can be read again")
         self._services, self._jobs = Background("notifier"), Background("notifier")
 
         self._store = store
         self._stream_store: StreamStore | None = store if isinstance(store, StreamStore) else None
         live = getattr(store, "live", None) if ability(store, StreamStore, live="subscribe") else None
         live = live if isinstance(live, LiveLog) else None  # another attribute of that name means nothing to us
-        self._foreign = self._stream_store is not None and live is None
+        self._external = self._stream_store is not None and live is None
         self._live: LiveLog = live or LiveLog(
-            None if self._foreign else store,
+            None if self._external else store,
             background=self._jobs,
             counters=self._counters,
             buffer_size=buffer_size,
@@ -203,20 +207,22 @@ class Notifier:
         self._presence = presence
         parts["background"] = self._services
         routing = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
-        self._attendance = Attendance(presence, routing, linger=linger, loop=loop, **parts) if presence else None
+        self._local_presence = LocalPresence(presence, routing, linger=linger, loop=loop, **parts) if presence else None
         listener: Listener | None = None
         if isinstance(router, ReceivingRouter):
             listener = Listener(router, self.instance_id, self.deliver, timeout=timeout, loop=loop)
         self._listener = listener
-        self._streams = Streams(self._counters, self._start_services, self._attendance, self._listener)
+        self._streams = NotifierStreams(self._counters, self._start_services, self._local_presence, self._listener)
         self._live.add_group(self._streams)
-        hearing = self._hearing = store if isinstance(store, StreamStore) and isinstance(store, Hearing) else None
+        hearing = self._hearing = store if isinstance(store, StreamStore) and isinstance(store, Liveness) else None
         users = self._streams.users
 
-        def hears() -> bool:
-            return (listener is None or listener.hears) and (hearing is None or hearing.hears or not users)
+        def is_receiving() -> bool:
+            return (listener is None or listener.is_receiving) and (
+                hearing is None or hearing.is_receiving or not users
+            )
 
-        self._telemetry = Telemetry(self._counters, self._live, users, hears)
+        self._telemetry = Telemetry(self._counters, self._live, users, is_receiving)
         if self._writer is not None and self._telemetry.measuring:
             self._writer.observe = self._telemetry.saved
         plain = not (router or presence or self._telemetry.measuring or self._telemetry.tracing)
@@ -444,24 +450,34 @@ class Notifier:
         await _let_routes_start()
         return event
 
-    def deliver(self, event: Event) -> int:
+    def deliver(self, event: Event | bytes) -> int:
         """Offer an event that came from another instance to the local streams; return how many took it.
 
         For the receiving half of a router. The store and presence are not touched; duplicates are ignored. Never waits;
         call it on the notifier's event loop.
 
+        Args:
+            event: an event, or the bytes of `Event.to_bytes`. Bytes that are not an event are logged and ignored.
+
         Raises:
-            InvalidEventError: not an event.
+            InvalidEventError: neither an event nor bytes.
         """
+        if isinstance(event, bytes | bytearray | memoryview):
+            try:
+                event = Event.from_bytes(event)
+            except CodecError as error:
+                self._unreadable.failed(error)
+                return 0
+            self._unreadable.recovered()
         if not isinstance(event, Event):
-            raise InvalidEventError(f"deliver takes an Event, not {event.__class__.__name__}")
+            raise InvalidEventError(f"deliver() expects an Event or bytes, got {event.__class__.__name__}")
         if self._closed:
             return 0
         if not event.id and event.meta.get(ORIGIN) == self._live.origin:
             if event.type == PROBE_TYPE:
                 wake(self._probes.get(event.key or ""))
             return 0
-        taken = self._live.offer(event) + (0 if event.id else self._streams.show_foreign(event))
+        taken = self._live.offer(event) + (0 if event.id else self._streams.show_external(event))
         if taken:
             self._counters.delivered_routed += taken
         elif event.user in self._streams.users:
@@ -494,7 +510,7 @@ class Notifier:
             event = event.with_meta({**event.meta, ORIGIN: self._live.origin})
         event = event.stored("", "")
         self._counters.pushed_ephemeral += 1
-        self._counters.delivered_local += self._live.offer(event) + self._streams.show_foreign(event)
+        self._counters.delivered_local += self._live.offer(event) + self._streams.show_external(event)
         if self._routes is not None:
             self._routes.send(event, locations)
         return event
@@ -541,12 +557,12 @@ class Notifier:
         """
         if self._closed or self._draining:
             raise ClosedError("the notifier is closed" if self._closed else "the notifier is draining")
-        if self._foreign and self._stream_store is not None:
+        if self._external and self._stream_store is not None:
             check_user(user)
             if signals or max_lag is not None:
                 raise UsageError(f"the streams of {self._live.name} know neither signals nor max_lag")
             options: dict[str, Any] = {"track": track, "buffer_size": self._buffer_size}
-            return ForeignStream(self._stream_store, self._streams, self._live.loop, plain(user), last_id, **options)
+            return ExternalStream(self._stream_store, self._streams, self._live.loop, plain(user), last_id, **options)
         return self._live.subscribe(user, last_id, group=self._streams, signals=signals, track=track, max_lag=max_lag)
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -593,10 +609,10 @@ class Notifier:
             return repr(error)
         return "ok"
 
-    async def _until_heard(self, store: StreamStore, hearing: Hearing) -> None:
+    async def _until_heard(self, store: StreamStore, hearing: Liveness) -> None:
         with anyio.move_on_after(self._timeout * 0.8):
             async with store.subscribe(self.instance_id):
-                while not hearing.hears:  # noqa: ASYNC110 - it is a property: nobody tells
+                while not hearing.is_receiving:  # noqa: ASYNC110 - it is a property: nobody tells
                     await anyio.sleep(0.01)
                 return
         raise BackendUnavailableError("new events are not heard of, so each arrives late", backend=self._live.name)
@@ -646,8 +662,8 @@ class Notifier:
             self._live.drop_group(self._streams)
             if not await self._jobs.settle(self._timeout):
                 logger.warning("closing with %d pushes pending", self._counters.pending_pushes)
-            if self._attendance is not None:
-                await self._attendance.aclose(self._timeout)
+            if self._local_presence is not None:
+                await self._local_presence.aclose(self._timeout)
             await self._services.aclose(_GRACE)
             await self._jobs.aclose(_GRACE)
         self._telemetry.close()
@@ -658,7 +674,7 @@ class Notifier:
             self._streams.users.clear()
         self._streams.cutoff = max(self._streams.cutoff, rank)  # another drain, or close, may be further
         self._live.wake_ended()
-        await self._streams.close_foreign()
+        await self._streams.close_external()
 
     async def __aenter__(self) -> Self:
         """Start: routed events are heard once this returns."""
@@ -683,7 +699,7 @@ class Notifier:
         self._started = True
         if self._listener is not None:
             self._services.start(self._listener.run)
-        if self._store is not None and not self._foreign:
+        if self._store is not None and not self._external:
             self._services.start(self._live.audit_forever, self._audit_interval)
 
 

@@ -18,15 +18,14 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Protocol, Self, TypeAlias, TypeGuard, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 
 from anyio.abc import TaskStatus
 
 from .errors import NotifyError
 from .event import Event
-
-GapReason: TypeAlias = Literal["trimmed", "expired", "rewound"]
-"""Why continuity cannot be proven: retention took it, everything is gone, or the log lost what it once had."""
+from .ids import GapReason as GapReason
+from .ids import continuity
 
 Position: TypeAlias = str | datetime | None
 """Where a stream starts: an id, `"0"`, a time, or None (`""` too) for "from now on"."""
@@ -60,6 +59,20 @@ class Page:
     events: Sequence[Event]
     gap: GapReason | None
     position: str
+
+    @classmethod
+    def of(cls, events: Sequence[Event], after: str, head: str, *, expired: bool = False) -> Page:
+        """Return the page of these events, with the gap that `continuity` finds.
+
+        Args:
+            events: what the log holds after `after`, in log order, up to the limit.
+            after: the position that was asked for.
+            head: the id of the last event ever appended to the log, read together with the events.
+            expired: whether what is missing at the end of the log is gone because of its age.
+        """
+        first_prev = events[0].prev if events else None
+        gap = continuity(after, first_prev, head, expired=expired)
+        return cls(events, gap, events[-1].id if events else head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,8 +362,8 @@ class Router(Protocol):
         """
 
 
-Deliver: TypeAlias = Callable[[Event], int]
-"""`Notifier.deliver`: offers an event to the local streams and returns how many took it."""
+Deliver: TypeAlias = Callable[[Event | bytes], int]
+"""`Notifier.deliver`: offers an event, or its wire form, to the local streams and returns how many took it."""
 
 
 @runtime_checkable
@@ -434,12 +447,12 @@ class ImmediatePresence(Protocol):
 
 
 @runtime_checkable
-class Hearing(Protocol):
+class Liveness(Protocol):
     """Ability of a `StreamStore`: it knows whether it hears of what other processes save."""
 
     @property
     @abstractmethod
-    def hears(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether its wake-up path has proven itself lately; false until a first stream has been open for a moment."""
 
 

@@ -27,6 +27,7 @@ NO_META: Mapping[str, str] = MappingProxyType({})
 _KNOWN_TYPES = 1024
 _known_types: set[str] = set()  # those that were pushed: an application has a few dozen
 _TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -100,7 +101,7 @@ class Event(_Fields):
         if data is None:
             data = encode_payload(payload)
         micros = time_ns() // 1000 if timestamp is None else _micros(timestamp)
-        return build(id, prev, user, type, data, micros, group, key, freeze_meta(meta) if meta else NO_META)
+        return build_event(id, prev, user, type, data, micros, group, key, freeze_meta(meta) if meta else NO_META)
 
     @property
     def payload(self) -> Any:
@@ -114,40 +115,56 @@ class Event(_Fields):
 
     def stored(self, id: str, prev: str) -> Event:
         """Return this event as the log holds it: for stores."""
-        return build(id, prev, self.user, self.type, self.data, self.micros, self.group, self.key, self.meta)
+        return build_event(id, prev, self.user, self.type, self.data, self.micros, self.group, self.key, self.meta)
 
     def addressed_to(self, user: str) -> Event:
         """Return this event for another user, whose id was checked before."""
-        return build(self.id, self.prev, user, self.type, self.data, self.micros, self.group, self.key, self.meta)
+        return build_event(self.id, self.prev, user, self.type, self.data, self.micros, self.group, self.key, self.meta)
 
     def with_meta(self, meta: Mapping[str, str]) -> Event:
         """Return this event with other `meta`."""
         frozen = freeze_meta(meta)
-        return build(self.id, self.prev, self.user, self.type, self.data, self.micros, self.group, self.key, frozen)
+        return build_event(
+            self.id, self.prev, self.user, self.type, self.data, self.micros, self.group, self.key, frozen
+        )
 
     def to_bytes(self) -> bytes:
         """Return the versioned wire form that routers use."""
         return _codec.encode(self._header(), self.data)
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> Event:
+    def from_bytes(cls, raw: bytes | bytearray | memoryview) -> Event:
         """Return the event of a wire form.
 
         Raises:
             CodecError: the bytes are not an event in a version that this library reads.
         """
-        (id_, prev, user, type_, micros, group, key, meta), data = _codec.decode(raw)
-        return build(
-            id_,
-            prev,
-            user,
-            type_,
-            data,
-            micros,
-            group,
-            key,
-            MappingProxyType(dict(meta)) if meta else NO_META,
-        )
+        return cls._of(*_codec.decode(raw))
+
+    @classmethod
+    def _of(cls, header: _codec.Header, data: bytes) -> Event:
+        id_, prev, user, type_, micros, group, key, meta = header
+        frozen = MappingProxyType(dict(meta)) if meta else NO_META
+        return build_event(id_, prev, user, type_, data, micros, group, key, frozen)
+
+    def to_json(self) -> str:
+        """Return the event as one JSON object, for systems that read JSON rather than `to_bytes`.
+
+        Members: `id`, `prev`, `user`, `type`, `timestamp` (ISO 8601), `group`, `key` and `meta` where there are any,
+        and `payload`, whose text is `data` unchanged. A broadcast has an empty `user`.
+        """
+        return _codec.to_json(self._header(), self.data)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Event:
+        """Return the event of a JSON object that `to_json` made, or another program in the same form.
+
+        Members that are not known are ignored; `prev`, `id`, `group`, `key` and `meta` may be absent.
+
+        Raises:
+            CodecError: the text is not an event.
+        """
+        return cls._of(*_codec.from_json(text))
 
     def _header(self) -> _codec.Header:
         return (self.id, self.prev, self.user, self.type, self.micros, self.group, self.key, self.meta)
@@ -234,7 +251,7 @@ def draft(
     return event
 
 
-def build(
+def build_event(
     id: str,
     prev: str,
     user: str,
@@ -271,6 +288,15 @@ def plain(text: T) -> T:
 def check_user(user: object) -> None:
     """Raise InvalidEventError unless `user` is a user id."""
     _check_name("user", user)
+
+
+def safe_name(text: str) -> str:
+    """Return a name for use in subjects, topics, keys and file names: injective, of `[A-Za-z0-9_=-]` only.
+
+    Letters, digits, `_` and `-` stay as they are; every other byte of the UTF-8 form becomes `=` and two hexadecimal
+    digits, so the result has at most three times as many bytes.
+    """
+    return _UNSAFE.sub(lambda found: f"={found[0][0]:02x}".encode(), text.encode()).decode()
 
 
 def check_type(text: object) -> None:

@@ -7,6 +7,9 @@ Rules:
     4. In SQL and in the library's own stores an id is one signed 64-bit integer, `ms << 20 | sequence`
        (`pack`, `unpack`): over a million events per user and millisecond, until the year 2248.
 
+    5. A reader at position `after` has missed nothing exactly if the first event that follows links back to it
+       (`continuity`).
+
 Because an id holds its time, "everything since 09:00" is an id too (`before`).
 """
 
@@ -14,12 +17,15 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from .errors import InvalidEventIdError
 
 ZERO: Final = "0"
 """The position before every event."""
+
+GapReason: TypeAlias = Literal["trimmed", "expired", "rewound"]
+"""Why continuity cannot be proven: retention took it, everything is gone, or the log lost what it once had."""
 
 SEQUENCE_BITS: Final = 20
 """Bits of a packed id that count events inside one millisecond."""
@@ -108,3 +114,44 @@ def before(moment: datetime) -> str:
 def time_of(text: str) -> datetime:
     """Return the id's time, UTC, to the millisecond."""
     return _EPOCH + timedelta(milliseconds=parse(text)[0])
+
+
+def following(last: str, now: float) -> str:
+    """Return the id of the next event of a log: rule 3, and within the bits of rule 4.
+
+    Args:
+        last: the id of the last event ever appended to the log, `"0"` for none.
+        now: seconds since 1970.
+    """
+    ms, sequence = parse(last)
+    if int(now * 1000) > ms:
+        return format(int(now * 1000), 0)
+    return format(ms, sequence + 1) if sequence < _SEQUENCE_MAX else format(ms + 1, 0)
+
+
+def continuity(after: str, first_prev: str | None, head: str, *, expired: bool = False) -> GapReason | None:
+    """Return the gap between a position and what a log still holds after it: for stores, the value of `Page.gap`.
+
+    Args:
+        after: the position that was asked for.
+        first_prev: `prev` of the first event after it; None where there is none.
+        head: id of the last event ever appended to this log, `"0"` for none.
+        expired: where nothing is left after the position, whether that is because of its age.
+
+    A log that still knows its head but lost the events answers `trimmed` (or `expired`); one that was forgotten
+    altogether answers `expired`; a position that the log never reached, or whose successor does not link back to it,
+    was `rewound`: a restored backup, or a failover that lost its tail.
+    """
+    if first_prev is None:
+        if after == head:
+            return None
+        if head == ZERO:
+            return "expired"
+        if parse(after) > parse(head):
+            return "rewound"
+        return "expired" if expired else "trimmed"
+    if first_prev == after:
+        return None
+    if first_prev == ZERO:
+        return "expired"
+    return "trimmed" if parse(first_prev) > parse(after) else "rewound"

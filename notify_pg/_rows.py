@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from notify import Event, Page, continuity, ids
-from notify.event import NO_META, build
+from notify.event import NO_META, build_event
 
 Row: TypeAlias = Any
 """A record of the driver's: by name, by number, or unpacked."""
@@ -47,7 +47,7 @@ def _filled(column: list[str | None]) -> list[str | None] | None:
 def event_of(user: str, row: Row) -> Event:
     """Return the event of a row."""
     number, prev, micros, type_, data, topic, key, meta = (row[name] for name in FIELDS)
-    return build(
+    return build_event(
         ids.unpack(number),
         ids.unpack(prev),
         user,
@@ -77,7 +77,7 @@ def page_of(user: str, after: str, rows: Sequence[Row]) -> Page:
     else:
         previous = [ids.unpack(number) for number in before]
     frozen = map(_meta, metas) if any(metas) else repeat(NO_META)
-    events = [*map(build, names, previous, repeat(user), types, data, micros, topics, keys, frozen)]
+    events = [*map(build_event, names, previous, repeat(user), types, data, micros, topics, keys, frozen)]
     return Page(events, continuity(after, events[0].prev, head), names[-1])
 
 

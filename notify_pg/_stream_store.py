@@ -96,7 +96,7 @@ class PostgresStreamStore(PostgresStore):
         return self._live
 
     @property
-    def hears(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether the doorbell is known to be heard; while it is not, news is looked for each second."""
         return self._listener.is_proven
 

@@ -11,7 +11,7 @@ import json
 from types import MappingProxyType
 
 from notify.errors import CodecError
-from notify.event import NO_META, Event, build
+from notify.event import NO_META, Event, build_event
 
 VERSION = b"1"
 
@@ -35,7 +35,7 @@ def decode(raw: bytes, id_: str, prev: str) -> Event:
         raise CodecError(f"not an entry of version 1: {bytes(raw[:16])!r}")
     try:
         user, type_, micros, group, key, meta, data = raw.split(b"\n", 6)
-        return build(
+        return build_event(
             id_,
             prev,
             user[1:].decode(),

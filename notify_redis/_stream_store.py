@@ -73,7 +73,7 @@ class RedisStreamStore(RedisStore):
         return self._live
 
     @property
-    def hears(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether new events are being announced; while they are not, streams look for them every second."""
         return self._hearing.alive
 

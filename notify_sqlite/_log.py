@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from notify import Event, Page, continuity, ids
-from notify.event import NO_META, build
+from notify.event import NO_META, build_event
 
 CHUNK: Final = 500
 """Rows that one transaction adds, and rows that it removes, at most: others get their turn soon."""
@@ -82,7 +82,7 @@ def append(db: sqlite3.Connection, sql: Mapping[str, str], drafts: Sequence[Even
         last = last + 1 if last >= now else now
         id_ = f"{last >> ids.SEQUENCE_BITS}-{last & _SEQUENCE}"  # unpacked in place: a third of the time
         type_, data, micros, group = draft.type, draft.data, draft.micros, draft.group
-        event = build(id_, head.id, user, type_, data, micros, group, key, meta)
+        event = build_event(id_, head.id, user, type_, data, micros, group, key, meta)
         rows.append((user, last, head.last_id, type_, data, micros, group, key, json.dumps({**meta}) if meta else None))
         if key is not None:
             execute(sql["set_key"], (user, key, last, head.last_id))
@@ -136,7 +136,7 @@ def _first_of_key(row: Row | None, draft: Event) -> Event | None:
     id_, prev, type_, data, micros, group, key, meta = row
     if type_ is None:
         return draft.stored(ids.unpack(id_), ids.unpack(prev))
-    return build(
+    return build_event(
         ids.unpack(id_), ids.unpack(prev), draft.user, type_, data, micros, group, key, _meta(meta) if meta else NO_META
     )
 
@@ -172,7 +172,7 @@ def page(db: sqlite3.Connection, sql: Mapping[str, str], user: str, after: str, 
             ms = id_ >> bits
             begin = f"{ms}-"
         text = f"{begin}{id_ & mask}"
-        add(build(text, before, user, type_, data, micros, group, key, _meta(meta) if meta else none))
+        add(build_event(text, before, user, type_, data, micros, group, key, _meta(meta) if meta else none))
     return Page(events, continuity(after, events[0].prev, text), text)
 
 

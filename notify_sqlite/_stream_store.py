@@ -70,9 +70,9 @@ class SQLiteStreamStore(SQLiteStore):
         return self._live
 
     @property
-    def hears(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether the file is being watched for the events of other processes."""
-        return self._watch.hears
+        return self._watch.is_receiving
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """See `notify.abc.StreamStore.subscribe`."""

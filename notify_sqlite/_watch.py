@@ -48,7 +48,7 @@ class Watch:
         interval: seconds between two looks.
 
     Attributes:
-        hears: whether the last look went well.
+        is_receiving: whether the last look went well.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Watch:
         self._started = self._ended = False
         self._failures = 0
         self._seen = 0
-        self.hears = False
+        self.is_receiving = False
 
     def start(self) -> None:
         """Begin, at the first stream."""
@@ -101,7 +101,7 @@ class Watch:
         try:
             version, self._seen = await run(connection, self._first_look)
             self._live.resync()  # keeps I1
-            self.hears = True
+            self.is_receiving = True
             while not self._ended:
                 latest = await run(connection, partial(self._look, known=version))
                 self._failures = 0
@@ -109,7 +109,7 @@ class Watch:
                     version = latest
                     await self._take_news(connection)
         finally:
-            self.hears = False
+            self.is_receiving = False
             self._stop.set()
             await close(connection)
 

@@ -42,8 +42,8 @@ PUBLIC = {"notify", "notify.abc", "notify.errors", "notify.ids", "notify.event"}
 """What a backend may import of the core."""
 
 LOOPS = {
-    "notify._wake": {"asyncio"},
-    "notify._background": {"asyncio", "trio"},
+    "notify._runtime._waking": {"asyncio"},
+    "notify._runtime._background": {"asyncio", "trio"},
     "notify_pg._attempts": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
     "notify_pg._doorbell": {"asyncio"},
@@ -237,7 +237,7 @@ def is_plain(path: Path) -> bool:
 def test_only_telemetry_imports_opentelemetry(path: Path) -> None:
     """One file knows OpenTelemetry."""
     uses = any(each.top == "opentelemetry" for each in imports(path))
-    assert uses == (name_of(path) == "notify._telemetry")
+    assert uses == (name_of(path) == "notify._runtime._telemetry")
 
 
 @every_module

@@ -189,7 +189,7 @@ async def heard(one: Notifier, opened: list[int]) -> None:
     """Wait until all streams are open and the doorbell is heard."""
     store = one._store
     assert isinstance(store, PostgresStreamStore)
-    while not store.hears or store._news or len(opened) < WRITERS:  # noqa: ASYNC110 - only the store knows
+    while not store.is_receiving or store._news or len(opened) < WRITERS:  # noqa: ASYNC110 - only the store knows
         await asyncio.sleep(0.01)
 
 
@@ -300,7 +300,7 @@ async def our_reader(dsn: str, schema: str) -> None:
 
         async with asyncio.TaskGroup() as tasks:
             readers = [tasks.create_task(read(number)) for number in range(WRITERS)]
-            while not store.hears or len(opened) < WRITERS:  # noqa: ASYNC110 - only the store knows
+            while not store.is_receiving or len(opened) < WRITERS:  # noqa: ASYNC110 - only the store knows
                 await asyncio.sleep(0.01)
             sys.stdout.write("ready\n")
             sys.stdout.flush()

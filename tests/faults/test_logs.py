@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from notify import Event, Notifier, StreamStore, UsageError
-from notify._reads import CONCURRENT_READS
+from notify._stream._reads import CONCURRENT_READS
 from notify_memory import MemoryStreamStore
 
 from .backends import Backend, Fleet

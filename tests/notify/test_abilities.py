@@ -59,7 +59,7 @@ class HearingStore(MemoryStreamStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hears = False
+        self.is_receiving = False
 
 
 async def push(notifier: Notifier, outcomes: dict[str, object], type_: str) -> None:
@@ -185,7 +185,7 @@ async def test_a_store_that_comes_to_hear_of_events_is_well() -> None:
         async def hear_once_somebody_listens() -> None:
             while not store.live.users:
                 await anyio.lowlevel.checkpoint()
-            store.hears = True
+            store.is_receiving = True
 
         group.start_soon(hear_once_somebody_listens)
         health = await notifier.check()

@@ -280,8 +280,8 @@ async def test_a_finaliser_after_the_loop_has_ended() -> None:
         notifier, stream = anyio.run(open_one, backend=backend)
         del stream
         gc.collect()
-        attendance: Any = notifier._attendance
-        return len(attendance._seats)
+        local_presence: Any = notifier._local_presence
+        return len(local_presence._entries)
 
     for backend in ("asyncio", "trio"):
         assert await anyio.to_thread.run_sync(run, backend) == 0
@@ -337,6 +337,6 @@ async def test_readers_that_gave_up_leave_nothing_with_a_tracker_that_hangs() ->
         for _ in range(5):
             with pytest.raises(TimeoutError):
                 await stream.next(0.01)
-        attendance: Any = notifier._attendance
-        assert attendance._seats["alice"].waiters == []
+        local_presence: Any = notifier._local_presence
+        assert local_presence._entries["alice"].waiters == []
         await stream.aclose()

@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-import notify._routes
+import notify._push._routes
 from notify import BackendUnavailableError, Background, ClosedError, Event, LiveLog, Notifier, Page, Stream
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore
 from tests.parts import NotingRouter, PlainStore, SlowPresence, until
@@ -235,7 +235,7 @@ async def test_closing_answers_pushes_that_wait_for_presence() -> None:
 
 async def test_a_router_that_listened_long_is_restarted_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The delay before listening again starts anew after a router that had listened for some time."""
-    monkeypatch.setattr(notify._routes, "_STEADY", -1.0)
+    monkeypatch.setattr(notify._push._routes, "_STEADY", -1.0)
     attempts: list[float] = []
 
     class Dropping(NotingRouter):
@@ -388,7 +388,7 @@ async def test_a_page_is_turned_when_the_reader_asks() -> None:
         assert [await stream.next(1) for _ in range(500)] == events[:500]
         await store.inner.trim(events[600].id)
         gate.set()
-        await until(lambda: stream._ahead is not None)  # type: ignore[attr-defined]
+        await until(lambda: stream._prefetched is not None)  # type: ignore[attr-defined]
         assert (stream.last_id, stream.gaps) == (events[499].id, ())
         assert await stream.next(1) == events[600]
         assert [(gap.start, gap.end) for gap in stream.gaps] == [(events[499].id, events[599].id)]
@@ -400,7 +400,7 @@ async def test_an_audit_finds_what_came_after_a_page_that_is_still_held() -> Non
     events = await store.fill(700)
     async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
         await stream.next(1)
-        await until(lambda: stream._ahead is not None)  # type: ignore[attr-defined]
+        await until(lambda: stream._prefetched is not None)  # type: ignore[attr-defined]
         events.append(await store.inner.save(Event("alice", "t", "unannounced")))
         await notifier._live.audit()
         assert [await stream.next(1) for _ in range(700)] == events[1:]

@@ -11,13 +11,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from notify._wake import Loop, Waiter
+from notify._runtime._loop_guard import LoopGuard
+from notify._runtime._waking import Waiter
 
 pytestmark = pytest.mark.anyio
 
 
-def bound() -> Loop:
-    loop = Loop()
+def bound() -> LoopGuard:
+    loop = LoopGuard("notifier or store")
     loop.check()
     return loop
 

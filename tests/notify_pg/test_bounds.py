@@ -225,7 +225,7 @@ async def test_ten_thousand_users_and_one_that_listens(
         opened = [store.subscribe(f"user{number}") for number in range(10_000)]
         for start in range(0, len(opened), 100):
             await asyncio.gather(*(streams.enter_async_context(stream) for stream in opened[start : start + 100]))
-        await until(lambda: store.hears and not store._news)
+        await until(lambda: store.is_receiving and not store._news)
         (row,) = await sql.fetch(listening)
         assert await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL") < 30
         queries: list[str] = []
@@ -239,7 +239,7 @@ async def test_ten_thousand_users_and_one_that_listens(
         await sql.execute("SELECT pg_terminate_backend($1)", row["pid"])
         event = await writer.save(Event("user7777", "n"))
         assert await opened[7777].next(20) == event
-        await until(lambda: store._listener.connections == 2 and store.hears and not store._news, 20)
+        await until(lambda: store._listener.connections == 2 and store.is_receiving and not store._news, 20)
         assert sum("unnest" in query and "heads" in query for query in queries) >= 20
         assert len(queries) < 100
 
@@ -255,7 +255,7 @@ async def test_streams_that_open_while_the_listener_does(make: Make, monkeypatch
         return await fetch(query, *args)
 
     async with AsyncExitStack() as streams, store.subscribe("bob"):
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
         monkeypatch.setattr(store._db, "fetch", fetching)
         opened = [store.subscribe(f"user{number}", "0") for number in range(300)]
         opening = [asyncio.ensure_future(streams.enter_async_context(stream)) for stream in opened]
@@ -274,7 +274,7 @@ async def test_a_user_whose_stream_is_being_opened_is_looked_at_again(
     """A ring that comes while a stream's first read is under way, perhaps from before the event, is not forgotten."""
     store, writer = await make(PostgresStreamStore), await make()
     async with store.subscribe("bob"):
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
         head = store.head
         event: list[Event] = []
 
@@ -318,7 +318,7 @@ async def test_closing_and_waiting_with_a_frozen_server(server: Server, schema: 
     """
     async with PostgresStreamStore(server.dsn, schema=schema) as store, Notifier(store) as notifier:
         async with notifier.subscribe("alice") as stream, notifier.subscribe("bob") as other:
-            await until(lambda: store.hears)
+            await until(lambda: store.is_receiving)
             await notifier.push("bob", "n")
             await other.next(5)
             others = [await stack.enter_async_context(notifier.subscribe("bob")) for _ in range(5)]
@@ -408,7 +408,7 @@ async def test_pushes_to_a_server_that_is_gone(server: Server, schema: str) -> N
 
             await until(is_stored, 20)
             assert (await stream.next(10)).payload == 3
-            await until(lambda: store.hears, 20)
+            await until(lambda: store.is_receiving, 20)
             assert not stream.gaps
 
 

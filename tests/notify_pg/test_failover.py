@@ -94,7 +94,7 @@ async def test_a_standby_takes_over(pair: tuple[Server, Server], schema: str, la
             kept = [*(await store.read("alice", "0", 10)).events]
             assert kept == [*events[:3], after]
             assert_chain(kept)
-            await until(lambda: store.hears, 30)
+            await until(lambda: store.is_receiving, 30)
 
 
 async def is_cut_off(standby: Server) -> bool:

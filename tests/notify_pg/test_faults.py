@@ -111,7 +111,7 @@ async def test_a_killed_server(server: Server, schema: str) -> None:
             await anyio.to_thread.run_sync(server.kill)
             await anyio.to_thread.run_sync(server.start)
             await around.stored_more()
-            await until(lambda: store.hears, 10)
+            await until(lambda: store.is_receiving, 10)
 
 
 async def test_a_restarted_server_that_ends_its_connections(server: Server, schema: str) -> None:
@@ -137,17 +137,17 @@ async def test_a_frozen_server(server: Server, schema: str) -> None:
     history = History()
     async with PostgresStreamStore(server.dsn, schema=schema) as store, Notifier(store) as notifier:
         async with crowd(notifier, history) as around:
-            await until(lambda: store.hears, 10)
+            await until(lambda: store.is_receiving, 10)
             server.freeze()
             try:
                 began = anyio.current_time()
-                await until(lambda: not store.hears, 12)
+                await until(lambda: not store.is_receiving, 12)
                 assert anyio.current_time() - began < 11
                 await anyio.sleep_until(began + 15)  # the fault itself lasts so long
             finally:
                 server.thaw()
             await around.stored_more()
-            await until(lambda: store.hears, 20)
+            await until(lambda: store.is_receiving, 20)
 
 
 async def test_an_attempt_that_is_executed_too_late_stores_nothing(server: Server, schema: str) -> None:

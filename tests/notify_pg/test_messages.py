@@ -187,7 +187,7 @@ async def test_a_server_that_is_away_for_long_is_told_once(
         presence = await make(PostgresPresence, dsn, ttl=0.3)
         await presence.register("alice")
         async with store.subscribe("alice") as stream:
-            await until(lambda: store.hears)
+            await until(lambda: store.is_receiving)
             await proxy.refuse()
             await proxy.reset()
             troubles = [store._listener._trouble, store._outbox._trouble, presence._trouble]
@@ -197,7 +197,7 @@ async def test_a_server_that_is_away_for_long_is_told_once(
             during = told(caplog)
             assert max(Counter(during).values()) <= 2, during
             proxy.heal()
-            await until(lambda: store.hears, 10)
+            await until(lambda: store.is_receiving, 10)
             event = await store.save(Event("alice", "n"))
             assert await stream.next(10) == event
             store._look_at(["alice"])

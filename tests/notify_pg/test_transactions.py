@@ -134,7 +134,7 @@ async def test_a_commit_that_the_library_cannot_see(make: Make, sql: asyncpg.Con
     """`wake` brings an event whose commit somebody else made; it needs no transaction and no stream."""
     store, other = await make(PostgresStreamStore), await make(PostgresStore)
     async with store.subscribe("alice") as stream, store.subscribe("bob") as quiet:
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
         transaction = sql.transaction()
         await transaction.start()
         event = await other.save_in(Event("alice", "n"), sql)

@@ -35,7 +35,7 @@ async def test_one_connection_listens_for_all(make: Make, sql: asyncpg.Connectio
     streams = [store.subscribe(f"user{number}") for number in range(100)]
     for stream in streams:
         await stream.__aenter__()
-    await until(lambda: store.hears)
+    await until(lambda: store.is_receiving)
     (pid,) = await listeners(sql, schema)
     assert await sql.fetchval("SELECT state FROM pg_stat_activity WHERE pid = $1", pid) == "idle"
     for stream in streams:
@@ -55,7 +55,7 @@ async def test_a_killed_listener_misses_nothing(make: Make, sql: asyncpg.Connect
     """While the listening connection is killed again and again, every event arrives, in order, without a gap."""
     store, writer = await make(PostgresStreamStore, heartbeat=0.5), await make(PostgresStore)
     async with store.subscribe("alice") as stream:
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
 
         async def kill() -> None:
             for _ in range(5):
@@ -69,7 +69,7 @@ async def test_a_killed_listener_misses_nothing(make: Make, sql: asyncpg.Connect
             events = [await stream.next(5) for _ in range(100)]
         assert events == await saved
         assert not stream.gaps
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
         assert store._listener.connections > 1
 
 
@@ -84,13 +84,13 @@ async def test_a_half_open_listener_is_replaced(make: Make, postgres: Server) ->
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
         store = await make(PostgresStreamStore, listen_dsn=dsn, heartbeat=0.2)
         async with store.subscribe("alice") as stream:
-            await until(lambda: store.hears)
+            await until(lambda: store.is_receiving)
             proxy.up = proxy.down = Faults(blackhole=True)
             missed = await writer.save(Event("alice", "n"))
-            await until(lambda: not store.hears)
+            await until(lambda: not store.is_receiving)
             assert await stream.next(3) == missed
             proxy.heal()
-            await until(lambda: store.hears)
+            await until(lambda: store.is_receiving)
             event = await writer.save(Event("alice", "n"))
             assert await stream.next(1) == event
         await store.aclose()
@@ -107,7 +107,7 @@ async def test_a_doorbell_that_does_not_ring_delays_only(
     async with store.subscribe("alice") as stream:
         events = await save_all(writer, 3)
         assert [await stream.next(3) for _ in range(3)] == events
-    assert not store.hears
+    assert not store.is_receiving
     assert writer._bell.failures > 1
     assert caplog.text.count("the doorbell does not ring") == 2
 
@@ -124,14 +124,14 @@ async def test_a_pooler_that_swallows_listen_is_found_out(
         events = [await writer.save(Event("alice", "n")), await notifier.push("alice", "n")]
         for event in events:
             assert await stream.next(3) == event
-        assert not store.hears
+        assert not store.is_receiving
 
 
 async def test_a_pooler_with_a_dsn_to_listen_at(make: Make, pgbouncer: Bouncer, postgres: Server) -> None:
     """With `listen_dsn` leading past the pooler, events arrive at once, hundreds of tasks share its connections."""
     store = await make(PostgresStreamStore, pgbouncer.dsn, listen_dsn=postgres.dsn)
     async with store.subscribe("alice") as stream:
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
         other = await make(PostgresStore, pgbouncer.dsn)
         stored = await asyncio.gather(*(one.save(Event("alice", "n", n)) for n in range(200) for one in (store, other)))
         log = [await stream.next(5) for _ in stored]
@@ -203,7 +203,7 @@ async def test_audits_find_what_no_ring_announced(
         raise failure
 
     async with store.subscribe("alice") as stream:
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
         monkeypatch.setattr(store.live, "audit", fail_once)
         await until(lambda: "could not be looked for" in caplog.text)
         event = await writer.save(Event("alice", "n"))

@@ -47,7 +47,7 @@ async def test_nobody_to_ask(prefix: str, scheme: str) -> None:
         with pytest.raises(BackendUnavailableError):
             await store.subscribe("alice").__aenter__()
         assert monotonic() - began < 5.0
-        assert not store.hears
+        assert not store.is_receiving
 
 
 @pytest.mark.parametrize("options", [(), ("--cluster-enabled", "yes")], ids=["single", "without slots"])

@@ -67,7 +67,7 @@ async def test_a_server_that_hangs(victim: Server, prefix: str) -> None:
         victim.freeze()
         try:
             await until(lambda: {"PushUncertainError", "PushRejectedError"} <= set(load.outcomes), 10)
-            await until(lambda: not store.hears, 15)
+            await until(lambda: not store.is_receiving, 15)
             await anyio.sleep(max(0.0, began + 15.0 - monotonic()))
         finally:
             victim.thaw()
@@ -113,7 +113,7 @@ async def test_the_reply_decides_where_an_event_stands(prefix: str) -> None:
     with single(*VOLATILE) as server:
         async with proxied(server) as proxy, aclosing(RedisStreamStore(url(proxy), prefix=prefix)) as store:
             async with Notifier(store) as notifier, notifier.subscribe("alice") as stream:
-                await until(lambda: store.hears, 5)
+                await until(lambda: store.is_receiving, 5)
                 proxy.drop_reply(request=b"EVALSHA", times=1000)  # until the server has forgotten what it said
                 async with anyio.create_task_group() as tasks:
                     pushed: list[Event | None] = []
@@ -364,7 +364,7 @@ async def test_closing_while_the_server_hangs(victim: Server, prefix: str) -> No
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(read)
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
         victim.freeze()
         tasks.start_soon(save)
         await anyio.sleep(0.1)

@@ -196,14 +196,14 @@ async def test_open_streams_outlast_a_refusal(server: Server, prefix: str, caplo
     store = RedisStreamStore(f"redis://gone:right@127.0.0.1:{server.port}", prefix=prefix)
     other = RedisStore(server.url, prefix=prefix)
     async with aclosing(store), aclosing(other), store.subscribe("alice") as stream:
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
         server.ask("ACL", "SETUSER", "gone", "off")
         server.ask("CLIENT", "KILL", "USER", "gone")
         event = await other.save(Event("alice", "t"))
         await until(lambda: refused_logins(server, "gone") >= 8)
         server.ask("ACL", "SETUSER", "gone", "on")
         assert await stream.next(20) == event
-        await until(lambda: store.hears)
+        await until(lambda: store.is_receiving)
     said = [record.getMessage() for record in caplog.records]
     assert len([text for text in said if "does not hear" in text and "invalid username-password" in text]) == 1
     assert len([text for text in said if "hears" in text and "again" in text]) == 1

@@ -36,7 +36,7 @@ async def test_a_connection_that_is_killed(server: Server, prefix: str) -> None:
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store, aclosing(other):
         async with traffic(store, other) as load:
             for _ in range(5):
-                await until(lambda: other.hears)
+                await until(lambda: other.is_receiving)
                 before, connections = load.stored, other._hearing.connections
                 server.ask("CLIENT", "KILL", "TYPE", "pubsub")
                 await until(partial(lambda n: other._hearing.connections > n, connections))
@@ -67,7 +67,7 @@ async def test_a_connection_that_goes_deaf(server: Server, prefix: str) -> None:
             await other.head("alice")
             listen_through(other, proxy)
             async with other.subscribe("alice") as stream:
-                await until(lambda: other.hears)
+                await until(lambda: other.is_receiving)
                 proxy.down = Faults(blackhole=True)
                 event = await store.save(Event("alice", "t"))
                 with pytest.raises(TimeoutError):
@@ -75,10 +75,10 @@ async def test_a_connection_that_goes_deaf(server: Server, prefix: str) -> None:
                 with suppress(TimeoutError):
                     await stream.next(3.0)
                 assert stream.last_id == event.id  # found by looking, while nothing can be heard
-                assert not other.hears
+                assert not other.is_receiving
                 proxy.heal()
                 await proxy.reset()
-                await until(lambda: other.hears)
+                await until(lambda: other.is_receiving)
                 event = await store.save(Event("alice", "t"))
                 assert await stream.next(0.5) == event
 
@@ -94,9 +94,9 @@ async def test_a_server_without_pubsub_for_a_while(server: Server, prefix: str) 
             assert await stream.next(5) == first
             event = await store.save(Event("alice", "t"))
             assert await stream.next(5) == event
-            assert not store.hears
+            assert not store.is_receiving
             proxy.heal()
-            await until(lambda: store.hears)
+            await until(lambda: store.is_receiving)
 
 
 async def test_users_are_subscribed_while_they_are_here(server: Server, prefix: str) -> None:

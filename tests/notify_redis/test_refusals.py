@@ -51,7 +51,7 @@ async def test_subscribing_that_is_not_allowed(server: Server, prefix: str, capl
         async with store.subscribe("alice") as stream:
             event = await store.save(Event("alice", "t"))
             assert await stream.next(10) == event
-        assert not store.hears
+        assert not store.is_receiving
         assert "does not hear" in caplog.text
 
 
@@ -77,7 +77,7 @@ async def test_looking_that_is_not_allowed(server: Server, prefix: str, caplog: 
             await until(lambda: store.live.users["alice"].last_id is not None)
             server.ask("ACL", "SETUSER", "blind", "-subscribe")
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-            await until(lambda: not store.hears)
+            await until(lambda: not store.is_receiving)
             server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xrange")
             missed = await other.save(Event("alice", "t"))
             await until(lambda: "cannot look for news" in caplog.text)

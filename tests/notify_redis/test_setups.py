@@ -69,7 +69,7 @@ async def test_a_failover_of_the_sentinels(prefix: str, how: str) -> None:
             before = load.stored
             await until(lambda: load.stored > before + 50, 30)
             all_.master.thaw()
-            await until(lambda: there.hears, 30)
+            await until(lambda: there.is_receiving, 30)
             await anyio.sleep(1.0)
             await load.settle(30)
             load.history.assert_ok(durable=False)
@@ -187,7 +187,7 @@ async def test_slots_that_move_under_load(prefix: str) -> None:
                 await anyio.to_thread.run_sync(partial(move_slot, all_, slot))
                 before = load.stored
                 await until(lambda before=before: load.stored > before + 50, 30)
-            await until(lambda: there.hears, 30)
+            await until(lambda: there.is_receiving, 30)
             await load.settle(30)
             load.history.assert_ok()
             assert not load.gaps
@@ -235,7 +235,7 @@ async def test_a_master_of_the_cluster_that_is_killed(prefix: str) -> None:
             before = load.stored
             await until(lambda: load.stored > before + 50, 30)
             await anyio.to_thread.run_sync(all_.masters[1].start)
-            await until(lambda: there.hears, 30)
+            await until(lambda: there.is_receiving, 30)
             heads = dict(load.acked)
             await until(lambda: all(load.acked.get(user) != heads.get(user) for user in users), 30)
             await load.settle(30)
@@ -281,7 +281,7 @@ async def test_a_replica_of_the_cluster_that_takes_over(prefix: str) -> None:
                 await until(lambda store=store: port not in {node.address[1] for node in store._client.nodes}, 30)
             heads = dict(load.acked)
             await until(lambda: all(load.acked.get(user) != heads.get(user) for user in users), 30)
-            await until(lambda: there.hears, 30)
+            await until(lambda: there.is_receiving, 30)
             await load.settle(30)
             load.history.assert_ok(durable=False)
             assert set(load.gaps) <= {"rewound"}

@@ -127,7 +127,7 @@ def test_a_stream_store_that_hears_nothing_is_found(
     world = World(backend, seed=0, buffer_size=64, max_len=1000)
     try:
         world.run(world.begin_next(world.subscribe("B", "{b}:*", "now", "", None, signals=False)))
-        world.run(until(lambda: world.backend.store_of("B").hears))  # before that, the store looks by itself
+        world.run(until(lambda: world.backend.store_of("B").is_receiving))  # before that, the store looks by itself
         reader = world.subscribe("B", "alice", "now", "", None, signals=False)
         world.run(world.begin_next(reader))
         assert reader.task is not None

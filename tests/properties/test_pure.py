@@ -11,9 +11,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from notify import Event, continuity, ids
-from notify._backoff import backoff
-from notify._ring import RESYNC, Ring
-from notify._splice import Verdict, splice
+from notify._runtime._backoff import backoff
+from notify._stream._ring import RESYNC, Ring
+from notify._stream._splice import Verdict, splice
 from notify.errors import CodecError, InvalidEventError, InvalidEventIdError
 from notify.event import check_user
 

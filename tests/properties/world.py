@@ -14,8 +14,8 @@ from random import Random
 from typing import Any
 
 from notify import Event, Gap, Notifier, RoutingInfo, Stream, ids
-from notify import _live as live_module
-from notify import _reads as reads_module
+from notify._stream import _live as live_module
+from notify._stream import _reads as reads_module
 from notify.errors import ClosedError, PushRejectedError, PushUncertainError
 from notify.testing.history import History
 from notify.testing.history import Reader as Recorder

@@ -177,7 +177,8 @@ async def subscribing(notifier: Notifier) -> None:
 
 async def the_rest(notifier: Notifier, event: Event) -> None:
     assert_type(notifier.deliver(event), int)
-    notifier.deliver(event.to_bytes())  # type: ignore[arg-type]
+    assert_type(notifier.deliver(event.to_bytes()), int)
+    notifier.deliver("text")  # type: ignore[arg-type]
     assert_type(notifier.statistics(), Statistics)
     assert_type(notifier.statistics().pushes, Mapping[str, int])
     notifier.statistics().users = 0  # type: ignore[misc]

@@ -27,17 +27,17 @@ from typing import Any, Final, NoReturn, cast
 
 import anyio
 
-from . import ids
-from ._backoff import backoff
+from .. import ids
+from .._notifier import Notifier
+from .._runtime._backoff import backoff
+from ..abc import StreamStore
+from ..errors import BackendError, BackendUnavailableError, NotifyError, PushUncertainError, UsageError
+from ..event import Event, check_user
 from ._console import complain, first_signal, lines_of, payload_of, position, printable, say, seconds
 from ._feed import Feed, Progress
 from ._inspect import describe, examine
-from ._notifier import Notifier
 from ._tail import Tail
 from ._urls import DEFAULT, file_of, open_store, redact
-from .abc import StreamStore
-from .errors import BackendError, BackendUnavailableError, NotifyError, PushUncertainError, UsageError
-from .event import Event, check_user
 
 FAILED, WRONG, INTERRUPTED, CUT_OFF = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
 

@@ -12,15 +12,10 @@ import asyncio
 import contextvars
 from asyncio import _get_running_loop
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
-
-from .errors import UsageError
-
-_UNBOUND = object()
 
 
 class Waiter(Protocol):
@@ -53,23 +48,23 @@ class EventWaiter:
             self._event = type(self._event)()  # the backend's own class: to ask anyio for it again costs as much again
 
 
-class Bell:
+class WakeBatch:
     """Runs every task that was woken in one step of an asyncio loop, in that order, by one callback of the loop."""
 
-    __slots__ = ("_ended", "loop", "rung")
+    __slots__ = ("_ended", "loop", "woken_waiters")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._ended = loop.create_future()  # what tasks are told of a wait that ended well: they read it without a call
         self._ended.set_result(None)
-        self.rung: list[LoopWaiter] = []
+        self.woken_waiters: list[LoopWaiter] = []
 
     def run(self) -> None:
         """Run each task, in its own context, up to where it waits again."""
-        rung, self.rung = iter(self.rung), []
+        woken_waiters, self.woken_waiters = iter(self.woken_waiters), []
         ended = self._ended
         try:
-            for waiter in rung:
+            for waiter in woken_waiters:
                 step = waiter.step
                 if waiter.cancelled is None:
                     waiter.woken = False
@@ -79,19 +74,19 @@ class Bell:
                     waiter.context.run(step, waiter)
                     step = None  # see `LoopWaiter.result`
         finally:
-            for waiter in rung:  # only where a task let out KeyboardInterrupt or SystemExit
-                self.rung.append(waiter)
+            for waiter in woken_waiters:  # only where a task let out KeyboardInterrupt or SystemExit
+                self.woken_waiters.append(waiter)
                 self.loop.call_soon(self.run)
 
 
 class LoopWaiter:
     """A waiter for asyncio: of a future's interface the part that `asyncio.Task` and anyio use."""
 
-    __slots__ = ("_asyncio_future_blocking", "_bell", "_loop", "cancelled", "context", "step", "woken")
+    __slots__ = ("_asyncio_future_blocking", "_batch", "_loop", "cancelled", "context", "step", "woken")
 
-    def __init__(self, bell: Bell) -> None:
-        self._bell = bell
-        self._loop = bell.loop  # a task looks for this and for the next, to know what it may wait on
+    def __init__(self, batch: WakeBatch) -> None:
+        self._batch = batch
+        self._loop = batch.loop  # a task looks for this and for the next, to know what it may wait on
         self._asyncio_future_blocking = False
         self.woken = False
         self.cancelled: tuple[str, ...] | None = None
@@ -104,10 +99,10 @@ class LoopWaiter:
             return
         self.woken = True
         if self.step is not None:
-            bell = self._bell
-            if not bell.rung:
-                bell.loop.call_soon(bell.run)
-            bell.rung.append(self)
+            batch = self._batch
+            if not batch.woken_waiters:
+                batch.loop.call_soon(batch.run)
+            batch.woken_waiters.append(self)
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""
@@ -135,10 +130,10 @@ class LoopWaiter:
         return True
 
     def result(self) -> None:
-        """Tell the task that the wait was cancelled; of one that ended well the bell tells it in another way.
+        """Tell the task that the wait was cancelled; of one that ended well the batch tells it in another way.
 
         The traceback of what this raises refers to this frame and to those below, and the task to the traceback: with
-        the exception or the task in a variable here or in `Bell.run`, the cycle would keep the stream alive.
+        the exception or the task in a variable here or in `WakeBatch.run`, the cycle would keep the stream alive.
         """
         message, self.cancelled = self.cancelled, None
         self.woken = False
@@ -149,51 +144,6 @@ class LoopWaiter:
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the running asyncio loop; None under trio."""
     return _get_running_loop()
-
-
-class Loop:
-    """The event loop that a part was first used on; everything of that part stays on it."""
-
-    __slots__ = ("_loop", "new_waiter")
-
-    def __init__(self) -> None:
-        self._loop: object = _UNBOUND
-        self.new_waiter: Callable[[], Waiter] = EventWaiter
-
-    def check(self) -> None:
-        """Bind to the running loop at first, then insist on it.
-
-        Raises:
-            UsageError: called from another event loop.
-        """
-        loop = _get_running_loop()
-        if loop is self._loop:
-            return
-        if self._loop is not _UNBOUND:
-            raise UsageError(
-                "this notifier or store belongs to another event loop; make one for each loop and after each fork, or "
-                "from another thread hand the call to its loop, with asyncio.run_coroutine_threadsafe"
-            )
-        self._loop = loop
-        if loop is not None:
-            self.new_waiter = partial(LoopWaiter, Bell(loop))
-
-    def time(self) -> float | None:
-        """Return the loop's time in seconds, in its callbacks too, where anyio cannot tell; None once it has ended."""
-        if isinstance(self._loop, asyncio.AbstractEventLoop):
-            return self._loop.time() if self._loop.is_running() else None
-        try:
-            return anyio.current_time()
-        except RuntimeError:
-            return None
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Call the function: now, or soon in the loop's own thread if that is another one."""
-        loop = self._loop
-        if isinstance(loop, asyncio.AbstractEventLoop) and loop is not _get_running_loop() and loop.is_running():
-            loop.call_soon_threadsafe(function)
-        else:
-            function()
 
 
 def wake(waiter: Waiter | None) -> None:

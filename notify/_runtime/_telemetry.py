@@ -10,14 +10,13 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from ._live import LiveLog
+from ..event import Event
 from ._stats import Counters, pushes
-from .event import Event
 
 _SCOPE: Final = "notify"
 
@@ -52,24 +51,32 @@ _COUNTERS: Final[tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, in
 )
 
 
+class Observed(Protocol):
+    """Where events are yielded."""
+
+    observe: Callable[[Event], None] | None
+
+
 class Telemetry:
     """What one notifier tells OpenTelemetry.
 
     Args:
         counters: what the notifier counts.
-        live: where its streams are.
+        observed: calls what is set as its `observe` with each event that a stream yields.
         users: who has a stream open.
-        hears: whether what other instances push is heard.
+        is_receiving: whether what other instances push is heard.
 
     Attributes:
         tracing: whether spans are recorded.
         measuring: whether durations are recorded.
     """
 
-    def __init__(self, counters: Counters, live: LiveLog, users: Collection[str], hears: Callable[[], bool]) -> None:
+    def __init__(
+        self, counters: Counters, observed: Observed, users: Collection[str], is_receiving: Callable[[], bool]
+    ) -> None:
         self.counters = counters
         self.users = users
-        self.hears = hears
+        self.is_receiving = is_receiving
         self._tracer = trace.get_tracer(_SCOPE) if _installed(trace.get_tracer_provider()) else None
         self.tracing = self._tracer is not None
         meter = metrics.get_meter(_SCOPE)
@@ -80,9 +87,9 @@ class Telemetry:
             self._latency = meter.create_histogram(
                 "notify.push_to_yield.duration", "s", "from the push to the moment a stream yielded the event"
             )
-            live.observe = self._observe
+            observed.observe = self._observe
         elif self.tracing:
-            live.observe = self._trace_delivery
+            observed.observe = self._trace_delivery
         _registry.add(self, meter)
 
     @contextmanager
@@ -145,7 +152,7 @@ class _Registry:
         gauges: dict[str, tuple[str, Callable[[Telemetry], int]]] = {
             "notify.streams.open": ("streams open now", lambda t: t.counters.open_streams),
             "notify.users": ("users with an open stream now", lambda t: len(t.users)),
-            "notify.wake_path.up": ("notifiers that hear of what others push", lambda t: int(t.hears())),
+            "notify.wake_path.up": ("notifiers that hear of what others push", lambda t: int(t.is_receiving())),
             "notify.pushes.pending": (
                 "pushes whose outcome is not known yet",
                 lambda t: t.counters.pending_pushes,

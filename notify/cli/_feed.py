@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
-from ._backoff import backoff
+from .._notifier import Notifier
+from .._runtime._backoff import backoff
+from ..errors import BackendError, UsageError
+from ..event import Event
 from ._console import MAX_LINE, Line, complain, payload_of, say
-from ._notifier import Notifier
-from .errors import BackendError, UsageError
-from .event import Event
 
 WINDOW: Final = 500
 """Lines read ahead; no more pushes than that are under way."""

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 import anyio
 
-from . import ids
-from ._backoff import backoff
-from .abc import GapReason, Page
-from .errors import BackendUnavailableError, UsageError
-from .event import Event
+from .. import ids
+from .._runtime._backoff import backoff
+from ..abc import Page
+from ..errors import BackendUnavailableError, UsageError
+from ..event import Event
+from ..ids import GapReason
 
 if TYPE_CHECKING:
     from ._live import LiveLog
-    from ._subscription import Mark, Subscription
+    from ._subscription import Subscription, Watermark
 
 logger = logging.getLogger("notify")
 
@@ -34,19 +35,21 @@ CONCURRENT_READS: Final = 32
 class Read:
     """One read under way or queued, and the streams that wait for it (weakly: a dropped stream is not kept alive)."""
 
-    __slots__ = ("after", "key", "mark", "streams", "user")
+    __slots__ = ("after", "key", "streams", "user", "watermark")
 
     def __init__(self, user: str, after: str | None) -> None:
         self.user = user
         self.after = after
         # A head is shared with nobody: whoever asks later must not be told of an earlier end of the log.
         self.key: object = self if after is None else (user, after)
-        self.mark: Mark | None = None  # where the ring ended when the read began; None: it has not
+        self.watermark: Watermark | None = None  # where the ring ended when the read began; None: it has not
         self.streams: list[weakref.ref[Subscription]] = []
 
     def suits(self, stream: Subscription) -> bool:
         """Return whether the page will hold all that was offered before this stream came: else it must read itself."""
-        return self.mark is None or (stream.mark.topic is self.mark.topic and stream.mark.end <= self.mark.end)
+        return self.watermark is None or (
+            stream.watermark.topic is self.watermark.topic and stream.watermark.end <= self.watermark.end
+        )
 
     def waiting(self) -> list[Subscription]:
         """Return the streams that still want this page."""
@@ -89,11 +92,13 @@ class Reads:
 
     async def _run(self, read: Read) -> None:
         outcome: Page | Exception = BackendUnavailableError("the read was abandoned", backend=self._live.name)
-        mark = self._live.mark(read.user)
+        watermark = self._live.watermark(read.user)
         delays = backoff(random.random)
         try:
             while True:
-                mark = read.mark = self._live.mark(read.user)  # before: what is offered meanwhile proves nothing
+                watermark = read.watermark = self._live.watermark(
+                    read.user
+                )  # before: what is offered meanwhile proves nothing
                 outcome = await self._attempt(read)
                 streams = read.waiting()
                 if isinstance(outcome, Page | UsageError) or not any(stream.is_open for stream in streams):
@@ -106,12 +111,12 @@ class Reads:
             self._running -= 1
             self._forget(read)
             for stream in read.waiting():
-                self._hand_over(stream, outcome, mark)
+                self._hand_over(stream, outcome, watermark)
             self._start_next()
 
-    def _hand_over(self, stream: Subscription, outcome: Page | Exception, mark: Mark) -> None:
+    def _hand_over(self, stream: Subscription, outcome: Page | Exception, watermark: Watermark) -> None:
         if isinstance(outcome, Page):
-            stream.receive(outcome, stream.wanted is None or len(outcome.events) < PAGE_SIZE, mark)
+            stream.receive(outcome, stream.wanted is None or len(outcome.events) < PAGE_SIZE, watermark)
         else:
             stream.fail(outcome)
 

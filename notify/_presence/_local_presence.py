@@ -8,16 +8,17 @@ from collections import deque
 
 import anyio
 
-from ._background import Background
-from ._backoff import backoff
-from ._stats import Counters
-from ._wake import Loop, Waiter, wake
-from .abc import ImmediatePresence, PresenceTracker, Registration, RoutingInfo, ability
+from .._runtime._background import Background
+from .._runtime._backoff import backoff
+from .._runtime._loop_guard import LoopGuard
+from .._runtime._stats import Counters
+from .._runtime._waking import Waiter, wake
+from ..abc import ImmediatePresence, PresenceTracker, Registration, RoutingInfo, ability
 
 logger = logging.getLogger("notify")
 
 
-class Seat:
+class Entry:
     """One user's place: how many streams, and the registration that stands for all of them."""
 
     __slots__ = ("attempted", "leaves_at", "registration", "streams", "waiters")
@@ -30,10 +31,10 @@ class Seat:
         self.waiters: list[Waiter] = []
 
 
-class Attendance:
+class LocalPresence:
     """Registers users while they have tracked streams, and for `linger` seconds after.
 
-    Invariant: a user has a seat from the first open stream until the registration was released.
+    Invariant: a user has a entry from the first open stream until the registration was released.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Attendance:
         linger: float,
         timeout: float,
         background: Background,
-        loop: Loop,
+        loop: LoopGuard,
         counters: Counters,
     ) -> None:
         self._tracker = tracker
@@ -57,59 +58,59 @@ class Attendance:
         self._background = background
         self._loop = loop
         self._counters = counters
-        self._seats: dict[str, Seat] = {}
+        self._entries: dict[str, Entry] = {}
         self._leaving: deque[tuple[float, str]] = deque()
         self._sweeping = False
 
     def enter(self, user: str) -> None:
         """Count a stream that was opened, and start registering its user if need be."""
-        seat = self._seats.get(user)
-        if seat is None:
-            seat = self._seats[user] = Seat()
+        entry = self._entries.get(user)
+        if entry is None:
+            entry = self._entries[user] = Entry()
             if self._immediate is not None:
-                seat.attempted = True
+                entry.attempted = True
                 try:
-                    seat.registration = self._immediate.register_nowait(user, self._routing)
+                    entry.registration = self._immediate.register_nowait(user, self._routing)
                 except Exception as error:
                     self._failed(user, error)
             else:
-                self._background.start(self._register, user, seat)
-        seat.streams += 1
-        seat.leaves_at = None
+                self._background.start(self._register, user, entry)
+        entry.streams += 1
+        entry.leaves_at = None
         if self._linger and not self._sweeping:
             self._sweeping = True
             self._background.start(self._sweep)
 
     async def ready(self, user: str) -> None:
         """Wait until the user is registered, or a first attempt has failed."""
-        seat = self._seats.get(user)
-        if seat is None or seat.attempted:
+        entry = self._entries.get(user)
+        if entry is None or entry.attempted:
             return
         waiter = self._loop.new_waiter()
-        seat.waiters.append(waiter)
+        entry.waiters.append(waiter)
         try:
             await waiter
         finally:
-            if waiter in seat.waiters:
-                seat.waiters.remove(waiter)
+            if waiter in entry.waiters:
+                entry.waiters.remove(waiter)
 
     def leave(self, user: str) -> None:
         """Count a stream that was closed. Never waits: called in finalisers too."""
-        seat = self._seats[user]
-        seat.streams -= 1
-        if seat.streams:
+        entry = self._entries[user]
+        entry.streams -= 1
+        if entry.streams:
             return
         now = self._loop.time()
         if self._linger and now is not None:  # else nobody would sweep
-            seat.leaves_at = now + self._linger
-            self._leaving.append((seat.leaves_at, user))
+            entry.leaves_at = now + self._linger
+            self._leaving.append((entry.leaves_at, user))
         else:
-            self._drop(user, seat)
+            self._drop(user, entry)
 
     async def aclose(self, grace: float) -> None:
         """Release every registration, so that others see the users leave; waits `grace` seconds at most."""
-        seats, self._seats = self._seats, {}
-        registrations = [seat.registration for seat in seats.values() if seat.registration is not None]
+        entries, self._entries = self._entries, {}
+        registrations = [entry.registration for entry in entries.values() if entry.registration is not None]
         for registration in registrations:
             self._release(registration)
         with anyio.move_on_after(grace, shield=True):
@@ -120,23 +121,23 @@ class Attendance:
                     self._failed("(closing)", error)
                     break
 
-    async def _register(self, user: str, seat: Seat) -> None:
+    async def _register(self, user: str, entry: Entry) -> None:
         delays = backoff(random.random)
         while True:
             try:
                 with anyio.fail_after(self._timeout):
-                    seat.registration = await self._tracker.register(user, self._routing)
+                    entry.registration = await self._tracker.register(user, self._routing)
             except Exception as error:
                 self._failed(user, error)
             finally:
-                seat.attempted = True
-                for waiter in seat.waiters:
+                entry.attempted = True
+                for waiter in entry.waiters:
                     wake(waiter)
-                seat.waiters.clear()
-            if self._seats.get(user) is not seat:  # gone meanwhile
-                self._release(seat.registration)
+                entry.waiters.clear()
+            if self._entries.get(user) is not entry:  # gone meanwhile
+                self._release(entry.registration)
                 return
-            if seat.registration is not None:
+            if entry.registration is not None:
                 return
             await anyio.sleep(next(delays))
 
@@ -147,14 +148,14 @@ class Attendance:
             now = anyio.current_time()
             while self._leaving and self._leaving[0][0] <= now:
                 leaves_at, user = self._leaving.popleft()
-                seat = self._seats.get(user)
-                if seat is not None and seat.leaves_at == leaves_at:
-                    self._drop(user, seat)
+                entry = self._entries.get(user)
+                if entry is not None and entry.leaves_at == leaves_at:
+                    self._drop(user, entry)
             await anyio.sleep(pause)
 
-    def _drop(self, user: str, seat: Seat) -> None:
-        del self._seats[user]
-        self._release(seat.registration)
+    def _drop(self, user: str, entry: Entry) -> None:
+        del self._entries[user]
+        self._release(entry.registration)
 
     def _release(self, registration: Registration | None) -> None:
         if registration is not None:

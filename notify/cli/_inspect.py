@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from . import ids
-from ._notifier import Notifier
+from .. import ids
+from .._notifier import Notifier
+from ..abc import StreamStore
 from ._urls import file_of
-from .abc import StreamStore
 
 PAGE: Final = 500
 READS: Final = 5

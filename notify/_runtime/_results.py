@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .errors import NotifyError
-from .event import Event
+from ..errors import NotifyError
+from ..event import Event
 
 
 @dataclass(frozen=True, slots=True)

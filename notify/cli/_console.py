@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple, TextIO
 
 import anyio
 
-from . import ids
+from .. import ids
+from ..errors import InvalidEventIdError, UsageError
+from ..event import Event
 from ._urls import redact
-from .errors import InvalidEventIdError, UsageError
-from .event import Event
 
 MAX_LINE: Final = 1 << 20
 """Bytes of a line of input: far more than any payload may have."""

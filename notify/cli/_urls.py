@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from .abc import StreamStore
-from .errors import NotifyError, UsageError
+from ..abc import StreamStore
+from ..errors import NotifyError, UsageError
 
 DEFAULT: Final = "sqlite:///notify.db"
 """A file in the working directory."""

@@ -15,12 +15,13 @@ from typing import Final, TypeAlias, TypeVar
 
 import anyio
 
-from . import ids
-from ._background import Background
-from ._stats import Counters
-from ._wake import Loop, Waiter, wake
-from .abc import RoutingInfo, SaveMany, SaveSoon, Store, ability
-from .errors import (
+from .. import ids
+from .._runtime._background import Background
+from .._runtime._loop_guard import LoopGuard
+from .._runtime._stats import Counters
+from .._runtime._waking import Waiter, wake
+from ..abc import RoutingInfo, SaveMany, SaveSoon, Store, ability
+from ..errors import (
     BackendError,
     NotifyError,
     OverloadedError,
@@ -28,7 +29,7 @@ from .errors import (
     PushUncertainError,
     UsageError,
 )
-from .event import Draft, Event
+from ..event import Draft, Event
 
 logger = logging.getLogger("notify")
 
@@ -86,7 +87,7 @@ class Writer:
         timeout: float,
         max_pending: int,
         background: Background,
-        loop: Loop,
+        loop: LoopGuard,
         counters: Counters,
     ) -> None:
         self._store = store
@@ -289,7 +290,7 @@ def checked_event(outcome: T) -> T:
 
 
 def as_push_error(error: Exception, backend: str) -> NotifyError:
-    """Return the library's error for a save that raised: of a foreign exception the outcome is unknown."""
+    """Return the library's error for a save that raised: of a external exception the outcome is unknown."""
     if isinstance(error, BackendError | UsageError):
         return error
     wrapped = PushUncertainError(f"{backend} failed while saving: {error!r}", backend=backend)

@@ -10,12 +10,12 @@ from typing import Final
 
 import anyio
 
-from . import ids
+from .. import ids
+from .._notifier import Notifier
+from ..abc import StreamStore
+from ..errors import BackendError
+from ..event import Event
 from ._console import as_json, complain, is_abandoned, plain, say
-from ._notifier import Notifier
-from .abc import StreamStore
-from .errors import BackendError
-from .event import Event
 
 PROBE: Final = 1.0
 """Seconds between two looks at whether the store is still there, and whoever reads what is written."""

@@ -15,26 +15,27 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from . import ids
-from ._background import Background
+from .. import ids
+from .._runtime._background import Background
+from .._runtime._loop_guard import LoopGuard
+from .._runtime._stats import Counters
+from .._runtime._waking import wake
+from ..abc import Immediate, Page, Position, ReadMany, Store, ability
+from ..errors import ClosedError, UsageError
+from ..event import Event, check_user, plain
 from ._reads import PAGE_SIZE, Reads, as_unavailable, checked_page
 from ._ring import Ring
-from ._stats import Counters
-from ._subscription import Mark, Subscription
-from ._wake import Loop, wake
-from .abc import Immediate, Page, Position, ReadMany, Store, ability
-from .errors import ClosedError, UsageError
-from .event import Event, check_user, plain
+from ._subscription import Subscription, Watermark
 
 logger = logging.getLogger("notify")
 
 RANKS: Final = 64
-"""Streams of one group fall into so many ranks; draining ends them rank by rank."""
+"""NotifierStreams of one group fall into so many ranks; draining ends them rank by rank."""
 
 _AUDIT_CHUNK: Final = 500
 
 
-class Topic(Ring):
+class UserStreams(Ring):
     """The ring of one user with open streams, and who waits for its next entry.
 
     Invariants:
@@ -114,8 +115,8 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-class Group:
-    """Streams that end together: all those of one notifier, or of one stream store used by itself.
+class StreamSet:
+    """NotifierStreams that end together: all those of one notifier, or of one stream store used by itself.
 
     Attributes:
         cutoff: streams of a lower rank have ended; 0 while open, `RANKS` once closed.
@@ -193,14 +194,14 @@ class LiveLog:
         self.origin = secrets.token_hex(8)
         self.background = background
         self.counters = counters or Counters()
-        self.loop = Loop()
+        self.loop = LoopGuard("notifier or store")
         self.observe: Callable[[Event], None] | None = None
         self.read_timeout = read_timeout
         self._buffer_size = buffer_size
         self._on_open = on_open
         self._on_close = on_close
-        self._topics: dict[str, Topic] = {}
-        self._group = Group(self.counters)
+        self._topics: dict[str, UserStreams] = {}
+        self._group = StreamSet(self.counters)
         self._groups = [self._group]
         self._reads = Reads(self)
         self._immediate: Immediate | None = None
@@ -218,7 +219,7 @@ class LiveLog:
         user: str,
         last_id: Position = None,
         *,
-        group: Group | None = None,
+        group: StreamSet | None = None,
         signals: bool = False,
         max_lag: int | None = None,
         track: bool = True,
@@ -257,15 +258,15 @@ class LiveLog:
             self._topics[user].resync()
 
     @property
-    def users(self) -> Mapping[str, Topic]:
+    def users(self) -> Mapping[str, UserStreams]:
         """The users with open streams."""
         return self._topics
 
-    def add_group(self, group: Group) -> None:
+    def add_group(self, group: StreamSet) -> None:
         """Make `aclose` end the streams of this group too."""
         self._groups.append(group)
 
-    def drop_group(self, group: Group) -> None:
+    def drop_group(self, group: StreamSet) -> None:
         """Forget a group that was closed."""
         self._groups.remove(group)
 
@@ -284,17 +285,17 @@ class LiveLog:
 
     # -- for streams ---------------------------------------------------------------------------------------------
 
-    def attach(self, user: str) -> Topic:
+    def attach(self, user: str) -> UserStreams:
         """Count one more open stream of this user and return what it listens to."""
         topic = self._topics.get(user)
         if topic is None:
-            topic = self._topics[user] = Topic(user, self._buffer_size, volatile=self.store is None)
+            topic = self._topics[user] = UserStreams(user, self._buffer_size, volatile=self.store is None)
             if self._on_open is not None:
                 self._on_open(user)
         topic.streams += 1
         return topic
 
-    def detach(self, topic: Topic) -> None:
+    def detach(self, topic: UserStreams) -> None:
         """Count one open stream less; the last one takes the topic along."""
         topic.streams -= 1
         if not topic.streams:
@@ -319,17 +320,17 @@ class LiveLog:
         except Exception as error:
             stream.fail(as_unavailable(error, self.name))
         else:
-            stream.receive(page, after is None or len(page.events) < PAGE_SIZE, self.mark(stream.user))
+            stream.receive(page, after is None or len(page.events) < PAGE_SIZE, self.watermark(stream.user))
 
-    def request_ahead(self, stream: Subscription) -> None:
+    def prefetch(self, stream: Subscription) -> None:
         """Have the page after the one that the stream still holds read already, unless reading takes no time."""
         if self._immediate is None:
             self.request(stream)
 
-    def mark(self, user: str) -> Mark:
+    def watermark(self, user: str) -> Watermark:
         """Return where the user's ring ends now."""
         topic = self._topics.get(user)
-        return Mark(topic, topic.end if topic is not None else 0)
+        return Watermark(topic, topic.end if topic is not None else 0)
 
     async def fetch(self, user: str, after: str | None) -> Page:
         """Read one page, or the head alone."""
@@ -388,7 +389,7 @@ class LiveLog:
             else:
                 self._offer_all(topic, page.events)
 
-    def _offer_all(self, topic: Topic, events: Iterable[Event]) -> None:
+    def _offer_all(self, topic: UserStreams, events: Iterable[Event]) -> None:
         for event in events:
             topic.offer(event)
 

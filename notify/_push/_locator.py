@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 
-from ._background import Background
-from ._stats import Counters
-from ._wake import Loop, Waiter, wake
-from .abc import ImmediatePresence, PresenceTracker, RoutingInfo, ability
+from .._runtime._background import Background
+from .._runtime._loop_guard import LoopGuard
+from .._runtime._stats import Counters
+from .._runtime._waking import Waiter, wake
+from ..abc import ImmediatePresence, PresenceTracker, RoutingInfo, ability
 
 logger = logging.getLogger("notify")
 
@@ -37,7 +38,7 @@ class Locator:
         *,
         timeout: float,
         background: Background,
-        loop: Loop,
+        loop: LoopGuard,
         counters: Counters,
     ) -> None:
         self._tracker = tracker

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import anyio
 
-from ._wake import running_loop
-from .errors import ClosedError
+from ..errors import ClosedError
+from ._waking import running_loop
 
 logger = logging.getLogger("notify")
 

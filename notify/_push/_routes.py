@@ -9,12 +9,13 @@ from typing import Final
 
 import anyio
 
-from ._background import Background
-from ._backoff import backoff
-from ._stats import Counters
-from ._wake import Loop, Waiter, wake
-from .abc import Deliver, ReceivingRouter, Router, RoutingInfo
-from .event import Event
+from .._runtime._background import Background
+from .._runtime._backoff import backoff
+from .._runtime._loop_guard import LoopGuard
+from .._runtime._stats import Counters
+from .._runtime._waking import Waiter, wake
+from ..abc import Deliver, ReceivingRouter, Router, RoutingInfo
+from ..event import Event
 
 logger = logging.getLogger("notify")
 
@@ -73,7 +74,7 @@ class Listener:
     """Runs the receiving half of a router, again after each crash."""
 
     def __init__(
-        self, router: ReceivingRouter, instance_id: str, deliver: Deliver, *, timeout: float, loop: Loop
+        self, router: ReceivingRouter, instance_id: str, deliver: Deliver, *, timeout: float, loop: LoopGuard
     ) -> None:
         self._router = router
         self._instance_id = instance_id
@@ -81,18 +82,18 @@ class Listener:
         self._timeout = timeout
         self._loop = loop
         self._waiters: list[Waiter] = []
-        self.hears = False
+        self.is_receiving = False
 
     def started(self, _value: None = None) -> None:
         """Note that events are heard: the `task_status` that the router is given."""
-        self.hears = True
+        self.is_receiving = True
         for waiter in self._waiters:
             wake(waiter)
         self._waiters.clear()
 
     async def ready(self) -> None:
         """Wait until events are heard, `timeout` seconds at most: without them streams live on the log."""
-        if self.hears:
+        if self.is_receiving:
             return
         waiter = self._loop.new_waiter()
         self._waiters.append(waiter)
@@ -113,7 +114,7 @@ class Listener:
                 logger.warning("the router stopped listening; it is started again")
             except Exception as error:
                 logger.warning("the router cannot listen: %r", error)
-            self.hears = False
+            self.is_receiving = False
             if anyio.current_time() - began > _STEADY:
                 delays = backoff(random.random)
             await anyio.sleep(next(delays))

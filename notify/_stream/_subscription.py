@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import anyio
 import anyio.lowlevel
 
-from . import ids
-from ._codec import encode_payload
+from .. import ids
+from .._codec import encode_payload
+from .._runtime._waking import Waiter, wake
+from ..abc import Gap, Page, Position
+from ..errors import ClosedError, InvalidEventIdError, SlowConsumerError, UsageError
+from ..event import NO_META, Event, build_event
+from ..ids import GapReason
 from ._ring import RESYNC
 from ._splice import Verdict, splice
-from ._wake import Waiter, wake
-from .abc import Gap, GapReason, Page, Position
-from .errors import ClosedError, InvalidEventIdError, SlowConsumerError, UsageError
-from .event import NO_META, Event, build
 
 if TYPE_CHECKING:
-    from ._live import Group, LiveLog, Topic
+    from ._live import LiveLog, StreamSet, UserStreams
 
 logger = logging.getLogger("notify")
 
@@ -72,10 +73,10 @@ def parse_position(last_id: Position) -> tuple[Start, str]:
     return (Start.ZERO if cursor == ids.ZERO else Start.ID), cursor
 
 
-class Mark(NamedTuple):
+class Watermark(NamedTuple):
     """A point in a user's ring: whatever was offered before it was in the log by then, or never will be."""
 
-    topic: Topic | None
+    topic: UserStreams | None
     end: int
 
 
@@ -92,7 +93,6 @@ class Subscription:
 
     __slots__ = (
         "__weakref__",
-        "_ahead",
         "_busy",
         "_controls",
         "_dropped",
@@ -105,6 +105,7 @@ class Subscription:
         "_max_lag",
         "_opened",
         "_page",
+        "_prefetched",
         "_proven",
         "_rank",
         "_signals",
@@ -122,7 +123,7 @@ class Subscription:
     def __init__(
         self,
         live: LiveLog,
-        group: Group,
+        group: StreamSet,
         user: str,
         position: Position,
         *,
@@ -131,7 +132,7 @@ class Subscription:
         track: bool = True,
     ) -> None:
         self._rank = -1
-        self._topic: Topic | None = None
+        self._topic: UserStreams | None = None
         start, self.last_id = parse_position(position)
         self._start: Start | None = start  # None once the first page has come
         self.user = user
@@ -145,7 +146,7 @@ class Subscription:
         self._opened = self._synced = False
         self._busy = False
         self._page: list[Event] | None = None
-        self._ahead: tuple[Page, bool, Mark] | None = None  # the next page; the reader's task turns it
+        self._prefetched: tuple[Page, bool, Watermark] | None = None  # the next page; the reader's task turns it
         self._controls: tuple[Event, ...] = ()  # what the next page begins with
         self.waiter: Waiter | None = None
         self._failure: Exception | None = None
@@ -299,7 +300,7 @@ class Subscription:
                 return event
         return None
 
-    def _fall_off(self, topic: Topic) -> bool:
+    def _fall_off(self, topic: UserStreams) -> bool:
         """Skip what the ring no longer holds; return whether the rest can be yielded without reading the log."""
         gone = topic.ephemerals_gone()
         lost = gone - self._ephemerals
@@ -324,13 +325,13 @@ class Subscription:
                 await self._open()
             if self._state is State.BEHIND and self._topic is not None and self._rank >= self._group.cutoff:
                 self._live.request(self)
-            if self._state is State.READING and self._ahead is None and self.waiter is not None:
+            if self._state is State.READING and self._prefetched is None and self.waiter is not None:
                 await self.waiter
-            if self._ahead is not None:
-                ahead, self._ahead = self._ahead, None
-                self._turn(*ahead)
+            if self._prefetched is not None:
+                ahead, self._prefetched = self._prefetched, None
+                self._accept_page(*ahead)
             if self._state is State.BEHIND and self._page:
-                self._live.request_ahead(self)
+                self._live.prefetch(self)
                 await anyio.lowlevel.checkpoint()  # one step for its task, one for that of the store: only then the
                 await anyio.lowlevel.checkpoint()  # server is asked, and works while this page is handed out
             elif was_open:
@@ -370,9 +371,9 @@ class Subscription:
         return None if self._start is Start.NOW else self.last_id
 
     @property
-    def mark(self) -> Mark:
+    def watermark(self) -> Watermark:
         """Where in its topic's ring the stream is."""
-        return Mark(self._topic, self._index)
+        return Watermark(self._topic, self._index)
 
     @property
     def is_open(self) -> bool:
@@ -393,7 +394,7 @@ class Subscription:
         if self._rank < self._group.cutoff:
             wake(self.waiter)
 
-    def receive(self, page: Page, dry: bool, mark: Mark) -> None:
+    def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         """Take a page that was read from `wanted`: called by the live side of the log, in no particular task.
 
         The cursor stays where it is until the reader asks, so what it has in hand and `last_id` agree; that the log
@@ -401,18 +402,18 @@ class Subscription:
 
         Args:
             page: what was read.
-            dry: whether the log had no more at that time.
-            mark: the end of the ring when the read began.
+            reached_end: whether the log had no more at that time.
+            watermark: the end of the ring when the read began.
         """
         topic = self._topic
         assert topic is not None  # by I4: whoever is closed no longer reads
-        if dry:
-            topic.reached(page.position, mark.topic is topic and mark.end == topic.end)
+        if reached_end:
+            topic.reached(page.position, watermark.topic is topic and watermark.end == topic.end)
         if self._state is State.READING and not self._page:
             wake(self.waiter)
-        self._ahead = (page, dry, mark)
+        self._prefetched = (page, reached_end, watermark)
 
-    def _turn(self, page: Page, dry: bool, mark: Mark) -> None:
+    def _accept_page(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         """Go on to a page that was received, and cross the gap before it."""
         events = list(page.events)
         start, self._start = self._start, None
@@ -430,9 +431,9 @@ class Subscription:
         self._group.counters.delivered_replayed += len(events)
         self._opened = True
         self._failure = None
-        self._state = State.LIVE if dry else State.BEHIND
-        if dry:
-            self._proven = mark.end
+        self._state = State.LIVE if reached_end else State.BEHIND
+        if reached_end:
+            self._proven = watermark.end
             if self._signals and not self._synced:
                 events.append(self._control("notify.sync", page.position, page.position, {}))
             self._synced = True
@@ -467,7 +468,7 @@ class Subscription:
 
     def _control(self, type_: str, position: str, prev: str, payload: dict[str, str]) -> Event:
         micros = time.time_ns() // 1000
-        return build(position, prev, self.user, type_, encode_payload(payload), micros, None, None, NO_META)
+        return build_event(position, prev, self.user, type_, encode_payload(payload), micros, None, None, NO_META)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -486,7 +487,7 @@ class Subscription:
             raise self._failure
         raise ended(f"the stream of {self.user!r} is closed") from self._failure
 
-    def _lag(self, topic: Topic) -> int:
+    def _lag(self, topic: UserStreams) -> int:
         """Return how many live events are still to be yielded; above `max_lag` exactly, without what is none."""
         entries = topic.end - max(self._index, self._proven)
         if self._max_lag is None or entries <= self._max_lag:
@@ -501,7 +502,7 @@ class Subscription:
     def _close(self) -> None:
         """End for good, synchronously: works while cancelled and in a finaliser. Keeps I3 and I4."""
         self._rank = -1
-        self._page = self._ahead = None
+        self._page = self._prefetched = None
         if self._topic is not None:
             self._dropped = self.dropped
             self._detach()

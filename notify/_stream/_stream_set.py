@@ -10,53 +10,53 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from ._live import Group
-from ._stats import Counters
-from ._wake import Loop
-from .abc import Gap, Position, StreamStore
-from .errors import ClosedError, UsageError
-from .event import Event
+from .._runtime._loop_guard import LoopGuard
+from .._runtime._stats import Counters
+from ..abc import Gap, Position, StreamStore
+from ..errors import ClosedError, UsageError
+from ..event import Event
+from ._live import StreamSet
 
 if TYPE_CHECKING:
-    from ._attendance import Attendance
-    from ._routes import Listener
+    from .._presence._local_presence import LocalPresence
+    from .._push._routes import Listener
 
 
-class Streams(Group):
+class NotifierStreams(StreamSet):
     """The streams of one notifier.
 
     Attributes:
         users: how many streams each user has open here.
-        foreign: the streams that a stream store brought itself.
+        external: the streams that a stream store brought itself.
     """
 
     def __init__(
         self,
         counters: Counters,
         start_services: Callable[[], None],
-        attendance: Attendance | None,
+        local_presence: LocalPresence | None,
         listener: Listener | None,
     ) -> None:
         super().__init__(counters)
         self.opening = start_services
-        self._attendance = attendance
+        self._local_presence = local_presence
         self._listener = listener
         self.users: dict[str, int] = {}
-        self.foreign: weakref.WeakSet[ForeignStream] = weakref.WeakSet()
+        self.external: weakref.WeakSet[ExternalStream] = weakref.WeakSet()
 
     def attached(self, user: str, track: bool) -> None:
         """Count a stream that was opened, and its user as present."""
         super().attached(user, track)
         self.users[user] = self.users.get(user, 0) + 1
-        if track and self._attendance is not None:
-            self._attendance.enter(user)
+        if track and self._local_presence is not None:
+            self._local_presence.enter(user)
 
     async def ready(self, user: str, track: bool) -> None:
         """Wait until routed events are heard and the user is registered; both bounded."""
         if self._listener is not None:
             await self._listener.ready()
-        if track and self._attendance is not None:
-            await self._attendance.ready(user)
+        if track and self._local_presence is not None:
+            await self._local_presence.ready(user)
 
     def detached(self, user: str, track: bool) -> None:
         """Count a stream that was closed; once the notifier is closed, everything was let go of already."""
@@ -66,32 +66,32 @@ class Streams(Group):
         self.users[user] -= 1
         if not self.users[user]:
             del self.users[user]
-        if track and self._attendance is not None:
-            self._attendance.leave(user)
+        if track and self._local_presence is not None:
+            self._local_presence.leave(user)
 
-    def show_foreign(self, event: Event) -> int:
-        """Show an ephemeral event to the open foreign streams of its user, or to all; return how many took it."""
-        streams = [s for s in self.foreign if s.is_open and event.user in ("", s.user)]
+    def show_external(self, event: Event) -> int:
+        """Show an ephemeral event to the open external streams of its user, or to all; return how many took it."""
+        streams = [s for s in self.external if s.is_open and event.user in ("", s.user)]
         for stream in streams:
             stream.show(event)
         return len(streams)
 
-    async def close_foreign(self) -> None:
-        """Close the streams of a foreign stream store that have ended by their rank."""
+    async def close_external(self) -> None:
+        """Close the streams of a external stream store that have ended by their rank."""
         async with anyio.create_task_group() as group:
-            for stream in list(self.foreign):
+            for stream in list(self.external):
                 if stream.rank < self.cutoff:
                     group.start_soon(stream.aclose)
 
 
-class ForeignStream:
+class ExternalStream:
     """A stream of a stream store that brings its own streams, held to the notifier's rules of opening and closing."""
 
     def __init__(
         self,
         store: StreamStore,
-        group: Streams,
-        loop: Loop,
+        group: NotifierStreams,
+        loop: LoopGuard,
         user: str,
         last_id: Position,
         *,
@@ -108,7 +108,7 @@ class ForeignStream:
         self._ephemeral: deque[Event] = deque(maxlen=buffer_size)
         self._dropped = 0
         self.rank = group.next_rank()
-        group.foreign.add(self)
+        group.external.add(self)
 
     @property
     def user(self) -> str:

@@ -10,10 +10,10 @@ Rules:
 
 from __future__ import annotations
 
-from . import ids
-from .event import Event, build
+from .. import ids
+from ..event import Event, build_event
 
-RESYNC = build("", "", "", "notify.resync", b"null", 0, None, None, {})
+RESYNC = build_event("", "", "", "notify.resync", b"null", 0, None, None, {})
 """An entry that is no event: whoever meets it reads the log again."""
 
 

@@ -1,0 +1,1 @@
+"""What every other room stands on: waking, tasks, counting and telemetry."""

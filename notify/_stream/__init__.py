@@ -1,0 +1,1 @@
+"""From the log to the reader: cursors, rings of recent events, and reading the log."""

@@ -1,0 +1,43 @@
+"""What authors of adapters import beside `notify.abc`; the library's own backends use nothing else.
+
+| Need | Take |
+|---|---|
+| a store that streams | `LiveLog` |
+| tasks that outlive a cancelled caller | `Background` |
+| delays between attempts | `backoff` |
+| two log lines for an outage | `OutageLog` |
+| refuse another event loop, a fork, a closed part | `LoopGuard` |
+| the exceptions of a driver | `DriverErrors` |
+| options of a store | `Retention` |
+| the gap of a page | `Page.of`, or `continuity` |
+| the next id of a log | `ids.following` |
+| an event from a row | `build_event` |
+| check a user id | `check_user` |
+| a user id inside a key, subject or topic | `safe_name` |
+"""
+
+from ._runtime._background import Background as Background
+from ._runtime._backoff import backoff as backoff
+from ._runtime._driver_errors import DriverErrors as DriverErrors
+from ._runtime._loop_guard import LoopGuard as LoopGuard
+from ._runtime._outage_log import OutageLog as OutageLog
+from ._runtime._retention import Retention as Retention
+from ._stream._live import LiveLog as LiveLog
+from .event import build_event as build_event
+from .event import check_user as check_user
+from .event import safe_name as safe_name
+from .ids import continuity as continuity
+
+__all__ = [
+    "Background",
+    "DriverErrors",
+    "LiveLog",
+    "LoopGuard",
+    "OutageLog",
+    "Retention",
+    "backoff",
+    "build_event",
+    "check_user",
+    "continuity",
+    "safe_name",
+]

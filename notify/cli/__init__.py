@@ -1,0 +1,5 @@
+"""The `notify` command: push, follow and look after notifications from a terminal."""
+
+from ._main import main as main
+
+__all__ = ["main"]
