@@ -9,13 +9,15 @@ import pytest
 
 from notify import PresenceTracker, RoutingInfo
 
-from ._suite import Suite, eventually
+from ._suite import Suite
+from ._types import PresenceT
+from ._waits import eventually
 
 A, B = RoutingInfo("a", {"host": "10.0.0.1"}), RoutingInfo("b", {"host": "10.0.0.2"})
 NOWHERE = RoutingInfo()
 
 
-class PresenceTests(Suite[PresenceTracker]):
+class PresenceTests(Suite[PresenceT]):
     """The tracker under test, and what the tests do with it."""
 
     @pytest.fixture

@@ -14,7 +14,8 @@ from notify.abc import Immediate, ReadMany, SaveMany
 
 from ._samples import HOSTILE_NAMES
 from ._store_base import StoreTests
-from ._suite import assert_chain, now, together
+from ._types import StoreT
+from ._waits import assert_chain, now, together
 
 
 def many(store: Store) -> SaveMany:
@@ -23,7 +24,7 @@ def many(store: Store) -> SaveMany:
     return store
 
 
-class SaveManySuite(StoreTests):
+class SaveManySuite(StoreTests[StoreT]):
     """For a store with `save_many`: it does what `save` does for each event, in the order given."""
 
     async def save_many(self, store: Store, events: Sequence[Event]) -> Sequence[Event]:
@@ -104,7 +105,7 @@ class SaveManySuite(StoreTests):
             await many(store).save_many([Event("alice", "t")])
 
 
-class ReadManySuite(StoreTests):
+class ReadManySuite(StoreTests[StoreT]):
     """For a store with `read_many`: `read` for every user who has news or a gap."""
 
     async def test_reading_many_is_reading_each(self, store: Store) -> None:
@@ -156,7 +157,7 @@ class ReadManySuite(StoreTests):
         return {user: plain(page) for user, page in (await store.read_many(after, limit)).items()}
 
 
-class ImmediateStoreSuite(StoreTests):
+class ImmediateStoreSuite(StoreTests[StoreT]):
     """For a store that answers at once: `x_nowait` does what `x` does."""
 
     async def test_an_answer_at_once_is_the_same_answer(self, store: Store) -> None:

@@ -11,9 +11,10 @@ import pytest
 from notify import Event, Page, Store, ids
 
 from ._suite import Suite
+from ._types import StoreT
 
 
-class StoreTests(Suite[Store]):
+class StoreTests(Suite[StoreT]):
     """The store under test, and what the tests do with it."""
 
     @pytest.fixture

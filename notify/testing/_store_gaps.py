@@ -12,10 +12,11 @@ from notify import Event, InvalidEventIdError, Store, ids
 
 from ._samples import BAD_IDS
 from ._store_base import StoreTests
-from ._suite import assert_chain, now, together
+from ._types import StoreT
+from ._waits import assert_chain, now, together
 
 
-class GapTests(StoreTests):
+class GapTests(StoreTests[StoreT]):
     """Unknown positions, trimming and gaps."""
 
     async def test_a_position_that_no_event_has_gives_later_events_only(self, store: Store) -> None:

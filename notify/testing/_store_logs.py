@@ -11,10 +11,11 @@ from notify import Event, Store, ids
 
 from ._samples import HOSTILE_DATA, HOSTILE_META, HOSTILE_NAMES
 from ._store_base import StoreTests
-from ._suite import assert_chain, now, numbers, together
+from ._types import StoreT
+from ._waits import assert_chain, now, numbers, together
 
 
-class LogTests(StoreTests):
+class LogTests(StoreTests[StoreT]):
     """Saving and reading."""
 
     async def test_save_returns_the_event_with_id_and_prev(self, store: Store) -> None:

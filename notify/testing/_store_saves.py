@@ -12,10 +12,11 @@ from notify import ClosedError, Event, NotifyError, Store
 
 from ._samples import HOSTILE_NAMES
 from ._store_base import StoreTests
-from ._suite import assert_chain, interrupted, now, together
+from ._types import StoreT
+from ._waits import assert_chain, interrupted, now, together
 
 
-class SaveTests(StoreTests):
+class SaveTests(StoreTests[StoreT]):
     """Idempotency keys, cancellation and closing."""
 
     async def test_a_repeated_key_returns_the_first_event(self, store: Store) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -11,15 +10,12 @@ import anyio
 from notify import Event, Notifier, Stream, StreamStore
 
 from ._store_base import StoreTests
-from ._suite import assert_chain, take
+from ._types import StreamStoreT
+from ._waits import assert_chain, take
 
 
-class StreamTests(StoreTests):
+class StreamTests(StoreTests[StreamStoreT]):
     """The stream store under test, and what the tests do with it."""
-
-    @abstractmethod
-    async def make(self) -> StreamStore:
-        """Return a new stream store, with nothing in it and nothing in common with those made before."""
 
     def notifier(self, store: StreamStore) -> AbstractAsyncContextManager[Notifier]:
         """Return a notifier that learns of new events from the store alone: its own audits are hours away."""
@@ -49,6 +45,14 @@ class StreamTests(StoreTests):
             start = anyio.current_time()
         assert anyio.current_time() - start < self.prompt
         assert seen == [event] * len(streams)
+
+    async def assert_yields_the_log(self, store: StreamStore, stream: Stream, count: int) -> None:
+        """Assert that the stream yields the whole log of its user, of so many events, and nothing else."""
+        log = await self.read_all(store, stream.user)
+        assert len(log) == count
+        await self.assert_next(stream, *log)
+        await self.assert_live(stream, store)
+        assert stream.gaps == ()
 
     async def assert_whole(self, stream: Stream, count: int, start: str = "0") -> list[Event]:
         """Take so many events, assert that they are a chain, and return them."""

@@ -12,10 +12,11 @@ from anyio import wait_all_tasks_blocked
 from notify import ClosedError, Event, Stream, StreamStore, UsageError
 
 from ._stream_base import StreamTests
-from ._suite import eventually, interrupted, now, take, together
+from ._types import StreamStoreT
+from ._waits import eventually, interrupted, now, take, together
 
 
-class LifetimeTests(StreamTests):
+class LifetimeTests(StreamTests[StreamStoreT]):
     """Waiting for events, and the end of streams."""
 
     async def test_a_saved_event_arrives_promptly(self, store: StreamStore) -> None:

@@ -13,10 +13,11 @@ from notify import ClosedError, Event, InvalidEventError, InvalidEventIdError, N
 
 from ._samples import BAD_IDS
 from ._stream_base import StreamTests
-from ._suite import eventually, numbers, take, together
+from ._types import StreamStoreT
+from ._waits import eventually, numbers, take, together
 
 
-class NotifierStreamTests(StreamTests):
+class NotifierStreamTests(StreamTests[StreamStoreT]):
     """Streams that a notifier hands out."""
 
     async def test_a_push_is_yielded_once(self, store: StreamStore) -> None:

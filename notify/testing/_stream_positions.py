@@ -14,10 +14,11 @@ from notify import Event, Gap, InvalidEventIdError, StreamStore, ids
 
 from ._samples import BAD_IDS, HOSTILE_DATA, HOSTILE_META, HOSTILE_NAMES
 from ._stream_base import StreamTests
-from ._suite import assert_chain, now, numbers, take, together
+from ._types import StreamStoreT
+from ._waits import assert_chain, now, numbers, take, together
 
 
-class PositionTests(StreamTests):
+class PositionTests(StreamTests[StreamStoreT]):
     """Positions, replay, gaps and the seam."""
 
     async def test_no_position_means_from_now_on(self, store: StreamStore) -> None:

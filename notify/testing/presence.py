@@ -1,14 +1,14 @@
-"""The conformance suite for presence trackers: subclass it, say how to make yours, and run pytest.
+"""The conformance suite for presence trackers: subclass it, define how to make yours, and run pytest.
 
 ```python
-class TestMyPresence(PresenceSuite):
-    async def make(self) -> PresenceTracker:
+class TestMyPresence(PresenceSuite[MyPresence]):
+    async def make(self) -> MyPresence:
         return MyPresence()
 ```
 
 A tracker that answers at once, that several processes share, or whose registrations are leased also takes
-`ImmediatePresenceSuite`, `SharedPresenceSuite` or `LeasedPresenceSuite` among the bases of the same class. What the
-tracker declares and no base tests is a failure.
+`ImmediatePresenceSuite`, `SharedPresenceSuite` or `LeasedPresenceSuite` among the bases of the same class, and one that
+depends on a server `PresenceOutageSuite`. A guarantee of the tracker that no base tests is a failure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from notify import ClosedError, Guarantees, PresenceTracker, RoutingInfo
+from notify import ClosedError, PresenceTracker, RoutingInfo
 from notify.abc import ImmediatePresence, Registration
 
 from ._presence_base import NOWHERE, A, B, PresenceTests
@@ -27,17 +27,19 @@ from ._presence_features import ImmediatePresenceSuite as ImmediatePresenceSuite
 from ._presence_features import LeasedPresenceSuite as LeasedPresenceSuite
 from ._presence_features import SharedPresenceSuite as SharedPresenceSuite
 from ._samples import HOSTILE_META, HOSTILE_NAMES
-from ._suite import assert_tested, eventually, interrupted, together
+from ._suite import assert_tested, declared
+from ._types import PresenceT
+from ._waits import eventually, interrupted, together
 
 __all__ = ["ImmediatePresenceSuite", "LeasedPresenceSuite", "PresenceSuite", "SharedPresenceSuite"]
 
 
-class PresenceSuite(PresenceTests):
+class PresenceSuite(PresenceTests[PresenceT]):
     """Every presence tracker passes these tests."""
 
     async def test_nothing_goes_untested(self, tracker: PresenceTracker) -> None:
-        """Each ability and guarantee of the tracker is tested by a suite among the bases of the test class."""
-        guarantees = getattr(tracker, "guarantees", Guarantees())
+        """The tracker declares its guarantees; each of them and each ability is tested by a suite among the bases."""
+        guarantees = declared(tracker, "shared", "leased")
         needed = {
             "ImmediatePresenceSuite": isinstance(tracker, ImmediatePresence),
             "SharedPresenceSuite": guarantees.shared,
