@@ -46,13 +46,14 @@ class StreamTests(StoreTests[StreamStoreT]):
         assert anyio.current_time() - start < self.prompt
         assert seen == [event] * len(streams)
 
-    async def assert_yields_the_log(self, store: StreamStore, stream: Stream, count: int) -> None:
-        """Assert that the stream yields the whole log of its user, of so many events, and nothing else."""
-        log = await self.read_all(store, stream.user)
+    async def assert_log(self, store: StreamStore, count: int, *streams: Stream) -> None:
+        """Assert that the log of alice has so many events, and that these streams yield them and nothing else."""
+        log = await self.read_all(store, "alice")
         assert len(log) == count
-        await self.assert_next(stream, *log)
-        await self.assert_live(stream, store)
-        assert stream.gaps == ()
+        sentinel = await store.save(Event("alice", "sentinel"))
+        for stream in streams:
+            await self.assert_next(stream, *log, sentinel)
+            assert stream.gaps == ()
 
     async def assert_whole(self, stream: Stream, count: int, start: str = "0") -> list[Event]:
         """Take so many events, assert that they are a chain, and return them."""

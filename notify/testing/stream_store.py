@@ -42,7 +42,7 @@ class StreamStoreSuite(
             for number in range(10):
                 drafts = [Event("alice", "t", [number, copy], key=f"k{number}") for copy in range(4)]
                 await together(*(partial(store.save, draft) for draft in drafts))
-            await self.assert_yields_the_log(store, stream, 10)
+            await self.assert_log(store, 10, stream)
 
 
 class SharedStreamStoreSuite(StreamTests[StreamStoreT], SharedStoreSuite[StreamStoreT]):
@@ -74,8 +74,7 @@ class SharedStreamStoreSuite(StreamTests[StreamStoreT], SharedStoreSuite[StreamS
                     drafts = [Event("alice", "t", [number, copy], key=f"k{number}") for copy in range(4)]
                     pairs = zip((store, other) * 2, drafts, strict=True)
                     await together(*(partial(one.save, draft) for one, draft in pairs))
-                for one, each in ((store, stream), (other, far)):
-                    await self.assert_yields_the_log(one, each, 10)
+                await self.assert_log(store, 10, stream, far)
 
     async def test_a_push_elsewhere_is_yielded(self, store: StreamStoreT) -> None:
         """Notifiers in several processes need no router: a push at one is yielded at the other, and the other way."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -44,6 +45,9 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
     class Subject(*suites):  # type: ignore[misc]
         patience = 0.5
         prompt = 0.15
+        start_within = 0.2
+        detection = 0.5
+        recovery = 2.0
         ttl = 0.1
         ahead = 0.0
 
@@ -70,6 +74,31 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
 
         def connect(self, router: Any, notifier: Notifier) -> None:
             router.notifiers[notifier.instance_id] = notifier
+
+        async def garbage(self, router: Any) -> None:
+            if hasattr(router, "hub"):
+                router.hub.spread(b"garbage")
+
+        @asynccontextmanager
+        async def connection(self, store: Any) -> AsyncIterator[Any]:
+            yield store.connect()
+
+        @asynccontextmanager
+        async def transaction(self, connection: Any) -> AsyncIterator[None]:
+            with connection:
+                yield
+
+        async def elsewhere(self, part: Any) -> Any:
+            return part.sibling()
+
+        async def interrupt(self, part: Any) -> None:
+            part.server.lose("away")
+
+        async def silence(self, part: Any) -> None:
+            part.server.lose("silent")
+
+        async def restore(self, part: Any) -> None:
+            part.server.state = "up"
 
         async def crash(self, tracker: Any) -> None:
             await tracker.background.aclose(1.0)

@@ -1,4 +1,4 @@
-"""Parts as a stranger would write them, from the docstrings of `notify.abc` alone."""
+"""Parts as outside authors write them, from the docstrings of `notify.abc` and the toolkit of `notify.adapters`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from notify import (
     RoutingInfo,
     Stream,
     UsageError,
-    continuity,
     ids,
 )
 from notify.abc import Deliver, Position, Registration
+from notify.adapters import safe_name
 
 
 class PlainStore:
     """A store of five methods and nothing else; every one of them really waits."""
 
+    guarantees = Guarantees()
+
     def __init__(self) -> None:
         self.logs: dict[str, list[Event]] = {}
         self.heads: dict[str, str] = {}
         self.keys: dict[tuple[str, str], Event] = {}
-        self.last = (0, 0)
         self.closed = False
 
     async def save(self, event: Event) -> Event:
@@ -49,11 +50,9 @@ class PlainStore:
 
     async def read(self, user: str, after: str, limit: int) -> Page:
         await self.enter()
-        log, head = self.logs.get(user, []), self.heads.get(user, ids.ZERO)
+        log = self.logs.get(user, [])
         start = bisect_right(log, ids.parse(after), key=number)
-        events = log[start : start + limit]
-        gap = continuity(after, events[0].prev if events else None, head)
-        return Page(events, gap, events[-1].id if events else head)
+        return Page.of(log[start : start + limit], after, self.heads.get(user, ids.ZERO))
 
     async def head(self, user: str) -> str:
         await self.enter()
@@ -76,16 +75,15 @@ class PlainStore:
             raise ClosedError("the store is closed")
 
     def append(self, event: Event) -> Event:
-        self.last = max((self.now(), 0), (self.last[0], self.last[1] + 1))
-        stored = event.stored(ids.format(*self.last), self.heads.get(event.user, ids.ZERO))
+        head = self.heads.get(event.user, ids.ZERO)
+        stored = event.stored(ids.following(head, self.now()), head)
         self.keep(stored)
         return stored
 
-    def now(self) -> int:
-        return int(time.time() * 1000)
+    def now(self) -> float:
+        return time.time()
 
     def keep(self, stored: Event) -> None:
-        self.last = max(self.last, number(stored))
         self.heads[stored.user] = stored.id
         self.logs.setdefault(stored.user, []).append(stored)
         if stored.key is not None:
@@ -309,6 +307,8 @@ class HandmadeStream:
 class Switchboard:
     """A router of one method: the notifiers register by hand, and events go over the wire form."""
 
+    guarantees = Guarantees()
+
     def __init__(self) -> None:
         self.notifiers: dict[str, Notifier] = {}
 
@@ -317,30 +317,28 @@ class Switchboard:
         for name, notifier in list(self.notifiers.items()):
             if to is None or to.instance_id == name:
                 await anyio.lowlevel.checkpoint()
-                notifier.deliver(Event.from_bytes(raw))
+                notifier.deliver(raw)
 
 
-class PostRouter:
-    """A router that listens: one letter box for each instance, in an office that several routers share."""
+class FolderRouter:
+    """A router between the processes of one machine: each instance receives on a socket in a common folder."""
 
-    def __init__(self, office: dict[str, anyio.streams.memory.MemoryObjectSendStream[bytes]]) -> None:
-        self.office = office
+    guarantees = Guarantees(shared=True)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
-        for name in list(self.office) if to is None else [to.instance_id]:
-            with suppress(KeyError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await self.office[name].send(event.to_bytes())
+        async with await anyio.create_unix_datagram_socket() as socket:
+            for path in self.folder.iterdir() if to is None else [self.folder / safe_name(to.instance_id)]:
+                with suppress(OSError):  # that instance is gone
+                    await socket.sendto(event.to_bytes(), str(path))
 
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        sender, receiver = anyio.create_memory_object_stream[bytes](1000)
-        with sender, receiver:
-            self.office[instance_id] = sender
+        async with await anyio.create_unix_datagram_socket(local_path=self.folder / safe_name(instance_id)) as socket:
             task_status.started()
-            async for raw in receiver:
-                deliver(Event.from_bytes(raw))
-
-    async def aclose(self) -> None:
-        self.office.clear()
+            async for datagram, _sender in socket:
+                deliver(datagram)
 
 
 class LeasedPresence:
