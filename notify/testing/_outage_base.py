@@ -104,13 +104,16 @@ class OutageSuite(Suite[Part]):
     async def raises(self, function: Callable[[], Awaitable[object]], what: str, *errors: type[Exception]) -> None:
         """Assert that a call during an outage raises one of these errors, in time."""
         names = " or ".join(error.__name__ for error in errors)
-        result: object = None
         try:
             with within(self.detection, f"{what} to raise {names} during the outage"):
-                result = await function()
+                outcome = f"returned {await function()!r}"
         except errors:
             return
-        raise AssertionError(f"{what} returned {result!r} during the outage, and should have raised {names}")
+        except AssertionError:
+            raise
+        except Exception as error:
+            outcome = f"raised {error!r}"
+        raise AssertionError(f"{what} {outcome} during the outage, and should have raised {names}")
 
 
 class BehindFaultProxy(OutageSuite[Part]):

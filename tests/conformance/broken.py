@@ -73,7 +73,8 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
             return part.sibling() if hasattr(part, "sibling") else part
 
         def connect(self, router: Any, notifier: Notifier) -> None:
-            router.notifiers[notifier.instance_id] = notifier
+            if hasattr(router, "notifiers"):
+                router.notifiers[notifier.instance_id] = notifier
 
         async def garbage(self, router: Any) -> None:
             if hasattr(router, "hub"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskStatus
 
 from notify import Background, ClosedError, Event, Gap, Page, Stream, ids
 from notify.abc import Position
@@ -378,13 +379,13 @@ class KeepsItsStreams(LiveStore):
     def __init__(self) -> None:
         super().__init__()
         self.streams: list[Stream] = []
-        subscribe = self.live.subscribe
+        subscribe = self.live._subscribe
 
         def keep(*args: Any, **options: Any) -> Stream:
             self.streams.append(subscribe(*args, **options))
             return self.streams[-1]
 
-        self.live.subscribe = keep
+        self.live._subscribe = keep
 
 
 @caught_by("test_closing_the_store_ends_its_streams", StreamStoreSuite)
@@ -416,8 +417,9 @@ class LiveJournal(LiveFileStore, Journal):
 @caught_by("test_a_save_elsewhere_arrives_promptly", SharedStreamStoreSuite)
 @caught_by("test_a_push_elsewhere_is_yielded", SharedStreamStoreSuite)
 class StreamsItsOwnSavesOnly(LiveJournal):
-    def watch(self, _user: str) -> None:
-        """Look for nothing."""
+    async def listen(self, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        await anyio.sleep_forever()
 
 
 @caught_by("test_streams_everywhere_yield_one_chain", SharedStreamStoreSuite)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import SocketStream, TaskStatus
 
 from notify import (
     Background,
@@ -163,8 +164,11 @@ class LiveFileStore(FileStore):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.background = Background("live file store")
-        self.live = LiveLog(self, background=self.background, on_open=self.watch)
-        self.watching = False
+        self.live = LiveLog(self, background=self.background, listen=self.listen)
+
+    @property
+    def is_receiving(self) -> bool:
+        return self.live.is_receiving
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         return self.live.subscribe(user, last_id)
@@ -173,12 +177,8 @@ class LiveFileStore(FileStore):
         super().keep(stored)
         self.live.offer(stored)
 
-    def watch(self, _user: str) -> None:
-        if not self.watching:
-            self.watching = True
-            self.background.start(self.look)
-
-    async def look(self) -> None:
+    async def listen(self, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
         while True:
             await self.enter()
             await anyio.sleep(0.005)
@@ -324,21 +324,22 @@ class FolderRouter:
     """A router between the processes of one machine: each instance receives on a socket in a common folder."""
 
     guarantees = Guarantees(shared=True)
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
-        async with await anyio.create_unix_datagram_socket() as socket:
-            for path in self.folder.iterdir() if to is None else [self.folder / safe_name(to.instance_id)]:
-                with suppress(OSError):  # that instance is gone
-                    await socket.sendto(event.to_bytes(), str(path))
+        for path in self.folder.iterdir() if to is None else [self.folder / safe_name(to.instance_id)]:
+            with suppress(OSError):  # that instance is gone
+                async with await anyio.connect_unix(path) as stream:
+                    await stream.send(event.to_bytes())
 
-    async def receive(self, instance_id: str, deliver: Deliver, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        async with await anyio.create_unix_datagram_socket(local_path=self.folder / safe_name(instance_id)) as socket:
+    async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
+        async def take(stream: SocketStream) -> None:
+            async with stream:
+                deliver(b"".join([part async for part in stream]))
+
+        async with await anyio.create_unix_listener(self.folder / safe_name(instance_id)) as listener:
             task_status.started()
-            async for datagram, _sender in socket:
-                deliver(datagram)
+            await listener.serve(take)
 
 
 class LeasedPresence:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
+import anyio
 import pytest
 
-from notify import Notifier
+from notify import Guarantees, Notifier
 from notify.testing import (
     DurableStoreSuite,
     LeasedPresenceSuite,
+    LivenessSuite,
     PresenceSuite,
     RouterSuite,
     SharedStoreSuite,
@@ -23,12 +26,12 @@ from notify.testing import (
 from notify.testing._parts import ListStore
 from tests.conformance.outsiders import (
     FileStore,
+    FolderRouter,
     HandmadeStore,
     LeasedPresence,
     LiveFileStore,
     LiveStore,
     PlainStore,
-    PostRouter,
     Switchboard,
 )
 
@@ -37,9 +40,9 @@ class TestPlainStore(StoreSuite):
     async def make(self) -> PlainStore:
         return PlainStore()
 
-    def test_it_declares_nothing(self) -> None:
-        """A stranger may add tests that need no event loop: this store declares no guarantees."""
-        assert not hasattr(PlainStore(), "guarantees")
+    def test_it_promises_nothing(self) -> None:
+        """A test class may have tests that need no event loop: this store promises nothing beyond the interface."""
+        assert PlainStore.guarantees == Guarantees()
 
 
 class TestListStore(StoreSuite):
@@ -71,7 +74,7 @@ class TestLiveStore(StreamStoreSuite):
         return LiveStore()
 
 
-class TestLiveFileStore(StreamStoreSuite, DurableStoreSuite, SharedStreamStoreSuite):
+class TestLiveFileStore(StreamStoreSuite, DurableStoreSuite, SharedStreamStoreSuite, LivenessSuite):
     names: Iterator[Path]
 
     @pytest.fixture(autouse=True)
@@ -103,15 +106,24 @@ class TestSwitchboard(RouterSuite):
         router.notifiers[notifier.instance_id] = notifier
 
 
-class TestPostRouter(RouterSuite):
-    async def make(self) -> PostRouter:
-        return PostRouter({})
+class TestFolderRouter(RouterSuite[FolderRouter]):
+    @pytest.fixture(autouse=True)
+    def folder(self) -> Iterator[None]:
+        with tempfile.TemporaryDirectory() as path:  # pytest's own are too deep for the name of a socket
+            self.path = Path(path)
+            yield
 
-    async def another(self, router: PostRouter) -> PostRouter:
-        return PostRouter(router.office)
+    async def make(self) -> FolderRouter:
+        router = FolderRouter()
+        router.folder = self.path
+        return router
 
-    async def close(self, router: PostRouter) -> None:
-        """The office belongs to all of them."""
+    async def another(self, router: FolderRouter) -> FolderRouter:
+        return await self.make()
+
+    async def garbage(self, router: FolderRouter) -> None:
+        async with await anyio.connect_unix(router.folder / "a") as stream:
+            await stream.send(b"garbage")
 
 
 class TestLeasedPresence(PresenceSuite, LeasedPresenceSuite):

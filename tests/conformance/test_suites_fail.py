@@ -10,7 +10,7 @@ import pytest
 
 import notify.testing
 from notify import NotifyError
-from tests.conformance import broken_others, broken_stores, broken_streams  # noqa: F401 - they fill the table
+from tests.conformance import broken_others, broken_outages, broken_stores, broken_streams  # noqa: F401 - they fill the table
 from tests.conformance.broken import BUGS, FAILURES, Bug, leaves, run
 
 CONTROLS = sorted({(bug.base, bug.suites, bug.test) for bug in BUGS}, key=str)
