@@ -33,7 +33,9 @@ Position: TypeAlias = str | datetime | None
 
 @dataclass(frozen=True, slots=True)
 class Guarantees:
-    """How strong a backend is; suites and the docs read it.
+    """How strong a backend is: the attribute `guarantees` of a store, router or tracker.
+
+    The shipped suites require it, and decide by it what has to be tested.
 
     Attributes:
         durable: accepted events survive the end of the process.
@@ -108,7 +110,11 @@ class Store(Protocol):
     """An append-only log for each user.
 
     Ids follow `notify.ids`. `notify.continuity` decides what `Page.gap` says, from three positions.
+    Every method returns or raises within seconds, also while the backend does not answer.
     Anything that a method raises beyond the library's errors reaches the caller as the cause of a BackendError.
+
+    An event's `user`, `key` and `group` have at most 255 bytes of UTF-8, its `type` at most 128 ASCII characters, its
+    `meta` at most 8192 characters in all, its `data` at most `Notifier(max_payload=)` bytes, by default 64 KiB.
     """
 
     @abstractmethod
@@ -124,7 +130,7 @@ class Store(Protocol):
             ClosedError: the store is closed.
 
         Order: ids of one user follow completion order.
-        Cancellation: unknown once sent; the notifier never cancels a caller's save, only one past its deadline.
+        Cancellation: unknown once sent, and stored at most once; the notifier cancels only a save past its deadline.
         Concurrency: any number of tasks.
         Cost: one round trip, independent of the length of the log.
         """
@@ -174,7 +180,10 @@ class Store(Protocol):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Release what the store itself opened; every later call raises ClosedError. Idempotent."""
+        """Release what the store itself opened; every later call raises ClosedError. Idempotent.
+
+        Calls under way end as they would have, or raise one of the library's errors.
+        """
 
 
 @runtime_checkable
@@ -231,6 +240,7 @@ class SaveInTransaction(Protocol):
         Raises:
             UsageError: not a connection of the store's driver, or no transaction is open.
             PushRejectedError: not stored, and the transaction cannot be committed any more.
+            ClosedError: the store is closed.
 
         Order: until the transaction ends, other saves of the same user wait.
         Cancellation: the transaction cannot be committed any more.
@@ -348,13 +358,17 @@ class StreamStore(Store, Protocol):
 
 @runtime_checkable
 class Router(Protocol):
-    """Carries events to other instances. What it loses is found in the log."""
+    """Carries events to other instances. What it loses is found in the log.
+
+    It may have an `aclose`, for whoever made it: the notifier does not call that.
+    """
 
     @abstractmethod
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
         """Bring the event to `Notifier.deliver` of the instance `to`, or of every instance for None.
 
-        Arriving twice, late, out of order or not at all does no harm. An exception is logged and counted.
+        Arriving twice, late, out of order or not at all does no harm. An exception is logged and counted; that an
+        instance is not there, or not any more, is no reason for one. Events with up to 64 KiB of data arrive.
 
         Order: none.
         Cancellation: at the notifier's bound for one route.
@@ -368,11 +382,15 @@ Deliver: TypeAlias = Callable[[Event | bytes], int]
 
 @runtime_checkable
 class ReceivingRouter(Router, Protocol):
-    """A router that listens for one instance by itself. The notifier runs it, and again after a crash."""
+    """A router that listens for one instance by itself. The notifier runs it, and again after a crash.
+
+    `route` works whether `receive` runs or not. A router object that several notifiers share runs `receive` for each of
+    them at once; another one is made once for each notifier.
+    """
 
     @abstractmethod
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
-        """Hand every event for this instance to `deliver`, until cancelled.
+        """Hand every event for this instance to `deliver`, until cancelled. What is not an event does not end it.
 
         Args:
             instance_id: whose events.
@@ -394,7 +412,11 @@ class Registration(Protocol):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """End the registration and wait until others see it. Takes effect even if cancelled. Idempotent."""
+        """End the registration and wait until others see it. Takes effect even if cancelled. Idempotent.
+
+        Raises:
+            BackendUnavailableError: not reachable; others see it once it is, or when the lease ends.
+        """
 
 
 @runtime_checkable
@@ -403,14 +425,14 @@ class PresenceTracker(Protocol):
 
     @abstractmethod
     async def register(self, user: str, routing: RoutingInfo | None = None) -> Registration:
-        """Count one more connection of this user.
+        """Count one more connection of this user; every process sees it when this returns.
 
         Args:
             user: who.
             routing: where; None: online, but nowhere that can be routed to.
 
         Raises:
-            BackendUnavailableError: not reachable.
+            BackendUnavailableError: not reachable; nothing is registered.
             ClosedError: the tracker is closed.
 
         Cancellation: not registered, or only until the lease ends.
@@ -424,7 +446,7 @@ class PresenceTracker(Protocol):
 
         A connection without routing counts as an empty `RoutingInfo`. One instance appears once for each user.
 
-        Raises, cancellation, concurrency: as `register`.
+        Raises, cancellation, concurrency: as `register`. A tracker that cannot ask never answers that users are offline.
         Cost: one round trip.
         """
 

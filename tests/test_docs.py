@@ -6,11 +6,13 @@ import ast
 import asyncio
 import importlib.util
 import inspect
+import io
 import os
 import re
 import subprocess
 import sys
 import textwrap
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,12 +118,18 @@ def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_all(page)
 
 
+def definitions(name: str) -> str:
+    """What a how-to defines: its snippets without those that await something."""
+    page = ROOT / "docs" / "howto" / f"{name}.md"
+    plain = [block for block in snippets(page, "python") if not compiled(block, page).co_flags & inspect.CO_COROUTINE]
+    return "\n".join(block.source for block in plain)
+
+
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["custom-router", "custom-store"])
 def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
     """The part that a how-to builds passes the shipped suite as the how-to runs it, on both event loops."""
-    page = ROOT / "docs" / "howto" / f"{name}.md"
-    plain = [block for block in snippets(page, "python") if not compiled(block, page).co_flags & inspect.CO_COROUTINE]
-    (tmp_path / "test_part.py").write_text("\n".join(block.source for block in plain), encoding="utf-8")
+    (tmp_path / "test_part.py").write_text(definitions(name), encoding="utf-8")
     command = [
         sys.executable,
         "-m",
@@ -135,9 +143,46 @@ def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
         str(tmp_path),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_documented_parts_are_typed(tmp_path: Path) -> None:
+    """The parts that the how-tos build, and their test classes, pass mypy as strict as it is."""
+    for name in ("custom-router", "custom-store"):
+        (tmp_path / f"{name.replace('-', '_')}.py").write_text(definitions(name), encoding="utf-8")
+    options = ("--strict", "--follow-imports=silent", f"--config-file={os.devnull}", f"--cache-dir={tmp_path}")
+    command = [sys.executable, "-m", "mypy", *options, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout
+
+
+def code_lines(source: str) -> int:
+    """How many lines of code there are: blank lines, comments, docstrings and imports are not counted."""
+    lines = set[int]()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.string.strip() and token.type != tokenize.COMMENT:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_docstring or isinstance(node, ast.Import | ast.ImportFrom):
+            assert node.end_lineno is not None
+            lines.difference_update(range(node.lineno, node.end_lineno + 1))
+    return len(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "limit"),
+    [("custom-store", "LiteStore", 60), ("custom-store", "LiteStreamStore", 20), ("custom-router", "FolderRouter", 15)],
+)
+def test_documented_parts_are_short(name: str, part: str, limit: int) -> None:
+    """An adapter takes no more lines than its page says; all that its snippet defines counts."""
+    page = ROOT / "docs" / "howto" / f"{name}.md"
+    (block,) = (block for block in snippets(page, "python") if re.search(rf"^class {part}\b", block.source, re.MULTILINE))
+    assert 0 < code_lines(block.source) <= limit
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md", "docs/concepts.md", "docs/howto/custom-router.md"])
