@@ -46,7 +46,7 @@ class SaveSoonSuite(StoreTests[StoreT]):
         assert await store.save(Event("alice", "t", key="n")) == outcomes[1]
 
     async def test_every_outcome_is_known_when_the_store_closes(self, store: Store) -> None:
-        """Each event taken is called back for exactly once, though the store is closed right after it was taken."""
+        """Each event taken is called back for once, though the store is closed right after it was taken."""
         outcomes: list[list[object]] = [[] for _ in range(30)]
         for number, each in enumerate(outcomes):
             soon(store).save_soon(Event(f"user{number % 3}", "t", number), each.append)
