@@ -43,7 +43,7 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
     """Return a test class for a part, with every hook that any of the suites asks for."""
 
     class Subject(*suites):  # type: ignore[misc]
-        patience = 0.5
+        patience = 1.0
         prompt = 0.15
         start_within = 0.2
         detection = 0.5

@@ -292,6 +292,10 @@ class LeavesAllWhenClosed(Leased):
 
 @caught_by("test_closing_releases_ones_own", SharedPresenceSuite)
 class ReleasesAllWhenClosed(Leased):
+    def __init__(self, board: Any = None) -> None:
+        super().__init__(board)
+        self.ttl = 10.0  # on a slow machine, the other one would renew its own in time
+
     async def aclose(self) -> None:
         await super().aclose()
         self.board.clear()

@@ -182,17 +182,13 @@ class ForgetsTheKeyOfWhatItLost(Client):
 # -- stream stores --------------------------------------------------------------------------------------------------
 
 
-class StreamingClient(Client):
+class StreamingBase(Client):
     """Streams what the server spreads."""
 
     def __init__(self, server: Server | None = None, *, direct: bool = False) -> None:
         super().__init__(server, direct=direct)
         self.background = Background("streaming client")
         self.live = LiveLog(self, background=self.background, listen=self.listen)
-
-    @property
-    def is_receiving(self) -> bool:
-        return self.live.is_receiving
 
     async def listen(self, *, task_status: TaskStatus[None]) -> None:
         await self.server.listen(self.take, task_status)
@@ -213,10 +209,16 @@ class StreamingClient(Client):
         await super().aclose()
 
 
-class Guessing(StreamingClient):
-    """Not asked whether it receives, so that nothing looks for what its streams miss."""
+class StreamingClient(StreamingBase):
+    """Knows whether it receives."""
 
-    is_receiving = None  # type: ignore[assignment]
+    @property
+    def is_receiving(self) -> bool:
+        return self.live.is_receiving
+
+
+class Guessing(StreamingBase):
+    """Does not know whether it receives, and nothing looks for what its streams miss."""
 
     def __init__(self, server: Server | None = None, *, direct: bool = False) -> None:
         super().__init__(server, direct=direct)
@@ -397,6 +399,7 @@ class LeasedClient(Leased):
         super().__init__(board)
         self.server = server or Server()
         self.direct = server is not None
+        self.is_connected = True
 
     def sibling(self) -> Leased:
         return type(self)(self.board, self.server)
@@ -407,7 +410,8 @@ class LeasedClient(Leased):
 
     async def enter(self) -> None:
         await super().enter()
-        if not self.is_up:
+        was_connected, self.is_connected = self.is_connected, self.is_up
+        if not (was_connected and self.is_connected):
             raise BackendUnavailableError("no answer")
 
     def renew(self) -> None:

@@ -733,9 +733,9 @@ class TakesWhenClosed(SoonStore):
 
 
 class Transaction:
-    """A connection to a `Ledger`, and the transaction on it: a block."""
+    """A connection to a ledger, and the transaction on it: a block."""
 
-    def __init__(self, store: Ledger) -> None:
+    def __init__(self, store: PlainLedger) -> None:
         self.store = store
         self.staged: list[Event] = []
         self.is_open = False
@@ -749,7 +749,7 @@ class Transaction:
         self.staged = []
 
 
-class Ledger(LiveStore):
+class PlainLedger(PlainStore):
     """Saves in transactions, too."""
 
     def connect(self) -> Transaction:
@@ -775,6 +775,10 @@ class Ledger(LiveStore):
     def finish(self, staged: list[Event], *, commit: bool) -> None:
         for stored in staged if commit else ():
             self.keep(stored)
+
+
+class Ledger(PlainLedger, LiveStore):
+    """Its streams wake up after the commit."""
 
 
 @caught_by("test_a_commit_makes_the_event", SaveInTransactionSuite)

@@ -33,7 +33,7 @@ class Outage(BehindFaultProxy[Any]):
     """How the parts are made: with timeouts of one second."""
 
     backends: ClassVar = ("asyncio",)
-    detection: ClassVar = 5.0
+    detection: ClassVar = 8.0
     time_limit: ClassVar = 50.0
     kind: ClassVar[type[Any]]
     options: ClassVar[dict[str, Any]] = {}
