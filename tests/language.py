@@ -64,7 +64,6 @@ HABITS = (
     Habit("(?:hears?|heard) of", ("hears of events", "is not heard of"), "receives, learns of"),
     Habit("fates?|Advice", ("Fate.REJECTED", "its fate"), "disposition, outcome"),
     Habit("stirring|hopeful|attendance", ("self._hopeful", "_attendance"), "pump_scheduled, waiting, LocalPresence"),
-    Habit("lock_timeout", ("lock_timeout=2",), "timeout"),
     Habit(
         r"pip install (?:-[A-Za-z]+ )*['\"]?notify(?!-streams)|notify\[[a-z,]+\]",
         ("pip install notify", "pip install 'notify[pg]'", "pip install -U notify", 'pip install "notify[all]"'),
