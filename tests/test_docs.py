@@ -164,9 +164,9 @@ def test_pages_that_teach_have_snippets(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=short)
 def test_every_fence_is_understood(page: Path) -> None:
-    """A block is Python that runs, a console, or plain text: no other label hides code from these tests."""
+    """A block is Python that runs, a console, a diagram, or plain text: no other label hides code from these tests."""
     labels = re.findall(r"^ *```(\S*)", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(labels[::2]) <= {"python", "console", "text"}
+    assert set(labels[::2]) <= {"python", "console", "text", "mermaid"}
     assert set(labels[1::2]) <= {""}
 
 
@@ -215,7 +215,8 @@ def test_readme_example_prints_what_it_says() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d+-\d+ comment\.created \{'post': 7\}\n", done.stdout)
-    assert not done.stderr
+    slow = re.compile(r"Executing <Task .*> took [\d.]+ seconds")  # asyncio's debug mode, on a busy machine
+    assert not [line for line in done.stderr.splitlines() if not slow.fullmatch(line)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=short)
