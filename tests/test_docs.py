@@ -51,7 +51,7 @@ SECONDS = 20
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 FORBIDDEN = ("guaranteed delivery", "exactly once", "exactly-once", "never loses")
-"""Words that promise what nobody can keep."""
+"""Words that promise more than any library can keep."""
 
 ALLOWED = ("*Not promised.* Exactly-once processing;", "encoded exactly once")
 """Where the words do not promise delivery."""
@@ -320,7 +320,7 @@ def test_reference_is_up_to_date() -> None:
 
 
 def test_names_in_the_docs_exist() -> None:
-    """Every error and every option of `Notifier(...)` that a page names is one of ours."""
+    """Every error and every option of `Notifier(...)` that a page names exists."""
     errors = importlib.import_module("notify.errors")
     builtins = {"TimeoutError", "FileExistsError", "RecursionError", "ValueError", "OSError", "OperationalError"}
     for page in PAGES:

@@ -699,7 +699,7 @@ def test_output_that_is_not_a_file() -> None:
 
 
 def test_full_disk_for_the_output(tmp_path: Path) -> None:
-    """Output that cannot be written: one line and status 1; closed output or closed error streams are no error."""
+    """Output that cannot be written: one line and status 1; closed output and closed error streams are accepted."""
     push(tmp_path, "alice", "a")
     for redirection, status, words in (
         (">/dev/full", 1, "No space left"),
