@@ -27,7 +27,7 @@ MAX_REPORTED: Final = 50
 _WIDTH: Final = 30
 
 
-class Draft(NamedTuple):
+class ParsedLine(NamedTuple):
     """The content of one line."""
 
     number: int
@@ -36,7 +36,7 @@ class Draft(NamedTuple):
     payload: Any
 
 
-def parse(line: Line) -> Draft | None:
+def parse(line: Line) -> ParsedLine | None:
     """Parse a line of the form `USER TYPE [JSON]`; return None for a blank line or a comment.
 
     Raises:
@@ -54,7 +54,7 @@ def parse(line: Line) -> Draft | None:
         user, type_ = words[0].decode(), words[1].decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"not UTF-8: {error}") from None
-    return Draft(line.number, user, type_, payload_of(words[2]) if len(words) > 2 else None)
+    return ParsedLine(line.number, user, type_, payload_of(words[2]) if len(words) > 2 else None)
 
 
 class Progress:
@@ -127,7 +127,7 @@ class Feed:
         self._key = key
         self._patience = patience
         self._show_ids = show_ids
-        self._queues: dict[str, deque[Draft]] = {}
+        self._queues: dict[str, deque[ParsedLine]] = {}
         self._slots = anyio.Semaphore(WINDOW)
         self._reading = anyio.CancelScope()
         self._is_unavailable = False
@@ -161,7 +161,7 @@ class Feed:
             self._slots.release()
         del self._queues[user]  # no await since the queue was found empty, so no line was added
 
-    async def _push(self, notifier: Notifier, draft: Draft) -> None:
+    async def _push(self, notifier: Notifier, draft: ParsedLine) -> None:
         began = anyio.current_time()
         key = f"{self._key}:{draft.number}"
         delays = backoff(random.random, limit=1.0)

@@ -337,7 +337,7 @@ def test_check_reports_a_missing_wake_path(tmp_path: Path, user: str) -> None:
         first = push(place, tmp_path, user, "a")
         done = on(place, tmp_path, "check", "--timeout", "3")
         assert (done.status, done.err) == (1, "")
-        assert done.out == "store    ok\nlive     new events are not heard of, so each arrives late\n"
+        assert done.out == "store    ok\nlive     new events are not received, so each arrives late, by an audit\n"
         with running(tmp_path, "tail", user, "--after", "0", variables={"NOTIFY_STORE": place.url}) as tail:
             tail.wait_for(first)
             tail.wait_for(push(place, tmp_path, user, "b"))
