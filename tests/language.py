@@ -41,7 +41,11 @@ HABITS = (
     Habit("of ours|of yours", ("a task of ours", "a process of yours"), "our own; a task of the store"),
     Habit("anew", ("opened anew",), "again"),
     Habit("in vain|all the same", ("read in vain", "works all the same"), "without effect; anyway"),
-    Habit("what (?:comes|came)", ("what comes from now on", "what came"), "new events, arriving messages"),
+    Habit(
+        "what (?:comes|came)(?! (?:after|before|next|first))",
+        ("what comes from now on", "what came"),
+        "new events, arriving messages",
+    ),
     Habit(
         r"(?<!there\x20)(?<!there\n)(?:is|are|was|were) "
         r"(?:(?-i:no)(?! (?:longer|more|matter|such|different))|(?-i:none)(?!\x20of))",

@@ -298,7 +298,8 @@ def test_phrases_are_recognised(habit: Habit) -> None:
 def test_plain_english_is_not_refused() -> None:
     """Phrases that resemble those of the list are accepted."""
     text = """There is no event. It is no longer open; there are no others, if x is None. The shepherd, this header. Use
-    pip install notify-streams, pip install 'notify-streams[all]' or notify-streams[pg]. It is none of these."""
+    pip install notify-streams, pip install 'notify-streams[all]' or notify-streams[pg]. It is none of these, and what
+    comes next is open."""
     assert not list(findings(text))
 
 

@@ -502,7 +502,7 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
         (("push", "alice", "t", "NaN"), "not a JSON value"),
         (("push", "alice", "t", "1", "2"), "unrecognized arguments"),
         (("push", "alice", "no!"), "event type"),
-        (("push", "alice", "notify.x"), "library's own"),
+        (("push", "alice", "notify.x"), "reserved"),
         (("push", "", "t"), "user"),
         (("push", "al\x1bice", "t"), r"al\x1bice"),
         (("push", "alice", "t", "--key", "x" * 300), "key"),
