@@ -27,7 +27,7 @@ class PresenceTests(Suite[PresenceT]):
             yield tracker
 
     async def assert_at(self, tracker: PresenceTracker, user: str, *routing: RoutingInfo) -> None:
-        """Assert that the user is connected at exactly these places, in whatever order; at none: offline."""
+        """Assert that the user is connected at exactly these places, in any order; at none: offline."""
         located = await tracker.locate([user])
         assert list(located) == [user] * bool(routing)
         found = sorted((to.instance_id, sorted(to.metadata.items())) for to in located.get(user, ()))

@@ -19,7 +19,7 @@ from ._waits import assert_chain, eventually, now, numbers, together
 
 
 class BoundedStoreSuite(StoreTests[StoreT]):
-    """For a store that keeps so many events for each user.
+    """For a store with a bound on the events that it keeps for each user.
 
     Attributes:
         slack: events that it may keep beyond its bound.
@@ -29,10 +29,10 @@ class BoundedStoreSuite(StoreTests[StoreT]):
 
     @abstractmethod
     async def make_bounded(self, max_len: int) -> StoreT:
-        """Return a new store that keeps so many events for each user."""
+        """Return a new store that keeps `max_len` events for each user."""
 
     async def test_the_oldest_go_first(self) -> None:
-        """Of more events than the store keeps, the last ones stay; who comes from before them is told of a gap."""
+        """Of more events than the store keeps, the last ones stay; a reader from before them finds a gap."""
         count = 12 + 2 * self.slack
         async with self.closing(await self.make_bounded(5)) as store:
             other = await self.fill(store, "bob", 5)
@@ -64,14 +64,14 @@ class AgingStoreSuite(StoreTests[StoreT]):
 
     @abstractmethod
     async def make_aging(self, max_age: float) -> StoreT:
-        """Return a new store that keeps events for so many seconds."""
+        """Return a new store that keeps events for `max_age` seconds."""
 
     async def let_pass(self, seconds: float) -> None:
-        """Let so much time pass for the store made last: really, unless the store has a clock that can be moved."""
+        """Let time pass for the store made last: really, unless the store has a clock that can be moved."""
         await anyio.sleep(seconds)
 
     async def test_the_old_expire(self) -> None:
-        """Events over the age are gone, also those of idle users; who comes from before is told `expired`."""
+        """Events over the age are gone, also those of idle users; a reader from before finds the gap `expired`."""
         async with self.closing(await self.make_aging(self.max_age)) as store:
             events = await self.fill(store, "alice", 3)
             assert await self.read_all(store, "alice") == events
@@ -84,7 +84,7 @@ class AgingStoreSuite(StoreTests[StoreT]):
             await eventually(all_expired, self.patience)
 
     async def test_an_id_that_expired_is_never_given_again(self) -> None:
-        """What is saved after everything expired has a greater id, and a reader from before is told of the gap."""
+        """What is saved after everything expired has a greater id, and a reader from before finds the gap."""
         async with self.closing(await self.make_aging(self.max_age)) as store:
             events = await self.fill(store, "alice", 3)
             await self.let_pass(self.max_age)

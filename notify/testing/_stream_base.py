@@ -31,7 +31,7 @@ class StreamTests(StoreTests[StreamStoreT]):
         await self.assert_next(stream, await store.save(Event(stream.user, "sentinel")))
 
     async def assert_arrives(self, save: Callable[[], Awaitable[Event | None]], *streams: Stream) -> None:
-        """Assert that an event reaches readers who wait for it, promptly and as it was saved."""
+        """Assert that an event reaches waiting readers, promptly and as it was saved."""
         seen: list[Event] = []
 
         async def read(stream: Stream) -> None:
@@ -47,7 +47,7 @@ class StreamTests(StoreTests[StreamStoreT]):
         assert seen == [event] * len(streams)
 
     async def assert_log(self, store: StreamStore, count: int, *streams: Stream) -> None:
-        """Assert that the log of alice has so many events, and that these streams yield them and nothing else."""
+        """Assert that the log of alice has `count` events, and that these streams yield them and nothing else."""
         log = await self.read_all(store, "alice")
         assert len(log) == count
         sentinel = await store.save(Event("alice", "sentinel"))
@@ -56,7 +56,7 @@ class StreamTests(StoreTests[StreamStoreT]):
             assert stream.gaps == ()
 
     async def assert_whole(self, stream: Stream, count: int, start: str = "0") -> list[Event]:
-        """Take so many events, assert that they are a chain, and return them."""
+        """Take `count` events, assert that they are a chain, and return them."""
         events = await take(stream, count, self.patience)
         assert_chain(events, start)
         return events

@@ -81,7 +81,7 @@ class LifetimeTests(StreamTests[StreamStoreT]):
             await eventually(the_first_has_it, self.patience)
             await self.assert_live(stream, store)
 
-    async def test_a_paused_reader_delays_nobody(self, store: StreamStore) -> None:
+    async def test_a_paused_reader_delays_no_other(self, store: StreamStore) -> None:
         """While one reader is away, neither saves nor another stream of the same user wait, and nothing is lost."""
         async with store.subscribe("alice") as paused, store.subscribe("alice") as prompt:
             with anyio.fail_after(self.patience):
@@ -92,7 +92,7 @@ class LifetimeTests(StreamTests[StreamStoreT]):
             await self.assert_live(paused, store)
 
     async def test_nothing_is_skipped_in_silence(self, store: StreamStore) -> None:
-        """What is trimmed while its reader is away is yielded all the same or told as a gap."""
+        """What is trimmed while its reader is away is yielded anyway or reported as a gap."""
         async with store.subscribe("alice") as stream:
             position = stream.last_id
             events = await self.fill(store, "alice", 300)
@@ -190,7 +190,7 @@ class LifetimeTests(StreamTests[StreamStoreT]):
         async with store.subscribe("alice") as stream:
             tasks = len(anyio.get_running_tasks())
             for attempt in range(30):
-                await interrupted(partial(self.read_nobody, store), attempt)
+                await interrupted(partial(self.read_without_events, store), attempt)
 
             async def no_more_tasks() -> None:
                 assert len(anyio.get_running_tasks()) <= tasks
@@ -223,7 +223,7 @@ class LifetimeTests(StreamTests[StreamStoreT]):
         await self.assert_live(stream, store)
         await stream.aclose()
 
-    async def test_a_trimmed_log_is_no_gap_to_who_has_read_it(self, store: StreamStore) -> None:
+    async def test_a_log_trimmed_after_reading_is_not_a_gap(self, store: StreamStore) -> None:
         """A reader that has read everything does not notice that it is trimmed."""
         async with store.subscribe("alice") as stream:
             await self.assert_next(stream, *await self.fill(store, "alice", 3))
@@ -237,9 +237,9 @@ class LifetimeTests(StreamTests[StreamStoreT]):
             await anyio.lowlevel.checkpoint()
         await stream.aclose()
 
-    async def read_nobody(self, store: StreamStore) -> None:
-        """Wait for an event of a user who gets none."""
-        async with store.subscribe("nobody", "0") as stream:
+    async def read_without_events(self, store: StreamStore) -> None:
+        """Wait for an event of a user without events."""
+        async with store.subscribe("unknown", "0") as stream:
             await stream.next()
 
     async def read_next(self, stream: Stream, *, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -153,8 +153,8 @@ class NotifierStreamTests(StreamTests[StreamStoreT]):
             await self.assert_next(stream, events[2], *missed)
             await self.assert_live(stream, store)
 
-    async def test_what_is_no_position_or_user_is_refused(self, store: StreamStore) -> None:
-        """Through a notifier, too, garbage raises InvalidEventIdError, and what is no user id InvalidEventError."""
+    async def test_garbage_positions_and_users_are_refused(self, store: StreamStore) -> None:
+        """Through a notifier, too, garbage raises InvalidEventIdError, and what is not a user id InvalidEventError."""
         users: list[Any] = ["", "a\nb", "\x00", "\ud800", "x" * 256, None, 7, b"alice"]
         async with self.notifier(store) as notifier:
             for garbage in BAD_IDS:
@@ -166,7 +166,7 @@ class NotifierStreamTests(StreamTests[StreamStoreT]):
 
     async def wait_for_the_end(self, notifier: Notifier, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Loop over a stream of the notifier that ends before there is an event."""
-        async with notifier.subscribe("nobody") as stream:
+        async with notifier.subscribe("unknown") as stream:
             task_status.started()
             with anyio.fail_after(self.patience):
                 assert [event async for event in stream] == []

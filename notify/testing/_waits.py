@@ -21,7 +21,7 @@ _LIBRARIES = re.compile(r"[/\\](site-packages|lib[/\\]python3\.\d+)[/\\]")
 
 @contextmanager
 def within(seconds: float, what: str) -> Iterator[None]:
-    """Run a block that may take so many seconds; after that, fail with what was waited for, and where."""
+    """Run a block that may take `seconds`; after that, fail with what was waited for, and where."""
     place = ""
     with anyio.move_on_after(seconds) as scope:
         try:
@@ -86,7 +86,7 @@ async def interrupted(function: Callable[[], Coroutine[Any, Any, object]], attem
 
 
 async def take(stream: Stream, count: int, within: float) -> list[Event]:
-    """Return the next so many events of a stream."""
+    """Return the next `count` events of a stream."""
     events: list[Event] = []
     with anyio.move_on_after(within):
         while len(events) < count:

@@ -123,8 +123,8 @@ class PresenceSuite(PresenceTests[PresenceT]):
         assert list(located) == [user for user in asked if user in users[::3]]
         assert [[to.instance_id for to in places] for places in located.values()] == [["a"]] * len(located)
 
-    async def test_locating_nobody(self, tracker: PresenceTracker) -> None:
-        """Asking for nobody, or for users who were never heard of, finds nobody."""
+    async def test_locating_no_users(self, tracker: PresenceTracker) -> None:
+        """Asking for no users, or for unknown ones, finds none."""
         await tracker.register("alice", A)
         assert dict(await tracker.locate([])) == {}
         assert dict(await tracker.locate(["bob", "carol"])) == {}
@@ -165,7 +165,7 @@ class PresenceSuite(PresenceTests[PresenceT]):
         await together(*(partial(come_and_go, f"user{number}") for number in range(10)))
 
     async def test_a_cancelled_end_takes_effect(self, tracker: PresenceTracker) -> None:
-        """A registration whose `aclose` is cancelled, at once or later, has ended all the same."""
+        """A registration whose `aclose` is cancelled, at once or later, has ended anyway."""
         for attempt in range(20):
             registration = await tracker.register("alice", A)
             with anyio.CancelScope() as scope:

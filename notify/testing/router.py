@@ -42,8 +42,8 @@ class RouterSuite(RouterTests[RouterT]):
         assert is_own or not guarantees.shared, (
             f"add another() to {name}: a router that is shared by several processes is tested with several objects"
         )
-        can_hear_garbage = type(self).garbage is not RouterTests.garbage
-        assert can_hear_garbage or not isinstance(router, ReceivingRouter), (
+        has_garbage = type(self).garbage is not RouterTests.garbage
+        assert has_garbage or not isinstance(router, ReceivingRouter), (
             f"add garbage() to {name}: it puts bytes that are not an event where receive() gets its events"
         )
 
@@ -68,8 +68,8 @@ class RouterSuite(RouterTests[RouterT]):
                 assert sorted(payloads) == [[name, number] for number in range(10)]
             await self.assert_nothing_else(router, streams)
 
-    async def test_an_event_for_everybody_reaches_every_instance(self, router: RouterT) -> None:
-        """What is routed to nobody in particular arrives at every instance, the sender's own included."""
+    async def test_an_event_for_every_instance_reaches_all(self, router: RouterT) -> None:
+        """What is routed to no instance in particular arrives at every one, the sender's own included."""
         async with self.instances(router, "a", "b", "c") as (_, streams):
             for number in range(10):
                 await router.route(Event("alice", "t", number), None)
@@ -78,7 +78,7 @@ class RouterSuite(RouterTests[RouterT]):
             await self.assert_nothing_else(router, streams)
 
     async def test_instances_with_similar_names_are_told_apart(self, router: RouterT) -> None:
-        """However odd or alike the names of instances are, each hears what is routed to it, and no more."""
+        """However odd or alike the names of instances are, each receives what is routed to it, and no more."""
         names = ("a", "A", "a:b", "b", "a*", "*", "?", "{a}", "[a]", "a/b", "..", "é", "😀")
         async with self.instances(router, *names) as (_, streams):
             for name in names:
@@ -109,26 +109,26 @@ class RouterSuite(RouterTests[RouterT]):
                     await router.route(event, self.to("a"))
                     assert await one(streams["a"], self.patience) == event
 
-    async def test_nobody_there_does_no_harm(self, router: RouterT) -> None:
-        """Routing to an unknown instance, for a user without streams, or while nobody listens raises nothing."""
+    async def test_an_unknown_instance_does_no_harm(self, router: RouterT) -> None:
+        """Routing to an unknown instance, for a user without streams, or while no instance listens raises nothing."""
         event = Event("alice", "t").stored("1-1", "0")
         await router.route(event, None)
-        await router.route(event, RoutingInfo("nobody"))
+        await router.route(event, RoutingInfo("unknown"))
         async with self.instances(router, "a") as (_, streams):
-            await router.route(event, RoutingInfo("nobody"))
+            await router.route(event, RoutingInfo("unknown"))
             await router.route(Event("bob", "t"), None)
             await self.assert_nothing_else(router, streams)
 
     async def test_an_instance_that_closed_does_no_harm(self, router: RouterT) -> None:
-        """After an instance closed, routing to it raises nothing, and the others still hear."""
+        """After an instance closed, routing to it raises nothing, and the others still receive."""
         async with self.instances(router, "a") as (_, streams):
             async with self.instance(router, "b"):
                 pass
             await router.route(Event("alice", "t"), self.to("b"))
             await self.assert_nothing_else(router, streams)
 
-    async def test_an_instance_hears_from_its_start(self, router: RouterT) -> None:
-        """An instance that starts later hears what is routed from then on, also under a name that was used before."""
+    async def test_an_instance_receives_from_its_start(self, router: RouterT) -> None:
+        """An instance that starts later receives what is routed from then on, also under a name that was used before."""
         async with self.instances(router, "a"):
             for round_ in range(3):
                 async with self.instances(router, "b") as (_, streams):
@@ -192,7 +192,7 @@ class RouterSuite(RouterTests[RouterT]):
             for stream in streams.values():
                 assert await one(stream, self.patience) == sentinel
 
-    async def test_a_broadcast_is_seen_once_by_everybody(self, router: RouterT) -> None:
+    async def test_a_broadcast_is_seen_once_by_every_stream(self, router: RouterT) -> None:
         """A broadcast is yielded once by every stream of every instance."""
         async with self.instances(router, "a", "b") as (notifiers, streams), notifiers["b"].subscribe("bob") as bob:
             await notifiers["a"].broadcast("t", "hello")

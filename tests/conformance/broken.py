@@ -122,7 +122,7 @@ async def run(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...], te
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group, or the one that is none."""
+    """Yield the exceptions in a group, or the one that is not a group."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from leaves(each)

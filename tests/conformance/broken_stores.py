@@ -489,7 +489,7 @@ class SavesManyWhenClosed(MemoryStore):
             return [error] * len(events)
 
 
-@caught_by("test_gaps_are_told_without_events", ReadManySuite)
+@caught_by("test_gaps_are_found_without_events", ReadManySuite)
 @caught_by("test_reading_many_is_reading_each", ReadManySuite)
 class LeavesGapsOut(MemoryStore):
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
@@ -509,10 +509,10 @@ class LimitsTheWholeQuery(MemoryStore):
         return dict([*(await super().read_many(after, limit)).items()][:limit])
 
 
-@caught_by("test_reading_nobody_is_nothing", ReadManySuite)
+@caught_by("test_reading_no_users_is_nothing", ReadManySuite)
 class ReadsEverybodyForNobody(MemoryStore):
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
-        return await super().read_many(after or {"nobody": "1-1"}, limit)
+        return await super().read_many(after or {"unknown": "1-1"}, limit)
 
 
 @caught_by("test_a_closed_store_reads_nothing", ReadManySuite)

@@ -88,7 +88,7 @@ class SkipsTheMillisecond(HandmadeStream):
             self.last_id = ids.format(ids.parse(self.last_id)[0] + 1, 1 << 20)
 
 
-@caught("test_what_is_no_position_is_refused", "test_what_is_no_position_or_user_is_refused")
+@caught("test_what_is_no_position_is_refused", "test_garbage_positions_and_users_are_refused")
 class TakesGarbageForNow(HandmadeStream):
     def __init__(self, store: HandmadeStore, user: str, last_id: Position) -> None:
         super().__init__(store, user, None if last_id == "garbage" else last_id)
@@ -164,7 +164,7 @@ class EndsWithoutALog(HandmadeStream):
         return await super().following()
 
 
-@caught("test_a_trimmed_log_is_no_gap_to_who_has_read_it")
+@caught("test_a_log_trimmed_after_reading_is_not_a_gap")
 class TellsWhateverWasTrimmed(HandmadeStream):
     async def following(self) -> Event:
         event = await super().following()
@@ -267,7 +267,7 @@ class ForgetsTheWholeUser(QueueStore):
     stream = GreedyStream
 
 
-@caught_by("test_a_paused_reader_delays_nobody", StreamStoreSuite)
+@caught_by("test_a_paused_reader_delays_no_other", StreamStoreSuite)
 class DropsTheOldest(QueueStore):
     stream = SmallStream
 

@@ -236,7 +236,7 @@ class HandmadeStream:
 
     async def next(self, timeout: float | None = None) -> Event:
         if self.busy:
-            raise UsageError("somebody waits already")
+            raise UsageError("another task waits already")
         self.busy = True
         try:
             with anyio.fail_after(timeout):
