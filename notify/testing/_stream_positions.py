@@ -45,7 +45,7 @@ class PositionTests(StreamTests[StreamStoreT]):
         await stream.aclose()
 
     async def test_now_can_be_resumed(self, store: StreamStore) -> None:
-        """The position of a stream that has yielded nothing yet resumes as any other: what was stored in between follows."""
+        """The position of a stream that has yielded nothing yet resumes as any other, with what was stored in between."""
         await self.fill(store, "alice", 2)
         async with store.subscribe("alice") as stream:
             position = stream.last_id
@@ -113,7 +113,7 @@ class PositionTests(StreamTests[StreamStoreT]):
             assert stream.gaps == ()
 
     async def test_a_trimmed_position_tells_a_gap(self, store: StreamStore) -> None:
-        """A stream from an id that the log does not reach back to reports the gap, yields what is left, then goes on."""
+        """A stream from an id that the log does not reach back to reports the gap, yields what is left, goes on."""
         events = await self.fill(store, "alice", 6)
         await store.trim(events[3].id)
         async with store.subscribe("alice", events[0].id) as stream:
@@ -130,7 +130,7 @@ class PositionTests(StreamTests[StreamStoreT]):
             assert stream.gaps == (Gap("trimmed", events[0].id, events[2].id),)
 
     async def test_a_position_ahead_of_the_log_tells_a_gap(self, store: StreamStore) -> None:
-        """A stream from an id ahead of the log reports that it was rewound, yields all that is left, and is not dead."""
+        """A stream from an id ahead of the log reports that it was rewound, yields all that is left, and goes on."""
         events = await self.fill(store, "alice", 3)
         ahead = ids.format(ids.parse(events[-1].id)[0] + 3_600_000, 0)
         async with store.subscribe("alice", ahead) as stream:

@@ -128,7 +128,7 @@ class RouterSuite(RouterTests[RouterT]):
             await self.assert_nothing_else(router, streams)
 
     async def test_an_instance_receives_from_its_start(self, router: RouterT) -> None:
-        """An instance that starts later receives what is routed from then on, also under a name that was used before."""
+        """An instance that starts later receives what is routed from then on, also under a name used before."""
         async with self.instances(router, "a"):
             for round_ in range(3):
                 async with self.instances(router, "b") as (_, streams):
