@@ -19,9 +19,9 @@ import asyncpg  # type: ignore[import-untyped]
 from notify.errors import ClosedError, UsageError
 
 from ._dsn import check_dsn, connect
-from ._errors import Fate, fate, unavailable
-from ._names import Names
-from ._pool import Connection, GivenPool, OwnPool, Pool
+from ._errors import PostgresDisposition, disposition_of, unavailable
+from ._names import PostgresNames
+from ._pool import CallerPool, Connection, OwnPool, Pool
 from ._schema import prepare
 
 OLDEST: Final = 14
@@ -31,7 +31,7 @@ OTHERS: Final = 3
 """Connections of the pool that reads leave alone: two for batches of saves, one for the doorbell."""
 
 
-class Database:
+class PostgresDatabase:
     """Connections to one database.
 
     Args:
@@ -50,7 +50,7 @@ class Database:
     def __init__(
         self,
         where: str | asyncpg.Pool,
-        names: Names,
+        names: PostgresNames,
         *,
         backend: str,
         timeout: float,
@@ -69,7 +69,7 @@ class Database:
         self.is_pooled = False
         self.closed = False
         self._dsn = where if isinstance(where, str) else None
-        self._pool: Pool | None = None if isinstance(where, str) else GivenPool(where)
+        self._pool: Pool | None = None if isinstance(where, str) else CallerPool(where)
         self._listen_dsn: str | None = None
         self._kept = 0
         self._has_tables = tables
@@ -132,12 +132,12 @@ class Database:
         try:
             yield connection
         except BaseException as error:
-            what = fate(error)
-            if what in (Fate.LOST, Fate.UNSENT):
+            what = disposition_of(error)
+            if what in (PostgresDisposition.LOST, PostgresDisposition.UNSENT):
                 connection.terminate()
-            elif what is Fate.READ_ONLY:
+            elif what is PostgresDisposition.READ_ONLY:
                 await pool.expire()
-            elif what is Fate.UNPREPARED:
+            elif what is PostgresDisposition.UNPREPARED:
                 self.is_prepared = False
             raise
         finally:
@@ -162,7 +162,7 @@ class Database:
             except UsageError:
                 raise
             except Exception as error:
-                if fate(error) is not Fate.UNSENT or not spare or self.closed:
+                if disposition_of(error) is not PostgresDisposition.UNSENT or not spare or self.closed:
                     raise unavailable(error, self.backend) from error
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover - for the type checker
 

@@ -1,6 +1,6 @@
 """What the driver's exceptions mean: the one table that translates them.
 
-| SQLSTATE, exception | Fate | Why |
+| SQLSTATE, exception | PostgresDisposition | Why |
 |---|---|---|
 | 40001, 40P01 | CONFLICT | rolled back as the victim of a deadlock or a serialisation failure: repeated once |
 | 25006 | READ_ONLY | rolled back; this server is a standby: the next connection may find the primary |
@@ -27,7 +27,7 @@ from notify.errors import (
 )
 
 
-class Fate(Enum):
+class PostgresDisposition(Enum):
     """What became of a statement that failed."""
 
     CONFLICT = "conflict"
@@ -40,25 +40,25 @@ class Fate(Enum):
 
 
 _STATES: Final = {
-    "40001": Fate.CONFLICT,
-    "40P01": Fate.CONFLICT,
-    "25006": Fate.READ_ONLY,
-    "42P01": Fate.UNPREPARED,
-    "42883": Fate.UNPREPARED,
-    "3F000": Fate.UNPREPARED,
-    "NT001": Fate.LATE,
+    "40001": PostgresDisposition.CONFLICT,
+    "40P01": PostgresDisposition.CONFLICT,
+    "25006": PostgresDisposition.READ_ONLY,
+    "42P01": PostgresDisposition.UNPREPARED,
+    "42883": PostgresDisposition.UNPREPARED,
+    "3F000": PostgresDisposition.UNPREPARED,
+    "NT001": PostgresDisposition.LATE,
 }
-_CLASSES: Final = {"08": Fate.LOST, "57P": Fate.LOST, "58": Fate.LOST}
+_CLASSES: Final = {"08": PostgresDisposition.LOST, "57P": PostgresDisposition.LOST, "58": PostgresDisposition.LOST}
 
 
-def fate(error: BaseException) -> Fate:
+def disposition_of(error: BaseException) -> PostgresDisposition:
     """Return what became of the statement that raised this."""
     if isinstance(error, asyncpg.InterfaceError) or "cannot switch to state" in str(error):
-        return Fate.UNSENT
+        return PostgresDisposition.UNSENT
     state = _state(error)
     if not isinstance(error, asyncpg.PostgresError) or not state:
-        return Fate.LOST
-    return _STATES.get(state) or _CLASSES.get(state[:2]) or _CLASSES.get(state[:3]) or Fate.REFUSED
+        return PostgresDisposition.LOST
+    return _STATES.get(state) or _CLASSES.get(state[:2]) or _CLASSES.get(state[:3]) or PostgresDisposition.REFUSED
 
 
 def _state(error: BaseException) -> str:
@@ -107,10 +107,12 @@ def unavailable(error: BaseException, backend: str) -> NotifyError:
     """Return the error of anything but a save."""
     if isinstance(error, NotifyError):
         return error
-    return _because(BackendUnavailableError(f"PostgreSQL {_deed(error)}: {describe(error)}", backend=backend), error)
+    return _because(
+        BackendUnavailableError(f"PostgreSQL {_failure_phrase(error)}: {describe(error)}", backend=backend), error
+    )
 
 
-def _deed(error: BaseException) -> str:
+def _failure_phrase(error: BaseException) -> str:
     """Return what the server did instead of what was asked."""
     state = _state(error)
     if state[:2] in ("28", "3D") or state in ("53300", "57P03"):  # who, which database, too many, starting up

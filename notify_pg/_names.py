@@ -31,7 +31,7 @@ def short_key(text: str) -> str:
     return urlsafe_b64encode(blake2b(text.encode(), digest_size=6).digest()).decode()
 
 
-class Names:
+class PostgresNames:
     """What the tables, functions and channels of one schema and prefix are called.
 
     Raises:

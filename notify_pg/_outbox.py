@@ -16,9 +16,9 @@ import asyncpg  # type: ignore[import-untyped]
 
 from notify import Background, Event, NotifyError, UsageError
 
-from ._connection import Database
+from ._connection import PostgresDatabase
 from ._errors import rejected
-from ._rows import columns
+from ._record import columns
 from ._trouble import Trouble
 
 FIRST_LOOK: Final = 0.002
@@ -32,7 +32,7 @@ RELAYED: Final = 500
 """Events that a relay moves in one transaction."""
 
 
-class Watch:
+class TransactionWatcher:
     """Waits for the end of transactions.
 
     Args:
@@ -87,7 +87,7 @@ def check_transaction(connection: Any) -> None:
         raise UsageError("no transaction is open on this connection: it would make no difference, so this is a mistake")
 
 
-class Outbox:
+class PostgresOutbox:
     """Events that wait in a table for their log, which nobody's transaction needs to lock meanwhile.
 
     Args:
@@ -99,7 +99,7 @@ class Outbox:
 
     def __init__(
         self,
-        db: Database,
+        db: PostgresDatabase,
         *,
         limits: tuple[int, int],
         interval: float,

@@ -37,7 +37,7 @@ class Pool(Protocol):
         """Close what is ours."""
 
 
-class GivenPool:
+class CallerPool:
     """The caller's pool. It stays open."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:

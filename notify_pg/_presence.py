@@ -16,10 +16,10 @@ from notify import Background, Guarantees, NotifyError, RoutingInfo
 from notify.errors import ClosedError, UsageError
 from notify.event import check_user
 
-from ._connection import Database
-from ._doorbell import Waiter, settle
-from ._names import Names
+from ._connection import PostgresDatabase
+from ._names import PostgresNames
 from ._trouble import Trouble
+from ._wake import ErrorFuture, resolve_all
 
 logger = logging.getLogger("notify.pg")
 
@@ -65,15 +65,15 @@ class PostgresPresence:
         if not ttl > 0:
             raise UsageError(f"ttl must be greater than 0, not {ttl!r}")
         self._name = type(self).__name__
-        self._names = Names(schema, table_prefix)
-        self._db = Database(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
+        self._names = PostgresNames(schema, table_prefix)
+        self._db = PostgresDatabase(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
         self._background = Background(self._name)
         self._services = Background(self._name)
         self._ttl = ttl
         self._tracker = secrets.randbits(62)
         self._own: dict[str, dict[PostgresRegistration, RoutingInfo]] = {}
         self._changed: dict[str, None] = {}
-        self._waiting: list[Waiter] = []
+        self._waiting: list[ErrorFuture] = []
         self._news = asyncio.Event()
         self._trouble = Trouble("presence could not be written, which is tried again", "presence is written again")
         self._started = False
@@ -151,7 +151,7 @@ class PostgresPresence:
         Raises:
             BackendUnavailableError: they could not be written; they will be when they can.
         """
-        waiter: Waiter = asyncio.get_running_loop().create_future()
+        waiter: ErrorFuture = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._changed[user] = None
         self._news.set()
@@ -172,7 +172,7 @@ class PostgresPresence:
     async def _run(self) -> None:
         """Write what changes, and renew the lease, until cancelled; keeps I1."""
         renewed = asyncio.get_running_loop().time()
-        waiting: list[Waiter] = []
+        waiting: list[ErrorFuture] = []
         try:
             while True:
                 pause = renewed + self._ttl / 3 - asyncio.get_running_loop().time()
@@ -188,9 +188,9 @@ class PostgresPresence:
                 error = await self._try(self._write, [*changed]) if changed else None
                 if error is not None:  # they go with the next change, or renewal
                     self._changed = {**changed, **self._changed}  # pragma: no cover - CPython 3.11 does not trace it
-                settle(waiting, error)
+                resolve_all(waiting, error)
         finally:
-            settle([*waiting, *self._waiting], ClosedError("the presence tracker is closed"))
+            resolve_all([*waiting, *self._waiting], ClosedError("the presence tracker is closed"))
 
     async def _try(self, function: Any, *args: object) -> NotifyError | None:
         try:

@@ -16,7 +16,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from notify import NotifyError
 
-from ._connection import Database
+from ._connection import PostgresDatabase
 from ._errors import describe, unavailable
 from ._pool import Connection
 from ._schema import DAY, make_partition, missing_partitions
@@ -37,7 +37,7 @@ PAGES: Final = 1000
 """Pages of a table that one statement removes rows from: 8 MB."""
 
 
-class Retention:
+class PostgresMaintenance:
     """Removes what is too old.
 
     Args:
@@ -46,7 +46,7 @@ class Retention:
         key_window_ms: milliseconds that keys are kept.
     """
 
-    def __init__(self, db: Database, max_age_ms: int, key_window_ms: int) -> None:
+    def __init__(self, db: PostgresDatabase, max_age_ms: int, key_window_ms: int) -> None:
         self._db = db
         self._max_age_ms = max_age_ms
         self._key_window_ms = key_window_ms

@@ -17,10 +17,10 @@ from notify import Background, CodecError, Event, RoutingInfo
 from notify.abc import Deliver
 from notify.errors import UsageError
 
-from ._connection import Database
-from ._doorbell import MAX_PAYLOAD, Doorbell
-from ._listener import Listener
-from ._names import Names, short_key
+from ._connection import PostgresDatabase
+from ._listen import PostgresListener
+from ._names import PostgresNames, short_key
+from ._wake import MAX_PAYLOAD, PostgresWakePublisher
 
 logger = logging.getLogger("notify.pg")
 
@@ -76,12 +76,14 @@ class PostgresRouter:
         if not heartbeat > 0 or not max_size > 0:
             raise UsageError(f"heartbeat and max_size are positive: {heartbeat!r}, {max_size!r}")
         self._name = type(self).__name__
-        names = Names(schema, table_prefix)
+        names = PostgresNames(schema, table_prefix)
         self._channel = names.route
-        self._db = Database(where, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False)
+        self._db = PostgresDatabase(
+            where, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False
+        )
         self._db.listen_at(listen_dsn)
         self._background = Background(self._name)
-        self._bell = Doorbell(self._db, self._channel, self._background)
+        self._publisher = PostgresWakePublisher(self._db, self._channel, self._background)
         self._heartbeat = heartbeat
         self._max_size = max_size
         self.dropped = 0
@@ -99,15 +101,17 @@ class PostgresRouter:
         total = -(-len(text) // PIECE)
         name = secrets.token_hex(6)
         pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
-        await self._bell.tell(*(f"{target} {name} {number} {total} {piece}" for number, piece in enumerate(pieces)))
+        await self._publisher.tell(
+            *(f"{target} {name} {number} {total} {piece}" for number, piece in enumerate(pieces))
+        )
 
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
         """See `notify.abc.ReceivingRouter.receive`; reconnects by itself."""
         self._db.check()
-        inbox = Inbox(instance_id, deliver)
-        listener = Listener(
+        inbox = FragmentAssembler(instance_id, deliver)
+        listener = PostgresListener(
             self._db,
-            self._bell,
+            self._publisher,
             self._channel,
             heartbeat=self._heartbeat,
             on_connected=task_status.started,
@@ -135,7 +139,7 @@ class PostgresRouter:
         await self.aclose()
 
 
-class Inbox:
+class FragmentAssembler:
     """Puts the pieces of events together for one instance."""
 
     def __init__(self, instance_id: str, deliver: Deliver) -> None:

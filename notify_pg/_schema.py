@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from notify.errors import UsageError
 
-from ._names import Names
+from ._names import PostgresNames
 
 VERSION: Final = 1
 """Of the schema. A version only adds to the one before, so that processes of both can work side by side."""
@@ -21,7 +21,7 @@ DAYS_AHEAD: Final = 2
 """Days whose partitions exist before they begin."""
 
 
-async def prepare(connection: Any, names: Names) -> None:
+async def prepare(connection: Any, names: PostgresNames) -> None:
     """Create or migrate the tables, in the transaction that the connection is in.
 
     Processes that start at once wait for each other, and one of them does it. Where all is in place nothing is
@@ -44,7 +44,7 @@ async def prepare(connection: Any, names: Names) -> None:
         await make_partition(connection, names, day)
 
 
-async def _version(connection: Any, names: Names) -> int:
+async def _version(connection: Any, names: PostgresNames) -> int:
     """Return the version of the tables; 0 where there are none."""
     if not await connection.fetch(names.sql("existing"), names.schema, f"{names.prefix}meta"):
         return 0
@@ -56,13 +56,13 @@ async def _version(connection: Any, names: Names) -> int:
     return version
 
 
-async def missing_partitions(connection: Any, names: Names) -> list[int]:
+async def missing_partitions(connection: Any, names: PostgresNames) -> list[int]:
     """Return the days from today on whose partitions should exist by now and do not."""
     rows = await connection.fetch(names.sql("missing_partitions"), DAYS_AHEAD, names.schema, f"{names.prefix}events_")
     return [row["day"] for row in rows]
 
 
-async def make_partition(connection: Any, names: Names, day: int) -> None:
+async def make_partition(connection: Any, names: PostgresNames, day: int) -> None:
     """Make the partition of one day; saves go on meanwhile.
 
     Raises:

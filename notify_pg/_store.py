@@ -15,14 +15,14 @@ import asyncpg  # type: ignore[import-untyped]
 from notify import Background, Event, Guarantees, NotifyError, Page, ids
 from notify.errors import UsageError
 
-from ._connection import Database
-from ._doorbell import Doorbell
+from ._connection import PostgresDatabase
 from ._errors import rejected
-from ._names import Names, short_key
-from ._outbox import Outbox, Watch, check_transaction
-from ._retention import Retention
-from ._rows import page_of
-from ._writer import Outcome, Writer
+from ._names import PostgresNames, short_key
+from ._outbox import PostgresOutbox, TransactionWatcher, check_transaction
+from ._record import page_of
+from ._retention import PostgresMaintenance
+from ._save import Outcome, PostgresSaver
+from ._wake import PostgresWakePublisher
 
 _FOR_EVER = 1 << 42
 _GRACE = 1.0
@@ -70,21 +70,21 @@ class PostgresStore:
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value!r}")
         self._name = type(self).__name__
-        self._names = Names(schema, table_prefix)
-        self._db = Database(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
+        self._names = PostgresNames(schema, table_prefix)
+        self._db = PostgresDatabase(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
         self._background = Background(self._name)  # what is asked of us
         self._services = Background(self._name)  # what goes on until the end
         self._tag = secrets.token_hex(4)
-        self._bell = Doorbell(self._db, self._names.bell, self._background)
-        self._writer = Writer(
+        self._publisher = PostgresWakePublisher(self._db, self._names.bell, self._background)
+        self._saver = PostgresSaver(
             self._db, self._background, max_len=max_len, key_window=key_window, on_stored=self._stored
         )
         self._max_age_ms = _FOR_EVER if max_age is None else int(max_age * 1000)
-        self._retention = Retention(self._db, self._max_age_ms, int(key_window * 1000))
-        self._watch = Watch(self._background)
+        self._retention = PostgresMaintenance(self._db, self._max_age_ms, int(key_window * 1000))
+        self._transactions = TransactionWatcher(self._background)
         self._relays = relay is not None
-        self._outbox = Outbox(
-            self._db, limits=self._writer.limits, interval=relay or OUTBOX, on_moved=lambda users: self.wake(*users)
+        self._outbox = PostgresOutbox(
+            self._db, limits=self._saver.limits, interval=relay or OUTBOX, on_moved=lambda users: self.wake(*users)
         )
         self._started = self._relaying = False
 
@@ -94,7 +94,7 @@ class PostgresStore:
         """See `notify.abc.Store.save`; concurrent saves share statements."""
         self._start()
         waiter, done = _waiter()
-        self._writer.save_soon(event, done)
+        self._saver.save_soon(event, done)
         outcome: Outcome = await waiter
         if isinstance(outcome, NotifyError):
             raise outcome
@@ -142,7 +142,7 @@ class PostgresStore:
         if not events:
             return ()
         waiter, done = _waiter()
-        self._background.start(self._writer.save_many, events, done)
+        self._background.start(self._saver.save_many, events, done)
         outcomes: Sequence[Outcome] = await waiter
         return outcomes
 
@@ -156,7 +156,7 @@ class PostgresStore:
     def save_soon(self, event: Event, done: Callable[[Outcome], None]) -> None:
         """See `notify.abc.SaveSoon.save_soon`."""
         self._start()
-        self._writer.save_soon(event, done)
+        self._saver.save_soon(event, done)
 
     async def save_in(self, event: Event, connection: Any) -> Event:
         """See `notify.abc.SaveInTransaction.save_in`.
@@ -167,10 +167,10 @@ class PostgresStore:
         check_transaction(connection)
         await self._prepared()
         try:
-            stored = await self._writer.save_in(event, connection)
+            stored = await self._saver.save_in(event, connection)
         except Exception as error:
             raise rejected(error, self._name) from error
-        self._watch.after(connection, partial(self.wake, event.user))
+        self._transactions.after(connection, partial(self.wake, event.user))
         return stored
 
     async def enqueue(self, *events: Event, connection: Any) -> None:
@@ -197,14 +197,14 @@ class PostgresStore:
         await self._prepared()
         await self._outbox.enqueue(events, connection)
         self._start_relay()
-        self._watch.after(connection, self._outbox.look)
+        self._transactions.after(connection, self._outbox.look)
 
     def wake(self, *users: str) -> None:
         """Tell every process that these users may have news: after a commit that the library knows nothing of.
 
         Never waits. Nothing depends on it: without it the streams look for news within 30 seconds.
         """
-        self._bell.ring(self._tag, {short_key(user) for user in users})
+        self._publisher.ring(self._tag, {short_key(user) for user in users})
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class PostgresStore:
         await self._services.aclose(_GRACE)
         await self._background.settle(_GRACE)
         await self._background.aclose(_GRACE)
-        self._writer.close()
+        self._saver.close()
         await self._db.aclose()
 
     async def _read(self, user: str, after: str, limit: int) -> Page:
@@ -251,7 +251,7 @@ class PostgresStore:
 
     def _stored(self, events: list[Event]) -> None:
         """Ring the doorbell for what a batch has stored."""
-        self._bell.ring(self._tag, {short_key(event.user) for event in events})
+        self._publisher.ring(self._tag, {short_key(event.user) for event in events})
 
 
 def _waiter() -> tuple[asyncio.Future[Any], Callable[[Any], None]]:

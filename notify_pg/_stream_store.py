@@ -12,7 +12,7 @@ from notify import Event, LiveLog, NotifyError, Stream
 from notify.abc import Position
 from notify.errors import UsageError
 
-from ._listener import Listener
+from ._listen import PostgresListener
 from ._names import short_key
 from ._store import PostgresStore
 from ._trouble import Trouble
@@ -75,9 +75,9 @@ class PostgresStreamStore(PostgresStore):
         )
         self._db.listen_at(listen_dsn)
         self._live = LiveLog(self, background=self._background, on_open=self._opened, on_close=self._closed)
-        self._listener = Listener(
+        self._listener = PostgresListener(
             self._db,
-            self._bell,
+            self._publisher,
             self._names.bell,
             heartbeat=heartbeat,
             on_connected=self._look_at_all,
@@ -98,7 +98,7 @@ class PostgresStreamStore(PostgresStore):
     @property
     def is_receiving(self) -> bool:
         """Whether the doorbell is known to be heard; while it is not, news is looked for each second."""
-        return self._listener.is_proven
+        return self._listener.is_receiving
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """See `notify.abc.StreamStore.subscribe`."""
@@ -196,7 +196,7 @@ class PostgresStreamStore(PostgresStore):
         while True:
             await asyncio.sleep(AUDIT_WHILE_DEAF)
             elapsed += AUDIT_WHILE_DEAF
-            if self._listener.is_proven and elapsed < AUDIT:
+            if self._listener.is_receiving and elapsed < AUDIT:
                 continue
             elapsed = 0.0
             try:

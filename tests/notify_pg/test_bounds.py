@@ -363,7 +363,7 @@ async def test_pushes_to_a_frozen_server_end_in_time(
     store = await stack.enter_async_context(aclosing(PostgresStore(address, schema=schema, timeout=1.5)))
     if where != "a new store":
         await store.save(Event("bob", "n"))
-        await until(lambda: not store._bell._ringing)
+        await until(lambda: not store._publisher._is_sending)
     server.freeze()
     try:
         began = time.monotonic()

@@ -19,7 +19,7 @@ from notify import Event, Notifier, NotifyError, PushRejectedError, PushUncertai
 from notify.testing import FaultProxy, Faults, History
 from notify.testing._suite import assert_chain
 from notify_pg import PostgresStore, PostgresStreamStore
-from notify_pg._errors import Fate, fate
+from notify_pg._errors import PostgresDisposition, disposition_of
 from tests.parts import until
 from tests.servers.postgres import Server, running
 
@@ -42,7 +42,7 @@ def through(proxy: FaultProxy, server: Server) -> str:
 async def settled(store: PostgresStore) -> None:
     """Save once and wait until the doorbell has rung, so that a connection is there and idle."""
     await store.save(Event("bob", "n"))
-    await until(lambda: not store._bell._ringing)
+    await until(lambda: not store._publisher._is_sending)
 
 
 class Crowd:
@@ -364,39 +364,39 @@ async def test_killed_processes(server: Server, schema: str, tmp_path: Path, mon
     History.load(tmp_path / "reader.history", killed=paths).assert_ok()
 
 
-async def states(connection: asyncpg.Connection, *codes: str) -> list[Fate]:
+async def states(connection: asyncpg.Connection, *codes: str) -> list[PostgresDisposition]:
     found = []
     for code in codes:
         with pytest.raises(asyncpg.PostgresError) as caught:
             await connection.execute(f"DO $$ BEGIN RAISE 'no' USING ERRCODE = '{code}'; END $$")
-        found.append(fate(caught.value))
+        found.append(disposition_of(caught.value))
     return found
 
 
 async def test_every_error_has_its_fate(server: Server) -> None:
     """Errors as the server really raises them are told apart: repeated, refused or unknown."""
     connection = await asyncpg.connect(server.dsn)
-    assert set(await states(connection, "40001", "40P01")) == {Fate.CONFLICT}
-    assert set(await states(connection, "25006")) == {Fate.READ_ONLY}
-    assert set(await states(connection, "42P01", "42883", "3F000")) == {Fate.UNPREPARED}
-    assert set(await states(connection, "NT001")) == {Fate.LATE}
-    assert set(await states(connection, "57P01", "57P02", "08006", "58030")) == {Fate.LOST}
+    assert set(await states(connection, "40001", "40P01")) == {PostgresDisposition.CONFLICT}
+    assert set(await states(connection, "25006")) == {PostgresDisposition.READ_ONLY}
+    assert set(await states(connection, "42P01", "42883", "3F000")) == {PostgresDisposition.UNPREPARED}
+    assert set(await states(connection, "NT001")) == {PostgresDisposition.LATE}
+    assert set(await states(connection, "57P01", "57P02", "08006", "58030")) == {PostgresDisposition.LOST}
     assert set(await states(connection, "53100", "53200", "55P03", "57014", "42501", "22P05", "XX000")) == {
-        Fate.REFUSED
+        PostgresDisposition.REFUSED
     }
     with pytest.raises(asyncpg.DataError) as unencodable:
         await connection.fetch("SELECT $1::bigint", "not a number")
-    assert fate(unencodable.value) is Fate.REFUSED
+    assert disposition_of(unencodable.value) is PostgresDisposition.REFUSED
     connection.terminate()
     for call in (connection.execute, connection.fetch):
         await assert_unsent(call)
-    assert fate(TimeoutError()) is fate(ConnectionResetError()) is Fate.LOST
+    assert disposition_of(TimeoutError()) is disposition_of(ConnectionResetError()) is PostgresDisposition.LOST
 
 
 async def assert_unsent(call: Callable[[str], Awaitable[Any]]) -> None:
     with pytest.raises(asyncpg.InterfaceError) as caught:
         await call("SELECT 1")
-    assert fate(caught.value) is Fate.UNSENT
+    assert disposition_of(caught.value) is PostgresDisposition.UNSENT
 
 
 async def test_too_many_connections_are_waited_out(server: Server, schema: str) -> None:

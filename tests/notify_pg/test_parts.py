@@ -15,7 +15,7 @@ from notify import BackendUnavailableError, Event, PushRejectedError, PushUncert
 from notify.testing import FaultProxy, Faults
 from notify_pg import PostgresRouter, PostgresStore
 from notify_pg._pool import OwnPool
-from notify_pg._rows import page_of
+from notify_pg._record import page_of
 from tests.notify_pg.conftest import Make
 from tests.parts import until
 from tests.servers.postgres import Server
@@ -52,7 +52,7 @@ async def test_an_attempt_that_is_lost_and_one_that_is_refused(
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
         async with PostgresStore(dsn, schema=schema) as store:
             await store.save(Event("bob", "n"))
-            await until(lambda: not store._bell._ringing)
+            await until(lambda: not store._publisher._is_sending)
             store._db.timeout = 2.0
             proxy.up = Faults(blackhole=True)
             save = asyncio.ensure_future(store.save(Event("alice", "n")))
@@ -120,7 +120,7 @@ async def test_a_given_pool_of_a_read_only_server(postgres: Server, schema: str,
     async with asyncpg.create_pool(postgres.dsn, min_size=1, max_size=3) as pool:
         async with PostgresStore(pool, schema=schema) as store:
             await store.save(Event("alice", "n"))
-            await until(lambda: not store._bell._ringing)
+            await until(lambda: not store._publisher._is_sending)
 
             async def read_only(connection: Any) -> None:
                 await connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")

@@ -138,7 +138,7 @@ async def test_a_commit_that_the_library_cannot_see(make: Make, sql: asyncpg.Con
         transaction = sql.transaction()
         await transaction.start()
         event = await other.save_in(Event("alice", "n"), sql)
-        other._watch._waiting.clear()
+        other._transactions._waiting.clear()
         await transaction.commit()
         other.wake("alice", "nobody", "bob")
         assert await stream.next(2) == event
@@ -155,7 +155,7 @@ async def test_only_so_many_transactions_are_watched(
     async with sql.transaction():
         for user in ("alice", "bob", "carol"):
             await store.save_in(Event(user, "n"), sql)
-        assert len(store._watch._waiting) <= 1
+        assert len(store._transactions._waiting) <= 1
     assert await store.head("carol") != "0"
 
 

@@ -14,8 +14,8 @@ import pytest
 from notify import BackendUnavailableError, ClosedError, Event, Notifier, RoutingInfo
 from notify.testing import FaultProxy, Faults
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
-from notify_pg._doorbell import MAX_PAYLOAD, packed
 from notify_pg._names import short_key
+from notify_pg._wake import MAX_PAYLOAD, pack_keys
 from tests.notify_pg.conftest import Make
 from tests.parts import until
 from tests.servers.postgres import Bouncer, Server
@@ -103,12 +103,12 @@ async def test_a_doorbell_that_does_not_ring_delays_only(
     monkeypatch.setattr("notify_pg._stream_store.AUDIT_WHILE_DEAF", 0.2)
     writer, store = await make(PostgresStore), await make(PostgresStreamStore, heartbeat=0.2)
     for one in (writer, store):
-        one._bell._channel = "x" * 64  # the server refuses it
+        one._publisher._channel = "x" * 64  # the server refuses it
     async with store.subscribe("alice") as stream:
         events = await save_all(writer, 3)
         assert [await stream.next(3) for _ in range(3)] == events
     assert not store.is_receiving
-    assert writer._bell.failures > 1
+    assert writer._publisher.failures > 1
     assert caplog.text.count("the doorbell does not ring") == 2
 
 
@@ -195,7 +195,7 @@ async def test_audits_find_what_no_ring_announced(
     monkeypatch.setattr("notify_pg._stream_store.AUDIT", 0.1)
     monkeypatch.setattr("notify_pg._stream_store.AUDIT_WHILE_DEAF", 0.1)
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
-    writer._writer._on_stored = lambda events: None  # its doorbell is out of order
+    writer._saver._on_stored = lambda events: None  # its doorbell is out of order
     audit = store.live.audit
 
     async def fail_once() -> None:
@@ -213,7 +213,7 @@ async def test_audits_find_what_no_ring_announced(
 def test_payloads_hold_as_many_keys_as_fit() -> None:
     """Thousands of keys take a few payloads, each within the server's limit."""
     keys = {short_key(f"user{number}") for number in range(5000)}
-    payloads = packed("tag", keys)
+    payloads = pack_keys("tag", keys)
     assert all(len(payload) <= MAX_PAYLOAD < 8000 for payload in payloads)
     assert {key for payload in payloads for key in payload.split(" ")[1:]} == keys
     assert len(payloads) <= 6

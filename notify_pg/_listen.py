@@ -9,28 +9,28 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ._connection import Database
-from ._doorbell import Doorbell
+from ._connection import PostgresDatabase
 from ._errors import describe
 from ._pauses import pauses
 from ._pool import Connection
 from ._trouble import Trouble
+from ._wake import PostgresWakePublisher
 
-CANARY: Final = "!"
+PROBE: Final = "!"
 """What a canary begins with, and nothing else."""
 
 
-class DeafError(Exception):
+class NotReceivingError(Exception):
     """The connection does not hear what was said on the channel."""
 
 
-class Listener:
+class PostgresListener:
     """Listens until cancelled.
 
     Invariants:
         I1. `on_connected` is called after LISTEN has completed: what it reads then, and what is heard from then on,
             leaves nothing out.
-        I2. `is_proven` is true only while the last canary came back in time.
+        I2. `is_receiving` is true only while the last canary came back in time.
 
     The listening connection runs nothing but LISTEN: a transaction left open in it would keep the server's queue from
     being emptied.
@@ -46,8 +46,8 @@ class Listener:
 
     def __init__(
         self,
-        db: Database,
-        doorbell: Doorbell,
+        db: PostgresDatabase,
+        doorbell: PostgresWakePublisher,
         channel: str,
         *,
         heartbeat: float,
@@ -65,7 +65,7 @@ class Listener:
         self._pulse = asyncio.Event()
         self._lost = False
         self._trouble = Trouble(f"{channel} is not heard, so news is looked for", f"{channel} is heard again")
-        self.is_proven = False
+        self.is_receiving = False
         self.connections = 0
 
     async def run(self) -> None:
@@ -77,19 +77,19 @@ class Listener:
                 await self.listen()
             except Exception as error:
                 self._trouble.met(describe(error))
-            if self.is_proven or time.monotonic() - began > 4 * self._heartbeat:
+            if self.is_receiving or time.monotonic() - began > 4 * self._heartbeat:
                 delays = pauses(random.random, first=0.1, limit=5.0)
-            self.is_proven = False  # keeps I2
+            self.is_receiving = False  # keeps I2
             await asyncio.sleep(next(delays))
 
     async def listen(self) -> None:
         """Listen over one connection until it is lost.
 
         Raises:
-            DeafError: canaries do not come back.
+            NotReceivingError: canaries do not come back.
             ConnectionError: it was lost.
         """
-        self.is_proven = self._lost = False
+        self.is_receiving = self._lost = False
         async with self._db.dedicated() as connection:
             connection.add_termination_listener(self._end)
             await connection.add_listener(self._channel, self._hear)
@@ -101,14 +101,16 @@ class Listener:
 
     async def _prove(self) -> None:
         """Send a canary and wait until it is back."""
-        self._canary = f"{CANARY}{self._tag} {secrets.token_hex(8)}"
+        self._canary = f"{PROBE}{self._tag} {secrets.token_hex(8)}"
         self._doorbell.say(self._canary)
         until = time.monotonic() + self._heartbeat
         while self._canary and time.monotonic() < until:
             await self._wait(until - time.monotonic())
         if self._canary:
-            raise DeafError(self._diagnosis())  # pragma: no cover - CPython 3.11 does not trace what follows a throw
-        self.is_proven = True
+            raise NotReceivingError(
+                self._diagnosis()
+            )  # pragma: no cover - CPython 3.11 does not trace what follows a throw
+        self.is_receiving = True
         self._trouble.ended()
 
     async def _wait(self, seconds: float) -> None:
@@ -123,7 +125,7 @@ class Listener:
             raise ConnectionResetError("the connection was lost")
 
     def _diagnosis(self) -> str:
-        if self.is_proven or self._doorbell.is_broken:
+        if self.is_receiving or self._doorbell.is_broken:
             return f"no echo within {self._heartbeat} s"
         return (
             "LISTEN was accepted, but nothing is heard: a pooler in transaction mode stands in between. Give "
@@ -134,7 +136,7 @@ class Listener:
         if payload == self._canary:
             self._canary = ""
             self._pulse.set()
-        elif not payload.startswith(CANARY):
+        elif not payload.startswith(PROBE):
             self._on_payload(payload)
 
     def _end(self, _connection: Connection) -> None:

@@ -13,10 +13,10 @@ from typing import Any, Final, TypeAlias
 from notify import Background, Event, NotifyError, ids
 from notify.errors import ClosedError, PushUncertainError, UsageError
 
-from ._attempts import Attempts, FailedError, LockedError
-from ._connection import Database
+from ._connection import PostgresDatabase
 from ._errors import is_about_data, rejected, uncertain
-from ._rows import BITS, MASK, columns, event_of
+from ._record import BITS, MASK, columns, event_of
+from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
 
 Outcome: TypeAlias = Event | NotifyError
 Done: TypeAlias = Callable[[Outcome], None]
@@ -33,29 +33,29 @@ IN_FLIGHT: Final = 2
 HALVED: Final = 100
 """A `save_many` of more events is two statements, if no user is in both."""
 
-GLANCE: Final = 0.1
+LOCK_WAIT: Final = 0.1
 """Seconds that a batch waits for a log which somebody else's transaction holds; then that log's events wait alone."""
 
-PATIENT: Final = 2
+MAX_LOCK_WAITERS: Final = 2
 """Logs that are waited for alone at one time."""
 
 CLOSED: Final = "the store was closed meanwhile; the event may be stored"
 
 
-class Save:
+class PendingSave:
     """One event on its way."""
 
-    __slots__ = ("done", "event", "is_queued", "is_told", "until")
+    __slots__ = ("done", "event", "is_queued", "is_resolved", "until")
 
     def __init__(self, event: Event, until: float, done: Done, *, is_queued: bool) -> None:
         self.event = event
         self.until = until
         self.done = done
         self.is_queued = is_queued
-        self.is_told = False
+        self.is_resolved = False
 
 
-class Writer:
+class PostgresSaver:
     """Saves events.
 
     Invariants:
@@ -73,7 +73,7 @@ class Writer:
 
     def __init__(
         self,
-        db: Database,
+        db: PostgresDatabase,
         background: Background,
         *,
         max_len: int,
@@ -87,14 +87,14 @@ class Writer:
         self._save = db.names.sql("save")
         self._known = db.names.sql("events_by_id")
         self._free = db.names.sql("free_heads")
-        self._queue: deque[Save] = deque()
+        self._queue: deque[PendingSave] = deque()
         self._busy: set[str] = set()
         self._draining = 0
-        self._patient = asyncio.Semaphore(PATIENT)
+        self._patient = asyncio.Semaphore(MAX_LOCK_WAITERS)
 
     def save_soon(self, event: Event, done: Done) -> None:
         """Queue an event; `done` is called with its outcome. Never waits."""
-        self._queue.append(Save(event, time.monotonic() + self._db.timeout, done, is_queued=True))
+        self._queue.append(PendingSave(event, time.monotonic() + self._db.timeout, done, is_queued=True))
         if event.user not in self._busy:
             self._start()
 
@@ -126,8 +126,8 @@ class Writer:
     async def _at_once(self, events: Sequence[Event], until: float) -> Sequence[Outcome]:
         """Save a batch in one statement, or where others hold a log, in several."""
         try:
-            return await self._outcomes(events, until, GLANCE)
-        except LockedError:
+            return await self._outcomes(events, until, LOCK_WAIT)
+        except LogLockedError:
             pass
         outcomes: dict[int, Outcome] = {}
         finished = asyncio.Event()
@@ -137,7 +137,9 @@ class Writer:
             if len(outcomes) == len(events):
                 finished.set()
 
-        saves = [Save(event, until, partial(note, number), is_queued=False) for number, event in enumerate(events)]
+        saves = [
+            PendingSave(event, until, partial(note, number), is_queued=False) for number, event in enumerate(events)
+        ]
         for group in await self._divide(saves):
             self._background.start(self._wait_for, group)
         await finished.wait()
@@ -160,10 +162,10 @@ class Writer:
         finally:
             self._draining -= 1
 
-    def _take(self) -> list[Save]:
+    def _take(self) -> list[PendingSave]:
         """Take the next batch out of the queue; keeps I2."""
-        saves: list[Save] = []
-        left: list[Save] = []
+        saves: list[PendingSave] = []
+        left: list[PendingSave] = []
         size = 0
         while self._queue and len(saves) < BATCH and size < BATCH_BYTES:
             save = self._queue.popleft()
@@ -176,11 +178,11 @@ class Writer:
         self._busy.update(save.event.user for save in saves)
         return saves
 
-    async def _process(self, saves: list[Save]) -> None:
+    async def _process(self, saves: list[PendingSave]) -> None:
         """Save a batch. Where others hold a log, its events are left to a task of their own, the rest to another."""
         ours = saves
         try:
-            if not await self._finish(saves, GLANCE):  # pragma: no branch - CPython 3.11 does not trace the way on
+            if not await self._finish(saves, LOCK_WAIT):  # pragma: no branch - CPython 3.11 does not trace the way on
                 groups = await self._divide(saves)
                 for group in groups:
                     self._background.start(self._wait_for, group)
@@ -188,41 +190,41 @@ class Writer:
         finally:
             self._tell(ours, [])
 
-    async def _wait_for(self, saves: list[Save]) -> None:
+    async def _wait_for(self, saves: list[PendingSave]) -> None:
         try:
             async with self._patient:
                 await self._finish(saves, None)
         finally:
             self._tell(saves, [])
 
-    async def _divide(self, saves: list[Save]) -> list[list[Save]]:
+    async def _divide(self, saves: list[PendingSave]) -> list[list[PendingSave]]:
         """Return the saves whose logs can be had at once, and those of each other log."""
         try:
             rows = await self._db.fetch(self._free, list({save.event.user for save in saves}))
         except NotifyError:
             rows = []
         free = {row["user_id"] for row in rows}
-        groups: dict[str | None, list[Save]] = {}
+        groups: dict[str | None, list[PendingSave]] = {}
         for save in saves:
             groups.setdefault(None if save.event.user in free else save.event.user, []).append(save)
         return [*groups.values()]
 
-    async def _finish(self, saves: list[Save], wait: float | None) -> bool:
+    async def _finish(self, saves: list[PendingSave], wait: float | None) -> bool:
         """Save a batch and tell everybody; return whether it could be locked."""
         try:
             until = min(save.until for save in saves)
             outcomes = await self._outcomes([save.event for save in saves], until, wait)
-        except LockedError:
+        except LogLockedError:
             return False
         self._tell(saves, outcomes)
         return True
 
-    def _tell(self, saves: Sequence[Save], outcomes: Sequence[Outcome]) -> None:
+    def _tell(self, saves: Sequence[PendingSave], outcomes: Sequence[Outcome]) -> None:
         """Tell outcomes to whoever was not told yet: where there are none, that the store was closed; keeps I1."""
         for save, outcome in zip_longest(saves, outcomes):
-            if save.is_told:
+            if save.is_resolved:
                 continue
-            save.is_told = True
+            save.is_resolved = True
             if save.is_queued:
                 self._busy.discard(save.event.user)
             save.done(outcome or self._uncertain(CLOSED))
@@ -231,10 +233,10 @@ class Writer:
 
     async def _outcomes(self, events: Sequence[Event], until: float, wait: float | None) -> Sequence[Outcome]:
         try:
-            row = await Attempts(self._db, self._save, self.limits, events, until).run(wait)
+            row = await PostgresRetries(self._db, self._save, self.limits, events, until).run(wait)
         except UsageError as error:
             return [error] * len(events)
-        except FailedError as failed:
+        except AttemptsFailedError as failed:
             if failed.is_unknown:
                 return [uncertain(failed.error, self._db.backend)] * len(events)
             if is_about_data(failed.error) and len(events) > 1:

@@ -18,20 +18,25 @@ from typing import Any, Final
 from notify.errors import UsageError
 from notify.event import Event
 
-from ._connection import Database
-from ._errors import Fate, detail_of, fate, is_locked, is_temporary
+from ._connection import PostgresDatabase
+from ._errors import PostgresDisposition, detail_of, disposition_of, is_locked, is_temporary
 from ._pauses import pauses
-from ._rows import columns
+from ._record import columns
 
-_ONCE: Final = {Fate.CONFLICT, Fate.READ_ONLY, Fate.UNPREPARED, Fate.LATE}
+_ONCE: Final = {
+    PostgresDisposition.CONFLICT,
+    PostgresDisposition.READ_ONLY,
+    PostgresDisposition.UNPREPARED,
+    PostgresDisposition.LATE,
+}
 """What is repeated once: the first attempt was rolled back, and the second one may do better."""
 
 
-class LockedError(Exception):
+class LogLockedError(Exception):
     """Another transaction holds a log of the batch; nothing is stored."""
 
 
-class FailedError(Exception):
+class AttemptsFailedError(Exception):
     """No attempt has succeeded.
 
     Attributes:
@@ -45,7 +50,7 @@ class FailedError(Exception):
         self.is_unknown = is_unknown
 
 
-class Attempts:
+class PostgresRetries:
     """Saves one batch.
 
     Args:
@@ -56,7 +61,9 @@ class Attempts:
         until: when to give up, by the monotonic clock.
     """
 
-    def __init__(self, db: Database, sql: str, limits: tuple[int, int], events: Sequence[Event], until: float) -> None:
+    def __init__(
+        self, db: PostgresDatabase, sql: str, limits: tuple[int, int], events: Sequence[Event], until: float
+    ) -> None:
         self._db = db
         self._sql = sql
         self._limits = limits
@@ -66,17 +73,17 @@ class Attempts:
         self._deadline: int | None = None
         self._sent = False
         self._lost: Exception | None = None
-        self._seen: set[Fate] = set()
+        self._seen: set[PostgresDisposition] = set()
 
     async def run(self, wait: float | None) -> Any:
         """Return the row that the statement answers with.
 
         Args:
-            wait: seconds to wait for a lock before `LockedError`; None: as long as there is time.
+            wait: seconds to wait for a lock before `LogLockedError`; None: as long as there is time.
 
         Raises:
-            LockedError: somebody else holds a log.
-            FailedError: it is not stored, or nobody knows.
+            LogLockedError: somebody else holds a log.
+            AttemptsFailedError: it is not stored, or nobody knows.
             UsageError: the database cannot be used from here.
         """
         failure: Exception = TimeoutError("others took all the time; nothing was sent")
@@ -89,11 +96,11 @@ class Attempts:
             except Exception as error:
                 failure = error
             if wait is not None and self._lost is None and is_locked(failure):
-                raise LockedError from failure
+                raise LogLockedError from failure
             if self._ends_with(failure):
                 break
             await asyncio.sleep(min(next(delays), max(0.0, self._until - time.monotonic())))
-        raise FailedError(self._lost or failure, is_unknown=self._lost is not None)
+        raise AttemptsFailedError(self._lost or failure, is_unknown=self._lost is not None)
 
     async def _once(self, left: float, wait: float | None) -> Any:
         self._sent = False
@@ -117,17 +124,17 @@ class Attempts:
 
     def _ends_with(self, error: Exception) -> bool:
         """Note a failure and return whether another attempt is pointless."""
-        what = fate(error)
-        if not self._sent or what is Fate.UNSENT:
-            return what is Fate.REFUSED and not is_temporary(error)
-        if what is Fate.LOST:
+        what = disposition_of(error)
+        if not self._sent or what is PostgresDisposition.UNSENT:
+            return what is PostgresDisposition.REFUSED and not is_temporary(error)
+        if what is PostgresDisposition.LOST:
             self._lost = error
             return False
-        if what is Fate.LATE:
+        if what is PostgresDisposition.LATE:
             self._db.set_clock(int(detail_of(error)))
         if self._lost is not None:
-            return what is Fate.LATE
-        if what is Fate.LATE:
+            return what is PostgresDisposition.LATE
+        if what is PostgresDisposition.LATE:
             self._deadline = None  # no attempt is under way: the clock was wrong
         if what in _ONCE and what not in self._seen:
             self._seen.add(what)

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from notify import Background, ClosedError, NotifyError
 
-from ._connection import Database
+from ._connection import PostgresDatabase
 from ._trouble import Trouble
 
 MAX_PAYLOAD: Final = 7900
@@ -24,11 +24,11 @@ WINDOW: Final = 0.001
 """Seconds from one ring to the next while more comes in."""
 
 
-Waiter: TypeAlias = "asyncio.Future[NotifyError | None]"
+ErrorFuture: TypeAlias = "asyncio.Future[NotifyError | None]"
 """Somebody who waits for an error, or for none."""
 
 
-class Doorbell:
+class PostgresWakePublisher:
     """Rings on one channel.
 
     Args:
@@ -40,16 +40,16 @@ class Doorbell:
         failures: how many rings have failed.
     """
 
-    def __init__(self, db: Database, channel: str, background: Background) -> None:
+    def __init__(self, db: PostgresDatabase, channel: str, background: Background) -> None:
         self._db = db
         self._channel = channel
         self._background = background
         self._sql = db.names.sql("ring")
         self._keys: set[str] = set()
         self._words: list[str] = []
-        self._waiting: list[Waiter] = []
+        self._waiting: list[ErrorFuture] = []
         self._tag = ""
-        self._ringing = False
+        self._is_sending = False
         self._trouble = Trouble(
             "the doorbell does not ring, so others look for news by themselves", "the doorbell rings again"
         )
@@ -77,7 +77,7 @@ class Doorbell:
         Raises:
             BackendUnavailableError: they may not have been.
         """
-        waiter: Waiter = asyncio.get_running_loop().create_future()
+        waiter: ErrorFuture = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self.say(*payloads)
         error = await waiter
@@ -85,28 +85,28 @@ class Doorbell:
             raise error
 
     def _start(self) -> None:
-        if not self._ringing and not self._background.closed:
-            self._ringing = True
+        if not self._is_sending and not self._background.closed:
+            self._is_sending = True
             self._background.start(self._ring)
 
     async def _ring(self) -> None:
-        waiting: list[Waiter] = []
+        waiting: list[ErrorFuture] = []
         try:
             while self._keys or self._words:
                 payloads, self._words = self._words, []
                 waiting, self._waiting = self._waiting, []
                 if self._keys:
-                    payloads = [*payloads, *packed(self._tag, self._keys)]
+                    payloads = [*payloads, *pack_keys(self._tag, self._keys)]
                     self._keys = set()
                 began = time.monotonic()
                 error = await self._send(payloads)
-                settle(waiting, error)
+                resolve_all(waiting, error)
                 if self._keys or self._words:
                     await asyncio.sleep(max(0.0, began + WINDOW - time.monotonic()))
         finally:
-            self._ringing = False
+            self._is_sending = False
             if self._background.closed:
-                settle([*waiting, *self._waiting], ClosedError("closed; it may not have been sent"))
+                resolve_all([*waiting, *self._waiting], ClosedError("closed; it may not have been sent"))
 
     async def _send(self, payloads: list[str]) -> NotifyError | None:
         try:
@@ -119,14 +119,14 @@ class Doorbell:
         return None
 
 
-def settle(waiters: Iterable[Waiter], error: NotifyError | None) -> None:
+def resolve_all(waiters: Iterable[ErrorFuture], error: NotifyError | None) -> None:
     """Tell the outcome to whoever still waits."""
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(error)
 
 
-def packed(tag: str, keys: Iterable[str]) -> list[str]:
+def pack_keys(tag: str, keys: Iterable[str]) -> list[str]:
     """Return payloads that hold all keys, each payload as many as fit."""
     keys = [*keys]
     whole = " ".join([tag, *keys])
