@@ -77,7 +77,7 @@ class PostgresRouter:
             raise UsageError(f"heartbeat and max_size are positive: {heartbeat!r}, {max_size!r}")
         self._name = type(self).__name__
         names = PostgresNames(schema, table_prefix)
-        self._channel = names.route
+        self._channel = names.route_channel
         self._db = PostgresDatabase(
             where, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False
         )

@@ -75,7 +75,7 @@ class PostgresStore:
         self._background = Background(self._name)  # what is asked of us
         self._services = Background(self._name)  # what goes on until the end
         self._tag = secrets.token_hex(4)
-        self._publisher = PostgresWakePublisher(self._db, self._names.bell, self._background)
+        self._publisher = PostgresWakePublisher(self._db, self._names.wake_channel, self._background)
         self._saver = PostgresSaver(
             self._db, self._background, max_len=max_len, key_window=key_window, on_stored=self._stored
         )

@@ -78,7 +78,7 @@ class PostgresStreamStore(PostgresStore):
         self._listener = PostgresListener(
             self._db,
             self._publisher,
-            self._names.bell,
+            self._names.wake_channel,
             heartbeat=heartbeat,
             on_connected=self._look_at_all,
             on_payload=self._hear,
