@@ -21,7 +21,7 @@ from notify.errors import ClosedError, UsageError
 from ._dsn import check_dsn, connect
 from ._errors import PostgresDisposition, disposition_of, unavailable
 from ._names import PostgresNames
-from ._pool import CallerPool, Connection, OwnPool, Pool
+from ._pool import CallerPool, Connection, ConnectionPool, OwnPool
 from ._schema import prepare
 
 OLDEST: Final = 14
@@ -69,7 +69,7 @@ class PostgresDatabase:
         self.is_pooled = False
         self.closed = False
         self._dsn = where if isinstance(where, str) else None
-        self._pool: Pool | None = None if isinstance(where, str) else CallerPool(where)
+        self._pool: ConnectionPool | None = None if isinstance(where, str) else CallerPool(where)
         self._listen_dsn: str | None = None
         self._kept = 0
         self._has_tables = tables
@@ -128,7 +128,7 @@ class PostgresDatabase:
         """
         async with asyncio.timeout(patience):
             pool = self._pool if self.is_prepared and self._pool is not None else await self._start()
-            connection = await pool.take()
+            connection = await pool.acquire()
         try:
             yield connection
         except BaseException as error:
@@ -141,7 +141,7 @@ class PostgresDatabase:
                 self.is_prepared = False
             raise
         finally:
-            await pool.give_back(connection)
+            await pool.release(connection)
 
     async def fetch(self, query: str, *args: object) -> list[Any]:
         """Run a query that is not a save and return its rows.
@@ -198,7 +198,7 @@ class PostgresDatabase:
 
     # -- starting ------------------------------------------------------------------------------------------------
 
-    async def _start(self) -> Pool:
+    async def _start(self) -> ConnectionPool:
         async with self._starting:
             self.check()
             if self._pool is None:
@@ -211,11 +211,11 @@ class PostgresDatabase:
                 names = 0 if self.is_pooled else 100
                 self._pool = OwnPool(self._dsn, self._size, statement_cache_size=names, command_timeout=self.timeout)
             elif not self.is_prepared:
-                connection = await self._pool.take()
+                connection = await self._pool.acquire()
                 try:
                     await self._prepare(connection)
                 finally:
-                    await self._pool.give_back(connection)
+                    await self._pool.release(connection)
             self.is_prepared = True
             return self._pool
 

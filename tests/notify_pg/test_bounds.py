@@ -58,7 +58,7 @@ def is_clean(store: PostgresStore) -> bool:
     pool = pool_of(store)
     idle = [connection for _, connection in pool._idle]
     return (
-        not pool._lent
+        not pool._in_use
         and pool._slots._value == pool.size
         and not any(connection.is_in_transaction() for connection in idle if not connection.is_closed())
     )
@@ -105,22 +105,22 @@ async def test_no_two_calls_share_a_connection(
     await until(lambda: is_clean(store))
     store._db.timeout = 1.0
     pool = pool_of(store)
-    take, give_back = pool.take, pool.give_back
+    acquire, release = pool.acquire, pool.release
     lent: Counter[int] = Counter()
     faults: list[str] = []
 
-    async def taking() -> Any:
-        connection = await take()
+    async def acquiring() -> Any:
+        connection = await acquire()
         lent[id(connection)] += 1
         if lent[id(connection)] > 1:
             faults.append("lent twice")
         return connection
 
-    async def giving_back(connection: Any) -> None:
+    async def releasing(connection: Any) -> None:
         lent[id(connection)] -= 1
         if not connection.is_closed() and connection._protocol.is_in_transaction():
             faults.append("returned in a transaction")
-        await give_back(connection)
+        await release(connection)
         if not connection.is_closed():
             try:
                 connection._protocol._check_state()
@@ -129,8 +129,8 @@ async def test_no_two_calls_share_a_connection(
             except asyncpg.InterfaceError as error:
                 faults.append(str(error))
 
-    monkeypatch.setattr(pool, "take", taking)
-    monkeypatch.setattr(pool, "give_back", giving_back)
+    monkeypatch.setattr(pool, "acquire", acquiring)
+    monkeypatch.setattr(pool, "release", releasing)
 
     async def use(number: int) -> None:
         calls = (

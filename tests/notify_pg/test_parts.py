@@ -107,7 +107,7 @@ async def test_a_connection_that_nobody_needs_is_closed(
     store = await make()
     await asyncio.gather(*(store.read(f"user{number}", "0", 1) for number in range(20)))
     pool: Any = store._db._pool
-    await until(lambda: not pool._lent)
+    await until(lambda: not pool._in_use)
     assert len(pool._idle) > 1
     monkeypatch.setattr("notify_pg._pool.IDLE", 0.0)
     await anyio.sleep(0.01)
