@@ -90,7 +90,7 @@ class PostgresListener:
             ConnectionError: it was lost.
         """
         self.is_receiving = self._lost = False
-        async with self._db.dedicated() as connection:
+        async with self._db.listening_connection() as connection:
             connection.add_termination_listener(self._end)
             await connection.add_listener(self._channel, self._hear)
             self.connections += 1

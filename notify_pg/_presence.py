@@ -107,7 +107,7 @@ class PostgresPresence:
                 await self._background.run(self._db.fetch, self._names.sql("leave"), self._tracker)
             except NotifyError as error:
                 logger.warning("registrations could not be released and end with their lease: %s", error)
-        self._db.closed = True
+        self._db.close()
         await self._services.aclose(_GRACE)
         await self._background.aclose(_GRACE)
         await self._db.aclose()

@@ -81,7 +81,7 @@ class PostgresRouter:
         self._db = PostgresDatabase(
             where, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False
         )
-        self._db.listen_at(listen_dsn)
+        self._db.set_listen_dsn(listen_dsn)
         self._background = Background(self._name)
         self._publisher = PostgresWakePublisher(self._db, self._channel, self._background)
         self._heartbeat = heartbeat
@@ -122,7 +122,7 @@ class PostgresRouter:
     async def aclose(self) -> None:
         """Send what waits and close what is ours. Idempotent."""
         if not self._db.closed:
-            self._db.closed = True
+            self._db.close()
             await self._background.settle(_GRACE)
             await self._background.aclose(_GRACE)
             await self._db.aclose()

@@ -119,7 +119,7 @@ class PostgresStore:
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`; saves under way have a moment to end."""
         if not self._db.closed:
-            self._db.closed = True
+            self._db.close()
             await self._close()
 
     async def __aenter__(self) -> Self:

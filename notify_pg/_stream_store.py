@@ -73,7 +73,7 @@ class PostgresStreamStore(PostgresStore):
             pool_size=pool_size,
             relay=relay,
         )
-        self._db.listen_at(listen_dsn)
+        self._db.set_listen_dsn(listen_dsn)
         self._live = LiveLog(self, background=self._background, on_open=self._opened, on_close=self._closed)
         self._listener = PostgresListener(
             self._db,

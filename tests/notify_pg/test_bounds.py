@@ -519,7 +519,7 @@ async def test_settings_that_would_break_promises_are_refused(server: Server, sc
 
 async def test_an_old_server_is_refused(store: PostgresStore, monkeypatch: pytest.MonkeyPatch, schema: str) -> None:
     """A server before the oldest supported version is named in the error."""
-    monkeypatch.setattr("notify_pg._connection.OLDEST", 99)
+    monkeypatch.setattr("notify_pg._connection.MIN_VERSION", 99)
     assert store._db._dsn is not None
     with pytest.raises(UsageError, match="PostgreSQL 99 or later"):
         async with PostgresStore(store._db._dsn, schema=schema):
@@ -582,7 +582,7 @@ async def test_a_worker_that_inherits_a_store(postgres: Server, schema: str) -> 
     command = [sys.executable, "-W", "ignore", "-c", FORK, postgres.dsn, schema]
     done = await anyio.run_process(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert done.stdout.startswith(b"UsageError"), done.stderr
-    assert b"after the fork" in done.stdout
+    assert b"before a fork" in done.stdout
     assert b" after 2" in done.stdout
 
 

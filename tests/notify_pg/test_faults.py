@@ -276,7 +276,7 @@ async def test_a_clock_that_jumped_between_two_saves(server: Server, schema: str
     async with PostgresStore(server.dsn, schema=schema) as store:
         await store.save(Event("alice", "n"))
         for seconds in (-7200, 7200):
-            store._db._offset += seconds * 1_000_000
+            store._db._clock_offset += seconds * 1_000_000
             assert (await store.save(Event("alice", "n"))).id
 
 

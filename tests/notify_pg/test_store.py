@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
 import anyio
@@ -499,10 +498,10 @@ def test_another_event_loop_is_refused(postgres: Server, schema: str) -> None:
 async def test_another_process_is_refused(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a fork, a store that was in use says so instead of sharing its sockets."""
     await store.head("alice")
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    with pytest.raises(UsageError, match="fork"):
-        await store.head("alice")
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr("notify._runtime._loop_guard._forks", -1)
+        with pytest.raises(UsageError, match="fork"):
+            await store.head("alice")
 
 
 async def test_saves_that_wait_end_when_the_store_closes(make: Make, sql: asyncpg.Connection) -> None:
