@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Final, Self
 import asyncpg  # type: ignore[import-untyped]
 
 from notify import Background, Guarantees, NotifyError, RoutingInfo
+from notify.adapters import OutageLog
 from notify.errors import ClosedError, UsageError
 from notify.event import check_user
 
 from ._connection import PostgresDatabase
 from ._names import PostgresNames
-from ._trouble import Trouble
 from ._wake import ErrorFuture, resolve_all
 
 logger = logging.getLogger("notify.pg")
@@ -38,7 +38,7 @@ class PostgresPresence:
         I2. No row of another tracker is changed while that one's lease lasts.
 
     Args:
-        where: a DSN, or an asyncpg pool, which is never closed here.
+        dsn: a DSN, or an asyncpg pool, which is never closed here.
         schema: where the tables are; made if need be.
         table_prefix: what their names begin with.
         ttl: seconds after which the registrations of a process that died are gone. A third of it lies between two
@@ -54,7 +54,7 @@ class PostgresPresence:
 
     def __init__(
         self,
-        where: str | asyncpg.Pool,
+        dsn: str | asyncpg.Pool,
         *,
         schema: str = "public",
         table_prefix: str = "notify_",
@@ -66,7 +66,7 @@ class PostgresPresence:
             raise UsageError(f"ttl must be greater than 0, not {ttl!r}")
         self._name = type(self).__name__
         self._names = PostgresNames(schema, table_prefix)
-        self._db = PostgresDatabase(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
+        self._db = PostgresDatabase(dsn, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
         self._background = Background(self._name)
         self._services = Background(self._name)
         self._ttl = ttl
@@ -75,7 +75,7 @@ class PostgresPresence:
         self._changed: dict[str, None] = {}
         self._waiting: list[ErrorFuture] = []
         self._news = asyncio.Event()
-        self._trouble = Trouble("presence could not be written, which is tried again", "presence is written again")
+        self._outage = OutageLog(logger, "writing presence is failing and is retried", "presence is written again")
         self._started = False
 
     async def register(self, user: str, routing: RoutingInfo | None = None) -> PostgresRegistration:
@@ -196,9 +196,9 @@ class PostgresPresence:
         try:
             await function(*args)
         except NotifyError as error:
-            self._trouble.met(str(error))
+            self._outage.failed(error)
             return error
-        self._trouble.ended()
+        self._outage.recovered()
         return None
 
     async def _write(self, users: Sequence[str]) -> None:

@@ -1,9 +1,16 @@
-"""The attempts to save one batch: at most one of them stores it.
+"""Saves one batch in as many attempts as it takes, of which at most one stores it.
 
-An attempt that got no answer is repeated on another connection, with the same nonce and the same deadline. The
-statement stores nothing once its nonce is taken, but returns what the attempt that took it has stored; and it stores
-nothing after the deadline, by the server's clock. So neither a repeated attempt nor one that the server executes late,
-after it was hung, can append twice.
+An attempt without an answer is repeated on another connection, with the same nonce and the same deadline. The statement
+stores nothing if its nonce is taken, and returns what the attempt that took it has stored. It stores nothing after the
+deadline either, by the server's clock. So neither a repeated attempt, nor one that a server which hung executes late,
+can append an event twice.
+
+What follows a failed attempt, by its disposition (`_errors`):
+
+- not sent at all: the next attempt, for as long as there is time;
+- LOST: the next attempt; from now on the outcome is unknown unless a later attempt returns it;
+- CONFLICT, READ_ONLY, UNPREPARED, LATE: rolled back, and retried once, since the second attempt may succeed;
+- REFUSED: the end.
 """
 
 from __future__ import annotations
@@ -15,21 +22,20 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from notify.adapters import backoff
 from notify.errors import UsageError
 from notify.event import Event
 
 from ._connection import PostgresDatabase
 from ._errors import PostgresDisposition, detail_of, disposition_of, is_locked, is_temporary
-from ._pauses import pauses
 from ._record import columns
 
-_ONCE: Final = {
+_RETRIED_ONCE: Final = {
     PostgresDisposition.CONFLICT,
     PostgresDisposition.READ_ONLY,
     PostgresDisposition.UNPREPARED,
     PostgresDisposition.LATE,
 }
-"""What is repeated once: the first attempt was rolled back, and the second one may do better."""
 
 
 class LogLockedError(Exception):
@@ -37,10 +43,10 @@ class LogLockedError(Exception):
 
 
 class AttemptsFailedError(Exception):
-    """No attempt has succeeded.
+    """No attempt succeeded.
 
     Attributes:
-        error: why the last one failed, or what lost one.
+        error: why the last attempt failed, or the first error after which the outcome was unknown.
         is_unknown: whether the batch may be stored all the same.
     """
 
@@ -51,12 +57,12 @@ class AttemptsFailedError(Exception):
 
 
 class PostgresRetries:
-    """Saves one batch.
+    """The attempts to save one batch.
 
     Args:
-        db: where.
+        db: the database.
         sql: the statement.
-        limits: of length, and of the key window in milliseconds.
+        limits: maximum length, and key window in milliseconds.
         events: the batch.
         until: when to give up, by the monotonic clock.
     """
@@ -71,72 +77,72 @@ class PostgresRetries:
         self._until = until
         self._nonce = secrets.randbits(62)
         self._deadline: int | None = None
-        self._sent = False
+        self._was_sent = False
         self._lost: Exception | None = None
-        self._seen: set[PostgresDisposition] = set()
+        self._retried: set[PostgresDisposition] = set()
 
-    async def run(self, wait: float | None) -> Any:
+    async def run(self, lock_wait: float | None) -> Any:
         """Return the row that the statement answers with.
 
         Args:
-            wait: seconds to wait for a lock before `LogLockedError`; None: as long as there is time.
+            lock_wait: seconds to wait for a lock before `LogLockedError`; None: as long as there is time.
 
         Raises:
-            LogLockedError: somebody else holds a log.
-            AttemptsFailedError: it is not stored, or nobody knows.
+            LogLockedError: another transaction holds a log.
+            AttemptsFailedError: not stored, or outcome unknown.
             UsageError: the database cannot be used from here.
         """
-        failure: Exception = TimeoutError("others took all the time; nothing was sent")
-        delays = pauses(random.random, first=0.02, limit=0.5)
+        failure: Exception = TimeoutError("timed out waiting for a connection; nothing was sent")
+        delays = backoff(random.random, first=0.02, limit=0.5)
         while (left := self._until - time.monotonic()) > 0:
             try:
-                return await self._once(left, wait)
+                return await self._attempt(left, lock_wait)
             except UsageError:
                 raise
             except Exception as error:
                 failure = error
-            if wait is not None and self._lost is None and is_locked(failure):
+            if lock_wait is not None and self._lost is None and is_locked(failure):
                 raise LogLockedError from failure
-            if self._ends_with(failure):
+            if self._is_final(failure):
                 break
             await asyncio.sleep(min(next(delays), max(0.0, self._until - time.monotonic())))
         raise AttemptsFailedError(self._lost or failure, is_unknown=self._lost is not None)
 
-    async def _once(self, left: float, wait: float | None) -> Any:
-        self._sent = False
-        patience = min(left, self._db.timeout / 2) if wait is not None else left
-        async with self._db.connection(patience) as connection:
+    async def _attempt(self, left: float, lock_wait: float | None) -> Any:
+        self._was_sent = False
+        wait = min(left, self._db.timeout / 2) if lock_wait is not None else left  # leaves time for a second attempt
+        async with self._db.connection(wait) as connection:
             if self._deadline is None:
                 self._deadline = self._db.server_micros(self._until)
-            self._sent = True
+            self._was_sent = True
             row = await connection.fetchrow(
                 self._sql,
                 self._nonce,
                 self._deadline,
                 self._lost is not None,
-                max(1, int(min(patience * 0.8, patience if wait is None else wait) * 1000)),
+                max(1, int(min(wait * 0.8, wait if lock_wait is None else lock_wait) * 1000)),
                 *self._limits,
                 *self._columns,
-                timeout=patience,
+                timeout=wait,
             )
         self._db.set_clock(row["clock"])
         return row
 
-    def _ends_with(self, error: Exception) -> bool:
-        """Note a failure and return whether another attempt is pointless."""
-        what = disposition_of(error)
-        if not self._sent or what is PostgresDisposition.UNSENT:
-            return what is PostgresDisposition.REFUSED and not is_temporary(error)
-        if what is PostgresDisposition.LOST:
+    def _is_final(self, error: Exception) -> bool:
+        """Record a failed attempt and return whether another one is pointless."""
+        disposition = disposition_of(error)
+        if not self._was_sent or disposition is PostgresDisposition.UNSENT:
+            return disposition is PostgresDisposition.REFUSED and not is_temporary(error)
+        if disposition is PostgresDisposition.LOST:
             self._lost = error
             return False
-        if what is PostgresDisposition.LATE:
+        if disposition is PostgresDisposition.LATE:
             self._db.set_clock(int(detail_of(error)))
         if self._lost is not None:
-            return what is PostgresDisposition.LATE
-        if what is PostgresDisposition.LATE:
-            self._deadline = None  # no attempt is under way: the clock was wrong
-        if what in _ONCE and what not in self._seen:
-            self._seen.add(what)
+            return disposition is PostgresDisposition.LATE
+        if disposition is PostgresDisposition.LATE:
+            self._deadline = None  # no attempt is under way, so the clocks differed: compute a new deadline
+        if disposition in _RETRIED_ONCE and disposition not in self._retried:
+            self._retried.add(disposition)
             return False
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import Final
 
@@ -10,12 +11,14 @@ import asyncpg  # type: ignore[import-untyped]
 
 from notify import Event, LiveLog, NotifyError, Stream
 from notify.abc import Position
+from notify.adapters import OutageLog
 from notify.errors import UsageError
 
 from ._listen import PostgresListener
 from ._names import short_key
 from ._store import PostgresStore
-from ._trouble import Trouble
+
+logger = logging.getLogger("notify.pg")
 
 AUDIT: Final = 30.0
 """Seconds between looks for news that no doorbell announced."""
@@ -39,18 +42,18 @@ class PostgresStreamStore(PostgresStore):
     One connection of its own listens; it must not lead through a pooler in transaction mode.
 
     Args:
-        where: as for `PostgresStore`. Of a pool that is given, one connection is kept for listening.
-        listen_dsn: where to listen, if `where` leads through a pooler.
-        heartbeat: seconds between two canaries. After two without one the connection is replaced, and until one is
+        dsn: as for `PostgresStore`. Of a pool that is given, one connection is kept for listening.
+        listen_dsn: where to listen, if `dsn` leads through a pooler.
+        probe_interval: seconds between two canaries. After two without one the connection is replaced, and until one is
             heard again the streams look for news each second.
     """
 
     def __init__(
         self,
-        where: str | asyncpg.Pool,
+        dsn: str | asyncpg.Pool,
         *,
         listen_dsn: str | None = None,
-        heartbeat: float = 5.0,
+        probe_interval: float = 5.0,
         schema: str = "public",
         table_prefix: str = "notify_",
         max_len: int = 1000,
@@ -60,10 +63,10 @@ class PostgresStreamStore(PostgresStore):
         pool_size: int = 8,
         relay: float | None = None,
     ) -> None:
-        if not heartbeat > 0:
-            raise UsageError(f"heartbeat must be greater than 0, not {heartbeat!r}")
+        if not probe_interval > 0:
+            raise UsageError(f"probe_interval must be greater than 0, not {probe_interval!r}")
         super().__init__(
-            where,
+            dsn,
             schema=schema,
             table_prefix=table_prefix,
             max_len=max_len,
@@ -79,16 +82,20 @@ class PostgresStreamStore(PostgresStore):
             self._db,
             self._publisher,
             self._names.wake_channel,
-            heartbeat=heartbeat,
-            on_connected=self._look_at_all,
+            probe_interval=probe_interval,
+            on_listening=self._look_at_all,
             on_payload=self._hear,
         )
         self._users: dict[str, set[str]] = {}  # by short key
         self._news: set[str] = set()
         self._rung = asyncio.Event()
         self._listening = False
-        self._unread = Trouble("news could not be read, so each stream reads for itself", "news can be read again")
-        self._blind = Trouble("news could not be looked for, which is tried again", "news can be looked for again")
+        self._unread = OutageLog(
+            logger, "news could not be read, so each stream reads for itself", "news can be read again"
+        )
+        self._blind = OutageLog(
+            logger, "news could not be looked for, which is tried again", "news can be looked for again"
+        )
 
     @property
     def live(self) -> LiveLog:
@@ -128,8 +135,8 @@ class PostgresStreamStore(PostgresStore):
 
     # -- news ----------------------------------------------------------------------------------------------------
 
-    def _stored(self, events: list[Event]) -> None:
-        super()._stored(events)
+    def _on_stored(self, events: list[Event]) -> None:
+        super()._on_stored(events)
         for event in events:
             self._live.offer(event)
 
@@ -141,7 +148,7 @@ class PostgresStreamStore(PostgresStore):
     def _hear(self, payload: str) -> None:
         """Have the news of the users that a ring names read, unless it is our own: those were offered already."""
         tag, *keys = payload.split(" ")
-        if tag != self._tag:
+        if tag != self._origin:
             self._look_at(user for key in keys for user in self._users.get(key, ()))
 
     def _look_at_all(self) -> None:
@@ -178,11 +185,11 @@ class PostgresStreamStore(PostgresStore):
         try:
             pages = await self._read_many(known, NEWS) if known else {}
         except NotifyError as error:
-            self._unread.met(str(error))
+            self._unread.failed(error)
             for user in known:
                 self._live.resync(user)
             return
-        self._unread.ended()
+        self._unread.recovered()
         for user, page in pages.items():
             if page.gap is not None or len(page.events) >= NEWS:
                 self._live.resync(user)
@@ -202,6 +209,6 @@ class PostgresStreamStore(PostgresStore):
             try:
                 await self._live.audit()
                 if any(topic.last_id is not None for topic in self._live.users.values()):
-                    self._blind.ended()  # somebody was looked for
+                    self._blind.recovered()  # somebody was looked for
             except Exception as error:  # a look that takes too long, too: without another one, streams stay behind
-                self._blind.met(repr(error))
+                self._blind.failed(repr(error))

@@ -388,7 +388,7 @@ async def test_pushes_to_a_frozen_server_end_in_time(
 
 async def test_pushes_to_a_server_that_is_gone(server: Server, schema: str) -> None:
     """While there is no server, pushes end within their time; as soon as it is back they succeed by themselves."""
-    async with PostgresStreamStore(server.dsn, schema=schema, heartbeat=0.5) as store:
+    async with PostgresStreamStore(server.dsn, schema=schema, probe_interval=0.5) as store:
         async with store.subscribe("alice") as stream:
             first = await store.save(Event("alice", "n", 1))
             assert await stream.next(5) == first

@@ -106,7 +106,7 @@ async def crowd(notifier: Notifier, history: History) -> Any:
 async def test_a_killed_server(server: Server, schema: str) -> None:
     """The server is killed during pushes and started again: nothing accepted is lost, readers resume, no gap."""
     history = History()
-    async with PostgresStreamStore(server.dsn, schema=schema, heartbeat=0.5, timeout=2) as store:
+    async with PostgresStreamStore(server.dsn, schema=schema, probe_interval=0.5, timeout=2) as store:
         async with Notifier(store) as notifier, crowd(notifier, history) as around:
             await anyio.to_thread.run_sync(server.kill)
             await anyio.to_thread.run_sync(server.start)
@@ -118,7 +118,7 @@ async def test_a_restarted_server_that_ends_its_connections(server: Server, sche
     """Connections that an administrator ends, all of them again and again, cost no event and no order."""
     history = History()
     control = await asyncpg.connect(server.dsn)
-    async with PostgresStreamStore(server.dsn, schema=schema, heartbeat=0.5) as store:
+    async with PostgresStreamStore(server.dsn, schema=schema, probe_interval=0.5) as store:
         async with Notifier(store) as notifier, crowd(notifier, history) as around:
             for _ in range(5):
                 await control.execute(
@@ -295,7 +295,7 @@ async def test_cut_connections_of_every_kind(server: Server, schema: str) -> Non
     history = History()
     async with FaultProxy("127.0.0.1", server.port) as proxy:
         dsn = through(proxy, server)
-        async with PostgresStreamStore(dsn, schema=schema, heartbeat=0.5) as store, Notifier(store) as notifier:
+        async with PostgresStreamStore(dsn, schema=schema, probe_interval=0.5) as store, Notifier(store) as notifier:
             async with crowd(notifier, history) as around:
                 for number in range(6):
                     await proxy.reset()

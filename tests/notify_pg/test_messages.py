@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 
 from notify import BackendUnavailableError, Event, PushRejectedError, UsageError
+from notify.adapters import OutageLog
 from notify.testing import FaultProxy
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
 from notify_pg._dsn import check_dsn
-from notify_pg._trouble import Trouble
 from tests.notify_pg.conftest import Make
 from tests.parts import until
 from tests.servers.postgres import Bouncer, Server
@@ -50,16 +50,16 @@ DSNS = [
 
 
 @pytest.fixture
-def met(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each trouble was met, told or not."""
+def failures(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each outage log was told of a failure, logged or not."""
     counter: Counter[str] = Counter()
-    meet = Trouble.met
+    failed = OutageLog.failed
 
-    def counted(self: Trouble, what: str) -> None:
-        counter[self._begun] += 1
-        meet(self, what)
+    def counted(self: OutageLog, error: BaseException | str) -> None:
+        counter[self._failing] += 1
+        failed(self, error)
 
-    monkeypatch.setattr(Trouble, "met", counted)
+    monkeypatch.setattr(OutageLog, "failed", counted)
     return counter
 
 
@@ -115,7 +115,7 @@ async def test_what_the_driver_finds_wrong_is_the_users_to_mend(postgres: Server
     with pytest.raises(UsageError, match="sslmode"):
         await store.save(Event("alice", "n"))
     with pytest.raises(UsageError, match="sslmode"):
-        await store._retention._change(store._retention._make_partitions)
+        await store._maintenance._change(store._maintenance._make_partitions)
     await store.aclose()
 
 
@@ -166,34 +166,38 @@ async def test_a_held_log_is_named_as_the_reason(make: Make, sql: asyncpg.Connec
 
 
 async def test_a_pooler_is_told_once(
-    make: Make, pgbouncer: Bouncer, met: Counter[str], caplog: pytest.LogCaptureFixture
+    make: Make, pgbouncer: Bouncer, failures: Counter[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """However often nothing is heard through a pooler, the remedy is told once."""
-    store = await make(PostgresStreamStore, pgbouncer.dsn, heartbeat=0.1)
+    store = await make(PostgresStreamStore, pgbouncer.dsn, probe_interval=0.1)
     async with store.subscribe("alice"):
-        await until(lambda: met[store._listener._trouble._begun] >= 3, 20)
+        await until(lambda: failures[store._listener._outage._failing] >= 3, 20)
     assert caplog.text.count("transaction mode") == 1
 
 
 async def test_a_server_that_is_away_for_long_is_told_once(
-    postgres: Server, make: Make, met: Counter[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    postgres: Server,
+    make: Make,
+    failures: Counter[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While the server is away everything fails again and again; each trouble is told once, and when it is over."""
     monkeypatch.setattr("notify_pg._stream_store.AUDIT_WHILE_DEAF", 0.05)
     caplog.set_level(logging.WARNING, "notify.pg")
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
-        store = await make(PostgresStreamStore, dsn, heartbeat=0.5, relay=0.1)
+        store = await make(PostgresStreamStore, dsn, probe_interval=0.5, relay=0.1)
         presence = await make(PostgresPresence, dsn, ttl=0.3)
         await presence.register("alice")
         async with store.subscribe("alice") as stream:
             await until(lambda: store.is_receiving)
             await proxy.refuse()
             await proxy.reset()
-            troubles = [store._listener._trouble, store._outbox._trouble, presence._trouble]
-            await until(lambda: all(met[trouble._begun] >= 4 for trouble in troubles), 20)
-            lasting = [*troubles, *(trouble for trouble in (store._blind, store._unread) if trouble.lasts)]
-            assert len(lasting) > len(troubles)
+            outages = [store._listener._outage, store._outbox._outage, presence._outage]
+            await until(lambda: all(failures[outage._failing] >= 4 for outage in outages), 20)
+            lasting = [*outages, *(outage for outage in (store._blind, store._unread) if outage.is_failing)]
+            assert len(lasting) > len(outages)
             during = told(caplog)
             assert max(Counter(during).values()) <= 2, during
             proxy.heal()
@@ -201,8 +205,8 @@ async def test_a_server_that_is_away_for_long_is_told_once(
             event = await store.save(Event("alice", "n"))
             assert await stream.next(10) == event
             store._look_at(["alice"])
-            await until(lambda: not any(trouble.lasts for trouble in lasting))
+            await until(lambda: not any(outage.is_failing for outage in lasting))
         after = Counter(told(caplog)[len(during) :])
-        assert [after[trouble._over] for trouble in lasting] == [1] * len(lasting)
+        assert [after[outage._recovered] for outage in lasting] == [1] * len(lasting)
         await store.aclose()
         await presence.aclose()
