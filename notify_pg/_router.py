@@ -115,10 +115,9 @@ class PostgresRouter:
             self._publisher,
             self._channel,
             probe_interval=self._probe_interval,
-            on_listening=task_status.started,
             on_payload=assembler.take,
         )
-        await listener.listen()
+        await listener.listen(task_status=task_status)
 
     async def aclose(self) -> None:
         """Send what is waiting and close the connections that the router has opened. Idempotent."""

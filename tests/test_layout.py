@@ -53,7 +53,6 @@ LOOPS = {
     "notify_pg._retry": {"asyncio"},
     "notify_pg._save": {"asyncio"},
     "notify_pg._store": {"asyncio"},
-    "notify_pg._stream_store": {"asyncio"},
     "notify_pg._wake": {"asyncio"},
     "notify_redis._client": {"asyncio"},
     "notify_redis._hearing": {"asyncio"},

@@ -225,7 +225,7 @@ async def test_ten_thousand_users_and_one_that_listens(
         opened = [store.subscribe(f"user{number}") for number in range(10_000)]
         for start in range(0, len(opened), 100):
             await asyncio.gather(*(streams.enter_async_context(stream) for stream in opened[start : start + 100]))
-        await until(lambda: store.is_receiving and not store._news)
+        await until(lambda: store.is_receiving and not store.live._catch_up._running)
         (row,) = await sql.fetch(listening)
         assert await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL") < 30
         queries: list[str] = []
@@ -239,7 +239,9 @@ async def test_ten_thousand_users_and_one_that_listens(
         await sql.execute("SELECT pg_terminate_backend($1)", row["pid"])
         event = await writer.save(Event("user7777", "n"))
         assert await opened[7777].next(20) == event
-        await until(lambda: store._listener.connections == 2 and store.is_receiving and not store._news, 20)
+        await until(
+            lambda: store._listener.connections == 2 and store.is_receiving and not store.live._catch_up._running, 20
+        )
         assert sum("unnest" in query and "heads" in query for query in queries) >= 20
         assert len(queries) < 100
 
@@ -260,11 +262,11 @@ async def test_streams_that_open_while_the_listener_does(make: Make, monkeypatch
         opened = [store.subscribe(f"user{number}", "0") for number in range(300)]
         opening = [asyncio.ensure_future(streams.enter_async_context(stream)) for stream in opened]
         await until(lambda: len(store.live.positions()) == 301)
-        store._look_at_all()  # as where the connection was replaced just now
+        store.live.catch_up()  # as where the connection was replaced just now
         await writer.save_many([Event(f"user{number}", "n", number) for number in range(300)])
         await asyncio.gather(*opening)
         assert [(await stream.next(10)).payload for stream in opened] == [*range(300)]
-        await until(lambda: not store._news)
+        await until(lambda: not store.live._catch_up._running)
     assert sum("LIMIT $3" in query and "unnest" not in query for query in queries) <= 330
 
 
@@ -282,8 +284,7 @@ async def test_a_user_whose_stream_is_being_opened_is_looked_at_again(
             found = await head(user)
             if not event:
                 event.append(await writer.save(Event(user, "n")))
-                await until(lambda: not store._news)
-                await anyio.sleep(0.1)  # the ring has been heard and finds the stream still opening
+                await until(lambda: user in store.live._catch_up._opening)  # the message finds it still opening
             return found
 
         monkeypatch.setattr(store, "head", slow_head)

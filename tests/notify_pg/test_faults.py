@@ -334,7 +334,7 @@ async def test_killed_processes(server: Server, schema: str, tmp_path: Path, mon
 
     What they had stored and not announced when they died is found by the audit.
     """
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT", 1.0)
+    monkeypatch.setattr("notify._stream._catch_up.AUDIT_INTERVAL", 1.0)
     paths = [tmp_path / f"{number}.history" for number in range(2)]
     processes = []
     async with PostgresStreamStore(server.dsn, schema=schema) as store, store.subscribe("alice", "0") as stream:

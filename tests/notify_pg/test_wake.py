@@ -100,7 +100,7 @@ async def test_a_doorbell_that_does_not_ring_delays_only(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where NOTIFY fails (a full queue, say), pushes succeed, it is said once, and events come by the audit."""
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT_WHILE_DEAF", 0.2)
+    monkeypatch.setattr("notify._stream._catch_up.NOT_RECEIVING_INTERVAL", 0.2)
     writer, store = await make(PostgresStore), await make(PostgresStreamStore, probe_interval=0.2)
     for one in (writer, store):
         one._publisher._channel = "x" * 64  # the server refuses it
@@ -156,7 +156,7 @@ async def test_news_that_cannot_be_read_is_read_later(make: Make, sql: asyncpg.C
         async with sql.transaction():
             await sql.execute(f"ALTER TABLE {schema}.notify_heads RENAME TO gone")
             await sql.execute("COMMIT")
-            store._hear(f"somebody {short_key('alice')}")
+            store._on_wake(f"somebody {short_key('alice')}")
             await anyio.sleep(0.1)
             await sql.execute("BEGIN")
             await sql.execute(f"ALTER TABLE {schema}.gone RENAME TO notify_heads")
@@ -192,20 +192,21 @@ async def test_audits_find_what_no_ring_announced(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
     """A store that streams without a notifier audits by itself, and survives an audit that fails."""
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT", 0.1)
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT_WHILE_DEAF", 0.1)
+    monkeypatch.setattr("notify._stream._catch_up.AUDIT_INTERVAL", 0.1)
+    monkeypatch.setattr("notify._stream._catch_up.NOT_RECEIVING_INTERVAL", 0.1)
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
     writer._saver._on_stored = lambda events: None  # its doorbell is out of order
-    audit = store.live.audit
+    catch_up = store.live._catch_up
+    audit = catch_up.audit
 
     async def fail_once() -> None:
-        monkeypatch.setattr(store.live, "audit", audit)
+        monkeypatch.setattr(catch_up, "audit", audit)
         raise failure
 
     async with store.subscribe("alice") as stream:
         await until(lambda: store.is_receiving)
-        monkeypatch.setattr(store.live, "audit", fail_once)
-        await until(lambda: "the audit is failing" in caplog.text)
+        monkeypatch.setattr(catch_up, "audit", fail_once)
+        await until(lambda: "cannot be searched for missed events" in caplog.text)
         event = await writer.save(Event("alice", "n"))
         assert await stream.next(5) == event
 
