@@ -1,4 +1,4 @@
-"""Access to the database: a pool of ours or the caller's, the schema at first use, and the server's clock.
+"""Access to the database: our own pool or the caller's, the schema at first use, and the server's clock.
 
 Everything here runs in tasks that the library owns. A cancelled caller abandons a future, so the driver sees a
 cancellation only at shutdown. Otherwise asyncpg would open a further connection for each cancelled query in order to

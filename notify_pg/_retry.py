@@ -47,7 +47,7 @@ class AttemptsFailedError(Exception):
 
     Attributes:
         error: why the last attempt failed, or the first error after which the outcome was unknown.
-        is_unknown: whether the batch may be stored all the same.
+        is_unknown: whether the batch may be stored anyway.
     """
 
     def __init__(self, error: Exception, *, is_unknown: bool) -> None:
