@@ -67,11 +67,11 @@ def is_clean(store: PostgresStore) -> bool:
 # -- connections -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_whose_end_is_not_known_yet_fails_nobody(store: PostgresStore) -> None:
+async def test_a_connection_whose_end_is_not_known_yet_fails_no_call(store: PostgresStore) -> None:
     """Where the server's last words over an idle connection have come, and its end has not, calls take another one.
 
     The driver then fails with "cannot switch to state 12; another operation (2) is in progress": as if two tasks had
-    used the connection. Nobody did; and nothing was sent.
+    used the connection. None did, and nothing was sent.
     """
     event = await store.save(Event("alice", "n"))
     await until(lambda: is_clean(store))
@@ -273,7 +273,7 @@ async def test_streams_that_open_while_the_listener_does(make: Make, monkeypatch
 async def test_a_user_whose_stream_is_being_opened_is_looked_at_again(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ring that comes while a stream's first read is under way, perhaps from before the event, is not forgotten."""
+    """A wake message during a stream's first read, which may have been too early for the event, is not forgotten."""
     store, writer = await make(PostgresStreamStore), await make()
     async with store.subscribe("bob"):
         await until(lambda: store.is_receiving)
@@ -343,7 +343,7 @@ async def late(stream: Any) -> float:
 
 
 async def closing(stream: Any) -> float:
-    """Return how long it takes until a stream is closed and who waits for it knows."""
+    """Return how long it takes until a stream is closed and its reader knows."""
     waiting = asyncio.ensure_future(stream.next())
     await asyncio.sleep(0)
     began = time.monotonic()
@@ -452,7 +452,7 @@ async def test_a_server_that_becomes_read_only(server: Server, schema: str) -> N
 
 if (
     os.geteuid() == 0
-):  # nobody else may mount a small disk; the same error, raised by hand, is among the tests of the store
+):  # only root may mount a small disk; the same error, raised by hand, is among the tests of the store
 
     async def test_a_full_disk(server: Server, schema: str) -> None:
         """Where the disk is full, pushes are rejected, reads go on, and once there is room pushes succeed."""
@@ -529,7 +529,7 @@ async def test_an_old_server_is_refused(store: PostgresStore, monkeypatch: pytes
 
 async def test_a_migration_with_many_at_once(make: Make, sql: asyncpg.Connection, schema: str,
                                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """A later version changes the tables once, however many start at once; a process that runs goes on meanwhile."""
+    """A later version changes the tables once, however many processes start at once; a running process goes on."""
     old = await make()
     first = await old.save(Event("alice", "n"))
     from notify_pg import _names, _schema

@@ -40,7 +40,7 @@ def through(proxy: FaultProxy, server: Server) -> str:
 
 
 async def settled(store: PostgresStore) -> None:
-    """Save once and wait until the doorbell has rung, so that a connection is there and idle."""
+    """Save once and wait until the wake message was sent, so that a connection is there and idle."""
     await store.save(Event("bob", "n"))
     await until(lambda: not store._publisher._is_sending)
 
@@ -196,7 +196,7 @@ async def test_a_lost_reply_to_a_batch_with_keys(server: Server, schema: str) ->
 
 
 async def test_a_stored_batch_that_was_trimmed_before_its_reply(server: Server, schema: str) -> None:
-    """Where the reply is lost and the batch trims its own events, what cannot be told any more is uncertain."""
+    """Where the reply is lost and the batch trims its own events, those that are gone are uncertain."""
     async with FaultProxy("127.0.0.1", server.port) as proxy:
         async with PostgresStore(through(proxy, server), schema=schema, max_len=3) as store:
             await store.save(Event("bob", "n"))
@@ -330,7 +330,7 @@ anyio.run(main, *sys.argv[1:])
 
 
 async def test_killed_processes(server: Server, schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes push to one user and are killed: what they were told is stored is read, in one chain.
+    """Two processes push to one user and are killed: each event that they know is stored is read, in one chain.
 
     What they had stored and not announced when they died is found by the audit.
     """
@@ -373,8 +373,8 @@ async def states(connection: asyncpg.Connection, *codes: str) -> list[PostgresDi
     return found
 
 
-async def test_every_error_has_its_fate(server: Server) -> None:
-    """Errors as the server really raises them are told apart: repeated, refused or unknown."""
+async def test_every_error_has_its_disposition(server: Server) -> None:
+    """Errors as the server really raises them are distinguished: repeated, refused or unknown."""
     connection = await asyncpg.connect(server.dsn)
     assert set(await states(connection, "40001", "40P01")) == {PostgresDisposition.CONFLICT}
     assert set(await states(connection, "25006")) == {PostgresDisposition.READ_ONLY}

@@ -86,7 +86,7 @@ async def test_a_held_log_and_a_look_that_fails(
 
 
 async def test_maintenance_of_partitions_without_a_server(postgres: Server, schema: str) -> None:
-    """A partition that cannot be changed because nobody answers is told like every read that fails."""
+    """A partition that cannot be changed because the server is away fails like a read."""
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
         async with aclosing(PostgresStore(dsn, schema=schema)) as store:
@@ -100,7 +100,7 @@ async def test_maintenance_of_partitions_without_a_server(postgres: Server, sche
                 await store._maintenance._change(store._maintenance._make_partitions)
 
 
-async def test_a_connection_that_nobody_needs_is_closed(
+async def test_an_idle_connection_is_closed(
     make: Make, sql: asyncpg.Connection, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that were idle for minutes are closed with the next call, all but the one that is in use."""

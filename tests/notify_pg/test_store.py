@@ -53,7 +53,7 @@ async def test_ids_grow_though_the_clock_was_ahead(store: PostgresStore, sql: as
 async def test_a_log_that_vanished_while_the_clock_was_back_was_rewound(
     store: PostgresStore, sql: asyncpg.Connection, schema: str
 ) -> None:
-    """Who holds an id from before the log was lost, ahead of the new one, is told `rewound`."""
+    """A reader with an id from before the log was lost, ahead of the new one, gets the gap `rewound`."""
     event = await store.save(Event("alice", "n"))
     ahead = ids.unpack(ids.pack(event.id) + (7_200_000 << 20))
     await sql.execute(f"TRUNCATE {schema}.notify_heads, {schema}.notify_events")
@@ -204,8 +204,8 @@ async def test_a_read_only_server_rejects(make: Make, sql: asyncpg.Connection) -
     assert (await store.save(Event("alice", "n"))).prev == event.id
 
 
-async def test_tables_that_somebody_removed_are_made_again(make: Make, sql: asyncpg.Connection, schema: str) -> None:
-    """After the schema was dropped under a running store, the next push finds it made anew."""
+async def test_tables_that_were_removed_are_created_again(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """After the schema was dropped under a running store, the next push creates it again."""
     store = await make()
     await store.save(Event("alice", "n"))
     await sql.execute(f"DROP SCHEMA {schema} CASCADE")
@@ -214,7 +214,7 @@ async def test_tables_that_somebody_removed_are_made_again(make: Make, sql: asyn
     assert (await store.save(Event("alice", "n"))).prev == "0"
 
 
-async def test_nobody_there(schema: str) -> None:
+async def test_no_server(schema: str) -> None:
     """With no server, a push is rejected within its time, since nothing was sent, and a read is unavailable."""
     store = PostgresStore(f"postgresql://postgres@127.0.0.1:{free_port()}/postgres", schema=schema, timeout=0.3)
     with anyio.fail_after(2), pytest.raises(PushRejectedError):
@@ -244,7 +244,7 @@ async def test_a_database_that_does_not_exist(postgres: Server) -> None:
 # -- transactions that hold a log --------------------------------------------------------------------------------------
 
 
-async def test_a_held_log_holds_up_nobody_else(make: Make, sql: asyncpg.Connection) -> None:
+async def test_a_held_log_holds_up_no_other(make: Make, sql: asyncpg.Connection) -> None:
     """While a transaction holds one user's log, pushes to that user wait, and those to others do not."""
     store = await make()
     await store.save(Event("alice", "n", 0))
@@ -260,7 +260,7 @@ async def test_a_held_log_holds_up_nobody_else(make: Make, sql: asyncpg.Connecti
 
 
 async def test_a_log_that_is_held_for_too_long_rejects(make: Make, sql: asyncpg.Connection) -> None:
-    """A push that waits for a lock in vain is rejected within its time: it is certainly not stored."""
+    """A push that waits too long for a lock is rejected within its time: it is certainly not stored."""
     store = await make()
     store._db.timeout = 1.0
     async with sql.transaction():
@@ -275,7 +275,7 @@ async def test_a_log_that_is_held_for_too_long_rejects(make: Make, sql: asyncpg.
 # -- retention ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_heavy_user_is_trimmed_as_he_writes(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+async def test_a_heavy_user_is_trimmed_during_pushes(make: Make, sql: asyncpg.Connection, schema: str) -> None:
     """`max_len` holds to a tenth, also for batches, and costs no other user anything."""
     store = await make(max_len=100)
     for start in range(0, 500, 50):
@@ -288,7 +288,7 @@ async def test_a_heavy_user_is_trimmed_as_he_writes(make: Make, sql: asyncpg.Con
 
 
 async def test_a_day_of_events_is_dropped_whole(make: Make, sql: asyncpg.Connection, schema: str) -> None:
-    """Retention drops partitions of days that are over, and makes those of days to come; readers are told `expired`."""
+    """Retention drops partitions of past days, and creates those of days to come; readers get the gap `expired`."""
     store = await make(max_age=2 * 86_400.0)
     await sql.execute(f"SELECT FROM {schema}.notify_events")
     today = await sql.fetchval("SELECT floor(date_part('epoch', now()) / 86400)::bigint")
@@ -332,7 +332,7 @@ async def test_heads_keys_and_attempts_of_long_ago_go(make: Make, sql: asyncpg.C
 async def test_an_event_of_another_year_lands_in_the_default_partition(
     make: Make, sql: asyncpg.Connection, schema: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the clock jumped ahead by a year, events are stored and read as ever, and the operator is told."""
+    """After the clock jumped ahead by a year, events are stored and read as ever, and a warning is logged."""
     store = await make()
     first = await store.save(Event("alice", "n"))
     ahead = ids.pack(first.id) + (366 * 86_400_000 << 20)
@@ -411,7 +411,7 @@ async def test_prefixes_keep_applications_apart(make: Make) -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "a-b", 'a"b', "a.b", "a;", "é", "x" * 32, "a\n"])
 def test_names_are_checked(name: str) -> None:
-    """A schema or prefix that is no plain lower-case name is refused before anything is sent."""
+    """A schema or prefix that is not a plain lower-case name is refused before anything is sent."""
     for options in ({"schema": name}, {"table_prefix": name}):
         for cls in (PostgresStore, PostgresStreamStore, PostgresRouter, PostgresPresence):
             with pytest.raises(UsageError):

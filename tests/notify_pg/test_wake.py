@@ -1,4 +1,4 @@
-"""The doorbell, its listener, poolers, the router and presence: what is lost, and what heals."""
+"""Wake messages, the listener, poolers, the router and presence: what is lost, and what recovers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_one_connection_listens_for_all(make: Make, sql: asyncpg.Connectio
 async def test_a_plain_store_without_streams_does_not_listen(
     store: PostgresStore, sql: asyncpg.Connection, schema: str
 ) -> None:
-    """A process that only pushes rings, and listens to nothing."""
+    """A process that only pushes sends wake messages, and does not listen."""
     await store.save(Event("alice", "n"))
     assert not await listeners(sql, schema)
 
@@ -78,7 +78,7 @@ async def save_all(store: PostgresStore, count: int) -> list[Event]:
 
 
 async def test_a_half_open_listener_is_replaced(make: Make, postgres: Server) -> None:
-    """A listening connection that is cut off in silence is noticed by its canary, and events arrive meanwhile."""
+    """A listening connection that is cut off in silence is detected by a probe, and events arrive in between."""
     writer = await make(PostgresStore)
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
@@ -96,7 +96,7 @@ async def test_a_half_open_listener_is_replaced(make: Make, postgres: Server) ->
         await store.aclose()
 
 
-async def test_a_doorbell_that_does_not_ring_delays_only(
+async def test_a_notify_that_fails_delays_only(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where NOTIFY fails (a full queue, say), pushes succeed, it is said once, and events come by the audit."""
@@ -147,8 +147,8 @@ async def test_a_pool_through_a_pooler(make: Make, pgbouncer: Bouncer) -> None:
         await store.aclose()
 
 
-async def test_news_that_cannot_be_read_is_read_later(make: Make, sql: asyncpg.Connection, schema: str) -> None:
-    """A ring whose news cannot be read makes the streams read for themselves, until they succeed."""
+async def test_events_that_cannot_be_read_are_read_later(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """If the events of a wake message cannot be read, the streams read for themselves, until they succeed."""
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
     async with store.subscribe("alice") as stream:
         first = await writer.save(Event("alice", "n"))
@@ -156,7 +156,7 @@ async def test_news_that_cannot_be_read_is_read_later(make: Make, sql: asyncpg.C
         async with sql.transaction():
             await sql.execute(f"ALTER TABLE {schema}.notify_heads RENAME TO gone")
             await sql.execute("COMMIT")
-            store._on_wake(f"somebody {short_key('alice')}")
+            store._on_wake(f"another {short_key('alice')}")
             await anyio.sleep(0.1)
             await sql.execute("BEGIN")
             await sql.execute(f"ALTER TABLE {schema}.gone RENAME TO notify_heads")
@@ -165,7 +165,7 @@ async def test_news_that_cannot_be_read_is_read_later(make: Make, sql: asyncpg.C
 
 
 async def test_a_burst_for_one_user_makes_its_streams_read(make: Make) -> None:
-    """More news than one look takes is read page by page, by the streams themselves."""
+    """More new events than one catch-up reads are read page by page, by the streams themselves."""
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
     async with store.subscribe("alice") as stream:
         first = await writer.save(Event("alice", "n"))
@@ -174,8 +174,8 @@ async def test_a_burst_for_one_user_makes_its_streams_read(make: Make) -> None:
         assert [await stream.next(5) for _ in events] == [*events]
 
 
-async def test_users_who_share_a_short_key_are_told_apart(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two users with the same short key are both looked at, and each gets only what is his."""
+async def test_users_who_share_a_short_key_are_distinguished(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two users with the same short key are both read, and each gets only their own events."""
     monkeypatch.setattr("notify_pg._stream_store.short_key", lambda _: "same")
     monkeypatch.setattr("notify_pg._store.short_key", lambda _: "same")
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
@@ -188,14 +188,14 @@ async def test_users_who_share_a_short_key_are_told_apart(make: Make, monkeypatc
 
 
 @pytest.mark.parametrize("failure", [BackendUnavailableError("no"), TimeoutError()])
-async def test_audits_find_what_no_ring_announced(
+async def test_audits_find_what_no_message_announced(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
     """A store that streams without a notifier audits by itself, and survives an audit that fails."""
     monkeypatch.setattr("notify._stream._catch_up.AUDIT_INTERVAL", 0.1)
     monkeypatch.setattr("notify._stream._catch_up.NOT_RECEIVING_INTERVAL", 0.1)
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
-    writer._saver._on_stored = lambda events: None  # its doorbell is out of order
+    writer._saver._on_stored = lambda events: None  # it sends no wake messages
     catch_up = store.live._catch_up
     audit = catch_up.audit
 
@@ -293,7 +293,7 @@ async def test_closing_a_router_ends_its_routes(make: Make, sql: asyncpg.Connect
 
 
 async def test_presence_outlives_a_server_that_lost_it(make: Make, sql: asyncpg.Connection, schema: str) -> None:
-    """Rows that vanish with their lease, as in a crash, or that nobody wrote, are put right by the next renewal."""
+    """Rows that vanish with their lease, as in a crash, or that no tracker wrote, are put right by the next renewal."""
     tracker, other = await make(PostgresPresence, ttl=0.3), await make(PostgresPresence, ttl=0.3)
     await tracker.register("alice", RoutingInfo("a"))
     await sql.execute(f"TRUNCATE {schema}.notify_trackers, {schema}.notify_presence")
