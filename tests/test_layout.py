@@ -58,7 +58,13 @@ FURTHER = {
     "notify_memory": {},
     "notify_sqlite": {},
     "notify_redis": {},
-    "notify_pg": {},
+    "notify_pg": {
+        "_dsn": "a DSN is checked before the driver could print a piece of its password",
+        "_outbox": "events in the caller's transaction, and their relay",
+        "_pool": "connections that need no reset between two borrowers",
+        "_retention": "partitions and rows that expired",
+        "_schema": "tables and their migration",
+    },
 }
 """Modules that one backend has beside them, and what they are for: roles that the others do not have."""
 
