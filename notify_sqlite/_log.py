@@ -148,7 +148,7 @@ def _bound(execute: Any, sql: Mapping[str, str], heads: Mapping[str, Head], max_
     for user, head in heads.items():
         excess = head.kept - max_len
         if excess > slack and budget > 0:
-            removed = execute(sql["delete_oldest"], (user, min(excess, budget))).rowcount
+            removed = execute(sql["delete_oldest"], (user, user, min(excess, budget))).rowcount
             head.kept -= removed
             budget -= removed
 
@@ -157,7 +157,7 @@ def page(db: sqlite3.Connection, sql: Mapping[str, str], user: str, after: str, 
     """Return one page. Each statement is one view: events prove their own continuity, the head that there are none."""
     start = max(ids.pack(after), horizon - 1)
     while not (rows := db.execute(sql["events_after"], (user, start, limit)).fetchall()):
-        last, more = db.execute(sql["end_of_log"], (user, start)).fetchone()
+        last, more = db.execute(sql["end_of_log"], (user, user, start)).fetchone()
         if not more:  # else they came in between
             head = ids.unpack(last or 0)
             expired = last is not None and last < horizon
