@@ -15,9 +15,9 @@ from typing import Any, Final
 import anyio
 
 from ._errors import DRIVER
-from ._file import Lock
+from ._file import FileLock
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.sqlite")
 
 INTERVAL: Final = 1.0
 """Seconds between two looks at the WAL, and between two tries to become the checkpointer."""
@@ -42,7 +42,7 @@ class Checkpointer:
     """
 
     def __init__(
-        self, path: str, lock: Lock, maintain: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
+        self, path: str, lock: FileLock, maintain: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
     ) -> None:
         self._wal = f"{path}-wal"
         self._path = path

@@ -20,7 +20,7 @@ from notify import Background, ClosedError, UsageError
 from . import _schema
 from ._checkpoint import Checkpointer
 from ._errors import DRIVER, failed_commit, rejected, unavailable
-from ._file import Identity, Lock, check_local
+from ._file import FileIdentity, FileLock, check_local
 from ._worker import close, connect, insist, roll_back, run, running_loop
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ _SIZE_LIMIT: Final = 16 * 2**20
 """Bytes to which a WAL that grew larger is cut when it starts anew."""
 
 
-class Database:
+class SQLiteDatabase:
     """One file, with the two connections of one store or tracker.
 
     Invariants:
@@ -49,7 +49,7 @@ class Database:
         part: which tables: a file of `_sql`.
         table_prefix: begins the name of each table.
         synchronous: `"FULL"` or `"NORMAL"`.
-        lock_timeout: seconds to wait for somebody else who writes.
+        timeout: seconds to wait for somebody else who writes.
         network: whether a network file system is accepted.
     """
 
@@ -61,7 +61,7 @@ class Database:
         part: str,
         table_prefix: str,
         synchronous: Literal["FULL", "NORMAL"],
-        lock_timeout: float,
+        timeout: float,
         network: bool,
     ) -> None:
         if not isinstance(path, str | os.PathLike):
@@ -73,8 +73,8 @@ class Database:
             raise UsageError(f"path names a file, not {name!r}; for events in memory there is MemoryStore")
         if synchronous not in ("FULL", "NORMAL"):
             raise UsageError(f'synchronous is "FULL" or "NORMAL", not {synchronous!r}')
-        if not lock_timeout > 0:
-            raise UsageError(f"lock_timeout must be greater than 0, not {lock_timeout!r}")
+        if not timeout > 0:
+            raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
         self.path = os.path.abspath(name)
         self.owner = owner
         self.sql = _schema.statements(part, table_prefix)
@@ -82,17 +82,17 @@ class Database:
         self.services = Background(owner)
         self._closing = Background(owner)
         self._synchronous = synchronous
-        self._patience = lock_timeout
+        self._patience = timeout
         self._network = network
         self._gate: anyio.Lock | None = None
         self._pid = 0
         self._loop: object = None
-        self._identity: Identity | None = None
+        self._identity: FileIdentity | None = None
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._abandoned = threading.Event()
         self.closed = False
-        self.checkpointer = Checkpointer(self.path, Lock(f"{self.path}-checkpointer"), self.maintain)
+        self.checkpointer = Checkpointer(self.path, FileLock(f"{self.path}-checkpointer"), self.maintain)
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class Database:
         return await self._connect_reader()
 
     def check_file(self) -> None:
-        """Raise ReplacedError where the file is no longer the one that was opened; keeps I2."""
+        """Raise FileReplacedError where the file is no longer the one that was opened; keeps I2."""
         if self._identity is not None:
             self._identity.check()
 
@@ -248,7 +248,7 @@ class Database:
         db.execute(f"PRAGMA journal_size_limit = {_SIZE_LIMIT:d}")
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         if self._identity is None:
-            self._identity = Identity(self.path)
+            self._identity = FileIdentity(self.path)
         if not _schema.is_ready(db, self.sql):
             insist(db, "BEGIN IMMEDIATE", self._patience, self._abandoned)
             try:

@@ -38,7 +38,7 @@ _HARMLESS: Final = frozenset(
 """Codes after which a COMMIT that failed has stored nothing: its last page was not even written."""
 
 
-class ReplacedError(OSError):
+class FileReplacedError(OSError):
     """The file that was opened is no longer the one at the path."""
 
 

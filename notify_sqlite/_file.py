@@ -10,7 +10,7 @@ from typing import Final
 
 from notify import UsageError
 
-from ._errors import ReplacedError
+from ._errors import FileReplacedError
 
 NETWORK: Final = frozenset(
     {
@@ -22,7 +22,7 @@ NETWORK: Final = frozenset(
 """File systems that several hosts may share: their locks and shared memory do not suffice for SQLite's WAL."""
 
 MOUNTS = Path("/proc/mounts")
-_held: weakref.WeakSet[Lock] = weakref.WeakSet()
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 def file_system(path: str) -> str:
@@ -55,7 +55,7 @@ def check_local(path: str) -> None:
         )
 
 
-class Identity:
+class FileIdentity:
     """Which file a path named when it was opened."""
 
     __slots__ = ("_path", "_which")
@@ -65,20 +65,20 @@ class Identity:
         self._which = self._look()
 
     def check(self) -> None:
-        """Raise ReplacedError where the path names another file now, or none."""
+        """Raise FileReplacedError where the path names another file now, or none."""
         try:
             which = self._look()
         except FileNotFoundError as error:
-            raise ReplacedError("the file was deleted; this store cannot be used any more") from error
+            raise FileReplacedError("the file was deleted; this store cannot be used any more") from error
         if which != self._which:
-            raise ReplacedError("the file was replaced by another one; this store cannot be used any more")
+            raise FileReplacedError("the file was replaced by another one; this store cannot be used any more")
 
     def _look(self) -> tuple[int, int]:
         found = os.stat(self._path)
         return found.st_dev, found.st_ino
 
 
-class Lock:
+class FileLock:
     """A lock that at most one of all processes holds; the system releases it when its holder dies.
 
     It is a file beside the database: closing any handle of the database itself would drop SQLite's own locks.

@@ -14,11 +14,11 @@ import anyio.lowlevel
 from notify import BackendError, Event, Guarantees, NotifyError, Page, UsageError, ids
 from notify.event import check_user
 
-from . import _log as log
-from ._commits import Commits
-from ._connection import Database, Job, Path
+from . import _record as record
+from ._connection import Job, Path, SQLiteDatabase
 from ._errors import unavailable
-from ._sweep import Sweeper
+from ._save import SQLiteSaver
+from ._sweep import SQLiteSweeper
 
 
 class SQLiteStore:
@@ -33,7 +33,7 @@ class SQLiteStore:
         max_age: seconds that events are kept; None: until `max_len` or `trim` removes them.
         key_window: seconds within which a repeated idempotency key returns the first event.
         synchronous: `"FULL"`: accepted events survive a power loss. `"NORMAL"`: they survive the end of the process.
-        lock_timeout: seconds to wait for another process that writes before a push is rejected.
+        timeout: seconds to wait for another process that writes before a push is rejected.
         network: accept a file on a network file system, which only one host may ever open.
         clock: returns seconds since 1970.
 
@@ -52,7 +52,7 @@ class SQLiteStore:
         max_age: float | None = 7 * 86_400.0,
         key_window: float = 86_400.0,
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
-        lock_timeout: float = 4.0,
+        timeout: float = 4.0,
         network: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,18 +63,18 @@ class SQLiteStore:
         self._max_age = max_age
         self._key_window = key_window
         self._clock = clock
-        self._database = Database(
+        self._database = SQLiteDatabase(
             path,
             owner=type(self).__name__,
             part="store",
             table_prefix=table_prefix,
             synchronous=synchronous,
-            lock_timeout=lock_timeout,
+            timeout=timeout,
             network=network,
         )
         self._sql = self._database.sql
-        self._commits = Commits(self._database, self._appending, self._on_stored)
-        self._sweeper = Sweeper(self._database, self._limits, max_age)
+        self._saver = SQLiteSaver(self._database, self._appending, self._on_stored)
+        self._sweeper = SQLiteSweeper(self._database, self._limits, max_age)
 
     # -- Store ---------------------------------------------------------------------------------------------------
 
@@ -89,13 +89,13 @@ class SQLiteStore:
         """See `notify.abc.Store.read`."""
         check_user(user)
         ids.parse(after)
-        job = partial(log.page, sql=self._sql, user=user, after=after, limit=limit, horizon=self._horizon())
+        job = partial(record.page, sql=self._sql, user=user, after=after, limit=limit, horizon=self._horizon())
         return await self._database.read(job)
 
     async def head(self, user: str) -> str:
         """See `notify.abc.Store.head`."""
         check_user(user)
-        return await self._database.read(partial(log.head, sql=self._sql, user=user))
+        return await self._database.read(partial(record.head, sql=self._sql, user=user))
 
     async def trim(self, before: datetime | str) -> int:
         """See `notify.abc.Store.trim`; at most 500 events in one transaction, others write in between."""
@@ -130,14 +130,14 @@ class SQLiteStore:
         self._database.check()
         self._sweeper.start()
         outcomes: list[Event | NotifyError] = []
-        for start in range(0, len(events), log.CHUNK):
-            entry = await self._commits.save(events[start : start + log.CHUNK])
+        for start in range(0, len(events), record.CHUNK):
+            entry = await self._saver.save(events[start : start + record.CHUNK])
             outcomes += [entry.error] * len(entry.drafts) if entry.error else entry.stored
         return outcomes
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""
-        job = partial(log.pages, sql=self._sql, after=dict(after), limit=limit, horizon=self._horizon())
+        job = partial(record.pages, sql=self._sql, after=dict(after), limit=limit, horizon=self._horizon())
         return await self._database.read(job)
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -146,23 +146,23 @@ class SQLiteStore:
         """Note what was stored; overridden by whoever streams."""
 
     def _appending(self, drafts: Sequence[Event]) -> Job[list[Event]]:
-        return partial(log.append, sql=self._sql, drafts=drafts, limits=self._limits())
+        return partial(record.append, sql=self._sql, drafts=drafts, limits=self._limits())
 
     async def _trim(self, bound: int) -> int:
         removed = 0
         while True:
             try:
-                count = await self._database.write(partial(log.remove_older, sql=self._sql, before=bound))
+                count = await self._database.write(partial(record.remove_older, sql=self._sql, before=bound))
             except BackendError as error:
                 raise unavailable(error, self._database.owner, self._database.path) from error
             removed += count
-            if count < log.CHUNK:
+            if count < record.CHUNK:
                 return removed
             await anyio.lowlevel.checkpoint()
 
-    def _limits(self) -> log.Limits:
+    def _limits(self) -> record.Limits:
         now = int(self._clock() * 1000)
-        return log.Limits(self._max_len, self._horizon(), _packed(now - int(self._key_window * 1000)), _packed(now))
+        return record.Limits(self._max_len, self._horizon(), _packed(now - int(self._key_window * 1000)), _packed(now))
 
     def _horizon(self) -> int:
         """Return the packed id before which an event is too old."""

@@ -10,8 +10,8 @@ from notify import Event, LiveLog, Stream, UsageError
 from notify.abc import Position
 
 from ._connection import Path
+from ._listen import SQLiteWatcher
 from ._store import SQLiteStore
-from ._watch import Watch
 
 
 class SQLiteStreamStore(SQLiteStore):
@@ -24,7 +24,7 @@ class SQLiteStreamStore(SQLiteStore):
         max_age: as for `SQLiteStore`.
         key_window: as for `SQLiteStore`.
         synchronous: as for `SQLiteStore`.
-        lock_timeout: as for `SQLiteStore`.
+        timeout: as for `SQLiteStore`.
         poll_interval: seconds within which commits of other processes are noticed. A look costs some microseconds,
             once for all streams.
         network: as for `SQLiteStore`.
@@ -43,7 +43,7 @@ class SQLiteStreamStore(SQLiteStore):
         max_age: float | None = 7 * 86_400.0,
         key_window: float = 86_400.0,
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
-        lock_timeout: float = 4.0,
+        timeout: float = 4.0,
         poll_interval: float = 0.02,
         network: bool = False,
         clock: Callable[[], float] = time.time,
@@ -57,12 +57,12 @@ class SQLiteStreamStore(SQLiteStore):
             max_age=max_age,
             key_window=key_window,
             synchronous=synchronous,
-            lock_timeout=lock_timeout,
+            timeout=timeout,
             network=network,
             clock=clock,
         )
         self._live = LiveLog(self, background=self._database.jobs, on_open=self._on_open)
-        self._watch = Watch(self._database, self._live, self.read_many, poll_interval)
+        self._watcher = SQLiteWatcher(self._database, self._live, self.read_many, poll_interval)
 
     @property
     def live(self) -> LiveLog:
@@ -72,7 +72,7 @@ class SQLiteStreamStore(SQLiteStore):
     @property
     def is_receiving(self) -> bool:
         """Whether the file is being watched for the events of other processes."""
-        return self._watch.is_receiving
+        return self._watcher.is_receiving
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """See `notify.abc.StreamStore.subscribe`."""
@@ -82,7 +82,7 @@ class SQLiteStreamStore(SQLiteStore):
     async def aclose(self) -> None:
         """End every stream, then close. Idempotent."""
         self._live.close()
-        self._watch.stop()
+        self._watcher.stop()
         await super().aclose()
 
     def _on_stored(self, events: Sequence[Event]) -> None:
@@ -92,4 +92,4 @@ class SQLiteStreamStore(SQLiteStore):
                 live.offer(event)
 
     def _on_open(self, user: str) -> None:
-        self._watch.start()
+        self._watcher.start()

@@ -12,16 +12,16 @@ import anyio
 
 from notify import NotifyError
 
-from . import _log as log
-from ._connection import Database
+from . import _record as record
+from ._connection import SQLiteDatabase
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.sqlite")
 
 _PAUSE = 0.01
 """Seconds between two transactions of one sweep, for others that write."""
 
 
-class Sweeper:
+class SQLiteSweeper:
     """Sweeps now and then. Reading hides what is too old, so nothing depends on when that is.
 
     Args:
@@ -30,7 +30,7 @@ class Sweeper:
         max_age: seconds that events are kept.
     """
 
-    def __init__(self, database: Database, limits: Callable[[], log.Limits], max_age: float | None) -> None:
+    def __init__(self, database: SQLiteDatabase, limits: Callable[[], record.Limits], max_age: float | None) -> None:
         self._database = database
         self._limits = limits
         self._interval = min(60.0, max(1.0, (max_age or 3600.0) / 16))
@@ -45,11 +45,11 @@ class Sweeper:
     async def sweep(self) -> int:
         """Remove everything that is too old now, and return how many rows that were."""
         limits, sql = self._limits(), self._database.sql
-        look = partial(log.has_older, sql=sql, before=limits.horizon, keys_before=limits.key_horizon)
+        look = partial(record.has_older, sql=sql, before=limits.horizon, keys_before=limits.key_horizon)
 
         def remove(db: sqlite3.Connection) -> int:
-            events = log.remove_older(db, sql, limits.horizon)
-            return events if events == log.CHUNK else events + log.remove_keys(db, sql, limits.key_horizon)
+            events = record.remove_older(db, sql, limits.horizon)
+            return events if events == record.CHUNK else events + record.remove_keys(db, sql, limits.key_horizon)
 
         removed = 0
         while await self._database.read(look):

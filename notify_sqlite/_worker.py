@@ -22,7 +22,7 @@ from notify import UsageError
 
 from ._errors import is_busy
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.sqlite")
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from notify import (
 from notify.testing import History
 from notify_sqlite import SQLiteStore, SQLiteStreamStore, _checkpoint, _file
 from notify_sqlite._errors import failed_commit, rejected
-from notify_sqlite._watch import Watch
+from notify_sqlite._listen import SQLiteWatcher
 from tests.notify_sqlite.children import child, ended, line
 from tests.parts import until
 from tests.servers.sqlite import content, locked, opened, remove, write
@@ -101,7 +101,7 @@ async def test_a_push_elsewhere_is_soon_here(path: Path) -> None:
 
 async def test_a_stopped_process_that_holds_the_lock(path: Path) -> None:
     """While a process that holds the lock is frozen, pushes are turned away in time and reads go on; then it heals."""
-    async with SQLiteStreamStore(path, lock_timeout=0.2) as store, Notifier(store) as notifier:
+    async with SQLiteStreamStore(path, timeout=0.2) as store, Notifier(store) as notifier:
         first = await notifier.push("alice", "t")
         with child("hold", path) as process:
             assert await line(process) == "held"
@@ -139,7 +139,7 @@ async def test_a_lock_that_is_free_in_time_delays_only(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t"))
-                await until(lambda: store._commits._draining and not store._commits._queue)
+                await until(lambda: store._saver._draining and not store._saver._queue)
                 file.execute("COMMIT")
         assert len((await store.read("alice", "0", 10)).events) == 1
 
@@ -186,8 +186,8 @@ async def test_a_poller_that_loses_its_connection_is_restarted(path: Path, caplo
         for _ in range(3):
             first = await other.save(Event("alice", "t"))
             assert await stream.next(2) == first
-            assert store._watch._connection is not None
-            await store._watch._connection.close()
+            assert store._watcher._connection is not None
+            await store._watcher._connection.close()
             second = await other.save(Event("alice", "t"))
             assert await stream.next(2) == second
     assert "cannot watch" in caplog.text
@@ -195,13 +195,13 @@ async def test_a_poller_that_loses_its_connection_is_restarted(path: Path, caplo
 
 async def test_a_poller_that_cannot_open_tries_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A poller that finds no file to open keeps trying; streams that wait get what comes once there is one."""
-    monkeypatch.setattr("notify_sqlite._watch._DELAYS", (0.01,))
+    monkeypatch.setattr("notify_sqlite._listen._DELAYS", (0.01,))
     missing = path.parent / "missing" / "notify.db"
     async with Notifier(SQLiteStreamStore(missing)) as notifier:
         store = notifier._store
         assert isinstance(store, SQLiteStreamStore)
-        store._watch.start()
-        await until(lambda: store._watch._failures > 3)
+        store._watcher.start()
+        await until(lambda: store._watcher._failures > 3)
         missing.parent.mkdir()
         async with notifier.subscribe("alice") as stream, SQLiteStore(missing) as other:
             event = await other.save(Event("alice", "t"))
@@ -214,22 +214,22 @@ async def test_a_poller_ends_when_told_to(path: Path) -> None:
     async with SQLiteStreamStore(path) as store, store.subscribe("alice"):
         services = store._database.services
         running = services.running
-        await until(lambda: store._watch._connection is not None)
-        store._watch.stop()
+        await until(lambda: store._watcher._connection is not None)
+        store._watcher.stop()
         await until(lambda: services.running < running)
-        store._watch = Watch(store._database, store.live, store.read_many, 0.01)
-        store._watch.start()
-        await until(lambda: store._watch._connection is not None)
+        store._watcher = SQLiteWatcher(store._database, store.live, store.read_many, 0.01)
+        store._watcher.start()
+        await until(lambda: store._watcher._connection is not None)
         store._database.closed = True
-        assert store._watch._connection is not None
-        await store._watch._connection.close()
+        assert store._watcher._connection is not None
+        await store._watcher._connection.close()
         await until(lambda: services.running < running)
         store._database.closed = False
 
 
 def has_seen(store: SQLiteStreamStore, last: int) -> bool:
     """Whether the poller has dealt with everything up to this packed id."""
-    return store._watch._seen >= last
+    return store._watcher._seen >= last
 
 
 async def test_a_paused_reader_whose_position_is_unknown(path: Path) -> None:
@@ -351,7 +351,7 @@ async def test_another_file_at_the_path_is_refused(path: Path, how: str) -> None
         await store.read("alice", "0", 10)
     with pytest.raises(BackendUnavailableError, match=how):
         await store.trim("0")
-    await until(lambda: store._watch._failures)
+    await until(lambda: store._watcher._failures)
     await store.aclose()
     if how == "replaced":
         with opened(path) as file:
@@ -536,11 +536,11 @@ async def test_a_checkpoint_that_fails_is_tried_again(
 
 async def test_a_lock_file_may_be_unreadable(path: Path) -> None:
     """Where the lock's file cannot be made or says nothing, nobody checkpoints here, and nothing fails."""
-    lock = _file.Lock(str(path.parent / "missing" / "lock"))
+    lock = _file.FileLock(str(path.parent / "missing" / "lock"))
     assert not lock.acquire()
     assert lock.holder() is None
     lock.release()
-    lock = _file.Lock(str(path))
+    lock = _file.FileLock(str(path))
     assert lock.acquire()
     assert lock.acquire()
     assert lock.holder() == os.getpid()

@@ -27,7 +27,7 @@ from notify import (
     ids,
 )
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _connection
-from notify_sqlite import _log as log
+from notify_sqlite import _record as record
 from notify_sqlite._schema import statements
 from tests.parts import until
 from tests.servers.sqlite import content, locked, opened, write
@@ -74,7 +74,7 @@ def test_a_table_prefix_is_a_plain_name(prefix: str) -> None:
         {"max_len": 0},
         {"max_age": 0.0},
         {"key_window": -1.0},
-        {"lock_timeout": 0.0},
+        {"timeout": 0.0},
         {"synchronous": "OFF"},
         {"poll_interval": 0.0},
         {"max_age": float("nan")},
@@ -129,13 +129,13 @@ async def test_concurrent_saves_share_commits(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.save(Event("alice", "t"))
         seen: list[int] = []
-        append = store._commits._append
-        store._commits._append = lambda drafts: seen.append(len(drafts)) or append(drafts)  # type: ignore[func-returns-value]
+        append = store._saver._append
+        store._saver._append = lambda drafts: seen.append(len(drafts)) or append(drafts)  # type: ignore[func-returns-value]
         async with anyio.create_task_group() as tasks:
             for number in range(1200):
                 tasks.start_soon(store.save, Event(f"user{number}", "t"))
         assert sum(seen) == 1200
-        assert max(seen) <= log.CHUNK
+        assert max(seen) <= record.CHUNK
         assert len(seen) <= 5
 
 
@@ -159,12 +159,12 @@ async def test_an_event_that_comes_while_a_page_is_read_is_on_it(path: Path) -> 
                     file.set_trace_callback(None)
                     draft = Event("alice", "t")
                     other.execute("BEGIN IMMEDIATE")
-                    saved.extend(log.append(other, store._sql, [draft], store._limits()))
+                    saved.extend(record.append(other, store._sql, [draft], store._limits()))
                     other.execute("COMMIT")
 
             saved: list[Event] = []
             file.set_trace_callback(interfere)
-            page = log.page(file, store._sql, "alice", first.id, 10, 0)
+            page = record.page(file, store._sql, "alice", first.id, 10, 0)
         assert (page.events, page.gap, page.position) == (saved, None, saved[0].id)
 
 
@@ -184,10 +184,10 @@ async def test_a_cancelled_save_that_waits_is_not_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._commits._draining and not store._commits._queue)
+                await until(lambda: store._saver._draining and not store._saver._queue)
                 with anyio.move_on_after(0.05):
                     await store.save(Event("alice", "t", "waiting"))
-                assert not store._commits._queue
+                assert not store._saver._queue
                 file.execute("ROLLBACK")
         await store.save(Event("alice", "t", "later"))
         assert [event.payload for event in (await store.read("alice", "0", 9)).events] == ["under way", "later"]
@@ -199,7 +199,7 @@ async def test_a_cancelled_save_that_is_under_way_is_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._commits._draining and not store._commits._queue)
+                await until(lambda: store._saver._draining and not store._saver._queue)
                 tasks.cancel_scope.cancel()
             file.execute("ROLLBACK")
         await store.save(Event("alice", "t", "later"))
@@ -215,7 +215,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
                 async with anyio.create_task_group() as tasks:
                     for number in range(100):
                         tasks.start_soon(store.save, Event("alice", "t", number))
-        await until(lambda: not store._commits._draining)
+        await until(lambda: not store._saver._draining)
         with locked(path):
             pass
         assert not store._database.jobs.running
@@ -227,7 +227,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
 
 async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
     """A save that waits for somebody's lock ends with an error when the store closes, within the lock timeout."""
-    store = SQLiteStore(path, lock_timeout=0.3)
+    store = SQLiteStore(path, timeout=0.3)
     await store.head("alice")
     outcomes: list[NotifyError] = []
 
@@ -240,7 +240,7 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 tasks.start_soon(save, number)
-            await until(lambda: store._commits._draining)
+            await until(lambda: store._saver._draining)
             with anyio.fail_after(5):
                 await store.aclose()
     assert len(outcomes) == 3
@@ -250,7 +250,7 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
 async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the disk does not answer, closing takes seconds: what was under way is uncertain, the rest untried."""
     before = set(threading.enumerate())
-    store = SQLiteStore(path, lock_timeout=0.1)
+    store = SQLiteStore(path, timeout=0.1)
     await store.head("alice")
     answer = threading.Event()
     outcomes: list[object] = []
@@ -265,9 +265,9 @@ async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest
             store._database.services.start(store._database.maintain, lambda db: answer.wait())
             await checkpoint()
             tasks.start_soon(save)
-            await until(lambda: store._commits._draining and not store._commits._queue)
+            await until(lambda: store._saver._draining and not store._saver._queue)
             tasks.start_soon(save)
-            await until(lambda: store._commits._queue)
+            await until(lambda: store._saver._queue)
             with anyio.fail_after(15):
                 await store.aclose()
         assert outcomes == [PushUncertainError, ClosedError]
@@ -333,7 +333,7 @@ async def test_the_sweeper_runs_by_itself_and_survives_failures(
 ) -> None:
     """A store that was written to sweeps now and then, also after a sweep that failed."""
     monkeypatch.setattr("random.uniform", lambda low, high: 0.005)
-    async with SQLiteStore(path, max_age=60, lock_timeout=0.05, clock=(clock := Clock())) as store:
+    async with SQLiteStore(path, max_age=60, timeout=0.05, clock=(clock := Clock())) as store:
         await store.save(Event("alice", "t"))
         with locked(path):
             clock.now += 61
@@ -367,13 +367,13 @@ async def test_a_trim_is_many_small_transactions(path: Path) -> None:
 
         store._database.write = counting  # type: ignore[method-assign]
         assert await store.trim("9999999999999-0") >= 5000
-        assert max(counts) <= log.CHUNK
+        assert max(counts) <= record.CHUNK
         assert len(counts) > 10
 
 
 async def test_a_trim_that_fails_says_so(path: Path) -> None:
     """Trimming while somebody holds the lock raises BackendUnavailableError with the cause, and can be repeated."""
-    async with SQLiteStore(path, lock_timeout=0.05) as store:
+    async with SQLiteStore(path, timeout=0.05) as store:
         await store.save(Event("alice", "t"))
         with locked(path), pytest.raises(BackendUnavailableError) as caught:
             await store.trim("9999999999999-0")

@@ -18,11 +18,11 @@ import anyio
 
 from notify import LiveLog, Page, ids
 
-from . import _log as log
-from ._connection import Database
+from . import _record as record
+from ._connection import SQLiteDatabase
 from ._worker import close, run
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.sqlite")
 
 PAGE: Final = 64
 """Events of one user that are offered at once; with more, its streams read the log themselves."""
@@ -34,7 +34,7 @@ _DELAYS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds before it begins anew, after the first failure in a row, the second, and so on."""
 
 
-class Watch:
+class SQLiteWatcher:
     """Offers the events of other processes to the open streams of this one.
 
     Invariants:
@@ -53,7 +53,7 @@ class Watch:
 
     def __init__(
         self,
-        database: Database,
+        database: SQLiteDatabase,
         live: LiveLog,
         read_many: Callable[[Mapping[str, str], int], Awaitable[Mapping[str, Page]]],
         interval: float,
@@ -132,8 +132,8 @@ class Watch:
         """Offer what came, to those users who have open streams here and were not told yet."""
         full = True
         while full:
-            news = await run(connection, partial(log.news, sql=self._database.sql, after=self._seen))
-            full = len(news) == log.CHUNK
+            news = await run(connection, partial(record.news, sql=self._database.sql, after=self._seen))
+            full = len(news) == record.CHUNK
             positions: dict[str, str] = {}
             for user, last_id in news:
                 topic = self._live.users.get(user)

@@ -9,8 +9,8 @@ import anyio
 
 from notify import ClosedError, Event, NotifyError, PushUncertainError
 
-from ._connection import Database, Job
-from ._log import CHUNK
+from ._connection import Job, SQLiteDatabase
+from ._record import CHUNK
 
 
 class Entry:
@@ -25,7 +25,7 @@ class Entry:
         self.error: NotifyError | None = None
 
 
-class Commits:
+class SQLiteSaver:
     """Saves events of any number of callers in shared transactions, in the order in which they came.
 
     Invariants:
@@ -40,7 +40,7 @@ class Commits:
 
     def __init__(
         self,
-        database: Database,
+        database: SQLiteDatabase,
         append: Callable[[Sequence[Event]], Job[list[Event]]],
         on_stored: Callable[[Sequence[Event]], object],
     ) -> None:
