@@ -18,8 +18,7 @@ import anyio
 
 from notify import LiveLog, Page, ids
 
-from . import _record as record
-from ._connection import SQLiteDatabase
+from ._connection import MAX_ROWS, SQLiteDatabase
 from ._worker import close, run
 
 logger = logging.getLogger("notify.sqlite")
@@ -132,8 +131,8 @@ class SQLiteWatcher:
         """Offer what came, to those users who have open streams here and were not told yet."""
         full = True
         while full:
-            news = await run(connection, partial(record.news, sql=self._database.sql, after=self._seen))
-            full = len(news) == record.CHUNK
+            news = await run(connection, partial(news_after, sql=self._database.sql, after=self._seen))
+            full = len(news) == MAX_ROWS
             positions: dict[str, str] = {}
             for user, last_id in news:
                 topic = self._live.users.get(user)
@@ -155,3 +154,8 @@ class SQLiteWatcher:
             else:
                 for event in page.events:
                     self._live.offer(event)
+
+
+def news_after(db: sqlite3.Connection, sql: Mapping[str, str], after: int) -> list[tuple[str, int]]:
+    """Return the users whose logs went on after this packed id, with where they stand, in order; at most `MAX_ROWS`."""
+    return db.execute(sql["news"], (after, MAX_ROWS)).fetchall()

@@ -86,10 +86,9 @@ class SQLiteStreamStore(SQLiteStore):
         await super().aclose()
 
     def _on_stored(self, events: Sequence[Event]) -> None:
-        live, users = self._live, self._live.users
+        super()._on_stored(events)
         for event in events:
-            if event.user in users:
-                live.offer(event)
+            self._live.offer(event)
 
     def _on_open(self, user: str) -> None:
         self._watcher.start()

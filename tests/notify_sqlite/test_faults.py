@@ -164,16 +164,18 @@ async def test_a_fork_is_refused(path: Path) -> None:
 async def test_what_belongs_to_another_process_is_refused(path: Path) -> None:
     """A store that another process opened, as a fork finds it, refuses every call; a fork gives up our locks."""
     async with SQLiteStore(path) as store:
-        pid, store._database._pid = store._database._pid, -1
-        with pytest.raises(UsageError, match="after the fork"):
+        guard = store._database._guard
+        allowed, forks = guard._allowed, guard._forks
+        guard._forks = -1
+        with pytest.raises(UsageError, match="before a fork"):
             await store.save(Event("alice", "t"))
-        with pytest.raises(UsageError, match="after the fork"):
+        with pytest.raises(UsageError, match="before a fork"):
             await store.trim("0")
         with anyio.fail_after(1):
             await store.aclose()
-        store._database._pid, store._database.closed = pid, False
+        guard._allowed, guard._forks = allowed, forks
         await until(lambda: store._database.checkpointer.elected)
-        _file._forget_locks()
+        _file._release_copies()
         assert not store._database.checkpointer.elected
 
 
@@ -220,11 +222,13 @@ async def test_a_poller_ends_when_told_to(path: Path) -> None:
         store._watcher = SQLiteWatcher(store._database, store.live, store.read_many, 0.01)
         store._watcher.start()
         await until(lambda: store._watcher._connection is not None)
-        store._database.closed = True
+        guard = store._database._guard
+        allowed = guard._allowed
+        guard.close()
         assert store._watcher._connection is not None
         await store._watcher._connection.close()
         await until(lambda: services.running < running)
-        store._database.closed = False
+        guard._allowed = allowed
 
 
 def has_seen(store: SQLiteStreamStore, last: int) -> bool:
