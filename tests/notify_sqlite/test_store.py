@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from notify import (
     Event,
     InvalidEventError,
     InvalidEventIdError,
+    Notifier,
     NotifyError,
+    OverloadedError,
     PushRejectedError,
     PushUncertainError,
     UsageError,
@@ -150,6 +153,60 @@ async def test_concurrent_saves_share_commits(path: Path) -> None:
         assert sum(seen) == 1200
         assert max(seen) <= MAX_ROWS
         assert len(seen) <= 5
+
+
+async def test_saves_handed_over_in_one_step_share_a_commit(path: Path) -> None:
+    """What `save_soon` takes in one step of the event loop is one transaction; outcomes come in the order of calls."""
+    outcomes: list[Event | NotifyError] = []
+    async with SQLiteStore(path) as store:
+        for number in range(300):
+            store.save_soon(Event(f"user{number % 7}", "t", number), outcomes.append)
+        await until(lambda: outcomes)
+        assert [outcome.payload for outcome in outcomes if isinstance(outcome, Event)] == [*range(300)]
+        assert rows(path) == 300
+    with pytest.raises(ClosedError):
+        store.save_soon(Event("alice", "t"), outcomes.append)
+    assert len(outcomes) == 300
+
+
+async def test_the_notifier_makes_no_batches_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single pushes go straight into the group commit; `save_many` is for `push_many` alone."""
+    async with SQLiteStreamStore(path) as store, Notifier(store) as notifier:
+        monkeypatch.setattr(store._saver, "save", None)
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(notifier.push, "alice", "t", number)
+        assert len((await store.read("alice", "0", 100)).events) == 20
+
+
+async def test_each_push_waits_for_the_lock_from_its_own_call(path: Path) -> None:
+    """While the lock is held elsewhere, a push is rejected `timeout` after its call, and no later one with it."""
+    outcomes: dict[str, Event | NotifyError] = {}
+    async with SQLiteStore(path, timeout=1.0) as store:
+        await store.head("alice")
+
+        def save(name: str) -> None:
+            store.save_soon(Event("alice", "t", name), partial(outcomes.__setitem__, name))
+
+        with locked(path) as file:
+            save("under way")
+            await until(lambda: store._saver._draining and not store._saver._queue)
+            save("queued")
+            await anyio.sleep(0.7)
+            save("later")
+            await until(lambda: len(outcomes) == 2)
+            assert isinstance(outcomes["under way"], OverloadedError)
+            assert isinstance(outcomes["queued"], OverloadedError)
+            file.execute("ROLLBACK")
+        await until(lambda: len(outcomes) == 3)
+        assert [event.payload for event in (await store.read("alice", "0", 9)).events] == ["later"]
+
+
+async def test_nothing_to_save(path: Path) -> None:
+    """Saving no events returns no outcomes, and begins no transaction."""
+    async with SQLiteStore(path) as store:
+        assert await store.save_many([]) == []
+        assert not store._saver._draining
 
 
 async def test_a_large_batch_is_several_transactions(path: Path) -> None:
@@ -351,7 +408,8 @@ async def test_the_sweeper_runs_by_itself_and_survives_failures(
         with locked(path):
             clock.now += 61
             await until(lambda: "cannot remove old events" in caplog.text)
-        await until(lambda: not rows(path))
+        await until(lambda: "are removed again" in caplog.text)
+        assert not rows(path)
 
 
 async def test_the_sweeper_of_a_closed_store_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
