@@ -1,161 +1,121 @@
-"""Notices what other processes commit: one look at `PRAGMA data_version` every few milliseconds, for all streams.
+"""Being told: how this process notices what other processes commit to the file.
 
-The looks are taken in a thread that sleeps in between, so that nothing runs in the event loop while nothing happens.
+SQLite cannot notify. But `PRAGMA data_version`, read on one connection, changes whenever any other connection has
+committed, and costs four microseconds. So one connection of its own, shared by all streams of the store, looks at it
+every `poll_interval` (20 ms). The looks are taken in the connection's thread, which sleeps in between: while nothing is
+committed, nothing runs in the event loop.
+
+When the version has changed, one query finds the users whose logs have grown: ids grow over the whole file, so that is
+every log whose last id is greater than the greatest id seen so far. Of these users, those with open streams here whose
+newest position is older are given to `LiveLog.catch_up`, which reads what is new and offers it to the streams.
+
+Reconnecting: `SQLiteWatcher.listen` raises when anything fails: the connection, the query, or the file (which may have
+been deleted or replaced). The `LiveLog` then runs it again, after a delay that grows from 0.05 to 5 seconds; each run
+opens a new connection. Nothing is missed in between: a run notes the greatest id before it calls `started()`, and with
+`started()` the `LiveLog` catches up for all open streams. Until then it looks for new events every second.
 """
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import aiosqlite
-import anyio
+from anyio.abc import TaskStatus
 
-from notify import LiveLog, Page, ids
+from notify import ids
+from notify.adapters import LiveLog
 
 from ._connection import MAX_ROWS, SQLiteDatabase
+from ._errors import DRIVER, unavailable
 from ._worker import close, run
 
-logger = logging.getLogger("notify.sqlite")
+FILE_CHECK: Final = 1.0
+"""Seconds between two checks that the path still names the file that was opened."""
 
-PAGE: Final = 64
-"""Events of one user that are offered at once; with more, its streams read the log themselves."""
-
-_TURN: Final = 1.0
-"""Seconds after which a look that found nothing returns all the same, to see that the file is still there."""
-
-_DELAYS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""Seconds before it begins anew, after the first failure in a row, the second, and so on."""
+News: TypeAlias = Sequence[tuple[str, int]]
+"""Users whose logs have grown, each with its packed last id, in the order of these ids."""
 
 
 class SQLiteWatcher:
-    """Offers the events of other processes to the open streams of this one.
+    """Notices commits to a file.
 
     Invariants:
-        I1. Every commit with an id over `_seen` is looked for after the look that noticed it; what was committed
-            before the first look is covered by a resync.
+        I1. An id up to `_seen` was noticed, or is covered by the catch-up that follows `started()`.
 
     Args:
         database: watched.
-        live: offered to.
-        read_many: reads the news.
         interval: seconds between two looks.
-
-    Attributes:
-        is_receiving: whether the last look went well.
     """
 
-    def __init__(
-        self,
-        database: SQLiteDatabase,
-        live: LiveLog,
-        read_many: Callable[[Mapping[str, str], int], Awaitable[Mapping[str, Page]]],
-        interval: float,
-    ) -> None:
+    def __init__(self, database: SQLiteDatabase, interval: float) -> None:
         self._database = database
-        self._live = live
-        self._read_many = read_many
         self._interval = interval
-        self._stop = threading.Event()  # another one for each connection
         self._connection: aiosqlite.Connection | None = None
-        self._started = self._ended = False
-        self._failures = 0
         self._seen = 0
-        self.is_receiving = False
 
-    def start(self) -> None:
-        """Begin, at the first stream."""
-        if not self._started:
-            self._started = True
-            self._database.services.start(self._run)
+    async def listen(self, live: LiveLog, *, task_status: TaskStatus[None]) -> None:
+        """Make `live` catch up with each commit that is noticed, until cancelled.
 
-    def stop(self) -> None:
-        """End soon. Never waits."""
-        self._ended = True
-        self._stop.set()
+        Raises:
+            BackendUnavailableError: the file cannot be watched.
+        """
+        try:
+            await self._watch(live, task_status)
+        except DRIVER as error:
+            raise unavailable(error, self._database.owner, self._database.path) from error
 
-    async def _run(self) -> None:
-        """Watch; begin anew after whatever goes wrong."""
-        while not self._ended:
-            try:
-                await self._watch()
-            except Exception as error:  # whatever it is: without this task nobody hears of other processes
-                if self._database.closed:
-                    return
-                if not self._failures:
-                    logger.warning("cannot watch %s, trying again: %r", self._database.path, error)
-                delay = _DELAYS[min(self._failures, len(_DELAYS) - 1)]
-                self._failures += 1
-                self._live.resync()
-                await anyio.sleep(delay)
-
-    async def _watch(self) -> None:
+    async def _watch(self, live: LiveLog, task_status: TaskStatus[None]) -> None:
         connection = self._connection = await self._database.connect()
-        self._stop = threading.Event()
+        stop = threading.Event()
         try:
             version, self._seen = await run(connection, self._first_look)
-            self._live.resync()  # keeps I1
-            self.is_receiving = True
-            while not self._ended:
-                latest = await run(connection, partial(self._look, known=version))
-                self._failures = 0
-                if latest != version:
-                    version = latest
-                    await self._take_news(connection)
+            task_status.started()  # keeps I1
+            while True:
+                version, news = await run(connection, partial(self._look, version=version, stop=stop))
+                if news:
+                    self._notice(live, news)
+                    self._seen = news[-1][1]  # keeps I1
         finally:
-            self.is_receiving = False
-            self._stop.set()
+            stop.set()
             await close(connection)
 
     def _first_look(self, db: sqlite3.Connection) -> tuple[int, int]:
+        """Return the version and the greatest id now; a commit in between is noticed by the next look."""
         (version,) = db.execute("PRAGMA data_version").fetchone()
         (last,) = db.execute(self._database.sql["last_id"]).fetchone()
         return version, last
 
-    def _look(self, db: sqlite3.Connection, known: int) -> int:
-        """Return once the version is another one, or after a while."""
+    def _look(self, db: sqlite3.Connection, version: int, stop: threading.Event) -> tuple[int, News]:
+        """Return the new version and what is new, as soon as there is another version, or after `FILE_CHECK`."""
         self._database.check_file()
-        deadline = time.monotonic() + _TURN
+        deadline = time.monotonic() + FILE_CHECK
         cursor = db.cursor()
         while True:
-            (version,) = cursor.execute("PRAGMA data_version").fetchone()
-            if version != known or time.monotonic() > deadline or self._stop.wait(self._interval):
-                return int(version)
+            (now,) = cursor.execute("PRAGMA data_version").fetchone()
+            if now != version:
+                news = news_after(db, self._database.sql, self._seen)
+                return (now if len(news) < MAX_ROWS else -1), news  # -1 is never the version: there may be more
+            if time.monotonic() > deadline or stop.wait(self._interval):
+                return version, ()
 
-    async def _take_news(self, connection: aiosqlite.Connection) -> None:
-        """Offer what came, to those users who have open streams here and were not told yet."""
-        full = True
-        while full:
-            news = await run(connection, partial(news_after, sql=self._database.sql, after=self._seen))
-            full = len(news) == MAX_ROWS
-            positions: dict[str, str] = {}
-            for user, last_id in news:
-                topic = self._live.users.get(user)
-                if topic is None:
-                    continue
-                if topic.last_id is None:
-                    self._live.resync(user)
-                elif ids.pack(topic.last_id) < last_id:
-                    positions[user] = topic.last_id
-            if positions:
-                self._offer(await self._read_many(positions, PAGE))
-            if news:
-                self._seen = news[-1][1]
-
-    def _offer(self, pages: Mapping[str, Page]) -> None:
-        for user, page in pages.items():
-            if page.gap is not None or len(page.events) == PAGE:
-                self._live.resync(user)
-            else:
-                for event in page.events:
-                    self._live.offer(event)
+    def _notice(self, live: LiveLog, news: News) -> None:
+        """Request what is new for the users with open streams here that do not have it, as from this process."""
+        positions = live.positions()
+        behind = []
+        for user, last_id in news:
+            if user in positions:
+                position = positions.get(user)
+                if position is None or ids.pack(position) < last_id:
+                    behind.append(user)
+        if behind:
+            live.catch_up(behind)
 
 
 def news_after(db: sqlite3.Connection, sql: Mapping[str, str], after: int) -> list[tuple[str, int]]:
-    """Return the users whose logs went on after this packed id, with where they stand, in order; at most `MAX_ROWS`."""
+    """Return the users whose logs have grown past this packed id, at most `MAX_ROWS`."""
     return db.execute(sql["news"], (after, MAX_ROWS)).fetchall()

@@ -1,4 +1,4 @@
-"""A SQLite store that streams: pushes of other processes are noticed within `poll_interval`."""
+"""A SQLite store that streams: what other processes push is noticed within `poll_interval`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from notify import Event, LiveLog, Stream, UsageError
+from anyio.abc import TaskStatus
+
+from notify import Event, Stream, UsageError
 from notify.abc import Position
+from notify.adapters import LiveLog
 
 from ._connection import Path
 from ._listen import SQLiteWatcher
@@ -25,13 +28,13 @@ class SQLiteStreamStore(SQLiteStore):
         key_window: as for `SQLiteStore`.
         synchronous: as for `SQLiteStore`.
         timeout: as for `SQLiteStore`.
-        poll_interval: seconds within which commits of other processes are noticed. A look costs some microseconds,
-            once for all streams.
+        poll_interval: seconds within which commits of other processes are noticed. A look costs a few microseconds,
+            for all streams together.
         network: as for `SQLiteStore`.
         clock: as for `SQLiteStore`.
 
     Raises:
-        UsageError: an argument is unacceptable.
+        UsageError: an argument is not acceptable.
     """
 
     def __init__(
@@ -61,18 +64,18 @@ class SQLiteStreamStore(SQLiteStore):
             network=network,
             clock=clock,
         )
-        self._live = LiveLog(self, background=self._database.jobs, on_open=self._on_open)
-        self._watcher = SQLiteWatcher(self._database, self._live, self.read_many, poll_interval)
+        self._watcher = SQLiteWatcher(self._database, poll_interval)
+        self._live = LiveLog(self, background=self._database.services, listen=self._listen)
 
     @property
     def live(self) -> LiveLog:
-        """The live side, shared by whoever uses this store."""
+        """The live side, which all notifiers on this store share."""
         return self._live
 
     @property
     def is_receiving(self) -> bool:
-        """Whether the file is being watched for the events of other processes."""
-        return self._watcher.is_receiving
+        """Whether the file is being watched for the commits of other processes."""
+        return self._live.is_receiving
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """See `notify.abc.StreamStore.subscribe`."""
@@ -82,7 +85,6 @@ class SQLiteStreamStore(SQLiteStore):
     async def aclose(self) -> None:
         """End every stream, then close. Idempotent."""
         self._live.close()
-        self._watcher.stop()
         await super().aclose()
 
     def _on_stored(self, events: Sequence[Event]) -> None:
@@ -90,5 +92,5 @@ class SQLiteStreamStore(SQLiteStore):
         for event in events:
             self._live.offer(event)
 
-    def _on_open(self, user: str) -> None:
-        self._watcher.start()
+    async def _listen(self, *, task_status: TaskStatus[None]) -> None:
+        await self._watcher.listen(self._live, task_status=task_status)

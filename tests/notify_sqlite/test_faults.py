@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -27,10 +28,9 @@ from notify import (
 from notify.testing import History
 from notify_sqlite import SQLiteStore, SQLiteStreamStore, _checkpoint, _file
 from notify_sqlite._errors import failed_commit, rejected
-from notify_sqlite._listen import SQLiteWatcher
 from tests.notify_sqlite.children import child, ended, line
 from tests.parts import until
-from tests.servers.sqlite import content, locked, opened, remove, write
+from tests.servers.sqlite import content, exists, locked, opened, remove, write
 
 pytestmark = pytest.mark.anyio
 
@@ -192,43 +192,39 @@ async def test_a_poller_that_loses_its_connection_is_restarted(path: Path, caplo
             await store._watcher._connection.close()
             second = await other.save(Event("alice", "t"))
             assert await stream.next(2) == second
-    assert "cannot watch" in caplog.text
+    assert "does not receive new events" in caplog.text
 
 
-async def test_a_poller_that_cannot_open_tries_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poller_that_cannot_open_tries_again(path: Path) -> None:
     """A poller that finds no file to open keeps trying; streams that wait get what comes once there is one."""
-    monkeypatch.setattr("notify_sqlite._listen._DELAYS", (0.01,))
     missing = path.parent / "missing" / "notify.db"
     async with Notifier(SQLiteStreamStore(missing)) as notifier:
         store = notifier._store
         assert isinstance(store, SQLiteStreamStore)
-        store._watcher.start()
-        await until(lambda: store._watcher._failures > 3)
+        tried: list[None] = []
+        connect = store._database.connect
+        store._database.connect = lambda: tried.append(None) or connect()  # type: ignore[func-returns-value, method-assign]
+        with pytest.raises(BackendUnavailableError):
+            await notifier.subscribe("alice").next(5)
+        await until(lambda: len(tried) > 3)
+        assert not store.is_receiving
         missing.parent.mkdir()
         async with notifier.subscribe("alice") as stream, SQLiteStore(missing) as other:
             event = await other.save(Event("alice", "t"))
             assert await stream.next(5) == event
+            await until(lambda: store.is_receiving)
     await store.aclose()
 
 
-async def test_a_poller_ends_when_told_to(path: Path) -> None:
-    """Stopping the poller ends its task and its connection; one whose store is closed does not begin anew."""
-    async with SQLiteStreamStore(path) as store, store.subscribe("alice"):
-        services = store._database.services
-        running = services.running
-        await until(lambda: store._watcher._connection is not None)
-        store._watcher.stop()
-        await until(lambda: services.running < running)
-        store._watcher = SQLiteWatcher(store._database, store.live, store.read_many, 0.01)
-        store._watcher.start()
-        await until(lambda: store._watcher._connection is not None)
-        guard = store._database._guard
-        allowed = guard._allowed
-        guard.close()
-        assert store._watcher._connection is not None
-        await store._watcher._connection.close()
-        await until(lambda: services.running < running)
-        guard._allowed = allowed
+async def test_a_poller_ends_with_its_store(path: Path) -> None:
+    """Closing the store ends the poller's task, its connection and the connection's thread, and is prompt."""
+    before = set(threading.enumerate())
+    async with SQLiteStreamStore(path, poll_interval=30) as store, store.subscribe("alice"):
+        await until(lambda: store.is_receiving)
+        with anyio.fail_after(2):
+            await store.aclose()
+        assert not store._database.services.running
+    await until(lambda: before.issuperset(threading.enumerate()))
 
 
 def has_seen(store: SQLiteStreamStore, last: int) -> bool:
@@ -258,7 +254,7 @@ async def test_much_news_is_read_by_the_streams_themselves(path: Path) -> None:
             assert await stream.next(5) == first
             second = await other.save(Event("alice", "t"))
             assert await stream.next(5) == second
-            await until(lambda: store.live.positions()["alice"].last_id == second.id)
+            await until(lambda: store.live.positions()["alice"] == second.id)
             await other.save_many([Event(f"user{number}", "t", number) for number in range(600)])
             await other.save_many([Event("alice", "t", number) for number in range(400)])
             with anyio.fail_after(10):
@@ -338,7 +334,7 @@ async def test_a_read_only_file_rejects_and_is_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
-async def test_another_file_at_the_path_is_refused(path: Path, how: str) -> None:
+async def test_another_file_at_the_path_is_refused(path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     """Once the file is deleted or replaced, every call fails and says why; the new file is not touched."""
     store = SQLiteStreamStore(path)
     await store.save(Event("alice", "t"))
@@ -355,7 +351,8 @@ async def test_another_file_at_the_path_is_refused(path: Path, how: str) -> None
         await store.read("alice", "0", 10)
     with pytest.raises(BackendUnavailableError, match=how):
         await store.trim("0")
-    await until(lambda: store._watcher._failures)
+    await until(lambda: "does not receive new events" in caplog.text)
+    assert exists(path) == (how == "replaced")
     await store.aclose()
     if how == "replaced":
         with opened(path) as file:
