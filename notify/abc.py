@@ -223,7 +223,7 @@ class SaveSoon(Protocol):
 
 @runtime_checkable
 class SaveInTransaction(Protocol):
-    """A store that appends inside the caller's own database transaction: the event exists if and only if that commits."""
+    """A store that appends inside the caller's database transaction: the event exists if and only if that commits."""
 
     @abstractmethod
     async def save_in(self, event: Event, connection: Any) -> Event:

@@ -282,7 +282,7 @@ def build_event(
 
 
 def plain(text: T) -> T:
-    """Return an instance of a `str` subclass, such as an enum's, as plain `str`, whose hash and format are the text's."""
+    """Return an instance of a `str` subclass, such as an enum's, as plain `str`: only that formats as its text."""
     return str.__str__(text) if isinstance(text, str) else text  # type: ignore[return-value]
 
 

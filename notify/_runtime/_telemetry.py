@@ -186,5 +186,5 @@ _registry = _Registry()
 
 
 def _installed(provider: object) -> bool:
-    """Return whether a provider comes from an SDK: the API's own providers, which do nothing, are in the API's modules."""
+    """Return whether a provider comes from an SDK: those of the API do nothing, and are in the API's modules."""
     return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
