@@ -61,8 +61,8 @@ class MemoryStore:
     """Keeps events in this process; they are gone when it ends. One event loop, asyncio or trio.
 
     Invariants:
-        I1. The ids that the store assigns grow, over all users: so those of a log that begins anew are
-            greater than any that it had before it was forgotten.
+        I1. The ids that the store assigns grow, over all users: so those of a log that was forgotten
+            and begins again are greater than any that it had before.
         I2. Each event's `prev` is the id of the event appended before it, retained or not.
 
     Args:

@@ -39,7 +39,7 @@ MAX_ROWS: Final = 500
 _GRACE: Final = 1.0
 
 _SIZE_LIMIT: Final = 16 * 2**20
-"""Bytes to which a WAL that grew larger is cut when SQLite starts it anew."""
+"""Bytes to which a WAL that grew larger is cut when SQLite starts it again from the beginning."""
 
 
 class SQLiteDatabase:
