@@ -56,7 +56,15 @@ ROLES = {
 
 FURTHER = {
     "notify_memory": {},
-    "notify_sqlite": {},
+    "notify_sqlite": {
+        "_schema": "the statements, the table prefix, the version of the tables",
+        "_worker": "one connection of the driver, used for whole jobs",
+        "_file": "whether the file is local and still the same; the lock beside it",
+        "_checkpoint": "moving the write-ahead log into the file, in one elected process",
+        "_sweep": "removing what is over its age",
+        "_keeper": "presence by lease",
+        "_leases": "what presence does to its tables",
+    },
     "notify_redis": {},
     "notify_pg": {
         "_dsn": "a DSN is checked before the driver could print a piece of its password",
