@@ -17,8 +17,8 @@ from notify.errors import ClosedError, UsageError
 from ._connection import Address, Source, Where, Wire, source_of
 from ._discovery import ask_cluster, ask_sentinels, connect_master
 from ._errors import FAILURES, Advice, NotSentError, RefusedError, advise
-from ._keys import PARTITIONS
-from ._link import Link
+from ._names import PARTITIONS
+from ._pipeline import Link
 from ._selfcheck import self_check
 from ._trouble import Trouble
 

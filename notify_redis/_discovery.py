@@ -10,7 +10,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from ._connection import Address, Source, Wire, ask, hang_up, pack
 from ._errors import NotSentError, RefusedError, caused, not_sent
-from ._keys import TAGS, slot_of
+from ._names import TAGS, slot_of
 
 PATIENCE: Final = 1.0
 """Seconds that one sentinel or node may take to answer."""

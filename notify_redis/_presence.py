@@ -23,7 +23,7 @@ from notify.event import check_user
 from ._client import Client
 from ._connection import Where, pack
 from ._errors import FAILURES, NoAnswerError, unavailable
-from ._keys import Keys
+from ._names import Keys
 from ._scripts import LEASE
 from ._trouble import Trouble
 

@@ -11,8 +11,8 @@ from notify import Event
 from notify.errors import NotifyError
 
 from ._connection import bulks
-from ._entry import encode
-from ._keys import Keys
+from ._names import Keys
+from ._record import encode
 from ._scripts import PUSH
 
 Outcome: TypeAlias = Event | NotifyError

@@ -18,8 +18,8 @@ from notify.errors import NotifyError, UsageError
 from ._client import Client
 from ._connection import Where, pack
 from ._errors import FAILURES, unavailable
-from ._hearing import Hearing
-from ._keys import Keys, partition_of
+from ._listen import Hearing
+from ._names import Keys, partition_of
 
 logger = logging.getLogger("notify")
 

@@ -15,12 +15,12 @@ from notify.event import check_user
 
 from ._client import Client
 from ._connection import Where, pack
-from ._entry import decode
 from ._errors import FAILURES, unavailable
-from ._keys import PARTITIONS, Keys
+from ._names import PARTITIONS, Keys
 from ._pushes import Retention
+from ._record import decode
+from ._save import Writer
 from ._scripts import READ
-from ._writes import Writer
 
 HOUR: Final = 3600.0
 PAGES_PER_CALL: Final = 64

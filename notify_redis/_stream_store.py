@@ -14,8 +14,8 @@ from notify.abc import Position
 from notify.errors import ClosedError, CodecError, UsageError
 
 from ._connection import Where
-from ._entry import decode
-from ._hearing import Hearing
+from ._listen import Hearing
+from ._record import decode
 from ._store import RedisStore
 
 logger = logging.getLogger("notify")

@@ -56,11 +56,11 @@ LOOPS = {
     "notify_pg._stream_store": {"asyncio"},
     "notify_pg._writer": {"asyncio"},
     "notify_redis._client": {"asyncio"},
-    "notify_redis._hearing": {"asyncio"},
-    "notify_redis._link": {"asyncio"},
-    "notify_redis._listener": {"asyncio"},
+    "notify_redis._listen": {"asyncio"},
+    "notify_redis._pipeline": {"asyncio"},
+    "notify_redis._pubsub": {"asyncio"},
     "notify_redis._presence": {"asyncio"},
-    "notify_redis._writes": {"asyncio"},
+    "notify_redis._save": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""

@@ -15,8 +15,8 @@ from redis.backoff import NoBackoff
 
 from notify import Event, Notifier
 from notify_redis import RedisStreamStore
-from notify_redis._entry import encode
-from notify_redis._keys import Keys
+from notify_redis._names import Keys
+from notify_redis._record import encode
 from notify_redis._scripts import PUSH
 from tests.servers.redis import Server, plain_info, single
 

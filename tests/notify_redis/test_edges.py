@@ -24,7 +24,7 @@ from notify import (
 )
 from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore, _client
-from notify_redis._entry import decode, encode
+from notify_redis._record import decode, encode
 from tests.parts import until
 from tests.servers.redis import Server, cluster, directory, free_port, running, sentinels, single
 

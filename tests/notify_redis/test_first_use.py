@@ -16,8 +16,8 @@ from notify import BackendUnavailableError, Event, PushRejectedError, RoutingInf
 from notify.errors import UsageError
 from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
-from notify_redis._attempts import FAIL_FAST
 from notify_redis._errors import RefusedError
+from notify_redis._retry import FAIL_FAST
 from notify_redis._trouble import Trouble
 from tests.parts import until
 from tests.servers.redis import Server, plain, plain_info

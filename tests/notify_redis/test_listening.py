@@ -12,7 +12,7 @@ import pytest
 from notify import Event, Notifier, RoutingInfo
 from notify.testing import FaultProxy, Faults
 from notify_redis import RedisRouter, RedisStore, RedisStreamStore
-from notify_redis._entry import encode
+from notify_redis._record import encode
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
 from tests.servers.redis import Server, plain_info

@@ -19,8 +19,8 @@ from notify import ClosedError, Event, InvalidEventError, Notifier, PushRejected
 from notify.testing._samples import HOSTILE_NAMES
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from notify_redis._connection import check_settings, pack
-from notify_redis._entry import encode
-from notify_redis._keys import PARTITIONS, TAGS, Keys, slot_of
+from notify_redis._names import PARTITIONS, TAGS, Keys, slot_of
+from notify_redis._record import encode
 from notify_redis._scripts import PUSH
 from tests.parts import until
 from tests.servers.redis import VOLATILE, Server, single

@@ -23,7 +23,7 @@ from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from notify_redis._connection import pack
 from notify_redis._errors import NotSentError
-from notify_redis._keys import partition_of
+from notify_redis._names import partition_of
 from notify_redis._selfcheck import check_version
 from tests.parts import until
 from tests.servers.redis import Server, single

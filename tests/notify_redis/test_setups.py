@@ -14,7 +14,7 @@ import pytest
 
 from notify import BackendError, BackendUnavailableError, Event, ids
 from notify_redis import RedisStore, RedisStreamStore
-from notify_redis._keys import TAGS, partition_of, slot_of
+from notify_redis._names import TAGS, partition_of, slot_of
 from tests.notify_redis.test_logs import gap_of
 from tests.notify_redis.traffic import traffic
 from tests.parts import until

@@ -12,8 +12,8 @@ from notify.errors import ClosedError
 
 from ._client import Client, Node
 from ._errors import FAILURES
-from ._keys import PARTITIONS
-from ._listener import Listener
+from ._names import PARTITIONS
+from ._pubsub import Listener
 
 
 class Hearing:

@@ -20,12 +20,12 @@ import anyio
 from notify import Event
 from notify.errors import ClosedError
 
-from ._attempts import ATTEMPT, FAIL_FAST, Attempt, Attempts
 from ._client import Client, Node
 from ._errors import FAILURES
-from ._keys import Keys
-from ._link import Call
+from ._names import Keys
+from ._pipeline import Call
 from ._pushes import Done, Outcome, Packer, Push, Retention
+from ._retry import ATTEMPT, FAIL_FAST, Attempt, Attempts
 
 PIPELINE: Final = 128
 """Events to one write: small enough that the server works on one while the next is made and the last is shown."""

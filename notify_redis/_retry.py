@@ -18,11 +18,11 @@ from notify.errors import ClosedError, PushRejectedError, PushUncertainError
 
 from ._client import Client, Node
 from ._connection import pack
-from ._entry import decode
 from ._errors import FAILURES, Advice, NoAnswerError, NotSentError, RefusedError, advise, rejected, uncertain
-from ._keys import Keys
-from ._link import Link
+from ._names import Keys
+from ._pipeline import Link
 from ._pushes import Outcome, Packer, Push
+from ._record import decode
 
 CHUNK: Final = 32
 """Events to one call of the script: half a millisecond in which the server does nothing else."""
