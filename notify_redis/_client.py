@@ -14,11 +14,11 @@ from redis.exceptions import ResponseError
 from notify import Background
 from notify.errors import ClosedError, UsageError
 
-from ._connection import Address, Source, Where, Wire, source_of
+from ._connection import Address, Connection, Endpoint, Where, endpoint_of
 from ._discovery import ask_cluster, ask_sentinels, connect_master
-from ._errors import FAILURES, Advice, NotSentError, RefusedError, advise
+from ._errors import FAILURES, Disposition, NotSentError, RefusedError, disposition_of
 from ._names import PARTITIONS
-from ._pipeline import Link
+from ._pipeline import PipelinedConnection
 from ._selfcheck import self_check
 from ._trouble import Trouble
 
@@ -30,7 +30,7 @@ REDISCOVER: Final = 10.0
 T = TypeVar("T")
 
 
-class Node:
+class RedisNode:
     """One master.
 
     Attributes:
@@ -39,11 +39,11 @@ class Node:
         reads: the connection for everything else.
     """
 
-    def __init__(self, client: Client, address: Address | None, connect: Callable[[], Any]) -> None:
+    def __init__(self, client: RedisClient, address: Address | None, connect: Callable[[], Any]) -> None:
         self.address = address
         self.connect = connect
-        self.writes = Link(connect, client.background, prepare=client.prepare)
-        self.reads = Link(connect, client.background, prepare=client.prepare)
+        self.writes = PipelinedConnection(connect, client.background, prepare=client.prepare)
+        self.reads = PipelinedConnection(connect, client.background, prepare=client.prepare)
 
     def drop(self) -> None:
         """Break off both connections."""
@@ -51,7 +51,7 @@ class Node:
         self.reads.drop()
 
 
-class Client:
+class RedisClient:
     """What a store, router or tracker talks to Redis through.
 
     Args:
@@ -64,13 +64,13 @@ class Client:
     """
 
     def __init__(self, where: Where, name: str) -> None:
-        self.source: Source = source_of(where)
+        self.endpoint: Endpoint = endpoint_of(where)
         self.name = name
         self.background = Background(name)
         self.closed = False
         self.moved: list[Callable[[], None]] = []
-        self._nodes: dict[Address | None, Node] = {}
-        self._owner: list[Node] = []  # the node of each partition
+        self._nodes: dict[Address | None, RedisNode] = {}
+        self._owner: list[RedisNode] = []  # the node of each partition
         self._checked = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._refreshing: asyncio.Future[None] | None = None
@@ -84,10 +84,10 @@ class Client:
     @property
     def is_cluster(self) -> bool:
         """Whether partitions are on several masters."""
-        return self.source.is_cluster
+        return self.endpoint.is_cluster
 
     @property
-    def nodes(self) -> Sequence[Node]:
+    def nodes(self) -> Sequence[RedisNode]:
         """The masters known."""
         return list(self._nodes.values())
 
@@ -159,12 +159,12 @@ class Client:
     async def _refresh(self, done: asyncio.Future[None]) -> None:
         first = not self._owner
         try:
-            if self.source.is_cluster:
-                self._adopt(await ask_cluster(self.source, [node.address for node in self.nodes if node.address]))
-            elif self.source.seeds:
+            if self.endpoint.is_cluster:
+                self._adopt(await ask_cluster(self.endpoint, [node.address for node in self.nodes if node.address]))
+            elif self.endpoint.seeds:
                 await self._follow_master()
             else:  # once: a single server is where it is
-                node = self._nodes[None] = Node(self, None, self.source.connect)
+                node = self._nodes[None] = RedisNode(self, None, self.endpoint.connect)
                 self._owner = [node] * PARTITIONS
         except FAILURES as error:
             self._searching.met(error)
@@ -176,7 +176,7 @@ class Client:
             self._refreshing = None
             if not done.done():
                 done.set_exception(NotSentError(f"{self.name} closes"))
-        if first and self._owner and self.source.seeds:
+        if first and self._owner and self.endpoint.seeds:
             self.start(self._keep_looking)
 
     async def _keep_looking(self) -> None:
@@ -187,9 +187,9 @@ class Client:
 
     async def _follow_master(self) -> None:
         """Ask the sentinels; where the master has changed, break off the connections to the old one."""
-        master = await ask_sentinels(self.source)
+        master = await ask_sentinels(self.endpoint)
         if not self._owner:
-            node = self._nodes[None] = Node(self, None, self._connect_master)
+            node = self._nodes[None] = RedisNode(self, None, self._connect_master)
             self._owner = [node] * PARTITIONS
         elif master != self._master:
             logger.warning("%s follows the master to %s:%s", self.name, *master)
@@ -197,15 +197,15 @@ class Client:
             self._tell_moved()
         self._master = master
 
-    async def _connect_master(self) -> Wire:
-        self._master = await ask_sentinels(self.source)
-        return await connect_master(self.source, self._master)
+    async def _connect_master(self) -> Connection:
+        self._master = await ask_sentinels(self.endpoint)
+        return await connect_master(self.endpoint, self._master)
 
     def _adopt(self, owners: Sequence[Address]) -> None:
         before = [node.address for node in self._owner if node.address is not None]
         for address in owners:
             if address not in self._nodes:
-                self._nodes[address] = Node(self, address, self.source.at(address).connect)
+                self._nodes[address] = RedisNode(self, address, self.endpoint.at(address).connect)
         self._owner = [self._nodes[address] for address in owners]
         for gone in set(self._nodes).difference(owners):
             self._nodes.pop(gone).drop()
@@ -217,21 +217,21 @@ class Client:
         for tell in self.moved:
             tell()
 
-    async def prepare(self, wire: Wire) -> None:
+    async def prepare(self, connection: Connection) -> None:
         """Look once for settings of the server that endanger the promises."""
         if not self._checked:
             self._checked = True
-            await self_check(wire, self.source, self.name)
+            await self_check(connection, self.endpoint, self.name)
 
     # -- what is sent --------------------------------------------------------------------------------------------
 
-    def node_of(self, partition: int) -> Node:
+    def node_of(self, partition: int) -> RedisNode:
         """Return the master that has a partition; after `locate`."""
         return self._owner[partition]
 
-    def chunks(self, items: Iterable[T], partition: Callable[[T], int], size: int) -> list[tuple[Node, list[T]]]:
+    def chunks(self, items: Iterable[T], partition: Callable[[T], int], size: int) -> list[tuple[RedisNode, list[T]]]:
         """Return the items in groups that one script call can take: of one slot in a cluster, of any elsewhere."""
-        pieces: list[tuple[Node, list[T]]] = []
+        pieces: list[tuple[RedisNode, list[T]]] = []
         if self.is_cluster:
             parts: dict[int, list[T]] = {}
             for item in items:
@@ -273,23 +273,23 @@ class Client:
                 if trouble is None:
                     break
                 raise trouble
-            advice = {advise(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}
-            await anyio.sleep(0 if advice == {Advice.LOAD} else delay)
+            advice = {disposition_of(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}
+            await anyio.sleep(0 if advice == {Disposition.LOAD} else delay)
             delay = min(delay * 2, 0.5)
-            if trouble is not None or Advice.MOVE in advice:
+            if trouble is not None or Disposition.MOVE in advice:
                 await self.relocate(advice)
             for i in todo:
                 replies[i] = None
         return replies
 
-    async def relocate(self, advice: Iterable[Advice]) -> None:
+    async def relocate(self, advice: Iterable[Disposition]) -> None:
         """Find out where the masters are now; a master that says it is none loses its connections."""
-        if not self.source.seeds:
-            if Advice.MOVE in advice:
+        if not self.endpoint.seeds:
+            if Disposition.MOVE in advice:
                 for node in self.nodes:
                     node.drop()
             return
-        if Advice.MOVE in advice and not self.is_cluster:
+        if Disposition.MOVE in advice and not self.is_cluster:
             for node in self.nodes:
                 node.drop()
         with suppress(*FAILURES):
@@ -299,7 +299,7 @@ class Client:
         self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int], replies: list[Any], timeout: float
     ) -> None:
         await self.locate()
-        by_node: dict[Node, list[int]] = {}
+        by_node: dict[RedisNode, list[int]] = {}
         for i in todo:
             by_node.setdefault(self._owner[commands[i][0]], []).append(i)
         if len(by_node) == 1:
@@ -308,7 +308,7 @@ class Client:
             return
         errors: list[Exception] = []
 
-        async def send(node: Node, indices: list[int]) -> None:
+        async def send(node: RedisNode, indices: list[int]) -> None:
             try:
                 await self._send(node, commands, indices, replies, timeout)
             except (*FAILURES, ClosedError) as error:
@@ -322,7 +322,7 @@ class Client:
 
     async def _send(
         self,
-        node: Node,
+        node: RedisNode,
         commands: Sequence[tuple[int, bytes]],
         indices: Sequence[int],
         replies: list[Any],
@@ -330,7 +330,7 @@ class Client:
     ) -> None:
         packed = [commands[i][1] for i in indices]
         answers = await node.reads.call(packed, timeout)
-        reload = any(isinstance(each, ResponseError) and advise(each) is Advice.LOAD for each in answers)
+        reload = any(isinstance(each, ResponseError) and disposition_of(each) is Disposition.LOAD for each in answers)
         if reload:
             await node.reads.reload(timeout)
         for i, answer in zip(indices, answers, strict=True):
@@ -342,5 +342,12 @@ class Client:
         await self.background.aclose(1.0)
 
 
+_REPEATED: Final = (Disposition.LOAD, Disposition.MOVE, Disposition.WAIT)
+
+
 def _puts_off(reply: Any) -> bool:
-    return isinstance(reply, ResponseError) and advise(reply) in (Advice.LOAD, Advice.MOVE, Advice.WAIT)
+    return isinstance(reply, ResponseError) and disposition_of(reply) in (
+        Disposition.LOAD,
+        Disposition.MOVE,
+        Disposition.WAIT,
+    )

@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 
 import anyio
 from redis.asyncio import (
-    Connection,
+    Connection as DriverConnection,
+)
+from redis.asyncio import (
     ConnectionPool,
     Redis,
     RedisCluster,
@@ -46,7 +48,7 @@ _MANY = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?]*)@)?([^/?]+)(?:/
 _NOT_OURS: Final = ("maint", "oss_cluster_maint", "orig_", "connection_pool", "max_connections", "connection_class")
 
 
-class Wire(Protocol):
+class Connection(Protocol):
     """What is used of the driver's connections: its public methods, with types."""
 
     async def connect(self) -> None: ...
@@ -59,7 +61,7 @@ class Wire(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class Endpoint:
     """Where Redis is and how to log in.
 
     Attributes:
@@ -81,42 +83,42 @@ class Source:
         """Whether the seeds are nodes of a cluster."""
         return bool(self.seeds) and not self.service
 
-    def at(self, address: Address) -> Source:
+    def at(self, address: Address) -> Endpoint:
         """Return the source of one server."""
         return replace(self, options={**self.options, "host": address[0], "port": address[1]}, seeds=(), service="")
 
-    def sentinel(self, address: Address) -> Source:
+    def sentinel(self, address: Address) -> Endpoint:
         """Return the source of one sentinel."""
         options = {**self.sentinel_options, "host": address[0], "port": address[1]}
         return replace(self, options=options, seeds=(), service="")
 
-    def wire(self, timeout: float = CONNECT_TIMEOUT) -> Wire:
+    def connection(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
         """Return a connection that is not made yet."""
-        return cast("Wire", self.kind(**self.options, **_pinned(timeout)))
+        return cast("Connection", self.kind(**self.options, **_pinned(timeout)))
 
-    async def connect(self, timeout: float = CONNECT_TIMEOUT) -> Wire:
+    async def connect(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
         """Return a new connection, logged in.
 
         Raises:
             NotSentError: not reachable in time.
             RefusedError: it was reached and refuses the login or the database.
         """
-        wire = self.wire(timeout)
+        connection = self.connection(timeout)
         try:
             with anyio.fail_after(timeout):
-                await wire.connect()
+                await connection.connect()
         except (RedisError, OSError, TimeoutError) as error:
-            await hang_up(wire)
+            await hang_up(connection)
             raise not_sent(f"cannot connect to {self}: {error}", error) from error
         except BaseException:
-            await hang_up(wire)
+            await hang_up(connection)
             raise
         try:
-            check_settings(wire)
+            check_settings(connection)
         except UsageError as error:
-            await hang_up(wire)
+            await hang_up(connection)
             raise NotSentError(str(error)) from error
-        return wire
+        return connection
 
     def __str__(self) -> str:
         """Return the address, without credentials."""
@@ -139,24 +141,24 @@ def _pinned(timeout: float) -> dict[str, Any]:
     }
 
 
-def check_settings(wire: Wire) -> None:
+def check_settings(connection: Connection) -> None:
     """Insist on the settings that correctness rests on: the driver's defaults have changed before.
 
     Raises:
         UsageError: the driver, or a connection class of the user's, does something else.
     """
-    retries = wire.retry.get_retries()  # type: ignore[attr-defined]
+    retries = connection.retry.get_retries()  # type: ignore[attr-defined]
     found = {
         "retries": retries,
-        "socket_timeout": getattr(wire, "socket_timeout", ...),
-        "protocol": getattr(wire, "protocol", ...),
-        "health_check_interval": getattr(wire, "health_check_interval", ...),
+        "socket_timeout": getattr(connection, "socket_timeout", ...),
+        "protocol": getattr(connection, "protocol", ...),
+        "health_check_interval": getattr(connection, "health_check_interval", ...),
     }
     if found != {"retries": 0, "socket_timeout": None, "protocol": 2, "health_check_interval": 0}:
         raise UsageError(f"this version of redis-py does not do as it is told: {found}")
 
 
-def source_of(where: Where) -> Source:
+def endpoint_of(where: Where) -> Endpoint:
     """Return the source that a URL, client or pool describes.
 
     Raises:
@@ -166,27 +168,31 @@ def source_of(where: Where) -> Source:
     try:
         source = _described(where)
         for seed in source.seeds[:1]:
-            source.at(seed).wire()
-            source.sentinel(seed).wire()
+            source.at(seed).connection()
+            source.sentinel(seed).connection()
         if not source.seeds:
-            source.wire()
+            source.connection()
     except (TypeError, ValueError, RedisError) as error:
         raise UsageError(f"{given}: {str(error).partition('__init__() got an ')[2] or error}") from None
     return source
 
 
-def _described(where: Where) -> Source:
+def _described(where: Where) -> Endpoint:
     if isinstance(where, str):
         many = _MANY.fullmatch(where)
         return _of_many(*many.groups()) if many else _of_pool(_pool_at(where))
     if isinstance(where, RedisCluster):
         given = cast("Any", where).get_connection_kwargs()
-        kind = SSLConnection if issubclass(given.get("connection_class", Connection), SSLConnection) else Connection
+        kind = (
+            SSLConnection
+            if issubclass(given.get("connection_class", DriverConnection), SSLConnection)
+            else DriverConnection
+        )
         known = {name for each in kind.__mro__ for name in signature(each).parameters}  # others are the client's
         options = {name: value for name, value in given.items() if name in known}
         nodes = cast("Any", where).nodes_manager.startup_nodes.values()
         seeds = [(str(node.host), int(node.port)) for node in nodes]
-        return Source(kind, _cleaned(options, "host", "port"), seeds)
+        return Endpoint(kind, _cleaned(options, "host", "port"), seeds)
     if isinstance(where, Redis):
         return _of_pool(where.connection_pool)
     if isinstance(where, ConnectionPool):
@@ -202,18 +208,20 @@ def _pool_at(url: str) -> ConnectionPool:
     return ConnectionPool.from_url(url)
 
 
-def _of_pool(pool: Any) -> Source:
+def _of_pool(pool: Any) -> Endpoint:
     kind, options = pool.connection_class, pool.connection_kwargs
     if not isinstance(pool, SentinelConnectionPool):
-        return Source(kind, _cleaned(options))
+        return Endpoint(kind, _cleaned(options))
     sentinels = [client.connection_pool for client in pool.sentinel_manager.sentinels]
     seeds = [(str(each.connection_kwargs["host"]), int(each.connection_kwargs["port"])) for each in sentinels]
-    plain = SSLConnection if issubclass(kind, SentinelManagedSSLConnection) else Connection
+    plain = SSLConnection if issubclass(kind, SentinelManagedSSLConnection) else DriverConnection
     service = str(pool.service_name)
-    return Source(plain, _cleaned(options), seeds, service, _cleaned(sentinels[0].connection_kwargs))
+    return Endpoint(plain, _cleaned(options), seeds, service, _cleaned(sentinels[0].connection_kwargs))
 
 
-def _of_many(scheme: str, topology: str, login: str | None, hosts: str, path: str | None, query: str | None) -> Source:
+def _of_many(
+    scheme: str, topology: str, login: str | None, hosts: str, path: str | None, query: str | None
+) -> Endpoint:
     """Read `redis+sentinel://user:password@host:port,host:port/service/db` or `redis+cluster://host:port,host:port`."""
     at = f"{login}@" if login else ""
     service, _, db = (path or "").partition("/")
@@ -229,13 +237,13 @@ def _of_many(scheme: str, topology: str, login: str | None, hosts: str, path: st
     if topology == "cluster":
         if path or options.get("db"):
             raise ValueError("a cluster has no databases")
-        return Source(described.connection_class, options, seeds)
+        return Endpoint(described.connection_class, options, seeds)
     if not service:
         raise ValueError("name the service that the sentinels watch: redis+sentinel://host:port/service/db")
     words = ("username", "password")
     sentinel_options = {word: options.pop(f"sentinel_{word}") for word in words if f"sentinel_{word}" in options}
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    return Source(described.connection_class, options, seeds, service, {**tls, **sentinel_options})
+    return Endpoint(described.connection_class, options, seeds, service, {**tls, **sentinel_options})
 
 
 def _cleaned(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
@@ -248,7 +256,7 @@ def _without_credentials(url: str) -> str:
 
 
 def pack(*args: bytes) -> bytes:
-    """Return a command as it goes over the wire."""
+    """Return a command as it goes over the connection."""
     return b"*%d\r\n%b" % (len(args), bulks(*args))
 
 
@@ -257,25 +265,25 @@ def bulks(*args: bytes) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
 
 
-async def ask(wire: Wire, *commands: bytes) -> list[Any]:
+async def ask(connection: Connection, *commands: bytes) -> list[Any]:
     """Send packed commands, read their replies; an error reply is in its place. For a connection nobody else uses.
 
     Raises:
         RedisError, OSError: the connection broke.
     """
-    await wire.send_packed_command(b"".join(commands), check_health=False)
+    await connection.send_packed_command(b"".join(commands), check_health=False)
     replies: list[Any] = []
     for _ in commands:
         try:
-            replies.append(await read(wire))
+            replies.append(await read(connection))
         except ResponseError as error:
             replies.append(error)
     return replies
 
 
-def read(wire: Wire) -> Any:
+def read(connection: Connection) -> Any:
     """Return the coroutine that waits for the next reply, without limit, and returns it as bytes."""
-    return wire.read_response(disable_decoding=True, timeout=math.inf)
+    return connection.read_response(disable_decoding=True, timeout=math.inf)
 
 
 class Replies:
@@ -285,12 +293,12 @@ class Replies:
     message. What its parser in C has ready is therefore taken from there; another parser is asked again and again.
 
     Args:
-        wire: a connection over which nothing is awaited.
+        connection: a connection over which nothing is awaited.
     """
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        parser = getattr(getattr(wire, "_parser", None), "_reader", None)
+    def __init__(self, connection: Connection) -> None:
+        self._wire = connection
+        parser = getattr(getattr(connection, "_parser", None), "_reader", None)
         self._gets: Callable[[bool], Any] | None = getattr(parser, "gets", None)
         self._nothing = None if self._gets is None else self._gets(False)  # what an empty one returns
 
@@ -312,19 +320,19 @@ class Replies:
         return replies
 
 
-def transmitter(wire: Wire) -> Callable[[bytes], None]:
+def transmitter(connection: Connection) -> Callable[[bytes], None]:
     """Return what hands bytes to the transport at once: the driver's own way of sending waits, and so needs a task.
 
     Nothing bounds what the transport keeps for a server that does not read, except whoever calls.
     """
-    return cast("Any", wire)._writer.write  # type: ignore[no-any-return]
+    return cast("Any", connection)._writer.write  # type: ignore[no-any-return]
 
 
-async def hang_up(wire: Wire) -> None:
+async def hang_up(connection: Connection) -> None:
     """Close a connection at once, whatever is still to be sent. Never raises, never waits for the server."""
-    writer = getattr(wire, "_writer", None)  # the driver offers no way to drop what a hung server does not take
+    writer = getattr(connection, "_writer", None)  # the driver offers no way to drop what a hung server does not take
     if writer is not None:
         with suppress(Exception):
             writer.transport.abort()
     with anyio.move_on_after(0.05, shield=True), suppress(Exception):
-        await wire.disconnect(nowait=True)
+        await connection.disconnect(nowait=True)

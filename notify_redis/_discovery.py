@@ -8,7 +8,7 @@ from typing import Any, Final
 import anyio
 from redis.exceptions import RedisError, ResponseError
 
-from ._connection import Address, Source, Wire, ask, hang_up, pack
+from ._connection import Address, Connection, Endpoint, ask, hang_up, pack
 from ._errors import NotSentError, RefusedError, caused, not_sent
 from ._names import TAGS, slot_of
 
@@ -16,15 +16,15 @@ PATIENCE: Final = 1.0
 """Seconds that one sentinel or node may take to answer."""
 
 
-async def _ask_one(source: Source, *command: bytes) -> Any:
+async def _ask_one(source: Endpoint, *command: bytes) -> Any:
     """Return the reply of one server; a NotSentError where there is none."""
     try:
         with anyio.fail_after(PATIENCE):
-            wire = await source.connect(PATIENCE)
+            connection = await source.connect(PATIENCE)
             try:
-                (reply,) = await ask(wire, pack(*command))
+                (reply,) = await ask(connection, pack(*command))
             finally:
-                await hang_up(wire)
+                await hang_up(connection)
     except NotSentError as error:
         return error
     except (RedisError, OSError) as error:
@@ -39,7 +39,7 @@ def _unknown(text: str, failures: Sequence[NotSentError]) -> NotSentError:
     return caused(kind(f"{text}: {texts}"), failures[0]) if failures else kind(text)
 
 
-async def ask_sentinels(source: Source) -> Address:
+async def ask_sentinels(source: Endpoint) -> Address:
     """Return the address of the master that the most recent vote has chosen.
 
     Raises:
@@ -64,30 +64,30 @@ async def ask_sentinels(source: Source) -> Address:
     return max(votes)[1]
 
 
-async def connect_master(source: Source, address: Address) -> Wire:
+async def connect_master(source: Endpoint, address: Address) -> Connection:
     """Return a connection to a server that agrees to be the master.
 
     Raises:
         NotSentError: not reachable, or not the master yet.
     """
-    wire = await source.at(address).connect()
+    connection = await source.at(address).connect()
     role: Any = None
     try:
         with anyio.fail_after(PATIENCE):
-            (role,) = await ask(wire, pack(b"ROLE"))
+            (role,) = await ask(connection, pack(b"ROLE"))
     except (RedisError, OSError) as error:
         raise not_sent(f"the master does not answer: {error}", error) from error
     finally:
         is_master = isinstance(role, list) and role[0] == b"master"
         if not is_master:
-            await hang_up(wire)
+            await hang_up(connection)
     if not is_master:
         said = role[0].decode() if isinstance(role, list) else role
         raise NotSentError(f"{address[0]}:{address[1]} is not the master yet: {said}")
-    return wire
+    return connection
 
 
-async def ask_cluster(source: Source, known: Sequence[Address]) -> list[Address]:
+async def ask_cluster(source: Endpoint, known: Sequence[Address]) -> list[Address]:
     """Return the address of each partition's master.
 
     Args:

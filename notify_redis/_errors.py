@@ -27,7 +27,7 @@ class NoAnswerError(Exception):
 FAILURES: Final = (NotSentError, NoAnswerError)
 
 
-class Advice(Enum):
+class Disposition(Enum):
     """What to do about an error that the server answered with; nothing was executed in any of these cases."""
 
     LOAD = "load the scripts and repeat"
@@ -37,24 +37,24 @@ class Advice(Enum):
     UNKNOWN = "part of it may have been executed"
 
 
-_ADVICE: Final = {
-    "NOSCRIPT": Advice.LOAD,
-    "MOVED": Advice.MOVE,
-    "ASK": Advice.MOVE,
-    "READONLY": Advice.MOVE,
-    "MASTERDOWN": Advice.MOVE,
-    "UNBLOCKED": Advice.MOVE,
-    "CLUSTERDOWN": Advice.MOVE,
-    "LOADING": Advice.MOVE,
-    "TRYAGAIN": Advice.WAIT,
-    "BUSY": Advice.WAIT,
-    "OOM": Advice.GIVE_UP,
-    "MISCONF": Advice.GIVE_UP,
-    "NOREPLICAS": Advice.GIVE_UP,
-    "NOPERM": Advice.GIVE_UP,
-    "NOAUTH": Advice.GIVE_UP,
-    "WRONGTYPE": Advice.GIVE_UP,
-    "CROSSSLOT": Advice.GIVE_UP,
+_DISPOSITIONS: Final = {
+    "NOSCRIPT": Disposition.LOAD,
+    "MOVED": Disposition.MOVE,
+    "ASK": Disposition.MOVE,
+    "READONLY": Disposition.MOVE,
+    "MASTERDOWN": Disposition.MOVE,
+    "UNBLOCKED": Disposition.MOVE,
+    "CLUSTERDOWN": Disposition.MOVE,
+    "LOADING": Disposition.MOVE,
+    "TRYAGAIN": Disposition.WAIT,
+    "BUSY": Disposition.WAIT,
+    "OOM": Disposition.GIVE_UP,
+    "MISCONF": Disposition.GIVE_UP,
+    "NOREPLICAS": Disposition.GIVE_UP,
+    "NOPERM": Disposition.GIVE_UP,
+    "NOAUTH": Disposition.GIVE_UP,
+    "WRONGTYPE": Disposition.GIVE_UP,
+    "CROSSSLOT": Disposition.GIVE_UP,
 }
 
 _OF_CLASS: Final = {
@@ -73,16 +73,16 @@ _OF_CLASS: Final = {
 """The driver cuts off the code of the errors that it has a class for."""
 
 
-def advise(error: RedisError) -> Advice:
+def disposition_of(error: RedisError) -> Disposition:
     """Return what to do about an error reply."""
     code = _OF_CLASS.get(type(error).__name__) or str(error).partition(" ")[0]
-    return _ADVICE.get(code, Advice.UNKNOWN)
+    return _DISPOSITIONS.get(code, Disposition.UNKNOWN)
 
 
 def refused(error: Exception) -> bool:
     """Return whether what was answered while a connection was made will be answered again."""
     if isinstance(error, ResponseError):
-        return advise(error) in (Advice.GIVE_UP, Advice.UNKNOWN)
+        return disposition_of(error) in (Disposition.GIVE_UP, Disposition.UNKNOWN)
     return isinstance(error, RefusedError | AuthenticationError)
 
 

@@ -10,13 +10,13 @@ import anyio
 
 from notify.errors import ClosedError
 
-from ._client import Client, Node
+from ._client import RedisClient, RedisNode
 from ._errors import FAILURES
 from ._names import PARTITIONS
-from ._pubsub import Listener
+from ._pubsub import PubSubConnection
 
 
-class Hearing:
+class Subscriptions:
     """Subscribes to channels, wherever they are.
 
     Args:
@@ -29,7 +29,7 @@ class Hearing:
 
     def __init__(
         self,
-        client: Client,
+        client: RedisClient,
         *,
         canary: Callable[[int], bytes],
         interval: float,
@@ -42,7 +42,7 @@ class Hearing:
         self._on_message = on_message
         self._on_gap = on_gap
         self._channels: dict[bytes, int] = {}
-        self._listeners: dict[Node, Listener] = {}
+        self._listeners: dict[RedisNode, PubSubConnection] = {}
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._late: set[bytes] = set()
         self._settling: list[asyncio.Future[None]] = []
@@ -131,7 +131,7 @@ class Hearing:
         for node in set(self._listeners).difference(owners):
             self._listeners.pop(node).stop()
         moving = bool(self._listeners)
-        fresh: list[Listener] = []
+        fresh: list[PubSubConnection] = []
         for node, partition in owners.items():
             if node not in self._listeners:
                 listener = self._listeners[node] = self._new_listener(node, partition)
@@ -151,8 +151,8 @@ class Hearing:
             except ClosedError:  # pragma: no cover - closed just now
                 return
 
-    def _new_listener(self, node: Node, partition: int) -> Listener:
-        return Listener(
+    def _new_listener(self, node: RedisNode, partition: int) -> PubSubConnection:
+        return PubSubConnection(
             self._client,
             node,
             canary=(self._canary(partition), partition),
@@ -165,10 +165,10 @@ class Hearing:
             on_lost=self._lost,
         )
 
-    def _listener_of(self, partition: int) -> Listener:
+    def _listener_of(self, partition: int) -> PubSubConnection:
         return self._listeners[self._client.node_of(partition)]
 
-    def _alive(self, listener: Listener) -> None:
+    def _alive(self, listener: PubSubConnection) -> None:
         """A new connection hears all that is wanted there; what came before it is unknown."""
         self._failed = not self.alive
         heard = [channel for channel in self._waiters if listener.hears(channel)]

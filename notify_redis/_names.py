@@ -62,7 +62,7 @@ def partition_of(name: str) -> int:
     return crc32(name.encode()) % PARTITIONS
 
 
-class Keys:
+class RedisNames:
     """The names under one prefix.
 
     Args:

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from notify import Background, ClosedError
 
-from ._connection import Replies, Wire, ask, hang_up, pack, transmitter
+from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
 from ._errors import FAILURES, NoAnswerError, NotSentError, not_sent
 from ._scripts import SCRIPTS
 
@@ -37,7 +37,7 @@ Tell: TypeAlias = Callable[[list[Any] | Exception], None]
 """Takes the replies, each a value or a ResponseError, or NotSentError or NoAnswerError. Neither waits nor raises."""
 
 
-class Call:
+class Request:
     """Commands of one caller, and what was answered so far.
 
     Attributes:
@@ -64,7 +64,7 @@ class Call:
             tell(outcome)
 
 
-class Link:
+class PipelinedConnection:
     """A pipelined connection, made at first need and again after it broke.
 
     Invariants:
@@ -85,20 +85,20 @@ class Link:
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[Wire]],
+        connect: Callable[[], Awaitable[Connection]],
         background: Background,
         *,
-        prepare: Callable[[Wire], Awaitable[None]],
+        prepare: Callable[[Connection], Awaitable[None]],
     ) -> None:
         self._connect = connect
         self._background = background
         self._prepare = prepare
-        self._outbox: deque[Call] = deque()
-        self._sent: deque[Call] = deque()
+        self._outbox: deque[Request] = deque()
+        self._sent: deque[Request] = deque()
         self._transmit: Callable[[bytes], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watched = 0.0
-        self._hopeful: list[asyncio.Future[None]] = []
+        self._waiting: list[asyncio.Future[None]] = []
         self._serving = self._dropped = False
         self._scope: anyio.CancelScope | None = None
         self._last_reply = 0.0
@@ -117,7 +117,7 @@ class Link:
         """
         if self._transmit is None:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._hopeful.append(waiter)
+            self._waiting.append(waiter)
             self._start()
             with anyio.move_on_after(timeout):
                 await waiter
@@ -140,7 +140,7 @@ class Link:
             ClosedError: the owner is closed.
         """
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        call = Call(b"".join(commands), len(commands), partial(_resolve, answer), timeout, epoch)
+        call = Request(b"".join(commands), len(commands), partial(_resolve, answer), timeout, epoch)
         self.post(call)
         try:
             return await answer
@@ -149,7 +149,7 @@ class Link:
             if call in self._outbox:
                 self._outbox.remove(call)
 
-    def post(self, call: Call) -> None:
+    def post(self, call: Request) -> None:
         """Send a call at once, or as soon as there is a connection; it is told by its time. Never waits.
 
         Raises:
@@ -207,7 +207,7 @@ class Link:
             self._sent.extend(calls)  # keeps I1
             transmit(calls[0].commands if len(calls) == 1 else b"".join([call.commands for call in calls]))
 
-    def _may_go(self, call: Call) -> bool:
+    def _may_go(self, call: Request) -> bool:
         if call.epoch not in (None, self.epoch):
             call.end(NotSentError("the connection is another one by now"))
         return call.tell is not None
@@ -249,22 +249,22 @@ class Link:
 
     async def _serve(self) -> None:
         """Connect and read until the connection breaks."""
-        wire: Wire | None = None
+        connection: Connection | None = None
         ready = False
         failure: Exception = NotSentError("the connection was dropped")
         try:
             with anyio.CancelScope() as self._scope:
                 try:
-                    wire = await self._connect()
-                    await self._load(wire)
-                    await self._prepare(wire)
+                    connection = await self._connect()
+                    await self._load(connection)
+                    await self._prepare(connection)
                     self.epoch += 1
                     self._down_since = 0.0
                     ready = True
-                    self._transmit = transmitter(wire)
-                    self._tell_hopeful(None)
+                    self._transmit = transmitter(connection)
+                    self._resolve_waiting(None)
                     self._start()
-                    await self._read(Replies(wire))
+                    await self._read(Replies(connection))
                 except (RedisError, OSError, *FAILURES) as error:
                     failure = error
         finally:
@@ -274,7 +274,7 @@ class Link:
             self.trouble = failure
             self._serving = False
             self._scope = self._transmit = None
-            again = self._dropped and not self._background.closed and bool(self._outbox or self._hopeful)
+            again = self._dropped and not self._background.closed and bool(self._outbox or self._waiting)
             self._dropped = False
             sent, self._sent = self._sent, deque()
             if again:
@@ -287,20 +287,20 @@ class Link:
                 broken = NoAnswerError(f"the connection broke before the answer: {failure}")
                 broken.__cause__ = failure
                 call.end(broken)
-            if wire is not None:
-                await hang_up(wire)
+            if connection is not None:
+                await hang_up(connection)
 
     def _refuse(self, failure: Exception) -> None:
         """Tell everybody who waits for a connection that there is none."""
-        self._tell_hopeful(failure)
+        self._resolve_waiting(failure)
         unsent, self._outbox = self._outbox, deque()
         for call in unsent:
             call.end(not_sent(str(failure), failure))
 
-    async def _load(self, wire: Wire) -> None:
+    async def _load(self, connection: Connection) -> None:
         """Load the scripts and look at the server's clock."""
         with anyio.fail_after(5.0):
-            replies = await ask(wire, pack(b"TIME"), *(pack(b"SCRIPT", b"LOAD", each.source) for each in SCRIPTS))
+            replies = await ask(connection, pack(b"TIME"), *(pack(b"SCRIPT", b"LOAD", each.source) for each in SCRIPTS))
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise not_sent(f"the server refuses what is needed: {reply}", reply)
@@ -311,9 +311,9 @@ class Link:
         """Note the server's time, which it told some time before now: so `ahead` errs to the small side."""
         self.ahead = server_ms - time.monotonic() * 1000
 
-    def _tell_hopeful(self, failure: Exception | None) -> None:
-        hopeful, self._hopeful = self._hopeful, []
-        for waiter in hopeful:
+    def _resolve_waiting(self, failure: Exception | None) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
             if waiter.done():
                 continue
             if failure is None:

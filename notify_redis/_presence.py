@@ -20,10 +20,10 @@ from notify import Guarantees, RoutingInfo
 from notify.errors import BackendUnavailableError, ClosedError, UsageError
 from notify.event import check_user
 
-from ._client import Client
+from ._client import RedisClient
 from ._connection import Where, pack
 from ._errors import FAILURES, NoAnswerError, unavailable
-from ._names import Keys
+from ._names import RedisNames
 from ._scripts import LEASE
 from ._trouble import Trouble
 
@@ -64,8 +64,8 @@ class RedisPresence:
             raise UsageError(f"ttl is at least {MIN_TTL} seconds, not {ttl!r}")
         if not timeout > 0:
             raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
-        self._keys = Keys(prefix)
-        self._client = Client(where, type(self).__name__)
+        self._keys = RedisNames(prefix)
+        self._client = RedisClient(where, type(self).__name__)
         self._ttl = ttl
         self._timeout = timeout
         self._lease_key = self._keys.named(_LEASES, "leases")

@@ -22,8 +22,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from notify.errors import ClosedError
 
-from ._client import Client, Node
-from ._connection import Replies, Wire, hang_up, pack
+from ._client import RedisClient, RedisNode
+from ._connection import Connection, Replies, hang_up, pack
 from ._errors import FAILURES, NoAnswerError
 from ._trouble import Trouble
 
@@ -33,7 +33,7 @@ STEADY: Final = 10.0
 """Seconds that a connection must have lasted for the next attempt to come at once."""
 
 
-class Listener:
+class PubSubConnection:
     """See above.
 
     Invariants:
@@ -61,13 +61,13 @@ class Listener:
 
     def __init__(
         self,
-        client: Client,
-        node: Node,
+        client: RedisClient,
+        node: RedisNode,
         *,
         canary: tuple[bytes, int],
         interval: float,
         on_message: Callable[[bytes, bytes], None],
-        on_alive: Callable[[Listener], None],
+        on_alive: Callable[[PubSubConnection], None],
         on_dead: Callable[[], None],
         on_proven: Callable[[], None],
         on_confirmed: Callable[[bytes], None],
@@ -96,7 +96,7 @@ class Listener:
         self._last_heard = 0.0
         self._nonce = b""
         self._trouble = Trouble(
-            f"{client.name} does not hear {client.source}", f"{client.name} hears {client.source} again"
+            f"{client.name} does not hear {client.endpoint}", f"{client.name} hears {client.endpoint} again"
         )
         verb = b"S" if client.is_cluster else b""
         self._subscribe, self._unsubscribe = verb + b"SUBSCRIBE", verb + b"UNSUBSCRIBE"
@@ -135,7 +135,7 @@ class Listener:
         """Tell that nothing is heard, wait a moment, and return how long to wait the next time."""
         self._on_dead()
         self._trouble.met(failure)
-        if self._client.source.seeds:
+        if self._client.endpoint.seeds:
             with suppress(*FAILURES):
                 await self._client.refresh()
         await anyio.sleep(delay * random.uniform(0.5, 1.0))
@@ -145,11 +145,11 @@ class Listener:
 
     async def _listen(self) -> Exception:
         """Listen over one connection and return why it ended."""
-        wire: Wire | None = None
+        connection: Connection | None = None
         failure: Exception = NoAnswerError("the connection ended")
         try:
             try:
-                wire = await self.node.connect()
+                connection = await self.node.connect()
                 self.connections += 1
                 self._told.clear()
                 self._awaiting.clear()
@@ -159,20 +159,20 @@ class Listener:
                 self._wake, confirmed = asyncio.Event(), asyncio.Event()
                 self._last_heard = time.monotonic()
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._tell, wire, self._wake)
-                    tasks.start_soon(self._sing, confirmed)
-                    await self._read(wire, confirmed)
+                    tasks.start_soon(self._tell, connection, self._wake)
+                    tasks.start_soon(self._send_probes, confirmed)
+                    await self._read(connection, confirmed)
             except* (RedisError, OSError, ClosedError, *FAILURES) as group:
                 failure = first_of(group)
         finally:
             self._wake = None
             self.alive = self.proven = False
             self._told.clear()
-            if wire is not None:
-                await hang_up(wire)
+            if connection is not None:
+                await hang_up(connection)
         return failure
 
-    async def _tell(self, wire: Wire, wake: asyncio.Event) -> None:
+    async def _tell(self, connection: Connection, wake: asyncio.Event) -> None:
         """Tell the server what is wanted, and what no more."""
         while True:
             changed, self._changed = self._changed, {}
@@ -188,7 +188,7 @@ class Listener:
             commands = [pack(self._unsubscribe, *names) for names in self._batches(old)]
             commands += [pack(self._subscribe, *names) for names in self._batches(new)]
             if commands:
-                await wire.send_packed_command(b"".join(commands), check_health=False)
+                await connection.send_packed_command(b"".join(commands), check_health=False)
             wake.clear()
             if not self._changed:  # pragma: no branch - else something has changed while it was sent
                 await wake.wait()
@@ -204,9 +204,9 @@ class Listener:
         step = NAMES_PER_COMMAND
         return [group[start : start + step] for group in groups for start in range(0, len(group), step)]
 
-    async def _read(self, wire: Wire, confirmed: asyncio.Event) -> None:
+    async def _read(self, connection: Connection, confirmed: asyncio.Event) -> None:
         since_yield = 0
-        on_message, canary, replies = self._on_message, self._canary, Replies(wire)
+        on_message, canary, replies = self._on_message, self._canary, Replies(connection)
         while True:
             for reply in await replies.take():
                 if isinstance(reply, ResponseError):
@@ -214,7 +214,7 @@ class Listener:
                 kind, channel, data = reply
                 if kind in (b"message", b"smessage"):
                     if channel == canary:
-                        self._hear_canary(data)
+                        self._receive_probe(data)
                     else:
                         on_message(channel, data)
                 else:
@@ -224,7 +224,7 @@ class Listener:
                     since_yield = 0
                     await anyio.lowlevel.checkpoint()
 
-    def _hear_canary(self, nonce: bytes) -> None:
+    def _receive_probe(self, nonce: bytes) -> None:
         if nonce == self._nonce:  # pragma: no branch - else it is a late one
             self._last_heard = time.monotonic()
             if not self.proven:
@@ -254,7 +254,7 @@ class Listener:
         elif self.hears(channel):
             self._on_confirmed(channel)
 
-    async def _sing(self, confirmed: asyncio.Event) -> None:
+    async def _send_probes(self, confirmed: asyncio.Event) -> None:
         """Publish the canary again and again, and break the connection off once it is not heard any more."""
         with anyio.move_on_after(2 * self._interval):
             await confirmed.wait()  # it would not be heard before

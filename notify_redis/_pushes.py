@@ -11,7 +11,7 @@ from notify import Event
 from notify.errors import NotifyError
 
 from ._connection import bulks
-from ._names import Keys
+from ._names import RedisNames
 from ._record import encode
 from ._scripts import PUSH
 
@@ -33,7 +33,7 @@ class Retention:
     inline: int
 
 
-class Push:
+class PendingPush:
     """One event on its way.
 
     Attributes:
@@ -62,7 +62,7 @@ class Push:
         self.outcome: Outcome | None = None
 
 
-class Packer:
+class PushCommands:
     """Packs the command that appends some events; what is the same each time was packed before.
 
     Args:
@@ -71,7 +71,7 @@ class Packer:
         publish: the command that announces.
     """
 
-    def __init__(self, keys: Keys, retention: Retention, publish: bytes) -> None:
+    def __init__(self, keys: RedisNames, retention: Retention, publish: bytes) -> None:
         self._keys = keys
         trim = b"=" if retention.exact else b"~"
         numbers = (retention.ttl, retention.age, retention.key_window, retention.inline)
@@ -88,7 +88,7 @@ class Packer:
         stream, index, retries, _ = self._keys.of_user(user)
         return bulks(stream, index, retries, stream)
 
-    def pack(self, pushes: Sequence[Push], ahead: float) -> bytes:
+    def pack(self, pushes: Sequence[PendingPush], ahead: float) -> bytes:
         """Return the command for one attempt.
 
         Args:

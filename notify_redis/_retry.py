@@ -1,4 +1,4 @@
-"""Attempts to append events: what is sent for them, what an answer means, and how often to try.
+"""RedisRetries to append events: what is sent for them, what an answer means, and how often to try.
 
 Each push has a nonce and a deadline. Every attempt carries both, and the script that appends refuses what comes too
 late and finds what another attempt has appended. So an attempt whose answer was lost may be repeated, whatever becomes
@@ -16,12 +16,21 @@ from redis.exceptions import ResponseError
 
 from notify.errors import ClosedError, PushRejectedError, PushUncertainError
 
-from ._client import Client, Node
+from ._client import RedisClient, RedisNode
 from ._connection import pack
-from ._errors import FAILURES, Advice, NoAnswerError, NotSentError, RefusedError, advise, rejected, uncertain
-from ._names import Keys
-from ._pipeline import Link
-from ._pushes import Outcome, Packer, Push
+from ._errors import (
+    FAILURES,
+    Disposition,
+    NoAnswerError,
+    NotSentError,
+    RefusedError,
+    disposition_of,
+    rejected,
+    uncertain,
+)
+from ._names import RedisNames
+from ._pipeline import PipelinedConnection
+from ._pushes import Outcome, PendingPush, PushCommands
 from ._record import decode
 
 CHUNK: Final = 32
@@ -37,7 +46,7 @@ REPLICA_WAIT: Final = 1.0
 """Seconds for `min_replicas` to confirm."""
 
 
-class Attempt:
+class PushAttempt:
     """One attempt for some pushes, as it was sent.
 
     Attributes:
@@ -47,7 +56,13 @@ class Attempt:
 
     __slots__ = ("chunks", "link", "now", "pushes", "timeout")
 
-    def __init__(self, link: Link, pushes: Sequence[Push], chunks: Sequence[Sequence[Push]], timeout: float) -> None:
+    def __init__(
+        self,
+        link: PipelinedConnection,
+        pushes: Sequence[PendingPush],
+        chunks: Sequence[Sequence[PendingPush]],
+        timeout: float,
+    ) -> None:
         self.link = link
         self.pushes = pushes
         self.chunks = chunks
@@ -55,7 +70,7 @@ class Attempt:
         self.now = time.monotonic() * 1000 + link.ahead
 
 
-class Attempts:
+class RedisRetries:
     """Makes attempts, and tells outcomes.
 
     Args:
@@ -68,18 +83,18 @@ class Attempts:
         under_way: the pushes without an outcome, by their nonces.
     """
 
-    def __init__(self, client: Client, keys: Keys, packer: Packer, min_replicas: int) -> None:
+    def __init__(self, client: RedisClient, keys: RedisNames, packer: PushCommands, min_replicas: int) -> None:
         self._client = client
         self._keys = keys
         self._packer = packer
         self._min_replicas = min_replicas
-        self.under_way: dict[bytes, Push] = {}
+        self.under_way: dict[bytes, PendingPush] = {}
 
-    def partition(self, push: Push) -> int:
+    def partition(self, push: PendingPush) -> int:
         """Return the partition of the push's user."""
         return self._keys.of_user(push.event.user)[3]
 
-    def prepare(self, link: Link, pushes: Sequence[Push]) -> tuple[Attempt, list[bytes]]:
+    def prepare(self, link: PipelinedConnection, pushes: Sequence[PendingPush]) -> tuple[PushAttempt, list[bytes]]:
         """Return an attempt and what is sent for it."""
         chunks = [chunk for _, chunk in self._client.chunks(pushes, self.partition, CHUNK)]
         commands = [self._packer.pack(chunk, link.ahead) for chunk in chunks]
@@ -87,9 +102,9 @@ class Attempts:
         if self._min_replicas:
             bound = max(1, int(min(REPLICA_WAIT, left / 2) * 1000))
             commands.append(pack(b"WAIT", b"%d" % self._min_replicas, b"%d" % bound))
-        return Attempt(link, pushes, chunks, min(left, ATTEMPT)), commands
+        return PushAttempt(link, pushes, chunks, min(left, ATTEMPT)), commands
 
-    def take(self, attempt: Attempt, answer: list[Any] | Exception) -> list[Push]:
+    def take(self, attempt: PushAttempt, answer: list[Any] | Exception) -> list[PendingPush]:
         """Conclude what an attempt has decided and return the pushes that need another one."""
         if isinstance(answer, Exception):
             for push in attempt.pushes:
@@ -98,20 +113,22 @@ class Attempts:
                     push.since = push.since or attempt.now
             return list(attempt.pushes)
         confirmed = not self._min_replicas or (isinstance(answer[-1], int) and answer[-1] >= self._min_replicas)
-        again: list[Push] = []
+        again: list[PendingPush] = []
         for chunk, reply in zip(attempt.chunks, answer, strict=False):
             again += self._settle(attempt, chunk, reply, confirmed)
         return again
 
-    def _settle(self, attempt: Attempt, chunk: Sequence[Push], reply: Any, confirmed: bool) -> list[Push]:
+    def _settle(
+        self, attempt: PushAttempt, chunk: Sequence[PendingPush], reply: Any, confirmed: bool
+    ) -> list[PendingPush]:
         """Conclude what one call of the script has decided and return the pushes that need another attempt."""
         if isinstance(reply, ResponseError):
-            advice = advise(reply)
+            advice = disposition_of(reply)
             for push in chunk:
                 push.trouble = reply
-                if advice is Advice.UNKNOWN:
+                if advice is Disposition.UNKNOWN:
                     push.since = push.since or attempt.now
-                elif advice is Advice.GIVE_UP:
+                elif advice is Disposition.GIVE_UP:
                     self._give_up(push)
             return [push for push in chunk if push.outcome is None]
         server_ms, *results = reply
@@ -124,13 +141,13 @@ class Attempts:
             push for push, result in zip(chunk, results, strict=True) if not self._conclude(push, result, confirmed)
         ]
 
-    def _conclude(self, push: Push, result: bytes, confirmed: bool) -> bool:
+    def _conclude(self, push: PendingPush, result: bytes, confirmed: bool) -> bool:
         """Set the outcome of one push; return False where it needs another attempt."""
         if result[:1] in b"!?":
             push.trouble = ResponseError(result[1:].decode(errors="replace"))
             if result[:1] == b"?":
                 self.finish(push, uncertain(push.trouble, self._client.name))
-            elif advise(push.trouble) in (Advice.GIVE_UP, Advice.UNKNOWN):
+            elif disposition_of(push.trouble) in (Disposition.GIVE_UP, Disposition.UNKNOWN):
                 self._give_up(push)
             return push.outcome is not None
         if not confirmed:
@@ -150,7 +167,7 @@ class Attempts:
 
     # -- further attempts ----------------------------------------------------------------------------------------
 
-    def try_again(self, pushes: Sequence[Push]) -> None:
+    def try_again(self, pushes: Sequence[PendingPush]) -> None:
         """Have pushes tried again, except those for which it is no use."""
         pushes = [push for push in pushes if not self.is_over(push, 0.0)]
         if pushes:
@@ -159,14 +176,14 @@ class Attempts:
             except ClosedError:
                 self.abandon(pushes)
 
-    async def _persist(self, pushes: Sequence[Push]) -> None:
+    async def _persist(self, pushes: Sequence[PendingPush]) -> None:
         """Try pushes again until each has an outcome or is over its deadline."""
         delay = 0.005
         failed = False
         try:
             while pushes:
                 advice = {_advice(push.trouble) for push in pushes}
-                if Advice.MOVE in advice or (failed and advice - {Advice.LOAD, Advice.WAIT}):
+                if Disposition.MOVE in advice or (failed and advice - {Disposition.LOAD, Disposition.WAIT}):
                     await self._client.relocate(advice)
                 pushes = await self._attempt_all(pushes)
                 failed = True
@@ -177,14 +194,14 @@ class Attempts:
         finally:
             self.abandon(pushes, sent=True)
 
-    async def _attempt_all(self, pushes: Sequence[Push]) -> list[Push]:
+    async def _attempt_all(self, pushes: Sequence[PendingPush]) -> list[PendingPush]:
         """Make one attempt for each and return those that need another one."""
-        by_node: dict[Node, list[Push]] = {}
+        by_node: dict[RedisNode, list[PendingPush]] = {}
         for push in pushes:
             by_node.setdefault(self._client.node_of(self.partition(push)), []).append(push)
-        again: list[Push] = []
+        again: list[PendingPush] = []
 
-        async def attempt(node: Node, some: list[Push]) -> None:
+        async def attempt(node: RedisNode, some: list[PendingPush]) -> None:
             again.extend(await self._attempt(node.writes, some))
 
         async with anyio.create_task_group() as tasks:
@@ -192,7 +209,7 @@ class Attempts:
                 tasks.start_soon(attempt, node, some)
         return again
 
-    async def _attempt(self, link: Link, pushes: Sequence[Push]) -> list[Push]:
+    async def _attempt(self, link: PipelinedConnection, pushes: Sequence[PendingPush]) -> list[PendingPush]:
         """Send the pushes to their master once more and return those that need yet another attempt."""
         if link.down_for() > FAIL_FAST:
             self.reject([push for push in pushes if push.since is None], link)
@@ -201,7 +218,7 @@ class Attempts:
                 return []
         try:
             epoch = await link.connected(min(ATTEMPT, pushes[0].deadline - time.monotonic()))
-            if any(_advice(push.trouble) is Advice.LOAD for push in pushes):
+            if any(_advice(push.trouble) is Disposition.LOAD for push in pushes):
                 await link.reload(ATTEMPT)
             attempt, commands = self.prepare(link, pushes)
         except (*FAILURES, ClosedError) as error:
@@ -215,14 +232,14 @@ class Attempts:
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 
-    def finish(self, push: Push, outcome: Outcome) -> None:
+    def finish(self, push: PendingPush, outcome: Outcome) -> None:
         """Tell the outcome, once."""
         if push.outcome is None:
             push.outcome = outcome
             del self.under_way[push.nonce]
             push.done(outcome)
 
-    def is_over(self, push: Push, delay: float) -> bool:
+    def is_over(self, push: PendingPush, delay: float) -> bool:
         """Return whether a push has its outcome: at the latest when there is no time for another attempt.
 
         Of a server that does not let us in it has one at once, unless an earlier attempt may have stored it.
@@ -232,18 +249,18 @@ class Attempts:
             self._give_up(push)
         return push.outcome is not None
 
-    def _give_up(self, push: Push) -> None:
+    def _give_up(self, push: PendingPush) -> None:
         trouble = push.trouble or NoAnswerError("the store was closed")
         make = rejected if push.since is None else uncertain
         self.finish(push, make(trouble, self._client.name))
 
-    def reject(self, pushes: Iterable[Push], link: Link) -> None:
+    def reject(self, pushes: Iterable[PendingPush], link: PipelinedConnection) -> None:
         """Give up pushes of which nothing was ever sent: the server has been away for long."""
         for push in pushes:
             push.trouble = push.trouble or NotSentError(f"no connection for {link.down_for():.1f} s: {link.trouble}")
             self._give_up(push)
 
-    def abandon(self, pushes: Iterable[Push], *, sent: bool = False) -> None:
+    def abandon(self, pushes: Iterable[PendingPush], *, sent: bool = False) -> None:
         """Give outcomes to pushes that nobody will attempt any more: the store closes."""
         for push in pushes:
             if sent or push.since is not None:
@@ -254,5 +271,5 @@ class Attempts:
                 self.finish(push, PushRejectedError(text, backend=self._client.name))
 
 
-def _advice(trouble: Exception | None) -> Advice:
-    return advise(trouble) if isinstance(trouble, ResponseError) else Advice.UNKNOWN
+def _advice(trouble: Exception | None) -> Disposition:
+    return disposition_of(trouble) if isinstance(trouble, ResponseError) else Disposition.UNKNOWN

@@ -15,11 +15,11 @@ from notify import Event, Guarantees, RoutingInfo
 from notify.abc import Deliver
 from notify.errors import NotifyError, UsageError
 
-from ._client import Client
+from ._client import RedisClient
 from ._connection import Where, pack
 from ._errors import FAILURES, unavailable
-from ._listen import Hearing
-from ._names import Keys, partition_of
+from ._listen import Subscriptions
+from ._names import RedisNames, partition_of
 
 logger = logging.getLogger("notify")
 
@@ -47,8 +47,8 @@ class RedisRouter:
         for name, value in {"canary": canary, "timeout": timeout}.items():
             if not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value!r}")
-        self._keys = Keys(prefix)
-        self._client = Client(where, type(self).__name__)
+        self._keys = RedisNames(prefix)
+        self._client = RedisClient(where, type(self).__name__)
         self._interval = canary
         self._timeout = timeout
 
@@ -75,7 +75,7 @@ class RedisRouter:
                 logger.warning("a routed event cannot be delivered: %s", error)
 
         name = secrets.token_hex(6)
-        hearing = Hearing(
+        hearing = Subscriptions(
             self._client,
             canary=lambda partition: self._keys.named(partition, "c", name),
             interval=self._interval,

@@ -20,12 +20,12 @@ import anyio
 from notify import Event
 from notify.errors import ClosedError
 
-from ._client import Client, Node
+from ._client import RedisClient, RedisNode
 from ._errors import FAILURES
-from ._names import Keys
-from ._pipeline import Call
-from ._pushes import Done, Outcome, Packer, Push, Retention
-from ._retry import ATTEMPT, FAIL_FAST, Attempt, Attempts
+from ._names import RedisNames
+from ._pipeline import Request
+from ._pushes import Done, Outcome, PendingPush, PushCommands, Retention
+from ._retry import ATTEMPT, FAIL_FAST, PushAttempt, RedisRetries
 
 PIPELINE: Final = 128
 """Events to one write: small enough that the server works on one while the next is made and the last is shown."""
@@ -34,24 +34,24 @@ LANES: Final = 2
 """Writes under way to one master; what comes meanwhile makes up the next one."""
 
 
-class Lane:
+class NodeQueue:
     """What waits for one master.
 
     Attributes:
         under_way: writes without an answer yet.
-        stirring: whether something will look at the queue by itself.
+        pump_scheduled: whether something will look at the queue by itself.
     """
 
-    __slots__ = ("node", "queue", "stirring", "under_way")
+    __slots__ = ("node", "pump_scheduled", "queue", "under_way")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: RedisNode) -> None:
         self.node = node
-        self.queue: deque[Push] = deque()
+        self.queue: deque[PendingPush] = deque()
         self.under_way = 0
-        self.stirring = False
+        self.pump_scheduled = False
 
 
-class Writer:
+class RedisSaver:
     """Appends events.
 
     Args:
@@ -65,16 +65,18 @@ class Writer:
         show: if set, called with each event of `save` as soon as it is known to be stored.
     """
 
-    def __init__(self, client: Client, keys: Keys, retention: Retention, *, min_replicas: int, timeout: float) -> None:
+    def __init__(
+        self, client: RedisClient, keys: RedisNames, retention: Retention, *, min_replicas: int, timeout: float
+    ) -> None:
         self._client = client
-        self._packer = Packer(keys, retention, client.publish)
-        self._attempts = Attempts(client, keys, self._packer, min_replicas)
+        self._packer = PushCommands(keys, retention, client.publish)
+        self._attempts = RedisRetries(client, keys, self._packer, min_replicas)
         self._timeout = timeout
         self._origin = secrets.token_hex(6).encode()
         self._numbers = count()
         self.show: Callable[[Event], Any] | None = None
-        self._lanes: dict[Node, Lane] = {}
-        self._unrouted: list[Push] = []
+        self._lanes: dict[RedisNode, NodeQueue] = {}
+        self._unrouted: list[PendingPush] = []
         self._routing = False
         client.moved.append(self._forget_lanes)
 
@@ -107,9 +109,9 @@ class Writer:
         self._client.check_open()
         self._hand_over([self._push(event, done)], self._pump_soon)
 
-    def _push(self, event: Event, done: Done) -> Push:
+    def _push(self, event: Event, done: Done) -> PendingPush:
         nonce = b"%b%x" % (self._origin, next(self._numbers))
-        push = Push(event, nonce, self._packer.names(event), time.monotonic() + self._timeout, done)
+        push = PendingPush(event, nonce, self._packer.names(event), time.monotonic() + self._timeout, done)
         self._attempts.under_way[nonce] = push
         return push
 
@@ -123,7 +125,7 @@ class Writer:
 
     # -- first attempts ------------------------------------------------------------------------------------------
 
-    def _hand_over(self, pushes: Sequence[Push], pump: Callable[[Lane], None]) -> None:
+    def _hand_over(self, pushes: Sequence[PendingPush], pump: Callable[[NodeQueue], None]) -> None:
         """Put each push into the lane of its master, and have the lanes pumped."""
         if not self._client.is_located or self._unrouted:
             self._unrouted += pushes
@@ -141,10 +143,10 @@ class Writer:
         for lane in lanes:
             pump(lane)
 
-    def _lane_of(self, node: Node) -> Lane:
+    def _lane_of(self, node: RedisNode) -> NodeQueue:
         lane = self._lanes.get(node)
         if lane is None:
-            lane = self._lanes[node] = Lane(node)
+            lane = self._lanes[node] = NodeQueue(node)
         return lane
 
     def _forget_lanes(self) -> None:
@@ -152,19 +154,19 @@ class Writer:
         nodes = self._client.nodes
         self._lanes = {node: lane for node, lane in self._lanes.items() if node in nodes}
 
-    def _pump_soon(self, lane: Lane) -> None:
-        if not lane.stirring and lane.under_way < LANES:
-            lane.stirring = True
+    def _pump_soon(self, lane: NodeQueue) -> None:
+        if not lane.pump_scheduled and lane.under_way < LANES:
+            lane.pump_scheduled = True
             asyncio.get_running_loop().call_soon(self._stir, lane)
 
-    def _stir(self, lane: Lane) -> None:
-        lane.stirring = False
+    def _stir(self, lane: NodeQueue) -> None:
+        lane.pump_scheduled = False
         self._pump(lane)
 
-    def _pump(self, lane: Lane) -> None:
+    def _pump(self, lane: NodeQueue) -> None:
         """Send what waits in a lane, as far as there is room."""
         queue, link = lane.queue, lane.node.writes
-        while queue and lane.under_way < LANES and not lane.stirring:
+        while queue and lane.under_way < LANES and not lane.pump_scheduled:
             if self._client.closed:
                 self._attempts.abandon(_emptied(queue))
             elif link.is_up:
@@ -172,20 +174,20 @@ class Writer:
                 attempt, commands = self._attempts.prepare(link, pushes)
                 lane.under_way += 1
                 tell = partial(self._landed, lane, attempt)
-                link.post(Call(b"".join(commands), len(commands), tell, attempt.timeout))
+                link.post(Request(b"".join(commands), len(commands), tell, attempt.timeout))
             elif link.down_for() > FAIL_FAST:
                 self._attempts.reject(_emptied(queue), link)
             else:
-                lane.stirring = True
+                lane.pump_scheduled = True
                 self._client.start(self._connect, lane)
 
-    def _landed(self, lane: Lane, attempt: Attempt, answer: list[Any] | Exception) -> None:
+    def _landed(self, lane: NodeQueue, attempt: PushAttempt, answer: list[Any] | Exception) -> None:
         """Conclude a first attempt, after the next one was sent."""
         lane.under_way -= 1
         self._pump(lane)
         self._attempts.try_again(self._attempts.take(attempt, answer))
 
-    async def _connect(self, lane: Lane) -> None:
+    async def _connect(self, lane: NodeQueue) -> None:
         """Wait for the connection; without one, what waits for it is left to another task."""
         queue = lane.queue
         try:
@@ -197,7 +199,7 @@ class Writer:
                 push.trouble = error
             self._attempts.try_again(pushes)
         finally:
-            lane.stirring = False
+            lane.pump_scheduled = False
             self._pump(lane)
 
     async def _route(self) -> None:
@@ -223,7 +225,7 @@ class Writer:
             self._attempts.abandon(pushes)
 
 
-def _emptied(queue: deque[Push]) -> list[Push]:
+def _emptied(queue: deque[PendingPush]) -> list[PendingPush]:
     pushes = [*queue]
     queue.clear()
     return pushes

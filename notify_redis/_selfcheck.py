@@ -8,13 +8,13 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ._connection import Source, Wire, ask, pack
+from ._connection import Connection, Endpoint, ask, pack
 from ._errors import NotSentError
 
 logger = logging.getLogger("notify")
 
 
-async def self_check(wire: Wire, source: Source, name: str) -> None:
+async def self_check(connection: Connection, source: Endpoint, name: str) -> None:
     """Warn of settings that endanger the promises; what may not be asked is passed over.
 
     Raises:
@@ -22,7 +22,7 @@ async def self_check(wire: Wire, source: Source, name: str) -> None:
     """
     sections = (b"server", b"persistence", b"memory", b"replication")
     commands = [pack(b"INFO", section) for section in sections] + [pack(b"CONFIG", b"GET", b"save")]
-    *info, save = await ask(wire, *commands)
+    *info, save = await ask(connection, *commands)
     facts: dict[str, str] = {}
     for text in info:
         if not isinstance(text, ResponseError):

@@ -13,13 +13,13 @@ from notify import Event, Guarantees, Page, continuity, ids
 from notify.errors import CodecError, NotifyError, UsageError
 from notify.event import check_user
 
-from ._client import Client
+from ._client import RedisClient
 from ._connection import Where, pack
 from ._errors import FAILURES, unavailable
-from ._names import PARTITIONS, Keys
+from ._names import PARTITIONS, RedisNames
 from ._pushes import Retention
 from ._record import decode
-from ._save import Writer
+from ._save import RedisSaver
 from ._scripts import READ
 
 HOUR: Final = 3600.0
@@ -74,21 +74,21 @@ class RedisStore:
                 raise UsageError(f"{name} must be greater than 0, not {value!r}")
         if min_replicas < 0 or inline < 0:
             raise UsageError("min_replicas and inline cannot be negative")
-        self._keys = Keys(prefix)
-        self._client = Client(where, type(self).__name__)
+        self._keys = RedisNames(prefix)
+        self._client = RedisClient(where, type(self).__name__)
         self._age = 0 if max_age is None else max(1, int(max_age * 1000))
         self._timeout = timeout
         self._inline = inline
         ttl = 0 if max_age is None else int(max(max_age, HOUR) * 1000)
         window = max(1, int(key_window * 1000))
         retention = Retention(max_len, exact, ttl, self._age, window, inline)
-        self._writer = Writer(self._client, self._keys, retention, min_replicas=min_replicas, timeout=timeout)
+        self._saver = RedisSaver(self._client, self._keys, retention, min_replicas=min_replicas, timeout=timeout)
 
     # -- Store ---------------------------------------------------------------------------------------------------
 
     async def save(self, event: Event) -> Event:
         """See `notify.abc.Store.save`; concurrent saves share round trips, and cancelling one undoes nothing."""
-        (outcome,) = await self._writer.save([event])
+        (outcome,) = await self._saver.save([event])
         if isinstance(outcome, NotifyError):
             raise outcome
         return outcome
@@ -162,11 +162,11 @@ class RedisStore:
 
     async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
         """See `notify.abc.SaveMany.save_many`."""
-        return await self._writer.save(events)
+        return await self._saver.save(events)
 
     def save_soon(self, event: Event, done: Callable[[Event | NotifyError], None]) -> None:
         """See `notify.abc.SaveSoon.save_soon`."""
-        self._writer.save_soon(event, done)
+        self._saver.save_soon(event, done)
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""

@@ -14,7 +14,7 @@ from notify.abc import Position
 from notify.errors import ClosedError, CodecError, UsageError
 
 from ._connection import Where
-from ._listen import Hearing
+from ._listen import Subscriptions
 from ._record import decode
 from ._store import RedisStore
 
@@ -50,14 +50,14 @@ class RedisStreamStore(RedisStore):
             raise UsageError(f"canary must be greater than 0, not {canary!r}")
         name = secrets.token_hex(6)
         self._users: dict[bytes, str] = {}
-        self._hearing = Hearing(
+        self._hearing = Subscriptions(
             self._client,
             canary=lambda partition: self._keys.named(partition, "c", name),
             interval=canary,
             on_message=self._hear,
             on_gap=self._catch_up_soon,
         )
-        self._writer.show = self._show
+        self._saver.show = self._show
         self._catching_up = self._again = self._auditing = False
         self._live = LiveLog(
             self,
@@ -145,7 +145,7 @@ class RedisStreamStore(RedisStore):
         prev, _, rest = rest.partition(b" ")
         nonce, _, body = rest.partition(b" ")
         try:
-            event = self._writer.announced(nonce, id_, prev.decode())
+            event = self._saver.announced(nonce, id_, prev.decode())
             if event is None and body:
                 event = decode(body, id_, prev.decode())
             if event is not None and event.user == user:

@@ -218,7 +218,7 @@ async def test_clients_of_clusters_and_sentinels(prefix: str) -> None:
 def test_cluster_clients_with_tls() -> None:
     """A cluster client that speaks TLS is followed with TLS, under its login."""
     client: Any = RedisCluster(host="one", port=1, ssl=True, ssl_ca_certs="ca.pem", username="me", password="secret")
-    source = RedisStore(client)._client.source
+    source = RedisStore(client)._client.endpoint
     assert source.kind is SSLConnection
     assert (source.options["username"], source.options["ssl_ca_certs"]) == ("me", "ca.pem")
     assert list(source.seeds) == [("one", 1)]
@@ -227,7 +227,7 @@ def test_cluster_clients_with_tls() -> None:
 def test_logins_and_tls_of_sentinels() -> None:
     """A URL may have another login for the sentinels; TLS settings count for them too."""
     url = "rediss+sentinel://me:secret@one:1,two/main/3?sentinel_username=s&sentinel_password=p&ssl_ca_certs=ca.pem"
-    source = RedisStore(url)._client.source
+    source = RedisStore(url)._client.endpoint
     assert list(source.seeds) == [("one", 1), ("two", 26_379)]
     assert (source.service, source.options["db"], source.options["username"]) == ("main", 3, "me")
     assert dict(source.sentinel_options) == {"username": "s", "password": "p", "ssl_ca_certs": "ca.pem"}

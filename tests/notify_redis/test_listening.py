@@ -27,7 +27,7 @@ def channels(server: Server, prefix: str) -> int:
 def listen_through(store: RedisStreamStore, proxy: FaultProxy) -> None:
     """Have the pub/sub connection of a store go through a proxy, and no other one."""
     node = store._client.node_of(0)
-    node.connect = store._client.source.at(("127.0.0.1", proxy.port)).connect
+    node.connect = store._client.endpoint.at(("127.0.0.1", proxy.port)).connect
 
 
 async def test_a_connection_that_is_killed(server: Server, prefix: str) -> None:

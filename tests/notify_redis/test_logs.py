@@ -19,7 +19,7 @@ from notify import ClosedError, Event, InvalidEventError, Notifier, PushRejected
 from notify.testing._samples import HOSTILE_NAMES
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from notify_redis._connection import check_settings, pack
-from notify_redis._names import PARTITIONS, TAGS, Keys, slot_of
+from notify_redis._names import PARTITIONS, TAGS, RedisNames, slot_of
 from notify_redis._record import encode
 from notify_redis._scripts import PUSH
 from tests.parts import until
@@ -209,7 +209,7 @@ def calls(server: Server) -> int:
 
 def test_names_cannot_collide() -> None:
     """No two users, keys or other names are alike, and all of a user's names are in the user's hash slot."""
-    keys = Keys("app")
+    keys = RedisNames("app")
     names: set[bytes] = set()
     for user in HOSTILE_NAMES:
         stream, index, retries, partition = keys.of_user(user)
@@ -234,7 +234,7 @@ def test_partitions_are_spread_evenly() -> None:
 
 def test_the_layout_never_changes() -> None:
     """Names that were written by an earlier version are found by this one."""
-    keys = Keys("notify")
+    keys = RedisNames("notify")
     assert keys.of_user("alice") == (
         b"notify:{p343}:alice",
         b"notify:{p343}::users",
@@ -300,7 +300,7 @@ async def test_clients_that_are_passed_in(server: Server, prefix: str, kind: str
         async with store.subscribe("alice") as stream:
             event = await store.save(Event("alice", "t"))
             assert await stream.next(5) == event
-        wire = await store._client.source.connect()
+        wire = await store._client.endpoint.connect()
         check_settings(wire)
         await wire.disconnect()
         assert dict(pool.connection_kwargs) == options
