@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -11,8 +12,8 @@ from typing import Any, Final, TypeVar
 import anyio
 from redis.exceptions import ResponseError
 
-from notify import Background
-from notify.errors import ClosedError, UsageError
+from notify.adapters import Background, LoopGuard, OutageLog, backoff
+from notify.errors import ClosedError
 
 from ._connection import Address, Connection, Endpoint, Where, endpoint_of
 from ._discovery import ask_cluster, ask_sentinels, connect_master
@@ -20,7 +21,6 @@ from ._errors import FAILURES, Disposition, NotSentError, RefusedError, disposit
 from ._names import PARTITIONS
 from ._pipeline import PipelinedConnection
 from ._selfcheck import self_check
-from ._trouble import Trouble
 
 logger = logging.getLogger("notify")
 
@@ -67,16 +67,16 @@ class RedisClient:
         self.endpoint: Endpoint = endpoint_of(where)
         self.name = name
         self.background = Background(name)
-        self.closed = False
         self.moved: list[Callable[[], None]] = []
         self._nodes: dict[Address | None, RedisNode] = {}
         self._owner: list[RedisNode] = []  # the node of each partition
         self._checked = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._guard = LoopGuard(name, asyncio_only=True)
+        self.check_open = self._guard.check
         self._refreshing: asyncio.Future[None] | None = None
         self._master: Address | None = None
-        self._searching = Trouble(
-            f"{name} cannot find out who the masters are", f"{name} has found out who the masters are"
+        self._searching = OutageLog(
+            logger, f"{name} cannot find out who the masters are", f"{name} has found out who the masters are"
         )
 
     # -- who is where --------------------------------------------------------------------------------------------
@@ -111,18 +111,10 @@ class RedisClient:
             if not self.closed:  # pragma: no cover - nobody else says so
                 raise
 
-    def check_open(self) -> None:
-        """Raise ClosedError after `aclose`, and UsageError from another event loop than the first one, or from trio."""
-        if self.closed:
-            raise ClosedError(f"{self.name} is closed")
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise UsageError(f"{self.name} runs on asyncio only, as its driver does") from None
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise UsageError(f"this {self.name} belongs to another event loop; make one for each loop")
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._guard.closed
 
     @property
     def is_located(self) -> bool:
@@ -167,10 +159,10 @@ class RedisClient:
                 node = self._nodes[None] = RedisNode(self, None, self.endpoint.connect)
                 self._owner = [node] * PARTITIONS
         except FAILURES as error:
-            self._searching.met(error)
+            self._searching.failed(error)
             done.set_exception(error)
         else:
-            self._searching.ended()
+            self._searching.recovered()
             done.set_result(None)
         finally:
             self._refreshing = None
@@ -257,7 +249,7 @@ class RedisClient:
         replies: list[Any] = [None] * len(commands)
         todo = list(range(len(commands)))
         deadline = anyio.current_time() + timeout
-        delay = 0.01
+        delays = backoff(random.random, first=0.01, limit=0.5)
         while todo:
             trouble: Exception | None = None
             try:
@@ -269,13 +261,13 @@ class RedisClient:
             todo = [i for i in todo if replies[i] is None or _puts_off(replies[i])]
             if not todo:
                 break
+            delay = next(delays)
             if anyio.current_time() + delay >= deadline:
                 if trouble is None:
                     break
                 raise trouble
             advice = {disposition_of(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}
             await anyio.sleep(0 if advice == {Disposition.LOAD} else delay)
-            delay = min(delay * 2, 0.5)
             if trouble is not None or Disposition.MOVE in advice:
                 await self.relocate(advice)
             for i in todo:
@@ -338,7 +330,7 @@ class RedisClient:
 
     async def aclose(self) -> None:
         """Drop every connection. Idempotent; takes no longer than a moment, also while the server hangs."""
-        self.closed = True
+        self._guard.close()
         await self.background.aclose(1.0)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import anyio
 
+from notify.adapters import backoff
 from notify.errors import ClosedError
 
 from ._client import RedisClient, RedisNode
@@ -112,15 +114,14 @@ class Subscriptions:
             listener.stop()
 
     async def _run(self) -> None:
-        delay = 0.05
+        delays = backoff(random.random, limit=2.0)
         while not self._stopped:
             try:
                 await self._client.locate()
                 break
             except FAILURES:  # which the client has logged
                 self._give_up_waiting()
-                await anyio.sleep(delay)
-                delay = min(delay * 2, 2.0)
+                await anyio.sleep(next(delays))
         self._rebalance()
 
     def _rebalance(self) -> None:

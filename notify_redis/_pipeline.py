@@ -18,7 +18,8 @@ import anyio
 import anyio.lowlevel
 from redis.exceptions import RedisError, ResponseError
 
-from notify import Background, ClosedError
+from notify.adapters import Background
+from notify.errors import ClosedError
 
 from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
 from ._errors import FAILURES, NoAnswerError, NotSentError, not_sent

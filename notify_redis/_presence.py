@@ -17,15 +17,14 @@ import anyio
 from redis.exceptions import ResponseError
 
 from notify import Guarantees, RoutingInfo
+from notify.adapters import OutageLog, check_user
 from notify.errors import BackendUnavailableError, ClosedError, UsageError
-from notify.event import check_user
 
 from ._client import RedisClient
 from ._connection import Where, pack
 from ._errors import FAILURES, NoAnswerError, unavailable
 from ._names import RedisNames
 from ._scripts import LEASE
-from ._trouble import Trouble
 
 logger = logging.getLogger("notify")
 
@@ -81,8 +80,8 @@ class RedisPresence:
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._flushing = False
         self._closing = False
-        self._writing = Trouble("presence cannot be written", "presence is written again")
-        self._leasing = Trouble("the presence lease cannot be renewed", "the presence lease is renewed again")
+        self._writing = OutageLog(logger, "presence cannot be written", "presence is written again")
+        self._leasing = OutageLog(logger, "the presence lease cannot be renewed", "the presence lease is renewed again")
 
     # -- PresenceTracker -----------------------------------------------------------------------------------------
 
@@ -214,7 +213,7 @@ class RedisPresence:
                 except FAILURES as error:
                     self._dirty.update(dict.fromkeys(users))
                     _tell(waiters, unavailable(error, self._client.name))
-                    self._writing.met(error)
+                    self._writing.failed(error)
                     await anyio.sleep(delay)
                     delay = min(delay * 2, 1.0)
                 except BaseException:
@@ -222,7 +221,7 @@ class RedisPresence:
                     raise
                 else:
                     delay = 0.05
-                    self._writing.ended()
+                    self._writing.recovered()
                     _tell(waiters, None)
         finally:
             self._flushing = False
@@ -285,11 +284,11 @@ class RedisPresence:
             try:
                 await self._renew()
             except FAILURES as error:
-                self._leasing.met(error)
+                self._leasing.failed(error)
                 continue
             except ClosedError:  # pragma: no cover - closed in the midst of it
                 return
-            self._leasing.ended()
+            self._leasing.recovered()
             epoch = sum(node.reads.epoch for node in self._client.nodes)
             if self._epoch not in (0, epoch):  # another connection, perhaps to a server that has lost the latest
                 self._mark(self._places)  # pragma: no cover - CPython 3.11 does not trace what follows a throw

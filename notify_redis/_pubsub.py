@@ -8,6 +8,7 @@ path has to come back through this one.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 import time
@@ -20,12 +21,14 @@ import anyio
 import anyio.lowlevel
 from redis.exceptions import RedisError, ResponseError
 
+from notify.adapters import OutageLog, backoff
 from notify.errors import ClosedError
 
 from ._client import RedisClient, RedisNode
 from ._connection import Connection, Replies, hang_up, pack
 from ._errors import FAILURES, NoAnswerError
-from ._trouble import Trouble
+
+logger = logging.getLogger("notify")
 
 NAMES_PER_COMMAND: Final = 512
 MESSAGES_PER_YIELD: Final = 64
@@ -95,8 +98,8 @@ class PubSubConnection:
         self._scope: anyio.CancelScope | None = None
         self._last_heard = 0.0
         self._nonce = b""
-        self._trouble = Trouble(
-            f"{client.name} does not hear {client.endpoint}", f"{client.name} hears {client.endpoint} again"
+        self._outage = OutageLog(
+            logger, f"{client.name} does not hear {client.endpoint}", f"{client.name} hears {client.endpoint} again"
         )
         verb = b"S" if client.is_cluster else b""
         self._subscribe, self._unsubscribe = verb + b"SUBSCRIBE", verb + b"UNSUBSCRIBE"
@@ -123,23 +126,24 @@ class PubSubConnection:
     async def run(self) -> None:
         """Listen until stopped: connect again after every failure, at once after a connection that had lasted."""
         with anyio.CancelScope() as self._scope:
-            delay = 0.05
+            delays = backoff(random.random, limit=2.0)
             while True:
                 began = time.monotonic()
                 failure = await self._listen()
                 if self._client.closed:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
                     return
-                delay = await self._pause(failure, 0.05 if time.monotonic() - began > STEADY else delay)
+                if time.monotonic() - began > STEADY:
+                    delays = backoff(random.random, limit=2.0)
+                await self._pause(failure, next(delays))
 
-    async def _pause(self, failure: Exception, delay: float) -> float:
-        """Tell that nothing is heard, wait a moment, and return how long to wait the next time."""
+    async def _pause(self, failure: Exception, delay: float) -> None:
+        """Tell that nothing is heard, and wait."""
         self._on_dead()
-        self._trouble.met(failure)
+        self._outage.failed(failure)
         if self._client.endpoint.seeds:
             with suppress(*FAILURES):
                 await self._client.refresh()
-        await anyio.sleep(delay * random.uniform(0.5, 1.0))
-        return min(delay * 2, 2.0)
+        await anyio.sleep(delay)
 
     # -- one connection ------------------------------------------------------------------------------------------
 
@@ -248,7 +252,7 @@ class PubSubConnection:
             self._initial.discard(channel)
             if not self._initial:
                 self.alive = True
-                self._trouble.ended()
+                self._outage.recovered()
                 confirmed.set()
                 self._on_alive(self)
         elif self.hears(channel):

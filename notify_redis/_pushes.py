@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from notify import Event
+from notify.adapters import Retention
 from notify.errors import NotifyError
 
 from ._connection import bulks
@@ -20,17 +20,8 @@ Done: TypeAlias = Callable[[Outcome], None]
 
 _CACHED_NAMES: Final = 65_536
 
-
-@dataclass(frozen=True)
-class Retention:
-    """What the script is told of how long to keep what; durations in milliseconds, 0 for ever."""
-
-    max_len: int
-    exact: bool
-    ttl: int
-    age: int
-    key_window: int
-    inline: int
+HOUR: Final = 3_600_000
+"""In milliseconds."""
 
 
 class PendingPush:
@@ -71,11 +62,13 @@ class PushCommands:
         publish: the command that announces.
     """
 
-    def __init__(self, keys: RedisNames, retention: Retention, publish: bytes) -> None:
+    def __init__(self, keys: RedisNames, retention: Retention, *, exact: bool, inline: int, publish: bytes) -> None:
         self._keys = keys
-        trim = b"=" if retention.exact else b"~"
-        numbers = (retention.ttl, retention.age, retention.key_window, retention.inline)
-        self._fixed = bulks(b"%d" % retention.max_len, trim, *[b"%d" % number for number in numbers], publish)
+        age = 0 if retention.max_age is None else max(1, int(retention.max_age * 1000))
+        ttl = age and max(age, HOUR)
+        window = max(1, int(retention.key_window * 1000))
+        numbers = [b"%d" % number for number in (ttl, age, window, inline)]
+        self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers, publish)
         self._names_of: Callable[[str], bytes] = lru_cache(_CACHED_NAMES)(self._pack_names)
 
     def names(self, event: Event) -> bytes:

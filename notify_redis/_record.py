@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from types import MappingProxyType
 
+from notify.adapters import build_event
 from notify.errors import CodecError
-from notify.event import NO_META, Event, build_event
+from notify.event import NO_META, Event
 
 VERSION = b"1"
 

@@ -7,6 +7,7 @@ of it in a server that hangs, and after the deadline nothing of it will be execu
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -14,6 +15,7 @@ from typing import Any, Final
 import anyio
 from redis.exceptions import ResponseError
 
+from notify.adapters import backoff
 from notify.errors import ClosedError, PushRejectedError, PushUncertainError
 
 from ._client import RedisClient, RedisNode
@@ -178,7 +180,7 @@ class RedisRetries:
 
     async def _persist(self, pushes: Sequence[PendingPush]) -> None:
         """Try pushes again until each has an outcome or is over its deadline."""
-        delay = 0.005
+        delays = backoff(random.random, first=0.005, limit=0.25)
         failed = False
         try:
             while pushes:
@@ -187,10 +189,10 @@ class RedisRetries:
                     await self._client.relocate(advice)
                 pushes = await self._attempt_all(pushes)
                 failed = True
+                delay = next(delays)
                 pushes = [push for push in pushes if not self.is_over(push, delay)]
                 if pushes:
                     await anyio.sleep(delay)
-                    delay = min(delay * 2, 0.25)
         finally:
             self.abandon(pushes, sent=True)
 

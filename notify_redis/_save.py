@@ -7,6 +7,7 @@ wrong with it is left to a task, which tries again until the deadline.
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
 from collections import deque
@@ -18,13 +19,14 @@ from typing import Any, Final
 import anyio
 
 from notify import Event
+from notify.adapters import backoff
 from notify.errors import ClosedError
 
 from ._client import RedisClient, RedisNode
 from ._errors import FAILURES
 from ._names import RedisNames
 from ._pipeline import Request
-from ._pushes import Done, Outcome, PendingPush, PushCommands, Retention
+from ._pushes import Done, Outcome, PendingPush, PushCommands
 from ._retry import ATTEMPT, FAIL_FAST, PushAttempt, RedisRetries
 
 PIPELINE: Final = 128
@@ -57,7 +59,7 @@ class RedisSaver:
     Args:
         client: what they are sent through.
         keys: the names.
-        retention: how long to keep what.
+        commands: packs what is sent.
         min_replicas: how many replicas must confirm.
         timeout: seconds until a push without an outcome has failed.
 
@@ -66,10 +68,10 @@ class RedisSaver:
     """
 
     def __init__(
-        self, client: RedisClient, keys: RedisNames, retention: Retention, *, min_replicas: int, timeout: float
+        self, client: RedisClient, keys: RedisNames, commands: PushCommands, *, min_replicas: int, timeout: float
     ) -> None:
         self._client = client
-        self._packer = PushCommands(keys, retention, client.publish)
+        self._packer = commands
         self._attempts = RedisRetries(client, keys, self._packer, min_replicas)
         self._timeout = timeout
         self._origin = secrets.token_hex(6).encode()
@@ -204,17 +206,17 @@ class RedisSaver:
 
     async def _route(self) -> None:
         """Find the masters, at first use; what comes meanwhile waits here, in its order."""
-        delay = 0.005
+        delays = backoff(random.random, first=0.005, limit=0.25)
         try:
             while self._unrouted and not self._client.is_located:
                 try:
                     await self._client.locate()
                 except FAILURES as error:
+                    delay = next(delays)
                     for push in self._unrouted:
                         push.trouble = error
                     self._unrouted = [push for push in self._unrouted if not self._attempts.is_over(push, delay)]
                     await anyio.sleep(delay)
-                    delay = min(delay * 2, 0.25)
             self._routing = False
             pushes, self._unrouted = self._unrouted, []
             if pushes:

@@ -9,20 +9,19 @@ from typing import Any, ClassVar, Final, Self
 
 from redis.exceptions import ResponseError
 
-from notify import Event, Guarantees, Page, continuity, ids
+from notify import Event, Guarantees, Page, ids
+from notify.adapters import Retention, check_user
 from notify.errors import CodecError, NotifyError, UsageError
-from notify.event import check_user
 
 from ._client import RedisClient
 from ._connection import Where, pack
 from ._errors import FAILURES, unavailable
 from ._names import PARTITIONS, RedisNames
-from ._pushes import Retention
+from ._pushes import PushCommands
 from ._record import decode
 from ._save import RedisSaver
 from ._scripts import READ
 
-HOUR: Final = 3600.0
 PAGES_PER_CALL: Final = 64
 """Logs read by one call of the script."""
 
@@ -64,14 +63,9 @@ class RedisStore:
         inline: int = 4096,
         timeout: float = 4.0,
     ) -> None:
-        for name, value in {
-            "max_len": max_len,
-            "max_age": max_age,
-            "key_window": key_window,
-            "timeout": timeout,
-        }.items():
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+        retention = Retention(max_len, max_age, key_window)
+        if not timeout > 0:
+            raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
         if min_replicas < 0 or inline < 0:
             raise UsageError("min_replicas and inline cannot be negative")
         self._keys = RedisNames(prefix)
@@ -79,10 +73,8 @@ class RedisStore:
         self._age = 0 if max_age is None else max(1, int(max_age * 1000))
         self._timeout = timeout
         self._inline = inline
-        ttl = 0 if max_age is None else int(max(max_age, HOUR) * 1000)
-        window = max(1, int(key_window * 1000))
-        retention = Retention(max_len, exact, ttl, self._age, window, inline)
-        self._saver = RedisSaver(self._client, self._keys, retention, min_replicas=min_replicas, timeout=timeout)
+        commands = PushCommands(self._keys, retention, exact=exact, inline=inline, publish=self._client.publish)
+        self._saver = RedisSaver(self._client, self._keys, commands, min_replicas=min_replicas, timeout=timeout)
 
     # -- Store ---------------------------------------------------------------------------------------------------
 
@@ -203,10 +195,8 @@ class RedisStore:
         return pack(b"EVALSHA", READ.sha, b"%d" % len(names), *names, *rest)
 
     def _page(self, user: str, after: str, head: str, is_old: bool, entries: Sequence[Any]) -> Page:
-        if not entries:
-            return Page((), continuity(after, None, head, expired=is_old), head)
         events = [self._event(user, id_, fields) for id_, fields in entries]
-        return Page(events, continuity(after, events[0].prev, head), events[-1].id)
+        return Page.of(events or (), after, head, expired=is_old)
 
     def _event(self, user: str, id_: bytes, fields: Sequence[bytes]) -> Event:
         event = decode(fields[5], id_.decode(), fields[1].decode())

@@ -13,12 +13,12 @@ import anyio.to_thread
 import pytest
 
 from notify import BackendUnavailableError, Event, PushRejectedError, RoutingInfo
+from notify.adapters import OutageLog
 from notify.errors import UsageError
 from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from notify_redis._errors import RefusedError
 from notify_redis._retry import FAIL_FAST
-from notify_redis._trouble import Trouble
 from tests.parts import until
 from tests.servers.redis import Server, plain, plain_info
 
@@ -191,7 +191,7 @@ async def test_an_uncertain_push_is_not_given_up(server: Server, prefix: str) ->
 
 async def test_open_streams_outlast_a_refusal(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     """Open streams go on trying while the login is refused, which is logged once, until it is corrected."""
-    caplog.set_level(logging.WARNING, "notify")
+    caplog.set_level(logging.INFO, "notify")
     server.ask("ACL", "SETUSER", "gone", "reset", "on", ">right", "~*", "&*", "+@all")
     store = RedisStreamStore(f"redis://gone:right@127.0.0.1:{server.port}", prefix=prefix)
     other = RedisStore(server.url, prefix=prefix)
@@ -228,16 +228,16 @@ async def test_masters_that_cannot_be_found(server: Server, prefix: str, caplog:
     assert "cluster support disabled" in record.getMessage()
 
 
-def test_a_trouble_that_lasts(caplog: pytest.LogCaptureFixture) -> None:
-    """A trouble is logged when it begins, when its text changes and when it is over; then it may begin again."""
-    caplog.set_level(logging.WARNING, "notify")
-    trouble = Trouble("it fails", "it works")
-    trouble.ended()
+def test_an_outage_that_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    """An outage is logged when it begins, when its cause changes and when it ends; then another one may begin."""
+    caplog.set_level(logging.INFO, "notify")
+    outage = OutageLog(logging.getLogger("notify.redis"), "it fails", "it works")
+    outage.recovered()
     for error in (ValueError("a"), ValueError("a"), ValueError("b"), TimeoutError(), TimeoutError()):
-        trouble.met(error)
-    trouble.ended()
-    trouble.ended()
-    trouble.met(TimeoutError())
+        outage.failed(error)
+    outage.recovered()
+    outage.recovered()
+    outage.failed(TimeoutError())
     assert [record.getMessage() for record in caplog.records] == [
         "it fails: a",
         "it fails: b",
