@@ -15,14 +15,14 @@ from redis.exceptions import ResponseError
 from notify.adapters import Background, LoopGuard, OutageLog, backoff
 from notify.errors import ClosedError
 
-from ._connection import Address, Connection, Endpoint, Where, endpoint_of
+from ._connection import Address, Connection, Endpoint, RedisUrl, endpoint_of
 from ._discovery import ask_cluster, ask_sentinels, connect_master
 from ._errors import FAILURES, Disposition, NotSentError, RefusedError, disposition_of
 from ._names import PARTITIONS
 from ._pipeline import PipelinedConnection
 from ._selfcheck import self_check
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 REDISCOVER: Final = 10.0
 """Seconds between two looks at who the masters are."""
@@ -55,7 +55,7 @@ class RedisClient:
     """What a store, router or tracker talks to Redis through.
 
     Args:
-        where: a URL, client or pool.
+        url: a URL, client or pool.
         name: of the part, for messages.
 
     Attributes:
@@ -63,8 +63,8 @@ class RedisClient:
         moved: called after the masters have changed.
     """
 
-    def __init__(self, where: Where, name: str) -> None:
-        self.endpoint: Endpoint = endpoint_of(where)
+    def __init__(self, url: RedisUrl, name: str) -> None:
+        self.endpoint: Endpoint = endpoint_of(url)
         self.name = name
         self.background = Background(name)
         self.moved: list[Callable[[], None]] = []

@@ -36,7 +36,7 @@ from notify.errors import UsageError
 
 from ._errors import NotSentError, not_sent
 
-Where: TypeAlias = "str | Redis | ConnectionPool | RedisCluster"
+RedisUrl: TypeAlias = "str | Redis | ConnectionPool | RedisCluster"
 """A URL, or a client or pool of `redis.asyncio` that says where the server is and how to log in."""
 
 Address: TypeAlias = tuple[str, int]
@@ -62,7 +62,7 @@ class Connection(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where Redis is and how to log in.
+    """RedisUrl Redis is and how to log in.
 
     Attributes:
         kind: the connection class of the driver.
@@ -158,15 +158,15 @@ def check_settings(connection: Connection) -> None:
         raise UsageError(f"this version of redis-py does not do as it is told: {found}")
 
 
-def endpoint_of(where: Where) -> Endpoint:
+def endpoint_of(url: RedisUrl) -> Endpoint:
     """Return the source that a URL, client or pool describes.
 
     Raises:
         UsageError: it describes none, or has options that no connection takes.
     """
-    given = f"not a Redis URL: {_without_credentials(where)}" if isinstance(where, str) else "no connection can be made"
+    given = f"not a Redis URL: {_without_credentials(url)}" if isinstance(url, str) else "no connection can be made"
     try:
-        source = _described(where)
+        source = _described(url)
         for seed in source.seeds[:1]:
             source.at(seed).connection()
             source.sentinel(seed).connection()
@@ -177,12 +177,12 @@ def endpoint_of(where: Where) -> Endpoint:
     return source
 
 
-def _described(where: Where) -> Endpoint:
-    if isinstance(where, str):
-        many = _MANY.fullmatch(where)
-        return _of_many(*many.groups()) if many else _of_pool(_pool_at(where))
-    if isinstance(where, RedisCluster):
-        given = cast("Any", where).get_connection_kwargs()
+def _described(url: RedisUrl) -> Endpoint:
+    if isinstance(url, str):
+        many = _MANY.fullmatch(url)
+        return _of_many(*many.groups()) if many else _of_pool(_pool_at(url))
+    if isinstance(url, RedisCluster):
+        given = cast("Any", url).get_connection_kwargs()
         kind = (
             SSLConnection
             if issubclass(given.get("connection_class", DriverConnection), SSLConnection)
@@ -190,14 +190,14 @@ def _described(where: Where) -> Endpoint:
         )
         known = {name for each in kind.__mro__ for name in signature(each).parameters}  # others are the client's
         options = {name: value for name, value in given.items() if name in known}
-        nodes = cast("Any", where).nodes_manager.startup_nodes.values()
+        nodes = cast("Any", url).nodes_manager.startup_nodes.values()
         seeds = [(str(node.host), int(node.port)) for node in nodes]
         return Endpoint(kind, _cleaned(options, "host", "port"), seeds)
-    if isinstance(where, Redis):
-        return _of_pool(where.connection_pool)
-    if isinstance(where, ConnectionPool):
-        return _of_pool(where)
-    raise UsageError(f"give a Redis URL, client or pool, not {type(where).__name__}")
+    if isinstance(url, Redis):
+        return _of_pool(url.connection_pool)
+    if isinstance(url, ConnectionPool):
+        return _of_pool(url)
+    raise UsageError(f"give a Redis URL, client or pool, not {type(url).__name__}")
 
 
 def _pool_at(url: str) -> ConnectionPool:

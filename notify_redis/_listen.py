@@ -23,7 +23,7 @@ class Subscriptions:
 
     Args:
         client: of the owner.
-        canary: returns the channel of a canary in a partition.
+        probe: returns the channel of a probe in a partition.
         interval: seconds between two canaries.
         on_message: called with each channel and message.
         on_gap: called when messages may have been missed: with a channel, or with None for any.
@@ -33,13 +33,13 @@ class Subscriptions:
         self,
         client: RedisClient,
         *,
-        canary: Callable[[int], bytes],
+        probe: Callable[[int], bytes],
         interval: float,
         on_message: Callable[[bytes, bytes], None],
         on_gap: Callable[[bytes | None], None],
     ) -> None:
         self._client = client
-        self._canary = canary
+        self._probe = probe
         self._interval = interval
         self._on_message = on_message
         self._on_gap = on_gap
@@ -156,7 +156,7 @@ class Subscriptions:
         return PubSubConnection(
             self._client,
             node,
-            canary=(self._canary(partition), partition),
+            probe=(self._probe(partition), partition),
             interval=self._interval,
             on_message=self._on_message,
             on_alive=self._alive,

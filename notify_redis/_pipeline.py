@@ -25,7 +25,7 @@ from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
 from ._errors import FAILURES, NoAnswerError, NotSentError, not_sent
 from ._scripts import SCRIPTS
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 REPLIES_PER_YIELD: Final = 64
 """Replies taken from one read of the socket before others may run."""

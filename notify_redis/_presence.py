@@ -21,12 +21,12 @@ from notify.adapters import OutageLog, check_user
 from notify.errors import BackendUnavailableError, ClosedError, UsageError
 
 from ._client import RedisClient
-from ._connection import Where, pack
+from ._connection import RedisUrl, pack
 from ._errors import FAILURES, NoAnswerError, unavailable
 from ._names import RedisNames
 from ._scripts import LEASE
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 ENTRY_TTL: Final = 86_400.0
 """Seconds after which what a dead process left behind is gone, if nobody asked for its users before."""
@@ -47,7 +47,7 @@ class RedisPresence:
         I2. A tracker whose lease was lost goes on under a new name: nobody can mistake its entries for the dead ones.
 
     Args:
-        where: as for `RedisStore`.
+        url: as for `RedisStore`.
         prefix: what every key begins with.
         ttl: seconds after which the users of a process that died are offline.
         timeout: seconds that one call may take.
@@ -58,13 +58,13 @@ class RedisPresence:
 
     guarantees: ClassVar = Guarantees(shared=True, leased=True)
 
-    def __init__(self, where: Where, *, prefix: str = "notify", ttl: float = 30.0, timeout: float = 4.0) -> None:
+    def __init__(self, url: RedisUrl, *, prefix: str = "notify", ttl: float = 30.0, timeout: float = 4.0) -> None:
         if not ttl >= MIN_TTL:
             raise UsageError(f"ttl is at least {MIN_TTL} seconds, not {ttl!r}")
         if not timeout > 0:
             raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
         self._keys = RedisNames(prefix)
-        self._client = RedisClient(where, type(self).__name__)
+        self._client = RedisClient(url, type(self).__name__)
         self._ttl = ttl
         self._timeout = timeout
         self._lease_key = self._keys.named(_LEASES, "leases")

@@ -1,7 +1,7 @@
 """One pub/sub connection to one master: subscribed to what is wanted here, made again when it breaks or goes deaf.
 
 The driver's own pub/sub reconnects in silence and loses what was published meanwhile; it never notices a server that
-hangs. So the connection is plain, each new one is told to the owner, and a canary that is published through the command
+hangs. So the connection is plain, each new one is told to the owner, and a probe that is published through the command
 path has to come back through this one.
 """
 
@@ -28,7 +28,7 @@ from ._client import RedisClient, RedisNode
 from ._connection import Connection, Replies, hang_up, pack
 from ._errors import FAILURES, NoAnswerError
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 NAMES_PER_COMMAND: Final = 512
 MESSAGES_PER_YIELD: Final = 64
@@ -47,18 +47,18 @@ class PubSubConnection:
     Args:
         client: of the owner.
         node: the master.
-        canary: the channel of the canary, and its partition.
+        probe: the channel of the probe, and its partition.
         interval: seconds between two canaries; after two without one the connection counts as deaf.
         on_message: called with each channel and message.
         on_alive: called with this listener when everything wanted is confirmed over a new connection.
         on_dead: called when a connection has ended, or could not be made.
-        on_proven: called when the first canary has come back over a new connection.
+        on_proven: called when the first probe has come back over a new connection.
         on_confirmed: called with a channel that was confirmed later than that.
         on_lost: called with a channel that the server has unsubscribed by itself.
 
     Attributes:
         alive: whether it is known to hear.
-        proven: whether a canary has come back.
+        proven: whether a probe has come back.
         connections: how many there were.
     """
 
@@ -67,7 +67,7 @@ class PubSubConnection:
         client: RedisClient,
         node: RedisNode,
         *,
-        canary: tuple[bytes, int],
+        probe: tuple[bytes, int],
         interval: float,
         on_message: Callable[[bytes, bytes], None],
         on_alive: Callable[[PubSubConnection], None],
@@ -80,7 +80,7 @@ class PubSubConnection:
         self.alive = self.proven = False
         self.connections = 0
         self._client = client
-        self._canary, self._canary_partition = canary
+        self._probe, self._probe_partition = probe
         self._interval = interval
         self._on_message = on_message
         self._on_alive = on_alive
@@ -88,7 +88,7 @@ class PubSubConnection:
         self._on_proven = on_proven
         self._on_confirmed = on_confirmed
         self._on_lost = on_lost
-        self._wanted: dict[bytes, int] = {self._canary: self._canary_partition}
+        self._wanted: dict[bytes, int] = {self._probe: self._probe_partition}
         self._changed: dict[bytes, None] = {}
         self._told: set[bytes] = set()
         self._awaiting: Counter[bytes] = Counter()
@@ -210,14 +210,14 @@ class PubSubConnection:
 
     async def _read(self, connection: Connection, confirmed: asyncio.Event) -> None:
         since_yield = 0
-        on_message, canary, replies = self._on_message, self._canary, Replies(connection)
+        on_message, probe, replies = self._on_message, self._probe, Replies(connection)
         while True:
             for reply in await replies.take():
                 if isinstance(reply, ResponseError):
                     raise reply
                 kind, channel, data = reply
                 if kind in (b"message", b"smessage"):
-                    if channel == canary:
+                    if channel == probe:
                         self._receive_probe(data)
                     else:
                         on_message(channel, data)
@@ -259,7 +259,7 @@ class PubSubConnection:
             self._on_confirmed(channel)
 
     async def _send_probes(self, confirmed: asyncio.Event) -> None:
-        """Publish the canary again and again, and break the connection off once it is not heard any more."""
+        """Publish the probe again and again, and break the connection off once it is not heard any more."""
         with anyio.move_on_after(2 * self._interval):
             await confirmed.wait()  # it would not be heard before
         self._last_heard = time.monotonic()
@@ -267,10 +267,10 @@ class PubSubConnection:
             raise NoAnswerError(f"no subscription was confirmed for {2 * self._interval:.0f} s")
         while True:
             self._nonce = secrets.token_hex(8).encode()
-            command = pack(self._client.publish, self._canary, self._nonce)
+            command = pack(self._client.publish, self._probe, self._nonce)
             began = time.monotonic()
             with suppress(*FAILURES):
-                await self._client.ask([(self._canary_partition, command)], self._interval / 2)
+                await self._client.ask([(self._probe_partition, command)], self._interval / 2)
             while time.monotonic() - began < self._interval:
                 await anyio.sleep(self._interval / 4)
                 if time.monotonic() - self._last_heard > 2 * self._interval:

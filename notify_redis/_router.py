@@ -16,12 +16,12 @@ from notify.abc import Deliver
 from notify.errors import NotifyError, UsageError
 
 from ._client import RedisClient
-from ._connection import Where, pack
+from ._connection import RedisUrl, pack
 from ._errors import FAILURES, unavailable
 from ._listen import Subscriptions
 from ._names import RedisNames, partition_of
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 _EVERYBODY = 0
 
@@ -32,9 +32,9 @@ class RedisRouter:
     What is published while nobody listens, or while a connection is made again, is lost; streams find it in the log.
 
     Args:
-        where: as for `RedisStore`.
+        url: as for `RedisStore`.
         prefix: what every channel begins with.
-        canary: seconds between two canaries; after two without one the connection is made again.
+        probe_interval: seconds between two canaries; after two without one the connection is made again.
         timeout: seconds that one route may take.
 
     Raises:
@@ -43,13 +43,15 @@ class RedisRouter:
 
     guarantees: ClassVar = Guarantees(shared=True)
 
-    def __init__(self, where: Where, *, prefix: str = "notify", canary: float = 5.0, timeout: float = 4.0) -> None:
-        for name, value in {"canary": canary, "timeout": timeout}.items():
+    def __init__(
+        self, url: RedisUrl, *, prefix: str = "notify", probe_interval: float = 5.0, timeout: float = 4.0
+    ) -> None:
+        for name, value in {"probe_interval": probe_interval, "timeout": timeout}.items():
             if not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value!r}")
         self._keys = RedisNames(prefix)
-        self._client = RedisClient(where, type(self).__name__)
-        self._interval = canary
+        self._client = RedisClient(url, type(self).__name__)
+        self._interval = probe_interval
         self._timeout = timeout
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
@@ -77,7 +79,7 @@ class RedisRouter:
         name = secrets.token_hex(6)
         hearing = Subscriptions(
             self._client,
-            canary=lambda partition: self._keys.named(partition, "c", name),
+            probe=lambda partition: self._keys.named(partition, "c", name),
             interval=self._interval,
             on_message=hear,
             on_gap=lambda _channel: None,

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from ._connection import Connection, Endpoint, ask, pack
 from ._errors import NotSentError
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 
 async def self_check(connection: Connection, source: Endpoint, name: str) -> None:

@@ -14,7 +14,7 @@ from notify.adapters import Retention, check_user
 from notify.errors import CodecError, NotifyError, UsageError
 
 from ._client import RedisClient
-from ._connection import Where, pack
+from ._connection import RedisUrl, pack
 from ._errors import FAILURES, unavailable
 from ._names import PARTITIONS, RedisNames
 from ._pushes import PushCommands
@@ -33,7 +33,7 @@ class RedisStore:
     """Keeps events in Redis streams. asyncio; Redis 6.2 or later: a single server, with sentinels, or a cluster of 7.
 
     Args:
-        where: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host/service/db`, `redis+cluster://host,host`;
+        url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host/service/db`, `redis+cluster://host,host`;
             or a client or pool of `redis.asyncio`, which is only read for its address and login and never closed.
         prefix: what every key and channel begins with.
         max_len: events kept for each user; up to about 100 more stay, because Redis trims whole blocks.
@@ -52,7 +52,7 @@ class RedisStore:
 
     def __init__(
         self,
-        where: Where,
+        url: RedisUrl,
         *,
         prefix: str = "notify",
         max_len: int = 1000,
@@ -69,7 +69,7 @@ class RedisStore:
         if min_replicas < 0 or inline < 0:
             raise UsageError("min_replicas and inline cannot be negative")
         self._keys = RedisNames(prefix)
-        self._client = RedisClient(where, type(self).__name__)
+        self._client = RedisClient(url, type(self).__name__)
         self._age = 0 if max_age is None else max(1, int(max_age * 1000))
         self._timeout = timeout
         self._inline = inline

@@ -13,12 +13,12 @@ from notify import Event, LiveLog, Page, Stream
 from notify.abc import Position
 from notify.errors import ClosedError, CodecError, UsageError
 
-from ._connection import Where
+from ._connection import RedisUrl
 from ._listen import Subscriptions
 from ._record import decode
 from ._store import RedisStore
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 SUBSCRIBE_WAIT: Final = 0.5
 """Seconds that a first read waits for its channel: what is heard from then on need not be read twice."""
@@ -34,26 +34,26 @@ class RedisStreamStore(RedisStore):
     """As `RedisStore`; every event reaches the open streams of every process.
 
     Each process is subscribed to exactly the users who have streams open in it. What is heard is only a hint: streams
-    read the log for whatever was missed, after a reconnection, or when a canary every few seconds does not come back.
+    read the log for whatever was missed, after a reconnection, or when a probe every few seconds does not come back.
 
     Args:
-        where: as for `RedisStore`, and so are the rest.
-        canary: seconds between two canaries; after two without one the connection is made again.
+        url: as for `RedisStore`, and so are the rest.
+        probe_interval: seconds between two canaries; after two without one the connection is made again.
 
     Raises:
         UsageError: an argument is unacceptable.
     """
 
-    def __init__(self, where: Where, *, canary: float = 5.0, **options: Any) -> None:
-        super().__init__(where, **options)
-        if not canary > 0:
-            raise UsageError(f"canary must be greater than 0, not {canary!r}")
+    def __init__(self, url: RedisUrl, *, probe_interval: float = 5.0, **options: Any) -> None:
+        super().__init__(url, **options)
+        if not probe_interval > 0:
+            raise UsageError(f"probe_interval must be greater than 0, not {probe_interval!r}")
         name = secrets.token_hex(6)
         self._users: dict[bytes, str] = {}
         self._hearing = Subscriptions(
             self._client,
-            canary=lambda partition: self._keys.named(partition, "c", name),
-            interval=canary,
+            probe=lambda partition: self._keys.named(partition, "c", name),
+            interval=probe_interval,
             on_message=self._hear,
             on_gap=self._catch_up_soon,
         )

@@ -60,8 +60,8 @@ async def test_killed_and_published_at_once(server: Server, prefix: str) -> None
 
 @pytest.mark.slow
 async def test_a_connection_that_goes_deaf(server: Server, prefix: str) -> None:
-    """A half-open pub/sub connection is noticed by the canary that does not come back, and made again."""
-    other = RedisStreamStore(server.url, prefix=prefix, canary=0.5)
+    """A half-open pub/sub connection is noticed by the probe that does not come back, and made again."""
+    other = RedisStreamStore(server.url, prefix=prefix, probe_interval=0.5)
     async with FaultProxy("127.0.0.1", server.port) as proxy, aclosing(other):
         async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
             await other.head("alice")
@@ -107,7 +107,7 @@ async def test_users_are_subscribed_while_they_are_here(server: Server, prefix: 
         async with anyio.create_task_group() as tasks:
             for stream in streams:
                 tasks.start_soon(stream.__aenter__)
-        assert channels(server, prefix) == 1001  # and the canary's
+        assert channels(server, prefix) == 1001  # and the probe's
         assert int(plain_info(server, "clients")["connected_clients"]) - before <= 2
         for stream in streams[:900]:
             await stream.aclose()

@@ -342,7 +342,9 @@ def test_addresses_that_are_none(where: Any) -> None:
         RedisStore(where)
 
 
-@pytest.mark.parametrize("name", ["max_len", "max_age", "key_window", "timeout", "min_replicas", "inline", "canary"])
+@pytest.mark.parametrize(
+    "name", ["max_len", "max_age", "key_window", "timeout", "min_replicas", "inline", "probe_interval"]
+)
 def test_options_that_make_no_sense(name: str) -> None:
     """An option below its least value is refused at once."""
     with pytest.raises(UsageError):
