@@ -49,7 +49,7 @@ class RedisRouter:
         for name, value in {"probe_interval": probe_interval, "timeout": timeout}.items():
             if not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value!r}")
-        self._keys = RedisNames(prefix)
+        self._names = RedisNames(prefix)
         self._client = RedisClient(url, type(self).__name__)
         self._interval = probe_interval
         self._timeout = timeout
@@ -79,7 +79,7 @@ class RedisRouter:
         name = secrets.token_hex(6)
         hearing = Subscriptions(
             self._client,
-            probe=lambda partition: self._keys.named(partition, "c", name),
+            probe=lambda partition: self._names.named(partition, "c", name),
             interval=self._interval,
             on_message=hear,
             on_gap=lambda _channel: None,
@@ -114,7 +114,7 @@ class RedisRouter:
 
     def _instance(self, instance_id: str) -> tuple[bytes, int]:
         partition = partition_of(instance_id)
-        return self._keys.named(partition, "i", instance_id), partition
+        return self._names.named(partition, "i", instance_id), partition
 
     def _everybody(self) -> tuple[bytes, int]:
-        return self._keys.named(_EVERYBODY, "all"), _EVERYBODY
+        return self._names.named(_EVERYBODY, "all"), _EVERYBODY

@@ -52,12 +52,12 @@ class RedisStreamStore(RedisStore):
         self._users: dict[bytes, str] = {}
         self._hearing = Subscriptions(
             self._client,
-            probe=lambda partition: self._keys.named(partition, "c", name),
+            probe=lambda partition: self._names.named(partition, "c", name),
             interval=probe_interval,
             on_message=self._hear,
             on_gap=self._catch_up_soon,
         )
-        self._saver.show = self._show
+        self._saver.on_stored = self._show
         self._catching_up = self._again = self._auditing = False
         self._live = LiveLog(
             self,
@@ -108,7 +108,7 @@ class RedisStreamStore(RedisStore):
     # -- hearing -------------------------------------------------------------------------------------------------
 
     def _open(self, user: str) -> None:
-        stream, _, _, partition = self._keys.of_user(user)
+        stream, _, _, partition = self._names.of_user(user)
         self._users[stream] = user
         self._hearing.open(stream, partition)
         if not self._auditing:
@@ -117,14 +117,14 @@ class RedisStreamStore(RedisStore):
             self._client.start(self._audit_while_deaf)
 
     def _close(self, user: str) -> None:
-        stream = self._keys.stream(user)
+        stream = self._names.stream(user)
         self._users.pop(stream, None)
         self._hearing.close(stream)
 
     async def _until_heard(self, user: str) -> None:
         self._client.check_open()
         if user in self._live.users:
-            await self._hearing.ready(self._keys.stream(user), SUBSCRIBE_WAIT)
+            await self._hearing.ready(self._names.stream(user), SUBSCRIBE_WAIT)
 
     def _show(self, event: Event) -> None:
         """Offer an event that was just stored here, unless its announcement has come before."""
@@ -145,7 +145,7 @@ class RedisStreamStore(RedisStore):
         prev, _, rest = rest.partition(b" ")
         nonce, _, body = rest.partition(b" ")
         try:
-            event = self._saver.announced(nonce, id_, prev.decode())
+            event = self._saver.own_event(nonce, id_, prev.decode())
             if event is None and body:
                 event = decode(body, id_, prev.decode())
             if event is not None and event.user == user:

@@ -177,7 +177,7 @@ async def test_sentinels_that_die(
     prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without sentinels the master that is known goes on serving; without the master too, pushes end in time."""
-    monkeypatch.setattr(_client, "REDISCOVER", 0.1)
+    monkeypatch.setattr(_client, "REDISCOVER_INTERVAL", 0.1)
     with sentinels() as all_:
         async with aclosing(RedisStreamStore(all_.url, prefix=prefix, timeout=1.0)) as store:
             await store.save(Event("alice", "t"))
@@ -256,10 +256,10 @@ async def test_an_event_in_the_wrong_log(server: Server, prefix: str) -> None:
     """Another user's event in a log is never shown; what is no stream cannot be read."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         forged = encode(Event("bob", "secret"))
-        server.ask("XADD", store._keys.stream("alice"), "*", "p", "0", "n", "x", "e", forged)
+        server.ask("XADD", store._names.stream("alice"), "*", "p", "0", "n", "x", "e", forged)
         with pytest.raises(CodecError, match="bob"):
             await store.read("alice", "0", 10)
-        server.ask("SET", store._keys.stream("carol"), "text")
+        server.ask("SET", store._names.stream("carol"), "text")
         with pytest.raises(BackendUnavailableError, match="WRONGTYPE"):
             await store.read("carol", "0", 10)
 

@@ -263,7 +263,7 @@ async def test_a_server_that_evicts(victim: Server, prefix: str, policy: str) ->
         async with notifier.subscribe("alice", "0", signals=True) as stream:
             assert await stream.next(5) == event
             assert (await stream.next(5)).type == "notify.sync"
-            key = store._keys.stream("alice")
+            key = store._names.stream("alice")
             victim.ask("CONFIG", "SET", "maxmemory-policy", policy)
             used = int(plain_info(victim, "memory")["used_memory"])
             victim.ask("CONFIG", "SET", "maxmemory", used + 2_000_000)

@@ -17,8 +17,8 @@ from notify.adapters import OutageLog
 from notify.errors import UsageError
 from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
+from notify_redis._attempt import FAIL_FAST_AFTER
 from notify_redis._errors import RefusedError
-from notify_redis._retry import FAIL_FAST
 from tests.parts import until
 from tests.servers.redis import Server, plain, plain_info
 
@@ -158,7 +158,7 @@ async def test_pushes_to_a_server_that_has_refused_for_long(victim: Server, pref
         with pytest.raises(PushRejectedError, match="Authentication required"):
             await store.save(Event("alice", "t"))
         link = store._client.node_of(0).writes
-        await until(lambda: link.down_for() > FAIL_FAST)
+        await until(lambda: link.down_for() > FAIL_FAST_AFTER)
         with pytest.raises(PushRejectedError, match=r"no connection for .* s: Authentication required"):
             await store.save(Event("alice", "t"))
 
@@ -177,11 +177,11 @@ async def test_an_uncertain_push_is_not_given_up(server: Server, prefix: str) ->
                 outcomes.append(await store.save(Event("alice", "second")))
 
             tasks.start_soon(save)
-            await until(lambda: server.ask("XLEN", store._keys.stream("alice")) == 2)
+            await until(lambda: server.ask("XLEN", store._names.stream("alice")) == 2)
             server.ask("ACL", "SETUSER", "late", "off")
             server.ask("CLIENT", "KILL", "USER", "late")
             link = store._client.node_of(0).writes
-            await until(lambda: isinstance(link.trouble, RefusedError))
+            await until(lambda: isinstance(link.failure, RefusedError))
             assert not outcomes
             server.ask("ACL", "SETUSER", "late", "on")
             await until(lambda: outcomes)

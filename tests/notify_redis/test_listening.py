@@ -185,7 +185,7 @@ def reads(server: Server) -> str:
 async def test_a_foreign_message_does_no_harm(server: Server, prefix: str) -> None:
     """Whatever somebody else publishes on a user's channel, no stream yields it, and the next event arrives."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store, store.subscribe("alice") as stream:
-        channel = store._keys.stream("alice")
+        channel = store._names.stream("alice")
         forged = Event("bob", "t", "forged").stored("99-0", "0")
         garbage: list[Any] = [b"", b"x", b"1-1", b"1-1 0 garbage", b"1-1 0 " + encode(forged), b"\xff \xff \xff"]
         for message in garbage:

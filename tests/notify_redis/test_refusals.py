@@ -210,7 +210,7 @@ async def test_a_retry_after_the_log_was_trimmed(server: Server, prefix: str) ->
                     await store.save(Event("alice", "second"))
 
             tasks.start_soon(save)
-            await until(lambda: server.ask("XLEN", store._keys.stream("alice")) == 2)
+            await until(lambda: server.ask("XLEN", store._names.stream("alice")) == 2)
             await other.trim("9999999999999-0")
             proxy.heal()
         assert (await other.read("alice", "0", 10)).events == ()
