@@ -1,204 +1,177 @@
-"""One pub/sub connection to one master: subscribed to what is wanted here, made again when it breaks or goes deaf.
+"""One pub/sub connection, used once: it subscribes, reads, proves by probes that it receives, and ends with a failure.
 
-The driver's own pub/sub reconnects in silence and loses what was published meanwhile; it never notices a server that
-hangs. So the connection is plain, each new one is told to the owner, and a probe that is published through the command
-path has to come back through this one.
+Nothing is reset here and nothing reconnects: `_listen` makes a new `PubSubConnection` after each failure.
+
+The driver's own pub/sub is not used. It reconnects by itself without saying so, which loses what was published in
+between, and it never notices a server or a network that silently stopped sending. A probe does: it is published through
+the command connection and has to arrive here. That proves the whole path; a TCP keepalive or a PING would prove only
+that the server answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 import secrets
 import time
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import anyio.lowlevel
 from redis.exceptions import RedisError, ResponseError
 
-from notify.adapters import OutageLog, backoff
 from notify.errors import ClosedError
 
-from ._client import RedisClient, RedisNode
-from ._connection import Connection, Replies, hang_up, pack
+from ._client import RedisClient
+from ._connection import Connection, Replies, pack
 from ._errors import FAILURES, NoAnswerError
-
-logger = logging.getLogger("notify.redis")
 
 NAMES_PER_COMMAND: Final = 512
 MESSAGES_PER_YIELD: Final = 64
-STEADY: Final = 10.0
-"""Seconds that a connection must have lasted for the next attempt to come at once."""
+
+SILENT_PROBES: Final = 2
+"""Probe intervals without a probe after which the connection counts as broken."""
+
+
+class PubSubEvents(Protocol):
+    """What a connection reports to: `Subscriptions`. None of these functions waits or raises."""
+
+    @abstractmethod
+    def on_proven(self) -> None:
+        """The first probe has arrived."""
+
+    @abstractmethod
+    def on_confirmed(self, channel: bytes) -> None:
+        """A channel that was added later is confirmed."""
+
+    @abstractmethod
+    def on_unsubscribed(self, channel: bytes) -> None:
+        """The server has ended a subscription by itself: the channel's slot has moved to another master."""
 
 
 class PubSubConnection:
     """See above.
 
     Invariants:
-        I1. `_told` holds the channels that the server was told to send and not told to stop since, over the connection
-            of the moment; `_awaiting` how many of its confirmations are still to come.
-        I2. A channel is confirmed when it is told and awaits nothing: whatever is published from then on is heard.
+        I1. `_subscribed` holds the channels with a SUBSCRIBE sent and no UNSUBSCRIBE since; `_unconfirmed` counts how
+            many confirmations of each are still to come.
+        I2. A channel is received once it is subscribed and nothing of it is unconfirmed: every message published from
+            then on arrives.
 
     Args:
-        client: of the owner.
-        node: the master.
+        connection: to one master, open, used by nothing else.
+        client: publishes the probes.
+        events: whom it reports to.
+        channels: subscribed to from the beginning.
         probe: the channel of the probe, and its partition.
-        interval: seconds between two canaries; after two without one the connection counts as deaf.
+        probe_interval: seconds between two probes.
+        on_receiving: called once, when all `channels` are confirmed.
         on_message: called with each channel and message.
-        on_alive: called with this listener when everything wanted is confirmed over a new connection.
-        on_dead: called when a connection has ended, or could not be made.
-        on_proven: called when the first probe has come back over a new connection.
-        on_confirmed: called with a channel that was confirmed later than that.
-        on_lost: called with a channel that the server has unsubscribed by itself.
 
     Attributes:
-        alive: whether it is known to hear.
-        proven: whether a probe has come back.
-        connections: how many there were.
+        is_receiving: whether all `channels` are confirmed.
+        is_proven: whether a probe has arrived.
     """
 
     def __init__(
         self,
+        connection: Connection,
         client: RedisClient,
-        node: RedisNode,
+        events: PubSubEvents,
         *,
+        channels: Iterable[bytes],
         probe: tuple[bytes, int],
-        interval: float,
+        probe_interval: float,
+        on_receiving: Callable[[], None],
         on_message: Callable[[bytes, bytes], None],
-        on_alive: Callable[[PubSubConnection], None],
-        on_dead: Callable[[], None],
-        on_proven: Callable[[], None],
-        on_confirmed: Callable[[bytes], None],
-        on_lost: Callable[[bytes], None],
     ) -> None:
-        self.node = node
-        self.alive = self.proven = False
-        self.connections = 0
+        self.is_receiving = self.is_proven = False
+        self._connection = connection
         self._client = client
+        self._events = events
         self._probe, self._probe_partition = probe
-        self._interval = interval
+        self._probe_interval = probe_interval
+        self._on_receiving = on_receiving
         self._on_message = on_message
-        self._on_alive = on_alive
-        self._on_dead = on_dead
-        self._on_proven = on_proven
-        self._on_confirmed = on_confirmed
-        self._on_lost = on_lost
-        self._wanted: dict[bytes, int] = {self._probe: self._probe_partition}
-        self._changed: dict[bytes, None] = {}
-        self._told: set[bytes] = set()
-        self._awaiting: Counter[bytes] = Counter()
-        self._leaving: Counter[bytes] = Counter()
-        self._initial: set[bytes] | None = None  # what is to be confirmed before all is heard; None: not told yet
-        self._wake: asyncio.Event | None = None
-        self._scope: anyio.CancelScope | None = None
-        self._last_heard = 0.0
+        self._wanted = {self._probe, *channels}
+        self._changed: dict[bytes, None] = dict.fromkeys(self._wanted)
+        self._subscribed: set[bytes] = set()
+        self._unconfirmed: Counter[bytes] = Counter()
+        self._unsubscribing: Counter[bytes] = Counter()
+        self._initial: set[bytes] | None = None  # still to be confirmed before `is_receiving`; None: nothing was sent
+        self._wake = asyncio.Event()
+        self._receiving = asyncio.Event()
+        self._last_probe = time.monotonic()
         self._nonce = b""
-        self._outage = OutageLog(
-            logger, f"{client.name} does not hear {client.endpoint}", f"{client.name} hears {client.endpoint} again"
-        )
         verb = b"S" if client.is_cluster else b""
         self._subscribe, self._unsubscribe = verb + b"SUBSCRIBE", verb + b"UNSUBSCRIBE"
 
-    def add(self, channel: bytes, partition: int) -> None:
-        """Want a channel. Never waits."""
-        self._wanted[channel] = partition
+    def subscribe(self, channel: bytes) -> None:
+        """Subscribe to one more channel. Never waits."""
+        self._wanted.add(channel)
         self._change(channel)
 
-    def remove(self, channel: bytes) -> None:
-        """Want a channel no more. Never waits: called in finalisers too."""
-        if self._wanted.pop(channel, None) is not None:
+    def unsubscribe(self, channel: bytes) -> None:
+        """Unsubscribe from a channel. Never waits: called in finalisers too."""
+        if channel in self._wanted:
+            self._wanted.discard(channel)
             self._change(channel)
 
-    def hears(self, channel: bytes) -> bool:
-        """Return whether the channel is confirmed."""
-        return channel in self._told and not self._awaiting[channel] and channel in self._wanted
-
-    def stop(self) -> None:
-        """End for good."""
-        if self._scope is not None:  # pragma: no branch - else it has not run yet
-            self._scope.cancel()
+    def receives(self, channel: bytes) -> bool:
+        """Return whether every message published on this channel from now on arrives."""
+        return channel in self._subscribed and not self._unconfirmed[channel] and channel in self._wanted
 
     async def run(self) -> None:
-        """Listen until stopped: connect again after every failure, at once after a connection that had lasted."""
-        with anyio.CancelScope() as self._scope:
-            delays = backoff(random.random, limit=2.0)
-            while True:
-                began = time.monotonic()
-                failure = await self._listen()
-                if self._client.closed:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
-                    return
-                if time.monotonic() - began > STEADY:
-                    delays = backoff(random.random, limit=2.0)
-                await self._pause(failure, next(delays))
+        """Receive until the connection fails.
 
-    async def _pause(self, failure: Exception, delay: float) -> None:
-        """Tell that nothing is heard, and wait."""
-        self._on_dead()
-        self._outage.failed(failure)
-        if self._client.endpoint.seeds:
-            with suppress(*FAILURES):
-                await self._client.refresh()
-        await anyio.sleep(delay)
-
-    # -- one connection ------------------------------------------------------------------------------------------
-
-    async def _listen(self) -> Exception:
-        """Listen over one connection and return why it ended."""
-        connection: Connection | None = None
-        failure: Exception = NoAnswerError("the connection ended")
+        Raises:
+            RedisError, OSError: it broke.
+            NoAnswerError: nothing was received for too long.
+        """
+        failure: Exception | None = None
         try:
-            try:
-                connection = await self.node.connect()
-                self.connections += 1
-                self._told.clear()
-                self._awaiting.clear()
-                self._leaving.clear()
-                self._initial = None
-                self._changed = dict.fromkeys(self._wanted)
-                self._wake, confirmed = asyncio.Event(), asyncio.Event()
-                self._last_heard = time.monotonic()
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._tell, connection, self._wake)
-                    tasks.start_soon(self._send_probes, confirmed)
-                    await self._read(connection, confirmed)
-            except* (RedisError, OSError, ClosedError, *FAILURES) as group:
-                failure = first_of(group)
-        finally:
-            self._wake = None
-            self.alive = self.proven = False
-            self._told.clear()
-            if connection is not None:
-                await hang_up(connection)
-        return failure
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._send_subscriptions)
+                tasks.start_soon(self._send_probes)
+                await self._read()
+        except* (RedisError, OSError, ClosedError, *FAILURES) as group:
+            failure = first_of(group)
+        assert failure is not None
+        raise failure
 
-    async def _tell(self, connection: Connection, wake: asyncio.Event) -> None:
-        """Tell the server what is wanted, and what no more."""
+    # -- subscribing ---------------------------------------------------------------------------------------------
+
+    def _change(self, channel: bytes) -> None:
+        self._changed[channel] = None
+        with suppress(RuntimeError):  # a finaliser after the event loop has ended
+            self._wake.set()
+
+    async def _send_subscriptions(self) -> None:
+        """Send what has changed since the last time, in few commands, whenever something has."""
         while True:
             changed, self._changed = self._changed, {}
-            wanted, told = self._wanted, self._told
-            new = [channel for channel in changed if channel in wanted and channel not in told]
-            old = [channel for channel in changed if channel not in wanted and channel in told]
-            told.update(new)
-            told.difference_update(old)
-            self._awaiting.update(new)  # keeps I1
-            self._leaving.update(old)
+            wanted, subscribed = self._wanted, self._subscribed
+            new = [channel for channel in changed if channel in wanted and channel not in subscribed]
+            old = [channel for channel in changed if channel not in wanted and channel in subscribed]
+            subscribed.update(new)
+            subscribed.difference_update(old)
+            self._unconfirmed.update(new)  # keeps I1
+            self._unsubscribing.update(old)
             if self._initial is None:
                 self._initial = set(new)
             commands = [pack(self._unsubscribe, *names) for names in self._batches(old)]
             commands += [pack(self._subscribe, *names) for names in self._batches(new)]
             if commands:
-                await connection.send_packed_command(b"".join(commands), check_health=False)
-            wake.clear()
+                await self._connection.send_packed_command(b"".join(commands), check_health=False)
+            self._wake.clear()
             if not self._changed:  # pragma: no branch - else something has changed while it was sent
-                await wake.wait()
+                await self._wake.wait()
 
     def _batches(self, channels: list[bytes]) -> list[list[bytes]]:
-        """Return the channels in portions that one command may name: of one slot in a cluster."""
+        """Return the channels in groups that one command may name: of one hash slot in a cluster."""
         groups = [channels]
         if self._client.is_cluster:
             by_tag: dict[bytes, list[bytes]] = {}
@@ -208,9 +181,11 @@ class PubSubConnection:
         step = NAMES_PER_COMMAND
         return [group[start : start + step] for group in groups for start in range(0, len(group), step)]
 
-    async def _read(self, connection: Connection, confirmed: asyncio.Event) -> None:
+    # -- receiving -----------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
         since_yield = 0
-        on_message, probe, replies = self._on_message, self._probe, Replies(connection)
+        on_message, probe, replies = self._on_message, self._probe, Replies(self._connection)
         while True:
             for reply in await replies.take():
                 if isinstance(reply, ResponseError):
@@ -222,7 +197,7 @@ class PubSubConnection:
                     else:
                         on_message(channel, data)
                 else:
-                    self._confirm(kind, channel, confirmed)
+                    self._receive_confirmation(kind, channel)
                 since_yield += 1
                 if since_yield >= MESSAGES_PER_YIELD:
                     since_yield = 0
@@ -230,57 +205,56 @@ class PubSubConnection:
 
     def _receive_probe(self, nonce: bytes) -> None:
         if nonce == self._nonce:  # pragma: no branch - else it is a late one
-            self._last_heard = time.monotonic()
-            if not self.proven:
-                self.proven = True
-                self._on_proven()
+            self._last_probe = time.monotonic()
+            if not self.is_proven:
+                self.is_proven = True
+                self._events.on_proven()
 
-    def _confirm(self, kind: bytes, channel: bytes, confirmed: asyncio.Event) -> None:
+    def _receive_confirmation(self, kind: bytes, channel: bytes) -> None:
         if kind.endswith(b"unsubscribe"):
-            if self._leaving[channel] > 0:
-                self._leaving[channel] -= 1
-                if not self._leaving[channel]:  # pragma: no branch - else it was wanted and left again meanwhile
-                    del self._leaving[channel]
-            elif channel in self._told:  # pragma: no branch - nobody asked for it: the slot has gone to another master
-                self._told.discard(channel)
-                self._on_lost(channel)
+            self._receive_unsubscription(channel)
             return
-        self._awaiting[channel] -= 1
-        if self._awaiting[channel] <= 0:  # pragma: no branch - else it was left and wanted again meanwhile
-            del self._awaiting[channel]
+        self._unconfirmed[channel] -= 1
+        if self._unconfirmed[channel] <= 0:  # pragma: no branch - else it was left and wanted again in between
+            del self._unconfirmed[channel]
         if self._initial:
             self._initial.discard(channel)
             if not self._initial:
-                self.alive = True
-                self._outage.recovered()
-                confirmed.set()
-                self._on_alive(self)
-        elif self.hears(channel):
-            self._on_confirmed(channel)
+                self.is_receiving = True
+                self._receiving.set()
+                self._on_receiving()
+        elif self.receives(channel):
+            self._events.on_confirmed(channel)
 
-    async def _send_probes(self, confirmed: asyncio.Event) -> None:
-        """Publish the probe again and again, and break the connection off once it is not heard any more."""
-        with anyio.move_on_after(2 * self._interval):
-            await confirmed.wait()  # it would not be heard before
-        self._last_heard = time.monotonic()
-        if not confirmed.is_set():  # pragma: no cover - a server that takes subscriptions and keeps silent
-            raise NoAnswerError(f"no subscription was confirmed for {2 * self._interval:.0f} s")
+    def _receive_unsubscription(self, channel: bytes) -> None:
+        if self._unsubscribing[channel] > 0:
+            self._unsubscribing[channel] -= 1
+            if not self._unsubscribing[channel]:  # pragma: no branch - else it was wanted and left again in between
+                del self._unsubscribing[channel]
+        elif channel in self._subscribed:  # pragma: no branch - not asked for: the slot has moved
+            self._subscribed.discard(channel)
+            self._events.on_unsubscribed(channel)
+
+    # -- probes --------------------------------------------------------------------------------------------------
+
+    async def _send_probes(self) -> None:
+        """Publish a probe every interval; raise once none has arrived for SILENT_PROBES intervals."""
+        patience = SILENT_PROBES * self._probe_interval
+        with anyio.move_on_after(patience):
+            await self._receiving.wait()  # a probe would not arrive before
+        self._last_probe = time.monotonic()
+        if not self.is_receiving:  # pragma: no cover - a server that takes subscriptions and keeps silent
+            raise NoAnswerError(f"no subscription was confirmed for {patience:.0f} s")
         while True:
             self._nonce = secrets.token_hex(8).encode()
             command = pack(self._client.publish, self._probe, self._nonce)
             began = time.monotonic()
             with suppress(*FAILURES):
-                await self._client.ask([(self._probe_partition, command)], self._interval / 2)
-            while time.monotonic() - began < self._interval:
-                await anyio.sleep(self._interval / 4)
-                if time.monotonic() - self._last_heard > 2 * self._interval:
-                    raise NoAnswerError(f"nothing was heard for {2 * self._interval:.0f} s")
-
-    def _change(self, channel: bytes) -> None:
-        self._changed[channel] = None
-        if self._wake is not None:
-            with suppress(RuntimeError):  # a finaliser after the event loop has ended
-                self._wake.set()
+                await self._client.ask([(self._probe_partition, command)], self._probe_interval / 2)
+            while time.monotonic() - began < self._probe_interval:
+                await anyio.sleep(self._probe_interval / 4)
+                if time.monotonic() - self._last_probe > patience:
+                    raise NoAnswerError(f"no probe arrived for {patience:.0f} s")
 
 
 def first_of(group: BaseExceptionGroup[Exception]) -> Exception:

@@ -205,8 +205,8 @@ async def test_open_streams_outlast_a_refusal(server: Server, prefix: str, caplo
         assert await stream.next(20) == event
         await until(lambda: store.is_receiving)
     said = [record.getMessage() for record in caplog.records]
-    assert len([text for text in said if "does not hear" in text and "invalid username-password" in text]) == 1
-    assert len([text for text in said if "hears" in text and "again" in text]) == 1
+    assert len([text for text in said if "does not receive" in text and "invalid username-password" in text]) == 1
+    assert len([text for text in said if "receives from" in text and "again" in text]) == 1
 
 
 def refused_logins(server: Server, user: str) -> int:

@@ -37,9 +37,9 @@ async def test_a_connection_that_is_killed(server: Server, prefix: str) -> None:
         async with traffic(store, other) as load:
             for _ in range(5):
                 await until(lambda: other.is_receiving)
-                before, connections = load.stored, other._hearing.connections
+                before, connections = load.stored, other._subscriptions.connections
                 server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-                await until(partial(lambda n: other._hearing.connections > n, connections))
+                await until(partial(lambda n: other._subscriptions.connections > n, connections))
                 await until(lambda before=before: load.stored > before + 20)
             await load.settle(5)
             load.history.assert_ok()

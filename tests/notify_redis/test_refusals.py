@@ -52,7 +52,7 @@ async def test_subscribing_that_is_not_allowed(server: Server, prefix: str, capl
             event = await store.save(Event("alice", "t"))
             assert await stream.next(10) == event
         assert not store.is_receiving
-        assert "does not hear" in caplog.text
+        assert "does not receive" in caplog.text
 
 
 async def test_looking_that_is_not_allowed(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
