@@ -12,11 +12,10 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
-import anyio
-
-from notify import Event, LiveLog, Page, Stream
+from notify import Event, Page, Stream
 from notify.abc import Position
-from notify.errors import ClosedError, CodecError, UsageError
+from notify.adapters import LiveLog
+from notify.errors import CodecError, UsageError
 
 from ._connection import RedisUrl
 from ._listen import Subscriptions
@@ -27,12 +26,6 @@ logger = logging.getLogger("notify.redis")
 
 SUBSCRIBE_TIMEOUT: Final = 0.5
 """Seconds that a first read waits for its channel to be confirmed: what is received from then on need not be read."""
-
-AUDIT_INTERVAL: Final = 30.0
-"""Seconds within which an event is found though every hint was lost."""
-
-DEAF_AUDIT_INTERVAL: Final = 1.0
-"""The same while the pub/sub connection is known not to receive."""
 
 
 class RedisStreamStore(RedisStore):
@@ -60,17 +53,18 @@ class RedisStreamStore(RedisStore):
             probe=lambda partition: self._names.named(partition, "c", name),
             probe_interval=probe_interval,
             on_message=self._on_message,
-            on_gap=self._catch_up_soon,
+            on_gap=self._catch_up,
         )
         self._saver.on_stored = self._on_stored
-        self._catching_up = self._again = self._auditing = False
         self._live = LiveLog(
             self,
             background=self._client.background,
             read_timeout=self._timeout + 1.0,
             on_open=self._on_open,
             on_close=self._on_close,
+            is_receiving=lambda: self._subscriptions.is_receiving,
         )
+        self._positions = self._live.positions()
 
     @property
     def live(self) -> LiveLog:
@@ -116,10 +110,6 @@ class RedisStreamStore(RedisStore):
         stream, _, _, partition = self._names.of_user(user)
         self._users[stream] = user
         self._subscriptions.open(stream, partition)
-        if not self._auditing:
-            self._auditing = True
-            self._client.start(self._live.audit_forever, AUDIT_INTERVAL)
-            self._client.start(self._audit_while_deaf)
 
     def _on_close(self, user: str) -> None:
         stream = self._names.stream(user)
@@ -135,19 +125,24 @@ class RedisStreamStore(RedisStore):
 
     def _on_stored(self, event: Event) -> None:
         """Offer an event that was stored by this process, unless its announcement has arrived before the reply."""
-        topic = self._live.users.get(event.user)
-        if topic is not None and topic.last_id != event.id:
+        if self._positions.get(event.user) != event.id:
             self._live.offer(event)
+
+    def _catch_up(self, channel: bytes | None) -> None:
+        """Read what may have been missed: for one user, or for all of them in few queries."""
+        if channel is None:
+            self._live.catch_up()
+        elif channel in self._users:  # pragma: no branch - else its last stream was closed just now
+            self._live.catch_up([self._users[channel]])
 
     def _on_message(self, channel: bytes, message: bytes) -> None:
         """Offer an announced event to the streams of its user; called for every message: `id prev nonce record`."""
         user = self._users.get(channel)
-        topic = self._live.users.get(user) if user is not None else None
-        if user is None or topic is None:
+        if user is None:
             return
         id_bytes, _, rest = message.partition(b" ")
         id_ = id_bytes.decode(errors="replace")
-        if topic.last_id == id_:  # pushed here, or announced before
+        if self._positions.get(user) == id_:  # pushed here, or announced before
             return
         prev, _, rest = rest.partition(b" ")
         nonce, _, record = rest.partition(b" ")
@@ -161,48 +156,3 @@ class RedisStreamStore(RedisStore):
         except (CodecError, UsageError, ValueError) as error:
             logger.warning("an announcement to %r cannot be read: %s", user, error)
         self._live.resync(user)  # too large to be announced, or published by another program: each stream reads
-
-    # -- catching up ---------------------------------------------------------------------------------------------
-
-    def _catch_up_soon(self, channel: bytes | None) -> None:
-        """Read what is new: for one user, or for all of them in few queries."""
-        if channel is not None:
-            if channel in self._users:  # pragma: no branch - else its last stream was closed just now
-                self._live.resync(self._users[channel])
-            return
-        self._again = True
-        if not self._catching_up:  # pragma: no branch - else it looks again
-            self._catching_up = True
-            try:
-                self._client.start(self._catch_up)
-            except ClosedError:  # pragma: no cover - closed just now
-                return
-
-    async def _catch_up(self) -> None:
-        try:
-            while self._again:
-                self._again = False
-                for user, topic in list(self._live.users.items()):
-                    if topic.last_id is None:  # pragma: no cover - its first read is under way, and may be too early
-                        self._live.resync(user)
-                try:
-                    await self._live.audit()
-                except ClosedError:  # pragma: no cover - closed in the midst of it
-                    return
-                except Exception as error:
-                    logger.warning("cannot look for what was missed: %r", error)
-                    self._live.resync()  # each stream reads for itself, as soon as it can
-        finally:
-            self._catching_up = False
-
-    async def _audit_while_deaf(self) -> None:
-        while True:
-            await anyio.sleep(DEAF_AUDIT_INTERVAL)
-            if self._subscriptions.is_receiving or not self._users:
-                continue
-            try:
-                await self._live.audit()
-            except ClosedError:  # pragma: no cover - closed in the midst of it
-                return
-            except Exception as error:
-                logger.debug("cannot look for news: %r", error)
