@@ -4,8 +4,8 @@ First attempts (`_save`) and later ones (`_retry`) are built and settled here, s
 
 1. A push keeps its nonce and its deadline through all its attempts. The script refuses an attempt that reaches the
    server after the deadline, and finds the entry that another attempt with this nonce has appended. So an attempt whose
-   reply was lost may be repeated, in whatever order a server that was frozen executes them, and nothing is executed
-   after the deadline.
+   reply was lost may be repeated, in any order (a frozen server executes late attempts last), and nothing is
+   executed after the deadline.
 2. The deadline travels in the server's time, because the clocks of two machines differ. `PipelinedConnection.ahead`
    converts it, and errs towards an earlier deadline.
 3. `PendingPush.unknown_since` is set by the first attempt that may have been executed. A push that fails without it was

@@ -1,4 +1,4 @@
-"""Which master has which partition, and two connections to each: one for pushes, one for everything else.
+"""Which master has which partition, and two connections to each: one for pushes, one for other commands.
 
 A name's partition (see `_names`) decides its master. A single server has all of them; behind sentinels the one master
 has; in a cluster each partition belongs to the master of its hash slot. The masters are looked up at first use, every
@@ -50,7 +50,7 @@ class RedisNode:
         address: None for a single server, and behind sentinels, where it changes.
         connect: returns a new connection to it.
         writes: the connection for pushes.
-        reads: the connection for everything else but pub/sub.
+        reads: the connection for all other commands.
     """
 
     def __init__(self, client: RedisClient, address: Address | None, connect: Callable[[], Any]) -> None:

@@ -1,8 +1,12 @@
 """Where Redis is, and connections to it: the driver connects, authenticates and speaks TLS; nothing else of it is used.
 
-A client or pool that the user passes in is read as a description and never touched: every connection is ours, with the
-driver's own retries off (they would append an event twice), without its time limits (ours take their place), and on
-protocol version 2.
+A client or pool that the caller passes in is read as a description, and neither used nor closed. Every connection is
+the library's own, with its settings pinned, because the driver's defaults have changed before (`check_settings`):
+
+- No automatic retries: the driver would repeat a push whose reply was lost, and so append an event twice.
+- No socket timeout and no health check: a timeout in the middle of a reply leaves the rest of it for the next command.
+  Requests have timeouts of their own (`_pipeline`), and the pub/sub connection has probes (`_pubsub`).
+- Protocol version 2, and replies as bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from notify.errors import UsageError
 from ._errors import NotSentError, not_sent
 
 RedisUrl: TypeAlias = "str | Redis | ConnectionPool | RedisCluster"
-"""A URL, or a client or pool of `redis.asyncio` that says where the server is and how to log in."""
+"""A URL, or a client or pool of `redis.asyncio`, of which the address and the login are read."""
 
 Address: TypeAlias = tuple[str, int]
 
@@ -45,11 +49,11 @@ CONNECT_TIMEOUT: Final = 2.0
 """Seconds for connecting, TLS and logging in."""
 
 _MANY = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?]*)@)?([^/?]+)(?:/([^?]*))?(?:\?(.*))?")
-_NOT_OURS: Final = ("maint", "oss_cluster_maint", "orig_", "connection_pool", "max_connections", "connection_class")
+_DROPPED: Final = ("maint", "oss_cluster_maint", "orig_", "connection_pool", "max_connections", "connection_class")
 
 
 class Connection(Protocol):
-    """What is used of the driver's connections: its public methods, with types."""
+    """The methods that are used of the driver's connections, with types."""
 
     async def connect(self) -> None: ...
 
@@ -62,12 +66,12 @@ class Connection(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """RedisUrl Redis is and how to log in.
+    """Where Redis is and how to log in.
 
     Attributes:
-        kind: the connection class of the driver.
-        options: what it is made with.
-        seeds: addresses to ask where the masters are: sentinels or cluster nodes; none for a single server.
+        kind: the driver's connection class.
+        options: its arguments.
+        seeds: servers to ask for the masters: sentinels or cluster nodes; empty for a single server.
         service: the name that the sentinels know the master by; empty for a cluster.
         sentinel_options: as `options`, for the sentinels.
     """
@@ -84,16 +88,16 @@ class Endpoint:
         return bool(self.seeds) and not self.service
 
     def at(self, address: Address) -> Endpoint:
-        """Return the source of one server."""
+        """Return the endpoint of one server."""
         return replace(self, options={**self.options, "host": address[0], "port": address[1]}, seeds=(), service="")
 
     def sentinel(self, address: Address) -> Endpoint:
-        """Return the source of one sentinel."""
+        """Return the endpoint of one sentinel."""
         options = {**self.sentinel_options, "host": address[0], "port": address[1]}
         return replace(self, options=options, seeds=(), service="")
 
     def connection(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
-        """Return a connection that is not made yet."""
+        """Return a connection that is not connected yet."""
         return cast("Connection", self.kind(**self.options, **_pinned(timeout)))
 
     async def connect(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
@@ -101,7 +105,7 @@ class Endpoint:
 
         Raises:
             NotSentError: not reachable in time.
-            RefusedError: it was reached and refuses the login or the database.
+            RefusedError: reached, but it refused the login or the database.
         """
         connection = self.connection(timeout)
         try:
@@ -142,10 +146,10 @@ def _pinned(timeout: float) -> dict[str, Any]:
 
 
 def check_settings(connection: Connection) -> None:
-    """Insist on the settings that correctness rests on: the driver's defaults have changed before.
+    """Check that a connection has the settings that correctness depends on.
 
     Raises:
-        UsageError: the driver, or a connection class of the user's, does something else.
+        UsageError: the driver, or a connection class of the caller's, has set something else.
     """
     retries = connection.retry.get_retries()  # type: ignore[attr-defined]
     found = {
@@ -155,26 +159,26 @@ def check_settings(connection: Connection) -> None:
         "health_check_interval": getattr(connection, "health_check_interval", ...),
     }
     if found != {"retries": 0, "socket_timeout": None, "protocol": 2, "health_check_interval": 0}:
-        raise UsageError(f"this version of redis-py does not do as it is told: {found}")
+        raise UsageError(f"redis-py, or the connection class given, ignores settings that notify_redis needs: {found}")
 
 
 def endpoint_of(url: RedisUrl) -> Endpoint:
-    """Return the source that a URL, client or pool describes.
+    """Return the endpoint that a URL, client or pool describes.
 
     Raises:
-        UsageError: it describes none, or has options that no connection takes.
+        UsageError: not a Redis URL, client or pool, or with an option that the driver's connections do not have.
     """
-    given = f"not a Redis URL: {_without_credentials(url)}" if isinstance(url, str) else "no connection can be made"
+    given = f"not a Redis URL: {_without_credentials(url)}" if isinstance(url, str) else "unusable client or pool"
     try:
-        source = _described(url)
-        for seed in source.seeds[:1]:
-            source.at(seed).connection()
-            source.sentinel(seed).connection()
-        if not source.seeds:
-            source.connection()
+        endpoint = _described(url)
+        for seed in endpoint.seeds[:1]:
+            endpoint.at(seed).connection()
+            endpoint.sentinel(seed).connection()
+        if not endpoint.seeds:
+            endpoint.connection()
     except (TypeError, ValueError, RedisError) as error:
         raise UsageError(f"{given}: {str(error).partition('__init__() got an ')[2] or error}") from None
-    return source
+    return endpoint
 
 
 def _described(url: RedisUrl) -> Endpoint:
@@ -197,14 +201,14 @@ def _described(url: RedisUrl) -> Endpoint:
         return _of_pool(url.connection_pool)
     if isinstance(url, ConnectionPool):
         return _of_pool(url)
-    raise UsageError(f"give a Redis URL, client or pool, not {type(url).__name__}")
+    raise UsageError(f"url must be a Redis URL, client or pool, got {type(url).__name__}")
 
 
 def _pool_at(url: str) -> ConnectionPool:
-    """Return what the driver reads from a URL; it takes a database that is no number for none."""
+    """Return what the driver reads from a URL; it would ignore a database that is not a number."""
     scheme, _, path, *_ = urlsplit(url)
     if scheme != "unix" and not re.fullmatch(r"/?|/\d+/?", path):
-        raise ValueError(f"the database is a number, not {path[1:]!r}")
+        raise ValueError(f"the database must be a number, got {path[1:]!r}")
     return ConnectionPool.from_url(url)
 
 
@@ -232,7 +236,7 @@ def _of_many(
     for host in hosts.split(","):
         parts = urlsplit(f"//{host}")
         if not parts.hostname:
-            raise ValueError(f"{host!r} is no host")
+            raise ValueError(f"{host!r} is not a host")
         seeds.append((parts.hostname, parts.port or default))
     if topology == "cluster":
         if path or options.get("db"):
@@ -247,7 +251,7 @@ def _of_many(
 
 
 def _cleaned(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
-    kept = {name: value for name, value in options.items() if not name.startswith(_NOT_OURS) and name not in without}
+    kept = {name: value for name, value in options.items() if not name.startswith(_DROPPED) and name not in without}
     return {name: value for name, value in kept.items() if name not in _pinned(0)}
 
 
@@ -256,17 +260,17 @@ def _without_credentials(url: str) -> str:
 
 
 def pack(*args: bytes) -> bytes:
-    """Return a command as it goes over the connection."""
+    """Return a command, encoded."""
     return b"*%d\r\n%b" % (len(args), bulks(*args))
 
 
 def bulks(*args: bytes) -> bytes:
-    """Return arguments as they stand in a command."""
+    """Return arguments of a command, encoded as bulk strings."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
 
 
 async def ask(connection: Connection, *commands: bytes) -> list[Any]:
-    """Send packed commands, read their replies; an error reply is in its place. For a connection nobody else uses.
+    """Send packed commands and read their replies; an error reply is in its place. The caller must be the only user.
 
     Raises:
         RedisError, OSError: the connection broke.
@@ -282,25 +286,26 @@ async def ask(connection: Connection, *commands: bytes) -> list[Any]:
 
 
 def read(connection: Connection) -> Any:
-    """Return the coroutine that waits for the next reply, without limit, and returns it as bytes."""
+    """Return the coroutine that waits for the next reply, without a timeout, and returns it as bytes."""
     return connection.read_response(disable_decoding=True, timeout=math.inf)
 
 
 class Replies:
     """Takes replies off a connection: all that came with one read of its socket together.
 
-    The driver hands them out one by one, through four coroutines each: as much work as all that is then done with a
-    message. What its parser in C has ready is therefore taken from there; another parser is asked again and again.
+    The driver hands them out one by one, through four coroutines each, which took as long as everything that is then
+    done with a message. So what its parser in C has parsed is taken from the parser; from any other parser replies are
+    taken one by one.
 
     Args:
-        connection: a connection over which nothing is awaited.
+        connection: a connection that is read by nothing else.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._wire = connection
         parser = getattr(getattr(connection, "_parser", None), "_reader", None)
         self._gets: Callable[[bool], Any] | None = getattr(parser, "gets", None)
-        self._nothing = None if self._gets is None else self._gets(False)  # what an empty one returns
+        self._nothing = None if self._gets is None else self._gets(False)  # what an empty parser returns
 
     async def take(self) -> list[Any]:
         """Wait for replies and return them; one that is an error is a ResponseError in its place.
@@ -315,22 +320,23 @@ class Replies:
         if self._gets is not None:
             while (reply := self._gets(False)) is not self._nothing:
                 if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
-                    raise reply  # pragma: no cover - the server says so when one logs in
+                    raise reply  # pragma: no cover - servers send these during login only
                 replies.append(reply)
         return replies
 
 
 def transmitter(connection: Connection) -> Callable[[bytes], None]:
-    """Return what hands bytes to the transport at once: the driver's own way of sending waits, and so needs a task.
+    """Return the function that hands bytes to the transport at once; the driver's own waits, so it needs a task.
 
-    Nothing bounds what the transport keeps for a server that does not read, except whoever calls.
+    The transport's buffer grows while a server does not read. Callers bound it: their requests time out, and then the
+    connection is dropped together with the buffer.
     """
     return cast("Any", connection)._writer.write  # type: ignore[no-any-return]
 
 
 async def hang_up(connection: Connection) -> None:
-    """Close a connection at once, whatever is still to be sent. Never raises, never waits for the server."""
-    writer = getattr(connection, "_writer", None)  # the driver offers no way to drop what a hung server does not take
+    """Close a connection at once and discard what was not sent. Never raises, and does not wait for the server."""
+    writer = getattr(connection, "_writer", None)  # the driver cannot discard what a frozen server does not read
     if writer is not None:
         with suppress(Exception):
             writer.transport.abort()

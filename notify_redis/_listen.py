@@ -67,7 +67,7 @@ class _Master:
 
     Attributes:
         probe: the channel of the probe, and its partition.
-        connection: the connection of the moment; None while there is none.
+        connection: the current one; None while disconnected.
         connections: how many there were.
         scope: of the task that stays connected.
     """
@@ -112,8 +112,8 @@ class Subscriptions:
         self._on_gap = on_gap
         self._channels: dict[bytes, int] = {}
         self._masters: dict[RedisNode, _Master] = {}
-        self._unconfirmed: dict[bytes, list[asyncio.Future[None]]] = {}  # who waits for which channel
-        self._unproven: list[asyncio.Future[None]] = []  # who waits for the first probe of every master
+        self._unconfirmed: dict[bytes, list[asyncio.Future[None]]] = {}  # futures of callers, by channel
+        self._unproven: list[asyncio.Future[None]] = []  # futures of callers that wait for every master's first probe
         self._proven = False
         self._late: set[bytes] = set()  # channels that need `on_gap` once they are confirmed
         self._started = self._failed = self._stopped = False
@@ -321,7 +321,7 @@ class Subscriptions:
         return _Master(node, (self._probe(partition), partition), outage)
 
     def _subscribe(self, channel: bytes, partition: int) -> None:
-        """Subscribe at the channel's master; one without a connection is told when it has one."""
+        """Subscribe at the channel's master; a master without a connection gets it when it connects."""
         connection = self._masters[self._client.node_of(partition)].connection
         if connection is not None:
             connection.subscribe(channel)

@@ -12,8 +12,8 @@ caller abandons its wait and nothing else: no command is ever half sent.
 | connected    | no reply for as long as a request may take    | dropped                                            |
 | dropped      | requests wait, or came since                  | connecting                                         |
 
-There is no reconnect loop here and no backoff: the next request connects again. Those who repeat requests (`_retry`,
-`RedisClient.ask`) back off.
+There is no reconnect loop here and no backoff: the next request connects again. The callers that repeat
+requests (`_retry`, `RedisClient.ask`) back off.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class PipelinedConnection:
 
     Invariants:
         I1. A request is in `_outbox` until its bytes are handed to the transport, and in `_sent` from then until its
-            last reply: so "not sent" and "no answer" are told apart.
+            last reply: so "not sent" and "no answer" are distinguished.
         I2. Replies arrive in the order of `_sent`; after any doubt about that the connection is dropped.
 
     Args:

@@ -101,7 +101,7 @@ class NodeQueue:
         self._retries.start(self._attempts.settle(attempt, replies))
 
     async def _connect(self) -> None:
-        """Wait for the connection, then pump; where there is none, what waits for it is left to `_retry`."""
+        """Wait for the connection, then pump; if it fails, leave the waiting pushes to `_retry`."""
         try:
             await self._connection.connected(min(ATTEMPT_TIMEOUT, self._waiting[0].deadline - monotonic()))
         except (*FAILURES, ClosedError) as error:

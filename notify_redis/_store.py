@@ -91,7 +91,7 @@ class RedisStore:
 
         The script that reads entries and head consistently costs the server five times as much for each entry as a
         plain XRANGE. So both are sent: the script for the head alone, and XRANGE. Entries prove continuity by their
-        `prev`, whatever the head. Without entries the page is complete only if the head is the position asked for. In
+        `prev`, so the head does not matter. Without entries, nothing is new if the head is the position asked for. In
         all other cases the script reads both.
         """
         self._client.check_open()

@@ -1,7 +1,7 @@
 """A Redis store that streams: every process receives every event, over one pub/sub connection to each master.
 
 The push script (`_lua/push.lua`) publishes each event on its user's channel in the same step in which it appends it, so
-there is no moment in which an event is stored and not announced, and this package needs no module that wakes others.
+an event is never stored without being announced, and no module of this package has to wake other processes.
 An announcement carries both ids and the event, so a live event costs no query.
 """
 
@@ -32,7 +32,7 @@ class RedisStreamStore(RedisStore):
     """As `RedisStore`; every event reaches the open streams of every process.
 
     Each process is subscribed to exactly the users who have streams open in it. An announcement is only a hint: streams
-    read the log for whatever no announcement brought.
+    read the log for events that no announcement brought.
 
     Args:
         url: as for `RedisStore`, and so are the other options.
