@@ -186,7 +186,7 @@ class PushAttempt:
 
 
 class PushAttempts:
-    """Builds attempts, settles them, and resolves every push exactly once.
+    """Builds attempts, settles them, and resolves every push one time.
 
     Args:
         client: how pushes are divided among the masters.
