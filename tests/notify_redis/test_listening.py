@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from notify import Event, Notifier, RoutingInfo
 from notify.testing import FaultProxy, Faults
-from notify_redis import RedisRouter, RedisStore, RedisStreamStore
+from notify_redis import RedisRouter, RedisStore, RedisStreamStore, _listen
 from notify_redis._record import encode
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
@@ -44,6 +45,29 @@ async def test_a_connection_that_is_killed(server: Server, prefix: str) -> None:
             await load.settle(5)
             load.history.assert_ok()
             assert not load.gaps
+
+
+async def test_delays_start_anew_after_a_connection_that_lasted(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delay before reconnecting grows with each failure, but not after a connection that had lasted."""
+    made: list[Iterator[float]] = []
+
+    def delays(make: Callable[[], Iterator[float]] = _listen._delays) -> Iterator[float]:
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(_listen, "_delays", delays)
+    async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store, store.subscribe("alice"):
+        await until(lambda: store.is_receiving)
+        for steady_after, anew in ((3600.0, 0), (0.0, 1)):
+            monkeypatch.setattr(_listen, "STEADY_AFTER", steady_after)
+            for _ in range(3):
+                before, connections = len(made), store._subscriptions.connections
+                server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+                await until(partial(lambda n: store._subscriptions.connections > n, connections))
+                await until(lambda: store.is_receiving)
+                assert len(made) == before + anew
 
 
 async def test_killed_and_published_at_once(server: Server, prefix: str) -> None:
