@@ -299,15 +299,13 @@ class RedisClient:
                 break
             delay = next(delays)
             if anyio.current_time() + delay + MIN_TIMEOUT >= deadline:
-                if failure is None:
+                if failure is None or all(replies[i] is not None for i in todo):  # an error reply says more
                     break
                 raise failure
             found = {disposition_of(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}
-            await anyio.sleep(0 if found == {Disposition.LOAD} else delay)
+            await anyio.sleep(0 if failure is None and found == {Disposition.LOAD} else delay)
             if failure is not None or Disposition.MOVE in found:
                 await self.relocate(found)
-            for i in todo:
-                replies[i] = None
         return replies
 
     async def _attempt(

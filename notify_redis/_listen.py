@@ -192,8 +192,7 @@ class Subscriptions:
                 failure = await self._receive(master)
                 if self._client.closed:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
                     return
-                if time.monotonic() - began > STEADY_AFTER:
-                    delays = _delays()
+                delays = _delays() if time.monotonic() - began > STEADY_AFTER else delays
                 await self._back_off(master, failure, next(delays))
 
     async def _receive(self, master: _Master) -> Exception:
