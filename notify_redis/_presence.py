@@ -17,17 +17,16 @@ import anyio
 from redis.exceptions import ResponseError
 
 from notify import Guarantees, RoutingInfo
+from notify.adapters import OutageLog, check_user
 from notify.errors import BackendUnavailableError, ClosedError, UsageError
-from notify.event import check_user
 
-from ._client import Client
-from ._connection import Where, pack
+from ._client import RedisClient
+from ._connection import RedisUrl, pack
 from ._errors import FAILURES, NoAnswerError, unavailable
-from ._keys import Keys
+from ._names import RedisNames
 from ._scripts import LEASE
-from ._trouble import Trouble
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 ENTRY_TTL: Final = 86_400.0
 """Seconds after which what a dead process left behind is gone, if nobody asked for its users before."""
@@ -48,7 +47,7 @@ class RedisPresence:
         I2. A tracker whose lease was lost goes on under a new name: nobody can mistake its entries for the dead ones.
 
     Args:
-        where: as for `RedisStore`.
+        url: as for `RedisStore`.
         prefix: what every key begins with.
         ttl: seconds after which the users of a process that died are offline.
         timeout: seconds that one call may take.
@@ -59,13 +58,13 @@ class RedisPresence:
 
     guarantees: ClassVar = Guarantees(shared=True, leased=True)
 
-    def __init__(self, where: Where, *, prefix: str = "notify", ttl: float = 30.0, timeout: float = 4.0) -> None:
+    def __init__(self, url: RedisUrl, *, prefix: str = "notify", ttl: float = 30.0, timeout: float = 4.0) -> None:
         if not ttl >= MIN_TTL:
             raise UsageError(f"ttl is at least {MIN_TTL} seconds, not {ttl!r}")
         if not timeout > 0:
             raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
-        self._keys = Keys(prefix)
-        self._client = Client(where, type(self).__name__)
+        self._keys = RedisNames(prefix)
+        self._client = RedisClient(url, type(self).__name__)
         self._ttl = ttl
         self._timeout = timeout
         self._lease_key = self._keys.named(_LEASES, "leases")
@@ -81,8 +80,8 @@ class RedisPresence:
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._flushing = False
         self._closing = False
-        self._writing = Trouble("presence cannot be written", "presence is written again")
-        self._leasing = Trouble("the presence lease cannot be renewed", "the presence lease is renewed again")
+        self._writing = OutageLog(logger, "presence cannot be written", "presence is written again")
+        self._leasing = OutageLog(logger, "the presence lease cannot be renewed", "the presence lease is renewed again")
 
     # -- PresenceTracker -----------------------------------------------------------------------------------------
 
@@ -214,7 +213,7 @@ class RedisPresence:
                 except FAILURES as error:
                     self._dirty.update(dict.fromkeys(users))
                     _tell(waiters, unavailable(error, self._client.name))
-                    self._writing.met(error)
+                    self._writing.failed(error)
                     await anyio.sleep(delay)
                     delay = min(delay * 2, 1.0)
                 except BaseException:
@@ -222,7 +221,7 @@ class RedisPresence:
                     raise
                 else:
                     delay = 0.05
-                    self._writing.ended()
+                    self._writing.recovered()
                     _tell(waiters, None)
         finally:
             self._flushing = False
@@ -285,11 +284,11 @@ class RedisPresence:
             try:
                 await self._renew()
             except FAILURES as error:
-                self._leasing.met(error)
+                self._leasing.failed(error)
                 continue
             except ClosedError:  # pragma: no cover - closed in the midst of it
                 return
-            self._leasing.ended()
+            self._leasing.recovered()
             epoch = sum(node.reads.epoch for node in self._client.nodes)
             if self._epoch not in (0, epoch):  # another connection, perhaps to a server that has lost the latest
                 self._mark(self._places)  # pragma: no cover - CPython 3.11 does not trace what follows a throw
