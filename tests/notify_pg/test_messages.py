@@ -190,8 +190,9 @@ async def test_a_server_that_is_away_for_long_is_told_once(
             await until(lambda: store.is_receiving)
             await proxy.refuse()
             await proxy.reset()
-            troubles = [store._listener._trouble, store._outbox._trouble, presence._trouble]
+            troubles = [store._listener._trouble, store._outbox._trouble]
             await until(lambda: all(met[trouble._begun] >= 4 for trouble in troubles), 20)
+            await until(lambda: presence._keeper._outage.is_failing)
             lasting = [*troubles, *(trouble for trouble in (store._blind, store._unread) if trouble.lasts)]
             assert len(lasting) > len(troubles)
             during = told(caplog)
@@ -202,6 +203,7 @@ async def test_a_server_that_is_away_for_long_is_told_once(
             assert await stream.next(10) == event
             store._look_at(["alice"])
             await until(lambda: not any(trouble.lasts for trouble in lasting))
+            await until(lambda: not presence._keeper._outage.is_failing)
         after = Counter(told(caplog)[len(during) :])
         assert [after[trouble._over] for trouble in lasting] == [1] * len(lasting)
         await store.aclose()
