@@ -82,6 +82,7 @@ class PostgresPresence:
 
     async def __aenter__(self) -> Self:
         """Make the tables if need be, so that what is wrong is known at once."""
+        self._keeper.check()
         self._db.check()
         await self._background.run(self._db.fetch, "SELECT")
         return self

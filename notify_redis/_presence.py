@@ -81,7 +81,7 @@ class RedisPresence:
 
     async def __aenter__(self) -> Self:
         """Return the tracker; it connects at first need."""
-        self._client.check_open()
+        self._keeper.check()
         return self
 
     async def __aexit__(

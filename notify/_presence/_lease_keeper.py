@@ -71,6 +71,9 @@ class LeaseKeeper:
         asyncio_only: whether the driver needs asyncio.
         logger: where outages are logged.
 
+    Attributes:
+        check: raises unless the keeper is open and on the event loop where it was first used: see `LoopGuard.check`.
+
     Raises:
         UsageError: `ttl` is out of range.
     """
@@ -93,6 +96,7 @@ class LeaseKeeper:
         self._batch_size = batch_size
         self._logger = logger or logging.getLogger("notify")
         self._guard = LoopGuard(owner, asyncio_only=asyncio_only)
+        self.check = self._guard.check
         self._background = Background(owner)
         self._errors = DriverErrors(owner)
         self._outage = OutageLog(
@@ -115,7 +119,7 @@ class LeaseKeeper:
 
     async def register(self, user: str, routing: RoutingInfo | None = None) -> LeaseRegistration:
         """Count one more connection, and wait until other processes see it. See `PresenceTracker.register`."""
-        self._guard.check()
+        self.check()
         check_user(user)
         registration = LeaseRegistration(self, user, routing or _NOWHERE)
         if self._registrations.add(registration):
@@ -129,7 +133,7 @@ class LeaseKeeper:
 
     async def locate(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
         """Return where each of these users is connected, here and elsewhere. See `PresenceTracker.locate`."""
-        self._guard.check()
+        self.check()
         if not users:
             return {}
         with self._errors.reading():

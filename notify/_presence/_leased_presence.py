@@ -100,6 +100,7 @@ class LeasedPresence(ABC):
 
     async def __aenter__(self) -> Self:
         """Return the tracker."""
+        self._keeper.check()
         return self
 
     async def __aexit__(

@@ -194,7 +194,7 @@ def _in_fork(store: SQLiteStreamStore, presence: SQLitePresence) -> int:
             try:
                 await call
             except UsageError as error:
-                refused += "after the fork" in str(error)
+                refused += "after the fork" in str(error) or "before a fork" in str(error)
         await presence.aclose()
         await store.aclose()
         return refused
