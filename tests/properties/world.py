@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from notify import Event, Gap, Notifier, RoutingInfo, Stream, ids
-from notify._stream import _live as live_module
+from notify._stream import _hub as live_module
 from notify._stream import _reads as reads_module
 from notify.errors import ClosedError, PushRejectedError, PushUncertainError
 from notify.testing.history import History
@@ -62,7 +62,9 @@ class Reader:
     Attributes:
         hint: everything up to here was offered to the stream or was in the log when it looked.
         opening: the stream counts as open; its position may not be fixed yet.
-        opened: its position is fixed.
+        opened: its position is fixed, and it is attached.
+        held: it was entered, so a cancelled `next` leaves it attached.
+        fixed: its position was fixed when a cancelled `next` detached it.
     """
 
     stream: Stream | None
@@ -76,6 +78,8 @@ class Reader:
     hint: str = ids.ZERO
     opening: bool = False
     opened: bool = False
+    held: bool = False
+    fixed: bool = False
     closed: bool = False
     synced: bool = False
     gaps: int = 0
@@ -158,7 +162,7 @@ class World:
     async def audit(self, name: str) -> None:
         """Look for what no offer announced."""
         heads = {user: log.head for user, log in self.logs.items()}
-        await self.notifiers[name]._live.audit()
+        await self.notifiers[name]._live._catch_up.audit()
         for reader in self._hearing(name, ""):
             if reader.opened:
                 reader.hint = max(reader.hint, heads[reader.user], key=ids.parse)
@@ -197,7 +201,7 @@ class World:
             self._note_closed(reader)
         for name in self.notifiers:
             await self._close_notifier(name)
-        assert not any(notifier._live.users for notifier in self.notifiers.values())
+        assert not any(notifier._live.positions() for notifier in self.notifiers.values())
         await self.backend.aclose()
         for reader in self.readers:
             if reader.task is not None:
@@ -290,6 +294,7 @@ class World:
     async def enter(self, reader: Reader) -> None:
         """Open the stream; it may have to wait for the store."""
         self._note_opening(reader)
+        reader.held = True
         assert reader.stream is not None
         reader.entering = self.loop.create_task(reader.stream.__aenter__())
         await self.settle()
@@ -299,7 +304,7 @@ class World:
         """Open the stream, unless it is open; everything in the log is known to it then."""
         if not reader.opened:
             await self.enter(reader)
-            reader.opened, reader.hint = True, reader.track.beginning
+            reader.opened, reader.hint = True, max(reader.hint, reader.track.beginning, key=ids.parse)
 
     def has_news(self, reader: Reader) -> bool:
         """Whether the stream must have an event that can still be read."""
@@ -325,12 +330,8 @@ class World:
         await asyncio.wait([task])
         if task.cancelled():
             reader.task = None
-            reader.opening = reader.opened or reader.stream._topic is not None  # type: ignore[union-attr]
-            if not reader.opening:
-                reader.hint = ids.ZERO
-                if reader.recorder is not None:
-                    reader.recorder.finished()
-                    reader.recorder = None
+            if not reader.held:
+                self._note_detached(reader)
 
     async def close(self, reader: Reader) -> None:
         """Close the stream; a task that waits must end at once."""
@@ -447,7 +448,7 @@ class World:
         )
         reader.track.rest_at(reader.stream.last_id)
         assert reader.synced or not reader.signals, "no sync"
-        entries = self.notifiers[reader.owner]._live.users[reader.user].end
+        entries = self.notifiers[reader.owner]._live._hub.users[reader.user].end
         reader.heard.rest(reader.stream.dropped, entries > self.buffer_size + reader.heard.begin)
 
     def _pass_gaps(self, reader: Reader) -> None:
@@ -483,11 +484,32 @@ class World:
     def _note_opening(self, reader: Reader) -> None:
         if not reader.opening:
             reader.opening = True
-            reader.track.begin()
-            topic = self.notifiers[reader.owner]._live.users.get(reader.user)
+            if reader.fixed:
+                reader.hint = max(reader.hint, self.logs[reader.user].head, key=ids.parse)  # it reads the log again
+            else:
+                reader.track.begin()
+            topic = self.notifiers[reader.owner]._live._hub.users.get(reader.user)
             reader.heard.begin = 0 if topic is None else topic.end
-            if reader.known:
+            if reader.known and reader.recorder is None:
                 reader.recorder = self.history.reader(reader.user, reader.track.position)
+
+    def _note_detached(self, reader: Reader) -> None:
+        """Note that a cancelled `next` has detached the stream; the next one attaches it again at its cursor."""
+        stream: Any = reader.stream
+        assert stream._streams is None
+        if not reader.opening:
+            return
+        self._pass_gaps(reader)
+        reader.opening = reader.opened = False
+        reader.heard.cut()
+        reader.fixed = stream._cursor.opened
+        if reader.fixed:
+            reader.track.rest_at(stream.last_id)
+        else:
+            reader.hint = ids.ZERO
+            if reader.recorder is not None:
+                reader.recorder.finished()
+                reader.recorder = None
 
     def _note_closed(self, reader: Reader) -> None:
         if not reader.closed:
@@ -497,7 +519,9 @@ class World:
 
     def _is_quiet(self) -> bool:
         """Whether nothing is under way, and whoever waits has been given what it was told of."""
-        busy = any(notifier._jobs.running or notifier._live._reads._reads for notifier in self.notifiers.values())
+        busy = any(
+            notifier._parts.jobs.running or notifier._live._hub.reads_in_flight for notifier in self.notifiers.values()
+        )
         return not busy and all(push.task.done() for push in self.pushes) and all(map(_rests, self.readers))
 
     def _notifier(self, name: str) -> Notifier:
