@@ -59,7 +59,7 @@ class LeaseKeeper:
     Invariants:
         I1. The backend holds what `_registrations` says, except for the users in `_changed`, who are written next, and
             in `_writing`, who are being written.
-        I2. A waiter is in one list of `_changed` or `_writing` until it is finished, and that happens exactly once.
+        I2. A waiter is in one list of `_changed` or `_writing` until it is finished, and it is finished once.
         I3. The backend holds as many locations of each user as `_stored` says, except for the users in `_unsure`, whose
             latest write has failed and may have been executed all the same.
 
