@@ -150,7 +150,7 @@ class Heard:
         passed: how many of them were yielded or skipped.
         skipped: how many were skipped.
         begin: how many entries of any kind the ring had had before.
-        excused: how many were skipped because the stream was detached.
+        excused: how many were skipped before the stream was last detached.
     """
 
     offered: list[int] = field(default_factory=list)
@@ -161,9 +161,8 @@ class Heard:
 
     def cut(self) -> None:
         """Note that the stream was detached: what it has not read is lost to it."""
-        lost = len(self.offered) - self.passed
-        self.skipped += lost
-        self.excused += lost
+        self.skipped += len(self.offered) - self.passed
+        self.excused = self.skipped
         self.passed = len(self.offered)
 
     def take(self, value: int) -> None:

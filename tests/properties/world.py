@@ -64,6 +64,7 @@ class Reader:
         opening: the stream counts as open; its position may not be fixed yet.
         opened: its position is fixed, and it is attached.
         held: it was entered, so a cancelled `next` leaves it attached.
+        asking: the task that waits for the next event has begun.
         fixed: its position was fixed when a cancelled `next` detached it.
     """
 
@@ -79,6 +80,7 @@ class Reader:
     opening: bool = False
     opened: bool = False
     held: bool = False
+    asking: bool = False
     fixed: bool = False
     closed: bool = False
     synced: bool = False
@@ -316,7 +318,14 @@ class World:
         """Start a task that waits for the next event."""
         self._note_opening(reader)
         assert reader.stream is not None
-        reader.task = self.loop.create_task(reader.stream.next())
+        following, reader.asking = reader.stream.next(), False
+
+        async def ask() -> Event:
+            reader.asking = True
+            return await following
+
+        reader.task = self.loop.create_task(ask())
+        reader.task.add_done_callback(lambda _: following.close())  # also where the task never ran
 
     async def cancel_next(self, reader: Reader, steps: int) -> None:
         """Cancel the reader's task after some steps; what it returned all the same counts."""
@@ -330,7 +339,7 @@ class World:
         await asyncio.wait([task])
         if task.cancelled():
             reader.task = None
-            if not reader.held:
+            if not reader.held and (reader.asking or not reader.opened):
                 self._note_detached(reader)
 
     async def close(self, reader: Reader) -> None:
