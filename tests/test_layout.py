@@ -50,7 +50,6 @@ LOOPS = {
     "notify_pg._listener": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
     "notify_pg._pool": {"asyncio"},
-    "notify_pg._presence": {"asyncio"},
     "notify_pg._retention": {"asyncio"},
     "notify_pg._store": {"asyncio"},
     "notify_pg._stream_store": {"asyncio"},
@@ -59,7 +58,6 @@ LOOPS = {
     "notify_redis._hearing": {"asyncio"},
     "notify_redis._link": {"asyncio"},
     "notify_redis._listener": {"asyncio"},
-    "notify_redis._presence": {"asyncio"},
     "notify_redis._writes": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
