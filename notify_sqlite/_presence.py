@@ -10,21 +10,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import ClassVar, Final, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from notify import BackendError, Guarantees, RoutingInfo
 from notify.adapters import LeaseKeeper, LeaseRegistration
 
-from ._connection import Database, Job, Path
+from ._connection import MAX_ROWS, Job, Path, SQLiteDatabase
 from ._errors import unavailable
 from ._worker import roll_back
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.sqlite")
 
 T = TypeVar("T")
-
-MAX_ROWS: Final = 500
-"""Rows that one transaction writes or removes, or about that: other processes wait for the lock."""
 
 
 class SQLitePresence:
@@ -55,13 +52,13 @@ class SQLitePresence:
         clock: Callable[[], float] = time.time,
     ) -> None:
         owner = type(self).__name__
-        self._database = Database(
+        self._database = SQLiteDatabase(
             path,
             owner=owner,
             part="presence",
             table_prefix=table_prefix,
             synchronous="NORMAL",
-            lock_timeout=timeout,
+            timeout=timeout,
             network=network,
         )
         self._leases = SQLiteLeases(self._database, ttl, clock)
@@ -104,7 +101,7 @@ class SQLiteLeases:
     The methods that take a connection are jobs: they run in its thread, inside one transaction.
     """
 
-    def __init__(self, database: Database, ttl: float, clock: Callable[[], float]) -> None:
+    def __init__(self, database: SQLiteDatabase, ttl: float, clock: Callable[[], float]) -> None:
         self.lease = secrets.token_hex(16)
         self._database = database
         self._sql = database.sql
