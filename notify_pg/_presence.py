@@ -18,8 +18,8 @@ import asyncpg  # type: ignore[import-untyped]
 from notify import Guarantees, RoutingInfo
 from notify.adapters import Background, LeaseKeeper, LeaseRegistration
 
-from ._connection import Database
-from ._names import Names
+from ._connection import PostgresDatabase
+from ._names import PostgresNames
 
 logger = logging.getLogger("notify.pg")
 
@@ -58,8 +58,8 @@ class PostgresPresence:
         pool_size: int = 4,
     ) -> None:
         owner = type(self).__name__
-        self._names = Names(schema, table_prefix)
-        self._db = Database(dsn, self._names, backend=owner, timeout=timeout, pool_size=pool_size)
+        self._names = PostgresNames(schema, table_prefix)
+        self._db = PostgresDatabase(dsn, self._names, backend=owner, timeout=timeout, pool_size=pool_size)
         self._background = Background(owner)
         self._leases = PostgresLeases(self._db, self._background, ttl)
         self._keeper = LeaseKeeper(
@@ -100,7 +100,7 @@ class PostgresLeases:
     Invariant: while a lease lasts, only its own tracker changes the rows under it.
     """
 
-    def __init__(self, db: Database, background: Background, ttl: float) -> None:
+    def __init__(self, db: PostgresDatabase, background: Background, ttl: float) -> None:
         self.tracker = secrets.randbits(62)
         self._db = db
         self._sql = db.names.sql
