@@ -22,13 +22,13 @@ from notify import Guarantees, RoutingInfo
 from notify.adapters import LeaseKeeper, LeaseRegistration
 from notify.errors import UsageError
 
-from ._client import Client
-from ._connection import Where, pack
+from ._client import RedisClient
+from ._connection import RedisUrl, pack
 from ._errors import FAILURES, NoAnswerError, unavailable
-from ._keys import Keys
+from ._names import RedisNames
 from ._scripts import LEASE
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 ENTRY_TTL: Final = 86_400.0
 """Seconds after which what a dead process has left is gone, even if no process asks for its users before."""
@@ -56,12 +56,12 @@ class RedisPresence:
 
     guarantees: ClassVar = Guarantees(shared=True, leased=True)
 
-    def __init__(self, url: Where, *, prefix: str = "notify", ttl: float = 30.0, timeout: float = 4.0) -> None:
+    def __init__(self, url: RedisUrl, *, prefix: str = "notify", ttl: float = 30.0, timeout: float = 4.0) -> None:
         if not timeout > 0:
             raise UsageError(f"timeout must be greater than 0 seconds, got {timeout!r}")
         owner = type(self).__name__
-        self._client = Client(url, owner)
-        self._leases = RedisLeases(self._client, Keys(prefix), ttl, timeout)
+        self._client = RedisClient(url, owner)
+        self._leases = RedisLeases(self._client, RedisNames(prefix), ttl, timeout)
         self._keeper = LeaseKeeper(
             self._leases, owner=owner, ttl=ttl, batch_size=USERS_PER_WRITE, asyncio_only=True, logger=logger
         )
@@ -101,7 +101,7 @@ class RedisLeases:
         I3. No field is written before its lease is granted: it would look like one of a dead tracker.
     """
 
-    def __init__(self, client: Client, keys: Keys, ttl: float, timeout: float) -> None:
+    def __init__(self, client: RedisClient, keys: RedisNames, ttl: float, timeout: float) -> None:
         self.name = _new_name()
         self.epoch = 0
         self.lease_key = keys.named(_LEASES, "leases")

@@ -24,7 +24,7 @@ from notify import (
 )
 from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore, _client
-from notify_redis._entry import decode, encode
+from notify_redis._record import decode, encode
 from tests.parts import until
 from tests.servers.redis import Server, cluster, directory, free_port, running, sentinels, single
 
@@ -177,7 +177,7 @@ async def test_sentinels_that_die(
     prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without sentinels the master that is known goes on serving; without the master too, pushes end in time."""
-    monkeypatch.setattr(_client, "REDISCOVER", 0.1)
+    monkeypatch.setattr(_client, "REDISCOVER_INTERVAL", 0.1)
     with sentinels() as all_:
         async with aclosing(RedisStreamStore(all_.url, prefix=prefix, timeout=1.0)) as store:
             await store.save(Event("alice", "t"))
@@ -218,7 +218,7 @@ async def test_clients_of_clusters_and_sentinels(prefix: str) -> None:
 def test_cluster_clients_with_tls() -> None:
     """A cluster client that speaks TLS is followed with TLS, under its login."""
     client: Any = RedisCluster(host="one", port=1, ssl=True, ssl_ca_certs="ca.pem", username="me", password="secret")
-    source = RedisStore(client)._client.source
+    source = RedisStore(client)._client.endpoint
     assert source.kind is SSLConnection
     assert (source.options["username"], source.options["ssl_ca_certs"]) == ("me", "ca.pem")
     assert list(source.seeds) == [("one", 1)]
@@ -227,7 +227,7 @@ def test_cluster_clients_with_tls() -> None:
 def test_logins_and_tls_of_sentinels() -> None:
     """A URL may have another login for the sentinels; TLS settings count for them too."""
     url = "rediss+sentinel://me:secret@one:1,two/main/3?sentinel_username=s&sentinel_password=p&ssl_ca_certs=ca.pem"
-    source = RedisStore(url)._client.source
+    source = RedisStore(url)._client.endpoint
     assert list(source.seeds) == [("one", 1), ("two", 26_379)]
     assert (source.service, source.options["db"], source.options["username"]) == ("main", 3, "me")
     assert dict(source.sentinel_options) == {"username": "s", "password": "p", "ssl_ca_certs": "ca.pem"}
@@ -256,10 +256,10 @@ async def test_an_event_in_the_wrong_log(server: Server, prefix: str) -> None:
     """Another user's event in a log is never shown; what is no stream cannot be read."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         forged = encode(Event("bob", "secret"))
-        server.ask("XADD", store._keys.stream("alice"), "*", "p", "0", "n", "x", "e", forged)
+        server.ask("XADD", store._names.stream("alice"), "*", "p", "0", "n", "x", "e", forged)
         with pytest.raises(CodecError, match="bob"):
             await store.read("alice", "0", 10)
-        server.ask("SET", store._keys.stream("carol"), "text")
+        server.ask("SET", store._names.stream("carol"), "text")
         with pytest.raises(BackendUnavailableError, match="WRONGTYPE"):
             await store.read("carol", "0", 10)
 

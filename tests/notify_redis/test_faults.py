@@ -185,7 +185,7 @@ async def test_passwords_stay_out_of_messages(prefix: str) -> None:
     async with aclosing(RedisStore(address, prefix=prefix, timeout=0.3)) as store:
         with pytest.raises(PushRejectedError) as caught:
             await store.save(Event("alice", "t"))
-    assert "hunter2" not in f"{caught.value!r}{caught.value.__cause__!r}{store._client.source!r}"
+    assert "hunter2" not in f"{caught.value!r}{caught.value.__cause__!r}{store._client.endpoint!r}"
 
 
 async def test_a_server_without_memory_left(victim: Server, prefix: str) -> None:
@@ -263,7 +263,7 @@ async def test_a_server_that_evicts(victim: Server, prefix: str, policy: str) ->
         async with notifier.subscribe("alice", "0", signals=True) as stream:
             assert await stream.next(5) == event
             assert (await stream.next(5)).type == "notify.sync"
-            key = store._keys.stream("alice")
+            key = store._names.stream("alice")
             victim.ask("CONFIG", "SET", "maxmemory-policy", policy)
             used = int(plain_info(victim, "memory")["used_memory"])
             victim.ask("CONFIG", "SET", "maxmemory", used + 2_000_000)

@@ -12,7 +12,7 @@ import pytest
 from notify import Event, Notifier, RoutingInfo
 from notify.testing import FaultProxy, Faults
 from notify_redis import RedisRouter, RedisStore, RedisStreamStore
-from notify_redis._entry import encode
+from notify_redis._record import encode
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
 from tests.servers.redis import Server, plain_info
@@ -27,7 +27,7 @@ def channels(server: Server, prefix: str) -> int:
 def listen_through(store: RedisStreamStore, proxy: FaultProxy) -> None:
     """Have the pub/sub connection of a store go through a proxy, and no other one."""
     node = store._client.node_of(0)
-    node.connect = store._client.source.at(("127.0.0.1", proxy.port)).connect
+    node.connect = store._client.endpoint.at(("127.0.0.1", proxy.port)).connect
 
 
 async def test_a_connection_that_is_killed(server: Server, prefix: str) -> None:
@@ -37,9 +37,9 @@ async def test_a_connection_that_is_killed(server: Server, prefix: str) -> None:
         async with traffic(store, other) as load:
             for _ in range(5):
                 await until(lambda: other.is_receiving)
-                before, connections = load.stored, other._hearing.connections
+                before, connections = load.stored, other._subscriptions.connections
                 server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-                await until(partial(lambda n: other._hearing.connections > n, connections))
+                await until(partial(lambda n: other._subscriptions.connections > n, connections))
                 await until(lambda before=before: load.stored > before + 20)
             await load.settle(5)
             load.history.assert_ok()
@@ -60,8 +60,8 @@ async def test_killed_and_published_at_once(server: Server, prefix: str) -> None
 
 @pytest.mark.slow
 async def test_a_connection_that_goes_deaf(server: Server, prefix: str) -> None:
-    """A half-open pub/sub connection is noticed by the canary that does not come back, and made again."""
-    other = RedisStreamStore(server.url, prefix=prefix, canary=0.5)
+    """A half-open pub/sub connection is noticed by the probe that does not come back, and made again."""
+    other = RedisStreamStore(server.url, prefix=prefix, probe_interval=0.5)
     async with FaultProxy("127.0.0.1", server.port) as proxy, aclosing(other):
         async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
             await other.head("alice")
@@ -107,7 +107,7 @@ async def test_users_are_subscribed_while_they_are_here(server: Server, prefix: 
         async with anyio.create_task_group() as tasks:
             for stream in streams:
                 tasks.start_soon(stream.__aenter__)
-        assert channels(server, prefix) == 1001  # and the canary's
+        assert channels(server, prefix) == 1001  # and the probe's
         assert int(plain_info(server, "clients")["connected_clients"]) - before <= 2
         for stream in streams[:900]:
             await stream.aclose()
@@ -185,7 +185,7 @@ def reads(server: Server) -> str:
 async def test_a_foreign_message_does_no_harm(server: Server, prefix: str) -> None:
     """Whatever somebody else publishes on a user's channel, no stream yields it, and the next event arrives."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store, store.subscribe("alice") as stream:
-        channel = store._keys.stream("alice")
+        channel = store._names.stream("alice")
         forged = Event("bob", "t", "forged").stored("99-0", "0")
         garbage: list[Any] = [b"", b"x", b"1-1", b"1-1 0 garbage", b"1-1 0 " + encode(forged), b"\xff \xff \xff"]
         for message in garbage:

@@ -23,7 +23,7 @@ from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from notify_redis._connection import pack
 from notify_redis._errors import NotSentError
-from notify_redis._keys import partition_of
+from notify_redis._names import partition_of
 from notify_redis._selfcheck import check_version
 from tests.parts import until
 from tests.servers.redis import Server, single
@@ -52,7 +52,7 @@ async def test_subscribing_that_is_not_allowed(server: Server, prefix: str, capl
             event = await store.save(Event("alice", "t"))
             assert await stream.next(10) == event
         assert not store.is_receiving
-        assert "does not hear" in caplog.text
+        assert "does not receive" in caplog.text
 
 
 async def test_looking_that_is_not_allowed(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -72,15 +72,17 @@ async def test_looking_that_is_not_allowed(server: Server, prefix: str, caplog: 
             await tasks.start(read)
             server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xrange")
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-            await until(lambda: "cannot look for what was missed" in caplog.text)
+            await until(lambda: "cannot be searched for missed events" in caplog.text)
             server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xrange")
-            await until(lambda: store.live.positions()["alice"].last_id is not None)
+            await until(lambda: store.live.positions()["alice"] is not None)
             server.ask("ACL", "SETUSER", "blind", "-subscribe")
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: not store.is_receiving)
+            await until(lambda: "can be searched for missed events again" in caplog.text)
+            caplog.clear()
             server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xrange")
             missed = await other.save(Event("alice", "t"))
-            await until(lambda: "cannot look for news" in caplog.text)
+            await until(lambda: "cannot be searched for missed events" in caplog.text)
             assert not seen
             server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xrange", "+subscribe")
         assert seen == [missed]
@@ -210,7 +212,7 @@ async def test_a_retry_after_the_log_was_trimmed(server: Server, prefix: str) ->
                     await store.save(Event("alice", "second"))
 
             tasks.start_soon(save)
-            await until(lambda: server.ask("XLEN", store._keys.stream("alice")) == 2)
+            await until(lambda: server.ask("XLEN", store._names.stream("alice")) == 2)
             await other.trim("9999999999999-0")
             proxy.heal()
         assert (await other.read("alice", "0", 10)).events == ()
