@@ -99,7 +99,9 @@ MUTATIONS = (
         "the cursor moves before a live event is handed over",
         "notify._stream._subscription:Subscription.__anext__",
         "                            self._source.observe(event)\n                        return event\n",
-        "                            self._source.observe(event)\n                        await anyio.sleep(0)\n                        return event\n",
+        "                            self._source.observe(event)\n"
+        "                        await anyio.sleep(0)\n"
+        "                        return event\n",
     ),
     Mutation(
         "a live event is taken for the next one unproven",
