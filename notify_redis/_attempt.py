@@ -31,7 +31,7 @@ from ._client import RedisClient
 from ._connection import bulks, pack
 from ._errors import Disposition, NoAnswerError, NotSentError, RefusedError, disposition_of, rejected, uncertain
 from ._names import RedisNames
-from ._pipeline import PipelinedConnection
+from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._record import decode, encode
 from ._scripts import PUSH
 
@@ -186,7 +186,7 @@ class PushAttempt:
 
 
 class PushAttempts:
-    """Builds attempts, settles them, and resolves every push exactly once.
+    """Builds attempts, settles them, and resolves every push one time.
 
     Args:
         client: how pushes are divided among the masters.
@@ -303,7 +303,7 @@ class PushAttempts:
         A refusal (login, database, rights) ends it at once, unless an earlier attempt may have stored it.
         """
         is_refused = push.unknown_since is None and isinstance(push.failure, RefusedError)
-        if push.outcome is None and (is_refused or time.monotonic() + delay >= push.deadline):
+        if push.outcome is None and (is_refused or time.monotonic() + delay + MIN_TIMEOUT >= push.deadline):
             self._give_up(push)
         return push.outcome is not None
 

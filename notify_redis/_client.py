@@ -27,7 +27,7 @@ from ._connection import Address, Connection, Endpoint, RedisUrl, endpoint_of
 from ._discovery import ask_cluster, ask_sentinels, connect_master
 from ._errors import FAILURES, Disposition, NotSentError, RefusedError, disposition_of
 from ._names import PARTITIONS
-from ._pipeline import PipelinedConnection
+from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._selfcheck import self_check
 
 logger = logging.getLogger("notify.redis")
@@ -298,7 +298,7 @@ class RedisClient:
             if not todo:
                 break
             delay = next(delays)
-            if anyio.current_time() + delay >= deadline:
+            if anyio.current_time() + delay + MIN_TIMEOUT >= deadline:
                 if failure is None:
                     break
                 raise failure

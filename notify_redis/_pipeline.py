@@ -45,6 +45,9 @@ FAILURE_MEMORY: Final = 3.0
 SETUP_TIMEOUT: Final = 5.0
 """Seconds for loading the scripts on a new connection."""
 
+MIN_TIMEOUT: Final = 0.02
+"""Seconds below which a request is not repeated: its timeout would only turn a known failure into an unknown one."""
+
 OnReplies: TypeAlias = Callable[[list[Any] | Exception], None]
 """Takes the replies, each a value or a ResponseError; or NotSentError or NoAnswerError. Neither waits nor raises."""
 

@@ -1,4 +1,4 @@
-"""What is damaged, missing or unreachable: told by the library's own errors, within the time asked for."""
+"""Damaged records and missing or unreachable servers raise the library's own errors, within the timeout."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.servers.redis import Server, cluster, directory, free_port, running, 
 pytestmark = pytest.mark.anyio
 
 
-# -- nobody there --------------------------------------------------------------------------------------------------
+# -- unreachable -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["redis+cluster://127.0.0.1:{port}", "redis+sentinel://127.0.0.1:{port}/main"])
-async def test_nobody_to_ask(prefix: str, scheme: str) -> None:
+async def test_masters_that_cannot_be_asked(prefix: str, scheme: str) -> None:
     """Where no sentinel and no node of the cluster answers, pushes are rejected and reads fail, in time."""
     url = scheme.format(port=free_port())
     async with aclosing(RedisStreamStore(url, prefix=prefix, timeout=0.5)) as store:
@@ -85,7 +85,7 @@ async def test_closing_while_the_masters_are_looked_for(prefix: str) -> None:
 
 
 async def test_a_router_that_gave_up_listening(prefix: str) -> None:
-    """A router that was cancelled while nobody could be asked stops looking."""
+    """A router that was cancelled while the masters could not be found stops looking for them."""
     router = RedisRouter(f"redis+cluster://127.0.0.1:{free_port()}", prefix=prefix)
     async with aclosing(router), anyio.create_task_group() as tasks:
         with anyio.move_on_after(0.2):
@@ -265,7 +265,7 @@ async def test_an_event_in_the_wrong_log(server: Server, prefix: str) -> None:
 
 
 async def test_garbage_that_is_routed(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What somebody else publishes on an instance's channel is complained of, and the next event is delivered."""
+    """A message that is not an event on an instance's channel is logged, and the next event is delivered."""
     async with (
         RedisRouter(server.url, prefix=prefix) as router,
         Notifier(router=router, instance_id="here") as notifier,
@@ -313,7 +313,7 @@ async def test_presence_while_the_server_is_away(victim: Server, prefix: str) ->
 
 
 async def test_a_tracker_that_closes_while_it_writes(victim: Server, prefix: str) -> None:
-    """Who waits for a registration when the tracker closes is told, though the server hangs."""
+    """A registration in progress when the tracker closes ends with an error, though the server is frozen."""
     tracker = RedisPresence(victim.url, prefix=prefix)
     await tracker.register("alice")
     victim.freeze()

@@ -257,7 +257,7 @@ async def test_replicas_that_do_not_confirm(victim: Server, prefix: str) -> None
 
 @pytest.mark.parametrize("policy", ["volatile-lru", "allkeys-lru"])
 async def test_a_server_that_evicts(victim: Server, prefix: str, policy: str) -> None:
-    """Where the server evicts a log, live streams and those that resume are told `expired`, and go on."""
+    """Where the server evicts a log, live and resuming streams get a gap `expired` and continue."""
     async with aclosing(RedisStreamStore(victim.url, prefix=prefix)) as store, Notifier(store) as notifier:
         event = await store.save(Event("alice", "t"))
         async with notifier.subscribe("alice", "0", signals=True) as stream:
@@ -452,7 +452,7 @@ async def test_a_route_that_fails(prefix: str) -> None:
             await router.route(Event("alice", "t"), None)
 
 
-async def test_a_server_that_stays_away_delays_nobody(prefix: str) -> None:
+async def test_a_server_that_stays_away_delays_no_caller(prefix: str) -> None:
     """Once a server was unreachable for a second, pushes are rejected at once; they go on when it is back."""
     with single() as server:
         async with aclosing(RedisStore(server.url, prefix=prefix, timeout=3.0)) as store:

@@ -1,4 +1,4 @@
-"""What a new user gets wrong, and is told at once: URLs, the event loop, logins."""
+"""Mistakes of new users raise at once, with a message that names them: URLs, the event loop, logins."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_databases_that_are_no_number(part: Callable[[str], Any], url: str) -> N
         "redis+cluster://localhost?foo=bar",
     ],
 )
-def test_options_that_nobody_knows(part: Callable[[str], Any], url: str) -> None:
+def test_options_that_do_not_exist(part: Callable[[str], Any], url: str) -> None:
     """A URL with an option that no connection takes is refused by the option's name, without what may be secret."""
     with pytest.raises(UsageError, match=r": unexpected keyword argument 'foo'$") as raised:
         part(url)
@@ -152,7 +152,7 @@ async def test_servers_that_do_not_let_us_in(victim: Server, prefix: str) -> Non
 
 
 async def test_pushes_to_a_server_that_has_refused_for_long(victim: Server, prefix: str) -> None:
-    """A push that comes when the server has refused for a while is told why, too."""
+    """A push to a server that has been refusing for a while names the reason too."""
     victim.ask("CONFIG", "SET", "requirepass", "right")
     async with aclosing(RedisStore(victim.url, prefix=prefix)) as store:
         with pytest.raises(PushRejectedError, match="Authentication required"):

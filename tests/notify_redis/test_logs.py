@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def gap_of(store: RedisStreamStore, user: str, last_id: str) -> str | None:
-    """Resume there and return the reason of the gap that is met first."""
+    """Resume there and return the reason of the first gap."""
     async with Notifier(store) as notifier, notifier.subscribe(user, last_id, signals=True) as stream:
         event = await stream.next(5)
         return event.payload["reason"] if event.type == "notify.gap" else None
@@ -39,7 +39,7 @@ async def gap_of(store: RedisStreamStore, user: str, last_id: str) -> str | None
 
 
 async def test_a_log_that_was_trimmed(server: Server, prefix: str) -> None:
-    """Who resumes from before what is kept is told `trimmed`."""
+    """Resuming from before the retained events yields a gap `trimmed`."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix, max_len=5, exact=True)) as store:
         events = [await store.save(Event("alice", "t", number)) for number in range(10)]
         assert await gap_of(store, "alice", events[1].id) == "trimmed"
@@ -47,7 +47,7 @@ async def test_a_log_that_was_trimmed(server: Server, prefix: str) -> None:
 
 
 async def test_a_log_that_expired(server: Server, prefix: str) -> None:
-    """Who resumes after everything of the user was evicted, flushed or has expired is told `expired`."""
+    """Resuming after a whole log was evicted, flushed or has expired yields a gap `expired`."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
         event = await store.save(Event("alice", "t"))
         server.ask("DEL", store._names.stream("alice"))
@@ -58,7 +58,7 @@ async def test_a_log_that_expired(server: Server, prefix: str) -> None:
 
 
 async def test_a_clock_that_stepped_back_after_the_log_was_lost(server: Server, prefix: str) -> None:
-    """Ids that begin again below those that clients hold are a gap, `rewound`; live streams are told too."""
+    """Ids that begin again below those that clients hold are a gap, `rewound`; live streams get it too."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
         key = store._names.stream("alice")
         ahead = f"{int(time.time() * 1000) + 7_200_000}-5"
@@ -86,7 +86,7 @@ async def test_a_clock_that_stepped_back(server: Server, prefix: str) -> None:
 
 
 async def test_a_restart_without_persistence(prefix: str) -> None:
-    """After a restart that lost everything, live streams and those that resume are told `expired`, and go on."""
+    """After a restart that lost everything, live and resuming streams get a gap `expired` and continue."""
     with single(*VOLATILE) as server:
         async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
             event = await store.save(Event("alice", "t"))
@@ -103,7 +103,7 @@ async def test_a_restart_without_persistence(prefix: str) -> None:
 
 
 async def test_forged_positions(server: Server, prefix: str) -> None:
-    """The largest legal position reads nothing, is told `rewound`, and leaves the log writable."""
+    """The largest legal position reads nothing, yields a gap `rewound`, and leaves the log writable."""
     largest = f"{(1 << 64) - 1}-{(1 << 64) - 1}"
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
         event = await store.save(Event("alice", "t"))
@@ -159,7 +159,7 @@ async def test_a_second_attempt_after_a_trim(server: Server, prefix: str) -> Non
 
 
 async def test_a_name_that_is_taken(server: Server, prefix: str) -> None:
-    """Where somebody else keeps another kind of value under a user's name, that push alone is rejected."""
+    """Where another program stores another type of value under a user's key, only that push is rejected."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         server.ask("SET", store._names.stream("bob"), "not a stream")
         outcomes = await store.save_many([Event(user, "t") for user in ("alice", "bob", "carol")])
@@ -256,15 +256,15 @@ async def test_keys_of_others_are_left_alone(server: Server, prefix: str) -> Non
     """Trimming touches what the store wrote and nothing else, not even a stream that looks like its own."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         await store.save(Event("alice", "t"))
-        foreign = [f"{prefix}:stream", f"{prefix}:{{p000}}:stranger", f"{prefix}-2:{{p000}}:alice"]
-        for key in foreign:
+        other_keys = [f"{prefix}:stream", f"{prefix}:{{p000}}:stranger", f"{prefix}-2:{{p000}}:alice"]
+        for key in other_keys:
             server.ask("XADD", key, "1-1", "f", "v")
         assert await store.trim("9999999999999-0") == 1
-        assert [server.ask("XLEN", key) for key in foreign] == [1, 1, 1]
+        assert [server.ask("XLEN", key) for key in other_keys] == [1, 1, 1]
 
 
-async def test_nothing_is_kept_for_ever(server: Server, prefix: str) -> None:
-    """Every key has a time to live, longer than the events are kept, so the absent vanish by themselves."""
+async def test_nothing_is_kept_without_end(server: Server, prefix: str) -> None:
+    """Every key has a time to live, longer than the events are kept, so no key stays behind."""
     async with aclosing(RedisStore(server.url, prefix=prefix, max_age=7200.0)) as store:
         tracker = RedisPresence(server.url, prefix=prefix)
         async with tracker:
@@ -275,7 +275,7 @@ async def test_nothing_is_kept_for_ever(server: Server, prefix: str) -> None:
             lives = {key: server.ask("PTTL", key) for key in keys}
             assert len(lives) == 6
             lease = store._names.named(0, "leases")
-            assert [key for key, life in lives.items() if life < 0] == [lease]  # holds only who is alive
+            assert [key for key, life in lives.items() if life < 0] == [lease]  # holds live trackers only
             assert lives[store._names.stream("alice")] > 7_200_000
 
 

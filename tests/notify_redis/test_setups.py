@@ -1,4 +1,4 @@
-"""Failovers, restored backups, and slots that move: what was lost is told, and what was not is not missed."""
+"""Failovers, restored backups and slots that move: losses are reported as gaps, and nothing else is missed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def test_a_failover_that_loses_the_tail(victim: Server, prefix: str) -> None:
-    """Where acknowledged events are lost, whoever saw them is told `rewound`, and their ids are not given again."""
+    """Where acknowledged events are lost, readers that saw them get a gap `rewound`; their ids are not reused."""
     async with aclosing(RedisStreamStore(victim.url, prefix=prefix)) as store:
         kept = [await store.save(Event("alice", "kept", number)) for number in range(3)]
         copy = victim.directory.parent / f"{victim.directory.name}-copy"
@@ -115,7 +115,7 @@ async def test_a_failover_without_lag(prefix: str) -> None:
 
 @pytest.mark.timeout(120)
 async def test_a_failover_with_replication_lag(prefix: str) -> None:
-    """What the promoted replica never got is lost: who saw it is told `rewound`, and its ids are not given again."""
+    """Events that the promoted replica never got are lost: readers get a gap `rewound`; ids are not reused."""
     with sentinels() as all_:
         async with aclosing(RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0)) as store:
             kept = [await store.save(Event("alice", "kept", number)) for number in range(3)]
@@ -220,7 +220,7 @@ async def test_a_slot_that_is_half_moved(prefix: str) -> None:
 
 
 def redirected(server: Server) -> bool:
-    """Whether the server has sent somebody to another one, or asked for patience, while a slot is moved."""
+    """Whether the server has replied with a redirection, or with TRYAGAIN, while a slot is moved."""
     return bool({"errorstat_ASK", "errorstat_TRYAGAIN"} & set(plain_info(server, "errorstats")))
 
 
