@@ -106,8 +106,7 @@ class PostgresListener:
         while self._probe and time.monotonic() < until:
             await self._wait(until - time.monotonic())
         if self._probe:
-            reason = self._explain_silence()
-            raise NotReceivingError(reason)  # pragma: no cover - CPython 3.11 does not trace what follows a throw
+            raise NotReceivingError(self._explain_silence())  # pragma: no cover - CPython 3.11 does not trace it
 
     async def _wait(self, seconds: float) -> None:
         """Wait until a probe comes back or the time is over; raise if the connection is lost."""
