@@ -148,7 +148,6 @@ class SQLiteDatabase:
     async def connect(self) -> aiosqlite.Connection:
         """Open another connection that only reads; the caller closes it."""
         await self._open()
-        self.check_file()  # SQLite would create a missing file
         return await self._connect_reader()
 
     def check_file(self) -> None:
@@ -220,7 +219,7 @@ class SQLiteDatabase:
         if not self._network:
             check_local(self.path)
         self.check_file()
-        writer = await connect(self.path)
+        writer = await connect(self.path, create=self._identity is None)  # keeps I2
         try:
             await run(writer, self._prepare_writer)
             reader = await self._connect_reader()
@@ -231,7 +230,7 @@ class SQLiteDatabase:
         self.services.start(self.checkpointer.run)
 
     async def _connect_reader(self) -> aiosqlite.Connection:
-        reader = await connect(self.path, timeout=self.timeout)
+        reader = await connect(self.path, create=False, timeout=self.timeout)
         try:
             await run(reader, _prepare_reader)
         except BaseException:

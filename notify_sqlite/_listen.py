@@ -86,6 +86,7 @@ class SQLiteWatcher:
 
     def _first_look(self, db: sqlite3.Connection) -> tuple[int, int]:
         """Return the version and the greatest id now; a commit in between is noticed by the next look."""
+        self._database.check_file()
         (version,) = db.execute("PRAGMA data_version").fetchone()
         (last,) = db.execute(self._database.sql["last_id"]).fetchone()
         return version, last

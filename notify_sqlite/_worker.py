@@ -17,6 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import aiosqlite
@@ -69,18 +70,20 @@ class _JobResult:
         return [self._value]
 
 
-async def connect(path: str, *, timeout: float = LOCK_WAIT) -> aiosqlite.Connection:
+async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aiosqlite.Connection:
     """Open a connection in autocommit mode.
 
     Args:
-        path: the file.
+        path: the file, absolute.
+        create: whether to create the file if it does not exist.
         timeout: seconds for which each statement waits for a lock.
     """
     made: list[aiosqlite.Connection] = []
+    url = f"{Path(path).as_uri()}?mode={'rwc' if create else 'rw'}"
 
     def make() -> None:
-        options: dict[str, Any] = {"factory": JobConnection, "isolation_level": None, "timeout": timeout}
-        made.append(aiosqlite.connect(path, **options))
+        options: dict[str, Any] = {"factory": JobConnection, "isolation_level": None, "timeout": timeout, "uri": True}
+        made.append(aiosqlite.connect(url, **options))
 
     maker = threading.Thread(target=make, daemon=True)  # a thread inherits from the one that makes it to be a daemon
     maker.start()

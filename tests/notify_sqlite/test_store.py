@@ -36,7 +36,7 @@ from notify_sqlite._connection import MAX_ROWS
 from notify_sqlite._save import append
 from notify_sqlite._schema import statements
 from tests.parts import until
-from tests.servers.sqlite import content, locked, opened, write
+from tests.servers.sqlite import content, files, locked, opened, write
 
 pytestmark = pytest.mark.anyio
 
@@ -612,6 +612,16 @@ async def test_first_use_by_many_at_once(path: Path) -> None:
     assert len(page.events) == 10
     for store in stores:
         await store.aclose()
+
+
+@pytest.mark.parametrize("name", ["a b.db", "a?mode=ro.db", "a#b.db", "a%20b.db", "\u00fc.db"])
+async def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """Characters that mean something in a URI are part of the file's name."""
+    async with SQLiteStreamStore(tmp_path / name) as store, store.subscribe("alice", "0") as stream:
+        event = await store.save(Event("alice", "t"))
+        assert await stream.next(5) == event
+        await until(lambda: store.is_receiving)
+    assert sorted(path.name for path in files(tmp_path)) == [name, f"{name}-checkpointer"]
 
 
 async def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

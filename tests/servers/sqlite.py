@@ -53,6 +53,11 @@ def exists(path: Path) -> bool:
     return path.exists()
 
 
+def files(directory: Path) -> list[Path]:
+    """Return what is in a directory."""
+    return [*directory.iterdir()]
+
+
 def remove(path: Path) -> None:
     """Delete a database and what lies beside it."""
     for file in path.parent.glob(f"{path.name}*"):
