@@ -328,6 +328,36 @@ async def test_a_call_during_an_outage_is_tried_at_once(backend: Recorder) -> No
     await keeper.aclose()
 
 
+async def test_a_call_during_an_attempt_that_fails_is_tried_next(backend: Recorder) -> None:
+    """Who registers while an attempt is failing waits for no delay after it, though delays have grown long."""
+    keeper = made(backend, ttl=3600.0)
+    backend.failing["write"] = OSError()
+
+    async def fail(user: str) -> None:
+        with pytest.raises(BackendUnavailableError):
+            await keeper.register(user, A)
+
+    for _ in range(8):
+        await fail("alice")
+    backend.held.add("write")
+    count = len(backend.calls)
+
+    async def fail_last() -> None:
+        await fail("bob")
+        backend.failing.clear()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fail_last)
+        await until(lambda: len(backend.calls) > count)
+        tasks.start_soon(keeper.register, "late", A)
+        await until(lambda: keeper.locations("late"))
+        began = anyio.current_time()
+        backend.go.set()
+    assert anyio.current_time() - began < 0.5  # the delay is a second at least by now
+    assert backend.stored == {"late": [A]}
+    await keeper.aclose()
+
+
 async def test_one_failure_ends_every_wait_of_its_time(backend: Recorder) -> None:
     """Calls that wait when a write fails are told, in whichever batch they were; those that came later are tried."""
     keeper = made(backend, batch_size=2)
