@@ -354,7 +354,7 @@ async def test_a_call_during_an_attempt_that_fails_is_tried_next(backend: Record
         began = anyio.current_time()
         backend.go.set()
     assert anyio.current_time() - began < 0.5  # the delay is a second at least by now
-    assert backend.stored == {"late": [A]}
+    await until(lambda: backend.stored == {"late": [A]})
     await keeper.aclose()
 
 
