@@ -190,7 +190,7 @@ def floor_of(room: str) -> int:
 
 @core_modules
 def test_core_imports_downwards_only(path: Path) -> None:
-    """A module imports its own room and lower floors, annotations included; rooms on one floor do not import each other."""
+    """A module imports its own room and lower floors, annotations included, and no other room of its floor."""
     room = room_of(name_of(path))
     assert any(room in rooms for rooms in FLOORS), "give the new room its floor"
     used = {room_of(each.module) for each in imports(path) if each.top == "notify"} - {room}
