@@ -2,7 +2,7 @@
 
 What is kept: one sorted set of leases (the name of a tracker, and when its lease ends by the server's clock), and for
 each user a hash whose fields are `<name>:<number of the location>`. Fields carry the name of the tracker that wrote
-them, so a field counts exactly while that name has a lease, and whoever reads it afterwards may remove it.
+them, so a field counts exactly while that name has a lease. Any tracker that reads it afterwards removes it.
 """
 
 from __future__ import annotations

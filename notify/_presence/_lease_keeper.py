@@ -1,9 +1,9 @@
 """Presence by lease: keeps the registrations of one process in a backend that several processes share.
 
 A process that dies takes its lease with it: the backend stops answering with its registrations once the lease has
-run out, and no process has to notice the death. The price is that somebody has to renew the lease. One task does so
-for every registration of the process, however many there are, and the same task writes what changes, so that the
-backend never sees two writes of one keeper at the same time, nor in another order than they were made.
+run out, and no other process has to notice the crash. The price is that the lease has to be renewed. One task does so
+for all registrations of the process, however many there are. The same task writes what changes, so the backend never
+sees two writes of one keeper at the same time, and never out of order.
 
 | What happens | What the task does |
 |---|---|
@@ -307,7 +307,7 @@ class LeaseRegistration:
     """One connection of one user.
 
     Attributes:
-        user: who is connected.
+        user: the connected user.
         routing: where.
     """
 
