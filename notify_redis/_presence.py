@@ -2,7 +2,7 @@
 
 What is kept: one sorted set of leases (the name of a tracker, and when its lease ends by the server's clock), and for
 each user a hash whose fields are `<name>:<number of the location>`. Fields carry the name of the tracker that wrote
-them, so a field counts exactly while that name has a lease, and whoever reads it afterwards may remove it.
+them, so a field counts exactly while that name has a lease. Any tracker that reads it afterwards removes it.
 """
 
 from __future__ import annotations
@@ -112,14 +112,13 @@ class RedisLeases:
         self._own_names = {self.name}
         self._numbers: dict[bytes, bytes] = {}
         self._fields: dict[str, frozenset[bytes]] = {}
-        self._is_leased = False
+        self._leased_until = 0.0
         self._rewritten_at = time.monotonic()
 
     async def write(self, changes: Mapping[str, Sequence[RoutingInfo]]) -> None:
         """See `notify.adapters.LeaseBackend.write`."""
-        if not self._is_leased:
-            await self.ask([self._lease(self.name)])  # keeps I3
-            self._is_leased = True
+        if not self._fields and time.monotonic() > self._leased_until:
+            await self._renew()  # keeps I3
         commands: list[tuple[int, bytes]] = []
         wanted: dict[str, frozenset[bytes]] = {}
         for user, locations in changes.items():
@@ -139,16 +138,16 @@ class RedisLeases:
         for user in changes:
             if not wanted[user]:
                 del self._fields[user]
-        self._is_leased = bool(self._fields)  # the keeper does not renew a lease that nothing needs
 
     async def renew(self, locations: int | None) -> bool:
         """See `notify.adapters.LeaseBackend.renew`. The fields are not counted: that would be a command per user."""
-        ((is_held, *_),) = await self.ask([self._lease(self.name)])
+        is_held = await self._renew()
         if not is_held:
             logger.warning("the presence lease was lost; %d users are registered again", len(self._fields))
             old, self.name = self.name, _new_name()  # keeps I1
             self._own_names.add(self.name)
-            await self.ask([self._lease(self.name), (_LEASES, pack(b"ZREM", self.lease_key, old))])
+            await self._renew()
+            await self.ask([(_LEASES, pack(b"ZREM", self.lease_key, old))])
         epoch = sum(node.reads.epoch for node in self._client.nodes)
         is_same_server = self.epoch in (0, epoch)  # another connection may lead to one that has lost the latest writes
         self.epoch = epoch
@@ -198,6 +197,13 @@ class RedisLeases:
         except FAILURES as error:
             raise unavailable(error, self._client.name) from error
         return replies
+
+    async def _renew(self) -> bool:
+        """Renew or grant the lease, and return whether it was held."""
+        now = time.monotonic()
+        ((was_held, *_),) = await self.ask([self._lease(self.name)])
+        self._leased_until = now + self._ttl / 2  # the keeper renews a third later at the latest
+        return bool(was_held)
 
     async def _remove(self, commands: Sequence[tuple[int, bytes]]) -> None:
         """Remove fields of dead trackers; their names never come back."""

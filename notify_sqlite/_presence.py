@@ -95,8 +95,8 @@ class SQLitePresence:
 class SQLiteLeases:
     """One tracker's lease, and the rows under it: see `notify.adapters.LeaseBackend`.
 
-    A lease counts while `now < expires <= now + ttl`. After the clock stepped back, the second half keeps the leases of
-    the dead from counting for longer; those of the living are renewed soon.
+    A lease counts while `now < expires <= now + ttl`. The second half is for a clock that steps back: without it the
+    lease of a crashed process would count for longer. Living processes renew theirs soon.
 
     The methods that take a connection are jobs: they run in its thread, inside one transaction.
     """
@@ -149,7 +149,7 @@ class SQLiteLeases:
                 db.execute(self._sql["set_presence"], (self.lease, user, to.instance_id, meta))
 
     def _renew(self, db: sqlite3.Connection) -> int:
-        """Renew the lease and return how many locations are under it; remove some of what the dead have left."""
+        """Renew the lease and return how many locations are under it; remove some of what crashed processes left."""
         now = self._grant(db)
         (count,) = db.execute(self._sql["count_presence"], (self.lease,)).fetchone()
         for (lease,) in db.execute(self._sql["dead_leases"], (now,)).fetchall():

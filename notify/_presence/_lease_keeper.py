@@ -1,9 +1,9 @@
 """Presence by lease: keeps the registrations of one process in a backend that several processes share.
 
 A process that dies takes its lease with it: the backend stops answering with its registrations once the lease has
-run out, and no process has to notice the death. The price is that somebody has to renew the lease. One task does so
-for every registration of the process, however many there are, and the same task writes what changes, so that the
-backend never sees two writes of one keeper at the same time, nor in another order than they were made.
+run out, and no other process has to notice the crash. The price is that the lease has to be renewed. One task does so
+for all registrations of the process, however many there are. The same task writes what changes, so the backend never
+sees two writes of one keeper at the same time, and never out of order.
 
 | What happens | What the task does |
 |---|---|
@@ -32,6 +32,7 @@ from .._runtime._backoff import backoff
 from .._runtime._driver_errors import DriverErrors
 from .._runtime._loop_guard import LoopGuard
 from .._runtime._outage_log import OutageLog
+from .._runtime._waking import Waiter
 from ..abc import RoutingInfo
 from ..errors import ClosedError, NotifyError, UsageError
 from ..event import check_user
@@ -59,7 +60,7 @@ class LeaseKeeper:
     Invariants:
         I1. The backend holds what `_registrations` says, except for the users in `_changed`, who are written next, and
             in `_writing`, who are being written.
-        I2. A waiter is in one list of `_changed` or `_writing` until it is finished, and it is finished once.
+        I2. A wait is in one list of `_changed` or `_writing` until it is finished, and it is finished once.
         I3. The backend holds as many locations of each user as `_stored` says, except for the users in `_unsure`, whose
             latest write has failed and may have been executed all the same.
 
@@ -105,8 +106,8 @@ class LeaseKeeper:
             f"{owner} writes and renews its registrations again",
         )
         self._registrations = Registrations()
-        self._changed: dict[str, list[_Waiter]] = {}
-        self._writing: dict[str, list[_Waiter]] = {}
+        self._changed: dict[str, list[_Wait]] = {}
+        self._writing: dict[str, list[_Wait]] = {}
         self._stored: dict[str, int] = {}
         self._unsure: set[str] = set()
         self._news: anyio.Event | None = None
@@ -160,23 +161,22 @@ class LeaseKeeper:
             BackendUnavailableError: it could not be written; the keeper goes on trying.
             ClosedError: the keeper is closed.
         """
-        if self._guard.closed:
-            raise self._closed()
-        waiters = self._changed.get(user)
-        if waiters is None:
-            waiters = self._writing.get(user)  # written as it is now: else it would be in `_changed`
-        if waiters is None:
+        self.check()
+        waits = self._changed.get(user)
+        if waits is None:
+            waits = self._writing.get(user)  # written as it is now: else it would be in `_changed`
+        if waits is None:
             return
-        waiter = _Waiter()
-        waiters.append(waiter)
+        wait = _Wait(self._guard.new_waiter())
+        waits.append(wait)
         if not self._is_running:
             self._is_running = True
             self._background.start(self._run)
         self._is_urgent = True
         self._wake()
-        await waiter.done.wait()
-        if waiter.error is not None:
-            raise waiter.error
+        await wait.waiter
+        if wait.error is not None:
+            raise wait.error
 
     async def aclose(self) -> None:
         """Release everything, and wait for that a second at most; what is left expires. Idempotent."""
@@ -307,7 +307,7 @@ class LeaseRegistration:
     """One connection of one user.
 
     Attributes:
-        user: who is connected.
+        user: the connected user.
         routing: where.
     """
 
@@ -329,19 +329,19 @@ class LeaseRegistration:
             await self._keeper.written(self.user)
 
 
-class _Waiter:
+class _Wait:
     """A call that waits until a user's locations are written."""
 
-    __slots__ = ("done", "error")
+    __slots__ = ("error", "waiter")
 
-    def __init__(self) -> None:
-        self.done = anyio.Event()
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter = waiter
         self.error: NotifyError | None = None
 
 
-def _finish(waiters: Mapping[str, list[_Waiter]], error: NotifyError | None) -> None:
-    for each in tuple(waiters.values()):
-        for waiter in each:
-            waiter.error = error
-            waiter.done.set()
+def _finish(waits: Mapping[str, list[_Wait]], error: NotifyError | None) -> None:
+    for each in tuple(waits.values()):
+        for wait in each:
+            wait.error = error
+            wait.waiter.wake()
         each.clear()

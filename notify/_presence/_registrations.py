@@ -1,4 +1,4 @@
-"""Pure: who is registered in this process, counted for each user and location."""
+"""Pure: the registrations of this process, counted for each user and location."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Registered(Protocol):
 
     @property
     def user(self) -> str:
-        """Who is connected."""
+        """The connected user."""
 
     @property
     def routing(self) -> RoutingInfo:
@@ -37,7 +37,7 @@ class Registrations:
         return bool(self._users)
 
     def users(self) -> tuple[str, ...]:
-        """Return who is registered."""
+        """Return the registered users."""
         return tuple(self._users)
 
     def locations(self, user: str) -> list[RoutingInfo]:
@@ -47,7 +47,7 @@ class Registrations:
         return [registration.routing for registration in latest if registration is not None]
 
     def add(self, registration: Registered) -> bool:
-        """Count a registration, and return whether the user's locations are others now."""
+        """Count a registration, and return whether the user's locations have changed."""
         instances = self._users.setdefault(registration.user, {})
         registrations = instances.setdefault(registration.routing.instance_id, {})
         before = _location(registrations)
@@ -55,7 +55,7 @@ class Registrations:
         return before != registration.routing
 
     def remove(self, registration: Registered) -> bool:
-        """Take a registration out if it is in, and return whether the user's locations are others now."""
+        """Take a registration out if it is in, and return whether the user's locations have changed."""
         user, instance_id = registration.user, registration.routing.instance_id
         instances = self._users.get(user, {})
         registrations = instances.get(instance_id, {})

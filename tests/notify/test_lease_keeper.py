@@ -226,7 +226,7 @@ async def test_what_changes_during_a_write_goes_together(backend: Recorder) -> N
 
 
 async def test_a_second_registration_waits_for_the_write_under_way(backend: Recorder) -> None:
-    """Who registers where somebody is being written waits for that write, and causes none."""
+    """A registration at a location that is being written waits for that write, and causes none."""
     keeper = made(backend)
     backend.held.add("write")
     async with anyio.create_task_group() as tasks:
@@ -262,7 +262,7 @@ async def test_nothing_registered_costs_nothing(backend: Recorder) -> None:
 
 
 async def test_a_lost_lease_has_everything_written_again(backend: Recorder) -> None:
-    """Once `renew` says that something is lost, all users are written again, without those who left meanwhile."""
+    """Once `renew` says that something is lost, all users are written again, without those who have left."""
     keeper = made(backend, ttl=0.2, batch_size=2)
     for user in ("alice", "bob", "carol"):
         await keeper.register(user, A)
@@ -294,7 +294,7 @@ async def test_new_registrations_do_not_wait_behind_everything(backend: Recorder
 
 
 async def test_register_raises_while_the_backend_fails(backend: Recorder) -> None:
-    """Every failure reaches `register` as BackendUnavailableError with its cause, and leaves nobody registered."""
+    """Every failure reaches `register` as BackendUnavailableError with its cause, and leaves no registration."""
     keeper = made(backend)
     backend.failing["write"] = OSError("no route")
     with pytest.raises(BackendUnavailableError, match="no route") as caught:
@@ -328,8 +328,38 @@ async def test_a_call_during_an_outage_is_tried_at_once(backend: Recorder) -> No
     await keeper.aclose()
 
 
+async def test_a_call_during_an_attempt_that_fails_is_tried_next(backend: Recorder) -> None:
+    """Who registers while an attempt is failing waits for no delay after it, though delays have grown long."""
+    keeper = made(backend, ttl=3600.0)
+    backend.failing["write"] = OSError()
+
+    async def fail(user: str) -> None:
+        with pytest.raises(BackendUnavailableError):
+            await keeper.register(user, A)
+
+    for _ in range(8):
+        await fail("alice")
+    backend.held.add("write")
+    count = len(backend.calls)
+
+    async def fail_last() -> None:
+        await fail("bob")
+        backend.failing.clear()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fail_last)
+        await until(lambda: len(backend.calls) > count)
+        tasks.start_soon(keeper.register, "late", A)
+        await until(lambda: keeper.locations("late"))
+        began = anyio.current_time()
+        backend.go.set()
+    assert anyio.current_time() - began < 0.5  # the delay is a second at least by now
+    await until(lambda: backend.stored == {"late": [A]})
+    await keeper.aclose()
+
+
 async def test_one_failure_ends_every_wait_of_its_time(backend: Recorder) -> None:
-    """Calls that wait when a write fails are told, in whichever batch they were; those that came later are tried."""
+    """Calls that wait when a write fails raise, in whichever batch they were; those that came later are tried."""
     keeper = made(backend, batch_size=2)
     outcomes: dict[str, str] = {}
 
@@ -365,7 +395,7 @@ async def test_one_failure_ends_every_wait_of_its_time(backend: Recorder) -> Non
 
 
 async def test_what_could_not_be_written_is_written_later(backend: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """During an outage ends take effect and do not raise; all is written when it is over; two lines are logged."""
+    """During an outage ends take effect and do not raise; everything is written afterwards; two lines are logged."""
     caplog.set_level(logging.WARNING, "notify")
     keeper = made(backend, ttl=0.4)
     await keeper.register("alice", A)
@@ -417,7 +447,7 @@ async def test_counts_that_are_not_certain_are_not_compared(backend: Recorder) -
 
 
 async def test_a_cancelled_registration_is_taken_back(backend: Recorder) -> None:
-    """A `register` that is cancelled while it is written leaves nobody registered, here and in the backend."""
+    """A `register` that is cancelled while it is written leaves no registration, here and in the backend."""
     keeper = made(backend)
     backend.held.add("write")
     with anyio.move_on_after(0.02) as scope:
@@ -444,7 +474,7 @@ async def test_ends_take_effect_while_cancelled(backend: Recorder) -> None:
 
 
 class Holder:
-    """Ends its registration in its finaliser, as a stream does that nobody closed."""
+    """Ends its registration in its finaliser, as an unclosed stream does."""
 
     def __init__(self, registration: LeaseRegistration) -> None:
         self.registration = registration
@@ -557,7 +587,7 @@ async def test_closing_before_the_first_write(backend: Recorder) -> None:
 
 
 async def test_closing_lets_the_write_under_way_end_first(backend: Recorder) -> None:
-    """A write that is under way cannot come after the release; who waits for it is told at once."""
+    """A write that is under way cannot come after the release; waiting calls raise at once."""
     keeper = made(backend, batch_size=1)
     backend.held.add("write")
     async with anyio.create_task_group() as tasks:
@@ -615,7 +645,7 @@ async def test_release_is_given_what_may_have_been_written(backend: Recorder) ->
 
 
 async def test_abandoning_is_like_being_killed(backend: Recorder) -> None:
-    """After `abandon` nothing is released or renewed, and who waits gets ClosedError."""
+    """After `abandon` nothing is released or renewed, and waiting calls raise ClosedError."""
     keeper = made(backend, ttl=0.1)
     await keeper.register("alice", A)
     backend.held.add("write")

@@ -23,7 +23,7 @@ Board = dict[tuple[str, str], tuple[float, Sequence[RoutingInfo]]]
 
 
 class BoardPresence(LeasedPresence):
-    """Entries on a board: a value for each user and tracker, with the time at which it is over."""
+    """Entries on a board: a value for each user and tracker, with the time at which it expires."""
 
     ttl = 0.3
 
@@ -168,7 +168,7 @@ async def test_a_fetch_that_hangs_is_given_up() -> None:
 
 
 async def test_closing_while_a_fetch_hangs() -> None:
-    """Who waits in `locate` while the tracker closes gets ClosedError."""
+    """A `locate` that waits while the tracker closes raises ClosedError."""
     tracker = BoardPresence({})
     tracker.hanging = True
 
