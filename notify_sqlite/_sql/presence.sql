@@ -30,6 +30,9 @@ INSERT OR REPLACE INTO {p}presence (lease, user, instance, meta) VALUES (?, ?, ?
 -- name: delete_presence
 DELETE FROM {p}presence WHERE lease = ? AND user = ? AND instance = ?
 
+-- name: delete_user
+DELETE FROM {p}presence WHERE lease = ? AND user = ?
+
 -- name: count_presence
 SELECT count(*) FROM {p}presence WHERE lease = ?
 

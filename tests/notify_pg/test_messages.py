@@ -194,7 +194,7 @@ async def test_a_server_that_is_away_for_long_is_logged_once(
             await until(lambda: store.is_receiving)
             await proxy.refuse()
             await proxy.reset()
-            outages = [store.live._catch_up._loop._outage, store._outbox._outage, presence._outage]
+            outages = [store.live._catch_up._loop._outage, store._outbox._outage, presence._keeper._outage]
             await until(lambda: all(failures[outage._failing] >= 4 for outage in outages), 20)
             lasting = [*outages, store.live._catch_up._failing]
             assert all(outage.is_failing for outage in lasting)

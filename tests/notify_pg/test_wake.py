@@ -313,7 +313,7 @@ async def test_the_dead_are_swept_away(make: Make, sql: asyncpg.Connection, sche
     """What dead processes have left is removed from the tables by those that live."""
     dead, tracker = await make(PostgresPresence, ttl=0.2), await make(PostgresPresence, ttl=0.2)
     await dead.register("bob", RoutingInfo("b"))
-    await dead._services.aclose(1)
+    await dead._keeper.abandon()
     await tracker.register("alice", RoutingInfo("a"))
 
     async def is_swept() -> bool:

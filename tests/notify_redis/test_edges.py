@@ -308,7 +308,7 @@ async def test_presence_while_the_server_is_away(victim: Server, prefix: str) ->
             return False
 
         await until(found, 10)
-        await until(lambda: here._epoch > 1, 10)  # it has written everything again, over the new connection
+        await until(lambda: here._leases.epoch > 1, 10)  # it has written everything again, over the new connection
         assert await there.locate([]) == {}
 
 
