@@ -94,25 +94,23 @@ PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
 
 LOOPS = {
-    "notify._runtime._waking": {"asyncio"},
-    "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._background": {"asyncio", "trio"},
+    "notify._runtime._loop_guard": {"asyncio"},
+    "notify._runtime._waking": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
     "notify_pg._listen": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
     "notify_pg._pool": {"asyncio"},
-    "notify_pg._presence": {"asyncio"},
     "notify_pg._retention": {"asyncio"},
     "notify_pg._retry": {"asyncio"},
     "notify_pg._save": {"asyncio"},
     "notify_pg._store": {"asyncio"},
     "notify_pg._wake": {"asyncio"},
     "notify_redis._client": {"asyncio"},
-    "notify_redis._hearing": {"asyncio"},
-    "notify_redis._link": {"asyncio"},
-    "notify_redis._listener": {"asyncio"},
-    "notify_redis._presence": {"asyncio"},
-    "notify_redis._writes": {"asyncio"},
+    "notify_redis._listen": {"asyncio"},
+    "notify_redis._pipeline": {"asyncio"},
+    "notify_redis._pubsub": {"asyncio"},
+    "notify_redis._save": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""
@@ -211,7 +209,7 @@ def floor_of(room: str) -> int:
 
 @core_modules
 def test_core_imports_downwards_only(path: Path) -> None:
-    """A module imports its own room and lower floors, annotations included; rooms on one floor do not import each other."""
+    """A module imports its own room and lower floors, annotations included, and no other room of its floor."""
     room = room_of(name_of(path))
     assert any(room in rooms for rooms in FLOORS), "give the new room its floor"
     used = {room_of(each.module) for each in imports(path) if each.top == "notify"} - {room}
