@@ -47,6 +47,9 @@ WRITTEN = sorted(
 TEST_NAME = re.compile(r"`[\w/]+::\w+`")
 """A reference to a test."""
 
+HOWTOS = ("custom-router", "custom-store", "custom-presence")
+"""The pages that build a part and hold it to the suites."""
+
 SECONDS = 20
 """How long all snippets of one page may take."""
 
@@ -142,7 +145,7 @@ def definitions(name: str) -> str:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["custom-router", "custom-store"])
+@pytest.mark.parametrize("name", HOWTOS)
 def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
     """The part that a how-to builds passes the shipped suite as the how-to runs it, on both event loops."""
     (tmp_path / "test_part.py").write_text(definitions(name), encoding="utf-8")
@@ -168,7 +171,7 @@ def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_documented_parts_are_typed(tmp_path: Path) -> None:
     """The parts that the how-tos build, and their test classes, pass mypy as strict as it is."""
-    for name in ("custom-router", "custom-store"):
+    for name in HOWTOS:
         (tmp_path / f"{name.replace('-', '_')}.py").write_text(definitions(name), encoding="utf-8")
     options = ("--strict", "--follow-imports=silent", f"--config-file={os.devnull}", f"--cache-dir={tmp_path}")
     command = [sys.executable, "-m", "mypy", *options, str(tmp_path)]
@@ -192,7 +195,12 @@ def code_lines(source: str) -> int:
 
 @pytest.mark.parametrize(
     ("name", "part", "limit"),
-    [("custom-store", "LiteStore", 60), ("custom-store", "LiteStreamStore", 20), ("custom-router", "FolderRouter", 15)],
+    [
+        ("custom-store", "LiteStore", 60),
+        ("custom-store", "LiteStreamStore", 20),
+        ("custom-router", "FolderRouter", 15),
+        ("custom-presence", "DirectoryPresence", 40),
+    ],
 )
 def test_documented_parts_are_short(name: str, part: str, limit: int) -> None:
     """An adapter takes no more lines than its page says; all that its snippet defines counts."""

@@ -45,7 +45,7 @@ class PositionTests(StreamTests[StreamStoreT]):
         await stream.aclose()
 
     async def test_now_can_be_resumed(self, store: StreamStore) -> None:
-        """The position of a stream that has yielded nothing yet resumes as any other, with what was stored in between."""
+        """The position of a stream that has yielded nothing yet resumes with what was stored in between."""
         await self.fill(store, "alice", 2)
         async with store.subscribe("alice") as stream:
             position = stream.last_id

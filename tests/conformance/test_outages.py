@@ -64,12 +64,12 @@ class TestRedisStoreOutage(RedisOutage, StoreOutageSuite[RedisStore]):
 
 class TestRedisStreamStoreOutage(RedisOutage, StreamStoreOutageSuite[RedisStreamStore]):
     kind = RedisStreamStore
-    options: ClassVar = {"canary": 0.5}
+    options: ClassVar = {"probe_interval": 0.5}
 
 
 class TestRedisRouterOutage(RedisOutage, RouterOutageSuite[RedisRouter]):
     kind = RedisRouter
-    options: ClassVar = {"canary": 0.5}
+    options: ClassVar = {"probe_interval": 0.5}
 
 
 class TestRedisPresenceOutage(RedisOutage, PresenceOutageSuite[RedisPresence]):
@@ -97,12 +97,12 @@ class TestPostgresStoreOutage(PostgresOutage, StoreOutageSuite[PostgresStore]):
 
 class TestPostgresStreamStoreOutage(PostgresOutage, StreamStoreOutageSuite[PostgresStreamStore]):
     kind = PostgresStreamStore
-    options: ClassVar = {"heartbeat": 0.5}
+    options: ClassVar = {"probe_interval": 0.5}
 
 
 class TestPostgresRouterOutage(PostgresOutage, RouterOutageSuite[PostgresRouter]):
     kind = PostgresRouter
-    options: ClassVar = {"heartbeat": 0.5}
+    options: ClassVar = {"probe_interval": 0.5}
 
 
 class TestPostgresPresenceOutage(PostgresOutage, PresenceOutageSuite[PostgresPresence]):
