@@ -6,13 +6,11 @@ import ast
 import asyncio
 import importlib.util
 import inspect
-import io
 import os
 import re
 import subprocess
 import sys
 import textwrap
-import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ import pytest
 
 from notify import Event, Notifier, RoutingInfo
 from notify_memory import MemoryStore
+from tests.code import code_lines
 from tests.language import EXCUSED, HABITS, Habit, findings, pattern_of
 from tests.servers import postgres, redis
 
@@ -177,20 +176,6 @@ def test_documented_parts_are_typed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", *options, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout
-
-
-def code_lines(source: str) -> int:
-    """How many lines of code there are: blank lines, comments, docstrings and imports are not counted."""
-    lines = set[int]()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.string.strip() and token.type != tokenize.COMMENT:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
-        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if is_docstring or isinstance(node, ast.Import | ast.ImportFrom):
-            assert node.end_lineno is not None
-            lines.difference_update(range(node.lineno, node.end_lineno + 1))
-    return len(lines)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from notify.testing import LeasedPresenceSuite, PresenceSuite, RouterSuite
 from notify.testing.presence import ImmediatePresenceSuite, SharedPresenceSuite
 from notify_memory import MemoryPresence
 from tests.conformance.broken import caught_by
-from tests.conformance.outsiders import LeasedPresence, Switchboard
+from tests.conformance.outsiders import HandmadePresence, Switchboard
 
 # -- routers --------------------------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class RefusesTheLibrarysOwn(Switchboard):
 # -- presence -------------------------------------------------------------------------------------------------------
 
 
-class Leased(LeasedPresence):
+class Leased(HandmadePresence):
     """Makes its own board, and further trackers of it."""
 
     def __init__(self, board: Any = None) -> None:

@@ -30,7 +30,7 @@ from notify import (
     ids,
 )
 from notify.abc import Deliver, Position, Registration
-from notify.adapters import safe_name
+from notify.adapters import LeasedPresence, safe_name
 
 
 class PlainStore:
@@ -342,7 +342,31 @@ class FolderRouter:
             await listener.serve(take)
 
 
-class LeasedPresence:
+class BoardPresence(LeasedPresence):
+    """A tracker on a board that several share: three methods over the library's `LeasedPresence`."""
+
+    def __init__(self, board: dict[tuple[str, str], tuple[float, Sequence[RoutingInfo]]], ttl: float) -> None:
+        super().__init__(ttl=ttl)
+        self.board = board
+
+    async def put(self, user: str, routes: Sequence[RoutingInfo]) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.board[user, self.tracker_id] = (anyio.current_time() + self.ttl, routes)
+
+    async def drop(self, user: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.board.pop((user, self.tracker_id), None)
+
+    async def fetch(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
+        await anyio.lowlevel.checkpoint()
+        found: dict[str, list[RoutingInfo]] = {user: [] for user in users}
+        for (user, _), (deadline, routes) in self.board.items():
+            if user in found and deadline > anyio.current_time():
+                found[user] += routes
+        return found
+
+
+class HandmadePresence:
     """Trackers that hang what they know on a common board, each with a deadline that it must renew."""
 
     guarantees = Guarantees(shared=True, leased=True)
@@ -357,7 +381,7 @@ class LeasedPresence:
 
     async def register(self, user: str, routing: RoutingInfo | None = None) -> Registration:
         await self.enter()
-        registration = LeasedRegistration(self)
+        registration = HandmadeRegistration(self)
         self.own[registration] = (user, routing or RoutingInfo())
         self.renew()
         if not self.renewing:
@@ -397,8 +421,8 @@ class LeasedPresence:
             self.renew()
 
 
-class LeasedRegistration:
-    def __init__(self, tracker: LeasedPresence) -> None:
+class HandmadeRegistration:
+    def __init__(self, tracker: HandmadePresence) -> None:
         self.tracker = tracker
 
     def release(self) -> None:

@@ -24,11 +24,13 @@ from notify.testing import (
     StreamStoreSuite,
 )
 from notify.testing._parts import ListStore
+from tests.code import code_lines
 from tests.conformance.outsiders import (
+    BoardPresence,
     FileStore,
     FolderRouter,
+    HandmadePresence,
     HandmadeStore,
-    LeasedPresence,
     LiveFileStore,
     LiveStore,
     PlainStore,
@@ -129,16 +131,16 @@ class TestFolderRouter(RouterSuite[FolderRouter]):
 class TestLeasedPresence(PresenceSuite, LeasedPresenceSuite):
     ttl = 0.2
 
-    async def make(self) -> LeasedPresence:
-        return LeasedPresence({}, self.ttl)
+    async def make(self) -> HandmadePresence:
+        return HandmadePresence({}, self.ttl)
 
-    async def another(self, tracker: LeasedPresence) -> LeasedPresence:
-        return LeasedPresence(tracker.board, self.ttl)
+    async def another(self, tracker: HandmadePresence) -> HandmadePresence:
+        return HandmadePresence(tracker.board, self.ttl)
 
-    async def crash(self, tracker: LeasedPresence) -> None:
+    async def crash(self, tracker: HandmadePresence) -> None:
         await tracker.background.aclose(1.0)
 
-    async def lose_leases(self, tracker: LeasedPresence) -> None:
+    async def lose_leases(self, tracker: HandmadePresence) -> None:
         del tracker.board[tracker.name]
 
 
@@ -160,8 +162,17 @@ async def test_a_notifier_ignores_what_is_no_live_log() -> None:
         assert await stream.next(5) == event
 
 
-@pytest.mark.parametrize("part", [LiveStore, Switchboard])
-def test_an_adapter_is_short(part: type) -> None:
-    """A stream store on the live log, and a router, take a stranger less than twenty lines of code."""
-    code = [line for line in inspect.getsource(part).splitlines() if line.strip() and '"""' not in line]
-    assert len(code) < 20
+@pytest.mark.parametrize(
+    ("part", "limit"),
+    [
+        (PlainStore, 60),
+        (LiveStore, 20),
+        (LiveFileStore, 25),  # with the ability `Liveness`
+        (Switchboard, 15),
+        (FolderRouter, 15),
+        (BoardPresence, 40),
+    ],
+)
+def test_an_adapter_is_short(part: type, limit: int) -> None:
+    """With the toolkit, adapters take few lines of code."""
+    assert 0 < code_lines(inspect.getsource(part)) <= limit
