@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Final, Self
 import asyncpg  # type: ignore[import-untyped]
 
 from notify import Background, Guarantees, NotifyError, RoutingInfo
+from notify.adapters import OutageLog
 from notify.errors import ClosedError, UsageError
 from notify.event import check_user
 
-from ._connection import Database
-from ._doorbell import Waiter, settle
-from ._names import Names
-from ._trouble import Trouble
+from ._connection import PostgresDatabase
+from ._names import PostgresNames
+from ._wake import ErrorFuture, resolve_all
 
 logger = logging.getLogger("notify.pg")
 
@@ -38,7 +38,7 @@ class PostgresPresence:
         I2. No row of another tracker is changed while that one's lease lasts.
 
     Args:
-        where: a DSN, or an asyncpg pool, which is never closed here.
+        dsn: a DSN, or an asyncpg pool, which is never closed here.
         schema: where the tables are; made if need be.
         table_prefix: what their names begin with.
         ttl: seconds after which the registrations of a process that died are gone. A third of it lies between two
@@ -54,7 +54,7 @@ class PostgresPresence:
 
     def __init__(
         self,
-        where: str | asyncpg.Pool,
+        dsn: str | asyncpg.Pool,
         *,
         schema: str = "public",
         table_prefix: str = "notify_",
@@ -65,17 +65,17 @@ class PostgresPresence:
         if not ttl > 0:
             raise UsageError(f"ttl must be greater than 0, not {ttl!r}")
         self._name = type(self).__name__
-        self._names = Names(schema, table_prefix)
-        self._db = Database(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
+        self._names = PostgresNames(schema, table_prefix)
+        self._db = PostgresDatabase(dsn, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
         self._background = Background(self._name)
         self._services = Background(self._name)
         self._ttl = ttl
         self._tracker = secrets.randbits(62)
         self._own: dict[str, dict[PostgresRegistration, RoutingInfo]] = {}
         self._changed: dict[str, None] = {}
-        self._waiting: list[Waiter] = []
+        self._waiting: list[ErrorFuture] = []
         self._news = asyncio.Event()
-        self._trouble = Trouble("presence could not be written, which is tried again", "presence is written again")
+        self._outage = OutageLog(logger, "writing presence is failing and is retried", "presence is written again")
         self._started = False
 
     async def register(self, user: str, routing: RoutingInfo | None = None) -> PostgresRegistration:
@@ -107,7 +107,7 @@ class PostgresPresence:
                 await self._background.run(self._db.fetch, self._names.sql("leave"), self._tracker)
             except NotifyError as error:
                 logger.warning("registrations could not be released and end with their lease: %s", error)
-        self._db.closed = True
+        self._db.close()
         await self._services.aclose(_GRACE)
         await self._background.aclose(_GRACE)
         await self._db.aclose()
@@ -151,7 +151,7 @@ class PostgresPresence:
         Raises:
             BackendUnavailableError: they could not be written; they will be when they can.
         """
-        waiter: Waiter = asyncio.get_running_loop().create_future()
+        waiter: ErrorFuture = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._changed[user] = None
         self._news.set()
@@ -172,7 +172,7 @@ class PostgresPresence:
     async def _run(self) -> None:
         """Write what changes, and renew the lease, until cancelled; keeps I1."""
         renewed = asyncio.get_running_loop().time()
-        waiting: list[Waiter] = []
+        waiting: list[ErrorFuture] = []
         try:
             while True:
                 pause = renewed + self._ttl / 3 - asyncio.get_running_loop().time()
@@ -188,17 +188,17 @@ class PostgresPresence:
                 error = await self._try(self._write, [*changed]) if changed else None
                 if error is not None:  # they go with the next change, or renewal
                     self._changed = {**changed, **self._changed}  # pragma: no cover - CPython 3.11 does not trace it
-                settle(waiting, error)
+                resolve_all(waiting, error)
         finally:
-            settle([*waiting, *self._waiting], ClosedError("the presence tracker is closed"))
+            resolve_all([*waiting, *self._waiting], ClosedError("the presence tracker is closed"))
 
     async def _try(self, function: Any, *args: object) -> NotifyError | None:
         try:
             await function(*args)
         except NotifyError as error:
-            self._trouble.met(str(error))
+            self._outage.failed(error)
             return error
-        self._trouble.ended()
+        self._outage.recovered()
         return None
 
     async def _write(self, users: Sequence[str]) -> None:

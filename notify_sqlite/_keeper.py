@@ -15,10 +15,10 @@ import anyio
 from notify import BackendError, BackendUnavailableError, Background, ClosedError, NotifyError, RoutingInfo
 
 from . import _leases as leases
-from ._connection import Database, Job
+from ._connection import Job, SQLiteDatabase
 from ._errors import unavailable
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.sqlite")
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Keeper:
         clock: returns seconds since 1970.
     """
 
-    def __init__(self, database: Database, ttl: float, clock: Callable[[], float]) -> None:
+    def __init__(self, database: SQLiteDatabase, ttl: float, clock: Callable[[], float]) -> None:
         self.lease = secrets.token_hex(16)
         self._database = database
         self._background = Background(database.owner)

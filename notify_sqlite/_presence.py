@@ -12,7 +12,7 @@ from notify import Guarantees, RoutingInfo, UsageError
 from notify.event import check_user
 
 from . import _leases as leases
-from ._connection import Database, Path
+from ._connection import Path, SQLiteDatabase
 from ._keeper import Keeper
 
 _NOWHERE = RoutingInfo()
@@ -28,7 +28,7 @@ class SQLitePresence:
         path: the file; its directory exists. It may be that of a store.
         table_prefix: begins the name of each table: `[a-z][a-z0-9_]{0,30}`.
         ttl: seconds after which a process that does not renew its lease counts as dead, from 0.1 on.
-        lock_timeout: seconds to wait for another process that writes.
+        timeout: seconds to wait for another process that writes.
         network: accept a file on a network file system, which only one host may ever open.
         clock: returns seconds since 1970; the processes' clocks agree.
 
@@ -44,20 +44,20 @@ class SQLitePresence:
         *,
         table_prefix: str = "notify_",
         ttl: float = 30.0,
-        lock_timeout: float = 4.0,
+        timeout: float = 4.0,
         network: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not 0.1 <= ttl <= 86_400:
             raise UsageError(f"ttl is from 0.1 seconds to a day, not {ttl!r}")
         self._clock = clock
-        self._database = Database(
+        self._database = SQLiteDatabase(
             path,
             owner=type(self).__name__,
             part="presence",
             table_prefix=table_prefix,
             synchronous="NORMAL",
-            lock_timeout=lock_timeout,
+            timeout=timeout,
             network=network,
         )
         self._keeper = Keeper(self._database, ttl, clock)

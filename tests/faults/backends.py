@@ -248,7 +248,7 @@ class Postgres(Servers):
     """One server."""
 
     name = "postgres"
-    options: ClassVar[dict[str, Any]] = {"heartbeat": 0.5}
+    options: ClassVar[dict[str, Any]] = {"probe_interval": 0.5}
     servers: list[postgres.Server]
 
     def __init__(self, server: postgres.Server) -> None:

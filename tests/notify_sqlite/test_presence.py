@@ -155,7 +155,7 @@ async def test_the_latest_metadata_of_an_instance_count(path: Path) -> None:
 
 async def test_a_registration_that_cannot_be_written_is_none(path: Path) -> None:
     """Registering while somebody holds the lock raises BackendUnavailableError and leaves nobody registered."""
-    async with SQLitePresence(path, lock_timeout=0.05) as tracker:
+    async with SQLitePresence(path, timeout=0.05) as tracker:
         with locked(path), pytest.raises(BackendUnavailableError) as caught:
             await tracker.register("alice")
         assert caught.value.backend == "SQLitePresence"
@@ -166,7 +166,7 @@ async def test_a_registration_that_cannot_be_written_is_none(path: Path) -> None
 
 async def test_a_lock_held_for_long_ends_no_registration(path: Path) -> None:
     """A lease that could not be renewed in time is renewed once the lock is free; until then only others miss it."""
-    async with SQLitePresence(path, ttl=0.3, lock_timeout=0.05) as tracker, SQLitePresence(path) as other:
+    async with SQLitePresence(path, ttl=0.3, timeout=0.05) as tracker, SQLitePresence(path) as other:
         await tracker.register("alice")
         with locked(path):
             await until(partial(is_gone, other, "alice"))
@@ -176,7 +176,7 @@ async def test_a_lock_held_for_long_ends_no_registration(path: Path) -> None:
 
 async def test_a_release_that_fails_is_made_good(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What was released while the file was locked is written later; closing then says what it could not do."""
-    tracker = SQLitePresence(path, ttl=0.6, lock_timeout=0.05)
+    tracker = SQLitePresence(path, ttl=0.6, timeout=0.05)
     async with SQLitePresence(path) as other:
         kept, gone = await tracker.register("alice"), await tracker.register("bob")
         with locked(path):

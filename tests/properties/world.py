@@ -7,6 +7,7 @@ Whatever happens runs on the private loop, one step at a time; after each step e
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -353,6 +354,7 @@ class World:
         """Drop the last reference to the stream."""
         self._note_closed(reader)
         reader.stream = None
+        gc.collect()  # the traceback of a timeout may hold it in a cycle: the finaliser is the last resort
 
     # -- comparing -----------------------------------------------------------------------------------------------
 
@@ -556,5 +558,5 @@ def _rests(reader: Reader) -> bool:
     if reader.task is None or reader.task.done():
         return True
     stream: Any = reader.stream
-    topic = stream._topic
+    topic = stream._streams
     return topic is not None and stream in topic.waiting and ids.compare(stream.last_id, reader.hint) >= 0
