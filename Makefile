@@ -1,18 +1,28 @@
-# make demo | test | soak | check | bench: each prepares .venv by itself.
+# Each target prepares its virtual environment by itself: .venv, or for an interpreter of another version than that of
+# python3 one beside it: `make test PYTHON=python3.13` uses .venv-3.13.
 PYTHON ?= python3
-VENV := .venv
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+other_version := $(filter-out $(call version,python3),$(call version,$(PYTHON)))
+VENV := .venv$(if $(other_version),-$(other_version))
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+CONSTRAINTS ?= constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak servers check bench clean
+.PHONY: help demo quick test soak servers check docs bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@echo "preparing $(VENV): once, about half a minute"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.ready
+	@echo "adding what the site needs to $(VENV): once, about a quarter of a minute"
+	@$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 servers: # what the tests of the backends start for themselves
@@ -32,6 +42,9 @@ servers: # what the tests of the backends start for themselves
 demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, verdict
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
 
+quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(QUICK)
+
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twelve minutes
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(TESTS)
@@ -46,8 +59,11 @@ check: $(VENV)/.ready ## ruff and mypy strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs ## the documentation's site, in site/; a dead link or a name without a page fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench: $(VENV)/.ready ## speed and memory as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-* site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

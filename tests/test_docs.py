@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import importlib.util
+import importlib
 import inspect
 import os
 import re
@@ -26,7 +26,11 @@ from tests.servers import postgres, redis
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    README,
+    *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SOURCES = sorted(path for package in ROOT.glob("notify*/") for path in package.rglob("*.py"))
 
 SECONDS = 20
@@ -148,9 +152,9 @@ def test_pages_that_teach_have_snippets(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=short)
 def test_every_fence_is_understood(page: Path) -> None:
-    """A block is Python that runs, a console, or plain text: no other label hides code from these tests."""
+    """A block is Python that runs, a console, a diagram, or plain text: no other label hides code from these tests."""
     labels = re.findall(r"^ *```(\S*)", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(labels[::2]) <= {"python", "console", "text"}
+    assert set(labels[::2]) <= {"python", "console", "text", "mermaid"}
     assert set(labels[1::2]) <= {""}
 
 
@@ -255,16 +259,6 @@ def test_no_word_promises_too_much(path: Path) -> None:
     for words in ALLOWED:
         text = text.replace(words, "")
     assert not [words for words in FORBIDDEN if words in text.lower()]
-
-
-def test_reference_is_up_to_date() -> None:
-    """`docs/reference.md` is what `python docs/reference.py` writes."""
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    generator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generator)
-    assert generator.TARGET.read_text(encoding="utf-8") == generator.render(), "run python docs/reference.py"
 
 
 def test_names_in_the_docs_exist() -> None:

@@ -277,7 +277,7 @@ def test_package_only_reexports(package: Path) -> None:
     if isinstance(imports_[0], ast.Try):
         (attempt,) = imports_
         ((refusal,),) = [handler.body for handler in attempt.handlers]
-        assert f"notify[{package.name.removeprefix('notify_')}]" in ast.unparse(refusal)
+        assert f"notify-streams[{package.name.removeprefix('notify_')}]" in ast.unparse(refusal)
         imports_ = attempt.body
     for node in imports_:
         assert isinstance(node, ast.ImportFrom)

@@ -21,7 +21,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib import metadata
 from io import TextIOWrapper
 from typing import Any, Final, NoReturn, cast
 
@@ -30,6 +29,7 @@ import anyio
 from .. import ids
 from .._notifier import Notifier
 from .._runtime._backoff import backoff
+from .._version import __version__
 from ..abc import StreamStore
 from ..errors import BackendError, BackendUnavailableError, NotifyError, PushUncertainError, UsageError
 from ..event import Event, check_user
@@ -306,10 +306,7 @@ def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
     if unknown:
         (options.parser or parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.version:
-        try:
-            say(f"notify {metadata.version('notify')}")
-        except metadata.PackageNotFoundError:
-            say("notify, not installed")
+        say(f"notify {__version__}")
         return None
     if options.run is None:
         parser.error("which command? push, tail, head, trim, check or stats")
