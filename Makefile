@@ -7,6 +7,10 @@ VENV := .venv$(if $(other_version),-$(other_version))
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 CONSTRAINTS ?= constraints.txt
+NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
+	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py
+QUICK ?= not redis.md and not postgres.md and not transactions.md
+TAKE_LONG := tests/properties tests/notify/test_demo.py tests/test_packaging.py
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test soak servers check docs bench clean
 
@@ -43,7 +47,7 @@ demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, 
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
 
 quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(QUICK)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twelve minutes
 	@$(BIN)/coverage erase
