@@ -1,71 +1,31 @@
-"""The composition root: presence check, save, offer, route. Knows no backend.
+"""What applications call: push, subscribe, check, close. Knows no backend.
 
-Longer than the other modules because half of it is the docstrings of the library's main class.
+The parts behind it are put together in `_assembly.py`; a push goes through `_push/_pipeline.py`, and streams come from
+`_stream/_live.py`.
 """
 
 from __future__ import annotations
 
-import logging
 import secrets
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import compress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Literal, NoReturn, Self
+from typing import Any, Literal, Self
 
 import anyio
 import anyio.lowlevel
 
-from ._presence._local_presence import LocalPresence
-from ._push._locator import Locator
-from ._push._routes import Listener, Routes
-from ._push._writer import BATCH_SIZE, Locations, Writer, as_push_error, checked_event
-from ._runtime._background import Background
-from ._runtime._outage_log import OutageLog
+from ._assembly import Options, assemble
+from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
+from ._push._writer import checked_event
+from ._runtime._health import examine, until_receiving
 from ._runtime._results import Health, PushReport
-from ._runtime._stats import Counters, Statistics, snapshot
-from ._runtime._telemetry import Telemetry
-from ._runtime._waking import Waiter, wake
-from ._stream._live import RANKS, LiveLog
-from ._stream._stream_set import ExternalStream, NotifierStreams
-from .abc import (
-    Immediate,
-    Liveness,
-    Position,
-    PresenceTracker,
-    ReceivingRouter,
-    Router,
-    RoutingInfo,
-    SaveInTransaction,
-    Store,
-    Stream,
-    StreamStore,
-    ability,
-)
-from .errors import (
-    BackendUnavailableError,
-    ClosedError,
-    CodecError,
-    InvalidEventError,
-    NotifyError,
-    PayloadTooLargeError,
-    PushUncertainError,
-    UsageError,
-)
-from .event import Event, check_user, draft, plain
-
-logger = logging.getLogger("notify")
-
-ORIGIN: Final = "notify.origin"
-"""Key in `meta` of an ephemeral event: where it was shown already; what a router brings back there is ignored."""
-
-PROBE_TYPE: Final = "notify.check"
-"""Type of the event that `check` sends round."""
-
-PUSHES_PER_YIELD: Final = 64
-"""Pushes to a store that answers at once between two moments when others may run."""
-
-_GRACE: Final = 1.0
+from ._runtime._stats import Statistics, snapshot
+from ._stream._external import ExternalStream
+from ._stream._stream_set import RANKS
+from .abc import Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore
+from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
+from .event import Event, check_pushed_type, check_user, draft, plain
 
 
 class Notifier:
@@ -94,43 +54,6 @@ class Notifier:
         UsageError: an argument is unacceptable.
     """
 
-    __slots__ = (  # more attributes than a key-sharing dictionary of Python 3.11 holds, so they would be slow
-        "__weakref__",
-        "_audit_interval",
-        "_buffer_size",
-        "_closed",
-        "_counters",
-        "_draining",
-        "_drop_offline",
-        "_external",
-        "_hearing",
-        "_immediate",
-        "_jobs",
-        "_listener",
-        "_live",
-        "_local_presence",
-        "_locator",
-        "_loop",
-        "_max_payload",
-        "_presence",
-        "_probes",
-        "_pushes_since_yield",
-        "_routes",
-        "_save_directly",
-        "_services",
-        "_started",
-        "_store",
-        "_stream_store",
-        "_streams",
-        "_telemetry",
-        "_timeout",
-        "_topics",
-        "_transactional",
-        "_unreadable",
-        "_writer",
-        "instance_id",
-    )
-
     def __init__(
         self,
         store: Store | None = None,
@@ -148,85 +71,24 @@ class Notifier:
         max_pending: int = 10_000,
         timeout: float = 5.0,
     ) -> None:
-        for part, method in ((store, "save"), (router, "route"), (presence, "locate")):
-            if part is not None and (isinstance(part, type) or not callable(getattr(part, method, None))):
-                raise UsageError(f"a part is an object with a method {method!r}, not {part!r:.80}")
-        if offline not in ("store", "drop"):
-            raise UsageError(f'offline is "store" or "drop", not {offline!r}')
-        positive = {
-            "buffer_size": buffer_size,
-            "poll_interval": poll_interval,
-            "audit_interval": audit_interval,
-            "max_payload": max_payload,
-            "max_pending": max_pending,
-            "timeout": timeout,
-        }
-        for name, value in positive.items():
-            if not value > 0:
-                raise UsageError(f"{name} must be greater than 0, not {value!r}")
-        if not linger >= 0:
-            raise UsageError(f"linger cannot be negative: {linger!r}")
+        options = Options(
+            offline, buffer_size, poll_interval, audit_interval, linger, max_payload, max_pending, timeout
+        )
         self.instance_id = secrets.token_hex(8) if instance_id is None else instance_id
         check_user(self.instance_id)
-        self._drop_offline = offline == "drop"
-        self._max_payload = max_payload
-        self._buffer_size = buffer_size
-        self._timeout = timeout
-        self._counters = Counters()
+        here = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
+        self._store, self._presence = store, presence
+        self._options = options
+        self._parts = parts = assemble(
+            store, router, presence, here, options, deliver=self.deliver, opening=self._start_services
+        )
+        self._pipeline, self._streams, self._counters = parts.pipeline, parts.streams, parts.counters
+        self._live, self._guard, self._users = parts.live, parts.live._hub.guard, parts.live._hub.users
         self._closed = self._draining = self._started = False
         self._pushes_since_yield = 0
-        self._probes: dict[str, Waiter] = {}
-        self._unreadable = OutageLog(logger, "cannot read a routed event", "routed events can be read again")
-        self._services, self._jobs = Background("notifier"), Background("notifier")
-
-        self._store = store
-        self._stream_store: StreamStore | None = store if isinstance(store, StreamStore) else None
-        live = getattr(store, "live", None) if ability(store, StreamStore, live="subscribe") else None
-        live = live if isinstance(live, LiveLog) else None  # another attribute of that name means nothing to us
-        self._external = self._stream_store is not None and live is None
-        self._live: LiveLog = live or LiveLog(
-            None if self._external else store,
-            background=self._jobs,
-            counters=self._counters,
-            buffer_size=buffer_size,
-            read_timeout=timeout,
-        )
-        self._transactional: SaveInTransaction | None = (
-            store if ability(store, SaveInTransaction, save_in="save") else None
-        )
-        self._audit_interval = poll_interval if self._stream_store is None else audit_interval
-        self._immediate: Immediate | None = store if ability(store, Immediate, save_nowait="save") else None
-        self._topics = self._live.users
-        loop = self._loop = self._live.loop
-        parts: dict[str, Any] = {"timeout": timeout, "background": self._jobs, "counters": self._counters}
-        self._writer = (
-            Writer(store, on_saved=self._saved, max_pending=max_pending, loop=loop, **parts) if store else None
-        )
-        self._routes = Routes(router, self.instance_id, **parts) if router else None
-        self._locator = Locator(presence, loop=loop, **parts) if presence else None
-        self._presence = presence
-        parts["background"] = self._services
-        routing = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
-        self._local_presence = LocalPresence(presence, routing, linger=linger, loop=loop, **parts) if presence else None
-        listener: Listener | None = None
-        if isinstance(router, ReceivingRouter):
-            listener = Listener(router, self.instance_id, self.deliver, timeout=timeout, loop=loop)
-        self._listener = listener
-        self._streams = NotifierStreams(self._counters, self._start_services, self._local_presence, self._listener)
-        self._live.add_group(self._streams)
-        hearing = self._hearing = store if isinstance(store, StreamStore) and isinstance(store, Liveness) else None
-        users = self._streams.users
-
-        def is_receiving() -> bool:
-            return (listener is None or listener.is_receiving) and (
-                hearing is None or hearing.is_receiving or not users
-            )
-
-        self._telemetry = Telemetry(self._counters, self._live, users, is_receiving)
-        if self._writer is not None and self._telemetry.measuring:
-            self._writer.observe = self._telemetry.saved
-        plain = not (router or presence or self._telemetry.measuring or self._telemetry.tracing)
-        self._save_directly = self._immediate.save_nowait if self._immediate is not None and plain else None
+        is_plain = not (router or presence or parts.telemetry.measuring or parts.telemetry.tracing)
+        immediate = parts.pipeline.immediate
+        self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
 
     # -- pushing -------------------------------------------------------------------------------------------------
 
@@ -276,66 +138,32 @@ class Notifier:
             raise ClosedError("the notifier is closed")
         if user.__class__ is not str:
             user = plain(user)
-        topic = self._topics.get(user) if user.__class__ is str else None  # a user with streams was checked by them
-        event = draft(user, type, payload, key, group, meta, topic is not None)
-        if len(event.data) > self._max_payload:
-            raise PayloadTooLargeError(len(event.data), self._max_payload)
-        self._loop.check()
+        streams = self._users.get(user) if user.__class__ is str else None  # a user with streams was checked by them
+        event = draft(user, type, payload, key, group, meta, streams is not None)
+        if len(event.data) > self._options.max_payload:
+            raise PayloadTooLargeError(len(event.data), self._options.max_payload)
+        self._guard.check()
         self._pushes_since_yield += 1
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0
             await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers
-            topic = self._topics.get(user)
+            streams = self._users.get(user)
         if self._save_directly is not None and not ephemeral and connection is None:
             try:  # nothing to ask, to wait for, to route or to measure
                 stored = self._save_directly(event)
                 if stored.__class__ is not Event:
                     checked_event(stored)
             except Exception as error:
-                raise self._failed(as_push_error(error, self._live.name))  # noqa: B904 - it carries its cause
+                raise self._pipeline.save_failed(error)  # noqa: B904 - it carries its cause
             counters = self._counters
             counters.pushed_stored += 1
-            if topic is not None and topic.offer(stored):
-                counters.delivered_local += topic.streams
+            if streams is not None and streams.offer(stored):
+                counters.delivered_local += streams.streams
             return stored
-        if self._telemetry.tracing:
-            with self._telemetry.push_span(event) as traced:
-                return await self._push(traced, ephemeral, connection)
-        return await self._push(event, ephemeral, connection)
-
-    async def _push(self, event: Event, ephemeral: bool, connection: Any = None) -> Event | None:
-        locations: Locations = None
-        if self._locator is not None:
-            locations = await self._locator.locate(event.user)
-            if not self._is_present(event.user, locations) and self._drop_offline:
-                self._counters.pushed_offline += 1
-                return None
-        if connection is not None:
-            return await self._push_in(event, ephemeral, connection)
-        if self._writer is None or ephemeral:
-            stored = self._show(event, locations)
-        elif self._immediate is not None:
-            stored = self._save_nowait(self._immediate, event, locations)
-        else:
-            try:
-                stored = await self._writer.save(event, locations)
-            except NotifyError as error:
-                raise self._failed(error)  # noqa: B904 - it carries its cause
-        if self._routes is not None:
-            await _let_routes_start()
-        return stored
-
-    async def _push_in(self, event: Event, ephemeral: bool, connection: Any) -> Event:
-        """Save in the caller's transaction; what it commits is the store's to announce."""
-        if ephemeral or self._transactional is None:
-            what = "an ephemeral event is not stored" if ephemeral else f"{self._live.name} has no transactions"
-            raise UsageError(f"a push in a transaction makes no sense: {what}")
-        try:
-            stored = await self._transactional.save_in(event, connection)
-        except Exception as error:
-            raise self._failed(as_push_error(error, self._live.name))  # noqa: B904 - it carries its cause
-        self._counters.pushed_stored += 1
-        return stored
+        if self._parts.telemetry.tracing:
+            with self._parts.telemetry.push_span(event) as traced:
+                return await self._pipeline.push(traced, ephemeral, connection)
+        return await self._pipeline.push(event, ephemeral, connection)
 
     async def push_many(
         self,
@@ -370,14 +198,14 @@ class Notifier:
         Cancellation: abandons the wait; the work goes on.
         Cost: one save for 500 users where the store can `save_many`; other pushes proceed meanwhile.
         """
-        if self._closed:
-            raise ClosedError("the notifier is closed")
+        self._check_open()
         first = draft("-", type, payload, key, group, meta, user_checked=True)
-        if len(first.data) > self._max_payload:
-            raise PayloadTooLargeError(len(first.data), self._max_payload)
+        self._check_size(first)
         if isinstance(users, str | bytes):
-            raise InvalidEventError(f"push_many takes many users, not the letters of one: {users!r:.80}")
-        self._live.loop.check()
+            raise InvalidEventError(
+                f"push_many() expects an iterable of user ids, got a single {users.__class__.__name__}: {users!r:.80}"
+            )
+        self._guard.check()
         failed: dict[str, NotifyError] = {}
         drafts: dict[str, Event] = {}
         for given in users:
@@ -391,40 +219,13 @@ class Notifier:
         if not drafts and not failed:
             return PushReport()
         try:
-            report = await self._jobs.run(self._push_all, [*drafts.values()], failed, ephemeral)
+            report = await self._parts.jobs.run(self._pipeline.push_all, [*drafts.values()], failed, ephemeral)
         except ClosedError as error:
-            message = "the notifier was closed meanwhile; some of the events may be stored"
-            raise PushUncertainError(message, backend=self._live.name) from error
+            message = "the notifier was closed during push_many(), so some of the events may be stored"
+            raise PushUncertainError(message, backend=self._live._hub.name) from error
         if failed and not report.events and not report.offline:
             raise next(iter(failed.values()))
         return report
-
-    async def _push_all(self, drafts: list[Event], failed: dict[str, NotifyError], ephemeral: bool) -> PushReport:
-        located: Mapping[str, Sequence[RoutingInfo]] | None = None
-        offline: list[str] = []
-        if self._locator is not None:
-            located = await self._locator.locate_many([event.user for event in drafts])
-        locations = [None if located is None else located.get(event.user, ()) for event in drafts]
-        if self._drop_offline:
-            present = [self._is_present(event.user, where) for event, where in zip(drafts, locations, strict=True)]
-            offline = [event.user for event, here in zip(drafts, present, strict=True) if not here]
-            drafts, locations = [*compress(drafts, present)], [*compress(locations, present)]
-            self._counters.pushed_offline += len(offline)
-        events: dict[str, Event] = {}
-        for start in range(0, len(drafts), BATCH_SIZE):
-            batch, where = drafts[start : start + BATCH_SIZE], locations[start : start + BATCH_SIZE]
-            outcomes: Sequence[Event | NotifyError]
-            if self._writer is None or ephemeral:
-                outcomes = [self._show(event, to) for event, to in zip(batch, where, strict=True)]
-            else:
-                outcomes = await self._writer.save_all(batch, where)
-            for event, outcome in zip(batch, outcomes, strict=True):
-                if isinstance(outcome, Event):
-                    events[event.user] = outcome
-                else:
-                    failed[event.user] = self._failed(outcome)
-            await anyio.lowlevel.checkpoint()
-        return PushReport(events, failed, offline)
 
     async def broadcast(self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None) -> Event:
         """Show an ephemeral event to every stream that is open now, on every instance.
@@ -440,14 +241,13 @@ class Notifier:
         Cancellation: it is offered here, and perhaps elsewhere.
         Cost: proportional to the open streams; one route.
         """
-        if self._closed:
-            raise ClosedError("the notifier is closed")
+        self._check_open()
+        check_pushed_type(type)
         event = Event("-", type, payload, meta=meta)
-        if len(event.data) > self._max_payload or type.startswith("notify."):
-            self._refuse(event)
-        self._live.loop.check()
-        event = self._show(event.addressed_to(""), None)
-        await _let_routes_start()
+        self._check_size(event)
+        self._guard.check()
+        event = self._pipeline.show(event.addressed_to(""), None)
+        await let_routes_start()
         return event
 
     def deliver(self, event: Event | bytes) -> int:
@@ -462,70 +262,15 @@ class Notifier:
         Raises:
             InvalidEventError: neither an event nor bytes.
         """
-        if isinstance(event, bytes | bytearray | memoryview):
-            try:
-                event = Event.from_bytes(event)
-            except CodecError as error:
-                self._unreadable.failed(error)
-                return 0
-            self._unreadable.recovered()
-        if not isinstance(event, Event):
-            raise InvalidEventError(f"deliver() expects an Event or bytes, got {event.__class__.__name__}")
+        return 0 if self._closed else self._pipeline.deliver(event)
+
+    def _check_open(self) -> None:
         if self._closed:
-            return 0
-        if not event.id and event.meta.get(ORIGIN) == self._live.origin:
-            if event.type == PROBE_TYPE:
-                wake(self._probes.get(event.key or ""))
-            return 0
-        taken = self._live.offer(event) + (0 if event.id else self._streams.show_external(event))
-        if taken:
-            self._counters.delivered_routed += taken
-        elif event.user in self._streams.users:
-            self._counters.duplicates += 1
-        return taken
+            raise ClosedError("the notifier is closed")
 
-    def _save_nowait(self, store: Immediate, event: Event, locations: Locations) -> Event:
-        began = time.perf_counter() if self._telemetry.measuring else 0.0
-        try:
-            stored = checked_event(store.save_nowait(event))
-        except Exception as error:
-            raise self._failed(as_push_error(error, self._live.name))  # noqa: B904 - it carries its cause
-        if self._telemetry.measuring:
-            self._telemetry.saved(time.perf_counter() - began, 1)
-        self._saved(stored, locations)
-        return stored
-
-    def _saved(self, stored: Event, locations: Locations) -> None:
-        self._counters.pushed_stored += 1
-        self._counters.delivered_local += self._live.offer(stored)
-        if self._routes is not None:
-            self._routes.send(stored, locations)
-
-    def _is_present(self, user: str, locations: Locations) -> bool:
-        return locations is None or bool(locations) or user in self._streams.users
-
-    def _show(self, event: Event, locations: Locations) -> Event:
-        """Deliver an ephemeral event, marked so that its echo can be told."""
-        if self._routes is not None:
-            event = event.with_meta({**event.meta, ORIGIN: self._live.origin})
-        event = event.stored("", "")
-        self._counters.pushed_ephemeral += 1
-        self._counters.delivered_local += self._live.offer(event) + self._streams.show_external(event)
-        if self._routes is not None:
-            self._routes.send(event, locations)
-        return event
-
-    def _failed(self, error: NotifyError) -> NotifyError:
-        if isinstance(error, PushUncertainError):
-            self._counters.pushed_uncertain += 1
-        else:
-            self._counters.pushed_rejected += 1
-        return error
-
-    def _refuse(self, event: Event) -> NoReturn:
-        if event.type.startswith("notify."):
-            raise InvalidEventError(f"event types that begin with 'notify.' are the library's own: {event.type!r}")
-        raise PayloadTooLargeError(len(event.data), self._max_payload)
+    def _check_size(self, event: Event) -> None:
+        if len(event.data) > self._options.max_payload:
+            raise PayloadTooLargeError(len(event.data), self._options.max_payload)
 
     # -- subscribing ---------------------------------------------------------------------------------------------
 
@@ -555,15 +300,17 @@ class Notifier:
             UsageError: signals or max_lag, of a stream store whose streams are its own, without a `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
-        if self._closed or self._draining:
-            raise ClosedError("the notifier is closed" if self._closed else "the notifier is draining")
-        if self._external and self._stream_store is not None:
-            check_user(user)
-            if signals or max_lag is not None:
-                raise UsageError(f"the streams of {self._live.name} know neither signals nor max_lag")
-            options: dict[str, Any] = {"track": track, "buffer_size": self._buffer_size}
-            return ExternalStream(self._stream_store, self._streams, self._live.loop, plain(user), last_id, **options)
-        return self._live.subscribe(user, last_id, group=self._streams, signals=signals, track=track, max_lag=max_lag)
+        self._check_open()
+        if self._draining:
+            raise ClosedError("the notifier is draining")
+        external = self._parts.external
+        if external is None:
+            return self._live._subscribe(user, last_id, self._streams, signals=signals, track=track, max_lag=max_lag)
+        check_user(user)
+        if signals or max_lag is not None:
+            raise UsageError(f"{self._live._hub.name} does not support signals= or max_lag=: it has no LiveLog")
+        options: dict[str, Any] = {"track": track, "buffer_size": self._options.buffer_size}
+        return ExternalStream(external, self._streams, self._guard, plain(user), last_id, **options)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -575,61 +322,28 @@ class Notifier:
         """Try every part once and return a verdict.
 
         The store is read, presence is asked, and a probe goes through the router to this very instance and is awaited
-        back. A stream store that knows whether it hears of new events has to prove it to a stream. Takes at most
+        back. A stream store that knows whether it receives new events has to prove it to a stream. Takes at most
         `timeout` seconds for each part; a part that fails is reported, not raised.
 
         Raises:
             ClosedError: the notifier is closed.
         """
-        if self._closed:
-            raise ClosedError("the notifier is closed")
-        self._live.loop.check()
+        self._check_open()
+        self._guard.check()
         self._start_services()
-        parts: dict[str, str] = {}
+        parts, attempts = self._parts, dict[str, Callable[[], Awaitable[object]]]()
+        timeout = self._options.timeout
         if self._store is not None:
-            parts["store"] = await self._try(self._store.head, self.instance_id)
-        if self._hearing is not None and self._stream_store is not None and parts["store"] == "ok":
-            parts["live"] = await self._try(self._until_heard, self._stream_store, self._hearing)
+            attempts["store"] = partial(self._store.head, self.instance_id)
+        if parts.liveness is not None and isinstance(self._store, StreamStore):
+            attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, timeout * 0.8)
         if self._presence is not None:
-            parts["presence"] = await self._try(self._presence.locate, [self.instance_id])
-        if self._routes is not None:
-            parts["router"] = await self._try(self._probe, self._routes)
-        return Health(all(part == "ok" for part in parts.values()), parts)
+            attempts["presence"] = partial(self._presence.locate, [self.instance_id])
+        if parts.routes is not None:
+            attempts["router"] = partial(self._pipeline.probe, parts.receiver)
+        return await examine(attempts, timeout=timeout, background=parts.jobs)
 
-    async def _try(self, function: Callable[..., Awaitable[object]], *args: object) -> str:
-        async def bounded() -> None:
-            with anyio.fail_after(self._timeout):
-                await function(*args)
-
-        try:
-            await self._jobs.run(bounded)
-        except TimeoutError:
-            return f"no answer within {self._timeout} s"
-        except Exception as error:
-            return repr(error)
-        return "ok"
-
-    async def _until_heard(self, store: StreamStore, hearing: Liveness) -> None:
-        with anyio.move_on_after(self._timeout * 0.8):
-            async with store.subscribe(self.instance_id):
-                while not hearing.is_receiving:  # noqa: ASYNC110 - it is a property: nobody tells
-                    await anyio.sleep(0.01)
-                return
-        raise BackendUnavailableError("new events are not heard of, so each arrives late", backend=self._live.name)
-
-    async def _probe(self, routes: Routes) -> None:
-        """Send an event to this instance and wait until it comes back; a router that does not listen need not echo."""
-        nonce = secrets.token_hex(8)
-        probe = Event(self.instance_id, PROBE_TYPE, key=nonce, meta={ORIGIN: self._live.origin})
-        waiter = self._probes[nonce] = self._live.loop.new_waiter()
-        try:
-            if self._listener is not None:
-                await self._listener.ready()
-            await routes.router.route(probe, RoutingInfo(self.instance_id))
-            if self._listener is not None:
-                await waiter
-        finally:
-            del self._probes[nonce]
+    # -- lifecycle -----------------------------------------------------------------------------------------------
 
     async def drain(self, window: float = 5.0) -> None:
         """End the streams, spread over a window so that their clients do not all reconnect at once; let pushes finish.
@@ -645,8 +359,8 @@ class Notifier:
         for rank in range(self._streams.cutoff + 1, RANKS + 1):
             if self._counters.open_streams:
                 await anyio.sleep(window / RANKS)
-            await self._end_streams(rank)
-        await self._jobs.settle(self._timeout)
+            await self._parts.end_streams(rank)
+        await self._parts.jobs.settle(self._options.timeout)
 
     async def aclose(self) -> None:
         """End every stream, let pushes finish, release presence and stop. Idempotent.
@@ -654,36 +368,18 @@ class Notifier:
         Takes at most about twice `timeout` seconds, also if a store ignores cancellation.
         Cancellation: everything is released all the same.
         """
-        if self._closed:
-            return
-        self._closed = True
-        with anyio.CancelScope(shield=True):
-            await self._end_streams(RANKS)
-            self._live.drop_group(self._streams)
-            if not await self._jobs.settle(self._timeout):
-                logger.warning("closing with %d pushes pending", self._counters.pending_pushes)
-            if self._local_presence is not None:
-                await self._local_presence.aclose(self._timeout)
-            await self._services.aclose(_GRACE)
-            await self._jobs.aclose(_GRACE)
-        self._telemetry.close()
-
-    async def _end_streams(self, rank: int) -> None:
-        if rank >= RANKS:
-            self._streams.close()
-            self._streams.users.clear()
-        self._streams.cutoff = max(self._streams.cutoff, rank)  # another drain, or close, may be further
-        self._live.wake_ended()
-        await self._streams.close_external()
+        if not self._closed:
+            self._closed = True
+            with anyio.CancelScope(shield=True):
+                await self._parts.aclose(self._options.timeout)
 
     async def __aenter__(self) -> Self:
-        """Start: routed events are heard once this returns."""
-        if self._closed:
-            raise ClosedError("the notifier is closed")
-        self._live.loop.check()
+        """Start: routed events are received once this returns."""
+        self._check_open()
+        self._guard.check()
         self._start_services()
-        if self._listener is not None:
-            await self._listener.ready()
+        if self._parts.receiver is not None:
+            await self._parts.receiver.ready()
         return self
 
     async def __aexit__(
@@ -693,17 +389,8 @@ class Notifier:
         await self.aclose()
 
     def _start_services(self) -> None:
-        """Start what listens and looks for news, at first need."""
-        if self._started:
-            return
-        self._started = True
-        if self._listener is not None:
-            self._services.start(self._listener.run)
-        if self._store is not None and not self._external:
-            self._services.start(self._live.audit_forever, self._audit_interval)
-
-
-async def _let_routes_start() -> None:
-    """Let tasks that were just started take their first step: a quick route is done when push returns."""
-    await anyio.lowlevel.checkpoint()
-    await anyio.lowlevel.checkpoint()  # trio shuffles the tasks of one round, so only a second one is sure to be later
+        """Start to receive what is routed, at first need; a `LiveLog` starts by itself."""
+        if not self._started:
+            self._started = True
+            if self._parts.receiver is not None:
+                self._parts.services.start(self._parts.receiver.run)

@@ -234,7 +234,7 @@ def draft(
     if not user_checked:
         check_user(user)
     if type.__class__ is not str or type not in _known_types:
-        _check_pushed_type(type)
+        check_pushed_type(type)
         type = plain(type)
     if group is not None or key is not None:
         _check_names(group, key)
@@ -305,7 +305,8 @@ def check_type(text: object) -> None:
         raise InvalidEventError(f"an event type matches [A-Za-z0-9_.:-]{{1,128}}: {text!r:.150}")
 
 
-def _check_pushed_type(text: str) -> None:
+def check_pushed_type(text: str) -> None:
+    """Raise InvalidEventError unless applications may push this type."""
     check_type(text)
     if text.startswith("notify."):
         raise InvalidEventError(f"event types that begin with 'notify.' are the library's own: {text!r}")

@@ -45,7 +45,7 @@ class LocalPresence:
         linger: float,
         timeout: float,
         background: Background,
-        loop: LoopGuard,
+        guard: LoopGuard,
         counters: Counters,
     ) -> None:
         self._tracker = tracker
@@ -56,7 +56,7 @@ class LocalPresence:
         self._linger = linger
         self._timeout = timeout
         self._background = background
-        self._loop = loop
+        self._guard = guard
         self._counters = counters
         self._entries: dict[str, Entry] = {}
         self._leaving: deque[tuple[float, str]] = deque()
@@ -86,7 +86,7 @@ class LocalPresence:
         entry = self._entries.get(user)
         if entry is None or entry.attempted:
             return
-        waiter = self._loop.new_waiter()
+        waiter = self._guard.new_waiter()
         entry.waiters.append(waiter)
         try:
             await waiter
@@ -100,7 +100,7 @@ class LocalPresence:
         entry.streams -= 1
         if entry.streams:
             return
-        now = self._loop.time()
+        now = self._guard.time()
         if self._linger and now is not None:  # else nobody would sweep
             entry.leaves_at = now + self._linger
             self._leaving.append((entry.leaves_at, user))

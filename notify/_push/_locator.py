@@ -38,7 +38,7 @@ class Locator:
         *,
         timeout: float,
         background: Background,
-        loop: LoopGuard,
+        guard: LoopGuard,
         counters: Counters,
     ) -> None:
         self._tracker = tracker
@@ -47,7 +47,7 @@ class Locator:
         )
         self._timeout = timeout
         self._background = background
-        self._loop = loop
+        self._guard = guard
         self._counters = counters
         self._queue: list[Check] = []
         self._draining = False
@@ -56,7 +56,7 @@ class Locator:
         """Return where the user is (empty: offline); None where that cannot be told."""
         if self._immediate is not None:
             return self._locate_nowait(self._immediate, user)
-        check = Check(user, self._loop.new_waiter())
+        check = Check(user, self._guard.new_waiter())
         self._queue.append(check)
         if not self._draining:
             self._draining = True

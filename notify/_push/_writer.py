@@ -71,11 +71,11 @@ class Writer:
     Args:
         store: saved to; in batches if it can `save_many` and does not make batches by itself (`save_soon`); if it can
             do neither, in one task for each save.
-        on_saved: called with each stored event and its locations, in the task that saved it, before its caller knows.
         timeout: seconds after which a push that got no answer has failed.
         max_pending: saves that may be under way or waiting.
 
     Attributes:
+        on_saved: called with each stored event and its locations, in the task that saved it, before its caller knows.
         observe: if set, called with the seconds that each call of the store took and how many events it had.
     """
 
@@ -83,11 +83,10 @@ class Writer:
         self,
         store: Store,
         *,
-        on_saved: Callable[[Event, Locations], None],
         timeout: float,
         max_pending: int,
         background: Background,
-        loop: LoopGuard,
+        guard: LoopGuard,
         counters: Counters,
     ) -> None:
         self._store = store
@@ -97,11 +96,11 @@ class Writer:
         self._late: dict[Save, None] = {}
         self._all_told: anyio.Event | None = None
         self._name = type(store).__name__
-        self._on_saved = on_saved
+        self.on_saved: Callable[[Event, Locations], None] = _ignore
         self._timeout = timeout
         self._max_pending = max_pending
         self._background = background
-        self._loop = loop
+        self._guard = guard
         self._counters = counters
         self.observe: Callable[[float, int], None] | None = None
         self._queue: deque[Save] = deque()
@@ -117,7 +116,7 @@ class Writer:
         """
         if self._counters.pending_pushes >= self._max_pending:
             raise OverloadedError(f"{self._counters.pending_pushes} pushes are pending", backend=self._name)
-        save = Save(event, locations, self._loop.new_waiter())
+        save = Save(event, locations, self._guard.new_waiter())
         self._counters.pending_pushes += 1
         if self._soon is not None:
             self._hand_over(self._soon, save)
@@ -178,7 +177,7 @@ class Writer:
             return
         self._counters.pending_pushes -= 1
         if isinstance(outcome, Event):
-            self._on_saved(outcome, save.locations)
+            self.on_saved(outcome, save.locations)
         if not self._handed and not self._late and self._all_told is not None:
             self._all_told.set()
 
@@ -213,7 +212,7 @@ class Writer:
                 stored = _checked(await self._store.save(event))
         except Exception as error:
             return as_push_error(error, self._name)
-        self._on_saved(stored, locations)
+        self.on_saved(stored, locations)
         return stored
 
     async def _drain(self) -> None:
@@ -248,7 +247,7 @@ class Writer:
             return [as_push_error(error, self._name)] * len(events)
         for outcome, where in zip(outcomes, locations, strict=True):
             if isinstance(outcome, Event):
-                self._on_saved(outcome, where)
+                self.on_saved(outcome, where)
         return outcomes
 
     @contextmanager
@@ -276,6 +275,10 @@ class Writer:
 
     def _unanswered(self) -> PushUncertainError:
         return PushUncertainError(f"{self._name} did not answer; the event may be stored", backend=self._name)
+
+
+def _ignore(_event: Event, _locations: Locations) -> None:
+    """Do nothing."""
 
 
 def _checked(outcome: T) -> T:

@@ -1,4 +1,4 @@
-"""Reads of the log for streams: in tasks that the library owns, one for all streams at the same position."""
+"""Reading the log for streams: in tasks that the library owns, one read for all streams at the same position."""
 
 from __future__ import annotations
 
@@ -6,69 +6,131 @@ import logging
 import random
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, get_args
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, get_args
 
 import anyio
 
 from .. import ids
+from .._runtime._background import Background
 from .._runtime._backoff import backoff
+from .._runtime._stats import Counters
 from ..abc import Page
 from ..errors import BackendUnavailableError, UsageError
 from ..event import Event
 from ..ids import GapReason
-
-if TYPE_CHECKING:
-    from ._live import LiveLog
-    from ._subscription import Subscription, Watermark
+from ._cursor import Watermark
 
 logger = logging.getLogger("notify")
 
 PAGE_SIZE: Final = 500
 """Events to a page: large enough that a round trip does not matter, small enough that others run in between."""
 
+CONCURRENT_READS: Final = 32
+"""Reads in flight at once; ten thousand clients that reconnect together queue here instead of at the database."""
+
 _GAPS: Final = {None, *get_args(GapReason)}
 
-CONCURRENT_READS: Final = 32
-"""Reads under way at once; ten thousand clients that reconnect together queue here instead of at the database."""
+
+class PageReader(Protocol):
+    """A stream that wants a page."""
+
+    @property
+    def user(self) -> str:
+        """Whose log."""
+
+    @property
+    def wanted(self) -> str | None:
+        """The position to read from; None asks for the head alone."""
+
+    @property
+    def watermark(self) -> Watermark:
+        """Where in its ring the stream is."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the stream is open: a page that fails is tried again, and the stream not told."""
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether it still waits for the page."""
+
+    def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
+        """Take the page."""
+
+    def fail(self, error: Exception) -> None:
+        """Learn that there will be no page."""
+
+    def wake_if_ended(self) -> None:
+        """Let its reader see that the stream has ended, if it has."""
 
 
 class Read:
-    """One read under way or queued, and the streams that wait for it (weakly: a dropped stream is not kept alive)."""
+    """One read, queued or in flight, and the streams that wait for it (weakly: it does not keep a stream alive)."""
 
     __slots__ = ("after", "key", "streams", "user", "watermark")
 
     def __init__(self, user: str, after: str | None) -> None:
         self.user = user
         self.after = after
-        # A head is shared with nobody: whoever asks later must not be told of an earlier end of the log.
+        # A head is not shared: a stream that asks later must not get an earlier end of the log.
         self.key: object = self if after is None else (user, after)
-        self.watermark: Watermark | None = None  # where the ring ended when the read began; None: it has not
-        self.streams: list[weakref.ref[Subscription]] = []
+        self.watermark: Watermark | None = None  # the end of the ring when the read began; None: it has not begun
+        self.streams: list[weakref.ref[PageReader]] = []
 
-    def suits(self, stream: Subscription) -> bool:
+    def suits(self, stream: PageReader) -> bool:
         """Return whether the page will hold all that was offered before this stream came: else it must read itself."""
-        return self.watermark is None or (
-            stream.watermark.topic is self.watermark.topic and stream.watermark.end <= self.watermark.end
-        )
+        if self.watermark is None:
+            return True
+        ring, end = stream.watermark
+        return ring is self.watermark.ring and end <= self.watermark.end
 
-    def waiting(self) -> list[Subscription]:
+    def waiting(self) -> list[PageReader]:
         """Return the streams that still want this page."""
         streams = (reference() for reference in self.streams)
         return [s for s in streams if s is not None and s.is_reading and s.wanted == self.after and self.suits(s)]
 
 
 class Reads:
-    """Single-flight reads with a bound on how many run at once, first come first served."""
+    """Single-flight reads with a bound on how many run at once, first come first served.
 
-    def __init__(self, live: LiveLog) -> None:
-        self._live = live
+    Args:
+        fetch: reads one page of a user's log after a position, or the head alone for None.
+        watermark: returns the end of a user's ring.
+        background: whose tasks read.
+        counters: where failed reads are counted.
+        name: the store's, for errors.
+        timeout: seconds that one read may take before it counts as failed.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[str, str | None], Awaitable[Page]],
+        watermark: Callable[[str], Watermark],
+        *,
+        background: Background,
+        counters: Counters,
+        name: str,
+        timeout: float,
+    ) -> None:
+        self._fetch = fetch
+        self._watermark = watermark
+        self._background = background
+        self._counters = counters
+        self._name = name
+        self._timeout = timeout
         self._reads: set[Read] = set()
         self._shared: dict[object, Read] = {}
         self._queue: deque[Read] = deque()
         self._running = 0
 
-    def request(self, stream: Subscription) -> None:
-        """Have the page after `stream.wanted` handed to `stream.receive`, or an error to `stream.fail`."""
+    @property
+    def in_flight(self) -> int:
+        """How many reads are queued or running."""
+        return len(self._reads)
+
+    def request(self, stream: PageReader) -> None:
+        """Read the page after `stream.wanted`, for its `receive`; or for its `fail`."""
         read = Read(stream.user, stream.wanted)
         shared = self._shared.get(read.key)
         if shared is not None and shared.suits(stream):
@@ -80,25 +142,24 @@ class Reads:
         self._queue.append(read)
         self._start_next()
 
-    def streams(self) -> list[Subscription]:
+    def streams(self) -> list[PageReader]:
         """Return every stream that waits for a page."""
         return [stream for read in self._reads for stream in read.waiting()]
 
     def _start_next(self) -> None:
-        while self._queue and self._running < CONCURRENT_READS and not self._live.background.closed:
+        while self._queue and self._running < CONCURRENT_READS and not self._background.closed:
             read = self._queue.popleft()
             self._running += 1
-            self._live.background.start(self._run, read)
+            self._background.start(self._run, read)
 
     async def _run(self, read: Read) -> None:
-        outcome: Page | Exception = BackendUnavailableError("the read was abandoned", backend=self._live.name)
-        watermark = self._live.watermark(read.user)
+        outcome: Page | Exception = BackendUnavailableError("the read was abandoned", backend=self._name)
+        watermark = self._watermark(read.user)
         delays = backoff(random.random)
         try:
             while True:
-                watermark = read.watermark = self._live.watermark(
-                    read.user
-                )  # before: what is offered meanwhile proves nothing
+                # Taken before the read: an event that is offered during it proves nothing about the page.
+                watermark = read.watermark = self._watermark(read.user)
                 outcome = await self._attempt(read)
                 streams = read.waiting()
                 if isinstance(outcome, Page | UsageError) or not any(stream.is_open for stream in streams):
@@ -114,7 +175,7 @@ class Reads:
                 self._hand_over(stream, outcome, watermark)
             self._start_next()
 
-    def _hand_over(self, stream: Subscription, outcome: Page | Exception, watermark: Watermark) -> None:
+    def _hand_over(self, stream: PageReader, outcome: Page | Exception, watermark: Watermark) -> None:
         if isinstance(outcome, Page):
             stream.receive(outcome, stream.wanted is None or len(outcome.events) < PAGE_SIZE, watermark)
         else:
@@ -126,26 +187,25 @@ class Reads:
             del self._shared[read.key]
 
     async def _attempt(self, read: Read) -> Page | Exception:
-        live = self._live
         try:
-            with anyio.fail_after(live.read_timeout):
-                page = await live.fetch(read.user, read.after)
+            with anyio.fail_after(self._timeout):
+                page = await self._fetch(read.user, read.after)
             return checked_page(page)
         except UsageError as error:
             return error
         except Exception as error:
-            live.counters.read_failures += 1
+            self._counters.read_failures += 1
             logger.warning("cannot read the log of %r: %r", read.user, error)
-            return as_unavailable(error, live.name)
+            return as_unavailable(error, self._name)
 
 
 def checked_page(page: Any) -> Page:
-    """Refuse what is no page: a store that breaks the contract here fails, and poisons nothing."""
+    """Refuse what is not a page: a store that breaks the contract here fails, and corrupts no stream."""
     if not isinstance(page, Page) or not ids.is_id(page.position) or page.gap not in _GAPS:
-        raise TypeError(f"it returned {page!r:.80} for a page")
+        raise TypeError(f"the store returned {page!r:.80}, which is not a valid page")
     kinds = {event.__class__ for event in page.events}
     if not all(issubclass(kind, Event) for kind in kinds) or not all([event.id for event in page.events]):
-        raise TypeError(f"it returned {page!r:.80}, not only stored events, in a page")
+        raise TypeError(f"the store returned {page!r:.80}, a page with other things than stored events")
     return page
 
 

@@ -1,11 +1,12 @@
 """Pure: the recent events of one user, shared by all of the user's streams; no copy for each.
 
 Rules:
-    1. Entries are numbered from 0 for ever; `end` is the number of the next. A reader holds its next number.
+    1. Entries are numbered from 0 on; `end` is the number of the next. A reader holds its next number.
     2. Only the newest `size` entries can be read. A reader further behind has lost the ephemeral ones among them and
        finds the others in the log.
     3. A stored event at or before the newest one that was offered is a duplicate and is not appended. A reordered
        one is skipped too: the reader notices by `prev` and reads the log.
+    4. In a volatile ring, that of a notifier without a store, every entry counts as ephemeral.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .. import ids
 from ..event import Event, build_event
 
 RESYNC = build_event("", "", "", "notify.resync", b"null", 0, None, None, {})
-"""An entry that is no event: whoever meets it reads the log again."""
+"""An entry that is not an event: a reader that meets it reads the log again."""
 
 
 class Ring:
@@ -23,17 +24,18 @@ class Ring:
     Attributes:
         events: the newest entries, up to twice `size` of them so that trimming is rare.
         last_id: the newest position known; None while unknown.
-        ephemerals: how many ephemeral entries there ever were.
+        volatile: whether there is no log to read from.
     """
 
-    __slots__ = ("end", "ephemerals", "events", "last_id", "size")
+    __slots__ = ("_ephemerals", "end", "events", "last_id", "size", "volatile")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, volatile: bool = False) -> None:
         self.size = size
+        self.volatile = volatile
         self.events: list[Event] = []
         self.end = 0
-        self.ephemerals = 0
         self.last_id: str | None = None
+        self._ephemerals = 0
 
     def append(self, event: Event) -> bool:
         """Add an offered event; return False for one that is a duplicate or late."""
@@ -44,7 +46,7 @@ class Ring:
                     return False
             self.last_id = event.id
         else:
-            self.ephemerals += 1
+            self._ephemerals += 1
         self._push(event)
         return True
 
@@ -58,10 +60,17 @@ class Ring:
         """How many entries can still be read."""
         return min(len(self.events), self.size)
 
+    @property
+    def ephemerals(self) -> int:
+        """How many ephemeral entries there ever were."""
+        return self.end if self.volatile else self._ephemerals
+
     def ephemerals_gone(self) -> int:
         """Return how many ephemeral entries can no longer be read."""
+        if self.volatile:
+            return self.end - self.readable
         window = self.events[-self.readable :] if self.events else ()
-        return self.ephemerals - sum(not event.id and event is not RESYNC for event in window)
+        return self._ephemerals - sum(not event.id and event is not RESYNC for event in window)
 
     def _push(self, event: Event) -> None:
         events = self.events

@@ -1,215 +1,168 @@
-"""All streams of one notifier: they open, count as present, and end together."""
+"""Streams that end together: all those of one notifier, or all that one stream store handed out by itself."""
 
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Final, Protocol
 
 import anyio
 
-from .._runtime._loop_guard import LoopGuard
 from .._runtime._stats import Counters
-from ..abc import Gap, Position, StreamStore
-from ..errors import ClosedError, UsageError
 from ..event import Event
-from ._live import StreamSet
 
-if TYPE_CHECKING:
-    from .._presence._local_presence import LocalPresence
-    from .._push._routes import Listener
+RANKS: Final = 64
+"""The streams of one set fall into so many ranks; draining ends them rank by rank."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+class StreamSet:
+    """Streams that end together.
+
+    Attributes:
+        cutoff: streams of a lower rank have ended; 0 while open, `RANKS` once closed.
+        counters: where their figures are counted.
+        opening: called before a stream is opened.
+        audit_interval: seconds within which these streams want lost offers to be found; None: they do not mind.
+    """
+
+    def __init__(self, counters: Counters, audit_interval: float | None = None) -> None:
+        self.cutoff = 0
+        self.counters = counters
+        self.audit_interval = audit_interval
+        self.opening: Callable[[], None] = _nothing
+        self._next_rank = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether every stream has ended."""
+        return self.cutoff >= RANKS
+
+    def next_rank(self) -> int:
+        """Return the rank of a new stream: all ranks in turn."""
+        self._next_rank = (self._next_rank + 1) % RANKS
+        return self._next_rank
+
+    def attached(self, user: str, track: bool) -> None:
+        """Note that a stream was opened."""
+        self.counters.open_streams += 1
+
+    async def ready(self, user: str, track: bool) -> None:
+        """Wait for what a stream needs before its first read; overriding methods keep this bounded."""
+
+    def detached(self, user: str, track: bool) -> None:
+        """Note that a stream was closed; called in finalisers too."""
+        if not self.closed:
+            self.counters.open_streams -= 1
+
+    def close(self) -> None:
+        """End every stream of the set."""
+        self.cutoff = RANKS
+        self.counters.open_streams = 0
+
+
+class Presence(Protocol):
+    """What registers the users who have streams open."""
+
+    def enter(self, user: str) -> None:
+        """Count a stream that was opened."""
+
+    async def ready(self, user: str) -> None:
+        """Wait until the user is registered, for a bounded time."""
+
+    def leave(self, user: str) -> None:
+        """Count a stream that was closed; never waits."""
+
+
+class Receiver(Protocol):
+    """What brings events from other instances."""
+
+    async def ready(self) -> None:
+        """Wait until it receives, for a bounded time."""
+
+
+class External(Protocol):
+    """A stream that a stream store without a `LiveLog` brought itself, as its set sees it."""
+
+    rank: int
+
+    @property
+    def user(self) -> str:
+        """Whose log."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the stream counts as open."""
+
+    def show(self, event: Event) -> None:
+        """Hand the reader an ephemeral event."""
+
+    async def aclose(self) -> None:
+        """End the stream."""
 
 
 class NotifierStreams(StreamSet):
-    """The streams of one notifier.
+    """The streams of one notifier: they start its services, count as presence of their users, and end together.
 
     Attributes:
         users: how many streams each user has open here.
-        external: the streams that a stream store brought itself.
+        external: the streams of a stream store that brings its own.
     """
 
     def __init__(
         self,
         counters: Counters,
-        start_services: Callable[[], None],
-        local_presence: LocalPresence | None,
-        listener: Listener | None,
+        *,
+        audit_interval: float,
+        opening: Callable[[], None],
+        presence: Presence | None,
+        receiver: Receiver | None,
     ) -> None:
-        super().__init__(counters)
-        self.opening = start_services
-        self._local_presence = local_presence
-        self._listener = listener
+        super().__init__(counters, audit_interval)
+        self.opening = opening
+        self._presence = presence
+        self._receiver = receiver
         self.users: dict[str, int] = {}
-        self.external: weakref.WeakSet[ExternalStream] = weakref.WeakSet()
+        self.external: weakref.WeakSet[External] = weakref.WeakSet()
 
     def attached(self, user: str, track: bool) -> None:
         """Count a stream that was opened, and its user as present."""
         super().attached(user, track)
         self.users[user] = self.users.get(user, 0) + 1
-        if track and self._local_presence is not None:
-            self._local_presence.enter(user)
+        if track and self._presence is not None:
+            self._presence.enter(user)
 
     async def ready(self, user: str, track: bool) -> None:
-        """Wait until routed events are heard and the user is registered; both bounded."""
-        if self._listener is not None:
-            await self._listener.ready()
-        if track and self._local_presence is not None:
-            await self._local_presence.ready(user)
+        """Wait until routed events are received and the user is registered; both bounded."""
+        if self._receiver is not None:
+            await self._receiver.ready()
+        if track and self._presence is not None:
+            await self._presence.ready(user)
 
     def detached(self, user: str, track: bool) -> None:
-        """Count a stream that was closed; once the notifier is closed, everything was let go of already."""
+        """Count a stream that was closed; once the notifier is closed, everything was released already."""
         super().detached(user, track)
         if user not in self.users:
             return
         self.users[user] -= 1
         if not self.users[user]:
             del self.users[user]
-        if track and self._local_presence is not None:
-            self._local_presence.leave(user)
+        if track and self._presence is not None:
+            self._presence.leave(user)
 
     def show_external(self, event: Event) -> int:
         """Show an ephemeral event to the open external streams of its user, or to all; return how many took it."""
-        streams = [s for s in self.external if s.is_open and event.user in ("", s.user)]
+        streams = [stream for stream in self.external if stream.is_open and event.user in ("", stream.user)]
         for stream in streams:
             stream.show(event)
         return len(streams)
 
     async def close_external(self) -> None:
-        """Close the streams of a external stream store that have ended by their rank."""
+        """Close the external streams that have ended by their rank."""
         async with anyio.create_task_group() as group:
             for stream in list(self.external):
                 if stream.rank < self.cutoff:
                     group.start_soon(stream.aclose)
-
-
-class ExternalStream:
-    """A stream of a stream store that brings its own streams, held to the notifier's rules of opening and closing."""
-
-    def __init__(
-        self,
-        store: StreamStore,
-        group: NotifierStreams,
-        loop: LoopGuard,
-        user: str,
-        last_id: Position,
-        *,
-        track: bool,
-        buffer_size: int,
-    ) -> None:
-        self._attached = self._closed = False  # first: the finaliser reads it though the store refuses
-        self._inner = store.subscribe(user, last_id)
-        self._group = group
-        self._loop = loop
-        self._user = user
-        self._track = track
-        self._reading: anyio.CancelScope | None = None
-        self._ephemeral: deque[Event] = deque(maxlen=buffer_size)
-        self._dropped = 0
-        self.rank = group.next_rank()
-        group.external.add(self)
-
-    @property
-    def user(self) -> str:
-        """Whose log."""
-        return self._user
-
-    @property
-    def last_id(self) -> str:
-        """The resume token."""
-        return self._inner.last_id
-
-    @property
-    def dropped(self) -> int:
-        """How many ephemeral events were lost because the reader was away and the buffer full."""
-        return self._dropped + self._inner.dropped
-
-    @property
-    def gaps(self) -> tuple[Gap, ...]:
-        """The latest gaps, as far as the store reports them."""
-        return tuple(self._inner.gaps)
-
-    def __aiter__(self) -> Self:
-        """Return the stream."""
-        return self
-
-    async def __anext__(self) -> Event:
-        """As `next()`, but a closed stream ends the loop."""
-        try:
-            return await self.next()
-        except ClosedError:
-            raise StopAsyncIteration from None
-
-    async def next(self, timeout: float | None = None) -> Event:
-        """Return the next event; see `notify.abc.Stream.next`."""
-        if self._reading is not None:
-            raise UsageError("another task waits for the next event of this stream")
-        with anyio.fail_after(timeout):
-            await self._open()
-            while not self._ephemeral:
-                with anyio.CancelScope() as self._reading:  # by the contract, cancelling `next` loses nothing
-                    try:
-                        return await self._inner.next()
-                    finally:
-                        self._reading = None
-                self._check_open()
-            return self._ephemeral.popleft()
-
-    def show(self, event: Event) -> None:
-        """Let the reader have an ephemeral event, which the store knows nothing of."""
-        self._dropped += len(self._ephemeral) == self._ephemeral.maxlen
-        self._ephemeral.append(event)
-        if self._reading is not None:
-            self._reading.cancel()
-
-    async def aclose(self) -> None:
-        """End the stream; the store's own stream has one second to close."""
-        self._closed = True
-        if self._reading is not None:
-            self._reading.cancel()
-        self._detach()
-        with anyio.move_on_after(1, shield=True):
-            await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        """Open the stream."""
-        try:
-            await self._open()
-            await self._inner.__aenter__()
-        except BaseException:
-            self._detach()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        await self.aclose()
-
-    def __del__(self) -> None:
-        self._detach()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the stream counts as open."""
-        return self._attached
-
-    def _check_open(self) -> None:
-        if self._closed or self.rank < self._group.cutoff:
-            raise ClosedError(f"the stream of {self._user!r} is closed")
-
-    async def _open(self) -> None:
-        self._check_open()
-        if not self._attached:
-            self._loop.check()
-            self._group.opening()
-            self._group.attached(self._user, self._track)
-            self._attached = True
-            await self._group.ready(self._user, self._track)
-
-    def _detach(self) -> None:
-        if self._attached:
-            self._attached = False
-            self._group.detached(self._user, self._track)

@@ -183,11 +183,11 @@ async def test_a_store_that_comes_to_hear_of_events_is_well() -> None:
     async with Notifier(store=store) as notifier, anyio.create_task_group() as group:
 
         async def hear_once_somebody_listens() -> None:
-            while not store.live.users:
+            while not store.live.positions():
                 await anyio.lowlevel.checkpoint()
             store.is_receiving = True
 
         group.start_soon(hear_once_somebody_listens)
         health = await notifier.check()
         assert (health.ok, dict(health.parts)) == (True, {"store": "ok", "live": "ok"})
-        assert not store.live.users
+        assert not store.live.positions()

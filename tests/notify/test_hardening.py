@@ -186,8 +186,8 @@ async def test_a_push_to_many_that_is_cut_off() -> None:
 
         tasks.start_soon(push)
         await until(lambda: "stuck" in store.calls)
-        notifier._jobs.closed = True  # as a close that waits no longer
-        await notifier._jobs.aclose(1)
+        notifier._parts.jobs.closed = True  # as a close that waits no longer
+        await notifier._parts.jobs.aclose(1)
     assert len(store.inner._logs) == 500
     await notifier.aclose()
 
@@ -280,7 +280,7 @@ async def test_a_finaliser_after_the_loop_has_ended() -> None:
         notifier, stream = anyio.run(open_one, backend=backend)
         del stream
         gc.collect()
-        local_presence: Any = notifier._local_presence
+        local_presence: Any = notifier._parts.local_presence
         return len(local_presence._entries)
 
     for backend in ("asyncio", "trio"):
@@ -337,6 +337,6 @@ async def test_readers_that_gave_up_leave_nothing_with_a_tracker_that_hangs() ->
         for _ in range(5):
             with pytest.raises(TimeoutError):
                 await stream.next(0.01)
-        local_presence: Any = notifier._local_presence
+        local_presence: Any = notifier._parts.local_presence
         assert local_presence._entries["alice"].waiters == []
         await stream.aclose()

@@ -358,7 +358,7 @@ async def test_polling_ends_when_the_store_is_closed() -> None:
     store = BatchStore()
     async with Notifier(store, poll_interval=0.02) as notifier, notifier.subscribe("alice"):
         await store.aclose()
-        await until(lambda: notifier._services.running == 0)
+        await until(lambda: notifier._parts.services.running == 0)
         assert notifier.statistics().read_failures == 0
 
 
@@ -534,7 +534,7 @@ async def test_a_notifier_without_async_with() -> None:
         assert evt.payload == {"post": 7}
         break
     await notifier.aclose()
-    assert notifier._jobs.running == notifier._services.running == 0
+    assert notifier._parts.jobs.running == notifier._parts.services.running == 0
 
 
 async def test_a_store_that_breaks_the_contract() -> None:

@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-import notify._push._routes
+import notify._runtime._receive_loop
 from notify import BackendUnavailableError, Background, ClosedError, Event, LiveLog, Notifier, Page, Stream
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore
 from tests.parts import NotingRouter, PlainStore, SlowPresence, until
@@ -41,7 +41,7 @@ async def test_a_resync_finds_what_was_never_offered(kind: Any, whom: str | None
             await nothing(stream)
         else:
             assert await take(stream, 1) == [1]
-        assert (opened, closed, list(live.users)) == (["alice"], [], ["alice"])
+        assert (opened, closed, list(live.positions())) == (["alice"], [], ["alice"])
     assert closed == ["alice"]
     live.close()
     with pytest.raises(ClosedError):
@@ -86,7 +86,7 @@ async def test_a_rewound_log_is_noticed_although_another_stream_has_read_it() ->
         async with live.subscribe("alice", "0") as other:
             assert await take(other, 1) == [0]
             await nothing(stream)
-            await live.audit()
+            await live._catch_up.audit()
             await nothing(stream)
             assert [gap.reason for gap in stream.gaps] == ["rewound"]
             live.offer(await older.save(Event("alice", "t", 2)))
@@ -202,7 +202,7 @@ async def test_a_tracker_that_fails_for_somebody_who_has_left() -> None:
     async with Notifier(MemoryStore(), presence=presence, linger=0) as notifier:
         async with notifier.subscribe("alice"):
             pass
-        await until(lambda: notifier._services.running <= 1)
+        await until(lambda: notifier._parts.services.running <= 1)
         assert presence.calls.count("register") >= 1
 
 
@@ -227,7 +227,7 @@ async def test_closing_answers_pushes_that_wait_for_presence() -> None:
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(notifier.push, "alice", "t")
-            await until(lambda: notifier._jobs.running)
+            await until(lambda: notifier._parts.jobs.running)
             group.start_soon(notifier.push, "bob", "t")
             await anyio.wait_all_tasks_blocked()
             await notifier.aclose()
@@ -235,7 +235,7 @@ async def test_closing_answers_pushes_that_wait_for_presence() -> None:
 
 async def test_a_router_that_listened_long_is_restarted_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The delay before listening again starts anew after a router that had listened for some time."""
-    monkeypatch.setattr(notify._push._routes, "_STEADY", -1.0)
+    monkeypatch.setattr(notify._runtime._receive_loop, "STEADY", -1.0)
     attempts: list[float] = []
 
     class Dropping(NotingRouter):
@@ -402,5 +402,5 @@ async def test_an_audit_finds_what_came_after_a_page_that_is_still_held() -> Non
         await stream.next(1)
         await until(lambda: stream._prefetched is not None)  # type: ignore[attr-defined]
         events.append(await store.inner.save(Event("alice", "t", "unannounced")))
-        await notifier._live.audit()
+        await notifier._live._catch_up.audit()
         assert [await stream.next(1) for _ in range(700)] == events[1:]

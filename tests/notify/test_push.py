@@ -589,7 +589,7 @@ async def test_push_many_to_one_name_is_refused(users: Any) -> None:
     """A single user id is a mistake of the caller, not a list of its letters; nothing is stored."""
     plain = BatchStore()
     async with Notifier(store=plain) as notifier:
-        with pytest.raises(InvalidEventError, match="many users"):
+        with pytest.raises(InvalidEventError, match="an iterable of user ids"):
             await notifier.push_many(users, "t")
     assert plain.calls == []
 
@@ -860,7 +860,7 @@ async def test_closing_answers_what_was_never_sent() -> None:
         await until(lambda: store.calls)
         group.start_soon(push)
         await until(lambda: notifier.statistics().pending_pushes == 2)
-        await notifier._jobs.aclose(1)
+        await notifier._parts.jobs.aclose(1)
     assert sorted(map(str, results)) == sorted(map(str, [PushUncertainError, PushRejectedError]))
     assert notifier.statistics().pending_pushes == 0
     await notifier.aclose()

@@ -823,7 +823,7 @@ async def test_only_events_are_lag() -> None:
     """What makes a stream look again, and offers of events that it has read already, are no events to be behind by."""
     store = MemoryStore()
     live = LiveLog(store, background=Background("test"))
-    async with live.subscribe("alice", "0", max_lag=2) as stream:
+    async with live._subscribe("alice", "0", live._streams, max_lag=2) as stream:
         events = [await store.save(Event("alice", "t", number)) for number in range(2)]
         live.resync()
         for event in events:
@@ -894,7 +894,7 @@ async def test_a_page_from_before_a_stream_came_is_not_its_page() -> None:
                 snapshot.set()
                 await answer.wait()
             elif snapshot.is_set():
-                await until(lambda: not notifier._live._reads._running > 1)
+                await until(lambda: not notifier._live._hub._reads._running > 1)
             return page
 
     store = Store()

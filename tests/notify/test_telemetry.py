@@ -168,6 +168,6 @@ def test_without_an_sdk_nothing_is_recorded() -> None:
     result = run("""
         notifier = Notifier(MemoryStore())
         events, _ = asyncio.run(use(notifier))
-        print(json.dumps([[dict(event.meta) for event in events], notifier._live.observe is None]))
+        print(json.dumps([[dict(event.meta) for event in events], notifier._live._hub.observe is None]))
     """)
     assert result == [[{}, {"mine": "kept"}], True]

@@ -259,7 +259,7 @@ async def test_streams_that_open_while_the_listener_does(make: Make, monkeypatch
         monkeypatch.setattr(store._db, "fetch", fetching)
         opened = [store.subscribe(f"user{number}", "0") for number in range(300)]
         opening = [asyncio.ensure_future(streams.enter_async_context(stream)) for stream in opened]
-        await until(lambda: len(store.live.users) == 301)
+        await until(lambda: len(store.live.positions()) == 301)
         store._look_at_all()  # as where the connection was replaced just now
         await writer.save_many([Event(f"user{number}", "n", number) for number in range(300)])
         await asyncio.gather(*opening)

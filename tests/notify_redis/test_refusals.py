@@ -74,7 +74,7 @@ async def test_looking_that_is_not_allowed(server: Server, prefix: str, caplog: 
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: "cannot look for what was missed" in caplog.text)
             server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xrange")
-            await until(lambda: store.live.users["alice"].last_id is not None)
+            await until(lambda: store.live.positions()["alice"].last_id is not None)
             server.ask("ACL", "SETUSER", "blind", "-subscribe")
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: not store.is_receiving)

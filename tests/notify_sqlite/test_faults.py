@@ -254,7 +254,7 @@ async def test_much_news_is_read_by_the_streams_themselves(path: Path) -> None:
             assert await stream.next(5) == first
             second = await other.save(Event("alice", "t"))
             assert await stream.next(5) == second
-            await until(lambda: store.live.users["alice"].last_id == second.id)
+            await until(lambda: store.live.positions()["alice"].last_id == second.id)
             await other.save_many([Event(f"user{number}", "t", number) for number in range(600)])
             await other.save_many([Event("alice", "t", number) for number in range(400)])
             with anyio.fail_after(10):

@@ -9,7 +9,7 @@ from random import Random
 from notify import Event, Store, ids
 from notify_memory import MemoryStore, MemoryStreamStore
 
-from .loop import LoopGuard, StepLoop, settle
+from .loop import Loop, StepLoop, settle
 from .stores import BatchingStore, SlowStore
 
 
@@ -53,7 +53,7 @@ class Backend(ABC):
     def __init__(self, random: Random, max_len: int) -> None:
         """Make what the attributes name."""
 
-    def new_loop(self, random: Random) -> LoopGuard:
+    def new_loop(self, random: Random) -> Loop:
         """Return the event loop to run on."""
         return StepLoop(random)
 

@@ -47,7 +47,7 @@ class _Selector(selectors.SelectSelector):
         return super().select(0)
 
 
-class LoopGuard(asyncio.SelectorEventLoop, ABC):
+class Loop(asyncio.SelectorEventLoop, ABC):
     """What a world runs on."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class LoopGuard(asyncio.SelectorEventLoop, ABC):
         """Cancel what is left, run it out and close."""
 
 
-class StepLoop(LoopGuard):
+class StepLoop(Loop):
     """See the top of this file.
 
     Args:

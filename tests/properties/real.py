@@ -23,14 +23,14 @@ from notify_sqlite import SQLiteStore, SQLiteStreamStore
 from tests.servers.postgres import fresh_schema
 
 from .backends import Backend, Clock
-from .loop import LoopGuard, Stuck
+from .loop import Loop, Stuck
 
 T = TypeVar("T")
 
 _prefixes = (f"world{number}" for number in count())
 
 
-class RealLoop(LoopGuard):
+class RealLoop(Loop):
     """An event loop as applications have it; whatever takes too long is `Stuck`.
 
     Args:
@@ -101,7 +101,7 @@ class RealBackend(Backend):
     def look_on(self) -> Store:
         """Return a plain store on the same logs."""
 
-    def new_loop(self, random: Random) -> LoopGuard:
+    def new_loop(self, random: Random) -> Loop:
         """See `Backend.new_loop`."""
         return RealLoop(self.patience, self.aclose)
 

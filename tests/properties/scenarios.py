@@ -61,7 +61,7 @@ class Small:
         """Let everything settle and every notifier look for what it was not told."""
         for notifier in (self.a, self.b):
             await settle()
-            await notifier._live.audit()
+            await notifier._live._catch_up.audit()
         await settle()
 
 

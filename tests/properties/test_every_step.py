@@ -196,7 +196,7 @@ def cancel_opening_at(kind: str, step: int) -> None:
             opening = asyncio.ensure_future(stream.__aenter__())
             loop.before_step = partial(_cancel_at, loop.steps + step, opening, opening)
             await asyncio.wait([opening])
-            assert opening.cancelled() != bool(world.a._live.users)
+            assert opening.cancelled() != bool(world.a._live.positions())
             async with world.a.subscribe(USER, ids.ZERO) as other:
                 assert (await other.next()).payload == 0
             await stream.aclose()

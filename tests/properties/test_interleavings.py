@@ -252,7 +252,7 @@ async def _everything_at_once(world: Small, random: Random) -> None:
                 for _ in range(random.randrange(3)):
                     (world.b if source == "A" else world.a).deliver(event)
             if random.random() < 0.1:
-                await random.choice([world.a, world.b])._live.audit()
+                await random.choice([world.a, world.b])._live._catch_up.audit()
             if random.random() < 0.1:
                 open_one()
 
@@ -286,12 +286,12 @@ async def mass_cancellation() -> None:
         for reader in readers:
             reader.cancel()
         await asyncio.wait(readers)
-        assert not world.a._live.users[USER].waiting
+        assert not world.a._live._hub.users[USER].waiting
         await world.a.push(USER, "t", 1)
         assert [(await stream.next()).payload for stream in streams] == [1] * 1000
         for stream in streams:
             await stream.aclose()
-        assert not world.a._live.users
+        assert not world.a._live.positions()
 
 
 def test_a_stream_that_opens_while_another_closes_gets_the_next_push() -> None:
@@ -356,7 +356,7 @@ def open_and_close_slowly(kind: str, seed: int) -> None:
                 await world.a.push(USER, "t", value)
                 assert (await new.next()).payload == value
                 await new.aclose()
-                assert not world.a._live.users
+                assert not world.a._live.positions()
 
     run(main, seed)
 
@@ -373,14 +373,14 @@ def test_dropped_streams_are_gone_without_the_collector() -> None:
                     stream = world.a.subscribe(USER, position)
                     await stream.__aenter__()
                     del stream
-                    assert not world.a._live.users
+                    assert not world.a._live.positions()
                     stream = world.a.subscribe(USER, position)
                     opening = asyncio.ensure_future(stream.next())
                     await asyncio.sleep(0)
                     opening.cancel()
                     await asyncio.wait([opening])
                     del stream, opening
-                    assert not world.a._live.users
+                    assert not world.a._live.positions()
             finally:
                 gc.enable()
 

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from notify import Event, Gap, Notifier, RoutingInfo, Stream, ids
-from notify._stream import _live as live_module
+from notify._stream import _hub as live_module
 from notify._stream import _reads as reads_module
 from notify.errors import ClosedError, PushRejectedError, PushUncertainError
 from notify.testing.history import History
@@ -158,7 +158,7 @@ class World:
     async def audit(self, name: str) -> None:
         """Look for what no offer announced."""
         heads = {user: log.head for user, log in self.logs.items()}
-        await self.notifiers[name]._live.audit()
+        await self.notifiers[name]._live._catch_up.audit()
         for reader in self._hearing(name, ""):
             if reader.opened:
                 reader.hint = max(reader.hint, heads[reader.user], key=ids.parse)
@@ -197,7 +197,7 @@ class World:
             self._note_closed(reader)
         for name in self.notifiers:
             await self._close_notifier(name)
-        assert not any(notifier._live.users for notifier in self.notifiers.values())
+        assert not any(notifier._live.positions() for notifier in self.notifiers.values())
         await self.backend.aclose()
         for reader in self.readers:
             if reader.task is not None:
@@ -447,7 +447,7 @@ class World:
         )
         reader.track.rest_at(reader.stream.last_id)
         assert reader.synced or not reader.signals, "no sync"
-        entries = self.notifiers[reader.owner]._live.users[reader.user].end
+        entries = self.notifiers[reader.owner]._live._hub.users[reader.user].end
         reader.heard.rest(reader.stream.dropped, entries > self.buffer_size + reader.heard.begin)
 
     def _pass_gaps(self, reader: Reader) -> None:
@@ -484,7 +484,7 @@ class World:
         if not reader.opening:
             reader.opening = True
             reader.track.begin()
-            topic = self.notifiers[reader.owner]._live.users.get(reader.user)
+            topic = self.notifiers[reader.owner]._live._hub.users.get(reader.user)
             reader.heard.begin = 0 if topic is None else topic.end
             if reader.known:
                 reader.recorder = self.history.reader(reader.user, reader.track.position)
@@ -497,7 +497,9 @@ class World:
 
     def _is_quiet(self) -> bool:
         """Whether nothing is under way, and whoever waits has been given what it was told of."""
-        busy = any(notifier._jobs.running or notifier._live._reads._reads for notifier in self.notifiers.values())
+        busy = any(
+            notifier._parts.jobs.running or notifier._live._hub.reads_in_flight for notifier in self.notifiers.values()
+        )
         return not busy and all(push.task.done() for push in self.pushes) and all(map(_rests, self.readers))
 
     def _notifier(self, name: str) -> Notifier:

@@ -1,0 +1,209 @@
+"""Puts the parts of a notifier together: which ability of the store is used for what, and what is run when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from ._presence._local_presence import LocalPresence
+from ._push._locator import Locator
+from ._push._pipeline import Pipeline
+from ._push._routes import RouteReceiver, Routes
+from ._push._writer import Writer
+from ._runtime._background import Background
+from ._runtime._options import check_parts, check_positive
+from ._runtime._stats import Counters
+from ._runtime._telemetry import Telemetry
+from ._stream._live import LiveLog
+from ._stream._stream_set import RANKS, NotifierStreams
+from .abc import (
+    Deliver,
+    Immediate,
+    Liveness,
+    PresenceTracker,
+    ReceivingRouter,
+    Router,
+    RoutingInfo,
+    SaveInTransaction,
+    Store,
+    StreamStore,
+    ability,
+)
+from .errors import UsageError
+
+logger = logging.getLogger("notify")
+
+_GRACE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a notifier that are numbers or policies; see `Notifier`.
+
+    Raises:
+        UsageError: a value is unacceptable.
+    """
+
+    offline: Literal["store", "drop"]
+    buffer_size: int
+    poll_interval: float
+    audit_interval: float
+    linger: float
+    max_payload: int
+    max_pending: int
+    timeout: float
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        names = ("buffer_size", "poll_interval", "audit_interval", "max_payload", "max_pending", "timeout")
+        check_positive(**{name: getattr(self, name) for name in names})
+        if self.offline not in ("store", "drop"):
+            raise UsageError(f'offline must be "store" or "drop", not {self.offline!r}')
+        if not self.linger >= 0:
+            raise UsageError(f"linger must not be negative: {self.linger!r}")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a notifier consists of.
+
+    Attributes:
+        services: tasks that run until the notifier closes.
+        jobs: tasks that end by themselves, which closing waits for.
+        external: the stream store whose streams are its own, if it has no `LiveLog` in `live`.
+        liveness: the store, if it knows whether it receives what other processes save.
+    """
+
+    counters: Counters
+    services: Background
+    jobs: Background
+    live: LiveLog
+    streams: NotifierStreams
+    telemetry: Telemetry
+    pipeline: Pipeline
+    local_presence: LocalPresence | None
+    receiver: RouteReceiver | None
+    routes: Routes | None
+    external: StreamStore | None
+    liveness: Liveness | None
+
+    async def end_streams(self, rank: int) -> None:
+        """End the streams of lower ranks."""
+        streams = self.streams
+        if rank >= RANKS:
+            streams.close()
+            streams.users.clear()
+        streams.cutoff = max(streams.cutoff, rank)  # a concurrent drain or aclose may be further
+        self.live._hub.wake_ended()
+        await streams.close_external()
+
+    async def aclose(self, timeout: float) -> None:
+        """End every stream, let pushes finish, release presence and stop; `timeout` seconds for each at most."""
+        await self.end_streams(RANKS)
+        self.live._hub.sets.remove(self.streams)
+        if not await self.jobs.settle(timeout):
+            logger.warning("closing with %d pushes pending", self.counters.pending_pushes)
+        if self.local_presence is not None:
+            await self.local_presence.aclose(timeout)
+        await self.services.aclose(_GRACE)
+        await self.jobs.aclose(_GRACE)
+        self.telemetry.close()
+
+
+def assemble(
+    store: Store | None,
+    router: Router | None,
+    presence: PresenceTracker | None,
+    here: RoutingInfo,
+    options: Options,
+    *,
+    deliver: Deliver,
+    opening: Callable[[], None],
+) -> Parts:
+    """Return the parts of a notifier.
+
+    Args:
+        store: as for `Notifier`; and so are the next two.
+        router: likewise.
+        presence: likewise.
+        here: how other instances reach this one.
+        options: likewise.
+        deliver: what a receiving router is given.
+        opening: called before a stream is opened.
+
+    Raises:
+        UsageError: a part lacks its method.
+    """
+    check_parts(store=(store, "save"), router=(router, "route"), presence=(presence, "locate"))
+    services, jobs = Background("notifier"), Background("notifier")
+    stream_store = store if isinstance(store, StreamStore) else None
+    shared = getattr(store, "live", None) if ability(store, StreamStore, live="subscribe") else None
+    external: StreamStore | None = None
+    if isinstance(shared, LiveLog):
+        live, counters = shared, Counters()
+    else:
+        external = stream_store  # its attribute `live`, if there is one, is something else
+        read_from = store if external is None else None
+        live = LiveLog(read_from, background=services, buffer_size=options.buffer_size, read_timeout=options.timeout)
+        counters = live._counters
+    hub = live._hub
+    guard = hub.guard
+    common: dict[str, Any] = {"timeout": options.timeout, "counters": counters}
+    local_presence: LocalPresence | None = None
+    if presence is not None:
+        local_presence = LocalPresence(
+            presence, here, linger=options.linger, background=services, guard=guard, **common
+        )
+    receiver: RouteReceiver | None = None
+    if isinstance(router, ReceivingRouter):
+        receiver = RouteReceiver(router, here.instance_id, deliver, timeout=options.timeout, guard=guard)
+    streams = NotifierStreams(
+        counters,
+        audit_interval=options.poll_interval if stream_store is None else options.audit_interval,
+        opening=opening,
+        presence=local_presence,
+        receiver=receiver,
+    )
+    hub.sets.append(streams)
+    part: object = stream_store
+    liveness = part if isinstance(part, Liveness) else None
+
+    def is_receiving() -> bool:
+        routed = receiver is None or receiver.is_receiving
+        return routed and (liveness is None or liveness.is_receiving or not streams.users)
+
+    telemetry = Telemetry(counters, hub, streams.users, is_receiving)
+    common["background"] = jobs
+    routes = Routes(router, here.instance_id, **common) if router is not None else None
+    pipeline = Pipeline(
+        name=hub.name,
+        origin=hub.origin,
+        drop_offline=options.offline == "drop",
+        offer=live.offer,
+        show_external=streams.show_external,
+        users=streams.users,
+        immediate=store if ability(store, Immediate, save_nowait="save") else None,
+        transactional=store if ability(store, SaveInTransaction, save_in="save") else None,
+        writer=Writer(store, max_pending=options.max_pending, guard=guard, **common) if store is not None else None,
+        routes=routes,
+        locator=Locator(presence, guard=guard, **common) if presence is not None else None,
+        telemetry=telemetry,
+        counters=counters,
+        guard=guard,
+    )
+    return Parts(
+        counters=counters,
+        services=services,
+        jobs=jobs,
+        live=live,
+        streams=streams,
+        telemetry=telemetry,
+        pipeline=pipeline,
+        local_presence=local_presence,
+        receiver=receiver,
+        routes=routes,
+        external=external,
+        liveness=liveness,
+    )

@@ -1,0 +1,23 @@
+"""Pure: checks of a constructor's options."""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+
+
+def check_parts(**parts: tuple[object, str]) -> None:
+    """Raise UsageError unless every part that is given is an object with its method.
+
+    Args:
+        parts: by the option's name, the part and the method that it must have.
+    """
+    for name, (part, method) in parts.items():
+        if part is not None and (isinstance(part, type) or not callable(getattr(part, method, None))):
+            raise UsageError(f"{name}= must be an object with a method {method}(), not {part!r:.80}")
+
+
+def check_positive(**values: float) -> None:
+    """Raise UsageError unless every value is greater than 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UsageError(f"{name} must be greater than 0, not {value!r}")

@@ -1,0 +1,232 @@
+"""Finding events that no offer announced: on request, and by the one auditor that each log has.
+
+Every live path may lose an offer: a connection breaks, a message is dropped, a process saves without telling others.
+What is read here is compared with the newest position that each user's ring knows, for hundreds of users to a query.
+While the live path is known not to receive, the auditor looks every second instead of every `audit_interval`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from .._runtime._background import Background
+from .._runtime._outage_log import OutageLog
+from .._runtime._receive_loop import Receive, ReceiveLoop
+from .._runtime._stats import Counters
+from ..abc import Page, ReadMany, Store, ability
+from ..errors import ClosedError
+from ._hub import StreamHub
+
+logger = logging.getLogger("notify")
+
+AUDIT_INTERVAL: Final = 30.0
+"""Seconds between two looks where no notifier asks for less."""
+
+NOT_RECEIVING_INTERVAL: Final = 1.0
+"""The same while nothing is received."""
+
+OPENING_DELAY: Final = 0.05
+"""Seconds after which users whose streams were still opening are looked at again: their first read may be too early."""
+
+CHUNK: Final = 500
+"""Users to one query."""
+
+
+class CatchUp:
+    """See above. Starts with the first open stream and runs until the background of the log is closed.
+
+    Args:
+        hub: whose streams.
+        store: read from; None for a notifier without one, which has nothing to look for.
+        background: whose tasks look.
+        counters: where failed reads are counted.
+        read_timeout: seconds that one query may take.
+        listen: what receives from other processes, if anything.
+        is_receiving: tells whether other processes' events are being received, where the store knows otherwise.
+    """
+
+    def __init__(
+        self,
+        hub: StreamHub,
+        store: Store | None,
+        *,
+        background: Background,
+        counters: Counters,
+        read_timeout: float,
+        listen: Receive | None,
+        is_receiving: Callable[[], bool] | None,
+    ) -> None:
+        self._hub = hub
+        self._store = store
+        self._background = background
+        self._counters = counters
+        self._timeout = read_timeout
+        self._read_many: ReadMany | None = store if ability(store, ReadMany, read_many="read") else None
+        self._loop: ReceiveLoop | None = None
+        if listen is not None:
+            silent = OutageLog(
+                logger,
+                f"{hub.name} does not receive new events, so it looks for them every second",
+                f"{hub.name} receives new events again",
+            )
+            self._loop = ReceiveLoop(listen, silent, self._reception_changed)
+            loop = self._loop
+            is_receiving = lambda: loop.is_receiving  # noqa: E731 - the same as one that was given
+        self._is_receiving = is_receiving
+        self._failing = OutageLog(
+            logger,
+            f"{hub.name} cannot be searched for missed events, so each stream reads for itself",
+            f"{hub.name} can be searched for missed events again",
+        )
+        self._wanted: dict[str, None] = {}
+        self._opening: dict[str, None] = {}
+        self._started = self._running = self._revisiting = False
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether other processes' events are known to be received; True where nothing has to be."""
+        return self._is_receiving is None or self._is_receiving()
+
+    def start(self) -> None:
+        """Start listening and auditing, at the first open stream."""
+        if not self._started and self._store is not None:
+            self._started = True
+            self._background.start(self._audit_forever)
+            if self._loop is not None:
+                self._background.start(self._loop.run)
+
+    def request(self, users: Iterable[str] | None = None) -> None:
+        """Look soon for what is new for these users, or for all; only those with open streams count. Never waits."""
+        known = self._hub.users
+        self._wanted.update(dict.fromkeys(known if users is None else [user for user in users if user in known]))
+        if self._wanted and not self._running:
+            self._running = True
+            try:
+                self._background.start(self._run)
+            except ClosedError:  # the log is being closed: its streams have ended
+                self._running = False
+
+    def _reception_changed(self) -> None:
+        if self.is_receiving:
+            self.request()
+
+    async def _run(self) -> None:
+        try:
+            while self._wanted:
+                users = list(self._wanted)[:CHUNK]
+                for user in users:
+                    del self._wanted[user]
+                known = self._known(users)
+                opening = [user for user in users if user in self._hub.users and user not in known]
+                if opening:
+                    self._revisit(opening)
+                try:
+                    await self._look(known)
+                except ClosedError:
+                    self._hub.resync()  # each stream reads, meets the same error and ends
+                    return
+                except Exception as error:
+                    self._note_failure(error)
+                    for user in known:
+                        self._hub.resync(user)
+        finally:
+            self._running = False
+
+    def _revisit(self, users: Iterable[str]) -> None:
+        """Look at these users again in a moment: their streams are still opening."""
+        self._opening.update(dict.fromkeys(users))
+        if not self._revisiting:
+            self._revisiting = True
+            self._background.start(self._request_again)
+
+    async def _request_again(self) -> None:
+        await anyio.sleep(OPENING_DELAY)
+        self._revisiting = False
+        users, self._opening = self._opening, {}
+        self.request(users)
+
+    # -- auditing ------------------------------------------------------------------------------------------------
+
+    async def _audit_forever(self) -> None:
+        since = 0.0
+        due = self._next_interval()
+        while True:
+            pause = due - since
+            if self._is_receiving is not None:
+                pause = min(pause, NOT_RECEIVING_INTERVAL)  # the live path may fail at any time
+            await anyio.sleep(pause)
+            since += pause
+            if since < due and self.is_receiving:
+                continue
+            since, due = 0.0, self._next_interval()
+            try:
+                await self.audit()
+            except ClosedError:
+                self._hub.resync()  # each stream reads, meets the same error and ends
+                return
+            except Exception as error:
+                self._note_failure(error)
+
+    def _next_interval(self) -> float:
+        """Return the seconds until the next audit: within the smallest interval asked for, a part drawn at random."""
+        asked = [each.audit_interval for each in self._hub.sets if each.audit_interval is not None and not each.closed]
+        return min(asked, default=AUDIT_INTERVAL) * random.uniform(0.6, 0.95)
+
+    async def audit(self) -> None:
+        """Look once at every user with open streams."""
+        users = list(self._hub.users)
+        for start in range(0, len(users), CHUNK):
+            await self._look(self._known(users[start : start + CHUNK]))
+
+    def _note_failure(self, error: Exception) -> None:
+        self._counters.read_failures += 1
+        self._failing.failed(repr(error))
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def _known(self, users: Iterable[str]) -> dict[str, str]:
+        """Return the newest known position of each of these users that has one."""
+        rings = {user: self._hub.users.get(user) for user in users}
+        return {user: ring.last_id for user, ring in rings.items() if ring is not None and ring.last_id is not None}
+
+    async def _look(self, known: Mapping[str, str]) -> None:
+        """Compare these positions with the log; offer what is new, or make the streams read."""
+        immediate = self._hub.immediate
+        if immediate is not None:
+            for user, position in known.items():
+                self._compare(user, position, immediate.head_nowait(user))
+            await anyio.lowlevel.checkpoint()
+        elif self._read_many is not None:
+            if known:
+                with anyio.fail_after(self._timeout):
+                    pages = await self._read_many.read_many(known, self._hub.buffer_size)
+                self._take(pages)
+        else:
+            for user, position in known.items():
+                with anyio.fail_after(self._timeout):
+                    page = await self._hub.fetch(user, None)
+                self._compare(user, position, page.position)
+        if known:
+            self._failing.recovered()
+
+    def _take(self, pages: Mapping[str, Page]) -> None:
+        for user, page in pages.items():
+            streams = self._hub.users.get(user)
+            if streams is None:
+                continue
+            if page.gap is not None or len(page.events) >= self._hub.buffer_size:  # there may be more to read
+                streams.resync()
+                continue
+            for event in page.events:
+                streams.offer(event)
+
+    def _compare(self, user: str, position: str, head: str) -> None:
+        streams = self._hub.users.get(user)
+        if streams is not None and head != position and streams.last_id == position:
+            streams.resync()

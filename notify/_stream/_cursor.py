@@ -1,0 +1,299 @@
+"""Pure: one reader's cursor in one user's log, and what every page and every offer does to it.
+
+The cursor moves only in the step that hands an event to the reader, so a reader that is cancelled or that stops at any
+moment resumes exactly after the last event it was given. What to do next when there is nothing to hand out:
+
+| state | happens | next |
+|---|---|---|
+| NEW | the stream attaches to its user's ring | BEHIND; LIVE where there is no log |
+| BEHIND | a page is requested | READING |
+| READING | a page comes, and the log has more | BEHIND |
+| READING | the last page comes | LIVE |
+| READING | the read fails | BEHIND |
+| LIVE | the offered event follows the cursor, or was seen | LIVE |
+| LIVE | the offered event does not follow, a resync is met, or the ring no longer holds the next entry | BEHIND |
+| any | the stream detaches | NEW |
+
+A first page may come while the state is already LIVE or BEHIND again: it is accepted when the reader asks for more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime
+from enum import Enum
+from typing import Final, NamedTuple
+
+from .. import ids
+from .._codec import encode_payload
+from .._runtime._stats import Counters
+from ..abc import Gap, Page, Position
+from ..errors import InvalidEventIdError
+from ..event import NO_META, Event, build_event
+from ..ids import GapReason
+from ._ring import RESYNC, Ring
+from ._splice import Verdict, splice
+
+GAPS_KEPT: Final = 16
+
+
+class Start(Enum):
+    """What kind of position a stream starts from: it decides which gaps its first page may report."""
+
+    NOW = "now"
+    ZERO = "zero"
+    TIME = "time"
+    ID = "id"
+
+
+class State(Enum):
+    """See the table above."""
+
+    NEW = "not attached"
+    BEHIND = "has to read the log"
+    READING = "waits for a page"
+    LIVE = "waits for an offer"
+
+
+class Watermark(NamedTuple):
+    """A point in a ring: every stored event that was offered before it was in the log by then, or never will be."""
+
+    ring: Ring | None
+    end: int
+
+
+def parse_position(last_id: Position) -> tuple[Start, str]:
+    """Return the kind of a position and its canonical id (empty for `Start.NOW`).
+
+    Raises:
+        InvalidEventIdError: not a position.
+    """
+    if last_id is None or last_id == "":
+        return Start.NOW, ""
+    if isinstance(last_id, datetime):
+        return Start.TIME, ids.before(last_id)
+    if not isinstance(last_id, str):
+        raise InvalidEventIdError(f"last_id must be None, an event id or a datetime, not {last_id!r:.80}")
+    cursor = ids.canonical(last_id)
+    return (Start.ZERO if cursor == ids.ZERO else Start.ID), cursor
+
+
+class Cursor:
+    """See above.
+
+    Invariants:
+        I1. Everything in the log up to `last_id` was handed out, is covered by a gap, or lies before the start.
+        I2. `page` holds what follows `last_id`, in reverse order, or is empty.
+
+    Args:
+        position: where to start.
+        counters: where gaps, drops and replayed events are counted.
+        signals: whether control events are handed out too.
+
+    Attributes:
+        last_id: the id of the last event handed out.
+        state: what to do when there is nothing to hand out.
+        start: the kind of the starting position; None once the first page was accepted.
+        page: events read from the log and not handed out yet, the next one last.
+        index: the number of the ring's entry that comes next.
+        opened: whether the starting position is fixed.
+        synced: whether the replay has reached the end of the log.
+        dropped: ephemeral events lost because the ring no longer held them.
+    """
+
+    __slots__ = (
+        "_controls",
+        "_ephemerals",
+        "_gaps",
+        "_kept_page",
+        "_proven",
+        "_signals",
+        "_unread",
+        "counters",
+        "dropped",
+        "index",
+        "last_id",
+        "opened",
+        "page",
+        "start",
+        "state",
+        "synced",
+    )
+
+    def __init__(self, position: Position, counters: Counters, *, signals: bool = False) -> None:
+        start, self.last_id = parse_position(position)
+        self.start: Start | None = start
+        self.state = State.NEW
+        self.page: list[Event] | None = None
+        self.opened = self.synced = False
+        self.index = self.dropped = 0
+        self.counters = counters
+        self._signals = signals
+        self._proven = self._ephemerals = self._unread = 0
+        self._gaps: deque[Gap] | None = None
+        self._controls: tuple[Event, ...] = ()  # what the next page begins with
+        self._kept_page: list[Event] | None = None
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """The latest gaps, oldest first."""
+        return tuple(self._gaps or ())
+
+    @property
+    def wanted(self) -> str | None:
+        """The position to read from; None asks for the head alone."""
+        if self.page:
+            return self.page[0].id  # a page that is not the last one ends with an event
+        return None if self.start is Start.NOW else self.last_id
+
+    # -- attaching -----------------------------------------------------------------------------------------------
+
+    def attach(self, ring: Ring) -> None:
+        """Begin at the end of this ring: older entries are found in the log."""
+        self.index = ring.end
+        self.dropped += self._unread
+        self._unread = 0
+        self._ephemerals = ring.ephemerals
+        self._proven = 0
+        self.page, self._kept_page = self._kept_page, None
+
+    def detach(self, ring: Ring) -> None:
+        """Leave the ring; `last_id` and the page in hand stay for the next `attach`."""
+        missed = self.missed(ring)
+        self.dropped += missed
+        self._unread = ring.ephemerals - self._ephemerals - missed  # lost only if the reader comes back
+        self.state = State.NEW
+        self._kept_page, self.page = self.page, None
+
+    def discard(self) -> None:
+        """Drop the page in hand: the stream has ended."""
+        self.page = self._kept_page = None
+
+    def missed(self, ring: Ring) -> int:
+        """Return how many ephemeral entries of the ring can no longer be read."""
+        return max(0, ring.ephemerals_gone() - self._ephemerals)
+
+    # -- live ----------------------------------------------------------------------------------------------------
+
+    def take(self, ring: Ring) -> Event | None:
+        """Return what the ring has for this cursor and move past it (keeps I1); None where it has nothing."""
+        remaining = ring.end - self.index
+        while remaining and self.state is State.LIVE:
+            if remaining > len(ring.events) or remaining > ring.size:
+                self._fall_off(ring)
+                remaining = ring.end - self.index
+                continue
+            event = ring.events[-remaining]
+            verdict = self._judge(event, ring)
+            if verdict is Verdict.BEHIND:
+                self.state = State.BEHIND
+                self.index += event is RESYNC
+                return None
+            self.index += 1
+            remaining -= 1
+            if verdict is Verdict.NEXT:
+                if event.id:
+                    self.last_id = event.id
+                if ring.volatile or not event.id:
+                    self._ephemerals += 1
+                return event
+        return None
+
+    def _judge(self, event: Event, ring: Ring) -> Verdict:
+        if event is RESYNC:
+            return Verdict.BEHIND
+        if ring.volatile:
+            return Verdict.NEXT
+        verdict = splice(self.last_id, event)
+        if verdict is Verdict.BEHIND and self.index < self._proven:
+            return Verdict.SEEN  # offered before a read that did not find it: the log has lost it
+        return verdict
+
+    def _fall_off(self, ring: Ring) -> None:
+        """Skip what the ring no longer holds; the stored events among it are found in the log."""
+        lost = self.missed(ring)
+        self.dropped += lost
+        self.counters.dropped += lost
+        self._ephemerals = ring.ephemerals_gone()
+        self.index = ring.end - ring.readable
+        if not ring.volatile:
+            self.state = State.BEHIND
+
+    def lag(self, ring: Ring, limit: int) -> int:
+        """Return how many live events are still to be handed out; exact only above `limit`."""
+        entries = ring.end - max(self.index, self._proven)
+        if entries <= limit:
+            return entries
+        held = self.page[0].id if self.page else self.last_id
+        window = ring.events[-entries:]
+        seen = [event is not RESYNC and splice(held, event) is Verdict.SEEN for event in window]
+        if seen[0]:
+            entries = len(window)  # then what the ring no longer holds is older still
+        return entries - sum(seen) - window.count(RESYNC)
+
+    # -- replay --------------------------------------------------------------------------------------------------
+
+    def accept(self, page: Page, reached_end: bool, watermark: Watermark, user: str, micros: int) -> Gap | None:
+        """Go on to a page that was read from `wanted`; return the gap before it, if there is one.
+
+        Args:
+            page: what was read.
+            reached_end: whether the log had no more at that time.
+            watermark: the end of the ring when the read began.
+            user: whose log, for control events.
+            micros: the time in microseconds since 1970, likewise.
+        """
+        events = list(page.events)
+        start, self.start = self.start, None
+        gap = None
+        if page.gap is not None and not _is_excused(start, page):
+            if page.gap == "rewound" and not events and start is not None:
+                # Ahead of the log, and nothing handed out yet: all that is left follows, and is read before the reader
+                # learns of the gap.
+                gap = self._cross_gap(page.gap, ids.ZERO, user, micros)
+                self.last_id = ids.ZERO
+                self.start = Start.ZERO
+                self.state = State.BEHIND
+                return gap
+            end = (events[0].prev or self.last_id) if events else page.position
+            gap = self._cross_gap(page.gap, end, user, micros)
+        elif not events:
+            self.last_id = page.position
+        self.counters.delivered_replayed += len(events)
+        self.opened = True
+        self.state = State.LIVE if reached_end else State.BEHIND
+        if reached_end:
+            self._proven = watermark.end
+            if self._signals and not self.synced:
+                events.append(_control(user, "notify.sync", page.position, page.position, {}, micros))
+            self.synced = True
+        self.page = [*self._controls, *events][::-1]  # keeps I2
+        self._controls = ()
+        return gap
+
+    def _cross_gap(self, reason: GapReason, end: str, user: str, micros: int) -> Gap:
+        """Note a gap and move to its far side (keeps I1); with signals only when the reader is handed the gap event."""
+        gap = Gap(reason, self.last_id, end)
+        self._gaps = self._gaps or deque(maxlen=GAPS_KEPT)
+        self._gaps.append(gap)
+        self.counters.gaps[reason] += 1
+        if self._signals:
+            payload = {"reason": reason, "from": gap.start, "to": gap.end}
+            self._controls = (_control(user, "notify.gap", end, gap.start, payload, micros),)
+        else:
+            self.last_id = end
+        return gap
+
+
+def _control(user: str, type_: str, position: str, prev: str, payload: dict[str, str], micros: int) -> Event:
+    return build_event(position, prev, user, type_, encode_payload(payload), micros, None, None, NO_META)
+
+
+def _is_excused(start: Start | None, page: Page) -> bool:
+    """Return whether a first page may ignore this gap: the position never claimed that anything precedes it."""
+    if start is Start.ZERO:
+        return True
+    if start is Start.TIME:
+        unborn = page.gap == "expired" and (bool(page.events) or page.position == ids.ZERO)
+        return unborn or page.gap == "rewound"
+    return False

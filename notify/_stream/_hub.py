@@ -1,0 +1,159 @@
+"""The private side of a `LiveLog`: the fan-outs of the users with open streams, and reading the log for the streams."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from .._runtime._background import Background
+from .._runtime._loop_guard import LoopGuard
+from .._runtime._stats import Counters
+from ..abc import Immediate, Page, Store, ability
+from ..errors import UsageError
+from ..event import Event
+from ._attachment import Attachment
+from ._cursor import Watermark
+from ._reads import PAGE_SIZE, Reads, as_unavailable, checked_page
+from ._stream_set import StreamSet
+from ._user_streams import UserStreams
+
+
+class StreamHub:
+    """See above: the `Source` of every stream of one log.
+
+    Args:
+        store: read from; None for a notifier without one.
+        background: whose tasks read.
+        counters: where failed reads are counted.
+        buffer_size: entries of a user's ring.
+        read_timeout: seconds that one read may take before it counts as failed.
+        on_open: called with a user whose first stream was attached.
+        on_close: called with a user whose last stream was detached; never waits, for it runs in finalisers too.
+
+    Attributes:
+        origin: tells the streams of this hub from those of other instances.
+        users: the fan-out of each user with open streams.
+        sets: the sets that end with the log.
+        immediate: the store, if it answers at once.
+        observe: called with each live event that a stream hands out, if set.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        *,
+        background: Background,
+        counters: Counters,
+        buffer_size: int,
+        read_timeout: float,
+        on_open: Callable[[str], None],
+        on_close: Callable[[str], None] | None,
+    ) -> None:
+        self.name = type(store).__name__
+        self.origin = secrets.token_hex(8)
+        self.guard = LoopGuard("notifier or store")
+        self.has_log = store is not None
+        self.buffer_size = buffer_size
+        self.observe: Callable[[Event], None] | None = None
+        self.users: dict[str, UserStreams] = {}
+        self.sets: list[StreamSet] = []
+        self.immediate: Immediate | None = None
+        if ability(store, Immediate, read_nowait="read", head_nowait="head"):
+            self.immediate = store
+        self._store = store
+        self._on_open = on_open
+        self._on_close = on_close
+        self._reads = Reads(
+            self.fetch,
+            self.watermark,
+            background=background,
+            counters=counters,
+            name=self.name,
+            timeout=read_timeout,
+        )
+
+    # -- for streams: `Source` -----------------------------------------------------------------------------------
+
+    def attach(self, user: str) -> UserStreams:
+        """Count one more open stream of this user and return what it listens to."""
+        streams = self.users.get(user)
+        if streams is None:
+            streams = self.users[user] = UserStreams(user, self.buffer_size, volatile=not self.has_log)
+            self._on_open(user)
+        streams.streams += 1
+        return streams
+
+    def detach(self, streams: UserStreams) -> None:
+        """Count one open stream less; the user's fan-out goes with the last one."""
+        streams.streams -= 1
+        if not streams.streams:
+            del self.users[streams.user]
+            if self._on_close is not None:
+                self._on_close(streams.user)
+
+    def request(self, stream: Attachment) -> None:
+        """Read the page that the stream wants: at once where the store can, else in a task."""
+        if self.immediate is None:
+            stream.start_reading()
+            self._reads.request(stream)
+            return
+        after = stream.wanted
+        try:
+            if after is None:
+                page = Page((), None, self.immediate.head_nowait(stream.user))
+            else:
+                page = checked_page(self.immediate.read_nowait(stream.user, after, PAGE_SIZE))
+        except UsageError as error:
+            stream.fail(error)
+        except Exception as error:
+            stream.fail(as_unavailable(error, self.name))
+        else:
+            stream.receive(page, after is None or len(page.events) < PAGE_SIZE, self.watermark(stream.user))
+
+    def prefetch(self, stream: Attachment) -> None:
+        """Read the page after the one that the stream still holds, unless reading takes no time."""
+        if self.immediate is None:
+            self.request(stream)
+
+    # -- for the notifier ----------------------------------------------------------------------------------------
+
+    def wake_ended(self) -> None:
+        """Wake the streams that have ended by their set's cutoff."""
+        waiting = [stream for streams in list(self.users.values()) for stream in streams.waiting]
+        for stream in waiting:
+            stream.wake_if_ended()
+        for reading in self._reads.streams():
+            reading.wake_if_ended()
+
+    def close(self) -> None:
+        """End every stream."""
+        for stream_set in self.sets:
+            stream_set.close()
+        self.wake_ended()
+
+    @property
+    def reads_in_flight(self) -> int:
+        """How many reads are queued or running."""
+        return self._reads.in_flight
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def watermark(self, user: str) -> Watermark:
+        """Return where the user's ring ends now."""
+        streams = self.users.get(user)
+        return Watermark(streams, streams.end if streams is not None else 0)
+
+    async def fetch(self, user: str, after: str | None) -> Page:
+        """Read one page, or the head alone."""
+        assert self._store is not None
+        if after is None:
+            return Page((), None, await self._store.head(user))
+        return await self._store.read(user, after, PAGE_SIZE)
+
+    def resync(self, user: str | None = None) -> None:
+        """Make the open streams of one user, or of all, read the log again."""
+        if user is None:
+            for streams in list(self.users.values()):  # a finaliser may remove users at any step
+                streams.resync()
+        elif user in self.users:
+            self.users[user].resync()
