@@ -768,7 +768,7 @@ def test_verbose(tmp_path: Path) -> None:
 def test_unexpected_errors_are_one_line_too(tmp_path: Path) -> None:
     """What should not happen is one line all the same; the log has the rest."""
     script = (
-        "import sys, notify.cli as cli\n"
+        "import sys, notify.cli._main as cli\n"
         "async def head(options): raise ZeroDivisionError('oops')\n"
         "cli._head = head\n"
         "sys.exit(cli.main())"
@@ -783,7 +783,7 @@ def test_unexpected_errors_are_one_line_too(tmp_path: Path) -> None:
 def test_store_that_takes_for_ever(tmp_path: Path) -> None:
     """Whatever a store does, a single command ends soon after the time that was asked for."""
     script = (
-        "import sys, anyio, notify.cli as cli\n"
+        "import sys, anyio, notify.cli._main as cli\n"
         "async def head(options): await anyio.sleep_forever()\n"
         "cli._head = head\n"
         "sys.exit(cli.main())"
