@@ -1,18 +1,17 @@
-# Each target prepares its virtual environment by itself: .venv, or for an interpreter of another version than that of
-# python3 one beside it: `make test PYTHON=python3.13` uses .venv-3.13.
+# Each target prepares its virtual environment by itself: .venv, and one of its own beside it for an interpreter of another
+# version than that of python3 (`make test PYTHON=python3.13`) and for other pins (CONSTRAINTS=constraints-oldest.txt).
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-other_version := $(filter-out $(call version,python3),$(call version,$(PYTHON)))
-VENV := .venv$(if $(other_version),-$(other_version))
+VENV := .venv$(addprefix -,$(filter-out $(call version,python3),$(call version,$(PYTHON))))$(CONSTRAINTS:constraints%.txt=%)
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
-CONSTRAINTS ?= constraints.txt
 NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
 	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/test_packaging.py
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test soak servers check docs bench clean
+.PHONY: help demo quick test soak servers check docs dist bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -58,13 +57,18 @@ test: $(VENV)/.ready servers ## every test on every backend, with branch coverag
 soak: $(VENV)/.ready servers ## random faults from a seed for a minute: SOAK="--seconds 3600 --seed 7"
 	@$(BIN)/python -m tests.faults.soak $(SOAK)
 
-check: $(VENV)/.ready ## ruff and mypy strict
+check: $(VENV)/.ready ## ruff, mypy strict, and the links between the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_site.py tests/test_docs.py -k "link or reachable or navigation or reference"
 
 docs: $(VENV)/.docs ## the documentation's site, in site/; a dead link or a name without a page fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+dist: $(VENV)/.ready ## what is published: wheel and source distribution, in dist/
+	@rm -rf dist build
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 bench: $(VENV)/.ready ## speed and memory as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
