@@ -46,7 +46,7 @@ demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, 
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
 
 quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twelve minutes
 	@$(BIN)/coverage erase
