@@ -37,18 +37,19 @@ class Notifier:
     Args:
         store: where events are kept. None: every event is ephemeral.
         router: carries events to other instances.
-        presence: knows who is connected where. Without it a router is told to reach every instance.
+        presence: knows who is connected where. Without it, a router is asked to reach every instance.
         instance_id: this instance's name among the others; random when not given.
         metadata: what routers of other instances need to reach this one.
         offline: `"store"` keeps events for absent users; `"drop"` neither stores nor routes them.
         buffer_size: recent events kept in memory for each user with an open stream; a reader further behind reads
             the log, and loses the ephemeral ones.
         poll_interval: seconds within which events written to a plain store by other processes are noticed.
-        audit_interval: seconds within which a stream store that lost a wake-up is noticed.
+        audit_interval: seconds within which an event is found although a stream store lost its wake message. Among
+            the notifiers of one stream store the smallest interval counts: it has one auditor.
         linger: seconds for which a user counts as present after the last stream closed.
         max_payload: bytes of JSON that a payload may have.
-        max_pending: pushes that may be under way before `OverloadedError`.
-        timeout: seconds that one call of a store, router or presence tracker may take.
+        max_pending: pushes that may be pending before `OverloadedError`.
+        timeout: seconds that one call of the store, router or presence tracker may take.
 
     Raises:
         UsageError: an argument is unacceptable.
@@ -196,7 +197,7 @@ class Notifier:
 
         Order, concurrency: as `push`.
         Cancellation: abandons the wait; the work goes on.
-        Cost: one save for 500 users where the store can `save_many`; other pushes proceed meanwhile.
+        Cost: one save for 500 users if the store can `save_many`; other pushes proceed at the same time.
         """
         self._check_open()
         first = draft("-", type, payload, key, group, meta, user_checked=True)
@@ -295,8 +296,8 @@ class Notifier:
                 slow reader just reads the log later, and costs nothing.
 
         Raises:
-            InvalidEventError: `user` is no user id.
-            InvalidEventIdError: `last_id` is no position.
+            InvalidEventError: `user` is not a user id.
+            InvalidEventIdError: `last_id` is not a position.
             UsageError: signals or max_lag, of a stream store whose streams are its own, without a `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """

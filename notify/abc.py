@@ -2,13 +2,15 @@
 
 `notify_memory` is the example to read next. Longer than the other modules because it is nearly all docstrings.
 
-Five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker`, `Stream`. None needs to be inherited from. More
-*ability* is a further small interface that the notifier probes for once, in its constructor (`SaveMany`, `SaveSoon`,
-`SaveInTransaction`, `ReadMany`, `Immediate`, `ReceivingRouter`, `ImmediatePresence`). An ability counts only if no
-subclass has overridden the plain method below it: whoever overrides `save` alone gets `save` called, not an inherited
-`save_many`.
+There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. None of them has to be
+inherited from. What an implementation can do beyond its interface is an *ability*: a further small interface that the
+notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`, `Immediate`,
+`Liveness`, `ReceivingRouter`, `ImmediatePresence`). An ability counts only if no subclass has overridden the plain
+method that it stands in for: a subclass that overrides `save` alone gets its `save` called, not an inherited
+`save_many`. How strong an implementation is (durable, shared, leased) is said by its attribute `guarantees`.
 
-The shipped suites in `notify.testing` hold an implementation to everything that is written here.
+The suites in `notify.testing` hold an implementation to everything that is written here. `notify.adapters` has what
+most implementations need.
 """
 
 from __future__ import annotations
@@ -28,17 +30,17 @@ from .ids import GapReason as GapReason
 from .ids import continuity
 
 Position: TypeAlias = str | datetime | None
-"""Where a stream starts: an id, `"0"`, a time, or None (`""` too) for "from now on"."""
+"""Where a stream starts: an id, `"0"` (everything retained), a time, or None (also `""`) for "from now on"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guarantees:
-    """How strong a backend is; suites and the docs read it.
+    """How strong an implementation is. The suites read it to decide what to test.
 
     Attributes:
-        durable: accepted events survive the end of the process.
+        durable: accepted events survive the end of the process. For stores.
         shared: several processes see the same log, presence or routes.
-        leased: presence of a process that died ends within a time to live.
+        leased: registrations of a process that died expire. For presence trackers.
     """
 
     durable: bool = False
@@ -48,12 +50,12 @@ class Guarantees:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A piece of one user's log, read consistently.
+    """A part of one user's log, read consistently.
 
     Attributes:
-        events: in log order, all after the position asked for. Fewer than the limit: the log ended here.
-        gap: None where nothing is missing between the position asked for and these events, else the reason.
-        position: where to read on: the last event's id, or the end of the log where there is none.
+        events: in log order, all after the requested position. Fewer than the limit: the log ends here.
+        gap: None if nothing is missing between the requested position and these events, else the reason.
+        position: where to continue: the id of the last event, or the end of the log if there are no events.
     """
 
     events: Sequence[Event]
@@ -77,11 +79,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What a stream could not prove to be complete.
+    """A part of the log of which a stream cannot prove that it is complete.
 
     Attributes:
-        reason: why.
-        start: the last position before it.
+        reason: why continuity cannot be proven.
+        start: the last position before the gap.
         end: the position from which continuity holds again.
     """
 
@@ -95,8 +97,8 @@ class RoutingInfo:
     """Where a user is connected.
 
     Attributes:
-        instance_id: the notifier that holds the connection; empty: nowhere that can be routed to.
-        metadata: what a router needs to get there.
+        instance_id: the notifier that holds the connection; empty if it cannot be routed to.
+        metadata: what a router needs to reach it.
     """
 
     instance_id: str = ""
@@ -107,8 +109,11 @@ class RoutingInfo:
 class Store(Protocol):
     """An append-only log for each user.
 
-    Ids follow `notify.ids`. `notify.continuity` decides what `Page.gap` says, from three positions.
-    Anything that a method raises beyond the library's errors reaches the caller as the cause of a BackendError.
+    Ids follow the rules of `notify.ids`. `Page.of` finds the value of `Page.gap` from three positions.
+    Exceptions other than the library's own reach the caller as the cause of a `BackendError`.
+
+    Limits that a table may rely on: a user, key or group has 1 to 255 bytes of UTF-8 without control characters, `meta`
+    at most 8,192 characters in all, a type at most 128 characters of `[A-Za-z0-9_.:-]`.
     """
 
     @abstractmethod
@@ -116,17 +121,19 @@ class Store(Protocol):
         """Append one event to its user's log and return it with `id` and `prev`: `event.stored(id, prev)`.
 
         Args:
-            event: a draft. A repeated `event.key` stores nothing and returns the first event.
+            event: a draft. If its `key` is that of an event saved before, nothing is stored and that event is returned.
 
         Raises:
             PushRejectedError: certainly not stored.
-            PushUncertainError: outcome unknown.
+            PushUncertainError: the outcome is unknown.
             ClosedError: the store is closed.
 
-        Order: ids of one user follow completion order.
-        Cancellation: unknown once sent; the notifier never cancels a caller's save, only one past its deadline.
+        Order: ids of one user grow in the order in which the saves take effect; a save that returned before another
+            one began has the smaller id.
+        Cancellation: the outcome is unknown once the write was sent, and the log stays whole. The notifier does not
+            cancel a save because its caller was cancelled, only when the save exceeds `timeout`.
         Concurrency: any number of tasks.
-        Cost: one round trip, independent of the length of the log.
+        Cost: one round trip, whatever the length of the log.
         """
 
     @abstractmethod
@@ -134,23 +141,23 @@ class Store(Protocol):
         """Return up to `limit` events of the log with ids after `after`.
 
         Args:
-            user: whose log; a user that was never heard of has an empty one.
-            after: a canonical id, whether the log ever held it or not; `"0"` for the beginning.
+            user: whose log; an unknown user has an empty one.
+            after: a canonical id, whether or not the log ever held it; `"0"` for the beginning.
             limit: at least 1.
 
         Raises:
-            BackendUnavailableError: not reachable; repeat.
+            BackendUnavailableError: not reachable; safe to repeat.
             ClosedError: the store is closed.
 
-        Order: log order; head and events are one consistent read.
-        Cancellation: nothing happened.
+        Order: log order. Events and head are one consistent read: no event may be missing between them.
+        Cancellation: no effect.
         Concurrency: any number of tasks.
         Cost: one round trip, proportional to what is returned.
         """
 
     @abstractmethod
     async def head(self, user: str) -> str:
-        """Return the id of the last event ever appended to this log, trimmed or not; `"0"` where there is none.
+        """Return the id of the last event ever appended to this log, trimmed or not; `"0"` if there is none.
 
         Raises, cancellation, concurrency: as `read`.
         Cost: one round trip.
@@ -158,23 +165,23 @@ class Store(Protocol):
 
     @abstractmethod
     async def trim(self, before: datetime | str) -> int:
-        """Remove every event whose id lies before this time or id and return how many; one exactly there stays.
+        """Remove every event before this time or id, and return how many were removed. An event exactly there stays.
 
-        A save that runs meanwhile is never lost, and heads stay.
+        A concurrent save is never lost, and heads stay as they are.
 
         Raises:
             InvalidEventIdError: not a position.
-            BackendUnavailableError: not reachable; part of it may be done; repeat.
+            BackendUnavailableError: not reachable; some events may be removed already; safe to repeat.
             ClosedError: the store is closed.
 
-        Cancellation: part of it may be done; repeat.
+        Cancellation: some events may be removed already; safe to repeat.
         Concurrency: any number of tasks and processes.
         Cost: proportional to what is removed.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Release what the store itself opened; every later call raises ClosedError. Idempotent."""
+        """Release what the store itself has opened; later calls raise ClosedError. Idempotent."""
 
 
 @runtime_checkable
@@ -183,10 +190,10 @@ class SaveMany(Protocol):
 
     @abstractmethod
     async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
-        """Append each event to its user's log; return for each the stored event or the error it met.
+        """Append each event to its user's log; return for each the stored event or its error.
 
         Raises:
-            BackendError: the outcome of the whole batch: all rejected, or all uncertain.
+            BackendError: the whole batch failed: every event is rejected, or the outcome of every event is uncertain.
 
         Order: events of one user in the order given.
         Cancellation, concurrency: as `Store.save`.
@@ -196,16 +203,16 @@ class SaveMany(Protocol):
 
 @runtime_checkable
 class SaveSoon(Protocol):
-    """A store that makes batches by itself, and tells each outcome as soon as it is known.
+    """A store that batches by itself, and reports each outcome as soon as it is known.
 
-    The notifier then hands it single pushes one by one, and an event that takes its time holds up no other one.
+    The notifier hands such a store single pushes one by one, so that a slow event delays no other.
     """
 
     @abstractmethod
     def save_soon(self, event: Event, done: Callable[[Event | NotifyError], None]) -> None:
-        """Take one event; later call `done`, once, with the stored event or the error it met. Never waits.
+        """Accept one event, and later call `done` exactly once with the stored event or its error. Never waits.
 
-        `done` is called also where the store is closed meanwhile; it neither waits nor raises.
+        `done` is called even if the store is closed before the outcome is known. It neither waits nor raises.
 
         Raises:
             ClosedError: the store is closed.
@@ -216,13 +223,13 @@ class SaveSoon(Protocol):
 
 @runtime_checkable
 class SaveInTransaction(Protocol):
-    """A store that appends inside the caller's own database transaction: the event exists if that commits."""
+    """A store that appends inside the caller's database transaction: the event exists if and only if that commits."""
 
     @abstractmethod
     async def save_in(self, event: Event, connection: Any) -> Event:
-        """As `Store.save`, but over a connection of the caller's that has a transaction open.
+        """As `Store.save`, but over the caller's connection, which has a transaction open.
 
-        Nobody sees the event before the commit. The store sees to it that the streams wake up after it.
+        The event becomes visible with the commit, after which the store wakes the streams.
 
         Args:
             event: a draft.
@@ -230,10 +237,10 @@ class SaveInTransaction(Protocol):
 
         Raises:
             UsageError: not a connection of the store's driver, or no transaction is open.
-            PushRejectedError: not stored, and the transaction cannot be committed any more.
+            PushRejectedError: not stored, and the transaction can no longer be committed.
 
         Order: until the transaction ends, other saves of the same user wait.
-        Cancellation: the transaction cannot be committed any more.
+        Cancellation: the transaction can no longer be committed.
         Concurrency: one call at a time on one connection.
         Cost: one round trip.
         """
@@ -241,11 +248,11 @@ class SaveInTransaction(Protocol):
 
 @runtime_checkable
 class ReadMany(Protocol):
-    """A store that looks for news of many users in one query."""
+    """A store that reads what is new for many users in one query."""
 
     @abstractmethod
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
-        """Return `read(user, position, limit)` of every user who has news or a gap after that position.
+        """Return `read(user, position, limit)` for every user that has events or a gap after its position.
 
         Raises, cancellation, concurrency: as `Store.read`.
         Cost: one round trip for all of them.
@@ -256,7 +263,7 @@ class ReadMany(Protocol):
 class Immediate(Protocol):
     """A store that answers at once: `x_nowait` does what `x` does and never waits.
 
-    The notifier then needs no task for a push or a replay, and cancellation has no point to strike at.
+    The notifier then needs no task for a push or a replay, and there is no point at which it could be cancelled.
     """
 
     @abstractmethod
@@ -274,9 +281,11 @@ class Immediate(Protocol):
 
 @runtime_checkable
 class Stream(Protocol):
-    """One reader's way through one user's log: replay, then live, without a seam.
+    """One reader's way through one user's log: replay, then live, without a seam between them.
 
-    Used as an async iterator, best inside `async with`. Leaving the loop with `break` releases it.
+    An async iterator, best used inside `async with`. Leaving a bare `async for` with `break` releases the stream, and
+    so does the cancellation of its reader: it detaches, and a later `next` attaches it again where it was. Ephemeral
+    events that are pushed in between are not seen; inside `async with` the stream stays attached until the block ends.
     """
 
     @property
@@ -285,11 +294,11 @@ class Stream(Protocol):
 
     @property
     def last_id(self) -> str:
-        """The resume token: everything up to here was yielded, nothing after it. Before opening: its start."""
+        """The resume token: everything up to here was yielded, and nothing after it. Before opening: the start."""
 
     @property
     def dropped(self) -> int:
-        """How many ephemeral events were lost because the reader was away and the buffer full."""
+        """How many ephemeral events were lost because the reader was away and the buffer was full."""
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
@@ -303,19 +312,19 @@ class Stream(Protocol):
             timeout: seconds to wait at most; None waits as long as the stream is open.
 
         Raises:
-            TimeoutError: nothing came in time.
+            TimeoutError: no event came in time.
             ClosedError: the stream, its notifier or its store is closed.
-            BackendUnavailableError: the stream could not be opened. Once open, it heals by itself.
-            UsageError: another task waits in `next`.
+            BackendUnavailableError: the stream could not be opened. Once open, it recovers by itself.
+            UsageError: another task is waiting in `next` of this stream.
 
         Order: strictly growing ids.
-        Cancellation: loses nothing and repeats nothing.
+        Cancellation: no stored event is lost or repeated; see above for ephemeral ones.
         Concurrency: one reader at a time.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """End the stream at once, wake a waiting `next`; no event comes after. Idempotent, never waits."""
+        """End the stream at once and wake a waiting `next`; no event is yielded after it. Idempotent, never waits."""
 
     def __aiter__(self) -> Self:
         """Return the stream."""
@@ -334,30 +343,31 @@ class Stream(Protocol):
 
 @runtime_checkable
 class StreamStore(Store, Protocol):
-    """A store that learns of new events natively, from every process: no router and no polling are needed."""
+    """A store that learns of new events by itself, from every process: neither a router nor polling is needed."""
 
     @abstractmethod
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """Return a stream of this user's log.
 
         Raises:
-            InvalidEventIdError: `last_id` is no position.
+            InvalidEventIdError: `last_id` is not a position.
             ClosedError: the store is closed.
         """
 
 
 @runtime_checkable
 class Router(Protocol):
-    """Carries events to other instances. What it loses is found in the log."""
+    """Carries events to other instances, best effort: stored events that it loses are found in the log."""
 
     @abstractmethod
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
-        """Bring the event to `Notifier.deliver` of the instance `to`, or of every instance for None.
+        """Carry the event to `Notifier.deliver` of the instance `to`, or of every instance for None.
 
-        Arriving twice, late, out of order or not at all does no harm. An exception is logged and counted.
+        Works whether or not `receive` runs here. An event that arrives twice, late, out of order or not at all does no
+        harm. An exception is logged and counted.
 
         Order: none.
-        Cancellation: at the notifier's bound for one route.
+        Cancellation: when the route exceeds the notifier's `timeout`.
         Concurrency: any number of tasks.
         """
 
@@ -368,16 +378,18 @@ Deliver: TypeAlias = Callable[[Event | bytes], int]
 
 @runtime_checkable
 class ReceivingRouter(Router, Protocol):
-    """A router that listens for one instance by itself. The notifier runs it, and again after a crash."""
+    """A router that receives for one instance by itself. The notifier runs it, and runs it again after it fails."""
 
     @abstractmethod
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
         """Hand every event for this instance to `deliver`, until cancelled.
 
+        Returning and raising both count as a failure; the next run follows after a delay that grows.
+
         Args:
             instance_id: whose events.
-            deliver: never waits and never raises for an event.
-            task_status: `started()` is called once events will be heard.
+            deliver: never waits, and never raises for an event or bytes. Bytes that are not an event are logged there.
+            task_status: call `started()` as soon as every event routed from then on will be received.
         """
 
 
@@ -389,40 +401,41 @@ class Registration(Protocol):
     def release(self) -> None:
         """End the registration without waiting: works while cancelled and in a finaliser. Idempotent.
 
-        This process sees it at once, others soon after.
+        This process sees the change at once, others soon after.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """End the registration and wait until others see it. Takes effect even if cancelled. Idempotent."""
+        """End the registration and wait until others see the change. Takes effect even if cancelled. Idempotent."""
 
 
 @runtime_checkable
 class PresenceTracker(Protocol):
-    """Knows which users are connected, and where. Liveness is leased: the dead vanish by themselves."""
+    """Knows which users are connected, and where. Registrations are leased: those of a crashed process expire."""
 
     @abstractmethod
     async def register(self, user: str, routing: RoutingInfo | None = None) -> Registration:
         """Count one more connection of this user.
 
         Args:
-            user: who.
-            routing: where; None: online, but nowhere that can be routed to.
+            user: the user that is connected.
+            routing: where; None if the connection cannot be routed to.
 
         Raises:
             BackendUnavailableError: not reachable.
             ClosedError: the tracker is closed.
 
-        Cancellation: not registered, or only until the lease ends.
+        Cancellation: not registered, or only until the lease expires.
         Concurrency: any number of tasks.
-        Cost: at most one round trip; refreshing costs one for all registrations of the process.
+        Cost: at most one round trip. Renewing the lease costs one for all registrations of the process.
         """
 
     @abstractmethod
     async def locate(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
-        """Return where each of these users is connected, in the order asked; who is offline is not in it.
+        """Return where each of these users is connected; users that are offline are left out.
 
-        A connection without routing counts as an empty `RoutingInfo`. One instance appears once for each user.
+        A connection without routing is an empty `RoutingInfo`. One instance appears once for each user. A tracker that
+        cannot know raises: an empty answer means that the users are offline.
 
         Raises, cancellation, concurrency: as `register`.
         Cost: one round trip.
@@ -448,25 +461,25 @@ class ImmediatePresence(Protocol):
 
 @runtime_checkable
 class Liveness(Protocol):
-    """Ability of a `StreamStore`: it knows whether it hears of what other processes save."""
+    """A `StreamStore` that knows whether it receives what other processes save."""
 
     @property
     @abstractmethod
     def is_receiving(self) -> bool:
-        """Whether its wake-up path has proven itself lately; false until a first stream has been open for a moment."""
+        """Whether the wake path has proven itself lately; False until a first stream has been open for a moment."""
 
 
 T = TypeVar("T")
 
 
 def ability(part: object, protocol: type[T], **plain: str) -> TypeGuard[T]:
-    """Return whether `part` has an ability: it implements the protocol, and nobody has overridden the plain methods.
+    """Return whether `part` has an ability: it implements the protocol, and the plain methods are not overridden.
 
     Args:
         part: a store, router or tracker.
         protocol: the ability.
-        plain: method of the ability = the plain method that it stands in for. Where a subclass (or the instance)
-            overrides the plain method, the inherited ability would bypass it, so it does not count.
+        plain: for each method of the ability, the plain method that it stands in for. If a subclass (or the instance)
+            overrides the plain method, an inherited ability would bypass that, so it does not count.
     """
     if not isinstance(part, protocol):
         return False

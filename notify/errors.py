@@ -2,21 +2,21 @@
 
 ```text
 NotifyError
-├── UsageError                    fix the call; nothing was stored
+├── UsageError                    the call is wrong: fix it; nothing was stored
 │   ├── ClosedError               the notifier, stream, store or tracker is closed
 │   │   └── SlowConsumerError     the stream fell behind `max_lag`; resume from `.last_id`
-│   ├── InvalidEventIdError       not an event id
+│   ├── InvalidEventIdError       the text is not an event id
 │   └── InvalidEventError         user, type, payload, key, group or meta is unacceptable
 │       └── PayloadTooLargeError  the payload's JSON is over the limit
 ├── BackendError                  a store, router or presence tracker failed; `.backend` names it
 │   ├── PushRejectedError         certainly not stored
-│   │   └── OverloadedError       not even tried: too many pushes are pending
-│   ├── PushUncertainError        outcome unknown: repeat with the same key
+│   │   └── OverloadedError       not tried: too many pushes are pending
+│   ├── PushUncertainError        the outcome is unknown: repeat with the same key
 │   └── BackendUnavailableError   a read failed; safe to repeat
-└── CodecError                    bytes are not an event of a known version
+└── CodecError                    the bytes are not an event of a known version
 ```
 
-A driver's own exception is only ever the `__cause__` of one of these. Cancellation is none of them and is never caught.
+A driver's own exception appears only as the `__cause__` of one of these. Cancellation is never caught or wrapped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NotifyError(Exception):
 
 
 class UsageError(NotifyError):
-    """The call itself is wrong: fix it. Nothing was stored, and the same call fails again."""
+    """The call itself is wrong. Nothing was stored, and the same call would fail again."""
 
 
 class ClosedError(UsageError):
@@ -35,7 +35,7 @@ class ClosedError(UsageError):
 
 
 class SlowConsumerError(ClosedError):
-    """The stream was ended because its reader fell more than `max_lag` live events behind.
+    """The stream was ended because its reader was more than `max_lag` live events behind.
 
     Attributes:
         last_id: subscribe from here to continue without loss.
@@ -85,7 +85,7 @@ class PushRejectedError(BackendError):
 
 
 class OverloadedError(PushRejectedError):
-    """Too many pushes are pending; this one was not tried. Slow down and push again."""
+    """Too many pushes are pending, so this one was not tried. Slow down and push again."""
 
 
 class PushUncertainError(BackendError):
@@ -93,7 +93,7 @@ class PushUncertainError(BackendError):
 
 
 class BackendUnavailableError(BackendError):
-    """A read failed because the backend did not answer. Nothing changed; safe to repeat."""
+    """A read failed because the backend did not answer. Nothing was changed; safe to repeat."""
 
 
 class CodecError(NotifyError):

@@ -17,15 +17,15 @@ from .errors import InvalidEventError
 T = TypeVar("T")
 
 MAX_NAME_BYTES: Final = 255
-"""Bytes of UTF-8 that a user, key or group may have."""
+"""Bytes of UTF-8 in a user, key or group at most."""
 
 MAX_META_BYTES: Final = 8192
-"""Characters that all keys and values of `meta` may have together."""
+"""Characters in all keys and values of `meta` together at most."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NO_META: Mapping[str, str] = MappingProxyType({})
 _KNOWN_TYPES = 1024
-_known_types: set[str] = set()  # those that were pushed: an application has a few dozen
+_known_types: set[str] = set()  # types that were pushed before and need no check: an application has a few dozen
 _TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -50,22 +50,22 @@ class _Fields:
 class Event(_Fields):
     """One notification to one user.
 
-    `Event("alice", "comment.created", {"post": 7})` makes a draft; a store returns it with `id` and `prev` filled in.
+    `Event("alice", "comment.created", {"post": 7})` makes a draft; a store returns it with `id` and `prev` set.
 
     Args:
-        user: whose log it belongs to; 1 to 255 bytes of UTF-8 without control characters or lone surrogates.
-        type: `[A-Za-z0-9_.:-]{1,128}`; types that begin with `notify.` are the library's own.
+        user: whose log it belongs to: 1 to 255 bytes of UTF-8, without control characters or lone surrogates.
+        type: `[A-Za-z0-9_.:-]{1,128}`; types that begin with `notify.` are reserved.
         payload: any JSON value.
-        data: the payload's JSON, instead of `payload`; trusted as it is.
-        id: `<ms>-<seq>`, or empty: not stored (a draft, or an ephemeral event).
+        data: the payload's JSON, instead of `payload`; not checked.
+        id: `<ms>-<seq>`; empty for an event that is not stored (a draft or an ephemeral event).
         prev: the id of the event before it in the same log, `"0"` for the first.
-        timestamp: aware; now when not given.
-        group: what the event is about, for an inbox to collapse by.
-        key: idempotency key of the push.
-        meta: text to text, for trace context and the application.
+        timestamp: an aware datetime; the current time by default.
+        group: what the event is about; an inbox collapses by it.
+        key: the idempotency key of the push.
+        meta: strings to strings, for trace context and the application.
 
     Attributes:
-        data: bytes of the payload's JSON; every store, router and server passes them on unchanged.
+        data: the payload's JSON; every store, router and server passes these bytes on unchanged.
         micros: the timestamp as microseconds since 1970.
 
     Raises:
@@ -91,7 +91,7 @@ class Event(_Fields):
     ) -> Event:
         """Check every field; see the class."""
         if data is not None and not isinstance(data, bytes):
-            raise InvalidEventError(f"data is bytes of JSON, not {data.__class__.__name__}")
+            raise InvalidEventError(f"data must be bytes of JSON, not {data.__class__.__name__}")
         check_user(user)
         check_type(type)
         _check_names(group, key)
@@ -105,7 +105,7 @@ class Event(_Fields):
 
     @property
     def payload(self) -> Any:
-        """The payload, decoded anew at each access, so that nobody shares what somebody may change."""
+        """The payload, decoded at each access, so that no two readers share a mutable value."""
         return json.loads(self.data)
 
     @property
@@ -114,11 +114,11 @@ class Event(_Fields):
         return _EPOCH + timedelta(microseconds=self.micros)
 
     def stored(self, id: str, prev: str) -> Event:
-        """Return this event as the log holds it: for stores."""
+        """Return this event as the log holds it, with its ids: for stores."""
         return build_event(id, prev, self.user, self.type, self.data, self.micros, self.group, self.key, self.meta)
 
     def addressed_to(self, user: str) -> Event:
-        """Return this event for another user, whose id was checked before."""
+        """Return this event for another user, whose id must have been checked."""
         return build_event(self.id, self.prev, user, self.type, self.data, self.micros, self.group, self.key, self.meta)
 
     def with_meta(self, meta: Mapping[str, str]) -> Event:
@@ -195,21 +195,21 @@ _new: Callable[[type[Draft]], Draft] = object.__new__
 
 
 class Draft(Event):
-    """An event that nobody has seen yet: a push makes one object, which becomes the stored event."""
+    """An event that is not stored yet. `stored` changes this object instead of copying it: a push makes one object."""
 
     __slots__ = ()
     __setattr__ = object.__setattr__  # type: ignore[assignment]
-    __delattr__ = object.__delattr__  # type: ignore[assignment]  # or else setting takes a slow way, by a wrapper
+    __delattr__ = object.__delattr__  # type: ignore[assignment]  # without it, setting goes through a slow wrapper
 
     def stored(self, id: str, prev: str) -> Event:
         """Become the event that the log holds."""
         self.id = id
         self.prev = prev
-        self.__class__ = Event  # type: ignore[assignment]  # frozen from here on
+        self.__class__ = Event  # type: ignore[assignment]  # immutable from here on
         return self
 
     def addressed_to(self, user: str) -> Draft:
-        """Return a draft for another user, whose id was checked before."""
+        """Return a draft for another user, whose id must have been checked."""
         other = _new(Draft)
         other.id, other.prev, other.user = self.id, self.prev, user
         other.type, other.data, other.micros = self.type, self.data, self.micros
@@ -226,7 +226,7 @@ def draft(
     meta: Mapping[str, str] | None,
     user_checked: bool,
 ) -> Draft:
-    """Return what an application pushes: checked as by `Event(...)`, and the type is not one of the library's own.
+    """Return the draft of a push: checked as by `Event(...)`, and the type is not reserved.
 
     Raises:
         InvalidEventError: an argument is unacceptable.
@@ -262,9 +262,10 @@ def build_event(
     key: str | None,
     meta: Mapping[str, str],
 ) -> Event:
-    """Return an event of fields that were checked before: for stores and decoders.
+    """Return an event of fields that were checked when they were pushed: for stores and decoders.
 
-    Fills the slots of the unfrozen base class and then changes the class.
+    It fills the slots of the mutable base class and then changes the class, which is several times cheaper than
+    setting the attributes of an immutable object.
     """
     fields = _Fields()
     fields.id = id
@@ -281,7 +282,7 @@ def build_event(
 
 
 def plain(text: T) -> T:
-    """Return text of a subclass of `str`, such as an enum's, as `str`: its hash and format are those of its letters."""
+    """Return an instance of a `str` subclass, such as an enum's, as plain `str`: only that formats as its text."""
     return str.__str__(text) if isinstance(text, str) else text  # type: ignore[return-value]
 
 
@@ -302,14 +303,14 @@ def safe_name(text: str) -> str:
 def check_type(text: object) -> None:
     """Raise InvalidEventError unless `text` is an event type."""
     if not isinstance(text, str) or not _TYPE.fullmatch(text):
-        raise InvalidEventError(f"an event type matches [A-Za-z0-9_.:-]{{1,128}}: {text!r:.150}")
+        raise InvalidEventError(f"an event type must match [A-Za-z0-9_.:-]{{1,128}}: {text!r:.150}")
 
 
 def check_pushed_type(text: str) -> None:
     """Raise InvalidEventError unless applications may push this type."""
     check_type(text)
     if text.startswith("notify."):
-        raise InvalidEventError(f"event types that begin with 'notify.' are the library's own: {text!r}")
+        raise InvalidEventError(f"event types that begin with 'notify.' are reserved: {text!r}")
     if len(_known_types) < _KNOWN_TYPES:
         _known_types.add(plain(text))
 
@@ -318,17 +319,17 @@ def freeze_meta(meta: object) -> Mapping[str, str]:
     """Return a read-only copy of `meta`.
 
     Raises:
-        InvalidEventError: not a mapping of text to text, over 8,192 characters, or not valid Unicode.
+        InvalidEventError: not a mapping of strings to strings, over 8,192 characters, or not valid Unicode.
     """
     if not isinstance(meta, Mapping) or not all(isinstance(text, str) for pair in meta.items() for text in pair):
-        raise InvalidEventError("meta maps text to text")
+        raise InvalidEventError("meta must map strings to strings")
     texts = [text for pair in meta.items() for text in pair]
     if sum(map(len, texts)) > MAX_META_BYTES:
-        raise InvalidEventError(f"meta has at most {MAX_META_BYTES} characters in all")
+        raise InvalidEventError(f"meta must have at most {MAX_META_BYTES} characters in all")
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
-        raise InvalidEventError("meta holds lone surrogates") from error
+        raise InvalidEventError("meta must not hold lone surrogates") from error
     return MappingProxyType(dict(meta))
 
 
@@ -345,10 +346,12 @@ def _check_name(what: str, name: object) -> None:
             return
         if name and not _FORBIDDEN.search(name) and len(name.encode()) <= MAX_NAME_BYTES:
             return
-    raise InvalidEventError(f"a {what} is 1 to {MAX_NAME_BYTES} bytes of text without control characters: {name!r:.80}")
+    raise InvalidEventError(
+        f"{what} must be 1 to {MAX_NAME_BYTES} bytes of UTF-8 text without control characters, not {name!r:.80}"
+    )
 
 
 def _micros(moment: Any) -> int:
     if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise InvalidEventError("a timestamp is a datetime with a time zone")
+        raise InvalidEventError("timestamp must be a datetime with a time zone")
     return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -19,18 +19,53 @@ PACKAGES = sorted(path.parent for path in ROOT.glob("notify*/__init__.py"))
 BACKENDS = [package for package in PACKAGES if package != CORE]
 MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 
-ORDER = """
-    errors ids _codec event abc
-    _splice _ring _backoff
-    _stats _results _wake _background
-    _subscription _reads _live
-    _attendance _locator _routes _writer
-    _streams _telemetry _notifier __init__
-    _urls _console _feed _tail _inspect cli __main__
-""".split()
-"""The modules of the core: each imports only modules that stand before it, except for annotations."""
+FLOORS = (
+    ["errors"],
+    ["ids"],
+    ["_codec"],
+    ["event"],
+    ["abc"],
+    ["_runtime"],
+    ["_stream", "_push", "_presence"],
+    ["_assembly"],
+    ["_notifier"],
+    ["adapters", "__init__"],
+    ["cli", "testing"],
+    ["__main__"],
+)
+"""Who imports whom in the core, annotations included: a module imports its own room and the floors above it here."""
 
-PURE = {"ids", "_codec", "_splice", "_ring", "_backoff"}
+PUBLIC = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event"}
+"""What a backend, the command line and the suites may import of the core."""
+
+OUTSIDE = ["cli", "testing"]
+"""Rooms of `notify` that use the core as a stranger would: by its public modules alone."""
+
+ROLES = {
+    "_store": "face", "_stream_store": "face", "_router": "face", "_presence": "face",
+    "_save": "first attempts of a save",
+    "_retry": "what follows a failed attempt",
+    "_wake": "telling other processes",
+    "_listen": "being told, catching up",
+    "_record": "event to and from bytes or row",
+    "_names": "keys, channels, tables",
+    "_connection": "connecting, pools",
+    "_errors": "the driver's errors, translated in one table",
+}  # fmt: skip
+"""The modules of a backend: the same names in each, as far as it has the role."""
+
+FURTHER = {
+    "notify_memory": {},
+    "notify_sqlite": {},
+    "notify_redis": {},
+    "notify_pg": {},
+}
+"""Modules that one backend has beside them, and what they are for: roles that the others do not have."""
+
+PURE = {
+    "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
+    "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor",
+}  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "itertools", "json", "math",
     "re", "typing",
@@ -38,11 +73,9 @@ PURE_LIBRARY = {
 PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
 
-PUBLIC = {"notify", "notify.abc", "notify.errors", "notify.ids", "notify.event"}
-"""What a backend may import of the core."""
-
 LOOPS = {
     "notify._runtime._waking": {"asyncio"},
+    "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._background": {"asyncio", "trio"},
     "notify_pg._attempts": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
@@ -141,23 +174,54 @@ def short(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-core_modules = pytest.mark.parametrize("path", sorted(CORE.glob("*.py")), ids=short)
 every_module = pytest.mark.parametrize("path", MODULES, ids=short)
+core_modules = pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=short)
 backend_modules = pytest.mark.parametrize(
     "path", [path for package in BACKENDS for path in sorted(package.rglob("*.py"))], ids=short
 )
 
 
+def room_of(module: str) -> str:
+    """The part of the core that a module belongs to: a folder, or a module beside them."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
 @core_modules
-def test_core_imports_leftwards_only(path: Path) -> None:
-    """A module of the core imports only those before it in the order above; annotations are free."""
-    assert path.stem in ORDER, "give the new module its place in ORDER"
-    allowed = {f"notify.{stem}" for stem in ORDER[: ORDER.index(path.stem)]}
-    used = {each.module for each in imports(path) if each.top == "notify" and not each.for_annotations}
-    assert used <= allowed
+def test_core_imports_downwards_only(path: Path) -> None:
+    """A module imports its own room and lower floors, annotations included, and no other room of its floor."""
+    room = room_of(name_of(path))
+    assert any(room in rooms for rooms in FLOORS), "give the new room its floor"
+    used = {room_of(each.module) for each in imports(path) if each.top == "notify"} - {room}
+    assert {other for other in used if floor_of(other) >= floor_of(room)} <= {"__init__"} & used
+    if room not in OUTSIDE and room != "__main__":
+        assert "__init__" not in used
 
 
-@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=short)
+@pytest.mark.parametrize("package", PACKAGES, ids=short)
+def test_imports_have_no_circle(package: Path) -> None:
+    """No module imports itself by way of others, annotations included."""
+    graph = {
+        name_of(path): {each.module for each in imports(path) if each.top == package.name} - {name_of(path)}
+        for path in package.rglob("*.py")
+    }
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way[way.index(module) :], module])
+        if module not in done:
+            for other in sorted(graph.get(module, ())):
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+@core_modules
 def test_core_knows_no_backend(path: Path) -> None:
     """Nothing in `notify` imports a `notify_*` package."""
     assert not {each.module for each in imports(path) if each.top.startswith("notify_")}
@@ -166,14 +230,36 @@ def test_core_knows_no_backend(path: Path) -> None:
 @core_modules
 def test_core_does_not_import_its_suites(path: Path) -> None:
     """The core runs without `notify.testing`, and imports no test tool."""
-    assert not {each.module for each in imports(path) if each.module.startswith(("notify.testing", "pytest"))}
+    if room_of(name_of(path)) != "testing":
+        assert not {each.module for each in imports(path) if each.module.startswith(("notify.testing", "pytest"))}
 
 
-@pytest.mark.parametrize("path", sorted((CORE / "testing").glob("*.py")), ids=short)
-def test_suites_import_what_a_stranger_could(path: Path) -> None:
-    """Beside their own modules, the shipped suites use public modules of the core only, no backend, no hypothesis."""
-    used = {each.module for each in imports(path) if each.top.startswith(("notify", "hypothesis"))}
-    assert {module for module in used if not module.startswith("notify.testing")} <= PUBLIC
+@pytest.mark.parametrize("room", OUTSIDE)
+def test_rooms_outside_use_what_a_stranger_could(room: str) -> None:
+    """Beside their own modules they import public modules of the core only, no backend, no hypothesis."""
+    for path in sorted((CORE / room).glob("*.py")):
+        used = {each.module for each in imports(path) if each.top.startswith(("notify", "hypothesis"))}
+        assert {module for module in used if not module.startswith(f"notify.{room}")} <= PUBLIC, short(path)
+
+
+@pytest.mark.parametrize("package", BACKENDS, ids=short)
+def test_backends_have_the_same_modules(package: Path) -> None:
+    """A backend's modules have the names of their roles; what is special about it is listed with its reason."""
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    further = FURTHER[package.name]
+    assert modules <= {*ROLES, *further}
+    assert set(further) <= modules, "the list outlives the code"
+    assert not set(further) & set(ROLES)
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """A class name says which class is meant, over all packages."""
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(short(path))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
 @pytest.mark.parametrize("name", ["__init__", "history", "faults"])
@@ -208,16 +294,17 @@ def test_backend_has_one_driver(package: Path) -> None:
     assert len(drivers) <= 1
 
 
-@pytest.mark.parametrize("path", [CORE / f"{stem}.py" for stem in sorted(PURE)], ids=short)
-def test_pure_modules_are_there(path: Path) -> None:
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_modules_are_there(module: str) -> None:
     """Each module that must be pure exists; all but `ids` say so in their first word."""
-    assert path.stem == "ids" or (ast.get_docstring(tree(path)) or "").startswith("Pure:")
+    docstring = ast.get_docstring(tree(ROOT / f"{module.replace('.', '/')}.py")) or ""
+    assert module == "notify.ids" or docstring.startswith("Pure:")
 
 
 @every_module
 def test_pure_module_keeps_its_word(path: Path) -> None:
     """A pure module has no I/O, clock, randomness, logging or event loop: time and chance are arguments."""
-    if path.stem not in PURE and not (ast.get_docstring(tree(path)) or "").startswith("Pure:"):
+    if name_of(path) not in PURE and not (ast.get_docstring(tree(path)) or "").startswith("Pure:"):
         return
     used = {each.module for each in imports(path)}
     ours = {module for module in used if module.startswith("notify")}

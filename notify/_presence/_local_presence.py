@@ -1,4 +1,4 @@
-"""Presence of the users who have streams open at one notifier: one registration each, kept a while after the last."""
+"""Presence of the users with streams open at one notifier: one registration each, kept for a while after the last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("notify")
 
 
 class Entry:
-    """One user's place: how many streams, and the registration that stands for all of them."""
+    """One user: how many streams are open, and the registration that stands for all of them."""
 
     __slots__ = ("attempted", "leaves_at", "registration", "streams", "waiters")
 
@@ -32,9 +32,9 @@ class Entry:
 
 
 class LocalPresence:
-    """Registers users while they have tracked streams, and for `linger` seconds after.
+    """Registers users while they have tracked streams, and for `linger` seconds after the last one was closed.
 
-    Invariant: a user has a entry from the first open stream until the registration was released.
+    Invariant: a user has an entry from the first open stream until the registration is released.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class LocalPresence:
         self._sweeping = False
 
     def enter(self, user: str) -> None:
-        """Count a stream that was opened, and start registering its user if need be."""
+        """Count a stream that was opened, and start to register its user if it is the first."""
         entry = self._entries.get(user)
         if entry is None:
             entry = self._entries[user] = Entry()
@@ -101,7 +101,7 @@ class LocalPresence:
         if entry.streams:
             return
         now = self._guard.time()
-        if self._linger and now is not None:  # else nobody would sweep
+        if self._linger and now is not None:  # otherwise nothing would sweep
             entry.leaves_at = now + self._linger
             self._leaving.append((entry.leaves_at, user))
         else:
@@ -134,7 +134,7 @@ class LocalPresence:
                 for waiter in entry.waiters:
                     wake(waiter)
                 entry.waiters.clear()
-            if self._entries.get(user) is not entry:  # gone meanwhile
+            if self._entries.get(user) is not entry:  # the user left during the call
                 self._release(entry.registration)
                 return
             if entry.registration is not None:
@@ -142,7 +142,7 @@ class LocalPresence:
             await anyio.sleep(next(delays))
 
     async def _sweep(self) -> None:
-        """Release who has been away for long enough, until cancelled; a look costs nothing while nobody leaves."""
+        """Release users whose last stream was closed `linger` seconds ago, until cancelled."""
         pause = min(1.0, max(0.01, self._linger / 4))
         while True:
             now = anyio.current_time()
@@ -161,7 +161,7 @@ class LocalPresence:
         if registration is not None:
             try:
                 registration.release()
-            except Exception as error:  # the lease ends by itself
+            except Exception as error:  # the lease expires by itself
                 self._failed("(leaving)", error)
 
     def _failed(self, user: str, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Presence checks of pushes: in a task of ours, those of concurrent pushes in one query."""
+"""Presence checks of pushes: concurrent pushes share one query, in a task that the notifier owns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCATED_AT_ONCE = 1000
 
 
 class Check:
-    """One presence check under way; `locations` stays None if it fails, which counts as online everywhere."""
+    """One pending presence check; `locations` stays None if it fails, which counts as online everywhere."""
 
     __slots__ = ("locations", "user", "waiter")
 
@@ -53,7 +53,7 @@ class Locator:
         self._draining = False
 
     async def locate(self, user: str) -> Sequence[RoutingInfo] | None:
-        """Return where the user is (empty: offline); None where that cannot be told."""
+        """Return where the user is connected (empty: offline); None if that is unknown."""
         if self._immediate is not None:
             return self._locate_nowait(self._immediate, user)
         check = Check(user, self._guard.new_waiter())
@@ -65,7 +65,7 @@ class Locator:
         return check.locations
 
     async def locate_many(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]] | None:
-        """Return where these users are, without the offline ones; None where that cannot be told."""
+        """Return where these users are connected, without the offline ones; None if that is unknown."""
         located: dict[str, Sequence[RoutingInfo]] = {}
         try:
             for start in range(0, len(users), LOCATED_AT_ONCE):
@@ -87,7 +87,7 @@ class Locator:
                     wake(check.waiter)
         finally:
             self._draining = False
-            for check in [*checks, *self._queue]:  # some are left only where the notifier closes
+            for check in [*checks, *self._queue]:  # some are left only if the notifier is closed
                 wake(check.waiter)
 
     def _locate_nowait(self, presence: ImmediatePresence, user: str) -> Sequence[RoutingInfo] | None:

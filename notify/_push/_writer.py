@@ -1,6 +1,6 @@
-"""Saving: in tasks that the library owns; concurrent pushes share batches.
+"""Saving, in tasks that the library owns; concurrent pushes share batches.
 
-A caller waits for an outcome, never for the driver: cancelling or outwaiting it abandons the wait alone.
+A caller waits for an outcome, never for the driver: cancelling the caller, or its timeout, abandons only the wait.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from ..event import Draft, Event
 logger = logging.getLogger("notify")
 
 BATCH_SIZE: Final = 500
-"""Events to one `save_many`."""
+"""Events in one `save_many` at most."""
 
 CONCURRENT_SAVES: Final = 32
-"""Saves that a `push_many` has under way at once where the store cannot `save_many`."""
+"""Concurrent saves of one `push_many` on a store that cannot `save_many`."""
 
 
 T = TypeVar("T")
 
 Locations: TypeAlias = Sequence[RoutingInfo] | None
-"""Where to route an event once it is stored; None: to every instance."""
+"""Where to route an event once it is stored; None for every instance."""
 
 
 class Save:
-    """One event on its way into the store."""
+    """One event that is being saved."""
 
     __slots__ = ("deadline", "event", "locations", "outcome", "sent", "waiter")
 
@@ -66,17 +66,17 @@ class Save:
 
 
 class Writer:
-    """Saves single pushes: what comes while a batch is under way makes up the next one.
+    """Saves pushes: those that arrive while one batch is being saved form the next batch.
 
     Args:
-        store: saved to; in batches if it can `save_many` and does not make batches by itself (`save_soon`); if it can
-            do neither, in one task for each save.
-        timeout: seconds after which a push that got no answer has failed.
-        max_pending: saves that may be under way or waiting.
+        store: saved to: by `save_soon` if it batches by itself, else in batches if it can `save_many`, else in one task
+            for each save.
+        timeout: seconds after which a push without an answer has failed.
+        max_pending: saves that may be in flight or waiting.
 
     Attributes:
         on_saved: called with each stored event and its locations, in the task that saved it, before its caller knows.
-        observe: if set, called with the seconds that each call of the store took and how many events it had.
+        observe: if set, called with the duration of each call of the store in seconds and its number of events.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Writer:
         self._soon: SaveSoon | None = store if ability(store, SaveSoon, save_soon="save") else None
         self._handed: dict[Save, None] = {}  # the oldest first
         self._late: dict[Save, None] = {}
-        self._all_told: anyio.Event | None = None
+        self._all_reported: anyio.Event | None = None
         self._name = type(store).__name__
         self.on_saved: Callable[[Event, Locations], None] = _ignore
         self._timeout = timeout
@@ -107,7 +107,7 @@ class Writer:
         self._draining = False
 
     async def save(self, event: Event, locations: Locations) -> Event:
-        """Have the event saved and return it as stored.
+        """Save the event and return it as stored.
 
         Raises:
             OverloadedError: too many are pending.
@@ -115,7 +115,8 @@ class Writer:
             PushUncertainError: outcome unknown.
         """
         if self._counters.pending_pushes >= self._max_pending:
-            raise OverloadedError(f"{self._counters.pending_pushes} pushes are pending", backend=self._name)
+            message = f"{self._counters.pending_pushes} pushes are pending, which is the limit (max_pending)"
+            raise OverloadedError(message, backend=self._name)
         save = Save(event, locations, self._guard.new_waiter())
         self._counters.pending_pushes += 1
         if self._soon is not None:
@@ -139,7 +140,7 @@ class Writer:
         return save.outcome
 
     async def save_all(self, events: Sequence[Event], locations: Sequence[Locations]) -> list[Event | NotifyError]:
-        """Save one batch of a `push_many` and return an outcome for each event; called in a task of ours."""
+        """Save one batch of a `push_many` and return an outcome for each event; called in a task of the notifier."""
         if self._many is not None:
             return await self._save_batch(self._many, events, locations)
         outcomes: list[Event | NotifyError] = [self._unanswered()] * len(events)
@@ -158,16 +159,16 @@ class Writer:
         save.sent = True
         save.deadline = time.monotonic() + self._timeout  # anyio's clock is the same, and costs as much as the rest
         if not self._handed and not self._late:
-            self._all_told = anyio.Event()
-            self._background.start(self._wait_until_told, self._all_told)
+            self._all_reported = anyio.Event()
+            self._background.start(self._watch_deadlines, self._all_reported)
         self._handed[save] = None
         try:
-            store.save_soon(save.event, partial(self._told, save))
+            store.save_soon(save.event, partial(self._report, save))
         except Exception as error:
-            self._told(save, as_push_error(error, self._name))
+            self._report(save, as_push_error(error, self._name))
 
-    def _told(self, save: Save, outcome: Event | NotifyError) -> None:
-        """Take an outcome from a store that makes batches by itself; too late once the notifier has closed."""
+    def _report(self, save: Save, outcome: Event | NotifyError) -> None:
+        """Accept an outcome from a store that batches by itself; ignored once the notifier has closed."""
         if save in self._handed:
             del self._handed[save]
             save.finish(outcome)
@@ -178,13 +179,13 @@ class Writer:
         self._counters.pending_pushes -= 1
         if isinstance(outcome, Event):
             self.on_saved(outcome, save.locations)
-        if not self._handed and not self._late and self._all_told is not None:
-            self._all_told.set()
+        if not self._handed and not self._late and self._all_reported is not None:
+            self._all_reported.set()
 
-    async def _wait_until_told(self, all_told: anyio.Event) -> None:
-        """Give up who waits for too long, with one timer for all; and be a task that the notifier's closing awaits."""
+    async def _watch_deadlines(self, all_reported: anyio.Event) -> None:
+        """Fail the pushes that exceed their deadline, with one timer for all; closing the notifier awaits this task."""
         try:
-            while not all_told.is_set():
+            while not all_reported.is_set():
                 oldest = next(iter(self._handed), None)
                 now = time.monotonic()
                 if oldest is not None and oldest.deadline <= now:
@@ -193,10 +194,10 @@ class Writer:
                     oldest.finish(self._unanswered())
                     continue
                 with anyio.move_on_after(self._timeout if oldest is None else oldest.deadline - now):
-                    await all_told.wait()
+                    await all_reported.wait()
         finally:
             while self._background.closed and (waiting := {**self._late, **self._handed}):
-                self._told(next(iter(waiting)), self._unanswered())
+                self._report(next(iter(waiting)), self._unanswered())
 
     async def _save_one(self, save: Save) -> None:
         outcome: Event | NotifyError = self._unanswered()
@@ -216,7 +217,7 @@ class Writer:
         return stored
 
     async def _drain(self) -> None:
-        """Save what is queued, batch after batch; ends when nothing is."""
+        """Save what is queued, batch after batch, until the queue is empty."""
         assert self._many is not None
         saves: list[Save] = []
         try:
@@ -232,7 +233,7 @@ class Writer:
                 saves = []
         finally:
             self._draining = False
-            self._abandon(saves)  # only where this task was cancelled: the notifier closes
+            self._abandon(saves)  # only if this task was cancelled: the notifier is being closed
 
     async def _save_batch(
         self, many: SaveMany, events: Sequence[Event], locations: Sequence[Locations]
@@ -242,7 +243,7 @@ class Writer:
             with self._bounded(len(events)):
                 outcomes = [_checked(outcome) for outcome in await many.save_many(events)]
             if len(outcomes) != len(events):
-                raise ValueError(f"{len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
+                raise ValueError(f"save_many() gave {len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
         except Exception as error:
             return [as_push_error(error, self._name)] * len(events)
         for outcome, where in zip(outcomes, locations, strict=True):
@@ -271,7 +272,8 @@ class Writer:
             return self._unanswered()
         self._queue.remove(save)
         self._counters.pending_pushes -= 1
-        return PushRejectedError(f"{self._name} was busy for {self._timeout} s; nothing was sent", backend=self._name)
+        message = f"timed out after {self._timeout} s waiting for earlier saves of {self._name}; nothing was sent"
+        return PushRejectedError(message, backend=self._name)
 
     def _unanswered(self) -> PushUncertainError:
         return PushUncertainError(f"{self._name} did not answer; the event may be stored", backend=self._name)
@@ -286,14 +288,14 @@ def _checked(outcome: T) -> T:
 
 
 def checked_event(outcome: T) -> T:
-    """Refuse what is no stored event: a store that breaks the contract here fails, and poisons nothing."""
+    """Refuse what is not a stored event: a store that breaks the contract here fails, and corrupts no stream."""
     if isinstance(outcome, Event) and not isinstance(outcome, Draft) and ids.is_id(outcome.id):
         return outcome
-    raise TypeError(f"it returned {outcome!r:.80} for an event")
+    raise TypeError(f"the store returned {outcome!r:.80} instead of a stored event")
 
 
 def as_push_error(error: Exception, backend: str) -> NotifyError:
-    """Return the library's error for a save that raised: of a external exception the outcome is unknown."""
+    """Return the library's error for a save that raised; after an exception of a driver the outcome is unknown."""
     if isinstance(error, BackendError | UsageError):
         return error
     wrapped = PushUncertainError(f"{backend} failed while saving: {error!r}", backend=backend)

@@ -1,4 +1,4 @@
-"""The tasks that a notifier or a store owns: every one has an owner who sees its exception and ends it."""
+"""The tasks that a notifier or a store owns: each has an owner that sees its exception and ends it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class _Job:
 class Background:
     """Starts tasks that live no longer than their owner, on whichever event loop is running.
 
-    They are nobody's children: a caller that is cancelled does not take them along, and no `async with` is needed. On
-    trio they are system tasks, because a nursery would have to be opened and closed in one task, nested
-    with the user's.
+    They are not children of the caller: cancelling the caller does not cancel them, and no `async with` is needed. On
+    trio they are system tasks, because a nursery would have to be opened and closed in one task, nested correctly with
+    the caller's own.
 
     Args:
-        owner: its name, for messages.
+        owner: the owner's name, for messages.
     """
 
     def __init__(self, owner: str) -> None:
@@ -100,7 +100,7 @@ class Background:
         self.start(job)
         await done.wait()
         if not outcome:
-            raise ClosedError(f"the {self._owner} was closed meanwhile")
+            raise ClosedError(f"the {self._owner} was closed before the call ended")
         if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0]
@@ -137,6 +137,6 @@ class Background:
     def _ended(self, job: _Job, task: asyncio.Task[None] | None = None) -> None:
         if task is not None:
             self._tasks.discard(task)
-        self._jobs.discard(job)  # also where a task was cancelled before its first step
+        self._jobs.discard(job)  # done here too, for a task that was cancelled before its first step
         if self._idle is not None and not self._jobs:
             self._idle.set()

@@ -1,4 +1,4 @@
-"""Pure: delays between attempts that grow and never come in step."""
+"""Pure: delays between attempts, growing and with jitter, so that clients of one server do not retry in step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 def backoff(
     chance: Callable[[], float], *, first: float = 0.05, factor: float = 2.0, limit: float = 5.0
 ) -> Iterator[float]:
-    """Yield delays in seconds for ever: half of each step is fixed, half is drawn.
+    """Yield delays in seconds without end: half of each step is fixed, the other half is random.
 
     Args:
         chance: returns a number in [0, 1), for example `random.random`.

@@ -96,7 +96,7 @@ class LoopGuard:
         self._allowed = _CLOSED
 
     def time(self) -> float | None:
-        """Return the loop's time in seconds, also in its callbacks, where anyio cannot tell; None once it has ended."""
+        """Return the loop's time in seconds, in its callbacks too, where anyio has no task; None once it has ended."""
         if isinstance(self._loop, asyncio.AbstractEventLoop):
             return self._loop.time() if self._loop.is_running() else None
         try:

@@ -11,11 +11,11 @@ from ..event import Event
 
 @dataclass(frozen=True, slots=True)
 class PushReport:
-    """What became of a `push_many`, user by user.
+    """The outcome of a `push_many`, user by user.
 
     Attributes:
-        events: the stored event of each user who has it.
-        failed: the error of each user who has not; nobody of them saw a live copy.
+        events: the stored event of each user for whom it was stored.
+        failed: the error of each other user; none of their streams saw a live copy.
         offline: users left out by `offline="drop"`.
     """
 
@@ -30,8 +30,8 @@ class Health:
 
     Attributes:
         ok: whether every part works.
-        parts: `store`, `live` (whether a stream store hears of new events), `presence`, `router`, as far as there are
-            any: `"ok"`, or what is wrong.
+        parts: `store`, `live` (whether a stream store receives new events), `presence` and `router`, as far as there
+            are any: `"ok"`, or what is wrong.
     """
 
     ok: bool

@@ -1,4 +1,4 @@
-"""What the library counts: plain integers, cheap to add to; read by `statistics()` and by the metrics."""
+"""What the library counts: plain integers, cheap to increment; read by `statistics()` and by the metrics."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ class Statistics:
     Attributes:
         open_streams: streams open now.
         users: users with an open stream now.
-        pending_pushes: pushes whose outcome is not known yet.
+        pending_pushes: pushes whose outcome is still unknown.
         pushes: pushes by outcome (`OUTCOMES`) since the start.
-        delivered_local: offers of this notifier's own pushes that open streams took; a stream store mostly offers them
-            itself, which counts nowhere.
+        delivered_local: offers of this notifier's own pushes that open streams took. A stream store usually offers them
+            itself, which is not counted.
         delivered_routed: offers that arrived by `deliver` and open streams took.
         delivered_replayed: events that streams read from the log.
-        duplicates: offers ignored because they had been seen.
+        duplicates: offers ignored because the streams had seen the event.
         dropped: ephemeral events lost to full buffers, as far as their readers have noticed.
         gaps: gaps by reason.
         batches: calls of `save_many`.
         routed: events handed to the router without an error.
-        route_failures: routes that failed, timed out or were skipped because too many were under way.
+        route_failures: routes that failed, timed out or were skipped because too many were in flight.
         presence_failures: calls of the presence tracker that failed.
         read_failures: reads and polls of the store that failed.
     """
@@ -100,7 +100,7 @@ class Statistics:
 
 
 OUTCOMES: Final = ("stored", "ephemeral", "offline", "rejected", "uncertain")
-"""What can become of a push; `offline`: dropped because of the policy for absent users."""
+"""The outcomes of a push; `offline`: dropped by the policy for absent users."""
 
 
 def pushes(counters: Counters) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Metrics and spans, by the OpenTelemetry API alone: the only module that imports it.
 
-Counts are plain integers that observable instruments read when somebody collects them, so they cost nothing extra.
+Counts are plain integers that observable instruments read at collection, so they cost nothing extra.
 Histograms and spans are recorded only if an SDK was installed before the notifier was made.
 """
 
@@ -45,7 +45,7 @@ _COUNTERS: Final[tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, in
         "part",
         lambda c: {"read": c.read_failures, "presence": c.presence_failures},
     ),
-    ("notify.duplicates", "offers ignored because they had been seen", "", lambda c: {"": c.duplicates}),
+    ("notify.duplicates", "offers ignored because the streams had seen the event", "", lambda c: {"": c.duplicates}),
     ("notify.ephemeral.dropped", "ephemeral events lost to full buffers", "", lambda c: {"": c.dropped}),
     ("notify.batches", "calls of save_many", "", lambda c: {"": c.batches}),
 )
@@ -58,13 +58,13 @@ class Observed(Protocol):
 
 
 class Telemetry:
-    """What one notifier tells OpenTelemetry.
+    """The metrics and spans of one notifier.
 
     Args:
-        counters: what the notifier counts.
+        counters: the notifier's counts.
         observed: calls what is set as its `observe` with each event that a stream yields.
-        users: who has a stream open.
-        is_receiving: whether what other instances push is heard.
+        users: the users with open streams.
+        is_receiving: returns whether events of other instances are being received.
 
     Attributes:
         tracing: whether spans are recorded.
@@ -152,9 +152,9 @@ class _Registry:
         gauges: dict[str, tuple[str, Callable[[Telemetry], int]]] = {
             "notify.streams.open": ("streams open now", lambda t: t.counters.open_streams),
             "notify.users": ("users with an open stream now", lambda t: len(t.users)),
-            "notify.wake_path.up": ("notifiers that hear of what others push", lambda t: int(t.is_receiving())),
+            "notify.wake_path.up": ("notifiers that receive what others push", lambda t: int(t.is_receiving())),
             "notify.pushes.pending": (
-                "pushes whose outcome is not known yet",
+                "pushes whose outcome is still unknown",
                 lambda t: t.counters.pending_pushes,
             ),
         }
@@ -186,5 +186,5 @@ _registry = _Registry()
 
 
 def _installed(provider: object) -> bool:
-    """Return whether a provider is an SDK's: the API's own ones, which do nothing, live in the API's modules."""
+    """Return whether a provider comes from an SDK: those of the API do nothing, and are in the API's modules."""
     return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))

@@ -1,9 +1,8 @@
-"""Waiters: the cheapest thing a task can wait on under each event loop.
+"""Waiters: the cheapest thing that a task can wait on under each event loop.
 
-Every idle stream waits on one and every delivery wakes one. On asyncio a waiter is what asyncio calls a future-like
-object, with no more than a task asks of it: it serves again after each wake-up, and all that are woken in one step of
-the loop share one callback of the loop. With plain futures a delivery takes a third longer. Elsewhere a waiter is a few
-lines around `anyio.Event`.
+Every idle stream waits on one, and every delivery wakes one. On asyncio a waiter is a future-like object with exactly
+the methods that a task uses. It is reusable, and all waiters that are woken in one step of the loop share one callback
+of the loop; with plain futures a delivery takes a third longer. Under other loops a waiter wraps `anyio.Event`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class Waiter(Protocol):
     """Awaited by one task at a time."""
 
     def wake(self) -> None:
-        """End the wait that is under way, or else the next one before it begins. Never waits."""
+        """End the current wait, or the next one if there is none. Never waits."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""
@@ -49,18 +48,20 @@ class EventWaiter:
 
 
 class WakeBatch:
-    """Runs every task that was woken in one step of an asyncio loop, in that order, by one callback of the loop."""
+    """Runs every task that was woken in one step of an asyncio loop, in that order, in one callback of the loop."""
 
     __slots__ = ("_ended", "loop", "woken_waiters")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._ended = loop.create_future()  # what tasks are told of a wait that ended well: they read it without a call
+        self._ended = (
+            loop.create_future()
+        )  # the finished future that a woken task is given: it reads the result without a call
         self._ended.set_result(None)
         self.woken_waiters: list[LoopWaiter] = []
 
     def run(self) -> None:
-        """Run each task, in its own context, up to where it waits again."""
+        """Run each task, in its own context, until it waits again."""
         woken_waiters, self.woken_waiters = iter(self.woken_waiters), []
         ended = self._ended
         try:
@@ -74,19 +75,19 @@ class WakeBatch:
                     waiter.context.run(step, waiter)
                     step = None  # see `LoopWaiter.result`
         finally:
-            for waiter in woken_waiters:  # only where a task let out KeyboardInterrupt or SystemExit
+            for waiter in woken_waiters:  # only after a task raised KeyboardInterrupt or SystemExit
                 self.woken_waiters.append(waiter)
                 self.loop.call_soon(self.run)
 
 
 class LoopWaiter:
-    """A waiter for asyncio: of a future's interface the part that `asyncio.Task` and anyio use."""
+    """A waiter for asyncio: the part of a future's interface that `asyncio.Task` and anyio use."""
 
     __slots__ = ("_asyncio_future_blocking", "_batch", "_loop", "cancelled", "context", "step", "woken")
 
     def __init__(self, batch: WakeBatch) -> None:
         self._batch = batch
-        self._loop = batch.loop  # a task looks for this and for the next, to know what it may wait on
+        self._loop = batch.loop  # a task checks this attribute and the next to see what it may wait on
         self._asyncio_future_blocking = False
         self.woken = False
         self.cancelled: tuple[str, ...] | None = None
@@ -113,16 +114,16 @@ class LoopWaiter:
         return iter((self,))  # type: ignore[return-value]  # the cheapest iterator that hands itself to the task once
 
     def add_done_callback(self, step: Callable[[LoopWaiter], None], *, context: contextvars.Context) -> None:
-        """Take from the task what makes it go on."""
+        """Keep what makes the task continue."""
         self.step = step
         self.context = context
 
     def done(self) -> bool:
-        """Whether the task is going to go on: for what looks into tasks, as anyio does."""
+        """Whether the task will continue: anyio asks this of what a task waits on."""
         return self.woken
 
     def cancel(self, msg: str | None = None) -> bool:
-        """Make the task go on with an exception; return False where it is going to go on anyway."""
+        """Make the task continue with an exception; return False if it will continue anyway."""
         if self.woken:
             return False
         self.cancelled = () if msg is None else (msg,)
@@ -130,10 +131,10 @@ class LoopWaiter:
         return True
 
     def result(self) -> None:
-        """Tell the task that the wait was cancelled; of one that ended well the batch tells it in another way.
+        """Raise the cancellation of the wait; a wait that ended normally is reported by `WakeBatch` itself.
 
-        The traceback of what this raises refers to this frame and to those below, and the task to the traceback: with
-        the exception or the task in a variable here or in `WakeBatch.run`, the cycle would keep the stream alive.
+        The traceback of the exception refers to this frame and to those below, and the task refers to the traceback:
+        with the exception or the task in a variable here or in `WakeBatch.run`, the cycle would keep the stream alive.
         """
         message, self.cancelled = self.cancelled, None
         self.woken = False
@@ -147,6 +148,6 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def wake(waiter: Waiter | None) -> None:
-    """Wake the task of a waiter, if it still waits."""
+    """Wake the task of a waiter, if there is one."""
     if waiter is not None:
         waiter.wake()

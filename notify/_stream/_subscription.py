@@ -203,7 +203,8 @@ class Subscription(Attachment):
             if cursor.state is State.NEW:
                 await self._open()
             if cursor.state is State.BEHIND and self._streams is not None and self._rank >= self._set.cutoff:
-                self._source.request(self)
+                if not cursor.page:  # attached again with a page in hand: that comes first
+                    self._source.request(self)
             if cursor.state is State.READING and self._prefetched is None and self.waiter is not None:
                 await self.waiter
             if self._prefetched is not None:

@@ -174,7 +174,7 @@ async def test_a_store_that_does_not_hear_of_events_is_not_well() -> None:
     async with Notifier(store=store, timeout=0.1) as notifier:
         health = await notifier.check()
     assert not health.ok
-    assert (health.parts["store"], "not heard of" in health.parts["live"]) == ("ok", True)
+    assert (health.parts["store"], "not received" in health.parts["live"]) == ("ok", True)
 
 
 async def test_a_store_that_comes_to_hear_of_events_is_well() -> None:

@@ -939,3 +939,58 @@ async def test_a_stream_tells_what_it_is(notifier: Notifier) -> None:
     assert await take(stream, 1) == [1]
     assert stream.synced
     await stream.aclose()
+
+
+async def test_a_cancelled_bare_next_detaches_at_once(notifier: Notifier) -> None:
+    """Forty readers in a cancelled task group: no stream is open and no user present, without a garbage collection."""
+    errors: list[BaseException] = []
+    streams = [notifier.subscribe("alice", "0") for _ in range(40)]
+
+    async def read(stream: Stream) -> None:
+        try:
+            async for _ in stream:
+                pass
+        except BaseException as error:
+            errors.append(error)  # the traceback keeps the frames alive, and with them the stream
+            raise
+
+    gc.disable()
+    try:
+        async with anyio.create_task_group() as tasks:
+            for stream in streams:
+                tasks.start_soon(read, stream)
+            await until(lambda: notifier.statistics().open_streams == 40)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        assert len(errors) == 40
+        assert notifier.statistics().open_streams == notifier.statistics().users == 0
+    finally:
+        gc.enable()
+    for number in range(3):
+        await notifier.push("alice", "t", number)
+    for stream in streams:
+        assert [(await stream.next()).payload for _ in range(3)] == [0, 1, 2]
+        await stream.aclose()
+
+
+async def test_a_timeout_leaves_a_bare_stream_attached(notifier: Notifier) -> None:
+    """`next(timeout)` that runs out is not a cancelled caller: the stream stays open, and hears ephemeral events."""
+    stream = notifier.subscribe("alice")
+    with pytest.raises(TimeoutError):
+        await stream.next(0.01)
+    assert notifier.statistics().open_streams == 1
+    await notifier.push("alice", "t", 1, ephemeral=True)
+    assert (await stream.next(1)).payload == 1
+    with anyio.move_on_after(0.01):
+        await stream.next(10)
+    assert notifier.statistics().open_streams == 0
+
+
+async def test_an_entered_stream_stays_attached(notifier: Notifier) -> None:
+    """Inside `async with` a cancelled `next` keeps the stream open: nothing is missed, ephemeral events neither."""
+    async with notifier.subscribe("alice") as stream:
+        with anyio.move_on_after(0.01):
+            await stream.next()
+        assert notifier.statistics().open_streams == 1
+        await notifier.push("alice", "t", 1, ephemeral=True)
+        assert (await stream.next()).payload == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -199,6 +200,29 @@ async def long_absence() -> None:
         await reader
         assert got == list(range(300))
         await stream.aclose()
+
+
+@kinds
+def test_a_page_in_hand_survives_a_cancelled_next(kind: str) -> None:
+    """Wherever a bare `next` is cancelled, the following ones yield every event and the one `notify.sync`."""
+    run(partial(page_in_hand, kind))
+
+
+async def page_in_hand(kind: str = "slow") -> None:
+    async with small(kind, Random(0)) as world:
+        world.append(1)
+        for steps in range(20):
+            stream = world.a.subscribe(USER, "0", signals=True)
+            task = asyncio.ensure_future(stream.next())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            types = [] if task.cancelled() else [task.result().type]
+            while len(types) < 2:
+                types.append((await stream.next()).type)
+            assert types == ["t", "notify.sync"]
+            await stream.aclose()
 
 
 # -- shuffled schedules ----------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ SCHEDULES = (
     interleavings.idle_beside_waiting,
     interleavings.cancelled_beside_idle,
     interleavings.long_absence,
+    interleavings.page_in_hand,
 )
 
 MACHINES: tuple[type[Machine], ...] = (

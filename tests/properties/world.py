@@ -62,7 +62,10 @@ class Reader:
     Attributes:
         hint: everything up to here was offered to the stream or was in the log when it looked.
         opening: the stream counts as open; its position may not be fixed yet.
-        opened: its position is fixed.
+        opened: its position is fixed, and it is attached.
+        held: it was entered, so a cancelled `next` leaves it attached.
+        asking: the task that waits for the next event has begun.
+        fixed: its position was fixed when a cancelled `next` detached it.
     """
 
     stream: Stream | None
@@ -76,6 +79,9 @@ class Reader:
     hint: str = ids.ZERO
     opening: bool = False
     opened: bool = False
+    held: bool = False
+    asking: bool = False
+    fixed: bool = False
     closed: bool = False
     synced: bool = False
     gaps: int = 0
@@ -290,6 +296,7 @@ class World:
     async def enter(self, reader: Reader) -> None:
         """Open the stream; it may have to wait for the store."""
         self._note_opening(reader)
+        reader.held = True
         assert reader.stream is not None
         reader.entering = self.loop.create_task(reader.stream.__aenter__())
         await self.settle()
@@ -299,7 +306,7 @@ class World:
         """Open the stream, unless it is open; everything in the log is known to it then."""
         if not reader.opened:
             await self.enter(reader)
-            reader.opened, reader.hint = True, reader.track.beginning
+            reader.opened, reader.hint = True, max(reader.hint, reader.track.beginning, key=ids.parse)
 
     def has_news(self, reader: Reader) -> bool:
         """Whether the stream must have an event that can still be read."""
@@ -311,7 +318,14 @@ class World:
         """Start a task that waits for the next event."""
         self._note_opening(reader)
         assert reader.stream is not None
-        reader.task = self.loop.create_task(reader.stream.next())
+        following, reader.asking = reader.stream.next(), False
+
+        async def ask() -> Event:
+            reader.asking = True
+            return await following
+
+        reader.task = self.loop.create_task(ask())
+        reader.task.add_done_callback(lambda _: following.close())  # also where the task never ran
 
     async def cancel_next(self, reader: Reader, steps: int) -> None:
         """Cancel the reader's task after some steps; what it returned all the same counts."""
@@ -325,12 +339,8 @@ class World:
         await asyncio.wait([task])
         if task.cancelled():
             reader.task = None
-            reader.opening = reader.opened or reader.stream._topic is not None  # type: ignore[union-attr]
-            if not reader.opening:
-                reader.hint = ids.ZERO
-                if reader.recorder is not None:
-                    reader.recorder.finished()
-                    reader.recorder = None
+            if not reader.held and (reader.asking or not reader.opened):
+                self._note_detached(reader)
 
     async def close(self, reader: Reader) -> None:
         """Close the stream; a task that waits must end at once."""
@@ -483,11 +493,32 @@ class World:
     def _note_opening(self, reader: Reader) -> None:
         if not reader.opening:
             reader.opening = True
-            reader.track.begin()
+            if reader.fixed:
+                reader.hint = max(reader.hint, self.logs[reader.user].head, key=ids.parse)  # it reads the log again
+            else:
+                reader.track.begin()
             topic = self.notifiers[reader.owner]._live._hub.users.get(reader.user)
             reader.heard.begin = 0 if topic is None else topic.end
-            if reader.known:
+            if reader.known and reader.recorder is None:
                 reader.recorder = self.history.reader(reader.user, reader.track.position)
+
+    def _note_detached(self, reader: Reader) -> None:
+        """Note that a cancelled `next` has detached the stream; the next one attaches it again at its cursor."""
+        stream: Any = reader.stream
+        assert stream._streams is None
+        if not reader.opening:
+            return
+        self._pass_gaps(reader)
+        reader.opening = reader.opened = False
+        reader.heard.cut()
+        reader.fixed = stream._cursor.opened
+        if reader.fixed:
+            reader.track.rest_at(stream.last_id)
+        else:
+            reader.hint = ids.ZERO
+            if reader.recorder is not None:
+                reader.recorder.finished()
+                reader.recorder = None
 
     def _note_closed(self, reader: Reader) -> None:
         if not reader.closed:
