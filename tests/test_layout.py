@@ -20,7 +20,7 @@ BACKENDS = [package for package in PACKAGES if package != CORE]
 MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 
 FLOORS = (
-    ["errors"],
+    ["errors", "_version"],
     ["ids"],
     ["_codec"],
     ["event"],

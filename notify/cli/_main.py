@@ -26,10 +26,9 @@ from typing import Any, Final, NoReturn, cast
 
 import anyio
 
-from .. import ids
+from .. import __version__, ids
 from .._notifier import Notifier
 from .._runtime._backoff import backoff
-from .._version import __version__
 from ..abc import StreamStore
 from ..errors import BackendError, BackendUnavailableError, NotifyError, PushUncertainError, UsageError
 from ..event import Event, check_user
