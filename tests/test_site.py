@@ -84,3 +84,10 @@ def test_links_that_leave_the_docs_lead_to_the_site(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8")):
         target = (page.parent / link).resolve()
         assert target.is_relative_to(DOCS) or target.relative_to(ROOT).as_posix() in known, link
+
+
+def test_commands_name_files_that_exist() -> None:
+    """Every test file and folder that the page for contributors names is there."""
+    named = re.findall(r"\btests/[\w/.]*\w", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / name).exists()]
