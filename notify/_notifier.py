@@ -367,7 +367,7 @@ class Notifier:
         """End every stream, let pushes finish, release presence and stop. Idempotent.
 
         Takes at most about twice `timeout` seconds, also if a store ignores cancellation.
-        Cancellation: everything is released all the same.
+        Cancellation: takes effect only after everything is released.
         """
         if not self._closed:
             self._closed = True

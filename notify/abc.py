@@ -210,7 +210,7 @@ class SaveSoon(Protocol):
 
     @abstractmethod
     def save_soon(self, event: Event, done: Callable[[Event | NotifyError], None]) -> None:
-        """Accept one event, and later call `done` exactly once with the stored event or its error. Never waits.
+        """Accept one event, and later call `done` once with the stored event or its error. Never waits.
 
         `done` is called even if the store is closed before the outcome is known. It neither waits nor raises.
 

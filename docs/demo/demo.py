@@ -1,9 +1,9 @@
-"""The main job on real input, in real processes over one SQLite file: push, kill the reader, resume it, judge.
+"""The main use case on real input, with real processes and one SQLite file: push, kill the reader, resume, verify.
 
-web-1 is the `notify push --stdin` command: it pushes each line of the feed as it comes. web-2 has a stream open for
-each user of the feed and shows what comes. Now and then it is killed, while the pushes go on; a new process takes over
-from the last id of each user that the dead one had shown. At the end the history checker of notify.testing judges
-every push and every event that was shown.
+web-1 is the command `notify push --stdin`, which pushes each line of the feed as it arrives. web-2 has an open stream
+for each user of the feed and prints the events. It is killed several times while the pushes continue; a new process
+then resumes each user after the last id that the killed one had shown. At the end the history checker of notify.testing
+verifies every push and every event shown.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from notify.event import check_user
 from notify.testing.history import Attempt, History, Reader
 
 HERE: Final = Path(__file__).parent
-PATIENCE: Final = 10.0  # seconds that the streams have to catch up at the end; what they lack then is lost
-FIRST_KILL: Final = 3  # the reader is killed after 3, 15, 75, ... pushes; its successor comes after twice as many
-SHOWN: Final = 8  # events shown live, and as many on resuming, after each turn of the story
+PATIENCE: Final = 10.0  # seconds for the streams to catch up at the end; events not shown by then count as lost
+FIRST_KILL: Final = 3  # the reader is killed after 3, 15, 75, ... pushes, and replaced after twice as many
+SHOWN: Final = 8  # live events printed after each announcement, and as many resumed ones
 BROKEN, INCOMPLETE, INTERRUPTED, CUT_OFF = 1, 2, 130, 141
 
 
 async def lines_of(stream: ByteReceiveStream | None) -> AsyncIterator[str]:
-    """Yield what another process writes, line by line; not the line that it was killed in."""
+    """Yield the output of another process line by line, without an incomplete last line."""
     assert stream is not None
     rest = b""
     async for chunk in stream:
@@ -52,7 +52,7 @@ async def lines_of(stream: ByteReceiveStream | None) -> AsyncIterator[str]:
 
 
 class Watcher:
-    """The process that shows events, as seen from here: which streams it has, and what they have shown."""
+    """The process that shows events: its streams, and what they have shown."""
 
     def __init__(self, demo: Demo, name: str, process: Process) -> None:
         self.demo, self.name, self.process = demo, name, process
@@ -61,14 +61,14 @@ class Watcher:
         self.ready, self.ended = anyio.Event(), anyio.Event()
 
     async def open(self, user: str) -> None:
-        """Have a stream opened from the last id that was shown."""
+        """Open a stream in the process, from the last id shown."""
         after = self.demo.last_ids[user]
         self.readers[user] = self.demo.history.reader(user, after)
         assert self.process.stdin is not None
         await self.process.stdin.send(json.dumps({"user": user, "after": after}).encode() + b"\n")
 
     async def read(self) -> None:
-        """Take what it shows, until it has ended."""
+        """Read the output of the process until it ends."""
         async for line in lines_of(self.process.stdout):
             seen = json.loads(line)
             if "user" in seen:
@@ -94,7 +94,7 @@ class Watcher:
         demo.show(seen)
 
     async def kill(self) -> None:
-        """End it as a crash would, and take what it had shown by then."""
+        """Kill the process, and read the output it had written."""
         self.process.kill()
         await self.ended.wait()
         await self.process.wait()
@@ -103,24 +103,24 @@ class Watcher:
 
 
 def name(key: str, type_: str, payload: Any) -> str:
-    """Return what tells this push from every other, payload and all: one that changed on its way has another name."""
+    """Return a unique name of this push that includes its payload, so that a corrupted payload is detected."""
     return f"line {key.rpartition(':')[2]}: {type_} {json.dumps(payload, ensure_ascii=False)}"
 
 
 class Demo:
-    """Feeds web-1, kills and replaces web-2, and keeps a record of everything."""
+    """Feeds web-1, kills and replaces web-2, and records every push and every event shown."""
 
     def __init__(self, file: str, tasks: TaskGroup, options: argparse.Namespace) -> None:
         self.file, self.tasks, self.options = file, tasks, options
         self.history, self.totals = History(), Totals()
         self.last_ids: dict[str, str] = {}
         self.attempts: dict[int, tuple[str, str, Attempt]] = {}
-        self.pushed: dict[str, dict[str, str]] = {}  # by user: the name of each push, by its id
+        self.pushed: dict[str, dict[str, str]] = {}  # by user, then by id: the name of the push
         self.seen: dict[str, int] = {}
-        self.handed = 0  # lines, to web-1
+        self.handed = 0  # events passed to web-1
         self.next_kill = FIRST_KILL
         self.processes: list[Process] = []
-        self.left = {True: SHOWN, False: SHOWN}  # of live events to be shown, and of others
+        self.left = {True: SHOWN, False: SHOWN}  # events still to be printed, by whether they are live
         self.pushing_ended, self.moved = anyio.Event(), anyio.Event()
         self.replacing = anyio.Lock()
         self.due = -math.inf
@@ -133,10 +133,10 @@ class Demo:
         command = [sys.executable, "-m", "notify", "push", "--stdin", "--ids", "--store", f"sqlite:///{self.file}"]
         self.pusher = await self._start_process(command)
         self.tasks.start_soon(self._read_ids)
-        self.tasks.start_soon(self._read_complaints)
+        self.tasks.start_soon(self._read_errors)
 
     async def start_watcher(self) -> None:
-        """Start the process that shows, with a stream for each user known."""
+        """Start the process that shows events, with a stream for each known user."""
         sabotage = ["--sabotage", *self.totals.hidden.split()] if self.options.sabotage and self.totals.kills else []
         command = [sys.executable, str(HERE / "watcher.py"), self.file, *sabotage]
         process = await self._start_process(command, stderr=None)
@@ -144,25 +144,27 @@ class Demo:
         self.tasks.start_soon(watcher.read)
         await watcher.ready.wait()
         if watcher.ended.is_set():
-            raise RuntimeError(f"{watcher.name} has ended by itself")
+            raise RuntimeError(f"{watcher.name} ended unexpectedly")
         while users := [user for user in self.last_ids if user not in watcher.readers]:
             await watcher.open(users[0])
         self.watcher = watcher
 
     async def _start_process(self, command: list[str], stderr: int | None = subprocess.PIPE) -> Process:
-        process = await anyio.open_process(command, stderr=stderr, start_new_session=True)  # Ctrl-C is for us alone
+        process = await anyio.open_process(
+            command, stderr=stderr, start_new_session=True
+        )  # Ctrl-C goes to this process only
         self.processes.append(process)
         return process
 
     # -- pushing ---------------------------------------------------------------------------------------------------
 
     async def take(self, number: int, line: bytes) -> None:
-        """Hand a line of the feed to web-1, and have a stream opened for a user who is new."""
+        """Pass a line of the feed to web-1, and open a stream for a new user."""
         await anyio.sleep_until(self.due)
         self.due = max(self.due, anyio.current_time()) + (1 / self.options.rate if self.options.rate else 0.0)
         with anyio.CancelScope(shield=True):
             await self._push(number, line)
-            await self._go_on()
+            await self._kill_or_replace()
 
     async def _push(self, number: int, line: bytes) -> None:
         try:
@@ -170,7 +172,7 @@ class Demo:
             user, type_, payload = first.decode(), second.decode(), json.loads(rest[0]) if rest else None
             check_user("" if user.startswith("#") else user)
         except (ValueError, RecursionError, InvalidEventError):
-            pass  # nothing to be pushed: where that is a mistake, web-1 will say so
+            pass  # not an event; web-1 reports it if it is malformed
         else:
             what = name(str(number), type_, payload)
             self.handed += 1
@@ -182,8 +184,8 @@ class Demo:
         assert self.pusher.stdin is not None
         await self.pusher.stdin.send(line + b"\n")
 
-    async def _go_on(self) -> None:
-        """Kill the reader or replace it, when its time has come."""
+    async def _kill_or_replace(self) -> None:
+        """Kill or replace the reader when it is due."""
         if self.watcher is not None and self.handed >= self.next_kill:
             watcher, self.watcher = self.watcher, None
             with anyio.move_on_after(2):
@@ -191,20 +193,20 @@ class Demo:
                     await self.moved.wait()
             await watcher.kill()
             self.totals.kills += 1
-            self.announce(f"{watcher.name} is killed after it has shown {watcher.shown} events; pushes go on")
+            self.announce(f"{watcher.name} is killed after showing {watcher.shown} events; pushes continue")
             self.tasks.start_soon(self._replace_in_time)
         elif self.watcher is None and self.handed >= 2 * self.next_kill:
             await self._replace()
 
     async def _replace_in_time(self) -> None:
-        """Replace the reader though few lines come: somebody may be typing them."""
+        """Replace the reader after two seconds, even if few lines arrive: they may be typed."""
         await anyio.sleep(2.0)
         await self._replace()
 
     async def _replace(self) -> None:
         async with self.replacing:
             if self.watcher is None:
-                self.announce(f"web-{self.totals.kills + 2} takes over, for each user from the last id that was shown")
+                self.announce(f"web-{self.totals.kills + 2} takes over, and resumes each user after the last id shown")
                 await self.start_watcher()
                 self.next_kill *= 5
 
@@ -220,7 +222,7 @@ class Demo:
                     self.say(f"{'':4} ... {self.totals.pushed} pushed, {sum(self.seen.values())} shown")
         self.pushing_ended.set()
 
-    async def _read_complaints(self) -> None:
+    async def _read_errors(self) -> None:
         async for line in lines_of(self.pusher.stderr):
             match = re.match(r"notify: line (\d+): (.*)", line)
             if match:
@@ -230,7 +232,7 @@ class Demo:
                     self.attempts.pop(int(match[1]))[2].rejected()
 
     async def finish(self) -> None:
-        """End the feed, and give the streams time to show all that was pushed."""
+        """End the feed, and wait until the streams have shown everything."""
         assert self.pusher.stdin is not None
         await self.pusher.stdin.aclose()
         await self.pushing_ended.wait()
@@ -241,10 +243,10 @@ class Demo:
                 while ids.compare(self.last_ids[user], next(reversed(pushed))) < 0:
                     await self.moved.wait()
 
-    # -- telling ---------------------------------------------------------------------------------------------------
+    # -- output ----------------------------------------------------------------------------------------------------
 
     def show(self, seen: dict[str, Any]) -> None:
-        """Show an event, unless enough were shown since the last turn of the story."""
+        """Count an event, and print it unless enough have been printed since the last announcement."""
         user = seen["user"]
         self.seen[user] = self.seen.get(user, 0) + 1
         self.moved.set()
@@ -260,12 +262,12 @@ class Demo:
             self.say(paint(fit(text).rstrip(), list(self.last_ids).index(user)))
 
     def announce(self, text: str) -> None:
-        """Tell a turn of the story."""
+        """Print an announcement."""
         self.left = {True: SHOWN, False: SHOWN}
         self.say(bold(fit(f">>>> {text}").rstrip()))
 
     def say(self, text: str) -> None:
-        """Say something, unless only the verdict is wanted."""
+        """Print a line, unless `--quiet`."""
         if not self.options.quiet:
             say(text)
 
@@ -302,7 +304,7 @@ async def run(source: Source, options: argparse.Namespace) -> int:
 
 
 async def stop_on_interrupt(interrupts: AsyncIterator[int], *scopes: anyio.CancelScope) -> None:
-    """End the feed at the first Ctrl-C, and everything at the second."""
+    """End the feed at the first Ctrl-C, and the demo at the second."""
     for scope in scopes:
         await anext(interrupts)
         scope.cancel()
@@ -311,33 +313,35 @@ async def stop_on_interrupt(interrupts: AsyncIterator[int], *scopes: anyio.Cance
 def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(
-        description="Push a feed in one process, show it in another one, kill that, resume, and judge what was shown.",
+        description="Push a feed in one process, show it in another, kill that one, resume, and verify what was shown.",
         epilog='A line is USER TYPE [JSON], as in: alice comment.created {"post": 7}. Blank lines and those that begin '
-        "with # are ignored. A line that is no event is reported with its number and skipped. Exit status: 0 if "
-        "nothing was lost or doubled; 1 if something was; 2 if lines were skipped, nothing was pushed, or the "
-        "arguments are wrong; 130 after Ctrl-C, which ends the feed and still gives the verdict.",
+        "with # are ignored. Invalid lines are reported with their number and skipped. Exit status: 0 if nothing was "
+        "lost or duplicated; 1 if something was; 2 if lines were skipped, nothing was pushed, or the arguments are "
+        "wrong; 130 after Ctrl-C, which ends the feed; the verdict is still printed.",
     )
     parser.add_argument(
         "file",
         nargs="?",
         metavar="FILE",
-        help="lines to read, - for standard input (type them, end with Ctrl-D); "
-        "without it what is piped in, or else the sample feed",
+        help="file with lines, - for standard input (end with Ctrl-D); "
+        "default: piped input if there is any, otherwise the sample feed",
     )
     parser.add_argument("--rate", type=float, default=60.0, help="events per second, 0 for no limit (default: 60)")
-    parser.add_argument("--all", action="store_true", help="show every event, not only some of each chapter")
+    parser.add_argument("--all", action="store_true", help="print every event, not only some after each announcement")
     parser.add_argument("--quiet", action="store_true", help="print the verdict only")
-    parser.add_argument("--sabotage", action="store_true", help="lose one event on its way, to see the checker find it")
+    parser.add_argument(
+        "--sabotage", action="store_true", help="hide one event from the reader, to see the checker find it"
+    )
     options = parser.parse_args()
     if not 0 <= options.rate < math.inf:
-        parser.error("argument --rate: a number that is not negative")
+        parser.error("argument --rate: expected a number of at least 0")
     try:
         source = open_source(options.file, str(HERE / "feed.txt"))
     except OSError as error:
         parser.error(f"cannot read {options.file}: {error.strerror}")
-    say(bold(f"web-1 pushes the lines of {source.name}; web-2 shows each user's stream; both use one SQLite file."))
+    say(bold(f"web-1 pushes the lines of {source.name}; web-2 follows every user's stream; both use one SQLite file."))
     if not options.quiet:
-        say("line: of the feed   after: from the push to here, or resumed: after a kill   id: resume from it")
+        say("line: number in the feed   after: time since the push, or resumed after a kill   id: resume position")
     if source.is_terminal:
         say('Type a line such as: alice comment.created {"post": 7}    Ctrl-D ends.')
     return anyio.run(partial(run, source, options))
@@ -346,7 +350,7 @@ def main() -> int:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that has no ø must not end the demo
+            stream.reconfigure(errors="replace")  # a terminal that cannot display ø must not end the demo
     try:
         sys.exit(main())
     except* KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What the demo says at the end: counts of what was pushed and shown, and the verdict of the history checker."""
+"""The end of the demo: counts of pushed and shown events, and the verdict of the history checker."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ROWS: Final = 16
 
 @dataclass
 class Totals:
-    """What is counted on the way.
+    """Counts of the demo.
 
     Attributes:
-        hidden: the id of the event that the sabotage hid.
-        delays: seconds from push to display of each live event.
+        hidden: id of the event that `--sabotage` hid.
+        delays: seconds from push to display, for each live event.
     """
 
     pushed: int = 0
@@ -31,7 +31,7 @@ class Totals:
     delays: list[float] = field(default_factory=list)
 
     def count(self, delay: float | None) -> None:
-        """Count an event that was shown: live after this delay, or on resuming."""
+        """Count an event that was shown: live after this delay, or resumed if None."""
         if delay is None:
             self.resumed += 1
         else:
@@ -39,7 +39,7 @@ class Totals:
 
 
 def summarise(demo: Demo) -> bool:
-    """Print what was pushed and shown, and what the checker makes of it; return whether nothing was lost or doubled."""
+    """Print the counts and the verdict of the checker; return whether it found no violation."""
     totals, seen = demo.totals, sum(demo.seen.values())
     say(bold("\nUser       pushed  shown  last id"))
     for user, pushed in list(demo.pushed.items())[:ROWS]:
@@ -50,22 +50,22 @@ def summarise(demo: Demo) -> bool:
     say(f"Shown {seen}: {len(totals.delays)} live, {totals.resumed} on resuming; kills: {totals.kills}.")
     if len(totals.delays) > 1:
         percent = statistics.quantiles(totals.delays, n=100, method="inclusive")
-        say(f"Live, half were shown within {percent[49] * 1000:.0f} ms and 99 % within {percent[98] * 1000:.0f} ms.")
+        say(f"Live latency: median {percent[49] * 1000:.0f} ms, 99th percentile {percent[98] * 1000:.0f} ms.")
     verdict = demo.history.check()
     for violation in verdict.violations[:ROWS]:
-        say(fit(f"Wrong ({violation.rule}) for {violation.user}: {violation.text}", None))
+        say(fit(f"Violation ({violation.rule}) for {violation.user}: {violation.text}", None))
         for id_ in violation.ids[:ROWS]:
-            push = demo.pushed.get(violation.user, {}).get(id_, "no push that was acknowledged")
+            push = demo.pushed.get(violation.user, {}).get(id_, "not an acknowledged push")
             say(fit(f"  {id_} is {push}", None))
     for reason, count in sorted(verdict.gaps.items()):
-        say(f"Wrong: {count} gaps ({reason}).")
+        say(f"Violation: {count} gaps ({reason}).")
     if totals.hidden:
         say(f"Sabotage: {totals.hidden} was hidden from the reader.")
     ok = verdict.ok and not verdict.gaps
     if not totals.pushed:
         say(bold("Nothing was pushed, so nothing is proven."))
     elif ok:
-        say(bold("OK: nothing lost, nothing doubled, nothing out of order."))
+        say(bold("OK: nothing lost, nothing duplicated, nothing out of order."))
     else:
-        say(bold("FAILED: what was shown is not what was pushed."))
+        say(bold("FAILED: the events shown are not the events pushed."))
     return ok

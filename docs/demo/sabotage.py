@@ -1,4 +1,4 @@
-"""A store that loses an event, so that people can see the checker find it."""
+"""A store that loses an event, to show that the history checker finds it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from notify_sqlite import SQLiteStreamStore
 
 
 class LeakyStore(SQLiteStreamStore):
-    """Hides the first event that anybody reads from the log, and mends the chain of `prev` so that no stream notices.
+    """Hides the first event that is read from the log, and adjusts `prev` of the next one so that no stream notices.
 
     Attributes:
-        lost: the id of the event that is hidden; empty until there is one.
+        lost: id of the hidden event; empty until one is hidden.
     """
 
     lost: str = ""
@@ -29,7 +29,7 @@ class LeakyStore(SQLiteStreamStore):
         return self._leak(page)
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
-        """Look for news, without the lost event."""
+        """Read many users, without the lost event."""
         pages = await super().read_many(after, limit)
         return {user: self._leak(page) for user, page in pages.items()}
 
@@ -38,7 +38,7 @@ class LeakyStore(SQLiteStreamStore):
         for at, event in enumerate(events):
             if event.id == self.lost:
                 del events[at]
-                if at < len(events):  # else the stream would notice, and report a gap
+                if at < len(events):  # otherwise the stream would report a gap
                     events[at] = events[at].stored(events[at].id, event.prev)
                 return Page(events, page.gap, events[-1].id if events else event.prev)
         return page

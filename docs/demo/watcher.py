@@ -1,7 +1,7 @@
-"""The process that shows: a stream for each user that it is told of, every event as a line of JSON.
+"""The process that shows events: opens streams as requested, and prints every event as a line of JSON.
 
-`python watcher.py FILE [--sabotage [ID]]` reads lines of JSON: `{"user": "alice", "after": "0"}` opens a stream. The
-end of its input ends it. What it has written is all that it has seen, so whoever kills it knows where to resume.
+`python watcher.py FILE [--sabotage [ID]]` reads lines of JSON: `{"user": "alice", "after": "0"}` opens a stream. It
+ends at the end of its input. Its output is complete at any time, so after a kill the demo knows where to resume.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from notify_sqlite import SQLiteStreamStore
 
 
 async def show(notifier: Notifier, user: str, after: str) -> None:
-    """Write the events of one user, those of the past and then those that come."""
+    """Print the events of one user: first the stored ones, then new ones."""
     is_live = False
     async with notifier.subscribe(user, after, signals=True) as stream:
         async for event in stream:
@@ -32,7 +32,7 @@ async def show(notifier: Notifier, user: str, after: str) -> None:
 
 
 async def main(*arguments: str) -> None:
-    """Open streams as told."""
+    """Open a stream for each line of input."""
     file, *sabotage = arguments
     store = LeakyStore(file) if sabotage else SQLiteStreamStore(file)
     if isinstance(store, LeakyStore):
@@ -40,11 +40,11 @@ async def main(*arguments: str) -> None:
     async with store, Notifier(store) as notifier, anyio.create_task_group() as streams:
 
         async def open_stream(_: int, line: bytes) -> None:
-            order = json.loads(line)
-            streams.start_soon(show, notifier, order["user"], order["after"])
+            request = json.loads(line)
+            streams.start_soon(show, notifier, request["user"], request["after"])
 
         say(json.dumps({"ready": True}))
-        await Source("orders", sys.stdin.fileno()).read_lines(open_stream)
+        await Source("requests", sys.stdin.fileno()).read_lines(open_stream)
         streams.cancel_scope.cancel()
 
 

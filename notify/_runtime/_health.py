@@ -47,7 +47,7 @@ async def until_receiving(store: StreamStore, liveness: Liveness, user: str, wit
     """Keep a stream of this user open until the store receives what other processes save.
 
     Raises:
-        BackendUnavailableError: it did not within so many seconds.
+        BackendUnavailableError: it did not within `within` seconds.
     """
     with anyio.move_on_after(within):
         async with store.subscribe(user):

@@ -151,7 +151,7 @@ class Attachment:
             watermark: the end of the ring when the read began.
         """
         streams = self._streams
-        assert streams is not None  # by I4: a detached stream is not reading
+        assert streams is not None  # by I2: a detached stream is not reading
         if reached_end:
             no_offer_since = watermark.ring is streams and watermark.end == streams.end
             streams.reached(page.position, no_offer_since=no_offer_since)

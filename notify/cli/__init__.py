@@ -1,4 +1,4 @@
-"""The `notify` command: push, follow and look after notifications from a terminal."""
+"""The `notify` command: push, follow and inspect notifications from a terminal."""
 
 from ._main import main as main
 

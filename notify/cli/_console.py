@@ -1,4 +1,4 @@
-"""What the command line reads and writes: positions, lines of input as they come, lines of text that steer nothing."""
+"""Input and output of the command line: positions, input lines as they arrive, output without control characters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..event import Event
 from ._urls import redact
 
 MAX_LINE: Final = 1 << 20
-"""Bytes of a line of input: far more than any payload may have."""
+"""Longest accepted input line in bytes: far above the limit of a payload."""
 
 _CHUNK: Final = 65_536
 
@@ -30,8 +30,8 @@ class Line(NamedTuple):
     """One line of a feed.
 
     Attributes:
-        number: its place, from 1.
-        text: without its end; None: longer than `MAX_LINE`.
+        number: line number, starting at 1.
+        text: the line without its newline; None if it is longer than `MAX_LINE`.
     """
 
     number: int
@@ -39,27 +39,27 @@ class Line(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """Return the text in one line, with what could steer a terminal escaped as JSON and Python do."""
+    """Return the text as one line, with control characters escaped as in JSON."""
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def say(text: str, to: TextIO | None = None) -> None:
-    """Write one line, at once."""
+    """Write one line and flush."""
     stream = to or sys.stdout
     stream.write(text + "\n")
     stream.flush()
 
 
-def complain(text: str) -> None:
-    """Write one line about what goes wrong, without passwords."""
+def report(text: str) -> None:
+    """Write one line to standard error, with passwords redacted."""
     say(f"notify: {printable(redact(text))}", sys.stderr)
 
 
 def seconds(text: str) -> float:
-    """Return a positive number of seconds.
+    """Parse a positive number of seconds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a number, or out of range.
     """
     value = float(text)
     if not 0 < value < 1e9:
@@ -68,28 +68,28 @@ def seconds(text: str) -> float:
 
 
 def position(text: str) -> str | datetime:
-    """Return the position that a person has typed: an id, `0`, or a time with its zone.
+    """Parse a position given on the command line: an id, `0`, or a time with a time zone.
 
     Raises:
-        InvalidEventIdError: it is none.
+        InvalidEventIdError: none of these.
     """
     if ids.is_id(text):
         return text
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidEventIdError(f"not an id, 0 or a time such as 2026-01-01T00:00:00Z: {text!r:.80}") from None
+        raise InvalidEventIdError(f"expected an id, 0, or a time like 2026-01-01T00:00:00Z, got {text!r:.80}") from None
     if moment.tzinfo is None:
-        raise InvalidEventIdError(f"a time needs its zone, Z for UTC, as in 2026-01-01T00:00:00Z: {text!r:.80}")
+        raise InvalidEventIdError(f"a time needs a time zone, as in 2026-01-01T00:00:00Z; got {text!r:.80}")
     ids.before(moment)
     return moment
 
 
 def payload_of(text: str | bytes) -> Any:
-    """Return the value of a payload's JSON.
+    """Decode a JSON payload.
 
     Raises:
-        UsageError: it is none.
+        UsageError: not JSON.
     """
     try:
         return json.loads(text)
@@ -100,12 +100,12 @@ def payload_of(text: str | bytes) -> Any:
 
 
 def plain(event: Event) -> str:
-    """Return an event for a person: id, type and payload, with one space between them."""
+    """Format an event for reading: id, type and payload, separated by spaces."""
     return f"{event.id} {event.type} {_compact(event.payload)}"
 
 
 def as_json(event: Event) -> str:
-    """Return an event for a program: one JSON object in one line."""
+    """Format an event for programs: one JSON object on one line."""
     fields = {
         "id": event.id,
         "prev": event.prev,
@@ -125,7 +125,10 @@ def _compact(value: object) -> str:
 
 
 def is_abandoned(stream: TextIO) -> bool:
-    """Return whether whoever read this pipe has gone: nothing would tell a process that has nothing to write."""
+    """Return whether the reading end of this pipe is closed.
+
+    A process that has nothing to write gets no SIGPIPE, so it has to ask.
+    """
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(flags & select.POLLERR for _, flags in poll.poll(0))
@@ -133,36 +136,37 @@ def is_abandoned(stream: TextIO) -> bool:
 
 @contextmanager
 def first_signal() -> Iterator[int]:
-    """Yield a descriptor that gives the number of a SIGINT or SIGTERM to come; a second one ends the process at once.
+    """Yield a file descriptor from which the number of the first SIGINT or SIGTERM can be read.
 
-    A signal that is ignored, as SIGINT is in the background of a script, stays ignored.
+    A second signal ends the process with the default action. A signal that is ignored at the start, as SIGINT is for
+    background jobs of a script, stays ignored.
     """
-    ours, theirs = os.pipe()
+    receiver, sender = os.pipe()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def heed(number: int, _frame: object) -> None:
+    def handle(number: int, _frame: object) -> None:
         restore()
-        os.write(theirs, bytes([number]))
+        os.write(sender, bytes([number]))
 
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, heed)
+            signal.signal(number, handle)
     try:
-        yield ours
+        yield receiver
     finally:
         restore()
-        os.close(ours)
-        os.close(theirs)
+        os.close(receiver)
+        os.close(sender)
 
 
 async def lines_of(fd: int) -> AsyncIterator[Line]:
-    """Yield each line of a file, a pipe or a terminal as soon as it is there, until the end."""
+    """Yield each line of a file, pipe or terminal as soon as it is available, until end of file."""
     mode = os.fstat(fd).st_mode
-    waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)  # the others never make one wait
+    waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)  # regular files never block
     number, rest, is_long = 0, b"", False
     while True:
         if waits:

@@ -1,4 +1,4 @@
-"""Pushes a feed, one event to a line: those of one user in their order, those of different users together."""
+"""Pushes a feed, one event per line: in order for each user, concurrently across users."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
-from .._notifier import Notifier
-from .._runtime._backoff import backoff
+from .. import Notifier
+from ..adapters import backoff
 from ..errors import BackendError, UsageError
 from ..event import Event
-from ._console import MAX_LINE, Line, complain, payload_of, say
+from ._console import MAX_LINE, Line, payload_of, report, say
 
 WINDOW: Final = 500
-"""Lines read ahead; no more pushes than that are under way."""
+"""Maximum number of lines read but not yet pushed, hence of concurrent pushes."""
 
-NAMED: Final = 50
-"""Lines that are named when they fail; the rest is only counted."""
+MAX_REPORTED: Final = 50
+"""Failed lines reported one by one; further failures are only counted."""
 
 _WIDTH: Final = 30
 
 
-class Draft(NamedTuple):
-    """What one line says."""
+class ParsedLine(NamedTuple):
+    """The content of one line."""
 
     number: int
     user: str
@@ -36,33 +36,33 @@ class Draft(NamedTuple):
     payload: Any
 
 
-def parse(line: Line) -> Draft | None:
-    """Return what a line, `USER TYPE [JSON]`, says; None for a blank one or a comment.
+def parse(line: Line) -> ParsedLine | None:
+    """Parse a line of the form `USER TYPE [JSON]`; return None for a blank line or a comment.
 
     Raises:
-        UsageError: it says nothing that could be pushed.
+        UsageError: the line is malformed.
     """
     if line.text is None:
-        raise UsageError(f"it is longer than {MAX_LINE} bytes")
+        raise UsageError(f"longer than {MAX_LINE} bytes")
     text = line.text.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.text
     words = text.split(None, 2)
     if not words or words[0].startswith(b"#"):
         return None
     if len(words) == 1:
-        raise UsageError("a line is USER TYPE [JSON]")
+        raise UsageError("expected USER TYPE [JSON]")
     try:
         user, type_ = words[0].decode(), words[1].decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"it is not UTF-8: {error}") from None
-    return Draft(line.number, user, type_, payload_of(words[2]) if len(words) > 2 else None)
+        raise UsageError(f"not UTF-8: {error}") from None
+    return ParsedLine(line.number, user, type_, payload_of(words[2]) if len(words) > 2 else None)
 
 
 class Progress:
-    """Says on standard error how far a feed has got: on a terminal in one line, else in a line now and then.
+    """Reports the progress of a feed on standard error: a bar on a terminal, otherwise a line every two seconds.
 
     Args:
-        fd: what is read; of a file it is known how much there is.
-        counts: returns the pushes done and failed.
+        fd: the input; for a regular file the bar shows how much of it has been read.
+        counts: returns the number of pushes done and failed.
     """
 
     def __init__(self, fd: int, counts: Callable[[], tuple[int, int]]) -> None:
@@ -74,7 +74,7 @@ class Progress:
         self._bar = sys.stderr.isatty()
 
     async def run(self) -> None:
-        """Go on until cancelled, and leave an empty line."""
+        """Report until cancelled, then clear the bar."""
         try:
             while True:
                 await anyio.sleep(0.1 if self._bar else 2.0)
@@ -86,7 +86,7 @@ class Progress:
             self.clear()
 
     def clear(self) -> None:
-        """Make room for another line."""
+        """Clear the bar, so that another line can be written."""
         if self._bar:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
@@ -96,7 +96,7 @@ class Progress:
         percent = "" if share is None else f", {share:.0%} read"
         text = f"pushed {pushed}, failed {failed}{percent}"
         if not self._bar:
-            complain(text)
+            report(text)
             return
         done = round((share or 0) * _WIDTH)
         bar = "" if share is None else f"[{'#' * done}{'.' * (_WIDTH - done)}] "
@@ -105,19 +105,20 @@ class Progress:
 
 
 class Feed:
-    """Pushes lines. An event whose push fails is pushed again with the same key, so that it is stored once.
+    """Pushes lines. A failed push is retried with the same key, so the event is stored at most once.
 
-    Where nothing at all can be pushed for `patience` seconds, it gives up and reads no further.
+    If no push succeeds for `patience` seconds, the feed gives up and stops reading.
 
     Args:
-        key: the key of each line is this and its number.
-        patience: seconds to try one line for.
-        show_ids: whether to say each line's number and id.
+        key: prefix of the idempotency keys; the line number is appended.
+        patience: seconds for which one line is retried.
+        show_ids: whether to print the number and id of each line.
 
     Attributes:
-        pushed: how many lines are stored.
-        failed: how many are not, or perhaps not.
-        reason: why it gave up; empty: it did not.
+        pushed: number of stored lines.
+        failed: number of lines that were not stored, or whose outcome is unknown.
+        reason: why the feed gave up; empty if it did not.
+        before_line: called before a line is written to standard error.
     """
 
     def __init__(self, *, key: str, patience: float, show_ids: bool) -> None:
@@ -126,15 +127,15 @@ class Feed:
         self._key = key
         self._patience = patience
         self._show_ids = show_ids
-        self._queues: dict[str, deque[Draft]] = {}
+        self._queues: dict[str, deque[ParsedLine]] = {}
         self._slots = anyio.Semaphore(WINDOW)
         self._reading = anyio.CancelScope()
-        self._away = False
+        self._is_unavailable = False
         self._last_success = 0.0
         self.before_line: Callable[[], None] = lambda: None
 
     async def run(self, notifier: Notifier, lines: AsyncIterator[Line]) -> None:
-        """Push every line, until the end or until it gives up."""
+        """Push every line, until the end of the input or until the feed gives up."""
         async with anyio.create_task_group() as pushes:
             with self._reading:
                 async for line in lines:
@@ -158,9 +159,9 @@ class Feed:
             await self._push(notifier, queue[0])
             queue.popleft()
             self._slots.release()
-        del self._queues[user]  # nobody ran since the queue was found empty
+        del self._queues[user]  # no await since the queue was found empty, so no line was added
 
-    async def _push(self, notifier: Notifier, draft: Draft) -> None:
+    async def _push(self, notifier: Notifier, draft: ParsedLine) -> None:
         began = anyio.current_time()
         key = f"{self._key}:{draft.number}"
         delays = backoff(random.random, limit=1.0)
@@ -177,7 +178,7 @@ class Feed:
                 if anyio.current_time() - began >= self._patience:
                     self._end(draft.number, error, self._last_success >= began)
                     return
-                self._note_away(error, began)
+                self._note_unavailable(error, began)
                 await anyio.sleep(next(delays))
             else:
                 self._succeed(draft.number, event)
@@ -187,19 +188,19 @@ class Feed:
         assert event is not None  # only `offline="drop"` returns None
         self.pushed += 1
         self._last_success = anyio.current_time()
-        if self._away:
-            self._away = False
-            self._tell("the store is back")
+        if self._is_unavailable:
+            self._is_unavailable = False
+            self._report("the store is available again")
         if self._show_ids:
             say(f"{number} {event.id}")
 
-    def _note_away(self, error: BackendError, began: float) -> None:
-        if not self._away and self._last_success < began:
-            self._away = True
-            self._tell(f"the store is away, so pushes are tried again for {self._patience:g} s: {error}")
+    def _note_unavailable(self, error: BackendError, began: float) -> None:
+        if not self._is_unavailable and self._last_success < began:
+            self._is_unavailable = True
+            self._report(f"the store is unavailable, retrying for {self._patience:g} s: {error}")
 
     def _end(self, number: int, error: BackendError, others_succeed: bool) -> None:
-        """Give a line up; and all of them, unless others were pushed meanwhile."""
+        """Give up this line; give up the whole feed unless other pushes succeeded during the same time."""
         if others_succeed:
             self._fail(number, error)
             return
@@ -210,11 +211,11 @@ class Feed:
 
     def _fail(self, number: int, error: Exception) -> None:
         self.failed += 1
-        if self.failed <= NAMED:
-            self._tell(f"line {number}: {error}")
-        elif self.failed == NAMED + 1:
-            self._tell("more lines fail, and are only counted from here on")
+        if self.failed <= MAX_REPORTED:
+            self._report(f"line {number}: {error}")
+        elif self.failed == MAX_REPORTED + 1:
+            self._report("further failed lines are counted but not shown")
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         self.before_line()
-        complain(text)
+        report(text)

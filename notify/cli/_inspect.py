@@ -1,4 +1,4 @@
-"""What can be told of a store from outside: whether it works, and what it holds."""
+"""Inspects a store: whether each part works, and what the store contains."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from .. import ids
-from .._notifier import Notifier
+from .. import Notifier, ids
 from ..abc import StreamStore
 from ._urls import file_of
 
 PAGE: Final = 500
 READS: Final = 5
 _REPR = re.compile(r"^[A-Za-z]+Error\((['\"])(.*)\1\)$")
-"""An error as the health verdict shows it: its text is enough."""
+"""The repr of an error, as the health verdict has it; the command prints only the message."""
 
 
 class _Warnings(logging.Handler):
-    """Collects what the library warns of."""
+    """Collects the warnings that the library logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one."""
+        """Collect one record."""
         self.texts.append(record.getMessage())
 
 
 async def examine(store: StreamStore, timeout: float) -> tuple[bool, list[str]]:
-    """Try every part of a store once and close it; return whether all of it works, and a line for each part.
+    """Check every part of a store and close it; return whether all parts work, and one line per part.
 
-    Where everything works, what the library has warned of meanwhile follows: settings that endanger the promises.
+    If all parts work, the warnings logged during the check follow, for example about server settings that weaken the
+    guarantees.
     """
     warnings = _Warnings()
     logging.getLogger("notify").addHandler(warnings)
@@ -49,12 +49,12 @@ async def examine(store: StreamStore, timeout: float) -> tuple[bool, list[str]]:
 
 
 async def describe(store: StreamStore, url: str, users: Sequence[str]) -> AsyncIterator[str]:
-    """Yield a line for each thing to know of an open store, and one for the log of each user.
+    """Yield lines that describe an open store, then one line per user's log.
 
     Args:
-        store: open.
-        url: where it was found.
-        users: whose logs.
+        store: an open store.
+        url: its URL, for display.
+        users: the users whose logs are described.
     """
     times = []
     for _ in range(READS):
@@ -62,7 +62,7 @@ async def describe(store: StreamStore, url: str, users: Sequence[str]) -> AsyncI
         await store.head("-")
         times.append(time.perf_counter() - began)
     yield f"store  {type(store).__name__} at {url}"
-    yield f"read   {statistics.median(times) * 1000:.2f} ms, the median of {READS}"
+    yield f"read   {statistics.median(times) * 1000:.2f} ms (median of {READS})"
     file = file_of(url)
     if file is not None:
         yield f"file   {file.stat().st_size} bytes"
@@ -84,6 +84,6 @@ async def _describe_log(store: StreamStore, user: str) -> str:
         if len(page.events) < PAGE:
             break
     if not count:
-        return "no events" if after == ids.ZERO else f"no events any more; the last one was {after}"
+        return "no events" if after == ids.ZERO else f"no events left; the last id was {after}"
     since, until = (ids.time_of(id_).strftime("%Y-%m-%dT%H:%M:%SZ") for id_ in (first, after))
     return f"{count} events, {size} bytes of payload, from {first} ({since}) to {after} ({until})"

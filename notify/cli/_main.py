@@ -1,12 +1,12 @@
-"""The `notify` command: push, follow and look after notifications from a terminal.
+"""The `notify` command: push, follow and inspect notifications from a terminal.
 
 ```console
 notify push alice comment.created '{"post": 7}'
 notify tail alice
 ```
 
-Exit status: 0; 1 where something could not be done; 2 where the command line is wrong; 130 after Ctrl-C, 143 after
-SIGTERM; 141 where whoever read the output has gone. Whatever goes wrong is one line on standard error.
+Exit status: 0 on success; 1 on failure; 2 for a wrong command line; 130 after Ctrl-C, 143 after SIGTERM; 141 if the
+reader of the output closed the pipe. Every error is reported as one line on standard error.
 """
 
 from __future__ import annotations
@@ -26,44 +26,43 @@ from typing import Any, Final, NoReturn, cast
 
 import anyio
 
-from .. import __version__, ids
-from .._notifier import Notifier
-from .._runtime._backoff import backoff
+from .. import Notifier, __version__, ids
 from ..abc import StreamStore
+from ..adapters import backoff
 from ..errors import BackendError, BackendUnavailableError, NotifyError, PushUncertainError, UsageError
 from ..event import Event, check_user
-from ._console import complain, first_signal, lines_of, payload_of, position, printable, say, seconds
+from ._console import first_signal, lines_of, payload_of, position, printable, report, say, seconds
 from ._feed import Feed, Progress
 from ._inspect import describe, examine
 from ._tail import Tail
 from ._urls import DEFAULT, file_of, open_store, redact
 
-FAILED, WRONG, INTERRUPTED, CUT_OFF = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
+FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 TIMEOUT: Final = 5.0
 PATIENCE: Final = 30.0
 MARGIN: Final = 0.5
-"""Seconds that a store has to say by itself that it got no answer: it knows more about that than we do."""
+"""Seconds by which the notifier's timeout exceeds the store's, so that the store's more precise error is reported."""
 
 CLOSING: Final = 3.0
-"""Seconds that connections to a server that hangs may take to be closed."""
+"""Seconds allowed for closing the connections to a server that does not respond."""
 
 
 _EPILOG: Final = """\
-The store is the URL after --store, or else in NOTIFY_STORE, or else sqlite:///notify.db, a file in the working
-directory: sqlite:///FILE, redis://HOST:PORT/DB, rediss://, unix://, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB,
-redis+cluster://HOST:PORT,HOST:PORT, postgresql://USER@HOST/DATABASE. The command removes nothing but by trim. The exit
-status is 0; 1 if something could not be done; 2 if the command line is wrong; 130 after Ctrl-C, 143 after SIGTERM; 141
-if whoever read the output has gone."""
+The store is given by --store, else by the environment variable NOTIFY_STORE, else it is sqlite:///notify.db in the
+working directory. URLs: sqlite:///FILE, redis://HOST:PORT/DB, rediss://, unix://,
+redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB, redis+cluster://HOST:PORT,HOST:PORT, postgresql://USER@HOST/DATABASE.
+Only trim removes events. Exit status: 0 on success; 1 on failure; 2 for a wrong command line; 130 after Ctrl-C, 143
+after SIGTERM; 141 if the reader of the output closed the pipe."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports errors as one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain and exit."""
-        complain(f"{message} (see {self.prog} --help)")
-        sys.exit(WRONG)
+        """Report the error and exit."""
+        report(f"{message} (see {self.prog} --help)")
+        sys.exit(USAGE)
 
 
 # -- commands ----------------------------------------------------------------------------------------------------
@@ -73,21 +72,21 @@ async def _push(options: argparse.Namespace) -> int:
     """Push one event, or a feed."""
     if options.stdin:
         if options.user is not None:
-            raise UsageError("with --stdin the users come from standard input")
+            raise UsageError("with --stdin the users are read from standard input; do not give USER")
         return await _push_feed(options)
     if options.user is None or options.type is None:
-        raise UsageError("push takes USER TYPE [JSON], or --stdin")
+        raise UsageError("push expects USER TYPE [JSON], or --stdin")
     if options.ids:
-        raise UsageError("--ids is for --stdin: the id of a single event is always said")
+        raise UsageError("--ids applies to --stdin only; the id of a single event is always printed")
     payload = None if options.payload is None else payload_of(options.payload)
     key = options.key or secrets.token_hex(12)
-    async with Notifier() as nowhere:  # what is wrong with it shows before a file is made
-        await nowhere.push(options.user, options.type, payload, key=key)
+    async with Notifier() as validator:  # validates the arguments before a file is created
+        await validator.push(options.user, options.type, payload, key=key)
     async with _store(options) as store, Notifier(store, timeout=options.timeout + MARGIN) as notifier:
         try:
             event = await notifier.push(options.user, options.type, payload, key=key)
         except PushUncertainError as error:
-            text = f"{error}; repeat it with --key {key}, and it is stored once"
+            text = f"{error}; retry with --key {key}, which stores it at most once"
             raise PushUncertainError(text, backend=error.backend) from error
     assert event is not None  # only `offline="drop"` returns None
     say(event.id)
@@ -99,22 +98,22 @@ async def _push_feed(options: argparse.Namespace) -> int:
     if fd < 0:
         raise UsageError("standard input is closed")
     key = options.key or secrets.token_hex(6)
-    Event("-", "-", key=f"{key}:{1 << 63}")  # a key that is too long is refused before anything is pushed
+    Event("-", "-", key=f"{key}:{1 << 63}")  # raises if the key is too long, before anything is pushed
     patience = options.timeout or PATIENCE
     feed = Feed(key=key, patience=patience, show_ids=options.ids)
     progress = Progress(fd, lambda: (feed.pushed, feed.failed))
     feed.before_line = progress.clear
     status = 0
 
-    async def end_early() -> None:
+    async def stop_on_signal() -> None:
         nonlocal status
-        await anyio.wait_readable(ours)
-        status = 128 + os.read(ours, 1)[0]
+        await anyio.wait_readable(signals)
+        status = 128 + os.read(signals, 1)[0]
         tasks.cancel_scope.cancel()
 
-    with first_signal() as ours:
+    with first_signal() as signals:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(end_early)
+            tasks.start_soon(stop_on_signal)
             async with _store(options, patience) as store, Notifier(store) as notifier:
                 tasks.start_soon(progress.run)
                 await feed.run(notifier, lines_of(fd))
@@ -123,13 +122,13 @@ async def _push_feed(options: argparse.Namespace) -> int:
 
 
 def _conclude(feed: Feed, key: str, status: int) -> int:
-    """Say how far a feed has got, and how to go on with it; return the exit status."""
+    """Print the totals of a feed, and how to resume it; return the exit status."""
     if status:
-        complain(f"ended by {signal.Signals(status - 128).name}")
+        report(f"stopped by {signal.Signals(status - 128).name}")
     elif feed.reason:
-        complain(f"gave up: {feed.reason}")
+        report(f"gave up: {feed.reason}")
     if status or feed.reason:
-        complain(f"what is stored is not stored twice if the whole feed is pushed again with --key {key}")
+        report(f"to resume, push the whole feed again with --key {key}; lines already stored are not stored twice")
     say(f"pushed {feed.pushed}, failed {feed.failed}")
     return status or (FAILED if feed.failed else 0)
 
@@ -145,7 +144,7 @@ async def _tail(options: argparse.Namespace) -> int:
 
 
 async def _head(options: argparse.Namespace) -> int:
-    """Say the id of the last event."""
+    """Print the id of the last event."""
     check_user(options.user)
     async with _store(options) as store:
         say(await store.head(options.user))
@@ -162,15 +161,15 @@ async def _trim(options: argparse.Namespace) -> int:
 
 
 async def _check(options: argparse.Namespace) -> int:
-    """Try every part once."""
-    is_well, lines = await examine(_open(options), options.timeout)
+    """Check every part once."""
+    ok, lines = await examine(_open(options), options.timeout)
     for line in lines:
         say(printable(redact(line)))
-    return 0 if is_well else FAILED
+    return 0 if ok else FAILED
 
 
 async def _stats(options: argparse.Namespace) -> int:
-    """Say what can be told of a store from outside."""
+    """Describe the store and the logs of users."""
     for user in options.users:
         check_user(user)
     async with _store(options) as store:
@@ -186,51 +185,55 @@ def _seconds(text: str) -> float:
     try:
         return seconds(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a number of seconds above 0, not {text!r:.40}") from None
+        raise argparse.ArgumentTypeError(f"expected a number of seconds greater than 0, got {text!r:.40}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
     everywhere = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    everywhere.add_argument("--store", metavar="URL", help=f"which store (default: $NOTIFY_STORE, or {DEFAULT})")
-    everywhere.add_argument("--prefix", metavar="NAME", help="what the application's keys or tables begin with")
-    everywhere.add_argument("--schema", metavar="NAME", help="the schema of PostgreSQL")
-    everywhere.add_argument("-v", "--verbose", action="store_true", help="the library's log, on standard error")
+    everywhere.add_argument("--store", metavar="URL", help=f"URL of the store (default: $NOTIFY_STORE, or {DEFAULT})")
+    everywhere.add_argument("--prefix", metavar="NAME", help="prefix of the application's keys or tables")
+    everywhere.add_argument("--schema", metavar="NAME", help="PostgreSQL schema")
+    everywhere.add_argument("-v", "--verbose", action="store_true", help="print the library's log to standard error")
     parser = _Parser(
         prog="notify", description=(__doc__ or "").partition("\n")[0], epilog=_EPILOG, parents=[everywhere]
     )
-    parser.add_argument("--version", action="store_true", help="say which version this is")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, run: Callable[..., Awaitable[int]], text: str, **defaults: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, parents=[everywhere], allow_abbrev=False)
-        added.set_defaults(run=run, parser=added, **{"follows": False, "makes": False, **defaults})
-        wait = f"how long to wait (default: {TIMEOUT:g})"
+        added.set_defaults(run=run, parser=added, **{"follows": False, "creates": False, **defaults})
+        wait = f"how long to wait for the store (default: {TIMEOUT:g})"
         if name == "push":
-            wait = f"how long to wait, or to try one line (default: {TIMEOUT:g}, with --stdin {PATIENCE:g})"
+            wait = f"how long to wait for the store, or retry a line (default: {TIMEOUT:g}, with --stdin {PATIENCE:g})"
         if name != "tail":
             added.add_argument("--timeout", metavar="SECONDS", type=_seconds, help=wait)
         return added
 
-    push = command("push", _push, "notify a user, and say the event's id", makes=True)
-    push.add_argument("user", metavar="USER", nargs="?", help="whom")
-    push.add_argument("type", metavar="TYPE", nargs="?", help="what kind of event, for example comment.created")
-    push.add_argument("payload", metavar="JSON", nargs="?", help="the payload (default: null)")
-    push.add_argument("--key", help="repeated with the same key, the event is stored once")
-    push.add_argument("--stdin", action="store_true", help="push a feed: lines of USER TYPE [JSON]")
-    push.add_argument("--ids", action="store_true", help="with --stdin: say the number and id of each line")
+    push = command("push", _push, "push an event to a user and print its id", creates=True)
+    push.add_argument("user", metavar="USER", nargs="?", help="user id")
+    push.add_argument("type", metavar="TYPE", nargs="?", help="event type, for example comment.created")
+    push.add_argument("payload", metavar="JSON", nargs="?", help="payload (default: null)")
+    push.add_argument("--key", help="idempotency key: pushes with the same key store one event")
+    push.add_argument("--stdin", action="store_true", help="push lines of USER TYPE [JSON] from standard input")
+    push.add_argument("--ids", action="store_true", help="with --stdin: print the number and id of each line")
 
-    tail = command("tail", _tail, "show a user's events as they come", makes=True, follows=True)
-    tail.add_argument("user", metavar="USER", help="whose")
-    tail.add_argument("--after", metavar="ID", help="an id, 0 for all, or a time such as 2026-01-01T00:00:00Z")
-    tail.add_argument("--json", action="store_true", help="one JSON object to a line")
-    tail.add_argument("--no-follow", dest="follow", action="store_false", help="end where the log ends")
+    tail = command("tail", _tail, "print a user's events as they arrive", creates=True, follows=True)
+    tail.add_argument("user", metavar="USER", help="user id")
+    tail.add_argument(
+        "--after",
+        metavar="ID",
+        help="start after this id; 0 for all events, or a time",
+    )
+    tail.add_argument("--json", action="store_true", help="print one JSON object per line")
+    tail.add_argument("--no-follow", dest="follow", action="store_false", help="stop at the end of the log")
 
-    command("head", _head, "say the id of a user's last event").add_argument("user", metavar="USER", help="whose")
-    trim = command("trim", _trim, "remove the events of all users from before an id or a time")
+    command("head", _head, "print the id of a user's last event").add_argument("user", metavar="USER", help="user id")
+    trim = command("trim", _trim, "remove all users' events older than an id or a time")
     trim.add_argument("before", metavar="BEFORE", help="an id, or a time such as 2026-01-01T00:00:00Z")
-    command("check", _check, "try every part once; the status is 1 if one does not work")
-    stats = command("stats", _stats, "say what can be told of a store, and of the logs of users")
-    stats.add_argument("users", metavar="USER", nargs="*", help="whose")
+    command("check", _check, "check every part once; exit status 1 if one does not work")
+    stats = command("stats", _stats, "describe the store, and the logs of users")
+    stats.add_argument("users", metavar="USER", nargs="*", help="user id")
     return parser
 
 
@@ -240,15 +243,15 @@ def _open(options: argparse.Namespace) -> StreamStore:
         prefix=options.prefix,
         schema=options.schema,
         timeout=options.call_timeout,
-        must_exist=not options.makes,
+        must_exist=not options.creates,
     )
 
 
 async def _enter(stack: AsyncExitStack, options: argparse.Namespace, patience: float) -> StreamStore:
-    """Open the store; where that fails, try again for so many seconds."""
+    """Open the store; if it is unavailable, retry for `patience` seconds."""
     deadline = anyio.current_time() + patience
     delays = backoff(random.random, limit=1.0)
-    is_away = False
+    is_unavailable = False
     while True:
         store: Any = _open(options)
         try:
@@ -257,30 +260,30 @@ async def _enter(stack: AsyncExitStack, options: argparse.Namespace, patience: f
             if not patience:
                 raise
             if anyio.current_time() >= deadline:
-                text = f"gave up: it could not be opened for {patience:g} s: {error}"
+                text = f"gave up: could not be opened for {patience:g} s: {error}"
                 raise BackendUnavailableError(text, backend=error.backend) from error
-            if not is_away:
-                complain(f"the store is away, so opening it is tried again for {patience:g} s: {error}")
-                is_away = True
+            if not is_unavailable:
+                report(f"the store is unavailable, retrying for {patience:g} s: {error}")
+                is_unavailable = True
             await anyio.sleep(next(delays))
         else:
-            if is_away:
-                complain("the store is back")
+            if is_unavailable:
+                report("the store is available again")
             return cast(StreamStore, store)
 
 
 @asynccontextmanager
 async def _store(options: argparse.Namespace, patience: float = 0.0) -> AsyncIterator[StreamStore]:
-    """Open the store that was asked for; say so where that makes a file, perhaps in the wrong directory.
+    """Open the selected store. Report a newly created file: it may be in the wrong directory.
 
-    A server may need `patience` seconds. What is wrong with a file does not change by itself.
+    A server is retried for `patience` seconds; a file is not, because its errors are permanent.
     """
     file = file_of(options.store)
     is_new = file is not None and not file.exists()
     async with AsyncExitStack() as stack:
         store = await _enter(stack, options, patience if file is None else 0.0)
         if is_new:
-            complain(f"{os.fspath(file or '')!r} is a new file")
+            report(f"created {os.fspath(file or '')!r}")
         yield store
 
 
@@ -297,7 +300,7 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
-    """Read the command line; None where all is done already."""
+    """Parse the command line; return None if there is nothing left to do."""
     parser = _parser()
     unset = dict.fromkeys(("store", "prefix", "schema", "run", "timeout", "parser"))
     options = argparse.Namespace(**unset, verbose=False, stdin=False)
@@ -308,7 +311,7 @@ def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
         say(f"notify {__version__}")
         return None
     if options.run is None:
-        parser.error("which command? push, tail, head, trim, check or stats")
+        parser.error("a command is required: push, tail, head, trim, check or stats")
     if options.store is None:
         options.store = os.environ.get("NOTIFY_STORE") or DEFAULT
     options.call_timeout = 4.0
@@ -318,46 +321,46 @@ def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
     return options
 
 
-def _log_where_asked(verbose: bool) -> None:
-    """Show the library's log, or keep it and other libraries' complaints off standard error."""
+def _configure_logging(verbose: bool) -> None:
+    """Configure logging: print the log if `verbose`, otherwise keep it off standard error."""
     shown: logging.Handler = logging.StreamHandler() if verbose else logging.NullHandler()
-    shown.setFormatter(_OneLine("notify: %(name)s: %(message)s"))
+    shown.setFormatter(_Redacting("notify: %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[shown])
 
 
-class _OneLine(logging.Formatter):
-    """Keeps passwords and control characters out of the log."""
+class _Redacting(logging.Formatter):
+    """Redacts passwords in the log."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
         return redact(super().format(record))
 
 
-def _leave_output() -> None:
-    """Let nothing more be written: the interpreter would try once again at its end, and complain."""
+def _discard_output() -> None:
+    """Redirect standard output to /dev/null, because the interpreter flushes it at exit and would print an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _explain(error: BaseException, store: str | None) -> int:
-    """Say in one line what went wrong, and return the exit status."""
+def _report_error(error: BaseException, store: str | None) -> int:
+    """Report an error as one line and return the exit status."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, BrokenPipeError):
-        _leave_output()
-        return CUT_OFF
+        _discard_output()
+        return BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, UsageError):
-        complain(str(error))
-        return WRONG
+        report(str(error))
+        return USAGE
     if isinstance(error, BackendError):
-        complain(f"{store}: {error}")
+        report(f"{store}: {error}")
         return FAILED
     if isinstance(error, OSError):
-        _leave_output()
+        _discard_output()
     elif not isinstance(error, NotifyError):
-        logging.getLogger("notify").info("this should not happen", exc_info=error)
-    complain(str(error) if isinstance(error, NotifyError) else f"{type(error).__name__}: {error}")
+        logging.getLogger("notify").info("unexpected error", exc_info=error)
+    report(str(error) if isinstance(error, NotifyError) else f"{type(error).__name__}: {error}")
     return FAILED
 
 
@@ -365,11 +368,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     Args:
-        arguments: those after the command's name; None: the process's.
+        arguments: the arguments after the command name; None for those of the process.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed before we began
+        if stream is None:  # closed by the parent process
             stream = open(os.devnull, "w")
             atexit.register(stream.close)
             setattr(sys, name, stream)
@@ -380,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _prepare(arguments)
         if options is None:
             return 0
-        _log_where_asked(options.verbose)
+        _configure_logging(options.verbose)
         return anyio.run(_run, options)
     except (Exception, KeyboardInterrupt) as error:
-        return _explain(error, redact(options.store) if options else None)
+        return _report_error(error, redact(options.store) if options else None)

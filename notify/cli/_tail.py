@@ -1,4 +1,4 @@
-"""Follows one user's log, over any number of restarts of the server that holds it."""
+"""Follows one user's log, and reconnects whenever the server becomes unavailable."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from typing import Final
 
 import anyio
 
-from .. import ids
-from .._notifier import Notifier
+from .. import Notifier, ids
 from ..abc import StreamStore
 from ..errors import BackendError
 from ..event import Event
-from ._console import as_json, complain, is_abandoned, plain, say
+from ._console import as_json, is_abandoned, plain, report, say
 
 PROBE: Final = 1.0
-"""Seconds between two looks at whether the store is still there, and whoever reads what is written."""
+"""Seconds between two checks that the store answers and that the output is still being read."""
 
 Opener = Callable[[], AbstractAsyncContextManager[StreamStore]]
 
 
 class Tail:
-    """Writes what a stream yields. Where the store goes away, it is opened anew, and read from the last id on.
+    """Prints the events of a stream. If the store becomes unavailable, reopens it and resumes after the last id.
 
     Args:
-        open_store: returns the store, to be entered.
-        user: whose log.
-        position: where to begin; None: now.
-        json: write one JSON object to a line.
-        follow: go on after what is in the log.
+        open_store: returns a context manager that opens the store.
+        user: the user whose log is followed.
+        position: where to start; None starts now.
+        json: print one JSON object per line.
+        follow: keep following at the end of the log; otherwise stop there.
     """
 
     def __init__(
@@ -42,14 +41,14 @@ class Tail:
         self._position = position
         self._json = json
         self._follow = follow
-        self._is_open = self._away = False
+        self._is_open = self._is_unavailable = False
 
     async def run(self) -> None:
-        """Go on until cancelled, or until the end of the log where it is not to be followed.
+        """Run until cancelled, or until the end of the log if `follow` is false.
 
         Raises:
-            NotifyError: the first attempt to open the log failed.
-            BrokenPipeError: nobody reads what is written.
+            NotifyError: the first attempt to open the stream failed.
+            BrokenPipeError: the reader of the output has closed the pipe.
         """
         while True:
             try:
@@ -58,19 +57,19 @@ class Tail:
             except BackendError as error:
                 if not self._is_open:
                     raise
-                self._note_away(error)  # pragma: no cover - CPython 3.11 does not trace what follows a throw
+                self._note_unavailable(error)  # pragma: no cover - CPython 3.11 does not trace what follows a throw
             await anyio.sleep(PROBE)
 
     async def _read(self) -> bool:
-        """Read until the store goes away; return whether all was read that is wanted."""
+        """Read until the store becomes unavailable; return whether the end was reached and wanted."""
         is_done = False
         async with self._open_store() as store, Notifier(store) as notifier:
             async with notifier.subscribe(self._user, self._position, signals=True) as stream:
                 self._position = stream.last_id
-                self._note_back()
+                self._note_available()
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._watch, store, tasks.cancel_scope)
-                    async for event in stream:  # pragma: no branch - nobody else ends it
+                    async for event in stream:  # pragma: no branch - the stream does not end by itself
                         is_end = event.type == "notify.sync"
                         if not is_end:
                             self._show(event)
@@ -82,15 +81,15 @@ class Tail:
         return is_done
 
     async def _watch(self, store: StreamStore, reading: anyio.CancelScope) -> None:
-        """End the reading when the store does not answer, and everything when nobody reads what is written."""
+        """Cancel the reading when the store does not answer; end the command when the output is no longer read."""
         while True:
             await anyio.sleep(PROBE)
             if is_abandoned(sys.stdout):
-                raise BrokenPipeError  # pragma: no cover - the process that gets here ends by it
+                raise BrokenPipeError  # pragma: no cover - it ends the process
             try:
                 await store.head(self._user)
             except BackendError as error:
-                self._note_away(error)
+                self._note_unavailable(error)
                 reading.cancel()
                 return
 
@@ -98,24 +97,24 @@ class Tail:
         if self._json:
             say(as_json(event))
         elif event.type == "notify.gap":
-            complain(_describe(event.payload))
+            report(_describe(event.payload))
         else:
             say(plain(event))
 
-    def _note_away(self, error: Exception) -> None:
-        if not self._away:  # pragma: no branch - else it was said, by the reader or by the watch
-            self._away = True
-            complain(f"the store is away, waiting for it: {error}")
+    def _note_unavailable(self, error: Exception) -> None:
+        if not self._is_unavailable:  # pragma: no branch - the reader and the watcher may both notice
+            self._is_unavailable = True
+            report(f"the store is unavailable, retrying: {error}")
 
-    def _note_back(self) -> None:
+    def _note_available(self) -> None:
         self._is_open = True
-        if self._away:
-            self._away = False
-            complain("the store is back")
+        if self._is_unavailable:
+            self._is_unavailable = False
+            report("the store is available again")
 
 
 def _describe(gap: dict[str, str]) -> str:
     reason, start, end = gap["reason"], gap["from"], gap["to"]
     if ids.compare(start, end) < 0:
-        return f"gap ({reason}): events after {start} and up to {end} are gone"
-    return f"gap ({reason}): the log does not know {start}, and goes on after {end}"
+        return f"gap ({reason}): events after {start} up to {end} are missing"
+    return f"gap ({reason}): position {start} is not in the log; continuing after {end}"

@@ -1,4 +1,4 @@
-"""Turns the URL of a store into the store: for the command line. A backend is imported when its URL is asked for."""
+"""Opens a store by URL, for the command line. A backend is imported only when its scheme is used."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ SCHEMES: Final = {
     "postgresql": "pg",
     "postgres": "pg",
 }
-"""The extra that each kind of URL needs; the package is called `notify_<extra>`."""
+"""URL scheme to the extra that it needs; the package is called `notify_<extra>`."""
 
 NAMES: Final = {"sqlite": "SQLiteStreamStore", "redis": "RedisStreamStore", "pg": "PostgresStreamStore"}
 
 KEEP_ALL: Final = (1 << 31) - 1
-"""Events of a user: the command knows nothing of the application's limits, so it removes nothing by itself."""
+"""`max_len` of the command's stores: it does not know the application's limits, so it must not remove anything."""
 
 KEEP_KEYS: Final = 10 * 365 * 86_400.0
-"""The same in seconds for idempotency keys that stand in a table."""
+"""`key_window` in seconds, for backends that keep idempotency keys in a table: for the same reason."""
 
 _LOGIN = re.compile(r"//(?:[^@/]*|\S*)@")
 _SECRET = re.compile(r"(password=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class MissingError(NotifyError):
-    """A driver that is not installed, or a file that is not there."""
+    """The driver is not installed, or the file does not exist."""
 
 
 def redact(text: str) -> str:
-    """Return the text without the logins of URLs in it."""
+    """Return the text with the user names and passwords of URLs removed."""
     return _SECRET.sub(r"\1...", _LOGIN.sub("//...@", text))
 
 
@@ -58,67 +58,69 @@ def open_store(
     timeout: float = 4.0,
     must_exist: bool = False,
 ) -> StreamStore:
-    """Return the store at a URL, not opened yet. It keeps whatever it finds, for any time and in any number.
+    """Return the store at a URL, not opened yet. It is configured to remove no events by itself.
 
     Args:
         url: `sqlite:///file`, `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`,
             `postgresql://`.
-        prefix: what the names of keys or tables begin with; None: as the backend has it.
-        schema: of PostgreSQL; None: as the backend has it.
-        timeout: seconds that one call may take.
-        must_exist: refuse a file that would have to be made.
+        prefix: prefix of the names of keys or tables; None for the backend's default.
+        schema: PostgreSQL schema; None for the backend's default.
+        timeout: limit for one call, in seconds.
+        must_exist: raise if a SQLite file does not exist.
 
     Raises:
-        UsageError: no such URL.
-        MissingError: the driver is not installed, or the file is not there.
+        UsageError: not a valid store URL.
+        MissingError: the driver is not installed, or the file does not exist.
     """
-    scheme, mark, rest = url.partition(":")
+    scheme, colon, rest = url.partition(":")
     if scheme == "memory":
-        raise UsageError("memory:// lives in one process, so the command would see nothing; a file is sqlite:///FILE")
-    extra = SCHEMES.get(scheme) if mark else None
+        raise UsageError(
+            "memory:// exists inside one process only, so this command cannot reach it; use sqlite:///FILE"
+        )
+    extra = SCHEMES.get(scheme) if colon else None
     if extra is None or not rest.startswith("//"):
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise UsageError(f"not the URL of a store: {url!r:.200}; a file is sqlite:///FILE; known are {known}")
+        raise UsageError(f"not a store URL: {url!r:.200}; use sqlite:///FILE for a file; supported schemes: {known}")
     if schema is not None and extra != "pg":
-        raise UsageError("--schema is for PostgreSQL")
+        raise UsageError("--schema applies to PostgreSQL only")
     options: dict[str, Any] = {"max_len": KEEP_ALL, "max_age": None}
     if prefix is not None:
         options["prefix" if extra == "redis" else "table_prefix"] = prefix
     if extra == "sqlite":
-        where = _file_of(url, must_exist)
+        address = _file_of(url, must_exist)
         options |= {"lock_timeout": timeout, "key_window": KEEP_KEYS}
     else:
         _check_port(url)
-        where = url
+        address = url
         options["timeout"] = timeout
     if extra == "pg":
         options |= {"key_window": KEEP_KEYS} | ({} if schema is None else {"schema": schema})
-    store: StreamStore = _load(extra, scheme)(where, **options)
+    store: StreamStore = _load(extra, scheme)(address, **options)
     return store
 
 
 def file_of(url: str) -> Path | None:
-    """Return the file that the URL of a store names, if it names one."""
+    """Return the file of a SQLite URL; None for any other URL."""
     return Path(unquote(url.removeprefix("sqlite:///"))) if url.startswith("sqlite:///") else None
 
 
 def _file_of(url: str, must_exist: bool) -> str:
     file = file_of(url)
     if file is None or not file.name or "?" in url or "#" in url:
-        raise UsageError(f"the URL of a file is sqlite:///FILE, or sqlite:////DIRECTORY/FILE: not {url!r:.200}")
+        raise UsageError(f"a SQLite URL is sqlite:///FILE or sqlite:////DIRECTORY/FILE, got {url!r:.200}")
     if must_exist and not file.exists():
-        raise MissingError(f"there is no file {os.fspath(file)!r}: a push makes it; --store names another one")
+        raise MissingError(f"file not found: {os.fspath(file)!r}; a push creates it, --store selects another store")
     return os.fspath(file)
 
 
 def _check_port(url: str) -> None:
-    """Refuse a nonsense port here: the drivers would do so with errors of their own kinds."""
+    """Refuse an invalid port here, because each driver reports it with its own exception."""
     if "," in url:  # several hosts
         return
     try:
         _ = urlsplit(url).port
     except ValueError as error:
-        raise UsageError(f"not the URL of a store: {url!r:.200}: {error}") from None
+        raise UsageError(f"not a store URL: {url!r:.200}: {error}") from None
 
 
 def _load(extra: str, scheme: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command in processes of its own: what it writes, line by line, as it comes."""
+"""Runs the command in its own process and collects its output line by line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 PATIENCE = 40.0
-"""Seconds to wait for anything: far more than it ever takes."""
+"""Seconds to wait for any condition: far more than needed."""
 
 NOTIFY = (sys.executable, "-W", "error", "-m", "notify")
 
 
 class Done(NamedTuple):
-    """How a command has ended."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -36,7 +36,7 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 def notify(
     directory: Path, *arguments: str, stdin: str | bytes = b"", variables: Mapping[str, str] | None = None
 ) -> Done:
-    """Run the command to its end."""
+    """Run the command and wait for it."""
     done = subprocess.run(
         [*NOTIFY, *arguments],
         cwd=directory,
@@ -50,7 +50,7 @@ def notify(
 
 
 class Running:
-    """A command that runs, and the lines that it has written so far."""
+    """A running command, and the lines it has written so far."""
 
     def __init__(self, directory: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
         pipe = subprocess.PIPE
@@ -74,7 +74,7 @@ class Running:
         self._news.put(None)
 
     def wait_for(self, text: str, lines: list[str] | None = None, count: int = 1) -> str:
-        """Wait until so many lines (of standard output) hold this text, and return the last of them."""
+        """Wait until `count` lines (of standard output) contain this text, and return the last of them."""
         lines = self.out if lines is None else lines
         deadline = time.monotonic() + PATIENCE
         while len(found := [line for line in lines if text in line]) < count:
@@ -97,25 +97,25 @@ class Running:
         self.process.stdin.close()
 
     def interrupt(self) -> Done:
-        """Press Ctrl-C."""
+        """Send SIGINT and wait."""
         self.process.send_signal(signal.SIGINT)
         return self.wait()
 
     def wait(self) -> Done:
-        """Wait until it has ended, and all that it wrote was read."""
+        """Wait until it has ended and its output has been read."""
         status = self.process.wait(PATIENCE)
         for thread in self._threads:
             thread.join(PATIENCE)
         return Done(status, "\n".join(self.out), "\n".join(self.err))
 
     def ids(self) -> list[str]:
-        """The ids of the events that it has shown."""
+        """The ids of the events it has printed."""
         return [line.partition(" ")[0] for line in self.out]
 
 
 @contextmanager
 def running(directory: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """Run the command beside the test, and kill it in the end if it still runs."""
+    """Run the command in the background, and kill it at the end if it is still running."""
     command = Running(directory, *arguments, variables=variables)
     try:
         yield command

@@ -1,4 +1,4 @@
-"""The `notify` command on one SQLite file, as a person uses it: real processes, a directory of their own."""
+"""The `notify` command on one SQLite file: real processes in a directory of their own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ID = r"\d+-\d+"
 
 
 def one_line(done: Done, status: int) -> str:
-    """The only line that it wrote, on standard error."""
+    """The only line of output, which is on standard error."""
     assert (done.status, done.out) == (status, ""), done
     assert re.fullmatch(r"notify: [^\n]+\n", done.err), done.err
     return done.err
@@ -52,7 +52,7 @@ def shown(directory: Path, user: str, *arguments: str) -> list[str]:
 
 
 def test_two_terminals_and_one_file(tmp_path: Path) -> None:
-    """What one process pushes, another one that follows the user shows; Ctrl-C ends it with 130 and not a word."""
+    """One process prints what another one pushes; Ctrl-C ends it silently with status 130."""
     first = push(tmp_path, "alice", "comment.created", '{"post": 7}')
     with running(tmp_path, "tail", "alice", "--after", "0") as tail:
         assert tail.wait_for("comment.created") == f'{first} comment.created {{"post": 7}}'
@@ -64,16 +64,16 @@ def test_two_terminals_and_one_file(tmp_path: Path) -> None:
 
 
 def test_tail_begins_now(tmp_path: Path) -> None:
-    """Without a position only what comes after the start is shown."""
+    """Without a position only events pushed after the start are printed."""
     push(tmp_path, "alice", "old")
     with running(tmp_path, "tail", "alice", "-v") as tail:
-        while not tail.out:  # until it has opened, whatever is pushed is of the past
+        while not tail.out:  # events pushed before the stream is open are not printed
             push(tmp_path, "alice", "new")
         assert " new " in tail.out[0]
 
 
 def test_tail_from_an_id_and_from_a_time(tmp_path: Path) -> None:
-    """`--after` takes an id, after which it begins, and a time, at which it begins."""
+    """`--after` accepts an id, to start after it, and a time, to start at it."""
     first, second = push(tmp_path, "alice", "a"), push(tmp_path, "alice", "b")
     rest = notify(tmp_path, "tail", "alice", "--after", first, "--no-follow")
     assert rest == (0, f"{second} b null\n", "")
@@ -85,7 +85,7 @@ def test_tail_from_an_id_and_from_a_time(tmp_path: Path) -> None:
 
 
 def test_tail_json(tmp_path: Path) -> None:
-    """`--json` gives one object to a line, with every field of the event."""
+    """`--json` prints one object per line, with every field of the event."""
     id_ = push(tmp_path, "alice", "comment.created", '{"text": "おはよう"}', "--key", "k1")
     (line,) = shown(tmp_path, "alice", "--json")
     assert "おはよう" in line
@@ -104,7 +104,7 @@ def test_tail_json(tmp_path: Path) -> None:
 
 
 def test_payload_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    """Control characters of a payload are shown as JSON escapes, in both forms, and stay the same JSON."""
+    """Control characters of a payload are printed as JSON escapes in both formats, and decode to the same value."""
     text = "\x9b31m\u202e\u2028 \U000e0001"
     push(tmp_path, "alice", "a", json.dumps(text))
     for form in ((), ("--json",)):
@@ -116,7 +116,7 @@ def test_payload_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["plain", "json"])
 def test_tail_shows_a_gap(tmp_path: Path, as_json: bool) -> None:
-    """Events that were removed before they could be read are a gap: a line on standard error, or an event as JSON."""
+    """Events removed before they were read are reported as a gap: a line on standard error, or an event with JSON."""
     first, second, third = (push(tmp_path, "alice", type_) for type_ in ("a", "b", "c"))
     assert notify(tmp_path, "trim", third) == (0, "removed 2\n", "")
     form = ("--json",) if as_json else ()
@@ -128,11 +128,11 @@ def test_tail_shows_a_gap(tmp_path: Path, as_json: bool) -> None:
         assert (event["id"], done.err) == (third, "")
     else:
         assert done.out == f"{third} c null\n"
-        assert done.err == f"notify: gap (trimmed): events after {first} and up to {second} are gone\n"
+        assert done.err == f"notify: gap (trimmed): events after {first} up to {second} are missing\n"
 
 
 def test_tail_into_a_closed_pipe(tmp_path: Path) -> None:
-    """Who reads the output goes away, as `head -1` does: tail ends by itself, though nothing more is pushed."""
+    """When the reader of the output exits, as `head -1` does, tail ends even if nothing more is pushed."""
     push(tmp_path, "alice", "a")
     push(tmp_path, "alice", "b")
     script = '"$@" tail alice --after 0 | head -1; exit "${PIPESTATUS[0]}"'
@@ -150,41 +150,41 @@ def test_tail_into_a_closed_pipe(tmp_path: Path) -> None:
 
 
 def test_tail_goes_on_with_a_new_file(tmp_path: Path) -> None:
-    """A file that is deleted is missed once; with its successor tail goes on by itself, and says what is gone."""
+    """When the file is deleted, tail reports it once, continues with the new file and reports the gap."""
     with running(tmp_path, "tail", "alice", "--after", "0") as tail:
-        tail.wait_for("is a new file", tail.err)
+        tail.wait_for("created ", tail.err)
         before = push(tmp_path, "alice", "a")
         tail.wait_for(before)
         for file in tmp_path.glob("notify.db*"):
             file.unlink()
-        tail.wait_for("the store is back", tail.err)
+        tail.wait_for("the store is available again", tail.err)
         after = push(tmp_path, "alice", "b")
         tail.wait_for(after)
         assert tail.ids() == [before, after]
-        assert len([line for line in tail.err if "the store is away" in line]) == 1
-        assert tail.err[-1] == f"notify: gap (expired): the log does not know {before}, and goes on after 0"
+        assert len([line for line in tail.err if "the store is unavailable" in line]) == 1
+        assert tail.err[-1] == f"notify: gap (expired): position {before} is not in the log; continuing after 0"
         assert tail.interrupt().status == 130
 
 
 def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
-    """A directory that is away for longer than one try is told of once, however often it is looked for."""
+    """A missing directory is reported once, however often opening the file is retried."""
     with running(tmp_path, "tail", "alice", "--store", "sqlite:///data/notify.db") as tail:
-        assert tail.wait().status == 1  # it was never there
+        assert tail.wait().status == 1  # it never existed
     (tmp_path / "data").mkdir()
     with running(tmp_path, "tail", "alice", "--after", "0", "--store", "sqlite:///data/notify.db") as tail:
         push(tmp_path, "alice", "first", "--store", "sqlite:///data/notify.db")
         tail.wait_for("first null")
         (tmp_path / "data").rename(tmp_path / "moved")
-        tail.wait_for("the store is away", tail.err)
+        tail.wait_for("the store is unavailable", tail.err)
         push(tmp_path, "alice", "a", "--store", "sqlite:///moved/notify.db")
-        for _ in range(4):  # meanwhile it looks for it, more than once, and nothing tells of that
+        for _ in range(4):  # it retries several times in between, without another line
             assert notify(tmp_path, "check", "--store", "sqlite:///data/notify.db").status == 1
         (tmp_path / "moved").rename(tmp_path / "data")
         tail.wait_for("a null")
-        tail.wait_for("the store is back", tail.err)
+        tail.wait_for("the store is available again", tail.err)
         assert [line.split()[1] for line in tail.out] == ["first", "a"]
-        told = [line.partition(",")[0] for line in tail.err if "new file" not in line]  # whichever of the two made it
-        assert told == ["notify: the store is away", "notify: the store is back"]
+        reported = [line.partition(",")[0] for line in tail.err if "created " not in line]  # by either process
+        assert reported == ["notify: the store is unavailable", "notify: the store is available again"]
         assert tail.interrupt().status == 130
 
 
@@ -192,7 +192,7 @@ def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
 
 
 def test_push_with_a_key(tmp_path: Path) -> None:
-    """The same key again stores nothing and says the first id; without one every push is another event."""
+    """A repeated key stores nothing and prints the first id; without a key each push is a new event."""
     first = push(tmp_path, "alice", "a", "1", "--key", "k")
     assert push(tmp_path, "alice", "a", "1", "--key", "k") == first
     assert len({push(tmp_path, "alice", "a", "-5") for _ in range(2)}) == 2
@@ -200,7 +200,7 @@ def test_push_with_a_key(tmp_path: Path) -> None:
 
 
 def test_head(tmp_path: Path) -> None:
-    """`head` says the id of the last event, trimmed or not, and 0 for who never had one."""
+    """`head` prints the id of the last event, even if it was trimmed, and 0 for a user without events."""
     last = push(tmp_path, "alice", "a")
     assert notify(tmp_path, "head", "alice") == (0, f"{last}\n", "")
     assert notify(tmp_path, "head", "bob") == (0, "0\n", "")
@@ -209,7 +209,7 @@ def test_head(tmp_path: Path) -> None:
 
 
 def test_trim_removes_what_is_older(tmp_path: Path) -> None:
-    """`trim` removes, of all users, what lies before the id or time and nothing else."""
+    """`trim` removes all users' events older than the id or time, and nothing else."""
     first = push(tmp_path, "alice", "a")
     push(tmp_path, "bob", "a")
     last = push(tmp_path, "alice", "b")
@@ -220,17 +220,17 @@ def test_trim_removes_what_is_older(tmp_path: Path) -> None:
 
 
 def test_check(tmp_path: Path) -> None:
-    """`check` says that the store works; where the file is damaged it says so, and its status is 1."""
+    """`check` reports a working store; for a damaged file it reports the error with status 1."""
     push(tmp_path, "alice", "a")
     assert notify(tmp_path, "check") == (0, "store    ok\nlive     ok\n", "")
-    (tmp_path / "bad.db").write_bytes(b"this is no database, whatever its name may be" * 100)
+    (tmp_path / "bad.db").write_bytes(b"not a database, despite its name" * 100)
     done = notify(tmp_path, "check", "--store", "sqlite:///bad.db")
     assert (done.status, done.err) == (1, "")
     assert re.fullmatch(r"store    cannot be read: the file is no SQLite database.*\n", done.out)
 
 
 def test_stats(tmp_path: Path) -> None:
-    """`stats` tells of the file, and of each user's log how much is in it, from when to when."""
+    """`stats` describes the file, and the size and time range of each user's log."""
     feed = "".join(f"bob n {number}\n" for number in range(501))
     assert notify(tmp_path, "push", "--stdin", stdin=feed).out == "pushed 501, failed 0\n"
     first = push(tmp_path, "alice", "a", '"1234"')
@@ -245,11 +245,11 @@ def test_stats(tmp_path: Path) -> None:
     assert re.search(r"^user   bob: 501 events, 1393 bytes", done.out, re.M)
     assert "user   carol: no events\n" in done.out
     notify(tmp_path, "trim", "2200-01-01T00:00:00Z")
-    assert f"alice: no events any more; the last one was {last}\n" in notify(tmp_path, "stats", "alice").out
+    assert f"alice: no events left; the last id was {last}\n" in notify(tmp_path, "stats", "alice").out
 
 
 def test_command_removes_nothing_by_itself(tmp_path: Path) -> None:
-    """The command's own pushes trim no log, however long: it knows nothing of the application's limits."""
+    """Pushes by the command never trim a log, because it does not know the application's limits."""
     feed = "".join(f"alice n {number}\n" for number in range(1200))
     assert notify(tmp_path, "push", "--stdin", stdin=feed).status == 0
     assert len(shown(tmp_path, "alice")) == 1200
@@ -259,7 +259,7 @@ def test_command_removes_nothing_by_itself(tmp_path: Path) -> None:
 
 
 def test_feed(tmp_path: Path) -> None:
-    """A feed is pushed line by line; blank lines and comments are none; each user's events keep their order."""
+    """A feed is pushed line by line, without blank lines and comments; each user's events keep their order."""
     lines = ["\ufeff# a comment", "", *(f"user{n % 7} t {n}" for n in range(700)), 'josé x {"a": "小林"}', "bob y"]
     done = notify(tmp_path, "push", "--stdin", stdin="\r\n".join(lines))
     assert done.status == 0
@@ -287,16 +287,16 @@ BAD = [
 
 
 def test_feed_with_bad_lines(tmp_path: Path) -> None:
-    """Lines that cannot be pushed are named by their numbers, all others are pushed; the status is 1."""
+    """Lines that cannot be pushed are reported by number, all others are pushed; the status is 1."""
     feed = b"\n".join([b"alice a 1", *BAD, b"alice z 2", BAD[-1]])
     done = notify(tmp_path, "push", "--stdin", "--ids", stdin=feed)
     bad = [*range(2, 2 + len(BAD)), len(BAD) + 3]
     assert done.status == 1
-    complaints = re.findall(r"^notify: line (\d+): .+$", done.err, re.M)
-    assert sorted(map(int, complaints)) == bad
-    assert len(done.err.splitlines()) == len(bad) + 1  # and the new file
+    reported = re.findall(r"^notify: line (\d+): .+$", done.err, re.M)
+    assert sorted(map(int, reported)) == bad
+    assert len(done.err.splitlines()) == len(bad) + 1  # and the line about the created file
     assert "notify: line 3: the payload is not JSON: Expecting value: character 9\n" in done.err
-    assert "notify: line 13: it is longer than 1048576 bytes\n" in done.err
+    assert "notify: line 13: longer than 1048576 bytes\n" in done.err
     *stored, summary = done.out.splitlines()
     assert summary == f"pushed 2, failed {len(bad)}"
     assert [line.split()[0] for line in stored] == ["1", str(len(BAD) + 2)]
@@ -304,14 +304,14 @@ def test_feed_with_bad_lines(tmp_path: Path) -> None:
 
 
 def test_feed_with_many_bad_lines(tmp_path: Path) -> None:
-    """Only so many lines are named; the others are counted."""
+    """Only the first 50 failed lines are reported; the others are counted."""
     done = notify(tmp_path, "push", "--stdin", stdin="bad\n" * 1000)
     assert (done.status, done.out) == (1, "pushed 0, failed 1000\n")
     assert len(done.err.splitlines()) == 52
 
 
 def test_feed_pushed_again_with_its_key(tmp_path: Path) -> None:
-    """A feed pushed again with the same key stores what is missing, and nothing twice."""
+    """A feed pushed again with the same key stores only the missing lines."""
     half = "".join(f"alice n {number}\n" for number in range(50))
     whole = half + "".join(f"bob n {number}\n" for number in range(50))
     first = notify(tmp_path, "push", "--stdin", "--ids", "--key", "import-7", stdin=half)
@@ -322,7 +322,7 @@ def test_feed_pushed_again_with_its_key(tmp_path: Path) -> None:
 
 
 def test_feed_comes_line_by_line(tmp_path: Path) -> None:
-    """A line of a pipe is pushed when it comes, not when the pipe ends; now and then a line tells how far it is."""
+    """A line is pushed when it arrives, not when the pipe is closed; progress is reported from time to time."""
     with running(tmp_path, "push", "--stdin", "--ids") as feed, running(tmp_path, "tail", "alice") as tail:
         feed.write("alice a 1\n")
         feed.wait_for("1 ")
@@ -338,8 +338,8 @@ def test_feed_comes_line_by_line(tmp_path: Path) -> None:
 
 
 def test_feed_is_interrupted(tmp_path: Path) -> None:
-    """Ctrl-C and SIGTERM end a feed with 130 and 143; it says how far it got, and pushed again with the key that it
-    names, nothing is doubled."""
+    """Ctrl-C and SIGTERM end a feed with status 130 and 143; pushing it again with the key it prints stores nothing
+    twice."""
     for number, user in ((signal.SIGINT, "alice"), (signal.SIGTERM, "bob")):
         with running(tmp_path, "push", "--stdin", "--ids") as feed:
             feed.write(f"{user} a 1\nbad\n")
@@ -348,16 +348,20 @@ def test_feed_is_interrupted(tmp_path: Path) -> None:
             feed.process.send_signal(number)
             assert feed.wait().status == 128 + number
             assert feed.out[-1] == "pushed 1, failed 1"
-            assert feed.err[-2] == f"notify: ended by {number.name}"
-            assert feed.err[-1].startswith("notify: what is stored is not stored twice if ")
-            key = feed.err[-1].split("--key ")[1]
+            assert feed.err[-2] == f"notify: stopped by {number.name}"
+            resume = re.fullmatch(
+                r"notify: to resume, push the whole feed again with --key (\w+); lines already stored are .+",
+                feed.err[-1],
+            )
+            assert resume is not None
+            key = resume[1]
         again = notify(tmp_path, "push", "--stdin", "--key", key, stdin=f"{user} a 1\n{user} a 2\n")
         assert again.out == "pushed 2, failed 0\n"
         assert [line.split()[2] for line in shown(tmp_path, user)] == ["1", "2"]
 
 
 def test_feed_in_the_background(tmp_path: Path) -> None:
-    """A signal that was ignored when the feed began, as Ctrl-C is in the background of a script, stays ignored."""
+    """A signal that was ignored at the start, as SIGINT is for background jobs of a script, stays ignored."""
     script = 'trap "" INT; exec "$@" push --stdin --ids'
     with subprocess.Popen(
         ["sh", "-c", script, "-", *NOTIFY],
@@ -380,7 +384,7 @@ def test_feed_in_the_background(tmp_path: Path) -> None:
 
 
 def test_feed_that_is_stuck(tmp_path: Path) -> None:
-    """A feed whose output nobody takes can say nothing more; SIGTERM once again ends it all the same."""
+    """A feed that is blocked on its output is ended by a second SIGTERM."""
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
     with suppress(BlockingIOError):
@@ -412,23 +416,23 @@ def test_feed_that_is_stuck(tmp_path: Path) -> None:
 
 
 def test_feed_whose_server_never_comes(tmp_path: Path) -> None:
-    """A server that is away from the beginning is waited for as long as for a line; then the feed gives up."""
+    """A server that is unavailable from the start is retried for as long as a line is; then the feed gives up."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = ("--store", f"postgresql://u:geheim@127.0.0.1:{server.getsockname()[1]}/db")
     done = notify(tmp_path, "push", "--stdin", "--timeout", "1", *where, stdin="alice a\n")
     assert (done.status, done.out) == (1, "")
     away, gave_up = done.err.splitlines()
-    assert away.startswith("notify: the store is away, so opening it is tried again for 1 s: ")
-    assert ": gave up: it could not be opened for 1 s: " in gave_up
+    assert away.startswith("notify: the store is unavailable, retrying for 1 s: ")
+    assert ": gave up: could not be opened for 1 s: " in gave_up
     assert "geheim" not in done.err
     with running(tmp_path, "push", "--stdin", *where) as feed:
-        feed.wait_for("opening it is tried again for 30 s", feed.err)
+        feed.wait_for("the store is unavailable, retrying for 30 s", feed.err)
         done = feed.interrupt()
         assert (done.status, done.out) == (130, "pushed 0, failed 0")
 
 
 def in_terminal(directory: Path, *arguments: str, stdin: Path) -> tuple[int, str]:
-    """Run the command with standard error on a terminal; return its status and what the terminal got."""
+    """Run the command with its output on a terminal; return its status and output."""
     ours, theirs = pty.openpty()
     with stdin.open("rb") as feed:
         process = subprocess.Popen(
@@ -440,7 +444,7 @@ def in_terminal(directory: Path, *arguments: str, stdin: Path) -> tuple[int, str
         while True:
             try:
                 chunk = os.read(ours, 65_536)
-            except OSError:  # Linux reports the end of a terminal so
+            except OSError:  # how Linux reports the end of a terminal
                 break
             output += chunk
     os.close(ours)
@@ -448,7 +452,7 @@ def in_terminal(directory: Path, *arguments: str, stdin: Path) -> tuple[int, str
 
 
 def test_progress_bar(tmp_path: Path) -> None:
-    """On a terminal a bar is drawn over and over in one line; complaints do not tear it, and it is gone at the end."""
+    """On a terminal the bar is redrawn on one line; other lines do not break it, and it is cleared at the end."""
     feed = tmp_path / "feed"
     feed.write_text("".join(f"user{n % 300} t {n}\n" for n in range(6000)) + "bad\n")
     status, output = in_terminal(tmp_path, "push", "--stdin", stdin=feed)
@@ -457,12 +461,12 @@ def test_progress_bar(tmp_path: Path) -> None:
     assert bars
     assert all(len(done) + len(left) == 30 for done, left, _, _ in bars)
     assert [int(pushed) for _, _, pushed, _ in bars] == sorted({int(pushed) for _, _, pushed, _ in bars})
-    assert "\r\x1b[Knotify: line 6001: a line is USER TYPE [JSON]\r\n" in output
+    assert "\r\x1b[Knotify: line 6001: expected USER TYPE [JSON]\r\n" in output
     assert output.endswith("\r\x1b[Kpushed 6000, failed 1\r\n")
 
 
 def test_feed_from_nowhere(tmp_path: Path) -> None:
-    """An empty feed pushes nothing, a closed one is an error; a device and a socket are read like anything else."""
+    """An empty feed pushes nothing, a closed one is an error; devices and sockets are accepted as input."""
     assert notify(tmp_path, "push", "--stdin").out == "pushed 0, failed 0\n"
     for redirection, status in (("</dev/null", 0), ("<&-", 2)):
         script = f'exec "$@" push --stdin {redirection}'
@@ -482,23 +486,23 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
     assert done.stdout == b"pushed 1, failed 0\n"
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "which command"),
+        ((), "a command is required"),
         (("fly",), "invalid choice"),
         (("--nonsense",), "(see notify --help)"),
         (("tail", "alice", "--nonsense"), "--nonsense (see notify tail --help)"),
-        (("push",), "push takes USER TYPE"),
-        (("push", "alice"), "push takes USER TYPE"),
+        (("push",), "push expects USER TYPE"),
+        (("push", "alice"), "push expects USER TYPE"),
         (("push", "alice", "t", "{"), "not JSON: Expecting property name enclosed in double quotes: character 2"),
         (("push", "alice", "t", "NaN"), "not a JSON value"),
         (("push", "alice", "t", "1", "2"), "unrecognized arguments"),
         (("push", "alice", "no!"), "event type"),
-        (("push", "alice", "notify.x"), "library's own"),
+        (("push", "alice", "notify.x"), "reserved"),
         (("push", "", "t"), "user"),
         (("push", "al\x1bice", "t"), r"al\x1bice"),
         (("push", "alice", "t", "--key", "x" * 300), "key"),
@@ -509,18 +513,18 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
         (("tail",), "USER"),
         (("tail", "x" * 256), "user"),
         (("tail", "alice", "--after", "yesterday"), "yesterday"),
-        (("tail", "alice", "--after", ""), "not an id"),
+        (("tail", "alice", "--after", ""), "expected an id"),
         (("tail", "alice", "--after", "2026-01-01"), "zone"),
         (("tail", "alice", "--after", "1969-01-01T00:00:00Z"), "1970"),
-        (("trim", "1-2-3"), "not an id"),
-        (("head", "alice", "--timeout", "-1"), "above 0"),
-        (("head", "alice", "--timeout", "soon"), "above 0"),
+        (("trim", "1-2-3"), "expected an id"),
+        (("head", "alice", "--timeout", "-1"), "greater than 0"),
+        (("head", "alice", "--timeout", "soon"), "greater than 0"),
         (("stats", ""), "user"),
         (("head", "alice", "--store", "memory://"), "one process"),
-        (("head", "alice", "--store", ""), "not the URL of a store"),
-        (("head", "alice", "--store", "notify.db"), "not the URL of a store"),
-        (("head", "alice", "--store", "mysql://u:geheim@host/db"), "not the URL of a store"),
-        (("head", "alice", "--store", "sqlite:"), "not the URL of a store"),
+        (("head", "alice", "--store", ""), "not a store URL"),
+        (("head", "alice", "--store", "notify.db"), "not a store URL"),
+        (("head", "alice", "--store", "mysql://u:geheim@host/db"), "not a store URL"),
+        (("head", "alice", "--store", "sqlite:"), "not a store URL"),
         (("head", "alice", "--store", "sqlite://"), "sqlite:///FILE"),
         (("head", "alice", "--store", "sqlite:///a.db?mode=ro"), "sqlite:///FILE"),
         (("head", "alice", "--store", "redis://u:geheim@host:port"), "port"),
@@ -531,7 +535,7 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_command_lines(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    """A command line that is wrong: one line that says what, no password in it, status 2, and no file is made."""
+    """A wrong command line: one line that names the mistake, without passwords, status 2, and no file is created."""
     line = one_line(notify(tmp_path, *arguments), 2)
     assert words in line
     assert "geheim" not in line
@@ -541,15 +545,15 @@ def test_wrong_command_lines(tmp_path: Path, arguments: tuple[str, ...], words: 
 @pytest.mark.parametrize(
     "command", [("head", "alice"), ("trim", "0"), ("check",), ("stats",)], ids=lambda each: each[0]
 )
-def test_file_that_is_not_there(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Where there is no file, nothing is made of it by a command that only looks."""
-    assert "there is no file 'notify.db'" in one_line(notify(tmp_path, *command), 1)
+def test_missing_file(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Commands that only read never create the file."""
+    assert "file not found: 'notify.db'" in one_line(notify(tmp_path, *command), 1)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", [("push", "alice", "t"), ("tail", "alice"), ("push", "--stdin")], ids=str)
-def test_file_that_cannot_be_made(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """A file in a directory that does not exist is one line and status 1."""
+def test_file_that_cannot_be_created(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A file in a directory that does not exist: one line and status 1."""
     assert "cannot be opened" in one_line(notify(tmp_path, *command, "--store", "sqlite:///nowhere/notify.db"), 1)
 
 
@@ -564,7 +568,7 @@ def test_file_that_cannot_be_made(tmp_path: Path, command: tuple[str, ...]) -> N
     ],
 )
 def test_unreachable_servers(tmp_path: Path, url: str) -> None:
-    """A server that is not there: one line without the password, status 1, for each kind of command."""
+    """An unreachable server: one line without the password and status 1, for each kind of command."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     where = ("--store", url.format(port=port))
@@ -587,8 +591,8 @@ def test_unreachable_servers(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
-def test_server_that_says_nothing(tmp_path: Path, scheme: str) -> None:
-    """A server that accepts connections and never answers is given up within the time that was asked for."""
+def test_server_that_never_answers(tmp_path: Path, scheme: str) -> None:
+    """A server that accepts connections but never answers is given up within `--timeout`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/"
         assert where in one_line(notify(tmp_path, "head", "alice", "--timeout", "1", "--store", where), 1)
@@ -603,15 +607,15 @@ def test_server_that_says_nothing(tmp_path: Path, scheme: str) -> None:
     ],
 )
 def test_driver_that_is_not_installed(tmp_path: Path, url: str, driver: str, extra: str) -> None:
-    """Where the driver is missing, the line names what to install."""
+    """If the driver is not installed, the error names what to install."""
     script = f"import sys; sys.modules[{driver!r}] = None; from notify.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", script, "push", "alice", "t", "--store", url]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
     assert f"pip install 'notify-streams[{extra}]'" in one_line(Done(done.returncode, done.stdout, done.stderr), 1)
 
 
-def test_driver_is_imported_only_where_needed(tmp_path: Path) -> None:
-    """Whoever uses a file needs no other driver."""
+def test_driver_is_imported_only_when_needed(tmp_path: Path) -> None:
+    """A SQLite file needs no other driver."""
     gone = "".join(f"sys.modules[{driver!r}] = None; " for driver in ("redis", "asyncpg", "trio"))
     script = f"import sys; {gone}from notify.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", script, "push", "alice", "t"]
@@ -619,7 +623,7 @@ def test_driver_is_imported_only_where_needed(tmp_path: Path) -> None:
 
 
 def test_locked_file(tmp_path: Path) -> None:
-    """A file that somebody else has locked is waited for, and then given up in one line; a feed names its key."""
+    """A file locked by another process is waited for, then given up with one line; a feed prints its key."""
     push(tmp_path, "alice", "a")
     script = "import sqlite3, sys; sqlite3.connect('notify.db').execute('BEGIN IMMEDIATE'); print('held', flush=True)"
     holder = subprocess.Popen(
@@ -637,14 +641,14 @@ def test_locked_file(tmp_path: Path) -> None:
             tmp_path, "push", "--stdin", "--timeout", "0.5", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n"
         )
         assert (feed.status, feed.out) == (1, "pushed 0, failed 3\n")
-        assert re.search(r"gave up: nothing could be pushed for 0.5 s: .+\n.* with --key k\n", feed.err)
+        assert re.search(r"gave up: nothing could be pushed for 0.5 s: .+\n.* with --key k; .+\n", feed.err)
         holder.kill()
     again = notify(tmp_path, "push", "--stdin", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n")
     assert again.out == "pushed 3, failed 0\n"
 
 
 def test_feed_waits_for_a_lock(tmp_path: Path) -> None:
-    """A feed goes on when a lock that lasted longer than one try is gone: everything is stored once, and in order."""
+    """A feed continues when a lock that outlasted one attempt is released: every line is stored once, in order."""
     push(tmp_path, "alice", "a")
     script = "import sqlite3, sys; sqlite3.connect('notify.db').execute('BEGIN IMMEDIATE'); print('held', flush=True)"
     holder = subprocess.Popen(
@@ -657,9 +661,9 @@ def test_feed_waits_for_a_lock(tmp_path: Path) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         feed.write("".join(f"user{n % 3} n {n}\n" for n in range(30)))
-        feed.wait_for("the store is away, so pushes are tried again for 30 s", feed.err)
+        feed.wait_for("the store is unavailable, retrying for 30 s", feed.err)
         holder.kill()
-        feed.wait_for("the store is back", feed.err)
+        feed.wait_for("the store is available again", feed.err)
         feed.end_input()
         assert feed.wait().out == "pushed 30, failed 0"
     for user in range(3):
@@ -667,7 +671,7 @@ def test_feed_waits_for_a_lock(tmp_path: Path) -> None:
 
 
 def test_line_that_the_store_refuses(tmp_path: Path) -> None:
-    """A line that the store keeps refusing is named, and does not hold up those of others for good."""
+    """A line that the store keeps refusing is reported, and does not block other users' lines."""
     push(tmp_path, "alice", "a")
     with closing(sqlite3.connect(tmp_path / "notify.db")) as file:
         file.execute(
@@ -687,15 +691,15 @@ def test_line_that_the_store_refuses(tmp_path: Path) -> None:
         assert feed.out[-1] == f"pushed {number - 1}, failed 1"
 
 
-def test_output_that_is_no_file() -> None:
-    """The command may be called from Python, with output that goes anywhere."""
+def test_output_that_is_not_a_file() -> None:
+    """`main` can be called from Python with standard output redirected to any text stream."""
     with redirect_stdout(io.StringIO()) as out:
         assert main(["--version"]) == 0
     assert out.getvalue().startswith("notify ")
 
 
 def test_full_disk_for_the_output(tmp_path: Path) -> None:
-    """Output that cannot be written is one line and status 1; closed output and closed errors do no harm."""
+    """Output that cannot be written: one line and status 1; closed output and closed error streams are accepted."""
     push(tmp_path, "alice", "a")
     for redirection, status, words in (
         (">/dev/full", 1, "No space left"),
@@ -713,11 +717,11 @@ def test_full_disk_for_the_output(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) == bool(words)
 
 
-# -- how it is called ----------------------------------------------------------------------------------------------
+# -- options ------------------------------------------------------------------------------------------------------
 
 
-def test_where_the_store_is_said(tmp_path: Path) -> None:
-    """`--store` wins over NOTIFY_STORE, which wins over the default; it may stand on either side of the command."""
+def test_precedence_of_store_urls(tmp_path: Path) -> None:
+    """`--store` overrides NOTIFY_STORE, which overrides the default; it is accepted before and after the command."""
     variable = {"NOTIFY_STORE": "sqlite:///b%20b.db"}
     notify(tmp_path, "push", "alice", "default", variables={"NOTIFY_STORE": ""})
     notify(tmp_path, "push", "alice", "variable", variables=variable)
@@ -733,14 +737,14 @@ def test_where_the_store_is_said(tmp_path: Path) -> None:
 
 
 def test_prefix(tmp_path: Path) -> None:
-    """Two prefixes are two worlds in one file."""
+    """Stores with different prefixes in one file are independent."""
     push(tmp_path, "alice", "a", "--prefix", "shop_")
     assert len(shown(tmp_path, "alice", "--prefix", "shop_")) == 1
     assert not shown(tmp_path, "alice")
 
 
 def test_version_and_help(tmp_path: Path) -> None:
-    """`--version` names the package's; `--help` lists every command, and each has one of its own."""
+    """`--version` prints the package version; `--help` lists every command, and each command has its own help."""
     assert re.fullmatch(r"notify \d+\.\d+\S*\n", notify(tmp_path, "--version").out)
     script = (
         "import sys, importlib.metadata as m\n"
@@ -757,7 +761,7 @@ def test_version_and_help(tmp_path: Path) -> None:
 
 
 def test_verbose(tmp_path: Path) -> None:
-    """The library's log is shown where it is asked for, and nowhere else."""
+    """The library's log is printed only with `--verbose`."""
     behind = ("tail", "alice", "--after", push(tmp_path, "alice", "a"), "--no-follow", "--json")
     push(tmp_path, "alice", "b")
     notify(tmp_path, "trim", "2200-01-01T00:00:00Z")
@@ -766,7 +770,7 @@ def test_verbose(tmp_path: Path) -> None:
 
 
 def test_unexpected_errors_are_one_line_too(tmp_path: Path) -> None:
-    """What should not happen is one line all the same; the log has the rest."""
+    """An unexpected error is one line too; the log has the traceback."""
     script = (
         "import sys, notify.cli._main as cli\n"
         "async def head(options): raise ZeroDivisionError('oops')\n"
@@ -780,8 +784,8 @@ def test_unexpected_errors_are_one_line_too(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_store_that_takes_for_ever(tmp_path: Path) -> None:
-    """Whatever a store does, a single command ends soon after the time that was asked for."""
+def test_store_that_never_answers(tmp_path: Path) -> None:
+    """A single command ends soon after `--timeout`, even if the store never returns."""
     script = (
         "import sys, anyio, notify.cli._main as cli\n"
         "async def head(options): await anyio.sleep_forever()\n"
@@ -799,8 +803,8 @@ def test_store_that_takes_for_ever(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_feed_and_tail_killed_and_started_again(tmp_path: Path) -> None:
-    """SIGKILL of the pushing process, and then of the following one: with the same key, and from the last id that was
-    shown, nothing is lost and nothing doubled."""
+    """After SIGKILL of the feed and of tail: with the same key, and from the last printed id, nothing is lost and
+    nothing is duplicated."""
     lines = [f"alice n {number}" for number in range(400)]
     history = History()
     for number, line in enumerate(lines, 1):

@@ -1,4 +1,4 @@
-"""The consoles of the documentation: every command in them is run, and says what the page says."""
+"""The console blocks of the documentation: every command is run and must print what the page shows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ VARIES = (
     (r"[\d.\\]+\\ ms", r"[\\d.]+ ms"),
     (r"\\ \d+\\ bytes$", r" \\d+ bytes"),
 )
-"""What is another one each time: times and measures."""
+"""Parts that differ between runs: times, durations and sizes."""
 
 
 class Page:
-    """A page whose commands are run in one directory, one after the other.
+    """A page whose commands are run one after the other in one directory.
 
     Attributes:
-        real: the id that stands for each id of the page.
+        real: maps each id of the page to the id of this run.
     """
 
     def __init__(self, text: str, directory: Path, stack: ExitStack) -> None:
@@ -49,7 +49,7 @@ class Page:
         self.following: list[tuple[Running, list[str]]] = []
 
     def run(self) -> int:
-        """Run every command of the page and return how many there were."""
+        """Run every command of the page and return their number."""
         commands = [command for block in self.blocks for command in block]
         for command, expected in commands:
             command = ID.sub(lambda match: self.real[match[0]], command)
@@ -83,10 +83,12 @@ class Page:
             check=False,
             env=environment({"PATH": path}),
         )
-        return [line for line in done.stdout.splitlines() if not line.startswith("warning  ")]  # of an old SQLite
+        return [
+            line for line in done.stdout.splitlines() if not line.startswith("warning  ")
+        ]  # logged for an old SQLite
 
     def compare(self, command: str, expected: list[str], lines: list[str]) -> None:
-        """Hold lines against the page; an id that is met for the first time stands for the real one from then on."""
+        """Compare output with the page. The first occurrence of an id binds it to the real id from then on."""
         assert len(lines) == len(expected), (command, lines)
         for shown, line in zip(expected, lines, strict=True):
             pattern, start, names = "", 0, []
@@ -107,13 +109,13 @@ class Page:
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.timeout(120)
 def test_consoles(name: str, tmp_path: Path) -> None:
-    """Every command of a page's consoles, in its order, in an empty directory, says what the page says."""
+    """The commands of a page, run in order in an empty directory, print what the page shows."""
     with ExitStack() as stack:
         assert Page((ROOT / name).read_text(encoding="utf-8"), tmp_path, stack).run() >= 3
 
 
-def test_page_that_is_wrong_is_noticed(tmp_path: Path) -> None:
-    """A page that shows another output than the real one fails, and so does one that takes another id for it."""
+def test_wrong_page_fails(tmp_path: Path) -> None:
+    """A page with different output fails, and so does a page that uses a different id for the same event."""
     for wrong in (
         "1\n",
         "1795258714800-0\n$ notify head alice\n0\n",

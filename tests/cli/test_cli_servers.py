@@ -1,4 +1,4 @@
-"""The `notify` command on real servers that are killed under it: Redis, alone and not, and PostgreSQL."""
+"""The `notify` command on real servers that are killed: Redis, Sentinel, Cluster and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Place(NamedTuple):
     """A store on servers of its own.
 
     Attributes:
-        url: what the command is told.
-        end: kills what the store needs, when it holds all that was acknowledged.
-        begin: has it work again.
-        is_missed: whether it is away for so long that somebody is told; a failover takes less.
-        freeze: stops it in its tracks.
-        thaw: lets it go on.
+        url: the store URL for the command.
+        end: kills the servers, once they have everything that was acknowledged.
+        begin: makes the store available again.
+        is_missed: whether the outage is long enough to be reported; a failover is not.
+        freeze: stops the server with SIGSTOP.
+        thaw: continues it.
     """
 
     url: str
@@ -50,7 +50,7 @@ def single() -> Iterator[Place]:
 
 @contextmanager
 def sentinels() -> Iterator[Place]:
-    """What is killed is the master; the sentinels then make the other server one, and the old one its replica."""
+    """Kills the master; the sentinels then promote the replica."""
     with redis.sentinels() as servers:
 
         def end() -> None:
@@ -78,7 +78,7 @@ def sentinels() -> Iterator[Place]:
 
 @contextmanager
 def cluster() -> Iterator[Place]:
-    """What is killed is every node."""
+    """Kills every node."""
     with redis.cluster() as servers:
 
         def end() -> None:
@@ -100,7 +100,7 @@ def database() -> Iterator[Place]:
 
 PLACES = {"redis": single, "sentinel": sentinels, "cluster": cluster, "postgres": database}
 ALIKE = ["redis", "cluster", "postgres"]
-"""Those that may be killed more than once: with sentinels one of two servers is gone then."""
+"""Stores that can be killed more than once; with sentinels only one server would be left."""
 
 _numbers = count()
 
@@ -119,7 +119,7 @@ def own_place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 @pytest.fixture
 def user() -> str:
-    """Somebody whom no other test knows."""
+    """A user id that no other test uses."""
     return f"user-{next(_numbers)}"
 
 
@@ -128,7 +128,7 @@ def on(place: Place, directory: Path, *arguments: str) -> Done:
 
 
 def push(place: Place, directory: Path, user: str, type_: str) -> str:
-    """Push until it is known to be stored: a server that has just come back may refuse for a moment."""
+    """Push until it is stored: a server that was just restarted may refuse for a moment."""
     key = f"{user}-{type_}-{next(_numbers)}"
     for _ in range(5):
         done = on(place, directory, "push", user, type_, "--key", key)
@@ -144,7 +144,7 @@ def stored(place: Place, directory: Path, user: str) -> list[dict[str, object]]:
 
 
 def test_every_command(place: Place, tmp_path: Path, user: str) -> None:
-    """Push, head, tail, stats, check and trim do on a server what they do on a file."""
+    """Push, head, tail, stats, check and trim work on a server as on a file."""
     first, second = push(place, tmp_path, user, "a"), push(place, tmp_path, user, "b")
     assert on(place, tmp_path, "head", user) == (0, f"{second}\n", "")
     rest = on(place, tmp_path, "tail", user, "--after", first, "--no-follow")
@@ -152,15 +152,15 @@ def test_every_command(place: Place, tmp_path: Path, user: str) -> None:
     checked = on(place, tmp_path, "check")
     assert (checked.status, checked.err) == (0, "")
     assert re.match(r"store    ok\nlive     ok\n(warning  .+\n)*$", checked.out)
-    told = on(place, tmp_path, "stats", user)
-    assert (told.status, told.err) == (0, "")
-    assert re.search(rf"^user   {user}: 2 events, 8 bytes of payload, from {first} ", told.out, re.MULTILINE)
+    described = on(place, tmp_path, "stats", user)
+    assert (described.status, described.err) == (0, "")
+    assert re.search(rf"^user   {user}: 2 events, 8 bytes of payload, from {first} ", described.out, re.MULTILINE)
     assert on(place, tmp_path, "trim", second).out.startswith("removed ")
     assert [event["id"] for event in stored(place, tmp_path, user)] == [second]
 
 
 def test_two_terminals(place: Place, tmp_path: Path, user: str) -> None:
-    """What one process pushes, another one shows; Ctrl-C ends it with 130 and not a word."""
+    """One process prints what another one pushes; Ctrl-C ends it silently with status 130."""
     with running(tmp_path, "tail", user, "--after", "0", variables={"NOTIFY_STORE": place.url}) as tail:
         pushed = [push(place, tmp_path, user, "a") for _ in range(3)]
         tail.wait_for(pushed[-1])
@@ -169,7 +169,7 @@ def test_two_terminals(place: Place, tmp_path: Path, user: str) -> None:
 
 
 def follow(place: Place, tail: Running, tmp_path: Path, user: str) -> None:
-    """Push, kill, bring back, push; hold what the tail has shown against what was pushed."""
+    """Push, kill the servers, restart them, push again; check the output of tail against the pushes."""
     history = History()
 
     def push_some(types: str) -> str:
@@ -181,11 +181,11 @@ def follow(place: Place, tail: Running, tmp_path: Path, user: str) -> None:
     tail.wait_for(push_some("abc"))
     place.end()
     if place.is_missed:
-        tail.wait_for("notify: the store is away", tail.err)
+        tail.wait_for("notify: the store is unavailable", tail.err)
     place.begin()
     last = push_some("def")
     if place.is_missed:
-        tail.wait_for("notify: the store is back", tail.err)
+        tail.wait_for("notify: the store is available again", tail.err)
     tail.wait_for(last)
     tail.wait_for(push_some("g"))
     reader = history.reader(user, "0")
@@ -193,16 +193,16 @@ def follow(place: Place, tail: Running, tmp_path: Path, user: str) -> None:
         reader.saw(event["id"], event["prev"], event["type"])
     verdict = history.assert_ok()
     assert (verdict.acknowledged, verdict.yields, dict(verdict.gaps)) == (7, 7, {})
-    told = ["the store is away", "the store is back"]
+    reported = ["the store is unavailable", "the store is available again"]
     assert [line.removeprefix("notify: ").partition(",")[0] for line in tail.err] in (
-        [told] if place.is_missed else [[], told]
+        [reported] if place.is_missed else [[], reported]
     )
     assert tail.interrupt().status == 130
 
 
 @pytest.mark.parametrize("own_place", PLACES, indirect=True)
 def test_tail_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, user: str) -> None:
-    """SIGKILL of the server and its return: told once each; every event is shown once, in order, without a gap."""
+    """SIGKILL of the server and its restart are reported once each; every event is printed once, without a gap."""
     arguments = ("tail", user, "--after", "0", "--json")
     with running(tmp_path, *arguments, variables={"NOTIFY_STORE": own_place.url}) as tail:
         follow(own_place, tail, tmp_path, user)
@@ -210,7 +210,7 @@ def test_tail_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, 
 
 @pytest.mark.parametrize("own_place", PLACES, indirect=True)
 def test_feed_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, user: str) -> None:
-    """A feed whose server is killed in the middle pushes every line once, in the order of its user."""
+    """A feed whose server is killed halfway stores every line once, in order for each user."""
     with running(tmp_path, "push", "--stdin", "--ids", variables={"NOTIFY_STORE": own_place.url}) as feed:
         feed.write("".join(f"{user}-{number % 5} n {number}\n" for number in range(1, 501)))
         feed.wait_for("20 ")
@@ -218,13 +218,13 @@ def test_feed_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, 
         feed.write("hello\n")
         feed.write("".join(f"{user}-{number % 5} n {number}\n" for number in range(502, 1001)))
         if own_place.is_missed:
-            feed.wait_for("the store is away", feed.err)
+            feed.wait_for("the store is unavailable", feed.err)
         own_place.begin()
         feed.end_input()
         assert feed.wait().status == 1
         assert feed.out[-1] == "pushed 999, failed 1"
-        assert "notify: line 501: a line is USER TYPE [JSON]" in feed.err
-        assert ("notify: the store is back" in feed.err) >= own_place.is_missed
+        assert "notify: line 501: expected USER TYPE [JSON]" in feed.err
+        assert ("notify: the store is available again" in feed.err) >= own_place.is_missed
     said = {int(number): id_ for number, id_ in (line.split() for line in feed.out[:-1])}
     for part in range(5):
         events = stored(own_place, tmp_path, f"{user}-{part}")
@@ -235,36 +235,36 @@ def test_feed_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, 
 
 @pytest.mark.parametrize("own_place", ALIKE, indirect=True)
 def test_feed_waits_for_its_server(own_place: Place, tmp_path: Path, user: str) -> None:
-    """A feed that begins while its server is away waits for it, told once, and then pushes every line."""
+    """A feed started while its server is unavailable reports it once, waits, and then pushes every line."""
     own_place.end()
     with running(tmp_path, "push", "--stdin", variables={"NOTIFY_STORE": own_place.url}) as feed:
         feed.write("".join(f"{user} n {number}\n" for number in range(50)))
         feed.end_input()
-        feed.wait_for("the store is away, so opening it is tried again for 30 s", feed.err)
+        feed.wait_for("the store is unavailable, retrying for 30 s", feed.err)
         own_place.begin()
         done = feed.wait()
     assert (done.status, done.out) == (0, "pushed 50, failed 0")
-    told = [line.partition(",")[0] for line in done.err.splitlines() if " store is " in line]
-    assert told == ["notify: the store is away", "notify: the store is back"]
+    reported = [line.partition(",")[0] for line in done.err.splitlines() if " store is " in line]
+    assert reported == ["notify: the store is unavailable", "notify: the store is available again"]
     assert [event["payload"] for event in stored(own_place, tmp_path, user)] == list(range(50))
 
 
 @pytest.mark.parametrize("own_place", ALIKE, indirect=True)
 def test_feed_gives_up_and_is_pushed_again(own_place: Place, tmp_path: Path, user: str) -> None:
-    """Where the server stays away the feed gives up and names its key; pushed again with it, nothing is doubled."""
+    """If the server stays down the feed gives up and prints its key; pushed again with it, nothing is stored twice."""
     lines = "".join(f"{user}-{number % 3} n {number}\n" for number in range(600))
     arguments = ("push", "--stdin", "--ids", "--timeout", "2")
     with running(tmp_path, *arguments, variables={"NOTIFY_STORE": own_place.url}) as feed:
         feed.write(lines)
         feed.wait_for("", count=20)
         own_place.end()
-        advice = feed.wait_for("again with --key ", feed.err)
+        resume = feed.wait_for("again with --key ", feed.err)
         assert feed.wait().status == 1
         pushed, failed = map(int, re.findall(r"\d+", feed.out[-1]))
         assert pushed >= 20
         assert failed > 0
     own_place.begin()
-    key = advice.split("--key ")[1]
+    key = resume.split("--key ")[1].partition(";")[0]
     environment = {"NOTIFY_STORE": own_place.url}
     again = notify(tmp_path, "push", "--stdin", "--key", key, stdin=lines, variables=environment)
     assert (again.status, again.out) == (0, "pushed 600, failed 0\n"), again
@@ -275,8 +275,8 @@ def test_feed_gives_up_and_is_pushed_again(own_place: Place, tmp_path: Path, use
 
 @pytest.mark.parametrize("own_place", ["redis", "postgres"], indirect=True)
 def test_server_that_hangs(own_place: Place, tmp_path: Path, user: str) -> None:
-    """A server that hangs: what is pushed says with which key to repeat it, tail tells of it and can be interrupted;
-    when the server goes on, everything is there once."""
+    """While a server hangs, pushes fail with the key to retry with, and tail reports it and can be interrupted; when
+    the server continues, every event is stored once."""
     first = push(own_place, tmp_path, user, "a")
     environment = {"NOTIFY_STORE": own_place.url}
     with (
@@ -294,7 +294,7 @@ def test_server_that_hangs(own_place: Place, tmp_path: Path, user: str) -> None:
         assert (hung.status, hung.out, len(hung.err.splitlines())) == (1, "", 1)
         assert on(own_place, tmp_path, "check", "--timeout", "1").status == 1
         for each in (tail, other):
-            each.wait_for("the store is away", each.err)
+            each.wait_for("the store is unavailable", each.err)
         assert other.interrupt().status == 130
         own_place.thaw()
         third = on(own_place, tmp_path, "push", user, "c", "--key", "c1")
@@ -310,34 +310,34 @@ def test_server_that_hangs(own_place: Place, tmp_path: Path, user: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_push_that_nobody_answers(tmp_path: Path, user: str) -> None:
-    """A push whose outcome is unknown says with which key to repeat it; repeated with that, it is stored once."""
+async def test_push_without_a_reply(tmp_path: Path, user: str) -> None:
+    """A push with an unknown outcome prints the key to retry with; retried with it, the event is stored once."""
     with redis.single() as server:
         async with FaultProxy("127.0.0.1", server.port) as proxy:
             where = ("--store", f"redis://127.0.0.1:{proxy.port}")
-            proxy.drop_reply(request=b"nobody-answers", times=10_000)
-            command = ("push", user, "a", '"nobody-answers"', "--timeout", "2", *where)
+            proxy.drop_reply(request=b"no-reply", times=10_000)
+            command = ("push", user, "a", '"no-reply"', "--timeout", "2", *where)
             done = await anyio.to_thread.run_sync(lambda: notify(tmp_path, *command))
             assert (done.status, done.out) == (1, "")
             found = re.fullmatch(
-                r"notify: .+ may be stored.+; repeat it with --key (\w+), and it is stored once\n", done.err
+                r"notify: .+ may be stored.+; retry with --key (\w+), which stores it at most once\n", done.err
             )
             assert found is not None, done
             proxy.heal()
             again = await anyio.to_thread.run_sync(lambda: notify(tmp_path, *command, "--key", found[1]))
             assert again.status == 0, again
         events = notify(tmp_path, "tail", user, "--after", "0", "--no-follow", "--store", server.url)
-        assert events.out == f'{again.out.strip()} a "nobody-answers"\n'
+        assert events.out == f'{again.out.strip()} a "no-reply"\n'
 
 
-def test_events_that_are_not_heard_of(tmp_path: Path, user: str) -> None:
-    """Behind a pooler in transaction mode nothing is announced: `check` says so with status 1; tail still works."""
+def test_check_reports_a_missing_wake_path(tmp_path: Path, user: str) -> None:
+    """Behind a pooler in transaction mode LISTEN does not work: `check` fails with status 1, and tail still works."""
     with postgres.running() as server, postgres.bouncing(server) as bouncer:
         place = Place(bouncer.dsn, server.kill, server.start)
         first = push(place, tmp_path, user, "a")
         done = on(place, tmp_path, "check", "--timeout", "3")
         assert (done.status, done.err) == (1, "")
-        assert done.out == "store    ok\nlive     new events are not heard of, so each arrives late\n"
+        assert done.out == "store    ok\nlive     new events are not received, so each arrives late, by an audit\n"
         with running(tmp_path, "tail", user, "--after", "0", variables={"NOTIFY_STORE": place.url}) as tail:
             tail.wait_for(first)
             tail.wait_for(push(place, tmp_path, user, "b"))

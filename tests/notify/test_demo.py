@@ -1,4 +1,4 @@
-"""The demo, run as a person or a build server runs it: a process with its streams, its status and its output."""
+"""The demo, run as a separate process, as from a shell or on a build server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 DEMO = Path(__file__).parents[2] / "docs" / "demo" / "demo.py"
 FEED = DEMO.with_name("feed.txt")
 COMMAND = (sys.executable, str(DEMO))
-OK = "OK: nothing lost, nothing doubled, nothing out of order."
-FAILED = "FAILED: what was shown is not what was pushed."
+OK = "OK: nothing lost, nothing duplicated, nothing out of order."
+FAILED = "FAILED: the events shown are not the events pushed."
 
 SMALL = """\
 alice comment.created {"post": 7}
@@ -34,7 +34,7 @@ Pushes = list[tuple[str, str, str]]
 """Line number, user and type of every event."""
 
 SIGHTING = re.compile(r"^ *(\d+) +(?:\d+ ms|(resumed)) (\d+-\d+) +(\S+) +(\S+)(?: (.*))?$", re.MULTILINE)
-"""Line number, whether it was resumed, id, user, type and payload of an event that is shown."""
+"""Line number, whether it was resumed, id, user, type and payload of an event in the output."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -45,7 +45,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def demo(*options: str, stdin: str | bytes | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the demo; without `stdin` its standard input is /dev/null."""
+    """Run the demo; without `stdin`, its standard input is /dev/null."""
     text: bytes | None = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
         [*COMMAND, *options],
@@ -71,7 +71,7 @@ def numbers(output: str, pattern: str) -> tuple[int, ...]:
 
 
 def assert_complete(output: str, pushes: Pushes) -> None:
-    """The events shown, the counts and the verdict all agree with the feed, where everything was to be shown."""
+    """The events shown, the counts and the verdict agree with the feed; for runs that show every event."""
     sightings = SIGHTING.findall(output)
     assert Counter((number, user, type_) for number, _, _, user, type_, _ in sightings) == Counter(pushes)
     total, users = len(pushes), {user for _, user, _ in pushes}
@@ -84,8 +84,8 @@ def assert_complete(output: str, pushes: Pushes) -> None:
 
 
 def test_sample_feed() -> None:
-    """Every event of the sample feed is shown, whole and in the order of its user, though the reader is killed thrice;
-    the status is 0."""
+    """Every event of the sample feed is shown, complete and in order for each user, although the reader is killed three
+    times; the status is 0."""
     done = demo("--rate", "0", "--all")
     pushes = events(FEED.read_text("utf-8"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -105,7 +105,7 @@ def test_sample_feed() -> None:
 
 
 def test_by_itself() -> None:
-    """Without options it is a story to be followed: at most 150 lines, the kills among them, and the verdict."""
+    """Without options the output is short enough to follow: at most 150 lines, with the kills and the verdict."""
     done = demo()
     assert (done.returncode, done.stderr) == (0, "")
     assert 40 < len(done.stdout.splitlines()) <= 150
@@ -120,7 +120,7 @@ def test_by_itself() -> None:
 
 
 def test_processes_are_real() -> None:
-    """What pushes and what shows are processes of their own, and none of them is left, nor is the file."""
+    """Pushing and showing run in processes of their own; afterwards no process and no file is left."""
     with subprocess.Popen(
         [*COMMAND, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment()
     ) as process:
@@ -146,7 +146,7 @@ def test_processes_are_real() -> None:
 
 @pytest.mark.parametrize("way", ["pipe", "dash", "file", "redirected"])
 def test_other_feeds(way: str, tmp_path: Path) -> None:
-    """Events come from a pipe, from `-`, from a named file or from one on standard input, comments and all."""
+    """Events are read from a pipe, from `-`, from a named file or from a redirected one, with comments."""
     file = tmp_path / "feed"
     file.write_text(SMALL, "utf-8")
     if way == "pipe":
@@ -173,14 +173,14 @@ def test_other_feeds(way: str, tmp_path: Path) -> None:
 
 
 def test_last_line_without_an_end() -> None:
-    """A last line counts without a newline at its end too; Windows line ends, tabs and a byte order mark do no harm."""
+    """The last line may lack a newline; Windows line endings, tabs and a byte order mark are accepted."""
     done = demo("-", stdin=b"\xef\xbb\xbfalice a 1\r\n# comment\nbob \t c\nalice  b  2")
     assert done.returncode == 0
     assert_complete(done.stdout, [("1", "alice", "a"), ("3", "bob", "c"), ("4", "alice", "b")])
 
 
 def test_bad_lines() -> None:
-    """Lines that are no event are named with their number and skipped; the others arrive; the status is 2."""
+    """Invalid lines are reported with their number and skipped; the others are pushed; the status is 2."""
     lines = [
         b"alice a 1",
         b"hello",
@@ -193,15 +193,15 @@ def test_bad_lines() -> None:
     lines += [b"al\x00ice d", b'alice e "\\ud800"', b"alice f " + b"[" * 100_000, b"alice z 2"]
     done = demo(stdin=b"\n".join(lines))
     assert done.returncode == 2
-    complaints = re.findall(r"^line (\d+) skipped: .+$", done.stderr, re.MULTILINE)
-    assert complaints == [str(number) for number in range(2, len(lines))]
+    reported = re.findall(r"^line (\d+) skipped: .+$", done.stderr, re.MULTILINE)
+    assert reported == [str(number) for number in range(2, len(lines))]
     assert "Traceback" not in done.stderr
     assert numbers(done.stdout, r"^Pushed (\d+); users: 1; lines skipped: (\d+)") == (2, len(lines) - 2)
     assert numbers(done.stdout, r"^Shown (\d+):") == (2,)
 
 
 def test_payload_cannot_steer_the_terminal() -> None:
-    """Control characters of a payload are not written; into a pipe no payload is cut."""
+    """Control characters of a payload are replaced; in a pipe no payload is truncated."""
     done = demo("-", stdin='alice a "\\u009b31m \u202e \u200f %s"\n' % ("小" * 500))
     assert done.returncode == 0
     assert not set(done.stdout) & set("\x1b\x9b\u202e\u200f")
@@ -210,7 +210,7 @@ def test_payload_cannot_steer_the_terminal() -> None:
 
 @pytest.mark.parametrize("options", [("/nowhere/feed",), (str(DEMO.parent),), ("--rate", "-1"), ("--rate", "nan")])
 def test_unusable_arguments(options: tuple[str, ...]) -> None:
-    """A file that cannot be read and a rate that is none end with status 2 and one sentence, not a traceback."""
+    """An unreadable file and an invalid rate end with status 2 and one sentence, not with a traceback."""
     done = demo(*options)
     assert (done.returncode, done.stdout) == (2, "")
     assert "demo.py: error: " in done.stderr
@@ -227,7 +227,7 @@ def test_nothing_to_push() -> None:
 
 @pytest.mark.parametrize("redirection", ["<&-", "</dev/null"])
 def test_no_standard_input(redirection: str) -> None:
-    """Where standard input is closed or empty, the sample feed is taken."""
+    """If standard input is closed or empty, the sample feed is used."""
     script = f'exec "$0" "$@" --rate 0 --quiet {redirection}'
     done = subprocess.run(
         ["sh", "-c", script, *COMMAND],
@@ -242,7 +242,7 @@ def test_no_standard_input(redirection: str) -> None:
 
 
 def test_silent_pipe() -> None:
-    """A pipe that stays open and says nothing, as on a build server, does not keep the demo from its sample feed."""
+    """With a pipe that stays open but empty, as on a build server, the sample feed is used."""
     with subprocess.Popen(
         [*COMMAND, "--rate", "0", "--quiet"],
         stdin=subprocess.PIPE,
@@ -255,12 +255,12 @@ def test_silent_pipe() -> None:
         assert process.stderr is not None
         output, errors = process.stdout.read(), process.stderr.read()
     assert process.returncode == 0
-    assert "Nothing came through the pipe" in errors
+    assert "No input from the pipe" in errors
     assert output.rstrip().endswith(OK)
 
 
 def test_quiet() -> None:
-    """`--quiet` leaves the verdict alone: no events, the same counts."""
+    """`--quiet` prints no events, but the same counts and the verdict."""
     done = demo("--quiet", stdin=SMALL)
     assert done.returncode == 0
     assert not SIGHTING.findall(done.stdout)
@@ -269,35 +269,35 @@ def test_quiet() -> None:
 
 
 def test_sabotage_is_found() -> None:
-    """A lost event is found by the checker, which names its id and its line; the status is 1."""
+    """The checker finds a lost event and prints its id and line; the status is 1."""
     done = demo("--rate", "0", "--sabotage", "--all")
     assert done.returncode == 1
     hidden = re.search(r"Sabotage: (\d+-\d+) was hidden", done.stdout)
     assert hidden is not None
-    wrong = rf"^Wrong \(lost-write\) for (\S+): a reader went past {hidden[1]}\n  {hidden[1]} is line (\d+): (\S+) "
+    wrong = rf"^Violation \(lost-write\) for (\S+): a reader went past {hidden[1]}\n  {hidden[1]} is line (\d+): (\S+) "
     named = re.search(wrong, done.stdout, re.MULTILINE)
     assert named is not None
     pushes = events(FEED.read_text("utf-8"))
     assert (named[2], named[1], named[3]) in pushes
     assert hidden[1] not in [sighting[2] for sighting in SIGHTING.findall(done.stdout)]
     assert numbers(done.stdout, r"^Shown (\d+):") == (len(pushes) - 1,)
-    assert done.stdout.count("\nWrong (") == 1
+    assert done.stdout.count("\nViolation (") == 1
     assert OK not in done.stdout
     assert done.stdout.rstrip().endswith(FAILED)
 
 
 @pytest.mark.slow
 def test_sabotage_of_the_last_event() -> None:
-    """An event that is never shown is not waited for without end: it is a violation."""
+    """An event that is never shown is a violation; the demo does not wait for it indefinitely."""
     done = demo("--sabotage", "--rate", "0", stdin="".join(f"user{number} a {number}\n" for number in range(7)))
     assert done.returncode == 1
-    assert "Wrong (unseen)" in done.stdout
+    assert "Violation (unseen)" in done.stdout
     assert numbers(done.stdout, r"^Shown (\d+):") == (6,)
     assert done.stdout.rstrip().endswith(FAILED)
 
 
 def test_sabotage_without_a_victim() -> None:
-    """Where nobody resumes there is nothing to lose: the verdict is good, but the status is 2."""
+    """If no reader resumes, no event is hidden: the verdict is OK, but the status is 2."""
     done = demo("--sabotage", stdin="alice a 1\n")
     assert done.returncode == 2
     assert "hidden" not in done.stdout
@@ -305,7 +305,7 @@ def test_sabotage_without_a_victim() -> None:
 
 
 def test_rate() -> None:
-    """The rate bounds how fast events are pushed."""
+    """`--rate` limits how fast events are pushed."""
     began = time.monotonic()
     done = demo("--rate", "20", stdin="".join(f"alice a {number}\n" for number in range(11)))
     assert done.returncode == 0
@@ -313,7 +313,7 @@ def test_rate() -> None:
 
 
 def test_interrupt() -> None:
-    """Ctrl-C ends the feed, not the verdict: a reader that was killed is replaced first; the status is 130."""
+    """Ctrl-C ends the feed; a killed reader is replaced and the verdict is printed; the status is 130."""
     process = subprocess.Popen(
         [*COMMAND, "-", "--all"],
         stdin=subprocess.PIPE,
@@ -342,7 +342,7 @@ def test_interrupt() -> None:
 
 
 def in_terminal(*options: str, lines: str, **more: str) -> tuple[int, str]:
-    """Run the demo in a terminal, type the lines one by one as each is answered, then Ctrl-D."""
+    """Run the demo in a terminal; type each line after the previous one was shown, then Ctrl-D."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, *options], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**{"TERM": "xterm", **more})
@@ -359,7 +359,7 @@ def in_terminal(*options: str, lines: str, **more: str) -> tuple[int, str]:
                 os.write(ours, typed.pop(0))
             try:
                 chunk = os.read(ours, 65536)
-            except OSError:  # Linux reports the end of a terminal so
+            except OSError:  # how Linux reports the end of a terminal
                 break
             if not chunk:
                 break
@@ -369,7 +369,7 @@ def in_terminal(*options: str, lines: str, **more: str) -> tuple[int, str]:
 
 
 def test_typed_in_a_terminal() -> None:
-    """A person types a line and the streams react at once, in colour; Ctrl-D ends with the verdict."""
+    """Lines typed at a terminal are shown at once, in colour; Ctrl-D ends with the verdict."""
     status, output = in_terminal("-", lines='alice a {"post": 7}\nbob b 1\nalice c 2')
     assert status == 0
     assert "\x1b[36m" in output
@@ -387,7 +387,7 @@ def test_no_colour(variables: dict[str, str]) -> None:
 
 
 def test_output_cut_off() -> None:
-    """A reader of the output that goes away ends the demo without a traceback."""
+    """If the reader of the output exits, the demo ends without a traceback."""
     with subprocess.Popen(
         [*COMMAND, "--rate", "0"],
         stdin=subprocess.DEVNULL,

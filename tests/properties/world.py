@@ -7,6 +7,7 @@ Whatever happens runs on the private loop, one step at a time; after each step e
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -353,6 +354,7 @@ class World:
         """Drop the last reference to the stream."""
         self._note_closed(reader)
         reader.stream = None
+        gc.collect()  # the traceback of a timeout may hold it in a cycle: the finaliser is the last resort
 
     # -- comparing -----------------------------------------------------------------------------------------------
 
