@@ -30,7 +30,7 @@ _encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan
 def _payload_encoder() -> Any:
     """Return a function from a value to an iterable of JSON text.
 
-    `JSONEncoder.encode` builds a new C encoder at each call, which is half of the cost for a small payload; this keeps one.
+    `JSONEncoder.encode` builds a new C encoder at each call, half of the cost for a small payload; this keeps one.
     Without the marker dictionary a circular payload ends in RecursionError, which `encode_payload` reports too.
     """
     make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]  # None where there is no C accelerator
