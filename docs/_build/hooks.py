@@ -20,11 +20,16 @@ from mkdocstrings import Inventory
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
-ADOPTED = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "tests/faults/README.md")
-"""Pages outside docs/ that the site has, at the same paths."""
+ADOPTED = {
+    "CHANGELOG.md": "CHANGELOG.md",
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "SECURITY.md": "SECURITY.md",
+    "tests/faults/README.md": "internals/fault-matrix.md",
+}
+"""Pages outside docs/ that the site includes, and their paths there."""
 
 ELSEWHERE = {"README.md": "index.md"}
-"""Pages outside docs/ in whose place the site has another one."""
+"""Pages outside docs/ that the site replaces by another one."""
 
 PACKAGES = ("notify", "notify.adapters", "notify.testing", "notify_memory", "notify_sqlite", "notify_redis", "notify_pg")
 """What has an `__all__` that the reference must cover."""
@@ -34,15 +39,15 @@ LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?\)")
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the adopted pages."""
-    for path in ADOPTED:
-        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    for path, on_site in ADOPTED.items():
+        files.append(File.generated(config, on_site, abs_src_path=str(ROOT / path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Rewrite the links that cross the border of docs/."""
     source = page.file.src_uri
-    here = (ROOT / source if source in ADOPTED else DOCS / source).parent
+    here = Path(page.file.abs_src_path).parent
 
     def on_site(link: re.Match[str]) -> str:
         target = (here / link[2]).resolve()
@@ -51,9 +56,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         path = target.relative_to(ROOT).as_posix()
         if target.is_relative_to(DOCS):
             path = target.relative_to(DOCS).as_posix()
-        elif path not in ADOPTED and path not in ELSEWHERE:
+        elif path in ADOPTED or path in ELSEWHERE:
+            path = (ADOPTED | ELSEWHERE)[path]
+        else:
             log.warning("%s links to %s, which the site does not have", source, path)
-        relative = os.path.relpath(ELSEWHERE.get(path, path), os.path.dirname(source) or ".")
+        relative = os.path.relpath(path, os.path.dirname(source) or ".")
         return f"{link[1]}{relative}{link[3] or ''})"
 
     return LINK.sub(on_site, markdown)
