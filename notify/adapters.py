@@ -3,6 +3,8 @@
 | Need | Take |
 |---|---|
 | a store that streams | `LiveLog` |
+| presence over a key-value store with expiry | `LeasedPresence` |
+| presence over anything else that can hold a lease | `LeaseKeeper` |
 | tasks that outlive a cancelled caller | `Background` |
 | delays between attempts | `backoff` |
 | two log lines for an outage | `OutageLog` |
@@ -16,6 +18,10 @@
 | a user id inside a key, subject or topic | `safe_name` |
 """
 
+from ._presence._lease_backend import LeaseBackend as LeaseBackend
+from ._presence._lease_keeper import LeaseKeeper as LeaseKeeper
+from ._presence._lease_keeper import LeaseRegistration as LeaseRegistration
+from ._presence._leased_presence import LeasedPresence as LeasedPresence
 from ._runtime._background import Background as Background
 from ._runtime._backoff import backoff as backoff
 from ._runtime._driver_errors import DriverErrors as DriverErrors
@@ -31,6 +37,10 @@ from .ids import continuity as continuity
 __all__ = [
     "Background",
     "DriverErrors",
+    "LeaseBackend",
+    "LeaseKeeper",
+    "LeaseRegistration",
+    "LeasedPresence",
     "LiveLog",
     "LoopGuard",
     "OutageLog",

@@ -1,4 +1,4 @@
-"""The reference backend: everything in this process's memory, on asyncio and trio."""
+"""The reference backend: everything in the memory of one process, on asyncio and trio."""
 
 from ._presence import MemoryPresence as MemoryPresence
 from ._router import MemoryRouter as MemoryRouter

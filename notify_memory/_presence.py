@@ -7,22 +7,22 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from notify import Guarantees, RoutingInfo
+from notify.adapters import check_user
 from notify.errors import ClosedError
-from notify.event import check_user
 
 _NOWHERE = RoutingInfo()
 
 
 class MemoryPresence:
-    """Counts connections in this process; they end with it, so nothing needs a lease."""
+    """Counts the connections of this process. They end when the process does, so nothing needs a lease."""
 
     guarantees: ClassVar = Guarantees()
 
     def __init__(self) -> None:
-        self._users: dict[str, dict[_Registration, RoutingInfo]] = {}
+        self._users: dict[str, dict[MemoryRegistration, RoutingInfo]] = {}
         self._closed = False
 
-    async def register(self, user: str, routing: RoutingInfo | None = None) -> _Registration:
+    async def register(self, user: str, routing: RoutingInfo | None = None) -> MemoryRegistration:
         """See `notify.abc.PresenceTracker.register`."""
         return self.register_nowait(user, routing)
 
@@ -46,25 +46,28 @@ class MemoryPresence:
         """Close."""
         await self.aclose()
 
-    def register_nowait(self, user: str, routing: RoutingInfo | None = None) -> _Registration:
+    # -- ImmediatePresence ---------------------------------------------------------------------------------------
+
+    def register_nowait(self, user: str, routing: RoutingInfo | None = None) -> MemoryRegistration:
         """See `notify.abc.PresenceTracker.register`."""
         self._check_open()
         check_user(user)
-        registration = _Registration(self, user)
+        registration = MemoryRegistration(self, user)
         self._users.setdefault(user, {})[registration] = routing or _NOWHERE
         return registration
 
     def locate_nowait(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
         """See `notify.abc.PresenceTracker.locate`."""
         self._check_open()
+        # One location for each instance, however many connections it holds; the latest registration decides.
         return {
             user: list({routing.instance_id: routing for routing in self._users[user].values()}.values())
             for user in users
             if user in self._users
         }
 
-    def forget(self, registration: _Registration, user: str) -> None:
-        """Take a registration out; nothing happens if it is out already."""
+    def forget(self, registration: MemoryRegistration, user: str) -> None:
+        """Remove a registration; nothing happens if it was removed before."""
         registrations = self._users.get(user, {})
         registrations.pop(registration, None)
         if not registrations:
@@ -72,10 +75,10 @@ class MemoryPresence:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("the presence tracker is closed")
+            raise ClosedError(f"the {type(self).__name__} is closed")
 
 
-class _Registration:
+class MemoryRegistration:
     """One connection of one user."""
 
     __slots__ = ("_tracker", "_user")

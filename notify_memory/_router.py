@@ -10,13 +10,13 @@ from notify.abc import Deliver
 
 
 class MemoryRouter:
-    """Hands events from one notifier to the others that were given the same router."""
+    """Passes events from one notifier to the others that were given the same router."""
 
     def __init__(self) -> None:
         self._instances: dict[str, Deliver] = {}
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
-        """See `notify.abc.Router.route`; an instance that does not listen misses nothing, it reads the log."""
+        """See `notify.abc.Router.route`. An instance that is not receiving misses nothing: it reads the log."""
         if to is None:
             for deliver in list(self._instances.values()):
                 deliver(event)
@@ -30,6 +30,6 @@ class MemoryRouter:
             task_status.started()
             await anyio.sleep_forever()
         finally:
-            # A successor of the same name keeps its place.
+            # A new notifier may have taken over the instance id before this one has ended.
             if self._instances.get(instance_id) is deliver:  # pragma: no branch - CPython 3.11 does not trace the else
                 del self._instances[instance_id]

@@ -1,4 +1,12 @@
-"""A store in this process's memory: the reference implementation, readable first."""
+"""A store in the memory of one process: the reference implementation, written to be read.
+
+This is what a store has to do, without a database in the way. A log is a list of events with growing ids. Each event
+knows the id of the one before it (`prev`), which lets a reader prove that it has missed nothing. Three options bound
+what is kept: a number of events, an age, and a time during which a repeated idempotency key stores nothing.
+
+No method waits for anything, so none can be interrupted halfway and nothing needs a lock. The plain methods of `Store`
+call those of `Immediate`, which do the work.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +17,21 @@ from datetime import datetime
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
-from notify import Event, Guarantees, Page, continuity, ids
-from notify.errors import ClosedError, NotifyError, UsageError
+from notify import Event, Guarantees, Page, ids
+from notify.adapters import Retention
+from notify.errors import ClosedError, NotifyError
 
-_GONE: Final = Event("-", "gone")
+_REMOVED: Final = Event("-", "removed")
 
 
-class _Log:
-    """One user's log.
+class MemoryLog:
+    """The log of one user.
 
     Attributes:
-        events: what is retained, from index `start` on; the slots before it hold nothing until they are cut off.
+        events: the retained events begin at index `start`; the slots before it await removal.
         start: index of the first retained event.
-        last_id: id of the last event ever appended.
-        keys: idempotency key to the first event that had it, oldest first.
+        last_id: id of the last event ever appended, retained or not.
+        keys: the first event of each idempotency key, oldest first.
     """
 
     __slots__ = ("events", "keys", "last_id", "start")
@@ -33,10 +42,14 @@ class _Log:
         self.last_id = ids.ZERO
         self.keys: dict[str, Event] = {}
 
-    def cut(self, index: int) -> int:
-        """Remove every event before `index` and return how many: their memory at once, their slots in larger steps."""
+    def remove_before(self, index: int) -> int:
+        """Remove every retained event before this index and return how many.
+
+        Deleting from the front moves the rest of the list, which would make each push to a full log slow. So the events
+        are released at once, but their slots only when they are half of the list.
+        """
         count = index - self.start
-        self.events[self.start : index] = [_GONE] * count
+        self.events[self.start : index] = [_REMOVED] * count
         self.start = index
         if index * 2 > len(self.events):
             del self.events[:index]
@@ -45,22 +58,23 @@ class _Log:
 
 
 class MemoryStore:
-    """Keeps events in this process; they are gone when it ends. One event loop; asyncio and trio.
+    """Keeps events in this process; they are gone when it ends. One event loop, asyncio or trio.
 
     Invariants:
-        I1. The ids that the store gives out grow, over all users: so they still do for a user who was forgotten.
+        I1. The ids that the store assigns grow, over all users: so those of a log that was forgotten
+            and begins again are greater than any that it had before.
         I2. Each event's `prev` is the id of the event appended before it, retained or not.
 
     Args:
-        max_len: events kept for each user; the oldest go first.
-        max_age: seconds that events are kept; None: until `max_len` or `trim` removes them. A user whose last event is
+        max_len: events kept for each user; the oldest are removed first.
+        max_age: seconds that events are kept; None: until `max_len` or `trim` removes them. A log whose last event is
             twice as old is forgotten.
         key_window: seconds within which a repeated idempotency key returns the first event, for the last `max_len`
-            keyed events of each user.
+            events with a key of each user.
         clock: returns seconds since 1970.
 
     Raises:
-        UsageError: an argument is not greater than zero.
+        UsageError: an argument is not greater than 0.
     """
 
     guarantees: ClassVar = Guarantees()
@@ -73,14 +87,12 @@ class MemoryStore:
         key_window: float = 86_400.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        for name, value in {"max_len": max_len, "max_age": max_age, "key_window": key_window}.items():
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+        Retention(max_len, max_age, key_window)  # checks the values
         self._max_len = max_len
         self._max_age_ms = None if max_age is None else int(max_age * 1000)
         self._key_window_ms = int(key_window * 1000)
         self._clock = clock
-        self._logs: dict[str, _Log] = {}
+        self._logs: dict[str, MemoryLog] = {}
         self._last_ms = self._sequence = 0
         self._next_sweep = 0
         self._closed = False
@@ -102,16 +114,16 @@ class MemoryStore:
     async def trim(self, before: datetime | str) -> int:
         """See `notify.abc.Store.trim`."""
         self._check_open()
-        if isinstance(before, datetime):
-            last = ids.parse(ids.before(before))
-            return sum(log.cut(bisect_right(log.events, last, log.start, key=_number)) for log in self._logs.values())
-        first = ids.parse(before)
-        return sum(log.cut(bisect_left(log.events, first, log.start, key=_number)) for log in self._logs.values())
+        if isinstance(before, datetime):  # the position before that time: an event with this very id is older
+            find, bound = bisect_right, ids.parse(ids.before(before))
+        else:
+            find, bound = bisect_left, ids.parse(before)
+        return sum(log.remove_before(find(log.events, bound, log.start, key=_number)) for log in self._logs.values())
 
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`."""
         self._closed = True
-        self._next_sweep = 0  # the next save looks whether the store is open
+        self._next_sweep = 0  # makes the next save notice that the store is closed
         self._logs.clear()
 
     async def __aenter__(self) -> Self:
@@ -147,7 +159,7 @@ class MemoryStore:
             self._sweep(now)
         log = self._logs.get(event.user)
         if log is None:
-            log = self._logs[event.user] = _Log()
+            log = self._logs[event.user] = MemoryLog()
         key = event.key
         if key is not None:
             first = self._first_with_key(log, key, now)
@@ -156,14 +168,14 @@ class MemoryStore:
         if now > self._last_ms:
             self._last_ms, self._sequence = now, 0
         else:
-            self._sequence += 1  # also while the clock stands behind: keeps I1
+            self._sequence += 1  # keeps I1, even while the clock is behind
         id_ = f"{self._last_ms}-{self._sequence}"
         stored = event.stored(id_, log.last_id)  # keeps I2
         log.last_id = id_
         events = log.events
         events.append(stored)
         if len(events) - log.start > self._max_len:
-            log.cut(log.start + 1)
+            log.remove_before(log.start + 1)
         if key is not None:
             log.keys[key] = stored
         return stored
@@ -173,13 +185,11 @@ class MemoryStore:
         self._check_open()
         log = self._logs.get(user)
         if log is None:
-            return Page((), continuity(after, None, ids.ZERO), ids.ZERO)
-        self._expire(log, int(self._clock() * 1000))
+            return Page.of((), after, ids.ZERO)
+        self._remove_expired(log, int(self._clock() * 1000))
         first = bisect_right(log.events, ids.parse(after), log.start, key=_number)
         events = log.events[first : first + limit]
-        if events:
-            return Page(events, continuity(after, events[0].prev, log.last_id), events[-1].id)
-        return Page((), continuity(after, None, log.last_id, expired=self._is_expired(log.last_id)), log.last_id)
+        return Page.of(events, after, log.last_id, expired=not events and self._is_expired(log.last_id))
 
     def head_nowait(self, user: str) -> str:
         """See `notify.abc.Store.head`."""
@@ -189,7 +199,8 @@ class MemoryStore:
 
     # -- retention -----------------------------------------------------------------------------------------------
 
-    def _first_with_key(self, log: _Log, key: str, now: int) -> Event | None:
+    def _first_with_key(self, log: MemoryLog, key: str, now: int) -> Event | None:
+        """Return the first event with this key, after removing the keys that have lapsed."""
         keys = log.keys
         while keys:
             oldest = next(iter(keys))
@@ -198,33 +209,38 @@ class MemoryStore:
             del keys[oldest]
         return keys.get(key)
 
-    def _expire(self, log: _Log, now: int) -> None:
+    def _remove_expired(self, log: MemoryLog, now: int) -> None:
         if self._max_age_ms is None:
             return
         horizon = (now - self._max_age_ms, 0)
         if log.start < len(log.events) and _number(log.events[log.start]) < horizon:
-            log.cut(bisect_left(log.events, horizon, log.start, key=_number))
+            log.remove_before(bisect_left(log.events, horizon, log.start, key=_number))
 
     def _is_expired(self, last_id: str) -> bool:
         now = int(self._clock() * 1000)
         return self._max_age_ms is not None and ids.parse(last_id)[0] < now - self._max_age_ms
 
     def _sweep(self, now: int) -> None:
-        """Apply `max_age` to everybody and forget the long absent: a pass over all users, rarely."""
+        """Remove what is too old from every log, and forget logs that have long been empty.
+
+        This takes a pass over all users, so it is done sixteen times within `max_age`, not at each push. Reads hide
+        what is too old in between.
+        """
         self._check_open()
         if self._max_age_ms is None:
             self._next_sweep = now + 86_400_000
             return
         self._next_sweep = now + max(1000, self._max_age_ms // 16)
         for user, log in list(self._logs.items()):
-            self._expire(log, now)
+            self._remove_expired(log, now)
             if not log.events and ids.parse(log.last_id)[0] < now - 2 * self._max_age_ms:
                 del self._logs[user]
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError(f"{type(self).__name__} is closed")
+            raise ClosedError(f"the {type(self).__name__} is closed")
 
 
 def _number(event: Event) -> tuple[int, int]:
+    """Return the id as numbers, by which logs are sorted."""
     return ids.parse(event.id)

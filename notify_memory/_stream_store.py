@@ -1,18 +1,33 @@
-"""A memory store that streams: several notifiers of one process share it and need no router."""
+"""A memory store that streams: several notifiers of one process share it and need no router.
+
+All it adds is a `LiveLog`, which turns any store into one that streams, and one call of `offer` for each saved event.
+In another backend, where other processes save too, the rest is learning of what they have saved.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from notify import Background, Event, LiveLog, Stream
+from notify import Event, Stream
 from notify.abc import Position
+from notify.adapters import Background, LiveLog
 
 from ._store import MemoryStore
 
 
 class MemoryStreamStore(MemoryStore):
-    """As `MemoryStore`; every save reaches the open streams of every notifier that shares the store."""
+    """As `MemoryStore`; every saved event reaches the open streams of every notifier that shares the store.
+
+    Args:
+        max_len: as for `MemoryStore`.
+        max_age: as for `MemoryStore`.
+        key_window: as for `MemoryStore`.
+        clock: as for `MemoryStore`.
+
+    Raises:
+        UsageError: an argument is not greater than 0.
+    """
 
     def __init__(
         self,
@@ -23,12 +38,12 @@ class MemoryStreamStore(MemoryStore):
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(max_len=max_len, max_age=max_age, key_window=key_window, clock=clock)
-        self._background = Background("memory stream store")
+        self._background = Background(type(self).__name__)
         self._live = LiveLog(self, background=self._background)
 
     @property
     def live(self) -> LiveLog:
-        """The live side, shared by whoever uses this store."""
+        """The live side, which all notifiers on this store share."""
         return self._live
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
@@ -36,9 +51,9 @@ class MemoryStreamStore(MemoryStore):
         return self._live.subscribe(user, last_id)
 
     def save_nowait(self, event: Event) -> Event:
-        """Save, then offer the event to the open streams."""
+        """Save the event, then offer it to the open streams of its user."""
         stored = super().save_nowait(event)
-        self._live.offer(stored)
+        self._live.offer(stored)  # for a repeated key this is the first event again, which streams ignore
         return stored
 
     async def aclose(self) -> None:

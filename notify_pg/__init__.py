@@ -1,4 +1,4 @@
-"""PostgreSQL 14 and later."""
+"""Store, stream store, router and presence in PostgreSQL 14 and later."""
 
 try:
     from ._presence import PostgresPresence as PostgresPresence

@@ -1,6 +1,7 @@
-"""What a DSN is to the driver: refused in the constructor, before the driver could print a piece of a password.
+"""Checks a DSN in the constructor, before the driver could print part of a password.
 
-No message here shows more of a DSN than its scheme: where it is malformed, nobody knows which part is the password.
+No message in this module shows more of a DSN than its scheme: in a malformed one there is no telling which part is the
+password.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ _PORTS: Final = re.compile(r"[\d,]*")
 
 
 def check_dsn(dsn: str) -> None:
-    """Refuse what the driver would not understand.
+    """Reject a DSN that the driver would not understand, or would read differently from how it looks.
 
     Raises:
-        UsageError: it is no DSN, or parts of it mean something else than they seem to.
+        UsageError: not a DSN, or malformed.
     """
     try:
         parts = urlsplit(dsn)
         query = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
     except ValueError:
-        raise _malformed() from None  # its text holds a piece of the DSN
+        raise _malformed() from None  # the text of the error holds part of the DSN
     scheme, dialect, driver = parts.scheme.partition("+")
     if scheme in ("postgresql", "postgres") and dialect:
-        raise UsageError(f"that is a URL of SQLAlchemy; write {scheme}:// without +{driver}, as in {_FORM}")
+        raise UsageError(f"that is a URL for SQLAlchemy; write {scheme}:// without +{driver}, as in {_FORM}")
     if scheme not in ("postgresql", "postgres"):
         raise UsageError(f"a DSN begins with postgresql:// or postgres://, as in {_FORM}; this one does not")
-    _, mark, behind = parts.netloc.partition("@")  # the first one, as the driver does
+    _, mark, after_mark = parts.netloc.partition("@")  # at the first @, as the driver does
     ports = query.get("port", [""])[-1]
-    if not _HOSTS.fullmatch(behind if mark else parts.netloc) or not _PORTS.fullmatch(ports) or parts.fragment:
+    if not _HOSTS.fullmatch(after_mark if mark else parts.netloc) or not _PORTS.fullmatch(ports) or parts.fragment:
         raise _malformed()
 
 
 def _malformed() -> UsageError:
     return UsageError(
-        f"the DSN is malformed; it is {_FORM}, and a character of user or password that means something in a URL, "
-        "such as / : @ # or ?, is percent-encoded, as %2F for /"
+        f"the DSN is malformed; expected {_FORM}, with characters of user and password that have a meaning in a URL "
+        "(such as / : @ # or ?) percent-encoded, for example %2F for /"
     )
 
 
@@ -52,9 +53,9 @@ async def connect(dsn: str, **options: Any) -> Any:
     """Open a connection.
 
     Raises:
-        UsageError: DSN and environment do not say where to, or not as the driver wants it.
+        UsageError: the driver does not accept the DSN or a `PG...` variable of the environment.
     """
     try:
         return await asyncpg.connect(dsn, **options)
     except asyncpg.exceptions.ClientConfigurationError as error:
-        raise UsageError(f"the DSN or the environment is no good: {error}") from error
+        raise UsageError(f"the driver rejected the DSN or a PG... environment variable: {error}") from error

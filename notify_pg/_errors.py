@@ -1,15 +1,15 @@
-"""What the driver's exceptions mean: the one table that translates them.
+"""Translates the driver's exceptions: one table says what became of a statement that failed.
 
-| SQLSTATE, exception | Fate | Why |
+| SQLSTATE, exception | Disposition | Reason |
 |---|---|---|
-| 40001, 40P01 | CONFLICT | rolled back as the victim of a deadlock or a serialisation failure: repeated once |
-| 25006 | READ_ONLY | rolled back; this server is a standby: the next connection may find the primary |
-| 42P01, 42883, 3F000 | UNPREPARED | rolled back; somebody has removed our tables: they are made again |
-| NT001 | LATE | rolled back by our own fence |
-| 08, 57P, 58 | LOST | the connection or the server went away, perhaps after it had committed |
+| 40001, 40P01 | CONFLICT | rolled back by a deadlock or a serialization failure: retried once |
+| 25006 | READ_ONLY | rolled back because this server is a standby: a new connection may find the primary |
+| 42P01, 42883, 3F000 | UNPREPARED | rolled back because our tables are gone: they are created again |
+| NT001 | LATE | rolled back by our own deadline, which `save` checks |
+| 08, 57P, 58 | LOST | the connection or the server went away, possibly after the commit |
 | any other SQLSTATE | REFUSED | rolled back: 53100 disk full, 55P03 lock timeout, 57014 cancelled ... |
-| InterfaceError, "cannot switch to state" | UNSENT | the connection was dead before anything was sent |
-| anything else | LOST | time-outs, broken connections |
+| InterfaceError, "cannot switch to state" | UNSENT | the connection was already dead, so nothing was sent |
+| anything else | LOST | timeouts, broken connections |
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from notify.errors import (
 )
 
 
-class Fate(Enum):
+class PostgresDisposition(Enum):
     """What became of a statement that failed."""
 
     CONFLICT = "conflict"
@@ -40,25 +40,26 @@ class Fate(Enum):
 
 
 _STATES: Final = {
-    "40001": Fate.CONFLICT,
-    "40P01": Fate.CONFLICT,
-    "25006": Fate.READ_ONLY,
-    "42P01": Fate.UNPREPARED,
-    "42883": Fate.UNPREPARED,
-    "3F000": Fate.UNPREPARED,
-    "NT001": Fate.LATE,
+    "40001": PostgresDisposition.CONFLICT,
+    "40P01": PostgresDisposition.CONFLICT,
+    "25006": PostgresDisposition.READ_ONLY,
+    "42P01": PostgresDisposition.UNPREPARED,
+    "42883": PostgresDisposition.UNPREPARED,
+    "3F000": PostgresDisposition.UNPREPARED,
+    "NT001": PostgresDisposition.LATE,
 }
-_CLASSES: Final = {"08": Fate.LOST, "57P": Fate.LOST, "58": Fate.LOST}
+_CLASSES: Final = {"08": PostgresDisposition.LOST, "57P": PostgresDisposition.LOST, "58": PostgresDisposition.LOST}
 
 
-def fate(error: BaseException) -> Fate:
-    """Return what became of the statement that raised this."""
+def disposition_of(error: BaseException) -> PostgresDisposition:
+    """Return what became of the statement that raised this error."""
+    # asyncpg reports an idle connection that the server has just terminated as an internal error with this text.
     if isinstance(error, asyncpg.InterfaceError) or "cannot switch to state" in str(error):
-        return Fate.UNSENT
+        return PostgresDisposition.UNSENT
     state = _state(error)
     if not isinstance(error, asyncpg.PostgresError) or not state:
-        return Fate.LOST
-    return _STATES.get(state) or _CLASSES.get(state[:2]) or _CLASSES.get(state[:3]) or Fate.REFUSED
+        return PostgresDisposition.LOST
+    return _STATES.get(state) or _CLASSES.get(state[:2]) or _CLASSES.get(state[:3]) or PostgresDisposition.REFUSED
 
 
 def _state(error: BaseException) -> str:
@@ -66,60 +67,61 @@ def _state(error: BaseException) -> str:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Return whether it was given up because another transaction holds a lock."""
+    """Return whether the statement timed out on a lock that another transaction holds."""
     return _state(error) == "55P03"
 
 
 def is_temporary(error: BaseException) -> bool:
-    """Return whether a connection that was refused may be granted soon: there are too many."""
+    """Return whether the server is short of a resource, such as connections, and may accept one soon."""
     return _state(error)[:2] == "53"
 
 
 def is_about_data(error: BaseException) -> bool:
-    """Return whether one event of a batch may be to blame: unacceptable data, constraints, limits."""
+    """Return whether one event of a batch may have caused the error: invalid data, a constraint, a limit."""
     return _state(error)[:2] in ("22", "23", "54")
 
 
 def detail_of(error: BaseException) -> str:
-    """Return the detail that the server sent along."""
+    """Return the DETAIL that the server sent with the error."""
     return str(getattr(error, "detail", ""))
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in one line: its text may span several, and may be empty."""
+    """Return an error as one line: its text may span several lines, and may be empty."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
 
 
 def rejected(error: BaseException, backend: str) -> NotifyError:
-    """Return the error of an event that is certainly not stored."""
-    because = ", for another transaction holds the log of this user" if is_locked(error) else ""
-    message = f"PostgreSQL did not store it{because}: {describe(error)}"
-    return _because(PushRejectedError(message, backend=backend), error)
+    """Return the error for an event that is certainly not stored."""
+    reason = ", because another transaction holds the log of this user" if is_locked(error) else ""
+    message = f"PostgreSQL did not store the event{reason}: {describe(error)}"
+    return _caused_by(error, PushRejectedError(message, backend=backend))
 
 
 def uncertain(error: BaseException, backend: str) -> NotifyError:
-    """Return the error of an event that may be stored."""
-    message = f"PostgreSQL was lost before it answered, so the event may be stored: {describe(error)}"
-    return _because(PushUncertainError(message, backend=backend), error)
+    """Return the error for an event that may have been stored."""
+    message = f"the connection was lost before PostgreSQL answered, so the event may be stored: {describe(error)}"
+    return _caused_by(error, PushUncertainError(message, backend=backend))
 
 
 def unavailable(error: BaseException, backend: str) -> NotifyError:
-    """Return the error of anything but a save."""
+    """Return the error for a failed call that was not a save."""
     if isinstance(error, NotifyError):
         return error
-    return _because(BackendUnavailableError(f"PostgreSQL {_deed(error)}: {describe(error)}", backend=backend), error)
+    message = f"PostgreSQL {_failure_phrase(error)}: {describe(error)}"
+    return _caused_by(error, BackendUnavailableError(message, backend=backend))
 
 
-def _deed(error: BaseException) -> str:
-    """Return what the server did instead of what was asked."""
+def _failure_phrase(error: BaseException) -> str:
+    """Return what the server did, as the verb phrase of a message."""
     state = _state(error)
-    if state[:2] in ("28", "3D") or state in ("53300", "57P03"):  # who, which database, too many, starting up
+    if state[:2] in ("28", "3D") or state in ("53300", "57P03"):  # role, database, too many clients, starting up
         return "refused the connection"
     if not isinstance(error, asyncpg.PostgresError) or state[:2] in ("", "08"):
         return "did not answer"
     return "answered with an error"
 
 
-def _because(error: NotifyError, cause: BaseException) -> NotifyError:
+def _caused_by(cause: BaseException, error: NotifyError) -> NotifyError:
     error.__cause__ = cause
     return error

@@ -1,4 +1,7 @@
-"""The names in the database and the texts of SQL: the only module that puts the one into the other."""
+"""Names of tables, functions and channels, and the SQL texts: the only module that puts a name into SQL.
+
+Values are always bound as parameters. Names cannot be, so they are checked against a strict pattern and quoted here.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from typing import Final
 from notify.errors import UsageError
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
-_PLACE: Final = re.compile(r"\{([a-z_]+)\}")
+_PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
 _SQL: Final = Path(__file__).parent / "_sql"
 _MAX_BYTES: Final = 63
+"""Of an identifier. The server truncates longer ones silently, so two of them could collide."""
 
 TABLES: Final = ("meta", "heads", "events", "events_default", "keys", "nonces", "outbox", "trackers", "presence")
 FUNCTIONS: Final = {"save": "save_1", "relay": "relay_1"}
@@ -27,27 +31,35 @@ def _text(operation: str) -> str:
 
 @lru_cache(maxsize=65_536)
 def short_key(text: str) -> str:
-    """Return eight characters for a user or instance: two that share them are told apart by what is read then."""
+    """Return eight characters that stand for a user or an instance in a notification.
+
+    Short, so that one payload names hundreds of users, and not the id itself, so that a role that may only listen does
+    not learn who gets events. Two users with the same key are both read, and told apart then.
+    """
     return urlsafe_b64encode(blake2b(text.encode(), digest_size=6).digest()).decode()
 
 
-class Names:
+class PostgresNames:
     """What the tables, functions and channels of one schema and prefix are called.
 
+    Attributes:
+        wake_channel: carries the short keys of users with new events.
+        route_channel: carries the events of routers.
+
     Raises:
-        UsageError: a schema or prefix outside `[a-z][a-z0-9_]{0,30}`.
+        UsageError: `schema` or `table_prefix` does not match `[a-z][a-z0-9_]{0,30}`, or they are too long together.
     """
 
     def __init__(self, schema: str, table_prefix: str) -> None:
-        for what, name in (("schema", schema), ("table prefix", table_prefix)):
+        for option, name in (("schema", schema), ("table_prefix", table_prefix)):
             if not _NAME.fullmatch(name):
-                raise UsageError(f"a {what} matches [a-z][a-z0-9_]{{0,30}}: {name!r:.80}")
+                raise UsageError(f"{option} must match [a-z][a-z0-9_]{{0,30}}, got {name!r:.80}")
         self.schema = schema
         self.prefix = table_prefix
-        self.bell = self._channel("bell")
-        self.route = self._channel("route")
+        self.wake_channel = self._channel("wake")
+        self.route_channel = self._channel("route")
         names = {name: name for name in TABLES} | FUNCTIONS
-        self._places = {place: self._qualified(name) for place, name in names.items()} | {"schema": f'"{schema}"'}
+        self._quoted = {key: self._qualified(name) for key, name in names.items()} | {"schema": f'"{schema}"'}
 
     @property
     def lock(self) -> int:
@@ -56,7 +68,7 @@ class Names:
 
     @property
     def relay_lock(self) -> int:
-        """The number of the advisory lock that the one relay at work holds."""
+        """The number of the advisory lock that the active relay holds."""
         return self._number("relay")
 
     def table(self, name: str) -> str:
@@ -64,11 +76,11 @@ class Names:
         return self._qualified(name)
 
     def sql(self, operation: str, **more: int | str) -> str:
-        """Return the text of `_sql/<operation>.sql` with our names in it, and these integers or further tables."""
-        places = self._places | {
-            place: str(value) if isinstance(value, int) else self._qualified(value) for place, value in more.items()
+        """Return the text of `_sql/<operation>.sql` with our names, these integers and further tables filled in."""
+        values = self._quoted | {
+            key: str(value) if isinstance(value, int) else self._qualified(value) for key, value in more.items()
         }
-        return _PLACE.sub(lambda place: places[place[1]], _text(operation))
+        return _PLACEHOLDER.sub(lambda found: values[found[1]], _text(operation))
 
     def _number(self, purpose: str) -> int:
         digest = blake2b(f"{self.schema}.{self.prefix} {purpose}".encode(), digest_size=8).digest()
@@ -83,5 +95,7 @@ class Names:
     def _channel(self, name: str) -> str:
         channel = f"{self.schema}.{self.prefix}{name}"
         if len(channel) > _MAX_BYTES:
-            raise UsageError(f"schema and table prefix are too long together: {channel!r} is over {_MAX_BYTES} bytes")
+            raise UsageError(
+                f"schema and table_prefix are too long together: the channel {channel!r} is over {_MAX_BYTES} bytes"
+            )
         return channel

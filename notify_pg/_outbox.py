@@ -1,13 +1,15 @@
-"""The caller's own transactions: events that exist exactly if he commits.
+"""Events in the caller's own transaction: they exist exactly if it commits.
 
-A wake-up that was sent before the commit would make readers look too early, and one sent inside the transaction would
-hold a lock of the whole server until the commit has reached the disk. So it is sent when the transaction is over,
-which the driver knows without asking: the connection is looked at, and only while there is something to wait for.
+A wake message sent before the commit would make readers look too early. One sent inside the transaction, as `NOTIFY`
+allows, would hold a lock of the whole server until the commit is on disk. So it is sent after the transaction, whose
+end asyncpg does not announce: the connection object knows without a query whether a transaction is open, and is
+polled while there is one to wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -15,61 +17,63 @@ from typing import Any, Final
 import asyncpg  # type: ignore[import-untyped]
 
 from notify import Background, Event, NotifyError, UsageError
+from notify.adapters import OutageLog
 
-from ._connection import Database
+from ._connection import PostgresDatabase
 from ._errors import rejected
-from ._rows import columns
-from ._trouble import Trouble
+from ._record import columns
 
-FIRST_LOOK: Final = 0.002
-LAST_LOOK: Final = 0.1
-"""Seconds between looks at a transaction that goes on: from the first to the last, doubling."""
+logger = logging.getLogger("notify.pg")
 
-WATCHED: Final = 10_000
-"""Transactions looked at; what comes beyond is found by audits."""
+MIN_POLL: Final = 0.002
+MAX_POLL: Final = 0.1
+"""Seconds between polls of an open transaction: from the first to the last, doubling."""
+
+MAX_WATCHED: Final = 10_000
+"""Transactions polled at a time; the events of further ones are found by the audit."""
 
 RELAYED: Final = 500
 """Events that a relay moves in one transaction."""
 
 
-class Watch:
-    """Waits for the end of transactions.
+class TransactionWatcher:
+    """Calls functions after transactions have ended.
 
     Args:
-        background: whose task looks.
+        background: its task polls.
     """
 
     def __init__(self, background: Background) -> None:
         self._background = background
         self._waiting: list[tuple[Any, Callable[[], None]]] = []
-        self._looking = False
+        self._polling = False
 
-    def after(self, connection: Any, then: Callable[[], None]) -> None:
-        """Call `then` soon after the transaction that the connection is in has ended, either way."""
-        if len(self._waiting) < WATCHED:
-            self._waiting.append((connection, then))
-        if not self._looking:
-            self._looking = True
-            self._background.start(self._look)
+    def call_after(self, connection: Any, function: Callable[[], None]) -> None:
+        """Call the function soon after the connection's transaction has ended, by commit or rollback."""
+        if len(self._waiting) < MAX_WATCHED:
+            self._waiting.append((connection, function))
+        if not self._polling:
+            self._polling = True
+            self._background.start(self._poll)
 
-    async def _look(self) -> None:
-        pause = FIRST_LOOK
+    async def _poll(self) -> None:
+        delay = MIN_POLL
         try:
             while self._waiting:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(delay)
                 waiting, self._waiting = self._waiting, []
-                for connection, then in waiting:
+                for connection, function in waiting:
                     if is_in_transaction(connection):
-                        self._waiting.append((connection, then))
+                        self._waiting.append((connection, function))
                     else:
-                        then()
-                pause = FIRST_LOOK if len(self._waiting) < len(waiting) else min(2 * pause, LAST_LOOK)
+                        function()
+                delay = MIN_POLL if len(self._waiting) < len(waiting) else min(2 * delay, MAX_POLL)
         finally:
-            self._looking = False
+            self._polling = False
 
 
 def is_in_transaction(connection: Any) -> bool:
-    """Return whether a transaction is open on a connection: not where it was closed, or returned to its pool."""
+    """Return whether a transaction is open; False if the connection was closed or returned to its pool."""
     try:
         return not connection.is_closed() and bool(connection.is_in_transaction())
     except asyncpg.InterfaceError:
@@ -77,29 +81,31 @@ def is_in_transaction(connection: Any) -> bool:
 
 
 def check_transaction(connection: Any) -> None:
-    """Raise UsageError unless this is a connection of the driver's with a transaction open."""
+    """Raise UsageError unless this is an asyncpg connection with an open transaction."""
     if not isinstance(connection, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy):
         raise UsageError(
-            f"an asyncpg connection is needed, not {type(connection).__name__}; "
-            "of SQLAlchemy's: (await connection.get_raw_connection()).driver_connection"
+            f"connection must be an asyncpg connection, got {type(connection).__name__}; "
+            "with SQLAlchemy: (await connection.get_raw_connection()).driver_connection"
         )
     if not is_in_transaction(connection):
-        raise UsageError("no transaction is open on this connection: it would make no difference, so this is a mistake")
+        raise UsageError(
+            "connection has no open transaction, so passing it has no effect: open one, or push without connection="
+        )
 
 
-class Outbox:
-    """Events that wait in a table for their log, which nobody's transaction needs to lock meanwhile.
+class PostgresOutbox:
+    """A table in which events wait for a relay to move them to their logs, so that the caller locks no log.
 
     Args:
-        db: where.
-        limits: of length, and of the key window in milliseconds.
-        interval: seconds between looks for what other processes have left.
-        on_moved: called with the users whose logs have got something.
+        db: the database.
+        limits: maximum length, and key window in milliseconds.
+        interval: seconds between polls for events that other processes have left.
+        on_moved: called with the users whose logs have new events.
     """
 
     def __init__(
         self,
-        db: Database,
+        db: PostgresDatabase,
         *,
         limits: tuple[int, int],
         interval: float,
@@ -111,11 +117,11 @@ class Outbox:
         self._on_moved = on_moved
         self._enqueue = db.names.sql("enqueue")
         self._relay = db.names.sql("relay")
-        self._look = asyncio.Event()
-        self._trouble = Trouble("the outbox could not be emptied, which is tried again", "the outbox is emptied again")
+        self._wake = asyncio.Event()
+        self._outage = OutageLog(logger, "the outbox relay is failing and is retried", "the outbox relay works again")
 
     async def enqueue(self, events: Sequence[Event], connection: Any) -> None:
-        """Leave events in the outbox, in the caller's transaction.
+        """Insert events into the outbox, in the caller's transaction.
 
         Raises:
             PushRejectedError: it failed, and the transaction with it.
@@ -125,24 +131,24 @@ class Outbox:
         except Exception as error:
             raise rejected(error, self._db.backend) from error
 
-    def look(self) -> None:
-        """Have the relay look at once. Never waits."""
-        self._look.set()
+    def relay_soon(self) -> None:
+        """Make the relay run now. Never waits."""
+        self._wake.set()
 
     async def run(self) -> None:
-        """Move what is in the outbox into the logs, until cancelled."""
+        """Move events from the outbox to their logs until cancelled."""
         while True:
             try:
                 moved = await self.relay()
-                self._trouble.ended()
+                self._outage.recovered()
             except NotifyError as error:
-                self._trouble.met(str(error))
+                self._outage.failed(error)
                 moved = 0
             if moved < RELAYED:
-                await self._pause()
+                await self._wait()
 
     async def relay(self) -> int:
-        """Move some events and return how many; 0 also while another process moves them."""
+        """Move one batch and return how many; 0 also while another process is moving events."""
         rows = await self._db.fetch(self._relay, self._db.names.relay_lock, RELAYED, *self._limits)
         users = rows[0]["users"]
         if users:
@@ -150,10 +156,10 @@ class Outbox:
         moved: int = rows[0]["moved"]
         return moved
 
-    async def _pause(self) -> None:
+    async def _wait(self) -> None:
         try:
             async with asyncio.timeout(self._interval * random.uniform(0.7, 1.0)):
-                await self._look.wait()
+                await self._wake.wait()
         except TimeoutError:
             pass
-        self._look.clear()
+        self._wake.clear()

@@ -1,7 +1,8 @@
-"""What keeps the tables in shape: partitions made ahead and dropped when they are too old, and rows nobody needs.
+"""Maintains the tables: creates partitions ahead, drops those past `max_age`, and removes rows that expired.
 
-One process at a time does it, whichever comes first after the interval: the time of the last run stands in the
-database.
+Events live in daily partitions by id, so a day past `max_age` is dropped whole: nothing has to be searched, and nothing
+is left for vacuum. One process at a time does the work, the first one after each interval: the time of the last run is
+stored in the database.
 """
 
 from __future__ import annotations
@@ -15,55 +16,53 @@ from typing import Final
 import asyncpg  # type: ignore[import-untyped]
 
 from notify import NotifyError
+from notify.adapters import OutageLog
 
-from ._connection import Database
+from ._connection import PostgresDatabase
 from ._errors import describe, unavailable
 from ._pool import Connection
 from ._schema import DAY, make_partition, missing_partitions
-from ._trouble import Trouble
 
 logger = logging.getLogger("notify.pg")
 
 SWEEP: Final = 60.0
-"""Seconds between removals of what is needed for minutes only."""
+"""Seconds between removals of rows that are needed for minutes only."""
 
 MAINTENANCE: Final = 900.0
-"""Seconds between looks at partitions, heads and keys."""
+"""Seconds between runs that look at partitions, heads and keys."""
 
 LOCK_WAIT: Final = "SET LOCAL lock_timeout = '200ms'"
-"""Changes to the partitions give way to everybody else, and are tried again."""
+"""Longer, and pushes would queue up behind a change of partitions that waits for a long query; it is retried later."""
 
 PAGES: Final = 1000
-"""Pages of a table that one statement removes rows from: 8 MB."""
+"""Pages of a table from which one statement removes rows: 8 MB."""
 
 
-class Retention:
-    """Removes what is too old.
+class PostgresMaintenance:
+    """Removes events, keys and heads that expired.
 
     Args:
-        db: where.
+        db: the database.
         max_age_ms: milliseconds that events are kept.
         key_window_ms: milliseconds that keys are kept.
     """
 
-    def __init__(self, db: Database, max_age_ms: int, key_window_ms: int) -> None:
+    def __init__(self, db: PostgresDatabase, max_age_ms: int, key_window_ms: int) -> None:
         self._db = db
         self._max_age_ms = max_age_ms
         self._key_window_ms = key_window_ms
-        self._trouble = Trouble(
-            "the tables could not be maintained, which is tried again", "the tables are maintained again"
-        )
+        self._outage = OutageLog(logger, "table maintenance is failing and is retried", "table maintenance works again")
 
     async def run(self) -> None:
-        """Keep the tables in shape until cancelled."""
+        """Maintain the tables until cancelled."""
         while True:
             await asyncio.sleep(SWEEP * random.uniform(0.1, 1.0))
             try:
                 await self.sweep(SWEEP)
                 await self.maintain(MAINTENANCE)
-                self._trouble.ended()
+                self._outage.recovered()
             except NotifyError as error:
-                self._trouble.met(str(error))
+                self._outage.failed(error)
 
     async def trim(self, first: int) -> int:
         """Remove every event before this id and return how many."""
@@ -74,12 +73,12 @@ class Retention:
         return count
 
     async def sweep(self, interval: float) -> bool:
-        """Remove attempts that nobody repeats any more, unless somebody did within the interval; return which."""
+        """Remove nonces that no attempt will repeat, unless a process did so within the interval; return which."""
         rows = await self._db.fetch(self._db.names.sql("sweep"), interval)
         return bool(rows[0]["turns"])
 
     async def maintain(self, interval: float) -> bool:
-        """Make and drop partitions and remove old heads and keys, unless somebody did within the interval."""
+        """Create and drop partitions and remove old heads and keys, unless a process did so within the interval."""
         names = self._db.names
         turn = await self._db.fetch(names.sql("claim_maintenance"), interval)
         if not turn:
@@ -91,7 +90,9 @@ class Retention:
             if low is not None and low + DAY <= oldest:
                 await self._change(self._drop_partition, name)
         if (await self._db.fetch(names.sql("default_filled")))[0]["filled"]:
-            logger.warning("events are in the default partition of %s: the clock has jumped", names.table("events"))
+            logger.warning(
+                "the default partition of %s holds events: the server's clock has jumped", names.table("events")
+            )
             await self._remove("remove_rows", "events_default", oldest)
         await self._remove("remove_rows", "keys", now_ms - self._key_window_ms << 20)
         await self._remove("remove_heads", "heads", now_ms - 2 * self._max_age_ms << 20)
@@ -115,13 +116,13 @@ class Retention:
         return count
 
     async def _change(self, change: Callable[..., Awaitable[None]], *args: str) -> None:
-        """Change the partitions in a short transaction that gives way; what fails is tried again the next time."""
+        """Change the partitions in a transaction that does not wait long for its lock; a failure is retried later."""
         try:
             async with self._db.connection(self._db.timeout) as connection, connection.transaction():
                 await connection.execute(LOCK_WAIT)
                 await change(connection, *args)
         except asyncpg.PostgresError as error:
-            logger.warning("a partition could not be changed, which is tried again: %s", describe(error))
+            logger.warning("a partition could not be changed, which is retried later: %s", describe(error))
         except Exception as error:
             raise unavailable(error, self._db.backend) from error
 

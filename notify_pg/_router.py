@@ -1,11 +1,10 @@
-"""A router over NOTIFY: nothing is stored, and every instance of the database's applications hears every event."""
+"""A router over NOTIFY: stores nothing, and every instance that shares the channel receives every event."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
 from collections import OrderedDict
 from types import TracebackType
 from typing import Final, Self
@@ -13,27 +12,27 @@ from typing import Final, Self
 import asyncpg  # type: ignore[import-untyped]
 from anyio.abc import TaskStatus
 
-from notify import Background, CodecError, Event, RoutingInfo
+from notify import Background, Event, RoutingInfo
 from notify.abc import Deliver
 from notify.errors import UsageError
 
-from ._connection import Database
-from ._doorbell import MAX_PAYLOAD, Doorbell
-from ._listener import Listener
-from ._names import Names, short_key
+from ._connection import PostgresDatabase
+from ._listen import PostgresListener
+from ._names import PostgresNames, short_key
+from ._wake import MAX_PAYLOAD, PostgresWakePublisher
 
 logger = logging.getLogger("notify.pg")
 
-EVERYBODY: Final = "*"
-"""Whom a payload is for: this, or the short key of an instance."""
+ALL_INSTANCES: Final = "*"
+"""The target of a payload that every instance delivers; otherwise it is the short key of one instance."""
 
 HEADER: Final = 64
-"""Bytes of a payload that hold no event, at most."""
+"""Bytes of a payload before its fragment, at most."""
 
-PIECE: Final = MAX_PAYLOAD - HEADER
+FRAGMENT_SIZE: Final = MAX_PAYLOAD - HEADER
 
-INCOMPLETE: Final = 64
-"""Events of which only a part has arrived yet."""
+MAX_INCOMPLETE: Final = 64
+"""Events of which only some fragments have arrived; beyond this the oldest is dropped."""
 
 _GRACE: Final = 1.0
 
@@ -41,16 +40,17 @@ _GRACE: Final = 1.0
 class PostgresRouter:
     """Routes events over one channel of a PostgreSQL database. asyncio only.
 
-    A payload of NOTIFY holds less than 8,000 bytes, so a larger event goes in several, of one transaction. What is lost
-    (while an instance reconnects, say) is found in the log; an ephemeral event is not.
+    A payload of NOTIFY holds less than 8,000 bytes, so a larger event is sent in fragments, in one transaction. What is
+    lost, for example while an instance reconnects, is found in the log; an ephemeral event is not.
 
     Args:
-        where: a DSN, or an asyncpg pool, which is never closed here.
-        listen_dsn: where to listen, if `where` leads through a pooler.
-        schema: names the channel, with the prefix: routers that share both share their events.
-        table_prefix: as `schema`.
-        max_size: bytes of an event's wire form; a larger one is not routed.
-        heartbeat: seconds between two canaries; after two without one the connection is replaced.
+        dsn: a DSN, or an asyncpg pool, which is never closed here.
+        listen_dsn: the address to listen at, if `dsn` leads through a pooler.
+        schema: names the channel, together with the prefix: routers that share both share their events.
+        table_prefix: see `schema`.
+        max_size: bytes of an event's wire form; a larger event is not routed.
+        probe_interval: seconds between two probes of the listening connection, and for each to come back; a connection
+            over which one does not come back is replaced.
         timeout: seconds for one call.
         pool_size: connections at most, where a DSN was given.
 
@@ -63,62 +63,66 @@ class PostgresRouter:
 
     def __init__(
         self,
-        where: str | asyncpg.Pool,
+        dsn: str | asyncpg.Pool,
         *,
         listen_dsn: str | None = None,
         schema: str = "public",
         table_prefix: str = "notify_",
         max_size: int = 262_144,
-        heartbeat: float = 5.0,
+        probe_interval: float = 5.0,
         timeout: float = 4.0,
         pool_size: int = 2,
     ) -> None:
-        if not heartbeat > 0 or not max_size > 0:
-            raise UsageError(f"heartbeat and max_size are positive: {heartbeat!r}, {max_size!r}")
+        for option, value in (("probe_interval", probe_interval), ("max_size", max_size)):
+            if not value > 0:
+                raise UsageError(f"{option} must be greater than 0, not {value!r}")
         self._name = type(self).__name__
-        names = Names(schema, table_prefix)
-        self._channel = names.route
-        self._db = Database(where, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False)
-        self._db.listen_at(listen_dsn)
+        names = PostgresNames(schema, table_prefix)
+        self._channel = names.route_channel
+        self._db = PostgresDatabase(dsn, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False)
+        self._db.set_listen_dsn(listen_dsn)
         self._background = Background(self._name)
-        self._bell = Doorbell(self._db, self._channel, self._background)
-        self._heartbeat = heartbeat
+        self._publisher = PostgresWakePublisher(self._db, self._channel, self._background)
+        self._probe_interval = probe_interval
         self._max_size = max_size
         self.dropped = 0
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
-        """See `notify.abc.Router.route`; events that wait while others are sent go together."""
+        """See `notify.abc.Router.route`; events that wait while others are being sent share the next statement."""
         self._db.check()
         raw = event.to_bytes()
         if len(raw) > self._max_size:
             self.dropped += 1
-            logger.warning("event %s has %d bytes and is not routed; the log has it", event.id, len(raw))
+            logger.warning(
+                "event %s is not routed: its %d bytes exceed max_size=%d; streams read it from the log",
+                event.id, len(raw), self._max_size,
+            )  # fmt: skip
             return
         text = b64encode(raw).decode()
-        target = EVERYBODY if to is None else short_key(to.instance_id)
-        total = -(-len(text) // PIECE)
+        target = ALL_INSTANCES if to is None else short_key(to.instance_id)
+        total = -(-len(text) // FRAGMENT_SIZE)
         name = secrets.token_hex(6)
-        pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
-        await self._bell.tell(*(f"{target} {name} {number} {total} {piece}" for number, piece in enumerate(pieces)))
+        fragments = [text[start : start + FRAGMENT_SIZE] for start in range(0, len(text), FRAGMENT_SIZE)]
+        payloads = (f"{target} {name} {number} {total} {fragment}" for number, fragment in enumerate(fragments))
+        await self._publisher.send(*payloads)
 
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
-        """See `notify.abc.ReceivingRouter.receive`; reconnects by itself."""
+        """See `notify.abc.ReceivingRouter.receive`; returns only by an exception, when the connection is lost."""
         self._db.check()
-        inbox = Inbox(instance_id, deliver)
-        listener = Listener(
+        assembler = FragmentAssembler(instance_id, deliver)
+        listener = PostgresListener(
             self._db,
-            self._bell,
+            self._publisher,
             self._channel,
-            heartbeat=self._heartbeat,
-            on_connected=task_status.started,
-            on_payload=inbox.take,
+            probe_interval=self._probe_interval,
+            on_payload=assembler.take,
         )
-        await listener.listen()
+        await listener.listen(task_status=task_status)
 
     async def aclose(self) -> None:
-        """Send what waits and close what is ours. Idempotent."""
+        """Send what is waiting and close the connections that the router has opened. Idempotent."""
         if not self._db.closed:
-            self._db.closed = True
+            self._db.close()
             await self._background.settle(_GRACE)
             await self._background.aclose(_GRACE)
             await self._db.aclose()
@@ -135,30 +139,33 @@ class PostgresRouter:
         await self.aclose()
 
 
-class Inbox:
-    """Puts the pieces of events together for one instance."""
+class FragmentAssembler:
+    """Puts the fragments of events together, for one instance.
+
+    The fragments of one event arrive in order, possibly with others between them.
+    """
 
     def __init__(self, instance_id: str, deliver: Deliver) -> None:
-        self._targets = (EVERYBODY, short_key(instance_id))
+        self._targets = (ALL_INSTANCES, short_key(instance_id))
         self._deliver = deliver
-        self._pieces: OrderedDict[str, list[str]] = OrderedDict()
+        self._fragments: OrderedDict[str, list[str]] = OrderedDict()
 
     def take(self, payload: str) -> None:
-        """Take a payload; the pieces of one event come in order, perhaps with others between them."""
+        """Take one payload, and deliver the event that it completes."""
         try:
-            target, name, number, total, piece = payload.split(" ")
+            target, name, number, total, fragment = payload.split(" ")
             if target not in self._targets:
                 return
-            pieces = self._pieces.setdefault(name, [])
-            if int(number) == len(pieces):
-                pieces.append(piece)
-            if len(self._pieces) > INCOMPLETE:
-                self._pieces.popitem(last=False)
-            if len(pieces) < int(total):
+            fragments = self._fragments.setdefault(name, [])
+            if int(number) == len(fragments):
+                fragments.append(fragment)
+            if len(self._fragments) > MAX_INCOMPLETE:
+                self._fragments.popitem(last=False)
+            if len(fragments) < int(total):
                 return
-            self._pieces.pop(name, None)
-            event = Event.from_bytes(b64decode("".join(pieces), validate=True))
-        except (ValueError, Base64Error, CodecError) as error:
-            logger.warning("what was heard is no event of ours: %r", error)
+            self._fragments.pop(name, None)
+            data = b64decode("".join(fragments), validate=True)
+        except ValueError as error:
+            logger.warning("ignored a notification that is not a fragment of an event: %r", error)
         else:
-            self._deliver(event)
+            self._deliver(data)

@@ -8,44 +8,48 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import asyncpg  # type: ignore[import-untyped]
 
 from notify import Background, Event, Guarantees, NotifyError, Page, ids
+from notify.adapters import Retention
 from notify.errors import UsageError
 
-from ._connection import Database
-from ._doorbell import Doorbell
+from ._connection import PostgresDatabase
 from ._errors import rejected
-from ._names import Names, short_key
-from ._outbox import Outbox, Watch, check_transaction
-from ._retention import Retention
-from ._rows import page_of
-from ._writer import Outcome, Writer
+from ._names import PostgresNames, short_key
+from ._outbox import PostgresOutbox, TransactionWatcher, check_transaction
+from ._record import page_of
+from ._retention import PostgresMaintenance
+from ._save import Outcome, PostgresSaver
+from ._wake import PostgresWakePublisher
 
-_FOR_EVER = 1 << 42
-_GRACE = 1.0
-OUTBOX = 1.0
-"""Seconds between looks into the outbox, where this process puts something into it."""
+_UNLIMITED_MS: Final = 1 << 42
+"""Milliseconds that stand for `max_age=None`: 139 years."""
+
+_GRACE: Final = 1.0
+
+RELAY_INTERVAL: Final = 1.0
+"""Seconds between polls of the outbox, where this process enqueues events itself."""
 
 
 class PostgresStore:
     """Keeps events in PostgreSQL 14 or later. asyncio only.
 
-    The first use makes the tables, or brings older ones up to date.
+    The first use creates the tables, or migrates those of an earlier version.
 
     Args:
-        where: a DSN, or an asyncpg pool, which is never closed here.
-        schema: where the tables are; made if need be.
-        table_prefix: what their names begin with.
+        dsn: a DSN, or an asyncpg pool, which is never closed here.
+        schema: holds the tables; created if it does not exist.
+        table_prefix: begins the name of each table.
         max_len: events kept for each user; the oldest go first, up to a tenth of this number late.
         max_age: seconds that events are kept; None: until `max_len` or `trim` removes them.
         key_window: seconds within which a repeated idempotency key returns the first event.
-        timeout: seconds for one call. A save has its verdict by then; keep it below the notifier's.
+        timeout: seconds for one call. A save has its outcome by then; keep it below the notifier's.
         pool_size: connections at most, where a DSN was given.
-        relay: seconds between looks into the outbox for events that other processes have left there. None: this
-            process moves what it enqueues itself, and nothing else.
+        relay: seconds between polls of the outbox for events that other processes have left there. None: this process
+            moves the events that it enqueues itself, and no others.
 
     Raises:
         UsageError: an argument is unacceptable.
@@ -55,7 +59,7 @@ class PostgresStore:
 
     def __init__(
         self,
-        where: str | asyncpg.Pool,
+        dsn: str | asyncpg.Pool,
         *,
         schema: str = "public",
         table_prefix: str = "notify_",
@@ -66,25 +70,28 @@ class PostgresStore:
         pool_size: int = 8,
         relay: float | None = None,
     ) -> None:
-        for name, value in {"max_len": max_len, "max_age": max_age, "key_window": key_window, "relay": relay}.items():
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+        Retention(max_len, max_age, key_window)
+        if relay is not None and not relay > 0:
+            raise UsageError(f"relay must be greater than 0, not {relay!r}")
         self._name = type(self).__name__
-        self._names = Names(schema, table_prefix)
-        self._db = Database(where, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
-        self._background = Background(self._name)  # what is asked of us
-        self._services = Background(self._name)  # what goes on until the end
-        self._tag = secrets.token_hex(4)
-        self._bell = Doorbell(self._db, self._names.bell, self._background)
-        self._writer = Writer(
-            self._db, self._background, max_len=max_len, key_window=key_window, on_stored=self._stored
+        self._names = PostgresNames(schema, table_prefix)
+        self._db = PostgresDatabase(dsn, self._names, backend=self._name, timeout=timeout, pool_size=pool_size)
+        self._background = Background(self._name)  # tasks of single calls: closing lets them finish
+        self._services = Background(self._name)  # tasks that run until the store is closed
+        self._origin = secrets.token_hex(4)
+        self._publisher = PostgresWakePublisher(self._db, self._names.wake_channel, self._background, self._origin)
+        self._saver = PostgresSaver(
+            self._db, self._background, max_len=max_len, key_window=key_window, on_stored=self._on_stored
         )
-        self._max_age_ms = _FOR_EVER if max_age is None else int(max_age * 1000)
-        self._retention = Retention(self._db, self._max_age_ms, int(key_window * 1000))
-        self._watch = Watch(self._background)
+        self._max_age_ms = _UNLIMITED_MS if max_age is None else int(max_age * 1000)
+        self._maintenance = PostgresMaintenance(self._db, self._max_age_ms, int(key_window * 1000))
+        self._transactions = TransactionWatcher(self._background)
         self._relays = relay is not None
-        self._outbox = Outbox(
-            self._db, limits=self._writer.limits, interval=relay or OUTBOX, on_moved=lambda users: self.wake(*users)
+        self._outbox = PostgresOutbox(
+            self._db,
+            limits=self._saver.limits,
+            interval=relay or RELAY_INTERVAL,
+            on_moved=lambda users: self.wake(*users),
         )
         self._started = self._relaying = False
 
@@ -93,9 +100,9 @@ class PostgresStore:
     async def save(self, event: Event) -> Event:
         """See `notify.abc.Store.save`; concurrent saves share statements."""
         self._start()
-        waiter, done = _waiter()
-        self._writer.save_soon(event, done)
-        outcome: Outcome = await waiter
+        saved, done = _new_future()
+        self._saver.save_soon(event, done)
+        outcome: Outcome = await saved
         if isinstance(outcome, NotifyError):
             raise outcome
         return outcome
@@ -111,19 +118,19 @@ class PostgresStore:
         return await self._background.run(self._head, user)
 
     async def trim(self, before: datetime | str) -> int:
-        """See `notify.abc.Store.trim`; may take as long as there is to remove."""
+        """See `notify.abc.Store.trim`; not bounded by `timeout`."""
         self._start()
         first = ids.pack(ids.before(before)) + 1 if isinstance(before, datetime) else ids.pack(before)
-        return await self._background.run(self._retention.trim, first)
+        return await self._background.run(self._maintenance.trim, first)
 
     async def aclose(self) -> None:
-        """See `notify.abc.Store.aclose`; saves under way have a moment to end."""
+        """See `notify.abc.Store.aclose`; saves under way have a second to finish."""
         if not self._db.closed:
-            self._db.closed = True
+            self._db.close()
             await self._close()
 
     async def __aenter__(self) -> Self:
-        """Make the tables if need be, so that what is wrong is known at once."""
+        """Create the tables if they do not exist, so that a wrong setting is reported at once."""
         self._start()
         await self._prepared()
         return self
@@ -141,9 +148,9 @@ class PostgresStore:
         self._start()
         if not events:
             return ()
-        waiter, done = _waiter()
-        self._background.start(self._writer.save_many, events, done)
-        outcomes: Sequence[Outcome] = await waiter
+        saved, done = _new_future()
+        self._background.start(self._saver.save_many, events, done)
+        outcomes: Sequence[Outcome] = await saved
         return outcomes
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
@@ -156,32 +163,33 @@ class PostgresStore:
     def save_soon(self, event: Event, done: Callable[[Outcome], None]) -> None:
         """See `notify.abc.SaveSoon.save_soon`."""
         self._start()
-        self._writer.save_soon(event, done)
+        self._saver.save_soon(event, done)
 
     async def save_in(self, event: Event, connection: Any) -> Event:
         """See `notify.abc.SaveInTransaction.save_in`.
 
-        Its log stays locked until the transaction ends: save last, users in the same order everywhere, and commit.
+        The user's log stays locked until the transaction ends, so save last, several users in the same order
+        everywhere, and commit soon.
         """
         self._start()
         check_transaction(connection)
         await self._prepared()
         try:
-            stored = await self._writer.save_in(event, connection)
+            stored = await self._saver.save_in(event, connection)
         except Exception as error:
             raise rejected(error, self._name) from error
-        self._watch.after(connection, partial(self.wake, event.user))
+        self._transactions.call_after(connection, partial(self.wake, event.user))
         return stored
 
     async def enqueue(self, *events: Event, connection: Any) -> None:
-        """Store events by way of the outbox: in the caller's transaction, and without locking any log until it ends.
+        """Store events by way of the outbox: in the caller's transaction, without locking a log until it ends.
 
-        They get their ids when a relay moves them into the logs, within milliseconds of the commit, in the order in
-        which they were enqueued.
+        They get their ids when a relay moves them to the logs, within milliseconds of the commit, in the order in which
+        they were enqueued.
 
         Args:
             events: drafts.
-            connection: asyncpg's, with a transaction open.
+            connection: an asyncpg connection with an open transaction.
 
         Raises:
             UsageError: not such a connection.
@@ -197,14 +205,14 @@ class PostgresStore:
         await self._prepared()
         await self._outbox.enqueue(events, connection)
         self._start_relay()
-        self._watch.after(connection, self._outbox.look)
+        self._transactions.call_after(connection, self._outbox.relay_soon)
 
     def wake(self, *users: str) -> None:
-        """Tell every process that these users may have news: after a commit that the library knows nothing of.
+        """Announce to every process that these users may have new events, after a commit the library cannot see.
 
-        Never waits. Nothing depends on it: without it the streams look for news within 30 seconds.
+        Never waits. Best effort: without it the streams find the events within the audit interval, 30 seconds.
         """
-        self._bell.ring(self._tag, {short_key(user) for user in users})
+        self._publisher.publish({short_key(user) for user in users})
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -212,7 +220,7 @@ class PostgresStore:
         self._db.check()
         if not self._started:
             self._started = True
-            self._services.start(self._retention.run)
+            self._services.start(self._maintenance.run)
             if self._relays:
                 self._start_relay()
 
@@ -229,7 +237,7 @@ class PostgresStore:
         await self._services.aclose(_GRACE)
         await self._background.settle(_GRACE)
         await self._background.aclose(_GRACE)
-        self._writer.close()
+        self._saver.close()
         await self._db.aclose()
 
     async def _read(self, user: str, after: str, limit: int) -> Page:
@@ -249,17 +257,17 @@ class PostgresStore:
         pages = {user: page_of(user, after[user], found) for user, found in rows.items()}
         return {user: page for user, page in pages.items() if page.events or page.gap}
 
-    def _stored(self, events: list[Event]) -> None:
-        """Ring the doorbell for what a batch has stored."""
-        self._bell.ring(self._tag, {short_key(event.user) for event in events})
+    def _on_stored(self, events: list[Event]) -> None:
+        """Announce the new events of a batch."""
+        self._publisher.publish({short_key(event.user) for event in events})
 
 
-def _waiter() -> tuple[asyncio.Future[Any], Callable[[Any], None]]:
-    """Return a future, and what sets it; a caller who was cancelled waits no more."""
-    waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+def _new_future() -> tuple[asyncio.Future[Any], Callable[[Any], None]]:
+    """Return a future, and a function that resolves it unless its caller has been cancelled."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def done(outcome: Any) -> None:
-        if not waiter.done():
-            waiter.set_result(outcome)
+        if not future.done():
+            future.set_result(outcome)
 
-    return waiter, done
+    return future, done

@@ -1,9 +1,18 @@
-"""Which server has which partition, and the connections to it: one for writing, one for reading, made at first need."""
+"""Which master has which partition, and two connections to each: one for pushes, one for other commands.
+
+A name's partition (see `_names`) decides its master. A single server has all of them; behind sentinels the one master
+has; in a cluster each partition belongs to the master of its hash slot. The masters are looked up at first use, every
+REDISCOVER_INTERVAL seconds from then on, and after every failure that suggests a move.
+
+Pushes have a connection of their own because a page of a replay is large, and replies arrive in order: behind it a push
+would wait.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -11,140 +20,154 @@ from typing import Any, Final, TypeVar
 import anyio
 from redis.exceptions import ResponseError
 
-from notify import Background
-from notify.errors import ClosedError, UsageError
+from notify.adapters import Background, LoopGuard, OutageLog, backoff
+from notify.errors import ClosedError
 
-from ._connection import Address, Source, Where, Wire, source_of
+from ._connection import Address, Connection, Endpoint, RedisUrl, endpoint_of
 from ._discovery import ask_cluster, ask_sentinels, connect_master
-from ._errors import FAILURES, Advice, NotSentError, RefusedError, advise
-from ._keys import PARTITIONS
-from ._link import Link
+from ._errors import FAILURES, Disposition, NotSentError, RefusedError, disposition_of
+from ._names import PARTITIONS
+from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._selfcheck import self_check
-from ._trouble import Trouble
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
-REDISCOVER: Final = 10.0
+REDISCOVER_INTERVAL: Final = 10.0
 """Seconds between two looks at who the masters are."""
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds that closing may take while a server does not answer."""
+
+_REPEATED: Final = (Disposition.LOAD, Disposition.MOVE, Disposition.WAIT)
 
 T = TypeVar("T")
 
 
-class Node:
+class RedisNode:
     """One master.
 
     Attributes:
-        address: where it is; None for a single server.
+        address: None for a single server, and behind sentinels, where it changes.
+        connect: returns a new connection to it.
         writes: the connection for pushes.
-        reads: the connection for everything else.
+        reads: the connection for all other commands.
     """
 
-    def __init__(self, client: Client, address: Address | None, connect: Callable[[], Any]) -> None:
+    def __init__(self, client: RedisClient, address: Address | None, connect: Callable[[], Any]) -> None:
         self.address = address
         self.connect = connect
-        self.writes = Link(connect, client.background, prepare=client.prepare)
-        self.reads = Link(connect, client.background, prepare=client.prepare)
+        self.writes = PipelinedConnection(connect, client.background, prepare=client.prepare)
+        self.reads = PipelinedConnection(connect, client.background, prepare=client.prepare)
 
     def drop(self) -> None:
-        """Break off both connections."""
+        """Disconnect both; the next request connects again."""
         self.writes.drop()
         self.reads.drop()
 
 
-class Client:
-    """What a store, router or tracker talks to Redis through.
+class RedisClient:
+    """What a store, router or tracker sends commands through.
 
     Args:
-        where: a URL, client or pool.
-        name: of the part, for messages.
+        url: a URL, client or pool.
+        name: the part's, for messages.
 
     Attributes:
+        endpoint: where Redis is.
         background: the tasks of the part.
-        moved: called after the masters have changed.
+        check_open: raises ClosedError after `aclose`, and UsageError on another event loop, after a fork, and on trio.
+        moved: functions to call after the masters have changed.
     """
 
-    def __init__(self, where: Where, name: str) -> None:
-        self.source: Source = source_of(where)
+    def __init__(self, url: RedisUrl, name: str) -> None:
+        self.endpoint: Endpoint = endpoint_of(url)
         self.name = name
         self.background = Background(name)
-        self.closed = False
+        self._guard = LoopGuard(name, asyncio_only=True)
+        self.check_open = self._guard.check
         self.moved: list[Callable[[], None]] = []
-        self._nodes: dict[Address | None, Node] = {}
-        self._owner: list[Node] = []  # the node of each partition
+        self._nodes: dict[Address | None, RedisNode] = {}
+        self._owner: list[RedisNode] = []  # the node of each partition
         self._checked = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._refreshing: asyncio.Future[None] | None = None
         self._master: Address | None = None
-        self._searching = Trouble(
-            f"{name} cannot find out who the masters are", f"{name} has found out who the masters are"
+        self._outage = OutageLog(
+            logger, f"{name} cannot find out who the masters are", f"{name} has found out who the masters are"
         )
 
-    # -- who is where --------------------------------------------------------------------------------------------
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._guard.closed
 
     @property
     def is_cluster(self) -> bool:
         """Whether partitions are on several masters."""
-        return self.source.is_cluster
-
-    @property
-    def nodes(self) -> Sequence[Node]:
-        """The masters known."""
-        return list(self._nodes.values())
+        return self.endpoint.is_cluster
 
     @property
     def publish(self) -> bytes:
-        """The command that publishes; in a cluster only to those who listen at the node of the channel."""
+        """The command that publishes. In a cluster only subscribers at the node of the channel get it."""
         return b"SPUBLISH" if self.is_cluster else b"PUBLISH"
 
     def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        """Run `function(*args)` in a task of ours; that it meets a closed client while we close is no crash.
+        """Run `function(*args)` in a background task; a ClosedError in it while the part closes is not a crash.
 
         Raises:
             ClosedError: closed.
         """
-        self.background.start(self._quietly, function, *args)
+        self.background.start(self._run, function, *args)
 
-    async def _quietly(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    async def _run(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         try:
             await function(*args)
         except ClosedError:
-            if not self.closed:  # pragma: no cover - nobody else says so
+            if not self.closed:  # pragma: no cover - nothing else raises it
                 raise
 
-    def check_open(self) -> None:
-        """Raise ClosedError after `aclose`, and UsageError from another event loop than the first one, or from trio."""
-        if self.closed:
-            raise ClosedError(f"{self.name} is closed")
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise UsageError(f"{self.name} runs on asyncio only, as its driver does") from None
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise UsageError(f"this {self.name} belongs to another event loop; make one for each loop")
+    async def prepare(self, connection: Connection) -> None:
+        """Check once for settings of the server that endanger the promises."""
+        if not self._checked:
+            self._checked = True
+            await self_check(connection, self.endpoint, self.name)
+
+    async def aclose(self) -> None:
+        """Close every connection, within CLOSE_TIMEOUT. Idempotent."""
+        self._guard.close()
+        await self.background.aclose(CLOSE_TIMEOUT)
+
+    # -- who the masters are -------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> Sequence[RedisNode]:
+        """The masters that are known."""
+        return list(self._nodes.values())
 
     @property
     def is_located(self) -> bool:
         """Whether every partition has a node."""
         return bool(self._owner)
 
+    def node_of(self, partition: int) -> RedisNode:
+        """Return the master that has a partition; after `locate`."""
+        return self._owner[partition]
+
     async def locate(self) -> None:
-        """See to it that every partition has a node.
+        """Give every partition a node, unless they have one.
 
         Raises:
             NotSentError: the masters cannot be found.
-            RefusedError: nobody who could tell lets us in.
+            RefusedError: every server that was asked refused the login or the question.
         """
         if not self._owner:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look again who the masters are; a look that is under way is shared, and a failure logged.
+        """Look again who the masters are. Callers share one look; a failure is logged once per outage.
 
         Raises:
-            NotSentError: nobody could be asked.
-            RefusedError: nobody who could tell lets us in.
+            NotSentError: no server could be asked.
+            RefusedError: every server that was asked refused the login or the question.
         """
         if self._refreshing is None:
             self._refreshing = asyncio.get_running_loop().create_future()
@@ -159,79 +182,83 @@ class Client:
     async def _refresh(self, done: asyncio.Future[None]) -> None:
         first = not self._owner
         try:
-            if self.source.is_cluster:
-                self._adopt(await ask_cluster(self.source, [node.address for node in self.nodes if node.address]))
-            elif self.source.seeds:
+            if self.endpoint.is_cluster:
+                self._adopt(await ask_cluster(self.endpoint, [node.address for node in self.nodes if node.address]))
+            elif self.endpoint.seeds:
                 await self._follow_master()
-            else:  # once: a single server is where it is
-                node = self._nodes[None] = Node(self, None, self.source.connect)
+            else:  # a single server never moves
+                node = self._nodes[None] = RedisNode(self, None, self.endpoint.connect)
                 self._owner = [node] * PARTITIONS
         except FAILURES as error:
-            self._searching.met(error)
+            self._outage.failed(error)
             done.set_exception(error)
         else:
-            self._searching.ended()
+            self._outage.recovered()
             done.set_result(None)
         finally:
             self._refreshing = None
             if not done.done():
-                done.set_exception(NotSentError(f"{self.name} closes"))
-        if first and self._owner and self.source.seeds:
-            self.start(self._keep_looking)
+                done.set_exception(NotSentError(f"{self.name} was closed"))
+        if first and self._owner and self.endpoint.seeds:
+            self.start(self._rediscover)
 
-    async def _keep_looking(self) -> None:
+    async def _rediscover(self) -> None:
         while True:
-            await anyio.sleep(REDISCOVER)
+            await anyio.sleep(REDISCOVER_INTERVAL)
             with suppress(*FAILURES):
                 await self.refresh()
 
     async def _follow_master(self) -> None:
-        """Ask the sentinels; where the master has changed, break off the connections to the old one."""
-        master = await ask_sentinels(self.source)
+        """Ask the sentinels; where the master has changed, disconnect from the old one."""
+        master = await ask_sentinels(self.endpoint)
         if not self._owner:
-            node = self._nodes[None] = Node(self, None, self._connect_master)
+            node = self._nodes[None] = RedisNode(self, None, self._connect_master)
             self._owner = [node] * PARTITIONS
         elif master != self._master:
             logger.warning("%s follows the master to %s:%s", self.name, *master)
             self._nodes[None].drop()
-            self._tell_moved()
+            self._call_moved()
         self._master = master
 
-    async def _connect_master(self) -> Wire:
-        self._master = await ask_sentinels(self.source)
-        return await connect_master(self.source, self._master)
+    async def _connect_master(self) -> Connection:
+        self._master = await ask_sentinels(self.endpoint)
+        return await connect_master(self.endpoint, self._master)
 
     def _adopt(self, owners: Sequence[Address]) -> None:
+        """Take over the cluster's layout: the address of each partition's master."""
         before = [node.address for node in self._owner if node.address is not None]
         for address in owners:
             if address not in self._nodes:
-                self._nodes[address] = Node(self, address, self.source.at(address).connect)
+                self._nodes[address] = RedisNode(self, address, self.endpoint.at(address).connect)
         self._owner = [self._nodes[address] for address in owners]
         for gone in set(self._nodes).difference(owners):
             self._nodes.pop(gone).drop()
         if before and before != list(owners):
             logger.warning("%s: partitions of the cluster have moved", self.name)
-            self._tell_moved()
+            self._call_moved()
 
-    def _tell_moved(self) -> None:
-        for tell in self.moved:
-            tell()
+    def _call_moved(self) -> None:
+        for function in self.moved:
+            function()
 
-    async def prepare(self, wire: Wire) -> None:
-        """Look once for settings of the server that endanger the promises."""
-        if not self._checked:
-            self._checked = True
-            await self_check(wire, self.source, self.name)
+    async def relocate(self, found: Iterable[Disposition]) -> None:
+        """Find out where the masters are now; a master that says it is not one is disconnected.
 
-    # -- what is sent --------------------------------------------------------------------------------------------
+        Args:
+            found: what the server's errors called for.
+        """
+        if Disposition.MOVE in found and not self.is_cluster:  # in a cluster only some of its slots have moved
+            for node in self.nodes:
+                node.drop()
+        if self.endpoint.seeds:
+            with suppress(*FAILURES):
+                await self.refresh()
 
-    def node_of(self, partition: int) -> Node:
-        """Return the master that has a partition; after `locate`."""
-        return self._owner[partition]
+    # -- commands that may be repeated ---------------------------------------------------------------------------
 
-    def chunks(self, items: Iterable[T], partition: Callable[[T], int], size: int) -> list[tuple[Node, list[T]]]:
-        """Return the items in groups that one script call can take: of one slot in a cluster, of any elsewhere."""
-        pieces: list[tuple[Node, list[T]]] = []
+    def chunks(self, items: Iterable[T], partition: Callable[[T], int], size: int) -> list[tuple[RedisNode, list[T]]]:
+        """Return the items in groups for one script call each: of one hash slot in a cluster, of any elsewhere."""
+        pieces: list[tuple[RedisNode, list[T]]] = []
         if self.is_cluster:
             parts: dict[int, list[T]] = {}
             for item in items:
@@ -244,62 +271,49 @@ class Client:
         return pieces
 
     async def ask(self, commands: Sequence[tuple[int, bytes]], timeout: float) -> list[Any]:
-        """Send packed commands, each for a partition, and return their replies; repeat what the server puts off.
+        """Send packed commands, each for a partition, and return their replies; repeat those that failed for a while.
 
-        For commands that may be executed twice. A reply that repeating does not mend is a ResponseError in the list.
+        Only for commands that may be executed twice. A reply that repeating does not mend stays in the list, as a
+        ResponseError.
 
         Raises:
             NotSentError, NoAnswerError: not answered in time.
-            RefusedError: a server does not let us in.
+            RefusedError: a server refused the connection.
             ClosedError: closed.
         """
         self.check_open()
         replies: list[Any] = [None] * len(commands)
         todo = list(range(len(commands)))
         deadline = anyio.current_time() + timeout
-        delay = 0.01
+        delays = backoff(random.random, first=0.01, limit=0.5)
         while todo:
-            trouble: Exception | None = None
+            failure: Exception | None = None
             try:
                 await self._attempt(commands, todo, replies, deadline - anyio.current_time())
             except RefusedError:
                 raise
             except FAILURES as error:
-                trouble = error
-            todo = [i for i in todo if replies[i] is None or _puts_off(replies[i])]
+                failure = error
+            todo = [i for i in todo if replies[i] is None or _is_repeated(replies[i])]
             if not todo:
                 break
-            if anyio.current_time() + delay >= deadline:
-                if trouble is None:
+            delay = next(delays)
+            if anyio.current_time() + delay + MIN_TIMEOUT >= deadline:
+                if failure is None or all(replies[i] is not None for i in todo):  # an error reply says more
                     break
-                raise trouble
-            advice = {advise(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}
-            await anyio.sleep(0 if advice == {Advice.LOAD} else delay)
-            delay = min(delay * 2, 0.5)
-            if trouble is not None or Advice.MOVE in advice:
-                await self.relocate(advice)
-            for i in todo:
-                replies[i] = None
+                raise failure
+            found = {disposition_of(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}
+            await anyio.sleep(0 if failure is None and found == {Disposition.LOAD} else delay)
+            if failure is not None or Disposition.MOVE in found:
+                await self.relocate(found)
         return replies
-
-    async def relocate(self, advice: Iterable[Advice]) -> None:
-        """Find out where the masters are now; a master that says it is none loses its connections."""
-        if not self.source.seeds:
-            if Advice.MOVE in advice:
-                for node in self.nodes:
-                    node.drop()
-            return
-        if Advice.MOVE in advice and not self.is_cluster:
-            for node in self.nodes:
-                node.drop()
-        with suppress(*FAILURES):
-            await self.refresh()
 
     async def _attempt(
         self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int], replies: list[Any], timeout: float
     ) -> None:
+        """Send some of the commands, to all masters at once, and store their replies."""
         await self.locate()
-        by_node: dict[Node, list[int]] = {}
+        by_node: dict[RedisNode, list[int]] = {}
         for i in todo:
             by_node.setdefault(self._owner[commands[i][0]], []).append(i)
         if len(by_node) == 1:
@@ -308,7 +322,7 @@ class Client:
             return
         errors: list[Exception] = []
 
-        async def send(node: Node, indices: list[int]) -> None:
+        async def send(node: RedisNode, indices: list[int]) -> None:
             try:
                 await self._send(node, commands, indices, replies, timeout)
             except (*FAILURES, ClosedError) as error:
@@ -322,7 +336,7 @@ class Client:
 
     async def _send(
         self,
-        node: Node,
+        node: RedisNode,
         commands: Sequence[tuple[int, bytes]],
         indices: Sequence[int],
         replies: list[Any],
@@ -330,17 +344,11 @@ class Client:
     ) -> None:
         packed = [commands[i][1] for i in indices]
         answers = await node.reads.call(packed, timeout)
-        reload = any(isinstance(each, ResponseError) and advise(each) is Advice.LOAD for each in answers)
-        if reload:
+        if any(isinstance(each, ResponseError) and disposition_of(each) is Disposition.LOAD for each in answers):
             await node.reads.reload(timeout)
         for i, answer in zip(indices, answers, strict=True):
             replies[i] = answer
 
-    async def aclose(self) -> None:
-        """Drop every connection. Idempotent; takes no longer than a moment, also while the server hangs."""
-        self.closed = True
-        await self.background.aclose(1.0)
 
-
-def _puts_off(reply: Any) -> bool:
-    return isinstance(reply, ResponseError) and advise(reply) in (Advice.LOAD, Advice.MOVE, Advice.WAIT)
+def _is_repeated(reply: Any) -> bool:
+    return isinstance(reply, ResponseError) and disposition_of(reply) in _REPEATED

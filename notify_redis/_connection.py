@@ -1,8 +1,12 @@
 """Where Redis is, and connections to it: the driver connects, authenticates and speaks TLS; nothing else of it is used.
 
-A client or pool that the user passes in is read as a description and never touched: every connection is ours, with the
-driver's own retries off (they would append an event twice), without its time limits (ours take their place), and on
-protocol version 2.
+A client or pool that the caller passes in is read as a description, and neither used nor closed. Every connection is
+the library's own, with its settings pinned, because the driver's defaults have changed before (`check_settings`):
+
+- No automatic retries: the driver would repeat a push whose reply was lost, and so append an event twice.
+- No socket timeout and no health check: a timeout in the middle of a reply leaves the rest of it for the next command.
+  Requests have timeouts of their own (`_pipeline`), and the pub/sub connection has probes (`_pubsub`).
+- Protocol version 2, and replies as bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ from urllib.parse import urlsplit
 
 import anyio
 from redis.asyncio import (
-    Connection,
+    Connection as DriverConnection,
+)
+from redis.asyncio import (
     ConnectionPool,
     Redis,
     RedisCluster,
@@ -34,8 +40,8 @@ from notify.errors import UsageError
 
 from ._errors import NotSentError, not_sent
 
-Where: TypeAlias = "str | Redis | ConnectionPool | RedisCluster"
-"""A URL, or a client or pool of `redis.asyncio` that says where the server is and how to log in."""
+RedisUrl: TypeAlias = "str | Redis | ConnectionPool | RedisCluster"
+"""A URL, or a client or pool of `redis.asyncio`, of which the address and the login are read."""
 
 Address: TypeAlias = tuple[str, int]
 
@@ -43,11 +49,11 @@ CONNECT_TIMEOUT: Final = 2.0
 """Seconds for connecting, TLS and logging in."""
 
 _MANY = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?]*)@)?([^/?]+)(?:/([^?]*))?(?:\?(.*))?")
-_NOT_OURS: Final = ("maint", "oss_cluster_maint", "orig_", "connection_pool", "max_connections", "connection_class")
+_DROPPED: Final = ("maint", "oss_cluster_maint", "orig_", "connection_pool", "max_connections", "connection_class")
 
 
-class Wire(Protocol):
-    """What is used of the driver's connections: its public methods, with types."""
+class Connection(Protocol):
+    """The methods that are used of the driver's connections, with types."""
 
     async def connect(self) -> None: ...
 
@@ -59,13 +65,13 @@ class Wire(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class Endpoint:
     """Where Redis is and how to log in.
 
     Attributes:
-        kind: the connection class of the driver.
-        options: what it is made with.
-        seeds: addresses to ask where the masters are: sentinels or cluster nodes; none for a single server.
+        kind: the driver's connection class.
+        options: its arguments.
+        seeds: servers to ask for the masters: sentinels or cluster nodes; empty for a single server.
         service: the name that the sentinels know the master by; empty for a cluster.
         sentinel_options: as `options`, for the sentinels.
     """
@@ -81,42 +87,42 @@ class Source:
         """Whether the seeds are nodes of a cluster."""
         return bool(self.seeds) and not self.service
 
-    def at(self, address: Address) -> Source:
-        """Return the source of one server."""
+    def at(self, address: Address) -> Endpoint:
+        """Return the endpoint of one server."""
         return replace(self, options={**self.options, "host": address[0], "port": address[1]}, seeds=(), service="")
 
-    def sentinel(self, address: Address) -> Source:
-        """Return the source of one sentinel."""
+    def sentinel(self, address: Address) -> Endpoint:
+        """Return the endpoint of one sentinel."""
         options = {**self.sentinel_options, "host": address[0], "port": address[1]}
         return replace(self, options=options, seeds=(), service="")
 
-    def wire(self, timeout: float = CONNECT_TIMEOUT) -> Wire:
-        """Return a connection that is not made yet."""
-        return cast("Wire", self.kind(**self.options, **_pinned(timeout)))
+    def connection(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
+        """Return a connection that is not connected yet."""
+        return cast("Connection", self.kind(**self.options, **_pinned(timeout)))
 
-    async def connect(self, timeout: float = CONNECT_TIMEOUT) -> Wire:
+    async def connect(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
         """Return a new connection, logged in.
 
         Raises:
             NotSentError: not reachable in time.
-            RefusedError: it was reached and refuses the login or the database.
+            RefusedError: reached, but it refused the login or the database.
         """
-        wire = self.wire(timeout)
+        connection = self.connection(timeout)
         try:
             with anyio.fail_after(timeout):
-                await wire.connect()
+                await connection.connect()
         except (RedisError, OSError, TimeoutError) as error:
-            await hang_up(wire)
+            await hang_up(connection)
             raise not_sent(f"cannot connect to {self}: {error}", error) from error
         except BaseException:
-            await hang_up(wire)
+            await hang_up(connection)
             raise
         try:
-            check_settings(wire)
+            check_settings(connection)
         except UsageError as error:
-            await hang_up(wire)
+            await hang_up(connection)
             raise NotSentError(str(error)) from error
-        return wire
+        return connection
 
     def __str__(self) -> str:
         """Return the address, without credentials."""
@@ -139,81 +145,87 @@ def _pinned(timeout: float) -> dict[str, Any]:
     }
 
 
-def check_settings(wire: Wire) -> None:
-    """Insist on the settings that correctness rests on: the driver's defaults have changed before.
+def check_settings(connection: Connection) -> None:
+    """Check that a connection has the settings that correctness depends on.
 
     Raises:
-        UsageError: the driver, or a connection class of the user's, does something else.
+        UsageError: the driver, or a connection class of the caller's, has set something else.
     """
-    retries = wire.retry.get_retries()  # type: ignore[attr-defined]
+    retries = connection.retry.get_retries()  # type: ignore[attr-defined]
     found = {
         "retries": retries,
-        "socket_timeout": getattr(wire, "socket_timeout", ...),
-        "protocol": getattr(wire, "protocol", ...),
-        "health_check_interval": getattr(wire, "health_check_interval", ...),
+        "socket_timeout": getattr(connection, "socket_timeout", ...),
+        "protocol": getattr(connection, "protocol", ...),
+        "health_check_interval": getattr(connection, "health_check_interval", ...),
     }
     if found != {"retries": 0, "socket_timeout": None, "protocol": 2, "health_check_interval": 0}:
-        raise UsageError(f"this version of redis-py does not do as it is told: {found}")
+        raise UsageError(f"redis-py, or the connection class given, ignores settings that notify_redis needs: {found}")
 
 
-def source_of(where: Where) -> Source:
-    """Return the source that a URL, client or pool describes.
+def endpoint_of(url: RedisUrl) -> Endpoint:
+    """Return the endpoint that a URL, client or pool describes.
 
     Raises:
-        UsageError: it describes none, or has options that no connection takes.
+        UsageError: not a Redis URL, client or pool, or with an option that the driver's connections do not have.
     """
-    given = f"not a Redis URL: {_without_credentials(where)}" if isinstance(where, str) else "no connection can be made"
+    given = f"not a Redis URL: {_without_credentials(url)}" if isinstance(url, str) else "unusable client or pool"
     try:
-        source = _described(where)
-        for seed in source.seeds[:1]:
-            source.at(seed).wire()
-            source.sentinel(seed).wire()
-        if not source.seeds:
-            source.wire()
+        endpoint = _described(url)
+        for seed in endpoint.seeds[:1]:
+            endpoint.at(seed).connection()
+            endpoint.sentinel(seed).connection()
+        if not endpoint.seeds:
+            endpoint.connection()
     except (TypeError, ValueError, RedisError) as error:
         raise UsageError(f"{given}: {str(error).partition('__init__() got an ')[2] or error}") from None
-    return source
+    return endpoint
 
 
-def _described(where: Where) -> Source:
-    if isinstance(where, str):
-        many = _MANY.fullmatch(where)
-        return _of_many(*many.groups()) if many else _of_pool(_pool_at(where))
-    if isinstance(where, RedisCluster):
-        given = cast("Any", where).get_connection_kwargs()
-        kind = SSLConnection if issubclass(given.get("connection_class", Connection), SSLConnection) else Connection
+def _described(url: RedisUrl) -> Endpoint:
+    if isinstance(url, str):
+        many = _MANY.fullmatch(url)
+        return _of_many(*many.groups()) if many else _of_pool(_pool_at(url))
+    if isinstance(url, RedisCluster):
+        given = cast("Any", url).get_connection_kwargs()
+        kind = (
+            SSLConnection
+            if issubclass(given.get("connection_class", DriverConnection), SSLConnection)
+            else DriverConnection
+        )
         known = {name for each in kind.__mro__ for name in signature(each).parameters}  # others are the client's
         options = {name: value for name, value in given.items() if name in known}
-        nodes = cast("Any", where).nodes_manager.startup_nodes.values()
+        nodes = cast("Any", url).nodes_manager.startup_nodes.values()
         seeds = [(str(node.host), int(node.port)) for node in nodes]
-        return Source(kind, _cleaned(options, "host", "port"), seeds)
-    if isinstance(where, Redis):
-        return _of_pool(where.connection_pool)
-    if isinstance(where, ConnectionPool):
-        return _of_pool(where)
-    raise UsageError(f"give a Redis URL, client or pool, not {type(where).__name__}")
+        return Endpoint(kind, _cleaned(options, "host", "port"), seeds)
+    if isinstance(url, Redis):
+        return _of_pool(url.connection_pool)
+    if isinstance(url, ConnectionPool):
+        return _of_pool(url)
+    raise UsageError(f"url must be a Redis URL, client or pool, got {type(url).__name__}")
 
 
 def _pool_at(url: str) -> ConnectionPool:
-    """Return what the driver reads from a URL; it takes a database that is no number for none."""
+    """Return what the driver reads from a URL; it would ignore a database that is not a number."""
     scheme, _, path, *_ = urlsplit(url)
     if scheme != "unix" and not re.fullmatch(r"/?|/\d+/?", path):
-        raise ValueError(f"the database is a number, not {path[1:]!r}")
+        raise ValueError(f"the database must be a number, got {path[1:]!r}")
     return ConnectionPool.from_url(url)
 
 
-def _of_pool(pool: Any) -> Source:
+def _of_pool(pool: Any) -> Endpoint:
     kind, options = pool.connection_class, pool.connection_kwargs
     if not isinstance(pool, SentinelConnectionPool):
-        return Source(kind, _cleaned(options))
+        return Endpoint(kind, _cleaned(options))
     sentinels = [client.connection_pool for client in pool.sentinel_manager.sentinels]
     seeds = [(str(each.connection_kwargs["host"]), int(each.connection_kwargs["port"])) for each in sentinels]
-    plain = SSLConnection if issubclass(kind, SentinelManagedSSLConnection) else Connection
+    plain = SSLConnection if issubclass(kind, SentinelManagedSSLConnection) else DriverConnection
     service = str(pool.service_name)
-    return Source(plain, _cleaned(options), seeds, service, _cleaned(sentinels[0].connection_kwargs))
+    return Endpoint(plain, _cleaned(options), seeds, service, _cleaned(sentinels[0].connection_kwargs))
 
 
-def _of_many(scheme: str, topology: str, login: str | None, hosts: str, path: str | None, query: str | None) -> Source:
+def _of_many(
+    scheme: str, topology: str, login: str | None, hosts: str, path: str | None, query: str | None
+) -> Endpoint:
     """Read `redis+sentinel://user:password@host:port,host:port/service/db` or `redis+cluster://host:port,host:port`."""
     at = f"{login}@" if login else ""
     service, _, db = (path or "").partition("/")
@@ -224,22 +236,22 @@ def _of_many(scheme: str, topology: str, login: str | None, hosts: str, path: st
     for host in hosts.split(","):
         parts = urlsplit(f"//{host}")
         if not parts.hostname:
-            raise ValueError(f"{host!r} is no host")
+            raise ValueError(f"{host!r} is not a host")
         seeds.append((parts.hostname, parts.port or default))
     if topology == "cluster":
         if path or options.get("db"):
             raise ValueError("a cluster has no databases")
-        return Source(described.connection_class, options, seeds)
+        return Endpoint(described.connection_class, options, seeds)
     if not service:
         raise ValueError("name the service that the sentinels watch: redis+sentinel://host:port/service/db")
     words = ("username", "password")
     sentinel_options = {word: options.pop(f"sentinel_{word}") for word in words if f"sentinel_{word}" in options}
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    return Source(described.connection_class, options, seeds, service, {**tls, **sentinel_options})
+    return Endpoint(described.connection_class, options, seeds, service, {**tls, **sentinel_options})
 
 
 def _cleaned(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
-    kept = {name: value for name, value in options.items() if not name.startswith(_NOT_OURS) and name not in without}
+    kept = {name: value for name, value in options.items() if not name.startswith(_DROPPED) and name not in without}
     return {name: value for name, value in kept.items() if name not in _pinned(0)}
 
 
@@ -248,51 +260,52 @@ def _without_credentials(url: str) -> str:
 
 
 def pack(*args: bytes) -> bytes:
-    """Return a command as it goes over the wire."""
+    """Return a command, encoded."""
     return b"*%d\r\n%b" % (len(args), bulks(*args))
 
 
 def bulks(*args: bytes) -> bytes:
-    """Return arguments as they stand in a command."""
+    """Return arguments of a command, encoded as bulk strings."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
 
 
-async def ask(wire: Wire, *commands: bytes) -> list[Any]:
-    """Send packed commands, read their replies; an error reply is in its place. For a connection nobody else uses.
+async def ask(connection: Connection, *commands: bytes) -> list[Any]:
+    """Send packed commands and read their replies; an error reply is in its place. The caller must be the only user.
 
     Raises:
         RedisError, OSError: the connection broke.
     """
-    await wire.send_packed_command(b"".join(commands), check_health=False)
+    await connection.send_packed_command(b"".join(commands), check_health=False)
     replies: list[Any] = []
     for _ in commands:
         try:
-            replies.append(await read(wire))
+            replies.append(await read(connection))
         except ResponseError as error:
             replies.append(error)
     return replies
 
 
-def read(wire: Wire) -> Any:
-    """Return the coroutine that waits for the next reply, without limit, and returns it as bytes."""
-    return wire.read_response(disable_decoding=True, timeout=math.inf)
+def read(connection: Connection) -> Any:
+    """Return the coroutine that waits for the next reply, without a timeout, and returns it as bytes."""
+    return connection.read_response(disable_decoding=True, timeout=math.inf)
 
 
 class Replies:
     """Takes replies off a connection: all that came with one read of its socket together.
 
-    The driver hands them out one by one, through four coroutines each: as much work as all that is then done with a
-    message. What its parser in C has ready is therefore taken from there; another parser is asked again and again.
+    The driver hands them out one by one, through four coroutines each, which took as long as everything that is then
+    done with a message. So what its parser in C has parsed is taken from the parser; from any other parser replies are
+    taken one by one.
 
     Args:
-        wire: a connection over which nothing is awaited.
+        connection: a connection that is read by nothing else.
     """
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        parser = getattr(getattr(wire, "_parser", None), "_reader", None)
+    def __init__(self, connection: Connection) -> None:
+        self._wire = connection
+        parser = getattr(getattr(connection, "_parser", None), "_reader", None)
         self._gets: Callable[[bool], Any] | None = getattr(parser, "gets", None)
-        self._nothing = None if self._gets is None else self._gets(False)  # what an empty one returns
+        self._nothing = None if self._gets is None else self._gets(False)  # what an empty parser returns
 
     async def take(self) -> list[Any]:
         """Wait for replies and return them; one that is an error is a ResponseError in its place.
@@ -307,24 +320,25 @@ class Replies:
         if self._gets is not None:
             while (reply := self._gets(False)) is not self._nothing:
                 if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
-                    raise reply  # pragma: no cover - the server says so when one logs in
+                    raise reply  # pragma: no cover - servers send these during login only
                 replies.append(reply)
         return replies
 
 
-def transmitter(wire: Wire) -> Callable[[bytes], None]:
-    """Return what hands bytes to the transport at once: the driver's own way of sending waits, and so needs a task.
+def transmitter(connection: Connection) -> Callable[[bytes], None]:
+    """Return the function that hands bytes to the transport at once; the driver's own waits, so it needs a task.
 
-    Nothing bounds what the transport keeps for a server that does not read, except whoever calls.
+    The transport's buffer grows while a server does not read. Callers bound it: their requests time out, and then the
+    connection is dropped together with the buffer.
     """
-    return cast("Any", wire)._writer.write  # type: ignore[no-any-return]
+    return cast("Any", connection)._writer.write  # type: ignore[no-any-return]
 
 
-async def hang_up(wire: Wire) -> None:
-    """Close a connection at once, whatever is still to be sent. Never raises, never waits for the server."""
-    writer = getattr(wire, "_writer", None)  # the driver offers no way to drop what a hung server does not take
+async def hang_up(connection: Connection) -> None:
+    """Close a connection at once and discard what was not sent. Never raises, and does not wait for the server."""
+    writer = getattr(connection, "_writer", None)  # the driver cannot discard what a frozen server does not read
     if writer is not None:
         with suppress(Exception):
             writer.transport.abort()
     with anyio.move_on_after(0.05, shield=True), suppress(Exception):
-        await wire.disconnect(nowait=True)
+        await connection.disconnect(nowait=True)

@@ -1,4 +1,4 @@
-"""Who the masters are: asked of the sentinels, or of the nodes of a cluster, over connections of the moment."""
+"""Who the masters are: the sentinels or the nodes of a cluster are asked, each over a short-lived connection."""
 
 from __future__ import annotations
 
@@ -8,103 +8,103 @@ from typing import Any, Final
 import anyio
 from redis.exceptions import RedisError, ResponseError
 
-from ._connection import Address, Source, Wire, ask, hang_up, pack
+from ._connection import Address, Connection, Endpoint, ask, hang_up, pack
 from ._errors import NotSentError, RefusedError, caused, not_sent
-from ._keys import TAGS, slot_of
+from ._names import TAGS, slot_of
 
-PATIENCE: Final = 1.0
+QUERY_TIMEOUT: Final = 1.0
 """Seconds that one sentinel or node may take to answer."""
 
 
-async def _ask_one(source: Source, *command: bytes) -> Any:
-    """Return the reply of one server; a NotSentError where there is none."""
+async def _ask_one(endpoint: Endpoint, *command: bytes) -> Any:
+    """Return the reply of one server, or the NotSentError that says why there is none."""
     try:
-        with anyio.fail_after(PATIENCE):
-            wire = await source.connect(PATIENCE)
+        with anyio.fail_after(QUERY_TIMEOUT):
+            connection = await endpoint.connect(QUERY_TIMEOUT)
             try:
-                (reply,) = await ask(wire, pack(*command))
+                (reply,) = await ask(connection, pack(*command))
             finally:
-                await hang_up(wire)
+                await hang_up(connection)
     except NotSentError as error:
         return error
     except (RedisError, OSError) as error:
-        return not_sent(f"{source} does not answer: {error}", error)
-    return not_sent(f"{source} answers: {reply}", reply) if isinstance(reply, ResponseError) else reply
+        return not_sent(f"{endpoint} does not answer: {error}", error)
+    return not_sent(f"{endpoint} answers: {reply}", reply) if isinstance(reply, ResponseError) else reply
 
 
 def _unknown(text: str, failures: Sequence[NotSentError]) -> NotSentError:
-    """Return the error for a question that nobody could answer: refused, if that is what all of them did."""
+    """Return the error for a query that no server answered: RefusedError if all of them refused it."""
     kind = RefusedError if failures and all(isinstance(each, RefusedError) for each in failures) else NotSentError
     texts = "; ".join(sorted({str(each) for each in failures}))
     return caused(kind(f"{text}: {texts}"), failures[0]) if failures else kind(text)
 
 
-async def ask_sentinels(source: Source) -> Address:
-    """Return the address of the master that the most recent vote has chosen.
+async def ask_sentinels(endpoint: Endpoint) -> Address:
+    """Return the address of the master that the most recent election chose: the highest config-epoch.
 
     Raises:
         NotSentError: no sentinel knows it.
     """
-    votes: list[tuple[int, Address]] = []
+    answers: list[tuple[int, Address]] = []
     failures: list[NotSentError] = []
 
-    async def inquire(seed: Address) -> None:
-        reply = await _ask_one(source.sentinel(seed), b"SENTINEL", b"MASTER", source.service.encode())
+    async def query(seed: Address) -> None:
+        reply = await _ask_one(endpoint.sentinel(seed), b"SENTINEL", b"MASTER", endpoint.service.encode())
         if isinstance(reply, NotSentError):
             failures.append(reply)
         else:
             facts = dict(zip(reply[::2], reply[1::2], strict=True))
-            votes.append((int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))))
+            answers.append((int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))))
 
     async with anyio.create_task_group() as tasks:
-        for seed in source.seeds:
-            tasks.start_soon(inquire, seed)
-    if not votes:
-        raise _unknown(f"no sentinel at {source} knows a master called {source.service!r}", failures)
-    return max(votes)[1]
+        for seed in endpoint.seeds:
+            tasks.start_soon(query, seed)
+    if not answers:
+        raise _unknown(f"no sentinel at {endpoint} knows a master called {endpoint.service!r}", failures)
+    return max(answers)[1]
 
 
-async def connect_master(source: Source, address: Address) -> Wire:
-    """Return a connection to a server that agrees to be the master.
+async def connect_master(endpoint: Endpoint, address: Address) -> Connection:
+    """Return a connection to a server that says itself that it is the master.
 
     Raises:
         NotSentError: not reachable, or not the master yet.
     """
-    wire = await source.at(address).connect()
+    connection = await endpoint.at(address).connect()
     role: Any = None
     try:
-        with anyio.fail_after(PATIENCE):
-            (role,) = await ask(wire, pack(b"ROLE"))
+        with anyio.fail_after(QUERY_TIMEOUT):
+            (role,) = await ask(connection, pack(b"ROLE"))
     except (RedisError, OSError) as error:
         raise not_sent(f"the master does not answer: {error}", error) from error
     finally:
         is_master = isinstance(role, list) and role[0] == b"master"
         if not is_master:
-            await hang_up(wire)
+            await hang_up(connection)
     if not is_master:
-        said = role[0].decode() if isinstance(role, list) else role
-        raise NotSentError(f"{address[0]}:{address[1]} is not the master yet: {said}")
-    return wire
+        actual = role[0].decode() if isinstance(role, list) else role
+        raise NotSentError(f"{address[0]}:{address[1]} is not the master yet: {actual}")
+    return connection
 
 
-async def ask_cluster(source: Source, known: Sequence[Address]) -> list[Address]:
+async def ask_cluster(endpoint: Endpoint, known: Sequence[Address]) -> list[Address]:
     """Return the address of each partition's master.
 
     Args:
-        source: of the cluster.
+        endpoint: the cluster's.
         known: nodes to ask before the seeds.
 
     Raises:
-        NotSentError: no node knows all of them.
+        NotSentError: no node knows the masters of all partitions.
     """
     failures: list[NotSentError] = []
-    for seed in dict.fromkeys([*known, *source.seeds]):
-        ranges = await _ask_one(source.at(seed), b"CLUSTER", b"SLOTS")
+    for seed in dict.fromkeys([*known, *endpoint.seeds]):
+        ranges = await _ask_one(endpoint.at(seed), b"CLUSTER", b"SLOTS")
         if isinstance(ranges, NotSentError):
             failures.append(ranges)
             continue
         owners = [(start, end, (master[0].decode() or seed[0], int(master[1]))) for start, end, master, *_ in ranges]
-        found = [[where for start, end, where in owners if start <= slot_of(tag) <= end][:1] for tag in TAGS]
+        found = [[owner for start, end, owner in owners if start <= slot_of(tag) <= end][:1] for tag in TAGS]
         if all(found):
             return [address for (address,) in found]
-    raise _unknown(f"no node of {source} knows the masters of all slots", failures)
+    raise _unknown(f"no node of {endpoint} knows the masters of all slots", failures)

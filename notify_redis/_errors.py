@@ -1,4 +1,10 @@
-"""What the driver and the server may answer, translated once: at the driver's edge."""
+"""The errors of the driver and of the server, translated once, where the driver is called.
+
+Three exceptions say what became of a request: `NotSentError` (certainly not executed), `RefusedError` (not executed,
+and repeating it does not help) and `NoAnswerError` (executed or not). An error reply of the server has a `Disposition`:
+what to do about it. The public error follows from these: a push that was certainly not executed is rejected, any other
+push is uncertain, and everything that is not a push is unavailable.
+"""
 
 from __future__ import annotations
 
@@ -17,44 +23,44 @@ class NotSentError(Exception):
 
 
 class RefusedError(NotSentError):
-    """The server was reached and does not let us in: to try again within moments does not help."""
+    """The server was reached and refused the login, the database or a command: trying again soon does not help."""
 
 
 class NoAnswerError(Exception):
-    """Sent, but the answer did not come: executed or not."""
+    """Sent, but no reply arrived: executed or not."""
 
 
 FAILURES: Final = (NotSentError, NoAnswerError)
 
 
-class Advice(Enum):
-    """What to do about an error that the server answered with; nothing was executed in any of these cases."""
+class Disposition(Enum):
+    """What to do about an error reply. Nothing was executed, except perhaps with UNKNOWN."""
 
     LOAD = "load the scripts and repeat"
-    MOVE = "look where the node is now, and repeat"
+    MOVE = "look up the master again and repeat"
     WAIT = "repeat a little later"
-    GIVE_UP = "repeating does not help"
+    GIVE_UP = "do not repeat"
     UNKNOWN = "part of it may have been executed"
 
 
-_ADVICE: Final = {
-    "NOSCRIPT": Advice.LOAD,
-    "MOVED": Advice.MOVE,
-    "ASK": Advice.MOVE,
-    "READONLY": Advice.MOVE,
-    "MASTERDOWN": Advice.MOVE,
-    "UNBLOCKED": Advice.MOVE,
-    "CLUSTERDOWN": Advice.MOVE,
-    "LOADING": Advice.MOVE,
-    "TRYAGAIN": Advice.WAIT,
-    "BUSY": Advice.WAIT,
-    "OOM": Advice.GIVE_UP,
-    "MISCONF": Advice.GIVE_UP,
-    "NOREPLICAS": Advice.GIVE_UP,
-    "NOPERM": Advice.GIVE_UP,
-    "NOAUTH": Advice.GIVE_UP,
-    "WRONGTYPE": Advice.GIVE_UP,
-    "CROSSSLOT": Advice.GIVE_UP,
+_DISPOSITIONS: Final = {
+    "NOSCRIPT": Disposition.LOAD,
+    "MOVED": Disposition.MOVE,
+    "ASK": Disposition.MOVE,
+    "READONLY": Disposition.MOVE,
+    "MASTERDOWN": Disposition.MOVE,
+    "UNBLOCKED": Disposition.MOVE,
+    "CLUSTERDOWN": Disposition.MOVE,
+    "LOADING": Disposition.MOVE,
+    "TRYAGAIN": Disposition.WAIT,
+    "BUSY": Disposition.WAIT,
+    "OOM": Disposition.GIVE_UP,
+    "MISCONF": Disposition.GIVE_UP,
+    "NOREPLICAS": Disposition.GIVE_UP,
+    "NOPERM": Disposition.GIVE_UP,
+    "NOAUTH": Disposition.GIVE_UP,
+    "WRONGTYPE": Disposition.GIVE_UP,
+    "CROSSSLOT": Disposition.GIVE_UP,
 }
 
 _OF_CLASS: Final = {
@@ -70,48 +76,48 @@ _OF_CLASS: Final = {
     "NoPermissionError": "NOPERM",
     "ClusterCrossSlotError": "CROSSSLOT",
 }
-"""The driver cuts off the code of the errors that it has a class for."""
+"""The driver removes the code from the message of the errors that it has a class for."""
 
 
-def advise(error: RedisError) -> Advice:
+def disposition_of(error: RedisError) -> Disposition:
     """Return what to do about an error reply."""
     code = _OF_CLASS.get(type(error).__name__) or str(error).partition(" ")[0]
-    return _ADVICE.get(code, Advice.UNKNOWN)
+    return _DISPOSITIONS.get(code, Disposition.UNKNOWN)
 
 
 def refused(error: Exception) -> bool:
-    """Return whether what was answered while a connection was made will be answered again."""
+    """Return whether an error that occurred while connecting will occur again."""
     if isinstance(error, ResponseError):
-        return advise(error) in (Advice.GIVE_UP, Advice.UNKNOWN)
+        return disposition_of(error) in (Disposition.GIVE_UP, Disposition.UNKNOWN)
     return isinstance(error, RefusedError | AuthenticationError)
 
 
 def not_sent(text: str, error: Exception) -> NotSentError:
-    """Return what it means that a connection could not be made."""
+    """Return the error for a connection that could not be made."""
     return caused(RefusedError(text) if refused(error) else NotSentError(text), error)
 
 
 def unavailable(error: BaseException, backend: str) -> BackendUnavailableError:
-    """Return the library's error for what failed and was no push."""
+    """Return the public error for a failure of anything but a push."""
     return caused(BackendUnavailableError(f"Redis cannot be used: {reason(error)}", backend=backend), error)
 
 
 def rejected(error: BaseException, backend: str) -> PushRejectedError:
-    """Return the library's error for an event that was certainly not stored."""
+    """Return the public error for an event that was certainly not stored."""
     return caused(PushRejectedError(f"Redis stored nothing: {reason(error)}", backend=backend), error)
 
 
 def uncertain(error: BaseException, backend: str) -> PushUncertainError:
-    """Return the library's error for an event that may have been stored."""
+    """Return the public error for an event that may have been stored."""
     return caused(PushUncertainError(f"the event may be stored: {reason(error)}", backend=backend), error)
 
 
 def caused(wrapped: E, error: BaseException) -> E:
-    """Chain the driver's exception; those that only carry one stand back for it."""
+    """Set the driver's exception as the cause, in place of the internal one that carries it."""
     wrapped.__cause__ = error.__cause__ or error
     return wrapped
 
 
 def reason(error: BaseException) -> str:
-    """Return the driver's words; its own `repr` leaves them out."""
+    """Return the message, with the class name where it is the driver's."""
     return f"{type(error).__name__}: {error}" if isinstance(error, RedisError) else str(error)

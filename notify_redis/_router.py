@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 import anyio
 from anyio.abc import TaskStatus
@@ -15,27 +15,28 @@ from notify import Event, Guarantees, RoutingInfo
 from notify.abc import Deliver
 from notify.errors import NotifyError, UsageError
 
-from ._client import Client
-from ._connection import Where, pack
+from ._client import RedisClient
+from ._connection import RedisUrl, pack
 from ._errors import FAILURES, unavailable
-from ._hearing import Hearing
-from ._keys import Keys, partition_of
+from ._listen import Subscriptions
+from ._names import RedisNames, partition_of
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
-_EVERYBODY = 0
+_ALL_INSTANCES: Final = 0
+"""The partition of the channel of all instances."""
 
 
 class RedisRouter:
-    """Carries events to other instances by pub/sub. asyncio.
+    """Sends events to other instances by pub/sub. asyncio.
 
-    What is published while nobody listens, or while a connection is made again, is lost; streams find it in the log.
+    Delivery is best effort: what is published while an instance reconnects is lost, and its streams find it in the log.
 
     Args:
-        where: as for `RedisStore`.
-        prefix: what every channel begins with.
-        canary: seconds between two canaries; after two without one the connection is made again.
-        timeout: seconds that one route may take.
+        url: as for `RedisStore`.
+        prefix: begins the name of every channel.
+        probe_interval: seconds between two probes; after two intervals without one the connection is replaced.
+        timeout: seconds that one `route` may take.
 
     Raises:
         UsageError: an argument is unacceptable.
@@ -43,18 +44,20 @@ class RedisRouter:
 
     guarantees: ClassVar = Guarantees(shared=True)
 
-    def __init__(self, where: Where, *, prefix: str = "notify", canary: float = 5.0, timeout: float = 4.0) -> None:
-        for name, value in {"canary": canary, "timeout": timeout}.items():
+    def __init__(
+        self, url: RedisUrl, *, prefix: str = "notify", probe_interval: float = 5.0, timeout: float = 4.0
+    ) -> None:
+        for name, value in {"probe_interval": probe_interval, "timeout": timeout}.items():
             if not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value!r}")
-        self._keys = Keys(prefix)
-        self._client = Client(where, type(self).__name__)
-        self._interval = canary
+        self._names = RedisNames(prefix)
+        self._client = RedisClient(url, type(self).__name__)
+        self._probe_interval = probe_interval
         self._timeout = timeout
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
         """See `notify.abc.Router.route`."""
-        channel, partition = self._everybody() if to is None else self._instance(to.instance_id)
+        channel, partition = self._all_instances() if to is None else self._instance(to.instance_id)
         command = pack(self._client.publish, channel, event.to_bytes())
         self._client.check_open()
         try:
@@ -65,38 +68,38 @@ class RedisRouter:
             raise unavailable(reply, self._client.name) from reply
 
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
-        """See `notify.abc.ReceivingRouter.receive`; connects again by itself after a failure."""
+        """See `notify.abc.ReceivingRouter.receive`; reconnects by itself after a failure (see `_listen`)."""
         self._client.check_open()
 
-        def hear(_channel: bytes, message: bytes) -> None:
+        def on_message(_channel: bytes, message: bytes) -> None:
             try:
                 deliver(Event.from_bytes(message))
             except NotifyError as error:
                 logger.warning("a routed event cannot be delivered: %s", error)
 
         name = secrets.token_hex(6)
-        hearing = Hearing(
+        subscriptions = Subscriptions(
             self._client,
-            canary=lambda partition: self._keys.named(partition, "c", name),
-            interval=self._interval,
-            on_message=hear,
+            probe=lambda partition: self._names.named(partition, "c", name),
+            probe_interval=self._probe_interval,
+            on_message=on_message,
             on_gap=lambda _channel: None,
         )
-        channels = [self._everybody(), self._instance(instance_id)]
+        channels = [self._all_instances(), self._instance(instance_id)]
         try:
             for channel, partition in channels:
-                hearing.open(channel, partition)
-            while not all(hearing.hears(channel) for channel, _ in channels):
+                subscriptions.open(channel, partition)
+            while not all(subscriptions.receives(channel) for channel, _ in channels):
                 for channel, _ in channels:
-                    await hearing.ready(channel, 1.0)
+                    await subscriptions.ready(channel, 1.0)
                 await anyio.sleep(0.01)
             task_status.started()
             await anyio.sleep_forever()
         finally:
-            hearing.stop()
+            subscriptions.stop()
 
     async def aclose(self) -> None:
-        """Drop every connection. Idempotent."""
+        """Close every connection. Idempotent."""
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
@@ -112,7 +115,7 @@ class RedisRouter:
 
     def _instance(self, instance_id: str) -> tuple[bytes, int]:
         partition = partition_of(instance_id)
-        return self._keys.named(partition, "i", instance_id), partition
+        return self._names.named(partition, "i", instance_id), partition
 
-    def _everybody(self) -> tuple[bytes, int]:
-        return self._keys.named(_EVERYBODY, "all"), _EVERYBODY
+    def _all_instances(self) -> tuple[bytes, int]:
+        return self._names.named(_ALL_INSTANCES, "all"), _ALL_INSTANCES

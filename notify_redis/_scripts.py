@@ -1,4 +1,4 @@
-"""The Lua scripts, by the checksum that Redis knows them by."""
+"""The Lua scripts in `_lua/`, each with the checksum that EVALSHA calls it by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Script:
 
     Attributes:
         source: its text.
-        sha: what EVALSHA calls it by.
+        sha: the SHA-1 of the text, in hexadecimal digits.
     """
 
     def __init__(self, name: str) -> None:
@@ -24,3 +24,4 @@ PUSH: Final = Script("push")
 READ: Final = Script("read")
 LEASE: Final = Script("lease")
 SCRIPTS: Final = (PUSH, READ, LEASE)
+"""Loaded on every new connection, and again after a reply NOSCRIPT."""

@@ -1,4 +1,4 @@
-"""What the server should be told by its operator: looked at once, at the first connection, and said in the log."""
+"""Settings of the server that endanger the promises: checked once, on the first connection, and logged as warnings."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ._connection import Source, Wire, ask, pack
+from ._connection import Connection, Endpoint, ask, pack
 from ._errors import NotSentError
 
-logger = logging.getLogger("notify")
+logger = logging.getLogger("notify.redis")
 
 
-async def self_check(wire: Wire, source: Source, name: str) -> None:
-    """Warn of settings that endanger the promises; what may not be asked is passed over.
+async def self_check(connection: Connection, endpoint: Endpoint, name: str) -> None:
+    """Log a warning for each such setting; those that the login may not read are skipped.
 
     Raises:
         NotSentError: the server is too old.
     """
     sections = (b"server", b"persistence", b"memory", b"replication")
     commands = [pack(b"INFO", section) for section in sections] + [pack(b"CONFIG", b"GET", b"save")]
-    *info, save = await ask(wire, *commands)
+    *info, save = await ask(connection, *commands)
     facts: dict[str, str] = {}
     for text in info:
         if not isinstance(text, ResponseError):
             facts |= dict(re.findall(r"^([a-z_]+):(.*?)\r?$", bytes(text).decode(errors="replace"), re.MULTILINE))
-    for trouble in troubles(facts, save):
-        logger.warning("%s at %s: %s", name, source, trouble)
-    check_version(facts.get("redis_version", "99"), is_cluster=source.is_cluster)
+    for problem in problems(facts, save):
+        logger.warning("%s at %s: %s", name, endpoint, problem)
+    check_version(facts.get("redis_version", "99"), is_cluster=endpoint.is_cluster)
 
 
 def check_version(text: str, *, is_cluster: bool) -> None:
-    """Refuse a server that lacks what is needed: a cluster, pub/sub by slots; any, approximate trimming by time.
+    """Refuse a server without the features that are needed: sharded pub/sub in a cluster, XTRIM MINID anywhere.
 
     Raises:
         NotSentError: too old.
     """
     needed = (7, 0) if is_cluster else (6, 2)
     if tuple(int(part) for part in re.findall(r"\d+", text)[:2]) < needed:
-        raise NotSentError(f"Redis {text} is too old; needed is {'.'.join(map(str, needed))}")
+        raise NotSentError(f"Redis {text} is too old: {'.'.join(map(str, needed))} or later is needed")
 
 
-def troubles(facts: dict[str, str], save: Any) -> list[str]:
-    """Return what is wrong, in words."""
+def problems(facts: dict[str, str], save: Any) -> list[str]:
+    """Return a message for each problem."""
     found = []
     policy = facts.get("maxmemory_policy", "noeviction")
     if policy != "noeviction" and facts.get("maxmemory", "0") != "0":

@@ -1,4 +1,4 @@
-"""A store in Redis streams: one for each user."""
+"""A store in Redis streams: one stream for each user."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import Any, ClassVar, Final, Self
 
 from redis.exceptions import ResponseError
 
-from notify import Event, Guarantees, Page, continuity, ids
+from notify import Event, Guarantees, Page, ids
+from notify.adapters import Retention, check_user
 from notify.errors import CodecError, NotifyError, UsageError
-from notify.event import check_user
 
-from ._client import Client
-from ._connection import Where, pack
-from ._entry import decode
+from ._attempt import PushAttempts, PushCommands
+from ._client import RedisClient
+from ._connection import RedisUrl, pack
 from ._errors import FAILURES, unavailable
-from ._keys import PARTITIONS, Keys
-from ._pushes import Retention
+from ._names import PARTITIONS, RedisNames
+from ._record import decode
+from ._save import RedisSaver
 from ._scripts import READ
-from ._writes import Writer
 
-HOUR: Final = 3600.0
 PAGES_PER_CALL: Final = 64
 """Logs read by one call of the script."""
 
 TRIMS_PER_CALL: Final = 256
+
 _LAST: Final = (1 << 64) - 1
 
 
 class RedisStore:
-    """Keeps events in Redis streams. asyncio; Redis 6.2 or later: a single server, with sentinels, or a cluster of 7.
+    """Stores events in Redis streams. asyncio; Redis 6.2 or later, alone or with Sentinel; 7.0 or later as a cluster.
 
     Args:
-        where: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host/service/db`, `redis+cluster://host,host`;
+        url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host/service/db`, `redis+cluster://host,host`;
             or a client or pool of `redis.asyncio`, which is only read for its address and login and never closed.
-        prefix: what every key and channel begins with.
+        prefix: begins the name of every key and channel.
         max_len: events kept for each user; up to about 100 more stay, because Redis trims whole blocks.
         exact: keep no more than `max_len`, at the cost of slower pushes.
         max_age: seconds that events are kept; None: until `max_len` or `trim` removes them.
         key_window: seconds within which a repeated idempotency key returns the first event.
         min_replicas: replicas that must confirm a push, or it raises PushUncertainError.
         inline: bytes of an event up to which its announcement carries it; readers fetch larger ones.
-        timeout: seconds until a push or read without an answer has failed; less than the notifier's own.
+        timeout: seconds after which a push or read without an answer has failed; less than the notifier's own.
 
     Raises:
         UsageError: an argument is unacceptable.
@@ -53,7 +53,7 @@ class RedisStore:
 
     def __init__(
         self,
-        where: Where,
+        url: RedisUrl,
         *,
         prefix: str = "notify",
         max_len: int = 1000,
@@ -64,31 +64,24 @@ class RedisStore:
         inline: int = 4096,
         timeout: float = 4.0,
     ) -> None:
-        for name, value in {
-            "max_len": max_len,
-            "max_age": max_age,
-            "key_window": key_window,
-            "timeout": timeout,
-        }.items():
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+        retention = Retention(max_len, max_age, key_window)
+        if not timeout > 0:
+            raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
         if min_replicas < 0 or inline < 0:
-            raise UsageError("min_replicas and inline cannot be negative")
-        self._keys = Keys(prefix)
-        self._client = Client(where, type(self).__name__)
-        self._age = 0 if max_age is None else max(1, int(max_age * 1000))
+            raise UsageError(f"min_replicas and inline must not be negative, got {min_replicas!r} and {inline!r}")
+        self._names = RedisNames(prefix)
+        self._client = RedisClient(url, type(self).__name__)
+        self._age_ms = 0 if max_age is None else max(1, int(max_age * 1000))
         self._timeout = timeout
-        self._inline = inline
-        ttl = 0 if max_age is None else int(max(max_age, HOUR) * 1000)
-        window = max(1, int(key_window * 1000))
-        retention = Retention(max_len, exact, ttl, self._age, window, inline)
-        self._writer = Writer(self._client, self._keys, retention, min_replicas=min_replicas, timeout=timeout)
+        commands = PushCommands(self._names, retention, exact=exact, inline=inline, publish=self._client.publish)
+        attempts = PushAttempts(self._client, commands, min_replicas=min_replicas, timeout=timeout)
+        self._saver = RedisSaver(self._client, attempts)
 
     # -- Store ---------------------------------------------------------------------------------------------------
 
     async def save(self, event: Event) -> Event:
         """See `notify.abc.Store.save`; concurrent saves share round trips, and cancelling one undoes nothing."""
-        (outcome,) = await self._writer.save([event])
+        (outcome,) = await self._saver.save([event])
         if isinstance(outcome, NotifyError):
             raise outcome
         return outcome
@@ -96,27 +89,28 @@ class RedisStore:
     async def read(self, user: str, after: str, limit: int) -> Page:
         """See `notify.abc.Store.read`.
 
-        The script that reads entries and head in one piece costs the server five times as much for each entry as a
-        plain read. So both are asked: entries that follow speak for themselves, and where there are none, the head that
-        was seen at another moment counts only if nothing has happened. Whatever is left is for the script.
+        The script that reads entries and head consistently costs the server five times as much for each entry as a
+        plain XRANGE. So both are sent: the script for the head alone, and XRANGE. Entries prove continuity by their
+        `prev`, so the head does not matter. Without entries, nothing is new if the head is the position asked for. In
+        all other cases the script reads both.
         """
         self._client.check_open()
         check_user(user)
-        start = _after(after)
+        start = _range_start(after)
         if start:
-            stream, _, _, partition = self._keys.of_user(user)
-            head = self._read_command([user], {user: after}, 0, quiet=False)
+            stream, _, _, partition = self._names.of_user(user)
+            head = self._read_command([user], {user: after}, 0, only_news=False)
             entries = pack(b"XRANGE", stream, start, b"+", b"COUNT", b"%d" % limit)
             (now, page), rows = await self._ask([(partition, head), (partition, entries)])
-            if rows and (not self._age or ids.parse(rows[0][0].decode())[0] >= now - self._age):
+            if rows and (not self._age_ms or ids.parse(rows[0][0].decode())[0] >= now - self._age_ms):
                 return self._page(user, after, "", False, rows)
             if not rows and page[1].decode() == after:
                 return Page((), None, after)
-        return (await self._read({user: after}, limit, quiet=False))[user]
+        return (await self._read({user: after}, limit, only_news=False))[user]
 
     async def head(self, user: str) -> str:
         """See `notify.abc.Store.head`."""
-        return (await self._read({user: ids.ZERO}, 0, quiet=False))[user].position
+        return (await self._read({user: ids.ZERO}, 0, only_news=False))[user].position
 
     async def trim(self, before: datetime | str) -> int:
         """See `notify.abc.Store.trim`; goes by the index of users that pushes keep, never over the keyspace."""
@@ -128,7 +122,7 @@ class RedisStore:
         count = 0
         while cursors:
             scans = [
-                (part, pack(b"ZSCAN", self._keys.indexes[part], at, b"COUNT", b"500")) for part, at in cursors.items()
+                (part, pack(b"ZSCAN", self._names.indexes[part], at, b"COUNT", b"500")) for part, at in cursors.items()
             ]
             found: list[tuple[int, bytes]] = []
             for (part, _), (cursor, members) in zip(scans, await self._ask(scans), strict=True):
@@ -148,7 +142,7 @@ class RedisStore:
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
-        """Connect, so that a wrong address shows here; the first use would do it too."""
+        """Connect, so that a wrong address raises here; the first use would do it too."""
         await self._ask([(0, pack(b"PING"))])
         return self
 
@@ -162,20 +156,21 @@ class RedisStore:
 
     async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
         """See `notify.abc.SaveMany.save_many`."""
-        return await self._writer.save(events)
+        return await self._saver.save(events)
 
     def save_soon(self, event: Event, done: Callable[[Event | NotifyError], None]) -> None:
         """See `notify.abc.SaveSoon.save_soon`."""
-        self._writer.save_soon(event, done)
+        self._saver.save_soon(event, done)
 
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""
-        pages = await self._read(after, limit, quiet=True)
+        pages = await self._read(after, limit, only_news=True)
         return {user: page for user, page in pages.items() if page.events or page.gap}
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    async def _read(self, after: Mapping[str, str], limit: int, *, quiet: bool) -> dict[str, Page]:
+    async def _read(self, after: Mapping[str, str], limit: int, *, only_news: bool) -> dict[str, Page]:
+        """Read a page for each user by the script; with `only_news` not for those with nothing new."""
         self._client.check_open()
         for user in after:
             check_user(user)
@@ -183,9 +178,9 @@ class RedisStore:
             await self._client.locate()
         except FAILURES as error:
             raise unavailable(error, self._client.name) from error
-        chunks = self._client.chunks(after, lambda user: self._keys.of_user(user)[3], PAGES_PER_CALL)
+        chunks = self._client.chunks(after, lambda user: self._names.of_user(user)[3], PAGES_PER_CALL)
         commands = [
-            (self._keys.of_user(users[0])[3], self._read_command(users, after, limit, quiet=quiet))
+            (self._names.of_user(users[0])[3], self._read_command(users, after, limit, only_news=only_news))
             for _, users in chunks
         ]
         pages: dict[str, Page] = {}
@@ -195,27 +190,25 @@ class RedisStore:
                 pages[user] = self._page(user, after[user], head.decode(), bool(is_old), entries)
         return pages
 
-    def _read_command(self, users: Sequence[str], after: Mapping[str, str], limit: int, *, quiet: bool) -> bytes:
-        names = [self._keys.stream(user) for user in users]
-        rest = [b"%d" % limit, b"%d" % self._age, b"1" if quiet else b""]
+    def _read_command(self, users: Sequence[str], after: Mapping[str, str], limit: int, *, only_news: bool) -> bytes:
+        streams = [self._names.stream(user) for user in users]
+        rest = [b"%d" % limit, b"%d" % self._age_ms, b"1" if only_news else b""]
         for user in users:
-            rest += [after[user].encode(), _after(after[user])]
-        return pack(b"EVALSHA", READ.sha, b"%d" % len(names), *names, *rest)
+            rest += [after[user].encode(), _range_start(after[user])]
+        return pack(b"EVALSHA", READ.sha, b"%d" % len(streams), *streams, *rest)
 
     def _page(self, user: str, after: str, head: str, is_old: bool, entries: Sequence[Any]) -> Page:
-        if not entries:
-            return Page((), continuity(after, None, head, expired=is_old), head)
         events = [self._event(user, id_, fields) for id_, fields in entries]
-        return Page(events, continuity(after, events[0].prev, head), events[-1].id)
+        return Page.of(events or (), after, head, expired=is_old)
 
     def _event(self, user: str, id_: bytes, fields: Sequence[bytes]) -> Event:
         event = decode(fields[5], id_.decode(), fields[1].decode())
         if event.user != user:
-            raise CodecError(f"an event of {event.user!r} stands in the log of {user!r}")
+            raise CodecError(f"the log of {user!r} holds an event of {event.user!r}")
         return event
 
     async def _ask(self, commands: Sequence[tuple[int, bytes]]) -> list[Any]:
-        """Send commands that change nothing twice and return their replies."""
+        """Send commands that may be executed twice and return their replies; an error reply is raised."""
         self._client.check_open()
         try:
             replies = await self._client.ask(commands, self._timeout)
@@ -227,7 +220,7 @@ class RedisStore:
         return replies
 
 
-def _after(position: str) -> bytes:
-    """Return the exclusive start of a range; empty where nothing can follow."""
+def _range_start(position: str) -> bytes:
+    """Return the position as the exclusive start of a range; empty for the last id of all, which nothing can follow."""
     ms, sequence = ids.parse(position)
     return b"" if (ms, sequence) == (_LAST, _LAST) else b"(%d-%d" % (ms, sequence)

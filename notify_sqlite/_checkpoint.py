@@ -1,7 +1,9 @@
-"""The checkpointer: of all processes on one file, one moves the WAL's pages into the file, in its writing thread.
+"""Checkpoints: moving the pages of the write-ahead log (WAL) into the database file, by one process of all.
 
-Two connections that checkpoint at the same moment can damage a file under SQLite before 3.51.3, so nobody else
-ever does.
+SQLite before 3.51.3 has a rare bug: two connections that checkpoint at nearly the same moment, while a third one
+commits, can damage the file. So automatic checkpoints are off on every connection, a file lock elects one process, and
+only the writing thread of that process checkpoints. When it dies, the system releases the lock and the next process to
+look takes over.
 """
 
 from __future__ import annotations
@@ -14,45 +16,48 @@ from typing import Any, Final
 
 import anyio
 
-from ._errors import DRIVER
-from ._file import Lock
+from notify.adapters import OutageLog
 
-logger = logging.getLogger("notify")
+from ._errors import DRIVER
+from ._file import FileLock
+
+logger = logging.getLogger("notify.sqlite")
 
 INTERVAL: Final = 1.0
-"""Seconds between two looks at the WAL, and between two tries to become the checkpointer."""
+"""Seconds between two looks at the WAL, and between two attempts to be elected."""
 
 PAGES: Final = 1000
-"""Pages in the WAL after which a commit of the checkpointer's own process checkpoints."""
+"""Pages in the WAL after which a commit of the elected process checkpoints."""
 
 LIMIT: Final = 8 * 2**20
-"""Bytes of WAL above which the checkpointer empties the file, whoever wrote it."""
+"""Bytes above which the elected process empties the WAL, whichever process wrote it."""
 
 SAFE: Final = (3, 51, 3)
-"""The first SQLite that several writing processes can use without the reset bug of the WAL."""
+"""The first SQLite without that bug."""
 
 
 class Checkpointer:
-    """Runs for each open database, and acts in one of them.
+    """Runs for each open database, and checkpoints while elected.
 
     Args:
         path: the database.
-        lock: held by the one that acts.
+        lock: held by the elected one.
         maintain: runs a job in the writing thread.
     """
 
     def __init__(
-        self, path: str, lock: Lock, maintain: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
+        self, path: str, lock: FileLock, maintain: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
     ) -> None:
         self._wal = f"{path}-wal"
         self._path = path
         self._lock = lock
         self._maintain = maintain
+        self._outage = OutageLog(logger, f"cannot checkpoint {path}", f"checkpoints of {path} work again")
         self._warned = False
 
     @property
     def elected(self) -> bool:
-        """Whether this one acts."""
+        """Whether this process checkpoints, through this object."""
         return self._lock.held
 
     @property
@@ -64,36 +69,38 @@ class Checkpointer:
             return 0
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Look every `INTERVAL` seconds, until cancelled."""
         while True:
             try:
                 await self.step()
             except DRIVER as error:
-                logger.warning("cannot checkpoint %s: %r", self._path, error)
+                self._outage.failed(error)
+            else:
+                self._outage.recovered()
             await anyio.sleep(INTERVAL)
 
     async def step(self) -> None:
-        """Become the checkpointer if nobody else is, and bound the WAL."""
+        """Try to be elected; while elected, bound the WAL."""
         if not self._lock.held:
             if not self._lock.acquire():
-                self._warn()
+                self._warn_of_old_version()
                 return
-            await self._maintain(_checkpoint_by_itself)
+            await self._maintain(_checkpoint_automatically)
         if self.wal_size > LIMIT:
             await self._maintain(_empty_wal)
 
     def release(self) -> None:
-        """Let another one act. Idempotent."""
+        """Let another process be elected. Idempotent."""
         self._lock.release()
 
-    def _warn(self) -> None:
+    def _warn_of_old_version(self) -> None:
         holder = self._lock.holder()
         if self._warned or holder in (None, os.getpid()) or sqlite3.sqlite_version_info >= SAFE:
             return
         self._warned = True
         logger.warning(
-            "processes %d and %d use %s with SQLite %s, which has a rare bug that damages a file which several "
-            "processes write; use 3.51.3 or later",
+            "processes %d and %d use %s with SQLite %s, which has a rare bug that damages a file written by several "
+            "processes: use SQLite 3.51.3 or later",
             os.getpid(),
             holder,
             self._path,
@@ -101,12 +108,12 @@ class Checkpointer:
         )
 
 
-def _checkpoint_by_itself(db: sqlite3.Connection) -> None:
+def _checkpoint_automatically(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA wal_autocheckpoint = {PAGES:d}")
 
 
 def _empty_wal(db: sqlite3.Connection) -> None:
-    """Move every page that no reader pins; empty the WAL once that was all, for only then nobody is kept waiting."""
+    """Move every page that no reader still needs; truncate the WAL only if that was all, so that nothing waits."""
     _, pages, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if pages == moved:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

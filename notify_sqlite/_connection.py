@@ -1,6 +1,7 @@
-"""The connections to one file: opened at first use, one that writes, one that reads, and who waits for them.
+"""The two connections to one file, one that writes and one that reads. They are opened at first use.
 
-Every call of the driver runs in a task of ours; callers wait for its outcome, and cancelling them abandons that alone.
+Every call of the driver runs in a background task, as one whole job. Callers wait for its outcome, and cancelling a
+caller abandons only that wait: a transaction is never left open halfway, with the lock of the file held.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal, TypeAlias, TypeVar
@@ -15,13 +17,14 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import aiosqlite
 import anyio
 
-from notify import Background, ClosedError, UsageError
+from notify import UsageError
+from notify.adapters import Background, LoopGuard
 
 from . import _schema
 from ._checkpoint import Checkpointer
 from ._errors import DRIVER, failed_commit, rejected, unavailable
-from ._file import Identity, Lock, check_local
-from ._worker import close, connect, insist, roll_back, run, running_loop
+from ._file import FileIdentity, FileLock, check_local
+from ._worker import close, connect, execute_locking, roll_back, run
 
 T = TypeVar("T")
 
@@ -30,18 +33,21 @@ Job: TypeAlias = Callable[[sqlite3.Connection], T]
 
 Path: TypeAlias = str | os.PathLike[str]
 
+MAX_ROWS: Final = 500
+"""Rows that one transaction adds or removes at most: there is one write lock, and other processes wait for it."""
+
 _GRACE: Final = 1.0
 
 _SIZE_LIMIT: Final = 16 * 2**20
-"""Bytes to which a WAL that grew larger is cut when it starts anew."""
+"""Bytes to which a WAL that grew larger is cut when SQLite starts it again from the beginning."""
 
 
-class Database:
+class SQLiteDatabase:
     """One file, with the two connections of one store or tracker.
 
     Invariants:
         I1. No transaction is open between two jobs.
-        I2. Nothing is written to a file other than the one that was opened first, nor in a fork.
+        I2. Nothing is written to any file but the one that was opened first, nor in a forked process.
 
     Args:
         path: the file; its directory exists.
@@ -49,8 +55,13 @@ class Database:
         part: which tables: a file of `_sql`.
         table_prefix: begins the name of each table.
         synchronous: `"FULL"` or `"NORMAL"`.
-        lock_timeout: seconds to wait for somebody else who writes.
+        timeout: seconds to wait for the write lock.
         network: whether a network file system is accepted.
+
+    Attributes:
+        check: raises unless the database can be used here and now; see `LoopGuard.check`.
+        jobs: tasks of callers; closing waits for them.
+        services: tasks that run as long as the database is open; closing cancels them.
     """
 
     def __init__(
@@ -61,80 +72,62 @@ class Database:
         part: str,
         table_prefix: str,
         synchronous: Literal["FULL", "NORMAL"],
-        lock_timeout: float,
+        timeout: float,
         network: bool,
     ) -> None:
-        if not isinstance(path, str | os.PathLike):
-            raise UsageError(f"path is the path of a file, not {type(path).__name__}")
-        name = os.fsdecode(path)
-        if "://" in name:
-            raise UsageError(f"path is the path of a file, not a URL: {name.partition('://')[0]:.20}://...")
-        if not name or name == ":memory:" or name.startswith("file:"):
-            raise UsageError(f"path names a file, not {name!r}; for events in memory there is MemoryStore")
         if synchronous not in ("FULL", "NORMAL"):
-            raise UsageError(f'synchronous is "FULL" or "NORMAL", not {synchronous!r}')
-        if not lock_timeout > 0:
-            raise UsageError(f"lock_timeout must be greater than 0, not {lock_timeout!r}")
-        self.path = os.path.abspath(name)
+            raise UsageError(f'synchronous must be "FULL" or "NORMAL", not {synchronous!r}')
+        if not timeout > 0:
+            raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
+        self.path = _checked(path)
         self.owner = owner
         self.sql = _schema.statements(part, table_prefix)
+        self.timeout = timeout
         self.jobs = Background(owner)
         self.services = Background(owner)
         self._closing = Background(owner)
+        self._guard = LoopGuard(owner, asyncio_only=True)
+        self.check = self._guard.check
         self._synchronous = synchronous
-        self._patience = lock_timeout
         self._network = network
-        self._gate: anyio.Lock | None = None
-        self._pid = 0
-        self._loop: object = None
-        self._identity: Identity | None = None
+        self._opening: anyio.Lock | None = None
+        self._identity: FileIdentity | None = None
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._abandoned = threading.Event()
-        self.closed = False
-        self.checkpointer = Checkpointer(self.path, Lock(f"{self.path}-checkpointer"), self.maintain)
+        self.checkpointer = Checkpointer(self.path, FileLock(f"{self.path}-checkpointer"), self.maintain)
 
-    # -- jobs ----------------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Raise unless the database can be used here.
-
-        Raises:
-            ClosedError: it is closed.
-            UsageError: it was opened before a fork, or used in another event loop.
-        """
-        if self.closed:
-            raise ClosedError(f"{self.owner} is closed")
-        if self.forked:
-            raise UsageError(
-                f"{self.owner} was opened in process {self._pid} and cannot be used in its fork {os.getpid()}: "
-                "make a new one after the fork"
-            )
-        loop = running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif loop is not self._loop:
-            raise UsageError(f"this {self.owner} belongs to another event loop; make one for each loop")
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._guard.closed
 
     @property
     def forked(self) -> bool:
-        """Whether this process is a fork of the one that opened the database; no thread would answer here."""
-        return self._pid not in (0, os.getpid())
+        """Whether this process is a fork of the one that used the database first; its threads are not here."""
+        return self._guard.forked
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
 
     async def read(self, job: Job[T]) -> T:
-        """Run a job on the reading connection, for any caller.
+        """Run a job on the reading connection; called in the caller's task.
 
         Raises:
-            BackendUnavailableError: it failed.
+            BackendUnavailableError: the job failed.
             ClosedError: the database is closed.
         """
         self.check()
         return await self.jobs.run(self._read, job)
 
-    async def write(self, job: Job[T]) -> T:
-        """Run a job inside one transaction; called in a task of ours.
+    async def write(self, job: Job[T], until: float | None = None) -> T:
+        """Run a job inside one transaction; called in a background task.
+
+        Args:
+            job: adds or removes at most `MAX_ROWS` rows.
+            until: when to stop waiting for the write lock, by `time.monotonic`; None: after the timeout.
 
         Raises:
+            OverloadedError: the write lock was not free in time; nothing was stored.
             PushRejectedError: certainly nothing was stored.
             PushUncertainError: the outcome is unknown.
         """
@@ -143,22 +136,22 @@ class Database:
         except DRIVER as error:
             raise rejected(error, self.owner, self.path) from error
         try:
-            return await run(writer, partial(self._transact, job))
-        except ValueError as error:  # aiosqlite's, for a connection that is closed
+            return await run(writer, partial(self._transact, job, until or self._deadline()))
+        except ValueError as error:  # raised by aiosqlite if the connection is closed
             raise rejected(error, self.owner, self.path) from error
 
     async def maintain(self, job: Job[T]) -> T:
-        """Run a job on the writing connection without a transaction; called in a task of ours."""
+        """Run a job on the writing connection, without a transaction; called in a background task."""
         writer, _ = await self._open()
         return await run(writer, job)
 
     async def connect(self) -> aiosqlite.Connection:
-        """Open one more connection that only reads; the caller closes it."""
+        """Open another connection that only reads; the caller closes it."""
         await self._open()
         return await self._connect_reader()
 
     def check_file(self) -> None:
-        """Raise ReplacedError where the file is no longer the one that was opened; keeps I2."""
+        """Raise FileReplacedError if the path no longer names the file that was opened; keeps I2."""
         if self._identity is not None:
             self._identity.check()
 
@@ -173,11 +166,15 @@ class Database:
         except DRIVER as error:
             raise unavailable(error, self.owner, self.path) from error
 
-    def _transact(self, job: Job[T], db: sqlite3.Connection) -> T:
-        """Run a job between BEGIN and COMMIT, in the connection's thread."""
+    def _transact(self, job: Job[T], until: float, db: sqlite3.Connection) -> T:
+        """Run a job between BEGIN and COMMIT, in the connection's thread.
+
+        BEGIN IMMEDIATE takes the write lock at once. A transaction that reads first and locks later fails with
+        "database is locked" however long it may wait, because what it has read is out of date.
+        """
         try:
-            roll_back(db)  # where an earlier attempt to do so failed
-            insist(db, "BEGIN IMMEDIATE", self._patience, self._abandoned)
+            roll_back(db)  # if the rollback of an earlier job failed
+            execute_locking(db, "BEGIN IMMEDIATE", until, self._abandoned)
             try:
                 self.check_file()
                 result = job(db)
@@ -193,23 +190,25 @@ class Database:
             raise failed_commit(error, self.owner, self.path) from error
         return result
 
+    def _deadline(self) -> float:
+        return time.monotonic() + self.timeout
+
     # -- opening and closing -------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Open the connections now.
 
         Raises:
-            BackendUnavailableError: that failed.
+            BackendUnavailableError: the file cannot be opened.
         """
-        self.check()
-        await self.jobs.run(self._read, _nothing)
+        await self.read(_nothing)
 
     async def _open(self) -> tuple[aiosqlite.Connection, aiosqlite.Connection]:
         if self._writer is not None and self._reader is not None:
             return self._writer, self._reader
-        if self._gate is None:
-            self._gate = anyio.Lock()
-        async with self._gate:
+        if self._opening is None:
+            self._opening = anyio.Lock()
+        async with self._opening:
             if self._writer is None or self._reader is None:
                 await self._open_both()
             assert self._writer is not None
@@ -220,8 +219,7 @@ class Database:
         if not self._network:
             check_local(self.path)
         self.check_file()
-        self._pid = os.getpid()
-        writer = await connect(self.path)
+        writer = await connect(self.path, create=self._identity is None)  # keeps I2
         try:
             await run(writer, self._prepare_writer)
             reader = await self._connect_reader()
@@ -232,7 +230,7 @@ class Database:
         self.services.start(self.checkpointer.run)
 
     async def _connect_reader(self) -> aiosqlite.Connection:
-        reader = await connect(self.path, timeout=self._patience)
+        reader = await connect(self.path, create=False, timeout=self.timeout)
         try:
             await run(reader, _prepare_reader)
         except BaseException:
@@ -242,15 +240,15 @@ class Database:
 
     def _prepare_writer(self, db: sqlite3.Connection) -> None:
         _prepare(db)
-        (mode,) = insist(db, "PRAGMA journal_mode = WAL", self._patience, self._abandoned).fetchone()
+        (mode,) = execute_locking(db, "PRAGMA journal_mode = WAL", self._deadline(), self._abandoned).fetchone()
         if mode != "wal":
-            raise sqlite3.OperationalError(f"the file cannot be used in WAL mode, only in mode {mode!r}")
+            raise sqlite3.OperationalError(f"the file must support WAL mode, not only {mode!r}")
         db.execute(f"PRAGMA journal_size_limit = {_SIZE_LIMIT:d}")
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         if self._identity is None:
-            self._identity = Identity(self.path)
+            self._identity = FileIdentity(self.path)
         if not _schema.is_ready(db, self.sql):
-            insist(db, "BEGIN IMMEDIATE", self._patience, self._abandoned)
+            execute_locking(db, "BEGIN IMMEDIATE", self._deadline(), self._abandoned)
             try:
                 _schema.create(db, self.sql)
             except BaseException:
@@ -259,16 +257,16 @@ class Database:
             db.execute("COMMIT")
 
     async def aclose(self) -> None:
-        """Let jobs finish, then close; takes a few seconds at most. Idempotent. Cancelling abandons only the wait."""
+        """Let jobs finish, then close, within a few seconds. Idempotent. Cancelling abandons only the wait."""
         if self.closed:
             return
-        self.closed = True
+        self._guard.close()
         if not self.forked:
             await self._closing.run(self._close)
 
     async def _close(self) -> None:
         await self.services.aclose(_GRACE)
-        await self.jobs.settle(self._patience + _GRACE)
+        await self.jobs.settle(self.timeout + _GRACE)
         self._abandoned.set()
         await self.jobs.aclose(_GRACE)
         self.checkpointer.release()
@@ -276,6 +274,18 @@ class Database:
             if connection is not None:
                 await close(connection)
         self._reader = self._writer = None
+
+
+def _checked(path: Path) -> str:
+    """Return the absolute path, or raise UsageError where it does not name a file."""
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"path must be the path of a file, not {type(path).__name__}")
+    name = os.fsdecode(path)
+    if "://" in name:
+        raise UsageError(f"path must be the path of a file, not a URL: {name.partition('://')[0]:.20}://...")
+    if not name or name == ":memory:" or name.startswith("file:"):
+        raise UsageError(f"path must name a file, not {name!r}; to keep events in memory use MemoryStore")
+    return os.path.abspath(name)
 
 
 def _prepare(db: sqlite3.Connection) -> None:
@@ -290,4 +300,4 @@ def _prepare_reader(db: sqlite3.Connection) -> None:
 
 
 def _nothing(db: sqlite3.Connection) -> None:
-    """Do nothing; the connection is open."""
+    """Do nothing: what is wanted is an open connection."""

@@ -1,4 +1,4 @@
-"""The table that turns SQLite's errors into the library's, at the driver's edge."""
+"""The one table that turns SQLite's errors into the library's."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from notify import (
 )
 
 DRIVER: Final = (sqlite3.Error, OSError, ValueError)
-"""What a call of the driver may raise; aiosqlite raises ValueError for a connection that is closed."""
+"""What a call of the driver may raise; aiosqlite raises ValueError where the connection is closed."""
 
 _TEXTS: Final = {
-    sqlite3.SQLITE_BUSY: "somebody else holds the lock of the file",
+    sqlite3.SQLITE_BUSY: "another connection holds the write lock of the file",
     sqlite3.SQLITE_LOCKED: "another connection holds the lock of a table",
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_READONLY: "the file is read-only",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
-    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
+    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
     sqlite3.SQLITE_CORRUPT: "the file is damaged",
 }
 
-_HARMLESS: Final = frozenset(
+_NOT_COMMITTED: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_FULL,
@@ -35,15 +35,18 @@ _HARMLESS: Final = frozenset(
         sqlite3.SQLITE_CONSTRAINT,
     }
 )
-"""Codes after which a COMMIT that failed has stored nothing: its last page was not even written."""
+"""Codes after which a failed COMMIT has certainly stored nothing, because its last page was not even written.
+
+Any other code, such as that of a failed flush, comes after the write: recovery after a crash may find the commit.
+"""
 
 
-class ReplacedError(OSError):
-    """The file that was opened is no longer the one at the path."""
+class FileReplacedError(OSError):
+    """The path no longer names the file that was opened."""
 
 
 def rejected(error: Exception, backend: str, path: str) -> PushRejectedError:
-    """Return the error for a transaction of which certainly nothing is stored."""
+    """Return the error for a transaction that certainly stored nothing."""
     kind = OverloadedError if _primary(error) == sqlite3.SQLITE_BUSY else PushRejectedError
     return kind(f"nothing was stored: {_describe(error, path)}", backend=backend)
 
@@ -51,26 +54,27 @@ def rejected(error: Exception, backend: str, path: str) -> PushRejectedError:
 def failed_commit(error: Exception, backend: str, path: str) -> PushRejectedError | PushUncertainError:
     """Return the error for a COMMIT that failed and was rolled back."""
     code = getattr(error, "sqlite_errorcode", None)
-    if code in _HARMLESS or _primary(error) in _HARMLESS:
+    if code in _NOT_COMMITTED or _primary(error) in _NOT_COMMITTED:
         return rejected(error, backend, path)
-    message = f"the commit failed, and may be found after a crash: {_describe(error, path)}"
+    message = f"the commit failed, and a crash may bring its events back: {_describe(error, path)}"
     return PushUncertainError(message, backend=backend)
 
 
 def unavailable(error: Exception, backend: str, path: str) -> BackendUnavailableError:
-    """Return the error for a read, or for a clean-up that may be repeated."""
-    if isinstance(error, BackendError):  # a transaction that was refused above
+    """Return the error for a failed read, or for a failed clean-up, which is safe to repeat."""
+    if isinstance(error, BackendError):  # the transaction of a clean-up: `rejected` has described it
         return BackendUnavailableError(str(error), backend=backend)
     return BackendUnavailableError(f"cannot be read: {_describe(error, path)}", backend=backend)
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Return whether somebody else holds the lock that was needed."""
+    """Return whether the statement failed because another connection holds the lock."""
     return _primary(error) == sqlite3.SQLITE_BUSY
 
 
 def _primary(error: Exception) -> int | None:
-    code = getattr(error, "sqlite_errorcode", None)  # absent where Python itself complains
+    """Return the primary result code; None where the error is not SQLite's but Python's or the system's."""
+    code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 

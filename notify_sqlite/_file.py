@@ -1,4 +1,4 @@
-"""The file itself: on a local disk, still the one that was opened, and the lock beside it."""
+"""The file: whether its disk is local, whether it is still the file that was opened, and the lock file beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from notify import UsageError
 
-from ._errors import ReplacedError
+from ._errors import FileReplacedError
 
 NETWORK: Final = frozenset(
     {
@@ -19,24 +19,24 @@ NETWORK: Final = frozenset(
         *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.davfs2"),
     }
 )
-"""File systems that several hosts may share: their locks and shared memory do not suffice for SQLite's WAL."""
+"""File systems that several hosts may share. SQLite's WAL needs shared memory and reliable locks, which they lack."""
 
 MOUNTS = Path("/proc/mounts")
-_held: weakref.WeakSet[Lock] = weakref.WeakSet()
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 def file_system(path: str) -> str:
-    """Return the type of the file system that holds this path; empty where the system does not tell."""
+    """Return the type of the file system that holds this path; empty where the system does not list its mounts."""
     try:
         table = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return ""
-    where = Path(os.path.realpath(path))
+    file = Path(os.path.realpath(path))
     best, found = -1, ""
     for line in table.splitlines():
         _, point, kind, *_ = line.split(" ")
         mounted = Path(point.replace(r"\040", " ").replace(r"\011", "\t").replace(r"\134", "\\"))
-        if where.is_relative_to(mounted) and len(mounted.parts) >= best:
+        if file.is_relative_to(mounted) and len(mounted.parts) >= best:  # of equals, the later mount is on top
             best, found = len(mounted.parts), kind
     return found
 
@@ -45,43 +45,44 @@ def check_local(path: str) -> None:
     """Refuse a file that another host may open too.
 
     Raises:
-        UsageError: it lies on a network file system.
+        UsageError: the file is on a network file system.
     """
     kind = file_system(path)
     if kind in NETWORK:
         raise UsageError(
-            f"{path} is on a network file system ({kind}), where SQLite loses data when two hosts write; "
-            "put it on a local disk, or say network=True if only one host ever opens it"
+            f"{path} is on a network file system ({kind}), where SQLite loses data if two hosts write; "
+            "put it on a local disk, or pass network=True if only one host ever opens it"
         )
 
 
-class Identity:
-    """Which file a path named when it was opened."""
+class FileIdentity:
+    """Which file a path named when it was opened, by device and inode."""
 
-    __slots__ = ("_path", "_which")
+    __slots__ = ("_identity", "_path")
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._which = self._look()
+        self._identity = self._look()
 
     def check(self) -> None:
-        """Raise ReplacedError where the path names another file now, or none."""
+        """Raise FileReplacedError if the path now names another file, or none."""
         try:
-            which = self._look()
+            identity = self._look()
         except FileNotFoundError as error:
-            raise ReplacedError("the file was deleted; this store cannot be used any more") from error
-        if which != self._which:
-            raise ReplacedError("the file was replaced by another one; this store cannot be used any more")
+            raise FileReplacedError("the file was deleted while open; make a new store") from error
+        if identity != self._identity:
+            raise FileReplacedError("the file was replaced while open; make a new store")
 
     def _look(self) -> tuple[int, int]:
         found = os.stat(self._path)
         return found.st_dev, found.st_ino
 
 
-class Lock:
-    """A lock that at most one of all processes holds; the system releases it when its holder dies.
+class FileLock:
+    """A lock that at most one process holds. The system releases it when its holder dies.
 
-    It is a file beside the database: closing any handle of the database itself would drop SQLite's own locks.
+    It is a file beside the database, not the database itself: closing any handle of the database would drop SQLite's
+    own locks on it.
     """
 
     def __init__(self, path: str) -> None:
@@ -90,17 +91,17 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether it is ours."""
+        """Whether this object holds the lock."""
         return self._handle is not None
 
     def acquire(self) -> bool:
-        """Take the lock if it is free; return whether it is ours. Never waits."""
+        """Take the lock if it is free; return whether this object holds it. Never waits."""
         if self._handle is not None:
             return True
         try:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError:
-            return False  # a directory that cannot be written
+            return False  # the directory cannot be written
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -113,23 +114,23 @@ class Lock:
         return True
 
     def holder(self) -> int | None:
-        """Return the process id that the holder left in the file; None where there is none."""
+        """Return the process id that the holder wrote into the file; None where there is none."""
         try:
             return int(Path(self._path).read_bytes())
         except (OSError, ValueError):
             return None
 
     def release(self) -> None:
-        """Give the lock up. Idempotent."""
+        """Release the lock. Idempotent."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
 
-def _forget_locks() -> None:
-    """In a fork: close our copies, which would keep the locks of a parent that died."""
+def _release_copies() -> None:
+    """Close the lock handles that a forked process inherited: they would keep the locks of a parent that died."""
     for lock in list(_held):
         lock.release()
 
 
-os.register_at_fork(after_in_child=_forget_locks)
+os.register_at_fork(after_in_child=_release_copies)

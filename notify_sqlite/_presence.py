@@ -1,36 +1,39 @@
-"""Who is connected, in one SQLite file, for several processes of one host."""
+"""Presence in one SQLite file: where each user is connected, for several processes of one host."""
 
 from __future__ import annotations
 
+import json
+import logging
+import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import ClassVar, Self
+from types import MappingProxyType, TracebackType
+from typing import ClassVar, Self, TypeVar
 
-from notify import Guarantees, RoutingInfo, UsageError
-from notify.event import check_user
+from notify import BackendError, Guarantees, RoutingInfo
+from notify.adapters import LeaseKeeper, LeaseRegistration
 
-from . import _leases as leases
-from ._connection import Database, Path
-from ._keeper import Keeper
+from ._connection import MAX_ROWS, Job, Path, SQLiteDatabase
+from ._errors import unavailable
+from ._worker import roll_back
 
-_NOWHERE = RoutingInfo()
+logger = logging.getLogger("notify.sqlite")
+
+T = TypeVar("T")
 
 
 class SQLitePresence:
-    """Counts connections of all processes that share the file. asyncio only.
-
-    Each tracker has one lease, which one task renews for all of its registrations. What a process that died had
-    registered is gone when its lease ends.
+    """Knows which users are connected where, across the processes that share the file. asyncio only.
 
     Args:
         path: the file; its directory exists. It may be that of a store.
         table_prefix: begins the name of each table: `[a-z][a-z0-9_]{0,30}`.
-        ttl: seconds after which a process that does not renew its lease counts as dead, from 0.1 on.
-        lock_timeout: seconds to wait for another process that writes.
+        ttl: seconds after which a process that does not renew its lease counts as dead, from 0.1 to a day.
+        timeout: seconds to wait for another process that writes.
         network: accept a file on a network file system, which only one host may ever open.
-        clock: returns seconds since 1970; the processes' clocks agree.
+        clock: returns seconds since 1970; the processes' clocks agree. Called in any thread.
 
     Raises:
         UsageError: an argument is unacceptable.
@@ -44,58 +47,41 @@ class SQLitePresence:
         *,
         table_prefix: str = "notify_",
         ttl: float = 30.0,
-        lock_timeout: float = 4.0,
+        timeout: float = 4.0,
         network: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not 0.1 <= ttl <= 86_400:
-            raise UsageError(f"ttl is from 0.1 seconds to a day, not {ttl!r}")
-        self._clock = clock
-        self._database = Database(
+        owner = type(self).__name__
+        self._database = SQLiteDatabase(
             path,
-            owner=type(self).__name__,
+            owner=owner,
             part="presence",
             table_prefix=table_prefix,
             synchronous="NORMAL",
-            lock_timeout=lock_timeout,
+            timeout=timeout,
             network=network,
         )
-        self._keeper = Keeper(self._database, ttl, clock)
+        self._leases = SQLiteLeases(self._database, ttl, clock)
+        self._keeper = LeaseKeeper(
+            self._leases, owner=owner, ttl=ttl, batch_size=MAX_ROWS, asyncio_only=True, logger=logger
+        )
 
-    async def register(self, user: str, routing: RoutingInfo | None = None) -> _Registration:
+    async def register(self, user: str, routing: RoutingInfo | None = None) -> LeaseRegistration:
         """See `notify.abc.PresenceTracker.register`."""
-        self._database.check()
-        check_user(user)
-        registration = _Registration(self._keeper, user, routing or _NOWHERE)
-        self._keeper.add(registration)
-        try:
-            await self._keeper.settled()
-        except BaseException:
-            registration.release()
-            raise
-        return registration
+        return await self._keeper.register(user, routing)
 
     async def locate(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
-        """See `notify.abc.PresenceTracker.locate`; one's own registrations are known without asking the file."""
-        self._database.check()
-        wanted = list(dict.fromkeys(users))
-        job = partial(leases.locate, sql=self._database.sql, users=wanted, but=self._keeper.lease, clock=self._clock)
-        elsewhere = await self._database.read(job)
-        located: dict[str, Sequence[RoutingInfo]] = {}
-        for user in wanted:
-            places = {to.instance_id: to for to in (*elsewhere.get(user, ()), *self._keeper.places(user))}
-            if places:
-                located[user] = list(places.values())
-        return located
+        """See `notify.abc.PresenceTracker.locate`."""
+        return await self._keeper.locate(users)
 
     async def aclose(self) -> None:
-        """See `notify.abc.PresenceTracker.aclose`; others see it at once."""
-        if not self._database.closed and not self._database.forked:
-            await self._keeper.aclose()
+        """See `notify.abc.PresenceTracker.aclose`. A lease that cannot be released, for want of the lock, expires."""
+        await self._keeper.aclose()
         await self._database.aclose()
 
     async def __aenter__(self) -> Self:
         """Open the file, which the first use would do too."""
+        self._keeper.check()
         await self._database.open()
         return self
 
@@ -106,21 +92,102 @@ class SQLitePresence:
         await self.aclose()
 
 
-class _Registration:
-    """One connection of one user."""
+class SQLiteLeases:
+    """One tracker's lease, and the rows under it: see `notify.adapters.LeaseBackend`.
 
-    __slots__ = ("__weakref__", "_keeper", "routing", "user")
+    A lease counts while `now < expires <= now + ttl`. The second half is for a clock that steps back: without it the
+    lease of a crashed process would count for longer. Living processes renew theirs soon.
 
-    def __init__(self, keeper: Keeper, user: str, routing: RoutingInfo) -> None:
-        self._keeper = keeper
-        self.user = user
-        self.routing = routing
+    The methods that take a connection are jobs: they run in its thread, inside one transaction.
+    """
 
-    def release(self) -> None:
-        """End the registration. Idempotent."""
-        self._keeper.remove(self)
+    def __init__(self, database: SQLiteDatabase, ttl: float, clock: Callable[[], float]) -> None:
+        self.lease = secrets.token_hex(16)
+        self._database = database
+        self._sql = database.sql
+        self._ttl = ttl
+        self._clock = clock
 
-    async def aclose(self) -> None:
-        """End the registration and wait until others see it. Idempotent."""
-        self.release()
-        await self._keeper.settled()
+    async def write(self, changes: Mapping[str, Sequence[RoutingInfo]]) -> None:
+        """See `notify.adapters.LeaseBackend.write`."""
+        await self._transact(partial(self._write, changes=changes))
+
+    async def renew(self, locations: int | None) -> bool:
+        """See `notify.adapters.LeaseBackend.renew`."""
+        return locations in (None, await self._transact(self._renew))
+
+    async def fetch(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
+        """See `notify.adapters.LeaseBackend.fetch`."""
+        return await self._database.read(partial(self._fetch, users=users))
+
+    async def release(self, users: Sequence[str]) -> None:
+        """See `notify.adapters.LeaseBackend.release`. The lease goes first: without it no row counts any more."""
+        await self._transact(self._expire)
+        while not await self._transact(partial(self._remove, lease=self.lease)):
+            pass
+
+    async def _transact(self, job: Job[T]) -> T:
+        try:
+            return await self._database.write(job)
+        except BackendError as error:  # the database speaks of pushes
+            raise unavailable(error, self._database.owner, self._database.path) from error
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+
+    def _grant(self, db: sqlite3.Connection) -> int:
+        """Grant or renew the lease, and return the time in milliseconds."""
+        now, ttl = int(self._clock() * 1000), int(self._ttl * 1000)
+        db.execute(self._sql["renew_lease"], (self.lease, now + ttl, ttl))
+        return now
+
+    def _write(self, db: sqlite3.Connection, changes: Mapping[str, Sequence[RoutingInfo]]) -> None:
+        self._grant(db)
+        for user, locations in changes.items():
+            db.execute(self._sql["delete_user"], (self.lease, user))
+            for to in locations:
+                meta = json.dumps(dict(to.metadata)) if to.metadata else None
+                db.execute(self._sql["set_presence"], (self.lease, user, to.instance_id, meta))
+
+    def _renew(self, db: sqlite3.Connection) -> int:
+        """Renew the lease and return how many locations are under it; remove some of what crashed processes left."""
+        now = self._grant(db)
+        (count,) = db.execute(self._sql["count_presence"], (self.lease,)).fetchone()
+        for (lease,) in db.execute(self._sql["dead_leases"], (now,)).fetchall():
+            if not self._remove(db, lease):
+                break  # the rest goes with the next renewals
+        return int(count)
+
+    def _expire(self, db: sqlite3.Connection) -> None:
+        db.execute(self._sql["delete_lease"], (self.lease,))
+
+    def _remove(self, db: sqlite3.Connection, lease: str) -> bool:
+        """Remove a lease and what is under it; return False if there may be more rows than one transaction removes."""
+        rows = db.execute(self._sql["presence_of_lease"], (lease, MAX_ROWS)).fetchall()
+        db.executemany(self._sql["delete_presence"], rows)
+        if len(rows) == MAX_ROWS:
+            return False
+        db.execute(self._sql["delete_lease"], (lease,))
+        return True
+
+    def _fetch(self, db: sqlite3.Connection, users: Sequence[str]) -> dict[str, list[RoutingInfo]]:
+        """Return where these users are connected under the living leases of others.
+
+        All in one view of the file, and by the time after that was taken: a lease that is renewed in between would seem
+        to come from a clock that is ahead, and its users to be offline.
+        """
+        found: dict[str, list[RoutingInfo]] = {}
+        db.execute("BEGIN")
+        try:
+            db.execute(self._sql["any_lease"]).fetchone()
+            now = int(self._clock() * 1000)
+            for user in users:
+                rows = db.execute(self._sql["locate"], (user, self.lease, now)).fetchall()
+                if rows:
+                    found[user] = [RoutingInfo(instance, _metadata(meta)) for instance, meta in rows]
+        finally:
+            roll_back(db)
+        return found
+
+
+def _metadata(text: str | None) -> Mapping[str, str]:
+    return MappingProxyType(json.loads(text) if text else {})

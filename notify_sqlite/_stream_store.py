@@ -1,4 +1,4 @@
-"""A SQLite store that streams: pushes of other processes are noticed within `poll_interval`."""
+"""A SQLite store that streams: what other processes push is noticed within `poll_interval`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from notify import Event, LiveLog, Stream, UsageError
+from anyio.abc import TaskStatus
+
+from notify import Event, Stream, UsageError
 from notify.abc import Position
+from notify.adapters import LiveLog
 
 from ._connection import Path
+from ._listen import SQLiteWatcher
 from ._store import SQLiteStore
-from ._watch import Watch
 
 
 class SQLiteStreamStore(SQLiteStore):
@@ -24,14 +27,14 @@ class SQLiteStreamStore(SQLiteStore):
         max_age: as for `SQLiteStore`.
         key_window: as for `SQLiteStore`.
         synchronous: as for `SQLiteStore`.
-        lock_timeout: as for `SQLiteStore`.
-        poll_interval: seconds within which commits of other processes are noticed. A look costs some microseconds,
-            once for all streams.
+        timeout: as for `SQLiteStore`.
+        poll_interval: seconds within which commits of other processes are noticed. A look costs a few microseconds,
+            for all streams together.
         network: as for `SQLiteStore`.
         clock: as for `SQLiteStore`.
 
     Raises:
-        UsageError: an argument is unacceptable.
+        UsageError: an argument is not acceptable.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class SQLiteStreamStore(SQLiteStore):
         max_age: float | None = 7 * 86_400.0,
         key_window: float = 86_400.0,
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
-        lock_timeout: float = 4.0,
+        timeout: float = 4.0,
         poll_interval: float = 0.02,
         network: bool = False,
         clock: Callable[[], float] = time.time,
@@ -57,22 +60,22 @@ class SQLiteStreamStore(SQLiteStore):
             max_age=max_age,
             key_window=key_window,
             synchronous=synchronous,
-            lock_timeout=lock_timeout,
+            timeout=timeout,
             network=network,
             clock=clock,
         )
-        self._live = LiveLog(self, background=self._database.jobs, on_open=self._on_open)
-        self._watch = Watch(self._database, self._live, self.read_many, poll_interval)
+        self._watcher = SQLiteWatcher(self._database, poll_interval)
+        self._live = LiveLog(self, background=self._database.services, listen=self._listen)
 
     @property
     def live(self) -> LiveLog:
-        """The live side, shared by whoever uses this store."""
+        """The live side, which all notifiers on this store share."""
         return self._live
 
     @property
     def is_receiving(self) -> bool:
-        """Whether the file is being watched for the events of other processes."""
-        return self._watch.is_receiving
+        """Whether the file is being watched for the commits of other processes."""
+        return self._live.is_receiving
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """See `notify.abc.StreamStore.subscribe`."""
@@ -82,14 +85,12 @@ class SQLiteStreamStore(SQLiteStore):
     async def aclose(self) -> None:
         """End every stream, then close. Idempotent."""
         self._live.close()
-        self._watch.stop()
         await super().aclose()
 
     def _on_stored(self, events: Sequence[Event]) -> None:
-        live, users = self._live, self._live.users
+        super()._on_stored(events)
         for event in events:
-            if event.user in users:
-                live.offer(event)
+            self._live.offer(event)
 
-    def _on_open(self, user: str) -> None:
-        self._watch.start()
+    async def _listen(self, *, task_status: TaskStatus[None]) -> None:
+        await self._watcher.listen(self._live, task_status=task_status)

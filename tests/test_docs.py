@@ -136,7 +136,7 @@ def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_all(page)
 
 
-@pytest.mark.parametrize("name", ["custom-router", "custom-store"])
+@pytest.mark.parametrize("name", ["custom-router", "custom-store", "custom-presence"])
 def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
     """The part that a how-to builds passes the shipped suite as the how-to runs it, on both event loops."""
     page = ROOT / "docs" / "howto" / f"{name}.md"
@@ -158,6 +158,18 @@ def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 10
+
+
+@pytest.mark.parametrize(("name", "part", "limit"), [("custom-presence", "DirectoryPresence", 40)])
+def test_documented_part_is_short(name: str, part: str, limit: int) -> None:
+    """The part that a how-to builds is short: lines of code, without blanks, comments and docstrings."""
+    page = ROOT / "docs" / "howto" / f"{name}.md"
+    blocks = [block.source for block in snippets(page, "python") if f"class {part}" in block.source]
+    (written,) = [node for node in ast.parse(blocks[0]).body if isinstance(node, ast.ClassDef) and node.name == part]
+    for node in ast.walk(written):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            del node.body[0]
+    assert len(ast.unparse(written).splitlines()) <= limit
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md", "docs/concepts.md", "docs/howto/custom-router.md"])

@@ -56,9 +56,29 @@ ROLES = {
 
 FURTHER = {
     "notify_memory": {},
-    "notify_sqlite": {},
-    "notify_redis": {},
-    "notify_pg": {},
+    "notify_sqlite": {
+        "_schema": "the statements, the table prefix, the version of the tables",
+        "_worker": "one connection of the driver, used for whole jobs",
+        "_file": "whether the file is local and still the same; the lock beside it",
+        "_checkpoint": "moving the write-ahead log into the file, in one elected process",
+        "_sweep": "removing what is over its age",
+    },
+    "notify_redis": {
+        "_attempt": "what one attempt sends, and what its replies mean: first and later ones alike",
+        "_client": "which master has which partition",
+        "_pipeline": "one shared connection, with the replies in order",
+        "_pubsub": "one pub/sub connection, used once",
+        "_discovery": "asking sentinels or a cluster for the masters",
+        "_selfcheck": "settings of the server that endanger the promises",
+        "_scripts": "the Lua scripts",
+    },
+    "notify_pg": {
+        "_dsn": "a DSN is checked before the driver could print a piece of its password",
+        "_outbox": "events in the caller's transaction, and their relay",
+        "_pool": "connections that need no reset between two borrowers",
+        "_retention": "partitions and rows that expired",
+        "_schema": "tables and their migration",
+    },
 }
 """Modules that one backend has beside them, and what they are for: roles that the others do not have."""
 
@@ -74,26 +94,23 @@ PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
 
 LOOPS = {
-    "notify._runtime._waking": {"asyncio"},
-    "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._background": {"asyncio", "trio"},
-    "notify_pg._attempts": {"asyncio"},
+    "notify._runtime._loop_guard": {"asyncio"},
+    "notify._runtime._waking": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
-    "notify_pg._doorbell": {"asyncio"},
-    "notify_pg._listener": {"asyncio"},
+    "notify_pg._listen": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
     "notify_pg._pool": {"asyncio"},
-    "notify_pg._presence": {"asyncio"},
     "notify_pg._retention": {"asyncio"},
+    "notify_pg._retry": {"asyncio"},
+    "notify_pg._save": {"asyncio"},
     "notify_pg._store": {"asyncio"},
-    "notify_pg._stream_store": {"asyncio"},
-    "notify_pg._writer": {"asyncio"},
+    "notify_pg._wake": {"asyncio"},
     "notify_redis._client": {"asyncio"},
-    "notify_redis._hearing": {"asyncio"},
-    "notify_redis._link": {"asyncio"},
-    "notify_redis._listener": {"asyncio"},
-    "notify_redis._presence": {"asyncio"},
-    "notify_redis._writes": {"asyncio"},
+    "notify_redis._listen": {"asyncio"},
+    "notify_redis._pipeline": {"asyncio"},
+    "notify_redis._pubsub": {"asyncio"},
+    "notify_redis._save": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""

@@ -19,6 +19,7 @@ from .._runtime._background import Background
 from .._runtime._outage_log import OutageLog
 from .._runtime._receive_loop import Receive, ReceiveLoop
 from .._runtime._stats import Counters
+from .._runtime._waking import Waiter, wake
 from ..abc import Page, ReadMany, Store, ability
 from ..errors import ClosedError
 from ._hub import StreamHub
@@ -86,7 +87,8 @@ class CatchUp:
         )
         self._wanted: dict[str, None] = {}
         self._opening: dict[str, None] = {}
-        self._started = self._running = self._revisiting = False
+        self._waiter: Waiter | None = None
+        self._started = self._revisiting = self._ended = False
 
     @property
     def is_receiving(self) -> bool:
@@ -97,6 +99,8 @@ class CatchUp:
         """Start listening and auditing, at the first open stream."""
         if not self._started and self._store is not None:
             self._started = True
+            self._waiter = self._hub.guard.new_waiter()
+            self._background.start(self._catch_up_forever)
             self._background.start(self._audit_forever)
             if self._loop is not None:
                 self._background.start(self._loop.run)
@@ -105,38 +109,41 @@ class CatchUp:
         """Look soon for what is new for these users, or for all; only those with open streams count. Never waits."""
         known = self._hub.users
         self._wanted.update(dict.fromkeys(known if users is None else [user for user in users if user in known]))
-        if self._wanted and not self._running:
-            self._running = True
-            try:
-                self._background.start(self._run)
-            except ClosedError:  # the log is being closed: its streams have ended
-                self._running = False
+        if self._wanted:
+            wake(self._waiter)
 
     def _reception_changed(self) -> None:
         if self.is_receiving:
             self.request()
 
-    async def _run(self) -> None:
+    async def _catch_up_forever(self) -> None:
+        """Look at the users that were asked for; one task for all requests, since a wake message may be one of many."""
+        assert self._waiter is not None
         try:
-            while self._wanted:
-                users = list(self._wanted)[:CHUNK]
-                for user in users:
-                    del self._wanted[user]
-                known = self._known(users)
-                opening = [user for user in users if user in self._hub.users and user not in known]
-                if opening:
-                    self._revisit(opening)
-                try:
-                    await self._look(known)
-                except ClosedError:
-                    self._hub.resync()  # each stream reads, meets the same error and ends
-                    return
-                except Exception as error:
-                    self._note_failure(error)
-                    for user in known:
-                        self._hub.resync(user)
-        finally:
-            self._running = False
+            while not self._ended:
+                while self._wanted:
+                    await self._catch_up_some()
+                await self._waiter
+        except ClosedError:
+            self._end()
+
+    async def _catch_up_some(self) -> None:
+        users = list(self._wanted)[:CHUNK]
+        for user in users:
+            del self._wanted[user]
+        known = self._known(users)
+        if len(known) < len(users):
+            opening = [user for user in users if user in self._hub.users and user not in known]
+            if opening:
+                self._revisit(opening)
+        try:
+            await self._look(known)
+        except ClosedError:
+            raise
+        except Exception as error:
+            self._note_failure(error)
+            for user in known:
+                self._hub.resync(user)
 
     def _revisit(self, users: Iterable[str]) -> None:
         """Look at these users again in a moment: their streams are still opening."""
@@ -168,10 +175,16 @@ class CatchUp:
             try:
                 await self.audit()
             except ClosedError:
-                self._hub.resync()  # each stream reads, meets the same error and ends
+                self._end()
                 return
             except Exception as error:
                 self._note_failure(error)
+
+    def _end(self) -> None:
+        """Stop looking: the store is closed. Each stream reads, meets the same error and ends."""
+        self._ended = True
+        self._hub.resync()
+        wake(self._waiter)
 
     def _next_interval(self) -> float:
         """Return the seconds until the next audit: within the smallest interval asked for, a part drawn at random."""

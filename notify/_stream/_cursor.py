@@ -32,7 +32,7 @@ from ..errors import InvalidEventIdError
 from ..event import NO_META, Event, build_event
 from ..ids import GapReason
 from ._ring import RESYNC, Ring
-from ._splice import Verdict, splice
+from ._splice import Contiguity, splice
 
 GAPS_KEPT: Final = 16
 
@@ -185,13 +185,13 @@ class Cursor:
                 continue
             event = ring.events[-remaining]
             verdict = self._judge(event, ring)
-            if verdict is Verdict.BEHIND:
+            if verdict is Contiguity.BEHIND:
                 self.state = State.BEHIND
                 self.index += event is RESYNC
                 return None
             self.index += 1
             remaining -= 1
-            if verdict is Verdict.NEXT:
+            if verdict is Contiguity.NEXT:
                 if event.id:
                     self.last_id = event.id
                 if ring.volatile or not event.id:
@@ -199,14 +199,14 @@ class Cursor:
                 return event
         return None
 
-    def _judge(self, event: Event, ring: Ring) -> Verdict:
+    def _judge(self, event: Event, ring: Ring) -> Contiguity:
         if event is RESYNC:
-            return Verdict.BEHIND
+            return Contiguity.BEHIND
         if ring.volatile:
-            return Verdict.NEXT
+            return Contiguity.NEXT
         verdict = splice(self.last_id, event)
-        if verdict is Verdict.BEHIND and self.index < self._proven:
-            return Verdict.SEEN  # offered before a read that did not find it: the log has lost it
+        if verdict is Contiguity.BEHIND and self.index < self._proven:
+            return Contiguity.SEEN  # offered before a read that did not find it: the log has lost it
         return verdict
 
     def _fall_off(self, ring: Ring) -> None:
@@ -226,7 +226,7 @@ class Cursor:
             return entries
         held = self.page[0].id if self.page else self.last_id
         window = ring.events[-entries:]
-        seen = [event is not RESYNC and splice(held, event) is Verdict.SEEN for event in window]
+        seen = [event is not RESYNC and splice(held, event) is Contiguity.SEEN for event in window]
         if seen[0]:
             entries = len(window)  # then what the ring no longer holds is older still
         return entries - sum(seen) - window.count(RESYNC)

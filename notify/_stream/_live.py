@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
-import anyio
-
 from .._runtime._background import Background
 from .._runtime._stats import Counters
 from ..abc import Position, Store, Stream
@@ -159,19 +157,6 @@ class LiveLog:
     def positions(self) -> Mapping[str, str | None]:
         """Return a live view of the users with open streams: the newest position known; None while it is not known."""
         return self._positions
-
-    @property
-    def users(self) -> Mapping[str, UserStreams]:
-        """For the time of the move."""
-        return self._users
-
-    async def audit(self) -> None:
-        """For the time of the move."""
-        await self._catch_up.audit()
-
-    async def audit_forever(self, interval: float) -> None:
-        """For the time of the move."""
-        await anyio.sleep_forever()
 
     @property
     def is_receiving(self) -> bool:

@@ -15,7 +15,7 @@ from .. import ids
 from ..event import Event
 
 
-class Verdict(Enum):
+class Contiguity(Enum):
     """What to do with an offered event."""
 
     NEXT = "next"
@@ -23,10 +23,10 @@ class Verdict(Enum):
     BEHIND = "behind"
 
 
-def splice(cursor: str, event: Event) -> Verdict:
+def splice(cursor: str, event: Event) -> Contiguity:
     """Judge one offered event against the cursor of one stream."""
     if not event.id or event.prev == cursor:
-        return Verdict.NEXT
+        return Contiguity.NEXT
     if ids.parse(event.id) <= ids.parse(cursor):
-        return Verdict.SEEN
-    return Verdict.BEHIND
+        return Contiguity.SEEN
+    return Contiguity.BEHIND

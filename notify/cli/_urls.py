@@ -88,7 +88,7 @@ def open_store(
         options["prefix" if extra == "redis" else "table_prefix"] = prefix
     if extra == "sqlite":
         address = _file_of(url, must_exist)
-        options |= {"lock_timeout": timeout, "key_window": KEEP_KEYS}
+        options |= {"timeout": timeout, "key_window": KEEP_KEYS}
     else:
         _check_port(url)
         address = url

@@ -1,3 +1,3 @@
--- Attached and not created as a partition: that takes a lock which reads and writes of the others do not mind.
+-- Attached rather than created as a partition, since ATTACH takes a lock that blocks no reads or writes of the others.
 CREATE TABLE {partition} (LIKE {events} INCLUDING ALL);
 ALTER TABLE {events} ATTACH PARTITION {partition} FOR VALUES FROM ({low}) TO ({high});

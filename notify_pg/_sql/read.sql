@@ -1,5 +1,5 @@
--- One page of one user's log, of one snapshot. Before the events one row without a type: as id the head, as micros
--- whether it has expired. No row at all where the user is unknown.
+-- One page of one user's log, from one snapshot. The first row has no type and describes the head: its id, and in micros
+-- whether it has expired. An unknown user has no row at all.
 SELECT e.*
 FROM (SELECT (floor(date_part('epoch', now()) * 1000)::bigint - $4::bigint) << 20 AS horizon) b
 JOIN {heads} h ON h.user_id = $1

@@ -1,4 +1,4 @@
--- A page, as in read.sql, for each user whose log does not end at the position given, all of one snapshot; the head of
+-- A page, as in read.sql, for each user whose log does not end at the given position, all from one snapshot. The head of
 -- an unknown user is null.
 SELECT e.*, u.user_id
 FROM unnest($1::text[], $2::bigint[]) AS u (user_id, after)

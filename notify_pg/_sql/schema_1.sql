@@ -5,8 +5,8 @@ CREATE TABLE {meta} (
 );
 INSERT INTO {meta} (version) VALUES (0);
 
--- One row for each user, locked by whoever appends: so the order of commits is the order of ids.
--- Half of each page is left free, so that updates stay on their page and touch no index.
+-- One row for each user, locked by every transaction that appends: the order of commits is the order of ids.
+-- Half of each page stays free, so that updates stay on their page and touch no index (HOT).
 CREATE TABLE {heads} (
     user_id text COLLATE "C" NOT NULL PRIMARY KEY,
     last_id bigint NOT NULL,
@@ -15,7 +15,7 @@ CREATE TABLE {heads} (
     total bigint NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
--- The id is the time, so ranges of ids are ranges of time: retention drops partitions.
+-- The id holds the time, so a range of ids is a range of time, and retention drops partitions.
 CREATE TABLE {events} (
     user_id text COLLATE "C" NOT NULL,
     id bigint NOT NULL,
@@ -39,13 +39,13 @@ CREATE TABLE {keys} (
     PRIMARY KEY (user_id, key)
 ) WITH (fillfactor = 80);
 
--- Attempts of the last minutes. Emptied by a crash, which ends every attempt that might still be under way.
+-- Nonces of the attempts of the last minutes. A crash empties the table, and ends every attempt it guarded against.
 CREATE UNLOGGED TABLE {nonces} (
     nonce bigint NOT NULL PRIMARY KEY,
     born timestamptz NOT NULL
 );
 
--- What other programs insert here is checked here: one row that no log can take would hold up all that follow.
+-- Other programs insert here too. The checks are necessary: one row that no log can hold would block all that follow.
 CREATE TABLE {outbox} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     user_id text NOT NULL CHECK (octet_length(user_id) BETWEEN 1 AND 255 AND user_id !~ '[\x01-\x1f\x7f]'),

@@ -1,6 +1,6 @@
--- Moves what committed transactions have left in the outbox into the logs, in one transaction, in order.
+-- Moves what committed transactions have left in the outbox to the logs, in one transaction, in order.
 --
--- One relay at a time: a second one would overtake the first. It does not wait, it just finds nothing to do.
+-- One relay works at a time, since a second one could overtake the first. It does not wait, but moves nothing.
 CREATE FUNCTION {relay}(
     p_lock bigint,
     p_limit integer,

@@ -1,26 +1,26 @@
 -- Appends a batch of events, each to its user's log, in one statement of the client.
 --
--- Every statement in here has a snapshot of its own, taken after the locks before it were got: that is why a repeated
--- key or nonce is seen though it was committed a moment ago.
+-- Each statement of the function has a snapshot of its own, taken after the locks of the statements before it were
+-- acquired. Therefore a repeated key or nonce is seen even if it was committed a moment ago.
 CREATE FUNCTION {save}(
     p_nonce bigint,          -- of the batch: event number n has nonce p_nonce + n; NULL in the caller's transaction
-    p_deadline bigint,       -- microseconds by this server's clock after which nothing is stored any more
+    p_deadline bigint,       -- microseconds by this server's clock; nothing is stored after it
     p_again boolean,         -- whether an earlier attempt may have been executed
     p_wait integer,          -- milliseconds to wait for each lock
     p_max_len bigint,
     p_key_window bigint,     -- milliseconds
     p_users text[],
-    p_micros bigint[],       -- this and the next two: one element where it is the same for all
+    p_micros bigint[],       -- this and the next two: one element if it is the same for all
     p_types text[],
     p_data bytea[],
     p_topics text[],
-    p_keys text[],           -- NULL where no event has one
+    p_keys text[],           -- NULL if no event has one
     p_metas text[],
     OUT clock bigint,        -- of this server, microseconds
     OUT ns integer[],        -- number, id and predecessor of each event that is stored
     OUT ids bigint[],
     OUT prevs bigint[],
-    OUT known_ns integer[],  -- the same of each whose key was used before
+    OUT known_ns integer[],  -- the same for each event whose key was used before
     OUT known_ids bigint[],
     OUT known_prevs bigint[]
 ) LANGUAGE plpgsql AS $save$
@@ -33,7 +33,7 @@ DECLARE
 BEGIN
     clock := (date_part('epoch', clock_timestamp()) * 1000000)::bigint;
     IF clock >= p_deadline THEN
-        RAISE EXCEPTION 'the attempt came too late' USING ERRCODE = 'NT001', DETAIL = clock;
+        RAISE EXCEPTION 'the attempt arrived after its deadline' USING ERRCODE = 'NT001', DETAIL = clock;
     END IF;
 
     IF p_nonce IS NOT NULL THEN
@@ -111,7 +111,7 @@ BEGIN
         FROM placed p;
 
     IF p_keys IS NOT NULL AND cardinality(v_new) < cardinality(p_users) THEN
-        -- by now the keys that this batch repeats within itself are known too
+        -- now the keys that occur twice within this batch are known too
         SELECT array_agg(d.n::integer), array_agg(k.id), array_agg(k.prev)
             INTO known_ns, known_ids, known_prevs
             FROM unnest(p_users, p_keys) WITH ORDINALITY AS d (user_id, key, n)
@@ -130,7 +130,7 @@ BEGIN
     END IF;
 
     IF (date_part('epoch', clock_timestamp()) * 1000000)::bigint >= p_deadline THEN
-        RAISE EXCEPTION 'the attempt waited too long' USING ERRCODE = 'NT001', DETAIL = clock;
+        RAISE EXCEPTION 'the attempt passed its deadline while it waited' USING ERRCODE = 'NT001', DETAIL = clock;
     END IF;
 END
 $save$;

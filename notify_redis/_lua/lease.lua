@@ -1,5 +1,5 @@
 -- Leases of presence trackers. KEYS: the leases. ARGV: the id of a tracker or "", its time to live in milliseconds.
--- Renews the tracker's lease, forgets those that are over, and returns whether it had one, then who has.
+-- Renews the tracker's lease, removes those that have expired, and returns whether it had one, then all that have one.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

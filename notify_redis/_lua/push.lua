@@ -1,16 +1,20 @@
--- Appends events to the streams of their users and announces them; one call for several events of one node.
+-- Appends events to the streams of their users and announces them: several events of one master in one call.
 --
 -- KEYS, four for each event: stream, users of the partition, retries of the partition, idempotency key (or the stream).
 -- ARGV: deadline, max_len, "~" or "=", ttl, age, key window, inline limit, publish command, since; then for each event
 --   nonce, "1" if it has an idempotency key, body. Times are milliseconds by the clock of this server.
--- Returns the time, then for each event "id prev" if it was appended, "id prev body" if it had been before (body only
---   while it is retained), "!reason" if it was not, "?reason" if it may have been. The time alone: the deadline is
---   over, nothing was done.
+-- Returns the time, then for each event "id prev" if it was appended, "id prev body" if that was done before (body only
+--   while it is retained), "!reason" if it was not, "?reason" if it may have been. The time alone: the deadline had
+--   passed, and nothing was done.
 --
 -- An announcement is "id prev nonce body", without the body where that is over the inline limit.
 --
--- A first attempt costs no search for itself: a later one leaves its nonce in the retries, which the first one looks
--- up. So whichever of them this server executes first, however late, the others find it.
+-- Why a script and not MULTI: prev has to be read and written in one step. Why not XADD with an id from the client: two
+-- processes would need a lock. Why few events in a call: while a script runs, the server does nothing else.
+--
+-- Attempts of one push find each other, in any order that the server executes them. An attempt after an unknown outcome
+-- ("since" is set) searches the stream for its nonce and stores the nonce in the retries, where a late first attempt
+-- looks it up. So a first attempt, which is nearly every one, searches nothing.
 
 local deadline, max_len, trim, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local age, window, inline = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
@@ -37,14 +41,14 @@ local function head(stream)
   end
 end
 
--- What is returned for an event that was appended before.
+-- The result for an event that was appended before.
 local function known(stream, place)
   local entry = redis.call('XRANGE', stream, string.match(place, '^%S+'), '+', 'COUNT', 1)[1]
   if entry and entry[1] == string.match(place, '^%S+') then return place .. ' ' .. entry[2][6] end
   return place
 end
 
--- Where an earlier attempt appended the event; false: nowhere; nil: that part of the log is gone already.
+-- Where an earlier attempt appended the event; false: nowhere; nil: unknown, since that part of the log was trimmed.
 local function find(stream, nonce)
   local start = math.min(tonumber(since), now - 10000)
   local entries = redis.call('XRANGE', stream, string.format('%.0f', start), '+')

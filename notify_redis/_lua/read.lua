@@ -1,9 +1,9 @@
--- Reads pages of several logs of one node, each in one piece with its head.
+-- Reads pages of several logs of one master, each consistent with its head.
 --
--- KEYS: streams. ARGV: limit, age in milliseconds (0: none), "1" to leave out whom nothing is new for; then for each
--- stream the position and the same position as an exclusive start.
--- Returns the time, then for each stream {number, head, age of the head is over, entries}; the head is "0" where there
--- is no stream.
+-- KEYS: streams. ARGV: limit, age in milliseconds (0: none), "1" to leave out streams with nothing new; then for each
+-- stream the position, and the same position as an exclusive start.
+-- Returns the time, then for each stream {number, head, whether the head is older than the age, entries}; the head is
+-- "0" where there is no stream.
 
 local limit, age, quiet = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local time = redis.call('TIME')

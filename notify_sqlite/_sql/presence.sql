@@ -1,4 +1,5 @@
 -- What presence trackers keep. {p} is the table prefix. Statements are separated by a line that names the next one.
+-- Parameters are plain ?: early releases of Python 3.12 warn of numbered ones (?1) bound from a sequence.
 
 -- name: create_leases
 CREATE TABLE IF NOT EXISTS {p}leases (
@@ -20,14 +21,17 @@ CREATE TABLE IF NOT EXISTS {p}presence (
 CREATE INDEX IF NOT EXISTS {p}presence_by_user ON {p}presence (user)
 
 -- name: renew_lease
-INSERT INTO {p}leases (lease, expires, ttl) VALUES (?1, ?2, ?3)
-ON CONFLICT (lease) DO UPDATE SET expires = ?2, ttl = ?3
+INSERT INTO {p}leases (lease, expires, ttl) VALUES (?, ?, ?)
+ON CONFLICT (lease) DO UPDATE SET expires = excluded.expires, ttl = excluded.ttl
 
 -- name: set_presence
 INSERT OR REPLACE INTO {p}presence (lease, user, instance, meta) VALUES (?, ?, ?, ?)
 
 -- name: delete_presence
 DELETE FROM {p}presence WHERE lease = ? AND user = ? AND instance = ?
+
+-- name: delete_user
+DELETE FROM {p}presence WHERE lease = ? AND user = ?
 
 -- name: count_presence
 SELECT count(*) FROM {p}presence WHERE lease = ?
@@ -38,10 +42,10 @@ SELECT 1 FROM {p}leases LIMIT 1
 -- name: locate
 SELECT p.instance, p.meta
 FROM {p}presence AS p JOIN {p}leases AS l ON l.lease = p.lease
-WHERE p.user = ?1 AND p.lease <> ?2 AND l.expires > ?3 AND l.expires <= ?3 + l.ttl
+WHERE p.user = ? AND p.lease <> ? AND l.expires - ? BETWEEN 1 AND l.ttl
 
 -- name: dead_leases
-SELECT lease FROM {p}leases WHERE expires + ttl < ?1 OR expires > ?1 + 2 * ttl LIMIT 20
+SELECT lease FROM {p}leases WHERE expires - ? NOT BETWEEN -ttl AND 2 * ttl LIMIT 20
 
 -- name: presence_of_lease
 SELECT lease, user, instance FROM {p}presence WHERE lease = ? LIMIT ?

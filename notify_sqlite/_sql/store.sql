@@ -1,4 +1,5 @@
 -- What a store keeps. {p} is the table prefix. Statements are separated by a line that names the next one.
+-- Parameters are plain ?: early releases of Python 3.12 warn of numbered ones (?1) bound from a sequence.
 
 -- name: create_counter
 CREATE TABLE IF NOT EXISTS {p}counter (
@@ -80,19 +81,19 @@ INSERT OR REPLACE INTO {p}keys (user, key, id, prev) VALUES (?, ?, ?, ?)
 
 -- name: events_after
 SELECT id, prev, type, data, micros, grp, key, meta FROM {p}events
-WHERE user = ?1 AND id > ?2 ORDER BY id LIMIT ?3
+WHERE user = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: end_of_log
 SELECT
-    (SELECT last_id FROM {p}heads WHERE user = ?1),
-    EXISTS (SELECT 1 FROM {p}events WHERE user = ?1 AND id > ?2)
+    (SELECT last_id FROM {p}heads WHERE user = ?),
+    EXISTS (SELECT 1 FROM {p}events WHERE user = ? AND id > ?)
 
 -- name: news
 SELECT user, last_id FROM {p}heads WHERE last_id > ? ORDER BY last_id LIMIT ?
 
 -- name: delete_oldest
 DELETE FROM {p}events
-WHERE user = ?1 AND id < (SELECT id FROM {p}events WHERE user = ?1 ORDER BY id LIMIT 1 OFFSET ?2)
+WHERE user = ? AND id < (SELECT id FROM {p}events WHERE user = ? ORDER BY id LIMIT 1 OFFSET ?)
 
 -- name: older
 SELECT user, id FROM {p}events WHERE id < ? ORDER BY id LIMIT ?

@@ -1,11 +1,11 @@
 """The PostgreSQL backend next to its driver, on a private server with `fsync` and `synchronous_commit` on.
 
-Pushing: many tasks that push to one user each while a stream of each user reads, next to the least that anybody would
-write: a hundred events to one statement that counts up the users' rows and inserts, two statements under way, a ring
-for each, and a reader that hears, reads after the keys it had and hands the rows to those who wait for them. Pushing
-to many: one call, next to the same statements; beside both somebody stores one event at a time. Reading: a stream from
-the start of a log, next to the driver reading pages by key. Arriving: a push at a thousand a second until another
-process yields it, next to an insert, a NOTIFY and the SELECT of a process that heard it, one at a time.
+Pushing: many tasks that push to one user each while a stream of each user reads, next to the least code that does the
+same: a hundred events to one statement that counts up the users' rows and inserts, two statements under way, a NOTIFY
+for each, and a reader that listens, reads after the keys it had and hands the rows to the waiting tasks. Pushing to
+many: one call, next to the same statements; beside both a task stores one event at a time. Reading: a stream from the
+start of a log, next to the driver reading pages by key. Arriving: a push at a thousand a second until another process
+yields it, next to an insert, a NOTIFY and the SELECT of a process that received it, one at a time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ INSERT INTO raw_events
 SELECT d.user_id, h.last_id, h.prev_id, 7, 'comment.created', d.data, NULL, NULL, NULL FROM d JOIN h USING (user_id)
 RETURNING user_id, id, prev
 """
-_RING = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('raw', $1)"
+_NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('raw', $1)"
 _SELECT = "SELECT * FROM raw_events WHERE user_id = $1 AND id > $2 ORDER BY id LIMIT $3"
 _SELECT_MANY = f"""
 SELECT e.* FROM unnest($1::text[], $2::bigint[]) AS u (user_id, after) CROSS JOIN LATERAL (
@@ -69,7 +69,7 @@ SELECT e.* FROM unnest($1::text[], $2::bigint[]) AS u (user_id, after) CROSS JOI
 
 @asynccontextmanager
 async def raw(dsn: str) -> AsyncIterator[list[asyncpg.Connection]]:
-    """Connections of the driver alone, on new tables: two that insert, one that rings, hears, reads, and one more."""
+    """Connections of the driver alone, on new tables: two insert, one each notifies, listens and reads, one more."""
     connections = [await asyncpg.connect(dsn) for _ in range(6)]
     await connections[0].execute(f"DROP TABLE IF EXISTS raw_heads, raw_events; {_TABLES}")
     for connection in connections:
@@ -89,7 +89,7 @@ async def notifier(dsn: str) -> AsyncIterator[Notifier]:
 
 @asynccontextmanager
 async def beside(push: Callable[[], Awaitable[object]]) -> AsyncIterator[list[int]]:
-    """Push one event after the other meanwhile; the list gets as many entries as were stored."""
+    """Push one event after the other until cancelled; the list gets as many entries as were stored."""
     stored: list[int] = []
 
     async def go_on() -> None:
@@ -103,18 +103,20 @@ async def beside(push: Callable[[], Awaitable[object]]) -> AsyncIterator[list[in
         task.cancel()
 
 
-async def insert_batches(writers: list[asyncpg.Connection], bell: asyncpg.Connection, work: int, users: int) -> None:
-    """A hundred events to a statement, two statements under way, and a ring after each."""
+async def insert_batches(
+    writers: list[asyncpg.Connection], notifier: asyncpg.Connection, work: int, users: int
+) -> None:
+    """A hundred events to a statement, two statements under way, and a NOTIFY after each."""
     batches = iter(range(0, work, BATCH))
-    rung = asyncio.Lock()
+    notifying = asyncio.Lock()
 
     async def write(connection: asyncpg.Connection) -> None:
         for start in batches:
             names = [f"user-{number % users}" for number in range(start, start + BATCH)]
             rows = await connection.fetch(_INSERT, names, [_DATA] * BATCH)
             assert len(rows) == BATCH
-            async with rung:
-                await bell.fetch(_RING, " ".join(names)[:7900])
+            async with notifying:
+                await notifier.fetch(_NOTIFY, " ".join(names)[:7900])
 
     async with asyncio.TaskGroup() as tasks:
         for connection in writers:
@@ -122,15 +124,15 @@ async def insert_batches(writers: list[asyncpg.Connection], bell: asyncpg.Connec
 
 
 async def raw_pushes(dsn: str) -> float:
-    """Batches, and a reader who hears of them, reads after the keys it had, and hands each row to who waits for it."""
-    async with raw(dsn) as (*writers, bell, listener, reader, _):
+    """Batches, and a reader that listens, reads after the keys it had, and hands each row to its waiting task."""
+    async with raw(dsn) as (*writers, notifier, listener, reader, _):
         last = {f"user-{number}": 0 for number in range(WRITERS)}
         inboxes: dict[str, asyncio.Queue[asyncpg.Record]] = {user: asyncio.Queue() for user in last}
-        rung: set[str] = set()
+        notified: set[str] = set()
         news = asyncio.Event()
 
-        def hear(*arguments: object) -> None:
-            rung.update(str(arguments[3]).split(" "))
+        def on_notification(*arguments: object) -> None:
+            notified.update(str(arguments[3]).split(" "))
             news.set()
 
         async def take(inbox: asyncio.Queue[asyncpg.Record]) -> None:
@@ -142,21 +144,21 @@ async def raw_pushes(dsn: str) -> float:
             while left:
                 await news.wait()
                 news.clear()
-                users = [*rung]
-                rung.clear()
+                users = [*notified]
+                notified.clear()
                 for row in await reader.fetch(_SELECT_MANY, users, [last[user] for user in users]):
                     last[row["user_id"]] = row["id"]
                     inboxes[row["user_id"]].put_nowait(row)
                     left -= 1
 
-        await listener.add_listener("raw", hear)
+        await listener.add_listener("raw", on_notification)
         async with asyncio.TaskGroup() as tasks:
             for inbox in inboxes.values():
                 tasks.create_task(take(inbox))
             tasks.create_task(read())
             await asyncio.sleep(0)
             started = time.perf_counter()
-            await insert_batches(writers, bell, PUSHES, WRITERS)
+            await insert_batches(writers, notifier, PUSHES, WRITERS)
         return time.perf_counter() - started
 
 
@@ -178,32 +180,32 @@ async def pushes(dsn: str) -> float:
         async with asyncio.TaskGroup() as tasks:
             for user in range(WRITERS):
                 tasks.create_task(read(user))
-            await heard(one, opened)
+            await receiving(one, opened)
             started = time.perf_counter()
             for writer in range(WRITERS):
                 tasks.create_task(push(writer))
         return time.perf_counter() - started
 
 
-async def heard(one: Notifier, opened: list[int]) -> None:
-    """Wait until all streams are open and the doorbell is heard."""
+async def receiving(one: Notifier, opened: list[int]) -> None:
+    """Wait until all streams are open and wake messages are received."""
     store = one._store
     assert isinstance(store, PostgresStreamStore)
-    while not store.is_receiving or store._news or len(opened) < WRITERS:  # noqa: ASYNC110 - only the store knows
+    while not store.is_receiving or store.live._catch_up._running or len(opened) < WRITERS:  # noqa: ASYNC110 - only the store knows
         await asyncio.sleep(0.01)
 
 
 async def raw_many(dsn: str) -> float:
     """Batches, while another connection inserts one event at a time."""
-    async with raw(dsn) as (*writers, bell, _, _, single):
+    async with raw(dsn) as (*writers, notifier, _, _, single):
         async with beside(partial(single.fetch, _INSERT, ["warm"], [_DATA])):
             started = time.perf_counter()
-            await insert_batches(writers, bell, USERS, USERS)
+            await insert_batches(writers, notifier, USERS, USERS)
             return time.perf_counter() - started
 
 
 async def push_many(dsn: str) -> tuple[float, int]:
-    """One push to ten thousand users, and how many single pushes were stored meanwhile."""
+    """One push to ten thousand users, and how many single pushes were stored during it."""
     async with notifier(dsn) as one:
         users = [f"user-{number}" for number in range(USERS)]
         async with beside(partial(one.push, "warm", "comment.created", {"post": 7})) as others:
@@ -272,15 +274,15 @@ async def shortest(read: Callable[[], Awaitable[None]]) -> float:
 
 
 async def bare_reader(dsn: str) -> None:
-    """Hear a user's name, read his news, and print how long the event was on its way."""
+    """Receive a user's name, read the new events, and print how long the event was on its way."""
     reader, listener = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    heard: asyncio.Queue[str] = asyncio.Queue()
-    await listener.add_listener("raw", lambda *arguments: heard.put_nowait(arguments[3]))
+    received: asyncio.Queue[str] = asyncio.Queue()
+    await listener.add_listener("raw", lambda *arguments: received.put_nowait(arguments[3]))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     last, waits = 0, []
     while len(waits) < BARE:
-        for row in await reader.fetch(_SELECT, await heard.get(), last, PAGE):
+        for row in await reader.fetch(_SELECT, await received.get(), last, PAGE):
             last = row["id"]
             waits.append(time.monotonic() - json.loads(row["data"]))
     sys.stdout.write(f"{statistics.median(waits)} {sorted(waits)[int(len(waits) * 0.99)]}\n")
@@ -312,14 +314,14 @@ async def our_reader(dsn: str, schema: str) -> None:
 
 
 async def bare_writer(dsn: str) -> None:
-    """One event at a time: insert, ring, and only then the next."""
-    async with raw(dsn) as (writer, _, bell, *_):
+    """One event at a time: insert, NOTIFY, and only then the next."""
+    async with raw(dsn) as (writer, _, notifier, *_):
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.readline)
         for _ in range(BARE):
             await writer.fetch(_INSERT, ["alice"], [json.dumps(time.monotonic()).encode()])
-            await bell.fetch(_RING, "alice")
+            await notifier.fetch(_NOTIFY, "alice")
             await asyncio.sleep(0.002)
 
 
@@ -365,7 +367,7 @@ def _measure(dsn: str) -> list[Row]:
         "replay": partial(replay, dsn),
     }
     seconds: dict[str, list[float]] = {name: [] for name in [*jobs, "many"]}
-    meanwhile: list[float] = []
+    beside: list[float] = []
     bare: list[tuple[float, float]] = []
     ours: list[tuple[float, float]] = []
     for number in range(1, ROUNDS + 1):
@@ -374,10 +376,10 @@ def _measure(dsn: str) -> list[Row]:
             seconds[name].append(run(job))
         took, others = run(partial(push_many, dsn))
         seconds["many"].append(took)
-        meanwhile.append(others / took)
+        beside.append(others / took)
         bare.append(arrivals(dsn, "bare"))
         ours.append(arrivals(dsn, "our"))
-    beside_it = f"{USERS:,} users; {statistics.median(meanwhile):.0f} other pushes/s one by one meanwhile"
+    beside_it = f"{USERS:,} users; {statistics.median(beside):.0f} other pushes/s one by one beside it"
     rows = []
     for name, unit, work, limit, mine, bar, note in [
         (
@@ -407,8 +409,8 @@ def _measure(dsn: str) -> list[Row]:
         Row(
             "postgres pushes beside push_many",
             "pushes/s",
-            statistics.median(meanwhile),
-            bar=Bar("> 50 /s", min(meanwhile) > 50),
+            statistics.median(beside),
+            bar=Bar("> 50 /s", min(beside) > 50),
             note="one after the other, while the 10,000 are stored",
         )
     )

@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup
 
 from notify import Event, Notifier, Stream
 from notify_redis import RedisStreamStore
-from notify_redis._entry import encode
+from notify_redis._record import encode
 from notify_redis._scripts import PUSH
 from tests.servers.redis import Server, single
 

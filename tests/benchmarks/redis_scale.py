@@ -15,8 +15,8 @@ from redis.backoff import NoBackoff
 
 from notify import Event, Notifier
 from notify_redis import RedisStreamStore
-from notify_redis._entry import encode
-from notify_redis._keys import Keys
+from notify_redis._names import RedisNames
+from notify_redis._record import encode
 from notify_redis._scripts import PUSH
 from tests.servers.redis import Server, plain_info, single
 
@@ -33,7 +33,7 @@ IDLE_SECONDS = 30.0
 """Long enough for one look at every user's log, which is taken every 18 to 28 seconds, and six canaries."""
 
 FIXED = (b"99999999999999", b"1000", b"~", b"604800000", b"604800000", b"86400000", b"4096", b"PUBLISH", b"")
-KEYS = Keys("bench")
+KEYS = RedisNames("bench")
 
 
 def driver(server: Server) -> Redis:

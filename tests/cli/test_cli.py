@@ -226,7 +226,7 @@ def test_check(tmp_path: Path) -> None:
     (tmp_path / "bad.db").write_bytes(b"not a database, despite its name" * 100)
     done = notify(tmp_path, "check", "--store", "sqlite:///bad.db")
     assert (done.status, done.err) == (1, "")
-    assert re.fullmatch(r"store    cannot be read: the file is no SQLite database.*\n", done.out)
+    assert re.fullmatch(r"store    cannot be read: the file is not an SQLite database.*\n", done.out)
 
 
 def test_stats(tmp_path: Path) -> None:
@@ -636,7 +636,7 @@ def test_locked_file(tmp_path: Path) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         line = one_line(notify(tmp_path, "push", "alice", "b", "--timeout", "1"), 1)
-        assert "somebody else holds the lock" in line
+        assert "another connection holds the write lock" in line
         feed = notify(
             tmp_path, "push", "--stdin", "--timeout", "0.5", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n"
         )

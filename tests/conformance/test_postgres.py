@@ -111,13 +111,14 @@ class TestPostgresPresence(PresenceSuite, LeasedPresenceSuite):
         return await self.make()
 
     async def crash(self, tracker: PostgresPresence) -> None:
-        await tracker._services.aclose(1.0)
+        await tracker._keeper.abandon()
         await tracker._db.aclose()
 
     async def lose_leases(self, tracker: PostgresPresence) -> None:
         connection = await asyncpg.connect(self.dsn)
         try:
-            await connection.execute(f"DELETE FROM {self.schema}.notify_presence WHERE tracker = $1", tracker._tracker)
-            await connection.execute(f"DELETE FROM {self.schema}.notify_trackers WHERE tracker = $1", tracker._tracker)
+            for table in ("presence", "trackers"):
+                query = f"DELETE FROM {self.schema}.notify_{table} WHERE tracker = $1"
+                await connection.execute(query, tracker._leases.tracker)
         finally:
             await connection.close()

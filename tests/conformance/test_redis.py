@@ -126,6 +126,7 @@ class TestRedisPresence(OnServer, PresenceSuite, LeasedPresenceSuite):
         return RedisPresence(self.url, prefix=self.prefix, ttl=self.ttl)
 
     async def crash(self, tracker: RedisPresence) -> None:
+        await tracker._keeper.abandon()
         await tracker._client.aclose()
 
     async def lose_leases(self, tracker: RedisPresence) -> None:

@@ -72,12 +72,14 @@ class TestRedisPresenceOnCluster(OnCluster, PresenceSuite, LeasedPresenceSuite):
         return await self.make()
 
     async def crash(self, tracker: RedisPresence) -> None:
+        await tracker._keeper.abandon()
         await tracker._client.aclose()
 
     async def lose_leases(self, tracker: RedisPresence) -> None:
-        keys = [(tracker._keys.of_user(user)[3], tracker._keys.presence(user)) for user in ("alice", "bob")]
-        await tracker._ask([(part, b"*2\r\n$3\r\nDEL\r\n$%d\r\n%b\r\n" % (len(key), key)) for part, key in keys])
-        await tracker._ask([(0, b"*2\r\n$3\r\nDEL\r\n$%d\r\n%b\r\n" % (len(tracker._lease_key), tracker._lease_key))])
+        leases = tracker._leases
+        keys = [(leases._keys.of_user(user)[3], leases._keys.presence(user)) for user in ("alice", "bob")]
+        await leases.ask([(part, b"*2\r\n$3\r\nDEL\r\n$%d\r\n%b\r\n" % (len(key), key)) for part, key in keys])
+        await leases.ask([(0, b"*2\r\n$3\r\nDEL\r\n$%d\r\n%b\r\n" % (len(leases.lease_key), leases.lease_key))])
 
 
 class TestRedisStreamStoreBehindSentinels(

@@ -106,11 +106,11 @@ class TestSQLitePresence(Files, PresenceSuite, LeasedPresenceSuite):
         return SQLitePresence(self.path, ttl=self.ttl)
 
     async def crash(self, tracker: SQLitePresence) -> None:
-        await tracker._keeper._background.aclose(1.0)
+        await tracker._keeper.abandon()
         await tracker._database.aclose()
 
     async def lose_leases(self, tracker: SQLitePresence) -> None:
         with sqlite3.connect(self.path) as file:
             for table in ("leases", "presence"):
-                file.execute(f"DELETE FROM notify_{table} WHERE lease = ?", (tracker._keeper.lease,))
+                file.execute(f"DELETE FROM notify_{table} WHERE lease = ?", (tracker._leases.lease,))
         file.close()

@@ -123,7 +123,7 @@ class Redis(Servers):
     """A single server with an append-only file."""
 
     name = "redis"
-    options: ClassVar[dict[str, Any]] = {"canary": 0.5}
+    options: ClassVar[dict[str, Any]] = {"probe_interval": 0.5}
     servers: list[redis_servers.Server]
 
     def __init__(self, server: redis_servers.Server) -> None:
@@ -248,7 +248,7 @@ class Postgres(Servers):
     """One server."""
 
     name = "postgres"
-    options: ClassVar[dict[str, Any]] = {"heartbeat": 0.5}
+    options: ClassVar[dict[str, Any]] = {"probe_interval": 0.5}
     servers: list[postgres.Server]
 
     def __init__(self, server: postgres.Server) -> None:

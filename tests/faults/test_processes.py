@@ -64,7 +64,7 @@ async def test_a_frozen_process_that_holds_the_only_lock(fleet: Fleet, tmp_path:
     """While it lasts pushes of all others are turned away in time, and reads go on; nothing is stored late or twice."""
     backend = fleet["sqlite"]
     assert isinstance(backend, SQLite)
-    async with scene(backend, tmp_path, store={"lock_timeout": 0.3}) as at_work:
+    async with scene(backend, tmp_path, store={"timeout": 0.3}) as at_work:
         with child("hold", backend.file(at_work.space)) as holder:
             assert await line(holder) == "held"
             holder.send_signal(signal.SIGSTOP)

@@ -202,7 +202,7 @@ async def test_a_tracker_that_fails_for_somebody_who_has_left() -> None:
     async with Notifier(MemoryStore(), presence=presence, linger=0) as notifier:
         async with notifier.subscribe("alice"):
             pass
-        await until(lambda: notifier._parts.services.running <= 1)
+        await until(lambda: notifier._parts.services.running <= 2)
         assert presence.calls.count("register") >= 1
 
 

@@ -58,7 +58,7 @@ def is_clean(store: PostgresStore) -> bool:
     pool = pool_of(store)
     idle = [connection for _, connection in pool._idle]
     return (
-        not pool._lent
+        not pool._in_use
         and pool._slots._value == pool.size
         and not any(connection.is_in_transaction() for connection in idle if not connection.is_closed())
     )
@@ -67,11 +67,11 @@ def is_clean(store: PostgresStore) -> bool:
 # -- connections -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_whose_end_is_not_known_yet_fails_nobody(store: PostgresStore) -> None:
+async def test_a_connection_whose_end_is_not_known_yet_fails_no_call(store: PostgresStore) -> None:
     """Where the server's last words over an idle connection have come, and its end has not, calls take another one.
 
     The driver then fails with "cannot switch to state 12; another operation (2) is in progress": as if two tasks had
-    used the connection. Nobody did; and nothing was sent.
+    used the connection. None did, and nothing was sent.
     """
     event = await store.save(Event("alice", "n"))
     await until(lambda: is_clean(store))
@@ -105,22 +105,22 @@ async def test_no_two_calls_share_a_connection(
     await until(lambda: is_clean(store))
     store._db.timeout = 1.0
     pool = pool_of(store)
-    take, give_back = pool.take, pool.give_back
+    acquire, release = pool.acquire, pool.release
     lent: Counter[int] = Counter()
     faults: list[str] = []
 
-    async def taking() -> Any:
-        connection = await take()
+    async def acquiring() -> Any:
+        connection = await acquire()
         lent[id(connection)] += 1
         if lent[id(connection)] > 1:
             faults.append("lent twice")
         return connection
 
-    async def giving_back(connection: Any) -> None:
+    async def releasing(connection: Any) -> None:
         lent[id(connection)] -= 1
         if not connection.is_closed() and connection._protocol.is_in_transaction():
             faults.append("returned in a transaction")
-        await give_back(connection)
+        await release(connection)
         if not connection.is_closed():
             try:
                 connection._protocol._check_state()
@@ -129,8 +129,8 @@ async def test_no_two_calls_share_a_connection(
             except asyncpg.InterfaceError as error:
                 faults.append(str(error))
 
-    monkeypatch.setattr(pool, "take", taking)
-    monkeypatch.setattr(pool, "give_back", giving_back)
+    monkeypatch.setattr(pool, "acquire", acquiring)
+    monkeypatch.setattr(pool, "release", releasing)
 
     async def use(number: int) -> None:
         calls = (
@@ -225,7 +225,7 @@ async def test_ten_thousand_users_and_one_that_listens(
         opened = [store.subscribe(f"user{number}") for number in range(10_000)]
         for start in range(0, len(opened), 100):
             await asyncio.gather(*(streams.enter_async_context(stream) for stream in opened[start : start + 100]))
-        await until(lambda: store.is_receiving and not store._news)
+        await until(lambda: store.is_receiving and not store.live._catch_up._running)
         (row,) = await sql.fetch(listening)
         assert await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL") < 30
         queries: list[str] = []
@@ -239,7 +239,9 @@ async def test_ten_thousand_users_and_one_that_listens(
         await sql.execute("SELECT pg_terminate_backend($1)", row["pid"])
         event = await writer.save(Event("user7777", "n"))
         assert await opened[7777].next(20) == event
-        await until(lambda: store._listener.connections == 2 and store.is_receiving and not store._news, 20)
+        await until(
+            lambda: store._listener.connections == 2 and store.is_receiving and not store.live._catch_up._running, 20
+        )
         assert sum("unnest" in query and "heads" in query for query in queries) >= 20
         assert len(queries) < 100
 
@@ -260,18 +262,18 @@ async def test_streams_that_open_while_the_listener_does(make: Make, monkeypatch
         opened = [store.subscribe(f"user{number}", "0") for number in range(300)]
         opening = [asyncio.ensure_future(streams.enter_async_context(stream)) for stream in opened]
         await until(lambda: len(store.live.positions()) == 301)
-        store._look_at_all()  # as where the connection was replaced just now
+        store.live.catch_up()  # as where the connection was replaced just now
         await writer.save_many([Event(f"user{number}", "n", number) for number in range(300)])
         await asyncio.gather(*opening)
         assert [(await stream.next(10)).payload for stream in opened] == [*range(300)]
-        await until(lambda: not store._news)
+        await until(lambda: not store.live._catch_up._running)
     assert sum("LIMIT $3" in query and "unnest" not in query for query in queries) <= 330
 
 
 async def test_a_user_whose_stream_is_being_opened_is_looked_at_again(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ring that comes while a stream's first read is under way, perhaps from before the event, is not forgotten."""
+    """A wake message during a stream's first read, which may have been too early for the event, is not forgotten."""
     store, writer = await make(PostgresStreamStore), await make()
     async with store.subscribe("bob"):
         await until(lambda: store.is_receiving)
@@ -282,8 +284,7 @@ async def test_a_user_whose_stream_is_being_opened_is_looked_at_again(
             found = await head(user)
             if not event:
                 event.append(await writer.save(Event(user, "n")))
-                await until(lambda: not store._news)
-                await anyio.sleep(0.1)  # the ring has been heard and finds the stream still opening
+                await until(lambda: user in store.live._catch_up._opening)  # the message finds it still opening
             return found
 
         monkeypatch.setattr(store, "head", slow_head)
@@ -342,7 +343,7 @@ async def late(stream: Any) -> float:
 
 
 async def closing(stream: Any) -> float:
-    """Return how long it takes until a stream is closed and who waits for it knows."""
+    """Return how long it takes until a stream is closed and its reader knows."""
     waiting = asyncio.ensure_future(stream.next())
     await asyncio.sleep(0)
     began = time.monotonic()
@@ -363,7 +364,7 @@ async def test_pushes_to_a_frozen_server_end_in_time(
     store = await stack.enter_async_context(aclosing(PostgresStore(address, schema=schema, timeout=1.5)))
     if where != "a new store":
         await store.save(Event("bob", "n"))
-        await until(lambda: not store._bell._ringing)
+        await until(lambda: not store._publisher._is_sending)
     server.freeze()
     try:
         began = time.monotonic()
@@ -388,7 +389,7 @@ async def test_pushes_to_a_frozen_server_end_in_time(
 
 async def test_pushes_to_a_server_that_is_gone(server: Server, schema: str) -> None:
     """While there is no server, pushes end within their time; as soon as it is back they succeed by themselves."""
-    async with PostgresStreamStore(server.dsn, schema=schema, heartbeat=0.5) as store:
+    async with PostgresStreamStore(server.dsn, schema=schema, probe_interval=0.5) as store:
         async with store.subscribe("alice") as stream:
             first = await store.save(Event("alice", "n", 1))
             assert await stream.next(5) == first
@@ -451,7 +452,7 @@ async def test_a_server_that_becomes_read_only(server: Server, schema: str) -> N
 
 if (
     os.geteuid() == 0
-):  # nobody else may mount a small disk; the same error, raised by hand, is among the tests of the store
+):  # only root may mount a small disk; the same error, raised by hand, is among the tests of the store
 
     async def test_a_full_disk(server: Server, schema: str) -> None:
         """Where the disk is full, pushes are rejected, reads go on, and once there is room pushes succeed."""
@@ -519,7 +520,7 @@ async def test_settings_that_would_break_promises_are_refused(server: Server, sc
 
 async def test_an_old_server_is_refused(store: PostgresStore, monkeypatch: pytest.MonkeyPatch, schema: str) -> None:
     """A server before the oldest supported version is named in the error."""
-    monkeypatch.setattr("notify_pg._connection.OLDEST", 99)
+    monkeypatch.setattr("notify_pg._connection.MIN_VERSION", 99)
     assert store._db._dsn is not None
     with pytest.raises(UsageError, match="PostgreSQL 99 or later"):
         async with PostgresStore(store._db._dsn, schema=schema):
@@ -528,7 +529,7 @@ async def test_an_old_server_is_refused(store: PostgresStore, monkeypatch: pytes
 
 async def test_a_migration_with_many_at_once(make: Make, sql: asyncpg.Connection, schema: str,
                                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """A later version changes the tables once, however many start at once; a process that runs goes on meanwhile."""
+    """A later version changes the tables once, however many processes start at once; a running process goes on."""
     old = await make()
     first = await old.save(Event("alice", "n"))
     from notify_pg import _names, _schema
@@ -582,7 +583,7 @@ async def test_a_worker_that_inherits_a_store(postgres: Server, schema: str) -> 
     command = [sys.executable, "-W", "ignore", "-c", FORK, postgres.dsn, schema]
     done = await anyio.run_process(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert done.stdout.startswith(b"UsageError"), done.stderr
-    assert b"after the fork" in done.stdout
+    assert b"before a fork" in done.stdout
     assert b" after 2" in done.stdout
 
 

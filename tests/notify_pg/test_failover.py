@@ -68,7 +68,7 @@ async def test_a_standby_takes_over(pair: tuple[Server, Server], schema: str, la
         f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"
         "?target_session_attrs=read-write"
     )
-    async with PostgresStreamStore(dsn, schema=schema, heartbeat=0.5) as store, Notifier(store) as notifier:
+    async with PostgresStreamStore(dsn, schema=schema, probe_interval=0.5) as store, Notifier(store) as notifier:
         async with notifier.subscribe("alice", signals=True) as stream:
             events = [await store.save(Event("alice", "n", number)) for number in range(3)]
             await caught_up(primary, standby)

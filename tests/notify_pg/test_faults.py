@@ -19,7 +19,7 @@ from notify import Event, Notifier, NotifyError, PushRejectedError, PushUncertai
 from notify.testing import FaultProxy, Faults, History
 from notify.testing._suite import assert_chain
 from notify_pg import PostgresStore, PostgresStreamStore
-from notify_pg._errors import Fate, fate
+from notify_pg._errors import PostgresDisposition, disposition_of
 from tests.parts import until
 from tests.servers.postgres import Server, running
 
@@ -40,9 +40,9 @@ def through(proxy: FaultProxy, server: Server) -> str:
 
 
 async def settled(store: PostgresStore) -> None:
-    """Save once and wait until the doorbell has rung, so that a connection is there and idle."""
+    """Save once and wait until the wake message was sent, so that a connection is there and idle."""
     await store.save(Event("bob", "n"))
-    await until(lambda: not store._bell._ringing)
+    await until(lambda: not store._publisher._is_sending)
 
 
 class Crowd:
@@ -106,7 +106,7 @@ async def crowd(notifier: Notifier, history: History) -> Any:
 async def test_a_killed_server(server: Server, schema: str) -> None:
     """The server is killed during pushes and started again: nothing accepted is lost, readers resume, no gap."""
     history = History()
-    async with PostgresStreamStore(server.dsn, schema=schema, heartbeat=0.5, timeout=2) as store:
+    async with PostgresStreamStore(server.dsn, schema=schema, probe_interval=0.5, timeout=2) as store:
         async with Notifier(store) as notifier, crowd(notifier, history) as around:
             await anyio.to_thread.run_sync(server.kill)
             await anyio.to_thread.run_sync(server.start)
@@ -118,7 +118,7 @@ async def test_a_restarted_server_that_ends_its_connections(server: Server, sche
     """Connections that an administrator ends, all of them again and again, cost no event and no order."""
     history = History()
     control = await asyncpg.connect(server.dsn)
-    async with PostgresStreamStore(server.dsn, schema=schema, heartbeat=0.5) as store:
+    async with PostgresStreamStore(server.dsn, schema=schema, probe_interval=0.5) as store:
         async with Notifier(store) as notifier, crowd(notifier, history) as around:
             for _ in range(5):
                 await control.execute(
@@ -196,7 +196,7 @@ async def test_a_lost_reply_to_a_batch_with_keys(server: Server, schema: str) ->
 
 
 async def test_a_stored_batch_that_was_trimmed_before_its_reply(server: Server, schema: str) -> None:
-    """Where the reply is lost and the batch trims its own events, what cannot be told any more is uncertain."""
+    """Where the reply is lost and the batch trims its own events, those that are gone are uncertain."""
     async with FaultProxy("127.0.0.1", server.port) as proxy:
         async with PostgresStore(through(proxy, server), schema=schema, max_len=3) as store:
             await store.save(Event("bob", "n"))
@@ -276,7 +276,7 @@ async def test_a_clock_that_jumped_between_two_saves(server: Server, schema: str
     async with PostgresStore(server.dsn, schema=schema) as store:
         await store.save(Event("alice", "n"))
         for seconds in (-7200, 7200):
-            store._db._offset += seconds * 1_000_000
+            store._db._clock_offset += seconds * 1_000_000
             assert (await store.save(Event("alice", "n"))).id
 
 
@@ -295,7 +295,7 @@ async def test_cut_connections_of_every_kind(server: Server, schema: str) -> Non
     history = History()
     async with FaultProxy("127.0.0.1", server.port) as proxy:
         dsn = through(proxy, server)
-        async with PostgresStreamStore(dsn, schema=schema, heartbeat=0.5) as store, Notifier(store) as notifier:
+        async with PostgresStreamStore(dsn, schema=schema, probe_interval=0.5) as store, Notifier(store) as notifier:
             async with crowd(notifier, history) as around:
                 for number in range(6):
                     await proxy.reset()
@@ -330,11 +330,11 @@ anyio.run(main, *sys.argv[1:])
 
 
 async def test_killed_processes(server: Server, schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes push to one user and are killed: what they were told is stored is read, in one chain.
+    """Two processes push to one user and are killed: each event that they know is stored is read, in one chain.
 
     What they had stored and not announced when they died is found by the audit.
     """
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT", 1.0)
+    monkeypatch.setattr("notify._stream._catch_up.AUDIT_INTERVAL", 1.0)
     paths = [tmp_path / f"{number}.history" for number in range(2)]
     processes = []
     async with PostgresStreamStore(server.dsn, schema=schema) as store, store.subscribe("alice", "0") as stream:
@@ -364,39 +364,39 @@ async def test_killed_processes(server: Server, schema: str, tmp_path: Path, mon
     History.load(tmp_path / "reader.history", killed=paths).assert_ok()
 
 
-async def states(connection: asyncpg.Connection, *codes: str) -> list[Fate]:
+async def states(connection: asyncpg.Connection, *codes: str) -> list[PostgresDisposition]:
     found = []
     for code in codes:
         with pytest.raises(asyncpg.PostgresError) as caught:
             await connection.execute(f"DO $$ BEGIN RAISE 'no' USING ERRCODE = '{code}'; END $$")
-        found.append(fate(caught.value))
+        found.append(disposition_of(caught.value))
     return found
 
 
-async def test_every_error_has_its_fate(server: Server) -> None:
-    """Errors as the server really raises them are told apart: repeated, refused or unknown."""
+async def test_every_error_has_its_disposition(server: Server) -> None:
+    """Errors as the server really raises them are distinguished: repeated, refused or unknown."""
     connection = await asyncpg.connect(server.dsn)
-    assert set(await states(connection, "40001", "40P01")) == {Fate.CONFLICT}
-    assert set(await states(connection, "25006")) == {Fate.READ_ONLY}
-    assert set(await states(connection, "42P01", "42883", "3F000")) == {Fate.UNPREPARED}
-    assert set(await states(connection, "NT001")) == {Fate.LATE}
-    assert set(await states(connection, "57P01", "57P02", "08006", "58030")) == {Fate.LOST}
+    assert set(await states(connection, "40001", "40P01")) == {PostgresDisposition.CONFLICT}
+    assert set(await states(connection, "25006")) == {PostgresDisposition.READ_ONLY}
+    assert set(await states(connection, "42P01", "42883", "3F000")) == {PostgresDisposition.UNPREPARED}
+    assert set(await states(connection, "NT001")) == {PostgresDisposition.LATE}
+    assert set(await states(connection, "57P01", "57P02", "08006", "58030")) == {PostgresDisposition.LOST}
     assert set(await states(connection, "53100", "53200", "55P03", "57014", "42501", "22P05", "XX000")) == {
-        Fate.REFUSED
+        PostgresDisposition.REFUSED
     }
     with pytest.raises(asyncpg.DataError) as unencodable:
         await connection.fetch("SELECT $1::bigint", "not a number")
-    assert fate(unencodable.value) is Fate.REFUSED
+    assert disposition_of(unencodable.value) is PostgresDisposition.REFUSED
     connection.terminate()
     for call in (connection.execute, connection.fetch):
         await assert_unsent(call)
-    assert fate(TimeoutError()) is fate(ConnectionResetError()) is Fate.LOST
+    assert disposition_of(TimeoutError()) is disposition_of(ConnectionResetError()) is PostgresDisposition.LOST
 
 
 async def assert_unsent(call: Callable[[str], Awaitable[Any]]) -> None:
     with pytest.raises(asyncpg.InterfaceError) as caught:
         await call("SELECT 1")
-    assert fate(caught.value) is Fate.UNSENT
+    assert disposition_of(caught.value) is PostgresDisposition.UNSENT
 
 
 async def test_too_many_connections_are_waited_out(server: Server, schema: str) -> None:

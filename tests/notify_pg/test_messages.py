@@ -1,4 +1,4 @@
-"""What users are told when the DSN is wrong, the server refuses, a log is held, or a trouble lasts."""
+"""Messages for a wrong DSN, a server that refuses, a log that is held, and an outage that lasts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 
 from notify import BackendUnavailableError, Event, PushRejectedError, UsageError
+from notify.adapters import OutageLog
 from notify.testing import FaultProxy
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
 from notify_pg._dsn import check_dsn
-from notify_pg._trouble import Trouble
 from tests.notify_pg.conftest import Make
 from tests.parts import until
 from tests.servers.postgres import Bouncer, Server
@@ -50,28 +50,28 @@ DSNS = [
 
 
 @pytest.fixture
-def met(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each trouble was met, told or not."""
+def failures(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each outage log noted a failure, logged or not."""
     counter: Counter[str] = Counter()
-    meet = Trouble.met
+    failed = OutageLog.failed
 
-    def counted(self: Trouble, what: str) -> None:
-        counter[self._begun] += 1
-        meet(self, what)
+    def counted(self: OutageLog, error: BaseException | str) -> None:
+        counter[self._failing] += 1
+        failed(self, error)
 
-    monkeypatch.setattr(Trouble, "met", counted)
+    monkeypatch.setattr(OutageLog, "failed", counted)
     return counter
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "notify.pg"]
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name in ("notify", "notify.pg")]
 
 
 # -- the DSN -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_what_is_no_dsn_is_refused_at_once(part: Any) -> None:
+def test_a_text_that_is_not_a_dsn_is_refused_at_once(part: Any) -> None:
     """Every constructor refuses what the driver would not understand, and says what a DSN looks like."""
     for dsn in NO_DSNS:
         with pytest.raises(UsageError, match="postgresql://user:password@host:5432/database"):
@@ -92,14 +92,14 @@ def test_no_piece_of_a_password_is_printed(dsn: str) -> None:
 
 @pytest.mark.parametrize("part", [PostgresStreamStore, PostgresRouter])
 def test_the_dsn_to_listen_at_is_looked_at_too(part: Any) -> None:
-    """What is no DSN is refused as `listen_dsn` as well."""
+    """A text that is not a DSN is refused as `listen_dsn` as well."""
     with pytest.raises(UsageError, match="begins with postgresql://"):
         part("postgresql://", listen_dsn="foo")
 
 
 @pytest.mark.parametrize("dsn", DSNS)
 def test_what_the_driver_understands_is_accepted(dsn: str) -> None:
-    """Several hosts, sockets, IPv6, encoded characters and the environment are no reason to refuse a DSN."""
+    """Several hosts, sockets, IPv6, encoded characters and the environment are accepted."""
     PostgresStreamStore(dsn, listen_dsn=dsn)
 
 
@@ -115,7 +115,7 @@ async def test_what_the_driver_finds_wrong_is_the_users_to_mend(postgres: Server
     with pytest.raises(UsageError, match="sslmode"):
         await store.save(Event("alice", "n"))
     with pytest.raises(UsageError, match="sslmode"):
-        await store._retention._change(store._retention._make_partitions)
+        await store._maintenance._change(store._maintenance._make_partitions)
     await store.aclose()
 
 
@@ -123,7 +123,7 @@ async def test_what_the_driver_finds_wrong_is_the_users_to_mend(postgres: Server
 
 
 async def test_a_server_that_refuses_has_answered(postgres: Server, sql: asyncpg.Connection, schema: str) -> None:
-    """A database or role that does not exist, or a role without a connection left, is told as a refusal."""
+    """A database or role that does not exist, or a role without a connection left, is reported as a refusal."""
     await sql.execute(f"CREATE ROLE {schema} LOGIN CONNECTION LIMIT 0")
     try:
         for old, new in (("/postgres", "/nodb"), ("postgres@", "nobody@"), ("postgres@", f"{schema}@")):
@@ -136,14 +136,14 @@ async def test_a_server_that_refuses_has_answered(postgres: Server, sql: asyncpg
 
 
 async def test_a_query_that_fails_was_answered(store: PostgresStore, sql: asyncpg.Connection, schema: str) -> None:
-    """Where the server answers a read with an error, nobody is told that it did not answer."""
+    """Where the server answers a read with an error, the message does not say that it did not answer."""
     await sql.execute(f"ALTER TABLE {schema}.notify_heads RENAME COLUMN last_id TO another")
     with pytest.raises(BackendUnavailableError, match="answered with an error: UndefinedColumnError"):
         await store.head("alice")
 
 
 async def test_a_server_that_is_away_did_not_answer() -> None:
-    """Where nobody listens, there was no answer."""
+    """Where no server listens, there was no answer."""
     async with FaultProxy("127.0.0.1", 1) as proxy:
         await proxy.refuse()
         store = PostgresStore(f"postgresql://u@127.0.0.1:{proxy.port}/d")
@@ -153,7 +153,7 @@ async def test_a_server_that_is_away_did_not_answer() -> None:
 
 
 async def test_a_held_log_is_named_as_the_reason(make: Make, sql: asyncpg.Connection) -> None:
-    """A push that waited in vain for somebody's transaction is rejected with these words."""
+    """A push that waited too long for another transaction is rejected with this reason."""
     store = await make(timeout=0.5)
     await store.save(Event("alice", "n"))
     async with sql.transaction():
@@ -165,44 +165,47 @@ async def test_a_held_log_is_named_as_the_reason(make: Make, sql: asyncpg.Connec
 # -- the log -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pooler_is_told_once(
-    make: Make, pgbouncer: Bouncer, met: Counter[str], caplog: pytest.LogCaptureFixture
+async def test_a_pooler_is_logged_once(
+    make: Make, pgbouncer: Bouncer, failures: Counter[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often nothing is heard through a pooler, the remedy is told once."""
-    store = await make(PostgresStreamStore, pgbouncer.dsn, heartbeat=0.1)
+    """However often nothing is received through a pooler, the remedy is logged once."""
+    store = await make(PostgresStreamStore, pgbouncer.dsn, probe_interval=0.1)
     async with store.subscribe("alice"):
-        await until(lambda: met[store._listener._trouble._begun] >= 3, 20)
+        await until(lambda: failures[store.live._catch_up._loop._outage._failing] >= 3, 20)
     assert caplog.text.count("transaction mode") == 1
 
 
-async def test_a_server_that_is_away_for_long_is_told_once(
-    postgres: Server, make: Make, met: Counter[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_a_server_that_is_away_for_long_is_logged_once(
+    postgres: Server,
+    make: Make,
+    failures: Counter[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While the server is away everything fails again and again; each trouble is told once, and when it is over."""
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT_WHILE_DEAF", 0.05)
-    caplog.set_level(logging.WARNING, "notify.pg")
+    """While the server is away every part fails repeatedly; each outage is logged when it begins and when it ends."""
+    monkeypatch.setattr("notify._stream._catch_up.NOT_RECEIVING_INTERVAL", 0.05)
+    caplog.set_level(logging.WARNING, "notify")
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
-        store = await make(PostgresStreamStore, dsn, heartbeat=0.5, relay=0.1)
+        store = await make(PostgresStreamStore, dsn, probe_interval=0.5, relay=0.1)
         presence = await make(PostgresPresence, dsn, ttl=0.3)
         await presence.register("alice")
         async with store.subscribe("alice") as stream:
             await until(lambda: store.is_receiving)
             await proxy.refuse()
             await proxy.reset()
-            troubles = [store._listener._trouble, store._outbox._trouble, presence._trouble]
-            await until(lambda: all(met[trouble._begun] >= 4 for trouble in troubles), 20)
-            lasting = [*troubles, *(trouble for trouble in (store._blind, store._unread) if trouble.lasts)]
-            assert len(lasting) > len(troubles)
-            during = told(caplog)
+            outages = [store.live._catch_up._loop._outage, store._outbox._outage, presence._keeper._outage]
+            await until(lambda: all(failures[outage._failing] >= 4 for outage in outages), 20)
+            lasting = [*outages, store.live._catch_up._failing]
+            assert all(outage.is_failing for outage in lasting)
+            during = logged(caplog)
             assert max(Counter(during).values()) <= 2, during
             proxy.heal()
             await until(lambda: store.is_receiving, 10)
             event = await store.save(Event("alice", "n"))
             assert await stream.next(10) == event
-            store._look_at(["alice"])
-            await until(lambda: not any(trouble.lasts for trouble in lasting))
-        after = Counter(told(caplog)[len(during) :])
-        assert [after[trouble._over] for trouble in lasting] == [1] * len(lasting)
+            await until(lambda: not any(outage.is_failing for outage in lasting))
+        after = Counter(logged(caplog)[len(during) :])
+        assert [after[outage._recovered] for outage in lasting] == [1] * len(lasting)
         await store.aclose()
         await presence.aclose()

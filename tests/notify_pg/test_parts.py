@@ -15,7 +15,7 @@ from notify import BackendUnavailableError, Event, PushRejectedError, PushUncert
 from notify.testing import FaultProxy, Faults
 from notify_pg import PostgresRouter, PostgresStore
 from notify_pg._pool import OwnPool
-from notify_pg._rows import page_of
+from notify_pg._record import page_of
 from tests.notify_pg.conftest import Make
 from tests.parts import until
 from tests.servers.postgres import Server
@@ -52,7 +52,7 @@ async def test_an_attempt_that_is_lost_and_one_that_is_refused(
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
         async with PostgresStore(dsn, schema=schema) as store:
             await store.save(Event("bob", "n"))
-            await until(lambda: not store._bell._ringing)
+            await until(lambda: not store._publisher._is_sending)
             store._db.timeout = 2.0
             proxy.up = Faults(blackhole=True)
             save = asyncio.ensure_future(store.save(Event("alice", "n")))
@@ -86,7 +86,7 @@ async def test_a_held_log_and_a_look_that_fails(
 
 
 async def test_maintenance_of_partitions_without_a_server(postgres: Server, schema: str) -> None:
-    """A partition that cannot be changed because nobody answers is told like every read that fails."""
+    """A partition that cannot be changed because the server is away fails like a read."""
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
         async with aclosing(PostgresStore(dsn, schema=schema)) as store:
@@ -97,17 +97,17 @@ async def test_maintenance_of_partitions_without_a_server(postgres: Server, sche
             idle = store._db._pool._idle
             await until(lambda: all(connection.is_closed() for _, connection in idle))
             with pytest.raises(BackendUnavailableError):
-                await store._retention._change(store._retention._make_partitions)
+                await store._maintenance._change(store._maintenance._make_partitions)
 
 
-async def test_a_connection_that_nobody_needs_is_closed(
+async def test_an_idle_connection_is_closed(
     make: Make, sql: asyncpg.Connection, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that were idle for minutes are closed with the next call, all but the one that is in use."""
     store = await make()
     await asyncio.gather(*(store.read(f"user{number}", "0", 1) for number in range(20)))
     pool: Any = store._db._pool
-    await until(lambda: not pool._lent)
+    await until(lambda: not pool._in_use)
     assert len(pool._idle) > 1
     monkeypatch.setattr("notify_pg._pool.IDLE", 0.0)
     await anyio.sleep(0.01)
@@ -120,7 +120,7 @@ async def test_a_given_pool_of_a_read_only_server(postgres: Server, schema: str,
     async with asyncpg.create_pool(postgres.dsn, min_size=1, max_size=3) as pool:
         async with PostgresStore(pool, schema=schema) as store:
             await store.save(Event("alice", "n"))
-            await until(lambda: not store._bell._ringing)
+            await until(lambda: not store._publisher._is_sending)
 
             async def read_only(connection: Any) -> None:
                 await connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")

@@ -35,7 +35,7 @@ async def test_a_commit_is_seen_everywhere(make: Make, sql: asyncpg.Connection) 
 
 
 async def test_a_rollback_leaves_nothing(make: Make, sql: asyncpg.Connection) -> None:
-    """After a rollback the event was never there: the next one has its place, and no gap is told."""
+    """After a rollback the event was never there: the next one has its place, and there is no gap."""
     store = await make(PostgresStreamStore)
     first = await store.save(Event("alice", "n"))
     async with store.subscribe("alice", "0") as stream:
@@ -100,7 +100,7 @@ async def test_a_push_that_fails_in_a_transaction_is_rejected(
 
 
 async def test_a_transaction_must_be_open(store: PostgresStore, sql: asyncpg.Connection, postgres: Server) -> None:
-    """Without a transaction, or with what is no connection of the driver's, the error says what to pass."""
+    """Without a transaction, or with an object that is not a connection of the driver, the error says what to pass."""
     for connection in (sql, None, "postgresql://"):
         with pytest.raises(UsageError):
             await store.save_in(Event("alice", "n"), connection)
@@ -131,16 +131,16 @@ async def test_a_connection_that_returned_to_its_pool_has_ended_its_transaction(
 
 
 async def test_a_commit_that_the_library_cannot_see(make: Make, sql: asyncpg.Connection) -> None:
-    """`wake` brings an event whose commit somebody else made; it needs no transaction and no stream."""
+    """`wake` brings an event of a commit that the library cannot see; it needs no transaction and no stream."""
     store, other = await make(PostgresStreamStore), await make(PostgresStore)
     async with store.subscribe("alice") as stream, store.subscribe("bob") as quiet:
         await until(lambda: store.is_receiving)
         transaction = sql.transaction()
         await transaction.start()
         event = await other.save_in(Event("alice", "n"), sql)
-        other._watch._waiting.clear()
+        other._transactions._waiting.clear()
         await transaction.commit()
-        other.wake("alice", "nobody", "bob")
+        other.wake("alice", "unknown", "bob")
         assert await stream.next(2) == event
         with pytest.raises(TimeoutError):
             await quiet.next(0.05)
@@ -150,12 +150,12 @@ async def test_only_so_many_transactions_are_watched(
     make: Make, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond a bound transactions are not watched, and all they lose is the wake-up."""
-    monkeypatch.setattr("notify_pg._outbox.WATCHED", 1)
+    monkeypatch.setattr("notify_pg._outbox.MAX_WATCHED", 1)
     store = await make()
     async with sql.transaction():
         for user in ("alice", "bob", "carol"):
             await store.save_in(Event(user, "n"), sql)
-        assert len(store._watch._waiting) <= 1
+        assert len(store._transactions._waiting) <= 1
     assert await store.head("carol") != "0"
 
 
@@ -213,8 +213,8 @@ async def test_the_outbox_takes_what_many_have_in_common(store: PostgresStore, s
         assert (event.payload, event.type, event.micros, dict(event.meta)) == ("x" * 50, "n", draft.micros, {"a": "b"})
 
 
-async def test_the_outbox_locks_nobody(make: Make, sql: asyncpg.Connection) -> None:
-    """While a transaction that has enqueued stays open, nobody waits, not even pushes to the same user."""
+async def test_the_outbox_locks_no_log(make: Make, sql: asyncpg.Connection) -> None:
+    """While a transaction that has enqueued stays open, no push waits, not even one to the same user."""
     store = await make()
     async with sql.transaction():
         await store.enqueue(Event("alice", "late"), connection=sql)
@@ -250,7 +250,7 @@ async def test_a_relay_goes_on_after_a_failure(
     """A relay that fails says so, loses nothing, and goes on."""
     store = await make(relay=0.02)
     await sql.execute(f"ALTER TABLE {schema}.notify_outbox RENAME TO gone")
-    await until(lambda: "the outbox could not be emptied" in caplog.text)
+    await until(lambda: "the outbox relay is failing" in caplog.text)
     await sql.execute(f"ALTER TABLE {schema}.gone RENAME TO notify_outbox")
     async with sql.transaction():
         await store.enqueue(Event("alice", "n"), connection=sql)
@@ -288,7 +288,7 @@ async def test_what_other_programs_insert(make: Make, sql: asyncpg.Connection, s
 async def test_the_outbox_refuses_what_a_push_refuses(
     store: PostgresStore, sql: asyncpg.Connection, schema: str, column: str, value: object
 ) -> None:
-    """A row that no log could take would hold up the relay for ever: it is refused where it is inserted."""
+    """A row that no log can hold would block the relay, so it is refused where it is inserted."""
     row = {"user_id": "alice", "type": "n", "data": b"1", column: value}
     places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
     with pytest.raises((asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)):

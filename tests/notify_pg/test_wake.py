@@ -1,4 +1,4 @@
-"""The doorbell, its listener, poolers, the router and presence: what is lost, and what heals."""
+"""Wake messages, the listener, poolers, the router and presence: what is lost, and what recovers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from notify import BackendUnavailableError, ClosedError, Event, Notifier, RoutingInfo
 from notify.testing import FaultProxy, Faults
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
-from notify_pg._doorbell import MAX_PAYLOAD, packed
 from notify_pg._names import short_key
+from notify_pg._wake import MAX_PAYLOAD, pack_keys
 from tests.notify_pg.conftest import Make
 from tests.parts import until
 from tests.servers.postgres import Bouncer, Server
@@ -46,14 +46,14 @@ async def test_one_connection_listens_for_all(make: Make, sql: asyncpg.Connectio
 async def test_a_plain_store_without_streams_does_not_listen(
     store: PostgresStore, sql: asyncpg.Connection, schema: str
 ) -> None:
-    """A process that only pushes rings, and listens to nothing."""
+    """A process that only pushes sends wake messages, and does not listen."""
     await store.save(Event("alice", "n"))
     assert not await listeners(sql, schema)
 
 
 async def test_a_killed_listener_misses_nothing(make: Make, sql: asyncpg.Connection, schema: str) -> None:
     """While the listening connection is killed again and again, every event arrives, in order, without a gap."""
-    store, writer = await make(PostgresStreamStore, heartbeat=0.5), await make(PostgresStore)
+    store, writer = await make(PostgresStreamStore, probe_interval=0.5), await make(PostgresStore)
     async with store.subscribe("alice") as stream:
         await until(lambda: store.is_receiving)
 
@@ -78,11 +78,11 @@ async def save_all(store: PostgresStore, count: int) -> list[Event]:
 
 
 async def test_a_half_open_listener_is_replaced(make: Make, postgres: Server) -> None:
-    """A listening connection that is cut off in silence is noticed by its canary, and events arrive meanwhile."""
+    """A listening connection that is cut off in silence is detected by a probe, and events arrive in between."""
     writer = await make(PostgresStore)
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
-        store = await make(PostgresStreamStore, listen_dsn=dsn, heartbeat=0.2)
+        store = await make(PostgresStreamStore, listen_dsn=dsn, probe_interval=0.2)
         async with store.subscribe("alice") as stream:
             await until(lambda: store.is_receiving)
             proxy.up = proxy.down = Faults(blackhole=True)
@@ -96,27 +96,27 @@ async def test_a_half_open_listener_is_replaced(make: Make, postgres: Server) ->
         await store.aclose()
 
 
-async def test_a_doorbell_that_does_not_ring_delays_only(
+async def test_a_notify_that_fails_delays_only(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where NOTIFY fails (a full queue, say), pushes succeed, it is said once, and events come by the audit."""
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT_WHILE_DEAF", 0.2)
-    writer, store = await make(PostgresStore), await make(PostgresStreamStore, heartbeat=0.2)
+    monkeypatch.setattr("notify._stream._catch_up.NOT_RECEIVING_INTERVAL", 0.2)
+    writer, store = await make(PostgresStore), await make(PostgresStreamStore, probe_interval=0.2)
     for one in (writer, store):
-        one._bell._channel = "x" * 64  # the server refuses it
+        one._publisher._channel = "x" * 64  # the server refuses it
     async with store.subscribe("alice") as stream:
         events = await save_all(writer, 3)
         assert [await stream.next(3) for _ in range(3)] == events
     assert not store.is_receiving
-    assert writer._bell.failures > 1
-    assert caplog.text.count("the doorbell does not ring") == 2
+    assert writer._publisher.failures > 1
+    assert caplog.text.count("NOTIFY is failing") == 2
 
 
 async def test_a_pooler_that_swallows_listen_is_found_out(
     make: Make, pgbouncer: Bouncer, postgres: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Through a pooler in transaction mode everything works but LISTEN; that is found out, said, and polled around."""
-    store = await make(PostgresStreamStore, pgbouncer.dsn, heartbeat=0.3)
+    store = await make(PostgresStreamStore, pgbouncer.dsn, probe_interval=0.3)
     assert store._db.is_pooled
     async with Notifier(store) as notifier, notifier.subscribe("alice") as stream:
         writer = await make(PostgresStore)
@@ -147,8 +147,8 @@ async def test_a_pool_through_a_pooler(make: Make, pgbouncer: Bouncer) -> None:
         await store.aclose()
 
 
-async def test_news_that_cannot_be_read_is_read_later(make: Make, sql: asyncpg.Connection, schema: str) -> None:
-    """A ring whose news cannot be read makes the streams read for themselves, until they succeed."""
+async def test_events_that_cannot_be_read_are_read_later(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """If the events of a wake message cannot be read, the streams read for themselves, until they succeed."""
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
     async with store.subscribe("alice") as stream:
         first = await writer.save(Event("alice", "n"))
@@ -156,7 +156,7 @@ async def test_news_that_cannot_be_read_is_read_later(make: Make, sql: asyncpg.C
         async with sql.transaction():
             await sql.execute(f"ALTER TABLE {schema}.notify_heads RENAME TO gone")
             await sql.execute("COMMIT")
-            store._hear(f"somebody {short_key('alice')}")
+            store._on_wake(f"another {short_key('alice')}")
             await anyio.sleep(0.1)
             await sql.execute("BEGIN")
             await sql.execute(f"ALTER TABLE {schema}.gone RENAME TO notify_heads")
@@ -165,7 +165,7 @@ async def test_news_that_cannot_be_read_is_read_later(make: Make, sql: asyncpg.C
 
 
 async def test_a_burst_for_one_user_makes_its_streams_read(make: Make) -> None:
-    """More news than one look takes is read page by page, by the streams themselves."""
+    """More new events than one catch-up reads are read page by page, by the streams themselves."""
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
     async with store.subscribe("alice") as stream:
         first = await writer.save(Event("alice", "n"))
@@ -174,8 +174,8 @@ async def test_a_burst_for_one_user_makes_its_streams_read(make: Make) -> None:
         assert [await stream.next(5) for _ in events] == [*events]
 
 
-async def test_users_who_share_a_short_key_are_told_apart(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two users with the same short key are both looked at, and each gets only what is his."""
+async def test_users_who_share_a_short_key_are_distinguished(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two users with the same short key are both read, and each gets only their own events."""
     monkeypatch.setattr("notify_pg._stream_store.short_key", lambda _: "same")
     monkeypatch.setattr("notify_pg._store.short_key", lambda _: "same")
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
@@ -188,24 +188,25 @@ async def test_users_who_share_a_short_key_are_told_apart(make: Make, monkeypatc
 
 
 @pytest.mark.parametrize("failure", [BackendUnavailableError("no"), TimeoutError()])
-async def test_audits_find_what_no_ring_announced(
+async def test_audits_find_what_no_message_announced(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
     """A store that streams without a notifier audits by itself, and survives an audit that fails."""
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT", 0.1)
-    monkeypatch.setattr("notify_pg._stream_store.AUDIT_WHILE_DEAF", 0.1)
+    monkeypatch.setattr("notify._stream._catch_up.AUDIT_INTERVAL", 0.1)
+    monkeypatch.setattr("notify._stream._catch_up.NOT_RECEIVING_INTERVAL", 0.1)
     store, writer = await make(PostgresStreamStore), await make(PostgresStore)
-    writer._writer._on_stored = lambda events: None  # its doorbell is out of order
-    audit = store.live.audit
+    writer._saver._on_stored = lambda events: None  # it sends no wake messages
+    catch_up = store.live._catch_up
+    audit = catch_up.audit
 
     async def fail_once() -> None:
-        monkeypatch.setattr(store.live, "audit", audit)
+        monkeypatch.setattr(catch_up, "audit", audit)
         raise failure
 
     async with store.subscribe("alice") as stream:
         await until(lambda: store.is_receiving)
-        monkeypatch.setattr(store.live, "audit", fail_once)
-        await until(lambda: "could not be looked for" in caplog.text)
+        monkeypatch.setattr(catch_up, "audit", fail_once)
+        await until(lambda: "cannot be searched for missed events" in caplog.text)
         event = await writer.save(Event("alice", "n"))
         assert await stream.next(5) == event
 
@@ -213,7 +214,7 @@ async def test_audits_find_what_no_ring_announced(
 def test_payloads_hold_as_many_keys_as_fit() -> None:
     """Thousands of keys take a few payloads, each within the server's limit."""
     keys = {short_key(f"user{number}") for number in range(5000)}
-    payloads = packed("tag", keys)
+    payloads = pack_keys("tag", keys)
     assert all(len(payload) <= MAX_PAYLOAD < 8000 for payload in payloads)
     assert {key for payload in payloads for key in payload.split(" ")[1:]} == keys
     assert len(payloads) <= 6
@@ -248,7 +249,7 @@ async def test_what_is_no_event_is_ignored(make: Make, sql: asyncpg.Connection, 
 
 async def test_a_router_listens_again(make: Make, sql: asyncpg.Connection, schema: str) -> None:
     """After its listening connection was killed, a router's notifier hears again."""
-    router = await make(PostgresRouter, heartbeat=0.3)
+    router = await make(PostgresRouter, probe_interval=0.3)
     async with Notifier(None, router=router, instance_id="a") as notifier, notifier.subscribe("alice") as stream:
         (pid,) = await listeners(sql, schema)
         await sql.execute("SELECT pg_terminate_backend($1)", pid)
@@ -292,7 +293,7 @@ async def test_closing_a_router_ends_its_routes(make: Make, sql: asyncpg.Connect
 
 
 async def test_presence_outlives_a_server_that_lost_it(make: Make, sql: asyncpg.Connection, schema: str) -> None:
-    """Rows that vanish with their lease, as in a crash, or that nobody wrote, are put right by the next renewal."""
+    """Rows that vanish with their lease, as in a crash, or that no tracker wrote, are put right by the next renewal."""
     tracker, other = await make(PostgresPresence, ttl=0.3), await make(PostgresPresence, ttl=0.3)
     await tracker.register("alice", RoutingInfo("a"))
     await sql.execute(f"TRUNCATE {schema}.notify_trackers, {schema}.notify_presence")
@@ -312,7 +313,7 @@ async def test_the_dead_are_swept_away(make: Make, sql: asyncpg.Connection, sche
     """What dead processes have left is removed from the tables by those that live."""
     dead, tracker = await make(PostgresPresence, ttl=0.2), await make(PostgresPresence, ttl=0.2)
     await dead.register("bob", RoutingInfo("b"))
-    await dead._services.aclose(1)
+    await dead._keeper.abandon()
     await tracker.register("alice", RoutingInfo("a"))
 
     async def is_swept() -> bool:

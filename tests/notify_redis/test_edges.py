@@ -1,4 +1,4 @@
-"""What is damaged, missing or unreachable: told by the library's own errors, within the time asked for."""
+"""Damaged records and missing or unreachable servers raise the library's own errors, within the timeout."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from notify import (
 )
 from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore, _client
-from notify_redis._entry import decode, encode
+from notify_redis._record import decode, encode
 from tests.parts import until
 from tests.servers.redis import Server, cluster, directory, free_port, running, sentinels, single
 
 pytestmark = pytest.mark.anyio
 
 
-# -- nobody there --------------------------------------------------------------------------------------------------
+# -- unreachable -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["redis+cluster://127.0.0.1:{port}", "redis+sentinel://127.0.0.1:{port}/main"])
-async def test_nobody_to_ask(prefix: str, scheme: str) -> None:
+async def test_masters_that_cannot_be_asked(prefix: str, scheme: str) -> None:
     """Where no sentinel and no node of the cluster answers, pushes are rejected and reads fail, in time."""
     url = scheme.format(port=free_port())
     async with aclosing(RedisStreamStore(url, prefix=prefix, timeout=0.5)) as store:
@@ -85,7 +85,7 @@ async def test_closing_while_the_masters_are_looked_for(prefix: str) -> None:
 
 
 async def test_a_router_that_gave_up_listening(prefix: str) -> None:
-    """A router that was cancelled while nobody could be asked stops looking."""
+    """A router that was cancelled while the masters could not be found stops looking for them."""
     router = RedisRouter(f"redis+cluster://127.0.0.1:{free_port()}", prefix=prefix)
     async with aclosing(router), anyio.create_task_group() as tasks:
         with anyio.move_on_after(0.2):
@@ -177,7 +177,7 @@ async def test_sentinels_that_die(
     prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without sentinels the master that is known goes on serving; without the master too, pushes end in time."""
-    monkeypatch.setattr(_client, "REDISCOVER", 0.1)
+    monkeypatch.setattr(_client, "REDISCOVER_INTERVAL", 0.1)
     with sentinels() as all_:
         async with aclosing(RedisStreamStore(all_.url, prefix=prefix, timeout=1.0)) as store:
             await store.save(Event("alice", "t"))
@@ -218,7 +218,7 @@ async def test_clients_of_clusters_and_sentinels(prefix: str) -> None:
 def test_cluster_clients_with_tls() -> None:
     """A cluster client that speaks TLS is followed with TLS, under its login."""
     client: Any = RedisCluster(host="one", port=1, ssl=True, ssl_ca_certs="ca.pem", username="me", password="secret")
-    source = RedisStore(client)._client.source
+    source = RedisStore(client)._client.endpoint
     assert source.kind is SSLConnection
     assert (source.options["username"], source.options["ssl_ca_certs"]) == ("me", "ca.pem")
     assert list(source.seeds) == [("one", 1)]
@@ -227,7 +227,7 @@ def test_cluster_clients_with_tls() -> None:
 def test_logins_and_tls_of_sentinels() -> None:
     """A URL may have another login for the sentinels; TLS settings count for them too."""
     url = "rediss+sentinel://me:secret@one:1,two/main/3?sentinel_username=s&sentinel_password=p&ssl_ca_certs=ca.pem"
-    source = RedisStore(url)._client.source
+    source = RedisStore(url)._client.endpoint
     assert list(source.seeds) == [("one", 1), ("two", 26_379)]
     assert (source.service, source.options["db"], source.options["username"]) == ("main", 3, "me")
     assert dict(source.sentinel_options) == {"username": "s", "password": "p", "ssl_ca_certs": "ca.pem"}
@@ -256,16 +256,16 @@ async def test_an_event_in_the_wrong_log(server: Server, prefix: str) -> None:
     """Another user's event in a log is never shown; what is no stream cannot be read."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         forged = encode(Event("bob", "secret"))
-        server.ask("XADD", store._keys.stream("alice"), "*", "p", "0", "n", "x", "e", forged)
+        server.ask("XADD", store._names.stream("alice"), "*", "p", "0", "n", "x", "e", forged)
         with pytest.raises(CodecError, match="bob"):
             await store.read("alice", "0", 10)
-        server.ask("SET", store._keys.stream("carol"), "text")
+        server.ask("SET", store._names.stream("carol"), "text")
         with pytest.raises(BackendUnavailableError, match="WRONGTYPE"):
             await store.read("carol", "0", 10)
 
 
 async def test_garbage_that_is_routed(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What somebody else publishes on an instance's channel is complained of, and the next event is delivered."""
+    """A message that is not an event on an instance's channel is logged, and the next event is delivered."""
     async with (
         RedisRouter(server.url, prefix=prefix) as router,
         Notifier(router=router, instance_id="here") as notifier,
@@ -308,12 +308,12 @@ async def test_presence_while_the_server_is_away(victim: Server, prefix: str) ->
             return False
 
         await until(found, 10)
-        await until(lambda: here._epoch > 1, 10)  # it has written everything again, over the new connection
+        await until(lambda: here._leases.epoch > 1, 10)  # it has written everything again, over the new connection
         assert await there.locate([]) == {}
 
 
 async def test_a_tracker_that_closes_while_it_writes(victim: Server, prefix: str) -> None:
-    """Who waits for a registration when the tracker closes is told, though the server hangs."""
+    """A registration in progress when the tracker closes ends with an error, though the server is frozen."""
     tracker = RedisPresence(victim.url, prefix=prefix)
     await tracker.register("alice")
     victim.freeze()

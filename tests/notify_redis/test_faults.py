@@ -185,7 +185,7 @@ async def test_passwords_stay_out_of_messages(prefix: str) -> None:
     async with aclosing(RedisStore(address, prefix=prefix, timeout=0.3)) as store:
         with pytest.raises(PushRejectedError) as caught:
             await store.save(Event("alice", "t"))
-    assert "hunter2" not in f"{caught.value!r}{caught.value.__cause__!r}{store._client.source!r}"
+    assert "hunter2" not in f"{caught.value!r}{caught.value.__cause__!r}{store._client.endpoint!r}"
 
 
 async def test_a_server_without_memory_left(victim: Server, prefix: str) -> None:
@@ -257,13 +257,13 @@ async def test_replicas_that_do_not_confirm(victim: Server, prefix: str) -> None
 
 @pytest.mark.parametrize("policy", ["volatile-lru", "allkeys-lru"])
 async def test_a_server_that_evicts(victim: Server, prefix: str, policy: str) -> None:
-    """Where the server evicts a log, live streams and those that resume are told `expired`, and go on."""
+    """Where the server evicts a log, live and resuming streams get a gap `expired` and continue."""
     async with aclosing(RedisStreamStore(victim.url, prefix=prefix)) as store, Notifier(store) as notifier:
         event = await store.save(Event("alice", "t"))
         async with notifier.subscribe("alice", "0", signals=True) as stream:
             assert await stream.next(5) == event
             assert (await stream.next(5)).type == "notify.sync"
-            key = store._keys.stream("alice")
+            key = store._names.stream("alice")
             victim.ask("CONFIG", "SET", "maxmemory-policy", policy)
             used = int(plain_info(victim, "memory")["used_memory"])
             victim.ask("CONFIG", "SET", "maxmemory", used + 2_000_000)
@@ -452,7 +452,7 @@ async def test_a_route_that_fails(prefix: str) -> None:
             await router.route(Event("alice", "t"), None)
 
 
-async def test_a_server_that_stays_away_delays_nobody(prefix: str) -> None:
+async def test_a_server_that_stays_away_delays_no_caller(prefix: str) -> None:
     """Once a server was unreachable for a second, pushes are rejected at once; they go on when it is back."""
     with single() as server:
         async with aclosing(RedisStore(server.url, prefix=prefix, timeout=3.0)) as store:

@@ -1,4 +1,4 @@
-"""What a new user gets wrong, and is told at once: URLs, the event loop, logins."""
+"""Mistakes of new users raise at once, with a message that names them: URLs, the event loop, logins."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import anyio.to_thread
 import pytest
 
 from notify import BackendUnavailableError, Event, PushRejectedError, RoutingInfo
+from notify.adapters import OutageLog
 from notify.errors import UsageError
 from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
-from notify_redis._attempts import FAIL_FAST
+from notify_redis._attempt import FAIL_FAST_AFTER
 from notify_redis._errors import RefusedError
-from notify_redis._trouble import Trouble
 from tests.parts import until
 from tests.servers.redis import Server, plain, plain_info
 
@@ -62,7 +62,7 @@ def test_databases_that_are_no_number(part: Callable[[str], Any], url: str) -> N
         "redis+cluster://localhost?foo=bar",
     ],
 )
-def test_options_that_nobody_knows(part: Callable[[str], Any], url: str) -> None:
+def test_options_that_do_not_exist(part: Callable[[str], Any], url: str) -> None:
     """A URL with an option that no connection takes is refused by the option's name, without what may be secret."""
     with pytest.raises(UsageError, match=r": unexpected keyword argument 'foo'$") as raised:
         part(url)
@@ -152,13 +152,13 @@ async def test_servers_that_do_not_let_us_in(victim: Server, prefix: str) -> Non
 
 
 async def test_pushes_to_a_server_that_has_refused_for_long(victim: Server, prefix: str) -> None:
-    """A push that comes when the server has refused for a while is told why, too."""
+    """A push to a server that has been refusing for a while names the reason too."""
     victim.ask("CONFIG", "SET", "requirepass", "right")
     async with aclosing(RedisStore(victim.url, prefix=prefix)) as store:
         with pytest.raises(PushRejectedError, match="Authentication required"):
             await store.save(Event("alice", "t"))
         link = store._client.node_of(0).writes
-        await until(lambda: link.down_for() > FAIL_FAST)
+        await until(lambda: link.down_for() > FAIL_FAST_AFTER)
         with pytest.raises(PushRejectedError, match=r"no connection for .* s: Authentication required"):
             await store.save(Event("alice", "t"))
 
@@ -177,11 +177,11 @@ async def test_an_uncertain_push_is_not_given_up(server: Server, prefix: str) ->
                 outcomes.append(await store.save(Event("alice", "second")))
 
             tasks.start_soon(save)
-            await until(lambda: server.ask("XLEN", store._keys.stream("alice")) == 2)
+            await until(lambda: server.ask("XLEN", store._names.stream("alice")) == 2)
             server.ask("ACL", "SETUSER", "late", "off")
             server.ask("CLIENT", "KILL", "USER", "late")
             link = store._client.node_of(0).writes
-            await until(lambda: isinstance(link.trouble, RefusedError))
+            await until(lambda: isinstance(link.failure, RefusedError))
             assert not outcomes
             server.ask("ACL", "SETUSER", "late", "on")
             await until(lambda: outcomes)
@@ -191,7 +191,7 @@ async def test_an_uncertain_push_is_not_given_up(server: Server, prefix: str) ->
 
 async def test_open_streams_outlast_a_refusal(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     """Open streams go on trying while the login is refused, which is logged once, until it is corrected."""
-    caplog.set_level(logging.WARNING, "notify")
+    caplog.set_level(logging.INFO, "notify")
     server.ask("ACL", "SETUSER", "gone", "reset", "on", ">right", "~*", "&*", "+@all")
     store = RedisStreamStore(f"redis://gone:right@127.0.0.1:{server.port}", prefix=prefix)
     other = RedisStore(server.url, prefix=prefix)
@@ -205,8 +205,8 @@ async def test_open_streams_outlast_a_refusal(server: Server, prefix: str, caplo
         assert await stream.next(20) == event
         await until(lambda: store.is_receiving)
     said = [record.getMessage() for record in caplog.records]
-    assert len([text for text in said if "does not hear" in text and "invalid username-password" in text]) == 1
-    assert len([text for text in said if "hears" in text and "again" in text]) == 1
+    assert len([text for text in said if "does not receive" in text and "invalid username-password" in text]) == 1
+    assert len([text for text in said if "receives from" in text and "again" in text]) == 1
 
 
 def refused_logins(server: Server, user: str) -> int:
@@ -228,16 +228,16 @@ async def test_masters_that_cannot_be_found(server: Server, prefix: str, caplog:
     assert "cluster support disabled" in record.getMessage()
 
 
-def test_a_trouble_that_lasts(caplog: pytest.LogCaptureFixture) -> None:
-    """A trouble is logged when it begins, when its text changes and when it is over; then it may begin again."""
-    caplog.set_level(logging.WARNING, "notify")
-    trouble = Trouble("it fails", "it works")
-    trouble.ended()
+def test_an_outage_that_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    """An outage is logged when it begins, when its cause changes and when it ends; then another one may begin."""
+    caplog.set_level(logging.INFO, "notify")
+    outage = OutageLog(logging.getLogger("notify.redis"), "it fails", "it works")
+    outage.recovered()
     for error in (ValueError("a"), ValueError("a"), ValueError("b"), TimeoutError(), TimeoutError()):
-        trouble.met(error)
-    trouble.ended()
-    trouble.ended()
-    trouble.met(TimeoutError())
+        outage.failed(error)
+    outage.recovered()
+    outage.recovered()
+    outage.failed(TimeoutError())
     assert [record.getMessage() for record in caplog.records] == [
         "it fails: a",
         "it fails: b",
@@ -253,12 +253,11 @@ async def test_presence_without_its_server(victim: Server, prefix: str, caplog: 
     async with RedisPresence(victim.url, prefix=prefix, ttl=0.3, timeout=0.2) as tracker:
         await tracker.register("alice")
         victim.kill()
-        await until(lambda: "lease cannot be renewed" in caplog.text)
+        await until(lambda: "cannot write or renew its registrations" in caplog.text)
         with pytest.raises(BackendUnavailableError):
             await tracker.register("bob")
         await anyio.to_thread.run_sync(victim.start)
-        await until(lambda: "lease is renewed again" in caplog.text)
-        await until(lambda: "presence is written again" in caplog.text)
+        await until(lambda: "writes and renews its registrations again" in caplog.text)
     said = [record.getMessage() for record in caplog.records]
-    for text in ("lease is renewed again", "presence is written again"):
+    for text in ("cannot write or renew its registrations", "writes and renews its registrations again"):
         assert len([each for each in said if text in each]) == 1

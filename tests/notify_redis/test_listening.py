@@ -1,7 +1,8 @@
-"""The pub/sub connection: killed, deaf, unsubscribed or slow, it costs a moment and never an event."""
+"""The pub/sub connection: killed, silent, unsubscribed or slow, it costs a moment and no event."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 
 from notify import Event, Notifier, RoutingInfo
 from notify.testing import FaultProxy, Faults
-from notify_redis import RedisRouter, RedisStore, RedisStreamStore
-from notify_redis._entry import encode
+from notify_redis import RedisRouter, RedisStore, RedisStreamStore, _listen
+from notify_redis._record import encode
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
 from tests.servers.redis import Server, plain_info
@@ -25,9 +26,9 @@ def channels(server: Server, prefix: str) -> int:
 
 
 def listen_through(store: RedisStreamStore, proxy: FaultProxy) -> None:
-    """Have the pub/sub connection of a store go through a proxy, and no other one."""
+    """Route the pub/sub connection of a store, and only that one, through a proxy."""
     node = store._client.node_of(0)
-    node.connect = store._client.source.at(("127.0.0.1", proxy.port)).connect
+    node.connect = store._client.endpoint.at(("127.0.0.1", proxy.port)).connect
 
 
 async def test_a_connection_that_is_killed(server: Server, prefix: str) -> None:
@@ -37,13 +38,36 @@ async def test_a_connection_that_is_killed(server: Server, prefix: str) -> None:
         async with traffic(store, other) as load:
             for _ in range(5):
                 await until(lambda: other.is_receiving)
-                before, connections = load.stored, other._hearing.connections
+                before, connections = load.stored, other._subscriptions.connections
                 server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-                await until(partial(lambda n: other._hearing.connections > n, connections))
+                await until(partial(lambda n: other._subscriptions.connections > n, connections))
                 await until(lambda before=before: load.stored > before + 20)
             await load.settle(5)
             load.history.assert_ok()
             assert not load.gaps
+
+
+async def test_delays_start_anew_after_a_connection_that_lasted(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delay before reconnecting grows with each failure, but not after a connection that had lasted."""
+    made: list[Iterator[float]] = []
+
+    def delays(make: Callable[[], Iterator[float]] = _listen._delays) -> Iterator[float]:
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(_listen, "_delays", delays)
+    async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store, store.subscribe("alice"):
+        await until(lambda: store.is_receiving)
+        for steady_after, anew in ((3600.0, 0), (0.0, 1)):
+            monkeypatch.setattr(_listen, "STEADY_AFTER", steady_after)
+            for _ in range(3):
+                before, connections = len(made), store._subscriptions.connections
+                server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+                await until(partial(lambda n: store._subscriptions.connections > n, connections))
+                await until(lambda: store.is_receiving)
+                assert len(made) == before + anew
 
 
 async def test_killed_and_published_at_once(server: Server, prefix: str) -> None:
@@ -59,9 +83,9 @@ async def test_killed_and_published_at_once(server: Server, prefix: str) -> None
 
 
 @pytest.mark.slow
-async def test_a_connection_that_goes_deaf(server: Server, prefix: str) -> None:
-    """A half-open pub/sub connection is noticed by the canary that does not come back, and made again."""
-    other = RedisStreamStore(server.url, prefix=prefix, canary=0.5)
+async def test_a_connection_that_goes_silent(server: Server, prefix: str) -> None:
+    """A half-open pub/sub connection is detected by missing probes, and replaced."""
+    other = RedisStreamStore(server.url, prefix=prefix, probe_interval=0.5)
     async with FaultProxy("127.0.0.1", server.port) as proxy, aclosing(other):
         async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
             await other.head("alice")
@@ -74,7 +98,7 @@ async def test_a_connection_that_goes_deaf(server: Server, prefix: str) -> None:
                     await stream.next(0.2)
                 with suppress(TimeoutError):
                     await stream.next(3.0)
-                assert stream.last_id == event.id  # found by looking, while nothing can be heard
+                assert stream.last_id == event.id  # found by the auditor, while nothing is received
                 assert not other.is_receiving
                 proxy.heal()
                 await proxy.reset()
@@ -107,7 +131,7 @@ async def test_users_are_subscribed_while_they_are_here(server: Server, prefix: 
         async with anyio.create_task_group() as tasks:
             for stream in streams:
                 tasks.start_soon(stream.__aenter__)
-        assert channels(server, prefix) == 1001  # and the canary's
+        assert channels(server, prefix) == 1001  # and the probe's
         assert int(plain_info(server, "clients")["connected_clients"]) - before <= 2
         for stream in streams[:900]:
             await stream.aclose()
@@ -182,10 +206,10 @@ def reads(server: Server) -> str:
     return found.partition(",")[0]
 
 
-async def test_a_foreign_message_does_no_harm(server: Server, prefix: str) -> None:
-    """Whatever somebody else publishes on a user's channel, no stream yields it, and the next event arrives."""
+async def test_a_message_of_another_program_does_no_harm(server: Server, prefix: str) -> None:
+    """A message of another program on a user's channel is not yielded, and the next event arrives."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store, store.subscribe("alice") as stream:
-        channel = store._keys.stream("alice")
+        channel = store._names.stream("alice")
         forged = Event("bob", "t", "forged").stored("99-0", "0")
         garbage: list[Any] = [b"", b"x", b"1-1", b"1-1 0 garbage", b"1-1 0 " + encode(forged), b"\xff \xff \xff"]
         for message in garbage:
@@ -195,7 +219,7 @@ async def test_a_foreign_message_does_no_harm(server: Server, prefix: str) -> No
 
 
 async def test_a_router_connects_again(server: Server, prefix: str) -> None:
-    """After its connection was killed a router hears again, and what it missed is found in the log."""
+    """After its connection was killed a router receives again, and streams find in the log what it missed."""
     routers = [RedisRouter(server.url, prefix=prefix) for _ in range(2)]
     stores = [RedisStore(server.url, prefix=prefix) for _ in range(2)]
     options = {"poll_interval": 3600.0}

@@ -19,8 +19,8 @@ from notify import ClosedError, Event, InvalidEventError, Notifier, PushRejected
 from notify.testing._samples import HOSTILE_NAMES
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from notify_redis._connection import check_settings, pack
-from notify_redis._entry import encode
-from notify_redis._keys import PARTITIONS, TAGS, Keys, slot_of
+from notify_redis._names import PARTITIONS, TAGS, RedisNames, slot_of
+from notify_redis._record import encode
 from notify_redis._scripts import PUSH
 from tests.parts import until
 from tests.servers.redis import VOLATILE, Server, single
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def gap_of(store: RedisStreamStore, user: str, last_id: str) -> str | None:
-    """Resume there and return the reason of the gap that is met first."""
+    """Resume there and return the reason of the first gap."""
     async with Notifier(store) as notifier, notifier.subscribe(user, last_id, signals=True) as stream:
         event = await stream.next(5)
         return event.payload["reason"] if event.type == "notify.gap" else None
@@ -39,7 +39,7 @@ async def gap_of(store: RedisStreamStore, user: str, last_id: str) -> str | None
 
 
 async def test_a_log_that_was_trimmed(server: Server, prefix: str) -> None:
-    """Who resumes from before what is kept is told `trimmed`."""
+    """Resuming from before the retained events yields a gap `trimmed`."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix, max_len=5, exact=True)) as store:
         events = [await store.save(Event("alice", "t", number)) for number in range(10)]
         assert await gap_of(store, "alice", events[1].id) == "trimmed"
@@ -47,10 +47,10 @@ async def test_a_log_that_was_trimmed(server: Server, prefix: str) -> None:
 
 
 async def test_a_log_that_expired(server: Server, prefix: str) -> None:
-    """Who resumes after everything of the user was evicted, flushed or has expired is told `expired`."""
+    """Resuming after a whole log was evicted, flushed or has expired yields a gap `expired`."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
         event = await store.save(Event("alice", "t"))
-        server.ask("DEL", store._keys.stream("alice"))
+        server.ask("DEL", store._names.stream("alice"))
         assert await gap_of(store, "alice", event.id) == "expired"
         again = await store.save(Event("alice", "t"))
         assert again.prev == ids.ZERO
@@ -58,9 +58,9 @@ async def test_a_log_that_expired(server: Server, prefix: str) -> None:
 
 
 async def test_a_clock_that_stepped_back_after_the_log_was_lost(server: Server, prefix: str) -> None:
-    """Ids that begin again below those that clients hold are a gap, `rewound`; live streams are told too."""
+    """Ids that begin again below those that clients hold are a gap, `rewound`; live streams get it too."""
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
-        key = store._keys.stream("alice")
+        key = store._names.stream("alice")
         ahead = f"{int(time.time() * 1000) + 7_200_000}-5"
         server.ask("XADD", key, ahead, "p", "0", "n", "x", "e", encode(Event("alice", "future")))
         async with Notifier(store) as notifier, notifier.subscribe("alice", "0", signals=True) as stream:
@@ -70,7 +70,7 @@ async def test_a_clock_that_stepped_back_after_the_log_was_lost(server: Server, 
             event = await store.save(Event("alice", "present"))
             assert ids.compare(event.id, ahead) < 0
             assert await gap_of(store, "alice", ahead) == "rewound"
-            await store.live.audit()
+            await store.live._catch_up.audit()
             gap = await stream.next(5)
             assert (gap.type, gap.payload["reason"]) == ("notify.gap", "rewound")
 
@@ -79,14 +79,14 @@ async def test_a_clock_that_stepped_back(server: Server, prefix: str) -> None:
     """While a log holds an id of the future, what is pushed gets greater ones, and the log stays a chain."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         ahead = f"{int(time.time() * 1000) + 7_200_000}-5"
-        server.ask("XADD", store._keys.stream("alice"), ahead, "p", "0", "n", "x", "e", encode(Event("alice", "t")))
+        server.ask("XADD", store._names.stream("alice"), ahead, "p", "0", "n", "x", "e", encode(Event("alice", "t")))
         first, second = [await store.save(Event("alice", "t")) for _ in range(2)]
         assert (first.prev, second.prev) == (ahead, first.id)
         assert ids.compare(ahead, first.id) < 0
 
 
 async def test_a_restart_without_persistence(prefix: str) -> None:
-    """After a restart that lost everything, live streams and those that resume are told `expired`, and go on."""
+    """After a restart that lost everything, live and resuming streams get a gap `expired` and continue."""
     with single(*VOLATILE) as server:
         async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
             event = await store.save(Event("alice", "t"))
@@ -103,7 +103,7 @@ async def test_a_restart_without_persistence(prefix: str) -> None:
 
 
 async def test_forged_positions(server: Server, prefix: str) -> None:
-    """The largest legal position reads nothing, is told `rewound`, and leaves the log writable."""
+    """The largest legal position reads nothing, yields a gap `rewound`, and leaves the log writable."""
     largest = f"{(1 << 64) - 1}-{(1 << 64) - 1}"
     async with aclosing(RedisStreamStore(server.url, prefix=prefix)) as store:
         event = await store.save(Event("alice", "t"))
@@ -119,7 +119,7 @@ async def test_forged_positions(server: Server, prefix: str) -> None:
 
 def attempt(server: Server, store: RedisStore, nonce: str, *, since: str = "", late: bool = False) -> Any:
     """Run the script by hand, as one attempt of a push to alice."""
-    keys = [*store._keys.of_user("alice")[:3], store._keys.stream("alice")]
+    keys = [*store._names.of_user("alice")[:3], store._names.stream("alice")]
     now = int(time.time() * 1000)
     deadline = now - 1000 if late else now + 4000
     fixed = [deadline, 1000, "~", 3_600_000, 0, 1000, 4096, "PUBLISH", since]
@@ -159,12 +159,12 @@ async def test_a_second_attempt_after_a_trim(server: Server, prefix: str) -> Non
 
 
 async def test_a_name_that_is_taken(server: Server, prefix: str) -> None:
-    """Where somebody else keeps another kind of value under a user's name, that push alone is rejected."""
+    """Where another program stores another type of value under a user's key, only that push is rejected."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
-        server.ask("SET", store._keys.stream("bob"), "not a stream")
+        server.ask("SET", store._names.stream("bob"), "not a stream")
         outcomes = await store.save_many([Event(user, "t") for user in ("alice", "bob", "carol")])
         assert [type(outcome) for outcome in outcomes] == [Event, PushRejectedError, Event]
-        assert server.ask("GET", store._keys.stream("bob")) == b"not a stream"
+        assert server.ask("GET", store._names.stream("bob")) == b"not a stream"
 
 
 async def test_a_repeated_key_after_a_trim(server: Server, prefix: str) -> None:
@@ -209,7 +209,7 @@ def calls(server: Server) -> int:
 
 def test_names_cannot_collide() -> None:
     """No two users, keys or other names are alike, and all of a user's names are in the user's hash slot."""
-    keys = Keys("app")
+    keys = RedisNames("app")
     names: set[bytes] = set()
     for user in HOSTILE_NAMES:
         stream, index, retries, partition = keys.of_user(user)
@@ -234,7 +234,7 @@ def test_partitions_are_spread_evenly() -> None:
 
 def test_the_layout_never_changes() -> None:
     """Names that were written by an earlier version are found by this one."""
-    keys = Keys("notify")
+    keys = RedisNames("notify")
     assert keys.of_user("alice") == (
         b"notify:{p343}:alice",
         b"notify:{p343}::users",
@@ -256,15 +256,15 @@ async def test_keys_of_others_are_left_alone(server: Server, prefix: str) -> Non
     """Trimming touches what the store wrote and nothing else, not even a stream that looks like its own."""
     async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
         await store.save(Event("alice", "t"))
-        foreign = [f"{prefix}:stream", f"{prefix}:{{p000}}:stranger", f"{prefix}-2:{{p000}}:alice"]
-        for key in foreign:
+        other_keys = [f"{prefix}:stream", f"{prefix}:{{p000}}:stranger", f"{prefix}-2:{{p000}}:alice"]
+        for key in other_keys:
             server.ask("XADD", key, "1-1", "f", "v")
         assert await store.trim("9999999999999-0") == 1
-        assert [server.ask("XLEN", key) for key in foreign] == [1, 1, 1]
+        assert [server.ask("XLEN", key) for key in other_keys] == [1, 1, 1]
 
 
-async def test_nothing_is_kept_for_ever(server: Server, prefix: str) -> None:
-    """Every key has a time to live, longer than the events are kept, so the absent vanish by themselves."""
+async def test_nothing_is_kept_without_end(server: Server, prefix: str) -> None:
+    """Every key has a time to live, longer than the events are kept, so no key stays behind."""
     async with aclosing(RedisStore(server.url, prefix=prefix, max_age=7200.0)) as store:
         tracker = RedisPresence(server.url, prefix=prefix)
         async with tracker:
@@ -274,9 +274,9 @@ async def test_nothing_is_kept_for_ever(server: Server, prefix: str) -> None:
             keys = server.ask("KEYS", f"{prefix}:*")
             lives = {key: server.ask("PTTL", key) for key in keys}
             assert len(lives) == 6
-            lease = store._keys.named(0, "leases")
-            assert [key for key, life in lives.items() if life < 0] == [lease]  # holds only who is alive
-            assert lives[store._keys.stream("alice")] > 7_200_000
+            lease = store._names.named(0, "leases")
+            assert [key for key, life in lives.items() if life < 0] == [lease]  # holds live trackers only
+            assert lives[store._names.stream("alice")] > 7_200_000
 
 
 # -- settings ------------------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ async def test_clients_that_are_passed_in(server: Server, prefix: str, kind: str
         async with store.subscribe("alice") as stream:
             event = await store.save(Event("alice", "t"))
             assert await stream.next(5) == event
-        wire = await store._client.source.connect()
+        wire = await store._client.endpoint.connect()
         check_settings(wire)
         await wire.disconnect()
         assert dict(pool.connection_kwargs) == options
@@ -342,7 +342,9 @@ def test_addresses_that_are_none(where: Any) -> None:
         RedisStore(where)
 
 
-@pytest.mark.parametrize("name", ["max_len", "max_age", "key_window", "timeout", "min_replicas", "inline", "canary"])
+@pytest.mark.parametrize(
+    "name", ["max_len", "max_age", "key_window", "timeout", "min_replicas", "inline", "probe_interval"]
+)
 def test_options_that_make_no_sense(name: str) -> None:
     """An option below its least value is refused at once."""
     with pytest.raises(UsageError):

@@ -1,4 +1,4 @@
-"""Servers that refuse, are busy, have forgotten or have another clock, and connections that are other ones."""
+"""Servers that refuse, are busy, have lost the scripts or have another clock, and connections that were replaced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from notify_redis._connection import pack
 from notify_redis._errors import NotSentError
-from notify_redis._keys import partition_of
+from notify_redis._names import partition_of
 from notify_redis._selfcheck import check_version
 from tests.parts import until
 from tests.servers.redis import Server, single
@@ -38,7 +38,7 @@ def limited(server: Server, name: str, *rights: str) -> str:
 
 
 async def test_pushes_that_are_not_allowed(server: Server, prefix: str) -> None:
-    """A login that may not run scripts, or not load them, is told so at once, and nothing is tried again."""
+    """A login that may not run scripts, or not load them, gets that error at once, and nothing is retried."""
     for name, right in {"runless": "-evalsha", "loadless": "-script|load"}.items():
         async with aclosing(RedisStore(limited(server, name, right), prefix=prefix, timeout=2.0)) as store:
             with pytest.raises(PushRejectedError, match=r"(?i)permission|refuses"):
@@ -46,17 +46,17 @@ async def test_pushes_that_are_not_allowed(server: Server, prefix: str) -> None:
 
 
 async def test_subscribing_that_is_not_allowed(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A login that may not subscribe is complained of in the log; streams still get what is new, by looking."""
-    async with aclosing(RedisStreamStore(limited(server, "deaf", "-subscribe"), prefix=prefix)) as store:
+    """A login that may not subscribe is logged; streams still get new events, from the auditor."""
+    async with aclosing(RedisStreamStore(limited(server, "silent", "-subscribe"), prefix=prefix)) as store:
         async with store.subscribe("alice") as stream:
             event = await store.save(Event("alice", "t"))
             assert await stream.next(10) == event
         assert not store.is_receiving
-        assert "does not hear" in caplog.text
+        assert "does not receive" in caplog.text
 
 
 async def test_looking_that_is_not_allowed(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
-    """While the log may not be looked at, that is complained of, and what was missed comes when it may be again."""
+    """While the login may not read, that is logged; missed events arrive once it may again."""
     url = limited(server, "blind")
     caplog.set_level(logging.DEBUG, "notify")
     other = RedisStore(server.url, prefix=prefix)
@@ -72,15 +72,17 @@ async def test_looking_that_is_not_allowed(server: Server, prefix: str, caplog: 
             await tasks.start(read)
             server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xrange")
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-            await until(lambda: "cannot look for what was missed" in caplog.text)
+            await until(lambda: "cannot be searched for missed events" in caplog.text)
             server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xrange")
-            await until(lambda: store.live.positions()["alice"].last_id is not None)
+            await until(lambda: store.live.positions()["alice"] is not None)
             server.ask("ACL", "SETUSER", "blind", "-subscribe")
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: not store.is_receiving)
+            await until(lambda: "can be searched for missed events again" in caplog.text)
+            caplog.clear()
             server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xrange")
             missed = await other.save(Event("alice", "t"))
-            await until(lambda: "cannot look for news" in caplog.text)
+            await until(lambda: "cannot be searched for missed events" in caplog.text)
             assert not seen
             server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xrange", "+subscribe")
         assert seen == [missed]
@@ -114,7 +116,7 @@ async def test_a_server_without_scripts(prefix: str) -> None:
 
 
 async def test_a_server_that_is_busy(victim: Server, prefix: str) -> None:
-    """While somebody's script keeps the server busy pushes and reads wait, as long as they may; then they go on."""
+    """While another script keeps the server busy, pushes and reads wait until their timeout; then they continue."""
     victim.ask("CONFIG", "SET", "busy-reply-threshold", 20)
     store, hasty = RedisStore(victim.url, prefix=prefix), RedisStore(victim.url, prefix=prefix, timeout=0.1)
     async with aclosing(store), aclosing(hasty):
@@ -196,7 +198,7 @@ async def test_another_parser(server: Server, prefix: str) -> None:
 
 
 async def test_a_retry_after_the_log_was_trimmed(server: Server, prefix: str) -> None:
-    """Where the log was trimmed before a push could be repeated, nobody knows: it is uncertain, and not repeated."""
+    """Where the log was trimmed before a push could be repeated, the push is uncertain, and not repeated."""
     other = RedisStore(server.url, prefix=prefix)
     async with FaultProxy("127.0.0.1", server.port) as proxy, aclosing(other):
         url = f"redis://127.0.0.1:{proxy.port}"
@@ -210,7 +212,7 @@ async def test_a_retry_after_the_log_was_trimmed(server: Server, prefix: str) ->
                     await store.save(Event("alice", "second"))
 
             tasks.start_soon(save)
-            await until(lambda: server.ask("XLEN", store._keys.stream("alice")) == 2)
+            await until(lambda: server.ask("XLEN", store._names.stream("alice")) == 2)
             await other.trim("9999999999999-0")
             proxy.heal()
         assert (await other.read("alice", "0", 10)).events == ()

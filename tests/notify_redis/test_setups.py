@@ -1,4 +1,4 @@
-"""Failovers, restored backups, and slots that move: what was lost is told, and what was not is not missed."""
+"""Failovers, restored backups and slots that move: losses are reported as gaps, and nothing else is missed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from notify import BackendError, BackendUnavailableError, Event, ids
 from notify_redis import RedisStore, RedisStreamStore
-from notify_redis._keys import TAGS, partition_of, slot_of
+from notify_redis._names import TAGS, partition_of, slot_of
 from tests.notify_redis.test_logs import gap_of
 from tests.notify_redis.traffic import traffic
 from tests.parts import until
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def test_a_failover_that_loses_the_tail(victim: Server, prefix: str) -> None:
-    """Where acknowledged events are lost, whoever saw them is told `rewound`, and their ids are not given again."""
+    """Where acknowledged events are lost, readers that saw them get a gap `rewound`; their ids are not reused."""
     async with aclosing(RedisStreamStore(victim.url, prefix=prefix)) as store:
         kept = [await store.save(Event("alice", "kept", number)) for number in range(3)]
         copy = victim.directory.parent / f"{victim.directory.name}-copy"
@@ -56,7 +56,7 @@ async def caught_up(master: Server, replica: Server) -> None:
 async def test_a_failover_of_the_sentinels(prefix: str, how: str) -> None:
     """Pushes and streams follow the master that the sentinels choose; only what was lost with the old one is a gap."""
     with sentinels() as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, canary=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0) for _ in range(2))
         async with aclosing(here), aclosing(there), traffic(here, there) as load:
             old = all_.master_port()
             if how == "asked for":
@@ -93,7 +93,7 @@ async def persistently(store: RedisStreamStore, event: Event) -> Event:
 async def test_a_failover_without_lag(prefix: str) -> None:
     """Where the replica had everything, a master that dies costs a moment: nothing is lost, and there is no gap."""
     with sentinels() as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, min_replicas=1, canary=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, min_replicas=1, probe_interval=1.0) for _ in range(2))
         async with aclosing(here), aclosing(there):
             kept = [await persistently(here, Event("alice", "kept", n, key=f"kept{n}")) for n in range(5)]
             async with there.subscribe("alice", "0") as stream, there.subscribe("alice") as live:
@@ -115,9 +115,9 @@ async def test_a_failover_without_lag(prefix: str) -> None:
 
 @pytest.mark.timeout(120)
 async def test_a_failover_with_replication_lag(prefix: str) -> None:
-    """What the promoted replica never got is lost: who saw it is told `rewound`, and its ids are not given again."""
+    """Events that the promoted replica never got are lost: readers get a gap `rewound`; ids are not reused."""
     with sentinels() as all_:
-        async with aclosing(RedisStreamStore(all_.url, prefix=prefix, canary=1.0)) as store:
+        async with aclosing(RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0)) as store:
             kept = [await store.save(Event("alice", "kept", number)) for number in range(3)]
             await caught_up(all_.master, all_.replica)
             all_.replica.ask("REPLICAOF", "127.0.0.1", free_port())  # it keeps what it has, and gets nothing more
@@ -180,7 +180,7 @@ async def test_slots_that_move_under_load(prefix: str) -> None:
     """While the slots of all users move to other masters, every push is stored once and every stream misses nothing."""
     users = ("alice", "bob", "carol")
     with cluster() as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, canary=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0) for _ in range(2))
         async with aclosing(here), aclosing(there), traffic(here, there, users=users) as load:
             for user in users:
                 slot = slot_of(TAGS[partition_of(user)])
@@ -220,7 +220,7 @@ async def test_a_slot_that_is_half_moved(prefix: str) -> None:
 
 
 def redirected(server: Server) -> bool:
-    """Whether the server has sent somebody to another one, or asked for patience, while a slot is moved."""
+    """Whether the server has replied with a redirection, or with TRYAGAIN, while a slot is moved."""
     return bool({"errorstat_ASK", "errorstat_TRYAGAIN"} & set(plain_info(server, "errorstats")))
 
 
@@ -229,7 +229,7 @@ async def test_a_master_of_the_cluster_that_is_killed(prefix: str) -> None:
     """While one master is away, users of the others are served; after its restart, its own are again."""
     users = [f"user{number}" for number in range(6)]
     with cluster() as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, canary=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0) for _ in range(2))
         async with aclosing(here), aclosing(there), traffic(here, there, users=users) as load:
             all_.masters[1].kill()
             before = load.stored
@@ -267,7 +267,7 @@ async def test_a_replica_of_the_cluster_that_takes_over(prefix: str) -> None:
     """When a master is killed its replica takes over: pushes and streams of its users follow within half a minute."""
     users = [f"user{number}" for number in range(6)]
     with cluster(replicas=True) as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, canary=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0) for _ in range(2))
         async with aclosing(here), aclosing(there), traffic(here, there, users=users) as load:
             port = all_.masters[1].port
             orphans = [

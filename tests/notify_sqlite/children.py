@@ -57,7 +57,7 @@ def push(path: str, user: str, count: str, history: str, name: str) -> None:
 
     async def main() -> None:
         with History(history) as record:
-            async with SQLiteStreamStore(path, lock_timeout=15) as store, Notifier(store, timeout=20) as notifier:
+            async with SQLiteStreamStore(path, timeout=15) as store, Notifier(store, timeout=20) as notifier:
 
                 async def one(number: int) -> None:
                     value = f"{name}-{number}"
@@ -194,7 +194,7 @@ def _in_fork(store: SQLiteStreamStore, presence: SQLitePresence) -> int:
             try:
                 await call
             except UsageError as error:
-                refused += "after the fork" in str(error)
+                refused += "before a fork" in str(error)
         await presence.aclose()
         await store.aclose()
         return refused

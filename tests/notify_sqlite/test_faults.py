@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -27,10 +28,9 @@ from notify import (
 from notify.testing import History
 from notify_sqlite import SQLiteStore, SQLiteStreamStore, _checkpoint, _file
 from notify_sqlite._errors import failed_commit, rejected
-from notify_sqlite._watch import Watch
 from tests.notify_sqlite.children import child, ended, line
 from tests.parts import until
-from tests.servers.sqlite import content, locked, opened, remove, write
+from tests.servers.sqlite import content, exists, locked, opened, remove, write
 
 pytestmark = pytest.mark.anyio
 
@@ -101,7 +101,7 @@ async def test_a_push_elsewhere_is_soon_here(path: Path) -> None:
 
 async def test_a_stopped_process_that_holds_the_lock(path: Path) -> None:
     """While a process that holds the lock is frozen, pushes are turned away in time and reads go on; then it heals."""
-    async with SQLiteStreamStore(path, lock_timeout=0.2) as store, Notifier(store) as notifier:
+    async with SQLiteStreamStore(path, timeout=0.2) as store, Notifier(store) as notifier:
         first = await notifier.push("alice", "t")
         with child("hold", path) as process:
             assert await line(process) == "held"
@@ -139,7 +139,7 @@ async def test_a_lock_that_is_free_in_time_delays_only(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t"))
-                await until(lambda: store._commits._draining and not store._commits._queue)
+                await until(lambda: store._saver._draining and not store._saver._queue)
                 file.execute("COMMIT")
         assert len((await store.read("alice", "0", 10)).events) == 1
 
@@ -164,16 +164,18 @@ async def test_a_fork_is_refused(path: Path) -> None:
 async def test_what_belongs_to_another_process_is_refused(path: Path) -> None:
     """A store that another process opened, as a fork finds it, refuses every call; a fork gives up our locks."""
     async with SQLiteStore(path) as store:
-        pid, store._database._pid = store._database._pid, -1
-        with pytest.raises(UsageError, match="after the fork"):
+        guard = store._database._guard
+        allowed, forks = guard._allowed, guard._forks
+        guard._forks = -1
+        with pytest.raises(UsageError, match="before a fork"):
             await store.save(Event("alice", "t"))
-        with pytest.raises(UsageError, match="after the fork"):
+        with pytest.raises(UsageError, match="before a fork"):
             await store.trim("0")
         with anyio.fail_after(1):
             await store.aclose()
-        store._database._pid, store._database.closed = pid, False
+        guard._allowed, guard._forks = allowed, forks
         await until(lambda: store._database.checkpointer.elected)
-        _file._forget_locks()
+        _file._release_copies()
         assert not store._database.checkpointer.elected
 
 
@@ -186,50 +188,48 @@ async def test_a_poller_that_loses_its_connection_is_restarted(path: Path, caplo
         for _ in range(3):
             first = await other.save(Event("alice", "t"))
             assert await stream.next(2) == first
-            assert store._watch._connection is not None
-            await store._watch._connection.close()
+            assert store._watcher._connection is not None
+            await store._watcher._connection.close()
             second = await other.save(Event("alice", "t"))
             assert await stream.next(2) == second
-    assert "cannot watch" in caplog.text
+    assert "does not receive new events" in caplog.text
 
 
-async def test_a_poller_that_cannot_open_tries_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poller_that_cannot_open_tries_again(path: Path) -> None:
     """A poller that finds no file to open keeps trying; streams that wait get what comes once there is one."""
-    monkeypatch.setattr("notify_sqlite._watch._DELAYS", (0.01,))
     missing = path.parent / "missing" / "notify.db"
     async with Notifier(SQLiteStreamStore(missing)) as notifier:
         store = notifier._store
         assert isinstance(store, SQLiteStreamStore)
-        store._watch.start()
-        await until(lambda: store._watch._failures > 3)
+        tried: list[None] = []
+        connect = store._database.connect
+        store._database.connect = lambda: tried.append(None) or connect()  # type: ignore[func-returns-value, method-assign]
+        with pytest.raises(BackendUnavailableError):
+            await notifier.subscribe("alice").next(5)
+        await until(lambda: len(tried) > 3)
+        assert not store.is_receiving
         missing.parent.mkdir()
         async with notifier.subscribe("alice") as stream, SQLiteStore(missing) as other:
             event = await other.save(Event("alice", "t"))
             assert await stream.next(5) == event
+            await until(lambda: store.is_receiving)
     await store.aclose()
 
 
-async def test_a_poller_ends_when_told_to(path: Path) -> None:
-    """Stopping the poller ends its task and its connection; one whose store is closed does not begin anew."""
-    async with SQLiteStreamStore(path) as store, store.subscribe("alice"):
-        services = store._database.services
-        running = services.running
-        await until(lambda: store._watch._connection is not None)
-        store._watch.stop()
-        await until(lambda: services.running < running)
-        store._watch = Watch(store._database, store.live, store.read_many, 0.01)
-        store._watch.start()
-        await until(lambda: store._watch._connection is not None)
-        store._database.closed = True
-        assert store._watch._connection is not None
-        await store._watch._connection.close()
-        await until(lambda: services.running < running)
-        store._database.closed = False
+async def test_a_poller_ends_with_its_store(path: Path) -> None:
+    """Closing the store ends the poller's task, its connection and the connection's thread, and is prompt."""
+    before = set(threading.enumerate())
+    async with SQLiteStreamStore(path, poll_interval=30) as store, store.subscribe("alice"):
+        await until(lambda: store.is_receiving)
+        with anyio.fail_after(2):
+            await store.aclose()
+        assert not store._database.services.running
+    await until(lambda: before.issuperset(threading.enumerate()))
 
 
 def has_seen(store: SQLiteStreamStore, last: int) -> bool:
     """Whether the poller has dealt with everything up to this packed id."""
-    return store._watch._seen >= last
+    return store._watcher._seen >= last
 
 
 async def test_a_paused_reader_whose_position_is_unknown(path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_much_news_is_read_by_the_streams_themselves(path: Path) -> None:
             assert await stream.next(5) == first
             second = await other.save(Event("alice", "t"))
             assert await stream.next(5) == second
-            await until(lambda: store.live.positions()["alice"].last_id == second.id)
+            await until(lambda: store.live.positions()["alice"] == second.id)
             await other.save_many([Event(f"user{number}", "t", number) for number in range(600)])
             await other.save_many([Event("alice", "t", number) for number in range(400)])
             with anyio.fail_after(10):
@@ -334,7 +334,7 @@ async def test_a_read_only_file_rejects_and_is_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
-async def test_another_file_at_the_path_is_refused(path: Path, how: str) -> None:
+async def test_another_file_at_the_path_is_refused(path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     """Once the file is deleted or replaced, every call fails and says why; the new file is not touched."""
     store = SQLiteStreamStore(path)
     await store.save(Event("alice", "t"))
@@ -351,7 +351,8 @@ async def test_another_file_at_the_path_is_refused(path: Path, how: str) -> None
         await store.read("alice", "0", 10)
     with pytest.raises(BackendUnavailableError, match=how):
         await store.trim("0")
-    await until(lambda: store._watch._failures)
+    await until(lambda: "does not receive new events" in caplog.text)
+    assert exists(path) == (how == "replaced")
     await store.aclose()
     if how == "replaced":
         with opened(path) as file:
@@ -536,11 +537,11 @@ async def test_a_checkpoint_that_fails_is_tried_again(
 
 async def test_a_lock_file_may_be_unreadable(path: Path) -> None:
     """Where the lock's file cannot be made or says nothing, nobody checkpoints here, and nothing fails."""
-    lock = _file.Lock(str(path.parent / "missing" / "lock"))
+    lock = _file.FileLock(str(path.parent / "missing" / "lock"))
     assert not lock.acquire()
     assert lock.holder() is None
     lock.release()
-    lock = _file.Lock(str(path))
+    lock = _file.FileLock(str(path))
     assert lock.acquire()
     assert lock.acquire()
     assert lock.holder() == os.getpid()

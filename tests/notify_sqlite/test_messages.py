@@ -53,8 +53,11 @@ async def test_what_cannot_be_opened_is_named(path: Path, place: str) -> None:
 
 async def test_who_holds_the_lock_is_left_open(path: Path) -> None:
     """A lock that another connection of this very process holds is not said to be another process's."""
-    async with SQLiteStore(path, lock_timeout=0.1) as store:
-        with locked(path), pytest.raises(OverloadedError, match=r"somebody else holds the lock of the file .*: /"):
+    async with SQLiteStore(path, timeout=0.1) as store:
+        with (
+            locked(path),
+            pytest.raises(OverloadedError, match=r"another connection holds .* lock of the file .*: /"),
+        ):
             await store.save(Event("alice", "t"))
 
 

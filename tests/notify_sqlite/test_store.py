@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,21 @@ from notify import (
     Event,
     InvalidEventError,
     InvalidEventIdError,
+    Notifier,
     NotifyError,
+    OverloadedError,
     PushRejectedError,
     PushUncertainError,
     UsageError,
     ids,
 )
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _connection
-from notify_sqlite import _log as log
+from notify_sqlite import _record as record
+from notify_sqlite._connection import MAX_ROWS
+from notify_sqlite._save import append
+from notify_sqlite._schema import statements
 from tests.parts import until
-from tests.servers.sqlite import content, locked, opened, write
+from tests.servers.sqlite import content, files, locked, opened, write
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +51,16 @@ class Clock:
         return self.now
 
 
+@contextmanager
+def closed(store: SQLiteStore) -> Iterator[None]:
+    """Let a store count as closed, though nothing of it is."""
+    guard = store._database._guard
+    allowed = guard._allowed
+    guard.close()
+    yield
+    guard._allowed = allowed
+
+
 def rows(path: Path, table: str = "events", prefix: str = "notify_") -> int:
     """Count the rows of a table."""
     with opened(path) as file:
@@ -55,7 +73,7 @@ def rows(path: Path, table: str = "events", prefix: str = "notify_") -> int:
 @pytest.mark.parametrize("path", ["", ":memory:", "file:x?mode=memory"])
 def test_only_a_file_is_a_path(path: str) -> None:
     """A path that names no file raises UsageError in the constructor."""
-    with pytest.raises(UsageError, match="names a file"):
+    with pytest.raises(UsageError, match="must name a file"):
         SQLiteStore(path)
 
 
@@ -72,7 +90,7 @@ def test_a_table_prefix_is_a_plain_name(prefix: str) -> None:
         {"max_len": 0},
         {"max_age": 0.0},
         {"key_window": -1.0},
-        {"lock_timeout": 0.0},
+        {"timeout": 0.0},
         {"synchronous": "OFF"},
         {"poll_interval": 0.0},
         {"max_age": float("nan")},
@@ -113,6 +131,12 @@ async def test_what_cannot_be_stored_is_refused(path: Path) -> None:
             await store.read("alice", "1;DROP TABLE notify_events", 1)
 
 
+@pytest.mark.parametrize("part", ["store", "presence"])
+def test_statements_take_their_parameters_in_order(part: str) -> None:
+    """No statement numbers its parameters: early releases of Python 3.12 warn of that, which fails where tests do."""
+    assert not [name for name, sql in statements(part, "notify_").items() if re.search(r"[?:@$]\w", sql)]
+
+
 # -- group commit ------------------------------------------------------------------------------------------------
 
 
@@ -121,14 +145,68 @@ async def test_concurrent_saves_share_commits(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.save(Event("alice", "t"))
         seen: list[int] = []
-        append = store._commits._append
-        store._commits._append = lambda drafts: seen.append(len(drafts)) or append(drafts)  # type: ignore[func-returns-value]
+        job = store._saver._append
+        store._saver._append = lambda drafts: seen.append(len(drafts)) or job(drafts)  # type: ignore[func-returns-value, method-assign]
         async with anyio.create_task_group() as tasks:
             for number in range(1200):
                 tasks.start_soon(store.save, Event(f"user{number}", "t"))
         assert sum(seen) == 1200
-        assert max(seen) <= log.CHUNK
+        assert max(seen) <= MAX_ROWS
         assert len(seen) <= 5
+
+
+async def test_saves_handed_over_in_one_step_share_a_commit(path: Path) -> None:
+    """What `save_soon` takes in one step of the event loop is one transaction; outcomes come in the order of calls."""
+    outcomes: list[Event | NotifyError] = []
+    async with SQLiteStore(path) as store:
+        for number in range(300):
+            store.save_soon(Event(f"user{number % 7}", "t", number), outcomes.append)
+        await until(lambda: outcomes)
+        assert [outcome.payload for outcome in outcomes if isinstance(outcome, Event)] == [*range(300)]
+        assert rows(path) == 300
+    with pytest.raises(ClosedError):
+        store.save_soon(Event("alice", "t"), outcomes.append)
+    assert len(outcomes) == 300
+
+
+async def test_the_notifier_makes_no_batches_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single pushes go straight into the group commit; `save_many` is for `push_many` alone."""
+    async with SQLiteStreamStore(path) as store, Notifier(store) as notifier:
+        monkeypatch.setattr(store._saver, "save", None)
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(notifier.push, "alice", "t", number)
+        assert len((await store.read("alice", "0", 100)).events) == 20
+
+
+async def test_each_push_waits_for_the_lock_from_its_own_call(path: Path) -> None:
+    """While the lock is held elsewhere, a push is rejected `timeout` after its call, and no later one with it."""
+    outcomes: dict[str, Event | NotifyError] = {}
+    async with SQLiteStore(path, timeout=1.0) as store:
+        await store.head("alice")
+
+        def save(name: str) -> None:
+            store.save_soon(Event("alice", "t", name), partial(outcomes.__setitem__, name))
+
+        with locked(path) as file:
+            save("under way")
+            await until(lambda: store._saver._draining and not store._saver._queue)
+            save("queued")
+            await anyio.sleep(0.7)
+            save("later")
+            await until(lambda: len(outcomes) == 2)
+            assert isinstance(outcomes["under way"], OverloadedError)
+            assert isinstance(outcomes["queued"], OverloadedError)
+            file.execute("ROLLBACK")
+        await until(lambda: len(outcomes) == 3)
+        assert [event.payload for event in (await store.read("alice", "0", 9)).events] == ["later"]
+
+
+async def test_nothing_to_save(path: Path) -> None:
+    """Saving no events returns no outcomes, and begins no transaction."""
+    async with SQLiteStore(path) as store:
+        assert await store.save_many([]) == []
+        assert not store._saver._draining
 
 
 async def test_a_large_batch_is_several_transactions(path: Path) -> None:
@@ -151,12 +229,12 @@ async def test_an_event_that_comes_while_a_page_is_read_is_on_it(path: Path) -> 
                     file.set_trace_callback(None)
                     draft = Event("alice", "t")
                     other.execute("BEGIN IMMEDIATE")
-                    saved.extend(log.append(other, store._sql, [draft], store._limits()))
+                    saved.extend(append(other, store._sql, [draft], store._limits()))
                     other.execute("COMMIT")
 
             saved: list[Event] = []
             file.set_trace_callback(interfere)
-            page = log.page(file, store._sql, "alice", first.id, 10, 0)
+            page = record.page(file, store._sql, "alice", first.id, 10, 0)
         assert (page.events, page.gap, page.position) == (saved, None, saved[0].id)
 
 
@@ -176,10 +254,10 @@ async def test_a_cancelled_save_that_waits_is_not_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._commits._draining and not store._commits._queue)
+                await until(lambda: store._saver._draining and not store._saver._queue)
                 with anyio.move_on_after(0.05):
                     await store.save(Event("alice", "t", "waiting"))
-                assert not store._commits._queue
+                assert not store._saver._queue
                 file.execute("ROLLBACK")
         await store.save(Event("alice", "t", "later"))
         assert [event.payload for event in (await store.read("alice", "0", 9)).events] == ["under way", "later"]
@@ -191,7 +269,7 @@ async def test_a_cancelled_save_that_is_under_way_is_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._commits._draining and not store._commits._queue)
+                await until(lambda: store._saver._draining and not store._saver._queue)
                 tasks.cancel_scope.cancel()
             file.execute("ROLLBACK")
         await store.save(Event("alice", "t", "later"))
@@ -207,7 +285,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
                 async with anyio.create_task_group() as tasks:
                     for number in range(100):
                         tasks.start_soon(store.save, Event("alice", "t", number))
-        await until(lambda: not store._commits._draining)
+        await until(lambda: not store._saver._draining)
         with locked(path):
             pass
         assert not store._database.jobs.running
@@ -219,7 +297,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
 
 async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
     """A save that waits for somebody's lock ends with an error when the store closes, within the lock timeout."""
-    store = SQLiteStore(path, lock_timeout=0.3)
+    store = SQLiteStore(path, timeout=0.3)
     await store.head("alice")
     outcomes: list[NotifyError] = []
 
@@ -232,7 +310,7 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 tasks.start_soon(save, number)
-            await until(lambda: store._commits._draining)
+            await until(lambda: store._saver._draining)
             with anyio.fail_after(5):
                 await store.aclose()
     assert len(outcomes) == 3
@@ -242,7 +320,7 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
 async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the disk does not answer, closing takes seconds: what was under way is uncertain, the rest untried."""
     before = set(threading.enumerate())
-    store = SQLiteStore(path, lock_timeout=0.1)
+    store = SQLiteStore(path, timeout=0.1)
     await store.head("alice")
     answer = threading.Event()
     outcomes: list[object] = []
@@ -257,13 +335,13 @@ async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest
             store._database.services.start(store._database.maintain, lambda db: answer.wait())
             await checkpoint()
             tasks.start_soon(save)
-            await until(lambda: store._commits._draining and not store._commits._queue)
+            await until(lambda: store._saver._draining and not store._saver._queue)
             tasks.start_soon(save)
-            await until(lambda: store._commits._queue)
+            await until(lambda: store._saver._queue)
             with anyio.fail_after(15):
                 await store.aclose()
         assert outcomes == [PushUncertainError, ClosedError]
-        assert "does not answer" in caplog.text
+        assert "did not answer" in caplog.text
     finally:
         answer.set()
     await until(lambda: set(threading.enumerate()) <= before)
@@ -325,12 +403,13 @@ async def test_the_sweeper_runs_by_itself_and_survives_failures(
 ) -> None:
     """A store that was written to sweeps now and then, also after a sweep that failed."""
     monkeypatch.setattr("random.uniform", lambda low, high: 0.005)
-    async with SQLiteStore(path, max_age=60, lock_timeout=0.05, clock=(clock := Clock())) as store:
+    async with SQLiteStore(path, max_age=60, timeout=0.05, clock=(clock := Clock())) as store:
         await store.save(Event("alice", "t"))
         with locked(path):
             clock.now += 61
             await until(lambda: "cannot remove old events" in caplog.text)
-        await until(lambda: not rows(path))
+        await until(lambda: "are removed again" in caplog.text)
+        assert not rows(path)
 
 
 async def test_the_sweeper_of_a_closed_store_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,9 +418,8 @@ async def test_the_sweeper_of_a_closed_store_ends(path: Path, monkeypatch: pytes
     async with SQLiteStore(path) as store:
         await store.save(Event("alice", "t"))
         running = store._database.services.running
-        store._database.closed = True
-        await until(lambda: store._database.services.running < running)
-        store._database.closed = False
+        with closed(store):
+            await until(lambda: store._database.services.running < running)
 
 
 async def test_a_trim_is_many_small_transactions(path: Path) -> None:
@@ -359,13 +437,13 @@ async def test_a_trim_is_many_small_transactions(path: Path) -> None:
 
         store._database.write = counting  # type: ignore[method-assign]
         assert await store.trim("9999999999999-0") >= 5000
-        assert max(counts) <= log.CHUNK
+        assert max(counts) <= MAX_ROWS
         assert len(counts) > 10
 
 
 async def test_a_trim_that_fails_says_so(path: Path) -> None:
     """Trimming while somebody holds the lock raises BackendUnavailableError with the cause, and can be repeated."""
-    async with SQLiteStore(path, lock_timeout=0.05) as store:
+    async with SQLiteStore(path, timeout=0.05) as store:
         await store.save(Event("alice", "t"))
         with locked(path), pytest.raises(BackendUnavailableError) as caught:
             await store.trim("9999999999999-0")
@@ -534,6 +612,16 @@ async def test_first_use_by_many_at_once(path: Path) -> None:
     assert len(page.events) == 10
     for store in stores:
         await store.aclose()
+
+
+@pytest.mark.parametrize("name", ["a b.db", "a?mode=ro.db", "a#b.db", "a%20b.db", "\u00fc.db"])
+async def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """Characters that mean something in a URI are part of the file's name."""
+    async with SQLiteStreamStore(tmp_path / name) as store, store.subscribe("alice", "0") as stream:
+        event = await store.save(Event("alice", "t"))
+        assert await stream.next(5) == event
+        await until(lambda: store.is_receiving)
+    assert sorted(path.name for path in files(tmp_path)) == [name, f"{name}-checkpointer"]
 
 
 async def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

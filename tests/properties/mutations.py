@@ -38,20 +38,20 @@ MUTATIONS = (
     Mutation(
         "an event that does not follow the cursor is yielded",
         "notify._stream._splice:splice",
-        "    return Verdict.BEHIND\n",
-        "    return Verdict.NEXT\n",
+        "    return Contiguity.BEHIND\n",
+        "    return Contiguity.NEXT\n",
     ),
     Mutation(
         "an event at or before the cursor is yielded again",
         "notify._stream._splice:splice",
-        "        return Verdict.SEEN\n",
-        "        return Verdict.NEXT\n",
+        "        return Contiguity.SEEN\n",
+        "        return Contiguity.NEXT\n",
     ),
     Mutation(
         "an event beyond the cursor counts as seen",
         "notify._stream._splice:splice",
-        "    return Verdict.BEHIND\n",
-        "    return Verdict.SEEN\n",
+        "    return Contiguity.BEHIND\n",
+        "    return Contiguity.SEEN\n",
     ),
     Mutation(
         "the ring takes duplicates and late events",
@@ -86,7 +86,7 @@ MUTATIONS = (
     Mutation(
         "an event that the log has lost is looked for again and again",
         "notify._stream._cursor:Cursor._judge",
-        "if verdict is Verdict.BEHIND and self.index < self._proven:",
+        "if verdict is Contiguity.BEHIND and self.index < self._proven:",
         "if False:",
     ),
     Mutation(
@@ -160,8 +160,8 @@ MUTATIONS = (
     Mutation(
         "a stream told to read again does not",
         "notify._stream._cursor:Cursor._judge",
-        "        if event is RESYNC:\n            return Verdict.BEHIND\n",
-        "        if event is RESYNC:\n            return Verdict.SEEN\n",
+        "        if event is RESYNC:\n            return Contiguity.BEHIND\n",
+        "        if event is RESYNC:\n            return Contiguity.SEEN\n",
     ),
     Mutation(
         "a gap is crossed without a word",

@@ -109,9 +109,9 @@ def test_a_fault_in_the_core_is_found(backend: type[RealBackend], fault: str, mo
 
 
 EARS = (
-    (real.SQLiteStreaming, "notify_sqlite._watch.Watch._offer"),
-    (real.RedisStreaming, "notify_redis._stream_store.RedisStreamStore._hear"),
-    (real.PostgresStreaming, "notify_pg._stream_store.PostgresStreamStore._hear"),
+    (real.SQLiteStreaming, "notify_sqlite._listen.SQLiteWatcher._notice"),
+    (real.RedisStreaming, "notify_redis._stream_store.RedisStreamStore._on_message"),
+    (real.PostgresStreaming, "notify_pg._stream_store.PostgresStreamStore._on_wake"),
 )
 
 

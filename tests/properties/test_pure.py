@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from notify import Event, continuity, ids
 from notify._runtime._backoff import backoff
 from notify._stream._ring import RESYNC, Ring
-from notify._stream._splice import Verdict, splice
+from notify._stream._splice import Contiguity, splice
 from notify.errors import CodecError, InvalidEventError, InvalidEventIdError
 from notify.event import check_user
 
@@ -198,11 +198,11 @@ def test_splice_yields_each_event_once_and_in_order(cursor: int, offers: list[in
     position, seen = cursor, list[int]()
     for offer in offers:
         verdict = splice(f"{position}-0", log[offer])
-        if verdict is Verdict.BEHIND:
+        if verdict is Contiguity.BEHIND:
             assert offer > position + 1
             seen += range(position + 1, offer + 1)  # what reading the log gives
             position = offer
-        elif verdict is Verdict.NEXT:
+        elif verdict is Contiguity.NEXT:
             assert offer == position + 1
             seen.append(offer)
             position = offer
@@ -215,7 +215,7 @@ def test_splice_yields_each_event_once_and_in_order(cursor: int, offers: list[in
 def test_splice_accepts_by_prev_alone(cursor: str, event: Event) -> None:
     """Stored events are next exactly if `prev` is the cursor; ephemeral ones always."""
     prev_matches = event.prev == cursor
-    assert (splice(cursor, event) is Verdict.NEXT) == (not event.id or prev_matches)
+    assert (splice(cursor, event) is Contiguity.NEXT) == (not event.id or prev_matches)
 
 
 # -- ring ------------------------------------------------------------------------------------------------------------

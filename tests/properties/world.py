@@ -558,5 +558,5 @@ def _rests(reader: Reader) -> bool:
     if reader.task is None or reader.task.done():
         return True
     stream: Any = reader.stream
-    topic = stream._topic
+    topic = stream._streams
     return topic is not None and stream in topic.waiting and ids.compare(stream.last_id, reader.hint) >= 0

@@ -48,6 +48,16 @@ def write(path: Path | str, data: bytes) -> None:
     Path(path).write_bytes(data)
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is such a file."""
+    return path.exists()
+
+
+def files(directory: Path) -> list[Path]:
+    """Return what is in a directory."""
+    return [*directory.iterdir()]
+
+
 def remove(path: Path) -> None:
     """Delete a database and what lies beside it."""
     for file in path.parent.glob(f"{path.name}*"):

@@ -1,4 +1,4 @@
-"""Events as rows: columns of a batch, and events of records."""
+"""Converts events to columns of a batch, and rows to events and pages."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from itertools import repeat
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from notify import Event, Page, continuity, ids
-from notify.event import NO_META, build_event
+from notify import Event, Page, ids
+from notify.adapters import build_event
+from notify.event import NO_META
 
 Row: TypeAlias = Any
-"""A record of the driver's: by name, by number, or unpacked."""
+"""A record of the driver: accessible by name and by number, and unpackable."""
 
 FIELDS: Final = ("id", "prev", "micros", "type", "data", "topic", "key", "meta")
 BITS: Final = ids.SEQUENCE_BITS
@@ -20,9 +21,10 @@ MASK: Final = (1 << BITS) - 1
 
 
 def columns(events: Sequence[Event]) -> tuple[list[Any] | None, ...]:
-    """Return users, micros, types, data, topics, keys and metas.
+    """Return the columns users, micros, types, data, topics, keys and metas of a batch.
 
-    A column that no event has is None; micros, types and data that are the same for all stand there once.
+    The batch travels as seven arrays, so that one prepared statement fits every size. An empty column is None, and
+    micros, types and data that are the same for all events (`push_many`) are sent once.
     """
     return (
         [event.user for event in events],
@@ -40,7 +42,7 @@ def _once(column: list[Any]) -> list[Any]:
 
 
 def _filled(column: list[str | None]) -> list[str | None] | None:
-    """Return the column, or None where nothing is in it: the driver looks at each element three times."""
+    """Return the column, or None if it is empty: the driver looks at each element three times."""
     return column if any(value is not None for value in column) else None
 
 
@@ -61,27 +63,27 @@ def event_of(user: str, row: Row) -> Event:
 
 
 def page_of(user: str, after: str, rows: Sequence[Row]) -> Page:
-    """Return the page that the rows of one user make: the head's, which has no type, and those of events."""
-    rows = rows if not rows or rows[0][3] is None else sorted(rows, key=_place)  # no standard says that they come so
+    """Return the page of one user's rows: one row for the head, which has no type, and one for each event."""
+    rows = rows if not rows or rows[0][3] is None else sorted(rows, key=_order)  # SQL does not promise an order
     if not rows or rows[0][0] is None:
-        return Page((), continuity(after, None, ids.ZERO), ids.ZERO)
+        return Page.of((), after, ids.ZERO)
     head, expired = ids.unpack(rows[0][0]), bool(rows[0][2])
     if len(rows) == 1:
-        return Page((), continuity(after, None, head, expired=expired), head)
+        return Page.of((), after, head, expired=expired)
     numbers, before, micros, types, data, topics, keys, metas = zip(*rows[1:], strict=True)
     if [*numbers] != sorted(numbers):
-        return page_of(user, after, sorted(rows, key=_place))
+        return page_of(user, after, sorted(rows, key=_order))
     names = [f"{number >> BITS}-{number & MASK}" for number in numbers]
-    if before[1:] == numbers[:-1]:
+    if before[1:] == numbers[:-1]:  # an unbroken chain: the text of each `prev` is there already
         previous = [ids.unpack(before[0]), *names[:-1]]
     else:
         previous = [ids.unpack(number) for number in before]
     frozen = map(_meta, metas) if any(metas) else repeat(NO_META)
     events = [*map(build_event, names, previous, repeat(user), types, data, micros, topics, keys, frozen)]
-    return Page(events, continuity(after, events[0].prev, head), names[-1])
+    return Page.of(events, after, head)
 
 
-def _place(row: Row) -> tuple[bool, int]:
+def _order(row: Row) -> tuple[bool, int]:
     return (row[3] is not None, row[0])
 
 

@@ -1,14 +1,15 @@
-"""The names of everything that is kept in Redis.
+"""The names of all keys and channels in Redis.
 
 Rules:
-    1. Every name begins with `prefix:{tag}:`. The tag is one of 256, so names fall into 256 hash slots: batches for
-       many users share slots, and a cluster of any size gets an even part of them. The id's checksum says which tag.
-    2. What users, keys and instances are called is percent-encoded outside `[A-Za-z0-9_.@-]`: a name holds neither the
-       separator nor a brace, so no two are alike and none can choose another slot.
-    3. `prefix:{tag}:user` is the user's stream, and its pub/sub channel. What follows the user after a further colon,
-       or an empty user, is something else: `:k:<key>` an idempotency key, `:p` presence; `::users` the users of a
-       partition, `::retries` what was appended by a second attempt, `::i:<instance>` a router's channel.
-    4. The layout is part of the data: it never changes for a prefix.
+    1. Every name begins with `prefix:{tag}:`. There are 256 tags, hence 256 hash slots (the partitions): pushes to many
+       users share script calls, and a cluster of any size gets an even share. The checksum of the user id selects the
+       tag, so a user's stream, channel and keys are on one master, as a script needs.
+    2. User ids, idempotency keys and instance ids are percent-encoded outside `[A-Za-z0-9_.@-]`. So no name contains
+       the separator or a brace: names cannot collide, and no user id can address another slot or another user's key.
+    3. `prefix:{tag}:user` is the user's stream and pub/sub channel. Further parts, or an empty user, make other names:
+       `:k:<key>` an idempotency key, `:p` presence; `::users` the users of a partition, `::retries` what a repeated
+       attempt appended, `::i:<instance>` a router's channel, `::c:<name>` a probe's channel.
+    4. The layout is part of the stored data: it never changes for a prefix.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from urllib.parse import quote
 from notify.errors import UsageError
 
 PARTITIONS: Final = 256
-"""How many hash slots the names of one prefix fall into."""
+"""Hash slots that the names of one prefix use."""
 
 SLOTS: Final = 16_384
 """Hash slots of a Redis cluster."""
@@ -38,7 +39,7 @@ def slot_of(tag: str) -> int:
 
 
 def _tags() -> tuple[str, ...]:
-    """Return tags whose slots are spread evenly: the first `pNNN` in each 256th part of the slots."""
+    """Return tags whose slots are spread evenly: the first `pNNN` of each 256th part of the slots."""
     found: dict[int, str] = {}
     number = 0
     while len(found) < PARTITIONS:
@@ -53,7 +54,7 @@ TAGS: Final = _tags()
 
 
 def encode(name: str) -> str:
-    """Return a name without separators, braces and everything else that means something in Redis."""
+    """Return a name without separators, braces and other characters with a meaning in Redis."""
     return quote(name, safe="@").replace("~", "%7E")
 
 
@@ -62,22 +63,24 @@ def partition_of(name: str) -> int:
     return crc32(name.encode()) % PARTITIONS
 
 
-class Keys:
+class RedisNames:
     """The names under one prefix.
 
     Args:
-        prefix: what every name begins with.
+        prefix: begins every name.
 
     Attributes:
-        stream: user to the name of the stream, which is the name of the channel too.
+        indexes: for each partition, the sorted set of its users' streams.
+        retries: for each partition, the hash of what repeated attempts appended.
+        of_user: maps a user to the names of stream, index and retries, and the partition; cached.
 
     Raises:
-        UsageError: the prefix has a character that means something.
+        UsageError: the prefix has a character with a meaning.
     """
 
     def __init__(self, prefix: str) -> None:
         if not _PREFIX.fullmatch(prefix):
-            raise UsageError(f"a prefix matches {_PREFIX.pattern}: {prefix!r:.120}")
+            raise UsageError(f"prefix must match {_PREFIX.pattern}, got {prefix!r:.120}")
         self.prefix = prefix
         self._heads = [f"{prefix}:{{{tag}}}:".encode() for tag in TAGS]
         self.indexes = [head + b":users" for head in self._heads]
@@ -85,7 +88,6 @@ class Keys:
         self.of_user: Callable[[str], tuple[bytes, bytes, bytes, int]] = lru_cache(_CACHED_NAMES)(self._of_user)
 
     def _of_user(self, user: str) -> tuple[bytes, bytes, bytes, int]:
-        """Return the names of stream, index and retries, and the partition."""
         partition = partition_of(user)
         stream = self._heads[partition] + encode(user).encode()
         return stream, self.indexes[partition], self.retries[partition], partition
@@ -95,13 +97,13 @@ class Keys:
         return self.of_user(user)[0]
 
     def idempotency(self, user: str, key: str) -> bytes:
-        """Return the name of what remembers an idempotency key."""
+        """Return the name of the key that stores where an event with this idempotency key was appended."""
         return b"%b:k:%b" % (self.of_user(user)[0], encode(key).encode())
 
     def presence(self, user: str) -> bytes:
-        """Return the name of the hash that says where the user is connected."""
+        """Return the name of the hash with the user's locations."""
         return self.of_user(user)[0] + b":p"
 
     def named(self, partition: int, kind: str, name: str = "") -> bytes:
-        """Return a name that belongs to no user."""
+        """Return a name that does not belong to a user."""
         return self._heads[partition] + f":{kind}:{encode(name)}".encode()

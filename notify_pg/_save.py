@@ -1,4 +1,10 @@
-"""Saving: what comes while two batches are under way makes up the next one."""
+"""Saves events: what arrives while two batches are under way makes up the next batch.
+
+One statement appends a whole batch, so that one commit, which waits for the disk, is shared by many pushes. Each user's
+row in the table of heads is locked until the commit: the order of commits is the order of ids. (A sequence would be
+drawn before the commit, so a reader could pass an id that becomes visible later.) A batch locks its users in one order,
+and therefore batches never deadlock with each other.
+"""
 
 from __future__ import annotations
 
@@ -13,67 +19,67 @@ from typing import Any, Final, TypeAlias
 from notify import Background, Event, NotifyError, ids
 from notify.errors import ClosedError, PushUncertainError, UsageError
 
-from ._attempts import Attempts, FailedError, LockedError
-from ._connection import Database
+from ._connection import PostgresDatabase
 from ._errors import is_about_data, rejected, uncertain
-from ._rows import BITS, MASK, columns, event_of
+from ._record import BITS, MASK, columns, event_of
+from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
 
 Outcome: TypeAlias = Event | NotifyError
 Done: TypeAlias = Callable[[Outcome], None]
 
 BATCH: Final = 200
-"""Events to a statement."""
+"""Events to a statement. More make it slower again: 500 to a batch took twice as long for each event as 100."""
 
 BATCH_BYTES: Final = 1 << 20
-"""Bytes of payload to a statement; one event more."""
+"""Bytes of payload to a statement; the last event may exceed it."""
 
 IN_FLIGHT: Final = 2
-"""Batches under way: one is computed while the other waits for the disk."""
+"""Batches under way: the server computes one while the other waits for the disk."""
 
-HALVED: Final = 100
-"""A `save_many` of more events is two statements, if no user is in both."""
+SPLIT_ABOVE: Final = 100
+"""A `save_many` of more events becomes two statements, unless a user is in both."""
 
-GLANCE: Final = 0.1
-"""Seconds that a batch waits for a log which somebody else's transaction holds; then that log's events wait alone."""
+LOCK_WAIT: Final = 0.1
+"""Seconds that a batch waits for a log which another transaction holds; then the events of that log wait separately."""
 
-PATIENT: Final = 2
-"""Logs that are waited for alone at one time."""
+MAX_LOCK_WAITERS: Final = 2
+"""Held logs that are waited for at the same time, each of which occupies a connection."""
 
-CLOSED: Final = "the store was closed meanwhile; the event may be stored"
+CLOSED: Final = "the store was closed during the save; the event may be stored"
 
 
-class Save:
-    """One event on its way."""
+class PendingSave:
+    """One event that is being saved."""
 
-    __slots__ = ("done", "event", "is_queued", "is_told", "until")
+    __slots__ = ("done", "event", "is_queued", "is_resolved", "until")
 
     def __init__(self, event: Event, until: float, done: Done, *, is_queued: bool) -> None:
         self.event = event
         self.until = until
         self.done = done
         self.is_queued = is_queued
-        self.is_told = False
+        self.is_resolved = False
 
 
-class Writer:
-    """Saves events.
+class PostgresSaver:
+    """Saves events in batches.
 
     Invariants:
         I1. `done` of each save is called once: within the timeout, or when the store closes.
-        I2. No two batches that come from the queue and are under way have a user in common: so the saves of one user
-            keep their order, and our own batches do not wait for each other's locks.
+        I2. No two batches under way that came from the queue have a user in common: the saves of one user keep their
+            order, and our batches do not wait for each other's locks.
 
     Args:
-        db: where.
-        background: whose tasks save.
+        db: the database.
+        background: its tasks save.
         max_len: events kept for each user.
-        key_window: seconds within which a key counts.
-        on_stored: called with the events of a batch that are new, before any caller knows.
+        key_window: seconds within which a repeated key returns the first event.
+        on_stored: called with the new events of a batch, before any caller gets its outcome.
     """
 
     def __init__(
         self,
-        db: Database,
+        db: PostgresDatabase,
         background: Background,
         *,
         max_len: int,
@@ -86,20 +92,20 @@ class Writer:
         self._on_stored = on_stored
         self._save = db.names.sql("save")
         self._known = db.names.sql("events_by_id")
-        self._free = db.names.sql("free_heads")
-        self._queue: deque[Save] = deque()
+        self._unlocked = db.names.sql("unlocked_heads")
+        self._queue: deque[PendingSave] = deque()
         self._busy: set[str] = set()
         self._draining = 0
-        self._patient = asyncio.Semaphore(PATIENT)
+        self._lock_waiters = asyncio.Semaphore(MAX_LOCK_WAITERS)
 
     def save_soon(self, event: Event, done: Done) -> None:
         """Queue an event; `done` is called with its outcome. Never waits."""
-        self._queue.append(Save(event, time.monotonic() + self._db.timeout, done, is_queued=True))
+        self._queue.append(PendingSave(event, time.monotonic() + self._db.timeout, done, is_queued=True))
         if event.user not in self._busy:
             self._start()
 
     def close(self) -> None:
-        """Tell whoever still waits that nothing was sent; called when no task of ours runs any more. Keeps I1."""
+        """Resolve what is still queued; called when none of our tasks runs any more. Keeps I1."""
         while self._queue:
             self._queue.popleft().done(ClosedError("the store was closed; nothing was sent"))
 
@@ -109,25 +115,25 @@ class Writer:
             self._background.start(self._drain)
 
     async def save_many(self, events: Sequence[Event], done: Callable[[Sequence[Outcome]], None]) -> None:
-        """Save these events, and call `done` once with an outcome for each; runs in a task of ours."""
+        """Save these events, and call `done` once with an outcome for each; runs in a background task."""
         outcomes: Sequence[Outcome] = ()
         until = time.monotonic() + self._db.timeout
-        half = len(events) // 2 if len(events) > HALVED else 0
+        half = len(events) // 2 if len(events) > SPLIT_ABOVE else 0
         parts = [events[:half], events[half:]]
         if not {event.user for event in parts[0]}.isdisjoint(event.user for event in parts[1]):
-            parts = [events]  # the order of one user's events is theirs
+            parts = [events]  # two statements could store the events of one user in the wrong order
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._at_once(part, until)) for part in parts if part]
+                tasks = [group.create_task(self._save_part(part, until)) for part in parts if part]
             outcomes = [outcome for task in tasks for outcome in task.result()]
         finally:
             done(outcomes or [self._uncertain(CLOSED)] * len(events))
 
-    async def _at_once(self, events: Sequence[Event], until: float) -> Sequence[Outcome]:
-        """Save a batch in one statement, or where others hold a log, in several."""
+    async def _save_part(self, events: Sequence[Event], until: float) -> Sequence[Outcome]:
+        """Save a batch in one statement, or in several if other transactions hold some of the logs."""
         try:
-            return await self._outcomes(events, until, GLANCE)
-        except LockedError:
+            return await self._outcomes(events, until, LOCK_WAIT)
+        except LogLockedError:
             pass
         outcomes: dict[int, Outcome] = {}
         finished = asyncio.Event()
@@ -137,33 +143,35 @@ class Writer:
             if len(outcomes) == len(events):
                 finished.set()
 
-        saves = [Save(event, until, partial(note, number), is_queued=False) for number, event in enumerate(events)]
-        for group in await self._divide(saves):
-            self._background.start(self._wait_for, group)
+        saves = [
+            PendingSave(event, until, partial(note, number), is_queued=False) for number, event in enumerate(events)
+        ]
+        for group in await self._split_by_lock(saves):
+            self._background.start(self._wait_for_lock, group)
         await finished.wait()
         return [outcomes[number] for number in range(len(events))]
 
     async def save_in(self, event: Event, connection: Any) -> Event:
-        """Save an event in the caller's transaction, with his patience and his cancellation."""
+        """Save an event in the caller's transaction, in the caller's task and with the connection's own timeout."""
         row = await connection.fetchrow(self._save, None, None, False, 0, *self.limits, *columns([event]))
         if row["ns"]:
             return event.stored(ids.unpack(row["ids"][0]), ids.unpack(row["prevs"][0]))
         known = await connection.fetch(self._known, [event.user], row["known_ids"])
-        return self._first([event], row, known)[0]
+        return self._first_events([event], row, known)[0]
 
     # -- batches -------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         try:
-            while saves := self._take():
+            while saves := self._take_batch():
                 await self._process(saves)
         finally:
             self._draining -= 1
 
-    def _take(self) -> list[Save]:
+    def _take_batch(self) -> list[PendingSave]:
         """Take the next batch out of the queue; keeps I2."""
-        saves: list[Save] = []
-        left: list[Save] = []
+        saves: list[PendingSave] = []
+        left: list[PendingSave] = []
         size = 0
         while self._queue and len(saves) < BATCH and size < BATCH_BYTES:
             save = self._queue.popleft()
@@ -176,68 +184,68 @@ class Writer:
         self._busy.update(save.event.user for save in saves)
         return saves
 
-    async def _process(self, saves: list[Save]) -> None:
-        """Save a batch. Where others hold a log, its events are left to a task of their own, the rest to another."""
-        ours = saves
+    async def _process(self, saves: list[PendingSave]) -> None:
+        """Save a batch. If other transactions hold some of its logs, tasks of their own wait for each of those."""
+        unresolved = saves
         try:
-            if not await self._finish(saves, GLANCE):  # pragma: no branch - CPython 3.11 does not trace the way on
-                groups = await self._divide(saves)
+            if not await self._finish(saves, LOCK_WAIT):  # pragma: no branch - CPython 3.11 does not trace the way on
+                groups = await self._split_by_lock(saves)
                 for group in groups:
-                    self._background.start(self._wait_for, group)
-                ours = []
+                    self._background.start(self._wait_for_lock, group)
+                unresolved = []
         finally:
-            self._tell(ours, [])
+            self._resolve(unresolved, [])
 
-    async def _wait_for(self, saves: list[Save]) -> None:
+    async def _wait_for_lock(self, saves: list[PendingSave]) -> None:
         try:
-            async with self._patient:
+            async with self._lock_waiters:
                 await self._finish(saves, None)
         finally:
-            self._tell(saves, [])
+            self._resolve(saves, [])
 
-    async def _divide(self, saves: list[Save]) -> list[list[Save]]:
-        """Return the saves whose logs can be had at once, and those of each other log."""
+    async def _split_by_lock(self, saves: list[PendingSave]) -> list[list[PendingSave]]:
+        """Return the saves whose logs are free as one group, and those of each other log as a group of its own."""
         try:
-            rows = await self._db.fetch(self._free, list({save.event.user for save in saves}))
+            rows = await self._db.fetch(self._unlocked, list({save.event.user for save in saves}))
         except NotifyError:
             rows = []
         free = {row["user_id"] for row in rows}
-        groups: dict[str | None, list[Save]] = {}
+        groups: dict[str | None, list[PendingSave]] = {}
         for save in saves:
             groups.setdefault(None if save.event.user in free else save.event.user, []).append(save)
         return [*groups.values()]
 
-    async def _finish(self, saves: list[Save], wait: float | None) -> bool:
-        """Save a batch and tell everybody; return whether it could be locked."""
+    async def _finish(self, saves: list[PendingSave], lock_wait: float | None) -> bool:
+        """Save a batch and resolve it; return False if another transaction holds one of its logs."""
         try:
             until = min(save.until for save in saves)
-            outcomes = await self._outcomes([save.event for save in saves], until, wait)
-        except LockedError:
+            outcomes = await self._outcomes([save.event for save in saves], until, lock_wait)
+        except LogLockedError:
             return False
-        self._tell(saves, outcomes)
+        self._resolve(saves, outcomes)
         return True
 
-    def _tell(self, saves: Sequence[Save], outcomes: Sequence[Outcome]) -> None:
-        """Tell outcomes to whoever was not told yet: where there are none, that the store was closed; keeps I1."""
+    def _resolve(self, saves: Sequence[PendingSave], outcomes: Sequence[Outcome]) -> None:
+        """Resolve the saves that are not resolved yet; without an outcome: the store was closed. Keeps I1."""
         for save, outcome in zip_longest(saves, outcomes):
-            if save.is_told:
+            if save.is_resolved:
                 continue
-            save.is_told = True
+            save.is_resolved = True
             if save.is_queued:
                 self._busy.discard(save.event.user)
             save.done(outcome or self._uncertain(CLOSED))
         if self._queue:
             self._start()
 
-    async def _outcomes(self, events: Sequence[Event], until: float, wait: float | None) -> Sequence[Outcome]:
+    async def _outcomes(self, events: Sequence[Event], until: float, lock_wait: float | None) -> Sequence[Outcome]:
         try:
-            row = await Attempts(self._db, self._save, self.limits, events, until).run(wait)
+            row = await PostgresRetries(self._db, self._save, self.limits, events, until).run(lock_wait)
         except UsageError as error:
             return [error] * len(events)
-        except FailedError as failed:
+        except AttemptsFailedError as failed:
             if failed.is_unknown:
                 return [uncertain(failed.error, self._db.backend)] * len(events)
-            if is_about_data(failed.error) and len(events) > 1:
+            if is_about_data(failed.error) and len(events) > 1:  # find the event that the server rejects
                 half = len(events) // 2
                 return [
                     *await self._outcomes(events[:half], until, None),
@@ -245,7 +253,8 @@ class Writer:
                 ]
             return [rejected(failed.error, self._db.backend)] * len(events)
         stored = {
-            number: events[number - 1].stored(f"{id_ >> BITS}-{id_ & MASK}", ids.unpack(prev))  # in place: many of them
+            # `ids.unpack` in place: a call for each of thousands of events a second is worth avoiding
+            number: events[number - 1].stored(f"{id_ >> BITS}-{id_ & MASK}", ids.unpack(prev))
             for number, id_, prev in zip(row["ns"] or (), row["ids"] or (), row["prevs"] or (), strict=True)
         }
         self._on_stored([*stored.values()])
@@ -260,12 +269,12 @@ class Writer:
             known = await self._db.fetch(self._known, [events[n - 1].user for n in numbers], row["known_ids"] or ())
         except NotifyError as error:
             return [stored.get(number) or error for number in range(1, len(events) + 1)]
-        first = dict(zip(numbers, self._first(events, row, known), strict=True))
-        gone = self._uncertain("an earlier attempt has stored it, and it has been trimmed since")
-        return [stored.get(number) or first.get(number) or gone for number in range(1, len(events) + 1)]
+        first = dict(zip(numbers, self._first_events(events, row, known), strict=True))
+        trimmed = self._uncertain("an earlier attempt stored the event, and it has been trimmed since")
+        return [stored.get(number) or first.get(number) or trimmed for number in range(1, len(events) + 1)]
 
-    def _first(self, events: Sequence[Event], row: Any, known: Sequence[Any]) -> list[Event]:
-        """Return the first event of each repeated key; where it was trimmed, the repeated one under its id."""
+    def _first_events(self, events: Sequence[Event], row: Any, known: Sequence[Any]) -> list[Event]:
+        """Return the first event of each repeated key; where that was trimmed, the repeated one with its id."""
         found = {(record["user_id"], record["id"]): record for record in known}
         first = []
         for number, id_, prev in zip(
