@@ -329,7 +329,15 @@ def test_excuses_are_needed() -> None:
 def test_names_in_the_docs_exist() -> None:
     """Every error and every option of `Notifier(...)` that a page names exists."""
     errors = importlib.import_module("notify.errors")
-    builtins = {"TimeoutError", "FileExistsError", "RecursionError", "ValueError", "OSError", "OperationalError"}
+    builtins = {
+        "TimeoutError",
+        "FileExistsError",
+        "FileNotFoundError",
+        "RecursionError",
+        "ValueError",
+        "OSError",
+        "OperationalError",
+    }
     for page in PAGES:
         named = set(re.findall(r"\b[A-Z][A-Za-z]+Error\b", page.read_text(encoding="utf-8")))
         assert {name for name in named - builtins if not hasattr(errors, name)} <= {
