@@ -35,7 +35,7 @@ Position: TypeAlias = str | datetime | None
 
 @dataclass(frozen=True, slots=True)
 class Guarantees:
-    """How strong an implementation is. The suites read it to decide what to test.
+    """How strong an implementation is: its attribute `guarantees`. The suites require it to decide what to test.
 
     Attributes:
         durable: accepted events survive the end of the process. For stores.
@@ -110,7 +110,8 @@ class Store(Protocol):
     """An append-only log for each user.
 
     Ids follow the rules of `notify.ids`. `Page.of` finds the value of `Page.gap` from three positions.
-    Exceptions other than the library's own reach the caller as the cause of a `BackendError`.
+    Exceptions other than the library's own reach the caller as the cause of a `BackendError`. Every method returns or
+    raises within seconds, also while the backend does not answer.
 
     Limits that a table may rely on: a user, key or group has 1 to 255 bytes of UTF-8 without control characters, `meta`
     at most 8,192 characters in all, a type at most 128 characters of `[A-Za-z0-9_.:-]`.
@@ -181,7 +182,10 @@ class Store(Protocol):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Release what the store itself has opened; later calls raise ClosedError. Idempotent."""
+        """Release what the store itself has opened; later calls raise ClosedError. Idempotent.
+
+        Calls in progress end as they would have, or raise one of the library's errors.
+        """
 
 
 @runtime_checkable
@@ -238,6 +242,7 @@ class SaveInTransaction(Protocol):
         Raises:
             UsageError: not a connection of the store's driver, or no transaction is open.
             PushRejectedError: not stored, and the transaction can no longer be committed.
+            ClosedError: the store is closed.
 
         Order: until the transaction ends, other saves of the same user wait.
         Cancellation: the transaction can no longer be committed.
@@ -357,14 +362,18 @@ class StreamStore(Store, Protocol):
 
 @runtime_checkable
 class Router(Protocol):
-    """Carries events to other instances, best effort: stored events that it loses are found in the log."""
+    """Carries events to other instances, best effort: stored events that it loses are found in the log.
+
+    The notifier does not close it. One object may serve several notifiers, or be made once for each.
+    """
 
     @abstractmethod
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
         """Carry the event to `Notifier.deliver` of the instance `to`, or of every instance for None.
 
         Works whether or not `receive` runs here. An event that arrives twice, late, out of order or not at all does no
-        harm. An exception is logged and counted.
+        harm. An exception is logged and counted; an instance that does not exist is not a reason for one. Events with
+        up to 64 KiB of data can be carried.
 
         Order: none.
         Cancellation: when the route exceeds the notifier's `timeout`.
@@ -406,7 +415,11 @@ class Registration(Protocol):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """End the registration and wait until others see the change. Takes effect even if cancelled. Idempotent."""
+        """End the registration and wait until others see the change. Takes effect even if cancelled. Idempotent.
+
+        Raises:
+            BackendUnavailableError: not reachable; others see the change once it is, or when the lease expires.
+        """
 
 
 @runtime_checkable
@@ -415,14 +428,14 @@ class PresenceTracker(Protocol):
 
     @abstractmethod
     async def register(self, user: str, routing: RoutingInfo | None = None) -> Registration:
-        """Count one more connection of this user.
+        """Count one more connection of this user; other processes see it when this returns.
 
         Args:
             user: the user that is connected.
             routing: where; None if the connection cannot be routed to.
 
         Raises:
-            BackendUnavailableError: not reachable.
+            BackendUnavailableError: not reachable; nothing is registered.
             ClosedError: the tracker is closed.
 
         Cancellation: not registered, or only until the lease expires.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import anyio
 from anyio.abc import TaskStatus
 
-from notify import Event, RoutingInfo
+from notify import Event, Guarantees, RoutingInfo
 from notify.abc import Deliver
 
 
 class MemoryRouter:
     """Passes events from one notifier to the others that were given the same router."""
+
+    guarantees: ClassVar = Guarantees()
 
     def __init__(self) -> None:
         self._instances: dict[str, Deliver] = {}

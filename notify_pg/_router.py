@@ -7,12 +7,12 @@ import secrets
 from base64 import b64decode, b64encode
 from collections import OrderedDict
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import asyncpg  # type: ignore[import-untyped]
 from anyio.abc import TaskStatus
 
-from notify import Background, Event, RoutingInfo
+from notify import Background, Event, Guarantees, RoutingInfo
 from notify.abc import Deliver
 from notify.errors import UsageError
 
@@ -60,6 +60,8 @@ class PostgresRouter:
     Raises:
         UsageError: an argument is unacceptable.
     """
+
+    guarantees: ClassVar = Guarantees(shared=True)
 
     def __init__(
         self,

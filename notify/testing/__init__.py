@@ -13,6 +13,12 @@ from .history import History as History
 from .history import Verdict as Verdict
 
 if TYPE_CHECKING:
+    from .outage import BehindFaultProxy as BehindFaultProxy
+    from .outage import OutageSuite as OutageSuite
+    from .outage import PresenceOutageSuite as PresenceOutageSuite
+    from .outage import RouterOutageSuite as RouterOutageSuite
+    from .outage import StoreOutageSuite as StoreOutageSuite
+    from .outage import StreamStoreOutageSuite as StreamStoreOutageSuite
     from .presence import ImmediatePresenceSuite as ImmediatePresenceSuite
     from .presence import LeasedPresenceSuite as LeasedPresenceSuite
     from .presence import PresenceSuite as PresenceSuite
@@ -24,15 +30,33 @@ if TYPE_CHECKING:
     from .store import DurableStoreSuite as DurableStoreSuite
     from .store import ImmediateStoreSuite as ImmediateStoreSuite
     from .store import ReadManySuite as ReadManySuite
+    from .store import SaveInTransactionSuite as SaveInTransactionSuite
     from .store import SaveManySuite as SaveManySuite
+    from .store import SaveSoonSuite as SaveSoonSuite
     from .store import SharedStoreSuite as SharedStoreSuite
     from .store import StoreSuite as StoreSuite
+    from .stream_store import LivenessSuite as LivenessSuite
     from .stream_store import SharedStreamStoreSuite as SharedStreamStoreSuite
     from .stream_store import StreamStoreSuite as StreamStoreSuite
 
 _SUITES = {
-    "presence": ["ImmediatePresenceSuite", "LeasedPresenceSuite", "PresenceSuite", "SharedPresenceSuite"],
-    "router": ["RouterSuite"],
+    "outage": [
+        "BehindFaultProxy",
+        "OutageSuite",
+        "PresenceOutageSuite",
+        "RouterOutageSuite",
+        "StoreOutageSuite",
+        "StreamStoreOutageSuite",
+    ],
+    "presence": [
+        "ImmediatePresenceSuite",
+        "LeasedPresenceSuite",
+        "PresenceSuite",
+        "SharedPresenceSuite",
+    ],
+    "router": [
+        "RouterSuite",
+    ],
     "store": [
         "AgingStoreSuite",
         "BoundedStoreSuite",
@@ -40,15 +64,22 @@ _SUITES = {
         "DurableStoreSuite",
         "ImmediateStoreSuite",
         "ReadManySuite",
+        "SaveInTransactionSuite",
         "SaveManySuite",
+        "SaveSoonSuite",
         "SharedStoreSuite",
         "StoreSuite",
     ],
-    "stream_store": ["SharedStreamStoreSuite", "StreamStoreSuite"],
+    "stream_store": [
+        "LivenessSuite",
+        "SharedStreamStoreSuite",
+        "StreamStoreSuite",
+    ],
 }
 
 __all__ = [
     "AgingStoreSuite",
+    "BehindFaultProxy",
     "BoundedStoreSuite",
     "ClockedStoreSuite",
     "DurableStoreSuite",
@@ -58,22 +89,30 @@ __all__ = [
     "ImmediatePresenceSuite",
     "ImmediateStoreSuite",
     "LeasedPresenceSuite",
+    "LivenessSuite",
+    "OutageSuite",
+    "PresenceOutageSuite",
     "PresenceSuite",
     "ReadManySuite",
+    "RouterOutageSuite",
     "RouterSuite",
+    "SaveInTransactionSuite",
     "SaveManySuite",
+    "SaveSoonSuite",
     "SharedPresenceSuite",
     "SharedStoreSuite",
     "SharedStreamStoreSuite",
+    "StoreOutageSuite",
     "StoreSuite",
+    "StreamStoreOutageSuite",
     "StreamStoreSuite",
     "Verdict",
 ]
 
 _WITH_ASSERTS = (
-    *("_suite", "_store_abilities", "_store_base", "_store_features", "_store_gaps", "_store_logs", "_store_saves"),
-    *("_stream_base", "_stream_lifetime", "_stream_notifier", "_stream_positions"),
-    *("_presence_base", "_presence_features", *_SUITES),
+    *("_suite", "_waits", "_store_abilities", "_store_base", "_store_features", "_store_gaps", "_store_logs"),
+    *("_store_saves", "_store_saving", "_stream_base", "_stream_lifetime", "_stream_notifier", "_stream_positions"),
+    *("_router_base", "_presence_base", "_presence_features", "_outage_base", "_outage_stores", *_SUITES),
 )
 
 _pytest = sys.modules.get("pytest")

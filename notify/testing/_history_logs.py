@@ -103,7 +103,7 @@ class Reader:
 
 
 class Log:
-    """What was pushed to one user, and who read it."""
+    """What was pushed to one user, and its readers."""
 
     def __init__(self, user: str) -> None:
         self.user = user

@@ -13,7 +13,7 @@ Rules, each for one user's log:
     8. `at-most-once`: a push has at most one id, however often it was attempted with its key.
 
 A gap that ends before it starts says that the log itself lost events: a failover, a restored backup, expiry.
-Pushes that began before such a gap was met and whose ids lie beyond its end are demanded of nobody.
+Pushes that began before such a gap was met and whose ids lie beyond its end are not demanded of any reader.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Judge:
         self._keys = _Keys()
         self._owners: dict[Key, Push] = {}  # who was acknowledged with this id
         self._values: dict[Key, Value] = {}  # what this id was first yielded as
-        self._unowned: dict[Value, list[str]] = {}  # by value: ids yielded that nobody was acknowledged with
+        self._unowned: dict[Value, list[str]] = {}  # by value: ids yielded that no push was acknowledged with
         self._rewinds: dict[Key, float] = {}  # beyond this, what began before then may be lost
 
     def run(self, quiescent: bool) -> None:
@@ -169,8 +169,8 @@ class _Judge:
         owner = self._owners.get(key)
         pushes = list(self._log.named(value))
         if not any(push.open for push in pushes):
-            fate = "was rejected" if pushes else "was never pushed"
-            self._flag("aborted-read", [id_], f"{id_} was yielded as {value!r}, which {fate}")
+            outcome = "was rejected" if pushes else "was never pushed"
+            self._flag("aborted-read", [id_], f"{id_} was yielded as {value!r}, which {outcome}")
         elif known != value:
             self._flag("one-value", [id_], f"{id_} was yielded as {known!r} and as {value!r}")
         elif owner is None:
@@ -179,7 +179,7 @@ class _Judge:
             self._flag("one-value", [id_], f"{id_} was yielded as {value!r} but acknowledged {owner.value!r}")
 
     def _check_copies(self) -> None:
-        """An id that nobody was acknowledged with is that of a push without an acknowledgement."""
+        """An id that no push was acknowledged with is that of a push without an acknowledgement."""
         for value, unowned in self._unowned.items():
             pushes = list(self._log.named(value))
             if len(unowned) > sum(not push.id and push.open > 0 for push in pushes):

@@ -31,9 +31,9 @@ class Faults:
     """What happens in one direction, on every connection.
 
     Attributes:
-        delay: seconds that each chunk is held back; what arrives meanwhile waits behind it.
-        jitter: up to so many seconds more.
-        blackhole: bytes vanish, and nobody learns of an end or a reset. Later bytes pass once it is lifted.
+        delay: seconds that each chunk is held back; what arrives after it waits behind it.
+        jitter: up to this many seconds more.
+        blackhole: bytes vanish, and neither side learns of an end or a reset. Later bytes pass once it is lifted.
         paused: nothing is forwarded, so that the sender feels back-pressure; nothing is lost.
         slice: the most bytes that are sent at once.
         bandwidth: bytes per second and connection.
@@ -80,10 +80,10 @@ class Switches:
         self.doomed = 0
         self.dropped = 0
         self.swallowed = 0
-        self._changed: anyio.Event | None = None  # only where somebody waits for it
+        self._changed: anyio.Event | None = None  # only while a task waits for it
 
     def changed(self) -> None:
-        """Wake everybody who waits for a change."""
+        """Wake every task that waits for a change."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -112,7 +112,7 @@ class Link:
 
     Invariants:
         I1: each socket has at most one task that reads and one that writes: the two pumps.
-        I2: sockets are closed after the pumps have ended, so that nobody waits on a closed one.
+        I2: sockets are closed after the pumps have ended, so that no task waits on a closed one.
     """
 
     def __init__(self, switches: Switches, client: socket.socket) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from datetime import datetime
 
-from notify import ClosedError, Event, Page, continuity, ids
+from notify import ClosedError, Event, Guarantees, Page, ids
 
 
 class ListStore:
     """One list of events for all users, searched from the start each time."""
 
+    guarantees = Guarantees()
+
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._heads: dict[str, str] = {}
-        self._last = (0, 0)
         self._closed = False
 
     async def save(self, event: Event) -> Event:
@@ -24,9 +25,8 @@ class ListStore:
             for first in self._events:
                 if (first.user, first.key) == (event.user, event.key):
                     return first
-        ms, sequence = self._last
-        self._last = max((time.time_ns() // 1_000_000, 0), (ms, sequence + 1))
-        stored = event.stored(ids.format(*self._last), self._heads.get(event.user, ids.ZERO))
+        head = self._heads.get(event.user, ids.ZERO)
+        stored = event.stored(ids.following(head, time.time()), head)
         self._heads[event.user] = stored.id
         self._events.append(stored)
         return stored
@@ -36,8 +36,7 @@ class ListStore:
         head = await self.head(user)
         start = ids.parse(after)
         events = [event for event in self._events if event.user == user and ids.parse(event.id) > start][:limit]
-        gap = continuity(after, events[0].prev if events else None, head)
-        return Page(events, gap, events[-1].id if events else head)
+        return Page.of(events, after, head)
 
     async def head(self, user: str) -> str:
         """See `notify.abc.Store.head`."""

@@ -9,13 +9,15 @@ import pytest
 
 from notify import PresenceTracker, RoutingInfo
 
-from ._suite import Suite, eventually
+from ._suite import Suite
+from ._types import PresenceT
+from ._waits import eventually
 
 A, B = RoutingInfo("a", {"host": "10.0.0.1"}), RoutingInfo("b", {"host": "10.0.0.2"})
 NOWHERE = RoutingInfo()
 
 
-class PresenceTests(Suite[PresenceTracker]):
+class PresenceTests(Suite[PresenceT]):
     """The tracker under test, and what the tests do with it."""
 
     @pytest.fixture
@@ -25,7 +27,7 @@ class PresenceTests(Suite[PresenceTracker]):
             yield tracker
 
     async def assert_at(self, tracker: PresenceTracker, user: str, *routing: RoutingInfo) -> None:
-        """Assert that the user is connected at exactly these places, in whatever order; at none: offline."""
+        """Assert that the user is connected at exactly these places, in any order; at none: offline."""
         located = await tracker.locate([user])
         assert list(located) == [user] * bool(routing)
         found = sorted((to.instance_id, sorted(to.metadata.items())) for to in located.get(user, ()))

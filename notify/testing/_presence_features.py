@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import aclosing
 from functools import partial
 from typing import ClassVar
 
@@ -14,10 +13,11 @@ from notify import ClosedError, PresenceTracker
 from notify.abc import ImmediatePresence
 
 from ._presence_base import NOWHERE, A, B, PresenceTests
-from ._suite import eventually
+from ._types import PresenceT
+from ._waits import eventually
 
 
-class ImmediatePresenceSuite(PresenceTests):
+class ImmediatePresenceSuite(PresenceTests[PresenceT]):
     """For a tracker that answers at once: `x_nowait` does what `x` does."""
 
     async def test_an_answer_at_once_is_the_same_answer(self, tracker: PresenceTracker) -> None:
@@ -41,30 +41,30 @@ class ImmediatePresenceSuite(PresenceTests):
             tracker.locate_nowait(["alice"])
 
 
-class SharedPresenceSuite(PresenceTests):
+class SharedPresenceSuite(PresenceTests[PresenceT]):
     """For a tracker whose registrations several processes see."""
 
     @abstractmethod
-    async def another(self, tracker: PresenceTracker) -> PresenceTracker:
+    async def another(self, tracker: PresenceT) -> PresenceT:
         """Return a second tracker of the same users, as another process would have it."""
 
-    async def test_others_see_it(self, tracker: PresenceTracker) -> None:
+    async def test_others_see_it(self, tracker: PresenceT) -> None:
         """A registration is seen by another process when `register` returns, its end when `aclose` returns."""
-        async with aclosing(await self.another(tracker)) as other:
+        async with self.closing(await self.another(tracker)) as other:
             registration = await tracker.register("alice", A)
             await self.assert_at(other, "alice", A)
             await registration.aclose()
             await self.assert_at(other, "alice")
 
-    async def test_others_see_a_release_soon(self, tracker: PresenceTracker) -> None:
+    async def test_others_see_a_release_soon(self, tracker: PresenceT) -> None:
         """A registration that was released without waiting promptly ends for other processes."""
-        async with aclosing(await self.another(tracker)) as other:
+        async with self.closing(await self.another(tracker)) as other:
             (await tracker.register("alice", A)).release()
             await self.soon_at(other, "alice")
 
-    async def test_processes_count_together(self, tracker: PresenceTracker) -> None:
+    async def test_processes_count_together(self, tracker: PresenceT) -> None:
         """A user who is registered by two processes has both locations, and the end of one leaves the other."""
-        async with aclosing(await self.another(tracker)) as other:
+        async with self.closing(await self.another(tracker)) as other:
             here, there = await tracker.register("alice", A), await other.register("alice", B)
             for one in (tracker, other):
                 await self.assert_at(one, "alice", A, B)
@@ -76,20 +76,20 @@ class SharedPresenceSuite(PresenceTests):
             for one in (tracker, other):
                 await self.assert_at(one, "alice")
 
-    async def test_closing_releases_ones_own(self, tracker: PresenceTracker) -> None:
+    async def test_closing_releases_ones_own(self, tracker: PresenceT) -> None:
         """Closing a tracker ends every registration that it made, at once and for everybody, and no other one."""
-        other = await self.another(tracker)
-        await tracker.register("alice", A)
-        for user in ("alice", "bob"):
-            for _ in range(2):
-                await other.register(user, B)
-        await self.assert_at(tracker, "bob", B)
-        await other.aclose()
-        await self.assert_at(tracker, "alice", A)
-        await self.assert_at(tracker, "bob")
+        async with self.closing(await self.another(tracker)) as other:
+            await tracker.register("alice", A)
+            for user in ("alice", "bob"):
+                for _ in range(2):
+                    await other.register(user, B)
+            await self.assert_at(tracker, "bob", B)
+            await other.aclose()
+            await self.assert_at(tracker, "alice", A)
+            await self.assert_at(tracker, "bob")
 
 
-class LeasedPresenceSuite(SharedPresenceSuite):
+class LeasedPresenceSuite(SharedPresenceSuite[PresenceT]):
     """For a tracker whose registrations end by themselves when their process dies: includes `SharedPresenceSuite`.
 
     Attributes:
@@ -99,44 +99,44 @@ class LeasedPresenceSuite(SharedPresenceSuite):
     ttl: ClassVar[float]
 
     @abstractmethod
-    async def crash(self, tracker: PresenceTracker) -> None:
+    async def crash(self, tracker: PresenceT) -> None:
         """Make this tracker stop as if its process was killed: nothing is released, nothing refreshed."""
 
     @abstractmethod
-    async def lose_leases(self, tracker: PresenceTracker) -> None:
+    async def lose_leases(self, tracker: PresenceT) -> None:
         """Remove from the backend all that this tracker has written, as a failover or an eviction would."""
 
-    async def test_the_dead_vanish(self, tracker: PresenceTracker) -> None:
+    async def test_the_dead_vanish(self, tracker: PresenceT) -> None:
         """What a process that was killed had registered is there no longer than a time to live."""
-        other = await self.another(tracker)
-        await tracker.register("alice", A)
-        for user in ("alice", "bob"):
-            await other.register(user, B)
-        await self.crash(other)
-        await eventually(partial(self.assert_at, tracker, "bob"), self.ttl + self.prompt)
-        await self.assert_at(tracker, "alice", A)
+        async with self.closing(await self.another(tracker)) as other:
+            await tracker.register("alice", A)
+            for user in ("alice", "bob"):
+                await other.register(user, B)
+            await self.crash(other)
+            await eventually(partial(self.assert_at, tracker, "bob"), self.ttl + self.prompt)
+            await self.assert_at(tracker, "alice", A)
 
-    async def test_the_living_stay(self, tracker: PresenceTracker) -> None:
+    async def test_the_living_stay(self, tracker: PresenceT) -> None:
         """A registration that is held for many times to live never vanishes."""
-        async with aclosing(await self.another(tracker)) as other:
+        async with self.closing(await self.another(tracker)) as other:
             await tracker.register("alice", A)
             end = anyio.current_time() + 4 * self.ttl
             while anyio.current_time() < end:
                 await self.assert_at(other, "alice", A)
                 await anyio.sleep(self.ttl / 20)
 
-    async def test_a_lost_lease_heals(self, tracker: PresenceTracker) -> None:
+    async def test_a_lost_lease_heals(self, tracker: PresenceT) -> None:
         """Registrations that the backend lost are there again within a time to live, and can be ended."""
-        async with aclosing(await self.another(tracker)) as other:
+        async with self.closing(await self.another(tracker)) as other:
             registration = await tracker.register("alice", A)
             await self.lose_leases(tracker)
             await eventually(partial(self.assert_at, other, "alice", A), self.ttl + self.prompt)
             await registration.aclose()
             await self.assert_at(other, "alice")
 
-    async def test_an_old_end_ends_nothing_new(self, tracker: PresenceTracker) -> None:
+    async def test_an_old_end_ends_nothing_new(self, tracker: PresenceT) -> None:
         """After a lease was lost and others have registered, ending the old registration leaves theirs."""
-        async with aclosing(await self.another(tracker)) as other:
+        async with self.closing(await self.another(tracker)) as other:
             old = await tracker.register("alice", A)
             await self.lose_leases(tracker)
             await other.register("alice", B)
@@ -145,14 +145,14 @@ class LeasedPresenceSuite(SharedPresenceSuite):
                 await self.assert_at(other, "alice", B)
                 await anyio.sleep(self.ttl / 4)
 
-    async def test_a_name_may_return(self, tracker: PresenceTracker) -> None:
+    async def test_a_name_may_return(self, tracker: PresenceT) -> None:
         """A process that takes the place and name of a dead one keeps its users when the dead one's leases end."""
-        dead = await self.another(tracker)
-        await dead.register("alice", B)
-        await self.crash(dead)
-        async with aclosing(await self.another(tracker)) as heir:
-            await heir.register("alice", B)
-            end = anyio.current_time() + 2 * self.ttl
-            while anyio.current_time() < end:
-                await self.assert_at(tracker, "alice", B)
-                await anyio.sleep(self.ttl / 20)
+        async with self.closing(await self.another(tracker)) as dead:
+            await dead.register("alice", B)
+            await self.crash(dead)
+            async with self.closing(await self.another(tracker)) as heir:
+                await heir.register("alice", B)
+                end = anyio.current_time() + 2 * self.ttl
+                while anyio.current_time() < end:
+                    await self.assert_at(tracker, "alice", B)
+                    await anyio.sleep(self.ttl / 20)

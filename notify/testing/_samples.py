@@ -32,4 +32,4 @@ BAD_IDS: Final = (
     *("garbage", "1", "00", "-1", "1-", "-", "1-1-1", "$", "+", "1_0-0", "१-१", " 1-1", "1-1\n", "1-1\x00"),
     *(f"{1 << 64}-0", f"0-{1 << 64}", "9" * 100),
 )
-"""Texts that are no positions."""
+"""Texts that are not positions."""

@@ -14,7 +14,8 @@ from notify.abc import Immediate, ReadMany, SaveMany
 
 from ._samples import HOSTILE_NAMES
 from ._store_base import StoreTests
-from ._suite import assert_chain, now, together
+from ._types import StoreT
+from ._waits import assert_chain, now, together
 
 
 def many(store: Store) -> SaveMany:
@@ -23,7 +24,7 @@ def many(store: Store) -> SaveMany:
     return store
 
 
-class SaveManySuite(StoreTests):
+class SaveManySuite(StoreTests[StoreT]):
     """For a store with `save_many`: it does what `save` does for each event, in the order given."""
 
     async def save_many(self, store: Store, events: Sequence[Event]) -> Sequence[Event]:
@@ -58,7 +59,7 @@ class SaveManySuite(StoreTests):
         assert await self.read_all(store, "alice", limit=500) == [*stored]
 
     async def test_many_users(self, store: Store) -> None:
-        """A batch for users with hostile names reaches each of them, and nobody else."""
+        """A batch for users with hostile names reaches each of them, and no other user."""
         stored = await self.save_many(store, [Event(name, "t", name) for name in HOSTILE_NAMES])
         for name, event in zip(HOSTILE_NAMES, stored, strict=True):
             assert event.payload == name
@@ -104,7 +105,7 @@ class SaveManySuite(StoreTests):
             await many(store).save_many([Event("alice", "t")])
 
 
-class ReadManySuite(StoreTests):
+class ReadManySuite(StoreTests[StoreT]):
     """For a store with `read_many`: `read` for every user who has news or a gap."""
 
     async def test_reading_many_is_reading_each(self, store: Store) -> None:
@@ -116,7 +117,7 @@ class ReadManySuite(StoreTests):
             "bob": "0",
             "carol": logs["carol"][4].id,
             "dave": "1-1",
-            "nobody": "0",
+            "unknown": "0",
             **{name: logs[name][index % 5].id for index, name in enumerate(HOSTILE_NAMES)},
         }
         pages = await self.read_many(store, after, 3)
@@ -125,23 +126,23 @@ class ReadManySuite(StoreTests):
             for user, position in after.items()
             if (page := plain(await store.read(user, position, 3))).events or page.gap
         }
-        assert set(after) - set(pages) == {"carol", "nobody", *HOSTILE_NAMES[4::5]}
+        assert set(after) - set(pages) == {"carol", "unknown", *HOSTILE_NAMES[4::5]}
 
-    async def test_gaps_are_told_without_events(self, store: Store) -> None:
-        """Users whose position the log no longer reaches, or never did, are told so though there is nothing to read."""
+    async def test_gaps_are_found_without_events(self, store: Store) -> None:
+        """Users whose position the log no longer reaches, or never did, have a page though there is nothing to read."""
         for user in ("alice", "bob"):
             await self.fill(store, user, 3)
         first = (await store.read("alice", "0", 1)).position
         await store.trim(now().replace(year=2200))
         head = await store.head("bob")
         ahead = f"{int(head.split('-')[0]) + 1}-0"
-        pages = await self.read_many(store, {"alice": first, "bob": ahead, "nobody": "1-1"}, 10)
+        pages = await self.read_many(store, {"alice": first, "bob": ahead, "unknown": "1-1"}, 10)
         gaps = {user: page.gap for user, page in pages.items()}
-        assert gaps == {"alice": "trimmed", "bob": "rewound", "nobody": "expired"}
+        assert gaps == {"alice": "trimmed", "bob": "rewound", "unknown": "expired"}
         assert pages["bob"].position == head
 
-    async def test_reading_nobody_is_nothing(self, store: Store) -> None:
-        """Asking for nobody returns nothing."""
+    async def test_reading_no_users_is_nothing(self, store: Store) -> None:
+        """Asking for no users returns nothing."""
         assert await self.read_many(store, {}, 10) == {}
 
     async def test_a_closed_store_reads_nothing(self, store: Store) -> None:
@@ -156,7 +157,7 @@ class ReadManySuite(StoreTests):
         return {user: plain(page) for user, page in (await store.read_many(after, limit)).items()}
 
 
-class ImmediateStoreSuite(StoreTests):
+class ImmediateStoreSuite(StoreTests[StoreT]):
     """For a store that answers at once: `x_nowait` does what `x` does."""
 
     async def test_an_answer_at_once_is_the_same_answer(self, store: Store) -> None:

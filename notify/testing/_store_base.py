@@ -11,9 +11,10 @@ import pytest
 from notify import Event, Page, Store, ids
 
 from ._suite import Suite
+from ._types import StoreT
 
 
-class StoreTests(Suite[Store]):
+class StoreTests(Suite[StoreT]):
     """The store under test, and what the tests do with it."""
 
     @pytest.fixture
@@ -23,7 +24,7 @@ class StoreTests(Suite[Store]):
             yield store
 
     async def fill(self, store: Store, user: str, count: int) -> list[Event]:
-        """Save so many events, numbered from 0, one after the other, and return them as stored."""
+        """Save `count` events, numbered from 0, one after the other, and return them as stored."""
         events = []
         for number in range(count):
             events.append(await store.save(Event(user, "n", number)))
@@ -40,7 +41,7 @@ class StoreTests(Suite[Store]):
         return events
 
     async def read_all(self, store: Store, user: str, after: str = "0", limit: int = 100) -> list[Event]:
-        """Read a log to its end, page by page, and assert that no page tells of a gap."""
+        """Read a log to its end, page by page, and assert that no page has a gap."""
         events: list[Event] = []
         page: Page | None = None
         while page is None or len(page.events) == limit:

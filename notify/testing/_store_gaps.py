@@ -1,4 +1,4 @@
-"""Tests of a store's positions and retention: what is gone is told, what is not gone is not lost."""
+"""Tests of a store's positions and retention: what is gone is a gap, what is not gone is not lost."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from notify import Event, InvalidEventIdError, Store, ids
 
 from ._samples import BAD_IDS
 from ._store_base import StoreTests
-from ._suite import assert_chain, now, together
+from ._types import StoreT
+from ._waits import assert_chain, now, together
 
 
-class GapTests(StoreTests):
+class GapTests(StoreTests[StoreT]):
     """Unknown positions, trimming and gaps."""
 
     async def test_a_position_that_no_event_has_gives_later_events_only(self, store: Store) -> None:
-        """Reading after an id that the log never held gives the events after it, and tells that it never held it."""
+        """Reading after an id that the log never held gives the events after it, and reports that it never held it."""
         *_, first, second = await self.fill_over_time(store, "alice")
         ms, sequence = ids.parse(first.id)
         page = await store.read("alice", ids.format(ms, sequence + 1), 10)
@@ -32,17 +33,17 @@ class GapTests(StoreTests):
         assert ([*page.events], page.gap, page.position) == (events, "expired", events[1].id)
 
     async def test_a_position_ahead_of_the_log_was_rewound(self, store: Store) -> None:
-        """Reading after an id that the log has not reached, up to the greatest, tells `rewound` and the log's end."""
+        """Reading after an id that the log has not reached, up to the greatest, reports `rewound` and the log's end."""
         last = (await self.fill(store, "alice", 2))[1]
         ms, sequence = ids.parse(last.id)
         for ahead in ((ms, sequence + 1), (ms + 3_600_000, 0), ((1 << 64) - 1, (1 << 64) - 1)):
             page = await store.read("alice", ids.format(*ahead), 10)
             assert ([*page.events], page.gap, page.position) == ([], "rewound", last.id)
         following = await store.save(Event("alice", "t"))
-        assert following.prev == last.id, "a position that somebody asks for moves nothing"
+        assert following.prev == last.id, "a position that is asked for moves nothing"
 
     async def test_a_position_in_an_unknown_log_has_expired(self, store: Store) -> None:
-        """Reading after an id in a log that nobody knows of tells `expired` and position `"0"`."""
+        """Reading after an id in a log that does not exist has the gap `expired` and position `"0"`."""
         page = await store.read("bob", f"{int(now().timestamp() * 1000)}-0", 10)
         assert ([*page.events], page.gap, page.position) == ([], "expired", "0")
 
@@ -85,7 +86,7 @@ class GapTests(StoreTests):
             assert ([*page.events], page.gap, page.position) == ([], None, events[-1].id)
 
     async def test_a_trimmed_position_has_a_gap(self, store: Store) -> None:
-        """Reading after an event whose successor was trimmed tells `trimmed`, and gives what is left."""
+        """Reading after an event whose successor was trimmed reports `trimmed`, and gives what is left."""
         events = await self.fill(store, "alice", 6)
         await store.trim(events[4].id)
         for after in ("0", events[0].id, events[2].id):
@@ -93,14 +94,14 @@ class GapTests(StoreTests):
             assert ([*page.events], page.gap, page.position) == (events[4:], "trimmed", events[5].id)
 
     async def test_a_trimmed_position_whose_successor_is_left_has_none(self, store: Store) -> None:
-        """Reading after the last trimmed event misses nothing, so no gap is told."""
+        """Reading after the last trimmed event misses nothing, so no gap is reported."""
         events = await self.fill(store, "alice", 6)
         await store.trim(events[4].id)
         for after in events[3:]:
             assert (await store.read("alice", after.id, 10)).gap is None
 
     async def test_a_log_that_was_trimmed_empty_has_a_gap(self, store: Store) -> None:
-        """Reading a log of which nothing is left tells `trimmed` and where it ended."""
+        """Reading a log of which nothing is left reports `trimmed` and where it ended."""
         events = await self.fill(store, "alice", 3)
         await store.trim(now() + timedelta(days=1))
         for after in ("0", events[0].id, events[1].id):

@@ -1,4 +1,4 @@
-"""Tests of a store as a set of logs: what is saved is read, in order, whole, and by nobody else."""
+"""Tests of a store as a set of logs: what is saved is read, in order, whole, and for its user only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from notify import Event, Store, ids
 
 from ._samples import HOSTILE_DATA, HOSTILE_META, HOSTILE_NAMES
 from ._store_base import StoreTests
-from ._suite import assert_chain, now, numbers, together
+from ._types import StoreT
+from ._waits import assert_chain, now, numbers, together
 
 
-class LogTests(StoreTests):
+class LogTests(StoreTests[StoreT]):
     """Saving and reading."""
 
     async def test_save_returns_the_event_with_id_and_prev(self, store: Store) -> None:
@@ -109,7 +110,7 @@ class LogTests(StoreTests):
         assert ([*page.events], page.gap, page.position) == ([], None, events[1].id)
 
     async def test_an_unknown_user_has_an_empty_log(self, store: Store) -> None:
-        """Nobody's log is empty: no events, no gap, position and head `"0"`, and no error."""
+        """The log of an unknown user is empty: no events, no gap, position and head `"0"`, and no error."""
         await self.fill(store, "alice", 1)
         page = await store.read("bob", "0", 10)
         assert ([*page.events], page.gap, page.position) == ([], None, "0")

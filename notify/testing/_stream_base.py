@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -11,15 +10,12 @@ import anyio
 from notify import Event, Notifier, Stream, StreamStore
 
 from ._store_base import StoreTests
-from ._suite import assert_chain, take
+from ._types import StreamStoreT
+from ._waits import assert_chain, take
 
 
-class StreamTests(StoreTests):
+class StreamTests(StoreTests[StreamStoreT]):
     """The stream store under test, and what the tests do with it."""
-
-    @abstractmethod
-    async def make(self) -> StreamStore:
-        """Return a new stream store, with nothing in it and nothing in common with those made before."""
 
     def notifier(self, store: StreamStore) -> AbstractAsyncContextManager[Notifier]:
         """Return a notifier that learns of new events from the store alone: its own audits are hours away."""
@@ -35,7 +31,7 @@ class StreamTests(StoreTests):
         await self.assert_next(stream, await store.save(Event(stream.user, "sentinel")))
 
     async def assert_arrives(self, save: Callable[[], Awaitable[Event | None]], *streams: Stream) -> None:
-        """Assert that an event reaches readers who wait for it, promptly and as it was saved."""
+        """Assert that an event reaches waiting readers, promptly and as it was saved."""
         seen: list[Event] = []
 
         async def read(stream: Stream) -> None:
@@ -50,8 +46,17 @@ class StreamTests(StoreTests):
         assert anyio.current_time() - start < self.prompt
         assert seen == [event] * len(streams)
 
+    async def assert_log(self, store: StreamStore, count: int, *streams: Stream) -> None:
+        """Assert that the log of alice has `count` events, and that these streams yield them and nothing else."""
+        log = await self.read_all(store, "alice")
+        assert len(log) == count
+        sentinel = await store.save(Event("alice", "sentinel"))
+        for stream in streams:
+            await self.assert_next(stream, *log, sentinel)
+            assert stream.gaps == ()
+
     async def assert_whole(self, stream: Stream, count: int, start: str = "0") -> list[Event]:
-        """Take so many events, assert that they are a chain, and return them."""
+        """Take `count` events, assert that they are a chain, and return them."""
         events = await take(stream, count, self.patience)
         assert_chain(events, start)
         return events

@@ -12,10 +12,11 @@ from anyio import wait_all_tasks_blocked
 from notify import ClosedError, Event, Stream, StreamStore, UsageError
 
 from ._stream_base import StreamTests
-from ._suite import eventually, interrupted, now, take, together
+from ._types import StreamStoreT
+from ._waits import eventually, interrupted, now, take, together
 
 
-class LifetimeTests(StreamTests):
+class LifetimeTests(StreamTests[StreamStoreT]):
     """Waiting for events, and the end of streams."""
 
     async def test_a_saved_event_arrives_promptly(self, store: StreamStore) -> None:
@@ -80,7 +81,7 @@ class LifetimeTests(StreamTests):
             await eventually(the_first_has_it, self.patience)
             await self.assert_live(stream, store)
 
-    async def test_a_paused_reader_delays_nobody(self, store: StreamStore) -> None:
+    async def test_a_paused_reader_delays_no_other(self, store: StreamStore) -> None:
         """While one reader is away, neither saves nor another stream of the same user wait, and nothing is lost."""
         async with store.subscribe("alice") as paused, store.subscribe("alice") as prompt:
             with anyio.fail_after(self.patience):
@@ -91,7 +92,7 @@ class LifetimeTests(StreamTests):
             await self.assert_live(paused, store)
 
     async def test_nothing_is_skipped_in_silence(self, store: StreamStore) -> None:
-        """What is trimmed while its reader is away is yielded all the same or told as a gap."""
+        """What is trimmed while its reader is away is yielded anyway or reported as a gap."""
         async with store.subscribe("alice") as stream:
             position = stream.last_id
             events = await self.fill(store, "alice", 300)
@@ -189,7 +190,7 @@ class LifetimeTests(StreamTests):
         async with store.subscribe("alice") as stream:
             tasks = len(anyio.get_running_tasks())
             for attempt in range(30):
-                await interrupted(partial(self.read_nobody, store), attempt)
+                await interrupted(partial(self.read_without_events, store), attempt)
 
             async def no_more_tasks() -> None:
                 assert len(anyio.get_running_tasks()) <= tasks
@@ -222,7 +223,7 @@ class LifetimeTests(StreamTests):
         await self.assert_live(stream, store)
         await stream.aclose()
 
-    async def test_a_trimmed_log_is_no_gap_to_who_has_read_it(self, store: StreamStore) -> None:
+    async def test_a_log_trimmed_after_reading_is_not_a_gap(self, store: StreamStore) -> None:
         """A reader that has read everything does not notice that it is trimmed."""
         async with store.subscribe("alice") as stream:
             await self.assert_next(stream, *await self.fill(store, "alice", 3))
@@ -236,9 +237,9 @@ class LifetimeTests(StreamTests):
             await anyio.lowlevel.checkpoint()
         await stream.aclose()
 
-    async def read_nobody(self, store: StreamStore) -> None:
-        """Wait for an event of a user who gets none."""
-        async with store.subscribe("nobody", "0") as stream:
+    async def read_without_events(self, store: StreamStore) -> None:
+        """Wait for an event of a user without events."""
+        async with store.subscribe("unknown", "0") as stream:
             await stream.next()
 
     async def read_next(self, stream: Stream, *, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -13,10 +13,11 @@ from notify import ClosedError, Event, InvalidEventError, InvalidEventIdError, N
 
 from ._samples import BAD_IDS
 from ._stream_base import StreamTests
-from ._suite import eventually, numbers, take, together
+from ._types import StreamStoreT
+from ._waits import eventually, numbers, take, together
 
 
-class NotifierStreamTests(StreamTests):
+class NotifierStreamTests(StreamTests[StreamStoreT]):
     """Streams that a notifier hands out."""
 
     async def test_a_push_is_yielded_once(self, store: StreamStore) -> None:
@@ -152,8 +153,8 @@ class NotifierStreamTests(StreamTests):
             await self.assert_next(stream, events[2], *missed)
             await self.assert_live(stream, store)
 
-    async def test_what_is_no_position_or_user_is_refused(self, store: StreamStore) -> None:
-        """Through a notifier, too, garbage raises InvalidEventIdError, and what is no user id InvalidEventError."""
+    async def test_garbage_positions_and_users_are_refused(self, store: StreamStore) -> None:
+        """Through a notifier, too, garbage raises InvalidEventIdError, and what is not a user id InvalidEventError."""
         users: list[Any] = ["", "a\nb", "\x00", "\ud800", "x" * 256, None, 7, b"alice"]
         async with self.notifier(store) as notifier:
             for garbage in BAD_IDS:
@@ -165,7 +166,7 @@ class NotifierStreamTests(StreamTests):
 
     async def wait_for_the_end(self, notifier: Notifier, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Loop over a stream of the notifier that ends before there is an event."""
-        async with notifier.subscribe("nobody") as stream:
+        async with notifier.subscribe("unknown") as stream:
             task_status.started()
             with anyio.fail_after(self.patience):
                 assert [event async for event in stream] == []

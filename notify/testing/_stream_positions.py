@@ -14,10 +14,11 @@ from notify import Event, Gap, InvalidEventIdError, StreamStore, ids
 
 from ._samples import BAD_IDS, HOSTILE_DATA, HOSTILE_META, HOSTILE_NAMES
 from ._stream_base import StreamTests
-from ._suite import assert_chain, now, numbers, take, together
+from ._types import StreamStoreT
+from ._waits import assert_chain, now, numbers, take, together
 
 
-class PositionTests(StreamTests):
+class PositionTests(StreamTests[StreamStoreT]):
     """Positions, replay, gaps and the seam."""
 
     async def test_no_position_means_from_now_on(self, store: StreamStore) -> None:
@@ -28,7 +29,7 @@ class PositionTests(StreamTests):
                 await self.assert_live(stream, store)
 
     async def test_now_is_when_the_stream_is_entered(self, store: StreamStore) -> None:
-        """What is stored after entering a stream is yielded, though nobody has asked for the next event yet."""
+        """What is stored after entering a stream is yielded, though the next event was not asked for yet."""
         head = (await self.fill(store, "alice", 3))[-1].id
         async with store.subscribe("alice") as stream:
             assert stream.last_id == head
@@ -44,7 +45,7 @@ class PositionTests(StreamTests):
         await stream.aclose()
 
     async def test_now_can_be_resumed(self, store: StreamStore) -> None:
-        """The position of a stream that has yielded nothing yet resumes as any other: what came meanwhile follows."""
+        """The position of a stream that has yielded nothing yet resumes with what was stored in between."""
         await self.fill(store, "alice", 2)
         async with store.subscribe("alice") as stream:
             position = stream.last_id
@@ -53,7 +54,7 @@ class PositionTests(StreamTests):
             await self.assert_next(stream, *missed)
 
     async def test_zero_means_everything(self, store: StreamStore) -> None:
-        """A stream from `"0"` yields the whole log in order, then goes on live; no gap is told."""
+        """A stream from `"0"` yields the whole log in order, then goes on live; no gap is reported."""
         events = await self.fill(store, "alice", 3)
         async with store.subscribe("alice", "0") as stream:
             await self.assert_next(stream, *events)
@@ -67,7 +68,7 @@ class PositionTests(StreamTests):
             assert stream.gaps == ()
 
     async def test_zero_of_a_trimmed_log(self, store: StreamStore) -> None:
-        """A stream from `"0"` yields what is retained; what was trimmed before is no gap."""
+        """A stream from `"0"` yields what is retained; what was trimmed before is not a gap."""
         events = await self.fill(store, "alice", 4)
         await store.trim(events[2].id)
         async with store.subscribe("alice", "0") as stream:
@@ -112,7 +113,7 @@ class PositionTests(StreamTests):
             assert stream.gaps == ()
 
     async def test_a_trimmed_position_tells_a_gap(self, store: StreamStore) -> None:
-        """A stream from an id that the log does not reach back to tells the gap, yields what is left, then goes on."""
+        """A stream from an id that the log does not reach back to reports the gap, yields what is left, goes on."""
         events = await self.fill(store, "alice", 6)
         await store.trim(events[3].id)
         async with store.subscribe("alice", events[0].id) as stream:
@@ -121,7 +122,7 @@ class PositionTests(StreamTests):
             assert stream.gaps == (Gap("trimmed", events[0].id, events[2].id),)
 
     async def test_a_position_trimmed_empty_tells_a_gap(self, store: StreamStore) -> None:
-        """A stream from an id whose log was trimmed empty tells the gap, then goes on live."""
+        """A stream from an id whose log was trimmed empty reports the gap, then goes on live."""
         events = await self.fill(store, "alice", 3)
         await store.trim(now() + timedelta(days=1))
         async with store.subscribe("alice", events[0].id) as stream:
@@ -129,7 +130,7 @@ class PositionTests(StreamTests):
             assert stream.gaps == (Gap("trimmed", events[0].id, events[2].id),)
 
     async def test_a_position_ahead_of_the_log_tells_a_gap(self, store: StreamStore) -> None:
-        """A stream from an id ahead of the log tells that it was rewound, yields all that is left, and is not dead."""
+        """A stream from an id ahead of the log reports that it was rewound, yields all that is left, and goes on."""
         events = await self.fill(store, "alice", 3)
         ahead = ids.format(ids.parse(events[-1].id)[0] + 3_600_000, 0)
         async with store.subscribe("alice", ahead) as stream:
@@ -138,7 +139,7 @@ class PositionTests(StreamTests):
             assert [(gap.reason, gap.start) for gap in stream.gaps] == [("rewound", ahead)]
 
     async def test_a_position_in_a_forgotten_log_tells_a_gap(self, store: StreamStore) -> None:
-        """A stream from an id in a log that nobody knows of tells that it expired, and is not dead."""
+        """A stream from an id in a log that does not exist reports the gap `expired`, and is live."""
         position = ids.format(int(now().timestamp() * 1000) - 1000, 5)
         async with store.subscribe("alice", position) as stream:
             await self.assert_live(stream, store)
@@ -163,7 +164,7 @@ class PositionTests(StreamTests):
         assert seen == events
 
     async def test_a_long_backlog_arrives_whole(self, store: StreamStore) -> None:
-        """More missed events than any page or buffer holds arrive in order, before what is stored meanwhile."""
+        """More missed events than any page or buffer holds arrive in order, before what is stored during the replay."""
         first = await store.save(Event("alice", "n", 0))
         await self.fill(store, "alice", 900)
         async with store.subscribe("alice", first.id) as stream:

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from functools import wraps
 from typing import Any, ClassVar, Generic, TypeVar
 
 import anyio
-import anyio.lowlevel
 import pytest
 
-from notify import Event, Stream, ids
+from notify import Guarantees
+
+from ._waits import describe, eventually, within
 
 Part = TypeVar("Part")
+
+_RUNNER = "TestRunner."
+"""In the names of the coroutines of anyio's plugin for pytest."""
 
 
 class Suite(ABC, Generic[Part]):
     """A set of tests that every implementation of one interface passes.
 
-    Subclass it with a name that begins with `Test`, and say how to make the part under test. A test class may have
+    Subclass it with a name that begins with `Test`, and define how to make the part under test. A test class may have
     further fixtures, for example one that is `autouse` and puts `tmp_path` into an attribute for `make`.
 
     Attributes:
         backends: the event loops that the part runs on.
         prompt: seconds within which something immediate has happened, on a busy machine.
         patience: seconds after which something that takes its time will not happen any more.
+        time_limit: seconds after which a test fails that has not ended; its message says where it hung.
     """
 
     backends: ClassVar[Sequence[str]] = ("asyncio", "trio")
     prompt: ClassVar[float] = 0.5
     patience: ClassVar[float] = 10.0
+    time_limit: ClassVar[float] = 30.0
     pytestmark = pytest.mark.anyio
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Refuse a test class that lacks a hook: pytest would pass over an abstract class in silence."""
+        """Bound every test, and refuse a test class that lacks a hook: pytest would skip an abstract class silently."""
         super().__init_subclass__(**options)
+        for name, test in list(vars(cls).items()):
+            if name.startswith("test_") and inspect.iscoroutinefunction(test):
+                setattr(cls, name, _bounded(test))
         missing = [name for name in dir(cls) if getattr(getattr(cls, name, None), "__isabstractmethod__", False)]
         if missing and cls.__name__.startswith("Test"):
             raise TypeError(f"{cls.__name__} has to define {' and '.join(missing)}: see the suites among its bases")
@@ -46,25 +56,42 @@ class Suite(ABC, Generic[Part]):
         """Return a new part, with nothing in it and nothing in common with those made before."""
 
     async def close(self, part: Part) -> None:
-        """Release a part that `make` returned: its `aclose`, if it has one."""
+        """Release a part that `make` or another hook returned: by default with its `aclose`, if it has one.
+
+        Override it where more has to be released, such as a connection that the part was given. It is called once for
+        each part, also after a test that has called `aclose` itself.
+        """
         aclose = getattr(part, "aclose", None)
         if aclose is not None:
             await aclose()
 
     @asynccontextmanager
-    async def fresh(self) -> AsyncIterator[Part]:
-        """Make a part, close it in the end, and see to it that no task is left."""
-        before = anyio.get_running_tasks()
-        part = await self.make()
+    async def closing(self, part: Part) -> AsyncIterator[Part]:
+        """Use a part in a block, and close it at the end with the hook `close`."""
         try:
             yield part
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), within(self.patience, f"close() of {type(part).__name__}"):
                 await self.close(part)
 
+    @asynccontextmanager
+    async def fresh(self) -> AsyncIterator[Part]:
+        """Make a part, close it in the end, and check that no task is left."""
+        before = anyio.get_running_tasks()
+        with within(self.patience, "make()"):
+            part = await self.make()
+        async with self.closing(part):
+            yield part
+
         async def no_task_is_left() -> None:
-            after = anyio.get_running_tasks()  # a test runner may have other tasks by now, but as many
-            assert len(after) <= len(before), f"left running: {[task for task in after if task not in before]}"
+            after = anyio.get_running_tasks()  # the test runner may have other tasks by now, but as many
+            left = [
+                name for name in sorted(describe(task) for task in after if task not in before) if _RUNNER not in name
+            ]
+            assert len(after) <= len(before), (
+                f"{type(part).__name__} left tasks running: {', '.join(left)}. End them in its aclose(), or override "
+                f"close() in {type(self).__name__} where they belong to a connection that the test owns"
+            )
 
         await eventually(no_task_is_left, self.prompt)
 
@@ -79,63 +106,34 @@ class Suite(ABC, Generic[Part]):
         return request.param
 
 
-async def eventually(check: Callable[[], Awaitable[None]], within: float) -> None:
-    """Repeat a check until it holds; when the time is over, let it fail."""
-    with anyio.move_on_after(within):
-        while True:
-            try:
-                return await check()
-            except AssertionError:
-                await anyio.sleep(0.005)
-    return await check()
+def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Return the test with its time limit."""
+
+    @wraps(test)
+    async def bounded(self: Suite[Any], *args: Any, **options: Any) -> None:
+        with within(self.time_limit, f"the end of {test.__name__}"):
+            await test(self, *args, **options)
+
+    return bounded
 
 
-async def together(*functions: Callable[[], Awaitable[object]]) -> None:
-    """Run the functions concurrently, until all have ended; their exceptions come as they are, the first one."""
-    errors: list[Exception] = []
+def declared(part: object, *possible: str) -> Guarantees:
+    """Return the guarantees that a part declares, and assert that it can have them.
 
-    async def run(function: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await function()
-        except Exception as error:
-            errors.append(error)
-
-    async with anyio.create_task_group() as tasks:
-        for function in functions:
-            tasks.start_soon(run, function)
-    if errors:
-        raise errors[0]
-
-
-async def interrupted(function: Callable[[], Coroutine[Any, Any, object]], attempt: int) -> None:
-    """Run a function and cancel it, each attempt later: by steps of the event loop at first, then by time."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(function)
-        for _ in range(attempt):
-            await anyio.lowlevel.checkpoint()
-        if attempt > 9:
-            await anyio.sleep((attempt - 9) * 0.0003)
-        tasks.cancel_scope.cancel()
-
-
-async def take(stream: Stream, count: int, within: float) -> list[Event]:
-    """Return the next so many events of a stream."""
-    with anyio.fail_after(within):
-        return [await stream.next() for _ in range(count)]
-
-
-def numbers(events: Iterable[Event]) -> list[Any]:
-    """Return the payloads, which number the events in most tests."""
-    return [event.payload for event in events]
-
-
-def assert_chain(events: Sequence[Event], start: str = ids.ZERO) -> None:
-    """Assert that ids grow strictly and that each event links to the one before it, the first one to `start`."""
-    for event in events:
-        assert event.id == ids.canonical(event.id)
-        assert ids.compare(start, event.id) < 0
-        assert event.prev == start
-        start = event.id
+    Args:
+        part: a store, router or tracker.
+        possible: the guarantees that such a part may have.
+    """
+    name = type(part).__name__
+    hints = ", ".join(f"{field}=True" for field in possible)
+    guarantees = getattr(part, "guarantees", None)
+    assert isinstance(guarantees, Guarantees), (
+        f"add `guarantees = notify.Guarantees()` to the class {name}, with {hints} as far as it applies: "
+        "the suites decide by it what has to be tested"
+    )
+    impossible = [field for field in Guarantees.__slots__ if getattr(guarantees, field) and field not in possible]
+    assert not impossible, f"remove {', '.join(impossible)} from {name}.guarantees: such a part can only have {hints}"
+    return guarantees
 
 
 def assert_tested(suite: object, needed: Mapping[str, bool]) -> None:
@@ -143,8 +141,3 @@ def assert_tested(suite: object, needed: Mapping[str, bool]) -> None:
     bases = {cls.__name__ for cls in type(suite).__mro__}
     missing = [name for name, is_needed in needed.items() if is_needed and name not in bases]
     assert not missing, f"add {', '.join(missing)} to the bases of {type(suite).__name__}"
-
-
-def now() -> datetime:
-    """Return the time."""
-    return datetime.now(UTC)

@@ -6,7 +6,7 @@ async with FaultProxy("127.0.0.1", server_port) as proxy:
     proxy.down = Faults(delay=0.2)     # replies are late
     proxy.up = Faults(blackhole=True)  # requests vanish; both sides stay connected
     await proxy.reset()                # every connection dies
-    proxy.drop_reply(request=b"SET")   # the server obeys, but the client never hears of it
+    proxy.drop_reply(request=b"SET")   # the server obeys, but the client never learns of it
     proxy.heal()
 ```
 
@@ -33,7 +33,7 @@ __all__ = ["Direction", "FaultProxy", "Faults"]
 
 
 class FaultProxy:
-    """Forwards connections to one server, and spoils them as told.
+    """Forwards connections to one server, and injects faults on demand.
 
     An async context manager for asyncio and trio; leaving it closes every connection at once. Use it from its own
     event loop. What is assigned holds for open connections too, from that moment on.
@@ -46,7 +46,7 @@ class FaultProxy:
     Attributes:
         host: where the proxy listens.
         port: the port that it listens on; it stays the same after `refuse` and `heal`.
-        reset_new: new connections are reset before the server hears of them.
+        reset_new: new connections are reset before the server learns of them.
         accepted: how many connections there were.
     """
 
@@ -102,7 +102,7 @@ class FaultProxy:
         """End every fault and accept connections again. What was reset or half-closed stays so.
 
         Raises:
-            OSError: after `refuse`, somebody else took the port.
+            OSError: after `refuse`, another process took the port.
         """
         self.up = self.down = Faults()
         self.reset_new = False

@@ -121,7 +121,7 @@ class History:
                 no reader saw is then demanded of none.
 
         Raises:
-            InvalidEventIdError: something recorded as an id is none.
+            InvalidEventIdError: something recorded as an id is not one.
         """
         return judge(self._records[:], quiescent=quiescent, durable=durable)
 
@@ -150,7 +150,7 @@ class History:
             killed: files of killed processes: their readers count as finished.
 
         Raises:
-            ValueError: a line other than a torn last one is no record.
+            ValueError: a line other than a torn last one is not a record.
         """
         history = cls()
         for path in paths:
@@ -228,7 +228,7 @@ class Attempt:
         self._end("rejected")
 
     def uncertain(self) -> None:
-        """Record that nobody knows."""
+        """Record that the outcome is unknown."""
         self._end("uncertain")
 
     def __enter__(self) -> Self:
@@ -249,7 +249,7 @@ class Attempt:
 
 
 class Reader:
-    """One reader of one user's log. Whoever resumes is another reader, starting at this one's `last_id`."""
+    """One reader of one user's log. A reader that resumes is another one, starting at this one's `last_id`."""
 
     __slots__ = ("_history", "_number", "last_id", "user")
 

@@ -1,14 +1,14 @@
-"""The conformance suite for presence trackers: subclass it, say how to make yours, and run pytest.
+"""The conformance suite for presence trackers: subclass it, define how to make yours, and run pytest.
 
 ```python
-class TestMyPresence(PresenceSuite):
-    async def make(self) -> PresenceTracker:
+class TestMyPresence(PresenceSuite[MyPresence]):
+    async def make(self) -> MyPresence:
         return MyPresence()
 ```
 
 A tracker that answers at once, that several processes share, or whose registrations are leased also takes
-`ImmediatePresenceSuite`, `SharedPresenceSuite` or `LeasedPresenceSuite` among the bases of the same class. What the
-tracker declares and no base tests is a failure.
+`ImmediatePresenceSuite`, `SharedPresenceSuite` or `LeasedPresenceSuite` among the bases of the same class, and one that
+depends on a server `PresenceOutageSuite`. A guarantee of the tracker that no base tests is a failure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from notify import ClosedError, Guarantees, PresenceTracker, RoutingInfo
+from notify import ClosedError, PresenceTracker, RoutingInfo
 from notify.abc import ImmediatePresence, Registration
 
 from ._presence_base import NOWHERE, A, B, PresenceTests
@@ -27,17 +27,19 @@ from ._presence_features import ImmediatePresenceSuite as ImmediatePresenceSuite
 from ._presence_features import LeasedPresenceSuite as LeasedPresenceSuite
 from ._presence_features import SharedPresenceSuite as SharedPresenceSuite
 from ._samples import HOSTILE_META, HOSTILE_NAMES
-from ._suite import assert_tested, eventually, interrupted, together
+from ._suite import assert_tested, declared
+from ._types import PresenceT
+from ._waits import eventually, interrupted, together
 
 __all__ = ["ImmediatePresenceSuite", "LeasedPresenceSuite", "PresenceSuite", "SharedPresenceSuite"]
 
 
-class PresenceSuite(PresenceTests):
+class PresenceSuite(PresenceTests[PresenceT]):
     """Every presence tracker passes these tests."""
 
     async def test_nothing_goes_untested(self, tracker: PresenceTracker) -> None:
-        """Each ability and guarantee of the tracker is tested by a suite among the bases of the test class."""
-        guarantees = getattr(tracker, "guarantees", Guarantees())
+        """The tracker declares its guarantees; each of them and each ability is tested by a suite among the bases."""
+        guarantees = declared(tracker, "shared", "leased")
         needed = {
             "ImmediatePresenceSuite": isinstance(tracker, ImmediatePresence),
             "SharedPresenceSuite": guarantees.shared,
@@ -121,8 +123,8 @@ class PresenceSuite(PresenceTests):
         assert list(located) == [user for user in asked if user in users[::3]]
         assert [[to.instance_id for to in places] for places in located.values()] == [["a"]] * len(located)
 
-    async def test_locating_nobody(self, tracker: PresenceTracker) -> None:
-        """Asking for nobody, or for users who were never heard of, finds nobody."""
+    async def test_locating_no_users(self, tracker: PresenceTracker) -> None:
+        """Asking for no users, or for unknown ones, finds none."""
         await tracker.register("alice", A)
         assert dict(await tracker.locate([])) == {}
         assert dict(await tracker.locate(["bob", "carol"])) == {}
@@ -163,7 +165,7 @@ class PresenceSuite(PresenceTests):
         await together(*(partial(come_and_go, f"user{number}") for number in range(10)))
 
     async def test_a_cancelled_end_takes_effect(self, tracker: PresenceTracker) -> None:
-        """A registration whose `aclose` is cancelled, at once or later, has ended all the same."""
+        """A registration whose `aclose` is cancelled, at once or later, has ended anyway."""
         for attempt in range(20):
             registration = await tracker.register("alice", A)
             with anyio.CancelScope() as scope:

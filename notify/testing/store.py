@@ -1,21 +1,22 @@
-"""The conformance suite for stores: subclass it, say how to make yours, and run pytest.
+"""The conformance suite for stores: subclass it, define how to make yours, and run pytest.
 
 ```python
-class TestMyStore(StoreSuite):
-    async def make(self) -> Store:
+class TestMyStore(StoreSuite[MyStore]):
+    async def make(self) -> MyStore:
         return MyStore()
 ```
 
-For what a store can or promises beyond the interface there are further suites, to be added to the bases of the same
-class: `SaveManySuite`, `ReadManySuite` and `ImmediateStoreSuite` for its abilities, `DurableStoreSuite` and
-`SharedStoreSuite` for its guarantees, `BoundedStoreSuite`, `AgingStoreSuite` and `ClockedStoreSuite` for its options.
-Each says by its abstract methods what more it needs to know. What the store has and no base tests is a failure.
+What a store can do or promises beyond the interface has further suites, to be added to the bases of the same class:
+`SaveManySuite`, `SaveSoonSuite`, `SaveInTransactionSuite`, `ReadManySuite`, `ImmediateStoreSuite` and `LivenessSuite`
+for its abilities, `DurableStoreSuite` and `SharedStoreSuite` for its guarantees, `BoundedStoreSuite`, `AgingStoreSuite`
+and `ClockedStoreSuite` for its options, `StoreOutageSuite` for a server that goes away. The abstract methods of each
+are the hooks that it needs. An ability or guarantee of the store that no base tests is a failure.
 """
 
 from __future__ import annotations
 
-from notify import Guarantees, Store, StreamStore
-from notify.abc import Immediate, ReadMany, SaveMany
+from notify import Store, StreamStore
+from notify.abc import Immediate, Liveness, ReadMany, SaveInTransaction, SaveMany, SaveSoon
 
 from ._store_abilities import ImmediateStoreSuite as ImmediateStoreSuite
 from ._store_abilities import ReadManySuite as ReadManySuite
@@ -28,7 +29,10 @@ from ._store_features import SharedStoreSuite as SharedStoreSuite
 from ._store_gaps import GapTests
 from ._store_logs import LogTests
 from ._store_saves import SaveTests
-from ._suite import assert_tested
+from ._store_saving import SaveInTransactionSuite as SaveInTransactionSuite
+from ._store_saving import SaveSoonSuite as SaveSoonSuite
+from ._suite import assert_tested, declared
+from ._types import StoreT
 
 __all__ = [
     "AgingStoreSuite",
@@ -37,26 +41,31 @@ __all__ = [
     "DurableStoreSuite",
     "ImmediateStoreSuite",
     "ReadManySuite",
+    "SaveInTransactionSuite",
     "SaveManySuite",
+    "SaveSoonSuite",
     "SharedStoreSuite",
     "StoreSuite",
 ]
 
 
-class StoreSuite(LogTests, GapTests, SaveTests):
-    """Every store passes these tests, and those of the suites for what else it can."""
+class StoreSuite(LogTests[StoreT], GapTests[StoreT], SaveTests[StoreT]):
+    """Every store passes these tests, and those of the suites for its abilities and guarantees."""
 
     async def test_nothing_goes_untested(self, store: Store) -> None:
-        """Each ability and guarantee of the store is tested by a suite among the bases of the test class."""
-        guarantees = getattr(store, "guarantees", Guarantees())
+        """The store declares its guarantees; each of them and each ability is tested by a suite among the bases."""
+        guarantees = declared(store, "durable", "shared")
         streams = isinstance(store, StreamStore)
         needed = {
             "SaveManySuite": isinstance(store, SaveMany),
+            "SaveSoonSuite": isinstance(store, SaveSoon),
+            "SaveInTransactionSuite": isinstance(store, SaveInTransaction),
             "ReadManySuite": isinstance(store, ReadMany),
             "ImmediateStoreSuite": isinstance(store, Immediate),
             "DurableStoreSuite": guarantees.durable,
             "SharedStoreSuite": guarantees.shared,
             "StreamStoreSuite": streams,
             "SharedStreamStoreSuite": streams and guarantees.shared,
+            "LivenessSuite": isinstance(store, Liveness),
         }
         assert_tested(self, needed)

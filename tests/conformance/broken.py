@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -42,8 +43,11 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
     """Return a test class for a part, with every hook that any of the suites asks for."""
 
     class Subject(*suites):  # type: ignore[misc]
-        patience = 0.5
+        patience = 1.0
         prompt = 0.15
+        start_within = 0.2
+        detection = 0.5
+        recovery = 2.0
         ttl = 0.1
         ahead = 0.0
 
@@ -69,7 +73,33 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
             return part.sibling() if hasattr(part, "sibling") else part
 
         def connect(self, router: Any, notifier: Notifier) -> None:
-            router.notifiers[notifier.instance_id] = notifier
+            if hasattr(router, "notifiers"):
+                router.notifiers[notifier.instance_id] = notifier
+
+        async def garbage(self, router: Any) -> None:
+            if hasattr(router, "hub"):
+                router.hub.spread(b"garbage")
+
+        @asynccontextmanager
+        async def connection(self, store: Any) -> AsyncIterator[Any]:
+            yield store.connect()
+
+        @asynccontextmanager
+        async def transaction(self, connection: Any) -> AsyncIterator[None]:
+            with connection:
+                yield
+
+        async def elsewhere(self, part: Any) -> Any:
+            return part.sibling()
+
+        async def interrupt(self, part: Any) -> None:
+            part.server.lose("away")
+
+        async def silence(self, part: Any) -> None:
+            part.server.lose("silent")
+
+        async def restore(self, part: Any) -> None:
+            part.server.state = "up"
 
         async def crash(self, tracker: Any) -> None:
             await tracker.background.aclose(1.0)
@@ -92,7 +122,7 @@ async def run(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...], te
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group, or the one that is none."""
+    """Yield the exceptions in a group, or the one that is not a group."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from leaves(each)

@@ -1,4 +1,4 @@
-"""Parts as a stranger would write them, from the docstrings of `notify.abc` alone."""
+"""Parts as outside authors write them, from the docstrings of `notify.abc` and the toolkit of `notify.adapters`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import SocketStream, TaskStatus
 
 from notify import (
     Background,
@@ -26,20 +27,21 @@ from notify import (
     RoutingInfo,
     Stream,
     UsageError,
-    continuity,
     ids,
 )
 from notify.abc import Deliver, Position, Registration
+from notify.adapters import LeasedPresence, safe_name
 
 
 class PlainStore:
     """A store of five methods and nothing else; every one of them really waits."""
 
+    guarantees = Guarantees()
+
     def __init__(self) -> None:
         self.logs: dict[str, list[Event]] = {}
         self.heads: dict[str, str] = {}
         self.keys: dict[tuple[str, str], Event] = {}
-        self.last = (0, 0)
         self.closed = False
 
     async def save(self, event: Event) -> Event:
@@ -49,11 +51,9 @@ class PlainStore:
 
     async def read(self, user: str, after: str, limit: int) -> Page:
         await self.enter()
-        log, head = self.logs.get(user, []), self.heads.get(user, ids.ZERO)
+        log = self.logs.get(user, [])
         start = bisect_right(log, ids.parse(after), key=number)
-        events = log[start : start + limit]
-        gap = continuity(after, events[0].prev if events else None, head)
-        return Page(events, gap, events[-1].id if events else head)
+        return Page.of(log[start : start + limit], after, self.heads.get(user, ids.ZERO))
 
     async def head(self, user: str) -> str:
         await self.enter()
@@ -76,16 +76,15 @@ class PlainStore:
             raise ClosedError("the store is closed")
 
     def append(self, event: Event) -> Event:
-        self.last = max((self.now(), 0), (self.last[0], self.last[1] + 1))
-        stored = event.stored(ids.format(*self.last), self.heads.get(event.user, ids.ZERO))
+        head = self.heads.get(event.user, ids.ZERO)
+        stored = event.stored(ids.following(head, self.now()), head)
         self.keep(stored)
         return stored
 
-    def now(self) -> int:
-        return int(time.time() * 1000)
+    def now(self) -> float:
+        return time.time()
 
     def keep(self, stored: Event) -> None:
-        self.last = max(self.last, number(stored))
         self.heads[stored.user] = stored.id
         self.logs.setdefault(stored.user, []).append(stored)
         if stored.key is not None:
@@ -165,8 +164,11 @@ class LiveFileStore(FileStore):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.background = Background("live file store")
-        self.live = LiveLog(self, background=self.background, on_open=self.watch)
-        self.watching = False
+        self.live = LiveLog(self, background=self.background, listen=self.listen)
+
+    @property
+    def is_receiving(self) -> bool:
+        return self.live.is_receiving
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         return self.live.subscribe(user, last_id)
@@ -175,12 +177,8 @@ class LiveFileStore(FileStore):
         super().keep(stored)
         self.live.offer(stored)
 
-    def watch(self, _user: str) -> None:
-        if not self.watching:
-            self.watching = True
-            self.background.start(self.look)
-
-    async def look(self) -> None:
+    async def listen(self, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
         while True:
             await self.enter()
             await anyio.sleep(0.005)
@@ -238,7 +236,7 @@ class HandmadeStream:
 
     async def next(self, timeout: float | None = None) -> Event:
         if self.busy:
-            raise UsageError("somebody waits already")
+            raise UsageError("another task waits already")
         self.busy = True
         try:
             with anyio.fail_after(timeout):
@@ -309,6 +307,8 @@ class HandmadeStream:
 class Switchboard:
     """A router of one method: the notifiers register by hand, and events go over the wire form."""
 
+    guarantees = Guarantees()
+
     def __init__(self) -> None:
         self.notifiers: dict[str, Notifier] = {}
 
@@ -317,33 +317,56 @@ class Switchboard:
         for name, notifier in list(self.notifiers.items()):
             if to is None or to.instance_id == name:
                 await anyio.lowlevel.checkpoint()
-                notifier.deliver(Event.from_bytes(raw))
+                notifier.deliver(raw)
 
 
-class PostRouter:
-    """A router that listens: one letter box for each instance, in an office that several routers share."""
+class FolderRouter:
+    """A router between the processes of one machine: each instance receives on a socket in a common folder."""
 
-    def __init__(self, office: dict[str, anyio.streams.memory.MemoryObjectSendStream[bytes]]) -> None:
-        self.office = office
+    guarantees = Guarantees(shared=True)
+    folder: Path
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
-        for name in list(self.office) if to is None else [to.instance_id]:
-            with suppress(KeyError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await self.office[name].send(event.to_bytes())
+        for path in self.folder.iterdir() if to is None else [self.folder / safe_name(to.instance_id)]:
+            with suppress(OSError):  # that instance is gone
+                async with await anyio.connect_unix(path) as stream:
+                    await stream.send(event.to_bytes())
 
-    async def receive(self, instance_id: str, deliver: Deliver, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        sender, receiver = anyio.create_memory_object_stream[bytes](1000)
-        with sender, receiver:
-            self.office[instance_id] = sender
+    async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
+        async def take(stream: SocketStream) -> None:
+            async with stream:
+                deliver(b"".join([part async for part in stream]))
+
+        async with await anyio.create_unix_listener(self.folder / safe_name(instance_id)) as listener:
             task_status.started()
-            async for raw in receiver:
-                deliver(Event.from_bytes(raw))
-
-    async def aclose(self) -> None:
-        self.office.clear()
+            await listener.serve(take)
 
 
-class LeasedPresence:
+class BoardPresence(LeasedPresence):
+    """A tracker on a board that several share: three methods over the library's `LeasedPresence`."""
+
+    def __init__(self, board: dict[tuple[str, str], tuple[float, Sequence[RoutingInfo]]], ttl: float) -> None:
+        super().__init__(ttl=ttl)
+        self.board = board
+
+    async def put(self, user: str, routes: Sequence[RoutingInfo]) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.board[user, self.tracker_id] = (anyio.current_time() + self.ttl, routes)
+
+    async def drop(self, user: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.board.pop((user, self.tracker_id), None)
+
+    async def fetch(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
+        await anyio.lowlevel.checkpoint()
+        found: dict[str, list[RoutingInfo]] = {user: [] for user in users}
+        for (user, _), (deadline, routes) in self.board.items():
+            if user in found and deadline > anyio.current_time():
+                found[user] += routes
+        return found
+
+
+class HandmadePresence:
     """Trackers that hang what they know on a common board, each with a deadline that it must renew."""
 
     guarantees = Guarantees(shared=True, leased=True)
@@ -358,7 +381,7 @@ class LeasedPresence:
 
     async def register(self, user: str, routing: RoutingInfo | None = None) -> Registration:
         await self.enter()
-        registration = LeasedRegistration(self)
+        registration = HandmadeRegistration(self)
         self.own[registration] = (user, routing or RoutingInfo())
         self.renew()
         if not self.renewing:
@@ -398,8 +421,8 @@ class LeasedPresence:
             self.renew()
 
 
-class LeasedRegistration:
-    def __init__(self, tracker: LeasedPresence) -> None:
+class HandmadeRegistration:
+    def __init__(self, tracker: HandmadePresence) -> None:
         self.tracker = tracker
 
     def release(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import asyncpg
 import pytest
 
@@ -12,18 +15,46 @@ from notify.testing.store import (
     BoundedStoreSuite,
     DurableStoreSuite,
     ReadManySuite,
+    SaveInTransactionSuite,
     SaveManySuite,
+    SaveSoonSuite,
     SharedStoreSuite,
     StoreSuite,
 )
-from notify.testing.stream_store import SharedStreamStoreSuite, StreamStoreSuite
+from notify.testing.stream_store import LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
 from tests.servers.postgres import Server, fresh_schema
 from tests.servers.postgres import postgres as postgres
 
 
+class Transactions:
+    """How a transaction of the caller's begins and ends."""
+
+    dsn: str
+
+    @asynccontextmanager
+    async def connection(self, store: PostgresStore) -> AsyncIterator[asyncpg.Connection]:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    def transaction(self, connection: asyncpg.Connection) -> asyncpg.transaction.Transaction:
+        return connection.transaction()
+
+
 class TestPostgresStore(
-    StoreSuite, SaveManySuite, ReadManySuite, BoundedStoreSuite, AgingStoreSuite, DurableStoreSuite, SharedStoreSuite
+    Transactions,
+    StoreSuite,
+    SaveManySuite,
+    SaveSoonSuite,
+    SaveInTransactionSuite,
+    ReadManySuite,
+    BoundedStoreSuite,
+    AgingStoreSuite,
+    DurableStoreSuite,
+    SharedStoreSuite,
 ):
     backends = ("asyncio",)
 
@@ -49,9 +80,13 @@ class TestPostgresStore(
 
 
 class TestPostgresStreamStore(
+    Transactions,
     StreamStoreSuite,
     SharedStreamStoreSuite,
+    LivenessSuite,
     SaveManySuite,
+    SaveSoonSuite,
+    SaveInTransactionSuite,
     ReadManySuite,
     BoundedStoreSuite,
     AgingStoreSuite,
@@ -93,6 +128,14 @@ class TestPostgresRouter(RouterSuite):
 
     async def another(self, router: PostgresRouter) -> PostgresRouter:
         return await self.make()
+
+    async def garbage(self, router: PostgresRouter) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            for text in ("", "garbage", "* name 0 1 !!!", "* name x y z", "\u2028" * 100):
+                await connection.execute("SELECT pg_notify($1, $2)", f"{self.schema}.notify_route", text)
+        finally:
+            await connection.close()
 
 
 class TestPostgresPresence(PresenceSuite, LeasedPresenceSuite):

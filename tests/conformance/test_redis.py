@@ -16,10 +16,11 @@ from notify.testing.store import (
     DurableStoreSuite,
     ReadManySuite,
     SaveManySuite,
+    SaveSoonSuite,
     SharedStoreSuite,
     StoreSuite,
 )
-from notify.testing.stream_store import SharedStreamStoreSuite, StreamStoreSuite
+from notify.testing.stream_store import LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from tests.servers.redis import Server, single
 
@@ -48,6 +49,7 @@ class TestRedisStore(
     OnServer,
     StoreSuite,
     SaveManySuite,
+    SaveSoonSuite,
     ReadManySuite,
     DurableStoreSuite,
     SharedStoreSuite,
@@ -83,7 +85,9 @@ class TestExactRedisStore(OnServer, BoundedStoreSuite):
 class TestRedisStreamStore(
     OnServer,
     StreamStoreSuite,
+    LivenessSuite,
     SaveManySuite,
+    SaveSoonSuite,
     ReadManySuite,
     DurableStoreSuite,
     SharedStreamStoreSuite,
@@ -95,10 +99,10 @@ class TestRedisStreamStore(
     async def make(self) -> RedisStreamStore:
         return RedisStreamStore(self.url, prefix=self.prefix)
 
-    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:  # type: ignore[override]
+    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:
         return RedisStreamStore(self.url, prefix=self.prefix)
 
-    async def another(self, store: RedisStreamStore) -> RedisStreamStore:  # type: ignore[override]
+    async def another(self, store: RedisStreamStore) -> RedisStreamStore:
         return RedisStreamStore(self.url, prefix=self.prefix)
 
     async def make_bounded(self, max_len: int) -> RedisStreamStore:
@@ -112,8 +116,14 @@ class TestRedisRouter(OnServer, RouterSuite):
     async def make(self) -> RedisRouter:
         return RedisRouter(self.url, prefix=self.prefix)
 
-    async def another(self, router: RedisRouter) -> RedisRouter:  # type: ignore[override]
+    async def another(self, router: RedisRouter) -> RedisRouter:
         return RedisRouter(self.url, prefix=self.prefix)
+
+    async def garbage(self, router: RedisRouter) -> None:
+        channels = self.server.ask("PUBSUB", "CHANNELS", f"{self.prefix}:*")
+        assert len(channels) >= 2
+        for channel in channels:
+            self.server.ask("PUBLISH", channel, b"\xff garbage")
 
 
 class TestRedisPresence(OnServer, PresenceSuite, LeasedPresenceSuite):
@@ -122,7 +132,7 @@ class TestRedisPresence(OnServer, PresenceSuite, LeasedPresenceSuite):
     async def make(self) -> RedisPresence:
         return RedisPresence(self.url, prefix=self.prefix, ttl=self.ttl)
 
-    async def another(self, tracker: RedisPresence) -> RedisPresence:  # type: ignore[override]
+    async def another(self, tracker: RedisPresence) -> RedisPresence:
         return RedisPresence(self.url, prefix=self.prefix, ttl=self.ttl)
 
     async def crash(self, tracker: RedisPresence) -> None:

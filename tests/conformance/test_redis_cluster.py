@@ -10,8 +10,8 @@ import pytest
 
 from notify.testing.presence import LeasedPresenceSuite, PresenceSuite
 from notify.testing.router import RouterSuite
-from notify.testing.store import DurableStoreSuite, ReadManySuite, SaveManySuite
-from notify.testing.stream_store import SharedStreamStoreSuite, StreamStoreSuite
+from notify.testing.store import DurableStoreSuite, ReadManySuite, SaveManySuite, SaveSoonSuite
+from notify.testing.stream_store import LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
 from notify_redis import RedisPresence, RedisRouter, RedisStreamStore
 from tests.servers.redis import cluster, sentinels
 
@@ -42,15 +42,22 @@ class OnCluster:
 
 
 class TestRedisStreamStoreOnCluster(
-    OnCluster, StreamStoreSuite, SaveManySuite, ReadManySuite, DurableStoreSuite, SharedStreamStoreSuite
+    OnCluster,
+    StreamStoreSuite,
+    SharedStreamStoreSuite,
+    LivenessSuite,
+    SaveManySuite,
+    SaveSoonSuite,
+    ReadManySuite,
+    DurableStoreSuite,
 ):
     async def make(self) -> RedisStreamStore:
         return RedisStreamStore(self.url, prefix=self.prefix)
 
-    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:  # type: ignore[override]
+    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:
         return await self.make()
 
-    async def another(self, store: RedisStreamStore) -> RedisStreamStore:  # type: ignore[override]
+    async def another(self, store: RedisStreamStore) -> RedisStreamStore:
         return await self.make()
 
 
@@ -58,8 +65,11 @@ class TestRedisRouterOnCluster(OnCluster, RouterSuite):
     async def make(self) -> RedisRouter:
         return RedisRouter(self.url, prefix=self.prefix)
 
-    async def another(self, router: RedisRouter) -> RedisRouter:  # type: ignore[override]
+    async def another(self, router: RedisRouter) -> RedisRouter:
         return await self.make()
+
+    async def garbage(self, router: RedisRouter) -> None:
+        """The listening half is the one of a single server: see `TestRedisRouter`."""
 
 
 class TestRedisPresenceOnCluster(OnCluster, PresenceSuite, LeasedPresenceSuite):
@@ -68,7 +78,7 @@ class TestRedisPresenceOnCluster(OnCluster, PresenceSuite, LeasedPresenceSuite):
     async def make(self) -> RedisPresence:
         return RedisPresence(self.url, prefix=self.prefix, ttl=self.ttl)
 
-    async def another(self, tracker: RedisPresence) -> RedisPresence:  # type: ignore[override]
+    async def another(self, tracker: RedisPresence) -> RedisPresence:
         return await self.make()
 
     async def crash(self, tracker: RedisPresence) -> None:
@@ -83,7 +93,13 @@ class TestRedisPresenceOnCluster(OnCluster, PresenceSuite, LeasedPresenceSuite):
 
 
 class TestRedisStreamStoreBehindSentinels(
-    StreamStoreSuite, SaveManySuite, ReadManySuite, DurableStoreSuite, SharedStreamStoreSuite
+    StreamStoreSuite,
+    SharedStreamStoreSuite,
+    LivenessSuite,
+    SaveManySuite,
+    SaveSoonSuite,
+    ReadManySuite,
+    DurableStoreSuite,
 ):
     backends: ClassVar = ("asyncio",)
 
@@ -95,8 +111,8 @@ class TestRedisStreamStoreBehindSentinels(
     async def make(self) -> RedisStreamStore:
         return RedisStreamStore(self.url, prefix=self.prefix, min_replicas=1)
 
-    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:  # type: ignore[override]
+    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:
         return await self.make()
 
-    async def another(self, store: RedisStreamStore) -> RedisStreamStore:  # type: ignore[override]
+    async def another(self, store: RedisStreamStore) -> RedisStreamStore:
         return await self.make()

@@ -9,3 +9,6 @@ from notify_memory import MemoryRouter
 class TestMemoryRouter(RouterSuite):
     async def make(self) -> MemoryRouter:
         return MemoryRouter()
+
+    async def garbage(self, router: MemoryRouter) -> None:
+        """It carries objects: there is nothing that garbage could be put on."""

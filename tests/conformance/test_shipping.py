@@ -1,4 +1,4 @@
-"""The suites as a stranger meets them: one class in a test file, and the checkers where there is no pytest."""
+"""The suites as an outside author meets them: one class in a test file, and the checkers without pytest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import notify.testing
 pytest_plugins = ["pytester"]
 
 STORE = """
-    from notify import Store
+    from notify import Guarantees, Store
     from notify.testing import StoreSuite
     from notify_memory import MemoryStore
 
     class Plain:
+        guarantees = Guarantees()
+
         def __init__(self):
             inner = MemoryStore()
             self.save, self.read, self.head, self.trim = inner.save, inner.read, inner.head, inner.trim
@@ -28,10 +30,10 @@ STORE = """
 """
 
 
-def suite_of(pytester: pytest.Pytester, text: str) -> pytest.RunResult:
-    """Run a stranger's test file in a process of its own."""
+def suite_of(pytester: pytest.Pytester, text: str, *options: str) -> pytest.RunResult:
+    """Run an outside author's test file in a process of its own."""
     pytester.makepyfile(text)
-    return pytester.runpytest_subprocess("-q", "-ra", "-p", "no:randomly", "-W", "error", "--strict-markers")
+    return pytester.runpytest_subprocess("-q", "-ra", "-p", "no:randomly", "-W", "error", "--strict-markers", *options)
 
 
 def count(suite: type) -> int:
@@ -76,6 +78,128 @@ def test_an_untested_ability_is_told_by_name(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         ["*add SaveManySuite, ReadManySuite, ImmediateStoreSuite to the bases of TestPlain*", "*assert not ['SaveMany*"]
     )
+
+
+def test_guarantees_are_asked_for(pytester: pytest.Pytester) -> None:
+    """A part without guarantees fails one test, which says what to write; one that cannot have one is told, too."""
+    for wrong, message in (
+        ("", "*add `guarantees = notify.Guarantees()` to the class Plain, with durable=True, shared=True*"),
+        ("guarantees = Guarantees(leased=True)", "*remove leased from Plain.guarantees*"),
+    ):
+        result = suite_of(pytester, STORE.replace("guarantees = Guarantees()", wrong), "-k", "untested")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines([message])
+
+
+def test_a_task_left_running_is_named(pytester: pytest.Pytester) -> None:
+    """A part that leaves tasks running is told the names of their coroutines, and two ways out."""
+    text = STORE.replace("import Guarantees, Store", "import Background, Guarantees, Store").replace(
+        "self.aclose = inner.aclose",
+        """self.aclose = inner.aclose
+            Background("plain").start(self.read_loop)
+
+        async def read_loop(self):
+            import anyio
+            await anyio.sleep(2)
+""",
+    )
+    result = suite_of(pytester, text, "-k", "head_is")
+    result.assert_outcomes(passed=2, errors=2)
+    named = (
+        "*Plain left tasks running: Background._run (notify: plain read_loop). End them in its aclose(), or override"
+    )
+    result.stdout.fnmatch_lines([f"{named} close() in TestPlain where*"])
+
+
+def test_a_driver_that_leaves_its_own_task_is_named(pytester: pytest.Pytester) -> None:
+    """A task without a name of its own is told by its coroutine, not as `Task-499`."""
+    text = STORE.replace(
+        "self.aclose = inner.aclose",
+        """self.aclose = inner.aclose
+            import asyncio
+            self.task = asyncio.create_task(self.read_loop())
+
+        async def read_loop(self):
+            import anyio
+            await anyio.sleep(2)
+""",
+    )
+    result = suite_of(pytester, text + '            \n        backends = ("asyncio",)\n', "-k", "head_is")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*Plain left tasks running: Plain.read_loop. End them*"])
+
+
+def test_a_part_that_hangs_fails_in_time(pytester: pytest.Pytester) -> None:
+    """A test of a part that hangs ends after its time limit, and the message names the line."""
+    text = STORE.replace(
+        "self.aclose = inner.aclose",
+        """self.aclose = inner.aclose
+
+        async def head(self, user):
+            import anyio
+            await anyio.sleep_forever()
+""",
+    ).replace("inner.head", "self.head")
+    result = suite_of(pytester, text + "            \n        time_limit = 0.2\n", "-k", "head_is")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*waited 0.2 s for the end of test_the_head_is_the_last_id: it hangs in head, *.py:*"])
+
+
+ROUTER = """
+    import anyio
+    from notify import Guarantees
+    from notify.testing import RouterSuite
+
+    class Forgetful:
+        guarantees = Guarantees()
+
+        async def route(self, event, to):
+            pass
+
+        async def receive(self, instance_id, deliver, *, task_status):
+            await anyio.sleep_forever()
+
+    class TestForgetful(RouterSuite):
+        start_within = 0.2
+
+        async def make(self):
+            return Forgetful()
+"""
+
+
+def test_a_router_that_never_receives_fails_in_time(pytester: pytest.Pytester) -> None:
+    """A `receive` that never says that it is ready, or that raises, fails with what was waited for."""
+    for text, message in (
+        (ROUTER, "*receive() has not called task_status.started() within 0.2 s*"),
+        (ROUTER.replace("await anyio.sleep_forever()", "raise OSError(7)"), "*receive() raised * ready: OSError(7)*"),
+    ):
+        result = suite_of(pytester, text, "-k", "every_field")
+        result.assert_outcomes(failed=2)
+        result.stdout.fnmatch_lines([message])
+
+
+def test_a_router_is_asked_for_its_hooks(pytester: pytest.Pytester) -> None:
+    """A router that receives needs `garbage`, and one that processes share needs `another`."""
+    result = suite_of(pytester, ROUTER, "-k", "untested")
+    result.stdout.fnmatch_lines(["*add garbage() to TestForgetful*"])
+    shared = ROUTER.replace("Guarantees()", "Guarantees(shared=True)")
+    result = suite_of(pytester, shared, "-k", "untested")
+    result.stdout.fnmatch_lines(["*add another() to TestForgetful*"])
+
+
+def test_an_outage_needs_an_interface(pytester: pytest.Pytester) -> None:
+    """A test class with the hooks of outages and no tests is an error that names the suites."""
+    text = """
+        from notify.testing import OutageSuite
+
+        class TestNothing(OutageSuite):
+            async def make(self): ...
+            async def interrupt(self, part): ...
+            async def restore(self, part): ...
+    """
+    result = suite_of(pytester, text)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*TypeError: TestNothing has no tests: add one of StoreOutageSuite, *"])
 
 
 def test_the_checkers_need_no_pytest() -> None:

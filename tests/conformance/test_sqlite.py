@@ -16,6 +16,7 @@ from notify.testing import (
     ClockedStoreSuite,
     DurableStoreSuite,
     LeasedPresenceSuite,
+    LivenessSuite,
     PresenceSuite,
     ReadManySuite,
     SaveManySuite,
@@ -84,6 +85,7 @@ class TestSQLiteStore(
 class TestSQLiteStreamStore(
     Made,
     StreamStoreSuite,
+    LivenessSuite,
     SaveManySuite,
     ReadManySuite,
     BoundedStoreSuite,

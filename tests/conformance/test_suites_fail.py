@@ -10,7 +10,10 @@ import pytest
 
 import notify.testing
 from notify import NotifyError
-from tests.conformance import broken_others, broken_stores, broken_streams  # noqa: F401 - they fill the table
+from notify.testing import OutageSuite, SaveInTransactionSuite, StreamStoreOutageSuite
+from notify.testing._router_base import Watched
+from notify.testing._suite import Suite
+from tests.conformance import broken_others, broken_outages, broken_stores, broken_streams  # noqa: F401 - they fill the table
 from tests.conformance.broken import BUGS, FAILURES, Bug, leaves, run
 
 CONTROLS = sorted({(bug.base, bug.suites, bug.test) for bug in BUGS}, key=str)
@@ -30,6 +33,30 @@ def test_the_bug_is_noticed(bug: Bug) -> None:
 def test_without_the_bug_it_passes(part: Callable[..., Any], suites: tuple[type, ...], test: str) -> None:
     """The part without the bug passes the same test in the same way."""
     anyio.run(run, part, suites, test)
+
+
+@pytest.mark.parametrize(
+    ("part", "suite", "test"),
+    [
+        (broken_outages.Guessing, StreamStoreOutageSuite, "test_liveness_follows_an_outage"),
+        (broken_stores.PlainLedger, SaveInTransactionSuite, "test_streams_wake_up_after_the_commit"),
+    ],
+)
+def test_what_a_part_lacks_is_not_asked_for(part: Callable[..., Any], suite: type[Suite[Any]], test: str) -> None:
+    """A stream store that does not know whether it receives, and a store without streams, pass these tests."""
+    anyio.run(run, part, (suite,), test)
+
+
+def test_a_watched_router_is_the_router() -> None:
+    """What else a router has can be had while the suite watches it."""
+    router = broken_outages.HubRouter()
+    assert Watched(router).hub is router.hub
+
+
+def test_an_outage_suite_without_tests_is_refused() -> None:
+    """The hooks of outages alone would test nothing."""
+    with pytest.raises(TypeError, match="TestNothing has no tests: add one of StoreOutageSuite"):
+        type("TestNothing", (OutageSuite,), dict.fromkeys(("make", "interrupt", "restore")))
 
 
 def test_every_test_has_its_bug() -> None:
