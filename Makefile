@@ -1,18 +1,31 @@
-# make demo | test | soak | check | bench: each prepares .venv by itself.
+# Each target prepares its virtual environment by itself: .venv, and one of its own beside it for an interpreter of another
+# version than that of python3 (`make test PYTHON=python3.13`) and for other pins (CONSTRAINTS=constraints-oldest.txt).
 PYTHON ?= python3
-VENV := .venv
+CONSTRAINTS ?= constraints.txt
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv$(addprefix -,$(filter-out $(call version,python3),$(call version,$(PYTHON))))$(CONSTRAINTS:constraints%.txt=%)
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
+	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py
+QUICK ?= not redis.md and not postgres.md and not transactions.md
+TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak servers check bench clean
+.PHONY: help demo quick test soak servers check docs dist bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@echo "preparing $(VENV): once, about half a minute"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.ready
+	@echo "adding what the site needs to $(VENV): once, about a quarter of a minute"
+	@$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 servers: # what the tests of the backends start for themselves
@@ -32,6 +45,9 @@ servers: # what the tests of the backends start for themselves
 demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, verdict
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
 
+quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
+
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twelve minutes
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(TESTS)
@@ -41,13 +57,21 @@ test: $(VENV)/.ready servers ## every test on every backend, with branch coverag
 soak: $(VENV)/.ready servers ## random faults from a seed for a minute: SOAK="--seconds 3600 --seed 7"
 	@$(BIN)/python -m tests.faults.soak $(SOAK)
 
-check: $(VENV)/.ready ## ruff and mypy strict
+check: $(VENV)/.ready ## ruff, mypy strict, and the links between the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_site.py tests/test_docs.py -k "link or reachable or navigation or reference"
+
+docs: $(VENV)/.docs ## the documentation's site, in site/; a dead link or a name without a page fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+dist: $(VENV)/.ready ## what is published: wheel and source distribution, in dist/
+	@rm -rf dist build
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 bench: $(VENV)/.ready ## speed and memory as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-* site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

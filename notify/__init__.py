@@ -17,6 +17,7 @@ from ._runtime._results import Health as Health
 from ._runtime._results import PushReport as PushReport
 from ._runtime._stats import Statistics as Statistics
 from ._stream._live import LiveLog as LiveLog
+from ._version import __version__ as __version__
 from .abc import Gap as Gap
 from .abc import Guarantees as Guarantees
 from .abc import Page as Page
@@ -72,6 +73,7 @@ __all__ = [
     "Stream",
     "StreamStore",
     "UsageError",
+    "__version__",
     "abc",
     "continuity",
     "errors",

@@ -6,6 +6,6 @@ try:
     from ._store import PostgresStore as PostgresStore
     from ._stream_store import PostgresStreamStore as PostgresStreamStore
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("notify_pg needs asyncpg: pip install 'notify[pg]'", name="asyncpg") from error
+    raise ModuleNotFoundError("notify_pg needs asyncpg: pip install 'notify-streams[pg]'", name="asyncpg") from error
 
 __all__ = ["PostgresPresence", "PostgresRouter", "PostgresStore", "PostgresStreamStore"]

@@ -6,6 +6,6 @@ try:
     from ._store import RedisStore as RedisStore
     from ._stream_store import RedisStreamStore as RedisStreamStore
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("notify_redis needs redis: pip install 'notify[redis]'", name="redis") from error
+    raise ModuleNotFoundError("notify_redis needs redis: pip install 'notify-streams[redis]'", name="redis") from error
 
 __all__ = ["RedisPresence", "RedisRouter", "RedisStore", "RedisStreamStore"]

@@ -62,9 +62,9 @@ class NodeQueue:
         self._in_flight = 0
         self._pump_scheduled = False
 
-    def append(self, push: PendingPush) -> None:
-        """Add a push; `pump` or `pump_soon` must follow."""
-        self._waiting.append(push)
+    def extend(self, pushes: Iterable[PendingPush]) -> None:
+        """Add pushes; `pump` or `pump_soon` must follow."""
+        self._waiting.extend(pushes)
 
     def pump_soon(self) -> None:
         """Pump at the end of this step of the event loop, so that pushes of one step share a write."""
@@ -196,15 +196,22 @@ class RedisSaver:
                 self._routing = True
                 self._client.start(self._route)
             return ()
+        if not self._client.is_cluster:
+            queue = self._queue_of(self._client.node_of(0))
+            queue.extend(pushes)
+            return (queue,)
         queues: dict[NodeQueue, None] = {}
         for push in pushes:
-            node = self._client.node_of(push.partition)
-            queue = self._queues.get(node)
-            if queue is None:
-                queue = self._queues[node] = NodeQueue(node, self._client, self._attempts, self._retries)
-            queue.append(push)
+            queue = self._queue_of(self._client.node_of(push.partition))
+            queue.extend((push,))
             queues[queue] = None
         return queues
+
+    def _queue_of(self, node: RedisNode) -> NodeQueue:
+        queue = self._queues.get(node)
+        if queue is None:
+            queue = self._queues[node] = NodeQueue(node, self._client, self._attempts, self._retries)
+        return queue
 
     def _forget_queues(self) -> None:
         """Forget the queues of nodes that are not masters any more; their writes in flight end by themselves."""

@@ -125,7 +125,8 @@ class RedisStreamStore(RedisStore):
 
     def _on_stored(self, event: Event) -> None:
         """Offer an event that was stored by this process, unless its announcement has arrived before the reply."""
-        if self._positions.get(event.user) != event.id:
+        user = event.user
+        if user in self._positions and self._positions[user] != event.id:
             self._live.offer(event)
 
     def _catch_up(self, channel: bytes | None) -> None:
@@ -142,7 +143,7 @@ class RedisStreamStore(RedisStore):
             return
         id_bytes, _, rest = message.partition(b" ")
         id_ = id_bytes.decode(errors="replace")
-        if self._positions.get(user) == id_:  # pushed here, or announced before
+        if self._positions[user] == id_:  # pushed here, or announced before
             return
         prev, _, rest = rest.partition(b" ")
         nonce, _, record = rest.partition(b" ")

@@ -6,7 +6,7 @@ try:
     from ._stream_store import SQLiteStreamStore as SQLiteStreamStore
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "notify_sqlite needs aiosqlite: pip install 'notify[sqlite]'", name="aiosqlite"
+        "notify_sqlite needs aiosqlite: pip install 'notify-streams[sqlite]'", name="aiosqlite"
     ) from error
 
 __all__ = ["SQLitePresence", "SQLiteStore", "SQLiteStreamStore"]

@@ -51,6 +51,12 @@ class ReceiveLoop:
 
     async def run(self) -> None:
         """Receive until cancelled."""
+        try:
+            await self._run()
+        finally:
+            self.is_receiving = False
+
+    async def _run(self) -> None:
         delays = backoff(random.random)
         while True:
             began = anyio.current_time()

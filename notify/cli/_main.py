@@ -21,13 +21,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib import metadata
 from io import TextIOWrapper
 from typing import Any, Final, NoReturn, cast
 
 import anyio
 
-from .. import Notifier, ids
+from .. import Notifier, __version__, ids
 from ..abc import StreamStore
 from ..adapters import backoff
 from ..errors import BackendError, BackendUnavailableError, NotifyError, PushUncertainError, UsageError
@@ -309,10 +308,7 @@ def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
     if unknown:
         (options.parser or parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.version:
-        try:
-            say(f"notify {metadata.version('notify')}")
-        except metadata.PackageNotFoundError:
-            say("notify (not installed)")
+        say(f"notify {__version__}")
         return None
     if options.run is None:
         parser.error("a command is required: push, tail, head, trim, check or stats")

@@ -611,7 +611,7 @@ def test_driver_that_is_not_installed(tmp_path: Path, url: str, driver: str, ext
     script = f"import sys; sys.modules[{driver!r}] = None; from notify.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", script, "push", "alice", "t", "--store", url]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
-    assert f"pip install 'notify[{extra}]'" in one_line(Done(done.returncode, done.stdout, done.stderr), 1)
+    assert f"pip install 'notify-streams[{extra}]'" in one_line(Done(done.returncode, done.stdout, done.stderr), 1)
 
 
 def test_driver_is_imported_only_when_needed(tmp_path: Path) -> None:
@@ -745,7 +745,7 @@ def test_prefix(tmp_path: Path) -> None:
 
 def test_version_and_help(tmp_path: Path) -> None:
     """`--version` prints the package version; `--help` lists every command, and each command has its own help."""
-    assert re.fullmatch(r"notify \d+\.\d+\.\d+\n", notify(tmp_path, "--version").out)
+    assert re.fullmatch(r"notify \d+\.\d+\S*\n", notify(tmp_path, "--version").out)
     script = (
         "import sys, importlib.metadata as m\n"
         "def version(name): raise m.PackageNotFoundError(name)\n"
@@ -754,7 +754,7 @@ def test_version_and_help(tmp_path: Path) -> None:
         "sys.exit(main(['--version']))"
     )
     copied = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert copied.stdout == "notify (not installed)\n"
+    assert copied.stdout == "notify 0+unknown\n"
     for command in ("push", "tail", "head", "trim", "check", "stats"):
         assert re.search(rf"^ +{command} ", notify(tmp_path, "--help").out, re.M)
         assert notify(tmp_path, command, "--help").out.startswith(f"usage: notify {command} ")

@@ -19,5 +19,5 @@ def test_a_missing_extra_is_named(package: str, driver: str, extra: str, monkeyp
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ModuleNotFoundError) as caught:
         import_module(package)
-    assert str(caught.value) == f"{package} needs {driver}: pip install 'notify[{extra}]'"
+    assert str(caught.value) == f"{package} needs {driver}: pip install 'notify-streams[{extra}]'"
     assert caught.value.name == driver

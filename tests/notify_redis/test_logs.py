@@ -70,7 +70,7 @@ async def test_a_clock_that_stepped_back_after_the_log_was_lost(server: Server, 
             event = await store.save(Event("alice", "present"))
             assert ids.compare(event.id, ahead) < 0
             assert await gap_of(store, "alice", ahead) == "rewound"
-            await store.live.audit()
+            await store.live._catch_up.audit()
             gap = await stream.next(5)
             assert (gap.type, gap.payload["reason"]) == ("notify.gap", "rewound")
 

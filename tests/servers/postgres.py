@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=Path())
 USER = "postgres"
 PATIENCE = 30.0
 

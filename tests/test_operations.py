@@ -1,0 +1,98 @@
+"""The page for operators: every metric, span, logger and warning of the source is explained there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "howto" / "operations.md").read_text(encoding="utf-8")
+TOPS = sorted(path.parent.name for path in ROOT.glob("notify*/__init__.py"))
+TELEMETRY = ROOT / "notify" / "_runtime" / "_telemetry.py"
+
+OUTAGE_LOG = ROOT / "notify" / "_runtime" / "_outage_log.py"
+"""The one module that logs texts which it was given."""
+
+LEVELS = {"warning", "error", "critical", "exception"}
+
+
+def trees(top: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((ROOT / top).rglob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def text_of(node: ast.expr, where: str) -> str:
+    """A message as the page writes it: what varies is an ellipsis."""
+    if isinstance(node, ast.Constant):
+        return re.sub(r"%[a-z]", "…", node.value)
+    assert isinstance(node, ast.JoinedStr), f"{where}: a message that is logged is written where it is logged"
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+def messages(top: str) -> Iterator[str]:
+    """Every text that a package logs as a warning or worse."""
+    for path, tree in trees(top):
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or path == OUTAGE_LOG:
+                continue
+            where = f"{path.name}:{node.lineno}"
+            function = node.func
+            if isinstance(function, ast.Attribute) and function.attr in LEVELS:
+                if "logger" in ast.unparse(function.value):
+                    yield text_of(node.args[0], where)
+            elif isinstance(function, ast.Name) and function.id == "OutageLog":
+                _, failing, recovered = node.args
+                yield text_of(failing, where) + ": …"
+                yield text_of(recovered, where)
+
+
+def rows() -> set[str]:
+    """The messages of the page's tables."""
+    table = PAGE.partition("\n## Warnings\n")[2]
+    cells = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
+    return {message for cell in cells for message in re.findall(r"`([^`]+)`", cell)}
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_every_warning_is_explained(top: str) -> None:
+    """Each message that a package logs as a warning or an error has a row that says what it means and what to do."""
+    assert set(messages(top)) <= rows()
+
+
+def test_no_row_is_out_of_date() -> None:
+    """Each row explains a message that is still logged."""
+    assert rows() <= {message for top in TOPS for message in messages(top)}
+
+
+def test_every_row_says_what_to_do() -> None:
+    """A row has three cells, and none is empty."""
+    for line in PAGE.partition("\n## Warnings\n")[2].splitlines():
+        if line.startswith("| "):
+            assert len([cell for cell in line.strip("|").split(" | ") if cell.strip()]) == 3, line
+
+
+def test_every_metric_and_span_is_listed() -> None:
+    """Each instrument and span that the telemetry names is in the page, with its labels; no other is."""
+    strings = {node.value for node in ast.walk(ast.parse(TELEMETRY.read_text())) if isinstance(node, ast.Constant)}
+    ours = {text for text in strings if isinstance(text, str) and re.fullmatch(r"notify\.[a-z_.]+", text)}
+    tables = PAGE.partition("\n## Loggers\n")[0]
+    assert ours - {"notify.type"} == set(re.findall(r"^\| `(notify\.[a-z_.]+)`", tables, re.MULTILINE))
+    assert "`notify.type`" in tables
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_every_logger_is_listed(top: str) -> None:
+    """A package has one logger, and the page names it."""
+    names = {
+        node.args[0].value
+        for _, tree in trees(top)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "logging.getLogger" and node.args
+        if isinstance(node.args[0], ast.Constant)
+    }
+    assert names <= {"notify" if top in ("notify", "notify_memory") else top.replace("_", ".")}
+    assert all(f"| `{name}` |" in PAGE for name in names)

@@ -1,0 +1,131 @@
+"""The distribution: what is built from a checkout is complete, and works in an environment of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = sorted(path.parent for top in ROOT.glob("notify*/__init__.py") for path in top.parent.rglob("__init__.py"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+DATA = ("**/*.sql", "**/*.lua", "**/py.typed")
+"""Files of a package that are not Python."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Run a command in a directory away from the checkout's own modules, and return what it printed."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build(source: Path, directory: Path, what: str) -> Path:
+    """Build with the pinned tools that are installed here, and return the one file that it makes.
+
+    Nothing is fetched, and nothing is left in the source: an old build/ there would get into the wheel.
+    """
+    elsewhere = directory / "elsewhere.cfg"
+    elsewhere.write_text(f"[build]\nbuild_base = {directory}/build\n[egg_info]\negg_base = {directory}\n")
+    command = [sys.executable, "-m", "build", "--no-isolation", what, "--outdir", directory / "dist", source]
+    run(*command, cwd=directory, DIST_EXTRA_CONFIG=str(elsewhere))
+    (built,) = (directory / "dist").iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, tmp_path_factory.mktemp("sdist"), "--sdist")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, tmp_path_factory.mktemp("wheel"), "--wheel")
+
+
+@pytest.fixture(scope="module")
+def unpacked(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(directory, filter="data")
+    (project,) = directory.iterdir()
+    return project
+
+
+def contents(wheel: Path) -> dict[str, str]:
+    with ZipFile(wheel) as archive:
+        return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+
+
+def test_the_wheel_is_complete(wheel: Path) -> None:
+    """Every module, query, script and marker of every package is in the wheel, and nothing else is."""
+    sources = {path for package in PACKAGES for path in package.glob("*.py")}
+    data = {path for package in PACKAGES for pattern in DATA for path in package.glob(pattern)}
+    names = {name for name in contents(wheel) if ".dist-info/" not in name}
+    assert names == {path.relative_to(ROOT).as_posix() for path in sources | data}
+    assert {Path(name).suffix for name in names} == {".py", ".sql", ".lua", ".typed"}
+
+
+def test_the_sdist_builds_the_same_wheel(unpacked: Path, wheel: Path, tmp_path: Path) -> None:
+    """The wheel that is built from the source distribution holds the same bytes as the one from the checkout."""
+    again = build(unpacked, tmp_path, "--wheel")
+    assert again.name == wheel.name
+    assert contents(again) == contents(wheel)
+
+
+def test_the_sdist_can_be_tested(unpacked: Path) -> None:
+    """The source distribution carries the tests, the pages and the pins."""
+    for name in ("tests/conftest.py", "docs/quickstart.md", "constraints.txt", "Makefile", "CHANGELOG.md", "LICENSE"):
+        assert (unpacked / name).is_file(), name
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_it_works_in_an_empty_environment(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Installed with what the core needs and nothing else, it is imported, pushes, and knows its version."""
+    environment = tmp_path / "environment"
+    venv.create(environment)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    run(*pip, "--constraint", ROOT / "constraints.txt", request.getfixturevalue(kind), cwd=tmp_path)
+    script = (
+        "import asyncio, notify, notify_memory\n"
+        "async def main():\n"
+        "    async with notify.Notifier(notify_memory.MemoryStore()) as notifier:\n"
+        "        await notifier.push('alice', 'greeting')\n"
+        "asyncio.run(main())\n"
+        "print(notify.__version__, notify.__file__)\n"
+    )
+    version, file = run(python, "-W", "error", "-c", script, cwd=tmp_path).split()
+    assert Path(file).is_relative_to(environment)
+    assert version == request.getfixturevalue("wheel").name.split("-")[1]
+    assert run(environment / "bin" / "notify", "--version", cwd=tmp_path) == f"notify {version}\n"
+    for extra in ("sqlite", "redis", "pg"):
+        code = f"try:\n    import notify_{extra}\nexcept ImportError as error:\n    print(error)"
+        assert f"'notify-streams[{extra}]'" in run(python, "-c", code, cwd=tmp_path)
+
+
+def test_the_name_is_ours() -> None:
+    """No page and no message says to install `notify`, which is another program; each extra that is named exists."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == "notify-streams"
+    sources = [path for package in PACKAGES for path in package.glob("*.py")]
+    for path in [*PAGES, *sources, ROOT / "pyproject.toml"]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\binstall\b[^\n]* '?notify(?![-_\w])", text), path
+        assert not re.search(r"(?<![\w.-])notify\[[a-z]", text), path
+        named = ",".join(re.findall(r"notify-streams\[([a-z,]+)\]", text)).split(",")
+        assert set(filter(None, named)) <= set(project["optional-dependencies"]), path
