@@ -24,6 +24,7 @@ from notify import Event, Notifier, RoutingInfo
 from notify_memory import MemoryStore
 from tests.code import code_lines
 from tests.language import EXCUSED, HABITS, Habit, findings, pattern_of
+from tests.parts import untraced_environment
 from tests.servers import postgres, redis
 
 ROOT = Path(__file__).parent.parent
@@ -164,7 +165,7 @@ def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
         "--rootdir",
         str(tmp_path),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**untraced_environment(), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 10

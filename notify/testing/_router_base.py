@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar
 
@@ -76,7 +76,9 @@ class RouterTests(Suite[RouterT]):
             self.connect(own, notifier)
             stack.push_async_callback(notifier.aclose)
             with anyio.move_on_after(self.start_within):
-                await notifier.__aenter__()  # waits for `receive`, perhaps longer than this
+                await notifier.__aenter__()
+                if watched is not None:
+                    await watched.started.wait()
             if watched is not None:
                 watched.assert_started(self.start_within)
             yield notifier
@@ -112,7 +114,7 @@ class Watched:
 
     def __init__(self, router: ReceivingRouter) -> None:
         self._router = router
-        self._is_started = False
+        self.started = anyio.Event()
         self._error: Exception | None = None
         self.route = router.route
 
@@ -123,28 +125,25 @@ class Watched:
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
         """Run the router's own, and note that it is ready or why it is not."""
         try:
-            await self._router.receive(instance_id, deliver, task_status=_Noted(task_status, self._note))
+            await self._router.receive(instance_id, deliver, task_status=_Noted(task_status, self.started))
         except Exception as error:
             self._error = error
             raise
 
-    def _note(self) -> None:
-        self._is_started = True
-
     def assert_started(self, seconds: float) -> None:
         """Assert that `receive` is ready, after so long."""
-        assert self._is_started or self._error is None, f"receive() raised before it was ready: {self._error!r}"
-        assert self._is_started, f"receive() has not called task_status.started() within {seconds:g} s"
+        assert self.started.is_set() or self._error is None, f"receive() raised before it was ready: {self._error!r}"
+        assert self.started.is_set(), f"receive() has not called task_status.started() within {seconds:g} s"
 
 
 class _Noted:
-    """A task status that also calls a function."""
+    """A task status that also sets an event."""
 
-    def __init__(self, inner: TaskStatus[None], note: Callable[[], None]) -> None:
+    def __init__(self, inner: TaskStatus[None], noted: anyio.Event) -> None:
         self._inner = inner
-        self._note = note
+        self._noted = noted
 
     def started(self, value: None = None) -> None:
         """Note that the router is ready."""
-        self._note()
+        self._noted.set()
         self._inner.started(value)
