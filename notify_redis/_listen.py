@@ -13,7 +13,7 @@ What reconnecting does, for each master (`Subscriptions._stay_connected`):
    second while `is_receiving` is false.
 8. *Back off*: wait 0.05 seconds, doubled after each failure up to 2 seconds, half of it at random; in a cluster and
    behind sentinels, ask who the masters are.
-9. *Reconnect*: go on with 1. After a connection that lasted 10 seconds the delay starts anew.
+9. *Reconnect*: go on with 1. After a connection that lasted 10 seconds the delays start again at the shortest.
 
 | State      | Event                                  | Next                                             |
 |------------|----------------------------------------|--------------------------------------------------|
@@ -55,7 +55,7 @@ logger = logging.getLogger("notify.redis")
 MAX_DELAY: Final = 2.0
 
 STEADY_AFTER: Final = 10.0
-"""Seconds that a connection must have lasted for the delays to start anew."""
+"""Seconds that a connection must have lasted for the delays to start again at the shortest."""
 
 
 def _delays() -> Iterator[float]:
@@ -248,14 +248,14 @@ class Subscriptions:
     # -- PubSubEvents --------------------------------------------------------------------------------------------
 
     def on_proven(self) -> None:
-        """Resolve those who wait for the first probes, once every master's has arrived."""
+        """Resolve the waits for the first probes, once every master's has arrived."""
         if all(each.connection is not None and each.connection.is_proven for each in self._masters.values()):
             self._proven = True
             unproven, self._unproven = self._unproven, []
             _resolve(unproven)
 
     def on_confirmed(self, channel: bytes) -> None:
-        """Resolve those who wait for a channel; catch up if streams have read before it was confirmed."""
+        """Resolve the waits for a channel; catch up if streams have read before it was confirmed."""
         _resolve(self._unconfirmed.pop(channel, ()))
         if channel in self._late:
             self._late.discard(channel)

@@ -132,7 +132,7 @@ class RedisLeases:
                 pairs = [piece for pair in fields.items() for piece in pair]
                 commands.append((partition, pack(b"HSET", key, *pairs)))
                 commands.append((partition, pack(b"PEXPIRE", key, b"%d" % (ENTRY_TTL * 1000))))
-            self._fields[user] = before | wanted[user]  # keeps I2: what fails may be executed all the same
+            self._fields[user] = before | wanted[user]  # keeps I2: what fails may still be executed
         await self.ask(commands)
         self._fields |= wanted
         for user in changes:

@@ -32,7 +32,7 @@ class LeaseBackend(Protocol):
 
         Args:
             locations: how many locations are stored under the lease unless some were lost; None where that is not
-                known, since a write has failed and may have been executed all the same.
+                known, since a write has failed and may have been executed.
 
         Returns:
             False if anything was lost: then everything is written again.

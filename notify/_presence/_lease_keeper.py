@@ -62,7 +62,7 @@ class LeaseKeeper:
             in `_writing`, who are being written.
         I2. A wait is in one list of `_changed` or `_writing` until it is finished, and it is finished once.
         I3. The backend holds as many locations of each user as `_stored` says, except for the users in `_unsure`, whose
-            latest write has failed and may have been executed all the same.
+            latest write has failed and may have been executed.
 
     Args:
         backend: what the leases are kept in.

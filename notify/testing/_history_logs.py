@@ -55,7 +55,7 @@ class Push:
             self.clashes += (id_,)
 
 
-class ReaderLog:
+class RecordedReader:
     """One reader and how far it got; the positions mean nothing before it has `begun`.
 
     Attributes:
@@ -108,7 +108,7 @@ class Log:
     def __init__(self, user: str) -> None:
         self.user = user
         self.pushes: list[Push] = []
-        self.readers: list[ReaderLog] = []
+        self.readers: list[RecordedReader] = []
         self._keyed: dict[str, Push] = {}
         self._named: dict[Value, Push] = {}  # the latest of this value
 
@@ -143,7 +143,7 @@ class Sorted:
         self.counts: Counter[str] = Counter()
         self.gaps: Counter[str] = Counter()
         pushes: dict[int, Push] = {}
-        readers: dict[int, ReaderLog] = {}
+        readers: dict[int, RecordedReader] = {}
         for record in records:
             kind, time, number = record[:3]
             self.counts[kind] += 1
@@ -154,7 +154,7 @@ class Sorted:
             elif kind == "rejected":
                 pushes[number].open -= 1
             elif kind == "reader":
-                readers[number] = ReaderLog(time, record[4])
+                readers[number] = RecordedReader(time, record[4])
                 self._log(record[3]).readers.append(readers[number])
             elif kind == "finished":
                 readers[number].finished = True

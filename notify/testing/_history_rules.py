@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 
 from notify import ids
 
-from ._history_logs import Key, Log, Push, ReaderLog, Record, Sorted, Value
+from ._history_logs import Key, Log, Push, Record, RecordedReader, Sorted, Value
 from ._verdict import Verdict, Violation
 
 _BEYOND: Key = (1 << 64, 0)
@@ -106,7 +106,7 @@ class _Judge:
                 text = f"{push.id} acknowledged both {other.value!r} and {push.value!r}"
                 self._flag("one-value", [push.id], text)
 
-    def _follow(self, reader: ReaderLog) -> None:
+    def _follow(self, reader: RecordedReader) -> None:
         if reader.start is not None:
             reader.begin(self._keys[reader.start])
         for kind, time, _, *fields in reader.items:
@@ -121,7 +121,7 @@ class _Judge:
         if reader.begun:
             reader.stretches.append((reader.base, reader.floor))
 
-    def _pass_yield(self, reader: ReaderLog, id_: str, prev: str, value: Value) -> None:
+    def _pass_yield(self, reader: RecordedReader, id_: str, prev: str, value: Value) -> None:
         key, before = self._keys[id_], self._keys[prev]
         if self._values.get(key) != value:
             self._meet(key, id_, value)
@@ -138,7 +138,7 @@ class _Judge:
             reader.position = reader.floor = key
         reader.seen.add(key)
 
-    def _pass_gap(self, reader: ReaderLog, time: float, reason: str, start: str, end: str) -> None:
+    def _pass_gap(self, reader: RecordedReader, time: float, reason: str, start: str, end: str) -> None:
         low, high = self._keys[start], self._keys[end]
         self._settle(reader)
         reader.begin(low)
@@ -152,11 +152,11 @@ class _Judge:
         if reason == "rewound":
             reader.rewind(high)
 
-    def _connect(self, reader: ReaderLog, before: Key, what: str, *named: str) -> None:
+    def _connect(self, reader: RecordedReader, before: Key, what: str, *named: str) -> None:
         if before != reader.position:
             self._flag("contiguity", named, f"{what}, but the reader was at {ids.format(*reader.position)}")
 
-    def _settle(self, reader: ReaderLog, latest: float = math.inf) -> None:
+    def _settle(self, reader: RecordedReader, latest: float = math.inf) -> None:
         """Note what a log may have lost, and that this happened before `latest`."""
         if reader.loss is not None:
             end, time = reader.loss
@@ -205,7 +205,9 @@ class _Judge:
                 text = f"{highest.id} was acknowledged before the push that became {push.id} began"
                 self._flag("real-time", [highest.id, push.id], text)
 
-    def _check_losses(self, reader: ReaderLog, demanded: Sequence[Push], keys: Sequence[Key], later: _Later) -> None:
+    def _check_losses(
+        self, reader: RecordedReader, demanded: Sequence[Push], keys: Sequence[Key], later: _Later
+    ) -> None:
         missing: list[str] = []
         for base, top in reader.stretches:
             for push in demanded[bisect_right(keys, base) : bisect_right(keys, top)]:
@@ -218,7 +220,7 @@ class _Judge:
         if missing:
             self._flag("lost-write", missing, f"a reader went past {_listed(missing)}")
 
-    def _check_unseen(self, reader: ReaderLog, last: Push, later: _Later) -> None:
+    def _check_unseen(self, reader: RecordedReader, last: Push, later: _Later) -> None:
         if reader.begun and reader.floor < last.key:
             at = ids.format(*reader.floor)
             self._flag("unseen", [last.id], f"a reader stopped at {at}; acknowledged up to {last.id}")
