@@ -9,7 +9,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
 	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md
-TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py
+TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
+	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test soak servers check docs dist bench clean
 

@@ -166,6 +166,7 @@ def test_tail_goes_on_with_a_new_file(tmp_path: Path) -> None:
         assert tail.interrupt().status == 130
 
 
+@pytest.mark.slow
 def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
     """A missing directory is reported once, however often opening the file is retried."""
     with running(tmp_path, "tail", "alice", "--store", "sqlite:///data/notify.db") as tail:
@@ -557,6 +558,7 @@ def test_file_that_cannot_be_created(tmp_path: Path, command: tuple[str, ...]) -
     assert "cannot be opened" in one_line(notify(tmp_path, *command, "--store", "sqlite:///nowhere/notify.db"), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [
@@ -622,6 +624,7 @@ def test_driver_is_imported_only_when_needed(tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, env=environment()).returncode == 0
 
 
+@pytest.mark.slow
 def test_locked_file(tmp_path: Path) -> None:
     """A file locked by another process is waited for, then given up with one line; a feed prints its key."""
     push(tmp_path, "alice", "a")
@@ -647,6 +650,7 @@ def test_locked_file(tmp_path: Path) -> None:
     assert again.out == "pushed 3, failed 0\n"
 
 
+@pytest.mark.slow
 def test_feed_waits_for_a_lock(tmp_path: Path) -> None:
     """A feed continues when a lock that outlasted one attempt is released: every line is stored once, in order."""
     push(tmp_path, "alice", "a")
