@@ -123,8 +123,8 @@ class PostgresListener:
         if self._has_received or self._publisher.is_failing:
             return f"a probe did not come back within {self._probe_interval} s"
         return (
-            "LISTEN was accepted, but nothing is delivered, as by a pooler in transaction mode. Set listen_dsn= to an "
-            "address of the server itself; until then each event arrives up to a second late"
+            "LISTEN was accepted, but nothing is delivered, as behind a pooler in transaction mode. Set listen_dsn= to "
+            "an address of the server itself; until then each event arrives up to a second late"
         )
 
     def _on_notification(self, _connection: Connection, _pid: int, _channel: str, payload: str) -> None:

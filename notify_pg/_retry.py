@@ -2,7 +2,7 @@
 
 An attempt without an answer is repeated on another connection, with the same nonce and the same deadline. The statement
 stores nothing if its nonce is taken, and returns what the attempt that took it has stored. It stores nothing after the
-deadline either, by the server's clock. So neither a repeated attempt, nor one that a server which hung executes late,
+deadline either, by the server's clock. So neither a repeated attempt, nor one that a hung server executes late,
 can append an event twice.
 
 What follows a failed attempt, by its disposition (`_errors`):

@@ -102,7 +102,7 @@ class LeaseKeeper:
         self._errors = DriverErrors(owner)
         self._outage = OutageLog(
             self._logger,
-            f"{owner} cannot write or renew its registrations, and goes on trying",
+            f"{owner} cannot write or renew its registrations, and keeps trying",
             f"{owner} writes and renews its registrations again",
         )
         self._registrations = Registrations()
@@ -158,7 +158,7 @@ class LeaseKeeper:
         """Wait until other processes see what was registered and released for this user so far.
 
         Raises:
-            BackendUnavailableError: it could not be written; the keeper goes on trying.
+            BackendUnavailableError: it could not be written; the keeper keeps retrying.
             ClosedError: the keeper is closed.
         """
         self.check()

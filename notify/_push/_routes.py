@@ -49,7 +49,9 @@ class Routes:
         for to in targets:
             if self._in_flight >= CONCURRENT_ROUTES:
                 self._counters.route_failures += 1
-                logger.warning("%d routes are in flight, so %r is left to the log", self._in_flight, event)
+                logger.warning(
+                    "%d routes are in flight, so %r is not routed; streams read it from the log", self._in_flight, event
+                )
                 continue
             self._in_flight += 1
             self._background.start(self._route, event, to)

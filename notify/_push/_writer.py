@@ -243,7 +243,7 @@ class Writer:
             with self._bounded(len(events)):
                 outcomes = [_checked(outcome) for outcome in await many.save_many(events)]
             if len(outcomes) != len(events):
-                raise ValueError(f"save_many() gave {len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
+                raise ValueError(f"save_many() returned {len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
         except Exception as error:
             return [as_push_error(error, self._name)] * len(events)
         for outcome, where in zip(outcomes, locations, strict=True):

@@ -73,7 +73,7 @@ class CatchUp:
         if listen is not None:
             silent = OutageLog(
                 logger,
-                f"{hub.name} does not receive new events, so it looks for them every second",
+                f"{hub.name} does not receive new events, so it polls for them every second",
                 f"{hub.name} receives new events again",
             )
             self._loop = ReceiveLoop(listen, silent, self._reception_changed)
@@ -82,7 +82,7 @@ class CatchUp:
         self._is_receiving = is_receiving
         self._failing = OutageLog(
             logger,
-            f"{hub.name} cannot be searched for missed events, so each stream reads for itself",
+            f"{hub.name} cannot be searched for missed events, so each stream reads the log itself",
             f"{hub.name} can be searched for missed events again",
         )
         self._wanted: dict[str, None] = {}

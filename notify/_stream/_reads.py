@@ -205,7 +205,7 @@ def checked_page(page: Any) -> Page:
         raise TypeError(f"the store returned {page!r:.80}, which is not a valid page")
     kinds = {event.__class__ for event in page.events}
     if not all(issubclass(kind, Event) for kind in kinds) or not all([event.id for event in page.events]):
-        raise TypeError(f"the store returned {page!r:.80}, a page with other things than stored events")
+        raise TypeError(f"the store returned {page!r:.80}, whose events are not all stored events")
     return page
 
 
