@@ -252,7 +252,7 @@ class Notifier:
         return event
 
     def deliver(self, event: Event | bytes) -> int:
-        """Offer an event that came from another instance to the local streams; return how many took it.
+        """Offer an event that came from another instance to the local streams; return how many accepted it.
 
         For the receiving half of a router. The store and presence are not touched; duplicates are ignored. Never waits;
         call it on the notifier's event loop.

@@ -1,9 +1,12 @@
-"""Receives the notifications of one channel, over a connection of its own; how it reconnects is told here.
+"""Receives the notifications of one channel, over its own connection.
+
+Its steps, which are repeated after each failure:
+
 
 1. Connect: one connection for each process, which is never used for anything else. A transaction left open in it would
    keep the server from emptying its notification queue, and every listening session makes every NOTIFY slower.
 2. LISTEN, and wait until the server has confirmed it. What is sent from now on is received.
-3. Probe: a payload of our own goes the way of every wake message, through the publisher and the server, and has to
+3. Probe: a payload of our own takes the path of every wake message, through the publisher and the server, and has to
    come back. Once it has, `task_status.started()` is called. Another probe follows every `probe_interval` seconds.
 4. Catch up: `started()` makes the caller read every log with an open stream (`LiveLog.catch_up`), hundreds of users to
    a query. It must not read earlier: a read before LISTEN is confirmed misses what is sent in between.
@@ -30,7 +33,7 @@ from ._pool import Connection
 from ._wake import PostgresWakePublisher
 
 PROBE: Final = "!"
-"""What the payload of a probe begins with, and no other payload."""
+"""The first character of every probe's payload, and of no other payload."""
 
 
 class NotReceivingError(Exception):
@@ -41,13 +44,13 @@ class PostgresListener:
     """Listens to one channel.
 
     Invariants:
-        I1. `started()` is called after LISTEN was confirmed and a probe has come back: what is read from then on, and
-            what was received since LISTEN, leave nothing out.
+        I1. `started()` is called after LISTEN was confirmed and a probe has come back: whatever was committed before is
+            found by a read from then on, and later notifications are received.
         I2. `listen` runs on only while the latest probe came back in time.
 
     Args:
         db: the database.
-        publisher: sends the probes, the way that every wake message takes.
+        publisher: sends the probes, over the same path as wake messages.
         channel: the channel's name.
         probe_interval: seconds between probes, and for each to come back.
         on_payload: called with each payload that is not a probe; never waits.
@@ -109,7 +112,7 @@ class PostgresListener:
             raise NotReceivingError(self._explain_silence())  # pragma: no cover - CPython 3.11 does not trace it
 
     async def _wait(self, seconds: float) -> None:
-        """Wait until a probe comes back or the time is over; raise if the connection is lost."""
+        """Wait until a probe comes back or the time is up; raise if the connection is lost."""
         self._changed.clear()
         try:
             async with asyncio.timeout(seconds):

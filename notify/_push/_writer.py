@@ -288,7 +288,7 @@ def _checked(outcome: T) -> T:
 
 
 def checked_event(outcome: T) -> T:
-    """Refuse what is not a stored event: a store that breaks the contract here fails, and corrupts no stream."""
+    """Return a stored event, or raise TypeError: a store that breaks the contract must not corrupt a stream."""
     if isinstance(outcome, Event) and not isinstance(outcome, Draft) and ids.is_id(outcome.id):
         return outcome
     raise TypeError(f"the store returned {outcome!r:.80} instead of a stored event")
