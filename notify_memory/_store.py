@@ -221,10 +221,10 @@ class MemoryStore:
         return self._max_age_ms is not None and ids.parse(last_id)[0] < now - self._max_age_ms
 
     def _sweep(self, now: int) -> None:
-        """Remove what is too old from every log, and forget logs that have long been empty.
+        """Remove events past `max_age` from every log, and forget logs that have long been empty.
 
-        This takes a pass over all users, so it is done sixteen times within `max_age`, not at each push. Reads hide
-        what is too old in between.
+        This takes a pass over all users, so it is done sixteen times within `max_age`, not at each push. In between,
+        reads hide such events.
         """
         self._check_open()
         if self._max_age_ms is None:

@@ -8,8 +8,8 @@ Its steps, which are repeated after each failure:
 2. LISTEN, and wait until the server has confirmed it. What is sent from now on is received.
 3. Probe: a payload of our own takes the path of every wake message, through the publisher and the server, and has to
    come back. Once it has, `task_status.started()` is called. Another probe follows every `probe_interval` seconds.
-4. Catch up: `started()` makes the caller read every log with an open stream (`LiveLog.catch_up`), hundreds of users to
-   a query. It must not read earlier: a read before LISTEN is confirmed misses what is sent in between.
+4. Catch up: `started()` makes the caller read every log with an open stream (`LiveLog.catch_up`), hundreds of users per
+   query. It must not read earlier: a read before LISTEN is confirmed misses what is sent in between.
 5. Detect silence: the driver reports a lost connection within milliseconds. It cannot report a half-open one, nor a
    pooler in transaction mode, which accepts LISTEN and delivers nothing. There a probe does not come back within
    `probe_interval`.

@@ -204,7 +204,7 @@ class PostgresSaver:
             self._resolve(saves, [])
 
     async def _split_by_lock(self, saves: list[PendingSave]) -> list[list[PendingSave]]:
-        """Return the saves whose logs are free as one group, and those of each other log as a group of its own."""
+        """Return the saves whose logs are free as one group, and those of each other log as a separate group."""
         try:
             rows = await self._db.fetch(self._unlocked, list({save.event.user for save in saves}))
         except NotifyError:

@@ -245,7 +245,7 @@ class RedisClient:
         """Find out where the masters are now; a master that says it is not one is disconnected.
 
         Args:
-            found: what the server's errors called for.
+            found: what the server's errors require.
         """
         if Disposition.MOVE in found and not self.is_cluster:  # in a cluster only some of its slots have moved
             for node in self.nodes:

@@ -48,7 +48,7 @@ _MIN_TTL: Final = 0.1
 _MAX_TTL: Final = 86_400.0
 
 _RENEWALS: Final = 3
-"""Renewals within one time to live: two may fail before others take the process for dead."""
+"""Renewals within one time to live: two may fail before others consider the process dead."""
 
 
 class LeaseKeeper:
@@ -147,7 +147,7 @@ class LeaseKeeper:
         return located
 
     def locations(self, user: str) -> list[RoutingInfo]:
-        """Return where this process has the user registered."""
+        """Return where the user is registered by this process."""
         return self._registrations.locations(user)
 
     def release(self, registration: LeaseRegistration) -> None:

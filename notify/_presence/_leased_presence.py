@@ -90,7 +90,7 @@ class LeasedPresence(ABC):
         return await self._keeper.locate(users)
 
     async def aclose(self) -> None:
-        """See `notify.abc.PresenceTracker.aclose`. A subclass with a connection of its own closes that afterwards."""
+        """See `notify.abc.PresenceTracker.aclose`. A subclass with its own connection closes that afterwards."""
         await self._keeper.aclose()
         await self._background.aclose(_GRACE)
 

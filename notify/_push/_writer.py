@@ -69,8 +69,8 @@ class Writer:
     """Saves pushes: those that arrive while one batch is being saved form the next batch.
 
     Args:
-        store: saved to: by `save_soon` if it batches by itself, else in batches if it can `save_many`, else in one task
-            for each save.
+        store: saved to: by `save_soon` if it batches by itself, else in batches if it can `save_many`, else with one
+            task per save.
         timeout: seconds after which a push without an answer has failed.
         max_pending: saves that may be in flight or waiting.
 

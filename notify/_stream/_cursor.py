@@ -11,7 +11,7 @@ moment resumes exactly after the last event it was given. What to do next when t
 | READING | the last page arrives | LIVE |
 | READING | the read fails | BEHIND |
 | LIVE | the offered event follows the cursor, or was seen | LIVE |
-| LIVE | the offered event does not follow, a resync is met, or the ring no longer holds the next entry | BEHIND |
+| LIVE | the offered event does not follow, or the next entry is a resync or no longer in the ring | BEHIND |
 | any | the stream detaches | NEW |
 
 A first page may arrive while the state is already LIVE or BEHIND again: it is accepted when the reader asks for more.

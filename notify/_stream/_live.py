@@ -50,7 +50,7 @@ class LiveLog:
     `self.live.subscribe(...)`, and a source of new events, which calls `offer` for each of them, or `catch_up` or
     `resync` where some may have been missed.
 
-    Offers are hints: lost, repeated, late and reordered ones do no harm. One rule holds: offer only what is certainly
+    Offers are hints: lost, repeated, late and reordered ones do no harm. But offer only events that are certainly
     stored. If a store refuses an event after offering it, readers have already seen it; as long as storing is not
     certain, call `catch_up([user])` instead.
 

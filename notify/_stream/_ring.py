@@ -15,7 +15,7 @@ from .. import ids
 from ..event import Event, build_event
 
 RESYNC = build_event("", "", "", "notify.resync", b"null", 0, None, None, {})
-"""An entry that is not an event: a reader that meets it reads the log again."""
+"""An entry that is not an event: a reader that reaches it reads the log again."""
 
 
 class Ring:
