@@ -1,4 +1,4 @@
-"""Puts the parts of a notifier together: which ability of the store is used for what, and what is run when."""
+"""Puts the parts of a notifier together: which ability of the store is used for what, and which tasks run when."""
 
 from __future__ import annotations
 

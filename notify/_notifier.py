@@ -185,7 +185,7 @@ class Notifier:
             users: whom.
             type: as for `push`.
             payload: as for `push`.
-            key: as for `push`; it counts for each user by itself.
+            key: as for `push`; it applies to each user separately.
             group: as for `push`.
             meta: as for `push`.
             ephemeral: as for `push`.
@@ -196,7 +196,7 @@ class Notifier:
             ClosedError: the notifier is closed.
 
         Order, concurrency: as `push`.
-        Cancellation: abandons the wait; the work goes on.
+        Cancellation: abandons the wait; the work continues.
         Cost: one save for 500 users if the store can `save_many`; other pushes proceed at the same time.
         """
         self._check_open()
@@ -252,7 +252,7 @@ class Notifier:
         return event
 
     def deliver(self, event: Event | bytes) -> int:
-        """Offer an event that came from another instance to the local streams; return how many took it.
+        """Offer an event that came from another instance to the local streams; return how many accepted it.
 
         For the receiving half of a router. The store and presence are not touched; duplicates are ignored. Never waits;
         call it on the notifier's event loop.
@@ -284,10 +284,10 @@ class Notifier:
         track: bool = True,
         max_lag: int | None = None,
     ) -> Stream:
-        """Return a stream of one user's events: what is in the log after `last_id`, then live, without a seam.
+        """Return a stream of one user's events: first those in the log after `last_id`, then live ones.
 
         Args:
-            user: whose.
+            user: the user whose events are yielded.
             last_id: None or `""`: from now on, fixed when the stream is entered or at the first `next`. `"0"`: all
                 that is retained. A datetime: everything since then. An id: everything after it.
             signals: also yield `notify.gap` (payload: reason, from, to) and `notify.sync` (the replay is over).
@@ -390,7 +390,7 @@ class Notifier:
         await self.aclose()
 
     def _start_services(self) -> None:
-        """Start to receive what is routed, at first need; a `LiveLog` starts by itself."""
+        """Start to receive routed events, when first needed; a `LiveLog` starts by itself."""
         if not self._started:
             self._started = True
             if self._parts.receiver is not None:

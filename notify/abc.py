@@ -1,16 +1,16 @@
 """The interfaces that compose into a `Notifier`: adapter authors start here.
 
-`notify_memory` is the example to read next. Longer than the other modules because it is nearly all docstrings.
+`notify_memory` is the example to read next. This module is longer than the others because it is nearly all docstrings.
 
-There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. None of them has to be
-inherited from. What an implementation can do beyond its interface is an *ability*: a further small interface that the
-notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`, `Immediate`,
-`Liveness`, `ReceivingRouter`, `ImmediatePresence`). An ability counts only if no subclass has overridden the plain
-method that it stands in for: a subclass that overrides `save` alone gets its `save` called, not an inherited
-`save_many`. How strong an implementation is (durable, shared, leased) is said by its attribute `guarantees`.
+There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. An implementation does not
+have to inherit from them. What an implementation can do beyond its interface is an *ability*: a further small interface
+that the notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`,
+`Immediate`, `Liveness`, `ReceivingRouter`, `ImmediatePresence`). An ability counts only if no subclass has overridden
+the plain method that it stands in for: a subclass that overrides `save` alone gets its `save` called, not an inherited
+`save_many`. The attribute `guarantees` says how strong an implementation is (durable, shared, leased).
 
-The suites in `notify.testing` hold an implementation to everything that is written here. `notify.adapters` has what
-most implementations need.
+The suites in `notify.testing` test an implementation against everything that is written here. `notify.adapters`
+contains what most implementations need.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Page:
             events: what the log holds after `after`, in log order, up to the limit.
             after: the position that was asked for.
             head: the id of the last event ever appended to the log, read together with the events.
-            expired: whether what is missing at the end of the log is gone because of its age.
+            expired: whether the events missing at the end of the log were removed because of their age.
         """
         first_prev = events[0].prev if events else None
         gap = continuity(after, first_prev, head, expired=expired)
@@ -79,7 +79,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A part of the log of which a stream cannot prove that it is complete.
+    """A part of the log that a stream cannot prove to be complete.
 
     Attributes:
         reason: why continuity cannot be proven.
@@ -129,8 +129,8 @@ class Store(Protocol):
             PushUncertainError: the outcome is unknown.
             ClosedError: the store is closed.
 
-        Order: ids of one user grow in the order in which the saves take effect; a save that returned before another
-            one began has the smaller id.
+        Order: ids of one user grow in the order in which the saves take effect; if one save returns before another
+            begins, it has the smaller id.
         Cancellation: the outcome is unknown once the write was sent, and the log stays whole. The notifier does not
             cancel a save because its caller was cancelled, only when the save exceeds `timeout`.
         Concurrency: any number of tasks.
@@ -142,7 +142,7 @@ class Store(Protocol):
         """Return up to `limit` events of the log with ids after `after`.
 
         Args:
-            user: whose log; an unknown user has an empty one.
+            user: the user whose log is read; an unknown user has an empty one.
             after: a canonical id, whether or not the log ever held it; `"0"` for the beginning.
             limit: at least 1.
 
@@ -166,7 +166,7 @@ class Store(Protocol):
 
     @abstractmethod
     async def trim(self, before: datetime | str) -> int:
-        """Remove every event before this time or id, and return how many were removed. An event exactly there stays.
+        """Remove every event before this time or id, and return how many. An event exactly at `before` stays.
 
         A concurrent save is never lost, and heads stay as they are.
 
@@ -237,7 +237,7 @@ class SaveInTransaction(Protocol):
 
         Args:
             event: a draft.
-            connection: the driver's.
+            connection: a connection of the store's driver.
 
         Raises:
             UsageError: not a connection of the store's driver, or no transaction is open.
@@ -286,16 +286,17 @@ class Immediate(Protocol):
 
 @runtime_checkable
 class Stream(Protocol):
-    """One reader's way through one user's log: replay, then live, without a seam between them.
+    """One reader's path through one user's log: first replay, then live, with nothing missing in between.
 
-    An async iterator, best used inside `async with`. Leaving a bare `async for` with `break` releases the stream, and
-    so does the cancellation of its reader: it detaches, and a later `next` attaches it again where it was. Ephemeral
-    events that are pushed in between are not seen; inside `async with` the stream stays attached until the block ends.
+    It is an async iterator, best used inside `async with`. Leaving a bare `async for` with `break` releases the stream.
+    So does the cancellation of its reader: the stream detaches, and a later `next` attaches it again where it was.
+    Ephemeral events that are pushed in between are not seen; inside `async with` the stream stays attached until the
+    block ends.
     """
 
     @property
     def user(self) -> str:
-        """Whose log."""
+        """The user whose log is read."""
 
     @property
     def last_id(self) -> str:
@@ -307,7 +308,7 @@ class Stream(Protocol):
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
-        """The latest gaps this stream met, oldest first, at most 16."""
+        """The latest gaps that this stream has found, oldest first, at most 16."""
 
     @abstractmethod
     def next(self, timeout: float | None = None) -> Coroutine[Any, Any, Event]:
@@ -372,8 +373,8 @@ class Router(Protocol):
         """Carry the event to `Notifier.deliver` of the instance `to`, or of every instance for None.
 
         Works whether or not `receive` runs here. An event that arrives twice, late, out of order or not at all does no
-        harm. An exception is logged and counted; an instance that does not exist is not a reason for one. Events with
-        up to 64 KiB of data can be carried.
+        harm. An exception is logged and counted; an instance that does not exist is not an error. Events with up to 64
+        KiB of data have to arrive.
 
         Order: none.
         Cancellation: when the route exceeds the notifier's `timeout`.
@@ -382,7 +383,7 @@ class Router(Protocol):
 
 
 Deliver: TypeAlias = Callable[[Event | bytes], int]
-"""`Notifier.deliver`: offers an event, or its wire form, to the local streams and returns how many took it."""
+"""`Notifier.deliver`: offers an event, or its wire form, to the local streams and returns how many accepted it."""
 
 
 @runtime_checkable
@@ -393,10 +394,10 @@ class ReceivingRouter(Router, Protocol):
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
         """Hand every event for this instance to `deliver`, until cancelled.
 
-        Returning and raising both count as a failure; the next run follows after a delay that grows.
+        Returning and raising both count as a failure; it is run again after increasing delays.
 
         Args:
-            instance_id: whose events.
+            instance_id: the instance whose events are received.
             deliver: never waits, and never raises for an event or bytes. Bytes that are not an event are logged there.
             task_status: call `started()` as soon as every event routed from then on will be received.
         """
@@ -432,7 +433,7 @@ class PresenceTracker(Protocol):
 
         Args:
             user: the user that is connected.
-            routing: where; None if the connection cannot be routed to.
+            routing: where the user is connected; None if the connection cannot be routed to.
 
         Raises:
             BackendUnavailableError: not reachable; nothing is registered.
@@ -479,7 +480,7 @@ class Liveness(Protocol):
     @property
     @abstractmethod
     def is_receiving(self) -> bool:
-        """Whether the wake path has proven itself lately; False until a first stream has been open for a moment."""
+        """Whether the wake-up path has recently worked; False until a first stream has been open for a moment."""
 
 
 T = TypeVar("T")

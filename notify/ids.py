@@ -25,7 +25,7 @@ ZERO: Final = "0"
 """The position before every event."""
 
 GapReason: TypeAlias = Literal["trimmed", "expired", "rewound"]
-"""Why continuity cannot be proven: retention took it, everything is gone, or the log lost what it once had."""
+"""Why continuity cannot be proven: retention removed events, the whole log is gone, or it lost its newest events."""
 
 SEQUENCE_BITS: Final = 20
 """Bits of a packed id that count events inside one millisecond."""

@@ -46,7 +46,7 @@ class MemoryLog:
         """Remove every retained event before this index and return how many.
 
         Deleting from the front moves the rest of the list, which would make each push to a full log slow. So the events
-        are released at once, but their slots only when they are half of the list.
+        are released at once, but their slots only once they make up half of the list.
         """
         count = index - self.start
         self.events[self.start : index] = [_REMOVED] * count
@@ -61,8 +61,8 @@ class MemoryStore:
     """Keeps events in this process; they are gone when it ends. One event loop, asyncio or trio.
 
     Invariants:
-        I1. The ids that the store assigns grow, over all users: so those of a log that was forgotten
-            and begins again are greater than any that it had before.
+        I1. The ids that the store assigns grow, over all users: if a log is forgotten and begins again, its new ids are
+            greater than all that it had before.
         I2. Each event's `prev` is the id of the event appended before it, retained or not.
 
     Args:
@@ -221,10 +221,10 @@ class MemoryStore:
         return self._max_age_ms is not None and ids.parse(last_id)[0] < now - self._max_age_ms
 
     def _sweep(self, now: int) -> None:
-        """Remove what is too old from every log, and forget logs that have long been empty.
+        """Remove events past `max_age` from every log, and forget logs that have long been empty.
 
-        This takes a pass over all users, so it is done sixteen times within `max_age`, not at each push. Reads hide
-        what is too old in between.
+        This takes a pass over all users, so it is done sixteen times within `max_age`, not at each push. In between,
+        reads hide such events.
         """
         self._check_open()
         if self._max_age_ms is None:

@@ -1,7 +1,7 @@
 """A memory store that streams: several notifiers of one process share it and need no router.
 
 All it adds is a `LiveLog`, which turns any store into one that streams, and one call of `offer` for each saved event.
-In another backend, where other processes save too, the rest is learning of what they have saved.
+In other backends, where other processes save too, what remains is to learn what they have saved.
 """
 
 from __future__ import annotations

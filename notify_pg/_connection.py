@@ -217,7 +217,7 @@ class PostgresDatabase:
     async def _prepare(self, connection: Connection) -> None:
         async with connection.transaction():
             backend_pid = await connection.fetchval("SELECT pg_backend_pid()")
-            self.is_pooled = backend_pid != connection.get_server_pid()  # a pooler announces a number of its own
+            self.is_pooled = backend_pid != connection.get_server_pid()  # a pooler announces its own number
             await self._check_settings(connection)
             if self._has_tables:
                 await prepare(connection, self.names)
@@ -242,8 +242,8 @@ class PostgresDatabase:
             )
         if self._dsn is None and self._size <= self._kept_to_listen:
             raise UsageError(
-                f"a pool of {self._size} has no connection left beside the one that is kept to listen: make it "
-                "larger, or give listen_dsn="
+                f"a pool of {self._size} has no connection left besides the one that is kept to listen: make it "
+                "larger, or pass listen_dsn="
             )
 
     # -- the server's clock --------------------------------------------------------------------------------------

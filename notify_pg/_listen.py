@@ -1,12 +1,15 @@
-"""Receives the notifications of one channel, over a connection of its own; how it reconnects is told here.
+"""Receives the notifications of one channel, over its own connection.
+
+Its steps, which are repeated after each failure:
+
 
 1. Connect: one connection for each process, which is never used for anything else. A transaction left open in it would
    keep the server from emptying its notification queue, and every listening session makes every NOTIFY slower.
 2. LISTEN, and wait until the server has confirmed it. What is sent from now on is received.
-3. Probe: a payload of our own goes the way of every wake message, through the publisher and the server, and has to
+3. Probe: a payload of our own takes the path of every wake message, through the publisher and the server, and has to
    come back. Once it has, `task_status.started()` is called. Another probe follows every `probe_interval` seconds.
-4. Catch up: `started()` makes the caller read every log with an open stream (`LiveLog.catch_up`), hundreds of users to
-   a query. It must not read earlier: a read before LISTEN is confirmed misses what is sent in between.
+4. Catch up: `started()` makes the caller read every log with an open stream (`LiveLog.catch_up`), hundreds of users per
+   query. It must not read earlier: a read before LISTEN is confirmed misses what is sent in between.
 5. Detect silence: the driver reports a lost connection within milliseconds. It cannot report a half-open one, nor a
    pooler in transaction mode, which accepts LISTEN and delivers nothing. There a probe does not come back within
    `probe_interval`.
@@ -30,7 +33,7 @@ from ._pool import Connection
 from ._wake import PostgresWakePublisher
 
 PROBE: Final = "!"
-"""What the payload of a probe begins with, and no other payload."""
+"""The first character of every probe's payload, and of no other payload."""
 
 
 class NotReceivingError(Exception):
@@ -41,13 +44,13 @@ class PostgresListener:
     """Listens to one channel.
 
     Invariants:
-        I1. `started()` is called after LISTEN was confirmed and a probe has come back: what is read from then on, and
-            what was received since LISTEN, leave nothing out.
+        I1. `started()` is called after LISTEN was confirmed and a probe has come back: whatever was committed before is
+            found by a read from then on, and later notifications are received.
         I2. `listen` runs on only while the latest probe came back in time.
 
     Args:
         db: the database.
-        publisher: sends the probes, the way that every wake message takes.
+        publisher: sends the probes, over the same path as wake messages.
         channel: the channel's name.
         probe_interval: seconds between probes, and for each to come back.
         on_payload: called with each payload that is not a probe; never waits.
@@ -109,7 +112,7 @@ class PostgresListener:
             raise NotReceivingError(self._explain_silence())  # pragma: no cover - CPython 3.11 does not trace it
 
     async def _wait(self, seconds: float) -> None:
-        """Wait until a probe comes back or the time is over; raise if the connection is lost."""
+        """Wait until a probe comes back or the time is up; raise if the connection is lost."""
         self._changed.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -123,8 +126,8 @@ class PostgresListener:
         if self._has_received or self._publisher.is_failing:
             return f"a probe did not come back within {self._probe_interval} s"
         return (
-            "LISTEN was accepted, but nothing is delivered, as by a pooler in transaction mode. Set listen_dsn= to an "
-            "address of the server itself; until then each event arrives up to a second late"
+            "LISTEN was accepted, but nothing is delivered, as behind a pooler in transaction mode. Set listen_dsn= to "
+            "an address of the server itself; until then each event arrives up to a second late"
         )
 
     def _on_notification(self, _connection: Connection, _pid: int, _channel: str, payload: str) -> None:

@@ -35,7 +35,7 @@ class PostgresPresence:
     Args:
         dsn: a DSN, or an asyncpg pool, which is never closed here.
         schema: where the tables are; made if need be.
-        table_prefix: what their names begin with.
+        table_prefix: begins their names.
         ttl: seconds after which the registrations of a process that died are gone, from 0.1 to a day. A third of it
             lies between two renewals, one statement for all registrations of this process.
         timeout: seconds for one call.
@@ -81,7 +81,7 @@ class PostgresPresence:
         await self._db.aclose()
 
     async def __aenter__(self) -> Self:
-        """Make the tables if need be, so that what is wrong is known at once."""
+        """Create the tables if necessary, so that a problem is reported at once."""
         self._keeper.check()
         self._db.check()
         await self._background.run(self._db.fetch, "SELECT")
@@ -130,7 +130,7 @@ class PostgresLeases:
 
     async def fetch(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
         """See `notify.adapters.LeaseBackend.fetch`."""
-        # In a task of its own, for asyncpg opens a further connection to cancel a query.
+        # In a separate task, because asyncpg opens another connection to cancel a query.
         rows = await self._background.run(self._db.fetch, self._sql("locate"), users, self.tracker)
         found: dict[str, list[RoutingInfo]] = {}
         for row in rows:

@@ -122,7 +122,7 @@ class PostgresMaintenance:
                 await connection.execute(LOCK_WAIT)
                 await change(connection, *args)
         except asyncpg.PostgresError as error:
-            logger.warning("a partition could not be changed, which is retried later: %s", describe(error))
+            logger.warning("changing a partition failed and is retried later: %s", describe(error))
         except Exception as error:
             raise unavailable(error, self._db.backend) from error
 

@@ -1,9 +1,9 @@
 """Saves one batch in as many attempts as it takes, of which at most one stores it.
 
 An attempt without an answer is repeated on another connection, with the same nonce and the same deadline. The statement
-stores nothing if its nonce is taken, and returns what the attempt that took it has stored. It stores nothing after the
-deadline either, by the server's clock. So neither a repeated attempt, nor one that a server which hung executes late,
-can append an event twice.
+stores nothing if its nonce is taken, and returns what the attempt with that nonce has stored. It stores nothing after
+the deadline either, by the server's clock. So neither a repeated attempt, nor one that a hung server executes late, can
+append an event twice.
 
 What follows a failed attempt, by its disposition (`_errors`):
 
@@ -141,7 +141,7 @@ class PostgresRetries:
         if self._lost is not None:
             return disposition is PostgresDisposition.LATE
         if disposition is PostgresDisposition.LATE:
-            self._deadline = None  # no attempt is under way, so the clocks differed: compute a new deadline
+            self._deadline = None  # no attempt is in progress, so the clocks differed: compute a new deadline
         if disposition in _RETRIED_ONCE and disposition not in self._retried:
             self._retried.add(disposition)
             return False

@@ -1,9 +1,9 @@
-"""Saves events: what arrives while two batches are under way makes up the next batch.
+"""Saves events: those that arrive while two batches are in flight form the next batch.
 
 One statement appends a whole batch, so that one commit, which waits for the disk, is shared by many pushes. Each user's
-row in the table of heads is locked until the commit: the order of commits is the order of ids. (A sequence would be
-drawn before the commit, so a reader could pass an id that becomes visible later.) A batch locks its users in one order,
-and therefore batches never deadlock with each other.
+row in the table of heads is locked until the commit: the order of commits is the order of ids. (A sequence hands out
+ids before the commit, so a reader could move past an id that becomes visible later.) Every batch locks its users in the
+same order, so batches never deadlock with each other.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Outcome: TypeAlias = Event | NotifyError
 Done: TypeAlias = Callable[[Outcome], None]
 
 BATCH: Final = 200
-"""Events to a statement. More make it slower again: 500 to a batch took twice as long for each event as 100."""
+"""Events per statement. Larger batches are slower: with 500, each event took twice as long as with 100."""
 
 BATCH_BYTES: Final = 1 << 20
-"""Bytes of payload to a statement; the last event may exceed it."""
+"""Bytes of payload per statement; the last event may exceed it."""
 
 IN_FLIGHT: Final = 2
-"""Batches under way: the server computes one while the other waits for the disk."""
+"""Batches in flight: the server computes one while the other waits for the disk."""
 
 SPLIT_ABOVE: Final = 100
-"""A `save_many` of more events becomes two statements, unless a user is in both."""
+"""A `save_many` of more events becomes two statements, unless a user would be in both."""
 
 LOCK_WAIT: Final = 0.1
 """Seconds that a batch waits for a log which another transaction holds; then the events of that log wait separately."""
 
 MAX_LOCK_WAITERS: Final = 2
-"""Held logs that are waited for at the same time, each of which occupies a connection."""
+"""Locked logs that are waited for at the same time; each wait occupies a connection."""
 
 CLOSED: Final = "the store was closed during the save; the event may be stored"
 
@@ -66,7 +66,7 @@ class PostgresSaver:
 
     Invariants:
         I1. `done` of each save is called once: within the timeout, or when the store closes.
-        I2. No two batches under way that came from the queue have a user in common: the saves of one user keep their
+        I2. No two batches from the queue that are in flight have a user in common: the saves of one user keep their
             order, and our batches do not wait for each other's locks.
 
     Args:
@@ -105,7 +105,7 @@ class PostgresSaver:
             self._start()
 
     def close(self) -> None:
-        """Resolve what is still queued; called when none of our tasks runs any more. Keeps I1."""
+        """Resolve what is still queued; called after all tasks of the store have ended. Keeps I1."""
         while self._queue:
             self._queue.popleft().done(ClosedError("the store was closed; nothing was sent"))
 
@@ -185,7 +185,7 @@ class PostgresSaver:
         return saves
 
     async def _process(self, saves: list[PendingSave]) -> None:
-        """Save a batch. If other transactions hold some of its logs, tasks of their own wait for each of those."""
+        """Save a batch. If other transactions hold some of its logs, a separate task waits for each of those."""
         unresolved = saves
         try:
             if not await self._finish(saves, LOCK_WAIT):  # pragma: no branch - CPython 3.11 does not trace the way on
@@ -204,7 +204,7 @@ class PostgresSaver:
             self._resolve(saves, [])
 
     async def _split_by_lock(self, saves: list[PendingSave]) -> list[list[PendingSave]]:
-        """Return the saves whose logs are free as one group, and those of each other log as a group of its own."""
+        """Return the saves whose logs are free as one group, and those of each other log as a separate group."""
         try:
             rows = await self._db.fetch(self._unlocked, list({save.event.user for save in saves}))
         except NotifyError:
@@ -226,7 +226,7 @@ class PostgresSaver:
         return True
 
     def _resolve(self, saves: Sequence[PendingSave], outcomes: Sequence[Outcome]) -> None:
-        """Resolve the saves that are not resolved yet; without an outcome: the store was closed. Keeps I1."""
+        """Resolve the saves that are not resolved yet; one without an outcome was cut off by closing. Keeps I1."""
         for save, outcome in zip_longest(saves, outcomes):
             if save.is_resolved:
                 continue

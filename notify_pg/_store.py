@@ -124,7 +124,7 @@ class PostgresStore:
         return await self._background.run(self._maintenance.trim, first)
 
     async def aclose(self) -> None:
-        """See `notify.abc.Store.aclose`; saves under way have a second to finish."""
+        """See `notify.abc.Store.aclose`; saves in progress have a second to finish."""
         if not self._db.closed:
             self._db.close()
             await self._close()
@@ -193,10 +193,10 @@ class PostgresStore:
 
         Raises:
             UsageError: not such a connection.
-            PushRejectedError: not stored, and the transaction cannot be committed any more.
+            PushRejectedError: not stored, and the transaction can no longer be committed.
 
         Order: as enqueued, where one transaction began after the other had committed.
-        Cancellation: the transaction cannot be committed any more.
+        Cancellation: the transaction can no longer be committed.
         Concurrency: one call at a time on one connection.
         Cost: one round trip; and one statement for up to 500 events when they are moved.
         """

@@ -16,7 +16,7 @@ from ._store import PostgresStore
 class PostgresStreamStore(PostgresStore):
     """As `PostgresStore`; every save, in whichever process, reaches the open streams.
 
-    One connection of its own listens; it must not lead through a pooler in transaction mode.
+    It listens over its own connection, which must not go through a pooler in transaction mode.
 
     Args:
         dsn: as for `PostgresStore`. Of a given pool, one connection is kept to listen.

@@ -1,4 +1,4 @@
-"""Tells other processes which users have new events, by NOTIFY in a statement of its own.
+"""Tells other processes which users have new events, by NOTIFY in a separate statement.
 
 A NOTIFY holds a lock of the whole server until its commit has reached the disk. Saves that carried one would wait for
 each other; measured with 32 clients, a sixth to a twelfth of the throughput was left. So a wake message is never part
@@ -35,7 +35,7 @@ ErrorFuture: TypeAlias = "asyncio.Future[NotifyError | None]"
 
 
 class PostgresWakePublisher:
-    """Sends notifications to one channel. What arrives while a statement is under way goes with the next one.
+    """Sends notifications to one channel. Notifications that arrive while one is in progress go with the next.
 
     Args:
         db: the database.

@@ -33,7 +33,7 @@ from ._selfcheck import self_check
 logger = logging.getLogger("notify.redis")
 
 REDISCOVER_INTERVAL: Final = 10.0
-"""Seconds between two looks at who the masters are."""
+"""Seconds between two lookups of the masters."""
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that closing may take while a server does not answer."""
@@ -92,7 +92,7 @@ class RedisClient:
         self._refreshing: asyncio.Future[None] | None = None
         self._master: Address | None = None
         self._outage = OutageLog(
-            logger, f"{name} cannot find out who the masters are", f"{name} has found out who the masters are"
+            logger, f"{name} cannot find the current masters", f"{name} has found the current masters"
         )
 
     @property
@@ -136,7 +136,7 @@ class RedisClient:
         self._guard.close()
         await self.background.aclose(CLOSE_TIMEOUT)
 
-    # -- who the masters are -------------------------------------------------------------------------------------
+    # -- the masters ---------------------------------------------------------------------------------------------
 
     @property
     def nodes(self) -> Sequence[RedisNode]:
@@ -163,7 +163,7 @@ class RedisClient:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look again who the masters are. Callers share one look; a failure is logged once per outage.
+        """Look up the masters again. Concurrent callers share one lookup; a failure is logged once per outage.
 
         Raises:
             NotSentError: no server could be asked.
@@ -245,7 +245,7 @@ class RedisClient:
         """Find out where the masters are now; a master that says it is not one is disconnected.
 
         Args:
-            found: what the server's errors called for.
+            found: what the server's errors require.
         """
         if Disposition.MOVE in found and not self.is_cluster:  # in a cluster only some of its slots have moved
             for node in self.nodes:

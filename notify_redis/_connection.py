@@ -293,9 +293,9 @@ def read(connection: Connection) -> Any:
 class Replies:
     """Takes replies off a connection: all that came with one read of its socket together.
 
-    The driver hands them out one by one, through four coroutines each, which took as long as everything that is then
-    done with a message. So what its parser in C has parsed is taken from the parser; from any other parser replies are
-    taken one by one.
+    The driver hands them out one by one, through four coroutines each, which took as long as all further work on a
+    message. So replies that its C parser has parsed are taken from the parser; from any other parser replies are taken
+    one by one.
 
     Args:
         connection: a connection that is read by nothing else.

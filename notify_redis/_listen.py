@@ -1,19 +1,22 @@
-"""Receiving: which channels this process is subscribed to, over one pub/sub connection to each master that reconnects.
+"""Receiving: keeps this process subscribed to its channels, over one pub/sub connection to each master.
 
-What reconnecting does, for each master (`Subscriptions._stay_connected`):
+`Subscriptions._stay_connected` runs once for each master. It goes through these steps, and starts again with the first
+one whenever the connection fails:
 
 1. *Connect* to the master.
-2. *Subscribe* to every channel that has streams here and belongs to that master, and to the probe's channel.
-3. *Confirm*: once the server has confirmed them all, every message published from then on arrives (`is_receiving`).
-4. *Catch up*: what was published between the failure and the confirmation is lost, so `on_gap(None)` makes the owner
-   read the log for all its users. The first connection needs none, because streams read after it is confirmed.
-5. *Probe*: every `probe_interval` a nonce is published through the command connection. It has to arrive here.
-6. *Detect silence*: no probe for two intervals means that the connection is dead, although no error says so.
-7. *Disconnect*, on silence or on any error. Nothing waits for a confirmation any more; streams read the log every
-   second while `is_receiving` is false.
-8. *Back off*: wait 0.05 seconds, doubled after each failure up to 2 seconds, half of it at random; in a cluster and
-   behind sentinels, ask who the masters are.
-9. *Reconnect*: go on with 1. After a connection that lasted 10 seconds the delays start again at the shortest.
+2. *Subscribe* to every channel that is open here and belongs to that master, and to the probe's channel.
+3. *Confirm*: once the server has confirmed all of them, every message published from then on arrives (`is_receiving`).
+4. *Catch up*: messages published between the failure and the confirmation are lost, so `on_gap(None)` makes a store
+   read the logs of all its users (a router has none to read). The first connection needs no catch-up, because streams
+   read the log only after it is confirmed. A channel that was read earlier is in `_late`, and gets its own catch-up.
+5. *Probe*: every `probe_interval`, publish a nonce through the command connection. It has to arrive here.
+6. *Detect silence*: if no probe arrives for two intervals, the connection is dead, even though no error was raised.
+7. *Disconnect*, on silence or on any error. Calls of `ready` stop waiting for confirmations. While `is_receiving` is
+   false, the store's streams look for new events in the log every second.
+8. *Back off*: in a cluster and with Sentinel, ask which nodes are masters now. Then wait: 0.05 seconds at first, twice
+   as long after each failure, at most 2 seconds. Half of each delay is random.
+9. *Reconnect*: continue with step 1. If the connection had lasted longer than 10 seconds, the delays start again at the
+   shortest one.
 
 | State      | Event                                  | Next                                             |
 |------------|----------------------------------------|--------------------------------------------------|
@@ -23,8 +26,8 @@ What reconnecting does, for each master (`Subscriptions._stay_connected`):
 | receiving  | `open`: SUBSCRIBE is sent              | receiving; that channel is confirmed later       |
 | receiving  | the server ends a subscription (moved) | receiving; look up its master, subscribe there   |
 | any        | an error, or two intervals of silence  | backing off                                      |
-| backing off| the delay is over                      | connecting                                       |
-| any        | the node is not a master any more      | stopped                                          |
+| backing off| the delay has passed                   | connecting                                       |
+| any        | the node is no longer a master         | stopped                                          |
 """
 
 from __future__ import annotations
@@ -68,8 +71,8 @@ class _Master:
     Attributes:
         probe: the channel of the probe, and its partition.
         connection: the current one; None while disconnected.
-        connections: how many there were.
-        scope: of the task that stays connected.
+        connections: how many connections have been opened so far.
+        scope: cancels the task that keeps this master connected.
     """
 
     def __init__(self, node: RedisNode, probe: tuple[bytes, int], outage: OutageLog) -> None:
@@ -82,17 +85,17 @@ class _Master:
 
 
 class Subscriptions:
-    """See above.
+    """The channels that this process is subscribed to, kept alive by the steps above.
 
     Args:
-        client: where the masters are.
+        client: knows the masters, and connects to them.
         probe: returns the channel of the probe in a partition.
         probe_interval: seconds between two probes.
         on_message: called with each channel and message.
-        on_gap: called when messages may have been missed: with a channel, or with None for any of them.
+        on_gap: called when messages may have been missed: with the channel, or with None if it may be any channel.
 
     Attributes:
-        connections: how many connections there were.
+        connections: how many connections have been opened so far, to all masters together.
     """
 
     def __init__(
@@ -112,11 +115,12 @@ class Subscriptions:
         self._on_gap = on_gap
         self._channels: dict[bytes, int] = {}
         self._masters: dict[RedisNode, _Master] = {}
-        self._unconfirmed: dict[bytes, list[asyncio.Future[None]]] = {}  # futures of callers, by channel
-        self._unproven: list[asyncio.Future[None]] = []  # futures of callers that wait for every master's first probe
+        self._unconfirmed: dict[bytes, list[asyncio.Future[None]]] = {}  # what `ready` waits for, by channel
+        self._unproven: list[asyncio.Future[None]] = []  # what `ready` waits for at first: a probe of every master
         self._proven = False
-        self._late: set[bytes] = set()  # channels that need `on_gap` once they are confirmed
-        self._started = self._failed = self._stopped = False
+        self._late: set[bytes] = set()  # messages may be missing: `on_gap` once confirmed
+        self._started = self._stopped = False
+        self._failed = False  # a master does not receive, so `ready` does not wait
         client.moved.append(self._rebalance)
 
     @property
@@ -149,9 +153,9 @@ class Subscriptions:
         return any(connection.receives(channel) for connection in self._open_connections())
 
     async def ready(self, channel: bytes, timeout: float) -> None:
-        """Wait until a channel is confirmed; one that takes longer, or fails, is reported to `on_gap` once it is.
+        """Wait until a channel is confirmed; if that takes too long or fails, `on_gap` is called once it is confirmed.
 
-        At first wait for the first probe of every master too, so that this process has all its connections then.
+        The first calls also wait for a probe from every master, so that all connections of this process are then open.
         """
         if not self._proven and not self._failed:
             proven: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -169,13 +173,13 @@ class Subscriptions:
             self._late.add(channel)
 
     def start(self) -> None:
-        """Connect, at first need."""
+        """Start connecting, unless that was done before."""
         if not self._started:
             self._started = True
             self._client.start(self._find_masters)
 
     def stop(self) -> None:
-        """Disconnect and stay so, although the client stays open. Never waits."""
+        """Disconnect for good; the client stays open. Never waits."""
         self._stopped = True
         self._client.moved.remove(self._rebalance)
         for master in self._masters.values():
@@ -196,7 +200,7 @@ class Subscriptions:
                 await self._back_off(master, failure, next(delays))
 
     async def _receive(self, master: _Master) -> Exception:
-        """Receive over one new connection and return why it ended: steps 1 to 7."""
+        """Open a connection, receive over it, and return the error that ended it: steps 1 to 7."""
         connection: Connection | None = None
         try:
             connection = await master.node.connect()
@@ -222,7 +226,7 @@ class Subscriptions:
         return NoAnswerError("the connection ended")  # pragma: no cover - `run` raises
 
     async def _back_off(self, master: _Master, failure: Exception, delay: float) -> None:
-        """Note that nothing is received, find out whether the masters have moved, and wait: step 8."""
+        """Release the waiting calls, log the outage, look up the masters again, and wait: step 8."""
         self._failed = True
         self._stop_waiting()
         master.outage.failed(failure)
@@ -232,7 +236,7 @@ class Subscriptions:
         await anyio.sleep(delay)
 
     def _on_receiving(self, master: _Master) -> None:
-        """Steps 3 and 4: a new connection receives; what was published before it is unknown."""
+        """All channels of a new connection are confirmed, but earlier messages may be missing: steps 3 and 4."""
         connection = master.connection
         assert connection is not None
         master.outage.recovered()
@@ -248,21 +252,21 @@ class Subscriptions:
     # -- PubSubEvents --------------------------------------------------------------------------------------------
 
     def on_proven(self) -> None:
-        """Resolve the waits for the first probes, once every master's has arrived."""
+        """Resolve the waits for first probes, once one has arrived from every master."""
         if all(each.connection is not None and each.connection.is_proven for each in self._masters.values()):
             self._proven = True
             unproven, self._unproven = self._unproven, []
             _resolve(unproven)
 
     def on_confirmed(self, channel: bytes) -> None:
-        """Resolve the waits for a channel; catch up if streams have read before it was confirmed."""
+        """Resolve the waits for a channel; catch up if streams have read the log before it was confirmed."""
         _resolve(self._unconfirmed.pop(channel, ()))
         if channel in self._late:
             self._late.discard(channel)
             self._on_gap(channel)
 
     def on_unsubscribed(self, channel: bytes) -> None:
-        """A slot has moved: find out where to, and subscribe there."""
+        """A slot has moved: find its new master, and subscribe there."""
         self._late.add(channel)
         if channel in self._channels:  # pragma: no branch - else its last stream was closed just now
             self._client.start(self._follow, channel)
@@ -288,7 +292,7 @@ class Subscriptions:
         self._rebalance()
 
     def _rebalance(self) -> None:
-        """Stay connected to exactly the masters, and subscribe to each channel at its own."""
+        """Keep one connection to each current master, and every channel subscribed at its own master."""
         if not self._started or self._stopped or not self._client.is_located:
             return
         owners = {self._client.node_of(partition): partition for partition in reversed(range(PARTITIONS))}
@@ -320,7 +324,7 @@ class Subscriptions:
         return _Master(node, (self._probe(partition), partition), outage)
 
     def _subscribe(self, channel: bytes, partition: int) -> None:
-        """Subscribe at the channel's master; a master without a connection gets it when it connects."""
+        """Subscribe at the channel's master; while it is not connected, `_receive` will do so when it connects."""
         connection = self._masters[self._client.node_of(partition)].connection
         if connection is not None:
             connection.subscribe(channel)

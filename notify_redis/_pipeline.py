@@ -6,11 +6,11 @@ caller abandons its wait and nothing else: no command is ever half sent.
 | State        | Event                                         | Next                                               |
 |--------------|-----------------------------------------------|----------------------------------------------------|
 | idle         | a request, or `connected`                     | connecting                                         |
-| connecting   | connected, scripts loaded, settings checked   | connected: what waited is sent                     |
-| connecting   | refused, or no connection in time             | idle: what waited fails with NotSentError          |
-| connected    | the connection breaks                         | idle: what was sent fails with NoAnswerError       |
+| connecting   | connected, scripts loaded, settings checked   | connected: waiting requests are sent               |
+| connecting   | refused, or no connection in time             | idle: waiting requests fail with NotSentError      |
+| connected    | the connection breaks                         | idle: sent requests fail with NoAnswerError        |
 | connected    | no reply for as long as a request may take    | dropped                                            |
-| dropped      | requests wait, or came since                  | connecting                                         |
+| dropped      | requests wait, or have arrived since          | connecting                                         |
 
 There is no reconnect loop here and no backoff: the next request connects again. The callers that repeat
 requests (`_retry`, `RedisClient.ask`) back off.
@@ -40,7 +40,7 @@ REPLIES_PER_YIELD: Final = 64
 """Replies taken from one read of the socket before other tasks may run."""
 
 FAILURE_MEMORY: Final = 3.0
-"""Seconds after which a failed attempt to connect says nothing about the next one any more."""
+"""Seconds after which a failed attempt to connect no longer says anything about the next one."""
 
 SETUP_TIMEOUT: Final = 5.0
 """Seconds for loading the scripts on a new connection."""
@@ -88,7 +88,7 @@ class Request:
 
 
 class PipelinedConnection:
-    """See above.
+    """A connection to one node, shared by all requests, with the states above.
 
     Invariants:
         I1. A request is in `_outbox` until its bytes are handed to the transport, and in `_sent` from then until its
@@ -132,7 +132,7 @@ class PipelinedConnection:
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection: what is posted now is sent now."""
+        """Whether there is a connection, so that a request posted now is sent now."""
         return self._transmit is not None
 
     async def connected(self, timeout: float) -> int:
@@ -303,7 +303,7 @@ class PipelinedConnection:
                 await hang_up(connection)
 
     def _disconnected(self, failure: Exception) -> None:
-        """Fail what was sent; connect again for what waits if the connection was dropped, else fail that too."""
+        """Fail the sent requests. If `drop` caused this, connect again for the waiting ones, else fail them too."""
         self.failure = failure
         self._serving = False
         self._scope = self._transmit = None

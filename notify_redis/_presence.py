@@ -80,7 +80,7 @@ class RedisPresence:
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
-        """Return the tracker; it connects at first need."""
+        """Return the tracker; it connects when first needed."""
         self._keeper.check()
         return self
 
@@ -95,8 +95,8 @@ class RedisLeases:
     """One tracker's lease, and the fields under it: see `notify.adapters.LeaseBackend`.
 
     Invariants:
-        I1. A tracker whose lease was lost goes on under a new name. Others may have removed some of the fields that it
-            wrote under the old name by then, and go on doing so.
+        I1. A tracker whose lease was lost continues under a new name. Others may have removed some of the fields that
+            it wrote under the old name by then, and go on doing so.
         I2. `_fields` holds every field that a user's hash may have of this tracker, under whichever name.
         I3. No field is written before its lease is granted: it would look like one of a dead tracker.
     """
@@ -177,7 +177,7 @@ class RedisLeases:
         return located
 
     async def release(self, users: Sequence[str]) -> None:
-        """See `notify.adapters.LeaseBackend.release`. The lease goes first: without it no field counts any more."""
+        """See `notify.adapters.LeaseBackend.release`. The lease goes first: without it, its fields no longer count."""
         await self.ask([(_LEASES, pack(b"ZREM", self.lease_key, self.name))])
         removals = [self._delete(user, fields) for user, fields in self._fields.items() if fields]
         for start in range(0, len(removals), USERS_PER_WRITE):

@@ -1,4 +1,4 @@
-"""One pub/sub connection, used once: it subscribes, reads, proves by probes that it receives, and ends with a failure.
+"""One pub/sub connection, used once: it subscribes, reads, checks by probes that it receives, and ends with an error.
 
 Nothing is reset here and nothing reconnects: `_listen` makes a new `PubSubConnection` after each failure.
 
@@ -53,7 +53,7 @@ class PubSubEvents(Protocol):
 
 
 class PubSubConnection:
-    """See above.
+    """One connection from its subscriptions to its failure.
 
     Invariants:
         I1. `_subscribed` holds the channels with a SUBSCRIBE sent and no UNSUBSCRIBE since; `_unconfirmed` counts how
@@ -64,7 +64,7 @@ class PubSubConnection:
     Args:
         connection: to one master, open, used by nothing else.
         client: publishes the probes.
-        events: whom it reports to.
+        events: what it reports to.
         channels: subscribed to from the beginning.
         probe: the channel of the probe, and its partition.
         probe_interval: seconds between two probes.
@@ -204,7 +204,7 @@ class PubSubConnection:
                     await anyio.lowlevel.checkpoint()
 
     def _receive_probe(self, nonce: bytes) -> None:
-        if nonce == self._nonce:  # pragma: no branch - else it is a late one
+        if nonce == self._nonce:  # pragma: no branch - else it is a late probe
             self._last_probe = time.monotonic()
             if not self.is_proven:
                 self.is_proven = True
@@ -243,7 +243,7 @@ class PubSubConnection:
         with anyio.move_on_after(patience):
             await self._receiving.wait()  # a probe would not arrive before
         self._last_probe = time.monotonic()
-        if not self.is_receiving:  # pragma: no cover - a server that takes subscriptions and keeps silent
+        if not self.is_receiving:  # pragma: no cover - a server that never confirms
             raise NoAnswerError(f"no subscription was confirmed for {patience:.0f} s")
         while True:
             self._nonce = secrets.token_hex(8).encode()

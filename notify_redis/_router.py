@@ -103,7 +103,7 @@ class RedisRouter:
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
-        """Return the router; it connects at first need."""
+        """Return the router; it connects when first needed."""
         self._client.check_open()
         return self
 

@@ -34,23 +34,23 @@ from ._pipeline import Request
 from ._retry import RedisRetries
 
 EVENTS_PER_WRITE: Final = 128
-"""Small enough that the server works on one write while the next is encoded and the replies of the last are settled."""
+"""Small enough that the server works on one write while the next is encoded and the previous replies are settled."""
 
 MAX_WRITES: Final = 2
-"""Writes in flight to one master; pushes that arrive while there are so many make up the next one."""
+"""Writes in flight to one master; pushes that arrive while this many are in flight form the next one."""
 
 
 class NodeQueue:
     """Pushes that wait for one master, and the writes in flight to it.
 
     Invariants:
-        I1. While pushes wait, either MAX_WRITES are in flight, or `_pump_scheduled` is set: something will pump.
+        I1. While pushes wait, either MAX_WRITES are in flight, or `_pump_scheduled` is set: `pump` will be called.
 
     Args:
         node: the master.
         client: starts the task that waits for a connection.
         attempts: builds and settles the writes.
-        retries: takes over what a write did not decide.
+        retries: takes over pushes that a write left undecided.
     """
 
     def __init__(self, node: RedisNode, client: RedisClient, attempts: PushAttempts, retries: RedisRetries) -> None:
@@ -129,8 +129,8 @@ class RedisSaver:
     """Appends events.
 
     Args:
-        client: where the masters are.
-        attempts: what is sent, and what the replies mean.
+        client: knows the masters.
+        attempts: builds and settles the attempts.
 
     Attributes:
         on_stored: if set, called with each event of `save` as soon as it is known to be stored.
@@ -214,7 +214,7 @@ class RedisSaver:
         return queue
 
     def _forget_queues(self) -> None:
-        """Forget the queues of nodes that are not masters any more; their writes in flight end by themselves."""
+        """Forget the queues of nodes that are no longer masters; their writes in flight end by themselves."""
         nodes = self._client.nodes
         self._queues = {node: queue for node, queue in self._queues.items() if node in nodes}
 

@@ -170,7 +170,7 @@ class RedisStore:
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def _read(self, after: Mapping[str, str], limit: int, *, only_news: bool) -> dict[str, Page]:
-        """Read a page for each user by the script; with `only_news` not for those with nothing new."""
+        """Read a page for each user by the script; `only_news` leaves out users without new events."""
         self._client.check_open()
         for user in after:
             check_user(user)

@@ -300,4 +300,4 @@ def _prepare_reader(db: sqlite3.Connection) -> None:
 
 
 def _nothing(db: sqlite3.Connection) -> None:
-    """Do nothing: what is wanted is an open connection."""
+    """Do nothing: the caller only needs an open connection."""

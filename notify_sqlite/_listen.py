@@ -1,16 +1,16 @@
-"""Being told: how this process notices what other processes commit to the file.
+"""Listening: how this process notices what other processes commit to the file.
 
-SQLite cannot notify. But `PRAGMA data_version`, read on one connection, changes whenever any other connection has
-committed, and costs four microseconds. So one connection of its own, shared by all streams of the store, looks at it
-every `poll_interval` (20 ms). The looks are taken in the connection's thread, which sleeps in between: while nothing is
-committed, nothing runs in the event loop.
+SQLite cannot notify other processes. But `PRAGMA data_version`, read on one connection, changes whenever any other
+connection has committed, and costs four microseconds. So a dedicated connection, shared by all streams of the store,
+reads it every `poll_interval` (20 ms). This happens in the connection's thread, which sleeps in between: while nothing
+is committed, nothing runs in the event loop.
 
 When the version has changed, one query finds the users whose logs have grown: ids grow over the whole file, so that is
 every log whose last id is greater than the greatest id seen so far. Of these users, those with open streams here whose
 newest position is older are given to `LiveLog.catch_up`, which reads what is new and offers it to the streams.
 
 Reconnecting: `SQLiteWatcher.listen` raises when anything fails: the connection, the query, or the file (which may have
-been deleted or replaced). The `LiveLog` then runs it again, after a delay that grows from 0.05 to 5 seconds; each run
+been deleted or replaced). The `LiveLog` then restarts it, after a delay that grows from 0.05 to 5 seconds; each run
 opens a new connection. Nothing is missed in between: a run notes the greatest id before it calls `started()`, and with
 `started()` the `LiveLog` catches up for all open streams. Until then it looks for new events every second.
 """
@@ -48,8 +48,8 @@ class SQLiteWatcher:
         I1. An id up to `_seen` was noticed, or is covered by the catch-up that follows `started()`.
 
     Args:
-        database: watched.
-        interval: seconds between two looks.
+        database: the file to watch.
+        interval: seconds between two reads of the version.
     """
 
     def __init__(self, database: SQLiteDatabase, interval: float) -> None:
@@ -92,7 +92,7 @@ class SQLiteWatcher:
         return version, last
 
     def _look(self, db: sqlite3.Connection, version: int, stop: threading.Event) -> tuple[int, News]:
-        """Return the new version and what is new, as soon as there is another version, or after `FILE_CHECK`."""
+        """Wait for another version, or for `FILE_CHECK` seconds; return the version and what is new."""
         self._database.check_file()
         deadline = time.monotonic() + FILE_CHECK
         cursor = db.cursor()
@@ -105,7 +105,7 @@ class SQLiteWatcher:
                 return version, ()
 
     def _notice(self, live: LiveLog, news: News) -> None:
-        """Request what is new for the users with open streams here that do not have it, as from this process."""
+        """Request what is new for the users with open streams here, unless they have it, as from this process."""
         positions = live.positions()
         behind = []
         for user, last_id in news:

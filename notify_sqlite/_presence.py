@@ -121,7 +121,7 @@ class SQLiteLeases:
         return await self._database.read(partial(self._fetch, users=users))
 
     async def release(self, users: Sequence[str]) -> None:
-        """See `notify.adapters.LeaseBackend.release`. The lease goes first: without it no row counts any more."""
+        """See `notify.adapters.LeaseBackend.release`. The lease goes first: without it, its rows no longer count."""
         await self._transact(self._expire)
         while not await self._transact(partial(self._remove, lease=self.lease)):
             pass

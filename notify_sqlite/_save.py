@@ -1,4 +1,4 @@
-"""Saving: group commit. What arrives while one transaction is under way makes up the next one.
+"""Saving: group commit. Pushes that arrive while a transaction is in progress form the next one.
 
 A commit with `synchronous=FULL` waits for the disk, which allows some 560 transactions a second. A hundred events to
 a transaction are 13,000 events a second with the same durability.
@@ -43,8 +43,8 @@ class SQLiteSaver:
     """Stores the events of any number of callers in shared transactions, in the order of their calls.
 
     Invariants:
-        I1. One transaction at a time: what is stored first has the smaller id.
-        I2. A pending event is in the queue or in the transaction under way; each leaves by one call of its `done`.
+        I1. One transaction at a time: the event that is stored first has the smaller id.
+        I2. A pending event is in the queue or in the current transaction, until its `done` is called once.
 
     Args:
         database: written to.
@@ -74,7 +74,7 @@ class SQLiteSaver:
     async def save(self, events: Sequence[Event]) -> list[Outcome]:
         """Store these events and return their outcomes, in the same order.
 
-        Cancelling the caller takes them out of the queue, except for those in the transaction under way.
+        Cancelling the caller takes them out of the queue, except for those in the current transaction.
         """
         self._database.check()
         outcomes: list[Outcome] = []

@@ -99,7 +99,7 @@ class SQLiteStore:
         return await self._database.jobs.run(self._trim, bound)
 
     async def aclose(self) -> None:
-        """See `notify.abc.Store.aclose`; saves under way get a few seconds."""
+        """See `notify.abc.Store.aclose`; saves in progress get a few seconds."""
         await self._database.aclose()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The sweeper: removes what is over its age, in small transactions, so that writers wait only briefly."""
+"""The sweeper: removes events past `max_age`, in small transactions, so that writers wait only briefly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAUSE: Final = 0.01
 
 
 class SQLiteSweeper:
-    """Sweeps once a minute or more often. Reads hide what is too old, so nothing depends on when that is.
+    """Sweeps once a minute or more often. Reads hide expired events, so the exact moment does not matter.
 
     Args:
         database: swept.

@@ -1,4 +1,4 @@
-"""The interface of what holds registrations under leases."""
+"""The interface of a backend that holds registrations under leases."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..abc import RoutingInfo
 
 
 class LeaseBackend(Protocol):
-    """What a `LeaseKeeper` needs of the backend that holds its registrations.
+    """What a `LeaseKeeper` needs from the backend that holds its registrations.
 
     `write`, `renew` and `release` are called by one task, one at a time. They are cancelled only when the keeper closes
-    and the backend takes too long. Each method limits its own time, and may raise anything: what is not one of the
-    library's errors becomes the cause of a BackendUnavailableError.
+    and the backend takes too long. Each method limits its own time, and may raise anything: an exception that is not
+    one of the library's errors becomes the cause of a BackendUnavailableError.
     """
 
     @abstractmethod
     async def write(self, changes: Mapping[str, Sequence[RoutingInfo]]) -> None:
-        """Store the locations of these users under the lease, which is granted first where it is not held.
+        """Store the locations of these users under the lease, which is acquired first if it is not held.
 
         Args:
             changes: each user's locations in this process, one for each instance, in place of those written before;
@@ -31,8 +31,8 @@ class LeaseBackend(Protocol):
         """Renew the lease, and remove what dead processes have left. Called while anything is registered.
 
         Args:
-            locations: how many locations are stored under the lease unless some were lost; None where that is not
-                known, since a write has failed and may have been executed.
+            locations: how many locations should be stored under the lease; None if that is not known, because a write
+                has failed that may have been executed.
 
         Returns:
             False if anything was lost: then everything is written again.
@@ -48,8 +48,8 @@ class LeaseBackend(Protocol):
 
     @abstractmethod
     async def release(self, users: Sequence[str]) -> None:
-        """End the lease, and remove what was stored under it. Called once, as the last of all.
+        """End the lease, and remove what was stored under it. Called once, after all other calls.
 
         Args:
-            users: all whose locations may be stored.
+            users: every user whose locations may be stored.
         """

@@ -1,16 +1,16 @@
 """Presence by lease: keeps the registrations of one process in a backend that several processes share.
 
-A process that dies takes its lease with it: the backend stops answering with its registrations once the lease has
-run out, and no other process has to notice the crash. The price is that the lease has to be renewed. One task does so
-for all registrations of the process, however many there are. The same task writes what changes, so the backend never
-sees two writes of one keeper at the same time, and never out of order.
+A process that dies takes its lease with it: the backend stops returning its registrations once the lease has run out,
+and no other process has to notice the crash. The price is that the lease has to be renewed. One task does so for all
+registrations of the process, however many there are. The same task writes what changes, so the backend never sees two
+writes of one keeper at the same time, and never out of order.
 
 | What happens | What the task does |
 |---|---|
 | a user's locations change | writes them at once, together with whatever else changed while it was writing |
 | a third of `ttl` has passed | renews the lease, unless nothing is registered |
 | `renew` answers that something was lost | writes all registrations again |
-| the backend fails | raises in the calls of `register` that wait; retries after growing delays, or for the next call |
+| the backend fails | fails the waiting calls of `register`; retries after growing delays, or at the next call |
 | the keeper is closed | finishes its current write, releases the lease, ends |
 """
 
@@ -48,7 +48,7 @@ _MIN_TTL: Final = 0.1
 _MAX_TTL: Final = 86_400.0
 
 _RENEWALS: Final = 3
-"""Renewals within one time to live: two may fail before others take the process for dead."""
+"""Renewals within one time to live: two may fail before others consider the process dead."""
 
 
 class LeaseKeeper:
@@ -65,10 +65,10 @@ class LeaseKeeper:
             latest write has failed and may have been executed.
 
     Args:
-        backend: what the leases are kept in.
+        backend: holds the leases.
         owner: the tracker's name, for messages and for `BackendError.backend`.
         ttl: seconds that a lease lasts, from 0.1 to a day. It is renewed three times as often.
-        batch_size: users in one call of `write` at most.
+        batch_size: the most users in one call of `write`.
         asyncio_only: whether the driver needs asyncio.
         logger: where outages are logged.
 
@@ -102,7 +102,7 @@ class LeaseKeeper:
         self._errors = DriverErrors(owner)
         self._outage = OutageLog(
             self._logger,
-            f"{owner} cannot write or renew its registrations, and goes on trying",
+            f"{owner} cannot write or renew its registrations, and keeps trying",
             f"{owner} writes and renews its registrations again",
         )
         self._registrations = Registrations()
@@ -147,7 +147,7 @@ class LeaseKeeper:
         return located
 
     def locations(self, user: str) -> list[RoutingInfo]:
-        """Return where this process has the user registered."""
+        """Return where the user is registered by this process."""
         return self._registrations.locations(user)
 
     def release(self, registration: LeaseRegistration) -> None:
@@ -158,13 +158,13 @@ class LeaseKeeper:
         """Wait until other processes see what was registered and released for this user so far.
 
         Raises:
-            BackendUnavailableError: it could not be written; the keeper goes on trying.
+            BackendUnavailableError: it could not be written; the keeper keeps retrying.
             ClosedError: the keeper is closed.
         """
         self.check()
         waits = self._changed.get(user)
         if waits is None:
-            waits = self._writing.get(user)  # written as it is now: else it would be in `_changed`
+            waits = self._writing.get(user)  # unchanged since: otherwise it would be in `_changed`
         if waits is None:
             return
         wait = _Wait(self._guard.new_waiter())
@@ -179,7 +179,7 @@ class LeaseKeeper:
             raise wait.error
 
     async def aclose(self) -> None:
-        """Release everything, and wait for that a second at most; what is left expires. Idempotent."""
+        """Release everything, and wait at most a second for it; what is left expires. Idempotent."""
         if self._guard.closed:
             return
         is_forked = self._guard.forked
@@ -192,7 +192,7 @@ class LeaseKeeper:
             await self._background.aclose(_GRACE)
 
     async def abandon(self) -> None:
-        """Stop as if the process was killed: release nothing, renew nothing. For tests of what happens then."""
+        """Stop as if the process had been killed: release nothing, renew nothing. For tests of what happens then."""
         self._guard.close()
         await self._background.aclose(_GRACE)
 
@@ -204,7 +204,7 @@ class LeaseKeeper:
 
     def _touch(self, user: str) -> None:
         self._changed.setdefault(user, [])  # keeps I1
-        if not self._outage.is_failing:  # else the next attempt has its time
+        if not self._outage.is_failing:  # during an outage the next attempt waits for its delay
             self._wake()
 
     def _wake(self) -> None:
@@ -232,7 +232,7 @@ class LeaseKeeper:
     async def _rest(self, seconds: float, has_work: bool) -> None:
         if has_work or self._guard.closed:
             return
-        self._news = anyio.Event()  # nothing runs between the look at what there is to do and this
+        self._news = anyio.Event()  # no other task runs between the check above and this
         with anyio.move_on_after(max(0.0, seconds)):
             await self._news.wait()
 

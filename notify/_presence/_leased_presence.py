@@ -18,7 +18,7 @@ from ._lease_keeper import LeaseKeeper, LeaseRegistration
 T = TypeVar("T")
 
 _MARK: Final = "notify.tracker"
-"""The entry of a location's metadata by which a tracker knows its own entries again."""
+"""The entry in a location's metadata by which a tracker recognises its own locations."""
 
 _GRACE: Final = 1.0
 
@@ -27,8 +27,9 @@ class LeasedPresence(ABC):
     """A presence tracker over a store of entries that expire. Subclass it and write `put`, `drop` and `fetch`.
 
     Everything else is here: registrations are counted, and every entry is put again three times within `ttl`, by one
-    task for the whole process; entries that the store has lost come back in that way; closing drops them, for a second
-    at most. What the three methods raise reaches callers as a BackendUnavailableError, and the log once.
+    task for the whole process; this also restores entries that the store has lost. Closing drops the entries, which
+    takes a second at most. Exceptions of the three methods reach callers as a BackendUnavailableError, and are logged
+    once per outage.
 
     The methods run in tasks that the tracker owns, so cancelling a caller never cancels a call of the driver. A call
     that takes longer than `timeout` is cancelled, and counts as failed.
@@ -39,8 +40,8 @@ class LeasedPresence(ABC):
 
     Attributes:
         ttl: as given; a subclass may set another default.
-        tracker_id: letters and digits that no other tracker has. It belongs into the key of every entry, so that two
-            processes do not overwrite each other's.
+        tracker_id: letters and digits that no other tracker has. It belongs in the key of every entry, so that
+            processes do not overwrite each other's entries.
         max_concurrent_writes: calls of `put` and `drop` at the same time, all for different users.
 
     Raises:
@@ -77,7 +78,7 @@ class LeasedPresence(ABC):
     async def fetch(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
         """Return what any process has put for these users and has not expired; users without routes may be left out.
 
-        It raises where the store does not answer: an empty answer would say that the users are offline.
+        It must raise if the store does not answer: an empty answer would mean that the users are offline.
         """
 
     async def register(self, user: str, routing: RoutingInfo | None = None) -> LeaseRegistration:
@@ -89,12 +90,12 @@ class LeasedPresence(ABC):
         return await self._keeper.locate(users)
 
     async def aclose(self) -> None:
-        """See `notify.abc.PresenceTracker.aclose`. A subclass with a connection of its own closes that afterwards."""
+        """See `notify.abc.PresenceTracker.aclose`. A subclass with its own connection closes that afterwards."""
         await self._keeper.aclose()
         await self._background.aclose(_GRACE)
 
     async def abandon(self) -> None:
-        """Stop as if the process was killed: drop nothing, put nothing again. For tests of what happens then."""
+        """Stop as if the process had been killed: drop nothing, put nothing again. For tests of what happens then."""
         await self._keeper.abandon()
         await self._background.aclose(_GRACE)
 
@@ -111,7 +112,7 @@ class LeasedPresence(ABC):
 
 
 class _Entries:
-    """The backend of a keeper where each user's entry has a lease of its own."""
+    """A backend for a keeper in which each user's entry has its own lease."""
 
     def __init__(self, tracker: LeasedPresence, background: Background, timeout: float) -> None:
         self._tracker = tracker
@@ -142,7 +143,7 @@ class _Entries:
             raise errors[0]
 
     async def renew(self, locations: int | None) -> bool:
-        """Have everything put again: that renews the entries."""
+        """Return False, so that the keeper puts every entry again, which renews it."""
         return False
 
     async def fetch(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:

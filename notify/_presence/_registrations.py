@@ -41,7 +41,7 @@ class Registrations:
         return tuple(self._users)
 
     def locations(self, user: str) -> list[RoutingInfo]:
-        """Return where a user is registered: one location for each instance, in the order in which they came."""
+        """Return where a user is registered: one location for each instance, in the order of registration."""
         instances = tuple(self._users.get(user, {}).values())
         latest = [next(reversed(registrations), None) for registrations in instances]
         return [registration.routing for registration in latest if registration is not None]
@@ -55,7 +55,7 @@ class Registrations:
         return before != registration.routing
 
     def remove(self, registration: Registered) -> bool:
-        """Take a registration out if it is in, and return whether the user's locations have changed."""
+        """Remove a registration if it is there, and return whether the user's locations have changed."""
         user, instance_id = registration.user, registration.routing.instance_id
         instances = self._users.get(user, {})
         registrations = instances.get(instance_id, {})
@@ -70,7 +70,7 @@ class Registrations:
         return before != _location(registrations)
 
     def clear(self) -> None:
-        """Take every registration out."""
+        """Remove every registration."""
         self._users.clear()
 
 

@@ -1,7 +1,7 @@
 """A push from its presence check to its routes: check presence, save, offer to the local streams, route.
 
 A save that fails raises, and no stream sees the event. A presence check that fails counts as "online". A route that
-fails delays nothing: the event still arrives by the log.
+fails delays nothing: the event still arrives through the log.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ._writer import BATCH_SIZE, Locations, Writer, as_push_error, checked_event
 logger = logging.getLogger("notify")
 
 PUSHES_PER_YIELD: Final = 64
-"""Pushes to a store that answers at once between two moments when other tasks may run."""
+"""Pushes to a store that answers at once, after which other tasks may run for a moment."""
 
 ORIGIN: Final = "notify.origin"
-"""Key in `meta` of an ephemeral event: where it was shown already, so that its echo by a router is ignored there."""
+"""Key in `meta` of an ephemeral event: the instance that has already shown it, and ignores its echo from a router."""
 
 PROBE_TYPE: Final = "notify.check"
 """Type of the event that `Notifier.check` sends through the router."""
@@ -47,8 +47,8 @@ class Pipeline:
         name: the store's, for errors.
         origin: marks ephemeral events of this notifier.
         drop_offline: whether an absent user's event is neither stored nor routed.
-        offer: offers an event to the local streams, and returns how many took it.
-        show_external: the same for the streams of a store that brings its own; ephemeral events only.
+        offer: offers an event to the local streams, and returns how many accepted it.
+        show_external: the same for the streams of a store without a `LiveLog`; ephemeral events only.
         users: the users with streams open here.
 
     Attributes:
@@ -131,7 +131,7 @@ class Pipeline:
         return stored
 
     async def push_all(self, drafts: list[Event], failed: dict[str, NotifyError], ephemeral: bool) -> PushReport:
-        """Push checked drafts of different users, in bounded batches; `failed` holds users refused before."""
+        """Push checked drafts of different users, in bounded batches; `failed` already holds the refused users."""
         located: Mapping[str, Sequence[RoutingInfo]] | None = None
         offline: list[str] = []
         if self._locator is not None:
@@ -192,7 +192,7 @@ class Pipeline:
         return taken
 
     async def probe(self, receiver: RouteReceiver | None) -> None:
-        """Route an event to this instance and wait until it comes back; from a router that only sends, it need not."""
+        """Route an event to this instance; with a receiving router, wait until it comes back."""
         assert self._routes is not None
         instance_id, nonce = self._routes.instance_id, secrets.token_hex(8)
         probe = Event(instance_id, PROBE_TYPE, key=nonce, meta={ORIGIN: self._origin})

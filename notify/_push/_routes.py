@@ -1,4 +1,4 @@
-"""Routing: hands events to the router in tasks of its own, so that a slow or failing router delays no push."""
+"""Routing: passes events to the router in separate tasks, so that a slow or failing router delays no push."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Routes:
         for to in targets:
             if self._in_flight >= CONCURRENT_ROUTES:
                 self._counters.route_failures += 1
-                logger.warning("%d routes are in flight, so %r is left to the log", self._in_flight, event)
+                logger.warning(
+                    "%d routes are in flight, so %r is not routed; streams read it from the log", self._in_flight, event
+                )
                 continue
             self._in_flight += 1
             self._background.start(self._route, event, to)
@@ -70,7 +72,7 @@ class Routes:
 
 
 class RouteReceiver:
-    """Runs the receiving half of a router, again after each failure."""
+    """Runs the receiving half of a router, and restarts it after each failure."""
 
     def __init__(
         self, router: ReceivingRouter, instance_id: str, deliver: Deliver, *, timeout: float, guard: LoopGuard
@@ -88,7 +90,7 @@ class RouteReceiver:
         return self._loop.is_receiving
 
     async def ready(self) -> None:
-        """Wait until events are received, `timeout` seconds at most: without them streams live on the log."""
+        """Wait until events are received, `timeout` seconds at most: until then streams rely on the log."""
         if self.is_receiving:
             return
         waiter = self._guard.new_waiter()

@@ -69,8 +69,8 @@ class Writer:
     """Saves pushes: those that arrive while one batch is being saved form the next batch.
 
     Args:
-        store: saved to: by `save_soon` if it batches by itself, else in batches if it can `save_many`, else in one task
-            for each save.
+        store: saved to: by `save_soon` if it batches by itself, else in batches if it can `save_many`, else with one
+            task per save.
         timeout: seconds after which a push without an answer has failed.
         max_pending: saves that may be in flight or waiting.
 
@@ -243,7 +243,7 @@ class Writer:
             with self._bounded(len(events)):
                 outcomes = [_checked(outcome) for outcome in await many.save_many(events)]
             if len(outcomes) != len(events):
-                raise ValueError(f"save_many() gave {len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
+                raise ValueError(f"save_many() returned {len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
         except Exception as error:
             return [as_push_error(error, self._name)] * len(events)
         for outcome, where in zip(outcomes, locations, strict=True):
@@ -288,7 +288,7 @@ def _checked(outcome: T) -> T:
 
 
 def checked_event(outcome: T) -> T:
-    """Refuse what is not a stored event: a store that breaks the contract here fails, and corrupts no stream."""
+    """Return a stored event, or raise TypeError: a store that breaks the contract must not corrupt a stream."""
     if isinstance(outcome, Event) and not isinstance(outcome, Draft) and ids.is_id(outcome.id):
         return outcome
     raise TypeError(f"the store returned {outcome!r:.80} instead of a stored event")

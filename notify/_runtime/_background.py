@@ -54,7 +54,7 @@ class Background:
         self.closed = False
 
     def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        """Run `function(*args)` in a task of its own, outside the caller's context; an exception is logged.
+        """Run `function(*args)` in a separate task, outside the caller's context; an exception is logged.
 
         On asyncio it may be called from a callback of the loop, too.
 

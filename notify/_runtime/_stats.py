@@ -68,9 +68,9 @@ class Statistics:
         users: users with an open stream now.
         pending_pushes: pushes whose outcome is still unknown.
         pushes: pushes by outcome (`OUTCOMES`) since the start.
-        delivered_local: offers of this notifier's own pushes that open streams took. A stream store usually offers them
-            itself, which is not counted.
-        delivered_routed: offers that arrived by `deliver` and open streams took.
+        delivered_local: offers of this notifier's own pushes that open streams accepted. A stream store usually offers
+            them itself, which is not counted.
+        delivered_routed: offers that arrived through `deliver` and that open streams accepted.
         delivered_replayed: events that streams read from the log.
         duplicates: offers ignored because the streams had seen the event.
         dropped: ephemeral events lost to full buffers, as far as their readers have noticed.

@@ -24,7 +24,7 @@ _COUNTERS: Final[tuple[tuple[str, str, str, Callable[[Counters], Mapping[str, in
     ("notify.pushes", "pushes by outcome", "outcome", pushes),
     (
         "notify.deliveries",
-        "offers that open streams took, and events they read from the log",
+        "offers that open streams accepted, and events they read from the log",
         "source",
         lambda c: {
             "local": c.delivered_local,

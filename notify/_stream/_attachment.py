@@ -1,6 +1,6 @@
 """A stream, as the live side of its log sees it: attached to its user's fan-out, fed with pages, detached.
 
-`Subscription` adds what the reader sees. Attach first, then read: in this order no event falls between the two.
+`Subscription` adds what the reader sees. Attach first, then read: in this order no event is missed between the two.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Source(Protocol):
 
     @property
     def observe(self) -> Callable[[Event], None] | None:
-        """What is called with each live event that is handed out, if anything."""
+        """A function to call with each live event that is handed out, if any."""
 
     def attach(self, user: str) -> UserStreams:
         """Count one more open stream of this user."""
 
     def detach(self, streams: UserStreams) -> None:
-        """Count one open stream less."""
+        """Count one open stream fewer."""
 
     def request(self, stream: Attachment) -> None:
         """Read the page that the stream wants, and call its `receive` or `fail`."""
@@ -50,14 +50,14 @@ class Source(Protocol):
 
 
 class Attachment:
-    """See above.
+    """The part of a stream that its log sees.
 
     Invariants:
-        I1. `_rank < set.cutoff` exactly when the stream has ended: -1 once it was closed itself.
+        I1. `_rank < set.cutoff` exactly when the stream has ended; it is -1 once this stream was closed by itself.
         I2. `_streams` is set exactly while the stream counts as open.
 
     Attributes:
-        user: whose log.
+        user: the user whose log is read.
         waiter: what the reader waits on; set from the first attachment on.
         slot: see `_user_streams.WaitingStream`.
     """
@@ -93,7 +93,7 @@ class Attachment:
         self.slot = 0
 
     async def _open(self) -> None:
-        """Attach to the live side first, then let the log be read: in this order nothing falls between."""
+        """Attach to the live side first, then let the log be read: in this order no event is missed."""
         if self._streams is None:
             self._source.guard.check()
             self.waiter = self._source.guard.new_waiter()
@@ -117,7 +117,7 @@ class Attachment:
 
     @property
     def watermark(self) -> Watermark:
-        """Where in its ring the stream is."""
+        """The position of the stream in its ring."""
         return Watermark(self._streams, self._cursor.index)
 
     @property
@@ -140,10 +140,10 @@ class Attachment:
             wake(self.waiter)
 
     def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
-        """Take a page that was read from `wanted`: called by the live side of the log, in no particular task.
+        """Take a page that was read from `wanted`: called by the live side of the log, from any task.
 
-        The cursor stays where it is until the reader asks, so the page in hand and `last_id` agree. That the log ends
-        here is noted at once, so that an audit finds what comes after, however long the reader is away.
+        The cursor stays where it is until the reader asks, so the page in hand and `last_id` agree. The end of the log
+        is noted at once, so that an audit finds later events, however long the reader is away.
 
         Args:
             page: what was read.
@@ -160,7 +160,7 @@ class Attachment:
         self._prefetched = (page, reached_end, watermark)
 
     def fail(self, error: Exception) -> None:
-        """Learn that the log cannot be read: any error before the stream opened, later a final one."""
+        """Note that a read has failed: with any error before the stream has opened, later only with a final one."""
         cursor = self._cursor
         if cursor.page:
             cursor.state = State.BEHIND  # a failed prefetch is repeated when the page in hand is used up

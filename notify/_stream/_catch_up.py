@@ -1,7 +1,7 @@
 """Finding events that no offer announced: on request, and by the one auditor that each log has.
 
 Every live path may lose an offer: a connection breaks, a message is dropped, a process saves without telling others.
-What is read here is compared with the newest position that each user's ring knows, for hundreds of users to a query.
+This module compares the logs with the newest position that each user's ring knows, for hundreds of users per query.
 While the live path is known not to receive, the auditor looks every second instead of every `audit_interval`.
 """
 
@@ -27,29 +27,29 @@ from ._hub import StreamHub
 logger = logging.getLogger("notify")
 
 AUDIT_INTERVAL: Final = 30.0
-"""Seconds between two looks where no notifier asks for less."""
+"""Seconds between two audits, unless a notifier asks for a shorter interval."""
 
 NOT_RECEIVING_INTERVAL: Final = 1.0
-"""The same while nothing is received."""
+"""Seconds between two audits while new events are not received."""
 
 OPENING_DELAY: Final = 0.05
-"""Seconds after which users whose streams were still opening are looked at again: their first read may be too early."""
+"""Seconds after which users whose streams were still opening are checked again: their first read may be too early."""
 
 CHUNK: Final = 500
-"""Users to one query."""
+"""Users per query."""
 
 
 class CatchUp:
-    """See above. Starts with the first open stream and runs until the background of the log is closed.
+    """Catches up and audits, from the first open stream until the background of the log is closed.
 
     Args:
-        hub: whose streams.
+        hub: the streams to offer events to.
         store: read from; None for a notifier without one, which has nothing to look for.
-        background: whose tasks look.
+        background: runs the tasks of this object.
         counters: where failed reads are counted.
         read_timeout: seconds that one query may take.
-        listen: what receives from other processes, if anything.
-        is_receiving: tells whether other processes' events are being received, where the store knows otherwise.
+        listen: a function that receives from other processes, if any.
+        is_receiving: returns whether other processes' events are being received, if the store knows without `listen`.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class CatchUp:
         if listen is not None:
             silent = OutageLog(
                 logger,
-                f"{hub.name} does not receive new events, so it looks for them every second",
+                f"{hub.name} does not receive new events, so it polls for them every second",
                 f"{hub.name} receives new events again",
             )
             self._loop = ReceiveLoop(listen, silent, self._reception_changed)
             loop = self._loop
-            is_receiving = lambda: loop.is_receiving  # noqa: E731 - the same as one that was given
+            is_receiving = lambda: loop.is_receiving  # noqa: E731 - as if it had been passed in
         self._is_receiving = is_receiving
         self._failing = OutageLog(
             logger,
-            f"{hub.name} cannot be searched for missed events, so each stream reads for itself",
+            f"{hub.name} cannot be searched for missed events, so each stream reads the log itself",
             f"{hub.name} can be searched for missed events again",
         )
         self._wanted: dict[str, None] = {}
@@ -92,7 +92,7 @@ class CatchUp:
 
     @property
     def is_receiving(self) -> bool:
-        """Whether other processes' events are known to be received; True where nothing has to be."""
+        """Whether other processes' events are known to be received; True if there is nothing to receive."""
         return self._is_receiving is None or self._is_receiving()
 
     def start(self) -> None:
@@ -106,7 +106,7 @@ class CatchUp:
                 self._background.start(self._loop.run)
 
     def request(self, users: Iterable[str] | None = None) -> None:
-        """Look soon for what is new for these users, or for all; only those with open streams count. Never waits."""
+        """Soon look for new events of these users, or of all, as far as they have open streams. Never waits."""
         known = self._hub.users
         self._wanted.update(dict.fromkeys(known if users is None else [user for user in users if user in known]))
         if self._wanted:
@@ -117,7 +117,7 @@ class CatchUp:
             self.request()
 
     async def _catch_up_forever(self) -> None:
-        """Look at the users that were asked for; one task for all requests, since a wake message may be one of many."""
+        """Check the requested users; one task serves all requests, since wake messages may come in large numbers."""
         assert self._waiter is not None
         try:
             while not self._ended:
@@ -146,7 +146,7 @@ class CatchUp:
                 self._hub.resync(user)
 
     def _revisit(self, users: Iterable[str]) -> None:
-        """Look at these users again in a moment: their streams are still opening."""
+        """Check these users again in a moment: their streams are still opening."""
         self._opening.update(dict.fromkeys(users))
         if not self._revisiting:
             self._revisiting = True
@@ -181,13 +181,13 @@ class CatchUp:
                 self._note_failure(error)
 
     def _end(self) -> None:
-        """Stop looking: the store is closed. Each stream reads, meets the same error and ends."""
+        """Stop looking: the store is closed. Each stream reads, gets the same error and ends."""
         self._ended = True
         self._hub.resync()
         wake(self._waiter)
 
     def _next_interval(self) -> float:
-        """Return the seconds until the next audit: within the smallest interval asked for, a part drawn at random."""
+        """Return the seconds until the next audit: the smallest requested interval, shortened at random."""
         asked = [each.audit_interval for each in self._hub.sets if each.audit_interval is not None and not each.closed]
         return min(asked, default=AUDIT_INTERVAL) * random.uniform(0.6, 0.95)
 

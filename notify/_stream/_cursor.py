@@ -7,14 +7,14 @@ moment resumes exactly after the last event it was given. What to do next when t
 |---|---|---|
 | NEW | the stream attaches to its user's ring | BEHIND; LIVE where there is no log |
 | BEHIND | a page is requested | READING |
-| READING | a page comes, and the log has more | BEHIND |
-| READING | the last page comes | LIVE |
+| READING | a page arrives, and the log has more | BEHIND |
+| READING | the last page arrives | LIVE |
 | READING | the read fails | BEHIND |
 | LIVE | the offered event follows the cursor, or was seen | LIVE |
-| LIVE | the offered event does not follow, a resync is met, or the ring no longer holds the next entry | BEHIND |
+| LIVE | the offered event does not follow, or the next entry is a resync or no longer in the ring | BEHIND |
 | any | the stream detaches | NEW |
 
-A first page may come while the state is already LIVE or BEHIND again: it is accepted when the reader asks for more.
+A first page may arrive while the state is already LIVE or BEHIND again: it is accepted when the reader asks for more.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def parse_position(last_id: Position) -> tuple[Start, str]:
 
 
 class Cursor:
-    """See above.
+    """The position of one reader in one user's log.
 
     Invariants:
         I1. Everything in the log up to `last_id` was handed out, is covered by a gap, or lies before the start.
@@ -131,7 +131,7 @@ class Cursor:
         self._signals = signals
         self._proven = self._ephemerals = self._unread = 0
         self._gaps: deque[Gap] | None = None
-        self._controls: tuple[Event, ...] = ()  # what the next page begins with
+        self._controls: tuple[Event, ...] = ()  # handed out before the next page
         self._kept_page: list[Event] | None = None
 
     @property
@@ -176,7 +176,7 @@ class Cursor:
     # -- live ----------------------------------------------------------------------------------------------------
 
     def take(self, ring: Ring) -> Event | None:
-        """Return what the ring has for this cursor and move past it (keeps I1); None where it has nothing."""
+        """Return the next event for this cursor in the ring and move past it (keeps I1), or None."""
         remaining = ring.end - self.index
         while remaining and self.state is State.LIVE:
             if remaining > len(ring.events) or remaining > ring.size:
@@ -210,7 +210,7 @@ class Cursor:
         return verdict
 
     def _fall_off(self, ring: Ring) -> None:
-        """Skip what the ring no longer holds; the stored events among it are found in the log."""
+        """Skip the entries that the ring no longer holds; the stored events among them are found in the log."""
         lost = self.missed(ring)
         self.dropped += lost
         self.counters.dropped += lost
@@ -234,13 +234,13 @@ class Cursor:
     # -- replay --------------------------------------------------------------------------------------------------
 
     def accept(self, page: Page, reached_end: bool, watermark: Watermark, user: str, micros: int) -> Gap | None:
-        """Go on to a page that was read from `wanted`; return the gap before it, if there is one.
+        """Move on to a page that was read from `wanted`; return the gap before it, if there is one.
 
         Args:
             page: what was read.
             reached_end: whether the log had no more at that time.
             watermark: the end of the ring when the read began.
-            user: whose log, for control events.
+            user: the user whose log this is, for control events.
             micros: the time in microseconds since 1970, likewise.
         """
         events = list(page.events)
@@ -290,7 +290,7 @@ def _control(user: str, type_: str, position: str, prev: str, payload: dict[str,
 
 
 def _is_excused(start: Start | None, page: Page) -> bool:
-    """Return whether a first page may ignore this gap: the position never claimed that anything precedes it."""
+    """Return whether a first page may ignore this gap: such a position does not claim that earlier events were seen."""
     if start is Start.ZERO:
         return True
     if start is Start.TIME:

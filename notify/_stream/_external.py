@@ -1,4 +1,4 @@
-"""The streams of a stream store that brings its own, without a `LiveLog`: held to the notifier's rules."""
+"""Wraps the streams of a stream store without a `LiveLog`, so that they follow the notifier's rules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._stream_set import NotifierStreams
 
 
 class ExternalStream:
-    """A stream of a stream store that brings its own streams, opened, counted and closed by the notifier's rules."""
+    """A stream that a stream store implements itself, but opened, counted and closed by the notifier's rules."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ExternalStream:
 
     @property
     def user(self) -> str:
-        """Whose log."""
+        """The user whose log is read."""
         return self._user
 
     @property

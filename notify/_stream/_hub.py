@@ -19,21 +19,21 @@ from ._user_streams import UserStreams
 
 
 class StreamHub:
-    """See above: the `Source` of every stream of one log.
+    """The `Source` of every stream of one log.
 
     Args:
         store: read from; None for a notifier without one.
-        background: whose tasks read.
+        background: runs the tasks that read.
         counters: where failed reads are counted.
         buffer_size: entries of a user's ring.
         read_timeout: seconds that one read may take before it counts as failed.
         on_open: called with a user whose first stream was attached.
-        on_close: called with a user whose last stream was detached; never waits, for it runs in finalisers too.
+        on_close: called with a user whose last stream was detached; never waits, because it runs in finalisers too.
 
     Attributes:
-        origin: tells the streams of this hub from those of other instances.
+        origin: identifies the streams of this hub among those of all instances.
         users: the fan-out of each user with open streams.
-        sets: the sets that end with the log.
+        sets: the stream sets, which end with the log.
         immediate: the store, if it answers at once.
         observe: called with each live event that a stream hands out, if set.
     """
@@ -84,7 +84,7 @@ class StreamHub:
         return streams
 
     def detach(self, streams: UserStreams) -> None:
-        """Count one open stream less; the user's fan-out goes with the last one."""
+        """Count one open stream fewer; the user's fan-out is removed with the last one."""
         streams.streams -= 1
         if not streams.streams:
             del self.users[streams.user]
@@ -92,7 +92,7 @@ class StreamHub:
                 self._on_close(streams.user)
 
     def request(self, stream: Attachment) -> None:
-        """Read the page that the stream wants: at once where the store can, else in a task."""
+        """Read the page that the stream wants: at once if the store can, otherwise in a task."""
         if self.immediate is None:
             stream.start_reading()
             self._reads.request(stream)

@@ -1,4 +1,4 @@
-"""The live side of a log, for the authors of stream stores; every notifier has one inside."""
+"""The live side of a log, for authors of stream stores; every notifier also uses one."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ class Positions(Mapping[str, str | None]):
 
 
 class LiveLog:
-    """Makes a store stream.
+    """Turns a store into a stream store.
 
     A stream store is a store with an attribute `live` (`LiveLog(self, ...)`), a method `subscribe` that returns
-    `self.live.subscribe(...)`, and a source of news: whatever calls `offer` for each new event, or `catch_up` or
+    `self.live.subscribe(...)`, and a source of new events, which calls `offer` for each of them, or `catch_up` or
     `resync` where some may have been missed.
 
-    Offers are hints: lost, repeated, late and reordered ones do no harm. One rule holds: offer only what is certainly
-    stored. An event that a store refuses after it was offered has been shown to readers; where storing is not certain
-    yet, call `catch_up([user])` instead.
+    Offers are hints: lost, repeated, late and reordered ones do no harm. But offer only events that are certainly
+    stored. If a store refuses an event after offering it, readers have already seen it; as long as storing is not
+    certain, call `catch_up([user])` instead.
 
     Args:
         store: read from; None for a notifier without one.
-        background: whose tasks read, listen and audit; closed by its owner.
+        background: runs the tasks that read, listen and audit; closed by its owner.
         buffer_size: recent events kept for each user with open streams, hence how many ephemeral events a reader can
             be behind, and how many missed events one query of `catch_up` reads for each user.
         read_timeout: seconds that one read may take before it counts as failed.
@@ -64,8 +64,8 @@ class LiveLog:
         on_close: called with a user whose last stream was closed. Must not wait: it may run in a finaliser.
         listen: receives from other processes, as `ReceivingRouter.receive` does: `await listen(task_status=...)` runs
             from the first open stream on, until cancelled. It calls `task_status.started()` once new events are being
-            received; then everything is caught up with. When it raises or returns, it is run again after a delay that
-            grows, the outage is logged once, and until `started()` the log is searched for news every second.
+            received; then the log catches up for all users. When it raises or returns, it is run again after increasing
+            delays, the outage is logged once, and until `started()` the log is searched for new events every second.
         is_receiving: returns whether new events are being received, for a store that has its own way to know.
     """
 
@@ -111,7 +111,7 @@ class LiveLog:
         """Return a stream that is not open yet.
 
         Args:
-            user: whose.
+            user: the user whose log is read.
             last_id: as for `Notifier.subscribe`.
 
         Raises:
@@ -137,7 +137,7 @@ class LiveLog:
         return Subscription(self._hub, stream_set, plain(user), last_id, signals=signals, max_lag=max_lag, track=track)
 
     def offer(self, event: Event) -> int:
-        """Offer an event that is stored to the open streams of its user; return how many took it. Never waits.
+        """Offer a stored event to the open streams of its user; return how many accepted it. Never waits.
 
         An ephemeral event without a user goes to every open stream.
         """
@@ -153,10 +153,10 @@ class LiveLog:
         self._hub.resync(user)
 
     def catch_up(self, users: Iterable[str] | None = None) -> None:
-        """Look soon for what is new for these users, or for all with open streams. Never waits.
+        """Soon look for new events of these users, or of all users with open streams. Never waits.
 
-        For hundreds of users to a query where the store can `read_many`. What is found is offered; where a page has a
-        gap or is full, the user's streams read for themselves, and so they do where the query fails.
+        If the store can `read_many`, one query serves hundreds of users. Events that are found are offered. If a page
+        has a gap or is full, or if the query fails, the user's streams read the log themselves.
         """
         self._catch_up.request(users)
 
@@ -166,7 +166,7 @@ class LiveLog:
 
     @property
     def is_receiving(self) -> bool:
-        """Whether new events of other processes are being received; True where neither `listen` nor the like is set."""
+        """Whether new events of other processes are being received; True without `listen` and `is_receiving`."""
         return self._catch_up.is_receiving
 
     def close(self) -> None:

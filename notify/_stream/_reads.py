@@ -24,7 +24,7 @@ from ._cursor import Watermark
 logger = logging.getLogger("notify")
 
 PAGE_SIZE: Final = 500
-"""Events to a page: large enough that a round trip does not matter, small enough that others run in between."""
+"""Events per page: large enough that a round trip does not matter, small enough that others run in between."""
 
 CONCURRENT_READS: Final = 32
 """Reads in flight at once; ten thousand clients that reconnect together queue here instead of at the database."""
@@ -37,7 +37,7 @@ class PageReader(Protocol):
 
     @property
     def user(self) -> str:
-        """Whose log."""
+        """The user whose log is read."""
 
     @property
     def wanted(self) -> str | None:
@@ -45,11 +45,11 @@ class PageReader(Protocol):
 
     @property
     def watermark(self) -> Watermark:
-        """Where in its ring the stream is."""
+        """The position of the stream in its ring."""
 
     @property
     def is_open(self) -> bool:
-        """Whether the stream is open: a page that fails is tried again, and the stream not told."""
+        """Whether the stream is open: then a failed read is retried, and the stream is not told."""
 
     @property
     def is_reading(self) -> bool:
@@ -79,7 +79,7 @@ class Read:
         self.streams: list[weakref.ref[PageReader]] = []
 
     def suits(self, stream: PageReader) -> bool:
-        """Return whether the page will hold all that was offered before this stream came: else it must read itself."""
+        """Return whether the page will hold all that was offered before this stream joined; if not, it reads alone."""
         if self.watermark is None:
             return True
         ring, end = stream.watermark
@@ -99,7 +99,7 @@ class Reads:
         watermark: returns the end of a user's ring.
         background: whose tasks read.
         counters: where failed reads are counted.
-        name: the store's, for errors.
+        name: the store's name, for errors.
         timeout: seconds that one read may take before it counts as failed.
     """
 
@@ -130,7 +130,7 @@ class Reads:
         return len(self._reads)
 
     def request(self, stream: PageReader) -> None:
-        """Read the page after `stream.wanted`, for its `receive`; or for its `fail`."""
+        """Read the page after `stream.wanted` and pass it to its `receive`, or the error to its `fail`."""
         read = Read(stream.user, stream.wanted)
         shared = self._shared.get(read.key)
         if shared is not None and shared.suits(stream):
@@ -200,12 +200,12 @@ class Reads:
 
 
 def checked_page(page: Any) -> Page:
-    """Refuse what is not a page: a store that breaks the contract here fails, and corrupts no stream."""
+    """Return a valid page, or raise TypeError: a store that breaks the contract must not corrupt a stream."""
     if not isinstance(page, Page) or not ids.is_id(page.position) or page.gap not in _GAPS:
         raise TypeError(f"the store returned {page!r:.80}, which is not a valid page")
     kinds = {event.__class__ for event in page.events}
     if not all(issubclass(kind, Event) for kind in kinds) or not all([event.id for event in page.events]):
-        raise TypeError(f"the store returned {page!r:.80}, a page with other things than stored events")
+        raise TypeError(f"the store returned {page!r:.80}, whose events are not all stored events")
     return page
 
 

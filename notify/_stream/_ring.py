@@ -1,7 +1,7 @@
-"""Pure: the recent events of one user, shared by all of the user's streams; no copy for each.
+"""Pure: the recent events of one user, shared by all of the user's streams without copies.
 
 Rules:
-    1. Entries are numbered from 0 on; `end` is the number of the next. A reader holds its next number.
+    1. Entries are numbered from 0 on; `end` is the number of the next one. A reader keeps the number of its next entry.
     2. Only the newest `size` entries can be read. A reader further behind has lost the ephemeral ones among them and
        finds the others in the log.
     3. A stored event at or before the newest one that was offered is a duplicate and is not appended. A reordered
@@ -15,7 +15,7 @@ from .. import ids
 from ..event import Event, build_event
 
 RESYNC = build_event("", "", "", "notify.resync", b"null", 0, None, None, {})
-"""An entry that is not an event: a reader that meets it reads the log again."""
+"""An entry that is not an event: a reader that reaches it reads the log again."""
 
 
 class Ring:

@@ -1,4 +1,4 @@
-"""Pure: what a cursor makes of an offered event.
+"""Pure: how an offered event relates to a cursor.
 
 Rules:
     1. The next event after a cursor is the one whose `prev` equals the cursor. Nothing else proves contiguity.

@@ -1,4 +1,4 @@
-"""Streams that end together: all those of one notifier, or all that one stream store handed out by itself."""
+"""Streams that end together: all those of one notifier, or all those that one stream store created itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._runtime._stats import Counters
 from ..event import Event
 
 RANKS: Final = 64
-"""The streams of one set fall into so many ranks; draining ends them rank by rank."""
+"""The streams of one set are divided into this many ranks; draining ends them rank by rank."""
 
 
 def _nothing() -> None:
@@ -24,9 +24,9 @@ class StreamSet:
 
     Attributes:
         cutoff: streams of a lower rank have ended; 0 while open, `RANKS` once closed.
-        counters: where their figures are counted.
+        counters: where open streams are counted.
         opening: called before a stream is opened.
-        audit_interval: seconds within which these streams want lost offers to be found; None: they do not mind.
+        audit_interval: seconds within which these streams want lost offers to be found; None: no preference.
     """
 
     def __init__(self, counters: Counters, audit_interval: float | None = None) -> None:
@@ -65,7 +65,7 @@ class StreamSet:
 
 
 class Presence(Protocol):
-    """What registers the users who have streams open."""
+    """Registers the users who have streams open."""
 
     def enter(self, user: str) -> None:
         """Count a stream that was opened."""
@@ -78,20 +78,20 @@ class Presence(Protocol):
 
 
 class Receiver(Protocol):
-    """What brings events from other instances."""
+    """Receives events from other instances."""
 
     async def ready(self) -> None:
         """Wait until it receives, for a bounded time."""
 
 
 class External(Protocol):
-    """A stream that a stream store without a `LiveLog` brought itself, as its set sees it."""
+    """A stream that a stream store without a `LiveLog` implements itself, as its set sees it."""
 
     rank: int
 
     @property
     def user(self) -> str:
-        """Whose log."""
+        """The user whose log is read."""
 
     @property
     def is_open(self) -> bool:
@@ -109,7 +109,7 @@ class NotifierStreams(StreamSet):
 
     Attributes:
         users: how many streams each user has open here.
-        external: the streams of a stream store that brings its own.
+        external: the streams of a stream store without a `LiveLog`.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class NotifierStreams(StreamSet):
             self._presence.leave(user)
 
     def show_external(self, event: Event) -> int:
-        """Show an ephemeral event to the open external streams of its user, or to all; return how many took it."""
+        """Show an ephemeral event to the open external streams of its user, or to all; return how many got it."""
         streams = [stream for stream in self.external if stream.is_open and event.user in ("", stream.user)]
         for stream in streams:
             stream.show(event)

@@ -7,7 +7,7 @@ The states and what leads from one to the next are those of `_cursor.py`; this i
 |---|---|---|
 | NEW | attaches to its user's fan-out, and only then reads: nothing is missed between the two | BEHIND or LIVE |
 | BEHIND | requests the page after its cursor | READING |
-| READING | waits; the page comes by `receive`, or an error by `fail` | BEHIND or LIVE |
+| READING | waits; `receive` gets the page, or `fail` the error | BEHIND or LIVE |
 | LIVE | takes the next entry of the ring, or waits for an offer | LIVE, or BEHIND |
 | NEW again | a bare `next` was cancelled: detached; the next call attaches again at the cursor | as NEW |
 | ended | raises `ClosedError`, or ends the loop | - |
@@ -33,7 +33,7 @@ _LIVE = State.LIVE  # a member of an enum is a descriptor in Python 3.11: 80 ns 
 
 
 class Subscription(Attachment):
-    """One reader's way through one user's log; see `notify.abc.Stream` for the promises.
+    """One reader's path through one user's log; see `notify.abc.Stream` for the promises.
 
     Invariants:
         I1, I2. Those of `Attachment`.
@@ -70,7 +70,7 @@ class Subscription(Attachment):
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
-        """The latest gaps this stream met, oldest first, at most 16."""
+        """The latest gaps that this stream has found, oldest first, at most 16."""
         return self._cursor.gaps
 
     @property
@@ -91,7 +91,7 @@ class Subscription(Attachment):
     async def __anext__(self, ended: type[Exception] = StopAsyncIteration) -> Event:
         """As `next()`, but a closed stream ends the loop.
 
-        What nearly every event meets stands in this one frame: another would cost each idle stream 200 bytes.
+        The usual path of an event is in this one frame: another frame would cost each idle stream 200 bytes.
         """
         if self._busy:
             self._check_idle()
@@ -142,7 +142,7 @@ class Subscription(Attachment):
         return self.__anext__(ClosedError) if timeout is None else self._next_within(timeout)
 
     async def _next_within(self, timeout: float) -> Event:
-        held, self._held = self._held, True  # reaching the timeout cancels the wait, and says nothing of the reader
+        held, self._held = self._held, True  # reaching the timeout does not mean that the reader is gone
         try:
             with anyio.fail_after(timeout):
                 return await self.__anext__(ClosedError)
@@ -156,7 +156,7 @@ class Subscription(Attachment):
             self._held = held
 
     async def aclose(self) -> None:
-        """End the stream at once; no event comes after. Idempotent, never waits."""
+        """End the stream at once; no event is yielded after it. Idempotent, never waits."""
         self._close()
 
     async def __aenter__(self) -> Self:
@@ -181,7 +181,7 @@ class Subscription(Attachment):
 
     def __del__(self) -> None:
         if self._streams is not None:
-            self._source.guard.call(self._close)  # in whichever thread the garbage is collected
+            self._source.guard.call(self._close)  # the garbage collector may run in any thread
 
     def __repr__(self) -> str:
         return f"<Subscription user={self.user!r} last_id={self.last_id!r} {self._cursor.state.value}>"
@@ -211,10 +211,12 @@ class Subscription(Attachment):
                 self._accept(*self._prefetched)
             if cursor.state is State.BEHIND and cursor.page:
                 self._source.prefetch(self)
-                await anyio.lowlevel.checkpoint()  # one step for its task, one for that of the store: only then the
-                await anyio.lowlevel.checkpoint()  # server is asked, and works while this page is handed out
+                # One step for the task of the read, one for that of the store: then the server has been asked, and
+                # works while this page is handed out.
+                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
             elif was_open:
-                await anyio.lowlevel.checkpoint()  # a long replay lets others run; last, so that every call gets on
+                await anyio.lowlevel.checkpoint()  # others run during a long replay; last, so every call makes progress
         except BaseException:
             self._interrupted()
             raise

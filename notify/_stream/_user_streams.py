@@ -62,7 +62,8 @@ class UserStreams(Ring):
         """Note where a stream's replay ended.
 
         The other streams have not seen what one stream read, so a later position stays for the audit to find. An
-        earlier one, with no offer since the read began, means that the log went back: all streams have to look.
+        earlier one, with no offer since the read began, means that the log went back: all streams have to read it
+        again.
 
         Args:
             position: the end of the log, as the stream read it.
@@ -74,7 +75,7 @@ class UserStreams(Ring):
             self.resync()
 
     def leave(self, stream: WaitingStream) -> None:
-        """Take a stream out of the waiting ones, in constant time; nothing happens if it does not wait."""
+        """Remove a stream from the waiting ones, in constant time, if it is among them."""
         waiting, slot = self.waiting, stream.slot
         if slot < len(waiting) and waiting[slot] is stream:
             last = waiting.pop()

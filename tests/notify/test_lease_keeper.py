@@ -410,7 +410,7 @@ async def test_what_could_not_be_written_is_written_later(backend: Recorder, cap
     await until(lambda: [*backend.stored] == ["alice"])
     await until(lambda: len(caplog.records) == 2)
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0].startswith("Tracker cannot write or renew its registrations, and goes on trying: Tracker did not")
+    assert lines[0].startswith("Tracker cannot write or renew its registrations, and keeps trying: Tracker did not")
     assert lines[1] == "Tracker writes and renews its registrations again"
     await keeper.aclose()
 

@@ -183,7 +183,7 @@ async def test_sentinels_that_die(
             await store.save(Event("alice", "t"))
             for each in all_.sentinels:
                 each.kill()
-            await until(lambda: "cannot find out who the masters are" in caplog.text, 10)
+            await until(lambda: "cannot find the current masters" in caplog.text, 10)
             await store.save(Event("alice", "t"))
             all_.master.kill()
             began = monotonic()

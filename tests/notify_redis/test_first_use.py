@@ -224,7 +224,7 @@ async def test_masters_that_cannot_be_found(server: Server, prefix: str, caplog:
             with pytest.raises(PushRejectedError):
                 await store.save(Event("alice", "t"))
     (record,) = caplog.records
-    assert "cannot find out who the masters are" in record.getMessage()
+    assert "cannot find the current masters" in record.getMessage()
     assert "cluster support disabled" in record.getMessage()
 
 
