@@ -26,7 +26,7 @@ from notify import (
     UsageError,
 )
 from notify.testing import FaultProxy, Faults
-from notify.testing._suite import assert_chain
+from notify.testing._waits import assert_chain
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
 from notify_pg._pool import OwnPool
 from tests.notify_pg.conftest import Make

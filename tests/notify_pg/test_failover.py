@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from notify import Event, Notifier, NotifyError, ids
-from notify.testing._suite import assert_chain
+from notify.testing._waits import assert_chain
 from notify_pg import PostgresStreamStore
 from tests.parts import until
 from tests.servers.postgres import Server, running

@@ -17,7 +17,7 @@ import pytest
 
 from notify import Event, Notifier, NotifyError, PushRejectedError, PushUncertainError
 from notify.testing import FaultProxy, Faults, History
-from notify.testing._suite import assert_chain
+from notify.testing._waits import assert_chain
 from notify_pg import PostgresStore, PostgresStreamStore
 from notify_pg._errors import PostgresDisposition, disposition_of
 from tests.parts import until

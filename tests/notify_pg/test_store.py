@@ -19,7 +19,7 @@ from notify import (
     UsageError,
     ids,
 )
-from notify.testing._suite import assert_chain
+from notify.testing._waits import assert_chain
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
 from tests.notify_pg.conftest import Make
 from tests.parts import until

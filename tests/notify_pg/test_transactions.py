@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from notify import Event, Notifier, PushRejectedError, UsageError
-from notify.testing._suite import assert_chain
+from notify.testing._waits import assert_chain
 from notify_pg import PostgresStore, PostgresStreamStore
 from tests.notify_pg.conftest import Make
 from tests.parts import until
