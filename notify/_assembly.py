@@ -166,7 +166,7 @@ def assemble(
         presence=local_presence,
         receiver=receiver,
     )
-    hub.sets.append(streams)
+    live._catch_up.join(streams)
     part: object = stream_store
     liveness = part if isinstance(part, Liveness) else None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 import anyio
 
@@ -28,6 +29,15 @@ def _count_fork() -> None:
 os.register_at_fork(after_in_child=_count_fork)
 
 
+def _trio_run() -> object:
+    """Return what identifies the running trio loop; None if trio is not running."""
+    trio = sys.modules.get("trio")
+    try:
+        return trio.lowlevel.current_trio_token() if trio is not None else None
+    except RuntimeError:
+        return None
+
+
 class LoopGuard:
     """Refuses calls from another event loop, from a forked process and after closing.
 
@@ -42,7 +52,7 @@ class LoopGuard:
         new_waiter: makes a waiter (see `_waking`) for the event loop.
     """
 
-    __slots__ = ("_allowed", "_asyncio_only", "_forks", "_loop", "new_waiter", "owner")
+    __slots__ = ("_allowed", "_asyncio_only", "_forks", "_loop", "_trio_run", "new_waiter", "owner")
 
     def __init__(self, owner: str, *, asyncio_only: bool = False) -> None:
         self.owner = owner
@@ -51,6 +61,7 @@ class LoopGuard:
         self._loop: object = _UNBOUND
         self._allowed: object = _UNBOUND  # the loop while open, so that a check compares only once
         self._forks = _forks
+        self._trio_run: object = None
 
     def check(self) -> None:
         """Bind to the running event loop at the first call, and insist on it from then on.
@@ -63,6 +74,8 @@ class LoopGuard:
         loop = _get_running_loop()
         if loop is not self._allowed or _forks != self._forks:
             self._bind(loop)
+        elif loop is None and _trio_run() is not self._trio_run:
+            self._refuse_loop()
 
     def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
         if self._allowed is _CLOSED:
@@ -72,14 +85,18 @@ class LoopGuard:
         if loop is None and self._asyncio_only:
             raise UsageError(f"{self.owner} runs on asyncio only, as its driver does")
         if self._loop is not _UNBOUND:
-            raise UsageError(
-                f"this {self.owner} belongs to another event loop: make one for each event loop, or from another "
-                "thread hand the call to its loop, for example with asyncio.run_coroutine_threadsafe"
-            )
+            self._refuse_loop()
+        self._trio_run = _trio_run() if loop is None else None
         self._loop = self._allowed = loop
         self._forks = _forks
         if loop is not None:
             self.new_waiter = partial(LoopWaiter, WakeBatch(loop))
+
+    def _refuse_loop(self) -> NoReturn:
+        raise UsageError(
+            f"this {self.owner} belongs to another event loop: make one for each event loop, or from another "
+            "thread hand the call to its loop, for example with asyncio.run_coroutine_threadsafe"
+        )
 
     @property
     def forked(self) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 import anyio
 from anyio.abc import TaskStatus
 
+from ._background import without_stray_cancellation
 from ._backoff import backoff
 from ._outage_log import OutageLog
 
@@ -23,10 +25,24 @@ class Receive(Protocol):
         """Receive."""
 
 
+class _Run:
+    """One run of `receive`, which is its `task_status`: a call of `started` after the run has ended changes nothing."""
+
+    def __init__(self, loop: ReceiveLoop) -> None:
+        self._loop: ReceiveLoop | None = loop
+
+    def started(self, _value: None = None) -> None:
+        """Note that events are received from now on."""
+        if self._loop is not None:
+            self._loop.receiving()
+
+    def end(self) -> None:
+        """Note that the run has ended."""
+        self._loop = None
+
+
 class ReceiveLoop:
     """Runs `receive` until cancelled, again with growing delays whenever it raises or returns.
-
-    It is itself the `task_status` that `receive` is given.
 
     Args:
         receive: what to run.
@@ -34,7 +50,7 @@ class ReceiveLoop:
         changed: called whenever `is_receiving` has changed; never waits.
 
     Attributes:
-        is_receiving: whether `started()` was called by the run of the moment.
+        is_receiving: whether `started()` was called by the current run.
     """
 
     def __init__(self, receive: Receive, outage: OutageLog, changed: Callable[[], None]) -> None:
@@ -43,32 +59,34 @@ class ReceiveLoop:
         self._changed = changed
         self.is_receiving = False
 
-    def started(self, _value: None = None) -> None:
-        """Note that events are received from now on."""
+    def receiving(self) -> None:
+        """Note that the current run receives; called by its `task_status`."""
         self.is_receiving = True
         self._outage.recovered()
         self._changed()
 
     async def run(self) -> None:
         """Receive until cancelled."""
-        try:
-            await self._run()
-        finally:
-            self.is_receiving = False
-
-    async def _run(self) -> None:
         delays = backoff(random.random)
         while True:
             began = anyio.current_time()
-            try:
-                await self._receive(task_status=self)
-                failure: Exception | str = "it returned without an error"
-            except Exception as error:
-                failure = error
-            was_receiving, self.is_receiving = self.is_receiving, False
+            failure = await self._run_once()
             self._outage.failed(failure)
-            if was_receiving:
-                self._changed()
             if anyio.current_time() - began > STEADY:
                 delays = backoff(random.random)
             await anyio.sleep(next(delays))
+
+    async def _run_once(self) -> Exception | str:
+        """Run `receive` once; return why it ended."""
+        run = _Run(self)
+        try:
+            await without_stray_cancellation(partial(self._receive, task_status=run))
+        except Exception as error:
+            return error
+        else:
+            return "it returned without an error"
+        finally:
+            run.end()
+            if self.is_receiving:
+                self.is_receiving = False
+                self._changed()

@@ -75,6 +75,7 @@ class Telemetry:
         self, counters: Counters, observed: Observed, users: Collection[str], is_receiving: Callable[[], bool]
     ) -> None:
         self.counters = counters
+        self._observed = observed
         self.users = users
         self.is_receiving = is_receiving
         self._tracer = trace.get_tracer(_SCOPE) if _installed(trace.get_tracer_provider()) else None
@@ -113,6 +114,8 @@ class Telemetry:
 
     def close(self) -> None:
         """Keep the totals, let the gauges return to zero: to be called once."""
+        if self._observed.observe in (self._observe, self._trace_delivery):
+            self._observed.observe = None  # a stream store outlives its notifiers
         _registry.remove(self)
 
     def _observe(self, event: Event) -> None:

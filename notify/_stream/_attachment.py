@@ -64,6 +64,7 @@ class Attachment:
 
     __slots__ = (
         "__weakref__",
+        "_abandoned",
         "_cursor",
         "_failure",
         "_prefetched",
@@ -87,6 +88,7 @@ class Attachment:
         self._set = stream_set
         self._track = track
         self._rank = stream_set.next_rank()
+        self._abandoned = False  # attached only until the page in flight has fixed or advanced the cursor
         self._prefetched: tuple[Page, bool, Watermark] | None = None  # accepted when the reader asks for more
         self._failure: Exception | None = None
         self.waiter: Waiter | None = None
@@ -123,7 +125,7 @@ class Attachment:
     @property
     def is_open(self) -> bool:
         """Whether the stream is open and its position fixed."""
-        return self._cursor.opened and self._streams is not None
+        return self._cursor.opened and self._streams is not None and not self._abandoned
 
     @property
     def is_reading(self) -> bool:
@@ -155,6 +157,10 @@ class Attachment:
         if reached_end:
             no_offer_since = watermark.ring is streams and watermark.end == streams.end
             streams.reached(page.position, no_offer_since=no_offer_since)
+        if self._abandoned:
+            self._accept(page, reached_end, watermark)
+            self._detach()
+            return
         if self.is_reading and not self._cursor.page:
             wake(self.waiter)
         self._prefetched = (page, reached_end, watermark)
@@ -162,6 +168,9 @@ class Attachment:
     def fail(self, error: Exception) -> None:
         """Note that a read has failed: with any error before the stream has opened, later only with a final one."""
         cursor = self._cursor
+        if self._abandoned:
+            self._detach()
+            return
         if cursor.page:
             cursor.state = State.BEHIND  # a failed prefetch is repeated when the page in hand is used up
             return
@@ -192,6 +201,7 @@ class Attachment:
         streams, self._streams = self._streams, None
         assert streams is not None
         self._prefetched = None
+        self._abandoned = False
         self._cursor.detach(streams)
         streams.leave(self)
         self._source.detach(streams)

@@ -23,6 +23,8 @@ from .._runtime._waking import Waiter, wake
 from ..abc import Page, ReadMany, Store, ability
 from ..errors import ClosedError
 from ._hub import StreamHub
+from ._reads import checked_page
+from ._stream_set import StreamSet
 
 logger = logging.getLogger("notify")
 
@@ -82,12 +84,14 @@ class CatchUp:
         self._is_receiving = is_receiving
         self._failing = OutageLog(
             logger,
-            f"{hub.name} cannot be searched for missed events, so each stream reads the log itself",
+            f"{hub.name} cannot be searched for missed events",
             f"{hub.name} can be searched for missed events again",
         )
         self._wanted: dict[str, None] = {}
         self._opening: dict[str, None] = {}
-        self._waiter: Waiter | None = None
+        self._waiter: Waiter | None = None  # of the task that catches up
+        self._alarm: Waiter | None = None  # of the auditor
+        self._delay = OPENING_DELAY  # grows while the same users stay unknown: their readers may be away
         self._started = self._revisiting = self._ended = False
 
     @property
@@ -95,11 +99,16 @@ class CatchUp:
         """Whether other processes' events are known to be received; True if there is nothing to receive."""
         return self._is_receiving is None or self._is_receiving()
 
+    def join(self, stream_set: StreamSet) -> None:
+        """Add a set of streams, with the audit interval that it asks for."""
+        self._hub.sets.append(stream_set)
+        wake(self._alarm)
+
     def start(self) -> None:
         """Start listening and auditing, at the first open stream."""
         if not self._started and self._store is not None:
             self._started = True
-            self._waiter = self._hub.guard.new_waiter()
+            self._waiter, self._alarm = self._hub.guard.new_waiter(), self._hub.guard.new_waiter()
             self._background.start(self._catch_up_forever)
             self._background.start(self._audit_forever)
             if self._loop is not None:
@@ -115,6 +124,8 @@ class CatchUp:
     def _reception_changed(self) -> None:
         if self.is_receiving:
             self.request()
+        else:
+            wake(self._alarm)
 
     async def _catch_up_forever(self) -> None:
         """Check the requested users; one task serves all requests, since wake messages may come in large numbers."""
@@ -153,43 +164,47 @@ class CatchUp:
             self._background.start(self._request_again)
 
     async def _request_again(self) -> None:
-        await anyio.sleep(OPENING_DELAY)
+        await anyio.sleep(self._delay)
         self._revisiting = False
         users, self._opening = self._opening, {}
+        self._delay = OPENING_DELAY if self._known(users) else min(2 * self._delay, NOT_RECEIVING_INTERVAL)
         self.request(users)
 
     # -- auditing ------------------------------------------------------------------------------------------------
 
     async def _audit_forever(self) -> None:
-        since = 0.0
-        due = self._next_interval()
-        while True:
-            pause = due - since
-            if self._is_receiving is not None:
-                pause = min(pause, NOT_RECEIVING_INTERVAL)  # the live path may fail at any time
-            await anyio.sleep(pause)
-            since += pause
-            if since < due and self.is_receiving:
-                continue
-            since, due = 0.0, self._next_interval()
+        """Audit again and again; the sleep ends early when the interval may have become shorter."""
+        assert self._alarm is not None
+        last, part = anyio.current_time(), _random_part()
+        while not self._ended:
             try:
+                with anyio.move_on_after(max(0.0, last + self._pause(part) - anyio.current_time())):
+                    await self._alarm
+                if anyio.current_time() < last + part * self._interval() and self.is_receiving:
+                    continue
+                last, part = anyio.current_time(), _random_part()
                 await self.audit()
             except ClosedError:
                 self._end()
-                return
             except Exception as error:
+                last = anyio.current_time()
                 self._note_failure(error)
+
+    def _pause(self, part: float) -> float:
+        """Return the seconds after the last audit at which to look at the clock, or at the live path, again."""
+        pause = part * self._interval()
+        return pause if self._is_receiving is None else min(pause, NOT_RECEIVING_INTERVAL)  # it may fail at any time
+
+    def _interval(self) -> float:
+        """Return the smallest interval that the open sets of streams ask for."""
+        asked = [each.audit_interval for each in self._hub.sets if each.audit_interval is not None and not each.closed]
+        return min(asked, default=AUDIT_INTERVAL)
 
     def _end(self) -> None:
         """Stop looking: the store is closed. Each stream reads, gets the same error and ends."""
         self._ended = True
         self._hub.resync()
         wake(self._waiter)
-
-    def _next_interval(self) -> float:
-        """Return the seconds until the next audit: the smallest requested interval, shortened at random."""
-        asked = [each.audit_interval for each in self._hub.sets if each.audit_interval is not None and not each.closed]
-        return min(asked, default=AUDIT_INTERVAL) * random.uniform(0.6, 0.95)
 
     async def audit(self) -> None:
         """Look once at every user with open streams."""
@@ -219,7 +234,7 @@ class CatchUp:
             if known:
                 with anyio.fail_after(self._timeout):
                     pages = await self._read_many.read_many(known, self._hub.buffer_size)
-                self._take(pages)
+                self._take({user: _checked(user, pages[user]) for user in known if user in pages})
         else:
             for user, position in known.items():
                 with anyio.fail_after(self._timeout):
@@ -243,3 +258,16 @@ class CatchUp:
         streams = self._hub.users.get(user)
         if streams is not None and head != position and streams.last_id == position:
             streams.resync()
+
+
+def _checked(user: str, page: Page) -> Page:
+    """Refuse what is not a page of this user's log."""
+    checked_page(page)
+    if any(event.user != user for event in page.events):
+        raise TypeError(f"read_many() returned events of another user for {user!r}")
+    return page
+
+
+def _random_part() -> float:
+    """Return which part of the interval passes until the next audit, so that processes do not audit in step."""
+    return random.uniform(0.6, 0.95)

@@ -197,6 +197,7 @@ class Subscription(Attachment):
         """Do one step towards having something to yield: open, read a page, or wait for the page."""
         self._check_idle()
         self._busy = True
+        self._abandoned = False
         cursor = self._cursor
         was_open = cursor.opened
         try:
@@ -245,6 +246,17 @@ class Subscription(Attachment):
         raise ended(f"the stream of {self.user!r} is closed") from self._failure
 
     def _interrupted(self) -> None:
-        """Detach after a bare `next` was cancelled: keeps I5."""
-        if self._streams is not None and not self._held:
-            self._detach()
+        """Detach after a bare `next` was cancelled: keeps I5.
+
+        If a page is being read, detach when it arrives: it fixes the position of a stream that is being opened, and
+        without it a caller whose timeout is shorter than one read would never get on.
+        """
+        if self._streams is None or self._held:
+            return
+        if not self._cursor.page:
+            if self._prefetched is not None:
+                self._accept(*self._prefetched)
+            elif self.is_reading:
+                self._abandoned = True
+                return
+        self._detach()

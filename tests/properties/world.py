@@ -66,6 +66,7 @@ class Reader:
         opened: its position is fixed, and it is attached.
         held: it was entered, so a cancelled `next` leaves it attached.
         asking: the task that waits for the next event has begun.
+        leaving: its `next` was cancelled, so it detaches at once, or when the page arrives that is being read.
         fixed: its position was fixed when a cancelled `next` detached it.
     """
 
@@ -82,6 +83,7 @@ class Reader:
     opened: bool = False
     held: bool = False
     asking: bool = False
+    leaving: bool = False
     fixed: bool = False
     closed: bool = False
     synced: bool = False
@@ -318,6 +320,7 @@ class World:
     async def begin_next(self, reader: Reader) -> None:
         """Start a task that waits for the next event."""
         self._note_opening(reader)
+        reader.leaving = False
         assert reader.stream is not None
         following, reader.asking = reader.stream.next(), False
 
@@ -340,8 +343,8 @@ class World:
         await asyncio.wait([task])
         if task.cancelled():
             reader.task = None
-            if not reader.held and (reader.asking or not reader.opened):
-                self._note_detached(reader)
+            reader.leaving = not reader.held and (reader.asking or not reader.opened)
+            self._note_detached(reader)
 
     async def close(self, reader: Reader) -> None:
         """Close the stream; a task that waits must end at once."""
@@ -361,6 +364,8 @@ class World:
     async def _compare(self) -> None:
         await self._learn()
         for reader in self.readers:
+            self._note_detached(reader)
+            assert self.held or reader.closed or not reader.leaving, "a stream stays attached after a cancelled next"
             if reader.opening and not reader.opened and not self.held:
                 reader.opened = True
                 reader.hint = max(reader.hint, reader.track.beginning, key=ids.parse)
@@ -507,7 +512,9 @@ class World:
     def _note_detached(self, reader: Reader) -> None:
         """Note that a cancelled `next` has detached the stream; the next one attaches it again at its cursor."""
         stream: Any = reader.stream
-        assert stream._streams is None
+        if not reader.leaving or reader.closed or stream._streams is not None:
+            return
+        reader.leaving = False
         if not reader.opening:
             return
         self._pass_gaps(reader)
@@ -515,7 +522,8 @@ class World:
         reader.heard.cut()
         reader.fixed = stream._cursor.opened
         if reader.fixed:
-            reader.track.rest_at(stream.last_id)
+            if (reader.track.kind, reader.track.fresh) == ("now", True):
+                reader.track.rest_at(stream.last_id)  # that much of its position is known
         else:
             reader.hint = ids.ZERO
             if reader.recorder is not None:
