@@ -19,25 +19,27 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
-from .._runtime._background import Background
+from .._runtime._background import Background, without_stray_cancellation
 from .._runtime._backoff import backoff
 from .._runtime._driver_errors import DriverErrors
 from .._runtime._loop_guard import LoopGuard
 from .._runtime._outage_log import OutageLog
 from .._runtime._waking import Waiter
 from ..abc import RoutingInfo
-from ..errors import ClosedError, NotifyError, UsageError
+from ..errors import BackendUnavailableError, ClosedError, NotifyError, UsageError
 from ..event import check_user
 from ._lease_backend import LeaseBackend
 from ._registrations import Registrations
+
+T = TypeVar("T")
 
 _NOWHERE: Final = RoutingInfo()
 
@@ -137,8 +139,7 @@ class LeaseKeeper:
         self.check()
         if not users:
             return {}
-        with self._errors.reading():
-            elsewhere = await self._backend.fetch(users)
+        elsewhere = await self._call(self._backend.fetch, users)
         located: dict[str, Sequence[RoutingInfo]] = {}
         for user in users:
             locations = {to.instance_id: to for to in (*elsewhere.get(user, ()), *self.locations(user))}
@@ -179,15 +180,18 @@ class LeaseKeeper:
             raise wait.error
 
     async def aclose(self) -> None:
-        """Release everything, and wait at most a second for it; what is left expires. Idempotent."""
-        if self._guard.closed:
-            return
-        is_forked = self._guard.forked
-        self._guard.close()
-        self._registrations.clear()
-        self._finish_all(self._closed())
-        if not is_forked:  # else the task is in another process
+        """Release everything, and wait at most a second for it; what is left expires.
+
+        Idempotent. A call during another one waits as well: its caller closes the client that the release needs.
+        """
+        if not self._guard.closed:
+            self._guard.close()
+            self._registrations.clear()
+            error = self._closed()
+            _finish(self._changed, error)
+            _finish(self._writing, error)
             self._wake()
+        if not self._guard.forked:  # else the task is in another process
             await self._background.settle(_GRACE)
             await self._background.aclose(_GRACE)
 
@@ -227,7 +231,10 @@ class LeaseKeeper:
             if self._is_leased:
                 await self._release()
         finally:
-            self._finish_all(self._closed())
+            self._is_running = False  # if this is not the end of the keeper, the next call starts another task
+            error = self._closed() if self._guard.closed else self._ended()
+            self._postpone(error)
+            _finish(self._changed, error)  # keeps I2
 
     async def _rest(self, seconds: float, has_work: bool) -> None:
         if has_work or self._guard.closed:
@@ -245,21 +252,24 @@ class LeaseKeeper:
                 await self._write_batch()
                 await self._renew_if_due()
         except NotifyError as error:
-            failed, self._writing = self._writing, {}
-            self._changed = {user: [] for user in failed} | self._changed  # keeps I1
-            _finish(failed, error)  # keeps I2
+            self._postpone(error)
             self._outage.failed(error)
         else:
             self._outage.recovered()
             if not self._registrations:
                 self._renew_at = math.inf  # nothing needs the lease
 
+    def _postpone(self, error: NotifyError) -> None:
+        """Fail the calls that wait for what is being written; it is written in the next step."""
+        failed, self._writing = self._writing, {}
+        self._changed = {user: [] for user in failed} | self._changed  # keeps I1
+        _finish(failed, error)  # keeps I2
+
     async def _renew_if_due(self) -> None:
         now = anyio.current_time()
         if now < self._renew_at:
             return
-        with self._errors.reading():
-            is_complete = await self._backend.renew(None if self._unsure else sum(self._stored.values()))
+        is_complete = await self._call(self._backend.renew, None if self._unsure else sum(self._stored.values()))
         self._renew_at = now + self._ttl / _RENEWALS
         if not is_complete:
             for user in self._registrations.users():
@@ -271,8 +281,7 @@ class LeaseKeeper:
         began = anyio.current_time()
         self._is_leased = True
         self._unsure.update(users)  # keeps I3
-        with self._errors.reading():
-            await self._backend.write(changes)
+        await self._call(self._backend.write, changes)
         self._unsure.difference_update(users)
         if self._renew_at == math.inf:
             self._renew_at = began + self._ttl / _RENEWALS
@@ -284,23 +293,26 @@ class LeaseKeeper:
 
     async def _release(self) -> None:
         try:
-            with self._errors.reading():
-                await self._backend.release([*{**self._stored, **dict.fromkeys(self._unsure)}])
+            await self._call(self._backend.release, [*{**self._stored, **dict.fromkeys(self._unsure)}])
         except NotifyError as error:
             self._logger.warning(
                 "%s cannot release presence, so its registrations expire within %s s: %s", self._owner, self._ttl, error
             )
 
+    async def _call(self, method: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call the backend; whatever it raises is a NotifyError, unless this task is cancelled."""
+        with self._errors.reading():
+            return await without_stray_cancellation(method, *args)
+
     def _delays(self) -> Iterator[float]:
         longest = min(2.0, self._ttl / (2 * _RENEWALS))
         return backoff(random.random, first=min(0.05, longest), limit=longest)
 
-    def _finish_all(self, error: NotifyError) -> None:
-        _finish(self._changed, error)
-        _finish(self._writing, error)
-
     def _closed(self) -> ClosedError:
         return ClosedError(f"the {self._owner} is closed")
+
+    def _ended(self) -> BackendUnavailableError:
+        return BackendUnavailableError(f"the task of the {self._owner} was ended", backend=self._owner)
 
 
 class LeaseRegistration:

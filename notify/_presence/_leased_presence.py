@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Self, TypeVar
 
 import anyio
 
-from .._runtime._background import Background
+from .._runtime._background import Background, without_stray_cancellation
 from ..abc import Guarantees, RoutingInfo
 from ..errors import UsageError
 from ._lease_keeper import LeaseKeeper, LeaseRegistration
@@ -160,7 +160,7 @@ class _Entries:
 
     async def _call(self, method: Callable[..., Any], *args: object) -> Any:
         with anyio.fail_after(self._timeout):
-            return await method(*args)
+            return await without_stray_cancellation(method, *args)
 
     def _marked(self, to: RoutingInfo) -> RoutingInfo:
         return RoutingInfo(to.instance_id, MappingProxyType({**to.metadata, _MARK: self._tracker.tracker_id}))

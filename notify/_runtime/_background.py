@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -63,7 +64,7 @@ class Background:
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._idle: anyio.Event | None = None
+        self._settling: set[anyio.Event] = set()
         self._jobs: set[_Job] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.closed = False
@@ -106,7 +107,7 @@ class Background:
 
         async def job() -> None:
             try:
-                outcome.append(await function(*args))
+                outcome.append(await without_stray_cancellation(function, *args))
             except Exception as error:
                 outcome.append(error)
             finally:
@@ -124,8 +125,12 @@ class Background:
         """Wait until no task is left, `grace` seconds at most; return whether none is."""
         with anyio.move_on_after(grace, shield=True):
             while self._jobs:
-                self._idle = anyio.Event()
-                await self._idle.wait()
+                is_idle = anyio.Event()
+                self._settling.add(is_idle)
+                try:
+                    await is_idle.wait()
+                finally:
+                    self._settling.discard(is_idle)
         return not self._jobs
 
     async def aclose(self, grace: float) -> None:
@@ -143,7 +148,7 @@ class Background:
             with anyio.CancelScope() as job.scope:
                 if job.cancelled:
                     job.scope.cancel()
-                await function(*args)
+                await without_stray_cancellation(function, *args)
         except Exception:
             logger.exception("%s crashed", job.name)
         finally:
@@ -153,5 +158,33 @@ class Background:
         if task is not None:
             self._tasks.discard(task)
         self._jobs.discard(job)  # done here too, for a task that was cancelled before its first step
-        if self._idle is not None and not self._jobs:
-            self._idle.set()
+        if not self._jobs:
+            for is_idle in tuple(self._settling):
+                is_idle.set()
+
+
+async def without_stray_cancellation(function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Await `function(*args)`; make an error of a CancelledError that is not the cancellation of this task.
+
+    A driver whose own future or task was cancelled raises such a CancelledError. Passed on, it would end this task
+    without a trace.
+
+    Raises:
+        RuntimeError: the call was cancelled, and this task was not.
+    """
+    try:
+        return await function(*args)
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise RuntimeError(f"{getattr(function, '__qualname__', function)} was cancelled from inside") from error
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task is cancelled in the way of asyncio: not under trio, which has its own exception."""
+    loop = running_loop()
+    if loop is None:
+        return False
+    task = asyncio.current_task(loop)
+    # the count is 0 if a scope inside the call was cancelled too, as by its deadline, and has ended
+    return (task is not None and task.cancelling() > 0) or anyio.current_effective_deadline() == -math.inf

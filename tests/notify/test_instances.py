@@ -24,6 +24,7 @@ from notify import (
     Stream,
     UsageError,
 )
+from notify._runtime._background import without_stray_cancellation
 from notify.abc import Deliver
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.parts import BatchStore, NotingRouter, PlainStore, SlowPresence, until
@@ -583,6 +584,62 @@ async def test_background_tasks(caplog: pytest.LogCaptureFixture) -> None:
         await background.aclose(1)
     with pytest.raises(ClosedError):
         background.start(crash)
+
+
+async def test_work_that_is_cancelled_from_inside(caplog: pytest.LogCaptureFixture) -> None:
+    """A CancelledError from a driver, while the task is not cancelled, is an error; a real cancellation passes."""
+    background = Background("test")
+
+    async def stray() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise asyncio.CancelledError
+
+    background.start(stray)
+    assert await background.settle(1)
+    assert "stray crashed" in caplog.text
+    with pytest.raises(RuntimeError, match="stray was cancelled from inside") as caught:
+        await background.run(stray)
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    caplog.clear()
+
+    async def time_out() -> None:
+        with anyio.CancelScope() as limit:
+            limit.cancel()
+            outer.cancel()  # the owner closes at the same moment
+            await anyio.sleep_forever()
+
+    with anyio.CancelScope() as outer:
+        await without_stray_cancellation(time_out)
+    assert outer.cancelled_caught
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_tasks_that_asyncio_cancels() -> None:
+    """`Task.cancel` is a real cancellation, for the work and for the task that waits for it."""
+    task = asyncio.create_task(without_stray_cancellation(anyio.sleep, 60))
+    await anyio.lowlevel.checkpoint()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_several_tasks_wait_for_the_same_work() -> None:
+    """Every call of `settle` returns when the work ends, however many wait."""
+    background, go = Background("test"), anyio.Event()
+    background.start(go.wait)
+    settled: list[bool] = []
+
+    async def settle() -> None:
+        settled.append(await background.settle(5))
+
+    with anyio.fail_after(2):
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(settle)
+            await anyio.sleep(0.01)
+            go.set()
+    assert settled == [True] * 3
 
 
 def test_a_task_that_a_callback_of_the_loop_starts() -> None:

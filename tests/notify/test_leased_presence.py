@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -34,6 +35,7 @@ class BoardPresence(LeasedPresence):
         self.most_busy = 0
         self.hanging = False
         self.failing: set[str] = set()
+        self.error: BaseException = OSError("no route")
 
     async def put(self, user: str, routes: Sequence[RoutingInfo]) -> None:
         assert routes
@@ -62,7 +64,7 @@ class BoardPresence(LeasedPresence):
             if self.hanging:
                 await anyio.sleep_forever()
             if user in self.failing:
-                raise OSError(f"no route for {user}")
+                raise self.error
         finally:
             self.busy.discard(user)
 
@@ -133,6 +135,42 @@ async def test_a_store_that_fails() -> None:
         assert [user for user, _ in tracker.board] == ["gone"]
         tracker.failing.clear()
         await until(lambda: not tracker.board)
+
+
+async def test_a_store_whose_driver_is_cancelled() -> None:
+    """A CancelledError from put, drop or fetch, though no task here was cancelled, is a failed call like any other."""
+    async with BoardPresence({}) as tracker:
+        gone = await tracker.register("gone", A)
+        tracker.failing, tracker.error = {"alice", "gone", ""}, asyncio.CancelledError()
+        for call in (partial(tracker.register, "alice"), partial(tracker.locate, ["alice"])):
+            with anyio.fail_after(2.0), pytest.raises(BackendUnavailableError, match="was cancelled from inside"):
+                await call()
+        await gone.aclose()
+        assert [user for user, _ in tracker.board] == ["gone"]
+        tracker.failing.clear()
+        await until(lambda: not tracker.board)
+        await tracker.register("alice", A)
+        assert [user for user, _ in tracker.board] == ["alice"]
+
+
+async def test_closing_twice_at_the_same_time() -> None:
+    """A subclass that closes its client after `super().aclose()` does so after the drops, in every call."""
+    board: Board = {}
+    left: list[int] = []
+
+    class Client(BoardPresence):
+        async def aclose(self) -> None:
+            await super().aclose()
+            left.append(len(self.board))
+
+    tracker = Client(board, ttl=30.0)
+    async with anyio.create_task_group() as tasks:
+        for number in range(40):
+            tasks.start_soon(tracker.register, f"user{number}", A)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(tracker.aclose)
+    assert left == [0, 0, 0]
 
 
 async def test_one_failure_ends_a_batch() -> None:

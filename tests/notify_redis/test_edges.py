@@ -312,6 +312,19 @@ async def test_presence_while_the_server_is_away(victim: Server, prefix: str) ->
         assert await there.locate([]) == {}
 
 
+async def test_a_tracker_that_is_closed_twice_at_the_same_time(server: Server, prefix: str) -> None:
+    """The first call to end does not close the connection that the release needs: users are offline at once."""
+    async with RedisPresence(server.url, prefix=prefix) as there:
+        here = RedisPresence(server.url, prefix=prefix)
+        for user in ("alice", "bob"):
+            await here.register(user)
+        assert {*await there.locate(["alice", "bob"])} == {"alice", "bob"}
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(here.aclose)
+        assert await there.locate(["alice", "bob"]) == {}
+
+
 async def test_a_tracker_that_closes_while_it_writes(victim: Server, prefix: str) -> None:
     """A registration in progress when the tracker closes ends with an error, though the server is frozen."""
     tracker = RedisPresence(victim.url, prefix=prefix)
