@@ -20,21 +20,6 @@ logger = logging.getLogger("notify")
 T = TypeVar("T")
 
 
-async def without_stray_cancellation(function: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Return the result of `function(*args)`, whose code may cancel a future of its own.
-
-    Raises:
-        RuntimeError: a cancellation came out of the call, although the calling task was not cancelled (asyncio).
-    """
-    try:
-        return await function(*args)
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise RuntimeError("the call was cancelled from inside: a future that it awaited was cancelled") from error
-
-
 class _Job:
     """One task. Its scope is made by the task itself, since `start` may run in a callback of the loop, in no task."""
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, get_args
 import anyio
 
 from .. import ids
-from .._runtime._background import Background
+from .._runtime._background import Background, without_stray_cancellation
 from .._runtime._backoff import backoff
 from .._runtime._stats import Counters
 from ..abc import Page
@@ -189,7 +189,7 @@ class Reads:
     async def _attempt(self, read: Read) -> Page | Exception:
         try:
             with anyio.fail_after(self._timeout):
-                page = await self._fetch(read.user, read.after)
+                page = await without_stray_cancellation(self._fetch, read.user, read.after)
             return checked_page(page)
         except UsageError as error:
             return error

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
+from collections.abc import Mapping
+from contextlib import aclosing
 from itertools import pairwise
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio.abc import TaskStatus
+from sniffio import current_async_library
 
 import notify._runtime._receive_loop
+import notify._runtime._telemetry
 from notify import BackendUnavailableError, Background, ClosedError, Event, LiveLog, Notifier, Page, Stream
-from notify_memory import MemoryPresence, MemoryRouter, MemoryStore
+from notify.abc import Position
+from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.parts import NotingRouter, PlainStore, SlowPresence, until
 
 pytestmark = pytest.mark.anyio
@@ -404,3 +413,110 @@ async def test_an_audit_finds_what_came_after_a_page_that_is_still_held() -> Non
         events.append(await store.inner.save(Event("alice", "t", "unannounced")))
         await notifier._live._catch_up.audit()
         assert [await stream.next(1) for _ in range(700)] == events[1:]
+
+
+class Silent(PlainStore):
+    """A stream store that tells its streams nothing: only audits find events."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.background = Background("silent")
+        self.live = LiveLog(self, background=self.background, **options)
+
+    def subscribe(self, user: str, last_id: Position = None) -> Stream:
+        return self.live.subscribe(user, last_id)
+
+    async def aclose(self) -> None:
+        self.live.close()
+        await self.background.aclose(1)
+        await super().aclose()
+
+
+async def test_the_smallest_audit_interval_counts_at_once() -> None:
+    """A second notifier that asks for a shorter interval does not wait for the first one's audit."""
+    async with aclosing(Silent()) as store, Notifier(store, audit_interval=3600) as first, first.subscribe("alice"):
+        async with Notifier(store, audit_interval=0.05) as second, second.subscribe("bob") as stream:
+            await store.save(Event("bob", "t", 1))
+            assert (await stream.next(5)).payload == 1
+
+
+async def test_an_is_receiving_that_raises_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """The auditor goes on, and looks every second; the failure is logged."""
+    answers: list[bool] = []
+
+    def is_receiving() -> bool:
+        answers.append(False)
+        if len(answers) == 1:
+            raise RuntimeError("as told")
+        return False
+
+    async with aclosing(Silent(is_receiving=is_receiving)) as store, store.subscribe("alice") as stream:
+        await store.save(Event("alice", "t", 1))
+        assert (await stream.next(10)).payload == 1
+    assert "as told" in caplog.text
+
+
+async def test_what_receives_is_run_again_whatever_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+    """A listener that raises, returns, or is cancelled from inside is run again; an old run's `started` is ignored."""
+    runs: list[TaskStatus[None]] = []
+
+    async def listen(*, task_status: TaskStatus[None]) -> None:
+        runs.append(task_status)
+        if len(runs) == 1:
+            raise OSError("as told")
+        if len(runs) == 2:
+            return
+        if len(runs) == 3 and current_async_library() == "asyncio":
+            inner = asyncio.get_running_loop().create_future()
+            inner.cancel()
+            await inner
+        task_status.started()
+        await anyio.sleep_forever()
+
+    async with aclosing(Silent(listen=listen)) as store, store.subscribe("alice"):
+        assert not store.live.is_receiving
+        await until(lambda: store.live.is_receiving)
+        runs[0].started()
+    assert not store.live.is_receiving
+    runs[-1].started()
+    assert not store.live.is_receiving
+    assert caplog.text.count("does not receive") == 1
+
+
+async def test_rubbish_of_read_many_reaches_no_stream(caplog: pytest.LogCaptureFixture) -> None:
+    """Pages that are not pages, or hold other users' events, make the streams read for themselves."""
+
+    class Store(Silent):
+        async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+            return {user: Page([Event("eve", "t").stored("9-9", start)], None, "9-9") for user, start in after.items()}
+
+    async with aclosing(Store()) as store, store.subscribe("alice") as stream:
+        await store.save(Event("alice", "t", 1))
+        store.live.catch_up()
+        assert (await stream.next(5)).payload == 1
+    assert "another user" in caplog.text
+
+
+async def test_users_that_stay_unknown_are_looked_at_less_and_less() -> None:
+    """A reader that is away after a resync costs a look every second at most."""
+    async with aclosing(Silent()) as store, store.subscribe("alice"):
+        store.live.resync("alice")
+        catch_up = store.live._catch_up
+        catch_up.request(["alice"])
+        await until(lambda: catch_up._delay > 0.1)
+
+
+@pytest.mark.parametrize("measures", [True, False])
+async def test_a_store_does_not_keep_its_closed_notifiers(measures: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream store outlives its notifiers, with an OpenTelemetry SDK too."""
+    monkeypatch.setattr(notify._runtime._telemetry, "_installed", lambda provider: measures)
+    store = MemoryStreamStore()
+    notifier = Notifier(store)
+    async with notifier, notifier.subscribe("alice") as stream:
+        await notifier.push("alice", "t", 1)
+        assert (await stream.next()).payload == 1
+    gone = weakref.ref(notifier)
+    del notifier, stream
+    gc.collect()
+    assert gone() is None
+    await store.aclose()

@@ -994,3 +994,51 @@ async def test_an_entered_stream_stays_attached(notifier: Notifier) -> None:
         assert notifier.statistics().open_streams == 1
         await notifier.push("alice", "t", 1, ephemeral=True)
         assert (await stream.next()).payload == 1
+
+
+@pytest.mark.parametrize("start", [None, "0"])
+async def test_a_caller_less_patient_than_a_read_gets_on(start: str | None) -> None:
+    """However short the time for each bare `next` is, the page that it had requested serves the next one."""
+
+    class Store(PlainStore):
+        reads = 0
+
+        async def head(self, user: str) -> str:
+            await anyio.sleep(0.05)
+            return await super().head(user)
+
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            self.reads += 1
+            await anyio.sleep(0.05)
+            return await super().read(user, after, limit)
+
+    store, got = Store(), list[object]()
+    async with Notifier(store, poll_interval=60) as notifier:
+        await notifier.push("alice", "t", 0)
+        stream = notifier.subscribe("alice", start)
+        with anyio.move_on_after(0.01):
+            await stream.next()
+        await until(lambda: notifier.statistics().open_streams == 0)  # once the page has come
+        await notifier.push("alice", "t", 1)
+        with anyio.fail_after(10):
+            while got != ([0, 1] if start else [1]):
+                with anyio.move_on_after(0.01):
+                    got.append((await stream.next()).payload)
+        assert store.reads < 20
+        await stream.aclose()
+
+
+async def test_a_read_that_fails_for_a_cancelled_reader_detaches_it() -> None:
+    """A stream whose bare `next` was cancelled during a read does not stay attached while the store is away."""
+
+    class Store(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            await anyio.sleep(0.02)
+            raise OSError("away")
+
+    async with Notifier(Store()) as notifier:
+        stream = notifier.subscribe("alice", "0")
+        with anyio.move_on_after(0.001):
+            await stream.next()
+        assert notifier.statistics().open_streams == 1
+        await until(lambda: notifier.statistics().open_streams == 0)

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from notify import ClosedError, UsageError
 from notify._runtime._loop_guard import LoopGuard
 from notify._runtime._waking import Waiter
 
@@ -180,3 +181,28 @@ def test_an_interrupted_loop_loses_no_wake() -> None:
         runner.run(asyncio.wait(tasks, timeout=1))
         assert ended == [0, 2, 3]
         assert isinstance(tasks[1].exception(), KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_another_run_of_the_loop_is_refused(backend: str) -> None:
+    """What was first used in one run of an event loop says so in the next, instead of missing its tasks."""
+    guard = LoopGuard("part")
+
+    async def check_twice() -> None:
+        guard.check()
+        guard.check()
+
+    anyio.run(check_twice, backend=backend)
+    with pytest.raises(UsageError, match="another event loop"):
+        anyio.run(check_twice, backend=backend)
+
+
+def test_a_closed_guard_refuses_everything() -> None:
+    """After `close` every check raises ClosedError; time and calls still work."""
+    guard = LoopGuard("part")
+    guard.check()
+    guard.check()
+    guard.close()
+    assert guard.closed
+    with pytest.raises(ClosedError, match="part"):
+        guard.check()
