@@ -118,7 +118,7 @@ class LocalPresence:
                 try:
                     await registration.aclose()
                 except Exception as error:
-                    self._failed("(closing)", error)
+                    self._not_released(error)
                     break
 
     async def _register(self, user: str, entry: Entry) -> None:
@@ -161,9 +161,13 @@ class LocalPresence:
         if registration is not None:
             try:
                 registration.release()
-            except Exception as error:  # the lease expires by itself
-                self._failed("(leaving)", error)
+            except Exception as error:
+                self._not_released(error)
 
     def _failed(self, user: str, error: Exception) -> None:
         self._counters.presence_failures += 1
         logger.warning("cannot register the presence of %r: %r", user, error)
+
+    def _not_released(self, error: Exception) -> None:
+        self._counters.presence_failures += 1
+        logger.warning("presence cannot be released now, so users count as online until it expires: %r", error)
