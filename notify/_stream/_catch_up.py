@@ -52,6 +52,9 @@ class CatchUp:
         read_timeout: seconds that one query may take.
         listen: a function that receives from other processes, if any.
         is_receiving: returns whether other processes' events are being received, if the store knows without `listen`.
+
+    Attributes:
+        is_busy: whether users are still to be looked at.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class CatchUp:
         self._alarm: Waiter | None = None  # of the auditor
         self._delay = OPENING_DELAY  # grows while the same users stay unknown: their readers may be away
         self._started = self._revisiting = self._ended = False
+        self.is_busy = False
 
     @property
     def is_receiving(self) -> bool:
@@ -119,6 +123,7 @@ class CatchUp:
         known = self._hub.users
         self._wanted.update(dict.fromkeys(known if users is None else [user for user in users if user in known]))
         if self._wanted:
+            self.is_busy = True
             wake(self._waiter)
 
     def _reception_changed(self) -> None:
@@ -134,6 +139,7 @@ class CatchUp:
             while not self._ended:
                 while self._wanted:
                     await self._catch_up_some()
+                self.is_busy = False
                 await self._waiter
         except ClosedError:
             self._end()

@@ -191,7 +191,7 @@ async def receiving(one: Notifier, opened: list[int]) -> None:
     """Wait until all streams are open and wake messages are received."""
     store = one._store
     assert isinstance(store, PostgresStreamStore)
-    while not store.is_receiving or store.live._catch_up._wanted or len(opened) < WRITERS:  # noqa: ASYNC110 - only the store knows
+    while not store.is_receiving or store.live._catch_up.is_busy or len(opened) < WRITERS:  # noqa: ASYNC110 - only the store knows
         await asyncio.sleep(0.01)
 
 

@@ -225,7 +225,7 @@ async def test_ten_thousand_users_and_one_that_listens(
         opened = [store.subscribe(f"user{number}") for number in range(10_000)]
         for start in range(0, len(opened), 100):
             await asyncio.gather(*(streams.enter_async_context(stream) for stream in opened[start : start + 100]))
-        await until(lambda: store.is_receiving and not store.live._catch_up._running)
+        await until(lambda: store.is_receiving and not store.live._catch_up.is_busy)
         (row,) = await sql.fetch(listening)
         assert await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL") < 30
         queries: list[str] = []
@@ -240,7 +240,7 @@ async def test_ten_thousand_users_and_one_that_listens(
         event = await writer.save(Event("user7777", "n"))
         assert await opened[7777].next(20) == event
         await until(
-            lambda: store._listener.connections == 2 and store.is_receiving and not store.live._catch_up._running, 20
+            lambda: store._listener.connections == 2 and store.is_receiving and not store.live._catch_up.is_busy, 20
         )
         assert sum("unnest" in query and "heads" in query for query in queries) >= 20
         assert len(queries) < 100
@@ -266,7 +266,7 @@ async def test_streams_that_open_while_the_listener_does(make: Make, monkeypatch
         await writer.save_many([Event(f"user{number}", "n", number) for number in range(300)])
         await asyncio.gather(*opening)
         assert [(await stream.next(10)).payload for stream in opened] == [*range(300)]
-        await until(lambda: not store.live._catch_up._running)
+        await until(lambda: not store.live._catch_up.is_busy)
     assert sum("LIMIT $3" in query and "unnest" not in query for query in queries) <= 330
 
 
