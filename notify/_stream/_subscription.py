@@ -39,8 +39,8 @@ class Subscription(Attachment):
         I1, I2. Those of `Attachment`.
         I3. The cursor moves only in the synchronous step that returns the event.
         I4. A LIVE stream that waits has read every entry of its ring, and is in `UserStreams.waiting`.
-        I5. A stream whose bare `next` was cancelled is not attached: it may never be called again, and the traceback of
-            the cancellation can keep it from being finalised.
+        I5. A stream whose bare `next` was cancelled is not attached, or only until the page in flight arrives: it may
+            never be called again, and the traceback of the cancellation can keep it from being finalised.
     """
 
     __slots__ = ("_busy", "_held", "_max_lag")
