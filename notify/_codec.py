@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from . import ids
 from .errors import CodecError, InvalidEventError, InvalidEventIdError
@@ -22,8 +22,10 @@ Header = tuple[str, str, str, str, int, str | None, str | None, Mapping[str, str
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SPACE = re.compile(r"[\s,:]*")  # between two tokens of what was parsed before, so each is where it belongs
-_decoder = json.JSONDecoder()
-_MICROS_END = 253_402_300_800_000_000  # the year 10000, which a datetime cannot hold
+_WHITE_SPACE = " \t\n\r"
+_REQUIRED = ("user", "type", "timestamp", "payload")
+_FIELDS = ("user", "type", "id", "prev", "group", "key", "meta")
+MICROS_END: Final = 253_402_300_800_000_000  # the year 10000, which a datetime cannot hold
 _encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -80,7 +82,7 @@ def decode(raw: bytes | bytearray | memoryview) -> tuple[Header, bytes]:
         bool(newline)
         and all(isinstance(text, str) for text in texts)
         and type(micros) is int
-        and 0 <= micros < _MICROS_END
+        and 0 <= micros < MICROS_END
         and isinstance(meta, dict)
         and all(isinstance(value, str) for value in meta.values())
     )
@@ -95,47 +97,71 @@ def decode(raw: bytes | bytearray | memoryview) -> tuple[Header, bytes]:
 
 
 def to_json(header: Header, data: bytes) -> str:
-    """Return the JSON form; the payload's text is `data` unchanged."""
+    """Return the JSON form; the payload's text is `data` without the white space around it.
+
+    Raises:
+        InvalidEventError: `data` is not one JSON text, so the form would not be the event's.
+    """
+    try:
+        payload = data.decode().strip(_WHITE_SPACE)
+        _decoder.decode(payload)
+    except (ValueError, RecursionError) as error:
+        raise InvalidEventError(f"data is not one JSON text ({error}): {data[:60]!r}") from error
     id_, prev, user, type_, micros, group, key, meta = header
     moment = (_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds")
     members: dict[str, object] = {"id": id_, "prev": prev, "user": user, "type": type_, "timestamp": moment}
     members |= {name: value for name, value in (("group", group), ("key", key)) if value is not None}
     if meta:
         members["meta"] = dict(meta)
-    return f'{_encoder.encode(members)[:-1]},"payload":{data.decode()}}}'
+    return f'{_encoder.encode(members)[:-1]},"payload":{payload}}}'
 
 
-def from_json(text: str | bytes) -> tuple[Header, bytes]:
-    """Return header and data of a JSON form.
+def from_json(text: str | bytes) -> dict[str, Any]:
+    """Return the arguments for `Event` that a JSON form holds: of the right names, but not checked.
 
     Raises:
-        CodecError: not an event.
+        CodecError: not JSON, not an object, a member twice, or one that is required is missing.
     """
+    if not isinstance(text, str | bytes):
+        raise CodecError(f"not the JSON of an event: {text!r:.80}")
     try:
-        decoded = text.decode() if isinstance(text, bytes) else text
-        members = {name: (value, raw) for name, value, raw in _members(decoded)}
-        moment = datetime.fromisoformat(_value(members, "timestamp"))
-        micros = (moment - _EPOCH) // timedelta(microseconds=1)
-        payload = members["payload"][1]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CodecError(f"not the JSON of an event: {error!r}") from error
-    optional = [members.get(name, (None, ""))[0] for name in ("group", "key")]
-    required = [_value(members, name) for name in ("id", "prev", "user", "type")]
-    head = [*required, micros, *optional, members.get("meta", ({}, ""))[0]]
-    return decode(b"%b%b\n%b" % (VERSION, _encoder.encode(head).encode(), payload.encode()))  # checked as all are
+        members = _members(text.decode() if isinstance(text, bytes) else text)
+        missing = [name for name in _REQUIRED if name not in members]
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")  # noqa: TRY301 - one place makes the CodecError
+        fields = {name: members[name][0] for name in _FIELDS if name in members}
+        fields["timestamp"] = datetime.fromisoformat(members["timestamp"][0])
+        fields["data"] = members["payload"][1].encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CodecError(f"not the JSON of an event: {error}") from error
+    return fields
 
 
-def _value(members: Mapping[str, tuple[Any, str]], name: str) -> Any:
-    return members.get(name, ("", ""))[0]
-
-
-def _members(text: str) -> Iterator[tuple[str, Any, str]]:
-    """Yield name, value and source text of each member of a JSON object, so that a payload's bytes stay as they are."""
-    if not isinstance(json.loads(text), dict):
-        raise TypeError("not an object")
+def _members(text: str) -> dict[str, tuple[Any, str]]:
+    """Return value and source text of each member of a JSON object, so that a payload's bytes stay as they are."""
+    if not isinstance(_decoder.decode(text), dict):
+        raise TypeError("it is not an object")
+    members: list[tuple[str, tuple[Any, str]]] = []
     position = text.index("{") + 1
     while (start := _SPACE.match(text, position).end()) and text[start] != "}":  # type: ignore[union-attr]
         name, position = _decoder.raw_decode(text, start)
         start = _SPACE.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing, too
-        value, position = _decoder.raw_decode(text, start)
-        yield name, value, text[start:position]
+        value, position = (_unique_decoder if name == "meta" else _decoder).raw_decode(text, start)
+        members.append((name, (value, text[start:position])))
+    return _unique(members)
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of an object: where a name is used twice, programs differ in which value they take."""
+    unique = dict(members)
+    if len(unique) < len(members):
+        raise ValueError("a member occurs twice")
+    return unique
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse)
+_unique_decoder = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from . import _codec, ids
 from ._codec import encode_payload
-from .errors import InvalidEventError
+from .errors import CodecError, InvalidEventError, InvalidEventIdError
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Event(_Fields):
         data: the payload's JSON, instead of `payload`; not checked.
         id: `<ms>-<seq>`; empty for an event that is not stored (a draft or an ephemeral event).
         prev: the id of the event before it in the same log, `"0"` for the first.
-        timestamp: an aware datetime; the current time by default.
+        timestamp: an aware datetime, from 1970 to the year 9999; the current time by default.
         group: what the event is about; an inbox collapses by it.
         key: the idempotency key of the push.
         meta: strings to strings, for trace context and the application.
@@ -95,13 +95,16 @@ class Event(_Fields):
         check_user(user)
         check_type(type)
         _check_names(group, key)
-        for position in filter(None, (id, prev)):
-            ids.parse(position)
+        for position in (id, prev):
+            if position != "":
+                ids.parse(position)
         user, type, group, key = plain(user), plain(type), plain(group), plain(key)
         if data is None:
             data = encode_payload(payload)
         micros = time_ns() // 1000 if timestamp is None else _micros(timestamp)
-        return build_event(id, prev, user, type, data, micros, group, key, freeze_meta(meta) if meta else NO_META)
+        return build_event(
+            id, prev, user, type, data, micros, group, key, NO_META if meta is None else freeze_meta(meta)
+        )
 
     @property
     def payload(self) -> Any:
@@ -151,7 +154,10 @@ class Event(_Fields):
         """Return the event as one JSON object, for systems that read JSON rather than `to_bytes`.
 
         Members: `id`, `prev`, `user`, `type`, `timestamp` (ISO 8601), `group`, `key` and `meta` where there are any,
-        and `payload`, whose text is `data` unchanged. A broadcast has an empty `user`.
+        and `payload`, whose text is `data` without the white space around it. A broadcast has an empty `user`.
+
+        Raises:
+            InvalidEventError: `data`, which the constructor does not check, is not one JSON text.
         """
         return _codec.to_json(self._header(), self.data)
 
@@ -159,12 +165,20 @@ class Event(_Fields):
     def from_json(cls, text: str | bytes) -> Event:
         """Return the event of a JSON object that `to_json` made, or another program in the same form.
 
-        Members that are not known are ignored; `prev`, `id`, `group`, `key` and `meta` may be absent.
+        `user`, `type`, `timestamp` and `payload` are required; `id`, `prev`, `group`, `key` and `meta` may be absent.
+        They are checked as by `Event(...)`, except that a broadcast has an empty `user`, and no `id`. Members that are
+        not known are ignored.
 
         Raises:
-            CodecError: the text is not an event.
+            CodecError: the text is not an event, or not JSON: NaN, infinities and a member that occurs twice are not.
         """
-        return cls._of(*_codec.from_json(text))
+        fields = _codec.from_json(text)
+        is_broadcast = fields["user"] == "" and not fields.get("id")
+        try:
+            event = cls(**(fields | {"user": "-"} if is_broadcast else fields))
+        except (InvalidEventError, InvalidEventIdError) as error:
+            raise CodecError(f"not the JSON of an event: {error}") from error
+        return event.addressed_to("") if is_broadcast else event
 
     def _header(self) -> _codec.Header:
         return (self.id, self.prev, self.user, self.type, self.micros, self.group, self.key, self.meta)
@@ -247,7 +261,7 @@ def draft(
     event.micros = time_ns() // 1000
     event.group = group
     event.key = key
-    event.meta = freeze_meta(meta) if meta else NO_META
+    event.meta = NO_META if meta is None else freeze_meta(meta)
     return event
 
 
@@ -330,7 +344,7 @@ def freeze_meta(meta: object) -> Mapping[str, str]:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise InvalidEventError("meta must not hold lone surrogates") from error
-    return MappingProxyType(dict(meta))
+    return MappingProxyType(dict(meta)) if meta else NO_META
 
 
 def _check_names(group: object, key: object) -> None:
@@ -352,6 +366,9 @@ def _check_name(what: str, name: object) -> None:
 
 
 def _micros(moment: Any) -> int:
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise InvalidEventError("timestamp must be a datetime with a time zone")
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    micros = (moment - _EPOCH) // timedelta(microseconds=1)
+    if not 0 <= micros < _codec.MICROS_END:
+        raise InvalidEventError(f"timestamp must be in the years 1970 to 9999 of UTC: {moment.isoformat()}")
+    return micros

@@ -15,6 +15,7 @@ Because an id holds its time, "everything since 09:00" is an id too (`before`).
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeAlias
@@ -117,16 +118,30 @@ def time_of(text: str) -> datetime:
 
 
 def following(last: str, now: float) -> str:
-    """Return the id of the next event of a log: rule 3, and within the bits of rule 4.
+    """Return the id of the next event of a log: rule 3, and its sequence within the bits of rule 4.
 
     Args:
         last: the id of the last event ever appended to the log, `"0"` for none.
         now: seconds since 1970.
+
+    Raises:
+        InvalidEventIdError: `last` is not an id.
+        ValueError: `now` is NaN or infinite.
+        OverflowError: the milliseconds of the next id would exceed 64 bits (rule 2).
     """
     ms, sequence = parse(last)
-    if int(now * 1000) > ms:
-        return format(int(now * 1000), 0)
-    return format(ms, sequence + 1) if sequence < _SEQUENCE_MAX else format(ms + 1, 0)
+    if not math.isfinite(now):
+        raise ValueError(f"the time must be a finite number of seconds since 1970, not {now}")
+    clock = int(max(0, min(now * 1000, _PART_MAX + 1)))
+    if clock > ms:
+        ms, sequence = clock, 0
+    elif sequence < _SEQUENCE_MAX:
+        sequence += 1
+    else:
+        ms, sequence = ms + 1, 0
+    if ms > _PART_MAX:
+        raise OverflowError(f"no id can follow {last} at {now:g} s: its milliseconds would exceed 64 bits")
+    return format(ms, sequence)
 
 
 def continuity(after: str, first_prev: str | None, head: str, *, expired: bool = False) -> GapReason | None:

@@ -36,6 +36,8 @@ class ExternalStream:
         self._user = user
         self._track = track
         self._reading: anyio.CancelScope | None = None
+        self._busy = False
+        self._held = False  # whether a cancelled `next` leaves the stream attached
         self._ephemeral: deque[Event] = deque(maxlen=buffer_size)
         self._dropped = 0
         self.rank = streams.next_rank()
@@ -74,18 +76,20 @@ class ExternalStream:
 
     async def next(self, timeout: float | None = None) -> Event:
         """Return the next event; see `notify.abc.Stream.next`."""
-        if self._reading is not None:
+        if self._busy:
             raise UsageError("another task is already waiting in next() of this stream")
-        with anyio.fail_after(timeout):
-            await self._open()
-            while not self._ephemeral:
-                with anyio.CancelScope() as self._reading:  # by the contract, cancelling `next` loses nothing
-                    try:
-                        return await self._inner.next()
-                    finally:
-                        self._reading = None
-                self._check_open()
-            return self._ephemeral.popleft()
+        self._busy = True
+        try:
+            with anyio.fail_after(timeout):
+                return await self._next()
+        except Exception:  # also the timeout, which does not mean that the reader is gone
+            raise
+        except BaseException:  # the caller was cancelled
+            if not self._held:
+                self._detach()
+            raise
+        finally:
+            self._busy = False
 
     def show(self, event: Event) -> None:
         """Hand the reader an ephemeral event, which is not in the store."""
@@ -108,6 +112,7 @@ class ExternalStream:
         try:
             await self._open()
             await self._inner.__aenter__()
+            self._held = True
         except BaseException:
             self._detach()
             raise
@@ -139,6 +144,17 @@ class ExternalStream:
             self._streams.attached(self._user, self._track)
             self._attached = True
             await self._streams.ready(self._user, self._track)
+
+    async def _next(self) -> Event:
+        await self._open()
+        while not self._ephemeral:
+            with anyio.CancelScope() as self._reading:  # by the contract, cancelling `next` loses nothing
+                try:
+                    return await self._inner.next()
+                finally:
+                    self._reading = None
+            self._check_open()
+        return self._ephemeral.popleft()
 
     def _detach(self) -> None:
         if self._attached:

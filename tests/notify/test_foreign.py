@@ -160,6 +160,73 @@ async def test_presence_follows_foreign_streams() -> None:
         await until(lambda: not presence.locate_nowait(["alice"]))
 
 
+async def test_a_cancelled_bare_next_releases_the_stream_at_once() -> None:
+    """A stream that was not entered counts only while its reader waits; the next call opens it where it was."""
+    presence = MemoryPresence()
+    async with Notifier(OwnStreamStore(), presence=presence, linger=0) as notifier:
+        stream = notifier.subscribe("alice", "0")
+        for timeout in (None, 10):
+            with anyio.move_on_after(0.05):
+                await stream.next(timeout)
+            assert notifier.statistics().open_streams == notifier.statistics().users == 0
+            await until(lambda: not presence.locate_nowait(["alice"]))
+        await notifier.push("alice", "typing", 0, ephemeral=True)
+        await notifier.push("alice", "t", 1)
+        assert (await stream.next(2)).payload == 1
+        assert notifier.statistics().open_streams == notifier.statistics().users == 1
+        with anyio.move_on_after(0.05):
+            async for _ in stream:
+                pytest.fail("nothing more was pushed")
+        assert notifier.statistics().open_streams == 0
+        await stream.aclose()
+        assert notifier.statistics().open_streams == 0
+
+
+async def test_a_timeout_leaves_a_bare_stream_open() -> None:
+    """`next(timeout)` that runs out is not a cancelled caller: the stream still gets ephemeral events."""
+    async with Notifier(OwnStreamStore()) as notifier:
+        stream = notifier.subscribe("alice")
+        with pytest.raises(TimeoutError):
+            await stream.next(0.03)
+        assert notifier.statistics().open_streams == 1
+        await notifier.push("alice", "typing", 1, ephemeral=True)
+        assert (await stream.next(2)).payload == 1
+        await stream.aclose()
+        assert notifier.statistics().open_streams == 0
+
+
+async def test_an_entered_stream_stays_open_when_its_reader_is_cancelled() -> None:
+    """Inside `async with` a cancelled `next` keeps the stream open, so ephemeral events are not missed either."""
+    async with Notifier(OwnStreamStore()) as notifier, notifier.subscribe("alice") as stream:
+        for timeout in (None, 10):
+            with anyio.move_on_after(0.03):
+                await stream.next(timeout)
+            assert notifier.statistics().open_streams == 1
+        await notifier.push("alice", "typing", 1, ephemeral=True)
+        assert (await stream.next(2)).payload == 1
+
+
+async def test_a_second_reader_is_refused_while_the_first_opens_the_stream() -> None:
+    """Two tasks cannot wait in one stream, not even before the first of them has opened it."""
+
+    async with Notifier(OwnStreamStore()) as notifier, anyio.create_task_group() as group:
+        stream = notifier.subscribe("alice")
+        opening = anyio.Event()
+
+        async def wait(*_: object) -> None:
+            opening.set()
+            await anyio.sleep_forever()
+
+        stream._streams.ready = wait  # type: ignore[attr-defined]
+        group.start_soon(stream.next)
+        await opening.wait()
+        assert notifier.statistics().open_streams == 1
+        with pytest.raises(UsageError):
+            await stream.next()
+        group.cancel_scope.cancel()
+    assert notifier.statistics().open_streams == 0
+
+
 async def test_what_a_foreign_stream_cannot_do_is_said() -> None:
     """Signals and max_lag are refused; a bad user is refused; a store that cannot open its stream leaves nothing."""
     store = OwnStreamStore()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 from hypothesis import strategies as st
@@ -92,6 +93,50 @@ events = st.builds(
     key=st.none() | names,
     meta=st.none() | metas,
 )
+
+
+json_texts = st.builds(
+    lambda payload, indent, ascii_only: json.dumps(payload, indent=indent, ensure_ascii=ascii_only).encode(),
+    payloads,
+    st.none() | st.integers(0, 2),
+    st.booleans(),
+)
+"""Payloads as any program may spell them; without white space around them."""
+
+events_of_others = st.builds(
+    lambda event, data, is_broadcast: _with_data(event, data).addressed_to("" if is_broadcast else event.user),
+    events,
+    json_texts,
+    st.booleans(),
+).filter(lambda event: event.user or not event.id)
+"""Events and broadcasts whose data was not encoded here."""
+
+json_members = st.one_of(
+    st.just("NaN"),
+    st.just("1e999"),
+    st.sampled_from(
+        ['"\\ud800"', '"\ud800"', '""', '"0"', '"5-6"', '"2020-01-01T00:00:00Z"', "{}", '{"a":"b"}', "[[]]"]
+    ),
+    json_texts.map(bytes.decode),
+    users.map(json.dumps),
+    types.map(json.dumps),
+    st.text(max_size=6),
+)
+"""The text of a member's value: right, of the wrong kind, or not JSON."""
+
+
+def _with_data(event: Event, data: bytes) -> Event:
+    return Event(
+        event.user,
+        event.type,
+        data=data,
+        id=event.id,
+        prev=event.prev,
+        timestamp=event.timestamp,
+        group=event.group,
+        key=event.key,
+        meta=event.meta,
+    )
 
 
 def _looks_like_an_id(text: str) -> bool:

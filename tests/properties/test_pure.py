@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
@@ -76,6 +77,22 @@ def test_before_divides_the_log_at_a_moment(moment: datetime, offset: int, seque
     assert after == (offset >= 0)
 
 
+@given(s.event_ids, st.floats())
+def test_the_following_id_is_after_the_last(last: str, now: float) -> None:
+    """Whatever the clock shows, the next id is a canonical one after the last; or the documented error."""
+    if not math.isfinite(now):
+        with pytest.raises(ValueError, match="finite"):
+            ids.following(last, now)
+        return
+    try:
+        new = ids.following(last, now)
+    except OverflowError:
+        assert max(now * 1000, ids.parse(last)[0]) >= 2**64 - 1
+        return
+    assert ids.canonical(new) == new
+    assert ids.compare(new, last) == 1
+
+
 @given(s.users)
 def test_acceptable_users_are_accepted(user: str) -> None:
     """Hostile characters are fine as long as they are text."""
@@ -143,6 +160,44 @@ def test_damaged_bytes_raise_codec_errors_only(event: Event, data: st.DataObject
         Event.from_bytes(bytes(damaged))
     except CodecError:
         pass
+
+
+@given(s.events | s.events_of_others)
+def test_an_event_survives_its_json(event: Event) -> None:
+    """Every field comes back equal and the payload to the very byte, from text and from bytes."""
+    text = event.to_json()
+    copy = Event.from_json(text)
+    assert copy == event == Event.from_json(text.encode())
+    assert copy.data == event.data
+    assert json.loads(text)["payload"] == event.payload
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["user", "type", "timestamp", "payload", "id", "prev", "group", "key", "meta", "more"]),
+            s.json_members,
+        ),
+        max_size=8,
+    )
+)
+@example([("user", '"a"'), ("type", '"t"'), ("timestamp", '"2020-01-01T00:00:00Z"'), ("payload", "1")])
+def test_any_object_is_an_event_or_raises_codec_error(members: list[tuple[str, str]]) -> None:
+    """An object of hostile members decodes to what the constructor accepts, or raises CodecError and nothing else."""
+    try:
+        event = Event.from_json("{" + ",".join(f'"{name}":{text}' for name, text in members) + "}")
+    except CodecError:
+        return
+    assert Event.from_json(event.to_json()) == event == Event.from_bytes(event.to_bytes())
+    if event.user:
+        check_user(event.user)
+
+
+@given(st.text(max_size=40) | st.binary(max_size=40))
+def test_noise_is_not_json_of_an_event(text: str | bytes) -> None:
+    """Random text and bytes raise CodecError and nothing else."""
+    with pytest.raises(CodecError):
+        Event.from_json(text)
 
 
 # -- continuity ------------------------------------------------------------------------------------------------------
