@@ -25,7 +25,7 @@ from ._stream._external import ExternalStream
 from ._stream._stream_set import RANKS
 from .abc import Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore
 from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
-from .event import Event, check_pushed_type, check_user, draft, plain
+from .event import Event, check_name, check_pushed_type, check_user, draft, plain
 
 
 class Notifier:
@@ -76,7 +76,7 @@ class Notifier:
             offline, buffer_size, poll_interval, audit_interval, linger, max_payload, max_pending, timeout
         )
         self.instance_id = secrets.token_hex(8) if instance_id is None else instance_id
-        check_user(self.instance_id)
+        check_name("instance_id", self.instance_id)
         here = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._store, self._presence = store, presence
         self._options = options

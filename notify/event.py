@@ -302,7 +302,7 @@ def plain(text: T) -> T:
 
 def check_user(user: object) -> None:
     """Raise InvalidEventError unless `user` is a user id."""
-    _check_name("user", user)
+    check_name("user", user)
 
 
 def safe_name(text: str) -> str:
@@ -349,12 +349,18 @@ def freeze_meta(meta: object) -> Mapping[str, str]:
 
 def _check_names(group: object, key: object) -> None:
     if group is not None:
-        _check_name("group", group)
+        check_name("group", group)
     if key is not None:
-        _check_name("key", key)
+        check_name("key", key)
 
 
-def _check_name(what: str, name: object) -> None:
+def check_name(what: str, name: object) -> None:
+    """Raise InvalidEventError unless `name` is acceptable as a user, key, group or instance id.
+
+    Args:
+        what: the argument's name, for the message.
+        name: the value.
+    """
     if isinstance(name, str):
         if name.isascii() and name.isprintable() and 0 < len(name) <= MAX_NAME_BYTES:
             return
