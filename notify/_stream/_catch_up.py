@@ -184,7 +184,7 @@ class CatchUp:
         last, part = anyio.current_time(), _random_part()
         while not self._ended:
             try:
-                with anyio.move_on_after(max(0.0, last + self._pause(part) - anyio.current_time())):
+                with anyio.move_on_after(self._pause(last + part * self._interval())):
                     await self._alarm
                 if anyio.current_time() < last + part * self._interval() and self.is_receiving:
                     continue
@@ -196,10 +196,10 @@ class CatchUp:
                 last = anyio.current_time()
                 self._note_failure(error)
 
-    def _pause(self, part: float) -> float:
-        """Return the seconds after the last audit at which to look at the clock, or at the live path, again."""
-        pause = part * self._interval()
-        return pause if self._is_receiving is None else min(pause, NOT_RECEIVING_INTERVAL)  # it may fail at any time
+    def _pause(self, due: float) -> float:
+        """Return the seconds until an audit is due, or until the live path, which may fail, is checked again."""
+        pause = max(0.0, due - anyio.current_time())
+        return pause if self._is_receiving is None else min(pause, NOT_RECEIVING_INTERVAL)
 
     def _interval(self) -> float:
         """Return the smallest interval that the open sets of streams ask for."""

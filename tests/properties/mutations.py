@@ -202,8 +202,14 @@ MUTATIONS = (
     Mutation(
         "a stream whose bare next was cancelled stays attached",
         "notify._stream._subscription:Subscription._interrupted",
-        "if self._streams is not None and not self._held:",
-        "if False:",
+        "if self._streams is None or self._held:",
+        "if True:",
+    ),
+    Mutation(
+        "a read that a cancelled reader has requested is of no use to it",
+        "notify._stream._subscription:Subscription._interrupted",
+        "                self._abandoned = True\n                return\n",
+        "                pass\n",
     ),
     Mutation(
         "a stream that attaches again has lost the page in hand",
