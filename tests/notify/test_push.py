@@ -245,7 +245,7 @@ async def test_what_is_no_part_is_refused(part: str, wrong: Any) -> None:
 
 async def test_a_bad_instance_id_is_refused() -> None:
     """An instance id follows the rules of names."""
-    with pytest.raises(InvalidEventError, match="^instance_id "):
+    with pytest.raises(InvalidEventError, match=r"^instance_id "):
         Notifier(instance_id="")
 
 

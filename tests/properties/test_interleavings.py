@@ -202,6 +202,28 @@ async def long_absence() -> None:
         await stream.aclose()
 
 
+def test_a_cancelled_first_next_fixes_the_position() -> None:
+    """What is stored after the head was read for a bare `next` that has been cancelled is not missed."""
+    run(cancelled_opening)
+
+
+async def cancelled_opening() -> None:
+    async with small("slow", Random(0)) as world:
+        assert isinstance(world.store, SlowStore)
+        world.store.hold("after", "reads")
+        stream = world.a.subscribe(USER)
+        task = asyncio.ensure_future(stream.next())
+        await settle()  # the head is read and not answered yet
+        task.cancel()
+        await asyncio.wait([task])
+        world.append(1)
+        world.store.release()
+        await settle()
+        assert world.a.statistics().open_streams == 0
+        assert (await stream.next()).payload == 1
+        await stream.aclose()
+
+
 @kinds
 def test_a_page_in_hand_survives_a_cancelled_next(kind: str) -> None:
     """Wherever a bare `next` is cancelled, the following ones yield every event and the one `notify.sync`."""

@@ -42,6 +42,7 @@ SCHEDULES = (
     interleavings.cancelled_beside_idle,
     interleavings.long_absence,
     interleavings.page_in_hand,
+    interleavings.cancelled_opening,
 )
 
 MACHINES: tuple[type[Machine], ...] = (
