@@ -520,3 +520,27 @@ async def test_a_store_does_not_keep_its_closed_notifiers(measures: bool, monkey
     gc.collect()
     assert gone() is None
     await store.aclose()
+
+
+async def test_catching_up_with_a_closed_store_ends_the_streams() -> None:
+    """A store that is closed under its streams is noticed by the next catch-up, and every stream ends."""
+
+    class Store(Silent):
+        shut = False
+
+        async def head(self, user: str) -> str:
+            if self.shut:
+                raise ClosedError("the store is closed")
+            return await super().head(user)
+
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            if self.shut:
+                raise ClosedError("the store is closed")
+            return await super().read(user, after, limit)
+
+    async with aclosing(Store()) as store, store.subscribe("alice") as stream:
+        store.shut = True
+        store.live.catch_up()
+        with pytest.raises(ClosedError):
+            await stream.next(5)
+        await until(lambda: store.live._hub.reads_in_flight == 0)

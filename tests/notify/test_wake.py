@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from notify import ClosedError, UsageError
+from notify._runtime import _loop_guard as loop_guard
 from notify._runtime._loop_guard import LoopGuard
 from notify._runtime._waking import Waiter
 
@@ -205,4 +206,16 @@ def test_a_closed_guard_refuses_everything() -> None:
     guard.close()
     assert guard.closed
     with pytest.raises(ClosedError, match="part"):
+        guard.check()
+
+
+def test_a_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that was forked after the first check, tasks and threads of the part are missing."""
+    guard = LoopGuard("part")
+    guard.check()
+    assert not guard.forked
+    monkeypatch.setattr(loop_guard, "_forks", loop_guard._forks)
+    loop_guard._count_fork()  # what a forked process does first
+    assert guard.forked
+    with pytest.raises(UsageError, match="fork"):
         guard.check()

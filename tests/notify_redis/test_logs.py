@@ -446,3 +446,14 @@ async def test_the_rights_in_the_documentation(server: Server) -> None:
         await (await presence.register("bob")).aclose()
     log = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in server.ask("ACL LOG")]
     assert not [entry for entry in log if entry.get(b"username") == b"app"]
+
+
+async def test_a_request_that_waits_for_a_dropped_connection_gets_the_next_one(server: Server, prefix: str) -> None:
+    """What is asked for between the decision to disconnect and the disconnection goes over a new connection."""
+    async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
+        await store.save(Event("alice", "t"))
+        connection = store._client.nodes[0].writes
+        epoch = connection.epoch
+        connection.drop()
+        assert await connection.call([pack(b"PING")], 5.0) == [b"PONG"]
+        assert connection.epoch == epoch + 1
