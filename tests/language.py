@@ -70,7 +70,7 @@ HABITS = (
     Habit("stirring|hopeful|attendance", ("self._hopeful", "_attendance"), "pump_scheduled, waiting, LocalPresence"),
     Habit(
         r"pip install (?:-[A-Za-z]+ )*['\"]?notify(?!-streams)|notify\[[a-z,]+\]",
-        ("pip install notify", "pip install 'notify[pg]'", "pip install -U notify", 'pip install "notify[all]"'),
+        tuple(f"pip install {what}" for what in ("notify", "'notify[pg]'", "-U notify", '"notify[all]"')),
         "notify-streams: the name notify belongs to another project",
     ),
 )
