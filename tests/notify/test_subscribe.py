@@ -1042,3 +1042,16 @@ async def test_a_read_that_fails_for_a_cancelled_reader_detaches_it() -> None:
             await stream.next()
         assert notifier.statistics().open_streams == 1
         await until(lambda: notifier.statistics().open_streams == 0)
+
+
+async def test_a_page_in_hand_stays_with_a_cancelled_reader() -> None:
+    """A bare `next` that is cancelled while a page is in hand detaches at once; the next calls hand the page out."""
+    async with Notifier(PlainStore()) as notifier:
+        for number in range(3):
+            await notifier.push("alice", "t", number)
+        stream: Any = notifier.subscribe("alice", "0")
+        assert (await stream.next()).payload == 0
+        stream._interrupted()
+        assert notifier.statistics().open_streams == 0
+        assert [(await stream.next()).payload for _ in range(2)] == [1, 2]
+        await stream.aclose()
