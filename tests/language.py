@@ -70,7 +70,10 @@ HABITS = (
     Habit("stirring|hopeful|attendance", ("self._hopeful", "_attendance"), "pump_scheduled, waiting, LocalPresence"),
     Habit(
         r"pip install (?:-[A-Za-z]+ )*['\"]?notify(?!-streams)|notify\[[a-z,]+\]",
-        tuple(f"pip install {what}" for what in ("notify", "'notify[pg]'", "-U notify", '"notify[all]"')),
+        tuple(
+            f"pip install {what}"  # put together, so that no search finds these as advice
+            for what in ("notify", "'notify[pg]'", "-U notify", '"notify[all]"')
+        ),
         "notify-streams: the name notify belongs to another project",
     ),
 )
