@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
 	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py
-QUICK ?= not redis.md and not postgres.md and not transactions.md
+QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py
 .DEFAULT_GOAL := help
@@ -47,7 +47,7 @@ demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, 
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
 
 quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twelve minutes
 	@$(BIN)/coverage erase
