@@ -31,6 +31,7 @@ from .errors import BackendError as BackendError
 from .errors import BackendUnavailableError as BackendUnavailableError
 from .errors import ClosedError as ClosedError
 from .errors import CodecError as CodecError
+from .errors import DisconnectedError as DisconnectedError
 from .errors import InvalidEventError as InvalidEventError
 from .errors import InvalidEventIdError as InvalidEventIdError
 from .errors import NotifyError as NotifyError
@@ -49,6 +50,7 @@ __all__ = [
     "Background",
     "ClosedError",
     "CodecError",
+    "DisconnectedError",
     "Event",
     "Gap",
     "Guarantees",

@@ -20,6 +20,7 @@ from ._stream._live import LiveLog
 from ._stream._stream_set import RANKS, NotifierStreams
 from .abc import (
     Deliver,
+    Ephemerals,
     Immediate,
     Liveness,
     PresenceTracker,
@@ -181,7 +182,8 @@ def assemble(
         name=hub.name,
         origin=hub.origin,
         drop_offline=options.offline == "drop",
-        offer=live.offer,
+        live=hub,
+        ephemerals=store if ability(store, Ephemerals) else None,
         show_external=streams.show_external,
         users=streams.users,
         immediate=store if ability(store, Immediate, save_nowait="save") else None,

@@ -1,4 +1,4 @@
-"""What applications call: push, subscribe, check, close. Knows no backend.
+"""What applications call: push, subscribe, check, close. Knows no backend; longer than others for its docstrings.
 
 The parts behind it are put together in `_assembly.py`; a push goes through `_push/_pipeline.py`, and streams come from
 `_stream/_live.py`.
@@ -18,12 +18,13 @@ import anyio.lowlevel
 from ._assembly import Options, assemble
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
+from ._runtime._commands import FORGOTTEN
 from ._runtime._health import examine, until_receiving
 from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
 from ._stream._external import ExternalStream
 from ._stream._stream_set import RANKS
-from .abc import Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore
+from .abc import Forget, Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore, ability
 from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
 from .event import Event, check_name, check_pushed_type, check_user, draft, plain
 
@@ -250,6 +251,29 @@ class Notifier:
         event = self._pipeline.show(event.addressed_to(""), None)
         await let_routes_start()
         return event
+
+    async def forget(self, user: str) -> int:
+        """Erase all that the store holds about a user, and return how many events that were.
+
+        Open streams of the user, in every process, get a gap (`expired`) and go on with what is pushed afterwards.
+
+        Raises:
+            InvalidEventError: `user` is not a user id.
+            UsageError: the store cannot forget.
+            BackendUnavailableError: not reachable; some of it may be erased already; safe to repeat.
+            ClosedError: the notifier is closed.
+
+        Cancellation: abandons the wait; the work continues.
+        Cost: proportional to the length of the log.
+        """
+        self._check_open()
+        check_user(user)
+        self._guard.check()
+        if not ability(self._store, Forget):
+            raise UsageError(f"{self._live._hub.name} cannot forget a user")
+        erased = await self._parts.jobs.run(self._store.forget, plain(user))
+        self._pipeline.command(FORGOTTEN, plain(user))
+        return erased
 
     def deliver(self, event: Event | bytes) -> int:
         """Offer an event that came from another instance to the local streams; return how many accepted it.

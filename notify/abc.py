@@ -5,9 +5,10 @@
 There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. An implementation does not
 have to inherit from them. What an implementation can do beyond its interface is an *ability*: a further small interface
 that the notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`,
-`Immediate`, `Liveness`, `ReceivingRouter`, `ImmediatePresence`). An ability counts only if no subclass has overridden
-the plain method that it stands in for: a subclass that overrides `save` alone gets its `save` called, not an inherited
-`save_many`. The attribute `guarantees` says how strong an implementation is (durable, shared, leased).
+`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `ReceivingRouter`, `ImmediatePresence`). An ability counts
+only if no subclass has overridden the plain method that it stands in for: a subclass that overrides `save` alone gets
+its `save` called, not an inherited `save_many`. The attribute `guarantees` says how strong an implementation is
+(durable, shared, leased).
 
 The suites in `notify.testing` test an implementation against everything that is written here. `notify.adapters`
 contains what most implementations need.
@@ -481,6 +482,77 @@ class Liveness(Protocol):
     @abstractmethod
     def is_receiving(self) -> bool:
         """Whether the wake-up path has recently worked; False until a first stream has been open for a moment."""
+
+
+@runtime_checkable
+class Ephemerals(Protocol):
+    """A `StreamStore` that carries events which are not stored to the streams of every process.
+
+    With it, ephemeral events, broadcasts and `Notifier.disconnect` need no router. What another process has sent is
+    given to `LiveLog.deliver`; an echo of what this process has sent does no harm there.
+    """
+
+    @abstractmethod
+    def send_ephemeral(self, event: Event) -> None:
+        """Soon send an event without an id to every other process on this store. Never waits.
+
+        Best effort: an outage or an overload may lose it. The store then logs the outage and raises nothing.
+
+        Args:
+            event: `event.user` is whom it is for; empty for every open stream. Its wire form (`Event.to_bytes`) may
+                exceed 64 KiB by the size of `meta`.
+
+        Raises:
+            ClosedError: the store is closed.
+            UsageError: called from another event loop, or after a fork.
+
+        Order: events for one user arrive in the order of the calls.
+        Cost: one message for each process that may have streams for it, also for a broadcast.
+        """
+
+
+@runtime_checkable
+class Forget(Protocol):
+    """A store that can erase a user."""
+
+    @abstractmethod
+    async def forget(self, user: str) -> int:
+        """Erase all that the store holds about this user, and return how many events that were.
+
+        Nothing is left: no events, keys, head or other trace of the user's id. The log begins again with the next save;
+        a reader whose position was in the old one gets a gap (`expired`). A save at the same time either is erased or
+        begins the new log.
+
+        Raises:
+            BackendUnavailableError: not reachable; some of it may be erased already; safe to repeat.
+            ClosedError: the store is closed.
+
+        Cancellation: some of it may be erased already; safe to repeat.
+        Concurrency: any number of tasks and processes.
+        Cost: proportional to the length of the log.
+        """
+
+
+@runtime_checkable
+class Prepare(Protocol):
+    """A store that needs tables or files to exist. The first save creates them too, if it may; reading never does."""
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Create what the store needs and does not find. Idempotent; several processes may call it at once.
+
+        Raises:
+            BackendUnavailableError: not reachable, or a right is missing; the message names the object and the remedy.
+            ClosedError: the store is closed.
+
+        Cancellation: some of it may exist already; safe to repeat.
+        Concurrency: any number of tasks and processes.
+        Cost: one round trip where all is in place.
+        """
+
+    @abstractmethod
+    def script(self) -> str:
+        """Return what `prepare` would execute on an empty database, as text for an administrator to read and run."""
 
 
 T = TypeVar("T")

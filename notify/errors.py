@@ -4,7 +4,8 @@
 NotifyError
 ├── UsageError                    the call is wrong: fix it; nothing was stored
 │   ├── ClosedError               the notifier, stream, store or tracker is closed
-│   │   └── SlowConsumerError     the stream fell behind `max_lag`; resume from `.last_id`
+│   │   ├── SlowConsumerError     the stream fell behind `max_lag`; resume from `.last_id`
+│   │   └── DisconnectedError     the stream was ended by `disconnect` or by `expires_at`; see `.reason`
 │   ├── InvalidEventIdError       the text is not an event id
 │   └── InvalidEventError         user, type, payload, key, group or meta is unacceptable
 │       └── PayloadTooLargeError  the payload's JSON is over the limit
@@ -43,6 +44,20 @@ class SlowConsumerError(ClosedError):
 
     def __init__(self, message: str, *, last_id: str) -> None:
         super().__init__(message)
+        self.last_id = last_id
+
+
+class DisconnectedError(ClosedError):
+    """The stream was ended by `Notifier.disconnect`, or because its `expires_at` has come.
+
+    Attributes:
+        reason: the text given to `disconnect`; `"expired"` after `expires_at`.
+        last_id: subscribe from here to continue without loss, if that is allowed.
+    """
+
+    def __init__(self, message: str, *, reason: str, last_id: str) -> None:
+        super().__init__(message)
+        self.reason = reason
         self.last_id = last_id
 
 

@@ -197,6 +197,22 @@ class MemoryStore:
         log = self._logs.get(user)
         return ids.ZERO if log is None else log.last_id
 
+    # -- Forget, Prepare -----------------------------------------------------------------------------------------
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`."""
+        self._check_open()
+        log = self._logs.pop(user, None)
+        return 0 if log is None else len(log.events) - log.start
+
+    async def prepare(self) -> None:
+        """See `notify.abc.Prepare.prepare`: there is nothing to create."""
+        self._check_open()
+
+    def script(self) -> str:
+        """See `notify.abc.Prepare.script`: it is empty."""
+        return ""
+
     # -- retention -----------------------------------------------------------------------------------------------
 
     def _first_with_key(self, log: MemoryLog, key: str, now: int) -> Event | None:

@@ -11,18 +11,18 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import compress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio.lowlevel
 
+from .._runtime._commands import COMMANDS, ORIGIN
 from .._runtime._loop_guard import LoopGuard
-from .._runtime._outage_log import OutageLog
 from .._runtime._results import PushReport
 from .._runtime._stats import Counters
 from .._runtime._telemetry import Telemetry
 from .._runtime._waking import Waiter, wake
-from ..abc import Immediate, RoutingInfo, SaveInTransaction
-from ..errors import CodecError, InvalidEventError, NotifyError, PushUncertainError, UsageError
+from ..abc import Ephemerals, Immediate, RoutingInfo, SaveInTransaction
+from ..errors import InvalidEventError, NotifyError, PushUncertainError, UsageError
 from ..event import Event
 from ._locator import Locator
 from ._routes import RouteReceiver, Routes
@@ -33,11 +33,24 @@ logger = logging.getLogger("notify")
 PUSHES_PER_YIELD: Final = 64
 """Pushes to a store that answers at once, after which other tasks may run for a moment."""
 
-ORIGIN: Final = "notify.origin"
-"""Key in `meta` of an ephemeral event: the instance that has already shown it, and ignores its echo from a router."""
-
 PROBE_TYPE: Final = "notify.check"
 """Type of the event that `Notifier.check` sends through the router."""
+
+
+class Live(Protocol):
+    """The local streams."""
+
+    def offer(self, event: Event) -> int:
+        """Offer an event; return how many streams accepted it."""
+
+    def deliver(self, event: Event | bytes) -> int:
+        """Offer an event of another process, or carry out its command."""
+
+    def decode(self, data: bytes) -> Event | None:
+        """Return the event of these bytes, or log that they are none."""
+
+    def command(self, type: str, user: str, payload: Any) -> Event:
+        """Carry out a command here, and return it for the other processes."""
 
 
 class Pipeline:
@@ -45,9 +58,10 @@ class Pipeline:
 
     Args:
         name: the store's, for errors.
-        origin: marks ephemeral events of this notifier.
         drop_offline: whether an absent user's event is neither stored nor routed.
-        offer: offers an event to the local streams, and returns how many accepted it.
+        origin: marks ephemeral events of this notifier.
+        live: the local streams.
+        ephemerals: the store, if it carries events to other processes that are not stored.
         show_external: the same for the streams of a store without a `LiveLog`; ephemeral events only.
         users: the users with streams open here.
 
@@ -62,7 +76,8 @@ class Pipeline:
         name: str,
         origin: str,
         drop_offline: bool,
-        offer: Callable[[Event], int],
+        live: Live,
+        ephemerals: Ephemerals | None,
         show_external: Callable[[Event], int],
         users: Collection[str],
         immediate: Immediate | None,
@@ -77,7 +92,9 @@ class Pipeline:
         self._name = name
         self._origin = origin
         self._drop_offline = drop_offline
-        self._offer = offer
+        self._live = live
+        self._offer = live.offer
+        self._ephemerals = ephemerals
         self._show_external = show_external
         self._users = users
         self.immediate = immediate
@@ -89,7 +106,6 @@ class Pipeline:
         self._counters = counters
         self._guard = guard
         self._probes: dict[str, Waiter] = {}
-        self._unreadable = OutageLog(logger, "a routed event cannot be read", "routed events can be read again")
         if writer is not None:
             writer.on_saved = self._saved
             writer.observe = telemetry.saved if telemetry.measuring else None
@@ -160,31 +176,49 @@ class Pipeline:
 
     def show(self, event: Event, locations: Locations) -> Event:
         """Deliver an ephemeral event, marked so that its echo is recognised."""
-        if self._routes is not None:
+        if self._routes is not None or self._ephemerals is not None:
             event = event.with_meta({**event.meta, ORIGIN: self._origin})
         event = event.stored("", "")
         self._counters.pushed_ephemeral += 1
         self._counters.delivered_local += self._offer(event) + self._show_external(event)
+        self._send(event, locations)
+        return event
+
+    def command(self, type_: str, user: str, payload: Any = None) -> None:
+        """Carry out one of the hub's `COMMANDS` in every process."""
+        self._send(self._live.command(type_, user, payload), None)
+
+    def _send(self, event: Event, locations: Locations) -> None:
+        """Send an event that is not stored to the other processes."""
+        if self._ephemerals is not None:
+            try:
+                self._ephemerals.send_ephemeral(event)
+            except UsageError:
+                raise
+            except Exception:
+                logger.exception("%s.send_ephemeral raised, which it must not", self._name)
         if self._routes is not None:
             self._routes.send(event, locations)
-        return event
 
     def deliver(self, event: Event | bytes) -> int:
         """Offer an event that came from another instance to the local streams; see `Notifier.deliver`."""
         if isinstance(event, bytes | bytearray | memoryview):
-            try:
-                event = Event.from_bytes(event)
-            except CodecError as error:
-                self._unreadable.failed(error)
+            read = self._live.decode(bytes(event))
+            if read is None:
                 return 0
-            self._unreadable.recovered()
+            event = read
         if not isinstance(event, Event):
             raise InvalidEventError(f"deliver() expects an Event or bytes, got {event.__class__.__name__}")
-        if not event.id and event.meta.get(ORIGIN) == self._origin:
-            if event.type == PROBE_TYPE:
-                wake(self._probes.get(event.key or ""))
-            return 0
-        taken = self._offer(event) + (0 if event.id else self._show_external(event))
+        if not event.id:
+            if event.meta.get(ORIGIN) == self._origin:
+                if event.type == PROBE_TYPE:
+                    wake(self._probes.get(event.key or ""))
+                return 0
+            taken = self._live.deliver(event)
+            if event.type not in COMMANDS:
+                taken += self._show_external(event)
+        else:
+            taken = self._offer(event)
         if taken:
             self._counters.delivered_routed += taken
         elif event.user in self._users:

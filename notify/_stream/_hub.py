@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
+from time import time_ns
+from typing import Any
 
+from .._codec import encode_payload
 from .._runtime._background import Background
+from .._runtime._commands import COMMANDS, FORGOTTEN, ORIGIN
 from .._runtime._loop_guard import LoopGuard
+from .._runtime._outage_log import OutageLog
 from .._runtime._stats import Counters
 from ..abc import Immediate, Page, Store, ability
-from ..errors import UsageError
-from ..event import Event
+from ..errors import CodecError, UsageError
+from ..event import Event, build_event
 from ._attachment import Attachment
 from ._cursor import Watermark
 from ._reads import PAGE_SIZE, Reads, as_unavailable, checked_page
 from ._stream_set import StreamSet
 from ._user_streams import UserStreams
+
+logger = logging.getLogger("notify")
 
 
 class StreamHub:
@@ -62,6 +70,7 @@ class StreamHub:
             self.immediate = store
         self._store = store
         self._on_open = on_open
+        self._unreadable = OutageLog(logger, "a received event cannot be read", "received events can be read again")
         self._on_close = on_close
         self._reads = Reads(
             self.fetch,
@@ -124,6 +133,50 @@ class StreamHub:
             stream.wake_if_ended()
         for reading in self._reads.streams():
             reading.wake_if_ended()
+
+    def offer(self, event: Event) -> int:
+        """Offer an event to the open streams of its user; see `LiveLog.offer`."""
+        streams = self.users.get(event.user)
+        if streams is not None:
+            return streams.streams if streams.offer(event) else 0
+        if event.user or event.id:
+            return 0
+        return sum(each.streams for each in list(self.users.values()) if each.offer(event))
+
+    def deliver(self, event: Event | bytes) -> int:
+        """Offer what another process sent, or carry out its command; see `LiveLog.deliver`."""
+        received = event if isinstance(event, Event) else self.decode(event)
+        if received is None:
+            return 0
+        if not received.id:
+            if received.meta.get(ORIGIN) == self.origin:
+                return 0
+            if received.type in COMMANDS:
+                self.obey(received)
+                return 0
+        return self.offer(received)
+
+    def decode(self, data: bytes) -> Event | None:
+        """Return the event of these bytes, or log that they are not an event."""
+        try:
+            event = Event.from_bytes(data)
+        except CodecError as error:
+            self._unreadable.failed(error)
+            return None
+        self._unreadable.recovered()
+        return event
+
+    def obey(self, command: Event) -> None:
+        """Carry out a command, from here or from another process."""
+        if command.type == FORGOTTEN:
+            self.resync(command.user)
+
+    def command(self, type: str, user: str, payload: Any = None) -> Event:
+        """Carry out a command here, and return it for the other processes."""
+        data, micros = encode_payload(payload), time_ns() // 1000
+        event = build_event("", "", user, type, data, micros, None, None, {ORIGIN: self.origin})
+        self.obey(event)
+        return event
 
     def close(self) -> None:
         """End every stream."""

@@ -141,12 +141,18 @@ class LiveLog:
 
         An ephemeral event without a user goes to every open stream.
         """
-        streams = self._users.get(event.user)
-        if streams is not None:
-            return streams.streams if streams.offer(event) else 0
-        if event.user or event.id:
-            return 0
-        return sum(each.streams for each in list(self._users.values()) if each.offer(event))
+        return self._hub.offer(event)
+
+    def deliver(self, event: Event | bytes) -> int:
+        """Offer what another process sent, its own echo excepted; return how many streams accepted it. Never waits.
+
+        For the receiving half of `Ephemerals`. What the library's processes tell each other, for example that a user
+        was forgotten, comes this way too and is carried out here.
+
+        Args:
+            event: an event, or the bytes of `Event.to_bytes`. Bytes that are not an event are logged and ignored.
+        """
+        return self._hub.deliver(event)
 
     def resync(self, user: str | None = None) -> None:
         """Make the open streams of one user, or of all, read the log again, one read each. Never waits."""

@@ -1,0 +1,13 @@
+"""Commands between processes: ephemeral events of the library's own types, which no stream yields."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ORIGIN: Final = "notify.origin"
+"""Key in `meta` of an ephemeral event: the streams that have already seen it, and which ignore its echo."""
+
+FORGOTTEN: Final = "notify.forgotten"
+"""The user was erased: the open streams read the log again and find a gap."""
+
+COMMANDS: Final = frozenset({FORGOTTEN})
