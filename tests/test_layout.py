@@ -126,6 +126,8 @@ FIXED_LINES = {
     "SaveMany.save_many": "order cancellation concurrency cost",
     "SaveInTransaction.save_in": "order cancellation concurrency cost",
     "ReadMany.read_many": "cancellation concurrency cost",
+    "Forget.forget": "cancellation concurrency cost",
+    "Prepare.prepare": "cancellation concurrency cost",
     "Stream.next": "order cancellation concurrency",
     "Stream.aclose": "",
     "Router.route": "order cancellation concurrency",
