@@ -75,6 +75,7 @@ FURTHER = {
     "notify_pg": {
         "_dsn": "a DSN is checked before the driver could print a piece of its password",
         "_outbox": "events in the caller's transaction, and their relay",
+        "_queue": "saves that wait, each user's in the order of the calls",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
         "_schema": "tables and their migration",
