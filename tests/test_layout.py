@@ -26,11 +26,11 @@ FLOORS = (
     ["event"],
     ["abc"],
     ["_runtime"],
-    ["_stream", "_push", "_presence"],
+    ["_stream", "_push", "_presence", "_open"],
     ["_assembly"],
     ["_notifier"],
     ["adapters", "__init__"],
-    ["cli", "testing", "webhook"],
+    ["cli", "sync", "testing", "webhook"],
     ["__main__"],
 )
 """Who imports whom in the core, annotations included: a module imports its own room and the floors above it here."""
@@ -51,6 +51,7 @@ ROLES = {
     "_names": "keys, channels, tables",
     "_connection": "connecting, pools",
     "_errors": "the driver's errors, translated in one table",
+    "_open": "the entry points of `notify.stores`: from a URL to a store",
 }  # fmt: skip
 """The modules of a backend: the same names in each, as far as it has the role."""
 
@@ -98,6 +99,7 @@ LOOPS = {
     "notify._runtime._background": {"asyncio", "trio"},
     "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._waking": {"asyncio"},
+    "notify.sync._loop": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
     "notify_pg._listen": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
