@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
 
-from notify.adapters import LoopGuard
+from notify.adapters import Background, LoopGuard
 from notify.errors import UsageError
 
 from ._connect import connect
 from ._dsn import check_dsn
-from ._errors import PostgresDisposition, disposition_of, unavailable
+from ._errors import PostgresDisposition, UnreachableError, disposition_of, is_unreachable, unavailable
 from ._names import PostgresNames
 from ._pool import CallerPool, Connection, ConnectionPool, OwnPool
+from ._reachable import GRACE, Reachability, reachability_of
 from ._schema import prepare
 
 MIN_VERSION: Final = 14
 """The oldest supported version of the server."""
+
+SUSPECT: Final = 0.5
+"""Seconds, at least, without an answer to a statement after which it is tried whether the server answers at all."""
 
 RESERVED: Final = 3
 """Connections of the pool that reads leave free: two for batches of saves, one for wake messages."""
@@ -47,6 +51,7 @@ class PostgresDatabase:
         check: raises unless this is open, and in its own process and event loop (`LoopGuard.check`).
         is_prepared: whether the tables are known to exist.
         is_pooled: whether a pooler stands in between, so that a session may change from one transaction to the next.
+        on_unreachable: called when the server is found to be unreachable.
     """
 
     def __init__(
@@ -82,6 +87,13 @@ class PostgresDatabase:
         self._reads = asyncio.Semaphore(max(1, self._size - RESERVED))
         self._starting = asyncio.Lock()
         self._clock_offset = 0
+        self._server: Reachability | None = None
+        self._probes = Background(backend)
+        self._busy: dict[object, float] = {}  # since when each connection is in use, the oldest first
+        self._answered = 0.0
+        self._watching = False
+        self._suspected: object = None
+        self.on_unreachable: list[Callable[[UnreachableError], None]] = []
 
     def set_listen_dsn(self, listen_dsn: str | None) -> None:
         """Set the address of the listening connection; None: the same as `dsn`, or one connection of the given pool.
@@ -105,6 +117,9 @@ class PostgresDatabase:
     async def aclose(self) -> None:
         """Close the connections that this library has opened. Idempotent."""
         self.close()
+        if self._server is not None:
+            self._server.listeners.discard(self._on_unreachable)
+        await self._probes.aclose(1.0)
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.aclose()
@@ -121,11 +136,13 @@ class PostgresDatabase:
         Args:
             wait: seconds to wait for a connection.
         """
-        async with asyncio.timeout(wait):
-            pool = self._pool if self.is_prepared and self._pool is not None else await self._start()
-            connection = await pool.acquire()
+        pool, connection = await self._acquire(wait)
+        use = object()
+        self._busy[use] = time.monotonic()
+        self._watch()
         try:
             yield connection
+            self._answered = time.monotonic()
         except BaseException as error:
             disposition = disposition_of(error)
             if disposition in (PostgresDisposition.LOST, PostgresDisposition.UNSENT, PostgresDisposition.BUG):
@@ -136,7 +153,30 @@ class PostgresDatabase:
                 self.is_prepared = False
             raise
         finally:
+            del self._busy[use]
             await pool.release(connection)
+
+    async def _acquire(self, wait: float) -> tuple[ConnectionPool, Connection]:
+        """Borrow a connection; while the server is in doubt, wait for what becomes of it."""
+        until = time.monotonic() + wait
+        server = self._reachability()
+        while True:
+            if (known := server.error) is not None:
+                raise known
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(until - began + 0.05):  # what connects ends by itself, and says more
+                    pool = self._pool if self.is_prepared and self._pool is not None else await self._start(until)
+                return pool, await pool.acquire(until - time.monotonic())
+            except Exception as error:
+                if not is_unreachable(error) or self._probes.closed:
+                    raise
+                server.doubt(error, began, self._probes, self._probe)
+                try:
+                    async with asyncio.timeout(until - time.monotonic()):
+                        await server.settle()
+                except TimeoutError:
+                    raise error from None
 
     async def fetch(self, query: str, *args: object) -> list[Any]:
         """Run a query that is not a save and return its rows.
@@ -157,13 +197,15 @@ class PostgresDatabase:
             except UsageError:
                 raise
             except Exception as error:
-                unsent = disposition_of(error) is PostgresDisposition.UNSENT
+                unsent = disposition_of(error) is PostgresDisposition.UNSENT and not isinstance(error, UnreachableError)
                 if not unsent or not retries_left or self.closed:
                     raise unavailable(error, self.backend) from error
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover - for the type checker
 
     async def read(self, query: str, *args: object) -> list[Any]:
         """As `fetch`, but limited in number, so that saves and wake messages always find a free connection."""
+        if (error := self.unreachable) is not None:
+            raise unavailable(error, self.backend)
         async with self._reads:
             return await self.fetch(query, *args)
 
@@ -181,21 +223,86 @@ class PostgresDatabase:
                 finally:
                     connection.terminate()
         else:
-            async with asyncio.timeout(self.timeout):
-                connection = await connect(self._listen_address, statement_cache_size=0, command_timeout=self.timeout)
+            connection = await connect(
+                self._listen_address, timeout=self.timeout, statement_cache_size=0, command_timeout=self.timeout
+            )
             try:
                 yield connection
             finally:
                 connection.terminate()
 
+    # -- whether the server is there -----------------------------------------------------------------------------
+
+    @property
+    def unreachable(self) -> UnreachableError | None:
+        """The error of every call, while the server is known to be unreachable."""
+        return self._reachability().error
+
+    def _reachability(self) -> Reachability:
+        if self._server is None:
+            self._server = reachability_of(self._dsn or f"pool {id(self._pool)}")
+            self._server.listeners.add(self._on_unreachable)
+        return self._server
+
+    def _on_unreachable(self, error: UnreachableError) -> None:
+        if self._pool is not None and not self._probes.closed:
+            self._probes.start(self._pool.expire)  # the idle connections may lead nowhere, and not know it
+        for function in self.on_unreachable:
+            function(error)
+
+    async def _probe(self) -> None:
+        """Open a connection, and close it again."""
+        if self._address is None:
+            assert self._pool is not None
+            connection = await self._pool.acquire(self.timeout)
+            await self._pool.release(connection)
+        else:
+            connection = await connect(self._address, timeout=self.timeout, statement_cache_size=0)
+            connection.terminate()
+
+    def _watch(self) -> None:
+        """Look after a while whether the oldest statement has been answered: a frozen server refuses nothing."""
+        if not self._watching and self._address is not None:
+            self._watching = True
+            asyncio.get_running_loop().call_later(self._patience, self._look)
+
+    @property
+    def _patience(self) -> float:
+        return max(SUSPECT, self.timeout / 4)
+
+    def _look(self) -> None:
+        self._watching = False
+        use, since = next(iter(self._busy.items()), (None, 0.0))
+        if use is None or self._probes.closed:
+            return
+        self._watch()
+        if self._suspected is not use and time.monotonic() >= max(since, self._answered) + self._patience:
+            self._suspected = use  # one look for each; it may simply take long
+            self._probes.start(self._suspect)
+
+    async def _suspect(self) -> None:
+        began = time.monotonic()
+        try:
+            assert self._address is not None
+            connection = await connect(self._address, timeout=max(SUSPECT, self.timeout / 2), statement_cache_size=0)
+            connection.terminate()
+        except Exception as error:
+            if is_unreachable(error) and not self._probes.closed:
+                self._reachability().doubt(error, began - GRACE, self._probes, self._probe)
+
     # -- first use -----------------------------------------------------------------------------------------------
 
-    async def _start(self) -> ConnectionPool:
+    async def _start(self, until: float) -> ConnectionPool:
         async with self._starting:
             self.check()
             if self._pool is None:
                 assert self._address is not None
-                connection = await connect(self._address, statement_cache_size=0, command_timeout=self.timeout)
+                connection = await connect(
+                    self._address,
+                    timeout=until - time.monotonic(),
+                    statement_cache_size=0,
+                    command_timeout=self.timeout,
+                )
                 try:
                     await self._prepare(connection)
                 finally:
@@ -205,7 +312,7 @@ class PostgresDatabase:
                     self._address, self._size, statement_cache_size=statements, command_timeout=self.timeout
                 )
             elif not self.is_prepared:
-                connection = await self._pool.acquire()
+                connection = await self._pool.acquire(until - time.monotonic())
                 try:
                     await self._prepare(connection)
                 finally:
