@@ -116,7 +116,8 @@ class PushCommands:
         ttl = age and max(age, HOUR_MS)
         window = max(1, int(retention.key_window * 1000))
         numbers = [b"%d" % number for number in (ttl, age, window, inline)]
-        self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers, publish)
+        announce = (publish, names.channel_suffix)
+        self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers, *announce)
         self._of_user: Callable[[str], tuple[bytes, int]] = lru_cache(_CACHED_NAMES)(self._encode_user)
 
     def names_of(self, event: Event) -> tuple[bytes, int]:
@@ -155,7 +156,7 @@ class PushCommands:
 @lru_cache
 def _head(events: int) -> bytes:
     """Return the beginning of a call for this number of events."""
-    return b"*%d\r\n%b" % (12 + 7 * events, bulks(b"EVALSHA", PUSH.sha, b"%d" % (4 * events)))
+    return b"*%d\r\n%b" % (13 + 7 * events, bulks(b"EVALSHA", PUSH.sha, b"%d" % (4 * events)))
 
 
 class PushAttempt:

@@ -83,6 +83,11 @@ class Endpoint:
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def database(self) -> int:
+        """The number of the database that connections select."""
+        return int(self.options.get("db") or 0)
+
+    @property
     def is_cluster(self) -> bool:
         """Whether the seeds are nodes of a cluster."""
         return bool(self.seeds) and not self.service
