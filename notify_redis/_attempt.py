@@ -14,6 +14,7 @@ First attempts (`_save`) and later ones (`_retry`) are built and settled here, s
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,16 +25,18 @@ from typing import Any, Final, TypeAlias
 from redis.exceptions import ResponseError
 
 from notify import Event
-from notify.adapters import Retention
+from notify.adapters import OutageLog, Retention
 from notify.errors import NotifyError, PushRejectedError, PushUncertainError
 
 from ._client import RedisClient
 from ._connection import bulks, pack
-from ._errors import Disposition, NoAnswerError, NotSentError, RefusedError, disposition_of, rejected, uncertain
+from ._errors import Disposition, NoAnswerError, NotSentError, RefusedError, disposition_of, phrase, rejected, uncertain
 from ._names import RedisNames
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._record import decode, encode
 from ._scripts import PUSH
+
+logger = logging.getLogger("notify.redis")
 
 EVENTS_PER_CALL: Final = 32
 """Events appended by one call of the script: half a millisecond in which the server does nothing else."""
@@ -206,6 +209,11 @@ class PushAttempts:
         self._timeout = timeout
         self._origin = secrets.token_hex(6).encode()
         self._numbers = count()
+        self._announcing = OutageLog(
+            logger,
+            f"{client.name} stores events but may not announce them, so other processes find them by audits",
+            f"{client.name} announces events again",
+        )
         self.pending: dict[bytes, PendingPush] = {}
 
     def new_push(self, event: Event, done: Done) -> PendingPush:
@@ -257,6 +265,10 @@ class PushAttempts:
             return [push for push in chunk if push.outcome is None]
         server_ms, *results = reply
         attempt.connection.calibrate(server_ms)
+        if len(results) > len(chunk):
+            self._announcing.failed(phrase(results.pop().decode(errors="replace")))
+        elif results and self._announcing.is_failing:
+            self._announcing.recovered()
         if not results:
             for push in chunk:
                 push.failure = NoAnswerError("the deadline had passed when the server executed the script")

@@ -6,7 +6,7 @@
 --   clock of this server.
 -- Returns the time, then for each event "id prev" if it was appended, "id prev body" if that was done before (body only
 --   while it is retained), "!reason" if it was not, "?reason" if it may have been. The time alone: the deadline had
---   passed, and nothing was done.
+--   passed, and nothing was done. The last element is one more if an event was stored and could not be announced: why.
 --
 -- An announcement is "id prev nonce body", without the body where that is over the inline limit.
 --
@@ -21,7 +21,7 @@ local deadline, max_len, trim, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumb
 local age, window, inline = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local publish, suffix, since = ARGV[8], ARGV[9], ARGV[10]
 local HOUR = 3600000
-local appended
+local appended, unannounced
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -102,7 +102,8 @@ local function push(stream, index, retries, idem, nonce, keyed, body)
   if fresh then
     local message = place .. ' ' .. nonce
     if #body <= inline then message = message .. ' ' .. body end
-    redis.call(publish, stream .. suffix, message)
+    local sent = redis.pcall(publish, stream .. suffix, message)
+    if type(sent) == 'table' then unannounced = sent.err end
   end
   return place
 end
@@ -118,4 +119,5 @@ for i = 1, #KEYS / 4 do
   end
   results[i + 1] = result
 end
+results[#results + 1] = unannounced
 return results
