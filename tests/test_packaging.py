@@ -180,7 +180,9 @@ def test_a_strangers_backend_works_by_url(tmp_path: Path) -> None:
     notify = [sys.executable, "-m", "notify"]
     for type_ in ("first", "second", "third"):
         run(*notify, "push", "alice", type_, cwd=work, **path)
-    assert [line.split()[1] for line in run(*notify, "tail", "alice", "--no-follow", cwd=work, **path).splitlines()] == [
+    assert [
+        line.split()[1] for line in run(*notify, "tail", "alice", "--no-follow", cwd=work, **path).splitlines()
+    ] == [
         "second",
         "third",
     ]
