@@ -30,7 +30,7 @@ FLOORS = (
     ["_assembly"],
     ["_notifier"],
     ["adapters", "__init__"],
-    ["cli", "sync", "testing"],
+    ["cli", "sync", "testing", "webhook"],
     ["__main__"],
 )
 """Who imports whom in the core, annotations included: a module imports its own room and the floors above it here."""
@@ -38,7 +38,7 @@ FLOORS = (
 PUBLIC = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event"}
 """What a backend, the command line and the suites may import of the core."""
 
-OUTSIDE = ["cli", "testing"]
+OUTSIDE = ["cli", "testing", "webhook"]
 """Rooms of `notify` that use the core as a stranger would: by its public modules alone."""
 
 ROLES = {
@@ -76,6 +76,7 @@ FURTHER = {
     "notify_pg": {
         "_dsn": "a DSN is checked before the driver could print a piece of its password",
         "_outbox": "events in the caller's transaction, and their relay",
+        "_queue": "saves that wait, each user's in the order of the calls",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
         "_schema": "tables and their migration",
@@ -85,11 +86,11 @@ FURTHER = {
 
 PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
-    "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor",
+    "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
 }  # fmt: skip
 PURE_LIBRARY = {
-    "__future__", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "itertools", "json", "math",
-    "re", "typing",
+    "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
+    "hashlib", "hmac", "itertools", "json", "math", "re", "typing",
 }  # fmt: skip
 PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
