@@ -18,7 +18,8 @@ import asyncpg  # type: ignore[import-untyped]
 from notify.adapters import LoopGuard
 from notify.errors import UsageError
 
-from ._dsn import check_dsn, connect
+from ._connect import connect
+from ._dsn import check_dsn
 from ._errors import PostgresDisposition, disposition_of, unavailable
 from ._names import PostgresNames
 from ._pool import CallerPool, Connection, ConnectionPool, OwnPool
@@ -60,8 +61,7 @@ class PostgresDatabase:
     ) -> None:
         if not isinstance(dsn, str | asyncpg.Pool):
             raise UsageError(f"dsn must be a DSN or an asyncpg pool, got {type(dsn).__name__}")
-        if isinstance(dsn, str):
-            check_dsn(dsn)
+        self._address = check_dsn(dsn) if isinstance(dsn, str) else None
         for option, value in (("timeout", timeout), ("pool_size", pool_size)):
             if not value > 0:
                 raise UsageError(f"{option} must be greater than 0, not {value!r}")
@@ -74,7 +74,8 @@ class PostgresDatabase:
         self.check = self._guard.check
         self._dsn = dsn if isinstance(dsn, str) else None
         self._pool: ConnectionPool | None = None if isinstance(dsn, str) else CallerPool(dsn)
-        self._listen_dsn: str | None = None
+        self._listen_address = self._address
+        self._says_pooled = self._address is not None and self._address.is_pooled
         self._kept_to_listen = 0
         self._has_tables = tables
         self._size = pool_size if self._pool is None else self._pool.size
@@ -89,8 +90,7 @@ class PostgresDatabase:
             UsageError: not a DSN.
         """
         if listen_dsn is not None:
-            check_dsn(listen_dsn)
-        self._listen_dsn = listen_dsn
+            self._listen_address = check_dsn(listen_dsn)
         self._kept_to_listen = int(listen_dsn is None)
 
     @property
@@ -174,8 +174,7 @@ class PostgresDatabase:
         At the end it is terminated, because an orderly close may hang, and because a pooled connection must not carry
         its listeners over to the next borrower.
         """
-        dsn = self._listen_dsn or self._dsn
-        if dsn is None:
+        if self._listen_address is None:
             async with self.connection(self.timeout) as connection:
                 try:
                     yield connection
@@ -183,7 +182,7 @@ class PostgresDatabase:
                     connection.terminate()
         else:
             async with asyncio.timeout(self.timeout):
-                connection = await connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
+                connection = await connect(self._listen_address, statement_cache_size=0, command_timeout=self.timeout)
             try:
                 yield connection
             finally:
@@ -195,15 +194,15 @@ class PostgresDatabase:
         async with self._starting:
             self.check()
             if self._pool is None:
-                assert self._dsn is not None
-                connection = await connect(self._dsn, statement_cache_size=0, command_timeout=self.timeout)
+                assert self._address is not None
+                connection = await connect(self._address, statement_cache_size=0, command_timeout=self.timeout)
                 try:
                     await self._prepare(connection)
                 finally:
                     connection.terminate()
                 statements = 0 if self.is_pooled else 100  # behind a pooler the next transaction may not know the name
                 self._pool = OwnPool(
-                    self._dsn, self._size, statement_cache_size=statements, command_timeout=self.timeout
+                    self._address, self._size, statement_cache_size=statements, command_timeout=self.timeout
                 )
             elif not self.is_prepared:
                 connection = await self._pool.acquire()
@@ -217,7 +216,8 @@ class PostgresDatabase:
     async def _prepare(self, connection: Connection) -> None:
         async with connection.transaction():
             backend_pid = await connection.fetchval("SELECT pg_backend_pid()")
-            self.is_pooled = backend_pid != connection.get_server_pid()  # a pooler announces its own number
+            # a pooler announces a number of its own
+            self.is_pooled = backend_pid != connection.get_server_pid() or self._says_pooled
             await self._check_settings(connection)
             if self._has_tables:
                 await prepare(connection, self.names)

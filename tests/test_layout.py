@@ -74,7 +74,8 @@ FURTHER = {
         "_scripts": "the Lua scripts",
     },
     "notify_pg": {
-        "_dsn": "a DSN is checked before the driver could print a piece of its password",
+        "_dsn": "a DSN is read before the driver could print a piece of its password",
+        "_connect": "one connection; which files, settings and variables are to blame where it fails",
         "_outbox": "events in the caller's transaction, and their relay",
         "_queue": "saves that wait, each user's in the order of the calls",
         "_pool": "connections that need no reset between two borrowers",
@@ -99,6 +100,7 @@ LOOPS = {
     "notify._runtime._background": {"asyncio", "trio"},
     "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._waking": {"asyncio"},
+    "notify_pg._connect": {"asyncio"},
     "notify.sync._loop": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
     "notify_pg._listen": {"asyncio"},
