@@ -81,7 +81,7 @@ class PostgresRouter:
         self._name = type(self).__name__
         names = PostgresNames(schema, table_prefix)
         self._channel = names.route_channel
-        self._db = PostgresDatabase(dsn, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False)
+        self._db = PostgresDatabase(dsn, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=())
         self._db.set_listen_dsn(listen_dsn)
         self._background = Background(self._name)
         self._publisher = PostgresWakePublisher(self._db, self._channel, self._background)
