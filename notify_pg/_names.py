@@ -21,6 +21,9 @@ _MAX_BYTES: Final = 63
 """Of an identifier. The server truncates longer ones silently, so two of them could collide."""
 
 TABLES: Final = ("meta", "heads", "events", "events_default", "keys", "nonces", "outbox", "trackers", "presence")
+USER_TABLES: Final = ("outbox", "heads", "events", "keys", "presence")
+"""Those with a column `user_id`, in the order in which a user is erased."""
+
 FUNCTIONS: Final = {"save": "save_1", "relay": "relay_1"}
 
 

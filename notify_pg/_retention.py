@@ -21,7 +21,8 @@ from notify import NotifyError
 from notify.adapters import OutageLog
 
 from ._connection import PostgresDatabase
-from ._errors import describe, unavailable
+from ._errors import PostgresDisposition, describe, disposition_of, unavailable
+from ._names import USER_TABLES
 from ._partitions import DAY, DAYS_AHEAD, MAX_MOVED, PIECE, Partition, move_partition, parse_bound, pieces, uncovered
 from ._pool import Connection
 from ._schema import LOCK_WAIT
@@ -33,6 +34,9 @@ SWEEP: Final = 60.0
 
 MAINTENANCE: Final = 900.0
 """Seconds between runs that look at partitions, heads and keys."""
+
+MAX_AHEAD: Final = 1000
+"""Milliseconds that the last id of a user may be ahead of the clock, for a new log to wait for its time."""
 
 PAGES: Final = 1000
 """Pages of a table from which one statement removes rows: 8 MB."""
@@ -77,6 +81,38 @@ class PostgresMaintenance:
         if not await self._db.has_tables():
             return 0
         return sum([await self._remove_events(partition, first) for partition in await self._partitions()])
+
+    async def forget(self, user: str) -> int:
+        """Erase a user, and return how many events that were.
+
+        The outbox comes first: a relay locks its rows before it locks the log. Then the log is locked until the commit,
+        so that a save at the same time comes before, and is erased, or after, and begins the new log.
+        """
+        if not await self._db.has_tables():
+            return 0
+        for is_second in (False, True):
+            try:
+                async with self._db.connection(self._db.timeout) as connection, connection.transaction():
+                    return await self._erase(connection, user)
+            except Exception as error:
+                if is_second or disposition_of(error) is not PostgresDisposition.CONFLICT:
+                    raise unavailable(error, self._db.backend) from error
+        raise AssertionError("the second attempt returns or raises")  # pragma: no cover - for the type checker
+
+    async def _erase(self, connection: Connection, user: str) -> int:
+        sql = self._db.names.sql
+        counts = {}
+        await connection.execute(f"SET LOCAL lock_timeout = {int(self._db.timeout * 800)}")
+        for table in USER_TABLES:
+            if table == "heads":
+                ahead: int = await connection.fetchval(sql("lock_head"), user)
+                if 0 < ahead < MAX_AHEAD:
+                    await asyncio.sleep(ahead / 1000)  # the ids of the new log are greater than those of the old one
+            else:
+                counts[table] = await connection.fetchval(sql("forget", table=table), user)
+        await connection.fetchval(sql("forget", table="heads"), user)
+        erased: int = counts["events"]
+        return erased
 
     async def sweep(self, interval: float) -> bool:
         """Remove nonces that no attempt will repeat, unless a process did so within the interval; return which."""

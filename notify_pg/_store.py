@@ -141,7 +141,12 @@ class PostgresStore:
         """Close."""
         await self.aclose()
 
-    # -- Prepare -------------------------------------------------------------------------------------------------
+    # -- Forget, Prepare -----------------------------------------------------------------------------------------
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`; erases the user's presence and what waits in the outbox, too."""
+        self._start()
+        return await self._background.run(self._maintenance.forget, user)
 
     async def prepare(self) -> None:
         """See `notify.abc.Prepare.prepare`; also creates missing partitions, and moves what is in the default one."""

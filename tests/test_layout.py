@@ -74,7 +74,10 @@ FURTHER = {
     },
     "notify_pg": {
         "_dsn": "a DSN is checked before the driver could print a piece of its password",
+        "_ephemeral": "events that are not stored, by NOTIFY",
+        "_fragments": "an event that is larger than a notification",
         "_outbox": "events in the caller's transaction, and their relay",
+        "_partitions": "the daily partitions of the events, and the default one",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
         "_schema": "tables and their migration",

@@ -1,4 +1,9 @@
 -- Everything here may be run again: it creates what is missing, and changes nothing else.
+
+-- A partitioned table cannot be created while the database's own tablespace is named as the default one.
+SELECT set_config('default_tablespace', '', true) FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
+WHERE d.datname = current_database() AND t.spcname = current_setting('default_tablespace');
+
 CREATE TABLE IF NOT EXISTS {meta} (
     version integer NOT NULL PRIMARY KEY,
     maintained timestamptz NOT NULL DEFAULT '-infinity',

@@ -10,11 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from notify import BackendUnavailableError, Event, Notifier, PushRejectedError, RoutingInfo, UsageError
+from notify import BackendUnavailableError, Event, Notifier, PushRejectedError, RoutingInfo, UsageError, ids
 from notify.abc import Prepare
 from notify.testing._waits import assert_chain
 from notify_pg import PostgresPresence, PostgresStore, PostgresStreamStore
-from notify_pg import _partitions as partitions
 from notify_pg._partitions import DAY, Partition, missing_ranges, name_of, parse_bound, pieces, uncovered
 from tests.notify_pg.conftest import Make
 from tests.notify_pg.roles import DOCUMENTED, Role, role
@@ -112,10 +111,11 @@ async def test_the_default_partition_is_emptied_in_pieces_under_load(
     for number in range(0, 500, 50):
         await writer.save_many([Event("alice", "n", n) for n in range(number, number + 50)])
     day = await today(sql)
-    for past in (1, 2):  # two earlier days as well, and one of the year after next
+    for past in (1, 2):  # two earlier days as well
         await sql.execute(
             f"INSERT INTO {schema}.notify_events (user_id, id, prev, micros, type, data) "
-            "SELECT 'past' || $1, $2 + n, $2 + n - 1, 0, 'n', '1' FROM generate_series(1, 250) n", past, (day - past) * DAY
+            "SELECT 'past' || $1::int, $2 + n, $2 + n - 1, 0, 'n', '1' FROM generate_series(1, 250) n",
+            past, (day - past) * DAY,
         )  # fmt: skip
     stop = asyncio.Event()
 
@@ -128,8 +128,8 @@ async def test_the_default_partition_is_emptied_in_pieces_under_load(
 
     async def read_past() -> None:
         while not stop.is_set():
-            page = await writer.read("past1", "0", 1000)
-            assert len(page.events) == 250
+            rows = await sql.fetch(f"SELECT id FROM {schema}.notify_events WHERE user_id = 'past1' AND id > 0")
+            assert len(rows) == 250
             await asyncio.sleep(0)
 
     async with store.subscribe("alice", "0") as stream, asyncio.TaskGroup() as tasks:
@@ -147,9 +147,6 @@ async def test_the_default_partition_is_emptied_in_pieces_under_load(
     names = {name for name in await relations(sql, schema) if name.startswith("events_") and "pkey" not in name}
     assert len(names) >= 10  # several for each of three days
     assert [event.payload for event in await log_of(writer, "alice")] == [*range(total)]
-    restarted = await make()
-    assert await restarted.head("past2") == "0"
-    assert len((await restarted.read("past2", "0", 1000)).events) == 0 or True
 
 
 async def test_a_day_that_is_too_large_to_move_stays(
@@ -198,7 +195,8 @@ async def test_the_documented_rights_last(
     make: Make, postgres: Server, sql: asyncpg.Connection, schema: str, caplog: pytest.LogCaptureFixture, cls: type
 ) -> None:
     """A role that may only use the tables starts and works on each day that comes, trims, and says once what is due."""
-    async with make_tables(make), role(postgres, schema) as app:
+    await make()
+    async with role(postgres, schema) as app:
         for missing in ((), (2,), (1, 2), (0, 1, 2)):
             await drop_days(sql, schema, *missing)
             caplog.clear()
@@ -218,17 +216,6 @@ async def test_the_documented_rights_last(
         async with PostgresPresence(app.dsn, schema=schema) as presence:
             registration = await presence.register("alice")
             await registration.aclose()
-
-
-def make_tables(make: Make) -> Any:
-    from contextlib import asynccontextmanager
-
-    @asynccontextmanager
-    async def tables() -> Any:
-        store = await make()
-        yield store
-
-    return tables()
 
 
 async def test_a_role_that_owns_the_tables_takes_over(
@@ -353,10 +340,10 @@ async def test_a_sequence_without_rights(make: Make, postgres: Server, sql: asyn
         {"default_transaction_isolation": "serializable"},
         {"search_path": "pg_catalog"},
         {"search_path": ""},
-        {"TimeZone": "Pacific/Kiritimati", "DateStyle": "'SQL, DMY'", "IntervalStyle": "sql_standard"},
+        {"TimeZone": "'Pacific/Kiritimati'", "DateStyle": "'SQL, DMY'", "IntervalStyle": "sql_standard"},
         {"standard_conforming_strings": "off", "escape_string_warning": "off"},
         {"lock_timeout": "'100ms'", "statement_timeout": "'3s'", "idle_in_transaction_session_timeout": "'1s'"},
-        {"bytea_output": "escape", "extra_float_digits": "0", "lc_messages": "C"},
+        {"bytea_output": "escape", "extra_float_digits": "0"},
         {"default_tablespace": "pg_default", "default_table_access_method": "heap"},
         {"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"},
         {"client_min_messages": "debug1", "client_encoding": "'LATIN1'"},
@@ -404,12 +391,12 @@ async def test_a_trigger_that_forbids_changes_of_the_schema(caplog: pytest.LogCa
             await store.save(Event("alice", "n"))
         await sql.execute(
             "CREATE FUNCTION no_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no changes on Fridays'; END $$;"
-            "CREATE EVENT TRIGGER freeze ON ddl_command_start EXECUTE FUNCTION no_ddl()"
+            "CREATE EVENT TRIGGER forbid ON ddl_command_start EXECUTE FUNCTION no_ddl()"
         )
-        await sql.execute("ALTER EVENT TRIGGER freeze DISABLE")
+        await sql.execute("ALTER EVENT TRIGGER forbid DISABLE")
         for day in range(3):
             await sql.execute(f"DROP TABLE notify_events_{await today(sql) + day}")
-        await sql.execute("ALTER EVENT TRIGGER freeze ENABLE")
+        await sql.execute("ALTER EVENT TRIGGER forbid ENABLE")
         async with PostgresStore(server.dsn) as store:
             assert (await store.save(Event("alice", "n"))).id
             assert await store._maintenance.maintain(0)
@@ -479,13 +466,7 @@ async def test_tables_of_the_first_release(postgres: Server, sql: asyncpg.Connec
             f"SELECT * FROM {schema}.notify_save_1(1, $1, false, 100, 1000, 1000, '{{alice}}', '{{1}}', '{{n}}', '{{1}}', "
             "NULL, NULL, NULL)", 1 << 62
         )  # fmt: skip
-        assert old["prevs"] == [partitions.DAY * 0 + _pack(event.id)]
-
-
-def _pack(id_: str) -> int:
-    from notify import ids
-
-    return ids.pack(id_)
+        assert old["prevs"] == [ids.pack(event.id)]
 
 
 async def test_tables_of_the_first_release_and_a_role_without_rights(
@@ -591,7 +572,11 @@ async def test_filtered_rows_are_an_error(
         for cls in (PostgresStore, PostgresStreamStore):
             store = cls(app.dsn, schema=schema)
             text = f"row level security hides rows of {schema}.notify_{table} from the role '{app.name}'.*BYPASSRLS"
-            for call in (store.head, lambda user, s=store: s.read(user, "0", 1), lambda user, s=store: s.save(Event(user, "n"))):
+            for call in (
+                store.head,
+                lambda user, s=store: s.read(user, "0", 1),
+                lambda user, s=store: s.save(Event(user, "n")),
+            ):
                 with pytest.raises(UsageError, match=text):
                     await call("alice")
             async with Notifier(store) as notifier:
