@@ -36,6 +36,11 @@ async def drop_days(sql: asyncpg.Connection, schema: str, *days: int) -> None:
         await sql.execute(f"DROP TABLE IF EXISTS {schema}.notify_events_{await today(sql) + day}")
 
 
+async def insert(sql: asyncpg.Connection, schema: str, id_: int) -> None:
+    columns = "user_id, id, prev, micros, type, data"
+    await sql.execute(f"INSERT INTO {schema}.notify_events ({columns}) VALUES ('a', {id_}, 0, 0, 'n', '1')")
+
+
 async def relations(sql: asyncpg.Connection, schema: str) -> set[str]:
     rows = await sql.fetch("SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace($1)", schema)
     return {row["relname"].removeprefix("notify_") for row in rows}
@@ -114,7 +119,7 @@ async def test_the_default_partition_is_emptied_in_pieces_under_load(
     for past in (1, 2):  # two earlier days as well
         await sql.execute(
             f"INSERT INTO {schema}.notify_events (user_id, id, prev, micros, type, data) "
-            "SELECT 'past' || $1::int, $2 + n, $2 + n - 1, 0, 'n', '1' FROM generate_series(1, 250) n",
+            "SELECT 'past' || $1::int, $2::bigint + n, $2 + n - 1, 0, 'n', '1' FROM generate_series(1, 250) n",
             past, (day - past) * DAY,
         )  # fmt: skip
     stop = asyncio.Event()
@@ -177,9 +182,7 @@ async def test_expired_partitions_go_whatever_they_are(make: Make, sql: asyncpg.
         await sql.execute(
             f"CREATE TABLE {schema}.{name} PARTITION OF {schema}.notify_events FOR VALUES FROM ({low}) TO ({high})"
         )
-        await sql.execute(
-            f"INSERT INTO {schema}.notify_events (user_id, id, prev, micros, type, data) VALUES ('a', {low}, 0, 0, 'n', '1')"
-        )
+        await insert(sql, schema, low)
     assert await store._maintenance.maintain(0)
     found = await relations(sql, schema)
     assert f"events_{day - 5}_0" not in found
@@ -251,9 +254,7 @@ async def test_old_events_of_a_table_that_is_not_owned(
         f"CREATE TABLE {schema}.notify_events_{low // DAY} PARTITION OF {schema}.notify_events "
         f"FOR VALUES FROM ({low}) TO ({low + DAY})"
     )
-    await sql.execute(
-        f"INSERT INTO {schema}.notify_events (user_id, id, prev, micros, type, data) VALUES ('a', {low}, 0, 0, 'n', '1')"
-    )
+    await insert(sql, schema, low)
     async with role(postgres, schema) as app, PostgresStore(app.dsn, schema=schema, max_age=86_400.0) as store:
         await sql.execute(f"UPDATE {schema}.notify_meta SET maintained = '-infinity'")
         assert await store._maintenance.maintain(0)
@@ -390,7 +391,8 @@ async def test_a_trigger_that_forbids_changes_of_the_schema(caplog: pytest.LogCa
         async with PostgresStore(server.dsn) as store:
             await store.save(Event("alice", "n"))
         await sql.execute(
-            "CREATE FUNCTION no_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no changes on Fridays'; END $$;"
+            "CREATE FUNCTION no_ddl() RETURNS event_trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN RAISE 'no changes on Fridays'; END $$;"
             "CREATE EVENT TRIGGER forbid ON ddl_command_start EXECUTE FUNCTION no_ddl()"
         )
         await sql.execute("ALTER EVENT TRIGGER forbid DISABLE")
@@ -401,7 +403,7 @@ async def test_a_trigger_that_forbids_changes_of_the_schema(caplog: pytest.LogCa
             assert (await store.save(Event("alice", "n"))).id
             assert await store._maintenance.maintain(0)
         assert "no changes on Fridays" in caplog.text
-        with pytest.raises(BackendUnavailableError, match="no changes on Fridays.*notify init"):
+        with pytest.raises(BackendUnavailableError, match=r"no changes on Fridays.*notify init"):
             async with PostgresStore(server.dsn, schema="other"):
                 pass
         await sql.close()
@@ -440,7 +442,8 @@ async def test_a_publication_of_all_tables(when: str) -> None:
             assert await store.forget("alice") >= 0
             await connection.close()
         without = await sql.fetch(
-            "SELECT relname FROM pg_class c WHERE relkind IN ('r', 'p') AND relpersistence = 'p' AND relname ^@ 'notify_' "
+            "SELECT relname FROM pg_class c WHERE relkind IN ('r', 'p') AND relpersistence = 'p' "
+            "AND relname ^@ 'notify_' "
             "AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)"
         )
         assert without == []
@@ -451,7 +454,7 @@ FIRST_RELEASE = Path(__file__).parent / "first_release.sql"
 
 
 async def test_tables_of_the_first_release(postgres: Server, sql: asyncpg.Connection, schema: str) -> None:
-    """They get the key that they lack, keep their events, and processes of the first release go on beside the new ones."""
+    """They get the key that they lack, keep their events, and processes of the first release go on beside new ones."""
     await sql.execute(f"CREATE SCHEMA {schema}")
     await sql.execute(FIRST_RELEASE.read_text().replace("{schema}", schema))
     await sql.execute(f"INSERT INTO {schema}.notify_meta (version) VALUES (1)")  # twice: a restore was repeated
@@ -463,8 +466,8 @@ async def test_tables_of_the_first_release(postgres: Server, sql: asyncpg.Connec
         )
         assert key is True
         old = await sql.fetchrow(
-            f"SELECT * FROM {schema}.notify_save_1(1, $1, false, 100, 1000, 1000, '{{alice}}', '{{1}}', '{{n}}', '{{1}}', "
-            "NULL, NULL, NULL)", 1 << 62
+            f"SELECT * FROM {schema}.notify_save_1(1, $1, false, 100, 1000, 1000, "
+            "'{alice}', '{1}', '{n}', '{1}', NULL, NULL, NULL)", 1 << 62
         )  # fmt: skip
         assert old["prevs"] == [ids.pack(event.id)]
 
@@ -616,7 +619,7 @@ async def test_row_level_security_that_is_enabled_later(
             if given == "pool":
                 with pytest.raises(UsageError, match="row level security"):
                     await store._db.keep()  # as maintenance does
-            with pytest.raises((UsageError, BackendUnavailableError), match="row.level security"):
+            with pytest.raises((UsageError, BackendUnavailableError), match=r"row.level security"):
                 await store.head("alice")
 
 
@@ -740,7 +743,7 @@ async def test_the_script_makes_what_prepare_makes(postgres: Server, sql: asyncp
     """Table by table, column by column, index by index."""
     query = """
         SELECT c.relname::text, c.relkind::text, c.relpersistence::text, c.reloptions::text, array_agg(
-            a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull ORDER BY a.attnum) AS columns
+            a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull ORDER BY a.attnum) AS c
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         WHERE c.relnamespace = to_regnamespace($1) GROUP BY 1, 2, 3, 4
         UNION ALL SELECT p.proname::text, 'f', '', md5(replace(p.prosrc, $1, '')), NULL FROM pg_proc p
