@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from inspect import signature
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self
 
@@ -16,6 +17,7 @@ import anyio
 import anyio.lowlevel
 
 from ._assembly import Options, assemble
+from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
 from ._runtime._commands import FORGOTTEN
@@ -33,7 +35,7 @@ class Notifier:
     """Pushes events to users and hands out streams of them.
 
     Used as `async with Notifier(...)`, or without it and `await notifier.aclose()` at the end. The parts belong to the
-    caller: they may be shared, and closing the notifier does not close them.
+    caller: they may be shared, and closing the notifier does not close them; the store of `from_url` is the exception.
 
     Args:
         store: where events are kept. None: every event is ephemeral.
@@ -91,6 +93,28 @@ class Notifier:
         is_plain = not (router or presence or parts.telemetry.measuring or parts.telemetry.tracing)
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
+        self._opened: Store | None = None
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """Return a notifier with the store at a URL, which it opens at the first use and closes in `aclose`.
+
+        Args:
+            url: as for `open_store`; its query may name options of the store, for example `?max_len=50`.
+            options: those of the notifier. Options that a notifier does not have go to the store. `timeout` and
+                `poll_interval` are the notifier's: those of a store are written into the URL.
+
+        Raises:
+            UsageError: not a store URL, or an argument is unacceptable.
+            ModuleNotFoundError: the driver of the backend is not installed; the message names the extra to install.
+        """
+        if "store" in options:
+            raise UsageError("from_url() opens the store by itself, so store= cannot be given")
+        ours = {name: options.pop(name) for name in _KEYWORDS & options.keys()}
+        store = open_store(url, **options)
+        notifier = cls(store, **ours)
+        notifier._opened = store
+        return notifier
 
     # -- pushing -------------------------------------------------------------------------------------------------
 
@@ -396,7 +420,11 @@ class Notifier:
         if not self._closed:
             self._closed = True
             with anyio.CancelScope(shield=True):
-                await self._parts.aclose(self._options.timeout)
+                try:
+                    await self._parts.aclose(self._options.timeout)
+                finally:
+                    if self._opened is not None:
+                        await self._opened.aclose()
 
     async def __aenter__(self) -> Self:
         """Start: routed events are received once this returns."""
@@ -419,3 +447,6 @@ class Notifier:
             self._started = True
             if self._parts.receiver is not None:
                 self._parts.services.start(self._parts.receiver.run)
+
+
+_KEYWORDS = frozenset(name for name, each in signature(Notifier).parameters.items() if each.kind is each.KEYWORD_ONLY)
