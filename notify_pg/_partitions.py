@@ -23,6 +23,9 @@ DAY: Final = 86_400_000 << 20
 DAYS_AHEAD: Final = 2
 """Days whose partitions exist before they begin."""
 
+LOCK_WAIT: Final = "SET LOCAL lock_timeout = '200ms'"
+"""Longer, and pushes would queue up behind a change of partitions that waits for a long query; it is retried later."""
+
 PIECE: Final = 20_000
 """Events that one transaction moves out of the default partition. Pushes and reads wait for it: 0.3 s or so."""
 
@@ -102,9 +105,11 @@ async def create_partition(connection: Connection, names: PostgresNames, low: in
     Raises:
         asyncpg.CheckViolationError: the default partition already holds events of that range.
     """
-    await connection.execute(names.sql("make_partition", partition=name_of(low, high), low=low, high=high))
+    sql = names.sql("make_partition", partition=name_of(low, high), low=low, high=high)
+    await connection.execute(f"{LOCK_WAIT};\n{sql}")
 
 
 async def move_partition(connection: Connection, names: PostgresNames, low: int, high: int) -> None:
     """Create the partition of a range, and move the events of the default partition there. Saves and reads wait."""
-    await connection.execute(names.sql("move_partition", partition=name_of(low, high), low=low, high=high))
+    sql = names.sql("move_partition", partition=name_of(low, high), low=low, high=high)
+    await connection.execute(f"{LOCK_WAIT};\n{sql}")

@@ -23,9 +23,19 @@ from notify.adapters import OutageLog
 from ._connection import PostgresDatabase
 from ._errors import PostgresDisposition, describe, disposition_of, unavailable
 from ._names import USER_TABLES
-from ._partitions import DAY, DAYS_AHEAD, MAX_MOVED, PIECE, Partition, move_partition, parse_bound, pieces, uncovered
+from ._partitions import (
+    DAY,
+    DAYS_AHEAD,
+    LOCK_WAIT,
+    MAX_MOVED,
+    PIECE,
+    Partition,
+    move_partition,
+    parse_bound,
+    pieces,
+    uncovered,
+)
 from ._pool import Connection
-from ._schema import LOCK_WAIT
 
 logger = logging.getLogger("notify.pg")
 

@@ -26,7 +26,7 @@ from notify.errors import UsageError
 
 from ._errors import describe
 from ._names import PostgresNames
-from ._partitions import DAY, DAYS_AHEAD, Partition, create_partition, missing_ranges, parse_bound
+from ._partitions import DAY, DAYS_AHEAD, LOCK_WAIT, Partition, create_partition, missing_ranges, parse_bound
 
 logger = logging.getLogger("notify.pg")
 
@@ -41,9 +41,6 @@ STORE_TABLES: Final = ("meta", "heads", "events", "events_default", "keys", "non
 PRESENCE_TABLES: Final = ("trackers", "presence")
 STORE_FUNCTIONS: Final = ("save_1", "relay_1")
 """What a store, or presence, cannot work without. What a later release adds it can, until that is created."""
-
-LOCK_WAIT: Final = "SET LOCAL lock_timeout = '200ms'"
-"""Longer, and pushes would queue up behind a change of partitions that waits for a long query; it is retried later."""
 
 REMEDY: Final = "run `notify init` as a role that may, or let it run the output of `notify init --print-sql`"
 
@@ -137,14 +134,15 @@ class PostgresSchema:
         if not self._tables:
             return True
         found = await self._look(connection)
-        if self._is_outdated(found):
+        is_outdated = self._is_outdated(found)
+        if is_outdated:
             await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
             found = await self._look(connection)
             if self._is_outdated(found):
                 await self._create(connection, found)
                 found = await self._look(connection)
         assert found is not None
-        await self._keep(connection, found)
+        await self._keep(connection, found, is_locked=is_outdated)
         return True
 
     def _is_outdated(self, found: Findings | None) -> bool:
@@ -227,9 +225,8 @@ class PostgresSchema:
             )
         try:
             async with connection.transaction():
-                await connection.execute(LOCK_WAIT)
-                for script in (*SCRIPTS, "set_version"):
-                    await connection.execute(names.sql(script, version=VERSION))
+                scripts = [names.sql(script, version=VERSION) for script in (*SCRIPTS, "set_version")]
+                await connection.execute(";\n".join([LOCK_WAIT, *scripts]))
         except asyncpg.PostgresError as error:
             needed = [*self._tables, *(STORE_FUNCTIONS if "heads" in self._tables else ())]
             if found is None or {f"{names.prefix}{name}" for name in needed} & {*lacking}:
@@ -243,7 +240,7 @@ class PostgresSchema:
 
     # -- housekeeping --------------------------------------------------------------------------------------------
 
-    async def _keep(self, connection: Any, found: Findings) -> None:
+    async def _keep(self, connection: Any, found: Findings, *, is_locked: bool = False) -> None:
         if "meta" not in self._tables:
             return
         if not found.version:
@@ -257,8 +254,10 @@ class PostgresSchema:
         if missing and not found.owns_events:
             reasons = [f"this role does not own the table: {REMEDY}, every day"]
         elif missing:
-            await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
-            present = (await self._look(connection) or found).partitions  # another process may have created them
+            present = found.partitions
+            if not is_locked:
+                await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
+                present = (await self._look(connection) or found).partitions  # another process may have created them
             for low, high in missing_ranges(found.today, present):
                 reasons.append(await self._create_partition(connection, low, high))
         reasons = [reason for reason in reasons if reason]
@@ -271,7 +270,6 @@ class PostgresSchema:
         """Create one partition, unless another process is doing so; return why it could not be created."""
         try:
             async with connection.transaction():
-                await connection.execute(LOCK_WAIT)
                 await create_partition(connection, self._names, low, high)
         except asyncpg.CheckViolationError:
             return "the default partition already holds events of that time; maintenance moves them"
