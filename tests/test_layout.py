@@ -76,7 +76,10 @@ FURTHER = {
     "notify_pg": {
         "_dsn": "a DSN is read before the driver could print a piece of its password",
         "_connect": "one connection; which files, settings and variables are to blame where it fails",
+        "_ephemeral": "events that are not stored, by NOTIFY",
+        "_fragments": "an event that is larger than a notification",
         "_outbox": "events in the caller's transaction, and their relay",
+        "_partitions": "the daily partitions of the events, and the default one",
         "_queue": "saves that wait, each user's in the order of the calls",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
