@@ -54,7 +54,8 @@ async def ask_sentinels(endpoint: Endpoint) -> Address:
             failures.append(reply)
         else:
             facts = dict(zip(reply[::2], reply[1::2], strict=True))
-            answers.append((int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))))
+            master = endpoint.located(facts[b"ip"].decode(), int(facts[b"port"]))
+            answers.append((int(facts[b"config-epoch"]), master))
 
     async with anyio.create_task_group() as tasks:
         for seed in endpoint.seeds:
@@ -103,7 +104,7 @@ async def ask_cluster(endpoint: Endpoint, known: Sequence[Address]) -> list[Addr
         if isinstance(ranges, NotSentError):
             failures.append(ranges)
             continue
-        owners = [(start, end, _address(master, seed)) for start, end, master, *_ in ranges]
+        owners = [(start, end, endpoint.located(*_address(master, seed))) for start, end, master, *_ in ranges]
         found = [[owner for start, end, owner in owners if start <= slot_of(tag) <= end][:1] for tag in TAGS]
         if all(found):
             return [address for (address,) in found]
