@@ -1,5 +1,7 @@
 """One attempt to append pushes: the command that is sent, and what its replies mean.
 
+It is longer than other modules, because the two can only be understood together.
+
 First attempts (`_save`) and later ones (`_retry`) are built and settled here, so both follow the same rules:
 
 1. A push keeps its nonce and its deadline through all its attempts. The script refuses an attempt that reaches the
@@ -28,11 +30,21 @@ from redis.exceptions import ResponseError
 
 from notify import Event
 from notify.adapters import OutageLog, Retention
-from notify.errors import NotifyError, PushRejectedError, PushUncertainError
+from notify.errors import CodecError, NotifyError, PushRejectedError, PushUncertainError
 
 from ._client import RedisClient
 from ._connection import bulks, pack
-from ._errors import Disposition, NoAnswerError, NotSentError, RefusedError, disposition_of, phrase, rejected, uncertain
+from ._errors import (
+    Disposition,
+    NoAnswerError,
+    NotSentError,
+    RefusedError,
+    bug,
+    disposition_of,
+    phrase,
+    rejected,
+    uncertain,
+)
 from ._names import RedisNames
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._record import decode, encode
@@ -331,7 +343,10 @@ class PushAttempts:
             return True
         fields = result.split(b" ", 2)
         if len(fields) > 2:  # appended earlier: by an idempotency key, or by another attempt
-            self.resolve(push, decode(fields[2], fields[0].decode(), fields[1].decode()))
+            try:
+                self.resolve(push, decode(fields[2], fields[0].decode(), fields[1].decode()))
+            except CodecError as error:
+                self.resolve(push, uncertain(error, self._client.name))
             return True
         id_, prev = fields[0].decode(), fields[1].decode()
         stored = push.announced
@@ -378,6 +393,21 @@ class PushAttempts:
         for push in pushes:
             text = f"no connection for {connection.down_for():.1f} s: {connection.failure}"
             push.failure = push.failure or NotSentError(text)
+            self._give_up(push)
+
+    def fail(self, pushes: Iterable[PendingPush], error: Exception, *, sent: bool) -> None:
+        """Give up pushes after an exception that nothing here expects.
+
+        Args:
+            pushes: those with an outcome keep it.
+            error: the exception.
+            sent: whether the current attempt may have been executed.
+        """
+        failure = bug(error, self._client.name)
+        for push in pushes:
+            push.failure = failure
+            if sent:
+                push.unknown_since = push.unknown_since or 0.0
             self._give_up(push)
 
     def abandon(self, pushes: Iterable[PendingPush], *, sent: bool = False) -> None:

@@ -69,6 +69,7 @@ FURTHER = {
         "_client": "which master has which partition",
         "_pipeline": "one shared connection, with the replies in order",
         "_pubsub": "one pub/sub connection, used once",
+        "_endpoint": "a URL or a client of the driver, read for where Redis is and how to log in",
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
@@ -90,11 +91,12 @@ FURTHER = {
 
 PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
+    "notify._runtime._urls",
     "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
-    "hashlib", "hmac", "itertools", "json", "math", "re", "typing",
+    "hashlib", "hmac", "itertools", "json", "math", "re", "typing", "urllib", "urllib",
 }  # fmt: skip
 PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
