@@ -27,8 +27,6 @@ PAGES_PER_CALL: Final = 64
 
 TRIMS_PER_CALL: Final = 256
 
-_LAST: Final = (1 << 64) - 1
-
 
 class RedisStore:
     """Stores events in Redis streams. asyncio; Redis 6.2 or later, alone or with Sentinel; 7.0 or later as a cluster.
@@ -90,22 +88,21 @@ class RedisStore:
         """See `notify.abc.Store.read`.
 
         The script that reads entries and head consistently costs the server five times as much for each entry as a
-        plain XRANGE. So both are sent: the script for the head alone, and XRANGE. Entries prove continuity by their
+        plain XREAD. So both are sent: the script for the head alone, and XREAD. Entries prove continuity by their
         `prev`, so the head does not matter. Without entries, nothing is new if the head is the position asked for. In
         all other cases the script reads both.
         """
         self._client.check_open()
         check_user(user)
-        start = _range_start(after)
-        if start:
-            stream, _, _, partition = self._names.of_user(user)
-            head = self._read_command([user], {user: after}, 0, only_news=False)
-            entries = pack(b"XRANGE", stream, start, b"+", b"COUNT", b"%d" % limit)
-            (now, page), rows = await self._ask([(partition, head), (partition, entries)])
-            if rows and (not self._age_ms or ids.parse(rows[0][0].decode())[0] >= now - self._age_ms):
-                return self._page(user, after, "", False, rows)
-            if not rows and page[1].decode() == after:
-                return Page((), None, after)
+        stream, _, _, partition = self._names.of_user(user)
+        head = self._read_command([user], {user: after}, 0, only_news=False)
+        entries = pack(b"XREAD", b"COUNT", b"%d" % limit, b"STREAMS", stream, after.encode())
+        (now, page), reply = await self._ask([(partition, head), (partition, entries)])
+        rows = reply[0][1] if reply else ()
+        if rows and (not self._age_ms or ids.parse(rows[0][0].decode())[0] >= now - self._age_ms):
+            return self._page(user, after, "", False, rows)
+        if not rows and page[1].decode() == after:
+            return Page((), None, after)
         return (await self._read({user: after}, limit, only_news=False))[user]
 
     async def head(self, user: str) -> str:
@@ -193,8 +190,7 @@ class RedisStore:
     def _read_command(self, users: Sequence[str], after: Mapping[str, str], limit: int, *, only_news: bool) -> bytes:
         streams = [self._names.stream(user) for user in users]
         rest = [b"%d" % limit, b"%d" % self._age_ms, b"1" if only_news else b""]
-        for user in users:
-            rest += [after[user].encode(), _range_start(after[user])]
+        rest += [after[user].encode() for user in users]
         return pack(b"EVALSHA", READ.sha, b"%d" % len(streams), *streams, *rest)
 
     def _page(self, user: str, after: str, head: str, is_old: bool, entries: Sequence[Any]) -> Page:
@@ -218,9 +214,3 @@ class RedisStore:
             if isinstance(reply, ResponseError):
                 raise unavailable(reply, self._client.name) from reply
         return replies
-
-
-def _range_start(position: str) -> bytes:
-    """Return the position as the exclusive start of a range; empty for the last id of all, which nothing can follow."""
-    ms, sequence = ids.parse(position)
-    return b"" if (ms, sequence) == (_LAST, _LAST) else b"(%d-%d" % (ms, sequence)

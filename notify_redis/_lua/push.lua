@@ -27,21 +27,6 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now > deadline then return {now} end
 
-local function ms(id) return tonumber(string.match(id, '^%d+')) end
-
--- The id of the last event ever appended: the stream knows it also after everything was trimmed.
-local function head(stream)
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  if last then return last[1] end
-  if redis.call('EXISTS', stream) == 0 then return '0' end
-  local info = redis.call('XINFO', 'STREAM', stream)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then
-      return info[i + 1] == '0-0' and '0' or info[i + 1]
-    end
-  end
-end
-
 -- The result for an event that was appended before.
 local function known(stream, place)
   local entry = redis.call('XRANGE', stream, string.match(place, '^%S+'), '+', 'COUNT', 1)[1]

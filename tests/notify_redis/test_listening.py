@@ -202,7 +202,7 @@ async def test_a_push_is_heard_without_being_read(server: Server, prefix: str) -
 
 
 def reads(server: Server) -> str:
-    found = plain_info(server, "commandstats").get("cmdstat_xrange", "calls=0")
+    found = plain_info(server, "commandstats").get("cmdstat_xread", "calls=0")
     return found.partition(",")[0]
 
 
