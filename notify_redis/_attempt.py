@@ -37,6 +37,7 @@ from ._names import RedisNames
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._record import decode, encode
 from ._scripts import PUSH
+from ._wake import ARGUMENTS, WakeStreams
 
 logger = logging.getLogger("notify.redis")
 
@@ -115,17 +116,19 @@ class PushCommands:
         retention: what the script trims and expires.
         exact: trim to exactly `max_len`.
         inline: bytes of a record up to which the announcement carries it.
-        publish: the command that announces.
+        wakes: where events are announced.
     """
 
-    def __init__(self, names: RedisNames, retention: Retention, *, exact: bool, inline: int, publish: bytes) -> None:
+    def __init__(
+        self, names: RedisNames, retention: Retention, *, exact: bool, inline: int, wakes: WakeStreams
+    ) -> None:
         self._names = names
+        self.wakes = wakes
         age = 0 if retention.max_age is None else max(1, int(retention.max_age * 1000))
         ttl = age and max(age, HOUR_MS)
         window = max(1, int(retention.key_window * 1000))
         numbers = [b"%d" % number for number in (ttl, age, window, inline)]
-        announce = (publish, names.channel_suffix)
-        self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers, *announce)
+        self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers)
         self._of_user: Callable[[str], tuple[bytes, int]] = lru_cache(_CACHED_NAMES)(self._encode_user)
 
     def names_of(self, event: Event) -> tuple[bytes, int]:
@@ -155,6 +158,7 @@ class PushCommands:
                 *[push.names for push in pushes],
                 b"$%d\r\n%b\r\n" % (len(deadline), deadline),
                 self._fixed,
+                self.wakes.arguments(pushes[0].partition),
                 b"$%d\r\n%b\r\n" % (len(since), since),
                 *[push.arguments for push in pushes],
             ]
@@ -164,7 +168,7 @@ class PushCommands:
 @lru_cache
 def _head(events: int) -> bytes:
     """Return the beginning of a call for this number of events."""
-    return b"*%d\r\n%b" % (13 + 7 * events, bulks(b"EVALSHA", PUSH.sha, b"%d" % (4 * events)))
+    return b"*%d\r\n%b" % (11 + ARGUMENTS + 7 * events, bulks(b"EVALSHA", PUSH.sha, b"%d" % (4 * events)))
 
 
 class PushAttempt:
@@ -305,7 +309,7 @@ class PushAttempts:
         server_ms, *results = reply
         attempt.connection.calibrate(server_ms)
         if len(results) > len(chunk):
-            self._announcing.failed(phrase(results.pop().decode(errors="replace")))
+            self._note_refusal(results.pop().decode(errors="replace"))
         elif results and self._announcing.is_failing:
             self._announcing.recovered()
         if not results:
@@ -315,6 +319,13 @@ class PushAttempts:
         return [
             push for push, result in zip(chunk, results, strict=True) if not self._settle_one(push, result, confirmed)
         ]
+
+    def _note_refusal(self, text: str) -> None:
+        """Note that the server refuses to publish, which matters where the wake stream does not carry the event."""
+        if self._commands.wakes.always:
+            self._commands.wakes.stop_publishing()
+        elif text:
+            self._announcing.failed(phrase(text))
 
     def _settle_one(self, push: PendingPush, result: bytes, confirmed: bool) -> bool:
         """Take the script's result for one push (see push.lua); return False where it needs another attempt."""

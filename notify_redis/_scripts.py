@@ -24,8 +24,11 @@ class Script:
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
-PUSH: Final = Script("head", "push")
+PUSH: Final = Script("head", "wake", "push")
 READ: Final = Script("head", "read")
 LEASE: Final = Script("lease")
-SCRIPTS: Final = (PUSH, READ, LEASE)
+TELL: Final = Script("wake", "tell")
+WATCH: Final = Script("wake", "watch")
+FORGET: Final = Script("head", "forget")
+SCRIPTS: Final = (PUSH, READ, LEASE, TELL, WATCH, FORGET)
 """Loaded on every new connection, and again after a reply NOSCRIPT."""
