@@ -10,6 +10,7 @@
 | two log lines for an outage | `OutageLog` |
 | refuse another event loop, a fork, a closed part | `LoopGuard` |
 | the exceptions of a driver | `DriverErrors` |
+| a mistake in one's own code, told from an outage | `is_bug`, `report_bug` |
 | options of a store | `Retention` |
 | the gap of a page | `Page.of`, or `continuity` |
 | the next id of a log | `ids.following` |
@@ -25,6 +26,8 @@ from ._presence._leased_presence import LeasedPresence as LeasedPresence
 from ._runtime._background import Background as Background
 from ._runtime._backoff import backoff as backoff
 from ._runtime._driver_errors import DriverErrors as DriverErrors
+from ._runtime._driver_errors import is_bug as is_bug
+from ._runtime._driver_errors import report_bug as report_bug
 from ._runtime._loop_guard import LoopGuard as LoopGuard
 from ._runtime._outage_log import OutageLog as OutageLog
 from ._runtime._retention import Retention as Retention
@@ -49,5 +52,7 @@ __all__ = [
     "build_event",
     "check_user",
     "continuity",
+    "is_bug",
+    "report_bug",
     "safe_name",
 ]

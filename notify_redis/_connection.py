@@ -116,7 +116,7 @@ class Endpoint:
         try:
             with anyio.fail_after(timeout):
                 await connection.connect()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, UnicodeError) as error:  # the last one: a host name that cannot be encoded
             await hang_up(connection)
             raise not_sent(f"cannot connect to {self}: {phrase(error)}", error) from error
         except BaseException:
@@ -132,9 +132,15 @@ class Endpoint:
     def __str__(self) -> str:
         """Return the address, without credentials."""
         if self.seeds:
-            return ",".join(f"{host}:{port}" for host, port in self.seeds)
-        path = self.options.get("path")
-        return path or f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
+            return ",".join(map(format_address, self.seeds))
+        address = self.options.get("host", "localhost"), self.options.get("port", 6379)
+        return self.options.get("path") or format_address(address)
+
+
+def format_address(address: Address) -> str:
+    """Return `host:port`, with brackets around an IPv6 address."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _pinned(timeout: float) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from notify import Event, Guarantees, Page, ids
 from notify.adapters import Retention, check_user
 from notify.errors import CodecError, NotifyError, UsageError
 
-from ._attempt import PushAttempts, PushCommands
+from ._attempt import PushAttempts
 from ._client import RedisClient
+from ._commands import PushCommands
 from ._connection import RedisUrl, pack
 from ._errors import FAILURES, unavailable
 from ._names import PARTITIONS, RedisNames

@@ -18,11 +18,12 @@ from notify.adapters import LiveLog
 from notify.errors import CodecError, UsageError
 
 from ._connection import RedisUrl
+from ._ephemeral import MARK, EphemeralSender, decode_message
 from ._listen import Subscriptions
 from ._names import partition_of
 from ._record import decode
 from ._store import RedisStore
-from ._wake import BROADCASTS, MARK, EphemeralSender, decode_message
+from ._wake import BROADCASTS
 from ._xread import WakeReader
 
 logger = logging.getLogger("notify.redis")

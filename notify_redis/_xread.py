@@ -67,7 +67,7 @@ SETTLING: Final = REDISCOVER_INTERVAL + 1.0
 _TTL: Final = b"%d" % (WAKE_TTL * 1000)
 
 
-class _Master:
+class _WakeMaster:
     """What is known about one master.
 
     Attributes:
@@ -128,7 +128,7 @@ class WakeReader:
         self._on_message = on_message
         self._on_gap = on_gap
         self._channels: dict[bytes, bytes] = {}  # the fields that a channel may have in an entry: its name, its digest
-        self._masters: dict[RedisNode, _Master] = {}
+        self._masters: dict[RedisNode, _WakeMaster] = {}
         self._waiting: list[asyncio.Future[None]] = []  # what `ready` waits for
         self._started = False
         self._failed = False  # a master does not receive, so `ready` does not wait
@@ -173,7 +173,7 @@ class WakeReader:
 
     # -- staying connected ---------------------------------------------------------------------------------------
 
-    async def _stay_connected(self, master: _Master) -> None:
+    async def _stay_connected(self, master: _WakeMaster) -> None:
         """Connect to one master, and reconnect after every failure, until the scope is cancelled."""
         with master.scope:
             delays = _delays()
@@ -193,7 +193,7 @@ class WakeReader:
                         await self._client.refresh()
                 await anyio.sleep(next(delays))
 
-    async def _receive(self, master: _Master) -> Exception | None:
+    async def _receive(self, master: _WakeMaster) -> Exception | None:
         """Open a connection, and read over it; return the error that ended it, or None if `restart` did."""
         connection: Connection | None = None
         failure: Exception | None = None
@@ -213,7 +213,7 @@ class WakeReader:
                 await hang_up(connection)
         return failure
 
-    async def _begin(self, master: _Master, connection: Connection) -> None:
+    async def _begin(self, master: _WakeMaster, connection: Connection) -> None:
         """Find where to go on reading: steps 1 and 2."""
         keys = self._wakes.keys(master.partition)
         watch = pack(b"EVALSHA", WATCH.sha, b"2", *keys, _TTL)
@@ -243,7 +243,7 @@ class WakeReader:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    async def _read(self, master: _Master, connection: Connection) -> None:
+    async def _read(self, master: _WakeMaster, connection: Connection) -> None:
         """Read until the connection fails. The next read is sent before the entries of the last one are passed on."""
         stream, _ = self._wakes.keys(master.partition)
         block = b"%d" % max(1, self._interval * 1000)
@@ -260,7 +260,7 @@ class WakeReader:
                 transmit(pack(*head, entries[-1][0] if entries else master.place))
                 await self._pass_on(master, entries)
 
-    async def _pass_on(self, master: _Master, entries: Any) -> None:
+    async def _pass_on(self, master: _WakeMaster, entries: Any) -> None:
         channels, on_message = self._channels, self._on_message
         is_broken, since_yield = False, 0
         for id_, fields in entries:
@@ -279,7 +279,7 @@ class WakeReader:
         if is_broken:
             self._on_gap(None)
 
-    async def _probe(self, master: _Master) -> None:
+    async def _probe(self, master: _WakeMaster) -> None:
         """Raise once pushes write somewhere else than this process reads, or nothing is heard: step 4."""
         patience = SILENT_PROBES * self._interval
         master.heard_at = answered_at = time.monotonic()
@@ -344,11 +344,11 @@ class WakeReader:
         await anyio.sleep(SETTLING)
         self._on_gap(None)
 
-    def _new_master(self, node: RedisNode, partition: int, *, is_first: bool) -> _Master:
+    def _new_master(self, node: RedisNode, partition: int, *, is_first: bool) -> _WakeMaster:
         name = self._client.name
         where = "{}:{}".format(*node.address) if node.address else self._client.endpoint
         outage = OutageLog(logger, f"{name} does not receive from {where}", f"{name} receives from {where} again")
-        return _Master(node, partition, outage, is_first=is_first)
+        return _WakeMaster(node, partition, outage, is_first=is_first)
 
     def _stop_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
