@@ -273,7 +273,7 @@ async def test_nothing_is_kept_without_end(server: Server, prefix: str) -> None:
             attempt(server, store, "x", since=str(int(time.time() * 1000)))
             keys = server.ask("KEYS", f"{prefix}:*")
             lives = {key: server.ask("PTTL", key) for key in keys}
-            assert len(lives) == 6
+            assert len(lives) == 7
             lease = store._names.named(0, "leases")
             assert [key for key, life in lives.items() if life < 0] == [lease]  # holds live trackers only
             assert lives[store._names.stream("alice")] > 7_200_000

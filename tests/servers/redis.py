@@ -125,6 +125,20 @@ class Server:
         os.kill(self.process.pid, number)
 
 
+def blocked_reads(server: Server) -> list[str]:
+    """The ids of the connections that wait in a blocked XREAD."""
+    lines = subprocess.run(
+        ["redis-cli", "-p", str(server.port), "client", "list"], capture_output=True, check=True, text=True
+    ).stdout.splitlines()
+    clients = [dict(word.partition("=")[::2] for word in line.split()) for line in lines if line]
+    return [client["id"] for client in clients if client["cmd"] == "xread" and "b" in client["flags"]]
+
+
+def end_blocked_reads(server: Server) -> int:
+    """End the connections that wait in a blocked XREAD."""
+    return sum(server.ask("CLIENT", "KILL", "ID", each) for each in blocked_reads(server))
+
+
 _READ: dict[str, Callable[[Any, bytes], Any]] = {
     "string": lambda client, name: client.get(name),
     "hash": lambda client, name: client.hgetall(name),
