@@ -20,6 +20,52 @@ DISKS = ["redis", "redis cluster", "redis xread", "redis cluster xread", "postgr
 with_disks = pytest.mark.parametrize("backend", DISKS, indirect=True)
 
 
+@with_disks
+async def test_servers_that_are_killed(backend: Backend, tmp_path: Path) -> None:
+    """All servers die and come back from their disks: within ten seconds everything goes on, and nothing is missing."""
+    assert isinstance(backend, Servers)
+    async with scene(backend, tmp_path) as at_work:
+        for _ in range(2):
+            await in_thread(backend.kill)
+            await at_work.more("uncertain rejected", 1)
+            await in_thread(backend.start)
+            await at_work.more("ok", 100, within=10)
+            await at_work.quiet(10)
+            at_work.go()
+        verdict = await at_work.judge()
+    assert not verdict.gaps
+
+
+async def test_servers_that_hang_for_a_quarter_of_a_minute(fleet: Fleet, tmp_path: Path) -> None:
+    """All backends at once: every push has its verdict in time, and what was sent before is not stored twice after."""
+    names = ("redis", "redis cluster", "redis sentinel", "redis xread", "postgres")
+    async with AsyncExitStack() as stack:
+        # Paced: this is about time, not about load.
+        scenes = [await stack.enter_async_context(scene(fleet[name], tmp_path, pace=0.05)) for name in names]
+        for each in scenes:
+            assert isinstance(each.backend, Servers)
+            if isinstance(each.backend, RedisSentinels):
+                each.backend.master.freeze()
+            else:
+                each.backend.freeze()
+        frozen = monotonic()
+        async with anyio.create_task_group() as tasks:
+            for each in scenes:
+                tasks.start_soon(each.more, "uncertain", 2, 10.0)
+        sentinel = scenes[names.index("redis sentinel")]
+        await sentinel.more("ok", 100, within=30)  # there is another master by now
+        await anyio.sleep(max(0.0, frozen + 15.0 - monotonic()))  # the fault itself lasts so long
+        for each in scenes:
+            assert isinstance(each.backend, Servers)
+            each.backend.thaw()
+        for each in scenes:
+            await each.more("ok", 50, within=15)
+        for each in scenes:
+            verdict = await each.judge(within=30, durable=each is not sentinel)
+            assert set(verdict.gaps) <= ({"rewound"} if each is sentinel else set())
+
+
+@pytest.mark.parametrize("backend", ["redis", "redis cluster", "redis xread", "redis cluster xread"], indirect=True)
 async def test_servers_that_lose_everything(backend: Backend, tmp_path: Path) -> None:
     """After a restart with empty disks, readers that stayed and readers that resume are told `expired`, once each."""
     assert isinstance(backend, Redis)
