@@ -66,10 +66,13 @@ FURTHER = {
     },
     "notify_redis": {
         "_attempt": "what one attempt sends, and what its replies mean: first and later ones alike",
+        "_commands": "pushes without an outcome, and calls of the push script, encoded",
+        "_ephemeral": "what is carried and not stored",
         "_client": "which master has which partition",
         "_pipeline": "one shared connection, with the replies in order",
         "_pubsub": "one pub/sub connection, used once",
         "_endpoint": "a URL or a client of the driver, read for where Redis is and how to log in",
+        "_xread": "being told by streams instead: one blocked read of each master",
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
@@ -121,6 +124,8 @@ LOOPS = {
     "notify_redis._pipeline": {"asyncio"},
     "notify_redis._pubsub": {"asyncio"},
     "notify_redis._save": {"asyncio"},
+    "notify_redis._ephemeral": {"asyncio"},
+    "notify_redis._xread": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""
