@@ -10,6 +10,7 @@ seconds, counted from its own call: a push that was queued behind others is reje
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections import deque
@@ -24,7 +25,11 @@ from notify import ClosedError, Event, NotifyError, OverloadedError, PushUncerta
 from notify.adapters import build_event
 
 from ._connection import MAX_ROWS, Job, SQLiteDatabase
+from ._ephemeral import Sent, SQLiteEphemerals
+from ._errors import report_bug
 from ._record import SEQUENCE_MASK, Limits, Row, first_of_key
+
+logger = logging.getLogger("notify.sqlite")
 
 Outcome: TypeAlias = Event | NotifyError
 Done: TypeAlias = Callable[[Outcome], None]
@@ -50,6 +55,7 @@ class SQLiteSaver:
         database: written to.
         limits: returns what the retention options allow now.
         on_stored: called with the events of a transaction, in order, before any caller has an outcome.
+        ephemerals: events that are not stored, written by the same transactions.
     """
 
     def __init__(
@@ -57,10 +63,12 @@ class SQLiteSaver:
         database: SQLiteDatabase,
         limits: Callable[[], Limits],
         on_stored: Callable[[Sequence[Event]], object],
+        ephemerals: SQLiteEphemerals,
     ) -> None:
         self._database = database
         self._limits = limits
         self._on_stored = on_stored
+        self._ephemerals = ephemerals
         self._queue: deque[Pending] = deque()
         self._draining = False
 
@@ -100,15 +108,22 @@ class SQLiteSaver:
             raise
         return outcomes
 
+    def send(self, event: Event) -> None:
+        """Queue an event that is only shown to other processes. Never waits."""
+        self._database.check()
+        self._ephemerals.add(event)
+        if not self._draining:
+            self._start()
+
     def _start(self) -> None:
+        self._draining = True  # first: with eager tasks, the draining may end before `start` returns
         self._database.jobs.start(self._drain)
-        self._draining = True
 
     async def _drain(self) -> None:
         """Store what is queued, one transaction after another; ends when nothing is left."""
         batch: list[Pending] = []
         try:
-            while self._queue:
+            while self._queue or self._ephemerals:
                 batch = [self._queue.popleft() for _ in range(min(MAX_ROWS, len(self._queue)))]
                 await self._store(batch)
                 batch = []
@@ -121,29 +136,60 @@ class SQLiteSaver:
                 self._queue.popleft()[1](ClosedError(f"the {owner} is closed"))
 
     async def _store(self, batch: Sequence[Pending]) -> None:
+        sent = self._ephemerals.take()
         try:
-            job = self._append([event for event, _, _ in batch])
-            stored = await self._database.write(job, until=batch[0][2])
-        except OverloadedError as error:
-            self._reject_overdue(batch, error)
+            job = self._job([event for event, _, _ in batch], sent)
+            until = batch[0][2] if batch else sent[0][2]
+            stored = await self._database.write(job, until, announce=True, durable=bool(batch))
         except NotifyError as error:
-            for _, done, _ in batch:
-                done(error)
-        else:
-            self._on_stored(stored)
+            retry = isinstance(error, OverloadedError) and not self._database.closed
+            if sent:
+                self._ephemerals.failed(sent, error, retry=retry)
+            if retry:
+                self._reject_overdue(batch, error)
+            else:
+                for _, done, _ in batch:
+                    _report(done, error)
+            return
+        if sent:
+            self._ephemerals.written()
+        if batch:
+            try:
+                self._on_stored(stored)
+            except Exception as error:
+                report_bug(error)
             for (_, done, _), event in zip(batch, stored, strict=True):
-                done(event)
+                _report(done, event)
 
-    def _reject_overdue(self, batch: Sequence[Pending], error: OverloadedError) -> None:
+    def _reject_overdue(self, batch: Sequence[Pending], error: NotifyError) -> None:
         """Reject those that have waited long enough for the lock, and queue the others again, in front; keeps I2."""
         now = time.monotonic()
-        waiting = [save for save in batch if save[2] > now and not self._database.closed]
+        waiting = [save for save in batch if save[2] > now]
         self._queue.extendleft(reversed(waiting))
         for _, done, _ in batch[: len(batch) - len(waiting)]:  # the oldest come first
-            done(error)
+            _report(done, error)
 
-    def _append(self, drafts: Sequence[Event]) -> Job[list[Event]]:
-        return partial(append, sql=self._database.sql, drafts=drafts, limits=self._limits())
+    def _job(self, drafts: Sequence[Event], sent: Sequence[Sent]) -> Job[list[Event]]:
+        limits = self._limits()
+        job: Job[list[Event]] = partial(append, sql=self._database.sql, drafts=drafts, limits=limits)
+        if not sent:
+            return job
+        insert = self._ephemerals.job(sent, limits.now)
+
+        def both(db: sqlite3.Connection) -> list[Event]:
+            stored = job(db) if drafts else []
+            insert(db)
+            return stored
+
+        return both
+
+
+def _report(done: Done, outcome: Outcome) -> None:
+    """Call back; a callback that raises, which it must not, costs no other caller its outcome."""
+    try:
+        done(outcome)
+    except Exception:
+        logger.exception("a callback of save_soon raised, which it must not")
 
 
 class _Head:

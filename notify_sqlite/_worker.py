@@ -23,7 +23,9 @@ from typing import Any, Final, Protocol, TypeVar
 import aiosqlite
 import anyio
 
-from ._errors import is_busy
+from notify import NotifyError
+
+from ._errors import LibraryBugError, NoConnectionError, is_busy, report_bug
 
 logger = logging.getLogger("notify.sqlite")
 
@@ -52,7 +54,7 @@ class JobConnection(sqlite3.Connection):
             return super().execute(sql, parameters)
         job, loop = parameters
         try:
-            return _JobResult(job(self))
+            return _JobResult(run_job(job, self))
         finally:
             if loop.is_closed():
                 # aiosqlite would hand the result to the closed loop and print a traceback. The thread is a daemon and
@@ -68,6 +70,20 @@ class _JobResult:
 
     def fetchall(self) -> list[object]:
         return [self._value]
+
+
+def run_job(job: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+    """Run a job; report what neither SQLite nor the system, but only a mistake of ours can raise."""
+    try:
+        return job(db)
+    except (NotifyError, LibraryBugError, OSError):
+        raise
+    except sqlite3.Error as error:
+        if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError) and "closed" not in str(error):
+            raise report_bug(error) from error
+        raise
+    except Exception as error:
+        raise report_bug(error) from error
 
 
 async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aiosqlite.Connection:
@@ -99,8 +115,16 @@ async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aio
 
 
 async def run(connection: aiosqlite.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
-    """Run a job in the connection's thread. Called in a background task, which no caller's cancellation reaches."""
-    (result,) = await connection.execute_fetchall(_JOB, (job, asyncio.get_running_loop()))
+    """Run a job in the connection's thread. Called in a background task, which no caller's cancellation reaches.
+
+    Raises:
+        NoConnectionError: the connection is closed.
+        LibraryBugError: the job has a bug.
+    """
+    try:
+        (result,) = await connection.execute_fetchall(_JOB, (job, asyncio.get_running_loop()))
+    except ValueError as error:
+        raise NoConnectionError("the connection is closed") from error
     outcome: Any = result
     return outcome  # type: ignore[no-any-return]
 

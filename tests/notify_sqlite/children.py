@@ -134,7 +134,7 @@ def forget(path: str) -> None:
         await stream.next()
         await presence.register("alice", RoutingInfo("a"))
         reader, late = asyncio.create_task(stream.next()), asyncio.create_task(store.save(Event("alice", "t")))
-        waiting = asyncio.create_task(store._database.read(lambda db: over.wait() and order.append("job")))
+        waiting = asyncio.create_task(store._database.read(lambda db: over.wait() and order.append("job"), None))
         await asyncio.sleep(0.1)
         kept.extend([store, presence, reader, late, waiting])
 
