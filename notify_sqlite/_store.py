@@ -195,9 +195,11 @@ class SQLiteStore:
 
     def _now(self) -> float:
         try:
-            return self._clock()
+            now = self._clock()
+            int(now * 1000)
         except Exception as error:
-            raise UsageError(f"clock= raised {error!r}") from error
+            raise UsageError(f"clock= has to return seconds since 1970: {error!r}") from error
+        return now
 
     def _limits(self) -> record.Limits:
         return record.Limits.at(self._now(), self._retention)

@@ -516,9 +516,9 @@ async def test_a_newer_schema_is_refused(path: Path) -> None:
     async with SQLiteStore(path.with_name("other.db")):
         pass
     store = SQLiteStore(path)
-    with pytest.raises(PushRejectedError, match="version 2.* upgrade"):
+    with pytest.raises(PushRejectedError, match=r"version 2.* upgrade"):
         await store.save(Event("alice", "t"))
-    with pytest.raises(BackendUnavailableError, match="version 2.* upgrade"):
+    with pytest.raises(BackendUnavailableError, match=r"version 2.* upgrade"):
         await store.head("alice")
     await store.aclose()
     with opened(path) as file:
