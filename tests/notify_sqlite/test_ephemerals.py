@@ -22,14 +22,19 @@ def sent(user: str, number: object = None) -> Event:
     return Event(user or "-", "typing", number).addressed_to(user).stored("", "")
 
 
+def users(path: Path) -> list[str]:
+    """Whose rows wait to be noticed, or to be removed."""
+    with opened(path) as file:
+        return [user for (user,) in file.execute("SELECT user FROM notify_ephemerals")]
+
+
 def rows(path: Path) -> int:
     """How many wait to be noticed, or to be removed."""
-    with opened(path) as file:
-        return int(file.execute("SELECT count(*) FROM notify_ephemerals").fetchone()[0])
+    return len(users(path))
 
 
 async def test_another_process_has_them_in_order(path: Path) -> None:
-    """Another process gets each of a hundred events of a user, in the order of the calls, and broadcasts; nothing is stored."""
+    """Another process gets each of a hundred events in the order of the calls, and broadcasts; nothing is stored."""
     async with SQLiteStreamStore(path) as store, Notifier(store) as notifier:
         with child("relay", path) as process:
             assert await line(process) == "ready"
@@ -90,10 +95,9 @@ async def test_rows_go_soon(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert rows(path) == 0
         with opened(path) as file:
             file.execute("INSERT INTO notify_ephemerals VALUES (1, 'dead', 'alice', x'00')")
+        monkeypatch.setattr(_ephemeral, "KEPT", 60)
         store.send_ephemeral(sent("bob"))
-        await until(lambda: rows(path))
-        with opened(path) as file:
-            assert file.execute("SELECT user FROM notify_ephemerals").fetchall() == [("bob",)]
+        await until(lambda: users(path) == ["bob"])
 
 
 async def test_a_removal_that_fails_is_left_to_the_sweeper(
@@ -113,7 +117,7 @@ async def test_a_removal_that_fails_is_left_to_the_sweeper(
 
 
 async def test_an_outage_loses_them_and_is_logged_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """While the lock is held, sending never waits; what waits for too long is lost, with one line, and later ones work."""
+    """While the lock is held, sending never waits; what waits too long is lost, with one line; later ones arrive."""
     async with SQLiteStreamStore(path, timeout=0.2) as store, SQLiteStreamStore(path) as other:
         async with other.subscribe("alice") as stream:
             await until(lambda: other.is_receiving)
@@ -165,13 +169,14 @@ async def test_who_may_not_send(path: Path) -> None:
         store.send_ephemeral(sent("alice"))
 
 
-async def test_much_is_delivered_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than one look takes is taken by the following ones."""
-    async with SQLiteStreamStore(path) as store, SQLiteStreamStore(path) as other:
-        async with Notifier(other, buffer_size=2000) as notifier, notifier.subscribe("alice") as stream:
-            await until(lambda: other.is_receiving)
-            for number in range(900):
-                store.send_ephemeral(sent("alice", number))
-            got = [(await stream.next(5)).payload for _ in range(900 - stream.dropped)]
-            assert got == sorted(got)  # type: ignore[type-var]
-            assert got[-1] == 899
+async def test_much_is_delivered_in_parts(path: Path) -> None:
+    """More than one look takes is taken by the following ones; a reader that is too slow for all gets the last."""
+    async with SQLiteStreamStore(path) as store, SQLiteStreamStore(path) as other, other.subscribe("alice") as stream:
+        await until(lambda: other.is_receiving)
+        for number in range(900):
+            store.send_ephemeral(sent("alice", number))
+        got: list[int] = []
+        while not got or got[-1] != 899:
+            got.append((await stream.next(5)).payload)
+        assert got == sorted(set(got))
+        assert len(got) + stream.dropped == 900

@@ -25,7 +25,7 @@ async def logs(store: SQLiteStore, users: set[str]) -> dict[str, list[object]]:
 
 
 async def test_every_way_of_saving_keeps_the_order(path: Path) -> None:
-    """256 tasks save 20,000 events of 200 users one by one, at once, and in small and big batches: each log is in order."""
+    """256 tasks save 20,000 events of 200 users one by one and in small and big batches: each log is in order."""
     chance = random.Random(7)
     calls: dict[str, list[object]] = defaultdict(list)
     numbers = iter(range(10**6))
