@@ -21,21 +21,18 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import aiosqlite
 import anyio
 
-from notify import BackendError, UsageError
+from notify import BackendError, NotifyError, PushRejectedError, UsageError
 from notify.adapters import Background, LoopGuard
 
 from . import _schema
 from ._checkpoint import Checkpointer
 from ._errors import DRIVER, failed_commit, rejected, unavailable
 from ._file import FileIdentity, beside, check_local, link_count, touch
-from ._worker import close, connect, execute_locking, roll_back, run, run_job
+from ._worker import Done, Job, Worker, close, connect, execute_locking, roll_back, run, run_job
 
 logger = logging.getLogger("notify.sqlite")
 
 T = TypeVar("T")
-
-Job: TypeAlias = Callable[[sqlite3.Connection], T]
-"""A function that a connection's thread runs."""
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -68,6 +65,8 @@ class SQLiteDatabase:
         check: raises unless the database can be used here and now; see `LoopGuard.check`.
         jobs: tasks of callers; closing waits for them.
         services: tasks that run as long as the database is open; closing cancels them.
+        is_busy: returns whether transactions are under way that no job waits for; closing waits for them.
+        abandon: called when closing has waited for long enough.
     """
 
     def __init__(
@@ -96,10 +95,13 @@ class SQLiteDatabase:
         self.check = self._guard.check
         self._synchronous = synchronous
         self._network = network
+        self.is_busy: Callable[[], bool] = bool
+        self.abandon: Callable[[], object] = bool
+        self._settled: anyio.Event | None = None
         self._opening: anyio.Lock | None = None
         self._identity: FileIdentity | None = None
         self._readable = self._looked_after = False
-        self._writer: aiosqlite.Connection | None = None
+        self._writer: Worker | None = None
         self._reader: aiosqlite.Connection | None = None
         self._abandoned = threading.Event()
         self._durable = True
@@ -147,16 +149,11 @@ class SQLiteDatabase:
         except BackendError as error:
             raise unavailable(error, self.owner, self.path, what) from error
 
-    async def write(
-        self, job: Job[T], until: float | None = None, *, announce: bool = False, durable: bool = True
-    ) -> T:
+    async def write(self, job: Job[T]) -> T:
         """Run a job inside one transaction; called in a background task.
 
         Args:
             job: adds or removes at most `MAX_ROWS` rows.
-            until: when to stop waiting for the write lock, by `time.monotonic`; None: after the timeout.
-            announce: whether other processes have something to read afterwards.
-            durable: whether the commit must survive a power loss.
 
         Raises:
             OverloadedError: the write lock was not free in time; nothing was stored.
@@ -165,14 +162,46 @@ class SQLiteDatabase:
         """
         try:
             writer = self._writer or await self._open_writer()
-            job = partial(self._transact, job, until or self._deadline(), announce, durable)
-            return await run(writer, job)
+            return await writer.run(partial(self._transact, job, self._deadline(), False, True))
         except DRIVER as error:
             raise rejected(error, self.owner, self.path) from error
 
+    def when_open(self, function: Callable[[NotifyError | None], None]) -> None:
+        """Soon call a function, once there is a writing connection, or with the reason why not. Never waits."""
+        if self._writer is not None:
+            self._writer.call_soon(function, None)
+        else:
+            self.jobs.start(self._open_for, function)
+
+    def write_soon(self, job: Job[T], until: float, durable: bool, done: Done) -> None:
+        """Run a job inside one transaction, of which other processes are told; called when open. Never waits.
+
+        Args:
+            job: adds at most `MAX_ROWS` rows.
+            until: when to stop waiting for the write lock, by `time.monotonic`.
+            durable: whether the commit has to survive a power loss.
+            done: called with the result, or with one of the errors of `write`.
+        """
+        assert self._writer is not None
+
+        def translated(result: T | None, error: BaseException | None) -> None:
+            if isinstance(error, DRIVER):
+                refusal = rejected(error, self.owner, self.path)
+                refusal.__cause__ = error
+                done(None, refusal)
+            else:
+                done(result, error)
+
+        self._writer.submit(partial(self._transact, job, until, True, durable), translated)
+
+    def settled(self) -> None:
+        """Note that `is_busy` returns False now."""
+        if self._settled is not None:
+            self._settled.set()
+
     async def maintain(self, job: Job[T]) -> T:
         """Run a job on the writing connection, without a transaction; called in a background task."""
-        return await run(self._writer or await self._open_writer(), job)
+        return await (self._writer or await self._open_writer()).run(job)
 
     async def connect(self) -> aiosqlite.Connection | None:
         """Open another connection that only reads, which the caller closes; None where there is no file yet."""
@@ -268,7 +297,20 @@ class SQLiteDatabase:
         except DRIVER as error:
             raise unavailable(error, self.owner, self.path, "cannot be prepared") from error
 
-    async def _open_writer(self) -> aiosqlite.Connection:
+    async def _open_for(self, function: Callable[[NotifyError | None], None]) -> None:
+        refusal: NotifyError | None = PushRejectedError("the store was closed; nothing was stored", backend=self.owner)
+        try:
+            await self._open_writer()
+            refusal = None
+        except NotifyError as error:
+            refusal = error
+        except DRIVER as error:
+            refusal = rejected(error, self.owner, self.path)
+            refusal.__cause__ = error
+        finally:
+            function(refusal)
+
+    async def _open_writer(self) -> Worker:
         async with self._lock():
             if self._writer is None:
                 self._check_place()
@@ -278,7 +320,8 @@ class SQLiteDatabase:
                 except BaseException:
                     await close(writer)
                     raise
-                self._writer = writer
+                self._writer = Worker(writer)
+                self.services.start(self._writer.serve)
                 self.checkpointer.writing = True
                 self._look_after()
             return self._writer
@@ -364,13 +407,23 @@ class SQLiteDatabase:
     async def _close(self) -> None:
         await self.services.aclose(_GRACE)
         await self.jobs.settle(self.timeout + _GRACE)
+        await self._until_settled(self.timeout + _GRACE)
         self._abandoned.set()
         await self.jobs.aclose(_GRACE)
+        await self._until_settled(_GRACE)
+        self.abandon()
         self.checkpointer.release()
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                await close(connection)
+        if self._reader is not None:
+            await close(self._reader)
+        if self._writer is not None:
+            await self._writer.close()
         self._reader = self._writer = None
+
+    async def _until_settled(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds, shield=True):
+            while self.is_busy():
+                self._settled = anyio.Event()
+                await self._settled.wait()
 
 
 def _checked(path: Path) -> str:

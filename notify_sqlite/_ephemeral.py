@@ -21,8 +21,9 @@ import anyio
 from notify import Event, NotifyError
 from notify.adapters import OutageLog
 
-from ._connection import MAX_ROWS, Job, SQLiteDatabase
+from ._connection import MAX_ROWS, SQLiteDatabase
 from ._record import Limits, packed
+from ._worker import Job
 
 logger = logging.getLogger("notify.sqlite")
 

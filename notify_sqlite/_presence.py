@@ -15,8 +15,8 @@ from typing import ClassVar, Self, TypeVar
 from notify import Guarantees, RoutingInfo
 from notify.adapters import LeaseKeeper, LeaseRegistration
 
-from ._connection import MAX_ROWS, Job, Path, SQLiteDatabase
-from ._worker import roll_back
+from ._connection import MAX_ROWS, Path, SQLiteDatabase
+from ._worker import Job, roll_back
 
 logger = logging.getLogger("notify.sqlite")
 

@@ -126,7 +126,7 @@ async def test_an_outage_loses_them_and_is_logged_once(path: Path, caplog: pytes
                 for number in range(_ephemeral.MAX_PENDING + 700):
                     store.send_ephemeral(sent("alice", number))
                 assert time.monotonic() - began < 1
-                await until(lambda: not store._ephemerals and not store._saver._draining)
+                await until(lambda: not store._ephemerals and not store._saver.is_busy)
             store.send_ephemeral(sent("alice", "after"))
             assert (await stream.next(5)).payload == "after"
             await until(lambda: "reach other processes through" in caplog.text and "again" in caplog.text)
@@ -141,7 +141,7 @@ async def test_a_lock_that_is_free_in_time_loses_none(path: Path) -> None:
         with locked(path):
             for number in range(20):
                 store.send_ephemeral(sent("alice", number))
-            await until(lambda: store._saver._draining)
+            await until(lambda: store._saver.is_busy)
         assert [(await stream.next(5)).payload for _ in range(20)] == [*range(20)]
 
 

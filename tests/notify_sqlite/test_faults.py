@@ -140,7 +140,7 @@ async def test_a_lock_that_is_free_in_time_delays_only(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t"))
-                await until(lambda: store._saver._draining and not store._saver._queue)
+                await until(lambda: store._saver.is_busy and not store._saver._queue)
                 file.execute("COMMIT")
         assert len((await store.read("alice", "0", 10)).events) == 1
 

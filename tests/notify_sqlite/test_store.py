@@ -190,7 +190,7 @@ async def test_each_push_waits_for_the_lock_from_its_own_call(path: Path) -> Non
 
         with locked(path) as file:
             save("under way")
-            await until(lambda: store._saver._draining and not store._saver._queue)
+            await until(lambda: store._saver.is_busy and not store._saver._queue)
             save("queued")
             await anyio.sleep(0.7)
             save("later")
@@ -206,7 +206,7 @@ async def test_nothing_to_save(path: Path) -> None:
     """Saving no events returns no outcomes, and begins no transaction."""
     async with SQLiteStore(path) as store:
         assert await store.save_many([]) == []
-        assert not store._saver._draining
+        assert not store._saver.is_busy
 
 
 async def test_a_large_batch_is_several_transactions(path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_a_cancelled_save_that_waits_is_not_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._saver._draining and not store._saver._queue)
+                await until(lambda: store._saver.is_busy and not store._saver._queue)
                 with anyio.move_on_after(0.05):
                     await store.save(Event("alice", "t", "waiting"))
                 assert not store._saver._queue
@@ -269,7 +269,7 @@ async def test_a_cancelled_save_that_is_under_way_is_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._saver._draining and not store._saver._queue)
+                await until(lambda: store._saver.is_busy and not store._saver._queue)
                 tasks.cancel_scope.cancel()
             file.execute("ROLLBACK")
         await store.save(Event("alice", "t", "later"))
@@ -285,7 +285,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
                 async with anyio.create_task_group() as tasks:
                     for number in range(100):
                         tasks.start_soon(store.save, Event("alice", "t", number))
-        await until(lambda: not store._saver._draining)
+        await until(lambda: not store._saver.is_busy)
         with locked(path):
             pass
         assert not store._database.jobs.running
@@ -310,7 +310,7 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 tasks.start_soon(save, number)
-            await until(lambda: store._saver._draining)
+            await until(lambda: store._saver.is_busy)
             with anyio.fail_after(5):
                 await store.aclose()
     assert len(outcomes) == 3
@@ -335,7 +335,7 @@ async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest
             store._database.services.start(store._database.maintain, lambda db: answer.wait())
             await checkpoint()
             tasks.start_soon(save)
-            await until(lambda: store._saver._draining and not store._saver._queue)
+            await until(lambda: store._saver.is_busy and not store._saver._queue)
             tasks.start_soon(save)
             await until(lambda: store._saver._queue)
             with anyio.fail_after(15):
