@@ -12,6 +12,7 @@ from . import abc as abc
 from . import errors as errors
 from . import ids as ids
 from ._notifier import Notifier as Notifier
+from ._open import open_store as open_store
 from ._runtime._background import Background as Background
 from ._runtime._results import Health as Health
 from ._runtime._results import PushReport as PushReport
@@ -80,4 +81,5 @@ __all__ = [
     "continuity",
     "errors",
     "ids",
+    "open_store",
 ]

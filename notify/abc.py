@@ -521,7 +521,8 @@ class Forget(Protocol):
 
         Nothing is left: no events, keys, head or other trace of the user's id. The log begins again with the next save;
         a reader whose position was in the old one gets a gap (`expired`). A save at the same time either is erased or
-        begins the new log.
+        begins the new log. Ids of the new log are greater than those of the old one: since its head is gone too, erase
+        it only once the clock has passed the millisecond of the last id.
 
         Raises:
             BackendUnavailableError: not reachable; some of it may be erased already; safe to repeat.

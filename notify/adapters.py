@@ -10,7 +10,9 @@
 | two log lines for an outage | `OutageLog` |
 | refuse another event loop, a fork, a closed part | `LoopGuard` |
 | the exceptions of a driver | `DriverErrors` |
+| a mistake in one's own code, told from an outage | `is_bug`, `report_bug` |
 | options of a store | `Retention` |
+| a store from a URL, for `open_store` | `StoreFactory` |
 | the gap of a page | `Page.of`, or `continuity` |
 | the next id of a log | `ids.following` |
 | an event from a row | `build_event` |
@@ -18,6 +20,7 @@
 | a user id inside a key, subject or topic | `safe_name` |
 """
 
+from ._open import store_factory as store_factory
 from ._presence._lease_backend import LeaseBackend as LeaseBackend
 from ._presence._lease_keeper import LeaseKeeper as LeaseKeeper
 from ._presence._lease_keeper import LeaseRegistration as LeaseRegistration
@@ -25,9 +28,12 @@ from ._presence._leased_presence import LeasedPresence as LeasedPresence
 from ._runtime._background import Background as Background
 from ._runtime._backoff import backoff as backoff
 from ._runtime._driver_errors import DriverErrors as DriverErrors
+from ._runtime._driver_errors import is_bug as is_bug
+from ._runtime._driver_errors import report_bug as report_bug
 from ._runtime._loop_guard import LoopGuard as LoopGuard
 from ._runtime._outage_log import OutageLog as OutageLog
 from ._runtime._retention import Retention as Retention
+from ._runtime._store_factory import StoreFactory as StoreFactory
 from ._stream._live import LiveLog as LiveLog
 from .event import build_event as build_event
 from .event import check_user as check_user
@@ -45,9 +51,13 @@ __all__ = [
     "LoopGuard",
     "OutageLog",
     "Retention",
+    "StoreFactory",
     "backoff",
     "build_event",
     "check_user",
     "continuity",
+    "is_bug",
+    "report_bug",
     "safe_name",
+    "store_factory",
 ]

@@ -128,7 +128,7 @@ class PostgresDatabase:
             yield connection
         except BaseException as error:
             disposition = disposition_of(error)
-            if disposition in (PostgresDisposition.LOST, PostgresDisposition.UNSENT):
+            if disposition in (PostgresDisposition.LOST, PostgresDisposition.UNSENT, PostgresDisposition.BUG):
                 connection.terminate()
             elif disposition is PostgresDisposition.READ_ONLY:
                 await pool.expire()  # they all lead to the standby

@@ -9,22 +9,27 @@
 | 08, 57P, 58 | LOST | the connection or the server went away, possibly after the commit |
 | any other SQLSTATE | REFUSED | rolled back: 53100 disk full, 55P03 lock timeout, 57014 cancelled ... |
 | InterfaceError, "cannot switch to state" | UNSENT | the connection was already dead, so nothing was sent |
+| TypeError, KeyError ... not raised in asyncpg | BUG | a mistake in this library: reported as one, never retried |
 | anything else | LOST | timeouts, broken connections |
 """
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from typing import Final
 
 import asyncpg  # type: ignore[import-untyped]
 
+from notify.adapters import is_bug, report_bug
 from notify.errors import (
     BackendUnavailableError,
     NotifyError,
     PushRejectedError,
     PushUncertainError,
 )
+
+logger = logging.getLogger("notify.pg")
 
 
 class PostgresDisposition(Enum):
@@ -37,6 +42,7 @@ class PostgresDisposition(Enum):
     REFUSED = "refused"
     LOST = "lost"
     UNSENT = "unsent"
+    BUG = "bug"
 
 
 _STATES: Final = {
@@ -56,6 +62,8 @@ def disposition_of(error: BaseException) -> PostgresDisposition:
     # asyncpg reports an idle connection that the server has just terminated as an internal error with this text.
     if isinstance(error, asyncpg.InterfaceError) or "cannot switch to state" in str(error):
         return PostgresDisposition.UNSENT
+    if is_bug(error, "asyncpg"):
+        return PostgresDisposition.BUG
     state = _state(error)
     if not isinstance(error, asyncpg.PostgresError) or not state:
         return PostgresDisposition.LOST
@@ -95,12 +103,16 @@ def rejected(error: BaseException, backend: str) -> NotifyError:
     """Return the error for an event that is certainly not stored."""
     reason = ", because another transaction holds the log of this user" if is_locked(error) else ""
     message = f"PostgreSQL did not store the event{reason}: {describe(error)}"
+    if is_bug(error, "asyncpg"):
+        message = f"the event is not stored: {report_bug(error, backend, logger)}"
     return _caused_by(error, PushRejectedError(message, backend=backend))
 
 
 def uncertain(error: BaseException, backend: str) -> NotifyError:
     """Return the error for an event that may have been stored."""
     message = f"the connection was lost before PostgreSQL answered, so the event may be stored: {describe(error)}"
+    if is_bug(error, "asyncpg"):
+        message = f"the event may be stored: {report_bug(error, backend, logger)}"
     return _caused_by(error, PushUncertainError(message, backend=backend))
 
 
@@ -109,6 +121,8 @@ def unavailable(error: BaseException, backend: str) -> NotifyError:
     if isinstance(error, NotifyError):
         return error
     message = f"PostgreSQL {_failure_phrase(error)}: {describe(error)}"
+    if is_bug(error, "asyncpg"):
+        message = report_bug(error, backend, logger)
     return _caused_by(error, BackendUnavailableError(message, backend=backend))
 
 

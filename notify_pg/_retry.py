@@ -10,7 +10,8 @@ What follows a failed attempt, by its disposition (`_errors`):
 - not sent at all: the next attempt, for as long as there is time;
 - LOST: the next attempt; from now on the outcome is unknown unless a later attempt returns it;
 - CONFLICT, READ_ONLY, UNPREPARED, LATE: rolled back, and retried once, since the second attempt may succeed;
-- REFUSED: the end.
+- REFUSED: the end;
+- BUG, a mistake in this library: the end, with an unknown outcome if the statement was on its way.
 """
 
 from __future__ import annotations
@@ -131,6 +132,9 @@ class PostgresRetries:
     def _is_final(self, error: Exception) -> bool:
         """Record a failed attempt and return whether another one is pointless."""
         disposition = disposition_of(error)
+        if disposition is PostgresDisposition.BUG:
+            self._lost = self._lost or (error if self._was_sent else None)
+            return True
         if not self._was_sent or disposition is PostgresDisposition.UNSENT:
             return disposition is PostgresDisposition.REFUSED and not is_temporary(error)
         if disposition is PostgresDisposition.LOST:

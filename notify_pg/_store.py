@@ -20,9 +20,10 @@ from ._connection import PostgresDatabase
 from ._errors import rejected
 from ._names import PostgresNames, short_key
 from ._outbox import PostgresOutbox, TransactionWatcher, check_transaction
+from ._queue import Outcome
 from ._record import page_of
 from ._retention import PostgresMaintenance
-from ._save import Outcome, PostgresSaver
+from ._save import PostgresSaver
 from ._wake import PostgresWakePublisher
 
 _UNLIMITED_MS: Final = 1 << 42
@@ -144,12 +145,12 @@ class PostgresStore:
     # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
 
     async def save_many(self, events: Sequence[Event]) -> Sequence[Outcome]:
-        """See `notify.abc.SaveMany.save_many`: one statement, or two side by side."""
+        """See `notify.abc.SaveMany.save_many`: concurrent saves share statements."""
         self._start()
         if not events:
             return ()
         saved, done = _new_future()
-        self._background.start(self._saver.save_many, events, done)
+        self._saver.save_many(events, done)
         outcomes: Sequence[Outcome] = await saved
         return outcomes
 

@@ -135,8 +135,9 @@ def server_for(page: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("page", [page for page in PAGES if any(snippets(page, "python"))], ids=short)
-def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every Python snippet of a page runs as it stands, after those above it."""
+def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every Python snippet of a page runs as it stands, after those above it, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
     with server_for(page, monkeypatch):
         run_all(page)
 

@@ -26,11 +26,11 @@ FLOORS = (
     ["event"],
     ["abc"],
     ["_runtime"],
-    ["_stream", "_push", "_presence"],
+    ["_stream", "_push", "_presence", "_open"],
     ["_assembly"],
     ["_notifier"],
     ["adapters", "__init__"],
-    ["cli", "testing"],
+    ["cli", "sync", "testing", "webhook"],
     ["__main__"],
 )
 """Who imports whom in the core, annotations included: a module imports its own room and the floors above it here."""
@@ -38,7 +38,7 @@ FLOORS = (
 PUBLIC = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event"}
 """What a backend, the command line and the suites may import of the core."""
 
-OUTSIDE = ["cli", "testing"]
+OUTSIDE = ["cli", "testing", "webhook"]
 """Rooms of `notify` that use the core as a stranger would: by its public modules alone."""
 
 ROLES = {
@@ -51,6 +51,7 @@ ROLES = {
     "_names": "keys, channels, tables",
     "_connection": "connecting, pools",
     "_errors": "the driver's errors, translated in one table",
+    "_open": "the entry points of `notify.stores`: from a URL to a store",
 }  # fmt: skip
 """The modules of a backend: the same names in each, as far as it has the role."""
 
@@ -78,6 +79,7 @@ FURTHER = {
     "notify_pg": {
         "_dsn": "a DSN is checked before the driver could print a piece of its password",
         "_outbox": "events in the caller's transaction, and their relay",
+        "_queue": "saves that wait, each user's in the order of the calls",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
         "_schema": "tables and their migration",
@@ -90,11 +92,11 @@ OPTIONAL = {"inotify_simple"}
 
 PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
-    "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor",
+    "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
 }  # fmt: skip
 PURE_LIBRARY = {
-    "__future__", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "itertools", "json", "math",
-    "re", "typing",
+    "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
+    "hashlib", "hmac", "itertools", "json", "math", "re", "typing",
 }  # fmt: skip
 PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
@@ -103,6 +105,7 @@ LOOPS = {
     "notify._runtime._background": {"asyncio", "trio"},
     "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._waking": {"asyncio"},
+    "notify.sync._loop": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
     "notify_pg._listen": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},

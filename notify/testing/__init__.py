@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from .store import BoundedStoreSuite as BoundedStoreSuite
     from .store import ClockedStoreSuite as ClockedStoreSuite
     from .store import DurableStoreSuite as DurableStoreSuite
+    from .store import ForgetSuite as ForgetSuite
     from .store import ImmediateStoreSuite as ImmediateStoreSuite
+    from .store import PrepareSuite as PrepareSuite
     from .store import ReadManySuite as ReadManySuite
     from .store import SaveInTransactionSuite as SaveInTransactionSuite
     from .store import SaveManySuite as SaveManySuite
     from .store import SaveSoonSuite as SaveSoonSuite
     from .store import SharedStoreSuite as SharedStoreSuite
     from .store import StoreSuite as StoreSuite
+    from .stream_store import EphemeralsSuite as EphemeralsSuite
     from .stream_store import LivenessSuite as LivenessSuite
     from .stream_store import SharedStreamStoreSuite as SharedStreamStoreSuite
     from .stream_store import StreamStoreSuite as StreamStoreSuite
@@ -62,7 +65,9 @@ _SUITES = {
         "BoundedStoreSuite",
         "ClockedStoreSuite",
         "DurableStoreSuite",
+        "ForgetSuite",
         "ImmediateStoreSuite",
+        "PrepareSuite",
         "ReadManySuite",
         "SaveInTransactionSuite",
         "SaveManySuite",
@@ -71,6 +76,7 @@ _SUITES = {
         "StoreSuite",
     ],
     "stream_store": [
+        "EphemeralsSuite",
         "LivenessSuite",
         "SharedStreamStoreSuite",
         "StreamStoreSuite",
@@ -83,14 +89,17 @@ __all__ = [
     "BoundedStoreSuite",
     "ClockedStoreSuite",
     "DurableStoreSuite",
+    "EphemeralsSuite",
     "FaultProxy",
     "Faults",
+    "ForgetSuite",
     "History",
     "ImmediatePresenceSuite",
     "ImmediateStoreSuite",
     "LeasedPresenceSuite",
     "LivenessSuite",
     "OutageSuite",
+    "PrepareSuite",
     "PresenceOutageSuite",
     "PresenceSuite",
     "ReadManySuite",
@@ -110,9 +119,10 @@ __all__ = [
 ]
 
 _WITH_ASSERTS = (
-    *("_suite", "_waits", "_store_abilities", "_store_base", "_store_features", "_store_gaps", "_store_logs"),
-    *("_store_saves", "_store_saving", "_stream_base", "_stream_lifetime", "_stream_notifier", "_stream_positions"),
-    *("_router_base", "_presence_base", "_presence_features", "_outage_base", "_outage_stores", *_SUITES),
+    *("_suite", "_waits", "_store_abilities", "_store_base", "_store_features", "_store_forget", "_store_gaps"),
+    *("_store_logs", "_store_saves", "_store_saving", "_stream_base", "_stream_ephemerals", "_stream_lifetime"),
+    *("_stream_notifier", "_stream_positions", "_router_base", "_presence_base", "_presence_features"),
+    *("_outage_base", "_outage_stores", *_SUITES),
 )
 
 _pytest = sys.modules.get("pytest")

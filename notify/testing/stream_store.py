@@ -7,7 +7,7 @@ class TestMyStreamStore(StreamStoreSuite[MyStreamStore]):
 ```
 
 `notify.testing.store` names the further suites, for what a store can do or promises beyond the interface. Here are
-those that need streams: `SharedStreamStoreSuite` in place of `SharedStoreSuite`, and `LivenessSuite`.
+those that need streams: `SharedStreamStoreSuite` in place of `SharedStoreSuite`, `EphemeralsSuite` and `LivenessSuite`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from notify import Event, StreamStore
 from notify.abc import Liveness
 
 from ._stream_base import StreamTests
+from ._stream_ephemerals import EphemeralsSuite as EphemeralsSuite
 from ._stream_lifetime import LifetimeTests
 from ._stream_notifier import NotifierStreamTests
 from ._stream_positions import PositionTests
@@ -25,7 +26,7 @@ from ._types import StreamStoreT
 from ._waits import eventually, together
 from .store import SharedStoreSuite, StoreSuite
 
-__all__ = ["LivenessSuite", "SharedStreamStoreSuite", "StreamStoreSuite"]
+__all__ = ["EphemeralsSuite", "LivenessSuite", "SharedStreamStoreSuite", "StreamStoreSuite"]
 
 
 class StreamStoreSuite(

@@ -101,6 +101,12 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
         async def restore(self, part: Any) -> None:
             part.server.state = "up"
 
+        async def traces(self, store: Any, user: str) -> Any:
+            return store.traces(user)
+
+        async def created(self, store: Any) -> Any:
+            return store.created()
+
         async def crash(self, tracker: Any) -> None:
             await tracker.background.aclose(1.0)
 

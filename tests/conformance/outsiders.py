@@ -116,11 +116,15 @@ class FileStore(PlainStore):
             file.seek(self.offset)
             for line in file:
                 kind, _, text = line.decode().strip().partition(" ")
-                if kind == "save":
-                    self.keep(Event.from_bytes(bytes.fromhex(text)))
-                else:
-                    super().cut(ids.parse(text))
+                self.obey(kind, text)
             self.offset = file.tell()
+
+    def obey(self, kind: str, text: str) -> None:
+        """Do what a line says that another process has written."""
+        if kind == "save":
+            self.keep(Event.from_bytes(bytes.fromhex(text)))
+        else:
+            super().cut(ids.parse(text))
 
     def append(self, event: Event) -> Event:
         stored = super().append(event)
@@ -176,6 +180,18 @@ class LiveFileStore(FileStore):
     def keep(self, stored: Event) -> None:
         super().keep(stored)
         self.live.offer(stored)
+
+    def send_ephemeral(self, event: Event) -> None:
+        if self.closed:
+            raise ClosedError("the store is closed")
+        with self.path.open("ab") as file:  # `write` would pass over what others have written since the last look
+            file.write(b"show " + event.to_bytes().hex().encode() + b"\n")
+
+    def obey(self, kind: str, text: str) -> None:
+        if kind == "show":
+            self.live.deliver(bytes.fromhex(text))
+        else:
+            super().obey(kind, text)
 
     async def listen(self, *, task_status: TaskStatus[None]) -> None:
         task_status.started()

@@ -14,6 +14,7 @@ import pytest
 from notify import Guarantees, Notifier
 from notify.testing import (
     DurableStoreSuite,
+    EphemeralsSuite,
     LeasedPresenceSuite,
     LivenessSuite,
     PresenceSuite,
@@ -76,7 +77,7 @@ class TestLiveStore(StreamStoreSuite):
         return LiveStore()
 
 
-class TestLiveFileStore(StreamStoreSuite, DurableStoreSuite, SharedStreamStoreSuite, LivenessSuite):
+class TestLiveFileStore(StreamStoreSuite, DurableStoreSuite, SharedStreamStoreSuite, EphemeralsSuite, LivenessSuite):
     names: Iterator[Path]
 
     @pytest.fixture(autouse=True)
@@ -167,7 +168,7 @@ async def test_a_notifier_ignores_what_is_no_live_log() -> None:
     [
         (PlainStore, 60),
         (LiveStore, 20),
-        (LiveFileStore, 25),  # with the ability `Liveness`
+        (LiveFileStore, 35),  # with the abilities `Liveness` and `Ephemerals`
         (Switchboard, 15),
         (FolderRouter, 15),
         (BoardPresence, 40),

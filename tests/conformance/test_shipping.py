@@ -76,7 +76,10 @@ def test_an_untested_ability_is_told_by_name(pytester: pytest.Pytester) -> None:
     result = suite_of(pytester, STORE.replace("return Plain()", "return MemoryStore()"))
     result.assert_outcomes(passed=2 * count(notify.testing.StoreSuite) - 2, failed=2)
     result.stdout.fnmatch_lines(
-        ["*add SaveManySuite, ReadManySuite, ImmediateStoreSuite to the bases of TestPlain*", "*assert not ['SaveMany*"]
+        [
+            "*add SaveManySuite, ReadManySuite, ForgetSuite, PrepareSuite, ImmediateStoreSuite to the bases of Test*",
+            "*assert not ['SaveMany*",
+        ]
     )
 
 

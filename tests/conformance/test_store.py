@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from notify.testing.store import (
     AgingStoreSuite,
     BoundedStoreSuite,
     ClockedStoreSuite,
+    ForgetSuite,
     ImmediateStoreSuite,
+    PrepareSuite,
     ReadManySuite,
     SaveManySuite,
     StoreSuite,
@@ -18,7 +20,15 @@ from notify_memory import MemoryStore
 
 
 class TestMemoryStore(
-    StoreSuite, SaveManySuite, ReadManySuite, ImmediateStoreSuite, BoundedStoreSuite, AgingStoreSuite, ClockedStoreSuite
+    StoreSuite,
+    SaveManySuite,
+    ReadManySuite,
+    ImmediateStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
+    BoundedStoreSuite,
+    AgingStoreSuite,
+    ClockedStoreSuite,
 ):
     async def make(self) -> MemoryStore:
         return MemoryStore()
@@ -35,6 +45,12 @@ class TestMemoryStore(
 
     async def make_clocked(self, clock: Callable[[], float]) -> MemoryStore:
         return MemoryStore(clock=clock)
+
+    async def traces(self, store: MemoryStore, user: str) -> Collection[str]:
+        return [name for name in store._logs if name == user]
+
+    async def created(self, store: MemoryStore) -> Collection[str]:
+        return []
 
 
 class TestMemoryStoreInRealTime(AgingStoreSuite):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from notify.testing.store import (
     AgingStoreSuite,
     BoundedStoreSuite,
     ClockedStoreSuite,
+    ForgetSuite,
     ImmediateStoreSuite,
+    PrepareSuite,
     ReadManySuite,
     SaveManySuite,
 )
@@ -22,6 +24,8 @@ class TestMemoryStreamStore(
     SaveManySuite,
     ReadManySuite,
     ImmediateStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
     BoundedStoreSuite,
     AgingStoreSuite,
     ClockedStoreSuite,
@@ -41,3 +45,9 @@ class TestMemoryStreamStore(
 
     async def make_clocked(self, clock: Callable[[], float]) -> MemoryStreamStore:
         return MemoryStreamStore(clock=clock)
+
+    async def traces(self, store: MemoryStreamStore, user: str) -> Collection[str]:
+        return [name for name in store._logs if name == user]
+
+    async def created(self, store: MemoryStreamStore) -> Collection[str]:
+        return []

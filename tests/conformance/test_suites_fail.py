@@ -13,7 +13,13 @@ from notify import NotifyError
 from notify.testing import OutageSuite, SaveInTransactionSuite, StreamStoreOutageSuite
 from notify.testing._router_base import Watched
 from notify.testing._suite import Suite
-from tests.conformance import broken_others, broken_outages, broken_stores, broken_streams  # noqa: F401 - they fill the table
+from tests.conformance import (  # noqa: F401 - they fill the table
+    broken_abilities,
+    broken_others,
+    broken_outages,
+    broken_stores,
+    broken_streams,
+)
 from tests.conformance.broken import BUGS, FAILURES, Bug, leaves, run
 
 CONTROLS = sorted({(bug.base, bug.suites, bug.test) for bug in BUGS}, key=str)

@@ -475,8 +475,8 @@ if (
                 outcomes: list[Any] = []
                 while not outcomes or all(isinstance(outcome, Event) for outcome in outcomes):
                     outcomes = [*await store.save_many([Event("bob", "n", data=data)] * 50)]
-                assert {type(outcome) for outcome in outcomes} == {PushRejectedError}
-                assert isinstance(outcomes[0].__cause__, asyncpg.DiskFullError)
+                assert {type(outcome) for outcome in outcomes} <= {PushRejectedError, Event}
+                assert isinstance(outcomes[-1].__cause__, asyncpg.DiskFullError)
                 assert [*(await store.read("alice", "0", 10)).events] == [first]
                 log = [*(await store.read("bob", "0", 1000)).events]
                 assert_chain(log)
