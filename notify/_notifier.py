@@ -7,7 +7,8 @@ The parts behind it are put together in `_assembly.py`; a push goes through `_pu
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from inspect import signature
 from types import MappingProxyType, TracebackType
@@ -16,14 +17,15 @@ from typing import Any, Literal, Self
 import anyio
 import anyio.lowlevel
 
-from ._assembly import Options, assemble
+from ._assembly import Options, as_routers, assemble
 from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
-from ._runtime._commands import FORGOTTEN
+from ._runtime._commands import DISCONNECT, FORGOTTEN
 from ._runtime._health import examine, until_receiving
 from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
+from ._stream._expiry import moment_of
 from ._stream._external import ExternalStream
 from ._stream._stream_set import RANKS
 from .abc import Forget, Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore, ability
@@ -62,7 +64,7 @@ class Notifier:
         self,
         store: Store | None = None,
         *,
-        router: Router | None = None,
+        router: Router | Sequence[Router] | None = None,
         presence: PresenceTracker | None = None,
         instance_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -83,16 +85,18 @@ class Notifier:
         here = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._store, self._presence = store, presence
         self._options = options
+        routers = as_routers(router)
         self._parts = parts = assemble(
-            store, router, presence, here, options, deliver=self.deliver, opening=self._start_services
+            store, routers, presence, here, options, deliver=self.deliver, opening=self._start_services
         )
         self._pipeline, self._streams, self._counters = parts.pipeline, parts.streams, parts.counters
         self._live, self._guard, self._users = parts.live, parts.live._hub.guard, parts.live._hub.users
         self._closed = self._draining = self._started = False
         self._pushes_since_yield = 0
-        is_plain = not (router or presence or parts.telemetry.measuring or parts.telemetry.tracing)
+        is_plain = not (routers or presence or parts.telemetry.measuring or parts.telemetry.tracing)
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
+        self._unsent = parts.pipeline.unsent
         self._opened: Store | None = None
 
     @classmethod
@@ -130,7 +134,7 @@ class Notifier:
         ephemeral: bool = False,
         connection: Any = None,
     ) -> Event | None:
-        """Notify one user: check presence, save, offer to the local streams, route to the other instances.
+        """Notify one user: save, offer to the local streams, route to the other instances.
 
         Args:
             user: whom.
@@ -155,10 +159,10 @@ class Notifier:
             UsageError: a connection was given, and the store cannot save in a transaction, or the event is ephemeral.
             ClosedError: the notifier is closed.
 
-        Order: a push that returned before another one of the same user began has the smaller id.
+        Order: the pushes to one user are stored in the order of the calls; one that fails leaves the others in order.
         Cancellation: abandons the wait; the event may be stored, and then it is delivered.
         Concurrency: any number of tasks; they share batches.
-        Cost: one save, and one presence check if there is a tracker.
+        Cost: one save. With a tracker one presence check, which is waited for only with `offline="drop"`.
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
@@ -169,14 +173,11 @@ class Notifier:
         if len(event.data) > self._options.max_payload:
             raise PayloadTooLargeError(len(event.data), self._options.max_payload)
         self._guard.check()
-        self._pushes_since_yield += 1
-        if self._pushes_since_yield >= PUSHES_PER_YIELD:
-            self._pushes_since_yield = 0
-            await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers
-            streams = self._users.get(user)
-        if self._save_directly is not None and not ephemeral and connection is None:
+        if self._save_directly is None or ephemeral or connection is not None or self._unsent:
+            pushed = await self._push(event, ephemeral, connection)
+        else:
             try:  # nothing to ask, to wait for, to route or to measure
-                stored = self._save_directly(event)
+                pushed = stored = self._save_directly(event)
                 if stored.__class__ is not Event:
                     checked_event(stored)
             except Exception as error:
@@ -185,11 +186,17 @@ class Notifier:
             counters.pushed_stored += 1
             if streams is not None and streams.offer(stored):
                 counters.delivered_local += streams.streams
-            return stored
-        if self._parts.telemetry.tracing:
-            with self._parts.telemetry.push_span(event) as traced:
-                return await self._pipeline.push(traced, ephemeral, connection)
-        return await self._pipeline.push(event, ephemeral, connection)
+        self._pushes_since_yield += 1
+        if self._pushes_since_yield >= PUSHES_PER_YIELD:
+            self._pushes_since_yield = 0
+            await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers; the event has its place
+        return pushed
+
+    async def _push(self, event: Event, ephemeral: bool, connection: Any) -> Event | None:
+        if not self._parts.telemetry.tracing:
+            return await self._pipeline.push(event, ephemeral, connection)
+        with self._parts.telemetry.push_span(event) as traced:
+            return await self._pipeline.push(traced, ephemeral, connection)
 
     async def push_many(
         self,
@@ -245,7 +252,8 @@ class Notifier:
         if not drafts and not failed:
             return PushReport()
         try:
-            report = await self._parts.jobs.run(self._pipeline.push_all, [*drafts.values()], failed, ephemeral)
+            saves = self._pipeline.begin([*drafts.values()], ephemeral)
+            report = await self._parts.jobs.run(self._pipeline.push_all, saves, failed, ephemeral)
         except ClosedError as error:
             message = "the notifier was closed during push_many(), so some of the events may be stored"
             raise PushUncertainError(message, backend=self._live._hub.name) from error
@@ -272,7 +280,7 @@ class Notifier:
         event = Event("-", type, payload, meta=meta)
         self._check_size(event)
         self._guard.check()
-        event = self._pipeline.show(event.addressed_to(""), None)
+        event = self._parts.fan_out.show(event.addressed_to(""), None)
         await let_routes_start()
         return event
 
@@ -296,8 +304,38 @@ class Notifier:
         if not ability(self._store, Forget):
             raise UsageError(f"{self._live._hub.name} cannot forget a user")
         erased = await self._parts.jobs.run(self._store.forget, plain(user))
-        self._pipeline.command(FORGOTTEN, plain(user))
+        self._parts.fan_out.command(FORGOTTEN, plain(user))
         return erased
+
+    async def disconnect(self, user: str, reason: str = "") -> None:
+        """End every stream of this user, on every instance: `async for` ends, `next` raises `DisconnectedError`.
+
+        That holds for every stream that exists when an instance learns of it, also one that is not opened yet, and
+        whatever its reader does. Streams that are subscribed afterwards are not affected: to keep a client out is up
+        to the application. Other instances learn of it as of an ephemeral event, through the store (`Ephemerals`) or
+        the router: soon, and not at all while those are down.
+
+        Args:
+            user: whose streams end; also those that read this user's log among others.
+            reason: for the readers, at most 255 characters.
+
+        Raises:
+            InvalidEventError: `user` is not a user id.
+            UsageError: `reason` is not a text of at most 255 characters.
+            ClosedError: the notifier is closed.
+
+        Order: none.
+        Cancellation: the streams here have ended, and perhaps those elsewhere.
+        Cost: proportional to the user's open streams; one route.
+        """
+        self._check_open()
+        check_user(user)
+        text: Any = reason
+        if not isinstance(text, str) or len(text) > 255:
+            raise UsageError(f"reason must be a text of at most 255 characters, not {reason!r:.80}")
+        self._guard.check()
+        self._parts.fan_out.command(DISCONNECT, plain(user), {"reason": plain(text)})
+        await let_routes_start()
 
     def deliver(self, event: Event | bytes) -> int:
         """Offer an event that came from another instance to the local streams; return how many accepted it.
@@ -311,7 +349,7 @@ class Notifier:
         Raises:
             InvalidEventError: neither an event nor bytes.
         """
-        return 0 if self._closed else self._pipeline.deliver(event)
+        return 0 if self._closed else self._parts.fan_out.deliver(event)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -331,6 +369,7 @@ class Notifier:
         signals: bool = False,
         track: bool = True,
         max_lag: int | None = None,
+        expires_at: datetime | None = None,
     ) -> Stream:
         """Return a stream of one user's events: first those in the log after `last_id`, then live ones.
 
@@ -342,23 +381,27 @@ class Notifier:
             track: whether the open stream makes its user present.
             max_lag: live events that the reader may be behind before the stream ends with `SlowConsumerError`. None: a
                 slow reader just reads the log later, and costs nothing.
+            expires_at: when the stream ends as if by `disconnect`, with the reason `"expired"`; a datetime with a time
+                zone. The wall clock counts; that it was set is noticed within a second.
 
         Raises:
             InvalidEventError: `user` is not a user id.
             InvalidEventIdError: `last_id` is not a position.
+            UsageError: `expires_at` is not a datetime with a time zone.
             UsageError: signals or max_lag, of a stream store whose streams are its own, without a `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
         self._check_open()
         if self._draining:
             raise ClosedError("the notifier is draining")
-        external = self._parts.external
+        external, expires = self._parts.external, moment_of(expires_at)
+        options: dict[str, Any] = {"track": track, "expires": expires}
         if external is None:
-            return self._live._subscribe(user, last_id, self._streams, signals=signals, track=track, max_lag=max_lag)
+            return self._live._subscribe(user, last_id, self._streams, signals=signals, max_lag=max_lag, **options)
         check_user(user)
         if signals or max_lag is not None:
             raise UsageError(f"{self._live._hub.name} does not support signals= or max_lag=: it has no LiveLog")
-        options: dict[str, Any] = {"track": track, "buffer_size": self._options.buffer_size}
+        options["buffer_size"] = self._options.buffer_size
         return ExternalStream(external, self._streams, self._guard, plain(user), last_id, **options)
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -388,8 +431,10 @@ class Notifier:
             attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, timeout * 0.8)
         if self._presence is not None:
             attempts["presence"] = partial(self._presence.locate, [self.instance_id])
-        if parts.routes is not None:
-            attempts["router"] = partial(self._pipeline.probe, parts.receiver)
+        receivers = {id(each.router): each for each in parts.receivers.receivers}
+        for number, routes in enumerate(parts.routes):
+            name = "router" if len(parts.routes) == 1 else f"router {number} ({routes.name})"
+            attempts[name] = partial(self._parts.fan_out.probe, routes, receivers.get(id(routes.router)))
         return await examine(attempts, timeout=timeout, background=parts.jobs)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
@@ -431,8 +476,7 @@ class Notifier:
         self._check_open()
         self._guard.check()
         self._start_services()
-        if self._parts.receiver is not None:
-            await self._parts.receiver.ready()
+        await self._parts.receivers.ready()
         return self
 
     async def __aexit__(
@@ -445,8 +489,7 @@ class Notifier:
         """Start to receive routed events, when first needed; a `LiveLog` starts by itself."""
         if not self._started:
             self._started = True
-            if self._parts.receiver is not None:
-                self._parts.services.start(self._parts.receiver.run)
+            self._parts.receivers.start(self._parts.services)
 
 
 _KEYWORDS = frozenset(name for name, each in signature(Notifier).parameters.items() if each.kind is each.KEYWORD_ONLY)

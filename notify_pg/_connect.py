@@ -31,7 +31,7 @@ _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
 async def connect(dsn: Dsn, *, timeout: float = 60.0, **options: Any) -> Any:
-    """Open a connection within `timeout` seconds.
+    """Open a connection within `timeout` seconds; `server_settings` among the options win over those of the DSN.
 
     A caller that is cancelled leaves no connection behind, not even one that is established at that very moment.
 
@@ -39,7 +39,9 @@ async def connect(dsn: Dsn, *, timeout: float = 60.0, **options: Any) -> Any:
         ConnectTimeoutError: the time is over.
         UsageError: the DSN, a `PG...` variable of the environment, or a file that they name cannot be used.
     """
-    task = asyncio.ensure_future(asyncpg.connect(**dsn.arguments, **_tls(dsn), **options))
+    arguments = {**dsn.arguments, **_tls(dsn), **options}
+    arguments["server_settings"] = {**dsn.arguments.get("server_settings", {}), **options.get("server_settings", {})}
+    task = asyncio.ensure_future(asyncpg.connect(**arguments))
     limit = asyncio.timeout(timeout)
     try:
         async with limit:

@@ -27,6 +27,9 @@ from ._errors import UnreachableError, is_unreachable
 GRACE: Final = 1.0
 """Seconds for which calls wait for a server that has just gone away."""
 
+SUSPECT: Final = 0.5
+"""Seconds, at least, without an answer to a statement after which it is tried whether the server answers at all."""
+
 
 class Reachability:
     """What is known of one server.
@@ -119,3 +122,131 @@ def reachability_of(dsn: str) -> Reachability:
     if found is None:
         found = known[dsn] = Reachability()
     return found
+
+
+class ServerWatch:
+    """One part's view of its server: what is known of it, and whether it answers what the part has sent.
+
+    Args:
+        address: what parts that use the same server share.
+        backend: the part's name.
+        probe: opens a connection within a number of seconds, and closes it.
+        timeout: returns the seconds of one call.
+        asks: whether to try a connection when a statement is not answered. Not so with a pool of the caller's, which
+            may have none to give.
+
+    Attributes:
+        listeners: called when the server is found to be unreachable.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        backend: str,
+        probe: Callable[[float], Awaitable[object]],
+        timeout: Callable[[], float],
+        *,
+        asks: bool,
+    ) -> None:
+        self.listeners: list[Callable[[UnreachableError], None]] = []
+        self._address = address
+        self._probe = probe
+        self._timeout = timeout
+        self._asks = asks
+        self._server: Reachability | None = None
+        self._tasks = Background(backend)
+        self._in_use: dict[object, float] = {}  # since when, the oldest first
+        self._last_answer = 0.0
+        self._is_looking = False
+        self._suspected: object = None
+
+    @property
+    def error(self) -> UnreachableError | None:
+        """The error of every call, while the server is known to be unreachable."""
+        return self._shared().error
+
+    def check(self) -> None:
+        """Raise UnreachableError while the server is known to be unreachable."""
+        if (error := self._shared().error) is not None:
+            raise error
+
+    async def wait(self, cause: Exception, began: float, until: float) -> None:
+        """Note that a connection could not be opened, and wait until more is known.
+
+        Raises:
+            Exception: the time is over; `cause`.
+        """
+        server = self._shared()
+        if not self._tasks.closed:
+            server.doubt(cause, began, self._tasks, lambda: self._probe(self._timeout()))
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                await server.settle()
+        except TimeoutError:
+            raise cause from None
+
+    def begin(self) -> object:
+        """Note that a statement is sent; return what `end` takes."""
+        use = object()
+        self._in_use[use] = time.monotonic()
+        self._look_later()
+        return use
+
+    def answered(self) -> None:
+        """Note that the server has answered."""
+        self._last_answer = time.monotonic()
+
+    def end(self, use: object) -> None:
+        """Note that a statement has ended, whichever way."""
+        del self._in_use[use]
+
+    def start(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Run a function in a task of the watch, unless it is closed."""
+        if not self._tasks.closed:
+            self._tasks.start(function)
+
+    async def aclose(self) -> None:
+        """End the tasks. If one of them was to find the server again, the next call of another part does."""
+        if self._server is not None:
+            self._server.listeners.discard(self._tell)
+        await self._tasks.aclose(1.0)
+
+    def _shared(self) -> Reachability:
+        if self._server is None:
+            self._server = reachability_of(self._address)
+            self._server.listeners.add(self._tell)
+        return self._server
+
+    def _tell(self, error: UnreachableError) -> None:
+        for listener in self.listeners:
+            listener(error)
+
+    # -- a server that is frozen, or cut off, refuses nothing ----------------------------------------------------
+
+    @property
+    def _patience(self) -> float:
+        return max(SUSPECT, self._timeout() / 4)
+
+    def _look_later(self) -> None:
+        if not self._is_looking and self._asks:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(self._patience, self._look)
+
+    def _look(self) -> None:
+        """Try a connection if the oldest statement, and every other one since it was sent, is without an answer."""
+        self._is_looking = False
+        use, since = next(iter(self._in_use.items()), (None, 0.0))
+        if use is None:
+            return
+        self._look_later()
+        if self._suspected is not use and time.monotonic() >= max(since, self._last_answer) + self._patience:
+            self._suspected = use  # one look for each statement: it may simply take long
+            self.start(self._suspect)
+
+    async def _suspect(self) -> None:
+        began = time.monotonic()
+        try:
+            await self._probe(max(SUSPECT, self._timeout() / 2))
+        except Exception as error:
+            if is_unreachable(error):
+                self._shared().doubt(error, began - GRACE, self._tasks, lambda: self._probe(self._timeout()))

@@ -72,7 +72,7 @@ class PostgresSaver:
         self._taken: dict[int, list[PendingSave]] = {}  # batches that are not resolved, by identity
         self._draining = 0
         self._lock_waiters = asyncio.Semaphore(MAX_LOCK_WAITERS)
-        db.on_unreachable.append(self._reject_waiting)
+        db.watch.listeners.append(self._reject_waiting)
 
     def save_soon(self, event: Event, done: Done) -> None:
         """Queue an event; `done` is called with its outcome. Never waits."""
@@ -110,7 +110,7 @@ class PostgresSaver:
 
     def _add(self, save: PendingSave) -> None:
         """Queue a save, unless the server is known to be unreachable."""
-        error = self._db.unreachable
+        error = self._db.watch.error
         if error is None:
             self._queue.add(save)
         else:

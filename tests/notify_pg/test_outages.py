@@ -228,7 +228,7 @@ async def test_a_slow_statement_is_no_outage(make: Make) -> None:
     store = await make(timeout=4)
     rows = await store._db.fetch("SELECT pg_sleep(2.2)")
     assert rows
-    assert store._db.unreachable is None
+    assert store._db.watch.error is None
 
 
 async def test_a_given_pool_fails_fast_too(server: Server, schema: str) -> None:
@@ -323,7 +323,7 @@ async def test_no_connection_at_all(server: Server, schema: str) -> None:
         assert time.perf_counter() - began < 0.9
         with pytest.raises(PushRejectedError, match="pool_size="):
             await store.save(Event("alice", "n"))
-        assert store._db.unreachable is None
+        assert store._db.watch.error is None
 
 
 async def test_connections_that_others_take(server: Server, schema: str) -> None:
