@@ -22,13 +22,13 @@ from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
 from ._runtime._commands import DISCONNECT, FORGOTTEN
-from ._runtime._health import examine, until_receiving
+from ._runtime._health import examine, until_receiving, until_relayed
 from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
 from ._stream._expiry import moment_of
 from ._stream._external import ExternalStream
 from ._stream._stream_set import RANKS
-from .abc import Forget, Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore, ability
+from .abc import Forget, HasOutbox, Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore, ability
 from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
 from .event import Event, check_name, check_pushed_type, check_user, draft, plain
 
@@ -414,7 +414,8 @@ class Notifier:
         """Try every part once and return a verdict.
 
         The store is read, presence is asked, and a probe goes through the router to this very instance and is awaited
-        back. A stream store that knows whether it receives new events has to prove it to a stream. Takes at most
+        back. A stream store that knows whether it receives new events has to prove it to a stream. An outbox is named
+        if events in it wait for more than a minute, or were set aside. Takes at most
         `timeout` seconds for each part; a part that fails is reported, not raised.
 
         Raises:
@@ -429,6 +430,8 @@ class Notifier:
             attempts["store"] = partial(self._store.head, self.instance_id)
         if parts.liveness is not None and isinstance(self._store, StreamStore):
             attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, timeout * 0.8)
+        if ability(self._store, HasOutbox):
+            attempts["outbox"] = partial(until_relayed, self._store)
         if self._presence is not None:
             attempts["presence"] = partial(self._presence.locate, [self.instance_id])
         receivers = {id(each.router): each for each in parts.receivers.receivers}

@@ -151,6 +151,7 @@ FIXED_LINES = {
     "ReadMany.read_many": "cancellation concurrency cost",
     "Forget.forget": "cancellation concurrency cost",
     "Prepare.prepare": "cancellation concurrency cost",
+    "HasOutbox.backlog": "cancellation concurrency cost",
     "Stream.next": "order cancellation concurrency",
     "Stream.aclose": "",
     "Router.route": "order cancellation concurrency",
