@@ -159,7 +159,7 @@ class PostgresDatabase:
         """Borrow a connection; while the server is in doubt, wait for what becomes of it."""
         until = time.monotonic() + wait
         while True:
-            self.watch.check()
+            await self.watch.admit()
             began = time.monotonic()
             try:
                 async with asyncio.timeout(until - began + 0.05):  # what connects ends by itself, and says more
@@ -200,8 +200,10 @@ class PostgresDatabase:
 
         Where the tables do not exist there are no rows: reading creates nothing.
         """
-        if (known := self.watch.error) is not None:
-            raise unavailable(known, self.backend)
+        try:
+            await self.watch.admit()
+        except UnreachableError as error:
+            raise unavailable(error, self.backend) from error
         async with self._reads:
             for is_second in (False, True):
                 if not await self.has_tables():

@@ -4,10 +4,11 @@
 |---|---|---|
 | reachable | a connection was opened | connects |
 | in doubt | a connection was refused or timed out | waits for the end of the doubt: a restart takes a second |
-| unreachable | the doubt has lasted for `GRACE` seconds | fails at once |
+| unreachable | the doubt has lasted for `GRACE` seconds | knocks once more, and fails within `KNOCK` seconds |
 
 From the first failure on, one task probes the server by connecting. Its first success ends doubt and outage, so the
-next call works without having to find out. If the part whose task it is closes, the next call begins again.
+next call works without having to find out. If the part whose task it is closes, the next call begins again. An attempt
+that was made while the server was silent may hang on, so a call knocks: it starts a fresh attempt, with others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from ._errors import UnreachableError, is_unreachable
 GRACE: Final = 1.0
 """Seconds for which calls wait for a server that has just gone away."""
 
+KNOCK: Final = 0.025
+"""Seconds for which a call waits whether a server that was unreachable answers again."""
+
+KNOCK_PAUSE: Final = 0.1
+"""Seconds between two fresh attempts to connect that calls start."""
+
 SUSPECT: Final = 0.5
 """Seconds, at least, without an answer to a statement after which it is tried whether the server answers at all."""
 
@@ -43,6 +50,8 @@ class Reachability:
         self._cause: Exception | None = None
         self._is_unreachable = False
         self._settled = asyncio.Event()
+        self._back = asyncio.Event()
+        self._knocked = 0.0
 
     @property
     def error(self) -> UnreachableError | None:
@@ -79,8 +88,29 @@ class Reachability:
         if self._cause is not None:
             await self._settled.wait()
 
+    async def knock(self, background: Background, connect: Callable[[], Awaitable[object]]) -> None:
+        """Start a fresh attempt to connect, unless a call has just done so, and wait a moment for its success."""
+        now = time.monotonic()
+        if now >= self._knocked + KNOCK_PAUSE:
+            self._knocked = now
+            background.start(self._connect, connect)
+        try:
+            async with asyncio.timeout(KNOCK):
+                await self._back.wait()
+        except TimeoutError:
+            pass
+
+    async def _connect(self, connect: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await connect()
+        except Exception as error:
+            if is_unreachable(error):
+                return
+        self.recovered()
+
     def recovered(self) -> None:
         """Note that the server answers."""
+        self._back.set()
         self._cause = None
         self._is_unreachable = False
         self._settled.set()
@@ -90,6 +120,7 @@ class Reachability:
         if doubt.is_set() or doubt is not self._settled:
             return
         self._is_unreachable = True
+        self._back = asyncio.Event()
         doubt.set()
         error = self.error
         assert error is not None
@@ -165,9 +196,12 @@ class ServerWatch:
         """The error of every call, while the server is known to be unreachable."""
         return self._shared().error
 
-    def check(self) -> None:
-        """Raise UnreachableError while the server is known to be unreachable."""
-        if (error := self._shared().error) is not None:
+    async def admit(self) -> None:
+        """Raise UnreachableError, within a moment, while the server is known to be unreachable."""
+        server = self._shared()
+        if server.error is not None and not self._tasks.closed:
+            await server.knock(self._tasks, lambda: self._probe(self._timeout()))
+        if (error := server.error) is not None:
             raise error
 
     async def wait(self, cause: Exception, began: float, until: float) -> None:

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from notify import BackendUnavailableError, Event, Notifier, NotifyError, PushRejectedError, PushUncertainError
-from notify.testing import FaultProxy
+from notify.testing import FaultProxy, Faults
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
 from notify_pg._errors import UnreachableError, is_unreachable
 from notify_pg._reachable import reachability_of
@@ -84,7 +84,7 @@ async def assert_fails_fast(calls: dict[str, Callable[[], Awaitable[Any]]], firs
         assert max(costs.values()) < QUICK, costs
     began = time.perf_counter()
     await asyncio.gather(*(cost_of(call) for call in calls.values() for _ in range(20)))
-    assert time.perf_counter() - began < 10 * QUICK
+    assert time.perf_counter() - began < 40 * QUICK
 
 
 @pytest.mark.parametrize("first", ["save", "read", "locate", "route"])
@@ -184,6 +184,20 @@ async def relay(port: int, to: int) -> AsyncIterator[None]:
     server = await asyncio.start_server(serve, "127.0.0.1", port)
     async with server:
         yield
+
+
+async def test_a_call_knocks(server: Server, schema: str) -> None:
+    """Where the probe of the outage hangs in silence, the next call finds a server that is back by itself."""
+    async with FaultProxy("127.0.0.1", server.port) as proxy:
+        dsn = server.dsn.replace(str(server.port), str(proxy.port))
+        async with aclosing(PostgresStore(dsn, schema=schema)) as store:
+            await store.save(Event("alice", "n"))
+            proxy.down = Faults(blackhole=True)
+            proxy.up = Faults(blackhole=True)
+            await cost_of(lambda: store.head("alice"))
+            assert await cost_of(lambda: store.head("alice")) < QUICK
+            proxy.heal()
+            await until(lambda: works(lambda: store.head("alice")), 1.5)
 
 
 async def test_pushes_that_wait_fail_with_the_rest(schema: str) -> None:
