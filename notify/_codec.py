@@ -70,13 +70,15 @@ def decode(raw: bytes | bytearray | memoryview) -> tuple[Header, bytes]:
     if not isinstance(raw, bytes | bytearray | memoryview):
         raise CodecError(f"not bytes of an event: {raw!r:.80}")
     if raw[:1] != VERSION:
-        raise CodecError(f"not an event of wire version {VERSION.decode()}: {bytes(raw[:16])!r}")
+        raise CodecError(
+            f"not an event of wire version {VERSION.decode()}: {len(raw)} bytes, from {bytes(raw[:1])!r} on"
+        )
     head, newline, data = bytes(raw[1:]).partition(b"\n")
     try:
         fields = json.loads(head)
         id_, prev, user, type_, micros, group, key, meta = fields
     except (ValueError, TypeError, RecursionError) as error:
-        raise CodecError(f"the header of an event is damaged: {head[:80]!r}") from error
+        raise CodecError(f"the header of an event is damaged ({len(head)} bytes)") from error
     texts = (id_, prev, user, type_, *(field for field in (group, key) if field is not None))
     well_formed = (
         bool(newline)
@@ -87,12 +89,12 @@ def decode(raw: bytes | bytearray | memoryview) -> tuple[Header, bytes]:
         and all(isinstance(value, str) for value in meta.values())
     )
     if not well_formed:
-        raise CodecError(f"the header of an event has fields of the wrong kind: {head[:80]!r}")
+        raise CodecError(f"the header of an event has fields of the wrong kind ({len(head)} bytes)")
     try:
         for position in filter(None, (id_, prev)):
             ids.parse(position)
     except InvalidEventIdError as error:
-        raise CodecError(f"the header of an event has a malformed id: {head[:80]!r}") from error
+        raise CodecError(f"the header of an event has a malformed id ({len(head)} bytes)") from error
     return (id_, prev, user, type_, micros, group, key, meta), data
 
 

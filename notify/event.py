@@ -52,6 +52,9 @@ class Event(_Fields):
 
     `Event("alice", "comment.created", {"post": 7})` makes a draft; a store returns it with `id` and `prev` set.
 
+    A broadcast has an empty `user`, which this constructor refuses: a codec of one's own makes it by
+    `Event("-", ...).addressed_to("")`, or uses `from_json`, which accepts it.
+
     Args:
         user: whose log it belongs to: 1 to 255 bytes of UTF-8, without control characters or lone surrogates.
         type: `[A-Za-z0-9_.:-]{1,128}`; types that begin with `notify.` are reserved.
@@ -201,8 +204,9 @@ class Event(_Fields):
         return (Event.from_bytes, (self.to_bytes(),))
 
     def __repr__(self) -> str:
-        start = self.data[:60]
-        return f"Event(user={self.user!r}, type={self.type!r}, id={self.id!r}, prev={self.prev!r}, data={start!r})"
+        """Without the payload, which must not come into a log or a traceback by accident."""
+        size = f"{len(self.data)} bytes"
+        return f"<Event user={self.user!r} type={self.type!r} id={self.id!r} prev={self.prev!r} data: {size}>"
 
 
 _new: Callable[[type[Draft]], Draft] = object.__new__
