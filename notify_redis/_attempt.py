@@ -8,12 +8,15 @@ First attempts (`_save`) and later ones (`_retry`) are built and settled here, s
    executed after the deadline.
 2. The deadline travels in the server's time, because the clocks of two machines differ. `PipelinedConnection.ahead`
    converts it, and errs towards an earlier deadline.
-3. `PendingPush.unknown_since` is set by the first attempt that may have been executed. A push that fails without it was
+3. Pushes to one user take effect in the order of the calls. So a push is not sent while an earlier one to its user, in
+   another call of the script, has no outcome: that one may have to be repeated. `PushAttempts.held` counts these.
+4. `PendingPush.unknown_since` is set by the first attempt that may have been executed. A push that fails without it was
    certainly not stored (PushRejectedError); with it, the outcome is unknown (PushUncertainError).
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,16 +27,18 @@ from typing import Any, Final, TypeAlias
 from redis.exceptions import ResponseError
 
 from notify import Event
-from notify.adapters import Retention
+from notify.adapters import OutageLog, Retention
 from notify.errors import NotifyError, PushRejectedError, PushUncertainError
 
 from ._client import RedisClient
 from ._connection import bulks, pack
-from ._errors import Disposition, NoAnswerError, NotSentError, RefusedError, disposition_of, rejected, uncertain
+from ._errors import Disposition, NoAnswerError, NotSentError, RefusedError, disposition_of, phrase, rejected, uncertain
 from ._names import RedisNames
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._record import decode, encode
 from ._scripts import PUSH
+
+logger = logging.getLogger("notify.redis")
 
 EVENTS_PER_CALL: Final = 32
 """Events appended by one call of the script: half a millisecond in which the server does nothing else."""
@@ -64,6 +69,7 @@ class PendingPush:
         arguments: the arguments of the script for this event, likewise.
         done: called once, with the outcome.
         announced: the stored event, if its announcement arrived before the reply.
+        is_held: whether it was sent, or handed to `_retry`: later pushes to its user wait until it has its outcome.
         unknown_since: the server's time in milliseconds before the first attempt that may have been executed without a
             reply; None: there was no such attempt.
         failure: why the latest attempt failed.
@@ -76,6 +82,7 @@ class PendingPush:
         "done",
         "event",
         "failure",
+        "is_held",
         "names",
         "nonce",
         "outcome",
@@ -96,6 +103,7 @@ class PendingPush:
         self.unknown_since: float | None = None
         self.failure: Exception | None = None
         self.announced: Event | None = None
+        self.is_held = False
         self.outcome: Outcome | None = None
 
 
@@ -116,7 +124,8 @@ class PushCommands:
         ttl = age and max(age, HOUR_MS)
         window = max(1, int(retention.key_window * 1000))
         numbers = [b"%d" % number for number in (ttl, age, window, inline)]
-        self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers, publish)
+        announce = (publish, names.channel_suffix)
+        self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers, *announce)
         self._of_user: Callable[[str], tuple[bytes, int]] = lru_cache(_CACHED_NAMES)(self._encode_user)
 
     def names_of(self, event: Event) -> tuple[bytes, int]:
@@ -155,7 +164,7 @@ class PushCommands:
 @lru_cache
 def _head(events: int) -> bytes:
     """Return the beginning of a call for this number of events."""
-    return b"*%d\r\n%b" % (12 + 7 * events, bulks(b"EVALSHA", PUSH.sha, b"%d" % (4 * events)))
+    return b"*%d\r\n%b" % (13 + 7 * events, bulks(b"EVALSHA", PUSH.sha, b"%d" % (4 * events)))
 
 
 class PushAttempt:
@@ -196,6 +205,7 @@ class PushAttempts:
 
     Attributes:
         pending: the pushes without an outcome, by nonce.
+        held: for each user, how many pushes were sent, or handed to `_retry`, and have no outcome.
     """
 
     def __init__(self, client: RedisClient, commands: PushCommands, *, min_replicas: int, timeout: float) -> None:
@@ -205,7 +215,13 @@ class PushAttempts:
         self._timeout = timeout
         self._origin = secrets.token_hex(6).encode()
         self._numbers = count()
+        self._announcing = OutageLog(
+            logger,
+            f"{client.name} stores events but may not announce them, so other processes find them by audits",
+            f"{client.name} announces events again",
+        )
         self.pending: dict[bytes, PendingPush] = {}
+        self.held: dict[str, int] = {}
 
     def new_push(self, event: Event, done: Done) -> PendingPush:
         """Return a push that has a nonce and a deadline from now on."""
@@ -217,13 +233,45 @@ class PushAttempts:
 
     def prepare(self, connection: PipelinedConnection, pushes: Sequence[PendingPush]) -> PushAttempt:
         """Return an attempt, ready to be sent over this connection."""
-        chunks = [chunk for _, chunk in self._client.chunks(pushes, _partition, EVENTS_PER_CALL)]
+        chunks = self._calls(pushes)
         commands = [self._commands.encode(chunk, connection.ahead) for chunk in chunks]
         left = min([push.deadline for push in pushes]) - time.monotonic()
         if self._min_replicas:
             bound = max(1, int(min(REPLICA_TIMEOUT, left / 2) * 1000))
             commands.append(pack(b"WAIT", b"%d" % self._min_replicas, b"%d" % bound))
         return PushAttempt(connection, pushes, chunks, commands, min(left, ATTEMPT_TIMEOUT))
+
+    def _calls(self, pushes: Sequence[PendingPush]) -> Sequence[Sequence[PendingPush]]:
+        """Divide pushes into calls of the script.
+
+        All pushes to one user are in one call, because a later call may succeed where an earlier one must be repeated.
+        So the call of a user who gets more than EVENTS_PER_CALL at once is longer.
+        """
+        is_cluster = self._client.is_cluster
+        if len(pushes) <= EVENTS_PER_CALL and not is_cluster:
+            return [pushes]
+        calls: list[list[PendingPush]] = []
+        open_calls: dict[int, list[PendingPush]] = {}  # the latest call, of each partition in a cluster
+        by_user: dict[str, list[PendingPush]] = {}
+        for push in pushes:
+            call = by_user.get(push.event.user)
+            if call is None:
+                part = push.partition if is_cluster else 0
+                call = open_calls.get(part)
+                if call is None or len(call) >= EVENTS_PER_CALL:
+                    call = open_calls[part] = []
+                    calls.append(call)
+                by_user[push.event.user] = call
+            call.append(push)
+        return calls
+
+    def hold(self, pushes: Iterable[PendingPush]) -> None:
+        """Note that these are sent, or handed to `_retry`: later pushes to their users have to wait."""
+        held = self.held
+        for push in pushes:
+            user = push.event.user
+            push.is_held = True
+            held[user] = held.get(user, 0) + 1
 
     # -- what the replies mean -----------------------------------------------------------------------------------
 
@@ -256,6 +304,10 @@ class PushAttempts:
             return [push for push in chunk if push.outcome is None]
         server_ms, *results = reply
         attempt.connection.calibrate(server_ms)
+        if len(results) > len(chunk):
+            self._announcing.failed(phrase(results.pop().decode(errors="replace")))
+        elif results and self._announcing.is_failing:
+            self._announcing.recovered()
         if not results:
             for push in chunk:
                 push.failure = NoAnswerError("the deadline had passed when the server executed the script")
@@ -295,7 +347,16 @@ class PushAttempts:
         if push.outcome is None:
             push.outcome = outcome
             del self.pending[push.nonce]
+            if push.is_held:
+                self._release(push.event.user)
             push.done(outcome)
+
+    def _release(self, user: str) -> None:
+        count = self.held[user]
+        if count > 1:
+            self.held[user] = count - 1
+        else:
+            del self.held[user]
 
     def is_over(self, push: PendingPush, delay: float) -> bool:
         """Return whether a push has its outcome; it gets one if no time is left for another attempt after `delay`.
@@ -328,7 +389,3 @@ class PushAttempts:
             else:
                 text = "the store was closed; nothing was sent"
                 self.resolve(push, PushRejectedError(text, backend=self._client.name))
-
-
-def _partition(push: PendingPush) -> int:
-    return push.partition

@@ -25,7 +25,7 @@ from notify.errors import ClosedError
 
 from ._connection import Address, Connection, Endpoint, RedisUrl, endpoint_of
 from ._discovery import ask_cluster, ask_sentinels, connect_master
-from ._errors import FAILURES, Disposition, NotSentError, RefusedError, disposition_of
+from ._errors import FAILURES, Disposition, NotSentError, RefusedError, disposition_of, phrase
 from ._names import PARTITIONS
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._selfcheck import self_check
@@ -190,7 +190,7 @@ class RedisClient:
                 node = self._nodes[None] = RedisNode(self, None, self.endpoint.connect)
                 self._owner = [node] * PARTITIONS
         except FAILURES as error:
-            self._outage.failed(error)
+            self._outage.failed(phrase(error))
             done.set_exception(error)
         else:
             self._outage.recovered()

@@ -38,7 +38,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from notify.errors import UsageError
 
-from ._errors import NotSentError, not_sent
+from ._errors import NotSentError, not_sent, phrase
 
 RedisUrl: TypeAlias = "str | Redis | ConnectionPool | RedisCluster"
 """A URL, or a client or pool of `redis.asyncio`, of which the address and the login are read."""
@@ -83,6 +83,11 @@ class Endpoint:
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def database(self) -> int:
+        """The number of the database that connections select."""
+        return int(self.options.get("db") or 0)
+
+    @property
     def is_cluster(self) -> bool:
         """Whether the seeds are nodes of a cluster."""
         return bool(self.seeds) and not self.service
@@ -113,7 +118,7 @@ class Endpoint:
                 await connection.connect()
         except (RedisError, OSError, TimeoutError) as error:
             await hang_up(connection)
-            raise not_sent(f"cannot connect to {self}: {error}", error) from error
+            raise not_sent(f"cannot connect to {self}: {phrase(error)}", error) from error
         except BaseException:
             await hang_up(connection)
             raise

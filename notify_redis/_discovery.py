@@ -9,7 +9,7 @@ import anyio
 from redis.exceptions import RedisError, ResponseError
 
 from ._connection import Address, Connection, Endpoint, ask, hang_up, pack
-from ._errors import NotSentError, RefusedError, caused, not_sent
+from ._errors import NotSentError, RefusedError, caused, not_sent, phrase
 from ._names import TAGS, slot_of
 
 QUERY_TIMEOUT: Final = 1.0
@@ -28,8 +28,8 @@ async def _ask_one(endpoint: Endpoint, *command: bytes) -> Any:
     except NotSentError as error:
         return error
     except (RedisError, OSError) as error:
-        return not_sent(f"{endpoint} does not answer: {error}", error)
-    return not_sent(f"{endpoint} answers: {reply}", reply) if isinstance(reply, ResponseError) else reply
+        return not_sent(f"{endpoint} does not answer: {phrase(error)}", error)
+    return not_sent(f"{endpoint} answers: {phrase(reply)}", reply) if isinstance(reply, ResponseError) else reply
 
 
 def _unknown(text: str, failures: Sequence[NotSentError]) -> NotSentError:
@@ -76,7 +76,7 @@ async def connect_master(endpoint: Endpoint, address: Address) -> Connection:
         with anyio.fail_after(QUERY_TIMEOUT):
             (role,) = await ask(connection, pack(b"ROLE"))
     except (RedisError, OSError) as error:
-        raise not_sent(f"the master does not answer: {error}", error) from error
+        raise not_sent(f"the master does not answer: {phrase(error)}", error) from error
     finally:
         is_master = isinstance(role, list) and role[0] == b"master"
         if not is_master:

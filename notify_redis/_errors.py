@@ -79,6 +79,26 @@ _OF_CLASS: Final = {
 """The driver removes the code from the message of the errors that it has a class for."""
 
 
+_REMEDIES: Final = (
+    ("channel", "allow the login the prefix's channels: &PREFIX:*"),
+    ("of the keys", "allow the login the prefix's keys: ~PREFIX:*"),
+    ("no permissions to run", "docs/backends/redis.md lists the commands that the login needs, under Rights"),
+    ("DB index is out of range", "use a database that the server has, or set `databases` in its configuration"),
+    ("not allowed in cluster mode", "a cluster has no databases: write redis+cluster://host:port"),
+    ("cluster support disabled", "for a server that is not a cluster write redis://host:port/db"),
+)
+"""What the server says, and what to do about it."""
+
+
+def phrase(error: BaseException | str) -> str:
+    """Return the message of an error, which is never empty, and the remedy where one is known."""
+    text = str(error)
+    if not text:
+        text = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
+    remedy = next((remedy for part, remedy in _REMEDIES if part in text), "")
+    return f"{text}; {remedy}" if remedy and remedy not in text else text
+
+
 def disposition_of(error: RedisError) -> Disposition:
     """Return what to do about an error reply."""
     code = _OF_CLASS.get(type(error).__name__) or str(error).partition(" ")[0]
@@ -120,4 +140,4 @@ def caused(wrapped: E, error: BaseException) -> E:
 
 def reason(error: BaseException) -> str:
     """Return the message, with the class name where it is the driver's."""
-    return f"{type(error).__name__}: {error}" if isinstance(error, RedisError) else str(error)
+    return f"{type(error).__name__}: {phrase(error)}" if isinstance(error, RedisError) else phrase(error)

@@ -49,7 +49,7 @@ from notify.errors import ClosedError
 
 from ._client import RedisClient, RedisNode
 from ._connection import Connection, hang_up
-from ._errors import FAILURES, NoAnswerError
+from ._errors import FAILURES, NoAnswerError, phrase
 from ._names import PARTITIONS
 from ._pubsub import PubSubConnection
 
@@ -229,7 +229,7 @@ class Subscriptions:
         """Release the waiting calls, log the outage, look up the masters again, and wait: step 8."""
         self._failed = True
         self._stop_waiting()
-        master.outage.failed(failure)
+        master.outage.failed(phrase(failure))
         if self._client.endpoint.seeds:
             with suppress(*FAILURES):
                 await self._client.refresh()

@@ -33,7 +33,7 @@ from notify.adapters import Background
 from notify.errors import ClosedError
 
 from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
-from ._errors import FAILURES, NoAnswerError, NotSentError, not_sent
+from ._errors import FAILURES, NoAnswerError, NotSentError, not_sent, phrase
 from ._scripts import SCRIPTS
 
 REPLIES_PER_YIELD: Final = 64
@@ -316,11 +316,11 @@ class PipelinedConnection:
             self._resolve_waiting(failure)
             unsent, self._outbox = self._outbox, deque()
             for request in unsent:
-                request.finish(not_sent(str(failure), failure))
+                request.finish(not_sent(phrase(failure), failure))
         if not self._outbox:
             self._cancel_timer()
         for request in sent:
-            broken = NoAnswerError(f"the connection broke before the answer: {failure}")
+            broken = NoAnswerError(f"the connection broke before the answer: {phrase(failure)}")
             broken.__cause__ = failure
             request.finish(broken)
 
@@ -330,7 +330,7 @@ class PipelinedConnection:
             replies = await ask(connection, pack(b"TIME"), *(pack(b"SCRIPT", b"LOAD", each.source) for each in SCRIPTS))
         for reply in replies:
             if isinstance(reply, ResponseError):
-                raise not_sent(f"the server refuses a command that is needed: {reply}", reply)
+                raise not_sent(f"the server refuses a command that is needed: {phrase(reply)}", reply)
         seconds, micros = replies[0]
         self.calibrate(int(seconds) * 1000 + int(micros) // 1000)
         await self._prepare(connection)
@@ -347,7 +347,7 @@ class PipelinedConnection:
             if failure is None:
                 waiter.set_result(None)
             else:
-                waiter.set_exception(not_sent(str(failure), failure))
+                waiter.set_exception(not_sent(phrase(failure), failure))
 
     async def _read(self, replies: Replies) -> None:
         sent, since_yield = self._sent, 0

@@ -69,8 +69,8 @@ class RedisStore:
             raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
         if min_replicas < 0 or inline < 0:
             raise UsageError(f"min_replicas and inline must not be negative, got {min_replicas!r} and {inline!r}")
-        self._names = RedisNames(prefix)
         self._client = RedisClient(url, type(self).__name__)
+        self._names = RedisNames(prefix, self._client.endpoint.database)
         self._age_ms = 0 if max_age is None else max(1, int(max_age * 1000))
         self._timeout = timeout
         commands = PushCommands(self._names, retention, exact=exact, inline=inline, publish=self._client.publish)

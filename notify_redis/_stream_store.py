@@ -19,6 +19,7 @@ from notify.errors import CodecError, UsageError
 
 from ._connection import RedisUrl
 from ._listen import Subscriptions
+from ._names import partition_of
 from ._record import decode
 from ._store import RedisStore
 
@@ -50,7 +51,7 @@ class RedisStreamStore(RedisStore):
         self._users: dict[bytes, str] = {}
         self._subscriptions = Subscriptions(
             self._client,
-            probe=lambda partition: self._names.named(partition, "c", name),
+            probe=lambda partition: self._names.named_channel(partition, "c", name),
             probe_interval=probe_interval,
             on_message=self._on_message,
             on_gap=self._catch_up,
@@ -107,19 +108,19 @@ class RedisStreamStore(RedisStore):
     # -- receiving -----------------------------------------------------------------------------------------------
 
     def _on_open(self, user: str) -> None:
-        stream, _, _, partition = self._names.of_user(user)
-        self._users[stream] = user
-        self._subscriptions.open(stream, partition)
+        channel = self._names.channel(user)
+        self._users[channel] = user
+        self._subscriptions.open(channel, partition_of(user))
 
     def _on_close(self, user: str) -> None:
-        stream = self._names.stream(user)
-        self._users.pop(stream, None)
-        self._subscriptions.close(stream)
+        channel = self._names.channel(user)
+        self._users.pop(channel, None)
+        self._subscriptions.close(channel)
 
     async def _subscribed(self, user: str) -> None:
         """Wait until the user's channel is confirmed, if a stream is open: attach live first, then read history."""
         self._client.check_open()
-        channel = self._names.stream(user)
+        channel = self._names.channel(user)
         if channel in self._subscriptions:
             await self._subscriptions.ready(channel, SUBSCRIBE_TIMEOUT)
 

@@ -1,11 +1,12 @@
 -- Appends events to the streams of their users and announces them: several events of one master in one call.
 --
 -- KEYS, four for each event: stream, users of the partition, retries of the partition, idempotency key (or the stream).
--- ARGV: deadline, max_len, "~" or "=", ttl, age, key window, inline limit, publish command, since; then for each event
---   nonce, "1" if it has an idempotency key, body. Times are milliseconds by the clock of this server.
+-- ARGV: deadline, max_len, "~" or "=", ttl, age, key window, inline limit, publish command, what ends the name of a
+--   channel, since; then for each event nonce, "1" if it has an idempotency key, body. Times are milliseconds by the
+--   clock of this server.
 -- Returns the time, then for each event "id prev" if it was appended, "id prev body" if that was done before (body only
 --   while it is retained), "!reason" if it was not, "?reason" if it may have been. The time alone: the deadline had
---   passed, and nothing was done.
+--   passed, and nothing was done. The last element is one more if an event was stored and could not be announced: why.
 --
 -- An announcement is "id prev nonce body", without the body where that is over the inline limit.
 --
@@ -18,9 +19,9 @@
 
 local deadline, max_len, trim, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local age, window, inline = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local publish, since = ARGV[8], ARGV[9]
+local publish, suffix, since = ARGV[8], ARGV[9], ARGV[10]
 local HOUR = 3600000
-local appended
+local appended, unannounced
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -101,14 +102,15 @@ local function push(stream, index, retries, idem, nonce, keyed, body)
   if fresh then
     local message = place .. ' ' .. nonce
     if #body <= inline then message = message .. ' ' .. body end
-    redis.call(publish, stream, message)
+    local sent = redis.pcall(publish, stream .. suffix, message)
+    if type(sent) == 'table' then unannounced = sent.err end
   end
   return place
 end
 
 local results = {now}
 for i = 1, #KEYS / 4 do
-  local k, a = i * 4 - 3, i * 3 + 7
+  local k, a = i * 4 - 3, i * 3 + 8
   appended = false
   local ok, result =
     pcall(push, KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], ARGV[a], ARGV[a + 1] == '1', ARGV[a + 2])
@@ -117,4 +119,5 @@ for i = 1, #KEYS / 4 do
   end
   results[i + 1] = result
 end
+results[#results + 1] = unannounced
 return results

@@ -122,7 +122,7 @@ def attempt(server: Server, store: RedisStore, nonce: str, *, since: str = "", l
     keys = [*store._names.of_user("alice")[:3], store._names.stream("alice")]
     now = int(time.time() * 1000)
     deadline = now - 1000 if late else now + 4000
-    fixed = [deadline, 1000, "~", 3_600_000, 0, 1000, 4096, "PUBLISH", since]
+    fixed = [deadline, 1000, "~", 3_600_000, 0, 1000, 4096, "PUBLISH", "", since]
     reply = server.ask("EVAL", PUSH.source, 4, *keys, *fixed, nonce, "", encode(Event("alice", nonce)))
     return reply[1:]
 
