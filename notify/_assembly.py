@@ -108,7 +108,7 @@ class Parts:
     async def aclose(self, timeout: float) -> None:
         """End every stream, let pushes finish, release presence and stop; `timeout` seconds for each at most."""
         await self.end_streams(RANKS)
-        self.live._hub.sets.remove(self.streams)
+        self._leave_log()
         if not await self.jobs.settle(timeout):
             logger.warning("closing with %d pushes pending", self.counters.pending_pushes)
         if self.local_presence is not None:
@@ -116,6 +116,26 @@ class Parts:
         await self.services.aclose(_GRACE)
         await self.jobs.aclose(_GRACE)
         self.telemetry.close()
+
+    def abandon(self, *, forked: bool) -> None:
+        """Release what needs no event loop, because that of the notifier has ended.
+
+        Args:
+            forked: whether this process was forked after the notifier was used: the registrations of its users belong
+                to the other process.
+        """
+        self.streams.close()
+        self.streams.users.clear()
+        self._leave_log()
+        self.services.abandon()
+        self.jobs.abandon()
+        if self.local_presence is not None and not forked:
+            self.local_presence.release_all()
+        self.telemetry.close()
+
+    def _leave_log(self) -> None:
+        if self.streams in self.live._hub.sets:
+            self.live._hub.sets.remove(self.streams)
 
 
 def as_routers(router: Router | Sequence[Router] | None) -> list[Router]:

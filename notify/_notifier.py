@@ -316,8 +316,12 @@ class Notifier:
 
         Raises:
             InvalidEventError: neither an event nor bytes.
+            UsageError: called from another thread or event loop.
         """
-        return 0 if self._closed else self._parts.fan_out.deliver(event)
+        if self._closed:
+            return 0
+        self._guard.check()
+        return self._parts.fan_out.deliver(event)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -356,6 +360,7 @@ class Notifier:
             ClosedError: the notifier is closed or draining.
         """
         self._check_open()
+        self._guard.check_if_running()
         if self._draining:
             raise ClosedError("the notifier is draining")
         external = self._parts.external
@@ -411,7 +416,12 @@ class Notifier:
             window: seconds over which the streams end.
 
         Cancellation: some streams have ended, the rest go on; drain again.
+
+        Raises:
+            UsageError: called from another event loop.
         """
+        if not self._closed:
+            self._guard.check()
         self._draining = True
         for rank in range(self._streams.cutoff + 1, RANKS + 1):
             if self._counters.open_streams:
@@ -422,17 +432,26 @@ class Notifier:
     async def aclose(self) -> None:
         """End every stream, let pushes finish, release presence and stop. Idempotent.
 
-        Takes at most about twice `timeout` seconds, also if a store ignores cancellation.
+        Takes at most about twice `timeout` seconds, also if a store ignores cancellation. Where the notifier's event
+        loop has ended before, and in a forked process, what needs no event loop is released, without waiting.
         Cancellation: takes effect only after everything is released.
+
+        Raises:
+            UsageError: called from another event loop while the notifier's own one may still run.
         """
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        is_here = self._guard.check_closing()
+        self._closed = True
+        if is_here:
             with anyio.CancelScope(shield=True):
                 try:
                     await self._parts.aclose(self._options.timeout)
                 finally:
                     if self._opened is not None:
                         await self._opened.aclose()
+        else:
+            self._parts.abandon(forked=self._guard.forked)
 
     async def __aenter__(self) -> Self:
         """Start: routed events are received once this returns."""

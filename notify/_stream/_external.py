@@ -76,6 +76,7 @@ class ExternalStream:
 
     async def next(self, timeout: float | None = None) -> Event:
         """Return the next event; see `notify.abc.Stream.next`."""
+        self._guard.check()
         if self._busy:
             raise UsageError("another task is already waiting in next() of this stream")
         self._busy = True
@@ -100,6 +101,9 @@ class ExternalStream:
 
     async def aclose(self) -> None:
         """End the stream; the store's own stream has one second to close."""
+        if not self._guard.check_closing():  # its event loop has ended
+            self._detach()
+            return
         self._closed = True
         if self._reading is not None:
             self._reading.cancel()

@@ -113,7 +113,9 @@ class Subscription(Attachment):
                     self._busy = True
                     try:
                         await self.waiter  # type: ignore[misc]  # a live stream has one
-                    except BaseException:
+                    except BaseException as error:
+                        if isinstance(error, Exception):  # that of an event loop for the waiter of another one
+                            self._source.guard.check()
                         self._interrupted()
                         raise
                     finally:
@@ -157,6 +159,8 @@ class Subscription(Attachment):
 
     async def aclose(self) -> None:
         """End the stream at once; no event is yielded after it. Idempotent, never waits."""
+        if self._streams is not None:
+            self._source.guard.check_closing()
         self._close()
 
     async def __aenter__(self) -> Self:
@@ -187,6 +191,8 @@ class Subscription(Attachment):
         return f"<Subscription user={self.user!r} last_id={self.last_id!r} {self._cursor.state.value}>"
 
     def _check_idle(self) -> None:
+        if self._streams is not None:
+            self._source.guard.check()
         if self._busy:
             self._raise_if_ended(ClosedError)
             raise UsageError("another task is already waiting in next() of this stream")
