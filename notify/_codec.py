@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 
@@ -23,6 +23,7 @@ Header = tuple[str, str, str, str, int, str | None, str | None, Mapping[str, str
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SPACE = re.compile(r"[\s,:]*")  # between two tokens of what was parsed before, so each is where it belongs
 _WHITE_SPACE = " \t\n\r"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape of one half of a pair: the other one may be missing
 _REQUIRED = ("user", "type", "timestamp", "payload")
 _FIELDS = ("user", "type", "id", "prev", "group", "key", "meta")
 MICROS_END: Final = 253_402_300_800_000_000  # the year 10000, which a datetime cannot hold
@@ -54,6 +55,33 @@ def encode_payload(payload: object) -> bytes:
         return "".join(_encode(payload, 0)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEventError(f"the payload is not a JSON value: {error}") from error
+
+
+def dump(dumps: Callable[[Any], bytes | str], payload: object) -> bytes:
+    """Return the payload's JSON as a function of the application encodes it; checked by `check_json` afterwards.
+
+    Raises:
+        InvalidEventError: the function fails, or returns neither bytes nor text.
+    """
+    try:
+        result = dumps(payload)
+        data = result.encode() if isinstance(result, str) else result
+    except Exception as error:
+        raise InvalidEventError(f"dumps= could not encode the payload: {error!r}") from error
+    if not isinstance(data, bytes):
+        raise InvalidEventError(f"dumps= must return bytes or str, not {data.__class__.__name__}")
+    return data
+
+
+def check_json(data: bytes, what: str) -> None:
+    """Raise InvalidEventError unless the bytes are one JSON text, as strict as what the library encodes itself."""
+    try:
+        text = data.decode()
+        value = _decoder.decode(text)
+        if _SURROGATE.search(text):
+            _encoder.encode(value).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidEventError(f"{what} is not one JSON text in UTF-8: {error}") from error
 
 
 def encode(header: Header, data: bytes) -> bytes:

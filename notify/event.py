@@ -243,8 +243,11 @@ def draft(
     group: str | None,
     meta: Mapping[str, str] | None,
     user_checked: bool,
+    data: bytes | None = None,
 ) -> Draft:
     """Return the draft of a push: checked as by `Event(...)`, and the type is not reserved.
+
+    With `data`, which was checked, the payload is not used.
 
     Raises:
         InvalidEventError: an argument is unacceptable.
@@ -261,7 +264,7 @@ def draft(
     event.id = event.prev = ""
     event.user = user
     event.type = type
-    event.data = encode_payload(payload)
+    event.data = encode_payload(payload) if data is None else data
     event.micros = time_ns() // 1000
     event.group = group
     event.key = key
@@ -370,9 +373,12 @@ def check_name(what: str, name: object) -> None:
             return
         if name and not _FORBIDDEN.search(name) and len(name.encode()) <= MAX_NAME_BYTES:
             return
-    raise InvalidEventError(
-        f"{what} must be 1 to {MAX_NAME_BYTES} bytes of UTF-8 text without control characters, not {name!r:.80}"
-    )
+    message = f"{what} must be 1 to {MAX_NAME_BYTES} bytes of UTF-8 text without control characters, not {name!r:.80}"
+    if isinstance(name, bytes):
+        message += ": pass it decoded, as str"
+    elif name is not None and not isinstance(name, str):
+        message += f": pass str(...) of this {name.__class__.__name__}"
+    raise InvalidEventError(message)
 
 
 def _micros(moment: Any) -> int:
