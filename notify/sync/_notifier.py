@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -50,7 +49,9 @@ class SyncNotifier:
 
     def __init__(
         self,
-        factory: Callable[[], Notifier | AbstractAsyncContextManager[Notifier] | Awaitable[Any]],
+        factory: Callable[
+            [], Notifier[Event | None] | AbstractAsyncContextManager[Notifier[Event | None]] | Awaitable[Any]
+        ],
     ) -> None:
         if not callable(factory):
             raise UsageError(
@@ -71,7 +72,7 @@ class SyncNotifier:
             url: as for `open_store`.
             options: as for `Notifier.from_url`.
         """
-        return cls(partial(Notifier.from_url, url, **options))
+        return cls(lambda: Notifier[Any].from_url(url, **options))
 
     # -- pushing -------------------------------------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class SyncNotifier:
         result: Health = self._call("check")
         return result
 
-    def call(self, function: Callable[[Notifier], Awaitable[T]]) -> T:
+    def call(self, function: Callable[[Notifier[Any]], Awaitable[T]]) -> T:
         """Await `function(notifier)` on the notifier's event loop, for what has no method here.
 
         Raises:
