@@ -27,6 +27,7 @@ from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
 from ._stream._expiry import moment_of
 from ._stream._external import ExternalStream
+from ._stream._merged_attachment import check_users
 from ._stream._stream_set import RANKS
 from .abc import (
     Forget,
@@ -434,6 +435,7 @@ class Notifier:
                 return self._live._subscribe(user, last_id, self._streams, **options)
             return self._live._subscribe_many(user, last_id, self._streams, **options)
         if not isinstance(user, str) and isinstance(user, Iterable):
+            check_users(user)
             raise UsageError(f"{self._live._hub.name} does not support several logs in one stream: it has no LiveLog")
         check_user(user)
         if signals or max_lag is not None:
