@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ._presence._local_presence import LocalPresence
+from ._push._fan_out import FanOut
+from ._push._gate import Gate
 from ._push._locator import Locator
 from ._push._pipeline import Pipeline
-from ._push._routes import RouteReceiver, Routes
+from ._push._receivers import Receivers, RouteReceiver
+from ._push._routes import Routes
 from ._push._writer import Writer
 from ._runtime._background import Background
 from ._runtime._options import check_parts, check_positive
@@ -74,6 +77,7 @@ class Parts:
     Attributes:
         services: tasks that run until the notifier closes.
         jobs: tasks that end by themselves, which closing waits for.
+        routes: one for each router.
         external: the stream store whose streams are its own, if it has no `LiveLog` in `live`.
         liveness: the store, if it knows whether it receives what other processes save.
     """
@@ -85,9 +89,10 @@ class Parts:
     streams: NotifierStreams
     telemetry: Telemetry
     pipeline: Pipeline
+    fan_out: FanOut
     local_presence: LocalPresence | None
-    receiver: RouteReceiver | None
-    routes: Routes | None
+    receivers: Receivers
+    routes: Sequence[Routes]
     external: StreamStore | None
     liveness: Liveness | None
 
@@ -114,9 +119,27 @@ class Parts:
         self.telemetry.close()
 
 
+def as_routers(router: Router | Sequence[Router] | None) -> list[Router]:
+    """Return the routers that were given as one, as a sequence or not at all.
+
+    Raises:
+        UsageError: one is not a router, or is given twice.
+    """
+    if router is None:
+        return []
+    routers: list[Any] = list(router) if isinstance(router, list | tuple) else [router]
+    for each in routers:
+        check_parts(router=(each, "route"))
+        if each is None:
+            raise UsageError("router= must be a router or a sequence of routers, not a sequence with None")
+    if len({id(each) for each in routers}) < len(routers):
+        raise UsageError("router= names one router twice: every event would be routed twice")
+    return routers
+
+
 def assemble(
     store: Store | None,
-    router: Router | None,
+    routers: Sequence[Router],
     presence: PresenceTracker | None,
     here: RoutingInfo,
     options: Options,
@@ -128,7 +151,7 @@ def assemble(
 
     Args:
         store: as for `Notifier`; and so are the next two.
-        router: likewise.
+        routers: those given as `router`.
         presence: likewise.
         here: how other instances reach this one.
         options: likewise.
@@ -138,7 +161,7 @@ def assemble(
     Raises:
         UsageError: a part lacks its method.
     """
-    check_parts(store=(store, "save"), router=(router, "route"), presence=(presence, "locate"))
+    check_parts(store=(store, "save"), presence=(presence, "locate"))
     services, jobs = Background("notifier"), Background("notifier")
     stream_store = store if isinstance(store, StreamStore) else None
     shared = getattr(store, "live", None) if ability(store, StreamStore, live="subscribe") else None
@@ -158,15 +181,21 @@ def assemble(
         local_presence = LocalPresence(
             presence, here, linger=options.linger, background=services, guard=guard, **common
         )
-    receiver: RouteReceiver | None = None
-    if isinstance(router, ReceivingRouter):
-        receiver = RouteReceiver(router, here.instance_id, deliver, timeout=options.timeout, guard=guard)
+    receivers = Receivers(
+        [
+            RouteReceiver(
+                router, here.instance_id, deliver, timeout=options.timeout, guard=guard, catch_up=live.catch_up
+            )
+            for router in routers
+            if isinstance(router, ReceivingRouter)
+        ]
+    )
     streams = NotifierStreams(
         counters,
         audit_interval=options.poll_interval if stream_store is None else options.audit_interval,
         opening=opening,
         presence=local_presence,
-        receiver=receiver,
+        receiver=receivers if receivers.receivers else None,
         expiry=Expiry(services, guard),
     )
     live._catch_up.join(streams)
@@ -174,25 +203,31 @@ def assemble(
     liveness = part if isinstance(part, Liveness) else None
 
     def is_receiving() -> bool:
-        routed = receiver is None or receiver.is_receiving
-        return routed and (liveness is None or liveness.is_receiving or not streams.users)
+        return receivers.is_receiving and (liveness is None or liveness.is_receiving or not streams.users)
 
     telemetry = Telemetry(counters, hub, streams.users, is_receiving)
     common["background"] = jobs
-    routes = Routes(router, here.instance_id, **common) if router is not None else None
-    pipeline = Pipeline(
+    routes = [Routes(router, here.instance_id, **common) for router in routers]
+    locator = Locator(presence, **common) if presence is not None else None
+    fan_out = FanOut(
         name=hub.name,
         origin=hub.origin,
-        drop_offline=options.offline == "drop",
         live=hub,
         ephemerals=store if ability(store, Ephemerals) else None,
         show_external=streams.show_external,
         users=streams.users,
+        routes=routes,
+        locator=locator,
+        counters=counters,
+        guard=guard,
+    )
+    pipeline = Pipeline(
+        name=hub.name,
+        gate=Gate(locator if options.offline == "drop" else None, streams.users, counters, hub.name),
+        fan_out=fan_out,
         immediate=store if ability(store, Immediate, save_nowait="save") else None,
         transactional=store if ability(store, SaveInTransaction, save_in="save") else None,
         writer=Writer(store, max_pending=options.max_pending, guard=guard, **common) if store is not None else None,
-        routes=routes,
-        locator=Locator(presence, guard=guard, **common) if presence is not None else None,
         telemetry=telemetry,
         counters=counters,
         guard=guard,
@@ -205,8 +240,9 @@ def assemble(
         streams=streams,
         telemetry=telemetry,
         pipeline=pipeline,
+        fan_out=fan_out,
         local_presence=local_presence,
-        receiver=receiver,
+        receivers=receivers,
         routes=routes,
         external=external,
         liveness=liveness,

@@ -7,7 +7,7 @@ The parts behind it are put together in `_assembly.py`; a push goes through `_pu
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from inspect import signature
@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, overload
 import anyio
 import anyio.lowlevel
 
-from ._assembly import Options, assemble
+from ._assembly import Options, as_routers, assemble
 from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
@@ -76,7 +76,7 @@ class Notifier:
         self,
         store: Store | None = None,
         *,
-        router: Router | None = None,
+        router: Router | Sequence[Router] | None = None,
         presence: PresenceTracker | None = None,
         instance_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -97,16 +97,18 @@ class Notifier:
         here = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._store, self._presence = store, presence
         self._options = options
+        routers = as_routers(router)
         self._parts = parts = assemble(
-            store, router, presence, here, options, deliver=self.deliver, opening=self._start_services
+            store, routers, presence, here, options, deliver=self.deliver, opening=self._start_services
         )
         self._pipeline, self._streams, self._counters = parts.pipeline, parts.streams, parts.counters
         self._live, self._guard, self._users = parts.live, parts.live._hub.guard, parts.live._hub.users
         self._closed = self._draining = self._started = False
         self._pushes_since_yield = 0
-        is_plain = not (router or presence or parts.telemetry.measuring or parts.telemetry.tracing)
+        is_plain = not (routers or presence or parts.telemetry.measuring or parts.telemetry.tracing)
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
+        self._unsent = parts.pipeline.unsent
         self._opened: Store | None = None
 
     @classmethod
@@ -144,7 +146,7 @@ class Notifier:
         ephemeral: bool = False,
         connection: Any = None,
     ) -> Event | None:
-        """Notify one user: check presence, save, offer to the local streams, route to the other instances.
+        """Notify one user: save, offer to the local streams, route to the other instances.
 
         Args:
             user: whom.
@@ -169,10 +171,10 @@ class Notifier:
             UsageError: a connection was given, and the store cannot save in a transaction, or the event is ephemeral.
             ClosedError: the notifier is closed.
 
-        Order: a push that returned before another one of the same user began has the smaller id.
+        Order: the pushes to one user are stored in the order of the calls; one that fails leaves the others in order.
         Cancellation: abandons the wait; the event may be stored, and then it is delivered.
         Concurrency: any number of tasks; they share batches.
-        Cost: one save, and one presence check if there is a tracker.
+        Cost: one save. With a tracker one presence check, which is waited for only with `offline="drop"`.
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
@@ -183,14 +185,11 @@ class Notifier:
         if len(event.data) > self._options.max_payload:
             raise PayloadTooLargeError(len(event.data), self._options.max_payload)
         self._guard.check()
-        self._pushes_since_yield += 1
-        if self._pushes_since_yield >= PUSHES_PER_YIELD:
-            self._pushes_since_yield = 0
-            await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers
-            streams = self._users.get(user)
-        if self._save_directly is not None and not ephemeral and connection is None:
+        if self._save_directly is None or ephemeral or connection is not None or self._unsent:
+            pushed = await self._push(event, ephemeral, connection)
+        else:
             try:  # nothing to ask, to wait for, to route or to measure
-                stored = self._save_directly(event)
+                pushed = stored = self._save_directly(event)
                 if stored.__class__ is not Event:
                     checked_event(stored)
             except Exception as error:
@@ -199,11 +198,17 @@ class Notifier:
             counters.pushed_stored += 1
             if streams is not None and streams.offer(stored):
                 counters.delivered_local += streams.streams
-            return stored
-        if self._parts.telemetry.tracing:
-            with self._parts.telemetry.push_span(event) as traced:
-                return await self._pipeline.push(traced, ephemeral, connection)
-        return await self._pipeline.push(event, ephemeral, connection)
+        self._pushes_since_yield += 1
+        if self._pushes_since_yield >= PUSHES_PER_YIELD:
+            self._pushes_since_yield = 0
+            await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers; the event has its place
+        return pushed
+
+    async def _push(self, event: Event, ephemeral: bool, connection: Any) -> Event | None:
+        if not self._parts.telemetry.tracing:
+            return await self._pipeline.push(event, ephemeral, connection)
+        with self._parts.telemetry.push_span(event) as traced:
+            return await self._pipeline.push(traced, ephemeral, connection)
 
     async def push_many(
         self,
@@ -259,7 +264,8 @@ class Notifier:
         if not drafts and not failed:
             return PushReport()
         try:
-            report = await self._parts.jobs.run(self._pipeline.push_all, [*drafts.values()], failed, ephemeral)
+            saves = self._pipeline.begin([*drafts.values()], ephemeral)
+            report = await self._parts.jobs.run(self._pipeline.push_all, saves, failed, ephemeral)
         except ClosedError as error:
             message = "the notifier was closed during push_many(), so some of the events may be stored"
             raise PushUncertainError(message, backend=self._live._hub.name) from error
@@ -286,7 +292,7 @@ class Notifier:
         event = Event("-", type, payload, meta=meta)
         self._check_size(event)
         self._guard.check()
-        event = self._pipeline.show(event.addressed_to(""), None)
+        event = self._parts.fan_out.show(event.addressed_to(""), None)
         await let_routes_start()
         return event
 
@@ -310,7 +316,7 @@ class Notifier:
         if not ability(self._store, Forget):
             raise UsageError(f"{self._live._hub.name} cannot forget a user")
         erased = await self._parts.jobs.run(self._store.forget, plain(user))
-        self._pipeline.command(FORGOTTEN, plain(user))
+        self._parts.fan_out.command(FORGOTTEN, plain(user))
         return erased
 
     async def disconnect(self, user: str, reason: str = "") -> None:
@@ -340,7 +346,7 @@ class Notifier:
         if not isinstance(text, str) or len(text) > 255:
             raise UsageError(f"reason must be a text of at most 255 characters, not {reason!r:.80}")
         self._guard.check()
-        self._pipeline.command(DISCONNECT, plain(user), {"reason": plain(text)})
+        self._parts.fan_out.command(DISCONNECT, plain(user), {"reason": plain(text)})
         await let_routes_start()
 
     def deliver(self, event: Event | bytes) -> int:
@@ -355,7 +361,7 @@ class Notifier:
         Raises:
             InvalidEventError: neither an event nor bytes.
         """
-        return 0 if self._closed else self._pipeline.deliver(event)
+        return 0 if self._closed else self._parts.fan_out.deliver(event)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -470,8 +476,10 @@ class Notifier:
             attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, timeout * 0.8)
         if self._presence is not None:
             attempts["presence"] = partial(self._presence.locate, [self.instance_id])
-        if parts.routes is not None:
-            attempts["router"] = partial(self._pipeline.probe, parts.receiver)
+        receivers = {id(each.router): each for each in parts.receivers.receivers}
+        for number, routes in enumerate(parts.routes):
+            name = "router" if len(parts.routes) == 1 else f"router {number} ({routes.name})"
+            attempts[name] = partial(self._parts.fan_out.probe, routes, receivers.get(id(routes.router)))
         return await examine(attempts, timeout=timeout, background=parts.jobs)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
@@ -513,8 +521,7 @@ class Notifier:
         self._check_open()
         self._guard.check()
         self._start_services()
-        if self._parts.receiver is not None:
-            await self._parts.receiver.ready()
+        await self._parts.receivers.ready()
         return self
 
     async def __aexit__(
@@ -527,8 +534,7 @@ class Notifier:
         """Start to receive routed events, when first needed; a `LiveLog` starts by itself."""
         if not self._started:
             self._started = True
-            if self._parts.receiver is not None:
-                self._parts.services.start(self._parts.receiver.run)
+            self._parts.receivers.start(self._parts.services)
 
 
 _KEYWORDS = frozenset(name for name, each in signature(Notifier).parameters.items() if each.kind is each.KEYWORD_ONLY)

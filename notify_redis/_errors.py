@@ -8,12 +8,16 @@ push is uncertain, and everything that is not a push is unavailable.
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from typing import Final, TypeVar
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from notify.adapters import report_bug
 from notify.errors import BackendUnavailableError, PushRejectedError, PushUncertainError
+
+logger = logging.getLogger("notify.redis")
 
 E = TypeVar("E", bound=Exception)
 
@@ -24,6 +28,10 @@ class NotSentError(Exception):
 
 class RefusedError(NotSentError):
     """The server was reached and refused the login, the database or a command: trying again soon does not help."""
+
+
+class BugError(RefusedError):
+    """Our own code, or the driver's, raised what it must not: neither the server nor the network is to blame."""
 
 
 class NoAnswerError(Exception):
@@ -79,6 +87,26 @@ _OF_CLASS: Final = {
 """The driver removes the code from the message of the errors that it has a class for."""
 
 
+_REMEDIES: Final = (
+    ("channel", "allow the login the prefix's channels: &PREFIX:*"),
+    ("of the keys", "allow the login the prefix's keys: ~PREFIX:*"),
+    ("no permissions to run", "docs/backends/redis.md lists the commands that the login needs, under Rights"),
+    ("DB index is out of range", "use a database that the server has, or set `databases` in its configuration"),
+    ("not allowed in cluster mode", "a cluster has no databases: write redis+cluster://host:port"),
+    ("cluster support disabled", "for a server that is not a cluster write redis://host:port/db"),
+)
+"""What the server says, and what to do about it."""
+
+
+def phrase(error: BaseException | str) -> str:
+    """Return the message of an error, which is never empty, and the remedy where one is known."""
+    text = str(error)
+    if not text:
+        text = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
+    remedy = next((remedy for part, remedy in _REMEDIES if part in text), "")
+    return f"{text}; {remedy}" if remedy and remedy not in text else text
+
+
 def disposition_of(error: RedisError) -> Disposition:
     """Return what to do about an error reply."""
     code = _OF_CLASS.get(type(error).__name__) or str(error).partition(" ")[0]
@@ -95,6 +123,11 @@ def refused(error: Exception) -> bool:
 def not_sent(text: str, error: Exception) -> NotSentError:
     """Return the error for a connection that could not be made."""
     return caused(RefusedError(text) if refused(error) else NotSentError(text), error)
+
+
+def bug(error: Exception, part: str) -> BugError:
+    """Return the error for an exception that nothing here expects; its traceback is logged once."""
+    return caused(BugError(report_bug(error, part, logger)), error)
 
 
 def unavailable(error: BaseException, backend: str) -> BackendUnavailableError:
@@ -120,4 +153,4 @@ def caused(wrapped: E, error: BaseException) -> E:
 
 def reason(error: BaseException) -> str:
     """Return the message, with the class name where it is the driver's."""
-    return f"{type(error).__name__}: {error}" if isinstance(error, RedisError) else str(error)
+    return f"{type(error).__name__}: {phrase(error)}" if isinstance(error, RedisError) else phrase(error)

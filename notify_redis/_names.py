@@ -6,10 +6,13 @@ Rules:
        tag, so a user's stream, channel and keys are on one master, as a script needs.
     2. User ids, idempotency keys and instance ids are percent-encoded outside `[A-Za-z0-9_.@-]`. So no name contains
        the separator or a brace: names cannot collide, and no user id can address another slot or another user's key.
-    3. `prefix:{tag}:user` is the user's stream and pub/sub channel. Further parts, or an empty user, make other names:
-       `:k:<key>` an idempotency key, `:p` presence; `::users` the users of a partition, `::retries` what a repeated
-       attempt appended, `::i:<instance>` a router's channel, `::c:<name>` a probe's channel.
-    4. The layout is part of the stored data: it never changes for a prefix.
+    3. `prefix:{tag}:user` is the user's stream and channel. Further parts, or an empty user, make other names:
+       `:k:<key>` an idempotency key, `:k` the index of these, `:p` presence; `::users` the users of a partition,
+       `::retries` what a repeated attempt appended, `::w:` a wake stream, `::wn:` its counter, `::i:<instance>` a
+       router's channel, `::c:<name>` a probe's channel, `::e:` the channel of broadcasts.
+    4. Keys of different databases are apart, but channels are not: pub/sub has no databases. So the name of a channel
+       in a database other than 0 ends with `:d<database>`.
+    5. The layout is part of the stored data: it never changes for a prefix.
 """
 
 from __future__ import annotations
@@ -68,8 +71,10 @@ class RedisNames:
 
     Args:
         prefix: begins every name.
+        database: the number of the Redis database.
 
     Attributes:
+        channel_suffix: ends the name of every channel; empty in database 0.
         indexes: for each partition, the sorted set of its users' streams.
         retries: for each partition, the hash of what repeated attempts appended.
         of_user: maps a user to the names of stream, index and retries, and the partition; cached.
@@ -78,10 +83,11 @@ class RedisNames:
         UsageError: the prefix has a character with a meaning.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, database: int = 0) -> None:
         if not _PREFIX.fullmatch(prefix):
             raise UsageError(f"prefix must match {_PREFIX.pattern}, got {prefix!r:.120}")
         self.prefix = prefix
+        self.channel_suffix = b":d%d" % database if database else b""
         self._heads = [f"{prefix}:{{{tag}}}:".encode() for tag in TAGS]
         self.indexes = [head + b":users" for head in self._heads]
         self.retries = [head + b":retries" for head in self._heads]
@@ -93,17 +99,29 @@ class RedisNames:
         return stream, self.indexes[partition], self.retries[partition], partition
 
     def stream(self, user: str) -> bytes:
-        """Return the name of the user's stream and channel."""
+        """Return the name of the user's stream."""
         return self.of_user(user)[0]
+
+    def channel(self, user: str) -> bytes:
+        """Return the name of the user's channel."""
+        return self.of_user(user)[0] + self.channel_suffix
 
     def idempotency(self, user: str, key: str) -> bytes:
         """Return the name of the key that stores where an event with this idempotency key was appended."""
         return b"%b:k:%b" % (self.of_user(user)[0], encode(key).encode())
+
+    def idempotency_index(self, user: str) -> bytes:
+        """Return the name of the sorted set of the user's idempotency keys, by when each expires."""
+        return self.of_user(user)[0] + b":k"
 
     def presence(self, user: str) -> bytes:
         """Return the name of the hash with the user's locations."""
         return self.of_user(user)[0] + b":p"
 
     def named(self, partition: int, kind: str, name: str = "") -> bytes:
-        """Return a name that does not belong to a user."""
+        """Return the name of a key that does not belong to a user."""
         return self._heads[partition] + f":{kind}:{encode(name)}".encode()
+
+    def named_channel(self, partition: int, kind: str, name: str = "") -> bytes:
+        """Return the name of a channel that does not belong to a user."""
+        return self.named(partition, kind, name) + self.channel_suffix

@@ -24,7 +24,7 @@ from notify.errors import UsageError
 
 from ._client import RedisClient
 from ._connection import RedisUrl, pack
-from ._errors import FAILURES, NoAnswerError, unavailable
+from ._errors import FAILURES, NoAnswerError, phrase, unavailable
 from ._names import RedisNames
 from ._scripts import LEASE
 
@@ -193,7 +193,7 @@ class RedisLeases:
             replies = await self._client.ask(commands, self._timeout) if commands else []
             for reply in replies:
                 if isinstance(reply, ResponseError):
-                    raise NoAnswerError(f"the server refuses: {reply}") from reply
+                    raise NoAnswerError(f"the server refuses: {phrase(reply)}") from reply
         except FAILURES as error:
             raise unavailable(error, self._client.name) from error
         return replies

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -32,9 +32,11 @@ class RedisRetries:
     Args:
         client: where the masters are.
         attempts: builds and settles each attempt.
+        resume: called whenever pushes have got their outcomes: later ones to the same users may wait for that.
     """
 
-    def __init__(self, client: RedisClient, attempts: PushAttempts) -> None:
+    def __init__(self, client: RedisClient, attempts: PushAttempts, resume: Callable[[], None]) -> None:
+        self._resume = resume
         self._client = client
         self._attempts = attempts
 
@@ -60,10 +62,16 @@ class RedisRetries:
                 failed_again = True
                 delay = next(delays)
                 pushes = [push for push in pushes if not self._attempts.is_over(push, delay)]
+                self._resume()
                 if pushes:
                     await anyio.sleep(delay)
+        except ClosedError:
+            raise
+        except Exception as error:
+            self._attempts.fail(pushes, error, sent=True)
         finally:
             self._attempts.abandon(pushes, sent=True)
+            self._resume()
 
     async def _attempt_all(self, pushes: Sequence[PendingPush]) -> list[PendingPush]:
         """Make one attempt for each push, at all masters at once; return the pushes that need another one."""

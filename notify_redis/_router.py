@@ -50,8 +50,8 @@ class RedisRouter:
         for name, value in {"probe_interval": probe_interval, "timeout": timeout}.items():
             if not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value!r}")
-        self._names = RedisNames(prefix)
         self._client = RedisClient(url, type(self).__name__)
+        self._names = RedisNames(prefix, self._client.endpoint.database)
         self._probe_interval = probe_interval
         self._timeout = timeout
 
@@ -80,7 +80,7 @@ class RedisRouter:
         name = secrets.token_hex(6)
         subscriptions = Subscriptions(
             self._client,
-            probe=lambda partition: self._names.named(partition, "c", name),
+            probe=lambda partition: self._names.named_channel(partition, "c", name),
             probe_interval=self._probe_interval,
             on_message=on_message,
             on_gap=lambda _channel: None,
@@ -115,7 +115,7 @@ class RedisRouter:
 
     def _instance(self, instance_id: str) -> tuple[bytes, int]:
         partition = partition_of(instance_id)
-        return self._names.named(partition, "i", instance_id), partition
+        return self._names.named_channel(partition, "i", instance_id), partition
 
     def _all_instances(self) -> tuple[bytes, int]:
-        return self._names.named(_ALL_INSTANCES, "all"), _ALL_INSTANCES
+        return self._names.named_channel(_ALL_INSTANCES, "all"), _ALL_INSTANCES

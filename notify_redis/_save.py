@@ -7,6 +7,9 @@ to the transport, and the write is settled where its reply is read:
                                                                                      |  reply
     done(outcome) <- PushAttempts.settle <- NodeQueue._on_replies <------------------+
 
+Pushes to one user are stored in the order of the calls (see `_attempt`): one whose user has others in flight, or being
+tried again, stays in its queue.
+
 With a task, a scope and a timer for each write, single pushes took half as long again. An attempt that fails is left to
 `_retry`, which does use a task.
 """
@@ -40,23 +43,37 @@ MAX_WRITES: Final = 2
 """Writes in flight to one master; pushes that arrive while this many are in flight form the next one."""
 
 
+HELD_LIMIT: Final = 4 * EVENTS_PER_WRITE
+"""Pushes to held users that are passed over in one search for a write, so that a search stays short."""
+
+
 class NodeQueue:
     """Pushes that wait for one master, and the writes in flight to it.
 
     Invariants:
-        I1. While pushes wait, either MAX_WRITES are in flight, or `_pump_scheduled` is set: `pump` will be called.
+        I1. While pushes wait, `pump` will be called: MAX_WRITES are in flight, or `_pump_scheduled` is set, or the
+            first HELD_LIMIT of them are for held users (see `_attempt`), and `resume` follows each release.
 
     Args:
         node: the master.
         client: starts the task that waits for a connection.
         attempts: builds and settles the writes.
         retries: takes over pushes that a write left undecided.
+        resume: pumps all queues.
     """
 
-    def __init__(self, node: RedisNode, client: RedisClient, attempts: PushAttempts, retries: RedisRetries) -> None:
+    def __init__(
+        self,
+        node: RedisNode,
+        client: RedisClient,
+        attempts: PushAttempts,
+        retries: RedisRetries,
+        resume: Callable[[], None],
+    ) -> None:
         self._client = client
         self._attempts = attempts
         self._retries = retries
+        self._resume = resume
         self._connection = node.writes
         self._waiting: deque[PendingPush] = deque()
         self._in_flight = 0
@@ -81,31 +98,48 @@ class NodeQueue:
         connection = self._connection
         while self._waiting and self._in_flight < MAX_WRITES and not self._pump_scheduled:
             if self._client.closed:
-                self._attempts.abandon(self._take_all())
+                self._attempts.abandon(self.take_all())
             elif connection.is_connected:
-                attempt = self._attempts.prepare(connection, self._take_write())
+                write = self._take_write(EVENTS_PER_WRITE)
+                if not write:
+                    return
+                self._attempts.hold(write)
+                try:
+                    attempt = self._attempts.prepare(connection, write)
+                except Exception as error:
+                    self._attempts.fail(write, error, sent=False)
+                    continue
                 self._in_flight += 1
                 commands = attempt.commands
                 on_replies = partial(self._on_replies, attempt)
                 connection.post(Request(b"".join(commands), len(commands), on_replies, attempt.timeout))
             elif connection.down_for() > FAIL_FAST_AFTER:
-                self._attempts.reject(self._take_all(), connection)
+                self._attempts.reject(self.take_all(), connection)
             else:
+                write = self._take_write(EVENTS_PER_WRITE)
+                self._waiting.extendleft(reversed(write))
+                if not write:
+                    return
                 self._pump_scheduled = True
-                self._client.start(self._connect)
+                self._client.start(self._connect, min(ATTEMPT_TIMEOUT, self._waiting[0].deadline - monotonic()))
 
     def _on_replies(self, attempt: PushAttempt, replies: list[Any] | Exception) -> None:
         """Settle a write. The next one is sent first: the server works while this process settles."""
         self._in_flight -= 1
         self.pump()
-        self._retries.start(self._attempts.settle(attempt, replies))
+        try:
+            self._retries.start(self._attempts.settle(attempt, replies))
+        except Exception as error:
+            self._attempts.fail(attempt.pushes, error, sent=True)
+        self._resume()
 
-    async def _connect(self) -> None:
+    async def _connect(self, timeout: float) -> None:
         """Wait for the connection, then pump; if it fails, leave the waiting pushes to `_retry`."""
         try:
-            await self._connection.connected(min(ATTEMPT_TIMEOUT, self._waiting[0].deadline - monotonic()))
+            await self._connection.connected(timeout)
         except (*FAILURES, ClosedError) as error:
-            pushes = self._take_all()
+            pushes = self._take_write(len(self._waiting))
+            self._attempts.hold(pushes)
             for push in pushes:
                 push.failure = error
             self._retries.start(pushes)
@@ -113,13 +147,23 @@ class NodeQueue:
             self._pump_scheduled = False
             self.pump()
 
-    def _take_write(self) -> list[PendingPush]:
-        waiting = self._waiting
-        if len(waiting) <= EVENTS_PER_WRITE:
-            return self._take_all()
-        return [waiting.popleft() for _ in range(EVENTS_PER_WRITE)]
+    def _take_write(self, limit: int) -> list[PendingPush]:
+        """Take the first pushes that may be sent; what is passed over keeps its place."""
+        waiting, held = self._waiting, self._attempts.held
+        if not held:
+            if len(waiting) <= limit:
+                return self.take_all()
+            return [waiting.popleft() for _ in range(limit)]
+        taken: list[PendingPush] = []
+        passed: list[PendingPush] = []
+        while waiting and len(taken) < limit and len(passed) < HELD_LIMIT:
+            push = waiting.popleft()
+            (passed if push.event.user in held else taken).append(push)
+        waiting.extendleft(reversed(passed))
+        return taken
 
-    def _take_all(self) -> list[PendingPush]:
+    def take_all(self) -> list[PendingPush]:
+        """Take every waiting push out of the queue."""
         pushes = [*self._waiting]
         self._waiting.clear()
         return pushes
@@ -139,12 +183,12 @@ class RedisSaver:
     def __init__(self, client: RedisClient, attempts: PushAttempts) -> None:
         self._client = client
         self._attempts = attempts
-        self._retries = RedisRetries(client, attempts)
+        self._retries = RedisRetries(client, attempts, self._resume)
         self._queues: dict[RedisNode, NodeQueue] = {}
         self._unrouted: list[PendingPush] = []
         self._routing = False
         self.on_stored: Callable[[Event], Any] | None = None
-        client.moved.append(self._forget_queues)
+        client.moved.append(self._requeue)
 
     async def save(self, events: Sequence[Event]) -> list[Outcome]:
         """Append the events and return an outcome for each; cancelling abandons only the wait."""
@@ -210,17 +254,29 @@ class RedisSaver:
     def _queue_of(self, node: RedisNode) -> NodeQueue:
         queue = self._queues.get(node)
         if queue is None:
-            queue = self._queues[node] = NodeQueue(node, self._client, self._attempts, self._retries)
+            queue = self._queues[node] = NodeQueue(node, self._client, self._attempts, self._retries, self._resume)
         return queue
 
-    def _forget_queues(self) -> None:
-        """Forget the queues of nodes that are no longer masters; their writes in flight end by themselves."""
+    def _resume(self) -> None:
+        """Pump every queue: a user may be held by a write to a former master of the partition."""
+        for queue in tuple(self._queues.values()):
+            queue.pump()
+
+    def _requeue(self) -> None:
+        """Put waiting pushes into the queues of the new masters, ahead of later ones to the same users.
+
+        Queues of nodes that are no longer masters are forgotten; their writes in flight end by themselves.
+        """
+        waiting = [push for queue in self._queues.values() for push in queue.take_all()]
         nodes = self._client.nodes
         self._queues = {node: queue for node, queue in self._queues.items() if node in nodes}
+        for queue in self._enqueue(waiting):
+            queue.pump_soon()
 
     async def _route(self) -> None:
         """Find the masters, at first use. Pushes wait in `_unrouted` until then, in their order."""
         delays = backoff(random.random, first=0.005, limit=0.25)
+        pushes = self._unrouted
         try:
             while self._unrouted and not self._client.is_located:
                 try:
@@ -235,6 +291,10 @@ class RedisSaver:
             pushes, self._unrouted = self._unrouted, []
             for queue in self._enqueue(pushes) if pushes else ():
                 queue.pump()
+        except ClosedError:
+            raise
+        except Exception as error:
+            self._attempts.fail([*pushes, *self._unrouted], error, sent=False)
         finally:
             self._routing = False
             pushes, self._unrouted = self._unrouted, []

@@ -27,7 +27,10 @@ async def self_check(connection: Connection, endpoint: Endpoint, name: str) -> N
     for text in info:
         if not isinstance(text, ResponseError):
             facts |= dict(re.findall(r"^([a-z_]+):(.*?)\r?$", bytes(text).decode(errors="replace"), re.MULTILINE))
-    for problem in problems(facts, save):
+    found = problems(facts, save)
+    if facts.get("redis_mode") == "cluster" and not endpoint.is_cluster:
+        found.append("this server is a node of a cluster; write redis+cluster://host:port to reach all of its nodes")
+    for problem in found:
         logger.warning("%s at %s: %s", name, endpoint, problem)
     check_version(facts.get("redis_version", "99"), is_cluster=endpoint.is_cluster)
 

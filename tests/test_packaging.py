@@ -180,10 +180,8 @@ def test_a_strangers_backend_works_by_url(tmp_path: Path) -> None:
     notify = [sys.executable, "-m", "notify"]
     for type_ in ("first", "second", "third"):
         run(*notify, "push", "alice", type_, cwd=work, **path)
-    assert [line.split()[1] for line in run(*notify, "tail", "alice", "--no-follow", cwd=work, **path).splitlines()] == [
-        "second",
-        "third",
-    ]
+    tail = run(*notify, "tail", "alice", "--no-follow", cwd=work, **path)
+    assert [line.split()[1] for line in tail.splitlines()] == ["second", "third"]
     assert (work / "folder" / "a.db").exists()
     script = "import notify; print(type(notify.open_store('folder://b', table_prefix='x_')).__name__)"
     assert run(sys.executable, "-c", script, cwd=work, **path) == "FolderStreamStore\n"

@@ -40,6 +40,11 @@ class _Run:
         """Note that the run has ended."""
         self._loop = None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it has neither started nor ended."""
+        return self._loop is not None and not self._loop.is_receiving
+
 
 class ReceiveLoop:
     """Runs `receive` until cancelled, again with growing delays whenever it raises or returns.
@@ -48,15 +53,27 @@ class ReceiveLoop:
         receive: what to run.
         outage: logs the failures.
         changed: called whenever `is_receiving` has changed; never waits.
+        patience: seconds after which a run that has not called `started()` is logged as a failure; it goes on.
+        given_up: called when a run has ended, or has used up the patience; never waits.
 
     Attributes:
         is_receiving: whether `started()` was called by the current run.
     """
 
-    def __init__(self, receive: Receive, outage: OutageLog, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        outage: OutageLog,
+        changed: Callable[[], None],
+        *,
+        patience: float,
+        given_up: Callable[[], None] | None = None,
+    ) -> None:
         self._receive = receive
         self._outage = outage
         self._changed = changed
+        self._patience = patience
+        self._given_up = given_up
         self.is_receiving = False
 
     def receiving(self) -> None:
@@ -70,8 +87,7 @@ class ReceiveLoop:
         delays = backoff(random.random)
         while True:
             began = anyio.current_time()
-            failure = await self._run_once()
-            self._outage.failed(failure)
+            self._fail(await self._run_once())
             if anyio.current_time() - began > STEADY:
                 delays = backoff(random.random)
             await anyio.sleep(next(delays))
@@ -79,6 +95,13 @@ class ReceiveLoop:
     async def _run_once(self) -> Exception | str:
         """Run `receive` once; return why it ended."""
         run = _Run(self)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch, run)
+            failure = await self._outcome(run)
+            tasks.cancel_scope.cancel()
+        return failure
+
+    async def _outcome(self, run: _Run) -> Exception | str:
         try:
             await without_stray_cancellation(partial(self._receive, task_status=run))
         except Exception as error:
@@ -90,3 +113,13 @@ class ReceiveLoop:
             if self.is_receiving:
                 self.is_receiving = False
                 self._changed()
+
+    async def _watch(self, run: _Run) -> None:
+        await anyio.sleep(self._patience)
+        if run.is_starting:
+            self._fail(f"it has not called task_status.started() within {self._patience:g} s")
+
+    def _fail(self, failure: Exception | str) -> None:
+        self._outage.failed(failure)
+        if self._given_up is not None:
+            self._given_up()

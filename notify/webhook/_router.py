@@ -46,7 +46,7 @@ class WebhookDeliveryError(BackendError):
 
 
 class Answer(NamedTuple):
-    """What came back from one attempt."""
+    """The response to one attempt."""
 
     status: int
     retry_after: float | None
@@ -211,7 +211,7 @@ def _check_numbers(retries: Any, **seconds: Any) -> None:
 
 
 def message_id(event: Event) -> str:
-    """Return the `webhook-id`: the same for the same stored event, whoever sends it; random for ephemeral ones."""
+    """Return the `webhook-id`: the same for the same stored event in every process; random for ephemeral ones."""
     if not event.id:
         return f"msg_{secrets.token_hex(16)}"
     return f"msg_{sha256(f'{event.id} {event.user}'.encode()).hexdigest()[:32]}"
