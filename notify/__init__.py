@@ -21,6 +21,7 @@ from ._stream._live import LiveLog as LiveLog
 from ._version import __version__ as __version__
 from .abc import Gap as Gap
 from .abc import Guarantees as Guarantees
+from .abc import MergedStream as MergedStream
 from .abc import Page as Page
 from .abc import PresenceTracker as PresenceTracker
 from .abc import Router as Router
@@ -59,6 +60,7 @@ __all__ = [
     "InvalidEventError",
     "InvalidEventIdError",
     "LiveLog",
+    "MergedStream",
     "Notifier",
     "NotifyError",
     "OverloadedError",
