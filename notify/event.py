@@ -201,8 +201,8 @@ class Event(_Fields):
         return (Event.from_bytes, (self.to_bytes(),))
 
     def __repr__(self) -> str:
-        start = self.data[:60]
-        return f"Event(user={self.user!r}, type={self.type!r}, id={self.id!r}, prev={self.prev!r}, data={start!r})"
+        text = self.data[:60].decode(errors="ignore") + "..." * (len(self.data) > 60)
+        return f"Event(user={self.user!r}, type={self.type!r}, id={self.id!r}, prev={self.prev!r}, payload={text})"
 
 
 _new: Callable[[type[Draft]], Draft] = object.__new__
@@ -366,8 +366,9 @@ def check_name(what: str, name: object) -> None:
             return
         if name and not _FORBIDDEN.search(name) and len(name.encode()) <= MAX_NAME_BYTES:
             return
+    hint = "" if isinstance(name, str | bytes) else ": pass str(...)"
     raise InvalidEventError(
-        f"{what} must be 1 to {MAX_NAME_BYTES} bytes of UTF-8 text without control characters, not {name!r:.80}"
+        f"{what} must be 1 to {MAX_NAME_BYTES} bytes of UTF-8 text without control characters, not {name!r:.80}{hint}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from functools import partial
 from threading import Lock
 from types import TracebackType
@@ -118,6 +119,10 @@ class SyncNotifier:
         result: int = self._call("forget", user)
         return result
 
+    def disconnect(self, user: str, reason: str = "") -> None:
+        """End every stream of this user, on every instance; see `Notifier.disconnect`."""
+        self._call("disconnect", user, reason)
+
     # -- subscribing ---------------------------------------------------------------------------------------------
 
     def subscribe(
@@ -128,11 +133,12 @@ class SyncNotifier:
         signals: bool = False,
         track: bool = True,
         max_lag: int | None = None,
+        expires_at: datetime | None = None,
     ) -> SyncStream:
         """Return a stream of one user's events, to be read by threads; see `Notifier.subscribe`."""
         refuse_event_loop("subscribe")
         loop = self._loop()
-        options: dict[str, Any] = {"signals": signals, "track": track, "max_lag": max_lag}
+        options: dict[str, Any] = {"signals": signals, "track": track, "max_lag": max_lag, "expires_at": expires_at}
         return SyncStream(loop, loop.call(lambda: loop.notifier.subscribe(user, last_id, **options)))
 
     # -- state ---------------------------------------------------------------------------------------------------
