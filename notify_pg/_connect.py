@@ -30,14 +30,16 @@ _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
 async def connect(dsn: Dsn, **options: Any) -> Any:
-    """Open a connection.
+    """Open a connection; `server_settings` among the options win over those of the DSN.
 
     A caller that is cancelled leaves no connection behind, not even one that is established at that very moment.
 
     Raises:
         UsageError: the DSN, a `PG...` variable of the environment, or a file that they name cannot be used.
     """
-    task = asyncio.ensure_future(asyncpg.connect(**dsn.arguments, **_tls(dsn), **options))
+    arguments = {**dsn.arguments, **_tls(dsn), **options}
+    arguments["server_settings"] = {**dsn.arguments.get("server_settings", {}), **options.get("server_settings", {})}
+    task = asyncio.ensure_future(asyncpg.connect(**arguments))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
