@@ -6,13 +6,12 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from functools import partial
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 from weakref import WeakSet
 
-from .._notifier import Notifier
+from .._notifier import Notifier, Pushed
 from .._runtime._results import Health, PushReport
 from .._runtime._stats import Statistics
 from ..abc import Position
@@ -23,10 +22,10 @@ from ._stream import SyncStream
 
 T = TypeVar("T")
 
-_notifiers: WeakSet[SyncNotifier] = WeakSet()
+_notifiers: WeakSet[SyncNotifier[Any]] = WeakSet()
 
 
-class SyncNotifier:
+class SyncNotifier(Generic[Pushed]):
     """A notifier for code without an event loop. Any number of threads may share it.
 
     The first call in a process starts one thread with an event loop and makes the notifier there. After a fork, the
@@ -51,7 +50,7 @@ class SyncNotifier:
 
     def __init__(
         self,
-        factory: Callable[[], Notifier | AbstractAsyncContextManager[Notifier] | Awaitable[Any]],
+        factory: Callable[[], Notifier[Pushed] | AbstractAsyncContextManager[Notifier[Pushed]] | Awaitable[Any]],
     ) -> None:
         if not callable(factory):
             raise UsageError(
@@ -64,15 +63,23 @@ class SyncNotifier:
         self._closed = False
         _notifiers.add(self)
 
+    @overload
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> Self:
+    def from_url(cls, url: str, *, offline: Literal["drop"], **options: Any) -> SyncNotifier[Event | None]: ...
+
+    @overload
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> SyncNotifier[Event]: ...
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Any:
         """Return a notifier with the store at a URL.
 
         Args:
             url: as for `open_store`.
             options: as for `Notifier.from_url`.
         """
-        return cls(partial(Notifier.from_url, url, **options))
+        return cls(lambda: Notifier[Any].from_url(url, **options))
 
     # -- pushing -------------------------------------------------------------------------------------------------
 
@@ -86,10 +93,11 @@ class SyncNotifier:
         group: str | None = None,
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
-    ) -> Event | None:
+        data: bytes | None = None,
+    ) -> Pushed:
         """Notify one user; see `Notifier.push`, also for the arguments and errors."""
-        options = {"key": key, "group": group, "meta": meta, "ephemeral": ephemeral}
-        result: Event | None = self._call("push", user, type, payload, **options)
+        options = {"key": key, "group": group, "meta": meta, "ephemeral": ephemeral, "data": data}
+        result: Pushed = self._call("push", user, type, payload, **options)
         return result
 
     def push_many(
@@ -102,16 +110,19 @@ class SyncNotifier:
         group: str | None = None,
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
+        data: bytes | None = None,
     ) -> PushReport:
         """Notify many users of the same thing; see `Notifier.push_many`."""
         given = users if isinstance(users, str | bytes) else list(users)  # a generator runs in the caller's thread
-        options = {"key": key, "group": group, "meta": meta, "ephemeral": ephemeral}
+        options = {"key": key, "group": group, "meta": meta, "ephemeral": ephemeral, "data": data}
         result: PushReport = self._call("push_many", given, type, payload, **options)
         return result
 
-    def broadcast(self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None) -> Event:
+    def broadcast(
+        self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None, data: bytes | None = None
+    ) -> Event:
         """Show an ephemeral event to every open stream; see `Notifier.broadcast`."""
-        result: Event = self._call("broadcast", type, payload, meta=meta)
+        result: Event = self._call("broadcast", type, payload, meta=meta, data=data)
         return result
 
     def forget(self, user: str) -> int:
@@ -148,12 +159,12 @@ class SyncNotifier:
         result: Statistics = self._call("statistics")
         return result
 
-    def check(self) -> Health:
+    def check(self, timeout: float | None = None) -> Health:
         """Try every part once and return a verdict; see `Notifier.check`."""
-        result: Health = self._call("check")
+        result: Health = self._call("check", timeout)
         return result
 
-    def call(self, function: Callable[[Notifier], Awaitable[T]]) -> T:
+    def call(self, function: Callable[[Notifier[Any]], Awaitable[T]]) -> T:
         """Await `function(notifier)` on the notifier's event loop, for what has no method here.
 
         Raises:

@@ -7,7 +7,6 @@ import json
 import math
 import pickle
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import Any
 
 import pytest
 
@@ -52,8 +51,6 @@ def test_what_an_event_holds() -> None:
     assert event.timestamp == MOMENT
     assert event.timestamp.utcoffset() == timedelta(0)
     assert "ålice" in repr(event)
-    assert repr(Event("alice", "t", {"a": "é"})).endswith("""id='', prev='', payload={"a":"é"})""")
-    assert repr(Event("alice", "t", "é" * 99)).endswith("é...)")
     assert Event("a", "t", data=b"[1]").payload == [1]
     assert Event("a", "t").payload is None
     assert abs(Event("a", "t").timestamp - datetime.now(UTC)) < timedelta(minutes=1)
@@ -309,7 +306,7 @@ def test_ids() -> None:
     assert ids.pack(f"{2**64 - 1}-{2**64 - 1}") == 2**63 - 1
     assert ids.time_of("1777863721987-3") == MOMENT.replace(microsecond=987000)
     assert ids.compare(ids.before(MOMENT), "1777863721987-0") == -1
-    assert ids.compare(ids.before(MOMENT), "1777863721986-1048575") == 0
+    assert ids.before(MOMENT) == "1777863721986-18446744073709551615"  # no id of that millisecond is after it
     assert ids.before(datetime(1970, 1, 1, tzinfo=UTC)) == ids.ZERO
     for bad in ("", "1", None, 5, "1-", "-1", "1-1 "):
         with pytest.raises(InvalidEventIdError):
@@ -362,10 +359,3 @@ def test_errors_say_what_to_do_by_their_parents() -> None:
         assert error.__bases__ == (parent,)
         assert error.__name__ in (errors.__doc__ or "")
     assert BackendError("x", backend="redis").backend == "redis"
-
-
-@pytest.mark.parametrize("user", [42, 4.2, None, ("a",)])
-def test_user_that_is_not_text(user: Any) -> None:
-    """The error for the first mistake with integer keys says what to pass."""
-    with pytest.raises(InvalidEventError, match=r"not .*: pass str\(\.\.\.\)$"):
-        Event(user, "t")
