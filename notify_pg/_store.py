@@ -149,6 +149,11 @@ class PostgresStore:
         self._start()
         return await self._background.run(self._maintenance.forget, user)
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the tables are known to exist: the first call finds out."""
+        return self._db.is_prepared
+
     async def prepare(self) -> None:
         """See `notify.abc.Prepare.prepare`; also creates missing partitions, and moves what is in the default one."""
         self._start()
