@@ -23,7 +23,7 @@ from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
 from ._runtime._commands import DISCONNECT, FORGOTTEN
-from ._runtime._health import examine, until_receiving
+from ._runtime._health import examine, until_receiving, until_relayed
 from ._runtime._options import check_positive
 from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
@@ -33,6 +33,7 @@ from ._stream._merged_attachment import check_users
 from ._stream._stream_set import RANKS
 from .abc import (
     Forget,
+    HasOutbox,
     MergedStream,
     Position,
     PresenceTracker,
@@ -563,9 +564,9 @@ class Notifier(Generic[Pushed]):
         """Try every part once, all at the same time, and return a verdict.
 
         The store is read, presence is asked, and a probe goes through each router to this very instance and is awaited
-        back. A stream store that knows whether it receives new events has to prove it to a stream. A router with
-        `every_event` is not sent a probe: it is well unless the latest event failed. A part that fails is reported, not
-        raised.
+        back. A stream store that knows whether it receives new events has to prove it to a stream. An outbox is named
+        if events in it wait for more than a minute, or were set aside. A router with `every_event` is not sent a probe:
+        it is well unless the latest event failed. A part that fails is reported, not raised.
 
         Args:
             timeout: seconds after which a part that has not answered has failed; the notifier's by default.
@@ -584,6 +585,8 @@ class Notifier(Generic[Pushed]):
             attempts["store"] = partial(self._store.head, self.instance_id)
         if parts.liveness is not None and isinstance(self._store, StreamStore):
             attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, within * 0.8)
+        if ability(self._store, HasOutbox):
+            attempts["outbox"] = partial(until_relayed, self._store)
         if self._presence is not None:
             attempts["presence"] = partial(self._presence.locate, [self.instance_id])
         receivers = {id(each.router): each for each in parts.receivers.receivers}
