@@ -171,9 +171,7 @@ class PostgresMaintenance:
                 continue
             day: int = row["day"]
             if day > now_day + DAYS_AHEAD:
-                logger.warning(
-                    "%s holds events of day %d, ahead of the time: the server's clock has jumped", events, day
-                )
+                logger.warning("%s holds events of day %d, which is ahead: the server's clock has jumped", events, day)
             for low, high in uncovered(day * DAY, (day + 1) * DAY, await self._partitions()):
                 cuts = [cut["id"] for cut in await self._db.fetch(sql("default_pieces"), low, high, PIECE)]
                 for piece in pieces(low, high, cuts):
