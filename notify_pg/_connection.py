@@ -18,7 +18,8 @@ import asyncpg  # type: ignore[import-untyped]
 from notify.adapters import LoopGuard
 from notify.errors import BackendUnavailableError, UsageError
 
-from ._dsn import check_dsn, connect
+from ._connect import connect
+from ._dsn import check_dsn
 from ._errors import PostgresDisposition, disposition_of, unavailable
 from ._names import PostgresNames
 from ._pool import CallerPool, Connection, ConnectionPool, OwnPool
@@ -64,8 +65,7 @@ class PostgresDatabase:
     ) -> None:
         if not isinstance(dsn, str | asyncpg.Pool):
             raise UsageError(f"dsn must be a DSN or an asyncpg pool, got {type(dsn).__name__}")
-        if isinstance(dsn, str):
-            check_dsn(dsn)
+        self._address = check_dsn(dsn) if isinstance(dsn, str) else None
         for option, value in (("timeout", timeout), ("pool_size", pool_size)):
             if not value > 0:
                 raise UsageError(f"{option} must be greater than 0, not {value!r}")
@@ -78,7 +78,8 @@ class PostgresDatabase:
         self.check = self._guard.check
         self._dsn = dsn if isinstance(dsn, str) else None
         self._pool: ConnectionPool | None = None if isinstance(dsn, str) else CallerPool(dsn)
-        self._listen_dsn: str | None = None
+        self._listen_address = self._address
+        self._says_pooled = self._address is not None and self._address.is_pooled
         self._kept_to_listen = 0
         self.schema = PostgresSchema(names, tables)
         self._size = pool_size if self._pool is None else self._pool.size
@@ -93,8 +94,7 @@ class PostgresDatabase:
             UsageError: not a DSN.
         """
         if listen_dsn is not None:
-            check_dsn(listen_dsn)
-        self._listen_dsn = listen_dsn
+            self._listen_address = check_dsn(listen_dsn)
         self._kept_to_listen = int(listen_dsn is None)
 
     @property
@@ -191,8 +191,7 @@ class PostgresDatabase:
         At the end it is terminated, because an orderly close may hang, and because a pooled connection must not carry
         its listeners over to the next borrower.
         """
-        dsn = self._listen_dsn or self._dsn
-        if dsn is None:
+        if self._listen_address is None:
             async with self.connection(self.timeout) as connection:
                 try:
                     yield connection
@@ -200,7 +199,7 @@ class PostgresDatabase:
                     connection.terminate()
         else:
             async with asyncio.timeout(self.timeout):
-                connection = await connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
+                connection = await connect(self._listen_address, statement_cache_size=0, command_timeout=self.timeout)
             try:
                 yield connection
             finally:
@@ -242,14 +241,14 @@ class PostgresDatabase:
         async with self._starting:
             self.check()
             if self._pool is None:
-                assert self._dsn is not None
-                connection = await connect(self._dsn, statement_cache_size=0, command_timeout=self.timeout)
+                assert self._address is not None
+                connection = await connect(self._address, statement_cache_size=0, command_timeout=self.timeout)
                 try:
                     await self._prepare(connection, creates)
                 finally:
                     connection.terminate()
                 self._pool = OwnPool(
-                    self._dsn,
+                    self._address,
                     self._size,
                     # behind a pooler the next transaction may not know the name, or the setting
                     statement_cache_size=0 if self.is_pooled else 100,
@@ -267,7 +266,8 @@ class PostgresDatabase:
     async def _prepare(self, connection: Connection, creates: bool) -> None:
         async with connection.transaction(isolation="read_committed"):
             backend_pid = await connection.fetchval("SELECT pg_backend_pid()")
-            self.is_pooled = backend_pid != connection.get_server_pid()  # a pooler announces its own number
+            # a pooler announces a number of its own
+            self.is_pooled = backend_pid != connection.get_server_pid() or self._says_pooled
             await self._check_settings(connection)
             exists = await (self.schema.prepare if creates else self.schema.inspect)(connection)
             self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
