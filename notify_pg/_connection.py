@@ -50,6 +50,7 @@ class PostgresDatabase:
     Attributes:
         check: raises unless this is open, and in its own process and event loop (`LoopGuard.check`).
         is_prepared: whether the tables are known to exist.
+        is_complete: whether what was missing has been created since.
         is_pooled: whether a pooler stands in between, so that a session may change from one transaction to the next.
     """
 
@@ -73,7 +74,7 @@ class PostgresDatabase:
         self.backend = backend
         self.timeout = timeout
         self.is_pooled = False
-        self.is_prepared = False
+        self.is_prepared = self.is_complete = False
         self._guard = LoopGuard(backend, asyncio_only=True)
         self.check = self._guard.check
         self._dsn = dsn if isinstance(dsn, str) else None
@@ -127,7 +128,8 @@ class PostgresDatabase:
             creates: whether to create the tables if they do not exist.
         """
         async with asyncio.timeout(wait):
-            pool = self._pool if self.is_prepared and self._pool is not None else await self._start(creates)
+            is_ready = self.is_prepared and (self.is_complete or not creates) and self._pool is not None
+            pool = self._pool if is_ready and self._pool is not None else await self._start(creates)
             connection = await pool.acquire()
         try:
             yield connection
@@ -138,7 +140,7 @@ class PostgresDatabase:
             elif disposition is PostgresDisposition.READ_ONLY:
                 await pool.expire()  # they all lead to the standby
             elif disposition is PostgresDisposition.UNPREPARED:
-                self.is_prepared = False
+                self.is_prepared = self.is_complete = False
             raise
         finally:
             await pool.release(connection)
@@ -214,7 +216,7 @@ class PostgresDatabase:
             BackendUnavailableError: not reachable, or this role may not create it.
             UsageError: the database cannot be used.
         """
-        self.is_prepared = False
+        self.is_complete = False
         await self.fetch("SELECT", creates=True)
 
     async def has_tables(self) -> bool:
@@ -247,21 +249,35 @@ class PostgresDatabase:
                     await self._prepare(connection, creates)
                 finally:
                     connection.terminate()
-                self._pool = OwnPool(
-                    self._address,
-                    self._size,
-                    # behind a pooler the next transaction may not know the name, or the setting
-                    statement_cache_size=0 if self.is_pooled else 100,
-                    server_settings={} if self.is_pooled else SETTINGS,
-                    command_timeout=self.timeout,
-                )
-            elif not self.is_prepared:
+                self._pool = await self._open_pool()
+            elif not self.is_prepared or (creates and not self.is_complete):
                 connection = await self._pool.acquire()
                 try:
                     await self._prepare(connection, creates)
                 finally:
                     await self._pool.release(connection)
             return self._pool
+
+    async def _open_pool(self) -> ConnectionPool:
+        """Return our own pool. A pooler that was not recognized may refuse our settings, which recognizes it."""
+        assert self._address is not None
+        pool = OwnPool(
+            self._address,
+            self._size,
+            # behind a pooler the next transaction may not know the name, or the setting
+            statement_cache_size=0 if self.is_pooled else 100,
+            server_settings={} if self.is_pooled else SETTINGS,
+            command_timeout=self.timeout,
+        )
+        if not self.is_pooled:
+            try:
+                await pool.release(await pool.acquire())
+            except UsageError as error:
+                if not isinstance(error.__cause__, asyncpg.ProtocolViolationError):
+                    raise
+                self.is_pooled = self._says_pooled = True
+                return await self._open_pool()
+        return pool
 
     async def _prepare(self, connection: Connection, creates: bool) -> None:
         async with connection.transaction(isolation="read_committed"):
@@ -272,6 +288,7 @@ class PostgresDatabase:
             exists = await (self.schema.prepare if creates else self.schema.inspect)(connection)
             self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
         self.is_prepared = exists
+        self.is_complete = creates
 
     async def _check_settings(self, connection: Connection) -> None:
         """Raise UsageError where the server or its settings would silently break a promise later."""
