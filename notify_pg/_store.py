@@ -263,7 +263,7 @@ class PostgresStore:
                 self._start_relay()
 
     async def _prepared(self) -> None:
-        if not self._db.is_prepared:
+        if not self._db.is_complete:
             await self._background.run(self._db.prepare)
 
     async def _prepare(self) -> None:
