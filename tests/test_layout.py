@@ -92,7 +92,7 @@ PURE = {
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
-    "hashlib", "hmac", "itertools", "json", "math", "re", "typing", "urllib", "urllib",
+    "hashlib", "hmac", "itertools", "json", "math", "re", "typing", "urllib",
 }  # fmt: skip
 PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 from urllib.parse import unquote
 
 from ..errors import UsageError
+from ._urls import separate
 
 _TRUTH: Final = {
     "true": True,
@@ -68,7 +69,8 @@ class StoreFactory:
 
     def _split(self, url: str) -> tuple[str, dict[str, Any]]:
         """Take the options out of the query. No message shows the URL, which may hold a password."""
-        address, _, query = url.partition("?")
+        separate(url)  # else part of a password could be taken for an option
+        address, _, query = url.strip().partition("?")
         named: dict[str, Any] = {}
         rest = []
         for part in filter(None, query.split("&")):

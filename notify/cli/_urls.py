@@ -7,9 +7,10 @@ import os
 import re
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ..abc import StreamStore
+from ..adapters import StoreUrl
 from ..errors import NotifyError, UsageError
 
 DEFAULT: Final = "sqlite:///notify.db"
@@ -37,7 +38,7 @@ KEEP_ALL: Final = (1 << 31) - 1
 KEEP_KEYS: Final = 10 * 365 * 86_400.0
 """`key_window` in seconds, for backends that keep idempotency keys in a table: for the same reason."""
 
-_LOGIN = re.compile(r"//(?:[^@/]*|\S*)@")
+_LOGIN = re.compile(r"//\S*@")
 _SECRET = re.compile(r"(password=)[^&\s'\"]+", re.IGNORECASE)
 
 
@@ -90,7 +91,7 @@ def open_store(
         address = _file_of(url, must_exist)
         options |= {"timeout": timeout, "key_window": KEEP_KEYS}
     else:
-        _check_port(url)
+        _check(url)
         address = url
         options["timeout"] = timeout
     if extra == "pg":
@@ -113,14 +114,9 @@ def _file_of(url: str, must_exist: bool) -> str:
     return os.fspath(file)
 
 
-def _check_port(url: str) -> None:
-    """Refuse an invalid port here, because each driver reports it with its own exception."""
-    if "," in url:  # several hosts
-        return
-    try:
-        _ = urlsplit(url).port
-    except ValueError as error:
-        raise UsageError(f"not a store URL: {url!r:.200}: {error}") from None
+def _check(url: str) -> None:
+    """Refuse a malformed URL here, because each driver reports it with its own exception."""
+    StoreUrl.parse(url)
 
 
 def _load(extra: str, scheme: str) -> Any:
