@@ -19,6 +19,7 @@ from ._runtime._background import Background
 from ._runtime._options import check_parts, check_positive
 from ._runtime._stats import Counters
 from ._runtime._telemetry import Telemetry
+from ._stream._expiry import Expiry
 from ._stream._live import LiveLog
 from ._stream._stream_set import RANKS, NotifierStreams
 from .abc import (
@@ -101,7 +102,7 @@ class Parts:
         if rank >= RANKS:
             streams.close()
             streams.users.clear()
-        streams.cutoff = max(streams.cutoff, rank)  # a concurrent drain or aclose may be further
+        streams.cut(rank)  # a concurrent drain or aclose may be further
         self.live._hub.wake_ended()
         await streams.close_external()
 
@@ -195,6 +196,7 @@ def assemble(
         opening=opening,
         presence=local_presence,
         receiver=receivers if receivers.receivers else None,
+        expiry=Expiry(services, guard),
     )
     live._catch_up.join(streams)
     part: object = stream_store

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from inspect import signature
 from types import MappingProxyType, TracebackType
@@ -20,10 +21,11 @@ from ._assembly import Options, as_routers, assemble
 from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
-from ._runtime._commands import FORGOTTEN
+from ._runtime._commands import DISCONNECT, FORGOTTEN
 from ._runtime._health import examine, until_receiving
 from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
+from ._stream._expiry import moment_of
 from ._stream._external import ExternalStream
 from ._stream._stream_set import RANKS
 from .abc import Forget, Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore, ability
@@ -305,6 +307,36 @@ class Notifier:
         self._parts.fan_out.command(FORGOTTEN, plain(user))
         return erased
 
+    async def disconnect(self, user: str, reason: str = "") -> None:
+        """End every stream of this user, on every instance: `async for` ends, `next` raises `DisconnectedError`.
+
+        That holds for every stream that exists when an instance learns of it, also one that is not opened yet, and
+        whatever its reader does. Streams that are subscribed afterwards are not affected: to keep a client out is up
+        to the application. Other instances learn of it as of an ephemeral event, through the store (`Ephemerals`) or
+        the router: soon, and not at all while those are down.
+
+        Args:
+            user: whose streams end; also those that read this user's log among others.
+            reason: for the readers, at most 255 characters.
+
+        Raises:
+            InvalidEventError: `user` is not a user id.
+            UsageError: `reason` is not a text of at most 255 characters.
+            ClosedError: the notifier is closed.
+
+        Order: none.
+        Cancellation: the streams here have ended, and perhaps those elsewhere.
+        Cost: proportional to the user's open streams; one route.
+        """
+        self._check_open()
+        check_user(user)
+        text: Any = reason
+        if not isinstance(text, str) or len(text) > 255:
+            raise UsageError(f"reason must be a text of at most 255 characters, not {reason!r:.80}")
+        self._guard.check()
+        self._parts.fan_out.command(DISCONNECT, plain(user), {"reason": plain(text)})
+        await let_routes_start()
+
     def deliver(self, event: Event | bytes) -> int:
         """Offer an event that came from another instance to the local streams; return how many accepted it.
 
@@ -337,6 +369,7 @@ class Notifier:
         signals: bool = False,
         track: bool = True,
         max_lag: int | None = None,
+        expires_at: datetime | None = None,
     ) -> Stream:
         """Return a stream of one user's events: first those in the log after `last_id`, then live ones.
 
@@ -348,23 +381,27 @@ class Notifier:
             track: whether the open stream makes its user present.
             max_lag: live events that the reader may be behind before the stream ends with `SlowConsumerError`. None: a
                 slow reader just reads the log later, and costs nothing.
+            expires_at: when the stream ends as if by `disconnect`, with the reason `"expired"`; a datetime with a time
+                zone. The wall clock counts; that it was set is noticed within a second.
 
         Raises:
             InvalidEventError: `user` is not a user id.
             InvalidEventIdError: `last_id` is not a position.
+            UsageError: `expires_at` is not a datetime with a time zone.
             UsageError: signals or max_lag, of a stream store whose streams are its own, without a `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
         self._check_open()
         if self._draining:
             raise ClosedError("the notifier is draining")
-        external = self._parts.external
+        external, expires = self._parts.external, moment_of(expires_at)
+        options: dict[str, Any] = {"track": track, "expires": expires}
         if external is None:
-            return self._live._subscribe(user, last_id, self._streams, signals=signals, track=track, max_lag=max_lag)
+            return self._live._subscribe(user, last_id, self._streams, signals=signals, max_lag=max_lag, **options)
         check_user(user)
         if signals or max_lag is not None:
             raise UsageError(f"{self._live._hub.name} does not support signals= or max_lag=: it has no LiveLog")
-        options: dict[str, Any] = {"track": track, "buffer_size": self._options.buffer_size}
+        options["buffer_size"] = self._options.buffer_size
         return ExternalStream(external, self._streams, self._guard, plain(user), last_id, **options)
 
     # -- state ---------------------------------------------------------------------------------------------------

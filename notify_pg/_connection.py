@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
 
 from notify.adapters import LoopGuard
-from notify.errors import UsageError
+from notify.errors import BackendUnavailableError, UsageError
 
-from ._dsn import check_dsn, connect
+from ._connect import connect
+from ._dsn import check_dsn
 from ._errors import PostgresDisposition, disposition_of, unavailable
 from ._names import PostgresNames
 from ._pool import CallerPool, Connection, ConnectionPool, OwnPool
-from ._schema import prepare
+from ._schema import STORE_TABLES, PostgresSchema
 
 MIN_VERSION: Final = 14
 """The oldest supported version of the server."""
 
 RESERVED: Final = 3
 """Connections of the pool that reads leave free: two for batches of saves, one for wake messages."""
+
+
+SETTINGS: Final = {"row_security": "off", "default_transaction_isolation": "read committed"}
+"""Of our own sessions. With the first, a query whose rows would be filtered fails; it does not return the rest."""
 
 
 class PostgresDatabase:
@@ -40,7 +45,7 @@ class PostgresDatabase:
         backend: the name that errors give to this part.
         timeout: seconds for one call.
         pool_size: connections at most, where a DSN was given.
-        tables: whether the part needs tables.
+        tables: those that the part needs.
 
     Attributes:
         check: raises unless this is open, and in its own process and event loop (`LoopGuard.check`).
@@ -56,12 +61,11 @@ class PostgresDatabase:
         backend: str,
         timeout: float,
         pool_size: int,
-        tables: bool = True,
+        tables: Sequence[str] = STORE_TABLES,
     ) -> None:
         if not isinstance(dsn, str | asyncpg.Pool):
             raise UsageError(f"dsn must be a DSN or an asyncpg pool, got {type(dsn).__name__}")
-        if isinstance(dsn, str):
-            check_dsn(dsn)
+        self._address = check_dsn(dsn) if isinstance(dsn, str) else None
         for option, value in (("timeout", timeout), ("pool_size", pool_size)):
             if not value > 0:
                 raise UsageError(f"{option} must be greater than 0, not {value!r}")
@@ -74,9 +78,10 @@ class PostgresDatabase:
         self.check = self._guard.check
         self._dsn = dsn if isinstance(dsn, str) else None
         self._pool: ConnectionPool | None = None if isinstance(dsn, str) else CallerPool(dsn)
-        self._listen_dsn: str | None = None
+        self._listen_address = self._address
+        self._says_pooled = self._address is not None and self._address.is_pooled
         self._kept_to_listen = 0
-        self._has_tables = tables
+        self.schema = PostgresSchema(names, tables)
         self._size = pool_size if self._pool is None else self._pool.size
         self._reads = asyncio.Semaphore(max(1, self._size - RESERVED))
         self._starting = asyncio.Lock()
@@ -89,8 +94,7 @@ class PostgresDatabase:
             UsageError: not a DSN.
         """
         if listen_dsn is not None:
-            check_dsn(listen_dsn)
-        self._listen_dsn = listen_dsn
+            self._listen_address = check_dsn(listen_dsn)
         self._kept_to_listen = int(listen_dsn is None)
 
     @property
@@ -112,17 +116,18 @@ class PostgresDatabase:
     # -- connections ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def connection(self, wait: float) -> AsyncIterator[Connection]:
-        """Lend a connection to a prepared database.
+    async def connection(self, wait: float, *, creates: bool = False) -> AsyncIterator[Connection]:
+        """Lend a connection.
 
         A connection whose last statement has an unknown outcome is closed rather than returned: a late answer would
         be taken for that of the next statement.
 
         Args:
             wait: seconds to wait for a connection.
+            creates: whether to create the tables if they do not exist.
         """
         async with asyncio.timeout(wait):
-            pool = self._pool if self.is_prepared and self._pool is not None else await self._start()
+            pool = self._pool if self.is_prepared and self._pool is not None else await self._start(creates)
             connection = await pool.acquire()
         try:
             yield connection
@@ -138,7 +143,7 @@ class PostgresDatabase:
         finally:
             await pool.release(connection)
 
-    async def fetch(self, query: str, *args: object) -> list[Any]:
+    async def fetch(self, query: str, *args: object, creates: bool = False) -> list[Any]:
         """Run a query that is not a save and return its rows.
 
         When the server has closed idle connections, the driver may not have noticed yet. Nothing is sent over such a
@@ -151,7 +156,7 @@ class PostgresDatabase:
         for retries_left in reversed(range(self._size + 1)):
             left = until - time.monotonic()
             try:
-                async with self.connection(left) as connection:
+                async with self.connection(left, creates=creates) as connection:
                     rows: list[Any] = await connection.fetch(query, *args, timeout=left)
                     return rows
             except UsageError:
@@ -163,9 +168,21 @@ class PostgresDatabase:
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover - for the type checker
 
     async def read(self, query: str, *args: object) -> list[Any]:
-        """As `fetch`, but limited in number, so that saves and wake messages always find a free connection."""
+        """As `fetch`, but limited in number, so that saves and wake messages always find a free connection.
+
+        Where the tables do not exist there are no rows: reading creates nothing.
+        """
         async with self._reads:
-            return await self.fetch(query, *args)
+            for is_second in (False, True):
+                if not await self.has_tables():
+                    break
+                try:
+                    return await self.fetch(query, *args)
+                except BackendUnavailableError as error:
+                    was_dropped = error.__cause__ and disposition_of(error.__cause__) is PostgresDisposition.UNPREPARED
+                    if is_second or not was_dropped:
+                        raise
+        return []
 
     @asynccontextmanager
     async def listening_connection(self) -> AsyncIterator[Connection]:
@@ -174,8 +191,7 @@ class PostgresDatabase:
         At the end it is terminated, because an orderly close may hang, and because a pooled connection must not carry
         its listeners over to the next borrower.
         """
-        dsn = self._listen_dsn or self._dsn
-        if dsn is None:
+        if self._listen_address is None:
             async with self.connection(self.timeout) as connection:
                 try:
                     yield connection
@@ -183,7 +199,7 @@ class PostgresDatabase:
                     connection.terminate()
         else:
             async with asyncio.timeout(self.timeout):
-                connection = await connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
+                connection = await connect(self._listen_address, statement_cache_size=0, command_timeout=self.timeout)
             try:
                 yield connection
             finally:
@@ -191,37 +207,71 @@ class PostgresDatabase:
 
     # -- first use -----------------------------------------------------------------------------------------------
 
-    async def _start(self) -> ConnectionPool:
+    async def prepare(self) -> None:
+        """Create what is missing.
+
+        Raises:
+            BackendUnavailableError: not reachable, or this role may not create it.
+            UsageError: the database cannot be used.
+        """
+        self.is_prepared = False
+        await self.fetch("SELECT", creates=True)
+
+    async def has_tables(self) -> bool:
+        """Return whether the tables exist, without creating them."""
+        if not self.is_prepared:
+            await self.fetch("SELECT")
+        return self.is_prepared
+
+    async def keep(self) -> bool:
+        """Do the housekeeping of the tables; return whether they exist."""
+        if not await self.has_tables():
+            return False
+        try:
+            async with self.connection(self.timeout) as connection, connection.transaction():
+                await self.schema.keep(connection)
+        except UsageError:
+            self.is_prepared = False  # the next call reports it
+            raise
+        except Exception as error:
+            raise unavailable(error, self.backend) from error
+        return True
+
+    async def _start(self, creates: bool) -> ConnectionPool:
         async with self._starting:
             self.check()
             if self._pool is None:
-                assert self._dsn is not None
-                connection = await connect(self._dsn, statement_cache_size=0, command_timeout=self.timeout)
+                assert self._address is not None
+                connection = await connect(self._address, statement_cache_size=0, command_timeout=self.timeout)
                 try:
-                    await self._prepare(connection)
+                    await self._prepare(connection, creates)
                 finally:
                     connection.terminate()
-                statements = 0 if self.is_pooled else 100  # behind a pooler the next transaction may not know the name
                 self._pool = OwnPool(
-                    self._dsn, self._size, statement_cache_size=statements, command_timeout=self.timeout
+                    self._address,
+                    self._size,
+                    # behind a pooler the next transaction may not know the name, or the setting
+                    statement_cache_size=0 if self.is_pooled else 100,
+                    server_settings={} if self.is_pooled else SETTINGS,
+                    command_timeout=self.timeout,
                 )
             elif not self.is_prepared:
                 connection = await self._pool.acquire()
                 try:
-                    await self._prepare(connection)
+                    await self._prepare(connection, creates)
                 finally:
                     await self._pool.release(connection)
-            self.is_prepared = True
             return self._pool
 
-    async def _prepare(self, connection: Connection) -> None:
-        async with connection.transaction():
+    async def _prepare(self, connection: Connection, creates: bool) -> None:
+        async with connection.transaction(isolation="read_committed"):
             backend_pid = await connection.fetchval("SELECT pg_backend_pid()")
-            self.is_pooled = backend_pid != connection.get_server_pid()  # a pooler announces its own number
+            # a pooler announces a number of its own
+            self.is_pooled = backend_pid != connection.get_server_pid() or self._says_pooled
             await self._check_settings(connection)
-            if self._has_tables:
-                await prepare(connection, self.names)
+            exists = await (self.schema.prepare if creates else self.schema.inspect)(connection)
             self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
+        self.is_prepared = exists
 
     async def _check_settings(self, connection: Connection) -> None:
         """Raise UsageError where the server or its settings would silently break a promise later."""
@@ -234,7 +284,7 @@ class PostgresDatabase:
             raise UsageError(
                 f"the database's encoding must be UTF8, not {row['encoding']}: it cannot hold every user id"
             )
-        if row["isolation"] != "read committed":
+        if row["isolation"] != "read committed" and (self.is_pooled or self._dsn is None):
             raise UsageError(
                 f"default_transaction_isolation is {row['isolation']!r}, under which concurrent pushes would fail. "
                 "Append `?default_transaction_isolation=read%20committed` to the DSN, or set `server_settings` of the "

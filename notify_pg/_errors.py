@@ -9,6 +9,7 @@
 | 08, 57P, 58 | LOST | the connection or the server went away, possibly after the commit |
 | any other SQLSTATE | REFUSED | rolled back: 53100 disk full, 55P03 lock timeout, 57014 cancelled ... |
 | InterfaceError, "cannot switch to state" | UNSENT | the connection was already dead, so nothing was sent |
+| SSLCertVerificationError, "rejected SSL upgrade" | REFUSED | no connection that the DSN allows: nothing was sent |
 | TypeError, KeyError ... not raised in asyncpg | BUG | a mistake in this library: reported as one, never retried |
 | anything else | LOST | timeouts, broken connections |
 """
@@ -16,6 +17,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from enum import Enum
 from typing import Final
 
@@ -64,6 +66,8 @@ def disposition_of(error: BaseException) -> PostgresDisposition:
         return PostgresDisposition.UNSENT
     if is_bug(error, "asyncpg"):
         return PostgresDisposition.BUG
+    if is_about_tls(error):
+        return PostgresDisposition.REFUSED
     state = _state(error)
     if not isinstance(error, asyncpg.PostgresError) or not state:
         return PostgresDisposition.LOST
@@ -82,6 +86,11 @@ def is_locked(error: BaseException) -> bool:
 def is_temporary(error: BaseException) -> bool:
     """Return whether the server is short of a resource, such as connections, and may accept one soon."""
     return _state(error)[:2] == "53"
+
+
+def is_about_tls(error: BaseException) -> bool:
+    """Return whether the server has no certificate that the DSN accepts, or no TLS where the DSN requires it."""
+    return isinstance(error, ssl.SSLCertVerificationError) or "rejected SSL upgrade" in str(error)
 
 
 def is_about_data(error: BaseException) -> bool:
@@ -128,6 +137,8 @@ def unavailable(error: BaseException, backend: str) -> NotifyError:
 
 def _failure_phrase(error: BaseException) -> str:
     """Return what the server did, as the verb phrase of a message."""
+    if is_about_tls(error):
+        return "cannot be trusted as the DSN requires (sslmode, sslrootcert)"
     state = _state(error)
     if state[:2] in ("28", "3D") or state in ("53300", "57P03"):  # role, database, too many clients, starting up
         return "refused the connection"

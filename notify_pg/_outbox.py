@@ -149,6 +149,8 @@ class PostgresOutbox:
 
     async def relay(self) -> int:
         """Move one batch and return how many; 0 also while another process is moving events."""
+        if not await self._db.has_tables():
+            return 0
         rows = await self._db.fetch(self._relay, self._db.names.relay_lock, RELAYED, *self._limits)
         users = rows[0]["users"]
         if users:

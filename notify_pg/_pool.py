@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
 
-from ._dsn import connect
+from ._connect import connect
+from ._dsn import Dsn
 
 Connection: TypeAlias = Any
 """A connection of the driver, in a pool or outside: the driver has no type for what the two have in common."""
@@ -74,7 +75,7 @@ class OwnPool:
         options: of `asyncpg.connect`.
     """
 
-    def __init__(self, dsn: str, size: int, **options: Any) -> None:
+    def __init__(self, dsn: Dsn, size: int, **options: Any) -> None:
         self.size = size
         self._dsn = dsn
         self._options = options

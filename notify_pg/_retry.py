@@ -112,7 +112,7 @@ class PostgresRetries:
     async def _attempt(self, left: float, lock_wait: float | None) -> Any:
         self._was_sent = False
         wait = min(left, self._db.timeout / 2) if lock_wait is not None else left  # leaves time for a second attempt
-        async with self._db.connection(wait) as connection:
+        async with self._db.connection(wait, creates=True) as connection:
             if self._deadline is None:
                 self._deadline = self._db.server_micros(self._until)
             self._was_sent = True

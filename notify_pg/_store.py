@@ -142,6 +142,22 @@ class PostgresStore:
         """Close."""
         await self.aclose()
 
+    # -- Forget, Prepare -----------------------------------------------------------------------------------------
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`; erases the user's presence and what waits in the outbox, too."""
+        self._start()
+        return await self._background.run(self._maintenance.forget, user)
+
+    async def prepare(self) -> None:
+        """See `notify.abc.Prepare.prepare`; also creates missing partitions, and moves what is in the default one."""
+        self._start()
+        await self._background.run(self._prepare)
+
+    def script(self) -> str:
+        """See `notify.abc.Prepare.script`; a file for `psql`, which may be run again."""
+        return self._db.schema.script()
+
     # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
 
     async def save_many(self, events: Sequence[Event]) -> Sequence[Outcome]:
@@ -227,7 +243,12 @@ class PostgresStore:
 
     async def _prepared(self) -> None:
         if not self._db.is_prepared:
-            await self._background.run(self._db.fetch, "SELECT")
+            await self._background.run(self._db.prepare)
+
+    async def _prepare(self) -> None:
+        await self._db.prepare()
+        await self._maintenance.empty_default()
+        await self._db.keep()
 
     def _start_relay(self) -> None:
         if not self._relaying:

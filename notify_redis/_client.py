@@ -39,6 +39,7 @@ REDISCOVER_INTERVAL: Final = 10.0
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that closing may take while a server does not answer."""
 
+_MISSING: Final = object()
 _REPEATED: Final = (Disposition.LOAD, Disposition.MOVE, Disposition.WAIT)
 
 T = TypeVar("T")
@@ -286,7 +287,7 @@ class RedisClient:
             ClosedError: closed.
         """
         self.check_open()
-        replies: list[Any] = [None] * len(commands)
+        replies: list[Any] = [_MISSING] * len(commands)  # None is a reply
         todo = list(range(len(commands)))
         deadline = anyio.current_time() + timeout
         delays = backoff(random.random, first=0.01, limit=0.5)
@@ -302,12 +303,12 @@ class RedisClient:
                 raise
             except Exception as error:
                 raise bug(error, self.name) from error
-            todo = [i for i in todo if replies[i] is None or _is_repeated(replies[i])]
+            todo = [i for i in todo if replies[i] is _MISSING or _is_repeated(replies[i])]
             if not todo:
                 break
             delay = next(delays)
             if anyio.current_time() + delay + MIN_TIMEOUT >= deadline:
-                if failure is None or all(replies[i] is not None for i in todo):  # an error reply says more
+                if failure is None or all(replies[i] is not _MISSING for i in todo):  # an error reply says more
                     break
                 raise failure
             found = {disposition_of(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}

@@ -60,23 +60,33 @@ FURTHER = {
     "notify_sqlite": {
         "_schema": "the statements, the table prefix, the version of the tables",
         "_worker": "one connection of the driver, used for whole jobs",
-        "_file": "whether the file is local and still the same; the lock beside it",
+        "_file": "whether the file is local and still the same; why it cannot be used",
+        "_lock": "the lock beside the file, and who holds it",
+        "_changes": "waiting until the system tells of a commit, or for the poll interval",
+        "_ephemeral": "events that are not stored, from process to process",
         "_checkpoint": "moving the write-ahead log into the file, in one elected process",
         "_sweep": "removing what is over its age",
     },
     "notify_redis": {
         "_attempt": "what one attempt sends, and what its replies mean: first and later ones alike",
+        "_commands": "pushes without an outcome, and calls of the push script, encoded",
+        "_ephemeral": "what is carried and not stored",
         "_client": "which master has which partition",
         "_pipeline": "one shared connection, with the replies in order",
         "_pubsub": "one pub/sub connection, used once",
         "_endpoint": "a URL or a client of the driver, read for where Redis is and how to log in",
+        "_xread": "being told by streams instead: one blocked read of each master",
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
     },
     "notify_pg": {
-        "_dsn": "a DSN is checked before the driver could print a piece of its password",
+        "_dsn": "a DSN is read before the driver could print a piece of its password",
+        "_connect": "one connection; which files, settings and variables are to blame where it fails",
+        "_ephemeral": "events that are not stored, by NOTIFY",
+        "_fragments": "an event that is larger than a notification",
         "_outbox": "events in the caller's transaction, and their relay",
+        "_partitions": "the daily partitions of the events, and the default one",
         "_queue": "saves that wait, each user's in the order of the calls",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
@@ -84,6 +94,9 @@ FURTHER = {
     },
 }
 """Modules that one backend has beside them, and what they are for: roles that the others do not have."""
+
+OPTIONAL = {"inotify_simple"}
+"""Packages beside the drivers which a backend uses where they are installed."""
 
 PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
@@ -101,6 +114,7 @@ LOOPS = {
     "notify._runtime._background": {"asyncio", "trio"},
     "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._waking": {"asyncio"},
+    "notify_pg._connect": {"asyncio"},
     "notify.sync._loop": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
     "notify_pg._listen": {"asyncio"},
@@ -116,6 +130,8 @@ LOOPS = {
     "notify_redis._pipeline": {"asyncio"},
     "notify_redis._pubsub": {"asyncio"},
     "notify_redis._save": {"asyncio"},
+    "notify_redis._ephemeral": {"asyncio"},
+    "notify_redis._xread": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""
@@ -312,9 +328,9 @@ def test_backend_has_no_privilege(path: Path) -> None:
 
 @pytest.mark.parametrize("package", BACKENDS, ids=short)
 def test_backend_has_one_driver(package: Path) -> None:
-    """Beside the standard library, anyio and `notify`, a backend imports one package at most."""
+    """Beside the standard library, anyio and `notify`, a backend imports one package at most, optional ones aside."""
     used = {each.top for path in package.rglob("*.py") for each in imports(path)}
-    drivers = used - set(sys.stdlib_module_names) - {"anyio", "notify", package.name}
+    drivers = used - set(sys.stdlib_module_names) - {"anyio", "notify", package.name} - OPTIONAL
     assert len(drivers) <= 1
 
 

@@ -97,6 +97,11 @@ class LocalPresence:
             self._sweeping = True
             self._background.start(self._sweep)
 
+    def is_ready(self, user: str) -> bool:
+        """Whether the user is registered, or a first attempt has failed."""
+        entry = self._entries.get(user)
+        return entry is None or entry.attempted
+
     async def ready(self, user: str) -> None:
         """Wait until the user is registered, or a first attempt has failed."""
         entry = self._entries.get(user)

@@ -130,11 +130,13 @@ class LiveLog:
         signals: bool = False,
         max_lag: int | None = None,
         track: bool = True,
+        expires: float | None = None,
     ) -> Subscription:
         if self._closed:
             raise ClosedError(f"{self._hub.name} is closed")
         check_user(user)
-        return Subscription(self._hub, stream_set, plain(user), last_id, signals=signals, max_lag=max_lag, track=track)
+        options: dict[str, Any] = {"signals": signals, "max_lag": max_lag, "track": track, "expires": expires}
+        return Subscription(self._hub, stream_set, plain(user), last_id, **options)
 
     def offer(self, event: Event) -> int:
         """Offer a stored event to the open streams of its user; return how many accepted it. Never waits.

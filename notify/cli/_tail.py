@@ -15,6 +15,7 @@ from ..abc import StreamStore
 from ..errors import BackendError
 from ..event import Event
 from ._console import as_json, is_abandoned, plain, report, say
+from ._urls import MissingError
 
 PROBE: Final = 1.0
 """Seconds between two checks that the store answers and that the output is still being read."""
@@ -54,7 +55,7 @@ class Tail:
             try:
                 if await self._read():
                     return
-            except BackendError as error:
+            except (BackendError, MissingError) as error:
                 if not self._is_open:
                     raise
                 self._note_unavailable(error)  # pragma: no cover - CPython 3.11 does not trace what follows a throw

@@ -145,8 +145,8 @@ async def test_concurrent_saves_share_commits(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.save(Event("alice", "t"))
         seen: list[int] = []
-        job = store._saver._append
-        store._saver._append = lambda drafts: seen.append(len(drafts)) or job(drafts)  # type: ignore[func-returns-value, method-assign]
+        job = store._saver._job
+        store._saver._job = lambda drafts, sent: seen.append(len(drafts)) or job(drafts, sent)  # type: ignore[func-returns-value, method-assign]
         async with anyio.create_task_group() as tasks:
             for number in range(1200):
                 tasks.start_soon(store.save, Event(f"user{number}", "t"))
@@ -190,7 +190,7 @@ async def test_each_push_waits_for_the_lock_from_its_own_call(path: Path) -> Non
 
         with locked(path) as file:
             save("under way")
-            await until(lambda: store._saver._draining and not store._saver._queue)
+            await until(lambda: store._saver.is_busy and not store._saver._queue)
             save("queued")
             await anyio.sleep(0.7)
             save("later")
@@ -206,7 +206,7 @@ async def test_nothing_to_save(path: Path) -> None:
     """Saving no events returns no outcomes, and begins no transaction."""
     async with SQLiteStore(path) as store:
         assert await store.save_many([]) == []
-        assert not store._saver._draining
+        assert not store._saver.is_busy
 
 
 async def test_a_large_batch_is_several_transactions(path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_a_cancelled_save_that_waits_is_not_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._saver._draining and not store._saver._queue)
+                await until(lambda: store._saver.is_busy and not store._saver._queue)
                 with anyio.move_on_after(0.05):
                     await store.save(Event("alice", "t", "waiting"))
                 assert not store._saver._queue
@@ -269,7 +269,7 @@ async def test_a_cancelled_save_that_is_under_way_is_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._saver._draining and not store._saver._queue)
+                await until(lambda: store._saver.is_busy and not store._saver._queue)
                 tasks.cancel_scope.cancel()
             file.execute("ROLLBACK")
         await store.save(Event("alice", "t", "later"))
@@ -285,7 +285,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
                 async with anyio.create_task_group() as tasks:
                     for number in range(100):
                         tasks.start_soon(store.save, Event("alice", "t", number))
-        await until(lambda: not store._saver._draining)
+        await until(lambda: not store._saver.is_busy)
         with locked(path):
             pass
         assert not store._database.jobs.running
@@ -298,7 +298,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
 async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
     """A save that waits for somebody's lock ends with an error when the store closes, within the lock timeout."""
     store = SQLiteStore(path, timeout=0.3)
-    await store.head("alice")
+    await store.prepare()
     outcomes: list[NotifyError] = []
 
     async def save(number: int) -> None:
@@ -310,7 +310,7 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 tasks.start_soon(save, number)
-            await until(lambda: store._saver._draining)
+            await until(lambda: store._saver.is_busy)
             with anyio.fail_after(5):
                 await store.aclose()
     assert len(outcomes) == 3
@@ -321,7 +321,7 @@ async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest
     """Where the disk does not answer, closing takes seconds: what was under way is uncertain, the rest untried."""
     before = set(threading.enumerate())
     store = SQLiteStore(path, timeout=0.1)
-    await store.head("alice")
+    await store.prepare()
     answer = threading.Event()
     outcomes: list[object] = []
 
@@ -335,7 +335,7 @@ async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest
             store._database.services.start(store._database.maintain, lambda db: answer.wait())
             await checkpoint()
             tasks.start_soon(save)
-            await until(lambda: store._saver._draining and not store._saver._queue)
+            await until(lambda: store._saver.is_busy and not store._saver._queue)
             tasks.start_soon(save)
             await until(lambda: store._saver._queue)
             with anyio.fail_after(15):
@@ -509,18 +509,20 @@ async def test_an_application_keeps_its_own_tables(path: Path) -> None:
 
 async def test_a_newer_schema_is_refused(path: Path) -> None:
     """A file that a later version of the library made is neither read nor written, and the error says why."""
+    async with SQLiteStore(path) as old:
+        await old.save(Event("alice", "t"))
     with opened(path) as file:
-        file.execute("PRAGMA user_version = 2")
+        file.execute("UPDATE notify_schema SET version = 2")
     async with SQLiteStore(path.with_name("other.db")):
         pass
     store = SQLiteStore(path)
-    with pytest.raises(PushRejectedError, match="schema version 2"):
+    with pytest.raises(PushRejectedError, match=r"version 2.* upgrade"):
         await store.save(Event("alice", "t"))
-    with pytest.raises(BackendUnavailableError, match="schema version 2"):
+    with pytest.raises(BackendUnavailableError, match=r"version 2.* upgrade"):
         await store.head("alice")
     await store.aclose()
     with opened(path) as file:
-        assert file.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+        assert file.execute("SELECT count(*) FROM notify_events").fetchone() == (1,)
 
 
 async def test_tables_that_cannot_be_made(path: Path) -> None:
@@ -537,17 +539,18 @@ async def test_tables_that_cannot_be_made(path: Path) -> None:
 
 
 async def test_a_reading_connection_that_cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where only the second connection fails, none is left behind, and the next call opens both."""
+    """Where only the second connection fails, none is left behind, and the next call opens it."""
 
     def fail(db: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("out of handles")
 
-    before = set(threading.enumerate())
     store = SQLiteStore(path)
+    await store.prepare()
+    before = set(threading.enumerate())
     with monkeypatch.context() as patch:
-        patch.setattr(_connection, "_prepare_reader", fail)
-        with pytest.raises(PushRejectedError, match="out of handles"):
-            await store.save(Event("alice", "t"))
+        patch.setattr(_connection, "_configure", fail)
+        with pytest.raises(BackendUnavailableError, match="cannot be read: out of handles"):
+            await store.head("alice")
         await until(lambda: before.issuperset(threading.enumerate()))
     event = await store.save(Event("alice", "t"))
     assert await store.head("alice") == event.id
@@ -646,4 +649,4 @@ async def test_the_settings_are_those_promised(path: Path) -> None:
     async with SQLiteStore(path) as full, SQLiteStore(path, synchronous="NORMAL") as normal:
         assert await full._database.maintain(settings) == ["wal", 2, 0, 0]
         assert await normal._database.maintain(settings) == ["wal", 1, 0, 0]
-        assert (await full._database.read(settings))[2] == 1
+        assert (await full._database.read(settings, []))[2] == 1
