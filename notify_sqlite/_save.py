@@ -26,7 +26,7 @@ from notify.adapters import build_event
 
 from ._connection import MAX_ROWS, SQLiteDatabase
 from ._ephemeral import Sent, SQLiteEphemerals
-from ._errors import report_bug
+from ._errors import bug
 from ._record import SEQUENCE_MASK, Limits, Row, first_of_key
 from ._worker import Job
 
@@ -167,7 +167,7 @@ class SQLiteSaver:
             try:
                 self._on_stored(stored)
             except Exception as error:
-                report_bug(error)
+                bug(error)
             for (_, done, _), event in zip(batch, stored, strict=True):
                 _report(done, event)
 

@@ -30,7 +30,7 @@ from notify import (
     UsageError,
     ids,
 )
-from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _connection
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _opening
 from notify_sqlite import _record as record
 from notify_sqlite._connection import MAX_ROWS
 from notify_sqlite._save import append
@@ -548,7 +548,7 @@ async def test_a_reading_connection_that_cannot_be_opened(path: Path, monkeypatc
     await store.prepare()
     before = set(threading.enumerate())
     with monkeypatch.context() as patch:
-        patch.setattr(_connection, "_configure", fail)
+        patch.setattr(_opening, "_configure", fail)
         with pytest.raises(BackendUnavailableError, match="cannot be read: out of handles"):
             await store.head("alice")
         await until(lambda: before.issuperset(threading.enumerate()))
@@ -561,7 +561,7 @@ def test_without_a_wal_nothing_is_opened(path: Path) -> None:
     """A database that cannot have a write-ahead log is refused: what is promised rests on it."""
     store = SQLiteStore(path)
     with closing(sqlite3.connect(":memory:")) as db, pytest.raises(sqlite3.OperationalError, match="memory"):
-        store._database._prepare_writer(db)
+        store._database.file._prepare_writer(db)
 
 
 async def test_what_is_no_database_is_refused(path: Path) -> None:
