@@ -37,11 +37,12 @@ _TEXTS: Final = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, or raise the quota",
     sqlite3.SQLITE_READONLY: "the file is read-only",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
+    sqlite3.SQLITE_IOERR: "the system reports an input or output error",
     sqlite3.SQLITE_NOTADB: "the file is not an SQLite database, or is encrypted: choose another path",
     sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a backup",
 }
 
-_EXPLAINED: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+_EXPLAINED: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
 
 _NOT_COMMITTED: Final = frozenset(
     {
