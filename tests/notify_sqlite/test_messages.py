@@ -203,9 +203,7 @@ async def test_a_bug_is_called_a_bug(
             patch.setattr(_save, "append", mistaken)
             patch.setattr(_record, "head", mistaken)
             for _ in range(3):
-                with pytest.raises(
-                    PushRejectedError, match="nothing was stored: a bug in notify_sqlite, not"
-                ):
+                with pytest.raises(PushRejectedError, match="nothing was stored: a bug in notify_sqlite, not"):
                     await store.save(Event("alice", "t"))
                 with pytest.raises(BackendUnavailableError, match="cannot be read: a bug in notify_sqlite"):
                     await store.head("alice")
