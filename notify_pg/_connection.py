@@ -56,6 +56,7 @@ class PostgresDatabase:
     Attributes:
         check: raises unless this is open, and in its own process and event loop (`LoopGuard.check`).
         is_prepared: whether the tables are known to exist.
+        is_complete: whether what was missing has been created since.
         is_pooled: whether a pooler stands in between, so that a session may change from one transaction to the next.
         watch: whether the server is known to be unreachable.
     """
@@ -80,7 +81,7 @@ class PostgresDatabase:
         self.backend = backend
         self.timeout = timeout
         self.is_pooled = False
-        self.is_prepared = False
+        self.is_prepared = self.is_complete = False
         self._guard = LoopGuard(backend, asyncio_only=True)
         self.check = self._guard.check
         self._dsn = dsn if isinstance(dsn, str) else None
@@ -154,7 +155,7 @@ class PostgresDatabase:
             elif disposition is PostgresDisposition.READ_ONLY:
                 await pool.expire()  # they all lead to the standby
             elif disposition is PostgresDisposition.UNPREPARED:
-                self.is_prepared = False
+                self.is_prepared = self.is_complete = False
             raise
         finally:
             self.watch.end(use)
@@ -168,7 +169,8 @@ class PostgresDatabase:
                 await self.watch.admit()
             began = time.monotonic()
             try:
-                pool = self._pool if self.is_prepared else None
+                is_ready = self.is_prepared and (self.is_complete or not creates)
+                pool = self._pool if is_ready else None
                 if pool is None:
                     async with asyncio.timeout(until - began + 0.05):  # what connects ends by itself, and says more
                         pool = await self._start(until, creates)
@@ -268,7 +270,7 @@ class PostgresDatabase:
             BackendUnavailableError: not reachable, or this role may not create it.
             UsageError: the database cannot be used.
         """
-        self.is_prepared = False
+        self.is_complete = False
         await self.fetch("SELECT", creates=True)
 
     async def has_tables(self) -> bool:
@@ -306,21 +308,35 @@ class PostgresDatabase:
                     await self._prepare(connection, creates)
                 finally:
                     connection.terminate()
-                self._pool = OwnPool(
-                    self._address,
-                    self._size,
-                    # behind a pooler the next transaction may not know the name, or the setting
-                    statement_cache_size=0 if self.is_pooled else 100,
-                    server_settings={} if self.is_pooled else SETTINGS,
-                    command_timeout=self.timeout,
-                )
-            elif not self.is_prepared:
+                self._pool = await self._open_pool(until)
+            elif not self.is_prepared or (creates and not self.is_complete):
                 connection = await self._pool.acquire(until - time.monotonic())
                 try:
                     await self._prepare(connection, creates)
                 finally:
                     await self._pool.release(connection)
             return self._pool
+
+    async def _open_pool(self, until: float) -> ConnectionPool:
+        """Return our own pool. A pooler that was not recognized may refuse our settings, which recognizes it."""
+        assert self._address is not None
+        pool = OwnPool(
+            self._address,
+            self._size,
+            # behind a pooler the next transaction may not know the name, or the setting
+            statement_cache_size=0 if self.is_pooled else 100,
+            server_settings={} if self.is_pooled else SETTINGS,
+            command_timeout=self.timeout,
+        )
+        if not self.is_pooled:
+            try:
+                await pool.release(await pool.acquire(until - time.monotonic()))
+            except UsageError as error:
+                if not isinstance(error.__cause__, asyncpg.ProtocolViolationError):
+                    raise
+                self.is_pooled = self._says_pooled = True
+                return await self._open_pool(until)
+        return pool
 
     async def _prepare(self, connection: Connection, creates: bool) -> None:
         async with connection.transaction(isolation="read_committed"):
@@ -331,6 +347,7 @@ class PostgresDatabase:
             exists = await (self.schema.prepare if creates else self.schema.inspect)(connection)
             self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
         self.is_prepared = exists
+        self.is_complete = creates
 
     async def _check_settings(self, connection: Connection) -> None:
         """Raise UsageError where the server or its settings would silently break a promise later."""

@@ -153,6 +153,11 @@ class PostgresStore:
         self._start()
         return await self._background.run(self._maintenance.forget, user)
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the tables are known to exist: the first call finds out."""
+        return self._db.is_prepared
+
     async def prepare(self) -> None:
         """See `notify.abc.Prepare.prepare`; also creates missing partitions, and moves what is in the default one."""
         self._start()
@@ -258,7 +263,7 @@ class PostgresStore:
                 self._start_relay()
 
     async def _prepared(self) -> None:
-        if not self._db.is_prepared:
+        if not self._db.is_complete:
             await self._background.run(self._db.prepare)
 
     async def _prepare(self) -> None:

@@ -61,6 +61,7 @@ FURTHER = {
         "_schema": "the statements, the table prefix, the version of the tables",
         "_worker": "one connection of the driver, used for whole jobs",
         "_file": "whether the file is local and still the same; why it cannot be used",
+        "_opening": "what makes a connection to the file fit for use: checks, settings, tables",
         "_lock": "the lock beside the file, and who holds it",
         "_changes": "waiting until the system tells of a commit, or for the poll interval",
         "_ephemeral": "events that are not stored, from process to process",

@@ -34,17 +34,29 @@ class _Warnings(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-async def examine(store: StreamStore, timeout: float) -> tuple[bool, list[str]]:
+def is_prepared(store: StreamStore) -> bool:
+    """Return whether there is something to read: a store that knows that nothing was created yet says so."""
+    return getattr(store, "is_prepared", True) is not False
+
+
+async def examine(store: StreamStore, timeout: float, nothing: str) -> tuple[bool, list[str]]:
     """Check every part of a store and close it; return whether all parts work, and one line per part.
 
     If all parts work, the warnings logged during the check follow, for example about server settings that weaken the
     guarantees.
+
+    Args:
+        store: not used yet.
+        timeout: seconds for each part.
+        nothing: the warning if nothing was created yet.
     """
     warnings = _Warnings()
     logging.getLogger("notify").addHandler(warnings)
     try:
         async with Notifier(store, timeout=timeout) as notifier:
             health = await notifier.check()
+            if not is_prepared(store):
+                warnings.texts.append(nothing)
     finally:
         await store.aclose()
     lines = [f"{part:<7}  " + _REPR.sub(r"\2", verdict) for part, verdict in health.parts.items()]
