@@ -208,14 +208,12 @@ class PostgresOutbox:
 
     async def relay(self) -> int:
         """Move one batch and return how many rows; 0 also while another process is moving events."""
-        users: list[str] = []
         try:
             async with self._db.connection(self._db.timeout) as connection, connection.transaction():
                 rows = await connection.fetch(
                     self._sql("outbox_take"), self._db.names.relay_lock, RELAYED, self._max_payload, self._left
                 )
-                if rows:
-                    users = await self._move(connection, rows)
+                users = await self._move(connection, rows) if rows else []
         except Exception as error:
             raise unavailable(error, self._db.backend) from error
         if users:

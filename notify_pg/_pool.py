@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
@@ -103,7 +102,7 @@ class OwnPool:
         self._slots = asyncio.Semaphore(size)
         self._idle: list[tuple[float, Connection]] = []  # last in, first out, so that those not needed grow old
         self._in_use: set[Connection] = set()
-        self._parked: deque[asyncio.Future[None]] = deque()  # waiting for a connection that exists
+        self._parked: list[asyncio.Future[None]] = []  # waiting for a connection that exists
         self._full_until = 0.0  # the server has refused a further connection; it is asked again then
         self._refusal: Exception | None = None
         self._opening = 0
@@ -148,9 +147,8 @@ class OwnPool:
             except asyncpg.TooManyConnectionsError as error:
                 self._full_until = time.monotonic() + ASK_AGAIN
                 self._refusal = error
-                if self._idle:
-                    return None
-                if not self._in_use and self._opening == 1 and time.monotonic() > self._vacated + VACATING:
+                is_alone = not self._in_use and not self._idle and self._opening == 1
+                if is_alone and time.monotonic() > self._vacated + VACATING:
                     raise
             finally:
                 self._opening -= 1
@@ -163,8 +161,7 @@ class OwnPool:
             if time.monotonic() >= until and self._refusal is not None:
                 raise self._refusal  # noqa: B904 - it says more
         finally:
-            if parked in self._parked:
-                self._parked.remove(parked)
+            self._parked.remove(parked)
         return None
 
     async def release(self, connection: Connection) -> None:
@@ -179,11 +176,8 @@ class OwnPool:
         self._in_use.discard(connection)
         while self._idle and self._idle[0][0] < now - IDLE:
             self._idle.pop(0)[1].terminate()
-        while self._parked:
-            parked = self._parked.popleft()
-            if not parked.done():
-                parked.set_result(None)
-                break
+        for parked in [parked for parked in self._parked if not parked.done()][:1]:
+            parked.set_result(None)
         self._slots.release()
 
     async def expire(self) -> None:

@@ -50,6 +50,7 @@ class Reachability:
         self._cause: Exception | None = None
         self._is_unreachable = False
         self._settled = asyncio.Event()
+        self._settled.set()
         self._back = asyncio.Event()
         self._knocked = 0.0
 
@@ -85,8 +86,7 @@ class Reachability:
 
     async def settle(self) -> None:
         """Wait until the server is known to be reachable or unreachable."""
-        if self._cause is not None:
-            await self._settled.wait()
+        await self._settled.wait()
 
     async def knock(self, background: Background, connect: Callable[[], Awaitable[object]]) -> None:
         """Start a fresh attempt to connect, unless a call has just done so, and wait a moment for its success."""
@@ -199,7 +199,7 @@ class ServerWatch:
     async def admit(self) -> None:
         """Raise UnreachableError, within a moment, while the server is known to be unreachable."""
         server = self._shared()
-        if server.error is not None and not self._tasks.closed:
+        if server.error is not None:
             await server.knock(self._tasks, lambda: self._probe(self._timeout()))
         if (error := server.error) is not None:
             raise error
@@ -211,8 +211,7 @@ class ServerWatch:
             Exception: the time is over; `cause`.
         """
         server = self._shared()
-        if not self._tasks.closed:
-            server.doubt(cause, began, self._tasks, lambda: self._probe(self._timeout()))
+        server.doubt(cause, began, self._tasks, lambda: self._probe(self._timeout()))
         try:
             async with asyncio.timeout(until - time.monotonic()):
                 await server.settle()

@@ -285,6 +285,22 @@ async def test_locks_that_cannot_be_looked_at(make: Make, sql: asyncpg.Connectio
     assert (await held).prev != "0"
 
 
+async def test_closing_ends_saves_that_were_set_aside(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """A log that is found to be held while the store closes is not waited for: its save ends with the store."""
+    store = await make()
+    await store.save(Event("alice", "n"))
+    outcomes: list[object] = []
+    saves = [PendingSave(Event("alice", "n"), 0.0, outcomes.append)]
+    async with sql.transaction():
+        await sql.execute(f"SELECT FROM {schema}.notify_heads WHERE user_id = 'alice' FOR UPDATE")
+        store._saver._taken[id(saves)] = saves
+        await store._background.aclose(1)
+        assert await store._saver._set_locked_aside(saves) == []
+        assert not outcomes
+        store._saver.close()
+    assert [type(outcome) for outcome in outcomes] == [PushUncertainError]
+
+
 # -- mistakes of our own -----------------------------------------------------------------------------------------------
 
 
