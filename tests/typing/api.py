@@ -6,7 +6,8 @@ becomes legal by accident is noticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self, assert_type
@@ -36,17 +37,20 @@ from notify import (
     UsageError,
     continuity,
     ids,
+    open_store,
 )
 from notify.abc import (
     Deliver,
     GapReason,
     Immediate,
+    MergedStream,
     Position,
     ReadMany,
     ReceivingRouter,
     Registration,
     SaveMany,
 )
+from notify.sync import SyncNotifier
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
 
 # -- the lines that everybody types ------------------------------------------------------------------------------
@@ -64,6 +68,41 @@ async def three_lines(last_id: str) -> None:
     assert_type(event, Event)
     async for each in notifier.subscribe("alice", last_id):
         assert_type(each, Event)
+
+
+async def by_url() -> None:
+    stored: StreamStore = open_store("sqlite:///notify.db?max_len=5", timeout=2.0)
+    async with Notifier.from_url("redis://localhost", buffer_size=3) as notifier:
+        assert_type(await notifier.push("alice", "t"), Event)
+    async with Notifier.from_url("memory://", offline="drop") as notifier_that_drops:
+        assert_type(await notifier_that_drops.push("alice", "t"), Event | None)
+    del stored
+
+
+@asynccontextmanager
+async def making() -> AsyncIterator[Notifier]:
+    async with Notifier(MemoryStreamStore()) as notifier:
+        yield notifier
+
+
+async def made() -> Notifier:
+    return Notifier()
+
+
+def without_an_event_loop(last_id: str) -> None:
+    notifier = SyncNotifier(lambda: Notifier(MemoryStreamStore()))
+    assert_type(notifier.push("alice", "comment.created", {"post": 7}), Event)
+    assert_type(SyncNotifier.from_url("memory://").push("alice", "t", data=b"1"), Event)
+    assert_type(SyncNotifier.from_url("memory://", offline="drop").push("alice", "t"), Event | None)
+    assert_type(SyncNotifier(making).push("alice", "t"), Event)
+    assert_type(notifier.push_many(["alice"], "t"), PushReport)
+    assert_type(notifier.broadcast("t"), Event)
+    with notifier.subscribe("alice", last_id, signals=True) as stream:
+        assert_type(stream.next(timeout=1), Event)
+        for each in stream:
+            assert_type(each, Event)
+    SyncNotifier(made)
+    SyncNotifier(Notifier(MemoryStore()))  # type: ignore[arg-type]
 
 
 # -- the parts fit their interfaces ------------------------------------------------------------------------------
@@ -179,10 +218,19 @@ async def subscribing(notifier: Notifier) -> None:
     notifier.subscribe("alice", None)
     notifier.subscribe("alice", "0")
     notifier.subscribe("alice", datetime.now(UTC), signals=True, track=False, max_lag=100)
-    notifier.subscribe()  # type: ignore[call-arg]
-    notifier.subscribe("alice", 7)  # type: ignore[arg-type]
-    notifier.subscribe("alice", b"0")  # type: ignore[arg-type]
-    notifier.subscribe("alice", "0", True)  # type: ignore[call-arg]
+    notifier.subscribe()  # type: ignore[call-overload]
+    notifier.subscribe("alice", 7)  # type: ignore[call-overload]
+    notifier.subscribe("alice", b"0")  # type: ignore[call-overload]
+    notifier.subscribe("alice", "0", True)  # type: ignore[call-overload]
+    notifier.subscribe("alice", expires_at=datetime.now(UTC))
+    notifier.subscribe("alice", expires_at=7)  # type: ignore[call-overload]
+
+    merged = notifier.subscribe(["alice", "room:7"], "0")
+    assert_type(merged, MergedStream)
+    assert_type(merged.users, tuple[str, ...])
+    merged.add("bob")
+    await merged.add("bob", "0")
+    await merged.remove("bob")
 
     stream = notifier.subscribe("alice")
     assert_type(stream, Stream)
