@@ -306,7 +306,12 @@ print(notifier.statistics().pushes["stored"])
 
 @pytest.mark.parametrize(
     ("module", "function", "argument"),
-    [("gevent.monkey", "is_module_patched", "threading"), ("eventlet.patcher", "is_monkey_patched", "thread")],
+    [
+        ("gevent.monkey", "is_module_patched", "threading"),
+        ("gevent.monkey", "is_module_patched", "queue"),
+        ("eventlet.patcher", "is_monkey_patched", "thread"),
+        ("eventlet.patcher", "is_monkey_patched", "socket"),
+    ],
 )
 def test_greenlets_are_refused(tmp_path: Path, module: str, function: str, argument: str) -> None:
     """Where a library has replaced threads by greenlets, the first call says so; where it has not, all is well."""
@@ -323,7 +328,7 @@ try: SyncNotifier.from_url("memory://").push("alice", "a")
 except UsageError as error: print(error)
 """
     expected = (
-        f"SyncNotifier needs threads of the system, and {library} has patched them: "
-        f"use {library}'s patching with thread=False, or another kind of worker"
+        f"SyncNotifier runs an event loop in a thread, which cannot work where {library} has patched the "
+        "standard library: use workers of another kind, such as threads or processes"
     )
     assert output_of(tmp_path, START + source) == [expected]
