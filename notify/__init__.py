@@ -22,6 +22,7 @@ from ._version import __version__ as __version__
 from .abc import Gap as Gap
 from .abc import GapReason as GapReason
 from .abc import Guarantees as Guarantees
+from .abc import MergedStream as MergedStream
 from .abc import Page as Page
 from .abc import Position as Position
 from .abc import PresenceTracker as PresenceTracker
@@ -62,6 +63,7 @@ __all__ = [
     "InvalidEventError",
     "InvalidEventIdError",
     "LiveLog",
+    "MergedStream",
     "Notifier",
     "NotifyError",
     "OverloadedError",

@@ -26,6 +26,7 @@ from ._stream._stream_set import RANKS, NotifierStreams
 from .abc import (
     Deliver,
     Ephemerals,
+    HasOutbox,
     Immediate,
     Liveness,
     PresenceTracker,
@@ -234,6 +235,8 @@ def assemble(
         return receivers.is_receiving and (liveness is None or liveness.is_receiving or not streams.users)
 
     telemetry = Telemetry(counters, hub, streams.users, is_receiving)
+    if ability(store, HasOutbox):
+        telemetry.waiting = lambda: store.last_backlog.waiting
     common["background"] = jobs
     routes = [Routes(router, here.instance_id, **common) for router in routers]
     locator = Locator(presence, **common) if presence is not None else None

@@ -23,14 +23,27 @@ from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
 from ._runtime._commands import DISCONNECT, FORGOTTEN
-from ._runtime._health import examine, until_receiving
+from ._runtime._health import examine, until_receiving, until_relayed
 from ._runtime._options import check_positive
 from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
 from ._stream._expiry import moment_of
 from ._stream._external import ExternalStream
+from ._stream._merged_attachment import check_users
 from ._stream._stream_set import RANKS
-from .abc import Forget, Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore, ability
+from .abc import (
+    Forget,
+    HasOutbox,
+    MergedStream,
+    Position,
+    PresenceTracker,
+    Router,
+    RoutingInfo,
+    Store,
+    Stream,
+    StreamStore,
+    ability,
+)
 from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
 from .event import Event, check_name, check_pushed_type, check_user, draft, plain
 
@@ -464,7 +477,8 @@ class Notifier(Generic[Pushed]):
 
     # -- subscribing ---------------------------------------------------------------------------------------------
 
-    def subscribe(
+    @overload
+    def subscribe(  # type: ignore[overload-overlap]  # a str is an iterable of str too: this overload comes first
         self,
         user: str,
         last_id: Position = None,
@@ -473,13 +487,39 @@ class Notifier(Generic[Pushed]):
         track: bool = True,
         max_lag: int | None = None,
         expires_at: datetime | None = None,
-    ) -> Stream:
-        """Return a stream of one user's events: first those in the log after `last_id`, then live ones.
+    ) -> Stream: ...
+
+    @overload
+    def subscribe(
+        self,
+        user: Iterable[str],
+        last_id: Position = None,
+        *,
+        signals: bool = False,
+        track: bool = True,
+        max_lag: int | None = None,
+        expires_at: datetime | None = None,
+    ) -> MergedStream: ...
+
+    def subscribe(
+        self,
+        user: str | Iterable[str],
+        last_id: Position = None,
+        *,
+        signals: bool = False,
+        track: bool = True,
+        max_lag: int | None = None,
+        expires_at: datetime | None = None,
+    ) -> Stream | MergedStream:
+        """Return a stream of a user's events: first those in the log after `last_id`, then live ones.
 
         Args:
-            user: the user whose events are yielded.
+            user: the user whose events are yielded; several users, whose logs one stream then reads: `MergedStream`.
             last_id: None or `""`: from now on, fixed when the stream is entered or at the first `next`. `"0"`: all
-                that is retained. A datetime: everything since then. An id: everything after it.
+                that is retained. A datetime: everything since then. A `last_id` of a stream: everything after it. One
+                of a stream of several logs is exact for each log that it holds; a log that it lacks starts from now,
+                and one that is not among the users is ignored. Any other position applies to every log, and an id then
+                counts as the time that it contains.
             signals: also yield `notify.gap` (payload: reason, from, to) and `notify.sync` (the replay is over).
             track: whether the open stream makes its user present.
             max_lag: live events that the reader may be behind before the stream ends with `SlowConsumerError`. None: a
@@ -490,8 +530,8 @@ class Notifier(Generic[Pushed]):
         Raises:
             InvalidEventError: `user` is not a user id.
             InvalidEventIdError: `last_id` is not a position.
-            UsageError: `expires_at` is not a datetime with a time zone.
-            UsageError: signals or max_lag, of a stream store whose streams are its own, without a `LiveLog` in `live`.
+            UsageError: `expires_at` is not a datetime with a time zone; or no user is named, or more than 100.
+            UsageError: signals, max_lag or several users, of a stream store without a `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
         self._check_open()
@@ -501,7 +541,13 @@ class Notifier(Generic[Pushed]):
         external, expires = self._parts.external, moment_of(expires_at)
         options: dict[str, Any] = {"track": track, "expires": expires}
         if external is None:
-            return self._live._subscribe(user, last_id, self._streams, signals=signals, max_lag=max_lag, **options)
+            options |= {"signals": signals, "max_lag": max_lag}
+            if isinstance(user, str) or not isinstance(user, Iterable):
+                return self._live._subscribe(user, last_id, self._streams, **options)
+            return self._live._subscribe_many(user, last_id, self._streams, **options)
+        if not isinstance(user, str) and isinstance(user, Iterable):
+            check_users(user)
+            raise UsageError(f"{self._live._hub.name} does not support several logs in one stream: it has no LiveLog")
         check_user(user)
         if signals or max_lag is not None:
             raise UsageError(f"{self._live._hub.name} does not support signals= or max_lag=: it has no LiveLog")
@@ -518,9 +564,9 @@ class Notifier(Generic[Pushed]):
         """Try every part once, all at the same time, and return a verdict.
 
         The store is read, presence is asked, and a probe goes through each router to this very instance and is awaited
-        back. A stream store that knows whether it receives new events has to prove it to a stream. A router with
-        `every_event` is not sent a probe: it is well unless the latest event failed. A part that fails is reported, not
-        raised.
+        back. A stream store that knows whether it receives new events has to prove it to a stream. An outbox is named
+        if events in it wait for more than a minute, or were set aside. A router with `every_event` is not sent a probe:
+        it is well unless the latest event failed. A part that fails is reported, not raised.
 
         Args:
             timeout: seconds after which a part that has not answered has failed; the notifier's by default.
@@ -539,6 +585,8 @@ class Notifier(Generic[Pushed]):
             attempts["store"] = partial(self._store.head, self.instance_id)
         if parts.liveness is not None and isinstance(self._store, StreamStore):
             attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, within * 0.8)
+        if ability(self._store, HasOutbox):
+            attempts["outbox"] = partial(until_relayed, self._store)
         if self._presence is not None:
             attempts["presence"] = partial(self._presence.locate, [self.instance_id])
         receivers = {id(each.router): each for each in parts.receivers.receivers}

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import anyio
 
-from ..abc import Liveness, StreamStore
+from ..abc import HasOutbox, Liveness, StreamStore
 from ..errors import BackendUnavailableError
 from ._background import Background
 from ._results import Health
+
+MAX_WAIT: Final = 60.0
+"""Seconds for which an event may wait in an outbox."""
+
+QUIET: Final = "outbox"
+"""The part that is named only if something is wrong with it: most applications do not use it."""
 
 
 async def examine(
@@ -42,6 +49,8 @@ async def examine(
                 tasks.start_soon(attempt, name)
     if verdict.get("store", "ok") != "ok":
         verdict.pop("live", None)
+    if verdict.get(QUIET) == "ok":
+        del verdict[QUIET]
     return Health(all(outcome == "ok" for outcome in verdict.values()), verdict)
 
 
@@ -72,4 +81,22 @@ async def until_receiving(store: StreamStore, liveness: Liveness, user: str, wit
                 await anyio.sleep(0.01)
             return
     message = "new events are not received, so each arrives late, by an audit"
+    raise BackendUnavailableError(message, backend=type(store).__name__)
+
+
+async def until_relayed(store: HasOutbox) -> None:
+    """Look whether the outbox of a store is moved.
+
+    Raises:
+        BackendUnavailableError: events have waited for too long, or were set aside.
+    """
+    backlog = await store.backlog()
+    if backlog.age > MAX_WAIT:
+        message = (
+            f"{backlog.waiting} events wait in the outbox, the oldest for {backlog.age:.0f} s: no relay moves them"
+        )
+    elif backlog.dead:
+        message = f"{backlog.dead} events of the outbox were set aside, because no log may hold them"
+    else:
+        return
     raise BackendUnavailableError(message, backend=type(store).__name__)

@@ -17,11 +17,15 @@ import anyio
 import anyio.lowlevel
 
 
-class Waiter(Protocol):
-    """Awaited by one task at a time."""
+class Wakeable(Protocol):
+    """What can be woken."""
 
     def wake(self) -> None:
         """End the current wait, or the next one if there is none. Never waits."""
+
+
+class Waiter(Wakeable, Protocol):
+    """Awaited by one task at a time."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""
@@ -154,7 +158,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return _get_running_loop()
 
 
-def wake(waiter: Waiter | None) -> None:
+def wake(waiter: Wakeable | None) -> None:
     """Wake the task of a waiter, if there is one."""
     if waiter is not None:
         waiter.wake()

@@ -46,6 +46,13 @@ class Source(Protocol):
     def opening(self) -> set[BaseStream]:
         """The streams that wait for presence or a router before their first read."""
 
+    @property
+    def everyone(self) -> UserStreams:
+        """The ring of the broadcasts."""
+
+    merged_logs: int
+    """How many of the attached logs belong to streams of several."""
+
     def attach(self, user: str) -> UserStreams:
         """Count one more open stream of this user."""
 
@@ -58,7 +65,7 @@ class Source(Protocol):
     def prefetch(self, stream: PageReader) -> None:
         """Read the page after the one that the stream still holds, unless reading takes no time."""
 
-    def disconnection(self, user: str, since: int, streams: UserStreams | None) -> str | None:
+    def disconnection(self, user: str, since: int) -> str | None:
         """Return why the user was disconnected after this generation; None if that did not happen."""
 
 

@@ -62,7 +62,7 @@ class Subscription(Attachment):
     @property
     def last_id(self) -> str:
         """The resume token: everything up to here was yielded, nothing after it."""
-        return self._cursor.last_id
+        return self._cursor.token
 
     @property
     def gaps(self) -> tuple[Gap, ...]:

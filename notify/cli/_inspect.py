@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from .. import Notifier, ids
-from ..abc import StreamStore
+from ..abc import HasOutbox, StreamStore
 from ._urls import file_of
 
 PAGE: Final = 500
 READS: Final = 5
+MAX_WAIT: Final = 60.0
+"""Seconds for which an event may wait in an outbox; `Notifier.check` has the same bound."""
+
 _REPR = re.compile(r"^[A-Za-z]+Error\((['\"])(.*)\1\)$")
 """The repr of an error, as the health verdict has it; the command prints only the message."""
 
@@ -79,6 +82,10 @@ async def describe(store: StreamStore, url: str, users: Sequence[str]) -> AsyncI
     if file is not None:
         yield f"file   {file.stat().st_size} bytes"
         yield f"wal    {getattr(store, 'wal_size', 0)} bytes"
+    if isinstance(store, HasOutbox):
+        backlog = await store.backlog()
+        relay = ": no relay moves them" if backlog.age > MAX_WAIT else ""
+        yield f"outbox {backlog.waiting} waiting, the oldest for {backlog.age:.0f} s{relay}; {backlog.dead} set aside"
     for user in users:
         yield f"user   {user}: {await _describe_log(store, user)}"
 

@@ -27,7 +27,7 @@ KEEP_KEYS: Final = 10 * 365 * 86_400.0
 KEY_TABLES: Final = ("sqlite", "postgresql", "postgres")
 """The schemes of those backends."""
 
-_LOGIN = re.compile(r"//(?:[^@/]*|\S*)@")
+_LOGIN = re.compile(r"//\S*@")
 _SECRET = re.compile(r"(password=)[^&\s'\"]+", re.IGNORECASE)
 
 

@@ -43,6 +43,7 @@ from notify.abc import (
     Deliver,
     GapReason,
     Immediate,
+    MergedStream,
     Position,
     ReadMany,
     ReceivingRouter,
@@ -217,10 +218,19 @@ async def subscribing(notifier: Notifier) -> None:
     notifier.subscribe("alice", None)
     notifier.subscribe("alice", "0")
     notifier.subscribe("alice", datetime.now(UTC), signals=True, track=False, max_lag=100)
-    notifier.subscribe()  # type: ignore[call-arg]
-    notifier.subscribe("alice", 7)  # type: ignore[arg-type]
-    notifier.subscribe("alice", b"0")  # type: ignore[arg-type]
-    notifier.subscribe("alice", "0", True)  # type: ignore[call-arg]
+    notifier.subscribe()  # type: ignore[call-overload]
+    notifier.subscribe("alice", 7)  # type: ignore[call-overload]
+    notifier.subscribe("alice", b"0")  # type: ignore[call-overload]
+    notifier.subscribe("alice", "0", True)  # type: ignore[call-overload]
+    notifier.subscribe("alice", expires_at=datetime.now(UTC))
+    notifier.subscribe("alice", expires_at=7)  # type: ignore[call-overload]
+
+    merged = notifier.subscribe(["alice", "room:7"], "0")
+    assert_type(merged, MergedStream)
+    assert_type(merged.users, tuple[str, ...])
+    merged.add("bob")
+    await merged.add("bob", "0")
+    await merged.remove("bob")
 
     stream = notifier.subscribe("alice")
     assert_type(stream, Stream)
