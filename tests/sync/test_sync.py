@@ -204,7 +204,7 @@ def test_factory_of_something_else(factory: Any, words: str) -> None:
 
 def test_a_notifier_is_not_a_factory() -> None:
     """The mistake that is easy to make: the notifier itself is passed."""
-    with pytest.raises(UsageError, match="SyncNotifier expects a function that returns a Notifier, got <notify"):
+    with pytest.raises(UsageError, match="SyncNotifier expects a function that returns a Notifier, got <Notifier"):
         SyncNotifier(Notifier(MemoryStore()))  # type: ignore[arg-type]
 
 
