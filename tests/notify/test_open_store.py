@@ -164,6 +164,11 @@ def test_a_function_can_be_made_a_factory() -> None:
     assert StoreFactory(make)("x://h?size=3") == ("x://h", 3)
     assert StoreFactory(make).options == {"size"}
 
+    class Loose:
+        def __init__(self, address: str, **options: Any) -> None: ...
+
+    assert StoreFactory(Loose).options == set()
+
 
 @pytest.mark.parametrize(
     ("url", "words"),
