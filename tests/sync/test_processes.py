@@ -11,7 +11,7 @@ import pytest
 
 from tests.sync.scripts import background, events, output_of, script, wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 START = """
 import os, sys, threading, time
@@ -83,7 +83,6 @@ def test_handlers_of_the_application_can_push_at_exit(tmp_path: Path) -> None:
     assert types(tmp_path) == ["last"]
 
 
-@pytest.mark.slow
 def test_a_server_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
     """The end of the process is bounded, also while a push waits for a server that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
