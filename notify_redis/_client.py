@@ -352,7 +352,7 @@ class RedisClient:
         while todo:
             failure: Exception | None = None
             try:
-                self._check_reach(commands, todo)
+                await self._check_reach(commands, todo)
                 await self._attempt(commands, todo, replies, deadline - anyio.current_time())
             except RefusedError:
                 raise
@@ -377,7 +377,7 @@ class RedisClient:
                 await self.relocate(found)
         return replies
 
-    def _check_reach(self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int]) -> None:
+    async def _check_reach(self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int]) -> None:
         """Fail at once if one of the servers is known to be unreachable.
 
         Raises:
@@ -386,17 +386,15 @@ class RedisClient:
         if self._owner:
             for node in {self._owner[commands[i][0]] for i in todo}:
                 try:
-                    node.reads.check_reach()
+                    await node.reads.check_reach()
                 except NotSentError:
                     self.look_around()
                     raise
 
     def _is_unreachable(self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int]) -> bool:
-        try:
-            self._check_reach(commands, todo)
-        except NotSentError:
-            return True
-        return self.is_lost
+        if not self._owner:
+            return self.is_lost
+        return any(self._owner[commands[i][0]].reads.reach.is_down for i in todo)
 
     async def _attempt(
         self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int], replies: list[Any], timeout: float

@@ -24,6 +24,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -36,7 +37,7 @@ from notify.errors import ClosedError
 
 from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
 from ._errors import FAILURES, BugError, NoAnswerError, NotSentError, RefusedError, bug, not_sent, phrase
-from ._reach import FAIL_FAST_AFTER, Reach, reach_of
+from ._reach import Reach, reach_of
 from ._scripts import SCRIPTS
 
 REPLIES_PER_YIELD: Final = 64
@@ -50,6 +51,9 @@ SETUP_TIMEOUT: Final = 5.0
 
 MIN_TIMEOUT: Final = 0.02
 """Seconds below which a request is not repeated: its timeout would only turn a known failure into an unknown one."""
+
+GRACE: Final = 0.03
+"""Seconds that a call to an unreachable server takes at most: enough to see that it is back."""
 
 OnReplies: TypeAlias = Callable[[list[Any] | Exception], None]
 """Takes the replies, each a value or a ResponseError; or NotSentError or NoAnswerError. Neither waits nor raises."""
@@ -146,8 +150,8 @@ class PipelinedConnection:
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection, so that a request posted now is sent now."""
-        return self._transmit is not None
+        """Whether there is a connection, so that a request posted now is sent now, to a server that may answer."""
+        return self._transmit is not None and not self.reach.is_down
 
     async def connected(self, timeout: float) -> int:
         """Wait until there is a connection and return its epoch.
@@ -174,14 +178,19 @@ class PipelinedConnection:
             self._start()
         return seconds
 
-    def check_reach(self) -> None:
-        """Fail at once if the server is known to be unreachable, or to refuse this login.
+    async def check_reach(self) -> None:
+        """Fail within GRACE if the server is known to be unreachable; if it answers in that time, it is reachable.
 
         Raises:
-            NotSentError: as the latest attempt to connect.
+            NotSentError: it is.
         """
-        if self.down_for() > FAIL_FAST_AFTER:
-            raise not_sent(f"no connection for {self.down_for():.1f} s: {phrase(self.cause)}", self.cause)
+        if not self.reach.is_down:
+            return
+        with suppress(*FAILURES):
+            await self.call([pack(b"PING")], GRACE)
+        if self.reach.is_down:
+            seconds = self.reach.down_for()
+            raise not_sent(f"no connection for {seconds:.1f} s: {phrase(self.cause)}", self.cause)
 
     @property
     def cause(self) -> Exception:

@@ -114,9 +114,6 @@ class NodeQueue:
                 commands = attempt.commands
                 on_replies = partial(self._on_replies, attempt)
                 connection.post(Request(b"".join(commands), len(commands), on_replies, attempt.timeout))
-            elif connection.down_for() > FAIL_FAST_AFTER:
-                self._client.look_around()
-                self._attempts.reject(self.take_all(), connection)
             else:
                 write = self._take_write(EVENTS_PER_WRITE)
                 self._waiting.extendleft(reversed(write))
@@ -137,9 +134,14 @@ class NodeQueue:
 
     async def _connect(self, timeout: float) -> None:
         """Wait for the connection, then pump; if it fails, leave the waiting pushes to `_retry`."""
+        connection = self._connection
         try:
-            await self._connection.connected(timeout)
+            await connection.check_reach()
+            await connection.connected(timeout)
         except (*FAILURES, ClosedError) as error:
+            if connection.down_for() > FAIL_FAST_AFTER:
+                self._client.look_around()
+                self._attempts.reject(self.take_all(), connection)
             pushes = self._take_write(len(self._waiting))
             self._attempts.hold(pushes)
             for push in pushes:
