@@ -1,5 +1,7 @@
 """Which master has which partition, and two connections to each: one for pushes, one for other commands.
 
+It is longer than other modules, because finding the masters and asking them share one state.
+
 A name's partition (see `_names`) decides its master. A single server has all of them; behind sentinels the one master
 has; in a cluster each partition belongs to the master of its hash slot. The masters are looked up at first use, every
 REDISCOVER_INTERVAL seconds from then on, and after every failure that suggests a move.

@@ -1,5 +1,7 @@
 """One connection that any number of tasks share: commands go out as they come, and replies arrive in the same order.
 
+It is longer than other modules, because sending, timeouts and the life of the connection share one state.
+
 A caller hands over packed commands and gets their replies. It never touches the connection itself, so cancelling a
 caller abandons its wait and nothing else: no command is ever half sent.
 

@@ -16,6 +16,10 @@ from ..abc import Deliver, ReceivingRouter
 logger = logging.getLogger("notify")
 
 
+def _nothing() -> None:
+    pass
+
+
 class RouteReceiver:
     """Runs the receiving half of one router, and restarts it after each failure.
 
@@ -24,6 +28,7 @@ class RouteReceiver:
 
     Attributes:
         name: the router's.
+        on_start: called whenever events begin to be received.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class RouteReceiver:
     ) -> None:
         self.router = router
         self.name = type(router).__name__
+        self.on_start: Callable[[], None] = _nothing
         self._guard = guard
         self._catch_up = catch_up
         self._waiters: list[Waiter] = []
@@ -78,6 +84,7 @@ class RouteReceiver:
     def _changed(self) -> None:
         if self.is_receiving:
             self._end_first_start()
+            self.on_start()
             self._catch_up()
 
     def _end_first_start(self) -> None:
