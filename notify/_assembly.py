@@ -246,6 +246,7 @@ def assemble(
     namesakes = Namesakes(
         here.instance_id, hub.origin, routes, timeout=options.timeout, background=services, is_given=is_named
     )
+    receivers.looked = namesakes.looked
     for receiver in receivers.receivers:
         receiver.on_start = namesakes.look
     fan_out = FanOut(

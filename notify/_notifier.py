@@ -661,7 +661,7 @@ class Notifier(Generic[Pushed]):
         self._check_open()
         self._guard.check()
         self._start_services()
-        await self._parts.receivers.ready()
+        await self._parts.receivers.started()
         return self
 
     async def __aexit__(

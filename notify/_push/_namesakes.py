@@ -27,6 +27,9 @@ logger = logging.getLogger("notify")
 PROBE_TYPE: Final = "notify.check"
 """The type of an event by which an instance tries its own name; never shown."""
 
+PATIENCE: Final = 0.25
+"""Seconds that starting a notifier waits for its probes to be sent."""
+
 
 class Namesakes:
     """What is known of processes with this instance's name.
@@ -57,12 +60,22 @@ class Namesakes:
         self._background = background
         self._is_given = is_given
         self._is_known = False
+        self._sending = 0
+        self._sent: anyio.Event | None = None
 
     def look(self) -> None:
         """Send a probe to this instance's name through each router that is not a sink. Never waits."""
         for routes in self._routes:
             if self._is_given and not routes.every_event and not self._background.closed:
+                self._sending += 1
                 self._background.start(self._send, routes)
+
+    async def looked(self) -> None:
+        """Wait until the probes are sent, for a moment at most."""
+        if self._sending:
+            self._sent = anyio.Event()
+            with anyio.move_on_after(PATIENCE):
+                await self._sent.wait()
 
     def met(self, instance_id: str) -> None:
         """Note a probe of another origin."""
@@ -79,5 +92,10 @@ class Namesakes:
     async def _send(self, routes: Routes) -> None:
         nonce = secrets.token_hex(8)
         probe = Event(self._instance_id, PROBE_TYPE, key=nonce, meta={ORIGIN: self._origin})
-        with suppress(Exception), anyio.fail_after(self._timeout):  # a router that fails says so when events are routed
-            await routes.router.route(probe, RoutingInfo(self._instance_id))
+        try:
+            with suppress(Exception), anyio.fail_after(self._timeout):  # it says so when events are routed
+                await routes.router.route(probe, RoutingInfo(self._instance_id))
+        finally:
+            self._sending -= 1
+            if not self._sending and self._sent is not None:
+                self._sent.set()

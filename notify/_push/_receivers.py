@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from .._runtime._background import Background
@@ -100,6 +100,7 @@ class Receivers:
 
     def __init__(self, receivers: Sequence[RouteReceiver]) -> None:
         self.receivers = receivers
+        self.looked: Callable[[], Awaitable[None]] = self.ready
 
     @property
     def is_receiving(self) -> bool:
@@ -115,3 +116,8 @@ class Receivers:
         """Wait for the first starts that are in progress; one after the other, since they run at the same time."""
         for receiver in self.receivers:
             await receiver.ready()
+
+    async def started(self) -> None:
+        """Wait for the first starts, and until other processes with this name are told of it."""
+        await self.ready()
+        await self.looked()
