@@ -5,8 +5,8 @@ commits, can damage the file. So automatic checkpoints are off on every connecti
 only the writing thread of that process checkpoints. When it dies, the system releases the lock and the next process to
 look takes over.
 
-Where no process checkpoints, nothing fails, but the WAL grows until the disk is full. So every process looks at its size,
-whether it is elected or not, and warns of who should checkpoint, or of who prevents it.
+Where no process checkpoints, nothing fails, but the WAL grows until the disk is full. So every process looks at its
+size, whether it is elected or not, and warns of who should checkpoint, or of who prevents it.
 """
 
 from __future__ import annotations

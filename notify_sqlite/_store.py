@@ -120,7 +120,7 @@ class SQLiteStore:
 
     @property
     def wal_size(self) -> int:
-        """Bytes of the write-ahead log, for a gauge: far over 16 MiB, no process checkpoints or a reader prevents it."""
+        """Bytes of the write-ahead log, for a gauge; far over 16 MiB, it is not emptied: see the log."""
         return self._database.checkpointer.wal_size
 
     # -- SaveSoon, SaveMany, ReadMany ----------------------------------------------------------------------------
