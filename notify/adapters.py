@@ -17,6 +17,7 @@
 | the next id of a log | `ids.following` |
 | an event from a row | `build_event` |
 | check a user id | `check_user` |
+| the parts of a store URL, by the rules of all stores | `StoreUrl.parse` |
 | a user id inside a key, subject or topic | `safe_name` |
 """
 
@@ -34,6 +35,7 @@ from ._runtime._loop_guard import LoopGuard as LoopGuard
 from ._runtime._outage_log import OutageLog as OutageLog
 from ._runtime._retention import Retention as Retention
 from ._runtime._store_factory import StoreFactory as StoreFactory
+from ._runtime._urls import StoreUrl as StoreUrl
 from ._stream._live import LiveLog as LiveLog
 from .event import build_event as build_event
 from .event import check_user as check_user
@@ -52,6 +54,7 @@ __all__ = [
     "OutageLog",
     "Retention",
     "StoreFactory",
+    "StoreUrl",
     "backoff",
     "build_event",
     "check_user",

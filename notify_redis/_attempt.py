@@ -1,5 +1,7 @@
 """One attempt to append pushes: the command that is sent, and what its replies mean.
 
+It is longer than other modules, because the two can only be understood together.
+
 First attempts (`_save`) and later ones (`_retry`) are built and settled here, so both follow the same rules:
 
 1. A push keeps its nonce and its deadline through all its attempts. The script refuses an attempt that reaches the
@@ -19,24 +21,35 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from itertools import count
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
 from notify import Event
-from notify.adapters import OutageLog, Retention
-from notify.errors import NotifyError, PushRejectedError, PushUncertainError
+from notify.adapters import OutageLog
+from notify.errors import CodecError, PushRejectedError, PushUncertainError
 
 from ._client import RedisClient
-from ._connection import bulks, pack
-from ._errors import Disposition, NoAnswerError, NotSentError, RefusedError, disposition_of, phrase, rejected, uncertain
-from ._names import RedisNames
+from ._commands import Done as Done
+from ._commands import Outcome as Outcome
+from ._commands import PendingPush as PendingPush
+from ._commands import PushCommands
+from ._connection import pack
+from ._errors import (
+    Disposition,
+    NoAnswerError,
+    NotSentError,
+    RefusedError,
+    bug,
+    disposition_of,
+    phrase,
+    rejected,
+    uncertain,
+)
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection
-from ._record import decode, encode
-from ._scripts import PUSH
+from ._record import decode
 
 logger = logging.getLogger("notify.redis")
 
@@ -51,120 +64,6 @@ FAIL_FAST_AFTER: Final = 1.0
 
 REPLICA_TIMEOUT: Final = 1.0
 """Seconds for `min_replicas` to confirm."""
-
-HOUR_MS: Final = 3_600_000
-
-_CACHED_NAMES: Final = 65_536
-
-Outcome: TypeAlias = Event | NotifyError
-Done: TypeAlias = Callable[[Outcome], None]
-
-
-class PendingPush:
-    """One event that has no outcome yet.
-
-    Attributes:
-        partition: of the event's user.
-        names: the keys of the script for this event, encoded as bulk strings.
-        arguments: the arguments of the script for this event, likewise.
-        done: called once, with the outcome.
-        announced: the stored event, if its announcement arrived before the reply.
-        is_held: whether it was sent, or handed to `_retry`: later pushes to its user wait until it has its outcome.
-        unknown_since: the server's time in milliseconds before the first attempt that may have been executed without a
-            reply; None: there was no such attempt.
-        failure: why the latest attempt failed.
-    """
-
-    __slots__ = (
-        "announced",
-        "arguments",
-        "deadline",
-        "done",
-        "event",
-        "failure",
-        "is_held",
-        "names",
-        "nonce",
-        "outcome",
-        "partition",
-        "unknown_since",
-    )
-
-    def __init__(self, event: Event, nonce: bytes, names: bytes, partition: int, deadline: float, done: Done) -> None:
-        self.event = event
-        self.nonce = nonce
-        self.names = names
-        self.partition = partition
-        self.deadline = deadline
-        self.done = done
-        record = encode(event)
-        keyed = b"$0\r\n" if event.key is None else b"$1\r\n1"
-        self.arguments = b"$%d\r\n%b\r\n%b\r\n$%d\r\n%b\r\n" % (len(nonce), nonce, keyed, len(record), record)
-        self.unknown_since: float | None = None
-        self.failure: Exception | None = None
-        self.announced: Event | None = None
-        self.is_held = False
-        self.outcome: Outcome | None = None
-
-
-class PushCommands:
-    """Encodes calls of the push script. The parts that never change are encoded once.
-
-    Args:
-        names: of keys.
-        retention: what the script trims and expires.
-        exact: trim to exactly `max_len`.
-        inline: bytes of a record up to which the announcement carries it.
-        publish: the command that announces.
-    """
-
-    def __init__(self, names: RedisNames, retention: Retention, *, exact: bool, inline: int, publish: bytes) -> None:
-        self._names = names
-        age = 0 if retention.max_age is None else max(1, int(retention.max_age * 1000))
-        ttl = age and max(age, HOUR_MS)
-        window = max(1, int(retention.key_window * 1000))
-        numbers = [b"%d" % number for number in (ttl, age, window, inline)]
-        announce = (publish, names.channel_suffix)
-        self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers, *announce)
-        self._of_user: Callable[[str], tuple[bytes, int]] = lru_cache(_CACHED_NAMES)(self._encode_user)
-
-    def names_of(self, event: Event) -> tuple[bytes, int]:
-        """Return the script's four keys for an event, encoded, and the partition."""
-        if event.key is None:
-            return self._of_user(event.user)
-        stream, index, retries, partition = self._names.of_user(event.user)
-        return bulks(stream, index, retries, self._names.idempotency(event.user, event.key)), partition
-
-    def _encode_user(self, user: str) -> tuple[bytes, int]:
-        stream, index, retries, partition = self._names.of_user(user)
-        return bulks(stream, index, retries, stream), partition
-
-    def encode(self, pushes: Sequence[PendingPush], ahead: float) -> bytes:
-        """Return one call of the script.
-
-        Args:
-            pushes: of one hash slot, in a cluster.
-            ahead: the server's clock minus ours, in milliseconds.
-        """
-        deadline = b"%d" % (min([push.deadline for push in pushes]) * 1000 + ahead)
-        unknown = [push.unknown_since for push in pushes if push.unknown_since is not None]
-        since = b"%d" % min(unknown) if unknown else b""
-        return b"".join(
-            [
-                _head(len(pushes)),
-                *[push.names for push in pushes],
-                b"$%d\r\n%b\r\n" % (len(deadline), deadline),
-                self._fixed,
-                b"$%d\r\n%b\r\n" % (len(since), since),
-                *[push.arguments for push in pushes],
-            ]
-        )
-
-
-@lru_cache
-def _head(events: int) -> bytes:
-    """Return the beginning of a call for this number of events."""
-    return b"*%d\r\n%b" % (13 + 7 * events, bulks(b"EVALSHA", PUSH.sha, b"%d" % (4 * events)))
 
 
 class PushAttempt:
@@ -305,7 +204,7 @@ class PushAttempts:
         server_ms, *results = reply
         attempt.connection.calibrate(server_ms)
         if len(results) > len(chunk):
-            self._announcing.failed(phrase(results.pop().decode(errors="replace")))
+            self._note_refusal(results.pop().decode(errors="replace"))
         elif results and self._announcing.is_failing:
             self._announcing.recovered()
         if not results:
@@ -315,6 +214,13 @@ class PushAttempts:
         return [
             push for push, result in zip(chunk, results, strict=True) if not self._settle_one(push, result, confirmed)
         ]
+
+    def _note_refusal(self, text: str) -> None:
+        """Note that the server refuses to publish, which matters where the wake stream does not carry the event."""
+        if self._commands.wakes.always:
+            self._commands.wakes.stop_publishing()
+        elif text:
+            self._announcing.failed(phrase(text))
 
     def _settle_one(self, push: PendingPush, result: bytes, confirmed: bool) -> bool:
         """Take the script's result for one push (see push.lua); return False where it needs another attempt."""
@@ -331,7 +237,10 @@ class PushAttempts:
             return True
         fields = result.split(b" ", 2)
         if len(fields) > 2:  # appended earlier: by an idempotency key, or by another attempt
-            self.resolve(push, decode(fields[2], fields[0].decode(), fields[1].decode()))
+            try:
+                self.resolve(push, decode(fields[2], fields[0].decode(), fields[1].decode()))
+            except CodecError as error:
+                self.resolve(push, uncertain(error, self._client.name))
             return True
         id_, prev = fields[0].decode(), fields[1].decode()
         stored = push.announced
@@ -378,6 +287,21 @@ class PushAttempts:
         for push in pushes:
             text = f"no connection for {connection.down_for():.1f} s: {connection.failure}"
             push.failure = push.failure or NotSentError(text)
+            self._give_up(push)
+
+    def fail(self, pushes: Iterable[PendingPush], error: Exception, *, sent: bool) -> None:
+        """Give up pushes after an exception that nothing here expects.
+
+        Args:
+            pushes: those with an outcome keep it.
+            error: the exception.
+            sent: whether the current attempt may have been executed.
+        """
+        failure = bug(error, self._client.name)
+        for push in pushes:
+            push.failure = failure
+            if sent:
+                push.unknown_since = push.unknown_since or 0.0
             self._give_up(push)
 
     def abandon(self, pushes: Iterable[PendingPush], *, sent: bool = False) -> None:

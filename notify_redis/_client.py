@@ -21,11 +21,12 @@ import anyio
 from redis.exceptions import ResponseError
 
 from notify.adapters import Background, LoopGuard, OutageLog, backoff
-from notify.errors import ClosedError
+from notify.errors import ClosedError, NotifyError
 
-from ._connection import Address, Connection, Endpoint, RedisUrl, endpoint_of
+from ._connection import Address, Connection, Endpoint, RedisUrl, format_address
 from ._discovery import ask_cluster, ask_sentinels, connect_master
-from ._errors import FAILURES, Disposition, NotSentError, RefusedError, disposition_of, phrase
+from ._endpoint import endpoint_of
+from ._errors import FAILURES, Disposition, NotSentError, RefusedError, bug, disposition_of, phrase
 from ._names import PARTITIONS
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection
 from ._selfcheck import self_check
@@ -38,6 +39,7 @@ REDISCOVER_INTERVAL: Final = 10.0
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that closing may take while a server does not answer."""
 
+_MISSING: Final = object()
 _REPEATED: Final = (Disposition.LOAD, Disposition.MOVE, Disposition.WAIT)
 
 T = TypeVar("T")
@@ -56,8 +58,8 @@ class RedisNode:
     def __init__(self, client: RedisClient, address: Address | None, connect: Callable[[], Any]) -> None:
         self.address = address
         self.connect = connect
-        self.writes = PipelinedConnection(connect, client.background, prepare=client.prepare)
-        self.reads = PipelinedConnection(connect, client.background, prepare=client.prepare)
+        self.writes = PipelinedConnection(connect, client.background, prepare=client.prepare, owner=client.name)
+        self.reads = PipelinedConnection(connect, client.background, prepare=client.prepare, owner=client.name)
 
     def drop(self) -> None:
         """Disconnect both; the next request connects again."""
@@ -169,15 +171,16 @@ class RedisClient:
             NotSentError: no server could be asked.
             RefusedError: every server that was asked refused the login or the question.
         """
-        if self._refreshing is None:
-            self._refreshing = asyncio.get_running_loop().create_future()
-            self._refreshing.add_done_callback(lambda future: future.cancelled() or future.exception())
+        done = self._refreshing
+        if done is None:
+            done = self._refreshing = asyncio.get_running_loop().create_future()
+            done.add_done_callback(lambda future: future.cancelled() or future.exception())
             try:
-                self.start(self._refresh, self._refreshing)
+                self.start(self._refresh, done)  # an eager task may have ended when this returns
             except ClosedError:
                 self._refreshing = None
                 raise
-        await asyncio.shield(self._refreshing)
+        await asyncio.shield(done)
 
     async def _refresh(self, done: asyncio.Future[None]) -> None:
         first = not self._owner
@@ -192,6 +195,8 @@ class RedisClient:
         except FAILURES as error:
             self._outage.failed(phrase(error))
             done.set_exception(error)
+        except Exception as error:
+            done.set_exception(bug(error, self.name))
         else:
             self._outage.recovered()
             done.set_result(None)
@@ -215,7 +220,7 @@ class RedisClient:
             node = self._nodes[None] = RedisNode(self, None, self._connect_master)
             self._owner = [node] * PARTITIONS
         elif master != self._master:
-            logger.warning("%s follows the master to %s:%s", self.name, *master)
+            logger.warning("%s follows the master to %s", self.name, format_address(master))
             self._nodes[None].drop()
             self._call_moved()
         self._master = master
@@ -282,7 +287,7 @@ class RedisClient:
             ClosedError: closed.
         """
         self.check_open()
-        replies: list[Any] = [None] * len(commands)
+        replies: list[Any] = [_MISSING] * len(commands)  # None is a reply
         todo = list(range(len(commands)))
         deadline = anyio.current_time() + timeout
         delays = backoff(random.random, first=0.01, limit=0.5)
@@ -294,12 +299,16 @@ class RedisClient:
                 raise
             except FAILURES as error:
                 failure = error
-            todo = [i for i in todo if replies[i] is None or _is_repeated(replies[i])]
+            except NotifyError:
+                raise
+            except Exception as error:
+                raise bug(error, self.name) from error
+            todo = [i for i in todo if replies[i] is _MISSING or _is_repeated(replies[i])]
             if not todo:
                 break
             delay = next(delays)
             if anyio.current_time() + delay + MIN_TIMEOUT >= deadline:
-                if failure is None or all(replies[i] is not None for i in todo):  # an error reply says more
+                if failure is None or all(replies[i] is not _MISSING for i in todo):  # an error reply says more
                     break
                 raise failure
             found = {disposition_of(replies[i]) for i in todo if isinstance(replies[i], ResponseError)}

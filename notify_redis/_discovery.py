@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import anyio
+from redis.asyncio import SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
-from ._connection import Address, Connection, Endpoint, ask, hang_up, pack
+from ._connection import Address, Connection, Endpoint, ask, format_address, hang_up, pack
 from ._errors import NotSentError, RefusedError, caused, not_sent, phrase
 from ._names import TAGS, slot_of
 
@@ -54,13 +55,21 @@ async def ask_sentinels(endpoint: Endpoint) -> Address:
             failures.append(reply)
         else:
             facts = dict(zip(reply[::2], reply[1::2], strict=True))
-            answers.append((int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))))
+            master = endpoint.located(facts[b"ip"].decode(), int(facts[b"port"]))
+            answers.append((int(facts[b"config-epoch"]), master))
 
     async with anyio.create_task_group() as tasks:
         for seed in endpoint.seeds:
             tasks.start_soon(query, seed)
     if not answers:
-        raise _unknown(f"no sentinel at {endpoint} knows a master called {endpoint.service!r}", failures)
+        if any(isinstance(each.__cause__, ResponseError) for each in failures):
+            raise _unknown(f"no sentinel at {endpoint} knows a master called {endpoint.service!r}", failures)
+        hint = (
+            " (if they have no TLS, say sentinel_ssl=false)"
+            if issubclass(endpoint.sentinel_kind, SSLConnection)
+            else ""
+        )
+        raise _unknown(f"no sentinel at {endpoint} answers{hint}", failures)
     return max(answers)[1]
 
 
@@ -83,7 +92,7 @@ async def connect_master(endpoint: Endpoint, address: Address) -> Connection:
             await hang_up(connection)
     if not is_master:
         actual = role[0].decode() if isinstance(role, list) else role
-        raise NotSentError(f"{address[0]}:{address[1]} is not the master yet: {actual}")
+        raise NotSentError(f"{format_address(address)} is not the master yet: {actual}")
     return connection
 
 
@@ -103,8 +112,25 @@ async def ask_cluster(endpoint: Endpoint, known: Sequence[Address]) -> list[Addr
         if isinstance(ranges, NotSentError):
             failures.append(ranges)
             continue
-        owners = [(start, end, (master[0].decode() or seed[0], int(master[1]))) for start, end, master, *_ in ranges]
+        owners = [(start, end, endpoint.located(*_address(master, seed))) for start, end, master, *_ in ranges]
         found = [[owner for start, end, owner in owners if start <= slot_of(tag) <= end][:1] for tag in TAGS]
         if all(found):
             return [address for (address,) in found]
+        failures.append(
+            NotSentError(f"{format_address(seed)} knows no master of {found.count([])} of {len(TAGS)} parts")
+        )
     raise _unknown(f"no node of {endpoint} knows the masters of all slots", failures)
+
+
+def _address(node: Sequence[Any], asked: Address) -> Address:
+    """Return the address of a node in a reply of CLUSTER SLOTS.
+
+    The preferred endpoint is null or empty where a cluster does not know its endpoints, as behind a load balancer: then
+    it is the host that was asked. It is "?" for a node that should have announced a hostname and did not: then the
+    address is among the metadata.
+    """
+    host, port, _, *metadata = node
+    if host == b"?":
+        pairs = metadata[0] if metadata else []
+        host = dict(zip(pairs[::2], pairs[1::2], strict=False)).get(b"ip")
+    return host.decode() if host else asked[0], int(port) or asked[1]

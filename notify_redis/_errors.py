@@ -8,12 +8,16 @@ push is uncertain, and everything that is not a push is unavailable.
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from typing import Final, TypeVar
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from notify.adapters import report_bug
 from notify.errors import BackendUnavailableError, PushRejectedError, PushUncertainError
+
+logger = logging.getLogger("notify.redis")
 
 E = TypeVar("E", bound=Exception)
 
@@ -24,6 +28,10 @@ class NotSentError(Exception):
 
 class RefusedError(NotSentError):
     """The server was reached and refused the login, the database or a command: trying again soon does not help."""
+
+
+class BugError(RefusedError):
+    """Our own code, or the driver's, raised what it must not: neither the server nor the network is to blame."""
 
 
 class NoAnswerError(Exception):
@@ -115,6 +123,11 @@ def refused(error: Exception) -> bool:
 def not_sent(text: str, error: Exception) -> NotSentError:
     """Return the error for a connection that could not be made."""
     return caused(RefusedError(text) if refused(error) else NotSentError(text), error)
+
+
+def bug(error: Exception, part: str) -> BugError:
+    """Return the error for an exception that nothing here expects; its traceback is logged once."""
+    return caused(BugError(report_bug(error, part, logger)), error)
 
 
 def unavailable(error: BaseException, backend: str) -> BackendUnavailableError:

@@ -48,8 +48,8 @@ from notify.adapters import OutageLog, backoff
 from notify.errors import ClosedError
 
 from ._client import RedisClient, RedisNode
-from ._connection import Connection, hang_up
-from ._errors import FAILURES, NoAnswerError, phrase
+from ._connection import Connection, format_address, hang_up
+from ._errors import FAILURES, NoAnswerError, bug, phrase
 from ._names import PARTITIONS
 from ._pubsub import PubSubConnection
 
@@ -129,6 +129,11 @@ class Subscriptions:
         return bool(self._masters) and all(
             each.connection is not None and each.connection.is_receiving for each in self._masters.values()
         )
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether nothing has to be looked for: what is published while a connection is away is lost."""
+        return self.is_receiving
 
     def __contains__(self, channel: object) -> bool:
         """Return whether a channel is open here."""
@@ -219,6 +224,8 @@ class Subscriptions:
             await master.connection.run()
         except (RedisError, OSError, ClosedError, *FAILURES) as error:
             return error
+        except Exception as error:
+            return bug(error, self._client.name)
         finally:
             master.connection = None
             if connection is not None:
@@ -319,7 +326,7 @@ class Subscriptions:
 
     def _new_master(self, node: RedisNode, partition: int) -> _Master:
         name = self._client.name
-        where = "{}:{}".format(*node.address) if node.address else self._client.endpoint
+        where = format_address(node.address) if node.address else self._client.endpoint
         outage = OutageLog(logger, f"{name} does not receive from {where}", f"{name} receives from {where} again")
         return _Master(node, (self._probe(partition), partition), outage)
 

@@ -7,8 +7,9 @@ Rules:
     2. User ids, idempotency keys and instance ids are percent-encoded outside `[A-Za-z0-9_.@-]`. So no name contains
        the separator or a brace: names cannot collide, and no user id can address another slot or another user's key.
     3. `prefix:{tag}:user` is the user's stream and channel. Further parts, or an empty user, make other names:
-       `:k:<key>` an idempotency key, `:p` presence; `::users` the users of a partition, `::retries` what a repeated
-       attempt appended, `::i:<instance>` a router's channel, `::c:<name>` a probe's channel.
+       `:k:<key>` an idempotency key, `:k` the index of these, `:p` presence; `::users` the users of a partition,
+       `::retries` what a repeated attempt appended, `::w:` a wake stream, `::wn:` its counter, `::i:<instance>` a
+       router's channel, `::c:<name>` a probe's channel, `::e:` the channel of broadcasts.
     4. Keys of different databases are apart, but channels are not: pub/sub has no databases. So the name of a channel
        in a database other than 0 ends with `:d<database>`.
     5. The layout is part of the stored data: it never changes for a prefix.
@@ -108,6 +109,10 @@ class RedisNames:
     def idempotency(self, user: str, key: str) -> bytes:
         """Return the name of the key that stores where an event with this idempotency key was appended."""
         return b"%b:k:%b" % (self.of_user(user)[0], encode(key).encode())
+
+    def idempotency_index(self, user: str) -> bytes:
+        """Return the name of the sorted set of the user's idempotency keys, by when each expires."""
+        return self.of_user(user)[0] + b":k"
 
     def presence(self, user: str) -> bytes:
         """Return the name of the hash with the user's locations."""

@@ -33,7 +33,7 @@ from notify.adapters import Background
 from notify.errors import ClosedError
 
 from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
-from ._errors import FAILURES, NoAnswerError, NotSentError, not_sent, phrase
+from ._errors import FAILURES, BugError, NoAnswerError, NotSentError, bug, not_sent, phrase
 from ._scripts import SCRIPTS
 
 REPLIES_PER_YIELD: Final = 64
@@ -99,6 +99,7 @@ class PipelinedConnection:
         connect: returns a new connection.
         background: runs the task that connects and reads.
         prepare: called with each new connection before it is used.
+        owner: the part's name, for messages.
 
     Attributes:
         failure: why the latest connection ended, or could not be made.
@@ -112,8 +113,10 @@ class PipelinedConnection:
         background: Background,
         *,
         prepare: Callable[[Connection], Awaitable[None]],
+        owner: str = "notify_redis",
     ) -> None:
         self._connect = connect
+        self._owner = owner
         self._background = background
         self._prepare = prepare
         self._outbox: deque[Request] = deque()
@@ -294,6 +297,8 @@ class PipelinedConnection:
                     await self._read(Replies(connection))
                 except (RedisError, OSError, *FAILURES) as error:
                     failure = error
+                except Exception as error:
+                    failure = bug(error, self._owner)
         finally:
             if not ready:
                 self._failed_at = time.monotonic()
@@ -320,8 +325,9 @@ class PipelinedConnection:
         if not self._outbox:
             self._cancel_timer()
         for request in sent:
-            broken = NoAnswerError(f"the connection broke before the answer: {phrase(failure)}")
-            broken.__cause__ = failure
+            text = phrase(failure)
+            broken = NoAnswerError(text if isinstance(failure, BugError) else f"the connection broke: {text}")
+            broken.__cause__ = failure.__cause__ if isinstance(failure, BugError) else failure
             request.finish(broken)
 
     async def _set_up(self, connection: Connection) -> None:

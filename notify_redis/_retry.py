@@ -65,6 +65,10 @@ class RedisRetries:
                 self._resume()
                 if pushes:
                     await anyio.sleep(delay)
+        except ClosedError:
+            raise
+        except Exception as error:
+            self._attempts.fail(pushes, error, sent=True)
         finally:
             self._attempts.abandon(pushes, sent=True)
             self._resume()

@@ -104,7 +104,11 @@ class NodeQueue:
                 if not write:
                     return
                 self._attempts.hold(write)
-                attempt = self._attempts.prepare(connection, write)
+                try:
+                    attempt = self._attempts.prepare(connection, write)
+                except Exception as error:
+                    self._attempts.fail(write, error, sent=False)
+                    continue
                 self._in_flight += 1
                 commands = attempt.commands
                 on_replies = partial(self._on_replies, attempt)
@@ -123,7 +127,10 @@ class NodeQueue:
         """Settle a write. The next one is sent first: the server works while this process settles."""
         self._in_flight -= 1
         self.pump()
-        self._retries.start(self._attempts.settle(attempt, replies))
+        try:
+            self._retries.start(self._attempts.settle(attempt, replies))
+        except Exception as error:
+            self._attempts.fail(attempt.pushes, error, sent=True)
         self._resume()
 
     async def _connect(self, timeout: float) -> None:
@@ -269,6 +276,7 @@ class RedisSaver:
     async def _route(self) -> None:
         """Find the masters, at first use. Pushes wait in `_unrouted` until then, in their order."""
         delays = backoff(random.random, first=0.005, limit=0.25)
+        pushes = self._unrouted
         try:
             while self._unrouted and not self._client.is_located:
                 try:
@@ -283,6 +291,10 @@ class RedisSaver:
             pushes, self._unrouted = self._unrouted, []
             for queue in self._enqueue(pushes) if pushes else ():
                 queue.pump()
+        except ClosedError:
+            raise
+        except Exception as error:
+            self._attempts.fail([*pushes, *self._unrouted], error, sent=False)
         finally:
             self._routing = False
             pushes, self._unrouted = self._unrouted, []

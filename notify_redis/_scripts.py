@@ -10,18 +10,25 @@ from typing import Final
 class Script:
     """One script.
 
+    Args:
+        names: of the files that it is put together from: functions first, as scripts cannot call each other.
+
     Attributes:
         source: its text.
         sha: the SHA-1 of the text, in hexadecimal digits.
     """
 
-    def __init__(self, name: str) -> None:
-        self.source = files(__package__).joinpath("_lua", f"{name}.lua").read_bytes()
+    def __init__(self, *names: str) -> None:
+        folder = files(__package__).joinpath("_lua")
+        self.source = b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names)
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
-PUSH: Final = Script("push")
-READ: Final = Script("read")
+PUSH: Final = Script("head", "wake", "push")
+READ: Final = Script("head", "read")
 LEASE: Final = Script("lease")
-SCRIPTS: Final = (PUSH, READ, LEASE)
+TELL: Final = Script("wake", "tell")
+WATCH: Final = Script("wake", "watch")
+FORGET: Final = Script("head", "forget")
+SCRIPTS: Final = (PUSH, READ, LEASE, TELL, WATCH, FORGET)
 """Loaded on every new connection, and again after a reply NOSCRIPT."""

@@ -7,27 +7,34 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
+import anyio
 from redis.exceptions import ResponseError
 
 from notify import Event, Guarantees, Page, ids
 from notify.adapters import Retention, check_user
 from notify.errors import CodecError, NotifyError, UsageError
 
-from ._attempt import PushAttempts, PushCommands
+from ._attempt import PushAttempts
 from ._client import RedisClient
+from ._commands import PushCommands
 from ._connection import RedisUrl, pack
 from ._errors import FAILURES, unavailable
 from ._names import PARTITIONS, RedisNames
 from ._record import decode
 from ._save import RedisSaver
-from ._scripts import READ
+from ._scripts import FORGET, READ
+from ._wake import WakeStreams
 
 PAGES_PER_CALL: Final = 64
 """Logs read by one call of the script."""
 
 TRIMS_PER_CALL: Final = 256
 
-_LAST: Final = (1 << 64) - 1
+WAKES_PER_CALL: Final = 100
+"""Entries of a wake stream that are searched at once."""
+
+FORGET_ATTEMPTS: Final = 100
+"""How often `forget` waits for the end of a millisecond, before it erases a log that is written all the time."""
 
 
 class RedisStore:
@@ -73,7 +80,8 @@ class RedisStore:
         self._names = RedisNames(prefix, self._client.endpoint.database)
         self._age_ms = 0 if max_age is None else max(1, int(max_age * 1000))
         self._timeout = timeout
-        commands = PushCommands(self._names, retention, exact=exact, inline=inline, publish=self._client.publish)
+        self._wakes = WakeStreams(self._client, self._names, always=False)
+        commands = PushCommands(self._names, retention, exact=exact, inline=inline, wakes=self._wakes)
         attempts = PushAttempts(self._client, commands, min_replicas=min_replicas, timeout=timeout)
         self._saver = RedisSaver(self._client, attempts)
 
@@ -90,22 +98,21 @@ class RedisStore:
         """See `notify.abc.Store.read`.
 
         The script that reads entries and head consistently costs the server five times as much for each entry as a
-        plain XRANGE. So both are sent: the script for the head alone, and XRANGE. Entries prove continuity by their
+        plain XREAD. So both are sent: the script for the head alone, and XREAD. Entries prove continuity by their
         `prev`, so the head does not matter. Without entries, nothing is new if the head is the position asked for. In
         all other cases the script reads both.
         """
         self._client.check_open()
         check_user(user)
-        start = _range_start(after)
-        if start:
-            stream, _, _, partition = self._names.of_user(user)
-            head = self._read_command([user], {user: after}, 0, only_news=False)
-            entries = pack(b"XRANGE", stream, start, b"+", b"COUNT", b"%d" % limit)
-            (now, page), rows = await self._ask([(partition, head), (partition, entries)])
-            if rows and (not self._age_ms or ids.parse(rows[0][0].decode())[0] >= now - self._age_ms):
-                return self._page(user, after, "", False, rows)
-            if not rows and page[1].decode() == after:
-                return Page((), None, after)
+        stream, _, _, partition = self._names.of_user(user)
+        head = self._read_command([user], {user: after}, 0, only_news=False)
+        entries = pack(b"XREAD", b"COUNT", b"%d" % limit, b"STREAMS", stream, after.encode())
+        (now, page), reply = await self._ask([(partition, head), (partition, entries)])
+        rows = reply[0][1] if reply else ()
+        if rows and (not self._age_ms or ids.parse(rows[0][0].decode())[0] >= now - self._age_ms):
+            return self._page(user, after, "", False, rows)
+        if not rows and page[1].decode() == after:
+            return Page((), None, after)
         return (await self._read({user: after}, limit, only_news=False))[user]
 
     async def head(self, user: str) -> str:
@@ -137,13 +144,60 @@ class RedisStore:
                 count += sum(await self._ask(trims))
         return count
 
+    async def prepare(self) -> None:
+        """See `notify.abc.Prepare.prepare`: there is nothing to create, so this only connects."""
+        await self._ask([(0, pack(b"PING"))])
+
+    def script(self) -> str:
+        """See `notify.abc.Prepare.script`: it is empty."""
+        return ""
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`.
+
+        Erases what has the user's name: the log, idempotency keys, presence, the place in the index of users, and what
+        wake streams still hold. An open connection of the user is registered again when its tracker next writes.
+        """
+        self._client.check_open()
+        check_user(user)
+        stream, index, _, partition = self._names.of_user(user)
+        keys = (stream, index, self._names.presence(user), self._names.idempotency_index(user))
+        count: int | None = None
+        for attempt in range(FORGET_ATTEMPTS):
+            now = b"1" if attempt == FORGET_ATTEMPTS - 1 else b""
+            (count,) = await self._ask([(partition, pack(b"EVALSHA", FORGET.sha, b"4", *keys, now))])
+            if count is not None:
+                break
+            await anyio.sleep(0.001)
+        await self._forget_wakes(self._names.channel(user))
+        return count or 0
+
+    async def _forget_wakes(self, channel: bytes) -> None:
+        """Remove the entries of all wake streams that announce something to this channel."""
+        streams = {part: self._wakes.keys(part)[0] for part in (range(PARTITIONS) if self._client.is_cluster else (0,))}
+        starts = dict.fromkeys(streams, b"-")
+        while starts:
+            count = b"%d" % WAKES_PER_CALL
+            reads = [(part, pack(b"XRANGE", streams[part], at, b"+", b"COUNT", count)) for part, at in starts.items()]
+            removals: list[tuple[int, bytes]] = []
+            for part, entries in zip(list(starts), await self._ask(reads), strict=True):
+                removals += [
+                    (part, pack(b"XDEL", streams[part], id_)) for id_, fields in entries if channel in fields[::2]
+                ]
+                if len(entries) < WAKES_PER_CALL:
+                    del starts[part]
+                else:
+                    starts[part] = b"(" + entries[-1][0]
+            if removals:
+                await self._ask(removals)
+
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`."""
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
         """Connect, so that a wrong address raises here; the first use would do it too."""
-        await self._ask([(0, pack(b"PING"))])
+        await self.prepare()
         return self
 
     async def __aexit__(
@@ -193,8 +247,7 @@ class RedisStore:
     def _read_command(self, users: Sequence[str], after: Mapping[str, str], limit: int, *, only_news: bool) -> bytes:
         streams = [self._names.stream(user) for user in users]
         rest = [b"%d" % limit, b"%d" % self._age_ms, b"1" if only_news else b""]
-        for user in users:
-            rest += [after[user].encode(), _range_start(after[user])]
+        rest += [after[user].encode() for user in users]
         return pack(b"EVALSHA", READ.sha, b"%d" % len(streams), *streams, *rest)
 
     def _page(self, user: str, after: str, head: str, is_old: bool, entries: Sequence[Any]) -> Page:
@@ -218,9 +271,3 @@ class RedisStore:
             if isinstance(reply, ResponseError):
                 raise unavailable(reply, self._client.name) from reply
         return replies
-
-
-def _range_start(position: str) -> bytes:
-    """Return the position as the exclusive start of a range; empty for the last id of all, which nothing can follow."""
-    ms, sequence = ids.parse(position)
-    return b"" if (ms, sequence) == (_LAST, _LAST) else b"(%d-%d" % (ms, sequence)

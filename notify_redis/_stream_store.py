@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from notify import Event, Page, Stream
 from notify.abc import Position
@@ -18,10 +18,13 @@ from notify.adapters import LiveLog
 from notify.errors import CodecError, UsageError
 
 from ._connection import RedisUrl
+from ._ephemeral import MARK, EphemeralSender, decode_message
 from ._listen import Subscriptions
 from ._names import partition_of
 from ._record import decode
 from ._store import RedisStore
+from ._wake import BROADCASTS
+from ._xread import WakeReader
 
 logger = logging.getLogger("notify.redis")
 
@@ -37,25 +40,48 @@ class RedisStreamStore(RedisStore):
 
     Args:
         url: as for `RedisStore`, and so are the other options.
+        wake: how other processes tell this one: `"pubsub"`, or `"xread"`, a stream that all of them read: see
+            docs/backends/redis.md. Processes with different values tell each other everything.
         probe_interval: seconds between two probes; after two intervals without one the connection is replaced.
 
     Raises:
         UsageError: an argument is unacceptable.
     """
 
-    def __init__(self, url: RedisUrl, *, probe_interval: float = 5.0, **options: Any) -> None:
+    def __init__(
+        self,
+        url: RedisUrl,
+        *,
+        wake: Literal["pubsub", "xread"] = "pubsub",
+        probe_interval: float = 5.0,
+        **options: Any,
+    ) -> None:
+        if wake not in ("pubsub", "xread"):
+            raise UsageError(f"wake must be 'pubsub' or 'xread', not {wake!r:.100}")
         super().__init__(url, **options)
         if not probe_interval > 0:
             raise UsageError(f"probe_interval must be greater than 0, not {probe_interval!r}")
         name = secrets.token_hex(6)
         self._users: dict[bytes, str] = {}
-        self._subscriptions = Subscriptions(
-            self._client,
-            probe=lambda partition: self._names.named_channel(partition, "c", name),
-            probe_interval=probe_interval,
-            on_message=self._on_message,
-            on_gap=self._catch_up,
-        )
+        self._wakes.always = wake == "xread"
+        self._ephemerals = EphemeralSender(self._client, self._names, self._wakes)
+        self._subscriptions: Subscriptions | WakeReader
+        if wake == "xread":
+            self._subscriptions = WakeReader(
+                self._client,
+                self._wakes,
+                probe_interval=probe_interval,
+                on_message=self._on_message,
+                on_gap=self._catch_up,
+            )
+        else:
+            self._subscriptions = Subscriptions(
+                self._client,
+                probe=lambda partition: self._names.named_channel(partition, "c", name),
+                probe_interval=probe_interval,
+                on_message=self._on_message,
+                on_gap=self._catch_up,
+            )
         self._saver.on_stored = self._on_stored
         self._live = LiveLog(
             self,
@@ -63,7 +89,7 @@ class RedisStreamStore(RedisStore):
             read_timeout=self._timeout + 1.0,
             on_open=self._on_open,
             on_close=self._on_close,
-            is_receiving=lambda: self._subscriptions.is_receiving,
+            is_receiving=lambda: self._subscriptions.is_reliable,
         )
         self._positions = self._live.positions()
 
@@ -105,9 +131,15 @@ class RedisStreamStore(RedisStore):
         await super().__aenter__()
         return self
 
+    def send_ephemeral(self, event: Event) -> None:
+        """See `notify.abc.Ephemerals.send_ephemeral`."""
+        self._ephemerals.send(event)
+
     # -- receiving -----------------------------------------------------------------------------------------------
 
     def _on_open(self, user: str) -> None:
+        if self._wakes.broadcasts not in self._subscriptions:
+            self._subscriptions.open(self._wakes.broadcasts, BROADCASTS)
         channel = self._names.channel(user)
         self._users[channel] = user
         self._subscriptions.open(channel, partition_of(user))
@@ -139,6 +171,9 @@ class RedisStreamStore(RedisStore):
 
     def _on_message(self, channel: bytes, message: bytes) -> None:
         """Offer an announced event to the streams of its user; called for every message: `id prev nonce record`."""
+        if message[:2] == MARK:
+            self._on_ephemeral(channel, message)
+            return
         user = self._users.get(channel)
         if user is None:
             return
@@ -158,3 +193,14 @@ class RedisStreamStore(RedisStore):
         except (CodecError, UsageError, ValueError) as error:
             logger.warning("an announcement to %r cannot be read: %s", user, error)
         self._live.resync(user)  # too large to be announced, or published by another program: each stream reads
+
+    def _on_ephemeral(self, channel: bytes, message: bytes) -> None:
+        """Deliver what another process has sent and not stored: to the channel's user, or to all."""
+        user = "" if channel == self._wakes.broadcasts else self._users.get(channel)
+        if user is not None:
+            try:
+                event = decode_message(message, user)
+            except (CodecError, UsageError) as error:
+                logger.warning("a message to %r cannot be read: %s", user or "all", error)
+            else:
+                self._live.deliver(event)

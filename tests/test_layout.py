@@ -70,16 +70,25 @@ FURTHER = {
     },
     "notify_redis": {
         "_attempt": "what one attempt sends, and what its replies mean: first and later ones alike",
+        "_commands": "pushes without an outcome, and calls of the push script, encoded",
+        "_ephemeral": "what is carried and not stored",
         "_client": "which master has which partition",
         "_pipeline": "one shared connection, with the replies in order",
         "_pubsub": "one pub/sub connection, used once",
+        "_endpoint": "a URL or a client of the driver, read for where Redis is and how to log in",
+        "_xread": "being told by streams instead: one blocked read of each master",
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
     },
     "notify_pg": {
-        "_dsn": "a DSN is checked before the driver could print a piece of its password",
+        "_dsn": "a DSN is read before the driver could print a piece of its password",
+        "_connect": "one connection; which files, settings and variables are to blame where it fails",
+        "_ephemeral": "events that are not stored, by NOTIFY",
+        "_fragments": "an event that is larger than a notification",
         "_outbox": "events in the caller's transaction, and their relay",
+        "_reachable": "whether the server is known to be unreachable, for all parts of the process",
+        "_partitions": "the daily partitions of the events, and the default one",
         "_queue": "saves that wait, each user's in the order of the calls",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
@@ -93,11 +102,12 @@ OPTIONAL = {"inotify_simple"}
 
 PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
+    "notify._runtime._urls",
     "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
-    "hashlib", "hmac", "itertools", "json", "math", "re", "typing",
+    "hashlib", "hmac", "itertools", "json", "math", "re", "typing", "urllib",
 }  # fmt: skip
 PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
@@ -106,12 +116,14 @@ LOOPS = {
     "notify._runtime._background": {"asyncio", "trio"},
     "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._waking": {"asyncio"},
+    "notify_pg._connect": {"asyncio"},
     "notify.sync._loop": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
     "notify_pg._listen": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
     "notify_pg._pool": {"asyncio"},
     "notify_pg._retention": {"asyncio"},
+    "notify_pg._reachable": {"asyncio"},
     "notify_pg._retry": {"asyncio"},
     "notify_pg._save": {"asyncio"},
     "notify_pg._store": {"asyncio"},
@@ -121,6 +133,8 @@ LOOPS = {
     "notify_redis._pipeline": {"asyncio"},
     "notify_redis._pubsub": {"asyncio"},
     "notify_redis._save": {"asyncio"},
+    "notify_redis._ephemeral": {"asyncio"},
+    "notify_redis._xread": {"asyncio"},
     "notify_sqlite._worker": {"asyncio"},
 }
 """Who may name an event loop, and which."""
@@ -138,6 +152,7 @@ FIXED_LINES = {
     "ReadMany.read_many": "cancellation concurrency cost",
     "Forget.forget": "cancellation concurrency cost",
     "Prepare.prepare": "cancellation concurrency cost",
+    "HasOutbox.backlog": "cancellation concurrency cost",
     "Stream.next": "order cancellation concurrency",
     "Stream.aclose": "",
     "Router.route": "order cancellation concurrency",

@@ -109,9 +109,11 @@ class NotifierLoop:
 
         Raises:
             TimeoutError: the factory has not returned within the timeout.
-            Exception: what the factory has raised.
         """
-        portal = self._started.result(timeout)
+        if self._started.exception(timeout) is not None:
+            self._ended.cancel()
+            return
+        portal = self._started.result()
         with self._submitted:
             is_first, self._closing = not self._closing, True
             self._submitted.wait_for(lambda: not self._submitting, timeout)
@@ -130,6 +132,12 @@ class NotifierLoop:
             self.begin_close(timeout)
             self._ended.result(max(0.0, deadline - time.monotonic()))
             self._thread.join(max(0.0, deadline - time.monotonic()))
+        except CancelledError:
+            return  # the factory failed, so there is nothing to close
+        except TimeoutError as error:
+            if self._ended.done():
+                raise  # by the factory's context manager
+            raise TimeoutError(f"the notifier did not close within {timeout:g} s") from error
         finally:
             _loops.discard(self)
 

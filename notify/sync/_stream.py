@@ -108,10 +108,11 @@ class SyncStream:
             raise UsageError("this stream was made before a fork: call subscribe() in each process")
 
     async def _open(self) -> str:
-        async with self._turn:
-            if not self._is_open:
-                await self._stream.__aenter__()
-                self._is_open = True
+        if not self._is_open:
+            async with self._turn:
+                if not self._is_open:
+                    await self._stream.__aenter__()
+                    self._is_open = True
         return self._stream.last_id
 
     async def _fetch(self, timeout: float | None) -> None:

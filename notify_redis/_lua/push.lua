@@ -1,12 +1,13 @@
 -- Appends events to the streams of their users and announces them: several events of one master in one call.
 --
 -- KEYS, four for each event: stream, users of the partition, retries of the partition, idempotency key (or the stream).
--- ARGV: deadline, max_len, "~" or "=", ttl, age, key window, inline limit, publish command, what ends the name of a
---   channel, since; then for each event nonce, "1" if it has an idempotency key, body. Times are milliseconds by the
---   clock of this server.
+-- ARGV: deadline, max_len, "~" or "=", ttl, age, key window, inline limit; publish command or "", what ends the name of a
+--   channel, wake stream, its counter, its time to live, its bound in bytes, "1" to create it; since; then for each event
+--   nonce, "1" if it has an idempotency key, body. Times are milliseconds by the clock of this server.
 -- Returns the time, then for each event "id prev" if it was appended, "id prev body" if that was done before (body only
 --   while it is retained), "!reason" if it was not, "?reason" if it may have been. The time alone: the deadline had
---   passed, and nothing was done. The last element is one more if an event was stored and could not be announced: why.
+--   passed, and nothing was done. The last element is one more if publishing is refused: why, or "" if the wake stream
+--   carries the announcements.
 --
 -- An announcement is "id prev nonce body", without the body where that is over the inline limit.
 --
@@ -19,28 +20,14 @@
 
 local deadline, max_len, trim, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local age, window, inline = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local publish, suffix, since = ARGV[8], ARGV[9], ARGV[10]
+local publish, suffix, since = ARGV[8], ARGV[9], ARGV[15]
 local HOUR = 3600000
 local appended, unannounced
+local wakes = {}
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now > deadline then return {now} end
-
-local function ms(id) return tonumber(string.match(id, '^%d+')) end
-
--- The id of the last event ever appended: the stream knows it also after everything was trimmed.
-local function head(stream)
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  if last then return last[1] end
-  if redis.call('EXISTS', stream) == 0 then return '0' end
-  local info = redis.call('XINFO', 'STREAM', stream)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then
-      return info[i + 1] == '0-0' and '0' or info[i + 1]
-    end
-  end
-end
 
 -- The result for an event that was appended before.
 local function known(stream, place)
@@ -93,7 +80,13 @@ local function push(stream, index, retries, idem, nonce, keyed, body)
       end
       if age > 0 then redis.call('XTRIM', stream, 'MINID', '~', string.format('%.0f', now - age)) end
     end
-    if keyed then redis.call('SET', idem, place, 'PX', window) end
+    if keyed then
+      local keys = stream .. ':k'
+      redis.call('SET', idem, place, 'PX', window)
+      redis.call('ZREMRANGEBYSCORE', keys, '-inf', now)
+      redis.call('ZADD', keys, now + tonumber(window), string.sub(idem, #keys + 2))
+      redis.call('PEXPIRE', keys, window)
+    end
   end
   if since ~= '' then
     redis.call('HSET', retries, nonce, place)
@@ -102,15 +95,20 @@ local function push(stream, index, retries, idem, nonce, keyed, body)
   if fresh then
     local message = place .. ' ' .. nonce
     if #body <= inline then message = message .. ' ' .. body end
-    local sent = redis.pcall(publish, stream .. suffix, message)
-    if type(sent) == 'table' then unannounced = sent.err end
+    local channel = stream .. suffix
+    wakes[#wakes + 1] = channel
+    wakes[#wakes + 1] = message
+    if publish ~= '' then
+      local sent = redis.pcall(publish, channel, message)
+      if type(sent) == 'table' then unannounced = sent.err end
+    end
   end
   return place
 end
 
 local results = {now}
 for i = 1, #KEYS / 4 do
-  local k, a = i * 4 - 3, i * 3 + 8
+  local k, a = i * 4 - 3, i * 3 + 13
   appended = false
   local ok, result =
     pcall(push, KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], ARGV[a], ARGV[a + 1] == '1', ARGV[a + 2])
@@ -119,5 +117,8 @@ for i = 1, #KEYS / 4 do
   end
   results[i + 1] = result
 end
-results[#results + 1] = unannounced
+if #wakes > 0 then
+  local ok, carried = pcall(wake, ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14] == '1', wakes)
+  results[#results + 1] = unannounced and (ok and carried and '' or unannounced)
+end
 return results

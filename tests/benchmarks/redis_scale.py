@@ -32,8 +32,11 @@ PAGE = 500
 IDLE_SECONDS = 30.0
 """Long enough for one look at every user's log, which is taken every 18 to 28 seconds, and six canaries."""
 
-FIXED = (b"99999999999999", b"1000", b"~", b"604800000", b"604800000", b"86400000", b"4096", b"PUBLISH", b"", b"")
 KEYS = RedisNames("bench")
+_LIMITS = (b"99999999999999", b"1000", b"~", b"604800000", b"604800000", b"86400000", b"4096")
+_WAKE = (KEYS.named(0, "w"), KEYS.named(0, "wn"), b"300000", b"33554432", b"")
+FIXED = (*_LIMITS, b"PUBLISH", b"", *_WAKE, b"")
+"""What calls of the script have in common."""
 
 
 def driver(server: Server) -> Redis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -14,6 +14,8 @@ from notify.testing.store import (
     AgingStoreSuite,
     BoundedStoreSuite,
     DurableStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
     ReadManySuite,
     SaveManySuite,
     SaveSoonSuite,
@@ -22,7 +24,7 @@ from notify.testing.store import (
 )
 from notify.testing.stream_store import LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
-from tests.servers.redis import Server, single
+from tests.servers.redis import Server, single, traces
 
 _PREFIXES = (f"test{number}" for number in count())
 
@@ -36,6 +38,10 @@ def server() -> Iterator[Server]:
 class OnServer:
     """Where the parts under test are."""
 
+    server: Server
+    url: str
+    prefix: str
+
     backends: ClassVar = ("asyncio",)
 
     @pytest.fixture(autouse=True)
@@ -43,6 +49,15 @@ class OnServer:
         self.server = server
         self.url = server.url
         self.prefix = next(_PREFIXES)
+
+    async def traces(self, store: RedisStore, user: str) -> list[str]:
+        """What the server holds about a user, whatever its name and type."""
+        return [key for key in traces([self.server], user) if key.startswith(f"{self.prefix}:")]
+
+    async def created(self, store: RedisStore) -> list[str]:
+        """Nothing but data: keys are made by the writes that need them."""
+        keys = [key for key, _ in self.server.contents() if key.startswith(f"{self.prefix}:")]
+        return [key for key in keys if not key.endswith((":alice", "::users", "::w:", "::wn:"))]
 
 
 class TestRedisStore(
@@ -55,6 +70,8 @@ class TestRedisStore(
     SharedStoreSuite,
     BoundedStoreSuite,
     AgingStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
 ):
     slack = 100
 
@@ -91,25 +108,42 @@ class TestRedisStreamStore(
     ReadManySuite,
     DurableStoreSuite,
     SharedStreamStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
     BoundedStoreSuite,
     AgingStoreSuite,
 ):
     slack = 100
+    wake: Literal["pubsub", "xread"] = "pubsub"
+
+    async def make(self) -> RedisStreamStore:
+        return RedisStreamStore(self.url, prefix=self.prefix, wake=self.wake)
+
+    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:
+        return await self.make()
+
+    async def another(self, store: RedisStreamStore) -> RedisStreamStore:
+        return await self.make()
+
+    async def make_bounded(self, max_len: int) -> RedisStreamStore:
+        return RedisStreamStore(self.url, prefix=next(_PREFIXES), max_len=max_len, wake=self.wake)
+
+    async def make_aging(self, max_age: float) -> RedisStreamStore:
+        return RedisStreamStore(self.url, prefix=next(_PREFIXES), max_age=max_age, wake=self.wake)
+
+
+class TestRedisStreamStoreByXread(TestRedisStreamStore):
+    wake = "xread"
+
+
+class TestRedisStreamStoreOfBothKinds(OnServer, SharedStreamStoreSuite, ForgetSuite):
+    """Processes that are told in different ways tell each other everything."""
 
     async def make(self) -> RedisStreamStore:
         return RedisStreamStore(self.url, prefix=self.prefix)
 
-    async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:
-        return RedisStreamStore(self.url, prefix=self.prefix)
-
     async def another(self, store: RedisStreamStore) -> RedisStreamStore:
-        return RedisStreamStore(self.url, prefix=self.prefix)
-
-    async def make_bounded(self, max_len: int) -> RedisStreamStore:
-        return RedisStreamStore(self.url, prefix=next(_PREFIXES), max_len=max_len)
-
-    async def make_aging(self, max_age: float) -> RedisStreamStore:
-        return RedisStreamStore(self.url, prefix=next(_PREFIXES), max_age=max_age)
+        return RedisStreamStore(self.url, prefix=self.prefix, wake="xread")
 
 
 class TestRedisRouter(OnServer, RouterSuite):

@@ -2,42 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 
 from notify.testing.presence import LeasedPresenceSuite, PresenceSuite
 from notify.testing.router import RouterSuite
-from notify.testing.store import DurableStoreSuite, ReadManySuite, SaveManySuite, SaveSoonSuite
+from notify.testing.store import (
+    DurableStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
+    ReadManySuite,
+    SaveManySuite,
+    SaveSoonSuite,
+)
 from notify.testing.stream_store import LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
 from notify_redis import RedisPresence, RedisRouter, RedisStreamStore
-from tests.servers.redis import cluster, sentinels
+from tests.servers.redis import Cluster, Sentinels, Server, cluster, sentinels, traces
 
 _PREFIXES = (f"test{number}" for number in count())
 
 
 @pytest.fixture(scope="module")
-def cluster_url() -> Iterator[str]:
+def formed() -> Iterator[Cluster]:
     with cluster() as all_:
-        yield all_.url
+        yield all_
 
 
 @pytest.fixture(scope="module")
-def sentinel_url() -> Iterator[str]:
+def watched() -> Iterator[Sentinels]:
     with sentinels() as all_:
-        yield all_.url
+        yield all_
 
 
-class OnCluster:
+class WithTraces:
+    """What the masters hold, found without the store."""
+
+    servers: Sequence[Server]
+    prefix: str
+
+    async def traces(self, store: RedisStreamStore, user: str) -> list[str]:
+        """What they hold about a user, whatever its name and type."""
+        return [key for key in traces(self.servers, user) if key.startswith(f"{self.prefix}:")]
+
+    async def created(self, store: RedisStreamStore) -> list[str]:
+        """Nothing but data: keys are made by the writes that need them."""
+        keys = [key for server in self.servers for key, _ in server.contents() if key.startswith(f"{self.prefix}:")]
+        return [key for key in keys if not key.endswith((":alice", "::users", "::w:", "::wn:"))]
+
+
+class OnCluster(WithTraces):
     """Where the parts under test are."""
+
+    url: str
 
     backends: ClassVar = ("asyncio",)
 
     @pytest.fixture(autouse=True)
-    def place(self, cluster_url: str) -> None:
-        self.url = cluster_url
+    def place(self, formed: Cluster) -> None:
+        self.url = formed.url
+        self.servers = formed.masters
         self.prefix = next(_PREFIXES)
 
 
@@ -50,15 +76,33 @@ class TestRedisStreamStoreOnCluster(
     SaveSoonSuite,
     ReadManySuite,
     DurableStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
 ):
+    wake: Literal["pubsub", "xread"] = "pubsub"
+
     async def make(self) -> RedisStreamStore:
-        return RedisStreamStore(self.url, prefix=self.prefix)
+        return RedisStreamStore(self.url, prefix=self.prefix, wake=self.wake)
 
     async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:
         return await self.make()
 
     async def another(self, store: RedisStreamStore) -> RedisStreamStore:
         return await self.make()
+
+
+class TestRedisStreamStoreOnClusterByXread(TestRedisStreamStoreOnCluster):
+    wake = "xread"
+
+
+class TestRedisStreamStoreOfBothKindsOnCluster(OnCluster, SharedStreamStoreSuite, ForgetSuite):
+    """Processes that are told in different ways tell each other everything."""
+
+    async def make(self) -> RedisStreamStore:
+        return RedisStreamStore(self.url, prefix=self.prefix)
+
+    async def another(self, store: RedisStreamStore) -> RedisStreamStore:
+        return RedisStreamStore(self.url, prefix=self.prefix, wake="xread")
 
 
 class TestRedisRouterOnCluster(OnCluster, RouterSuite):
@@ -93,6 +137,7 @@ class TestRedisPresenceOnCluster(OnCluster, PresenceSuite, LeasedPresenceSuite):
 
 
 class TestRedisStreamStoreBehindSentinels(
+    WithTraces,
     StreamStoreSuite,
     SharedStreamStoreSuite,
     LivenessSuite,
@@ -100,19 +145,27 @@ class TestRedisStreamStoreBehindSentinels(
     SaveSoonSuite,
     ReadManySuite,
     DurableStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
 ):
     backends: ClassVar = ("asyncio",)
+    wake: Literal["pubsub", "xread"] = "pubsub"
 
     @pytest.fixture(autouse=True)
-    def place(self, sentinel_url: str) -> None:
-        self.url = sentinel_url
+    def place(self, watched: Sentinels) -> None:
+        self.url = watched.url
+        self.servers = [watched.master]
         self.prefix = next(_PREFIXES)
 
     async def make(self) -> RedisStreamStore:
-        return RedisStreamStore(self.url, prefix=self.prefix, min_replicas=1)
+        return RedisStreamStore(self.url, prefix=self.prefix, min_replicas=1, wake=self.wake)
 
     async def reopen(self, store: RedisStreamStore) -> RedisStreamStore:
         return await self.make()
 
     async def another(self, store: RedisStreamStore) -> RedisStreamStore:
         return await self.make()
+
+
+class TestRedisStreamStoreBehindSentinelsByXread(TestRedisStreamStoreBehindSentinels):
+    wake = "xread"

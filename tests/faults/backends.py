@@ -8,6 +8,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, ClassVar
@@ -244,6 +245,34 @@ class RedisSentinels(Redis):
         )
 
 
+class ByXread(Redis):
+    """As its other base; processes are told by wake streams."""
+
+    options: ClassVar[dict[str, Any]] = {"probe_interval": 0.5, "wake": "xread"}
+
+    def cut_wake(self) -> None:
+        for server in self.servers:
+            redis_servers.end_blocked_reads(server)
+
+
+class RedisByXread(ByXread):
+    """A single server."""
+
+    name = "redis xread"
+
+
+class RedisClusterByXread(ByXread, RedisCluster):
+    """Three masters."""
+
+    name = "redis cluster xread"
+
+
+class RedisSentinelsByXread(ByXread, RedisSentinels):
+    """A master and a replica, watched by three sentinels."""
+
+    name = "redis sentinel xread"
+
+
 class Postgres(Servers):
     """One server."""
 
@@ -317,21 +346,21 @@ def _sqlite() -> Iterator[Backend]:
 
 
 @contextmanager
-def _redis() -> Iterator[Backend]:
+def _redis(kind: type[Redis] = Redis) -> Iterator[Backend]:
     with redis_servers.single() as server:
-        yield Redis(server)
+        yield kind(server)
 
 
 @contextmanager
-def _cluster() -> Iterator[Backend]:
+def _cluster(kind: type[RedisCluster] = RedisCluster) -> Iterator[Backend]:
     with redis_servers.cluster() as cluster:
-        yield RedisCluster(cluster)
+        yield kind(cluster)
 
 
 @contextmanager
-def _sentinels() -> Iterator[Backend]:
+def _sentinels(kind: type[RedisSentinels] = RedisSentinels) -> Iterator[Backend]:
     with redis_servers.sentinels() as sentinels:
-        yield RedisSentinels(sentinels)
+        yield kind(sentinels)
 
 
 @contextmanager
@@ -345,5 +374,8 @@ _STARTERS: dict[str, Callable[[], AbstractContextManager[Backend]]] = {
     "redis": _redis,
     "redis cluster": _cluster,
     "redis sentinel": _sentinels,
+    "redis xread": partial(_redis, RedisByXread),
+    "redis cluster xread": partial(_cluster, RedisClusterByXread),
+    "redis sentinel xread": partial(_sentinels, RedisSentinelsByXread),
     "postgres": _postgres,
 }

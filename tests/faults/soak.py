@@ -28,7 +28,17 @@ from .backends import Backend, Fleet, RedisCluster, RedisSentinels, Servers
 from .scene import PATIENCE, Process, Scene
 from .stores import open_store
 
-BACKENDS = ["sqlite", "redis", "redis cluster", "redis sentinel", "postgres"]
+BY_XREAD = ["redis xread", "redis cluster xread", "redis sentinel xread"]
+BACKENDS = [
+    "sqlite",
+    "redis",
+    "redis cluster",
+    "redis sentinel",
+    "redis xread",
+    "redis cluster xread",
+    "redis sentinel xread",
+    "postgres",
+]
 SETTLE = 60.0
 """Seconds that readers have in the end to get everything."""
 

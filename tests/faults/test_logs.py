@@ -21,7 +21,9 @@ from .stores import open_store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
 
-everywhere = pytest.mark.parametrize("backend", ["sqlite", "redis", "redis cluster", "postgres"], indirect=True)
+everywhere = pytest.mark.parametrize(
+    "backend", ["sqlite", "redis", "redis cluster", "redis xread", "postgres"], indirect=True
+)
 
 
 SLOW: dict[str, Any] = {"pushers": 1, "lanes": 1, "pace": 0.02}

@@ -16,10 +16,10 @@ from .scene import scene
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
 
-behind_a_proxy = pytest.mark.parametrize("backend", ["redis", "postgres"], indirect=True)
-with_servers = pytest.mark.parametrize(
-    "backend", ["redis", "redis cluster", "redis sentinel", "postgres"], indirect=True
-)
+behind_a_proxy = pytest.mark.parametrize("backend", ["redis", "redis xread", "postgres"], indirect=True)
+SERVERS = ["redis", "redis cluster", "redis sentinel", "postgres"]
+BY_XREAD = ["redis xread", "redis cluster xread", "redis sentinel xread"]
+with_servers = pytest.mark.parametrize("backend", [*SERVERS, *BY_XREAD], indirect=True)
 
 
 def before(backend: Backend) -> FaultProxy:

@@ -16,7 +16,7 @@ from .scene import scene
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
 
-EVERYWHERE = ["sqlite", "redis", "redis cluster", "redis sentinel", "postgres"]
+EVERYWHERE = ["sqlite", "redis", "redis cluster", "redis sentinel", "redis xread", "redis cluster xread", "postgres"]
 everywhere = pytest.mark.parametrize("backend", EVERYWHERE, indirect=True)
 
 

@@ -16,7 +16,8 @@ from .scene import gap_of_each, scene
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
 
 in_thread = anyio.to_thread.run_sync
-with_disks = pytest.mark.parametrize("backend", ["redis", "redis cluster", "postgres"], indirect=True)
+DISKS = ["redis", "redis cluster", "redis xread", "redis cluster xread", "postgres"]
+with_disks = pytest.mark.parametrize("backend", DISKS, indirect=True)
 
 
 @with_disks
@@ -37,7 +38,7 @@ async def test_servers_that_are_killed(backend: Backend, tmp_path: Path) -> None
 
 async def test_servers_that_hang_for_a_quarter_of_a_minute(fleet: Fleet, tmp_path: Path) -> None:
     """All backends at once: every push has its verdict in time, and what was sent before is not stored twice after."""
-    names = ("redis", "redis cluster", "redis sentinel", "postgres")
+    names = ("redis", "redis cluster", "redis sentinel", "redis xread", "postgres")
     async with AsyncExitStack() as stack:
         # Paced: this is about time, not about load.
         scenes = [await stack.enter_async_context(scene(fleet[name], tmp_path, pace=0.05)) for name in names]
@@ -64,7 +65,7 @@ async def test_servers_that_hang_for_a_quarter_of_a_minute(fleet: Fleet, tmp_pat
             assert set(verdict.gaps) <= ({"rewound"} if each is sentinel else set())
 
 
-@pytest.mark.parametrize("backend", ["redis", "redis cluster"], indirect=True)
+@pytest.mark.parametrize("backend", ["redis", "redis cluster", "redis xread", "redis cluster xread"], indirect=True)
 async def test_servers_that_lose_everything(backend: Backend, tmp_path: Path) -> None:
     """After a restart with empty disks, readers that stayed and readers that resume are told `expired`, once each."""
     assert isinstance(backend, Redis)
@@ -129,7 +130,7 @@ async def test_servers_that_went_back_in_time(backend: Backend, tmp_path: Path) 
     assert verdict.excused
 
 
-@pytest.mark.parametrize("backend", ["redis sentinel"], indirect=True)
+@pytest.mark.parametrize("backend", ["redis sentinel", "redis sentinel xread"], indirect=True)
 async def test_a_failover_that_loses_the_tail(backend: Backend, tmp_path: Path) -> None:
     """The replica was away when the master died: everybody goes on with it, told `rewound` once, no id is reused."""
     assert isinstance(backend, RedisSentinels)
@@ -156,7 +157,7 @@ async def test_a_failover_that_loses_the_tail(backend: Backend, tmp_path: Path) 
     assert verdict.excused
 
 
-@pytest.mark.parametrize("backend", ["redis sentinel"], indirect=True)
+@pytest.mark.parametrize("backend", ["redis sentinel", "redis sentinel xread"], indirect=True)
 async def test_a_failover_that_loses_nothing(backend: Backend, tmp_path: Path) -> None:
     """A replica that has everything takes over: within 30 seconds all go on, without a gap."""
     assert isinstance(backend, RedisSentinels)

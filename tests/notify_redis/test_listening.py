@@ -131,18 +131,18 @@ async def test_users_are_subscribed_while_they_are_here(server: Server, prefix: 
         async with anyio.create_task_group() as tasks:
             for stream in streams:
                 tasks.start_soon(stream.__aenter__)
-        assert channels(server, prefix) == 1001  # and the probe's
+        assert channels(server, prefix) == 1002  # and the probe's, and that of broadcasts
         assert int(plain_info(server, "clients")["connected_clients"]) - before <= 2
         for stream in streams[:900]:
             await stream.aclose()
-        await until(lambda: channels(server, prefix) == 101)
+        await until(lambda: channels(server, prefix) == 102)
         again = store.subscribe("user7")
         async with again:
             event = await store.save(Event("user7", "t"))
             assert await again.next(5) == event
         for stream in streams[900:]:
             await stream.aclose()
-        await until(lambda: channels(server, prefix) == 1)
+        await until(lambda: channels(server, prefix) == 2)
 
 
 async def test_ten_thousand_users(server: Server, prefix: str) -> None:
@@ -202,7 +202,7 @@ async def test_a_push_is_heard_without_being_read(server: Server, prefix: str) -
 
 
 def reads(server: Server) -> str:
-    found = plain_info(server, "commandstats").get("cmdstat_xrange", "calls=0")
+    found = plain_info(server, "commandstats").get("cmdstat_xread", "calls=0")
     return found.partition(",")[0]
 
 

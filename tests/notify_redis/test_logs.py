@@ -122,7 +122,7 @@ def attempt(server: Server, store: RedisStore, nonce: str, *, since: str = "", l
     keys = [*store._names.of_user("alice")[:3], store._names.stream("alice")]
     now = int(time.time() * 1000)
     deadline = now - 1000 if late else now + 4000
-    fixed = [deadline, 1000, "~", 3_600_000, 0, 1000, 4096, "PUBLISH", "", since]
+    fixed = [deadline, 1000, "~", 3_600_000, 0, 1000, 4096, "PUBLISH", "", *("w", "wn", 1000, 1000, ""), since]
     reply = server.ask("EVAL", PUSH.source, 4, *keys, *fixed, nonce, "", encode(Event("alice", nonce)))
     return reply[1:]
 
@@ -273,7 +273,7 @@ async def test_nothing_is_kept_without_end(server: Server, prefix: str) -> None:
             attempt(server, store, "x", since=str(int(time.time() * 1000)))
             keys = server.ask("KEYS", f"{prefix}:*")
             lives = {key: server.ask("PTTL", key) for key in keys}
-            assert len(lives) == 6
+            assert len(lives) == 7
             lease = store._names.named(0, "leases")
             assert [key for key, life in lives.items() if life < 0] == [lease]  # holds live trackers only
             assert lives[store._names.stream("alice")] > 7_200_000

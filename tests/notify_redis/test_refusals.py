@@ -70,21 +70,21 @@ async def test_looking_that_is_not_allowed(server: Server, prefix: str, caplog: 
 
         async with anyio.create_task_group() as tasks:
             await tasks.start(read)
-            server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xrange")
+            server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xread")
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: "cannot be searched for missed events" in caplog.text)
-            server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xrange")
+            server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xread")
             await until(lambda: store.live.positions()["alice"] is not None)
             server.ask("ACL", "SETUSER", "blind", "-subscribe")
             server.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: not store.is_receiving)
             await until(lambda: "can be searched for missed events again" in caplog.text)
             caplog.clear()
-            server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xrange")
+            server.ask("ACL", "SETUSER", "blind", "-evalsha", "-xread")
             missed = await other.save(Event("alice", "t"))
             await until(lambda: "cannot be searched for missed events" in caplog.text)
             assert not seen
-            server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xrange", "+subscribe")
+            server.ask("ACL", "SETUSER", "blind", "+evalsha", "+xread", "+subscribe")
         assert seen == [missed]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing, suppress
 from functools import partial
 from time import monotonic
+from typing import Literal, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -21,6 +22,10 @@ from tests.parts import until
 from tests.servers.redis import Cluster, Server, cluster, free_port, plain_info, sentinels
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+Wake: TypeAlias = Literal["pubsub", "xread"]
+
+by_wake = pytest.mark.parametrize("wake", ["pubsub", "xread"])
 
 
 async def test_a_failover_that_loses_the_tail(victim: Server, prefix: str) -> None:
@@ -52,11 +57,12 @@ async def caught_up(master: Server, replica: Server) -> None:
 
 
 @pytest.mark.timeout(120)
+@by_wake
 @pytest.mark.parametrize("how", ["asked for", "master hangs"])
-async def test_a_failover_of_the_sentinels(prefix: str, how: str) -> None:
+async def test_a_failover_of_the_sentinels(prefix: str, how: str, wake: Wake) -> None:
     """Pushes and streams follow the master that the sentinels choose; only what was lost with the old one is a gap."""
     with sentinels() as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0, wake=wake) for _ in range(2))
         async with aclosing(here), aclosing(there), traffic(here, there) as load:
             old = all_.master_port()
             if how == "asked for":
@@ -175,15 +181,16 @@ def owned(server: Server, name: bytes) -> list[tuple[int, int]]:
     return [(start, end) for start, end, master, *_ in ranges if master[2] == name]
 
 
+@by_wake
 @pytest.mark.timeout(120)
-async def test_slots_that_move_under_load(prefix: str) -> None:
+async def test_slots_that_move_under_load(prefix: str, wake: Wake) -> None:
     """While the slots of all users move to other masters, every push is stored once and every stream misses nothing."""
     users = ("alice", "bob", "carol")
     with cluster() as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0, wake=wake) for _ in range(2))
         async with aclosing(here), aclosing(there), traffic(here, there, users=users) as load:
-            for user in users:
-                slot = slot_of(TAGS[partition_of(user)])
+            slots = [slot_of(TAGS[partition]) for partition in (*map(partition_of, users), 0)]  # 0: of a wake stream
+            for slot in slots:
                 await anyio.to_thread.run_sync(partial(move_slot, all_, slot))
                 before = load.stored
                 await until(lambda before=before: load.stored > before + 50, 30)
@@ -224,12 +231,13 @@ def redirected(server: Server) -> bool:
     return bool({"errorstat_ASK", "errorstat_TRYAGAIN"} & set(plain_info(server, "errorstats")))
 
 
+@by_wake
 @pytest.mark.timeout(120)
-async def test_a_master_of_the_cluster_that_is_killed(prefix: str) -> None:
+async def test_a_master_of_the_cluster_that_is_killed(prefix: str, wake: Wake) -> None:
     """While one master is away, users of the others are served; after its restart, its own are again."""
     users = [f"user{number}" for number in range(6)]
     with cluster() as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0, wake=wake) for _ in range(2))
         async with aclosing(here), aclosing(there), traffic(here, there, users=users) as load:
             all_.masters[1].kill()
             before = load.stored
@@ -262,12 +270,13 @@ async def test_reading_from_all_masters_while_one_is_away(prefix: str) -> None:
             await until(all_read, 30)
 
 
+@by_wake
 @pytest.mark.timeout(120)
-async def test_a_replica_of_the_cluster_that_takes_over(prefix: str) -> None:
+async def test_a_replica_of_the_cluster_that_takes_over(prefix: str, wake: Wake) -> None:
     """When a master is killed its replica takes over: pushes and streams of its users follow within half a minute."""
     users = [f"user{number}" for number in range(6)]
     with cluster(replicas=True) as all_:
-        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0) for _ in range(2))
+        here, there = (RedisStreamStore(all_.url, prefix=prefix, probe_interval=1.0, wake=wake) for _ in range(2))
         async with aclosing(here), aclosing(there), traffic(here, there, users=users) as load:
             port = all_.masters[1].port
             orphans = [

@@ -183,6 +183,14 @@ class RedisStreaming(Redis):
     native = True
 
 
+class RedisByXread(RedisStreaming):
+    """A server whose wake stream is read."""
+
+    def make(self) -> Store:
+        """See `RealBackend.make`."""
+        return RedisStreamStore(self.where, wake="xread", **self._options)
+
+
 class Postgres(RealBackend):
     """A server, and a schema for each world."""
 

@@ -30,6 +30,7 @@ BACKENDS: tuple[type[RealBackend], ...] = (
     real.SQLiteStreaming,
     real.Redis,
     real.RedisStreaming,
+    real.RedisByXread,
     real.Postgres,
     real.PostgresStreaming,
 )
@@ -111,6 +112,7 @@ def test_a_fault_in_the_core_is_found(backend: type[RealBackend], fault: str, mo
 EARS = (
     (real.SQLiteStreaming, "notify_sqlite._listen.SQLiteWatcher._notice"),
     (real.RedisStreaming, "notify_redis._stream_store.RedisStreamStore._on_message"),
+    (real.RedisByXread, "notify_redis._stream_store.RedisStreamStore._on_message"),
     (real.PostgresStreaming, "notify_pg._stream_store.PostgresStreamStore._on_wake"),
 )
 

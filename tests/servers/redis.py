@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,16 @@ class Server:
         finally:
             client.close()
 
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        """Every key of database 0, and all that is in it."""
+        client = self.client()
+        try:
+            for name in client.scan_iter(count=1000):
+                kind = client.type(name).decode()
+                yield name.decode(), repr(_READ[kind](client, name)).encode()
+        finally:
+            client.close()
+
     def kill(self) -> None:
         """SIGKILL."""
         self._signal(signal.SIGKILL)
@@ -112,6 +123,35 @@ class Server:
     def _signal(self, number: int) -> None:
         assert self.process is not None
         os.kill(self.process.pid, number)
+
+
+def blocked_reads(server: Server) -> list[str]:
+    """The ids of the connections that wait in a blocked XREAD."""
+    lines = subprocess.run(
+        ["redis-cli", "-p", str(server.port), "client", "list"], capture_output=True, check=True, text=True
+    ).stdout.splitlines()
+    clients = [dict(word.partition("=")[::2] for word in line.split()) for line in lines if line]
+    return [client["id"] for client in clients if client["cmd"] == "xread" and "b" in client["flags"]]
+
+
+def end_blocked_reads(server: Server) -> int:
+    """End the connections that wait in a blocked XREAD."""
+    return sum(server.ask("CLIENT", "KILL", "ID", each) for each in blocked_reads(server))
+
+
+_READ: dict[str, Callable[[Any, bytes], Any]] = {
+    "string": lambda client, name: client.get(name),
+    "hash": lambda client, name: client.hgetall(name),
+    "zset": lambda client, name: client.zrange(name, 0, -1),
+    "stream": lambda client, name: client.xrange(name),
+}
+
+
+def traces(servers: Iterable[Server], user: str) -> list[str]:
+    """The names of the keys that name this user, or whose contents do."""
+    name = re.compile(rf"(?:\b|1){re.escape(user)}(?![\w@-])")
+    found = [(key, text.decode()) for server in servers for key, text in server.contents()]
+    return [key for key, text in found if name.search(key) or name.search(text)]
 
 
 @contextmanager
