@@ -179,6 +179,24 @@ async def test_a_wal_that_comes_later_is_told_of(path: Path, monkeypatch: pytest
     await store.aclose()
 
 
+async def test_a_first_look_that_fails_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher that fails before it ever waited leaves nothing behind, and starts again."""
+    async with SQLiteStreamStore(path) as store:
+        watcher = store._watcher
+        looked: list[None] = []
+
+        def fail(db: object) -> None:
+            looked.append(None)
+            raise OSError("no look")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(watcher, "_first_look", fail)
+            async with store.subscribe("alice"):
+                await until(lambda: looked)
+        async with store.subscribe("alice"):
+            await until(lambda: store.is_receiving)
+
+
 async def test_closing_leaves_no_handle(path: Path) -> None:
     """Streams that are watched, and stores that are closed, leave no file open."""
     async with SQLiteStore(path):
