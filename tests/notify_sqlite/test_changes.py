@@ -131,8 +131,9 @@ def test_the_library_is_optional() -> None:
     assert done.stdout == "PollingWaiter\n"
 
 
-async def test_a_commit_elsewhere_is_told(path: Path) -> None:
-    """With a poll interval of half a minute, events of another store are here at once, stored and ephemeral ones."""
+async def test_a_commit_elsewhere_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a look only every half minute, events of another store are here at once, stored and ephemeral ones."""
+    monkeypatch.setattr(_listen, "FILE_CHECK", 30)
     async with SQLiteStreamStore(path, poll_interval=30) as store, SQLiteStreamStore(path) as other:
         async with store.subscribe("alice") as stream:
             await until(lambda: isinstance(store._watcher._waiter, SystemWaiter))
