@@ -33,8 +33,13 @@ RESERVED: Final = 3
 """Connections of the pool that reads leave free: two for batches of saves, one for wake messages."""
 
 
-SETTINGS: Final = {"row_security": "off", "default_transaction_isolation": "read committed"}
-"""Of our own sessions. With the first, a query whose rows would be filtered fails; it does not return the rest."""
+SETTINGS: Final = {
+    "row_security": "off",
+    "default_transaction_isolation": "read committed",
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Of our own sessions. With the first, a query whose rows would be filtered fails; it does not return the rest. With
+the last, the query that reads behind a wake message is not planned again each time: 0.13 instead of 0.39 ms."""
 
 
 class PostgresDatabase:
@@ -160,13 +165,15 @@ class PostgresDatabase:
         """Borrow a connection; while the server is in doubt, wait for what becomes of it."""
         until = time.monotonic() + wait
         while True:
-            await self.watch.admit()
+            if self.watch.error is not None:
+                await self.watch.admit()
             began = time.monotonic()
             try:
-                async with asyncio.timeout(until - began + 0.05):  # what connects ends by itself, and says more
-                    is_ready = self.is_prepared and (self.is_complete or not creates)
-                    pool = self._pool if is_ready else None
-                    pool = pool or await self._start(until, creates)
+                is_ready = self.is_prepared and (self.is_complete or not creates)
+                pool = self._pool if is_ready else None
+                if pool is None:
+                    async with asyncio.timeout(until - began + 0.05):  # what connects ends by itself, and says more
+                        pool = await self._start(until, creates)
                 return pool, await pool.acquire(until - time.monotonic())
             except Exception as error:
                 if not is_unreachable(error) or self.closed:
