@@ -191,12 +191,12 @@ class PostgresMaintenance:
         for low, high in uncovered(day * DAY, (day + 1) * DAY, await self._partitions()):
             cuts = [cut["id"] for cut in await self._db.fetch(sql("default_pieces"), low, high, PIECE)]
             for piece in pieces(low, high, cuts):
-                for attempts_left in reversed(range(ATTEMPTS)):
+                for _ in range(ATTEMPTS):
                     if await self._change(self._move_partition, *piece):
                         break
-                    if not attempts_left:
-                        return False
                     await asyncio.sleep(RETRY_AFTER)
+                else:
+                    return False
         return True
 
     async def _partitions(self) -> list[Partition]:

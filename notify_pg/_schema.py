@@ -117,9 +117,7 @@ class PostgresSchema:
         Raises:
             UsageError: as `inspect`.
         """
-        found = await self._look(connection)
-        if found is not None:
-            await self._keep(connection, found)
+        await self._keep(connection, await self._look(connection))
 
     async def prepare(self, connection: Any) -> bool:
         """Create what is missing, in the connection's current transaction, and do the housekeeping; return True.
@@ -131,8 +129,6 @@ class PostgresSchema:
             UsageError: as `inspect`.
             asyncpg.PostgresError: this role may not create what is missing; the text names the remedy.
         """
-        if not self._tables:
-            return True
         found = await self._look(connection)
         is_outdated = self._is_outdated(found)
         if is_outdated:
@@ -141,7 +137,6 @@ class PostgresSchema:
             if self._is_outdated(found):
                 await self._create(connection, found)
                 found = await self._look(connection)
-        assert found is not None
         await self._keep(connection, found, is_locked=is_outdated)
         return True
 
@@ -246,8 +241,8 @@ class PostgresSchema:
 
     # -- housekeeping --------------------------------------------------------------------------------------------
 
-    async def _keep(self, connection: Any, found: Findings, *, is_locked: bool = False) -> None:
-        if "meta" not in self._tables:
+    async def _keep(self, connection: Any, found: Findings | None, *, is_locked: bool = False) -> None:
+        if found is None or "meta" not in self._tables:
             return
         if not found.version:
             try:
