@@ -12,7 +12,8 @@ from functools import partial
 from .._runtime._waking import wake
 from ..abc import Page, Position
 from ._base_stream import BaseStream, Source
-from ._cursor import Cursor, Start, State, Watermark
+from ._cursor import Cursor, State, Watermark
+from ._position import Start, parse_position
 from ._stream_set import StreamSet
 from ._user_streams import UserStreams
 
@@ -46,7 +47,7 @@ class Attachment(BaseStream):
         expires: float | None,
     ) -> None:
         self._streams: UserStreams | None = None  # first: the finaliser reads it even if the position is refused
-        self._cursor = Cursor(position, stream_set.counters, signals=signals)
+        self._cursor = Cursor(parse_position(position, user), stream_set.counters, signals=signals)
         super().__init__(source, stream_set, track=track, max_lag=max_lag, expires=expires)
         self.user = user
         self._abandoned = False  # attached only until the page in flight has fixed or advanced the cursor
@@ -106,7 +107,7 @@ class Attachment(BaseStream):
             self._cursor.state = State.BEHIND
         else:
             self._cursor.state = State.LIVE
-            self._cursor.opened = True
+            self._cursor.open()
 
     @property
     def wanted(self) -> str | None:
@@ -183,7 +184,7 @@ class Attachment(BaseStream):
         self._cursor.discard()
 
     def _disconnection(self) -> str | None:
-        return self._source.disconnection(self.user, self._seen, self._streams)
+        return self._source.disconnection(self.user, self._seen)
 
     def _lag(self, limit: int) -> int:
         if self._streams is None or not self._cursor.synced:

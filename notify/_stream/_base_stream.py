@@ -46,6 +46,13 @@ class Source(Protocol):
     def opening(self) -> set[BaseStream]:
         """The streams that wait for presence or a router before their first read."""
 
+    @property
+    def everyone(self) -> UserStreams:
+        """The ring of the broadcasts."""
+
+    merged_logs: int
+    """How many of the attached logs belong to streams of several."""
+
     def attach(self, user: str) -> UserStreams:
         """Count one more open stream of this user."""
 
@@ -58,7 +65,7 @@ class Source(Protocol):
     def prefetch(self, stream: PageReader) -> None:
         """Read the page after the one that the stream still holds, unless reading takes no time."""
 
-    def disconnection(self, user: str, since: int, streams: UserStreams | None) -> str | None:
+    def disconnection(self, user: str, since: int) -> str | None:
         """Return why the user was disconnected after this generation; None if that did not happen."""
 
 
@@ -195,10 +202,13 @@ class BaseStream:
             event = self._take_at_once()
             if event is None:
                 raise TimeoutError
+        self._set.counters.yielded += 1
         return event
 
     async def aclose(self) -> None:
         """End the stream at once; no event is yielded after it. Idempotent, never waits."""
+        if self.is_attached:
+            self._source.guard.check_closing()
         self._close()
 
     async def __aenter__(self) -> Self:
@@ -229,6 +239,8 @@ class BaseStream:
             self._source.guard.call(self._close)  # the garbage collector may run in any thread
 
     def _check_idle(self) -> None:
+        if self.is_attached:
+            self._source.guard.check()
         if self._busy:
             self._raise_if_ended(ClosedError)
             raise UsageError("another task is already waiting in next() of this stream")

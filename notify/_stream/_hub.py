@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from time import time_ns
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .._codec import encode_payload
 from .._runtime._background import Background
@@ -21,12 +21,19 @@ from ._base_stream import BaseStream
 from ._cursor import Watermark
 from ._reads import PAGE_SIZE, PageReader, Reads, as_unavailable, checked_page
 from ._stream_set import StreamSet, next_generation
-from ._user_streams import Disconnection, UserStreams
+from ._user_streams import UserStreams
 
 logger = logging.getLogger("notify")
 
 DISCONNECTIONS_KEPT: Final = 10_000
-"""Disconnected users that are remembered for streams which are not attached, for example not opened yet."""
+"""Users without open streams whose disconnection is remembered, for streams that are not opened yet or detached."""
+
+
+class Disconnection(NamedTuple):
+    """That a user was disconnected: the streams end that have not seen this generation of their set."""
+
+    generation: int
+    reason: str
 
 
 class StreamHub:
@@ -48,6 +55,8 @@ class StreamHub:
         immediate: the store, if it answers at once.
         opening: the streams that wait for presence or a router before their first read.
         observe: called with each live event that a stream hands out, if set.
+        everyone: the broadcasts, once more: a stream of several logs reads them here, and not in the ring of each log.
+        merged_logs: how many of the attached logs belong to streams of several.
     """
 
     def __init__(
@@ -71,6 +80,9 @@ class StreamHub:
         self.sets: list[StreamSet] = []
         self.opening: set[BaseStream] = set()
         self._disconnections: dict[str, Disconnection] = {}
+        self._disconnections_kept = DISCONNECTIONS_KEPT
+        self.everyone = UserStreams("", buffer_size, volatile=True)
+        self.merged_logs = 0
         self.immediate: Immediate | None = None
         if ability(store, Immediate, read_nowait="read", head_nowait="head"):
             self.immediate = store
@@ -130,11 +142,9 @@ class StreamHub:
         if self.immediate is None:
             self.request(stream)
 
-    def disconnection(self, user: str, since: int, streams: UserStreams | None) -> str | None:
+    def disconnection(self, user: str, since: int) -> str | None:
         """Return why the user was disconnected after this generation; None if that did not happen."""
         latest = self._disconnections.get(user)
-        if latest is None and streams is not None:
-            latest = streams.disconnection
         return latest.reason if latest is not None and latest.generation > since else None
 
     # -- for the notifier ----------------------------------------------------------------------------------------
@@ -160,7 +170,10 @@ class StreamHub:
             return streams.streams if streams.offer(event) else 0
         if event.user or event.id:
             return 0
-        return sum(each.streams for each in list(self.users.values()) if each.offer(event))
+        taken = sum(each.streams for each in list(self.users.values()) if each.offer(event))
+        if self.everyone.streams:
+            self.everyone.offer(event)
+        return taken - self.merged_logs + self.everyone.streams
 
     def deliver(self, event: Event | bytes) -> int:
         """Offer what another process sent, or carry out its command; see `LiveLog.deliver`."""
@@ -197,12 +210,13 @@ class StreamHub:
         """End every stream of this user that exists now, whatever its reader does."""
         number = next_generation()
         self._disconnections.pop(user, None)  # so that the order is that of the latest disconnection
-        self._disconnections[user] = latest = Disconnection(number, reason)
-        if len(self._disconnections) > DISCONNECTIONS_KEPT:
-            del self._disconnections[next(iter(self._disconnections))]
+        self._disconnections[user] = Disconnection(number, reason)
+        if len(self._disconnections) > self._disconnections_kept:
+            absent = [name for name in self._disconnections if name not in self.users]
+            for name in absent[: -DISCONNECTIONS_KEPT // 2]:
+                del self._disconnections[name]
+            self._disconnections_kept = len(self._disconnections) + DISCONNECTIONS_KEPT // 2
         streams = self.users.get(user)
-        if streams is not None:
-            streams.disconnection = latest
         for stream_set in list(self.sets):
             stream_set.disconnect(user, reason, number)
         if streams is not None:

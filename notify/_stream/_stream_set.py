@@ -55,9 +55,9 @@ class StreamSet:
         self._next_rank = (self._next_rank + 1) % RANKS
         return self._next_rank
 
-    def attached(self, user: str, track: bool) -> None:
-        """Note that a stream was opened."""
-        self.counters.open_streams += 1
+    def attached(self, user: str, track: bool, streams: int = 1) -> None:
+        """Note that a stream was opened; `streams` is 0 for a further log of one that counts already."""
+        self.counters.open_streams += streams
 
     def is_ready(self, user: str, track: bool) -> bool:
         """Whether there is nothing that a stream has to wait for before its first read."""
@@ -66,10 +66,10 @@ class StreamSet:
     async def ready(self, user: str, track: bool) -> None:
         """Wait for what a stream needs before its first read; overriding methods keep this bounded."""
 
-    def detached(self, user: str, track: bool) -> None:
+    def detached(self, user: str, track: bool, streams: int = 1) -> None:
         """Note that a stream was closed; called in finalisers too."""
         if not self.closed:
-            self.counters.open_streams -= 1
+            self.counters.open_streams -= streams
 
     def cut(self, rank: int) -> None:
         """End the streams of lower ranks; those that were ended before stay so."""
@@ -163,9 +163,9 @@ class NotifierStreams(StreamSet):
         self.users: dict[str, int] = {}
         self.external: weakref.WeakSet[External] = weakref.WeakSet()
 
-    def attached(self, user: str, track: bool) -> None:
+    def attached(self, user: str, track: bool, streams: int = 1) -> None:
         """Count a stream that was opened, and its user as present."""
-        super().attached(user, track)
+        super().attached(user, track, streams)
         self.users[user] = self.users.get(user, 0) + 1
         if track and self._presence is not None:
             self._presence.enter(user)
@@ -183,9 +183,9 @@ class NotifierStreams(StreamSet):
         if track and self._presence is not None:
             await self._presence.ready(user)
 
-    def detached(self, user: str, track: bool) -> None:
+    def detached(self, user: str, track: bool, streams: int = 1) -> None:
         """Count a stream that was closed; once the notifier is closed, everything was released already."""
-        super().detached(user, track)
+        super().detached(user, track, streams)
         if user not in self.users:
             return
         self.users[user] -= 1

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from .. import ids
-from .._runtime._waking import Waiter, wake
+from .._runtime._waking import Wakeable, wake
 from ..event import Event
 from ._ring import Ring
-
-
-class Disconnection(NamedTuple):
-    """That a user was disconnected: the streams end that have not seen this generation of their set."""
-
-    generation: int
-    reason: str
 
 
 class WaitingStream(Protocol):
     """A stream, as its user's fan-out sees it.
 
     Attributes:
-        waiter: what its reader waits on; set while the stream is attached.
+        waiter: wakes its reader; set while the stream is attached.
         slot: its index in `UserStreams.waiting` while it is there.
     """
 
     slot: int
 
     @property
-    def waiter(self) -> Waiter | None:
-        """What its reader waits on."""
+    def waiter(self) -> Wakeable | None:
+        """What wakes its reader."""
 
     def wake_if_ended(self) -> None:
         """Let its reader see that the stream has ended, if it has."""
@@ -41,18 +34,14 @@ class UserStreams(Ring):
     Invariants:
         I1. `streams` counts the attached streams; the hub holds this object exactly while it is positive.
         I2. A stream in `waiting` has read the whole ring.
-
-    Attributes:
-        disconnection: the latest one of this user while this object existed.
     """
 
-    __slots__ = ("disconnection", "streams", "user", "waiting")
+    __slots__ = ("streams", "user", "waiting")
 
     def __init__(self, user: str, size: int, *, volatile: bool) -> None:
         super().__init__(size, volatile=volatile)
         self.user = user
         self.streams = 0
-        self.disconnection: Disconnection | None = None
         self.waiting: list[WaitingStream] = []
 
     def offer(self, event: Event) -> bool:
