@@ -117,7 +117,11 @@ class PostgresMaintenance:
         sql = self._db.names.sql
         counts = {}
         await connection.execute(f"SET LOCAL lock_timeout = {int(self._db.timeout * 800)}")
+        tables = [self._db.names.table(table) for table in USER_TABLES]
+        existing = {row["name"] for row in await connection.fetch(sql("existing"), tables)}
         for table in USER_TABLES:
+            if self._db.names.table(table) not in existing:
+                continue
             if table == "heads":
                 ahead: int = await connection.fetchval(sql("lock_head"), user)
                 if 0 < ahead < MAX_AHEAD:

@@ -156,7 +156,8 @@ class PostgresSchema:
         return (
             f"-- Creates the tables of notify in schema {self._names.schema}; may be run again. A role that only uses\n"
             "-- them needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables.\n"
-            f"BEGIN;\nSET LOCAL client_min_messages = warning;\nSELECT pg_advisory_xact_lock({self._names.lock});\n\n"
+            "BEGIN;\nSET LOCAL client_min_messages = warning;\nSET LOCAL standard_conforming_strings = on;\n"
+            f"SELECT pg_advisory_xact_lock({self._names.lock});\n\n"
             f"{body}\nCOMMIT;\n"
         )
 
@@ -226,6 +227,7 @@ class PostgresSchema:
             )
         try:
             async with connection.transaction():
+                await connection.execute("SET LOCAL standard_conforming_strings = on")  # before it reads the scripts
                 scripts = [names.sql(script, version=VERSION) for script in (*SCRIPTS, "set_version")]
                 await connection.execute(";\n".join([LOCK_WAIT, *scripts]))
         except asyncpg.PostgresError as error:

@@ -488,6 +488,7 @@ async def test_tables_of_the_first_release_and_a_role_without_rights(
     async with role(postgres, schema) as app, PostgresStore(app.dsn, schema=schema) as store:
         assert (await store.save(Event("alice", "n"))).id
         assert await store._maintenance.sweep(0)
+        assert await store.forget("alice") == 1  # though a table of a later release does not exist
     said = [text for text in warnings(caplog) if "could not be brought up to date" in text]
     assert len(said) == 1
     assert "notify init" in said[0]
@@ -674,7 +675,6 @@ async def test_reading_never_creates(
     assert await store.forget("alice") == 0
     await until(lambda: kept >= 2)
     assert not await keep()
-    assert await store._outbox.relay() == 0
     notifier = Notifier(store)
     async with store.subscribe("alice", "0") as stream:
         await until(lambda: store.is_receiving)
