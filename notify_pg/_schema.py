@@ -255,7 +255,7 @@ class PostgresSchema:
         missing = missing_ranges(found.today, found.partitions)
         reasons = []
         if missing and not found.owns_events:
-            reasons = [f"this role does not own the table: {REMEDY}, every day"]
+            reasons = ["this role does not own the table: run `notify init` as its owner, every day"] * len(missing)
         elif missing:
             present = found.partitions
             if not is_locked:
@@ -265,7 +265,7 @@ class PostgresSchema:
                 reasons.append(await self._create_partition(connection, low, high))
         reasons = [reason for reason in reasons if reason]
         if reasons:
-            self._incomplete.failed(f"{len(missing)} of the next {DAYS_AHEAD + 1} days: {reasons[0]}")
+            self._incomplete.failed(f"{len(reasons)} of the next {DAYS_AHEAD + 1} days: {reasons[0]}")
         else:
             self._incomplete.recovered()
 
