@@ -12,6 +12,7 @@ from . import abc as abc
 from . import errors as errors
 from . import ids as ids
 from ._notifier import Notifier as Notifier
+from ._open import open_store as open_store
 from ._runtime._background import Background as Background
 from ._runtime._results import Health as Health
 from ._runtime._results import PushReport as PushReport
@@ -19,8 +20,11 @@ from ._runtime._stats import Statistics as Statistics
 from ._stream._live import LiveLog as LiveLog
 from ._version import __version__ as __version__
 from .abc import Gap as Gap
+from .abc import GapReason as GapReason
 from .abc import Guarantees as Guarantees
+from .abc import MergedStream as MergedStream
 from .abc import Page as Page
+from .abc import Position as Position
 from .abc import PresenceTracker as PresenceTracker
 from .abc import Router as Router
 from .abc import RoutingInfo as RoutingInfo
@@ -53,16 +57,19 @@ __all__ = [
     "DisconnectedError",
     "Event",
     "Gap",
+    "GapReason",
     "Guarantees",
     "Health",
     "InvalidEventError",
     "InvalidEventIdError",
     "LiveLog",
+    "MergedStream",
     "Notifier",
     "NotifyError",
     "OverloadedError",
     "Page",
     "PayloadTooLargeError",
+    "Position",
     "PresenceTracker",
     "PushRejectedError",
     "PushReport",
@@ -80,4 +87,5 @@ __all__ = [
     "continuity",
     "errors",
     "ids",
+    "open_store",
 ]

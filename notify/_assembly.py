@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any, Final, Literal
 
 from ._presence._local_presence import LocalPresence
+from ._push._fan_out import FanOut
+from ._push._gate import Gate
 from ._push._locator import Locator
 from ._push._pipeline import Pipeline
-from ._push._routes import RouteReceiver, Routes
+from ._push._receivers import Receivers, RouteReceiver
+from ._push._routes import Routes
 from ._push._writer import Writer
 from ._runtime._background import Background
-from ._runtime._options import check_parts, check_positive
+from ._runtime._options import check_parts, check_positive, check_whole
 from ._runtime._stats import Counters
 from ._runtime._telemetry import Telemetry
+from ._stream._expiry import Expiry
 from ._stream._live import LiveLog
 from ._stream._stream_set import RANKS, NotifierStreams
 from .abc import (
     Deliver,
     Ephemerals,
+    HasOutbox,
     Immediate,
     Liveness,
     PresenceTracker,
@@ -41,7 +47,7 @@ _GRACE: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a notifier that are numbers or policies; see `Notifier`.
+    """The options of a notifier that are not parts; see `Notifier`.
 
     Raises:
         UsageError: a value is unacceptable.
@@ -55,15 +61,20 @@ class Options:
     max_payload: int
     max_pending: int
     timeout: float
+    dumps: Callable[[Any], bytes | str] | None
 
     def __post_init__(self) -> None:
         """Check every value."""
-        names = ("buffer_size", "poll_interval", "audit_interval", "max_payload", "max_pending", "timeout")
-        check_positive(**{name: getattr(self, name) for name in names})
+        check_whole(buffer_size=self.buffer_size, max_payload=self.max_payload, max_pending=self.max_pending)
+        check_positive(poll_interval=self.poll_interval, audit_interval=self.audit_interval, timeout=self.timeout)
         if self.offline not in ("store", "drop"):
             raise UsageError(f'offline must be "store" or "drop", not {self.offline!r}')
-        if not self.linger >= 0:
-            raise UsageError(f"linger must not be negative: {self.linger!r}")
+        linger: object = self.linger  # what comes from untyped code may be anything
+        dumps: object = self.dumps
+        if not isinstance(linger, int | float) or not linger >= 0:
+            raise UsageError(f"linger must be a number of seconds, and not negative: {linger!r:.80}")
+        if dumps is not None and (not callable(dumps) or iscoroutinefunction(dumps)):
+            raise UsageError(f"dumps= must be a plain function from a payload to bytes or str, not {dumps!r:.80}")
 
 
 @dataclass(slots=True)
@@ -73,6 +84,7 @@ class Parts:
     Attributes:
         services: tasks that run until the notifier closes.
         jobs: tasks that end by themselves, which closing waits for.
+        routes: one for each router.
         external: the stream store whose streams are its own, if it has no `LiveLog` in `live`.
         liveness: the store, if it knows whether it receives what other processes save.
     """
@@ -84,9 +96,10 @@ class Parts:
     streams: NotifierStreams
     telemetry: Telemetry
     pipeline: Pipeline
+    fan_out: FanOut
     local_presence: LocalPresence | None
-    receiver: RouteReceiver | None
-    routes: Routes | None
+    receivers: Receivers
+    routes: Sequence[Routes]
     external: StreamStore | None
     liveness: Liveness | None
 
@@ -96,14 +109,14 @@ class Parts:
         if rank >= RANKS:
             streams.close()
             streams.users.clear()
-        streams.cutoff = max(streams.cutoff, rank)  # a concurrent drain or aclose may be further
+        streams.cut(rank)  # a concurrent drain or aclose may be further
         self.live._hub.wake_ended()
         await streams.close_external()
 
     async def aclose(self, timeout: float) -> None:
         """End every stream, let pushes finish, release presence and stop; `timeout` seconds for each at most."""
         await self.end_streams(RANKS)
-        self.live._hub.sets.remove(self.streams)
+        self._leave_log()
         if not await self.jobs.settle(timeout):
             logger.warning("closing with %d pushes pending", self.counters.pending_pushes)
         if self.local_presence is not None:
@@ -112,10 +125,48 @@ class Parts:
         await self.jobs.aclose(_GRACE)
         self.telemetry.close()
 
+    def abandon(self, *, forked: bool) -> None:
+        """Release what needs no event loop, because that of the notifier has ended.
+
+        Args:
+            forked: whether this process was forked after the notifier was used: the registrations of its users belong
+                to the other process.
+        """
+        self.streams.close()
+        self.streams.users.clear()
+        self._leave_log()
+        self.services.abandon()
+        self.jobs.abandon()
+        if self.local_presence is not None and not forked:
+            self.local_presence.release_all()
+        self.telemetry.close()
+
+    def _leave_log(self) -> None:
+        if self.streams in self.live._hub.sets:
+            self.live._hub.sets.remove(self.streams)
+
+
+def as_routers(router: Router | Sequence[Router] | None) -> list[Router]:
+    """Return the routers that were given as one, as a sequence or not at all.
+
+    Raises:
+        UsageError: one is not a router, or is given twice.
+    """
+    if router is None:
+        return []
+    routers: list[Any] = list(router) if isinstance(router, list | tuple) else [router]
+    for each in routers:
+        check_parts(router=(each, "route"))
+        if each is None:
+            raise UsageError("router= must be a router or a sequence of routers, not a sequence with None")
+    if len({id(each) for each in routers}) < len(routers):
+        raise UsageError("router= names one router twice: every event would be routed twice")
+    return routers
+
 
 def assemble(
     store: Store | None,
-    router: Router | None,
+    routers: Sequence[Router],
     presence: PresenceTracker | None,
     here: RoutingInfo,
     options: Options,
@@ -127,7 +178,7 @@ def assemble(
 
     Args:
         store: as for `Notifier`; and so are the next two.
-        router: likewise.
+        routers: those given as `router`.
         presence: likewise.
         here: how other instances reach this one.
         options: likewise.
@@ -137,7 +188,9 @@ def assemble(
     Raises:
         UsageError: a part lacks its method.
     """
-    check_parts(store=(store, "save"), router=(router, "route"), presence=(presence, "locate"))
+    check_parts(store=(store, "save"), presence=(presence, "locate"))
+    if store is None:
+        logger.info("a notifier without a store: every event is ephemeral, and streams cannot resume")
     services, jobs = Background("notifier"), Background("notifier")
     stream_store = store if isinstance(store, StreamStore) else None
     shared = getattr(store, "live", None) if ability(store, StreamStore, live="subscribe") else None
@@ -157,40 +210,55 @@ def assemble(
         local_presence = LocalPresence(
             presence, here, linger=options.linger, background=services, guard=guard, **common
         )
-    receiver: RouteReceiver | None = None
-    if isinstance(router, ReceivingRouter):
-        receiver = RouteReceiver(router, here.instance_id, deliver, timeout=options.timeout, guard=guard)
+    receivers = Receivers(
+        [
+            RouteReceiver(
+                router, here.instance_id, deliver, timeout=options.timeout, guard=guard, catch_up=live.catch_up
+            )
+            for router in routers
+            if isinstance(router, ReceivingRouter)
+        ]
+    )
     streams = NotifierStreams(
         counters,
         audit_interval=options.poll_interval if stream_store is None else options.audit_interval,
         opening=opening,
         presence=local_presence,
-        receiver=receiver,
+        receiver=receivers if receivers.receivers else None,
+        expiry=Expiry(services, guard),
     )
     live._catch_up.join(streams)
     part: object = stream_store
     liveness = part if isinstance(part, Liveness) else None
 
     def is_receiving() -> bool:
-        routed = receiver is None or receiver.is_receiving
-        return routed and (liveness is None or liveness.is_receiving or not streams.users)
+        return receivers.is_receiving and (liveness is None or liveness.is_receiving or not streams.users)
 
     telemetry = Telemetry(counters, hub, streams.users, is_receiving)
+    if ability(store, HasOutbox):
+        telemetry.waiting = lambda: store.last_backlog.waiting
     common["background"] = jobs
-    routes = Routes(router, here.instance_id, **common) if router is not None else None
-    pipeline = Pipeline(
+    routes = [Routes(router, here.instance_id, **common) for router in routers]
+    locator = Locator(presence, **common) if presence is not None else None
+    fan_out = FanOut(
         name=hub.name,
         origin=hub.origin,
-        drop_offline=options.offline == "drop",
         live=hub,
         ephemerals=store if ability(store, Ephemerals) else None,
         show_external=streams.show_external,
         users=streams.users,
+        routes=routes,
+        locator=locator,
+        counters=counters,
+        guard=guard,
+    )
+    pipeline = Pipeline(
+        name=hub.name,
+        gate=Gate(locator if options.offline == "drop" else None, streams.users, counters, hub.name),
+        fan_out=fan_out,
         immediate=store if ability(store, Immediate, save_nowait="save") else None,
         transactional=store if ability(store, SaveInTransaction, save_in="save") else None,
         writer=Writer(store, max_pending=options.max_pending, guard=guard, **common) if store is not None else None,
-        routes=routes,
-        locator=Locator(presence, guard=guard, **common) if presence is not None else None,
         telemetry=telemetry,
         counters=counters,
         guard=guard,
@@ -203,8 +271,9 @@ def assemble(
         streams=streams,
         telemetry=telemetry,
         pipeline=pipeline,
+        fan_out=fan_out,
         local_presence=local_presence,
-        receiver=receiver,
+        receivers=receivers,
         routes=routes,
         external=external,
         liveness=liveness,

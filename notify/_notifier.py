@@ -7,37 +7,67 @@ The parts behind it are put together in `_assembly.py`; a push goes through `_pu
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
+from inspect import signature
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 import anyio
 import anyio.lowlevel
 
-from ._assembly import Options, assemble
+from ._assembly import Options, as_routers, assemble
+from ._codec import check_json, dump
+from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
-from ._runtime._commands import FORGOTTEN
-from ._runtime._health import examine, until_receiving
+from ._runtime._commands import DISCONNECT, FORGOTTEN
+from ._runtime._health import examine, until_receiving, until_relayed
+from ._runtime._options import check_positive
 from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
+from ._stream._expiry import moment_of
 from ._stream._external import ExternalStream
+from ._stream._merged_attachment import check_users
 from ._stream._stream_set import RANKS
-from .abc import Forget, Position, PresenceTracker, Router, RoutingInfo, Store, Stream, StreamStore, ability
+from .abc import (
+    Forget,
+    HasOutbox,
+    MergedStream,
+    Position,
+    PresenceTracker,
+    Router,
+    RoutingInfo,
+    Store,
+    Stream,
+    StreamStore,
+    ability,
+)
 from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
 from .event import Event, check_name, check_pushed_type, check_user, draft, plain
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultingTypeVar  # a default for a type parameter is Python 3.13's
 
-class Notifier:
+    Pushed = DefaultingTypeVar("Pushed", bound=Event | None, default=Event, covariant=True)
+else:
+    Pushed = TypeVar("Pushed", covariant=True)
+
+_Dumps = Callable[[Any], bytes | str]
+
+
+class Notifier(Generic[Pushed]):
     """Pushes events to users and hands out streams of them.
 
     Used as `async with Notifier(...)`, or without it and `await notifier.aclose()` at the end. The parts belong to the
-    caller: they may be shared, and closing the notifier does not close them.
+    caller: they may be shared, and closing the notifier does not close them; the store of `from_url` is the exception.
 
     Args:
-        store: where events are kept. None: every event is ephemeral.
-        router: carries events to other instances.
+        store: where events are kept. None: every event is ephemeral, which is logged once, at level INFO.
+        router: carries events to other instances; or a sequence of routers, each of which gets every event. A router
+            whose attribute `every_event` is true is a sink: it gets each event that this notifier stores once, whatever
+            presence says, and no ephemeral ones.
         presence: knows who is connected where. Without it, a router is asked to reach every instance.
         instance_id: this instance's name among the others; random when not given.
         metadata: what routers of other instances need to reach this one.
@@ -51,16 +81,61 @@ class Notifier:
         max_payload: bytes of JSON that a payload may have.
         max_pending: pushes that may be pending before `OverloadedError`.
         timeout: seconds that one call of the store, router or presence tracker may take.
+        dumps: encodes payloads: a function to bytes or str, for example `orjson.dumps`, `msgspec.json.encode` or
+            pydantic's `to_json`. None: the standard library's encoder. What it returns is checked to be one JSON text.
 
     Raises:
         UsageError: an argument is unacceptable.
+
+    For type checkers, `push` returns an `Event`, and `Event | None` only where `offline` may be `"drop"`; such a
+    notifier is a `Notifier[Event | None]`.
     """
+
+    @overload
+    def __init__(
+        self: Notifier[Event],
+        store: Store | None = None,
+        *,
+        router: Router | Sequence[Router] | None = None,
+        presence: PresenceTracker | None = None,
+        instance_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        offline: Literal["store"] = "store",
+        buffer_size: int = 64,
+        poll_interval: float = 2.0,
+        audit_interval: float = 30.0,
+        linger: float = 30.0,
+        max_payload: int = 65_536,
+        max_pending: int = 10_000,
+        timeout: float = 5.0,
+        dumps: _Dumps | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Notifier[Event | None],
+        store: Store | None = None,
+        *,
+        router: Router | Sequence[Router] | None = None,
+        presence: PresenceTracker | None = None,
+        instance_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        offline: Literal["store", "drop"],
+        buffer_size: int = 64,
+        poll_interval: float = 2.0,
+        audit_interval: float = 30.0,
+        linger: float = 30.0,
+        max_payload: int = 65_536,
+        max_pending: int = 10_000,
+        timeout: float = 5.0,
+        dumps: _Dumps | None = None,
+    ) -> None: ...
 
     def __init__(
         self,
         store: Store | None = None,
         *,
-        router: Router | None = None,
+        router: Router | Sequence[Router] | None = None,
         presence: PresenceTracker | None = None,
         instance_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -72,25 +147,61 @@ class Notifier:
         max_payload: int = 65_536,
         max_pending: int = 10_000,
         timeout: float = 5.0,
+        dumps: _Dumps | None = None,
     ) -> None:
         options = Options(
-            offline, buffer_size, poll_interval, audit_interval, linger, max_payload, max_pending, timeout
+            offline, buffer_size, poll_interval, audit_interval, linger, max_payload, max_pending, timeout, dumps
         )
         self.instance_id = secrets.token_hex(8) if instance_id is None else instance_id
         check_name("instance_id", self.instance_id)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise UsageError(f"metadata must map strings to strings, not {metadata!r:.80}")
         here = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._store, self._presence = store, presence
         self._options = options
+        routers = as_routers(router)
         self._parts = parts = assemble(
-            store, router, presence, here, options, deliver=self.deliver, opening=self._start_services
+            store, routers, presence, here, options, deliver=self.deliver, opening=self._start_services
         )
         self._pipeline, self._streams, self._counters = parts.pipeline, parts.streams, parts.counters
         self._live, self._guard, self._users = parts.live, parts.live._hub.guard, parts.live._hub.users
         self._closed = self._draining = self._started = False
         self._pushes_since_yield = 0
-        is_plain = not (router or presence or parts.telemetry.measuring or parts.telemetry.tracing)
+        is_plain = not (routers or presence or parts.telemetry.measuring or parts.telemetry.tracing)
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
+        self._unsent = parts.pipeline.unsent
+        self._dumps = dumps
+        self._opened: Store | None = None
+
+    @overload
+    @classmethod
+    def from_url(cls, url: str, *, offline: Literal["drop"], **options: Any) -> Notifier[Event | None]: ...
+
+    @overload
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self: ...
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Any:
+        """Return a notifier with the store at a URL, which it opens at the first use and closes in `aclose`.
+
+        Args:
+            url: as for `open_store`; its query may name options of the store, for example `?max_len=50`.
+            options: those of the notifier. Options that a notifier does not have go to the store. `timeout` and
+                `poll_interval` are the notifier's: those of a store are written into the URL.
+
+        Raises:
+            UsageError: not a store URL, or an argument is unacceptable.
+            ModuleNotFoundError: the driver of the backend is not installed; the message names the extra to install.
+        """
+        if "store" in options:
+            raise UsageError("from_url() opens the store by itself, so store= cannot be given")
+        ours = {name: options.pop(name) for name in _KEYWORDS & options.keys()}
+        store = open_store(url, **options)
+        notifier = cls(store, **ours)
+        notifier._opened = store
+        return notifier
 
     # -- pushing -------------------------------------------------------------------------------------------------
 
@@ -105,8 +216,9 @@ class Notifier:
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
         connection: Any = None,
-    ) -> Event | None:
-        """Notify one user: check presence, save, offer to the local streams, route to the other instances.
+        data: bytes | None = None,
+    ) -> Pushed:
+        """Notify one user: save, offer to the local streams, route to the other instances.
 
         Args:
             user: whom.
@@ -119,6 +231,8 @@ class Notifier:
             ephemeral: not stored: only streams that are open now can see it.
             connection: the store driver's, with a transaction open: the event is stored in it, and exists if and only
                 if it is committed. Before that nothing is shown or routed; after it the store wakes the streams.
+                Routers, sinks too, are not told.
+            data: a JSON text in UTF-8 that is kept byte for byte, in place of a payload.
 
         Returns:
             The stored event; the event without an id if ephemeral; None where `offline="drop"` dropped it.
@@ -131,28 +245,28 @@ class Notifier:
             UsageError: a connection was given, and the store cannot save in a transaction, or the event is ephemeral.
             ClosedError: the notifier is closed.
 
-        Order: a push that returned before another one of the same user began has the smaller id.
+        Order: the pushes to one user are stored in the order of the calls; one that fails leaves the others in order.
         Cancellation: abandons the wait; the event may be stored, and then it is delivered.
         Concurrency: any number of tasks; they share batches.
-        Cost: one save, and one presence check if there is a tracker.
+        Cost: one save. With a tracker one presence check, which is waited for only with `offline="drop"`.
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
         if user.__class__ is not str:
             user = plain(user)
         streams = self._users.get(user) if user.__class__ is str else None  # a user with streams was checked by them
-        event = draft(user, type, payload, key, group, meta, streams is not None)
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        event = draft(user, type, payload, key, group, meta, streams is not None, data)
         if len(event.data) > self._options.max_payload:
             raise PayloadTooLargeError(len(event.data), self._options.max_payload)
         self._guard.check()
-        self._pushes_since_yield += 1
-        if self._pushes_since_yield >= PUSHES_PER_YIELD:
-            self._pushes_since_yield = 0
-            await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers
-            streams = self._users.get(user)
-        if self._save_directly is not None and not ephemeral and connection is None:
+        pushed: Any  # what the overloads of the constructor say
+        if self._save_directly is None or ephemeral or connection is not None or self._unsent:
+            pushed = await self._push(event, ephemeral, connection)
+        else:
             try:  # nothing to ask, to wait for, to route or to measure
-                stored = self._save_directly(event)
+                pushed = stored = self._save_directly(event)
                 if stored.__class__ is not Event:
                     checked_event(stored)
             except Exception as error:
@@ -161,11 +275,32 @@ class Notifier:
             counters.pushed_stored += 1
             if streams is not None and streams.offer(stored):
                 counters.delivered_local += streams.streams
-            return stored
-        if self._parts.telemetry.tracing:
-            with self._parts.telemetry.push_span(event) as traced:
-                return await self._pipeline.push(traced, ephemeral, connection)
-        return await self._pipeline.push(event, ephemeral, connection)
+        self._pushes_since_yield += 1
+        if self._pushes_since_yield >= PUSHES_PER_YIELD:
+            self._pushes_since_yield = 0
+            await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers; the event has its place
+        return pushed  # type: ignore[no-any-return]
+
+    def _encoded(self, payload: Any, data: Any) -> bytes:
+        """Return the JSON of a payload by `dumps`, or the given one: checked in both cases."""
+        limit, what = self._options.max_payload, "data="
+        if data is not None and payload is not None:
+            raise InvalidEventError("a push takes either a payload or data=, its JSON")
+        if data is None:
+            assert self._dumps is not None
+            data, what = dump(self._dumps, payload), "what dumps= returned"
+        elif not isinstance(data, bytes):
+            raise InvalidEventError(f"data= must be bytes of JSON in UTF-8, not {data.__class__.__name__}")
+        if len(data) > limit:
+            raise PayloadTooLargeError(len(data), limit)
+        check_json(data, what)
+        return bytes(data)
+
+    async def _push(self, event: Event, ephemeral: bool, connection: Any) -> Event | None:
+        if not self._parts.telemetry.tracing:
+            return await self._pipeline.push(event, ephemeral, connection)
+        with self._parts.telemetry.push_span(event) as traced:
+            return await self._pipeline.push(traced, ephemeral, connection)
 
     async def push_many(
         self,
@@ -177,6 +312,7 @@ class Notifier:
         group: str | None = None,
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
+        data: bytes | None = None,
     ) -> PushReport:
         """Notify many users of the same thing, in bounded batches of one round trip each.
 
@@ -190,6 +326,7 @@ class Notifier:
             group: as for `push`.
             meta: as for `push`.
             ephemeral: as for `push`.
+            data: as for `push`.
 
         Raises:
             InvalidEventError: another argument is unacceptable; nothing was stored.
@@ -201,7 +338,9 @@ class Notifier:
         Cost: one save for 500 users if the store can `save_many`; other pushes proceed at the same time.
         """
         self._check_open()
-        first = draft("-", type, payload, key, group, meta, user_checked=True)
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        first = draft("-", type, payload, key, group, meta, True, data)
         self._check_size(first)
         if isinstance(users, str | bytes):
             raise InvalidEventError(
@@ -221,7 +360,8 @@ class Notifier:
         if not drafts and not failed:
             return PushReport()
         try:
-            report = await self._parts.jobs.run(self._pipeline.push_all, [*drafts.values()], failed, ephemeral)
+            saves = self._pipeline.begin([*drafts.values()], ephemeral)
+            report = await self._parts.jobs.run(self._pipeline.push_all, saves, failed, ephemeral)
         except ClosedError as error:
             message = "the notifier was closed during push_many(), so some of the events may be stored"
             raise PushUncertainError(message, backend=self._live._hub.name) from error
@@ -229,7 +369,9 @@ class Notifier:
             raise next(iter(failed.values()))
         return report
 
-    async def broadcast(self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None) -> Event:
+    async def broadcast(
+        self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None, data: bytes | None = None
+    ) -> Event:
         """Show an ephemeral event to every stream that is open now, on every instance.
 
         Returns:
@@ -245,10 +387,12 @@ class Notifier:
         """
         self._check_open()
         check_pushed_type(type)
-        event = Event("-", type, payload, meta=meta)
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        event = Event("-", type, payload, data=data, meta=meta)
         self._check_size(event)
         self._guard.check()
-        event = self._pipeline.show(event.addressed_to(""), None)
+        event = self._parts.fan_out.show(event.addressed_to(""), None)
         await let_routes_start()
         return event
 
@@ -272,8 +416,38 @@ class Notifier:
         if not ability(self._store, Forget):
             raise UsageError(f"{self._live._hub.name} cannot forget a user")
         erased = await self._parts.jobs.run(self._store.forget, plain(user))
-        self._pipeline.command(FORGOTTEN, plain(user))
+        self._parts.fan_out.command(FORGOTTEN, plain(user))
         return erased
+
+    async def disconnect(self, user: str, reason: str = "") -> None:
+        """End every stream of this user, on every instance: `async for` ends, `next` raises `DisconnectedError`.
+
+        That holds for every stream that exists when an instance learns of it, also one that is not opened yet, and
+        whatever its reader does. Streams that are subscribed afterwards are not affected: to keep a client out is up
+        to the application. Other instances learn of it as of an ephemeral event, through the store (`Ephemerals`) or
+        the router: soon, and not at all while those are down.
+
+        Args:
+            user: whose streams end; also those that read this user's log among others.
+            reason: for the readers, at most 255 characters.
+
+        Raises:
+            InvalidEventError: `user` is not a user id.
+            UsageError: `reason` is not a text of at most 255 characters.
+            ClosedError: the notifier is closed.
+
+        Order: none.
+        Cancellation: the streams here have ended, and perhaps those elsewhere.
+        Cost: proportional to the user's open streams; one route.
+        """
+        self._check_open()
+        check_user(user)
+        text: Any = reason
+        if not isinstance(text, str) or len(text) > 255:
+            raise UsageError(f"reason must be a text of at most 255 characters, not {reason!r:.80}")
+        self._guard.check()
+        self._parts.fan_out.command(DISCONNECT, plain(user), {"reason": plain(text)})
+        await let_routes_start()
 
     def deliver(self, event: Event | bytes) -> int:
         """Offer an event that came from another instance to the local streams; return how many accepted it.
@@ -286,8 +460,12 @@ class Notifier:
 
         Raises:
             InvalidEventError: neither an event nor bytes.
+            UsageError: called from another thread or event loop.
         """
-        return 0 if self._closed else self._pipeline.deliver(event)
+        if self._closed:
+            return 0
+        self._guard.check()
+        return self._parts.fan_out.deliver(event)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -299,7 +477,8 @@ class Notifier:
 
     # -- subscribing ---------------------------------------------------------------------------------------------
 
-    def subscribe(
+    @overload
+    def subscribe(  # type: ignore[overload-overlap]  # a str is an iterable of str too: this overload comes first
         self,
         user: str,
         last_id: Position = None,
@@ -307,34 +486,72 @@ class Notifier:
         signals: bool = False,
         track: bool = True,
         max_lag: int | None = None,
-    ) -> Stream:
-        """Return a stream of one user's events: first those in the log after `last_id`, then live ones.
+        expires_at: datetime | None = None,
+    ) -> Stream: ...
+
+    @overload
+    def subscribe(
+        self,
+        user: Iterable[str],
+        last_id: Position = None,
+        *,
+        signals: bool = False,
+        track: bool = True,
+        max_lag: int | None = None,
+        expires_at: datetime | None = None,
+    ) -> MergedStream: ...
+
+    def subscribe(
+        self,
+        user: str | Iterable[str],
+        last_id: Position = None,
+        *,
+        signals: bool = False,
+        track: bool = True,
+        max_lag: int | None = None,
+        expires_at: datetime | None = None,
+    ) -> Stream | MergedStream:
+        """Return a stream of a user's events: first those in the log after `last_id`, then live ones.
 
         Args:
-            user: the user whose events are yielded.
+            user: the user whose events are yielded; several users, whose logs one stream then reads: `MergedStream`.
             last_id: None or `""`: from now on, fixed when the stream is entered or at the first `next`. `"0"`: all
-                that is retained. A datetime: everything since then. An id: everything after it.
+                that is retained. A datetime: everything since then. A `last_id` of a stream: everything after it. One
+                of a stream of several logs is exact for each log that it holds; a log that it lacks starts from now,
+                and one that is not among the users is ignored. Any other position applies to every log, and an id then
+                counts as the time that it contains.
             signals: also yield `notify.gap` (payload: reason, from, to) and `notify.sync` (the replay is over).
             track: whether the open stream makes its user present.
             max_lag: live events that the reader may be behind before the stream ends with `SlowConsumerError`. None: a
                 slow reader just reads the log later, and costs nothing.
+            expires_at: when the stream ends as if by `disconnect`, with the reason `"expired"`; a datetime with a time
+                zone. The wall clock counts; that it was set is noticed within a second.
 
         Raises:
             InvalidEventError: `user` is not a user id.
             InvalidEventIdError: `last_id` is not a position.
-            UsageError: signals or max_lag, of a stream store whose streams are its own, without a `LiveLog` in `live`.
+            UsageError: `expires_at` is not a datetime with a time zone; or no user is named, or more than 100.
+            UsageError: signals, max_lag or several users, of a stream store without a `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
         self._check_open()
+        self._guard.check_if_running()
         if self._draining:
             raise ClosedError("the notifier is draining")
-        external = self._parts.external
+        external, expires = self._parts.external, moment_of(expires_at)
+        options: dict[str, Any] = {"track": track, "expires": expires}
         if external is None:
-            return self._live._subscribe(user, last_id, self._streams, signals=signals, track=track, max_lag=max_lag)
+            options |= {"signals": signals, "max_lag": max_lag}
+            if isinstance(user, str) or not isinstance(user, Iterable):
+                return self._live._subscribe(user, last_id, self._streams, **options)
+            return self._live._subscribe_many(user, last_id, self._streams, **options)
+        if not isinstance(user, str) and isinstance(user, Iterable):
+            check_users(user)
+            raise UsageError(f"{self._live._hub.name} does not support several logs in one stream: it has no LiveLog")
         check_user(user)
         if signals or max_lag is not None:
             raise UsageError(f"{self._live._hub.name} does not support signals= or max_lag=: it has no LiveLog")
-        options: dict[str, Any] = {"track": track, "buffer_size": self._options.buffer_size}
+        options["buffer_size"] = self._options.buffer_size
         return ExternalStream(external, self._streams, self._guard, plain(user), last_id, **options)
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -343,30 +560,46 @@ class Notifier:
         """Return a snapshot of what this notifier has counted."""
         return snapshot(self._counters, len(self._streams.users))
 
-    async def check(self) -> Health:
-        """Try every part once and return a verdict.
+    async def check(self, timeout: float | None = None) -> Health:
+        """Try every part once, all at the same time, and return a verdict.
 
-        The store is read, presence is asked, and a probe goes through the router to this very instance and is awaited
-        back. A stream store that knows whether it receives new events has to prove it to a stream. Takes at most
-        `timeout` seconds for each part; a part that fails is reported, not raised.
+        The store is read, presence is asked, and a probe goes through each router to this very instance and is awaited
+        back. A stream store that knows whether it receives new events has to prove it to a stream. An outbox is named
+        if events in it wait for more than a minute, or were set aside. A router with `every_event` is not sent a probe:
+        it is well unless the latest event failed. A part that fails is reported, not raised.
+
+        Args:
+            timeout: seconds after which a part that has not answered has failed; the notifier's by default.
 
         Raises:
+            UsageError: `timeout` is not greater than 0.
             ClosedError: the notifier is closed.
         """
         self._check_open()
         self._guard.check()
+        within = self._options.timeout if timeout is None else timeout
+        check_positive(timeout=within)
         self._start_services()
         parts, attempts = self._parts, dict[str, Callable[[], Awaitable[object]]]()
-        timeout = self._options.timeout
         if self._store is not None:
             attempts["store"] = partial(self._store.head, self.instance_id)
         if parts.liveness is not None and isinstance(self._store, StreamStore):
-            attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, timeout * 0.8)
+            attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, within * 0.8)
+        if ability(self._store, HasOutbox):
+            attempts["outbox"] = partial(until_relayed, self._store)
         if self._presence is not None:
             attempts["presence"] = partial(self._presence.locate, [self.instance_id])
-        if parts.routes is not None:
-            attempts["router"] = partial(self._pipeline.probe, parts.receiver)
-        return await examine(attempts, timeout=timeout, background=parts.jobs)
+        receivers = {id(each.router): each for each in parts.receivers.receivers}
+        for number, routes in enumerate(parts.routes):
+            name = "router" if len(parts.routes) == 1 else f"router {number} ({routes.name})"
+            attempts[name] = partial(self._parts.fan_out.probe, routes, receivers.get(id(routes.router)))
+        return await examine(attempts, timeout=within, background=parts.jobs)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "draining" if self._draining else "open"
+        parts = [type(part).__name__ for part in (self._store, self._presence) if part is not None]
+        parts += [routes.name for routes in self._parts.routes]
+        return f"<Notifier {self.instance_id!r} {' '.join([*parts, state])}>"
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
 
@@ -379,7 +612,12 @@ class Notifier:
             window: seconds over which the streams end.
 
         Cancellation: some streams have ended, the rest go on; drain again.
+
+        Raises:
+            UsageError: called from another event loop.
         """
+        if not self._closed:
+            self._guard.check()
         self._draining = True
         for rank in range(self._streams.cutoff + 1, RANKS + 1):
             if self._counters.open_streams:
@@ -390,21 +628,33 @@ class Notifier:
     async def aclose(self) -> None:
         """End every stream, let pushes finish, release presence and stop. Idempotent.
 
-        Takes at most about twice `timeout` seconds, also if a store ignores cancellation.
+        Takes at most about twice `timeout` seconds, also if a store ignores cancellation. Where the notifier's event
+        loop has ended before, and in a forked process, what needs no event loop is released, without waiting.
         Cancellation: takes effect only after everything is released.
+
+        Raises:
+            UsageError: called from another event loop while the notifier's own one may still run.
         """
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        is_here = self._guard.check_closing()
+        self._closed = True
+        if is_here:
             with anyio.CancelScope(shield=True):
-                await self._parts.aclose(self._options.timeout)
+                try:
+                    await self._parts.aclose(self._options.timeout)
+                finally:
+                    if self._opened is not None:
+                        await self._opened.aclose()
+        else:
+            self._parts.abandon(forked=self._guard.forked)
 
     async def __aenter__(self) -> Self:
         """Start: routed events are received once this returns."""
         self._check_open()
         self._guard.check()
         self._start_services()
-        if self._parts.receiver is not None:
-            await self._parts.receiver.ready()
+        await self._parts.receivers.ready()
         return self
 
     async def __aexit__(
@@ -417,5 +667,7 @@ class Notifier:
         """Start to receive routed events, when first needed; a `LiveLog` starts by itself."""
         if not self._started:
             self._started = True
-            if self._parts.receiver is not None:
-                self._parts.services.start(self._parts.receiver.run)
+            self._parts.receivers.start(self._parts.services)
+
+
+_KEYWORDS = frozenset(name for name, each in signature(Notifier).parameters.items() if each.kind is each.KEYWORD_ONLY)

@@ -5,10 +5,10 @@
 There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. An implementation does not
 have to inherit from them. What an implementation can do beyond its interface is an *ability*: a further small interface
 that the notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`,
-`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `ReceivingRouter`, `ImmediatePresence`). An ability counts
-only if no subclass has overridden the plain method that it stands in for: a subclass that overrides `save` alone gets
-its `save` called, not an inherited `save_many`. The attribute `guarantees` says how strong an implementation is
-(durable, shared, leased).
+`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `ReceivingRouter`, `ImmediatePresence`). An
+ability counts only if no subclass has overridden the plain method that it stands in for: a subclass that overrides
+`save` alone gets its `save` called, not an inherited `save_many`. The attribute `guarantees` says how strong an
+implementation is (durable, shared, leased).
 
 The suites in `notify.testing` test an implementation against everything that is written here. `notify.adapters`
 contains what most implementations need.
@@ -17,7 +17,7 @@ contains what most implementations need.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType, TracebackType
@@ -31,7 +31,7 @@ from .ids import GapReason as GapReason
 from .ids import continuity
 
 Position: TypeAlias = str | datetime | None
-"""Where a stream starts: an id, `"0"` (everything retained), a time, or None (also `""`) for "from now on"."""
+"""Where a stream starts: a `last_id`, `"0"` (everything retained), a time, or None (also `""`) for "from now on"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,13 @@ class Gap:
         reason: why continuity cannot be proven.
         start: the last position before the gap.
         end: the position from which continuity holds again.
+        user: whose log it is, if the stream reads several; otherwise empty.
     """
 
     reason: GapReason
     start: str
     end: str
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +351,48 @@ class Stream(Protocol):
 
 
 @runtime_checkable
+class MergedStream(Stream, Protocol):
+    """One reader's path through several logs, which `event.user` tells apart.
+
+    Everything that a `Stream` promises holds for each log: order, resuming, gaps. Between logs there is no promise but
+    that the first replay is merged by id. `last_id` is a token with a position for each log whose position is fixed;
+    it consists of ASCII letters, digits and `.-_~`, has less than 7 KB, and is the plain id while there is one log.
+
+    `notify.gap` names its log in `event.user`. `notify.sync` comes once, when the replay of all logs is over; it
+    belongs to no log, so its user is empty, and its id is the token. A broadcast is yielded once. Every log counts as
+    presence of its user. If one of the users is disconnected, the stream ends.
+    """
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """The users whose logs are read, in the order in which they were named; `user` is the first one."""
+
+    @abstractmethod
+    def add(self, user: str, position: Position = None) -> Awaitable[None]:
+        """Read one more log, from this position on. Takes effect at once; nothing happens if it is read already.
+
+        What it returns can be awaited: then the position of the log is fixed, and `last_id` holds it. A token of
+        `last_id` is a position too.
+
+        Raises:
+            InvalidEventError: `user` is not a user id.
+            InvalidEventIdError: `position` is not a position.
+            UsageError: the stream reads 100 logs.
+            ClosedError: the stream is closed.
+        """
+
+    @abstractmethod
+    def remove(self, user: str) -> Awaitable[None]:
+        """Stop reading a log. Takes effect at once: no event of it is yielded after this, and `last_id` lacks it.
+
+        Nothing happens if it is not read. There is nothing to wait for; that it can be awaited makes it like `add`.
+
+        Raises:
+            UsageError: it is the only log of the stream.
+        """
+
+
+@runtime_checkable
 class StreamStore(Store, Protocol):
     """A store that learns of new events by itself, from every process: neither a router nor polling is needed."""
 
@@ -554,6 +598,44 @@ class Prepare(Protocol):
     @abstractmethod
     def script(self) -> str:
         """Return what `prepare` would execute on an empty database, as text for an administrator to read and run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in the outbox of a store.
+
+    Attributes:
+        waiting: events that no relay has moved to their logs yet; counted up to 10,000.
+        age: seconds for which the oldest of them has waited.
+        dead: events that were set aside because no log may hold them; counted up to 10,000.
+    """
+
+    waiting: int = 0
+    age: float = 0.0
+    dead: int = 0
+
+
+@runtime_checkable
+class HasOutbox(Protocol):
+    """A store with an outbox: events that wait, in a table, for a relay to move them to their logs."""
+
+    @property
+    @abstractmethod
+    def last_backlog(self) -> Backlog:
+        """What was found when it was last looked at, which the store does every minute."""
+
+    @abstractmethod
+    async def backlog(self) -> Backlog:
+        """Return what waits now.
+
+        Raises:
+            BackendUnavailableError: not reachable.
+            ClosedError: the store is closed.
+
+        Cancellation: nothing has changed.
+        Concurrency: any number of tasks.
+        Cost: one round trip.
+        """
 
 
 T = TypeVar("T")

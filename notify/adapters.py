@@ -12,13 +12,16 @@
 | the exceptions of a driver | `DriverErrors` |
 | a mistake in one's own code, told from an outage | `is_bug`, `report_bug` |
 | options of a store | `Retention` |
+| a store from a URL, for `open_store` | `StoreFactory` |
 | the gap of a page | `Page.of`, or `continuity` |
 | the next id of a log | `ids.following` |
 | an event from a row | `build_event` |
 | check a user id | `check_user` |
+| the parts of a store URL, by the rules of all stores | `StoreUrl.parse` |
 | a user id inside a key, subject or topic | `safe_name` |
 """
 
+from ._open import store_factory as store_factory
 from ._presence._lease_backend import LeaseBackend as LeaseBackend
 from ._presence._lease_keeper import LeaseKeeper as LeaseKeeper
 from ._presence._lease_keeper import LeaseRegistration as LeaseRegistration
@@ -31,6 +34,8 @@ from ._runtime._driver_errors import report_bug as report_bug
 from ._runtime._loop_guard import LoopGuard as LoopGuard
 from ._runtime._outage_log import OutageLog as OutageLog
 from ._runtime._retention import Retention as Retention
+from ._runtime._store_factory import StoreFactory as StoreFactory
+from ._runtime._urls import StoreUrl as StoreUrl
 from ._stream._live import LiveLog as LiveLog
 from .event import build_event as build_event
 from .event import check_user as check_user
@@ -48,6 +53,8 @@ __all__ = [
     "LoopGuard",
     "OutageLog",
     "Retention",
+    "StoreFactory",
+    "StoreUrl",
     "backoff",
     "build_event",
     "check_user",
@@ -55,4 +62,5 @@ __all__ = [
     "is_bug",
     "report_bug",
     "safe_name",
+    "store_factory",
 ]

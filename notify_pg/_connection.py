@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
 
 from notify.adapters import LoopGuard
-from notify.errors import UsageError
+from notify.errors import BackendUnavailableError, UsageError
 
-from ._dsn import check_dsn, connect
-from ._errors import PostgresDisposition, disposition_of, unavailable
+from ._connect import connect
+from ._dsn import check_dsn
+from ._errors import PostgresDisposition, UnreachableError, disposition_of, is_unreachable, unavailable
 from ._names import PostgresNames
 from ._pool import CallerPool, Connection, ConnectionPool, OwnPool
-from ._schema import prepare
+from ._reachable import ServerWatch
+from ._schema import STORE_TABLES, PostgresSchema
 
 MIN_VERSION: Final = 14
 """The oldest supported version of the server."""
 
 RESERVED: Final = 3
 """Connections of the pool that reads leave free: two for batches of saves, one for wake messages."""
+
+
+SETTINGS: Final = {"row_security": "off", "default_transaction_isolation": "read committed"}
+"""Of our own sessions. With the first, a query whose rows would be filtered fails; it does not return the rest."""
 
 
 class PostgresDatabase:
@@ -40,12 +46,14 @@ class PostgresDatabase:
         backend: the name that errors give to this part.
         timeout: seconds for one call.
         pool_size: connections at most, where a DSN was given.
-        tables: whether the part needs tables.
+        tables: those that the part needs.
 
     Attributes:
         check: raises unless this is open, and in its own process and event loop (`LoopGuard.check`).
         is_prepared: whether the tables are known to exist.
+        is_complete: whether what was missing has been created since.
         is_pooled: whether a pooler stands in between, so that a session may change from one transaction to the next.
+        watch: whether the server is known to be unreachable.
     """
 
     def __init__(
@@ -56,12 +64,11 @@ class PostgresDatabase:
         backend: str,
         timeout: float,
         pool_size: int,
-        tables: bool = True,
+        tables: Sequence[str] = STORE_TABLES,
     ) -> None:
         if not isinstance(dsn, str | asyncpg.Pool):
             raise UsageError(f"dsn must be a DSN or an asyncpg pool, got {type(dsn).__name__}")
-        if isinstance(dsn, str):
-            check_dsn(dsn)
+        self._address = check_dsn(dsn) if isinstance(dsn, str) else None
         for option, value in (("timeout", timeout), ("pool_size", pool_size)):
             if not value > 0:
                 raise UsageError(f"{option} must be greater than 0, not {value!r}")
@@ -69,18 +76,27 @@ class PostgresDatabase:
         self.backend = backend
         self.timeout = timeout
         self.is_pooled = False
-        self.is_prepared = False
+        self.is_prepared = self.is_complete = False
         self._guard = LoopGuard(backend, asyncio_only=True)
         self.check = self._guard.check
         self._dsn = dsn if isinstance(dsn, str) else None
         self._pool: ConnectionPool | None = None if isinstance(dsn, str) else CallerPool(dsn)
-        self._listen_dsn: str | None = None
+        self._listen_address = self._address
+        self._says_pooled = self._address is not None and self._address.is_pooled
         self._kept_to_listen = 0
-        self._has_tables = tables
+        self.schema = PostgresSchema(names, tables)
         self._size = pool_size if self._pool is None else self._pool.size
         self._reads = asyncio.Semaphore(max(1, self._size - RESERVED))
         self._starting = asyncio.Lock()
         self._clock_offset = 0
+        self.watch = ServerWatch(
+            self._dsn or f"pool {id(self._pool)}",
+            backend,
+            self._probe,
+            lambda: self.timeout,
+            asks=self._dsn is not None,
+        )
+        self.watch.listeners.append(self._on_unreachable)
 
     def set_listen_dsn(self, listen_dsn: str | None) -> None:
         """Set the address of the listening connection; None: the same as `dsn`, or one connection of the given pool.
@@ -89,8 +105,7 @@ class PostgresDatabase:
             UsageError: not a DSN.
         """
         if listen_dsn is not None:
-            check_dsn(listen_dsn)
-        self._listen_dsn = listen_dsn
+            self._listen_address = check_dsn(listen_dsn)
         self._kept_to_listen = int(listen_dsn is None)
 
     @property
@@ -105,6 +120,7 @@ class PostgresDatabase:
     async def aclose(self) -> None:
         """Close the connections that this library has opened. Idempotent."""
         self.close()
+        await self.watch.aclose()
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.aclose()
@@ -112,33 +128,52 @@ class PostgresDatabase:
     # -- connections ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def connection(self, wait: float) -> AsyncIterator[Connection]:
-        """Lend a connection to a prepared database.
+    async def connection(self, wait: float, *, creates: bool = False) -> AsyncIterator[Connection]:
+        """Lend a connection.
 
         A connection whose last statement has an unknown outcome is closed rather than returned: a late answer would
         be taken for that of the next statement.
 
         Args:
             wait: seconds to wait for a connection.
+            creates: whether to create the tables if they do not exist.
         """
-        async with asyncio.timeout(wait):
-            pool = self._pool if self.is_prepared and self._pool is not None else await self._start()
-            connection = await pool.acquire()
+        pool, connection = await self._acquire(wait, creates)
+        use = self.watch.begin()
         try:
             yield connection
+            self.watch.answered()
         except BaseException as error:
             disposition = disposition_of(error)
-            if disposition in (PostgresDisposition.LOST, PostgresDisposition.UNSENT):
+            if disposition in (PostgresDisposition.LOST, PostgresDisposition.UNSENT, PostgresDisposition.BUG):
                 connection.terminate()
             elif disposition is PostgresDisposition.READ_ONLY:
                 await pool.expire()  # they all lead to the standby
             elif disposition is PostgresDisposition.UNPREPARED:
-                self.is_prepared = False
+                self.is_prepared = self.is_complete = False
             raise
         finally:
+            self.watch.end(use)
             await pool.release(connection)
 
-    async def fetch(self, query: str, *args: object) -> list[Any]:
+    async def _acquire(self, wait: float, creates: bool) -> tuple[ConnectionPool, Connection]:
+        """Borrow a connection; while the server is in doubt, wait for what becomes of it."""
+        until = time.monotonic() + wait
+        while True:
+            await self.watch.admit()
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(until - began + 0.05):  # what connects ends by itself, and says more
+                    is_ready = self.is_prepared and (self.is_complete or not creates)
+                    pool = self._pool if is_ready else None
+                    pool = pool or await self._start(until, creates)
+                return pool, await pool.acquire(until - time.monotonic())
+            except Exception as error:
+                if not is_unreachable(error) or self.closed:
+                    raise
+                await self.watch.wait(error, began, until)
+
+    async def fetch(self, query: str, *args: object, creates: bool = False) -> list[Any]:
         """Run a query that is not a save and return its rows.
 
         When the server has closed idle connections, the driver may not have noticed yet. Nothing is sent over such a
@@ -151,21 +186,37 @@ class PostgresDatabase:
         for retries_left in reversed(range(self._size + 1)):
             left = until - time.monotonic()
             try:
-                async with self.connection(left) as connection:
+                async with self.connection(left, creates=creates) as connection:
                     rows: list[Any] = await connection.fetch(query, *args, timeout=left)
                     return rows
             except UsageError:
                 raise
             except Exception as error:
-                unsent = disposition_of(error) is PostgresDisposition.UNSENT
+                unsent = disposition_of(error) is PostgresDisposition.UNSENT and not isinstance(error, UnreachableError)
                 if not unsent or not retries_left or self.closed:
                     raise unavailable(error, self.backend) from error
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover - for the type checker
 
     async def read(self, query: str, *args: object) -> list[Any]:
-        """As `fetch`, but limited in number, so that saves and wake messages always find a free connection."""
+        """As `fetch`, but limited in number, so that saves and wake messages always find a free connection.
+
+        Where the tables do not exist there are no rows: reading creates nothing.
+        """
+        try:
+            await self.watch.admit()
+        except UnreachableError as error:
+            raise unavailable(error, self.backend) from error
         async with self._reads:
-            return await self.fetch(query, *args)
+            for is_second in (False, True):
+                if not await self.has_tables():
+                    break
+                try:
+                    return await self.fetch(query, *args)
+                except BackendUnavailableError as error:
+                    was_dropped = error.__cause__ and disposition_of(error.__cause__) is PostgresDisposition.UNPREPARED
+                    if is_second or not was_dropped:
+                        raise
+        return []
 
     @asynccontextmanager
     async def listening_connection(self) -> AsyncIterator[Connection]:
@@ -174,54 +225,122 @@ class PostgresDatabase:
         At the end it is terminated, because an orderly close may hang, and because a pooled connection must not carry
         its listeners over to the next borrower.
         """
-        dsn = self._listen_dsn or self._dsn
-        if dsn is None:
+        if self._listen_address is None:
             async with self.connection(self.timeout) as connection:
                 try:
                     yield connection
                 finally:
                     connection.terminate()
         else:
-            async with asyncio.timeout(self.timeout):
-                connection = await connect(dsn, statement_cache_size=0, command_timeout=self.timeout)
+            connection = await connect(
+                self._listen_address, timeout=self.timeout, statement_cache_size=0, command_timeout=self.timeout
+            )
             try:
                 yield connection
             finally:
                 connection.terminate()
 
+    async def _probe(self, timeout: float) -> None:
+        """Open a connection, and close it again."""
+        if self._address is None:
+            assert self._pool is not None
+            connection = await self._pool.acquire(timeout)
+            await self._pool.release(connection)
+        else:
+            connection = await connect(self._address, timeout=timeout, statement_cache_size=0)
+            connection.terminate()
+
+    def _on_unreachable(self, _error: UnreachableError) -> None:
+        if self._pool is not None:
+            self.watch.start(self._pool.expire)  # the idle connections may lead nowhere, and not know it
+
     # -- first use -----------------------------------------------------------------------------------------------
 
-    async def _start(self) -> ConnectionPool:
+    async def prepare(self) -> None:
+        """Create what is missing.
+
+        Raises:
+            BackendUnavailableError: not reachable, or this role may not create it.
+            UsageError: the database cannot be used.
+        """
+        self.is_complete = False
+        await self.fetch("SELECT", creates=True)
+
+    async def has_tables(self) -> bool:
+        """Return whether the tables exist, without creating them."""
+        if not self.is_prepared:
+            await self.fetch("SELECT")
+        return self.is_prepared
+
+    async def keep(self) -> bool:
+        """Do the housekeeping of the tables; return whether they exist."""
+        if not await self.has_tables():
+            return False
+        try:
+            async with self.connection(self.timeout) as connection, connection.transaction():
+                await self.schema.keep(connection)
+        except UsageError:
+            self.is_prepared = False  # the next call reports it
+            raise
+        except Exception as error:
+            raise unavailable(error, self.backend) from error
+        return True
+
+    async def _start(self, until: float, creates: bool) -> ConnectionPool:
         async with self._starting:
             self.check()
             if self._pool is None:
-                assert self._dsn is not None
-                connection = await connect(self._dsn, statement_cache_size=0, command_timeout=self.timeout)
+                assert self._address is not None
+                connection = await connect(
+                    self._address,
+                    timeout=until - time.monotonic(),
+                    statement_cache_size=0,
+                    command_timeout=self.timeout,
+                )
                 try:
-                    await self._prepare(connection)
+                    await self._prepare(connection, creates)
                 finally:
                     connection.terminate()
-                statements = 0 if self.is_pooled else 100  # behind a pooler the next transaction may not know the name
-                self._pool = OwnPool(
-                    self._dsn, self._size, statement_cache_size=statements, command_timeout=self.timeout
-                )
-            elif not self.is_prepared:
-                connection = await self._pool.acquire()
+                self._pool = await self._open_pool(until)
+            elif not self.is_prepared or (creates and not self.is_complete):
+                connection = await self._pool.acquire(until - time.monotonic())
                 try:
-                    await self._prepare(connection)
+                    await self._prepare(connection, creates)
                 finally:
                     await self._pool.release(connection)
-            self.is_prepared = True
             return self._pool
 
-    async def _prepare(self, connection: Connection) -> None:
-        async with connection.transaction():
+    async def _open_pool(self, until: float) -> ConnectionPool:
+        """Return our own pool. A pooler that was not recognized may refuse our settings, which recognizes it."""
+        assert self._address is not None
+        pool = OwnPool(
+            self._address,
+            self._size,
+            # behind a pooler the next transaction may not know the name, or the setting
+            statement_cache_size=0 if self.is_pooled else 100,
+            server_settings={} if self.is_pooled else SETTINGS,
+            command_timeout=self.timeout,
+        )
+        if not self.is_pooled:
+            try:
+                await pool.release(await pool.acquire(until - time.monotonic()))
+            except UsageError as error:
+                if not isinstance(error.__cause__, asyncpg.ProtocolViolationError):
+                    raise
+                self.is_pooled = self._says_pooled = True
+                return await self._open_pool(until)
+        return pool
+
+    async def _prepare(self, connection: Connection, creates: bool) -> None:
+        async with connection.transaction(isolation="read_committed"):
             backend_pid = await connection.fetchval("SELECT pg_backend_pid()")
-            self.is_pooled = backend_pid != connection.get_server_pid()  # a pooler announces its own number
+            # a pooler announces a number of its own
+            self.is_pooled = backend_pid != connection.get_server_pid() or self._says_pooled
             await self._check_settings(connection)
-            if self._has_tables:
-                await prepare(connection, self.names)
+            exists = await (self.schema.prepare if creates else self.schema.inspect)(connection)
             self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
+        self.is_prepared = exists
+        self.is_complete = creates
 
     async def _check_settings(self, connection: Connection) -> None:
         """Raise UsageError where the server or its settings would silently break a promise later."""
@@ -234,7 +353,7 @@ class PostgresDatabase:
             raise UsageError(
                 f"the database's encoding must be UTF8, not {row['encoding']}: it cannot hold every user id"
             )
-        if row["isolation"] != "read committed":
+        if row["isolation"] != "read committed" and (self.is_pooled or self._dsn is None):
             raise UsageError(
                 f"default_transaction_isolation is {row['isolation']!r}, under which concurrent pushes would fail. "
                 "Append `?default_transaction_isolation=read%20committed` to the DSN, or set `server_settings` of the "

@@ -9,18 +9,32 @@ import re
 from base64 import urlsafe_b64encode
 from functools import lru_cache
 from hashlib import blake2b
-from pathlib import Path
+from importlib.resources import files
 from typing import Final
 
 from notify.errors import UsageError
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
-_SQL: Final = Path(__file__).parent / "_sql"
+_SQL: Final = files(__package__) / "_sql"  # may be in a zip file
 _MAX_BYTES: Final = 63
 """Of an identifier. The server truncates longer ones silently, so two of them could collide."""
 
-TABLES: Final = ("meta", "heads", "events", "events_default", "keys", "nonces", "outbox", "trackers", "presence")
+TABLES: Final = (
+    "meta",
+    "heads",
+    "events",
+    "events_default",
+    "keys",
+    "nonces",
+    "outbox",
+    "outbox_dead",
+    "trackers",
+    "presence",
+)
+USER_TABLES: Final = ("outbox", "outbox_dead", "heads", "events", "keys", "presence")
+"""Those with a column `user_id`, in the order in which a user is erased."""
+
 FUNCTIONS: Final = {"save": "save_1", "relay": "relay_1"}
 
 
@@ -59,7 +73,12 @@ class PostgresNames:
         self.wake_channel = self._channel("wake")
         self.route_channel = self._channel("route")
         names = {name: name for name in TABLES} | FUNCTIONS
-        self._quoted = {key: self._qualified(name) for key, name in names.items()} | {"schema": f'"{schema}"'}
+        self._quoted = {key: self._qualified(name) for key, name in names.items()} | {
+            "schema": f'"{schema}"',
+            "schema_name": schema,
+            "prefix": table_prefix,
+            "presence_index": f'"{table_prefix}presence_tracker_idx"',
+        }
 
     @property
     def lock(self) -> int:
@@ -70,6 +89,16 @@ class PostgresNames:
     def relay_lock(self) -> int:
         """The number of the advisory lock that the active relay holds."""
         return self._number("relay")
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of all our tables, without the schema."""
+        return [f"{self.prefix}{name}" for name in TABLES]
+
+    @property
+    def functions(self) -> list[str]:
+        """The names of all our functions, without the schema."""
+        return [f"{self.prefix}{name}" for name in FUNCTIONS.values()]
 
     def table(self, name: str) -> str:
         """Return the quoted, qualified name of one of our tables or partitions."""

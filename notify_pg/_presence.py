@@ -20,6 +20,7 @@ from notify.adapters import Background, LeaseKeeper, LeaseRegistration
 
 from ._connection import PostgresDatabase
 from ._names import PostgresNames
+from ._schema import PRESENCE_TABLES
 
 logger = logging.getLogger("notify.pg")
 
@@ -59,7 +60,9 @@ class PostgresPresence:
     ) -> None:
         owner = type(self).__name__
         self._names = PostgresNames(schema, table_prefix)
-        self._db = PostgresDatabase(dsn, self._names, backend=owner, timeout=timeout, pool_size=pool_size)
+        self._db = PostgresDatabase(
+            dsn, self._names, backend=owner, timeout=timeout, pool_size=pool_size, tables=PRESENCE_TABLES
+        )
         self._background = Background(owner)
         self._leases = PostgresLeases(self._db, self._background, ttl)
         self._keeper = LeaseKeeper(
@@ -74,6 +77,16 @@ class PostgresPresence:
         """See `notify.abc.PresenceTracker.locate`."""
         return await self._keeper.locate(users)
 
+    async def prepare(self) -> None:
+        """Create the tables that do not exist; see `notify.abc.Prepare.prepare`."""
+        self._keeper.check()
+        self._db.check()
+        await self._background.run(self._db.prepare)
+
+    def script(self) -> str:
+        """Return what creates the tables, those of the store included; see `notify.abc.Prepare.script`."""
+        return self._db.schema.script()
+
     async def aclose(self) -> None:
         """See `notify.abc.PresenceTracker.aclose`. Takes a second or two at most; an unreleased lease expires."""
         await self._keeper.aclose()
@@ -82,9 +95,7 @@ class PostgresPresence:
 
     async def __aenter__(self) -> Self:
         """Create the tables if necessary, so that a problem is reported at once."""
-        self._keeper.check()
-        self._db.check()
-        await self._background.run(self._db.fetch, "SELECT")
+        await self.prepare()
         return self
 
     async def __aexit__(
@@ -118,11 +129,12 @@ class PostgresLeases:
             [user for user, _ in rows],
             [to.instance_id for _, to in rows],
             [json.dumps(dict(to.metadata)) for _, to in rows],
+            creates=True,
         )
 
     async def renew(self, locations: int | None) -> bool:
         """See `notify.adapters.LeaseBackend.renew`. Rows that are too many go with the rest, to be written again."""
-        rows = await self._db.fetch(self._sql("renew"), self.tracker, self._ttl)
+        rows = await self._db.fetch(self._sql("renew"), self.tracker, self._ttl, creates=True)
         if locations in (None, rows[0]["count"]):
             return True
         await self.release(())
@@ -131,7 +143,7 @@ class PostgresLeases:
     async def fetch(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
         """See `notify.adapters.LeaseBackend.fetch`."""
         # In a separate task, because asyncpg opens another connection to cancel a query.
-        rows = await self._background.run(self._db.fetch, self._sql("locate"), users, self.tracker)
+        rows = await self._background.run(self._db.read, self._sql("locate"), users, self.tracker)
         found: dict[str, list[RoutingInfo]] = {}
         for row in rows:
             metadata = MappingProxyType(json.loads(row["metadata"]))
@@ -140,4 +152,5 @@ class PostgresLeases:
 
     async def release(self, users: Sequence[str]) -> None:
         """See `notify.adapters.LeaseBackend.release`."""
-        await self._db.fetch(self._sql("leave"), self.tracker)
+        if await self._db.has_tables():
+            await self._db.fetch(self._sql("leave"), self.tracker)

@@ -7,10 +7,11 @@ append an event twice.
 
 What follows a failed attempt, by its disposition (`_errors`):
 
-- not sent at all: the next attempt, for as long as there is time;
+- not sent at all: the next attempt, for as long as there is time, unless the server is known to be unreachable;
 - LOST: the next attempt; from now on the outcome is unknown unless a later attempt returns it;
 - CONFLICT, READ_ONLY, UNPREPARED, LATE: rolled back, and retried once, since the second attempt may succeed;
-- REFUSED: the end.
+- REFUSED: the end;
+- BUG, a mistake in this library: the end, with an unknown outcome if the statement was on its way.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from notify.errors import UsageError
 from notify.event import Event
 
 from ._connection import PostgresDatabase
-from ._errors import PostgresDisposition, detail_of, disposition_of, is_locked, is_temporary
+from ._errors import PostgresDisposition, UnreachableError, detail_of, disposition_of, is_locked, is_temporary
 from ._record import columns
 
 _RETRIED_ONCE: Final = {
@@ -111,7 +112,7 @@ class PostgresRetries:
     async def _attempt(self, left: float, lock_wait: float | None) -> Any:
         self._was_sent = False
         wait = min(left, self._db.timeout / 2) if lock_wait is not None else left  # leaves time for a second attempt
-        async with self._db.connection(wait) as connection:
+        async with self._db.connection(wait, creates=True) as connection:
             if self._deadline is None:
                 self._deadline = self._db.server_micros(self._until)
             self._was_sent = True
@@ -131,8 +132,12 @@ class PostgresRetries:
     def _is_final(self, error: Exception) -> bool:
         """Record a failed attempt and return whether another one is pointless."""
         disposition = disposition_of(error)
+        if disposition is PostgresDisposition.BUG:
+            self._lost = self._lost or (error if self._was_sent else None)
+            return True
         if not self._was_sent or disposition is PostgresDisposition.UNSENT:
-            return disposition is PostgresDisposition.REFUSED and not is_temporary(error)
+            is_hopeless = isinstance(error, UnreachableError) and self._lost is None
+            return is_hopeless or (disposition is PostgresDisposition.REFUSED and not is_temporary(error))
         if disposition is PostgresDisposition.LOST:
             self._lost = error
             return False

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from base64 import b64decode, b64encode
-from collections import OrderedDict
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
@@ -17,22 +14,12 @@ from notify.abc import Deliver
 from notify.errors import UsageError
 
 from ._connection import PostgresDatabase
+from ._fragments import ALL, FragmentAssembler, split
 from ._listen import PostgresListener
 from ._names import PostgresNames, short_key
-from ._wake import MAX_PAYLOAD, PostgresWakePublisher
+from ._wake import PostgresWakePublisher
 
 logger = logging.getLogger("notify.pg")
-
-ALL_INSTANCES: Final = "*"
-"""The target of a payload that every instance delivers; otherwise it is the short key of one instance."""
-
-HEADER: Final = 64
-"""Bytes of a payload before its fragment, at most."""
-
-FRAGMENT_SIZE: Final = MAX_PAYLOAD - HEADER
-
-MAX_INCOMPLETE: Final = 64
-"""Events of which only some fragments have arrived; beyond this the oldest is dropped."""
 
 _GRACE: Final = 1.0
 
@@ -81,7 +68,7 @@ class PostgresRouter:
         self._name = type(self).__name__
         names = PostgresNames(schema, table_prefix)
         self._channel = names.route_channel
-        self._db = PostgresDatabase(dsn, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=False)
+        self._db = PostgresDatabase(dsn, names, backend=self._name, timeout=timeout, pool_size=pool_size, tables=())
         self._db.set_listen_dsn(listen_dsn)
         self._background = Background(self._name)
         self._publisher = PostgresWakePublisher(self._db, self._channel, self._background)
@@ -100,24 +87,25 @@ class PostgresRouter:
                 event.id, len(raw), self._max_size,
             )  # fmt: skip
             return
-        text = b64encode(raw).decode()
-        target = ALL_INSTANCES if to is None else short_key(to.instance_id)
-        total = -(-len(text) // FRAGMENT_SIZE)
-        name = secrets.token_hex(6)
-        fragments = [text[start : start + FRAGMENT_SIZE] for start in range(0, len(text), FRAGMENT_SIZE)]
-        payloads = (f"{target} {name} {number} {total} {fragment}" for number, fragment in enumerate(fragments))
-        await self._publisher.send(*payloads)
+        target = ALL if to is None else short_key(to.instance_id)
+        await self._publisher.send(*split(target, raw))
 
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
         """See `notify.abc.ReceivingRouter.receive`; returns only by an exception, when the connection is lost."""
         self._db.check()
-        assembler = FragmentAssembler(instance_id, deliver)
+        assembler = FragmentAssembler(deliver)
+        targets = (ALL, short_key(instance_id))
+
+        def take(payload: str) -> None:
+            if payload.partition(" ")[0] in targets:
+                assembler.take(payload)
+
         listener = PostgresListener(
             self._db,
             self._publisher,
             self._channel,
             probe_interval=self._probe_interval,
-            on_payload=assembler.take,
+            on_payload=take,
         )
         await listener.listen(task_status=task_status)
 
@@ -139,35 +127,3 @@ class PostgresRouter:
     ) -> None:
         """Close."""
         await self.aclose()
-
-
-class FragmentAssembler:
-    """Puts the fragments of events together, for one instance.
-
-    The fragments of one event arrive in order, possibly with others between them.
-    """
-
-    def __init__(self, instance_id: str, deliver: Deliver) -> None:
-        self._targets = (ALL_INSTANCES, short_key(instance_id))
-        self._deliver = deliver
-        self._fragments: OrderedDict[str, list[str]] = OrderedDict()
-
-    def take(self, payload: str) -> None:
-        """Take one payload, and deliver the event that it completes."""
-        try:
-            target, name, number, total, fragment = payload.split(" ")
-            if target not in self._targets:
-                return
-            fragments = self._fragments.setdefault(name, [])
-            if int(number) == len(fragments):
-                fragments.append(fragment)
-            if len(self._fragments) > MAX_INCOMPLETE:
-                self._fragments.popitem(last=False)
-            if len(fragments) < int(total):
-                return
-            self._fragments.pop(name, None)
-            data = b64decode("".join(fragments), validate=True)
-        except ValueError as error:
-            logger.warning("ignored a notification that is not a fragment of an event: %r", error)
-        else:
-            self._deliver(data)

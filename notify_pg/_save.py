@@ -4,40 +4,29 @@ One statement appends a whole batch, so that one commit, which waits for the dis
 row in the table of heads is locked until the commit: the order of commits is the order of ids. (A sequence hands out
 ids before the commit, so a reader could move past an id that becomes visible later.) Every batch locks its users in the
 same order, so batches never deadlock with each other.
+
+Every save goes through one queue (`_queue`), which keeps the order of the calls for each user.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import zip_longest
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from notify import Background, Event, NotifyError, ids
 from notify.errors import ClosedError, PushUncertainError, UsageError
 
 from ._connection import PostgresDatabase
-from ._errors import is_about_data, rejected, uncertain
+from ._errors import UnreachableError, is_about_data, rejected, uncertain
+from ._queue import Done, Outcome, PendingSave, SaveQueue
 from ._record import BITS, MASK, columns, event_of
 from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
 
-Outcome: TypeAlias = Event | NotifyError
-Done: TypeAlias = Callable[[Outcome], None]
-
-BATCH: Final = 200
-"""Events per statement. Larger batches are slower: with 500, each event took twice as long as with 100."""
-
-BATCH_BYTES: Final = 1 << 20
-"""Bytes of payload per statement; the last event may exceed it."""
-
 IN_FLIGHT: Final = 2
 """Batches in flight: the server computes one while the other waits for the disk."""
-
-SPLIT_ABOVE: Final = 100
-"""A `save_many` of more events becomes two statements, unless a user would be in both."""
 
 LOCK_WAIT: Final = 0.1
 """Seconds that a batch waits for a log which another transaction holds; then the events of that log wait separately."""
@@ -48,26 +37,12 @@ MAX_LOCK_WAITERS: Final = 2
 CLOSED: Final = "the store was closed during the save; the event may be stored"
 
 
-class PendingSave:
-    """One event that is being saved."""
-
-    __slots__ = ("done", "event", "is_queued", "is_resolved", "until")
-
-    def __init__(self, event: Event, until: float, done: Done, *, is_queued: bool) -> None:
-        self.event = event
-        self.until = until
-        self.done = done
-        self.is_queued = is_queued
-        self.is_resolved = False
-
-
 class PostgresSaver:
     """Saves events in batches.
 
     Invariants:
         I1. `done` of each save is called once: within the timeout, or when the store closes.
-        I2. No two batches from the queue that are in flight have a user in common: the saves of one user keep their
-            order, and our batches do not wait for each other's locks.
+        I2. The users of a batch are released once all its saves of them are resolved (`SaveQueue`).
 
     Args:
         db: the database.
@@ -93,63 +68,30 @@ class PostgresSaver:
         self._save = db.names.sql("save")
         self._known = db.names.sql("events_by_id")
         self._unlocked = db.names.sql("unlocked_heads")
-        self._queue: deque[PendingSave] = deque()
-        self._busy: set[str] = set()
+        self._queue = SaveQueue()
+        self._taken: dict[int, list[PendingSave]] = {}  # batches that are not resolved, by identity
         self._draining = 0
         self._lock_waiters = asyncio.Semaphore(MAX_LOCK_WAITERS)
+        db.watch.listeners.append(self._reject_waiting)
 
     def save_soon(self, event: Event, done: Done) -> None:
         """Queue an event; `done` is called with its outcome. Never waits."""
-        self._queue.append(PendingSave(event, time.monotonic() + self._db.timeout, done, is_queued=True))
-        if event.user not in self._busy:
-            self._start()
+        self._add(PendingSave(event, time.monotonic() + self._db.timeout, done))
+        self._start()
 
-    def close(self) -> None:
-        """Resolve what is still queued; called after all tasks of the store have ended. Keeps I1."""
-        while self._queue:
-            self._queue.popleft().done(ClosedError("the store was closed; nothing was sent"))
-
-    def _start(self) -> None:
-        if self._draining < IN_FLIGHT and not self._background.closed:
-            self._draining += 1
-            self._background.start(self._drain)
-
-    async def save_many(self, events: Sequence[Event], done: Callable[[Sequence[Outcome]], None]) -> None:
-        """Save these events, and call `done` once with an outcome for each; runs in a background task."""
-        outcomes: Sequence[Outcome] = ()
-        until = time.monotonic() + self._db.timeout
-        half = len(events) // 2 if len(events) > SPLIT_ABOVE else 0
-        parts = [events[:half], events[half:]]
-        if not {event.user for event in parts[0]}.isdisjoint(event.user for event in parts[1]):
-            parts = [events]  # two statements could store the events of one user in the wrong order
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._save_part(part, until)) for part in parts if part]
-            outcomes = [outcome for task in tasks for outcome in task.result()]
-        finally:
-            done(outcomes or [self._uncertain(CLOSED)] * len(events))
-
-    async def _save_part(self, events: Sequence[Event], until: float) -> Sequence[Outcome]:
-        """Save a batch in one statement, or in several if other transactions hold some of the logs."""
-        try:
-            return await self._outcomes(events, until, LOCK_WAIT)
-        except LogLockedError:
-            pass
+    def save_many(self, events: Sequence[Event], done: Callable[[Sequence[Outcome]], None]) -> None:
+        """Queue events; `done` is called once, with an outcome for each. Never waits."""
         outcomes: dict[int, Outcome] = {}
-        finished = asyncio.Event()
 
         def note(number: int, outcome: Outcome) -> None:
             outcomes[number] = outcome
             if len(outcomes) == len(events):
-                finished.set()
+                done([outcomes[number] for number in range(len(events))])
 
-        saves = [
-            PendingSave(event, until, partial(note, number), is_queued=False) for number, event in enumerate(events)
-        ]
-        for group in await self._split_by_lock(saves):
-            self._background.start(self._wait_for_lock, group)
-        await finished.wait()
-        return [outcomes[number] for number in range(len(events))]
+        until = time.monotonic() + self._db.timeout
+        for number, event in enumerate(events):
+            self._add(PendingSave(event, until, partial(note, number)))
+        self._start()
 
     async def save_in(self, event: Event, connection: Any) -> Event:
         """Save an event in the caller's transaction, in the caller's task and with the connection's own timeout."""
@@ -159,83 +101,94 @@ class PostgresSaver:
         known = await connection.fetch(self._known, [event.user], row["known_ids"])
         return self._first_events([event], row, known)[0]
 
+    def close(self) -> None:
+        """Resolve what is left; called after all tasks of the store have ended. Keeps I1."""
+        for batch in [*self._taken.values()]:
+            self._resolve(batch, [self._uncertain(CLOSED)] * len(batch))
+        for save in self._queue.clear():
+            save.done(ClosedError("the store was closed; nothing was sent"))
+
+    def _add(self, save: PendingSave) -> None:
+        """Queue a save, unless the server is known to be unreachable."""
+        error = self._db.watch.error
+        if error is None:
+            self._queue.add(save)
+        else:
+            asyncio.get_running_loop().call_soon(save.done, rejected(error, self._db.backend))
+
+    def _reject_waiting(self, error: UnreachableError) -> None:
+        for save in self._queue.clear():
+            save.done(rejected(error, self._db.backend))
+
     # -- batches -------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Start a task if there is a batch for it."""
+        if self._queue and self._draining < IN_FLIGHT and not self._background.closed:
+            self._draining += 1
+            self._background.start(self._drain)
 
     async def _drain(self) -> None:
         try:
-            while saves := self._take_batch():
-                await self._process(saves)
+            while saves := self._queue.take():
+                self._taken[id(saves)] = saves
+                await self._process(saves, LOCK_WAIT)
         finally:
             self._draining -= 1
 
-    def _take_batch(self) -> list[PendingSave]:
-        """Take the next batch out of the queue; keeps I2."""
-        saves: list[PendingSave] = []
-        left: list[PendingSave] = []
-        size = 0
-        while self._queue and len(saves) < BATCH and size < BATCH_BYTES:
-            save = self._queue.popleft()
-            if save.event.user in self._busy:
-                left.append(save)
-            else:
-                saves.append(save)
-                size += len(save.event.data)
-        self._queue.extendleft(reversed(left))
-        self._busy.update(save.event.user for save in saves)
-        return saves
-
-    async def _process(self, saves: list[PendingSave]) -> None:
-        """Save a batch. If other transactions hold some of its logs, a separate task waits for each of those."""
-        unresolved = saves
-        try:
-            if not await self._finish(saves, LOCK_WAIT):  # pragma: no branch - CPython 3.11 does not trace the way on
-                groups = await self._split_by_lock(saves)
-                for group in groups:
-                    self._background.start(self._wait_for_lock, group)
-                unresolved = []
-        finally:
-            self._resolve(unresolved, [])
+    async def _process(self, saves: list[PendingSave], lock_wait: float | None) -> None:
+        """Save a batch and resolve it. If other transactions hold some of its logs, a task waits for each of those."""
+        while saves:
+            try:
+                outcomes = await self._outcomes_or_none(saves, lock_wait)
+                if outcomes is None:
+                    saves = await self._set_locked_aside(saves)
+                    continue
+            except Exception as error:  # a mistake in this library
+                outcomes = [uncertain(error, self._db.backend)] * len(saves)
+            self._resolve(saves, outcomes)
+            return
 
     async def _wait_for_lock(self, saves: list[PendingSave]) -> None:
-        try:
-            async with self._lock_waiters:
-                await self._finish(saves, None)
-        finally:
-            self._resolve(saves, [])
+        async with self._lock_waiters:
+            await self._process(saves, None)
 
-    async def _split_by_lock(self, saves: list[PendingSave]) -> list[list[PendingSave]]:
-        """Return the saves whose logs are free as one group, and those of each other log as a separate group."""
+    async def _set_locked_aside(self, saves: list[PendingSave]) -> list[PendingSave]:
+        """Let a task wait for each locked log, and return the saves of the others."""
+        users = {save.event.user for save in saves}
         try:
-            rows = await self._db.fetch(self._unlocked, list({save.event.user for save in saves}))
+            rows = await self._db.fetch(self._unlocked, [*users])
         except NotifyError:
-            rows = []
-        free = {row["user_id"] for row in rows}
-        groups: dict[str | None, list[PendingSave]] = {}
+            locked = users
+        else:
+            # A log that does not exist yet may have been begun by a transaction that cannot be seen: the last suspects.
+            locked = {row["user_id"] for row in rows if not row["free"]} or users - {row["user_id"] for row in rows}
+        groups: dict[str, list[PendingSave]] = {"": []}
         for save in saves:
-            groups.setdefault(None if save.event.user in free else save.event.user, []).append(save)
-        return [*groups.values()]
+            groups.setdefault(save.event.user if save.event.user in locked else "", []).append(save)
+        del self._taken[id(saves)]
+        self._taken.update((id(group), group) for group in groups.values() if group)
+        free = groups.pop("")
+        for group in groups.values():
+            if not self._background.closed:
+                self._background.start(self._wait_for_lock, group)
+        return free
 
-    async def _finish(self, saves: list[PendingSave], lock_wait: float | None) -> bool:
-        """Save a batch and resolve it; return False if another transaction holds one of its logs."""
+    def _resolve(self, saves: list[PendingSave], outcomes: Sequence[Outcome]) -> None:
+        """Resolve saves and release their users; keeps I1 and I2."""
+        del self._taken[id(saves)]
+        for save, outcome in zip(saves, outcomes, strict=True):
+            save.done(outcome)
+        self._queue.release({save.event.user for save in saves})
+        self._start()
+
+    async def _outcomes_or_none(self, saves: list[PendingSave], lock_wait: float | None) -> Sequence[Outcome] | None:
+        """Return the outcomes; None if another transaction holds one of the logs."""
         try:
             until = min(save.until for save in saves)
-            outcomes = await self._outcomes([save.event for save in saves], until, lock_wait)
+            return await self._outcomes([save.event for save in saves], until, lock_wait)
         except LogLockedError:
-            return False
-        self._resolve(saves, outcomes)
-        return True
-
-    def _resolve(self, saves: Sequence[PendingSave], outcomes: Sequence[Outcome]) -> None:
-        """Resolve the saves that are not resolved yet; one without an outcome was cut off by closing. Keeps I1."""
-        for save, outcome in zip_longest(saves, outcomes):
-            if save.is_resolved:
-                continue
-            save.is_resolved = True
-            if save.is_queued:
-                self._busy.discard(save.event.user)
-            save.done(outcome or self._uncertain(CLOSED))
-        if self._queue:
-            self._start()
+            return None
 
     async def _outcomes(self, events: Sequence[Event], until: float, lock_wait: float | None) -> Sequence[Outcome]:
         try:

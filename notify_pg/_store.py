@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Self
 import asyncpg  # type: ignore[import-untyped]
 
 from notify import Background, Event, Guarantees, NotifyError, Page, ids
+from notify.abc import Backlog
 from notify.adapters import Retention
 from notify.errors import UsageError
 
@@ -20,9 +21,10 @@ from ._connection import PostgresDatabase
 from ._errors import rejected
 from ._names import PostgresNames, short_key
 from ._outbox import PostgresOutbox, TransactionWatcher, check_transaction
+from ._queue import Outcome
 from ._record import page_of
 from ._retention import PostgresMaintenance
-from ._save import Outcome, PostgresSaver
+from ._save import PostgresSaver
 from ._wake import PostgresWakePublisher
 
 _UNLIMITED_MS: Final = 1 << 42
@@ -48,6 +50,7 @@ class PostgresStore:
         key_window: seconds within which a repeated idempotency key returns the first event.
         timeout: seconds for one call. A save has its outcome by then; keep it below the notifier's.
         pool_size: connections at most, where a DSN was given.
+        max_payload: bytes of JSON that an event in the outbox may have; as that of the notifier.
         relay: seconds between polls of the outbox for events that other processes have left there. None: this process
             moves the events that it enqueues itself, and no others.
 
@@ -68,6 +71,7 @@ class PostgresStore:
         key_window: float = 86_400.0,
         timeout: float = 4.0,
         pool_size: int = 8,
+        max_payload: int = 65_536,
         relay: float | None = None,
     ) -> None:
         Retention(max_len, max_age, key_window)
@@ -90,6 +94,7 @@ class PostgresStore:
         self._outbox = PostgresOutbox(
             self._db,
             limits=self._saver.limits,
+            max_payload=max_payload,
             interval=relay or RELAY_INTERVAL,
             on_moved=lambda users: self.wake(*users),
         )
@@ -141,15 +146,36 @@ class PostgresStore:
         """Close."""
         await self.aclose()
 
+    # -- Forget, Prepare -----------------------------------------------------------------------------------------
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`; erases the user's presence and what waits in the outbox, too."""
+        self._start()
+        return await self._background.run(self._maintenance.forget, user)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the tables are known to exist: the first call finds out."""
+        return self._db.is_prepared
+
+    async def prepare(self) -> None:
+        """See `notify.abc.Prepare.prepare`; also creates missing partitions, and moves what is in the default one."""
+        self._start()
+        await self._background.run(self._prepare)
+
+    def script(self) -> str:
+        """See `notify.abc.Prepare.script`; a file for `psql`, which may be run again."""
+        return self._db.schema.script()
+
     # -- SaveMany, ReadMany --------------------------------------------------------------------------------------
 
     async def save_many(self, events: Sequence[Event]) -> Sequence[Outcome]:
-        """See `notify.abc.SaveMany.save_many`: one statement, or two side by side."""
+        """See `notify.abc.SaveMany.save_many`: concurrent saves share statements."""
         self._start()
         if not events:
             return ()
         saved, done = _new_future()
-        self._background.start(self._saver.save_many, events, done)
+        self._saver.save_many(events, done)
         outcomes: Sequence[Outcome] = await saved
         return outcomes
 
@@ -193,6 +219,7 @@ class PostgresStore:
 
         Raises:
             UsageError: not such a connection.
+            PayloadTooLargeError: a payload is over `max_payload`; the transaction is untouched.
             PushRejectedError: not stored, and the transaction can no longer be committed.
 
         Order: as enqueued, where one transaction began after the other had committed.
@@ -214,6 +241,16 @@ class PostgresStore:
         """
         self._publisher.publish({short_key(user) for user in users})
 
+    @property
+    def last_backlog(self) -> Backlog:
+        """See `notify.abc.HasOutbox.last_backlog`."""
+        return self._outbox.last_backlog
+
+    async def backlog(self) -> Backlog:
+        """See `notify.abc.HasOutbox.backlog`."""
+        self._start()
+        return await self._background.run(self._outbox.backlog)
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -221,12 +258,18 @@ class PostgresStore:
         if not self._started:
             self._started = True
             self._services.start(self._maintenance.run)
+            self._services.start(self._outbox.watch)
             if self._relays:
                 self._start_relay()
 
     async def _prepared(self) -> None:
-        if not self._db.is_prepared:
-            await self._background.run(self._db.fetch, "SELECT")
+        if not self._db.is_complete:
+            await self._background.run(self._db.prepare)
+
+    async def _prepare(self) -> None:
+        await self._db.prepare()
+        await self._maintenance.empty_default()
+        await self._db.keep()
 
     def _start_relay(self) -> None:
         if not self._relaying:

@@ -8,6 +8,7 @@ from notify import Event, LiveLog, Stream
 from notify.abc import Position
 from notify.errors import UsageError
 
+from ._ephemeral import MARK, PostgresEphemerals
 from ._listen import PostgresListener
 from ._names import short_key
 from ._store import PostgresStore
@@ -38,6 +39,7 @@ class PostgresStreamStore(PostgresStore):
         key_window: float = 86_400.0,
         timeout: float = 4.0,
         pool_size: int = 8,
+        max_payload: int = 65_536,
         relay: float | None = None,
     ) -> None:
         if not probe_interval > 0:
@@ -51,6 +53,7 @@ class PostgresStreamStore(PostgresStore):
             key_window=key_window,
             timeout=timeout,
             pool_size=pool_size,
+            max_payload=max_payload,
             relay=relay,
         )
         self._db.set_listen_dsn(listen_dsn)
@@ -69,6 +72,7 @@ class PostgresStreamStore(PostgresStore):
             listen=self._listener.listen,
         )
         self._users: dict[str, set[str]] = {}  # those with open streams, by short key
+        self._ephemerals = PostgresEphemerals(self._publisher, self._background, self._users, self._live.deliver)
 
     @property
     def live(self) -> LiveLog:
@@ -83,6 +87,11 @@ class PostgresStreamStore(PostgresStore):
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """See `notify.abc.StreamStore.subscribe`."""
         return self._live.subscribe(user, last_id)
+
+    def send_ephemeral(self, event: Event) -> None:
+        """See `notify.abc.Ephemerals.send_ephemeral`; lost where a pooler does not let LISTEN through."""
+        self._start()
+        self._ephemerals.send(event)
 
     def wake(self, *users: str) -> None:
         """See `PostgresStore.wake`; the streams of this process, which ignores its own messages, are woken too."""
@@ -110,6 +119,9 @@ class PostgresStreamStore(PostgresStore):
 
     def _on_wake(self, payload: str) -> None:
         """Read what a message announces, all its users in one query; our own events have been offered already."""
+        if payload.startswith(MARK):
+            self._ephemerals.take(payload)
+            return
         origin, *keys = payload.split(" ")
         if origin != self._origin:
             self._live.catch_up(user for key in keys for user in self._users.get(key, ()))

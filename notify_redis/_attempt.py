@@ -1,5 +1,7 @@
 """One attempt to append pushes: the command that is sent, and what its replies mean.
 
+It is longer than other modules, because the two can only be understood together.
+
 First attempts (`_save`) and later ones (`_retry`) are built and settled here, so both follow the same rules:
 
 1. A push keeps its nonce and its deadline through all its attempts. The script refuses an attempt that reaches the

@@ -23,8 +23,9 @@ from redis.exceptions import ResponseError
 from notify.adapters import Background, LoopGuard, OutageLog, backoff
 from notify.errors import ClosedError, NotifyError
 
-from ._connection import Address, Connection, Endpoint, RedisUrl, endpoint_of, format_address
+from ._connection import Address, Connection, Endpoint, RedisUrl, format_address
 from ._discovery import ask_cluster, ask_sentinels, connect_master
+from ._endpoint import endpoint_of
 from ._errors import FAILURES, Disposition, NotSentError, RefusedError, bug, disposition_of, phrase
 from ._names import PARTITIONS
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection

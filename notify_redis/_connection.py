@@ -12,26 +12,16 @@ the library's own, with its settings pinned, because the driver's defaults have 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from typing import Any, Final, Protocol, TypeAlias, cast
-from urllib.parse import urlsplit
 
 import anyio
 from redis.asyncio import (
     Connection as DriverConnection,
 )
-from redis.asyncio import (
-    ConnectionPool,
-    Redis,
-    RedisCluster,
-    SentinelConnectionPool,
-    SentinelManagedSSLConnection,
-    SSLConnection,
-)
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -47,9 +37,6 @@ Address: TypeAlias = tuple[str, int]
 
 CONNECT_TIMEOUT: Final = 2.0
 """Seconds for connecting, TLS and logging in."""
-
-_MANY = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?]*)@)?([^/?]+)(?:/([^?]*))?(?:\?(.*))?")
-_DROPPED: Final = ("maint", "oss_cluster_maint", "orig_", "connection_pool", "max_connections", "connection_class")
 
 
 class Connection(Protocol):
@@ -71,16 +58,22 @@ class Endpoint:
     Attributes:
         kind: the driver's connection class.
         options: its arguments.
+        connect_timeout: seconds for connecting, TLS and logging in.
         seeds: servers to ask for the masters: sentinels or cluster nodes; empty for a single server.
         service: the name that the sentinels know the master by; empty for a cluster.
+        sentinel_kind: as `kind`, for the sentinels: they may have no TLS where the master has, or the reverse.
         sentinel_options: as `options`, for the sentinels.
+        remap: what an address that the cluster or the sentinels name is replaced by.
     """
 
     kind: type[Any]
     options: Mapping[str, Any] = field(repr=False)
     seeds: Sequence[Address] = ()
     service: str = ""
+    sentinel_kind: type[Any] = DriverConnection
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    remap: Callable[[Address], Address] | None = None
+    connect_timeout: float = CONNECT_TIMEOUT
 
     @property
     def database(self) -> int:
@@ -99,19 +92,24 @@ class Endpoint:
     def sentinel(self, address: Address) -> Endpoint:
         """Return the endpoint of one sentinel."""
         options = {**self.sentinel_options, "host": address[0], "port": address[1]}
-        return replace(self, options=options, seeds=(), service="")
+        return replace(self, kind=self.sentinel_kind, options=options, seeds=(), service="")
+
+    def located(self, host: str, port: int) -> Address:
+        """Return the address to connect to for one that the cluster or the sentinels name."""
+        return (host, port) if self.remap is None else self.remap((host, port))
 
     def connection(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
         """Return a connection that is not connected yet."""
-        return cast("Connection", self.kind(**self.options, **_pinned(timeout)))
+        return cast("Connection", self.kind(**self.options, **pinned(timeout)))
 
-    async def connect(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
-        """Return a new connection, logged in.
+    async def connect(self, limit: float | None = None) -> Connection:
+        """Return a new connection, logged in; `limit` is the number of seconds that it may take at most.
 
         Raises:
             NotSentError: not reachable in time.
             RefusedError: reached, but it refused the login or the database.
         """
+        timeout = self.connect_timeout if limit is None else min(limit, self.connect_timeout)
         connection = self.connection(timeout)
         try:
             with anyio.fail_after(timeout):
@@ -143,7 +141,8 @@ def format_address(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _pinned(timeout: float) -> dict[str, Any]:
+def pinned(timeout: float) -> dict[str, Any]:
+    """Return the arguments of every connection that correctness depends on."""
     return {
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
@@ -171,103 +170,6 @@ def check_settings(connection: Connection) -> None:
     }
     if found != {"retries": 0, "socket_timeout": None, "protocol": 2, "health_check_interval": 0}:
         raise UsageError(f"redis-py, or the connection class given, ignores settings that notify_redis needs: {found}")
-
-
-def endpoint_of(url: RedisUrl) -> Endpoint:
-    """Return the endpoint that a URL, client or pool describes.
-
-    Raises:
-        UsageError: not a Redis URL, client or pool, or with an option that the driver's connections do not have.
-    """
-    given = f"not a Redis URL: {_without_credentials(url)}" if isinstance(url, str) else "unusable client or pool"
-    try:
-        endpoint = _described(url)
-        for seed in endpoint.seeds[:1]:
-            endpoint.at(seed).connection()
-            endpoint.sentinel(seed).connection()
-        if not endpoint.seeds:
-            endpoint.connection()
-    except (TypeError, ValueError, RedisError) as error:
-        raise UsageError(f"{given}: {str(error).partition('__init__() got an ')[2] or error}") from None
-    return endpoint
-
-
-def _described(url: RedisUrl) -> Endpoint:
-    if isinstance(url, str):
-        many = _MANY.fullmatch(url)
-        return _of_many(*many.groups()) if many else _of_pool(_pool_at(url))
-    if isinstance(url, RedisCluster):
-        given = cast("Any", url).get_connection_kwargs()
-        kind = (
-            SSLConnection
-            if issubclass(given.get("connection_class", DriverConnection), SSLConnection)
-            else DriverConnection
-        )
-        known = {name for each in kind.__mro__ for name in signature(each).parameters}  # others are the client's
-        options = {name: value for name, value in given.items() if name in known}
-        nodes = cast("Any", url).nodes_manager.startup_nodes.values()
-        seeds = [(str(node.host), int(node.port)) for node in nodes]
-        return Endpoint(kind, _cleaned(options, "host", "port"), seeds)
-    if isinstance(url, Redis):
-        return _of_pool(url.connection_pool)
-    if isinstance(url, ConnectionPool):
-        return _of_pool(url)
-    raise UsageError(f"url must be a Redis URL, client or pool, got {type(url).__name__}")
-
-
-def _pool_at(url: str) -> ConnectionPool:
-    """Return what the driver reads from a URL; it would ignore a database that is not a number."""
-    scheme, _, path, *_ = urlsplit(url)
-    if scheme != "unix" and not re.fullmatch(r"/?|/\d+/?", path):
-        raise ValueError(f"the database must be a number, got {path[1:]!r}")
-    return ConnectionPool.from_url(url)
-
-
-def _of_pool(pool: Any) -> Endpoint:
-    kind, options = pool.connection_class, pool.connection_kwargs
-    if not isinstance(pool, SentinelConnectionPool):
-        return Endpoint(kind, _cleaned(options))
-    sentinels = [client.connection_pool for client in pool.sentinel_manager.sentinels]
-    seeds = [(str(each.connection_kwargs["host"]), int(each.connection_kwargs["port"])) for each in sentinels]
-    plain = SSLConnection if issubclass(kind, SentinelManagedSSLConnection) else DriverConnection
-    service = str(pool.service_name)
-    return Endpoint(plain, _cleaned(options), seeds, service, _cleaned(sentinels[0].connection_kwargs))
-
-
-def _of_many(
-    scheme: str, topology: str, login: str | None, hosts: str, path: str | None, query: str | None
-) -> Endpoint:
-    """Read `redis+sentinel://user:password@host:port,host:port/service/db` or `redis+cluster://host:port,host:port`."""
-    at = f"{login}@" if login else ""
-    service, _, db = (path or "").partition("/")
-    described = _pool_at(f"{scheme}://{at}localhost/{db}?{query or ''}")
-    options = _cleaned(described.connection_kwargs, "host", "port")
-    default = 26_379 if topology == "sentinel" else 6379
-    seeds = []
-    for host in hosts.split(","):
-        parts = urlsplit(f"//{host}")
-        if not parts.hostname:
-            raise ValueError(f"{host!r} is not a host")
-        seeds.append((parts.hostname, parts.port or default))
-    if topology == "cluster":
-        if path or options.get("db"):
-            raise ValueError("a cluster has no databases")
-        return Endpoint(described.connection_class, options, seeds)
-    if not service:
-        raise ValueError("name the service that the sentinels watch: redis+sentinel://host:port/service/db")
-    words = ("username", "password")
-    sentinel_options = {word: options.pop(f"sentinel_{word}") for word in words if f"sentinel_{word}" in options}
-    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    return Endpoint(described.connection_class, options, seeds, service, {**tls, **sentinel_options})
-
-
-def _cleaned(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
-    kept = {name: value for name, value in options.items() if not name.startswith(_DROPPED) and name not in without}
-    return {name: value for name, value in kept.items() if name not in _pinned(0)}
-
-
-def _without_credentials(url: str) -> str:
-    return re.sub(r"//.*@", "//...@", url.partition("?")[0])
 
 
 def pack(*args: bytes) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import anyio
+from redis.asyncio import SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
 from ._connection import Address, Connection, Endpoint, ask, format_address, hang_up, pack
@@ -54,13 +55,21 @@ async def ask_sentinels(endpoint: Endpoint) -> Address:
             failures.append(reply)
         else:
             facts = dict(zip(reply[::2], reply[1::2], strict=True))
-            answers.append((int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))))
+            master = endpoint.located(facts[b"ip"].decode(), int(facts[b"port"]))
+            answers.append((int(facts[b"config-epoch"]), master))
 
     async with anyio.create_task_group() as tasks:
         for seed in endpoint.seeds:
             tasks.start_soon(query, seed)
     if not answers:
-        raise _unknown(f"no sentinel at {endpoint} knows a master called {endpoint.service!r}", failures)
+        if any(isinstance(each.__cause__, ResponseError) for each in failures):
+            raise _unknown(f"no sentinel at {endpoint} knows a master called {endpoint.service!r}", failures)
+        hint = (
+            " (if they have no TLS, say sentinel_ssl=false)"
+            if issubclass(endpoint.sentinel_kind, SSLConnection)
+            else ""
+        )
+        raise _unknown(f"no sentinel at {endpoint} answers{hint}", failures)
     return max(answers)[1]
 
 
@@ -103,7 +112,7 @@ async def ask_cluster(endpoint: Endpoint, known: Sequence[Address]) -> list[Addr
         if isinstance(ranges, NotSentError):
             failures.append(ranges)
             continue
-        owners = [(start, end, _address(master, seed)) for start, end, master, *_ in ranges]
+        owners = [(start, end, endpoint.located(*_address(master, seed))) for start, end, master, *_ in ranges]
         found = [[owner for start, end, owner in owners if start <= slot_of(tag) <= end][:1] for tag in TAGS]
         if all(found):
             return [address for (address,) in found]

@@ -1,4 +1,7 @@
-"""The two connections to one file, one that writes and one that reads. They are opened at first use.
+"""The two connections to one file, one that writes and one that reads. Each is opened at its first use.
+
+Reading creates nothing: a file that does not exist, or that has no tables of ours yet, is an empty log. Writing, and
+entering `async with`, creates both.
 
 Every call of the driver runs in a background task, as one whole job. Callers wait for its outcome, and cancelling a
 caller abandons only that wait: a transaction is never left open halfway, with the lock of the file held.
@@ -6,40 +9,31 @@ caller abandons only that wait: a transaction is never left open halfway, with t
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeVar
 
 import aiosqlite
 import anyio
 
-from notify import UsageError
+from notify import BackendError, NotifyError, PushRejectedError, UsageError
 from notify.adapters import Background, LoopGuard
 
 from . import _schema
 from ._checkpoint import Checkpointer
 from ._errors import DRIVER, failed_commit, rejected, unavailable
-from ._file import FileIdentity, FileLock, check_local
-from ._worker import close, connect, execute_locking, roll_back, run
+from ._file import touch
+from ._opening import Path, SQLiteFile
+from ._worker import Done, Job, Worker, close, execute_locking, roll_back, run, run_job
 
 T = TypeVar("T")
-
-Job: TypeAlias = Callable[[sqlite3.Connection], T]
-"""A function that a connection's thread runs."""
-
-Path: TypeAlias = str | os.PathLike[str]
 
 MAX_ROWS: Final = 500
 """Rows that one transaction adds or removes at most: there is one write lock, and other processes wait for it."""
 
 _GRACE: Final = 1.0
-
-_SIZE_LIMIT: Final = 16 * 2**20
-"""Bytes to which a WAL that grew larger is cut when SQLite starts it again from the beginning."""
 
 
 class SQLiteDatabase:
@@ -47,7 +41,7 @@ class SQLiteDatabase:
 
     Invariants:
         I1. No transaction is open between two jobs.
-        I2. Nothing is written to any file but the one that was opened first, nor in a forked process.
+        I2. Nothing is written in a forked process.
 
     Args:
         path: the file; its directory exists.
@@ -62,6 +56,8 @@ class SQLiteDatabase:
         check: raises unless the database can be used here and now; see `LoopGuard.check`.
         jobs: tasks of callers; closing waits for them.
         services: tasks that run as long as the database is open; closing cancels them.
+        is_busy: returns whether transactions are under way that no job waits for; closing waits for them.
+        abandon: called when closing has waited for long enough.
     """
 
     def __init__(
@@ -79,9 +75,10 @@ class SQLiteDatabase:
             raise UsageError(f'synchronous must be "FULL" or "NORMAL", not {synchronous!r}')
         if not timeout > 0:
             raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
-        self.path = _checked(path)
+        self.file = SQLiteFile(path, _schema.statements(part, table_prefix), synchronous, timeout, network)
+        self.path = self.file.path
         self.owner = owner
-        self.sql = _schema.statements(part, table_prefix)
+        self.sql = self.file.sql
         self.timeout = timeout
         self.jobs = Background(owner)
         self.services = Background(owner)
@@ -89,13 +86,15 @@ class SQLiteDatabase:
         self._guard = LoopGuard(owner, asyncio_only=True)
         self.check = self._guard.check
         self._synchronous = synchronous
-        self._network = network
+        self.is_busy: Callable[[], bool] = bool
+        self.abandon: Callable[[], object] = bool
+        self._settled: anyio.Event | None = None
         self._opening: anyio.Lock | None = None
-        self._identity: FileIdentity | None = None
-        self._writer: aiosqlite.Connection | None = None
+        self._looked_after = False
+        self._writer: Worker | None = None
         self._reader: aiosqlite.Connection | None = None
-        self._abandoned = threading.Event()
-        self.checkpointer = Checkpointer(self.path, FileLock(f"{self.path}-checkpointer"), self.maintain)
+        self._durable = True
+        self.checkpointer = Checkpointer(self.path, self.maintain)
 
     @property
     def closed(self) -> bool:
@@ -109,22 +108,40 @@ class SQLiteDatabase:
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
-    async def read(self, job: Job[T]) -> T:
+    async def read(self, job: Job[T], empty: T) -> T:
         """Run a job on the reading connection; called in the caller's task.
+
+        Args:
+            job: reads.
+            empty: returned where there is no file, or none with our tables.
 
         Raises:
             BackendUnavailableError: the job failed.
             ClosedError: the database is closed.
         """
         self.check()
-        return await self.jobs.run(self._read, job)
+        return await self.jobs.run(self._read, job, empty)
 
-    async def write(self, job: Job[T], until: float | None = None) -> T:
+    async def change(self, job: Job[T], what: str) -> T:
+        """Run a job inside one transaction, for anything but a push; called in a background task.
+
+        Args:
+            job: adds or removes at most `MAX_ROWS` rows.
+            what: begins the message if it fails.
+
+        Raises:
+            BackendUnavailableError: nothing was changed.
+        """
+        try:
+            return await self.write(job)
+        except BackendError as error:
+            raise unavailable(error, self.owner, self.path, what) from error
+
+    async def write(self, job: Job[T]) -> T:
         """Run a job inside one transaction; called in a background task.
 
         Args:
             job: adds or removes at most `MAX_ROWS` rows.
-            until: when to stop waiting for the write lock, by `time.monotonic`; None: after the timeout.
 
         Raises:
             OverloadedError: the write lock was not free in time; nothing was stored.
@@ -132,52 +149,82 @@ class SQLiteDatabase:
             PushUncertainError: the outcome is unknown.
         """
         try:
-            writer, _ = await self._open()
+            writer = self._writer or await self._open_writer()
+            return await writer.run(partial(self._transact, job, self._deadline(), False, True))
         except DRIVER as error:
             raise rejected(error, self.owner, self.path) from error
-        try:
-            return await run(writer, partial(self._transact, job, until or self._deadline()))
-        except ValueError as error:  # raised by aiosqlite if the connection is closed
-            raise rejected(error, self.owner, self.path) from error
+
+    def when_open(self, function: Callable[[NotifyError | None], None]) -> None:
+        """Soon call a function, once there is a writing connection, or with the reason why not. Never waits."""
+        if self._writer is not None:
+            self._writer.call_soon(function, None)
+        else:
+            self.jobs.start(self._open_for, function)
+
+    def write_soon(self, job: Job[T], until: float, durable: bool, done: Done) -> None:
+        """Run a job inside one transaction, of which other processes are told; called when open. Never waits.
+
+        Args:
+            job: adds at most `MAX_ROWS` rows.
+            until: when to stop waiting for the write lock, by `time.monotonic`.
+            durable: whether the commit has to survive a power loss.
+            done: called with the result, or with one of the errors of `write`.
+        """
+        assert self._writer is not None
+
+        def translated(result: T | None, error: BaseException | None) -> None:
+            if isinstance(error, DRIVER):
+                refusal = rejected(error, self.owner, self.path)
+                refusal.__cause__ = error
+                done(None, refusal)
+            else:
+                done(result, error)
+
+        self._writer.submit(partial(self._transact, job, until, True, durable), translated)
+
+    def settled(self) -> None:
+        """Note that `is_busy` returns False now."""
+        if self._settled is not None:
+            self._settled.set()
 
     async def maintain(self, job: Job[T]) -> T:
         """Run a job on the writing connection, without a transaction; called in a background task."""
-        writer, _ = await self._open()
-        return await run(writer, job)
+        return await (self._writer or await self._open_writer()).run(job)
 
-    async def connect(self) -> aiosqlite.Connection:
-        """Open another connection that only reads; the caller closes it."""
-        await self._open()
-        return await self._connect_reader()
+    async def connect(self) -> aiosqlite.Connection | None:
+        """Open another connection that only reads, which the caller closes; None where there is no file yet."""
+        if not self.file.exists():
+            return None
+        self.file.check_place()
+        return await self.file.connect_reader()
 
-    def check_file(self) -> None:
-        """Raise FileReplacedError if the path no longer names the file that was opened; keeps I2."""
-        if self._identity is not None:
-            self._identity.check()
-
-    async def _read(self, job: Job[T]) -> T:
+    async def _read(self, job: Job[T], empty: T) -> T:
         def guarded(db: sqlite3.Connection) -> T:
-            self.check_file()
-            return job(db)
+            self.file.check()
+            return job(db) if self.file.is_readable(db) else empty
 
         try:
-            _, reader = await self._open()
-            return await run(reader, guarded)
+            reader = self._reader or await self._open_reader()
+            return empty if reader is None else await run(reader, guarded)
         except DRIVER as error:
-            raise unavailable(error, self.owner, self.path) from error
+            raise unavailable(error, self.owner, self.path, "cannot be read") from error
 
-    def _transact(self, job: Job[T], until: float, db: sqlite3.Connection) -> T:
+    def _transact(self, job: Job[T], until: float, announce: bool, durable: bool, db: sqlite3.Connection) -> T:
         """Run a job between BEGIN and COMMIT, in the connection's thread.
 
         BEGIN IMMEDIATE takes the write lock at once. A transaction that reads first and locks later fails with
         "database is locked" however long it may wait, because what it has read is out of date.
         """
         try:
-            roll_back(db)  # if the rollback of an earlier job failed
-            execute_locking(db, "BEGIN IMMEDIATE", until, self._abandoned)
+            if db.in_transaction:
+                roll_back(db)  # the rollback of an earlier job failed
+            if durable != self._durable:
+                db.execute(f"PRAGMA synchronous = {self._synchronous if durable else 'NORMAL'}")
+                self._durable = durable
+            execute_locking(db, "BEGIN IMMEDIATE", until, self.file.abandoned)
             try:
-                self.check_file()
-                result = job(db)
+                self.file.check()
+                result = run_job(job, db)
             except BaseException:
                 roll_back(db)  # keeps I1
                 raise
@@ -188,6 +235,8 @@ class SQLiteDatabase:
         except sqlite3.Error as error:
             roll_back(db)  # keeps I1
             raise failed_commit(error, self.owner, self.path) from error
+        if announce:
+            touch(self.file.wal)
         return result
 
     def _deadline(self) -> float:
@@ -195,66 +244,66 @@ class SQLiteDatabase:
 
     # -- opening and closing -------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """Open the connections now.
+    async def prepare(self) -> None:
+        """Create the file and the tables, as far as they are missing.
 
         Raises:
-            BackendUnavailableError: the file cannot be opened.
+            BackendUnavailableError: they cannot be created, or the file cannot be opened.
+            ClosedError: the database is closed.
         """
-        await self.read(_nothing)
+        self.check()
+        await self.jobs.run(self._prepare)
 
-    async def _open(self) -> tuple[aiosqlite.Connection, aiosqlite.Connection]:
-        if self._writer is not None and self._reader is not None:
-            return self._writer, self._reader
+    async def _prepare(self) -> None:
+        try:
+            if self._writer is None:
+                await self._open_writer()
+            self.file.check()
+        except DRIVER as error:
+            raise unavailable(error, self.owner, self.path, "cannot be prepared") from error
+
+    async def _open_for(self, function: Callable[[NotifyError | None], None]) -> None:
+        refusal: NotifyError | None = PushRejectedError("the store was closed; nothing was stored", backend=self.owner)
+        try:
+            await self._open_writer()
+            refusal = None
+        except NotifyError as error:
+            refusal = error
+        except DRIVER as error:
+            refusal = rejected(error, self.owner, self.path)
+            refusal.__cause__ = error
+        finally:
+            function(refusal)
+
+    async def _open_writer(self) -> Worker:
+        async with self._lock():
+            if self._writer is None:
+                self.file.check_place()
+                self._writer = Worker(await self.file.connect_writer())
+                self.services.start(self._writer.serve)
+                self.checkpointer.writing = True
+                self._look_after()
+            return self._writer
+
+    async def _open_reader(self) -> aiosqlite.Connection | None:
+        async with self._lock():
+            if self._reader is None:
+                self.file.check_place()
+                if not self.file.exists():
+                    return None
+                self._reader = await self.file.connect_reader()
+                self._look_after()
+            return self._reader
+
+    def _lock(self) -> anyio.Lock:
         if self._opening is None:
             self._opening = anyio.Lock()
-        async with self._opening:
-            if self._writer is None or self._reader is None:
-                await self._open_both()
-            assert self._writer is not None
-            assert self._reader is not None
-            return self._writer, self._reader
+        return self._opening
 
-    async def _open_both(self) -> None:
-        if not self._network:
-            check_local(self.path)
-        self.check_file()
-        writer = await connect(self.path, create=self._identity is None)  # keeps I2
-        try:
-            await run(writer, self._prepare_writer)
-            reader = await self._connect_reader()
-        except BaseException:
-            await close(writer)
-            raise
-        self._writer, self._reader = writer, reader
-        self.services.start(self.checkpointer.run)
-
-    async def _connect_reader(self) -> aiosqlite.Connection:
-        reader = await connect(self.path, create=False, timeout=self.timeout)
-        try:
-            await run(reader, _prepare_reader)
-        except BaseException:
-            await close(reader)
-            raise
-        return reader
-
-    def _prepare_writer(self, db: sqlite3.Connection) -> None:
-        _prepare(db)
-        (mode,) = execute_locking(db, "PRAGMA journal_mode = WAL", self._deadline(), self._abandoned).fetchone()
-        if mode != "wal":
-            raise sqlite3.OperationalError(f"the file must support WAL mode, not only {mode!r}")
-        db.execute(f"PRAGMA journal_size_limit = {_SIZE_LIMIT:d}")
-        db.execute(f"PRAGMA synchronous = {self._synchronous}")
-        if self._identity is None:
-            self._identity = FileIdentity(self.path)
-        if not _schema.is_ready(db, self.sql):
-            execute_locking(db, "BEGIN IMMEDIATE", self._deadline(), self._abandoned)
-            try:
-                _schema.create(db, self.sql)
-            except BaseException:
-                roll_back(db)
-                raise
-            db.execute("COMMIT")
+    def _look_after(self) -> None:
+        if not self._looked_after:
+            self._looked_after = True
+            self.services.start(self.checkpointer.run)
 
     async def aclose(self) -> None:
         """Let jobs finish, then close, within a few seconds. Idempotent. Cancelling abandons only the wait."""
@@ -267,37 +316,20 @@ class SQLiteDatabase:
     async def _close(self) -> None:
         await self.services.aclose(_GRACE)
         await self.jobs.settle(self.timeout + _GRACE)
-        self._abandoned.set()
+        await self._until_settled(self.timeout + _GRACE)
+        self.file.abandoned.set()
         await self.jobs.aclose(_GRACE)
+        await self._until_settled(_GRACE)
+        self.abandon()
         self.checkpointer.release()
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                await close(connection)
+        if self._reader is not None:
+            await close(self._reader)
+        if self._writer is not None:
+            await self._writer.close()
         self._reader = self._writer = None
 
-
-def _checked(path: Path) -> str:
-    """Return the absolute path, or raise UsageError where it does not name a file."""
-    if not isinstance(path, str | os.PathLike):
-        raise UsageError(f"path must be the path of a file, not {type(path).__name__}")
-    name = os.fsdecode(path)
-    if "://" in name:
-        raise UsageError(f"path must be the path of a file, not a URL: {name.partition('://')[0]:.20}://...")
-    if not name or name == ":memory:" or name.startswith("file:"):
-        raise UsageError(f"path must name a file, not {name!r}; to keep events in memory use MemoryStore")
-    return os.path.abspath(name)
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA wal_autocheckpoint = 0")
-    db.execute("PRAGMA mmap_size = 0")
-    db.execute("PRAGMA trusted_schema = OFF")
-
-
-def _prepare_reader(db: sqlite3.Connection) -> None:
-    _prepare(db)
-    db.execute("PRAGMA query_only = ON")
-
-
-def _nothing(db: sqlite3.Connection) -> None:
-    """Do nothing: the caller only needs an open connection."""
+    async def _until_settled(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds, shield=True):
+            while self.is_busy():
+                self._settled = anyio.Event()
+                await self._settled.wait()

@@ -1,7 +1,8 @@
-"""The one table that turns SQLite's errors into the library's."""
+"""The one table that turns SQLite's errors into the library's, and the one place that reports a bug of our own."""
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from typing import Final
 
@@ -12,19 +13,36 @@ from notify import (
     PushRejectedError,
     PushUncertainError,
 )
+from notify.adapters import report_bug
 
-DRIVER: Final = (sqlite3.Error, OSError, ValueError)
-"""What a call of the driver may raise; aiosqlite raises ValueError where the connection is closed."""
+from ._file import why_not
+
+logger = logging.getLogger("notify.sqlite")
+
+
+class LibraryBugError(Exception):
+    """A job raised what only a mistake in this library raises: neither SQLite nor the system has failed."""
+
+
+class NoConnectionError(Exception):
+    """The connection is closed."""
+
+
+DRIVER: Final = (sqlite3.Error, OSError, NoConnectionError, LibraryBugError)
+"""What a job, or a call of the driver, may raise."""
 
 _TEXTS: Final = {
     sqlite3.SQLITE_BUSY: "another connection holds the write lock of the file",
     sqlite3.SQLITE_LOCKED: "another connection holds the lock of a table",
-    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_FULL: "the disk is full: free some space, or raise the quota",
     sqlite3.SQLITE_READONLY: "the file is read-only",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
-    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged",
+    sqlite3.SQLITE_IOERR: "the system reports an input or output error",
+    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database, or is encrypted: choose another path",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a backup",
 }
+
+_EXPLAINED: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
 
 _NOT_COMMITTED: Final = frozenset(
     {
@@ -39,10 +57,6 @@ _NOT_COMMITTED: Final = frozenset(
 
 Any other code, such as that of a failed flush, comes after the write: recovery after a crash may find the commit.
 """
-
-
-class FileReplacedError(OSError):
-    """The path no longer names the file that was opened."""
 
 
 def rejected(error: Exception, backend: str, path: str) -> PushRejectedError:
@@ -60,11 +74,18 @@ def failed_commit(error: Exception, backend: str, path: str) -> PushRejectedErro
     return PushUncertainError(message, backend=backend)
 
 
-def unavailable(error: Exception, backend: str, path: str) -> BackendUnavailableError:
-    """Return the error for a failed read, or for a failed clean-up, which is safe to repeat."""
-    if isinstance(error, BackendError):  # the transaction of a clean-up: `rejected` has described it
-        return BackendUnavailableError(str(error), backend=backend)
-    return BackendUnavailableError(f"cannot be read: {_describe(error, path)}", backend=backend)
+def unavailable(error: Exception, backend: str, path: str, what: str) -> BackendUnavailableError:
+    """Return the error for anything but a push.
+
+    Args:
+        error: the driver's, or the library's for a transaction that failed.
+        backend: the class that failed.
+        path: the file.
+        what: begins the message, for example `cannot be read`.
+    """
+    cause = error.__cause__ if isinstance(error, BackendError) and isinstance(error.__cause__, DRIVER) else error
+    described = _describe(cause, path) if isinstance(cause, DRIVER) else str(cause)
+    return BackendUnavailableError(f"{what}: {described}", backend=backend)
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -72,12 +93,21 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _primary(error) == sqlite3.SQLITE_BUSY
 
 
-def _primary(error: Exception) -> int | None:
+def bug(error: Exception) -> LibraryBugError:
+    """Log an exception that only a mistake of ours explains, with its traceback, once; return what to raise for it."""
+    return LibraryBugError(report_bug(error, "notify_sqlite", logger))
+
+
+def _primary(error: BaseException) -> int | None:
     """Return the primary result code; None where the error is not SQLite's but Python's or the system's."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
-def _describe(error: Exception, path: str) -> str:
-    text = _TEXTS.get(_primary(error) or 0)
-    return f"{text} ({error}): {path}" if text else f"{error}: {path}"
+def _describe(error: BaseException, path: str) -> str:
+    code = _primary(error) or 0
+    text = _TEXTS.get(code)
+    if text is None:
+        return f"{error}: {path}"
+    why = why_not(path, code) if code in _EXPLAINED else ""
+    return f"{text}; {why} ({error}): {path}" if why else f"{text} ({error}): {path}"

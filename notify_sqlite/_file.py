@@ -1,16 +1,15 @@
-"""The file: whether its disk is local, whether it is still the file that was opened, and the lock file beside it."""
+"""The file: its real name, its disk, whether it is still the file that was opened, and why it cannot be used."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import weakref
+import sqlite3
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from notify import UsageError
-
-from ._errors import FileReplacedError
 
 NETWORK: Final = frozenset(
     {
@@ -22,36 +21,54 @@ NETWORK: Final = frozenset(
 """File systems that several hosts may share. SQLite's WAL needs shared memory and reliable locks, which they lack."""
 
 MOUNTS = Path("/proc/mounts")
-_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
-def file_system(path: str) -> str:
-    """Return the type of the file system that holds this path; empty where the system does not list its mounts."""
+class FileReplacedError(OSError):
+    """The path no longer names the file that was opened."""
+
+
+def beside(path: str, suffix: str) -> str:
+    """Return the name of a file beside the database, as SQLite derives it: from where a symbolic link leads to."""
+    return os.path.realpath(path) + suffix
+
+
+def _mount_of(path: str) -> tuple[str, Path | None]:
+    """Return the type and the mount point of the file system that holds this path, as far as the system says so."""
     try:
         table = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return ""
+        return "", None
     file = Path(os.path.realpath(path))
-    best, found = -1, ""
+    best, found, where = -1, "", None
     for line in table.splitlines():
         _, point, kind, *_ = line.split(" ")
         mounted = Path(point.replace(r"\040", " ").replace(r"\011", "\t").replace(r"\134", "\\"))
         if file.is_relative_to(mounted) and len(mounted.parts) >= best:  # of equals, the later mount is on top
-            best, found = len(mounted.parts), kind
-    return found
+            best, found, where = len(mounted.parts), kind, mounted
+    return found, where
+
+
+def file_system(path: str) -> str:
+    """Return the type of the file system that holds this path; empty where the system does not list its mounts."""
+    return _mount_of(path)[0]
 
 
 def check_local(path: str) -> None:
-    """Refuse a file that another host may open too.
+    """Refuse a file that another host may open too, or whose `-wal` others would look for elsewhere.
 
     Raises:
-        UsageError: the file is on a network file system.
+        UsageError: the file is on a network file system, or is a mount by itself.
     """
-    kind = file_system(path)
+    kind, point = _mount_of(path)
     if kind in NETWORK:
         raise UsageError(
             f"{path} is on a network file system ({kind}), where SQLite loses data if two hosts write; "
             "put it on a local disk, or pass network=True if only one host ever opens it"
+        )
+    if point == Path(os.path.realpath(path)) and not os.path.isdir(path):
+        raise UsageError(
+            f"{path} is mounted as a single file, so its newest events (in the -wal file beside it) would stay outside "
+            "that mount and be lost with the container: mount its directory instead"
         )
 
 
@@ -78,59 +95,87 @@ class FileIdentity:
         return found.st_dev, found.st_ino
 
 
-class FileLock:
-    """A lock that at most one process holds. The system releases it when its holder dies.
+def touch(path: str) -> None:
+    """Set the times of a file to now, which the system tells those who watch it (see `_changes`); best effort."""
+    with suppress(OSError):
+        os.utime(path)
 
-    It is a file beside the database, not the database itself: closing any handle of the database would drop SQLite's
-    own locks on it.
+
+def link_count(path: str) -> int:
+    """Return how many hard links the file has."""
+    return os.stat(path).st_nlink
+
+
+# -- why it cannot be used ---------------------------------------------------------------------------------------
+
+
+def why_not(path: str, code: int) -> str:
+    """Return why the file cannot be opened or written, with the remedy; empty where the system does not show it.
+
+    Args:
+        path: the database.
+        code: SQLite's primary result code: `SQLITE_CANTOPEN`, `SQLITE_READONLY` or `SQLITE_IOERR`.
     """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._handle: int | None = None
-
-    @property
-    def held(self) -> bool:
-        """Whether this object holds the lock."""
-        return self._handle is not None
-
-    def acquire(self) -> bool:
-        """Take the lock if it is free; return whether this object holds it. Never waits."""
-        if self._handle is not None:
-            return True
-        try:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError:
-            return False  # the directory cannot be written
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            return False
-        os.truncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
-        self._handle = handle
-        _held.add(self)
-        return True
-
-    def holder(self) -> int | None:
-        """Return the process id that the holder wrote into the file; None where there is none."""
-        try:
-            return int(Path(self._path).read_bytes())
-        except (OSError, ValueError):
-            return None
-
-    def release(self) -> None:
-        """Release the lock. Idempotent."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+    file = os.path.realpath(path)
+    directory = os.path.dirname(file)
+    found = _no_place(directory) or _no_file(file)
+    if code == sqlite3.SQLITE_IOERR:
+        return found
+    found = found or _no_right(file, directory, code)
+    return found or ("" if code == sqlite3.SQLITE_READONLY else _no_handle())
 
 
-def _release_copies() -> None:
-    """Close the lock handles that a forked process inherited: they would keep the locks of a parent that died."""
-    for lock in list(_held):
-        lock.release()
+def _no_place(directory: str) -> str:
+    if os.path.isdir(directory):
+        return ""
+    if os.path.lexists(directory):
+        return f"{directory} is not a directory: correct the path"
+    return f"the directory {directory} does not exist: create it, or correct the path"
 
 
-os.register_at_fork(after_in_child=_release_copies)
+def _no_file(file: str) -> str:
+    try:
+        mode = os.stat(file).st_mode
+    except OSError:
+        return ""
+    if stat.S_ISDIR(mode):
+        return "it is a directory: give the path of a file in it"
+    return "" if stat.S_ISREG(mode) else "it is not a regular file: give the path of one"
+
+
+def _no_right(file: str, directory: str, code: int) -> str:
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        return "its file system is mounted read-only: mount it for writing, or put the file elsewhere"
+    if os.path.exists(file):
+        if not may(file, os.R_OK):
+            return f"{_who()} may not read it ({_owner(file)}): give that user the right, or run as another one"
+        if code == sqlite3.SQLITE_READONLY and not may(file, os.W_OK):
+            return f"{_who()} may not write it ({_owner(file)}): give that user the right, or run as another one"
+    if not may(directory, os.W_OK | os.X_OK):
+        return (
+            f"{_who()} may not create files in {directory} ({_owner(directory)}), where SQLite keeps its -wal and "
+            "-shm: give that user the right to write in the directory"
+        )
+    return ""
+
+
+def _no_handle() -> str:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return f"{os.strerror(error.errno or 0).lower()}: raise the limit of open files (ulimit -n)"
+    return ""
+
+
+def may(path: str, mode: int) -> bool:
+    """Return whether this process has a right, as the user that it acts as now."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _who() -> str:
+    return f"user {os.geteuid()}"
+
+
+def _owner(path: str) -> str:
+    found = os.stat(path)
+    return f"owner {found.st_uid}, group {found.st_gid}, mode {stat.S_IMODE(found.st_mode):04o}"

@@ -12,12 +12,12 @@ from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import ClassVar, Self, TypeVar
 
-from notify import BackendError, Guarantees, RoutingInfo
+from notify import Guarantees, RoutingInfo
 from notify.adapters import LeaseKeeper, LeaseRegistration
 
-from ._connection import MAX_ROWS, Job, Path, SQLiteDatabase
-from ._errors import unavailable
-from ._worker import roll_back
+from ._connection import MAX_ROWS, SQLiteDatabase
+from ._opening import Path
+from ._worker import Job, roll_back
 
 logger = logging.getLogger("notify.sqlite")
 
@@ -80,9 +80,9 @@ class SQLitePresence:
         await self._database.aclose()
 
     async def __aenter__(self) -> Self:
-        """Open the file, which the first use would do too."""
+        """Create the file and its tables, if need be; the first registration would do so too."""
         self._keeper.check()
-        await self._database.open()
+        await self._database.prepare()
         return self
 
     async def __aexit__(
@@ -118,7 +118,7 @@ class SQLiteLeases:
 
     async def fetch(self, users: Sequence[str]) -> Mapping[str, Sequence[RoutingInfo]]:
         """See `notify.adapters.LeaseBackend.fetch`."""
-        return await self._database.read(partial(self._fetch, users=users))
+        return await self._database.read(partial(self._fetch, users=users), {})
 
     async def release(self, users: Sequence[str]) -> None:
         """See `notify.adapters.LeaseBackend.release`. The lease goes first: without it, its rows no longer count."""
@@ -127,10 +127,7 @@ class SQLiteLeases:
             pass
 
     async def _transact(self, job: Job[T]) -> T:
-        try:
-            return await self._database.write(job)
-        except BackendError as error:  # the database speaks of pushes
-            raise unavailable(error, self._database.owner, self._database.path) from error
+        return await self._database.change(job, "cannot be written")
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,17 @@ def page(db: sqlite3.Connection, sql: Mapping[str, str], user: str, after: str, 
     return Page(events, continuity(after, events[0].prev, text), text)
 
 
+def no_page(after: str) -> Page:
+    """Return the page of a log of which nothing is known: it is empty."""
+    return Page.of((), after, ids.ZERO)
+
+
+def no_pages(after: Mapping[str, str]) -> dict[str, Page]:
+    """Return the pages of such logs that have a gap."""
+    found = {user: no_page(position) for user, position in after.items()}
+    return {user: page for user, page in found.items() if page.gap is not None}
+
+
 def pages(
     db: sqlite3.Connection, sql: Mapping[str, str], after: Mapping[str, str], limit: int, horizon: int
 ) -> dict[str, Page]:

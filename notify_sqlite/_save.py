@@ -10,6 +10,7 @@ seconds, counted from its own call: a push that was queued behind others is reje
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections import deque
@@ -23,8 +24,13 @@ import anyio
 from notify import ClosedError, Event, NotifyError, OverloadedError, PushUncertainError, ids
 from notify.adapters import build_event
 
-from ._connection import MAX_ROWS, Job, SQLiteDatabase
+from ._connection import MAX_ROWS, SQLiteDatabase
+from ._ephemeral import Sent, SQLiteEphemerals
+from ._errors import bug
 from ._record import SEQUENCE_MASK, Limits, Row, first_of_key
+from ._worker import Job
+
+logger = logging.getLogger("notify.sqlite")
 
 Outcome: TypeAlias = Event | NotifyError
 Done: TypeAlias = Callable[[Outcome], None]
@@ -45,11 +51,13 @@ class SQLiteSaver:
     Invariants:
         I1. One transaction at a time: the event that is stored first has the smaller id.
         I2. A pending event is in the queue or in the current transaction, until its `done` is called once.
+        I3. While `is_busy`, a transaction is under way or about to begin: nothing else begins one.
 
     Args:
         database: written to.
         limits: returns what the retention options allow now.
         on_stored: called with the events of a transaction, in order, before any caller has an outcome.
+        ephemerals: events that are not stored, written by the same transactions.
     """
 
     def __init__(
@@ -57,19 +65,24 @@ class SQLiteSaver:
         database: SQLiteDatabase,
         limits: Callable[[], Limits],
         on_stored: Callable[[Sequence[Event]], object],
+        ephemerals: SQLiteEphemerals,
     ) -> None:
         self._database = database
         self._limits = limits
         self._on_stored = on_stored
+        self._ephemerals = ephemerals
         self._queue: deque[Pending] = deque()
-        self._draining = False
+        self._current: tuple[Sequence[Pending], Sequence[Sent]] = ((), ())
+        self.is_busy = False
+        database.is_busy = lambda: self.is_busy
+        database.abandon = self._abandon
 
     def save_soon(self, event: Event, done: Done) -> None:
         """Queue one event; `done` is called with its outcome. Never waits."""
         self._database.check()
         self._queue.append((event, done, time.monotonic() + self._database.timeout))
-        if not self._draining:
-            self._start()
+        if not self.is_busy:
+            self._begin()
 
     async def save(self, events: Sequence[Event]) -> list[Outcome]:
         """Store these events and return their outcomes, in the same order.
@@ -90,8 +103,8 @@ class SQLiteSaver:
         saves: list[Pending] = [(event, outcomes.append, until) for event in events[:-1]]
         saves.append((events[-1], last, until))
         self._queue += saves
-        if not self._draining:
-            self._start()
+        if not self.is_busy:
+            self._begin()
         try:
             await finished.wait()
         except BaseException:
@@ -100,50 +113,112 @@ class SQLiteSaver:
             raise
         return outcomes
 
-    def _start(self) -> None:
-        self._database.jobs.start(self._drain)
-        self._draining = True
+    def send(self, event: Event) -> None:
+        """Queue an event that is only shown to other processes. Never waits."""
+        self._database.check()
+        self._ephemerals.add(event)
+        if not self.is_busy:
+            self._begin()
 
-    async def _drain(self) -> None:
-        """Store what is queued, one transaction after another; ends when nothing is left."""
-        batch: list[Pending] = []
-        try:
-            while self._queue:
-                batch = [self._queue.popleft() for _ in range(min(MAX_ROWS, len(self._queue)))]
-                await self._store(batch)
-                batch = []
-        finally:
-            self._draining = False
-            owner = self._database.owner
-            for _, done, _ in batch:  # not empty only if this task was cancelled, because the store closes
-                done(PushUncertainError("the store was closed during the commit", backend=owner))
-            while self._queue and self._database.closed:
-                self._queue.popleft()[1](ClosedError(f"the {owner} is closed"))
+    def _begin(self) -> None:
+        self.is_busy = True  # keeps I3
+        self._database.when_open(self._next)
 
-    async def _store(self, batch: Sequence[Pending]) -> None:
+    def _next(self, refusal: NotifyError | None) -> None:
+        """Begin a transaction with what is queued, or none if nothing is; called in a callback of the event loop."""
+        if self._rests():  # what was queued was cancelled
+            return
+        batch = [self._queue.popleft() for _ in range(min(MAX_ROWS, len(self._queue)))]
+        sent = self._ephemerals.take()
+        self._current = batch, sent  # keeps I2
+        if refusal is not None:
+            self._ended(None, refusal)
+            return
         try:
-            job = self._append([event for event, _, _ in batch])
-            stored = await self._database.write(job, until=batch[0][2])
-        except OverloadedError as error:
-            self._reject_overdue(batch, error)
+            job = self._job([event for event, _, _ in batch], sent)
         except NotifyError as error:
-            for _, done, _ in batch:
-                done(error)
+            self._ended(None, error)
         else:
-            self._on_stored(stored)
+            until = batch[0][2] if batch else sent[0][2]
+            self._database.write_soon(job, until, durable=bool(batch), done=self._ended)
+
+    def _ended(self, stored: list[Event] | None, error: BaseException | None) -> None:
+        """Report the outcomes of the current transaction, and go on; called in a callback of the event loop."""
+        batch, sent = self._current
+        self._current = (), ()
+        if stored is not None:
+            self._succeeded(batch, sent, stored)
+        else:
+            owner = self._database.owner
+            unknown = PushUncertainError(f"the transaction was interrupted: {error!r}", backend=owner)
+            self._failed(batch, sent, error if isinstance(error, NotifyError) else unknown)
+        if not self._rests() and self.is_busy:
+            try:
+                self._database.when_open(self._next)
+            except ClosedError:
+                self._abandon()
+
+    def _rests(self) -> bool:
+        """Return whether nothing is left to do; then it is busy no more."""
+        if self._queue or self._ephemerals:
+            return False
+        self.is_busy = False
+        self._database.settled()
+        return True
+
+    def _succeeded(self, batch: Sequence[Pending], sent: Sequence[Sent], stored: Sequence[Event]) -> None:
+        if sent:
+            self._ephemerals.written()
+        if batch:
+            try:
+                self._on_stored(stored)
+            except Exception as error:
+                bug(error)
             for (_, done, _), event in zip(batch, stored, strict=True):
-                done(event)
+                _report(done, event)
 
-    def _reject_overdue(self, batch: Sequence[Pending], error: OverloadedError) -> None:
-        """Reject those that have waited long enough for the lock, and queue the others again, in front; keeps I2."""
+    def _failed(self, batch: Sequence[Pending], sent: Sequence[Sent], error: NotifyError) -> None:
+        """Reject what has waited long enough for the lock, and queue the rest again, in front; keeps I2."""
         now = time.monotonic()
-        waiting = [save for save in batch if save[2] > now and not self._database.closed]
+        is_locked = isinstance(error, OverloadedError) and not self._database.closed
+        waiting = [save for save in batch if is_locked and save[2] > now]
         self._queue.extendleft(reversed(waiting))
+        if sent:
+            self._ephemerals.failed(sent, error, retry=is_locked)
         for _, done, _ in batch[: len(batch) - len(waiting)]:  # the oldest come first
-            done(error)
+            _report(done, error)
 
-    def _append(self, drafts: Sequence[Event]) -> Job[list[Event]]:
-        return partial(append, sql=self._database.sql, drafts=drafts, limits=self._limits())
+    def _abandon(self) -> None:
+        """Report to all that wait: the store has closed, and the transaction under way takes too long; keeps I2."""
+        (batch, _), self._current = self._current, ((), ())
+        owner = self._database.owner
+        for _, done, _ in batch:
+            _report(done, PushUncertainError("the store was closed during the commit", backend=owner))
+        while self._queue:
+            _report(self._queue.popleft()[1], ClosedError(f"the {owner} is closed"))
+        self.is_busy = False
+
+    def _job(self, drafts: Sequence[Event], sent: Sequence[Sent]) -> Job[list[Event]]:
+        limits = self._limits()
+        job: Job[list[Event]] = partial(append, sql=self._database.sql, drafts=drafts, limits=limits)
+        if not sent:
+            return job
+        insert = self._ephemerals.job(sent, limits.now)
+
+        def both(db: sqlite3.Connection) -> list[Event]:
+            stored = job(db) if drafts else []
+            insert(db)
+            return stored
+
+        return both
+
+
+def _report(done: Done, outcome: Outcome) -> None:
+    """Call back; a callback that raises, which it must not, costs no other caller its outcome."""
+    try:
+        done(outcome)
+    except Exception:
+        logger.exception("a callback of save_soon raised, which it must not")
 
 
 class _Head:

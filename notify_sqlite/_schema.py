@@ -1,10 +1,15 @@
-"""The SQL: its files, the prefix of the table names, and the version of the tables in a file."""
+"""The SQL: its files, the prefix of the table names, and the version of the tables in a file.
+
+The version is in a table, one row for each part. `PRAGMA user_version` and `application_id` belong to the application,
+whose own tables may be in the same file.
+"""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from functools import cache
 from importlib.resources import files
 from typing import Final
@@ -12,7 +17,10 @@ from typing import Final
 from notify import UsageError
 
 VERSION: Final = 1
-"""Version of the tables, stored in `PRAGMA user_version`."""
+"""Version of the tables of each part."""
+
+LATER: Final = frozenset({"create_schema", "create_ephemerals"})
+"""What files of earlier releases lack. They can be read all the same; the first write adds it."""
 
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _NAMED = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.DOTALL | re.MULTILINE)
@@ -20,6 +28,10 @@ _NAMED = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.DOTALL | re.M
 
 class NewerSchemaError(sqlite3.DatabaseError):
     """A later version of this library made the file."""
+
+
+class OtherTablesError(sqlite3.DatabaseError):
+    """A table has the name of one of the library's, and is not."""
 
 
 @cache
@@ -35,28 +47,83 @@ def statements(part: str, prefix: str) -> Mapping[str, str]:
     return {name: sql.strip().replace("{p}", prefix) for name, sql in _NAMED.findall(text)}
 
 
+def is_readable(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
+    """Return whether the file has what reading needs. Needs no write lock.
+
+    Raises:
+        NewerSchemaError: the file is newer than this library.
+    """
+    return _has(db, sql, {name for name in _creates(sql) if name not in LATER})
+
+
 def is_ready(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
     """Return whether the file has every table and index of these statements. Needs no write lock.
 
     Raises:
         NewerSchemaError: the file is newer than this library.
     """
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        raise NewerSchemaError(
-            f"the file has schema version {version}, this library reads versions up to {VERSION}: upgrade the library"
-        )
-    created = {name for name in sql if name.startswith("create_")}
-    existing = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    needed = {re.split(r"\s+", sql[name])[5] for name in created}  # CREATE TABLE IF NOT EXISTS name
-    return version == VERSION and needed <= existing
+    return _has(db, sql, set(_creates(sql)))
 
 
 def create(db: sqlite3.Connection, sql: Mapping[str, str]) -> None:
-    """Create what is missing; called inside a transaction."""
+    """Create what is missing; called inside a transaction.
+
+    Raises:
+        OtherTablesError: a table of that name is not the library's.
+    """
     if is_ready(db, sql):
         return  # another process has created it since the caller looked
-    for name, statement in sql.items():
-        if name.startswith(("create_", "start_")):
+    for statement in _script(sql):
+        db.execute(statement)
+    expected = _columns(tuple(_script(sql)))
+    for table, columns in expected.items():
+        missing = columns - _columns_of(db, table)
+        if missing:
+            raise OtherTablesError(
+                f"the table {table} is not this library's (it has no column {min(missing)!r}): "
+                "choose another table_prefix"
+            )
+
+
+def script(sql: Mapping[str, str]) -> str:
+    """Return what `create` executes, for a person to read."""
+    return "".join(f"{statement};\n" for statement in _script(sql))
+
+
+def _creates(sql: Mapping[str, str]) -> Iterator[str]:
+    return (name for name in sql if name.startswith("create_"))
+
+
+def _script(sql: Mapping[str, str]) -> list[str]:
+    return [statement for name, statement in sql.items() if name.startswith(("create_", "start_"))]
+
+
+def _has(db: sqlite3.Connection, sql: Mapping[str, str], names: set[str]) -> bool:
+    existing = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    if _name(sql["create_schema"]) in existing:
+        (version,) = db.execute(sql["version"]).fetchone()
+        if version is not None and version > VERSION:
+            raise NewerSchemaError(
+                f"its tables have version {version}, this library reads versions up to {VERSION}: upgrade the library"
+            )
+        if version is None and "create_schema" in names:
+            return False
+    return {_name(sql[name]) for name in names} <= existing
+
+
+def _name(statement: str) -> str:
+    return re.split(r"\s+", statement)[5]  # CREATE TABLE IF NOT EXISTS name
+
+
+@cache
+def _columns(creation: tuple[str, ...]) -> Mapping[str, set[str]]:
+    """Return the columns of each table that these statements create."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for statement in creation:
             db.execute(statement)
-    db.execute(f"PRAGMA user_version = {VERSION:d}")
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {table: _columns_of(db, table) for table in tables}
+
+
+def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}

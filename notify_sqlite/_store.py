@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -11,14 +12,17 @@ from typing import ClassVar, Literal, Self
 
 import anyio.lowlevel
 
-from notify import BackendError, Event, Guarantees, NotifyError, Page, ids
+from notify import Event, Guarantees, NotifyError, Page, UsageError, ids
 from notify.adapters import Retention, check_user
 
 from . import _record as record
-from ._connection import MAX_ROWS, Path, SQLiteDatabase
-from ._errors import unavailable
+from ._connection import MAX_ROWS, SQLiteDatabase
+from ._ephemeral import SQLiteEphemerals
+from ._errors import DRIVER
+from ._opening import Path
 from ._save import SQLiteSaver
-from ._sweep import SQLiteSweeper, remove_older
+from ._schema import script
+from ._sweep import SQLiteSweeper, erase, remove_older
 
 
 class SQLiteStore:
@@ -68,7 +72,8 @@ class SQLiteStore:
             network=network,
         )
         self._sql = self._database.sql
-        self._saver = SQLiteSaver(self._database, self._limits, self._on_stored)
+        self._ephemerals = SQLiteEphemerals(self._database, self._limits)
+        self._saver = SQLiteSaver(self._database, self._limits, self._on_stored, self._ephemerals)
         self._sweeper = SQLiteSweeper(self._database, self._limits, max_age)
 
     # -- Store ---------------------------------------------------------------------------------------------------
@@ -85,12 +90,12 @@ class SQLiteStore:
         check_user(user)
         ids.parse(after)
         job = partial(record.page, sql=self._sql, user=user, after=after, limit=limit, horizon=self._horizon())
-        return await self._database.read(job)
+        return await self._database.read(job, record.no_page(after))
 
     async def head(self, user: str) -> str:
         """See `notify.abc.Store.head`."""
         check_user(user)
-        return await self._database.read(partial(record.head, sql=self._sql, user=user))
+        return await self._database.read(partial(record.head, sql=self._sql, user=user), ids.ZERO)
 
     async def trim(self, before: datetime | str) -> int:
         """See `notify.abc.Store.trim`; at most 500 events in one transaction, so that others can write in between."""
@@ -103,8 +108,8 @@ class SQLiteStore:
         await self._database.aclose()
 
     async def __aenter__(self) -> Self:
-        """Open the file, which the first use would do too."""
-        await self._database.open()
+        """Create the file and its tables, if need be; the first save would do so too."""
+        await self._database.prepare()
         return self
 
     async def __aexit__(
@@ -115,7 +120,7 @@ class SQLiteStore:
 
     @property
     def wal_size(self) -> int:
-        """Bytes of the write-ahead log, for a gauge: far over 16 MiB, some connection keeps a transaction open."""
+        """Bytes of the write-ahead log, for a gauge: far over 16 MiB, nobody checkpoints or a reader prevents it."""
         return self._database.checkpointer.wal_size
 
     # -- SaveSoon, SaveMany, ReadMany ----------------------------------------------------------------------------
@@ -131,7 +136,27 @@ class SQLiteStore:
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         """See `notify.abc.ReadMany.read_many`."""
         job = partial(record.pages, sql=self._sql, after=dict(after), limit=limit, horizon=self._horizon())
-        return await self._database.read(job)
+        return await self._database.read(job, record.no_pages(after))
+
+    # -- Forget, Prepare -----------------------------------------------------------------------------------------
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`. What is removed is overwritten in the file.
+
+        Its traces in the write-ahead log last until that is emptied: at once if this process checkpoints and nobody
+        reads, else with one of the next checkpoints.
+        """
+        check_user(user)
+        self._database.check()
+        return await self._database.jobs.run(self._forget, user)
+
+    async def prepare(self) -> None:
+        """See `notify.abc.Prepare.prepare`. The directory has to exist."""
+        await self._database.prepare()
+
+    def script(self) -> str:
+        """See `notify.abc.Prepare.script`. The first statement is not part of the transaction."""
+        return f"PRAGMA journal_mode = WAL;\n{script(self._sql)}"
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -141,18 +166,44 @@ class SQLiteStore:
 
     async def _trim(self, bound: int) -> int:
         removed = 0
+        if await self._is_empty():
+            return removed
         while True:
-            try:
-                count = await self._database.write(partial(remove_older, sql=self._sql, before=bound))
-            except BackendError as error:
-                raise unavailable(error, self._database.owner, self._database.path) from error
+            count = await self._database.change(partial(remove_older, sql=self._sql, before=bound), "cannot be trimmed")
             removed += count
             if count < MAX_ROWS:
                 return removed
             await anyio.lowlevel.checkpoint()
 
+    async def _forget(self, user: str) -> int:
+        removed = 0
+        if await self._is_empty():
+            return removed
+        job = partial(erase, sql=self._sql, user=user, clock=self._clock)
+        while True:
+            count, done = await self._database.change(job, "cannot be erased")
+            removed += count
+            if done:
+                break
+            await anyio.lowlevel.checkpoint()
+        with suppress(*DRIVER):  # the checkpointer does it later
+            await self._database.checkpointer.empty()
+        return removed
+
+    async def _is_empty(self) -> bool:
+        """Whether there is nothing of ours, so that nothing has to be created in order to remove something."""
+        return await self._database.read(lambda _: False, True)
+
+    def _now(self) -> float:
+        try:
+            now = self._clock()
+            int(now * 1000)
+        except Exception as error:
+            raise UsageError(f"clock= has to return seconds since 1970: {error!r}") from error
+        return now
+
     def _limits(self) -> record.Limits:
-        return record.Limits.at(self._clock(), self._retention)
+        return record.Limits.at(self._now(), self._retention)
 
     def _horizon(self) -> int:
-        return record.horizon_at(self._clock(), self._retention)
+        return record.horizon_at(self._now(), self._retention)

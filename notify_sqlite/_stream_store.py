@@ -12,8 +12,8 @@ from notify import Event, Stream, UsageError
 from notify.abc import Position
 from notify.adapters import LiveLog
 
-from ._connection import Path
 from ._listen import SQLiteWatcher
+from ._opening import Path
 from ._store import SQLiteStore
 
 
@@ -28,8 +28,8 @@ class SQLiteStreamStore(SQLiteStore):
         key_window: as for `SQLiteStore`.
         synchronous: as for `SQLiteStore`.
         timeout: as for `SQLiteStore`.
-        poll_interval: seconds within which commits of other processes are noticed. A look costs a few microseconds,
-            for all streams together.
+        poll_interval: seconds within which commits of other processes are noticed where the system does not tell of
+            them. A look costs a few microseconds, for all streams together.
         network: as for `SQLiteStore`.
         clock: as for `SQLiteStore`.
 
@@ -64,7 +64,7 @@ class SQLiteStreamStore(SQLiteStore):
             network=network,
             clock=clock,
         )
-        self._watcher = SQLiteWatcher(self._database, poll_interval)
+        self._watcher = SQLiteWatcher(self._database, poll_interval, self._ephemerals.sender)
         self._live = LiveLog(self, background=self._database.services, listen=self._listen)
 
     @property
@@ -81,6 +81,10 @@ class SQLiteStreamStore(SQLiteStore):
         """See `notify.abc.StreamStore.subscribe`."""
         self._database.check()
         return self._live.subscribe(user, last_id)
+
+    def send_ephemeral(self, event: Event) -> None:
+        """See `notify.abc.Ephemerals.send_ephemeral`; one row for all processes, which is removed seconds later."""
+        self._saver.send(event)
 
     async def aclose(self) -> None:
         """End every stream, then close. Idempotent."""

@@ -1,4 +1,4 @@
-"""The sweeper: removes events past `max_age`, in small transactions, so that writers wait only briefly."""
+"""Removing events past `max_age`, and all of one user: in small transactions, so that writers wait only briefly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -16,6 +16,7 @@ from notify import NotifyError
 from notify.adapters import OutageLog
 
 from ._connection import MAX_ROWS, SQLiteDatabase
+from ._ephemeral import horizon
 from ._record import Limits
 
 logger = logging.getLogger("notify.sqlite")
@@ -51,14 +52,16 @@ class SQLiteSweeper:
     async def sweep(self) -> int:
         """Remove everything that is too old now; return how many rows that were."""
         limits, sql = self._limits(), self._database.sql
-        look = partial(has_older, sql=sql, before=limits.horizon, keys_before=limits.key_horizon)
+        ephemerals_before = horizon(limits.now)
+        look = partial(has_older, sql=sql, bounds=(limits.horizon, limits.key_horizon, ephemerals_before))
 
         def remove(db: sqlite3.Connection) -> int:
+            db.execute(sql["delete_ephemerals"], (ephemerals_before,))
             events = remove_older(db, sql, limits.horizon)
             return events if events == MAX_ROWS else events + remove_keys(db, sql, limits.key_horizon)
 
         removed = 0
-        while await self._database.read(look):
+        while await self._database.read(look, False):
             removed += await self._database.write(remove)
             await anyio.sleep(_PAUSE)
         return removed
@@ -76,11 +79,11 @@ class SQLiteSweeper:
                 self._outage.recovered()
 
 
-def has_older(db: sqlite3.Connection, sql: Mapping[str, str], before: int, keys_before: int) -> bool:
-    """Return whether `remove_older` or `remove_keys` would remove something; a read, which takes no lock."""
+def has_older(db: sqlite3.Connection, sql: Mapping[str, str], bounds: Sequence[int]) -> bool:
+    """Return whether there are events, keys or ephemeral events below their packed ids; a read, which takes no lock."""
     return any(
         db.execute(sql[name], (bound, 1)).fetchone() is not None
-        for name, bound in (("older", before), ("older_keys", keys_before))
+        for name, bound in zip(("older", "older_keys", "any_ephemeral"), bounds, strict=True)
     )
 
 
@@ -98,3 +101,23 @@ def remove_keys(db: sqlite3.Connection, sql: Mapping[str, str], before: int) -> 
     rows = db.execute(sql["older_keys"], (before, MAX_ROWS)).fetchall()
     db.executemany(sql["delete_key"], rows)
     return len(rows)
+
+
+def erase(db: sqlite3.Connection, sql: Mapping[str, str], user: str, clock: Callable[[], float]) -> tuple[int, bool]:
+    """Erase some of a user, `MAX_ROWS` events and keys at most; return how many events, and whether all is done.
+
+    Presence that counts stays: it belongs to streams that are open.
+    """
+    db.execute("PRAGMA secure_delete = ON").fetchone()  # overwrite, whatever that costs
+    try:
+        events = db.execute(sql["forget_events"], (user, user, MAX_ROWS)).rowcount
+        keys = db.execute(sql["forget_keys"], (user, user, MAX_ROWS)).rowcount
+        if MAX_ROWS in (events, keys):
+            return events, False
+        db.execute(sql["forget_head"], (user,))
+        db.execute(sql["forget_ephemerals"], (user,))
+        if db.execute(sql["presence_tables"]).fetchone() == (2,):
+            db.execute(sql["forget_presence"], (user, int(clock() * 1000)))
+        return events, True
+    finally:
+        db.execute("PRAGMA secure_delete = FAST").fetchone()

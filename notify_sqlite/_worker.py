@@ -18,16 +18,25 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import aiosqlite
 import anyio
 
-from ._errors import is_busy
+from notify import NotifyError
+
+from ._errors import LibraryBugError, NoConnectionError, bug, is_busy
 
 logger = logging.getLogger("notify.sqlite")
 
 T = TypeVar("T")
+
+Job: TypeAlias = Callable[[sqlite3.Connection], T]
+"""A function that a connection's thread runs."""
+
+Done: TypeAlias = Callable[[Any, BaseException | None], None]
+"""Takes the result of a job, or what it raised."""
 
 _JOB: Final = "-- a job of notify_sqlite"
 
@@ -52,7 +61,7 @@ class JobConnection(sqlite3.Connection):
             return super().execute(sql, parameters)
         job, loop = parameters
         try:
-            return _JobResult(job(self))
+            return _JobResult(run_job(job, self))
         finally:
             if loop.is_closed():
                 # aiosqlite would hand the result to the closed loop and print a traceback. The thread is a daemon and
@@ -68,6 +77,20 @@ class _JobResult:
 
     def fetchall(self) -> list[object]:
         return [self._value]
+
+
+def run_job(job: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+    """Run a job; report what neither SQLite nor the system, but only a mistake of ours can raise."""
+    try:
+        return job(db)
+    except (NotifyError, LibraryBugError, OSError):
+        raise
+    except sqlite3.Error as error:
+        if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError) and "closed" not in str(error):
+            raise bug(error) from error
+        raise
+    except Exception as error:
+        raise bug(error) from error
 
 
 async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aiosqlite.Connection:
@@ -99,10 +122,91 @@ async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aio
 
 
 async def run(connection: aiosqlite.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
-    """Run a job in the connection's thread. Called in a background task, which no caller's cancellation reaches."""
-    (result,) = await connection.execute_fetchall(_JOB, (job, asyncio.get_running_loop()))
+    """Run a job in the connection's thread. Called in a background task, which no caller's cancellation reaches.
+
+    Raises:
+        NoConnectionError: the connection is closed.
+        LibraryBugError: the job has a bug.
+    """
+    try:
+        (result,) = await connection.execute_fetchall(_JOB, (job, asyncio.get_running_loop()))
+    except ValueError as error:
+        raise NoConnectionError("the connection is closed") from error
     outcome: Any = result
     return outcome  # type: ignore[no-any-return]
+
+
+class Worker:
+    """A connection whose thread serves a queue of jobs.
+
+    Handing over a job takes no task and two steps of the event loop, which is what a single push waits for. aiosqlite
+    serves one job at a time: here that job is to serve these.
+
+    Args:
+        connection: used for nothing else.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[tuple[Job[Any], Done] | None] = SimpleQueue()
+        self._closed = False
+
+    async def serve(self) -> None:
+        """Keep the connection's thread at work; run as a service, which may be cancelled at any time."""
+        await run(self._connection, self._serve)
+
+    def submit(self, job: Job[Any], done: Done) -> None:
+        """Run a job in the thread, then `done(result, error)` in the event loop; one of them is None. Never waits."""
+        if self._closed:
+            self.call_soon(done, None, NoConnectionError("the connection is closed"))
+        else:
+            self._jobs.put((job, done))
+
+    async def run(self, job: Job[T]) -> T:
+        """Run a job in the thread.
+
+        Raises:
+            NoConnectionError: the connection is closed.
+            LibraryBugError: the job has a bug.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self.submit(job, done)
+        return await future
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function in the next step of the event loop."""
+        self._loop.call_soon(function, *args)
+
+    async def close(self) -> None:
+        """Let what was submitted end, then close the connection. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+            await close(self._connection)
+
+    def _serve(self, db: sqlite3.Connection) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, done = item
+            result, error = None, None
+            try:
+                result = run_job(job, db)
+            except BaseException as raised:
+                error = raised
+            try:
+                self._loop.call_soon_threadsafe(done, result, error)
+            except RuntimeError:  # the loop is closed: the thread ends where it takes the next look at it
+                return
+            del item, job, done, result, error  # hold nothing while waiting
 
 
 def execute_locking(db: sqlite3.Connection, sql: str, until: float, abandoned: Abandoned) -> sqlite3.Cursor:

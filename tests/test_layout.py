@@ -26,11 +26,11 @@ FLOORS = (
     ["event"],
     ["abc"],
     ["_runtime"],
-    ["_stream", "_push", "_presence"],
+    ["_stream", "_push", "_presence", "_open"],
     ["_assembly"],
     ["_notifier"],
     ["adapters", "__init__"],
-    ["cli", "testing"],
+    ["cli", "sync", "testing", "webhook"],
     ["__main__"],
 )
 """Who imports whom in the core, annotations included: a module imports its own room and the floors above it here."""
@@ -38,7 +38,7 @@ FLOORS = (
 PUBLIC = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event"}
 """What a backend, the command line and the suites may import of the core."""
 
-OUTSIDE = ["cli", "testing"]
+OUTSIDE = ["cli", "testing", "webhook"]
 """Rooms of `notify` that use the core as a stranger would: by its public modules alone."""
 
 ROLES = {
@@ -51,6 +51,7 @@ ROLES = {
     "_names": "keys, channels, tables",
     "_connection": "connecting, pools",
     "_errors": "the driver's errors, translated in one table",
+    "_open": "the entry points of `notify.stores`: from a URL to a store",
 }  # fmt: skip
 """The modules of a backend: the same names in each, as far as it has the role."""
 
@@ -59,7 +60,11 @@ FURTHER = {
     "notify_sqlite": {
         "_schema": "the statements, the table prefix, the version of the tables",
         "_worker": "one connection of the driver, used for whole jobs",
-        "_file": "whether the file is local and still the same; the lock beside it",
+        "_file": "whether the file is local and still the same; why it cannot be used",
+        "_opening": "what makes a connection to the file fit for use: checks, settings, tables",
+        "_lock": "the lock beside the file, and who holds it",
+        "_changes": "waiting until the system tells of a commit, or for the poll interval",
+        "_ephemeral": "events that are not stored, from process to process",
         "_checkpoint": "moving the write-ahead log into the file, in one elected process",
         "_sweep": "removing what is over its age",
     },
@@ -70,14 +75,21 @@ FURTHER = {
         "_client": "which master has which partition",
         "_pipeline": "one shared connection, with the replies in order",
         "_pubsub": "one pub/sub connection, used once",
+        "_endpoint": "a URL or a client of the driver, read for where Redis is and how to log in",
         "_xread": "being told by streams instead: one blocked read of each master",
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
     },
     "notify_pg": {
-        "_dsn": "a DSN is checked before the driver could print a piece of its password",
+        "_dsn": "a DSN is read before the driver could print a piece of its password",
+        "_connect": "one connection; which files, settings and variables are to blame where it fails",
+        "_ephemeral": "events that are not stored, by NOTIFY",
+        "_fragments": "an event that is larger than a notification",
         "_outbox": "events in the caller's transaction, and their relay",
+        "_reachable": "whether the server is known to be unreachable, for all parts of the process",
+        "_partitions": "the daily partitions of the events, and the default one",
+        "_queue": "saves that wait, each user's in the order of the calls",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
         "_schema": "tables and their migration",
@@ -85,13 +97,17 @@ FURTHER = {
 }
 """Modules that one backend has beside them, and what they are for: roles that the others do not have."""
 
+OPTIONAL = {"inotify_simple"}
+"""Packages beside the drivers which a backend uses where they are installed."""
+
 PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
-    "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor",
+    "notify._runtime._urls",
+    "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
 }  # fmt: skip
 PURE_LIBRARY = {
-    "__future__", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "itertools", "json", "math",
-    "re", "typing",
+    "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
+    "hashlib", "hmac", "itertools", "json", "math", "re", "typing", "urllib",
 }  # fmt: skip
 PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
@@ -100,11 +116,14 @@ LOOPS = {
     "notify._runtime._background": {"asyncio", "trio"},
     "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._waking": {"asyncio"},
+    "notify_pg._connect": {"asyncio"},
+    "notify.sync._loop": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
     "notify_pg._listen": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
     "notify_pg._pool": {"asyncio"},
     "notify_pg._retention": {"asyncio"},
+    "notify_pg._reachable": {"asyncio"},
     "notify_pg._retry": {"asyncio"},
     "notify_pg._save": {"asyncio"},
     "notify_pg._store": {"asyncio"},
@@ -133,6 +152,7 @@ FIXED_LINES = {
     "ReadMany.read_many": "cancellation concurrency cost",
     "Forget.forget": "cancellation concurrency cost",
     "Prepare.prepare": "cancellation concurrency cost",
+    "HasOutbox.backlog": "cancellation concurrency cost",
     "Stream.next": "order cancellation concurrency",
     "Stream.aclose": "",
     "Router.route": "order cancellation concurrency",
@@ -312,9 +332,9 @@ def test_backend_has_no_privilege(path: Path) -> None:
 
 @pytest.mark.parametrize("package", BACKENDS, ids=short)
 def test_backend_has_one_driver(package: Path) -> None:
-    """Beside the standard library, anyio and `notify`, a backend imports one package at most."""
+    """Beside the standard library, anyio and `notify`, a backend imports one package at most, optional ones aside."""
     used = {each.top for path in package.rglob("*.py") for each in imports(path)}
-    drivers = used - set(sys.stdlib_module_names) - {"anyio", "notify", package.name}
+    drivers = used - set(sys.stdlib_module_names) - {"anyio", "notify", package.name} - OPTIONAL
     assert len(drivers) <= 1
 
 

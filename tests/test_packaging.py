@@ -118,6 +118,79 @@ def test_it_works_in_an_empty_environment(kind: str, request: pytest.FixtureRequ
         assert f"'notify-streams[{extra}]'" in run(python, "-c", code, cwd=tmp_path)
 
 
+BACKEND = '''
+import os
+from notify.adapters import StoreFactory
+from notify_sqlite import SQLiteStreamStore
+
+class FolderStreamStore(SQLiteStreamStore):
+    """A file of this name in a folder of its own."""
+
+    def __init__(self, name: str, *, max_len: int = 1000, timeout: float = 4.0, table_prefix: str = "notify_") -> None:
+        os.makedirs("folder", exist_ok=True)
+        super().__init__(f"folder/{name}.db", max_len=max_len, timeout=timeout, table_prefix=table_prefix)
+
+factory = StoreFactory(FolderStreamStore, lambda url: (url.removeprefix("folder://"),))
+
+class PlainStreamStore:
+    """A stream store with the methods of the interface and no others."""
+
+    def __init__(self, name: str) -> None:
+        self._store = factory(name)
+
+    def __getattr__(self, name: str):
+        if name in ("save", "read", "head", "trim", "aclose", "subscribe", "guarantees"):
+            return getattr(self._store, name)
+        raise AttributeError(name)
+
+def plain(url: str, **options):
+    assert not options, options
+    return PlainStreamStore(url.replace("plain:", "folder:"))
+'''
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "notify-folder"
+version = "1.0"
+
+[project.entry-points."notify.stores"]
+folder = "notify_folder:factory"
+plain = "notify_folder:plain"
+
+[tool.setuptools]
+py-modules = ["notify_folder"]
+"""
+
+
+def test_a_strangers_backend_works_by_url(tmp_path: Path) -> None:
+    """A backend that is built and installed as a distribution of its own: `open_store` and the command line use it."""
+    source, target, work = tmp_path / "source", tmp_path / "target", tmp_path / "work"
+    for folder in (source, work):
+        folder.mkdir()
+    (source / "notify_folder.py").write_text(BACKEND, encoding="utf-8")
+    (source / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
+    wheel = build(source, tmp_path, "--wheel")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    run(*pip, target, wheel, cwd=tmp_path)
+    path = {"PYTHONPATH": f"{target}{os.pathsep}{ROOT}", "NOTIFY_STORE": "folder://a?max_len=2"}
+    notify = [sys.executable, "-m", "notify"]
+    for type_ in ("first", "second", "third"):
+        run(*notify, "push", "alice", type_, cwd=work, **path)
+    tail = run(*notify, "tail", "alice", "--no-follow", cwd=work, **path)
+    assert [line.split()[1] for line in tail.splitlines()] == ["second", "third"]
+    assert (work / "folder" / "a.db").exists()
+    script = "import notify; print(type(notify.open_store('folder://b', table_prefix='x_')).__name__)"
+    assert run(sys.executable, "-c", script, cwd=work, **path) == "FolderStreamStore\n"
+    path["NOTIFY_STORE"] = "plain://c"
+    id_ = run(*notify, "push", "alice", "t", cwd=work, **path)
+    assert run(*notify, "head", "alice", cwd=work, **path) == id_
+    assert "store  PlainStreamStore at plain://c" in run(*notify, "stats", "alice", cwd=work, **path)
+
+
 def test_the_name_is_ours() -> None:
     """No page and no message says to install `notify`, which is another program; each extra that is named exists."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

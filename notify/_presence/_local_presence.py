@@ -11,6 +11,7 @@ import anyio
 from .._runtime._background import Background
 from .._runtime._backoff import backoff
 from .._runtime._loop_guard import LoopGuard
+from .._runtime._outage_log import OutageLog
 from .._runtime._stats import Counters
 from .._runtime._waking import Waiter, wake
 from ..abc import ImmediatePresence, PresenceTracker, Registration, RoutingInfo, ability
@@ -33,6 +34,8 @@ class Entry:
 
 class LocalPresence:
     """Registers users while they have tracked streams, and for `linger` seconds after the last one was closed.
+
+    A stream waits for the first attempt to register its user, unless the tracker is known to hang.
 
     Invariant: a user has an entry from the first open stream until the registration is released.
     """
@@ -60,7 +63,18 @@ class LocalPresence:
         self._counters = counters
         self._entries: dict[str, Entry] = {}
         self._leaving: deque[tuple[float, str]] = deque()
-        self._sweeping = False
+        self._sweeping = self._hangs = False
+        name = type(tracker).__name__
+        self._unregistered = OutageLog(
+            logger,
+            f"{name} cannot register users who are connected, so other instances may take them for offline",
+            f"{name} registers users again",
+        )
+        self._unreleased = OutageLog(
+            logger,
+            f"{name} cannot release users who have left, so they count as online until their registrations expire",
+            f"{name} releases users again",
+        )
 
     def enter(self, user: str) -> None:
         """Count a stream that was opened, and start to register its user if it is the first."""
@@ -72,7 +86,9 @@ class LocalPresence:
                 try:
                     entry.registration = self._immediate.register_nowait(user, self._routing)
                 except Exception as error:
-                    self._failed(user, error)
+                    self._failed(error)
+                else:
+                    self._unregistered.recovered()
             else:
                 self._background.start(self._register, user, entry)
         entry.streams += 1
@@ -81,10 +97,15 @@ class LocalPresence:
             self._sweeping = True
             self._background.start(self._sweep)
 
+    def is_ready(self, user: str) -> bool:
+        """Whether the user is registered, or a first attempt has failed."""
+        entry = self._entries.get(user)
+        return entry is None or entry.attempted
+
     async def ready(self, user: str) -> None:
         """Wait until the user is registered, or a first attempt has failed."""
         entry = self._entries.get(user)
-        if entry is None or entry.attempted:
+        if entry is None or entry.attempted or self._hangs:
             return
         waiter = self._guard.new_waiter()
         entry.waiters.append(waiter)
@@ -107,12 +128,17 @@ class LocalPresence:
         else:
             self._drop(user, entry)
 
-    async def aclose(self, grace: float) -> None:
-        """Release every registration, so that others see the users leave; waits `grace` seconds at most."""
+    def release_all(self) -> list[Registration]:
+        """Release every registration without waiting, and return them."""
         entries, self._entries = self._entries, {}
         registrations = [entry.registration for entry in entries.values() if entry.registration is not None]
         for registration in registrations:
             self._release(registration)
+        return registrations
+
+    async def aclose(self, grace: float) -> None:
+        """Release every registration, so that others see the users leave; waits `grace` seconds at most."""
+        registrations = self.release_all()
         with anyio.move_on_after(grace, shield=True):
             for registration in registrations:
                 try:
@@ -124,11 +150,16 @@ class LocalPresence:
     async def _register(self, user: str, entry: Entry) -> None:
         delays = backoff(random.random)
         while True:
+            scope = anyio.CancelScope()
             try:
-                with anyio.fail_after(self._timeout):
+                with anyio.fail_after(self._timeout) as scope:
                     entry.registration = await self._tracker.register(user, self._routing)
             except Exception as error:
-                self._failed(user, error)
+                self._hangs = scope.cancelled_caught
+                self._failed(f"no answer within {self._timeout} s" if self._hangs else error)
+            else:
+                self._hangs = False
+                self._unregistered.recovered()
             finally:
                 entry.attempted = True
                 for waiter in entry.waiters:
@@ -163,11 +194,15 @@ class LocalPresence:
                 registration.release()
             except Exception as error:
                 self._not_released(error)
+            else:
+                self._unreleased.recovered()
 
-    def _failed(self, user: str, error: Exception) -> None:
+    def _failed(self, error: Exception | str) -> None:
         self._counters.presence_failures += 1
-        logger.warning("cannot register the presence of %r: %r", user, error)
+        if not self._unregistered.is_failing:
+            self._unregistered.failed(error)
 
     def _not_released(self, error: Exception) -> None:
         self._counters.presence_failures += 1
-        logger.warning("presence cannot be released now, so users count as online until it expires: %r", error)
+        if not self._unreleased.is_failing:
+            self._unreleased.failed(error)

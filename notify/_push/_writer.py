@@ -1,6 +1,7 @@
 """Saving, in tasks that the library owns; concurrent pushes share batches.
 
-A caller waits for an outcome, never for the driver: cancelling the caller, or its timeout, abandons only the wait.
+A caller waits for an outcome, never for the driver: cancelling the caller, or its timeout, abandons only the wait. The
+place of a save among those of its user is fixed in `submit`, which never waits: what follows keeps that order.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
@@ -19,10 +20,10 @@ from .. import ids
 from .._runtime._background import Background
 from .._runtime._loop_guard import LoopGuard
 from .._runtime._stats import Counters
-from .._runtime._waking import Waiter, wake
-from ..abc import RoutingInfo, SaveMany, SaveSoon, Store, ability
+from ..abc import SaveMany, SaveSoon, Store, ability
 from ..errors import (
     BackendError,
+    ClosedError,
     NotifyError,
     OverloadedError,
     PushRejectedError,
@@ -30,52 +31,33 @@ from ..errors import (
     UsageError,
 )
 from ..event import Draft, Event
+from ._save import Save
 
 logger = logging.getLogger("notify")
 
 BATCH_SIZE: Final = 500
 """Events in one `save_many` at most."""
 
-CONCURRENT_SAVES: Final = 32
-"""Concurrent saves of one `push_many` on a store that cannot `save_many`."""
-
-
 T = TypeVar("T")
-
-Locations: TypeAlias = Sequence[RoutingInfo] | None
-"""Where to route an event once it is stored; None for every instance."""
-
-
-class Save:
-    """One event that is being saved."""
-
-    __slots__ = ("deadline", "event", "locations", "outcome", "sent", "waiter")
-
-    def __init__(self, event: Event, locations: Locations, waiter: Waiter) -> None:
-        self.deadline = 0.0
-        self.event = event
-        self.locations = locations
-        self.waiter = waiter
-        self.sent = False
-        self.outcome: Event | NotifyError | None = None
-
-    def finish(self, outcome: Event | NotifyError) -> None:
-        """Set the outcome and wake the caller, if it still waits."""
-        self.outcome = outcome
-        wake(self.waiter)
 
 
 class Writer:
     """Saves pushes: those that arrive while one batch is being saved form the next batch.
 
+    Invariants:
+        I1. Saves of one user reach the store in the order of `submit`. A store that batches by itself, or one that is
+            given one batch at a time, keeps it. With plain saves, a user has a lane: one save at a time.
+        I2. A user in the batch of a `save_all` has an entry in `_held`, where that user's later saves wait.
+
     Args:
-        store: saved to: by `save_soon` if it batches by itself, else in batches if it can `save_many`, else with one
-            task per save.
+        store: saved to: by `save_soon` if it batches by itself, else in batches if it can `save_many`, else one save at
+            a time for each user.
         timeout: seconds after which a push without an answer has failed.
         max_pending: saves that may be in flight or waiting.
 
     Attributes:
-        on_saved: called with each stored event and its locations, in the task that saved it, before its caller knows.
+        can_save_many: whether `save_all` is of use.
+        on_saved: called with each save and the stored event, in the task that saved it, before its caller knows.
         observe: if set, called with the duration of each call of the store in seconds and its number of events.
     """
 
@@ -92,11 +74,12 @@ class Writer:
         self._store = store
         self._many: SaveMany | None = store if ability(store, SaveMany, save_many="save") else None
         self._soon: SaveSoon | None = store if ability(store, SaveSoon, save_soon="save") else None
+        self.can_save_many = self._many is not None
         self._handed: dict[Save, None] = {}  # the oldest first
         self._late: dict[Save, None] = {}
         self._all_reported: anyio.Event | None = None
         self._name = type(store).__name__
-        self.on_saved: Callable[[Event, Locations], None] = _ignore
+        self.on_saved: Callable[[Save, Event], None] = _ignore
         self._timeout = timeout
         self._max_pending = max_pending
         self._background = background
@@ -104,59 +87,103 @@ class Writer:
         self._counters = counters
         self.observe: Callable[[float, int], None] | None = None
         self._queue: deque[Save] = deque()
+        self._batch: Sequence[Save] = ()
         self._draining = False
+        self._lanes: dict[str, deque[Save]] = {}
+        self._held: dict[str, deque[Save]] = {}
 
-    async def save(self, event: Event, locations: Locations) -> Event:
-        """Save the event and return it as stored.
+    def submit(self, save: Save) -> None:
+        """Accept a save: its place among those of its user is fixed when this returns. Never waits.
 
         Raises:
             OverloadedError: too many are pending.
-            PushRejectedError: certainly not stored.
-            PushUncertainError: outcome unknown.
+            ClosedError: the notifier is closed.
         """
         if self._counters.pending_pushes >= self._max_pending:
             message = f"{self._counters.pending_pushes} pushes are pending, which is the limit (max_pending)"
             raise OverloadedError(message, backend=self._name)
-        save = Save(event, locations, self._guard.new_waiter())
+        held = self._held.get(save.event.user) if self._held else None
+        if held is not None:
+            held.append(save)
+            save.waits_in = held
+        else:
+            self._forward(save)
         self._counters.pending_pushes += 1
+
+    async def outcome(self, save: Save) -> Event | NotifyError:
+        """Wait for the outcome of an accepted save, `timeout` seconds at most."""
+        if self._soon is not None:
+            while save.outcome is None:
+                await save.waiter
+        elif save.outcome is None:
+            with anyio.move_on_after(self._timeout):
+                while save.outcome is None:
+                    await save.waiter
+            if save.outcome is None:
+                self._give_up(save)
+        assert save.outcome is not None
+        return save.outcome
+
+    async def save_all(self, saves: Sequence[Save]) -> None:
+        """Save one batch of a `push_many`, until each has its outcome; called in a task of the notifier."""
+        assert self._many is not None
+        busy = {save.event.user for save in (*self._handed, *self._late, *self._queue, *self._batch)}
+        batch: list[Save] = []
+        others: list[Save] = []
+        for save in saves:
+            user = save.event.user
+            if user in busy or user in self._held:  # keeps I1: behind what is on its way
+                others.append(save)
+                try:
+                    self.submit(save)
+                except NotifyError as error:
+                    save.finish(error)
+            else:
+                batch.append(save)
+                self._held[user] = deque()  # keeps I2
+        try:
+            if batch:
+                await self._save_batch(self._many, batch)
+        finally:
+            for save in batch:
+                self._release(self._held.pop(save.event.user))
+        for save in others:
+            await self.outcome(save)
+
+    def _release(self, held: deque[Save]) -> None:
+        while held:
+            save = held.popleft()
+            try:
+                self._forward(save)
+            except ClosedError:
+                self._reject_unsent(save)
+
+    def _forward(self, save: Save) -> None:
+        """Start a save, behind those of the same user."""
+        if self._background.closed:
+            raise ClosedError("the notifier is closed")
         if self._soon is not None:
             self._hand_over(self._soon, save)
-            await save.waiter
-        elif self._many is None:
-            save.sent = True
-            self._background.start(self._save_one, save)
-        else:
+        elif self._many is not None:
             self._queue.append(save)
+            save.waits_in = self._queue
             if not self._draining:
                 self._draining = True
                 self._background.start(self._drain)
-        if self._soon is None:
-            with anyio.move_on_after(self._timeout):
-                await save.waiter
-        if save.outcome is None:
-            save.outcome = self._give_up(save)
-        if isinstance(save.outcome, NotifyError):
-            raise save.outcome
-        return save.outcome
+        else:
+            user = save.event.user
+            lane = self._lanes.get(user)
+            if lane is not None:
+                lane.append(save)
+                save.waits_in = lane
+                return
+            save.waits_in = self._lanes[user] = deque((save,))
+            self._background.start(self._save_one_by_one, user)
 
-    async def save_all(self, events: Sequence[Event], locations: Sequence[Locations]) -> list[Event | NotifyError]:
-        """Save one batch of a `push_many` and return an outcome for each event; called in a task of the notifier."""
-        if self._many is not None:
-            return await self._save_batch(self._many, events, locations)
-        outcomes: list[Event | NotifyError] = [self._unanswered()] * len(events)
-        slots = anyio.CapacityLimiter(CONCURRENT_SAVES)
-
-        async def save(index: int) -> None:
-            async with slots:
-                outcomes[index] = await self._save(events[index], locations[index])
-
-        async with anyio.create_task_group() as group:
-            for index in range(len(events)):
-                group.start_soon(save, index)
-        return outcomes
+    # -- stores that batch by themselves -------------------------------------------------------------------------
 
     def _hand_over(self, store: SaveSoon, save: Save) -> None:
-        save.sent = True
+        save.waits_in = None
         save.deadline = time.monotonic() + self._timeout  # anyio's clock is the same, and costs as much as the rest
         if not self._handed and not self._late:
             self._all_reported = anyio.Event()
@@ -178,7 +205,7 @@ class Writer:
             return
         self._counters.pending_pushes -= 1
         if isinstance(outcome, Event):
-            self.on_saved(outcome, save.locations)
+            self.on_saved(save, outcome)
         if not self._handed and not self._late and self._all_reported is not None:
             self._all_reported.set()
 
@@ -199,57 +226,74 @@ class Writer:
             while self._background.closed and (waiting := {**self._late, **self._handed}):
                 self._report(next(iter(waiting)), self._unanswered())
 
-    async def _save_one(self, save: Save) -> None:
-        outcome: Event | NotifyError = self._unanswered()
-        try:
-            outcome = await self._save(save.event, save.locations)
-        finally:
-            self._counters.pending_pushes -= 1
-            save.finish(outcome)
+    # -- stores that save one event ------------------------------------------------------------------------------
 
-    async def _save(self, event: Event, locations: Locations) -> Event | NotifyError:
+    async def _save_one_by_one(self, user: str) -> None:
+        """Save what is in a user's lane, one after the other: a plain store does not order concurrent saves."""
+        lane = self._lanes[user]
+        try:
+            while lane:
+                save = lane.popleft()
+                save.waits_in = None
+                outcome: Event | NotifyError = self._unanswered()
+                try:
+                    outcome = await self._save(save)
+                finally:
+                    self._counters.pending_pushes -= 1
+                    save.finish(outcome)
+        finally:
+            del self._lanes[user]
+            for save in tuple(lane):  # some are left only if this task was cancelled: the notifier is being closed
+                self._reject_unsent(save)
+
+    async def _save(self, save: Save) -> Event | NotifyError:
         try:
             with self._bounded(1):
-                stored = _checked(await self._store.save(event))
+                stored = _checked(await self._store.save(save.event))
         except Exception as error:
             return as_push_error(error, self._name)
-        self.on_saved(stored, locations)
+        self.on_saved(save, stored)
         return stored
+
+    # -- stores that save many -----------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Save what is queued, batch after batch, until the queue is empty."""
         assert self._many is not None
-        saves: list[Save] = []
         try:
             while self._queue:
-                saves = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
-                for save in saves:
-                    save.sent = True
-                events, locations = [save.event for save in saves], [save.locations for save in saves]
-                outcomes = await self._save_batch(self._many, events, locations)
-                for save, outcome in zip(saves, outcomes, strict=True):
-                    save.finish(outcome)
-                self._counters.pending_pushes -= len(saves)
-                saves = []
+                self._batch = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
+                for save in self._batch:
+                    save.waits_in = None
+                await self._save_batch(self._many, self._batch)
+                self._counters.pending_pushes -= len(self._batch)
+                self._batch = ()
         finally:
             self._draining = False
-            self._abandon(saves)  # only if this task was cancelled: the notifier is being closed
+            for save in self._batch:  # only if this task was cancelled: the notifier is being closed
+                save.finish(self._unanswered())
+            self._counters.pending_pushes -= len(self._batch)
+            self._batch = ()
+            for save in tuple(self._queue):
+                self._reject_unsent(save)
+            self._queue.clear()
 
-    async def _save_batch(
-        self, many: SaveMany, events: Sequence[Event], locations: Sequence[Locations]
-    ) -> list[Event | NotifyError]:
+    async def _save_batch(self, many: SaveMany, saves: Sequence[Save]) -> None:
         self._counters.batches += 1
+        events = [save.event for save in saves]
         try:
             with self._bounded(len(events)):
                 outcomes = [_checked(outcome) for outcome in await many.save_many(events)]
             if len(outcomes) != len(events):
                 raise ValueError(f"save_many() returned {len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
         except Exception as error:
-            return [as_push_error(error, self._name)] * len(events)
-        for outcome, where in zip(outcomes, locations, strict=True):
+            outcomes = [as_push_error(error, self._name)] * len(events)
+        for save, outcome in zip(saves, outcomes, strict=True):
             if isinstance(outcome, Event):
-                self.on_saved(outcome, where)
-        return outcomes
+                self.on_saved(save, outcome)
+            save.finish(outcome)
+
+    # -- outcomes ------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _bounded(self, events: int) -> Iterator[None]:
@@ -259,27 +303,26 @@ class Writer:
         if self.observe is not None:
             self.observe(time.perf_counter() - began, events)
 
-    def _abandon(self, sent: Sequence[Save]) -> None:
-        for save in sent:
-            save.finish(self._unanswered())
-        for save in self._queue:
-            save.finish(PushRejectedError("the notifier was closed; nothing was sent", backend=self._name))
-        self._counters.pending_pushes -= len(sent) + len(self._queue)
-        self._queue.clear()
+    def _reject_unsent(self, save: Save) -> None:
+        """Answer a save that a closing notifier leaves behind."""
+        self._counters.pending_pushes -= 1
+        save.finish(PushRejectedError("the notifier was closed; nothing was sent", backend=self._name))
 
-    def _give_up(self, save: Save) -> NotifyError:
-        if save.sent:
-            return self._unanswered()
-        self._queue.remove(save)
+    def _give_up(self, save: Save) -> None:
+        """Answer a save whose caller has waited long enough; one that was not sent never will be."""
+        if save.waits_in is None:
+            save.outcome = self._unanswered()
+            return
+        save.waits_in.remove(save)
         self._counters.pending_pushes -= 1
         message = f"timed out after {self._timeout} s waiting for earlier saves of {self._name}; nothing was sent"
-        return PushRejectedError(message, backend=self._name)
+        save.outcome = PushRejectedError(message, backend=self._name)
 
     def _unanswered(self) -> PushUncertainError:
         return PushUncertainError(f"{self._name} did not answer; the event may be stored", backend=self._name)
 
 
-def _ignore(_event: Event, _locations: Locations) -> None:
+def _ignore(_save: Save, _stored: Event) -> None:
     """Do nothing."""
 
 
@@ -291,7 +334,12 @@ def checked_event(outcome: T) -> T:
     """Return a stored event, or raise TypeError: a store that breaks the contract must not corrupt a stream."""
     if isinstance(outcome, Event) and not isinstance(outcome, Draft) and ids.is_id(outcome.id):
         return outcome
-    raise TypeError(f"the store returned {outcome!r:.80} instead of a stored event")
+    raise TypeError(f"the store returned {_kind(outcome)} instead of a stored event")
+
+
+def _kind(outcome: object) -> str:
+    """Describe what a store returned, without its content."""
+    return repr(outcome) if isinstance(outcome, Event) else f"an object of type {type(outcome).__name__}"
 
 
 def as_push_error(error: Exception, backend: str) -> NotifyError:

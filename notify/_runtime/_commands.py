@@ -10,4 +10,7 @@ ORIGIN: Final = "notify.origin"
 FORGOTTEN: Final = "notify.forgotten"
 """The user was erased: the open streams read the log again and find a gap."""
 
-COMMANDS: Final = frozenset({FORGOTTEN})
+DISCONNECT: Final = "notify.disconnect"
+"""The user's streams end; payload: `{"reason": text}`."""
+
+COMMANDS: Final = frozenset({FORGOTTEN, DISCONNECT})

@@ -17,22 +17,31 @@ import anyio
 import anyio.lowlevel
 
 
-class Waiter(Protocol):
-    """Awaited by one task at a time."""
+class Wakeable(Protocol):
+    """What can be woken."""
 
     def wake(self) -> None:
         """End the current wait, or the next one if there is none. Never waits."""
+
+
+class Waiter(Wakeable, Protocol):
+    """Awaited by one task at a time."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""
 
 
 class EventWaiter:
-    """A waiter for event loops other than asyncio's."""
+    """A waiter for event loops other than asyncio's.
 
-    __slots__ = ("_event",)
+    Args:
+        check: raises where another event loop runs: awaited there, an event would never be seen.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_check", "_event")
+
+    def __init__(self, check: Callable[[], None] | None = None) -> None:
+        self._check = check
         self._event = anyio.Event()
 
     def wake(self) -> None:
@@ -41,6 +50,8 @@ class EventWaiter:
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""
+        if self._check is not None:
+            self._check()
         try:
             yield from self._event.wait().__await__()
         finally:
@@ -147,7 +158,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return _get_running_loop()
 
 
-def wake(waiter: Waiter | None) -> None:
+def wake(waiter: Wakeable | None) -> None:
     """Wake the task of a waiter, if there is one."""
     if waiter is not None:
         waiter.wake()

@@ -7,110 +7,107 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Protocol
+from functools import partial
 
-from .._runtime._loop_guard import LoopGuard
-from .._runtime._waking import Waiter, wake
+from .._runtime._waking import wake
 from ..abc import Page, Position
-from ..event import Event
+from ._base_stream import BaseStream, Source
 from ._cursor import Cursor, State, Watermark
+from ._position import Start, parse_position
 from ._stream_set import StreamSet
 from ._user_streams import UserStreams
 
 logger = logging.getLogger("notify")
 
 
-class Source(Protocol):
-    """The live side of a log, as its streams see it."""
-
-    @property
-    def guard(self) -> LoopGuard:
-        """The event loop."""
-
-    @property
-    def has_log(self) -> bool:
-        """Whether there is a log to read."""
-
-    @property
-    def observe(self) -> Callable[[Event], None] | None:
-        """A function to call with each live event that is handed out, if any."""
-
-    def attach(self, user: str) -> UserStreams:
-        """Count one more open stream of this user."""
-
-    def detach(self, streams: UserStreams) -> None:
-        """Count one open stream fewer."""
-
-    def request(self, stream: Attachment) -> None:
-        """Read the page that the stream wants, and call its `receive` or `fail`."""
-
-    def prefetch(self, stream: Attachment) -> None:
-        """Read the page after the one that the stream still holds, unless reading takes no time."""
-
-
-class Attachment:
-    """The part of a stream that its log sees.
+class Attachment(BaseStream):
+    """The part of a stream of one log that the log sees.
 
     Invariants:
-        I1. `_rank < set.cutoff` exactly when the stream has ended; it is -1 once this stream was closed by itself.
+        I1. That of `BaseStream`.
         I2. `_streams` is set exactly while the stream counts as open.
 
     Attributes:
         user: the user whose log is read.
-        waiter: what the reader waits on; set from the first attachment on.
         slot: see `_user_streams.WaitingStream`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_abandoned",
-        "_cursor",
-        "_failure",
-        "_prefetched",
-        "_rank",
-        "_set",
-        "_source",
-        "_streams",
-        "_track",
-        "slot",
-        "user",
-        "waiter",
-    )
+    __slots__ = ("_abandoned", "_cursor", "_prefetched", "_streams", "slot", "user")
 
     def __init__(
-        self, source: Source, stream_set: StreamSet, user: str, position: Position, *, signals: bool, track: bool
+        self,
+        source: Source,
+        stream_set: StreamSet,
+        user: str,
+        position: Position,
+        *,
+        signals: bool,
+        track: bool,
+        max_lag: int | None,
+        expires: float | None,
     ) -> None:
         self._streams: UserStreams | None = None  # first: the finaliser reads it even if the position is refused
-        self._cursor = Cursor(position, stream_set.counters, signals=signals)
+        self._cursor = Cursor(parse_position(position, user), stream_set.counters, signals=signals)
+        super().__init__(source, stream_set, track=track, max_lag=max_lag, expires=expires)
         self.user = user
-        self._source = source
-        self._set = stream_set
-        self._track = track
-        self._rank = stream_set.next_rank()
         self._abandoned = False  # attached only until the page in flight has fixed or advanced the cursor
         self._prefetched: tuple[Page, bool, Watermark] | None = None  # accepted when the reader asks for more
-        self._failure: Exception | None = None
-        self.waiter: Waiter | None = None
         self.slot = 0
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the stream counts as open."""
+        return self._streams is not None
+
+    @property
+    def _name(self) -> str:
+        return repr(self.user)
+
+    def _attach(self) -> None:
+        """Attach to the live side: only then may the log be read."""
+        self._source.guard.check()
+        self._watch_expiry()
+        if self.is_over:
+            return
+        self.waiter = self._source.guard.new_waiter()
+        self._set.opening()
+        self._streams = self._source.attach(self.user)  # keeps I2
+        self._cursor.attach(self._streams)
+        self._set.attached(self.user, self._track)
 
     async def _open(self) -> None:
         """Attach to the live side first, then let the log be read: in this order no event is missed."""
         if self._streams is None:
-            self._source.guard.check()
-            self.waiter = self._source.guard.new_waiter()
-            self._set.opening()
-            self._streams = self._source.attach(self.user)  # keeps I2
-            self._cursor.attach(self._streams)
-            self._set.attached(self.user, self._track)
-        await self._set.ready(self.user, self._track)
-        if self._rank < self._set.cutoff or self._streams is None:  # closed while it waited
+            self._attach()
+        if self._streams is not None and not self._set.is_ready(self.user, self._track):
+            # A stream from now on begins here, even if its reader is cancelled before presence and router are ready.
+            await self._fix_position()
+            if self._failure is None:
+                await self._until_ready(partial(self._set.ready, self.user, self._track))
+        self._opened()
+
+    async def _fix_position(self) -> None:
+        if self._cursor.start is Start.NOW and self._source.has_log:
+            self._cursor.state = State.BEHIND
+            self._source.request(self)
+            await self._receive_page()
+
+    async def _receive_page(self) -> None:
+        """Wait for the page that was requested, unless it is there, and accept it."""
+        if self._cursor.state is State.READING and self._prefetched is None and self.waiter is not None:
+            await self.waiter
+        if self._prefetched is not None:
+            self._accept(*self._prefetched)
+
+    def _opened(self) -> None:
+        """Begin to read, unless the stream has ended or failed while it waited."""
+        if self._streams is None or self._failure is not None or self.is_over:
             return
         if self._source.has_log:
             self._cursor.state = State.BEHIND
         else:
             self._cursor.state = State.LIVE
-            self._cursor.opened = True
+            self._cursor.open()
 
     @property
     def wanted(self) -> str | None:
@@ -135,11 +132,6 @@ class Attachment:
     def start_reading(self) -> None:
         """Note that a page was requested."""
         self._cursor.state = State.READING
-
-    def wake_if_ended(self) -> None:
-        """Let a waiting reader see that its stream has ended."""
-        if self._rank < self._set.cutoff:
-            wake(self.waiter)
 
     def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         """Take a page that was read from `wanted`: called by the live side of the log, from any task.
@@ -188,13 +180,16 @@ class Attachment:
         if gap is not None:
             logger.warning("gap (%s) for user %r between %s and %s", gap.reason, self.user, gap.start, gap.end)
 
-    def _close(self) -> None:
-        """End for good, synchronously: works while cancelled and in a finaliser. Keeps I1."""
-        self._rank = -1
-        if self._streams is not None:
-            self._detach()
+    def _discard(self) -> None:
         self._cursor.discard()
-        wake(self.waiter)
+
+    def _disconnection(self) -> str | None:
+        return self._source.disconnection(self.user, self._seen)
+
+    def _lag(self, limit: int) -> int:
+        if self._streams is None or not self._cursor.synced:
+            return 0
+        return self._cursor.lag(self._streams, limit)
 
     def _detach(self) -> None:
         """Leave the live side: keeps I2."""

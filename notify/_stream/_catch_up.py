@@ -81,7 +81,7 @@ class CatchUp:
                 f"{hub.name} does not receive new events, so it polls for them every second",
                 f"{hub.name} receives new events again",
             )
-            self._loop = ReceiveLoop(listen, silent, self._reception_changed)
+            self._loop = ReceiveLoop(listen, silent, self._reception_changed, patience=read_timeout)
             loop = self._loop
             is_receiving = lambda: loop.is_receiving  # noqa: E731 - as if it had been passed in
         self._is_receiving = is_receiving

@@ -20,30 +20,24 @@ A first page may arrive while the state is already LIVE or BEHIND again: it is a
 from __future__ import annotations
 
 from collections import deque
-from datetime import datetime
 from enum import Enum
 from typing import Final, NamedTuple
 
 from .. import ids
 from .._codec import encode_payload
 from .._runtime._stats import Counters
-from ..abc import Gap, Page, Position
-from ..errors import InvalidEventIdError
+from ..abc import Gap, Page
 from ..event import NO_META, Event, build_event
 from ..ids import GapReason
+from ._position import Position, Start
 from ._ring import RESYNC, Ring
 from ._splice import Contiguity, splice
+from ._token import EMPTY
 
 GAPS_KEPT: Final = 16
 
-
-class Start(Enum):
-    """What kind of position a stream starts from: it decides which gaps its first page may report."""
-
-    NOW = "now"
-    ZERO = "zero"
-    TIME = "time"
-    ID = "id"
+_OPENED, _SYNCED, _SIGNALS, _SAW_BEGINNING = 1, 2, 4, 8
+"""Facts about a cursor in one number: there may be one for each of many logs of many streams."""
 
 
 class State(Enum):
@@ -62,20 +56,16 @@ class Watermark(NamedTuple):
     end: int
 
 
-def parse_position(last_id: Position) -> tuple[Start, str]:
-    """Return the kind of a position and its canonical id (empty for `Start.NOW`).
+class _Rare:
+    """What few cursors need: kept apart, because there may be a cursor for each of many logs of many streams."""
 
-    Raises:
-        InvalidEventIdError: not a position.
-    """
-    if last_id is None or last_id == "":
-        return Start.NOW, ""
-    if isinstance(last_id, datetime):
-        return Start.TIME, ids.before(last_id)
-    if not isinstance(last_id, str):
-        raise InvalidEventIdError(f"last_id must be None, an event id or a datetime, not {last_id!r:.80}")
-    cursor = ids.canonical(last_id)
-    return (Start.ZERO if cursor == ids.ZERO else Start.ID), cursor
+    __slots__ = ("controls", "dropped", "gaps", "kept_page", "unread")
+
+    def __init__(self) -> None:
+        self.gaps: deque[Gap] = deque(maxlen=GAPS_KEPT)
+        self.controls: tuple[Event, ...] = ()  # handed out before the next page
+        self.kept_page: list[Event] | None = None
+        self.dropped = self.unread = 0
 
 
 class Cursor:
@@ -96,48 +86,73 @@ class Cursor:
         start: the kind of the starting position; None once the first page was accepted.
         page: events read from the log and not handed out yet, the next one last.
         index: the number of the ring's entry that comes next.
-        opened: whether the starting position is fixed.
-        synced: whether the replay has reached the end of the log.
-        dropped: ephemeral events lost because the ring no longer held them.
     """
 
     __slots__ = (
-        "_controls",
         "_ephemerals",
-        "_gaps",
-        "_kept_page",
+        "_facts",
         "_proven",
-        "_signals",
-        "_unread",
+        "_rare",
         "counters",
-        "dropped",
         "index",
         "last_id",
-        "opened",
         "page",
         "start",
         "state",
-        "synced",
     )
 
     def __init__(self, position: Position, counters: Counters, *, signals: bool = False) -> None:
-        start, self.last_id = parse_position(position)
-        self.start: Start | None = start
+        self.last_id = position.id
+        self.start: Start | None = position.start
         self.state = State.NEW
         self.page: list[Event] | None = None
-        self.opened = self.synced = False
-        self.index = self.dropped = 0
+        self.index = 0
         self.counters = counters
-        self._signals = signals
-        self._proven = self._ephemerals = self._unread = 0
-        self._gaps: deque[Gap] | None = None
-        self._controls: tuple[Event, ...] = ()  # handed out before the next page
-        self._kept_page: list[Event] | None = None
+        self._facts = _SIGNALS * signals | _SAW_BEGINNING * (position.start is Start.EMPTY)
+        self._proven = self._ephemerals = 0
+        self._rare: _Rare | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the starting position is fixed."""
+        return bool(self._facts & _OPENED)
+
+    @property
+    def synced(self) -> bool:
+        """Whether the replay has reached the end of the log."""
+        return bool(self._facts & _SYNCED)
+
+    def open(self) -> None:
+        """Note that the starting position is fixed."""
+        self._facts |= _OPENED
+
+    def tell_no_sync(self) -> None:
+        """Leave it to the caller to tell when the replay is over."""
+        self._facts |= _SYNCED
+
+    @property
+    def token(self) -> str:
+        """The resume token: `last_id`, but for the beginning of a log that was seen to be empty."""
+        return EMPTY if self.last_id == ids.ZERO and self._facts & _SAW_BEGINNING else self.last_id
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """The latest gaps, oldest first."""
-        return tuple(self._gaps or ())
+        return tuple(self._rare.gaps) if self._rare is not None else ()
+
+    @property
+    def dropped(self) -> int:
+        """How many ephemeral events were lost because the ring no longer held them."""
+        return self._rare.dropped if self._rare is not None else 0
+
+    def _drop(self, count: int) -> None:
+        if count:
+            self._need_rare().dropped += count
+
+    def _need_rare(self) -> _Rare:
+        if self._rare is None:
+            self._rare = _Rare()
+        return self._rare
 
     @property
     def wanted(self) -> str | None:
@@ -151,27 +166,42 @@ class Cursor:
     def attach(self, ring: Ring) -> None:
         """Begin at the end of this ring: older entries are found in the log."""
         self.index = ring.end
-        self.dropped += self._unread
-        self._unread = 0
-        self._ephemerals = ring.ephemerals
+        self._ephemerals = self.ephemerals_in(ring)
         self._proven = 0
-        self.page, self._kept_page = self._kept_page, None
+        rare = self._rare
+        if rare is not None:
+            rare.dropped += rare.unread
+            rare.unread = 0
+            self.page, rare.kept_page = rare.kept_page, None
 
     def detach(self, ring: Ring) -> None:
         """Leave the ring; `last_id` and the page in hand stay for the next `attach`."""
         missed = self.missed(ring)
-        self.dropped += missed
-        self._unread = ring.ephemerals - self._ephemerals - missed  # lost only if the reader comes back
+        self._drop(missed)
+        unread = self.ephemerals_in(ring) - self._ephemerals - missed
+        if unread:
+            self._need_rare().unread = unread  # lost only if the reader comes back
         self.state = State.NEW
-        self._kept_page, self.page = self.page, None
+        if self.page:
+            self._need_rare().kept_page, self.page = self.page, None
 
     def discard(self) -> None:
         """Drop the page in hand: the stream has ended."""
-        self.page = self._kept_page = None
+        self.page = None
+        if self._rare is not None:
+            self._rare.kept_page = None
 
     def missed(self, ring: Ring) -> int:
         """Return how many ephemeral entries of the ring can no longer be read."""
-        return max(0, ring.ephemerals_gone() - self._ephemerals)
+        return max(0, self.ephemerals_gone(ring) - self._ephemerals)
+
+    def ephemerals_in(self, ring: Ring) -> int:
+        """Return how many ephemeral entries for this reader the ring ever had."""
+        return ring.ephemerals
+
+    def ephemerals_gone(self, ring: Ring) -> int:
+        """Return how many of them can no longer be read."""
+        return ring.ephemerals_gone()
 
     # -- live ----------------------------------------------------------------------------------------------------
 
@@ -212,9 +242,9 @@ class Cursor:
     def _fall_off(self, ring: Ring) -> None:
         """Skip the entries that the ring no longer holds; the stored events among them are found in the log."""
         lost = self.missed(ring)
-        self.dropped += lost
+        self._drop(lost)
         self.counters.dropped += lost
-        self._ephemerals = ring.ephemerals_gone()
+        self._ephemerals = self.ephemerals_gone(ring)
         self.index = ring.end - ring.readable
         if not ring.volatile:
             self.state = State.BEHIND
@@ -259,33 +289,39 @@ class Cursor:
             gap = self._cross_gap(page.gap, end, user, micros)
         elif not events:
             self.last_id = page.position
+        elif page.gap is not None and start is Start.TIME:
+            self.last_id = events[0].prev or self.last_id  # the event before that time: it resumes without a gap
+        if not events:
+            self._facts = self._facts & ~_SAW_BEGINNING | _SAW_BEGINNING * (page.position == ids.ZERO)
         self.counters.delivered_replayed += len(events)
-        self.opened = True
+        self._facts |= _OPENED
         self.state = State.LIVE if reached_end else State.BEHIND
         if reached_end:
             self._proven = watermark.end
-            if self._signals and not self.synced:
-                events.append(_control(user, "notify.sync", page.position, page.position, {}, micros))
-            self.synced = True
-        self.page = [*self._controls, *events][::-1]  # keeps I2
-        self._controls = ()
+            if self._facts & _SIGNALS and not self._facts & _SYNCED:
+                events.append(control(user, "notify.sync", page.position, page.position, {}, micros))
+            self._facts |= _SYNCED
+        rare = self._rare
+        if rare is not None and rare.controls:
+            events[:0], rare.controls = rare.controls, ()
+        self.page = events[::-1] or None  # keeps I2
         return gap
 
     def _cross_gap(self, reason: GapReason, end: str, user: str, micros: int) -> Gap:
         """Note a gap and move to its far side (keeps I1); with signals only when the reader is handed the gap event."""
         gap = Gap(reason, self.last_id, end)
-        self._gaps = self._gaps or deque(maxlen=GAPS_KEPT)
-        self._gaps.append(gap)
+        rare = self._need_rare()
+        rare.gaps.append(gap)
         self.counters.gaps[reason] += 1
-        if self._signals:
+        if self._facts & _SIGNALS:
             payload = {"reason": reason, "from": gap.start, "to": gap.end}
-            self._controls = (_control(user, "notify.gap", end, gap.start, payload, micros),)
+            rare.controls = (control(user, "notify.gap", end, gap.start, payload, micros),)
         else:
             self.last_id = end
         return gap
 
 
-def _control(user: str, type_: str, position: str, prev: str, payload: dict[str, str], micros: int) -> Event:
+def control(user: str, type_: str, position: str, prev: str, payload: dict[str, str], micros: int) -> Event:
     return build_event(position, prev, user, type_, encode_payload(payload), micros, None, None, NO_META)
 
 

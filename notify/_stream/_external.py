@@ -10,7 +10,7 @@ import anyio
 
 from .._runtime._loop_guard import LoopGuard
 from ..abc import Gap, Position, StreamStore
-from ..errors import ClosedError, UsageError
+from ..errors import ClosedError, DisconnectedError, UsageError
 from ..event import Event
 from ._stream_set import NotifierStreams
 
@@ -28,6 +28,7 @@ class ExternalStream:
         *,
         track: bool,
         buffer_size: int,
+        expires: float | None = None,
     ) -> None:
         self._attached = self._closed = False  # first: the finaliser reads it even if the store refuses
         self._inner = store.subscribe(user, last_id)
@@ -40,6 +41,8 @@ class ExternalStream:
         self._held = False  # whether a cancelled `next` leaves the stream attached
         self._ephemeral: deque[Event] = deque(maxlen=buffer_size)
         self._dropped = 0
+        self._expires = expires
+        self._failure: DisconnectedError | None = None
         self.rank = streams.next_rank()
         streams.external.add(self)
 
@@ -76,18 +79,26 @@ class ExternalStream:
 
     async def next(self, timeout: float | None = None) -> Event:
         """Return the next event; see `notify.abc.Stream.next`."""
+        self._guard.check()
         if self._busy:
             raise UsageError("another task is already waiting in next() of this stream")
         self._busy = True
         try:
             with anyio.fail_after(timeout):
-                return await self._next()
+                event = await self._next()
+            self._streams.counters.yielded += 1
+        except DisconnectedError:
+            with anyio.move_on_after(1, shield=True):
+                await self._inner.aclose()
+            raise
         except Exception:  # also the timeout, which does not mean that the reader is gone
             raise
         except BaseException:  # the caller was cancelled
             if not self._held:
                 self._detach()
             raise
+        else:
+            return event
         finally:
             self._busy = False
 
@@ -98,21 +109,47 @@ class ExternalStream:
         if self._reading is not None:
             self._reading.cancel()
 
+    def disconnect(self, reason: str) -> None:
+        """End the stream for this reason. The store's own stream is closed by the reader, here or in `aclose`."""
+        if self._closed:
+            return
+        because = f": {reason}" if reason else ""
+        message = f"the stream of {self._user!r} was disconnected{because}"
+        self._failure = DisconnectedError(message, reason=reason, last_id=self.last_id)
+        self._end()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the stream has ended."""
+        return self._closed
+
+    def expire(self) -> None:
+        """End the stream, whose time is over."""
+        self.disconnect("expired")
+
     async def aclose(self) -> None:
         """End the stream; the store's own stream has one second to close."""
+        if not self._guard.check_closing():  # its event loop has ended
+            self._detach()
+            return
+        self._end()
+        with anyio.move_on_after(1, shield=True):
+            await self._inner.aclose()
+
+    def _end(self) -> None:
         self._closed = True
         if self._reading is not None:
             self._reading.cancel()
         self._detach()
-        with anyio.move_on_after(1, shield=True):
-            await self._inner.aclose()
 
     async def __aenter__(self) -> Self:
-        """Open the stream."""
+        """Open the stream; one that was disconnected can be entered, and its loop ends at once."""
         try:
             await self._open()
             await self._inner.__aenter__()
             self._held = True
+        except DisconnectedError:
+            return self
         except BaseException:
             self._detach()
             raise
@@ -133,6 +170,8 @@ class ExternalStream:
         return self._attached
 
     def _check_open(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
         if self._closed or self.rank < self._streams.cutoff:
             raise ClosedError(f"the stream of {self._user!r} is closed")
 
@@ -140,6 +179,10 @@ class ExternalStream:
         self._check_open()
         if not self._attached:
             self._guard.check()
+            if self._expires is not None:
+                expires, self._expires = self._expires, None
+                self._streams.expiry.watch(self, expires)
+                self._check_open()
             self._streams.opening()
             self._streams.attached(self._user, self._track)
             self._attached = True

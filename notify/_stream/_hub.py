@@ -6,24 +6,34 @@ import logging
 import secrets
 from collections.abc import Callable
 from time import time_ns
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from .._codec import encode_payload
 from .._runtime._background import Background
-from .._runtime._commands import COMMANDS, FORGOTTEN, ORIGIN
+from .._runtime._commands import COMMANDS, DISCONNECT, FORGOTTEN, ORIGIN
 from .._runtime._loop_guard import LoopGuard
 from .._runtime._outage_log import OutageLog
 from .._runtime._stats import Counters
 from ..abc import Immediate, Page, Store, ability
 from ..errors import CodecError, UsageError
 from ..event import Event, build_event
-from ._attachment import Attachment
+from ._base_stream import BaseStream
 from ._cursor import Watermark
-from ._reads import PAGE_SIZE, Reads, as_unavailable, checked_page
-from ._stream_set import StreamSet
+from ._reads import PAGE_SIZE, PageReader, Reads, as_unavailable, checked_page
+from ._stream_set import StreamSet, next_generation
 from ._user_streams import UserStreams
 
 logger = logging.getLogger("notify")
+
+DISCONNECTIONS_KEPT: Final = 10_000
+"""Users without open streams whose disconnection is remembered, for streams that are not opened yet or detached."""
+
+
+class Disconnection(NamedTuple):
+    """That a user was disconnected: the streams end that have not seen this generation of their set."""
+
+    generation: int
+    reason: str
 
 
 class StreamHub:
@@ -43,7 +53,10 @@ class StreamHub:
         users: the fan-out of each user with open streams.
         sets: the stream sets, which end with the log.
         immediate: the store, if it answers at once.
+        opening: the streams that wait for presence or a router before their first read.
         observe: called with each live event that a stream hands out, if set.
+        everyone: the broadcasts, once more: a stream of several logs reads them here, and not in the ring of each log.
+        merged_logs: how many of the attached logs belong to streams of several.
     """
 
     def __init__(
@@ -65,6 +78,11 @@ class StreamHub:
         self.observe: Callable[[Event], None] | None = None
         self.users: dict[str, UserStreams] = {}
         self.sets: list[StreamSet] = []
+        self.opening: set[BaseStream] = set()
+        self._disconnections: dict[str, Disconnection] = {}
+        self._disconnections_kept = DISCONNECTIONS_KEPT
+        self.everyone = UserStreams("", buffer_size, volatile=True)
+        self.merged_logs = 0
         self.immediate: Immediate | None = None
         if ability(store, Immediate, read_nowait="read", head_nowait="head"):
             self.immediate = store
@@ -100,7 +118,7 @@ class StreamHub:
             if self._on_close is not None:
                 self._on_close(streams.user)
 
-    def request(self, stream: Attachment) -> None:
+    def request(self, stream: PageReader) -> None:
         """Read the page that the stream wants: at once if the store can, otherwise in a task."""
         if self.immediate is None:
             stream.start_reading()
@@ -119,10 +137,15 @@ class StreamHub:
         else:
             stream.receive(page, after is None or len(page.events) < PAGE_SIZE, self.watermark(stream.user))
 
-    def prefetch(self, stream: Attachment) -> None:
+    def prefetch(self, stream: PageReader) -> None:
         """Read the page after the one that the stream still holds, unless reading takes no time."""
         if self.immediate is None:
             self.request(stream)
+
+    def disconnection(self, user: str, since: int) -> str | None:
+        """Return why the user was disconnected after this generation; None if that did not happen."""
+        latest = self._disconnections.get(user)
+        return latest.reason if latest is not None and latest.generation > since else None
 
     # -- for the notifier ----------------------------------------------------------------------------------------
 
@@ -131,8 +154,14 @@ class StreamHub:
         waiting = [stream for streams in list(self.users.values()) for stream in streams.waiting]
         for stream in waiting:
             stream.wake_if_ended()
+        self._wake_busy()
+
+    def _wake_busy(self) -> None:
+        """Wake the streams that have ended among those that wait for something else than an event."""
         for reading in self._reads.streams():
             reading.wake_if_ended()
+        for opening in list(self.opening):
+            opening.wake_if_ended()
 
     def offer(self, event: Event) -> int:
         """Offer an event to the open streams of its user; see `LiveLog.offer`."""
@@ -141,7 +170,10 @@ class StreamHub:
             return streams.streams if streams.offer(event) else 0
         if event.user or event.id:
             return 0
-        return sum(each.streams for each in list(self.users.values()) if each.offer(event))
+        taken = sum(each.streams for each in list(self.users.values()) if each.offer(event))
+        if self.everyone.streams:
+            self.everyone.offer(event)
+        return taken - self.merged_logs + self.everyone.streams
 
     def deliver(self, event: Event | bytes) -> int:
         """Offer what another process sent, or carry out its command; see `LiveLog.deliver`."""
@@ -170,6 +202,26 @@ class StreamHub:
         """Carry out a command, from here or from another process."""
         if command.type == FORGOTTEN:
             self.resync(command.user)
+        elif command.type == DISCONNECT:
+            payload = command.payload
+            self._disconnect(command.user, str(payload.get("reason", "")) if isinstance(payload, dict) else "")
+
+    def _disconnect(self, user: str, reason: str) -> None:
+        """End every stream of this user that exists now, whatever its reader does."""
+        number = next_generation()
+        self._disconnections.pop(user, None)  # so that the order is that of the latest disconnection
+        self._disconnections[user] = Disconnection(number, reason)
+        if len(self._disconnections) > self._disconnections_kept:
+            absent = [name for name in self._disconnections if name not in self.users]
+            for name in absent[: -DISCONNECTIONS_KEPT // 2]:
+                del self._disconnections[name]
+            self._disconnections_kept = len(self._disconnections) + DISCONNECTIONS_KEPT // 2
+        streams = self.users.get(user)
+        for stream_set in list(self.sets):
+            stream_set.disconnect(user, reason, number)
+        if streams is not None:
+            streams.wake()
+        self._wake_busy()
 
     def command(self, type: str, user: str, payload: Any = None) -> Event:
         """Carry out a command here, and return it for the other processes."""

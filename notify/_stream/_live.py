@@ -12,6 +12,8 @@ from ..errors import ClosedError
 from ..event import Event, check_user, plain
 from ._catch_up import CatchUp
 from ._hub import StreamHub
+from ._merged_attachment import check_users
+from ._merged_subscription import MergedSubscription
 from ._stream_set import StreamSet
 from ._subscription import Subscription
 from ._user_streams import UserStreams
@@ -130,11 +132,20 @@ class LiveLog:
         signals: bool = False,
         max_lag: int | None = None,
         track: bool = True,
+        expires: float | None = None,
     ) -> Subscription:
         if self._closed:
             raise ClosedError(f"{self._hub.name} is closed")
         check_user(user)
-        return Subscription(self._hub, stream_set, plain(user), last_id, signals=signals, max_lag=max_lag, track=track)
+        options: dict[str, Any] = {"signals": signals, "max_lag": max_lag, "track": track, "expires": expires}
+        return Subscription(self._hub, stream_set, plain(user), last_id, **options)
+
+    def _subscribe_many(
+        self, users: Iterable[str], last_id: Position, stream_set: StreamSet, **options: Any
+    ) -> MergedSubscription:
+        if self._closed:
+            raise ClosedError(f"{self._hub.name} is closed")
+        return MergedSubscription(self._hub, stream_set, check_users(users), last_id, **options)
 
     def offer(self, event: Event) -> int:
         """Offer a stored event to the open streams of its user; return how many accepted it. Never waits.

@@ -55,6 +55,9 @@ class PageReader(Protocol):
     def is_reading(self) -> bool:
         """Whether it still waits for the page."""
 
+    def start_reading(self) -> None:
+        """Note that a page was requested."""
+
     def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         """Take the page."""
 

@@ -11,11 +11,17 @@ Rules:
 
 from __future__ import annotations
 
+from typing import Final
+
 from .. import ids
 from ..event import Event, build_event
 
 RESYNC = build_event("", "", "", "notify.resync", b"null", 0, None, None, {})
 """An entry that is not an event: a reader that reaches it reads the log again."""
+
+
+_NO_EVENTS: Final[list[Event]] = []
+"""Shared by the rings that are empty; never changed."""
 
 
 class Ring:
@@ -32,7 +38,7 @@ class Ring:
     def __init__(self, size: int, *, volatile: bool = False) -> None:
         self.size = size
         self.volatile = volatile
-        self.events: list[Event] = []
+        self.events = _NO_EVENTS
         self.end = 0
         self.last_id: str | None = None
         self._ephemerals = 0
@@ -74,7 +80,10 @@ class Ring:
 
     def _push(self, event: Event) -> None:
         events = self.events
-        events.append(event)
         self.end += 1
+        if not events:
+            self.events = [event]
+            return
+        events.append(event)
         if len(events) > 2 * self.size:
             del events[: -self.size]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from itertools import count
 from typing import Final, Protocol
 
 import anyio
 
 from .._runtime._stats import Counters
 from ..event import Event
+from ._expiry import Expiry
 
 RANKS: Final = 64
 """The streams of one set are divided into this many ranks; draining ends them rank by rank."""
+
+
+next_generation: Final = count(1).__next__
+"""Numbers every event that may end streams, in the order in which they happen."""
 
 
 def _nothing() -> None:
@@ -24,6 +30,8 @@ class StreamSet:
 
     Attributes:
         cutoff: streams of a lower rank have ended; 0 while open, `RANKS` once closed.
+        generation: the number of the latest event that may have ended some of these streams. A stream compares it with
+            the number that it has seen, and asks whether it has ended only when it differs.
         counters: where open streams are counted.
         opening: called before a stream is opened.
         audit_interval: seconds within which these streams want lost offers to be found; None: no preference.
@@ -31,6 +39,7 @@ class StreamSet:
 
     def __init__(self, counters: Counters, audit_interval: float | None = None) -> None:
         self.cutoff = 0
+        self.generation = next_generation()
         self.counters = counters
         self.audit_interval = audit_interval
         self.opening: Callable[[], None] = _nothing
@@ -46,21 +55,34 @@ class StreamSet:
         self._next_rank = (self._next_rank + 1) % RANKS
         return self._next_rank
 
-    def attached(self, user: str, track: bool) -> None:
-        """Note that a stream was opened."""
-        self.counters.open_streams += 1
+    def attached(self, user: str, track: bool, streams: int = 1) -> None:
+        """Note that a stream was opened; `streams` is 0 for a further log of one that counts already."""
+        self.counters.open_streams += streams
+
+    def is_ready(self, user: str, track: bool) -> bool:
+        """Whether there is nothing that a stream has to wait for before its first read."""
+        return True
 
     async def ready(self, user: str, track: bool) -> None:
         """Wait for what a stream needs before its first read; overriding methods keep this bounded."""
 
-    def detached(self, user: str, track: bool) -> None:
+    def detached(self, user: str, track: bool, streams: int = 1) -> None:
         """Note that a stream was closed; called in finalisers too."""
         if not self.closed:
-            self.counters.open_streams -= 1
+            self.counters.open_streams -= streams
+
+    def cut(self, rank: int) -> None:
+        """End the streams of lower ranks; those that were ended before stay so."""
+        self.cutoff = max(self.cutoff, rank)
+        self.generation = next_generation()
+
+    def disconnect(self, user: str, reason: str, generation: int) -> None:
+        """Make the streams look whether their user was disconnected."""
+        self.generation = generation
 
     def close(self) -> None:
         """End every stream of the set."""
-        self.cutoff = RANKS
+        self.cut(RANKS)
         self.counters.open_streams = 0
 
 
@@ -69,6 +91,9 @@ class Presence(Protocol):
 
     def enter(self, user: str) -> None:
         """Count a stream that was opened."""
+
+    def is_ready(self, user: str) -> bool:
+        """Whether the user is registered, or a first attempt has failed."""
 
     async def ready(self, user: str) -> None:
         """Wait until the user is registered, for a bounded time."""
@@ -79,6 +104,10 @@ class Presence(Protocol):
 
 class Receiver(Protocol):
     """Receives events from other instances."""
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether it receives."""
 
     async def ready(self) -> None:
         """Wait until it receives, for a bounded time."""
@@ -100,6 +129,9 @@ class External(Protocol):
     def show(self, event: Event) -> None:
         """Hand the reader an ephemeral event."""
 
+    def disconnect(self, reason: str) -> None:
+        """End the stream for this reason; never waits."""
+
     async def aclose(self) -> None:
         """End the stream."""
 
@@ -110,6 +142,7 @@ class NotifierStreams(StreamSet):
     Attributes:
         users: how many streams each user has open here.
         external: the streams of a stream store without a `LiveLog`.
+        expiry: ends streams whose `expires_at` has come.
     """
 
     def __init__(
@@ -120,20 +153,28 @@ class NotifierStreams(StreamSet):
         opening: Callable[[], None],
         presence: Presence | None,
         receiver: Receiver | None,
+        expiry: Expiry,
     ) -> None:
         super().__init__(counters, audit_interval)
+        self.expiry = expiry
         self.opening = opening
         self._presence = presence
         self._receiver = receiver
         self.users: dict[str, int] = {}
         self.external: weakref.WeakSet[External] = weakref.WeakSet()
 
-    def attached(self, user: str, track: bool) -> None:
+    def attached(self, user: str, track: bool, streams: int = 1) -> None:
         """Count a stream that was opened, and its user as present."""
-        super().attached(user, track)
+        super().attached(user, track, streams)
         self.users[user] = self.users.get(user, 0) + 1
         if track and self._presence is not None:
             self._presence.enter(user)
+
+    def is_ready(self, user: str, track: bool) -> bool:
+        """Whether routed events are received and the user is registered."""
+        if self._receiver is not None and not self._receiver.is_receiving:
+            return False
+        return not track or self._presence is None or self._presence.is_ready(user)
 
     async def ready(self, user: str, track: bool) -> None:
         """Wait until routed events are received and the user is registered; both bounded."""
@@ -142,9 +183,9 @@ class NotifierStreams(StreamSet):
         if track and self._presence is not None:
             await self._presence.ready(user)
 
-    def detached(self, user: str, track: bool) -> None:
+    def detached(self, user: str, track: bool, streams: int = 1) -> None:
         """Count a stream that was closed; once the notifier is closed, everything was released already."""
-        super().detached(user, track)
+        super().detached(user, track, streams)
         if user not in self.users:
             return
         self.users[user] -= 1
@@ -152,6 +193,12 @@ class NotifierStreams(StreamSet):
             del self.users[user]
         if track and self._presence is not None:
             self._presence.leave(user)
+
+    def disconnect(self, user: str, reason: str, generation: int) -> None:
+        """Make the streams look whether their user was disconnected; end the external ones that were."""
+        super().disconnect(user, reason, generation)
+        for stream in [stream for stream in self.external if stream.user == user]:
+            stream.disconnect(reason)
 
     def show_external(self, event: Event) -> int:
         """Show an ephemeral event to the open external streams of its user, or to all; return how many got it."""

@@ -15,17 +15,13 @@ The states and what leads from one to the next are those of `_cursor.py`; this i
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from types import TracebackType
-from typing import Any, Self
-
-import anyio
 import anyio.lowlevel
 
 from ..abc import Gap, Position
-from ..errors import ClosedError, SlowConsumerError, UsageError
+from ..errors import ClosedError
 from ..event import Event
-from ._attachment import Attachment, Source
+from ._attachment import Attachment
+from ._base_stream import Source
 from ._cursor import State
 from ._stream_set import StreamSet
 
@@ -43,7 +39,7 @@ class Subscription(Attachment):
             never be called again, and the traceback of the cancellation can keep it from being finalised.
     """
 
-    __slots__ = ("_busy", "_held", "_max_lag")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -55,18 +51,18 @@ class Subscription(Attachment):
         signals: bool = False,
         max_lag: int | None = None,
         track: bool = True,
+        expires: float | None = None,
     ) -> None:
-        super().__init__(source, stream_set, user, position, signals=signals, track=track)
-        self._max_lag = max_lag
-        self._busy = False
-        self._held = False  # whether a cancelled `next` leaves the stream attached
+        super().__init__(
+            source, stream_set, user, position, signals=signals, track=track, max_lag=max_lag, expires=expires
+        )
 
     # -- what the reader sees ------------------------------------------------------------------------------------
 
     @property
     def last_id(self) -> str:
         """The resume token: everything up to here was yielded, nothing after it."""
-        return self._cursor.last_id
+        return self._cursor.token
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
@@ -84,10 +80,6 @@ class Subscription(Attachment):
         """Whether the replay is over: what follows is live."""
         return self._cursor.state is State.LIVE and not self._cursor.page
 
-    def __aiter__(self) -> Self:
-        """Return the stream."""
-        return self
-
     async def __anext__(self, ended: type[Exception] = StopAsyncIteration) -> Event:
         """As `next()`, but a closed stream ends the loop.
 
@@ -97,12 +89,13 @@ class Subscription(Attachment):
             self._check_idle()
         cursor = self._cursor
         while True:
-            if self._rank < self._set.cutoff or self._max_lag is not None:
+            if self._seen != self._set.generation or self._max_lag is not None:
                 self._raise_if_ended(ended)
             page = cursor.page
             if page:
                 event = page.pop()
                 cursor.last_id = event.id  # keeps I3
+                self._set.counters.yielded += 1
                 return event
             streams = self._streams
             if streams is not None and cursor.state is _LIVE:
@@ -113,7 +106,9 @@ class Subscription(Attachment):
                     self._busy = True
                     try:
                         await self.waiter  # type: ignore[misc]  # a live stream has one
-                    except BaseException:
+                    except BaseException as error:
+                        if isinstance(error, Exception):  # that of an event loop for the waiter of another one
+                            self._source.guard.check()
                         self._interrupted()
                         raise
                     finally:
@@ -126,70 +121,62 @@ class Subscription(Attachment):
                     if event.prev == cursor.last_id and event.id and not streams.volatile:  # nearly every offer
                         cursor.index += 1  # keeps I3
                         cursor.last_id = event.id
+                        self._set.counters.yielded += 1
                         if self._source.observe is not None:
                             self._source.observe(event)
                         return event
                 taken = cursor.take(streams)
                 if taken is not None:
+                    self._set.counters.yielded += 1
                     if self._source.observe is not None:
                         self._source.observe(taken)
                     return taken
             if cursor.state is not _LIVE:
                 await self._advance()
 
-    def next(self, timeout: float | None = None) -> Coroutine[Any, Any, Event]:
-        """Return the next event; see `notify.abc.Stream.next`."""
-        return self.__anext__(ClosedError) if timeout is None else self._next_within(timeout)
-
-    async def _next_within(self, timeout: float) -> Event:
-        held, self._held = self._held, True  # reaching the timeout does not mean that the reader is gone
-        try:
-            with anyio.fail_after(timeout):
-                return await self.__anext__(ClosedError)
-        except Exception:
-            raise
-        except BaseException:  # the caller was cancelled
-            self._held = held
-            self._interrupted()
-            raise
-        finally:
-            self._held = held
-
-    async def aclose(self) -> None:
-        """End the stream at once; no event is yielded after it. Idempotent, never waits."""
-        self._close()
-
-    async def __aenter__(self) -> Self:
-        """Open the stream: its position is fixed, and from here on nothing is missed."""
-        self._check_idle()
-        try:
+    async def _enter(self) -> None:
+        while self._streams is None or not self._cursor.opened:
+            await self._advance()
             self._raise_if_ended(ClosedError)
-            while self._streams is None or not self._cursor.opened:
-                await self._advance()
-                self._raise_if_ended(ClosedError)
-        except BaseException:
-            self._close()
-            raise
-        self._held = True
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        self._close()
+    def _take_at_once(self) -> Event | None:
+        """Return the next event that this process knows of, or that a store finds which answers at once.
 
-    def __del__(self) -> None:
-        if self._streams is not None:
-            self._source.guard.call(self._close)  # the garbage collector may run in any thread
+        It does not wait for presence and router either: until they are ready, the stream relies on the log.
+        """
+        cursor = self._cursor
+        has_looked = self._source.immediate is None
+        while True:
+            if cursor.state is State.NEW:
+                if self._streams is None:
+                    self._raise_if_ended(ClosedError)
+                    self._attach()
+                self._opened()
+            self._raise_if_ended(ClosedError)
+            if cursor.page:
+                event = cursor.page.pop()
+                cursor.last_id = event.id  # keeps I3
+                return event
+            streams = self._streams
+            assert streams is not None  # what leads to an end was asked above
+            if cursor.state is State.LIVE:
+                taken = cursor.take(streams)
+                if taken is not None and self._source.observe is not None:
+                    self._source.observe(taken)
+                if taken is not None or (has_looked and self.synced):
+                    return taken
+                cursor.state, has_looked = State.BEHIND, True
+            if cursor.state is State.BEHIND:
+                self._raise_failure()
+                self._source.request(self)
+            if self._prefetched is not None:
+                self._accept(*self._prefetched)
+            elif cursor.state is State.READING:
+                return None
 
     def __repr__(self) -> str:
-        return f"<Subscription user={self.user!r} last_id={self.last_id!r} {self._cursor.state.value}>"
-
-    def _check_idle(self) -> None:
-        if self._busy:
-            self._raise_if_ended(ClosedError)
-            raise UsageError("another task is already waiting in next() of this stream")
+        state = "closed" if self.is_over else self._cursor.state.value
+        return f"<Subscription user={self.user!r} last_id={self.last_id!r} {state}>"
 
     # -- opening and reading -------------------------------------------------------------------------------------
 
@@ -203,13 +190,10 @@ class Subscription(Attachment):
         try:
             if cursor.state is State.NEW:
                 await self._open()
-            if cursor.state is State.BEHIND and self._streams is not None and self._rank >= self._set.cutoff:
+            if cursor.state is State.BEHIND and self._failure is None and self.is_attached and not self.is_over:
                 if not cursor.page:  # attached again with a page in hand: that comes first
                     self._source.request(self)
-            if cursor.state is State.READING and self._prefetched is None and self.waiter is not None:
-                await self.waiter
-            if self._prefetched is not None:
-                self._accept(*self._prefetched)
+            await self._receive_page()
             if cursor.state is State.BEHIND and cursor.page:
                 self._source.prefetch(self)
                 # One step for the task of the read, one for that of the store: then the server has been asked, and
@@ -223,27 +207,17 @@ class Subscription(Attachment):
             raise
         finally:
             self._busy = False
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        """Raise the error of a read that failed before the stream was open."""
         failure = self._failure
-        if failure is not None and not cursor.opened and self._streams is not None:
+        if failure is not None and not self._cursor.opened and self._streams is not None:
             self._failure = None
             self._detach()
             raise failure
 
     # -- ending --------------------------------------------------------------------------------------------------
-
-    def _raise_if_ended(self, ended: type[Exception]) -> None:
-        if self._rank >= self._set.cutoff:
-            if self._max_lag is None or self._streams is None or not self._cursor.synced:
-                return
-            lag = self._cursor.lag(self._streams, self._max_lag)
-            if lag <= self._max_lag:
-                return
-            message = f"the reader of {self.user!r} is {lag} live events behind; at most {self._max_lag} are allowed"
-            self._failure = SlowConsumerError(message, last_id=self.last_id)
-        self._close()
-        if isinstance(self._failure, SlowConsumerError):
-            raise self._failure
-        raise ended(f"the stream of {self.user!r} is closed") from self._failure
 
     def _interrupted(self) -> None:
         """Detach after a bare `next` was cancelled: keeps I5.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from .. import ids
-from .._runtime._waking import Waiter, wake
+from .._runtime._waking import Wakeable, wake
 from ..event import Event
 from ._ring import Ring
 
@@ -14,12 +14,15 @@ class WaitingStream(Protocol):
     """A stream, as its user's fan-out sees it.
 
     Attributes:
-        waiter: what its reader waits on; set while the stream is attached.
+        waiter: wakes its reader; set while the stream is attached.
         slot: its index in `UserStreams.waiting` while it is there.
     """
 
-    waiter: Waiter | None
     slot: int
+
+    @property
+    def waiter(self) -> Wakeable | None:
+        """What wakes its reader."""
 
     def wake_if_ended(self) -> None:
         """Let its reader see that the stream has ended, if it has."""

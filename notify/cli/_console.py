@@ -99,6 +99,25 @@ def payload_of(text: str | bytes) -> Any:
         raise UsageError(f"the payload is not JSON: {error}") from None
 
 
+def meta_of(texts: list[str]) -> dict[str, str] | None:
+    """Parse `NAME=TEXT` options.
+
+    Raises:
+        UsageError: one has no name or no text, or a name is repeated.
+    """
+    meta: dict[str, str] = {}
+    for each in texts:
+        name, equals, text = each.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--meta expects NAME=TEXT, got {each!r:.80}")
+        if name.startswith("notify."):
+            raise UsageError(f"--meta names that begin with notify. are reserved for the library, got {name!r:.80}")
+        if name in meta:
+            raise UsageError(f"--meta gives {name} twice")
+        meta[name] = text
+    return meta or None
+
+
 def plain(event: Event) -> str:
     """Format an event for reading: id, type and payload, separated by spaces."""
     return f"{event.id} {event.type} {_compact(event.payload)}"

@@ -113,6 +113,7 @@ class Feed:
         key: prefix of the idempotency keys; the line number is appended.
         patience: seconds for which one line is retried.
         show_ids: whether to print the number and id of each line.
+        more: arguments of each push.
 
     Attributes:
         pushed: number of stored lines.
@@ -121,12 +122,13 @@ class Feed:
         before_line: called before a line is written to standard error.
     """
 
-    def __init__(self, *, key: str, patience: float, show_ids: bool) -> None:
+    def __init__(self, *, key: str, patience: float, show_ids: bool, **more: Any) -> None:
         self.pushed = self.failed = 0
         self.reason = ""
         self._key = key
         self._patience = patience
         self._show_ids = show_ids
+        self._more = more
         self._queues: dict[str, deque[ParsedLine]] = {}
         self._slots = anyio.Semaphore(WINDOW)
         self._reading = anyio.CancelScope()
@@ -170,7 +172,7 @@ class Feed:
                 self.failed += 1
                 return
             try:
-                event = await notifier.push(draft.user, draft.type, draft.payload, key=key)
+                event = await notifier.push(draft.user, draft.type, draft.payload, key=key, **self._more)
             except UsageError as error:
                 self._fail(draft.number, error)
                 return

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
+from .. import open_store
 from ..abc import StreamStore
+from ..adapters import StoreFactory, store_factory
 from ..errors import NotifyError, UsageError
 
 DEFAULT: Final = "sqlite:///notify.db"
 """A file in the working directory."""
-
-SCHEMES: Final = {
-    "sqlite": "sqlite",
-    "redis": "redis",
-    "rediss": "redis",
-    "redis+sentinel": "redis",
-    "rediss+sentinel": "redis",
-    "redis+cluster": "redis",
-    "rediss+cluster": "redis",
-    "unix": "redis",
-    "postgresql": "pg",
-    "postgres": "pg",
-}
-"""URL scheme to the extra that it needs; the package is called `notify_<extra>`."""
-
-NAMES: Final = {"sqlite": "SQLiteStreamStore", "redis": "RedisStreamStore", "pg": "PostgresStreamStore"}
 
 KEEP_ALL: Final = (1 << 31) - 1
 """`max_len` of the command's stores: it does not know the application's limits, so it must not remove anything."""
@@ -37,12 +24,15 @@ KEEP_ALL: Final = (1 << 31) - 1
 KEEP_KEYS: Final = 10 * 365 * 86_400.0
 """`key_window` in seconds, for backends that keep idempotency keys in a table: for the same reason."""
 
-_LOGIN = re.compile(r"//(?:[^@/]*|\S*)@")
+KEY_TABLES: Final = ("sqlite", "postgresql", "postgres")
+"""The schemes of those backends."""
+
+_LOGIN = re.compile(r"//\S*@")
 _SECRET = re.compile(r"(password=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class MissingError(NotifyError):
-    """The driver is not installed, or the file does not exist."""
+    """The driver is not installed, or there is no store yet."""
 
 
 def redact(text: str) -> str:
@@ -50,82 +40,91 @@ def redact(text: str) -> str:
     return _SECRET.sub(r"\1...", _LOGIN.sub("//...@", text))
 
 
-def open_store(
-    url: str,
-    *,
-    prefix: str | None = None,
-    schema: str | None = None,
-    timeout: float = 4.0,
-    must_exist: bool = False,
-) -> StreamStore:
-    """Return the store at a URL, not opened yet. It is configured to remove no events by itself.
+def open_by(url: str, *, prefix: str | None = None, schema: str | None = None, timeout: float = 4.0) -> StreamStore:
+    """Return the store at a URL, not opened yet. Unless the URL says otherwise, it removes no events by itself.
 
     Args:
-        url: `sqlite:///file`, `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`,
-            `postgresql://`.
+        url: as for `notify.open_store`.
         prefix: prefix of the names of keys or tables; None for the backend's default.
         schema: PostgreSQL schema; None for the backend's default.
         timeout: limit for one call, in seconds.
-        must_exist: raise if a SQLite file does not exist.
 
     Raises:
         UsageError: not a valid store URL.
-        MissingError: the driver is not installed, or the file does not exist.
+        MissingError: the driver is not installed.
     """
-    scheme, colon, rest = url.partition(":")
+    scheme = url.strip().partition(":")[0].lower()
     if scheme == "memory":
         raise UsageError(
             "memory:// exists inside one process only, so this command cannot reach it; use sqlite:///FILE"
         )
-    extra = SCHEMES.get(scheme) if colon else None
-    if extra is None or not rest.startswith("//"):
-        known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise UsageError(f"not a store URL: {url!r:.200}; use sqlite:///FILE for a file; supported schemes: {known}")
-    if schema is not None and extra != "pg":
-        raise UsageError("--schema applies to PostgreSQL only")
-    options: dict[str, Any] = {"max_len": KEEP_ALL, "max_age": None}
-    if prefix is not None:
-        options["prefix" if extra == "redis" else "table_prefix"] = prefix
-    if extra == "sqlite":
-        address = _file_of(url, must_exist)
-        options |= {"timeout": timeout, "key_window": KEEP_KEYS}
-    else:
-        _check_port(url)
-        address = url
-        options["timeout"] = timeout
-    if extra == "pg":
-        options |= {"key_window": KEEP_KEYS} | ({} if schema is None else {"schema": schema})
-    store: StreamStore = _load(extra, scheme)(address, **options)
-    return store
+    try:
+        names = _options_of(store_factory(url))
+        options = _defaults(url, names, timeout)
+        if prefix is not None:
+            named = [name for name in ("prefix", "table_prefix") if name in names]
+            if not named:
+                raise UsageError(f"--prefix does not apply to {scheme}://")
+            options[named[0]] = prefix
+        if schema is not None:
+            if "schema" not in names:
+                raise UsageError("--schema applies to PostgreSQL only")
+            options["schema"] = schema
+        return open_store(url, **options)
+    except ImportError as error:
+        raise MissingError(f"{scheme}://: {error}") from error
+
+
+def _defaults(url: str, names: frozenset[str], timeout: float) -> dict[str, Any]:
+    """Return the options with which no event is removed, without those that the URL names."""
+    defaults = {"max_len": KEEP_ALL, "max_age": None, "timeout": timeout}
+    if url.strip().partition(":")[0].lower() in KEY_TABLES:
+        defaults["key_window"] = KEEP_KEYS
+    given = {unquote(part.partition("=")[0]) for part in url.partition("?")[2].split("&")}
+    return {name: value for name, value in defaults.items() if name in names - given}
+
+
+def _options_of(factory: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of the options that a factory takes."""
+    if isinstance(factory, StoreFactory):
+        return factory.options
+    parameters = inspect.signature(factory).parameters.values()
+    return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
 
 
 def file_of(url: str) -> Path | None:
     """Return the file of a SQLite URL; None for any other URL."""
-    return Path(unquote(url.removeprefix("sqlite:///"))) if url.startswith("sqlite:///") else None
+    prefix, url = "sqlite:///", url.strip()
+    return Path(unquote(url[len(prefix) :].partition("?")[0])) if url.lower().startswith(prefix) else None
 
 
-def _file_of(url: str, must_exist: bool) -> str:
+def is_missing(url: str) -> bool:
+    """Return whether this is a SQLite file that does not exist."""
     file = file_of(url)
-    if file is None or not file.name or "?" in url or "#" in url:
-        raise UsageError(f"a SQLite URL is sqlite:///FILE or sqlite:////DIRECTORY/FILE, got {url!r:.200}")
-    if must_exist and not file.exists():
-        raise MissingError(f"file not found: {os.fspath(file)!r}; a push creates it, --store selects another store")
-    return os.fspath(file)
+    return file is not None and not file.exists()
 
 
-def _check_port(url: str) -> None:
-    """Refuse an invalid port here, because each driver reports it with its own exception."""
-    if "," in url:  # several hosts
-        return
-    try:
-        _ = urlsplit(url).port
-    except ValueError as error:
-        raise UsageError(f"not a store URL: {url!r:.200}: {error}") from None
+def check_file(url: str) -> None:
+    """Check that there is a file to read; the driver would create it.
+
+    Raises:
+        MissingError: a SQLite file does not exist.
+    """
+    if is_missing(url):
+        raise MissingError(nothing_at(url))
 
 
-def _load(extra: str, scheme: str) -> Any:
-    try:
-        module = importlib.import_module(f"notify_{extra}")
-    except ImportError as error:
-        raise MissingError(f"{scheme}://: {error}") from error
-    return getattr(module, NAMES[extra])
+def nothing_at(url: str) -> str:
+    """Say that a store was never prepared."""
+    return f"there is nothing at {redact(url)} yet: a push or notify init creates it"
+
+
+def check_directory(url: str) -> None:
+    """Check that a file can appear.
+
+    Raises:
+        MissingError: its directory does not exist.
+    """
+    file = file_of(url)
+    if file is not None and not file.parent.is_dir():
+        raise MissingError(f"the directory {os.fspath(file.parent)!r} does not exist")

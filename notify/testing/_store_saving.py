@@ -45,6 +45,20 @@ class SaveSoonSuite(StoreTests[StoreT]):
         assert await self.read_all(store, "alice") == [first, outcomes[1]]
         assert await store.save(Event("alice", "t", key="n")) == outcomes[1]
 
+    async def test_what_is_saved_soon_keeps_the_order_of_calls(self, store: Store) -> None:
+        """Of 2,000 events for 20 users, of any size and handed over without a pause, each log has the order given."""
+        users = [f"user{number}" for number in range(20)]
+        drafts = [
+            Event(users[number * 7 % 20 if number % 3 else number % 4], "t", [number, "x" * (number % 50) ** 2])
+            for number in range(2000)
+        ]
+        outcomes = await self.save_soon(store, drafts)
+        assert all(isinstance(outcome, Event) for outcome in outcomes)
+        for user in users:
+            log = await self.read_all(store, user)
+            assert_chain(log)
+            assert numbers(log) == [draft.payload for draft in drafts if draft.user == user]
+
     async def test_every_outcome_is_known_when_the_store_closes(self, store: Store) -> None:
         """Each event taken is called back for once, though the store is closed right after it was taken."""
         outcomes: list[list[object]] = [[] for _ in range(30)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -9,12 +10,12 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 
-from notify import ClosedError, Event, InvalidEventError, InvalidEventIdError, Notifier, StreamStore
+from notify import ClosedError, DisconnectedError, Event, InvalidEventError, InvalidEventIdError, Notifier, StreamStore
 
 from ._samples import BAD_IDS
 from ._stream_base import StreamTests
 from ._types import StreamStoreT
-from ._waits import eventually, numbers, take, together
+from ._waits import eventually, now, numbers, take, together
 
 
 class NotifierStreamTests(StreamTests[StreamStoreT]):
@@ -122,6 +123,35 @@ class NotifierStreamTests(StreamTests[StreamStoreT]):
                 notifier.subscribe("alice")
             event = await store.save(Event("alice", "t"))
             assert await kept.next(self.patience) == await bare.next(self.patience) == event
+
+    async def test_disconnecting_ends_the_streams_of_a_user(self, store: StreamStore) -> None:
+        """It ends waiting and busy readers of the user at once, and neither other streams nor later ones."""
+        first, *_ = await self.fill(store, "unknown", 3)
+        async with self.notifier(store) as notifier, notifier.subscribe("alice") as other:
+            busy = await notifier.subscribe("unknown", "0").__aenter__()
+            assert await busy.next(self.patience) == first
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self.wait_for_the_end, notifier)
+                await wait_all_tasks_blocked()
+                start = anyio.current_time()
+                await notifier.disconnect("unknown", "logged out")
+            assert anyio.current_time() - start < self.prompt
+            with pytest.raises(DisconnectedError) as caught:
+                await busy.next(self.patience)
+            assert (caught.value.reason, caught.value.last_id) == ("logged out", first.id)
+            async with notifier.subscribe("unknown") as later:
+                await self.assert_live(later, store)
+            await self.assert_live(other, store)
+
+    async def test_a_stream_ends_at_its_time(self, store: StreamStore) -> None:
+        """`expires_at` ends a waiting reader at that time, and one that comes later at once."""
+        async with self.notifier(store) as notifier:
+            moment = now() + timedelta(seconds=0.3)
+            for _ in range(2):
+                async with notifier.subscribe("alice", expires_at=moment) as stream:
+                    with pytest.raises(DisconnectedError) as caught, anyio.fail_after(self.patience):
+                        await stream.next()
+                    assert caught.value.reason == "expired"
 
     async def test_draining_ends_the_streams_first(self, store: StreamStore) -> None:
         """Draining ends the streams, refuses new ones, and still lets events be pushed."""

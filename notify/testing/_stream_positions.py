@@ -76,6 +76,21 @@ class PositionTests(StreamTests[StreamStoreT]):
             await self.assert_next(stream, *events[2:])
             assert stream.gaps == ()
 
+    async def test_an_empty_log_has_a_position_of_its_own(self, store: StreamStore) -> None:
+        """The position in an empty log is `"0-0"`. It resumes with what came since, and reports what of it is gone."""
+        async with store.subscribe("alice") as stream:
+            position = stream.last_id
+        assert position == "0-0"
+        events = await self.fill(store, "alice", 4)
+        async with store.subscribe("alice", position) as stream:
+            assert stream.last_id == position
+            await self.assert_next(stream, *events)
+            assert stream.gaps == ()
+        await store.trim(events[2].id)
+        async with store.subscribe("alice", position) as stream:
+            await self.assert_next(stream, *events[2:])
+            assert [(gap.reason, gap.end) for gap in stream.gaps] == [("trimmed", events[1].id)]
+
     async def test_an_id_means_everything_after_it(self, store: StreamStore) -> None:
         """A stream from an event yields those after it; from the last one, only what is new."""
         events = await self.fill(store, "alice", 4)

@@ -31,6 +31,8 @@ from ._store_forget import ForgetSuite as ForgetSuite
 from ._store_forget import PrepareSuite as PrepareSuite
 from ._store_gaps import GapTests
 from ._store_logs import LogTests
+from ._store_merged import MergedLogTests
+from ._store_order import OrderTests
 from ._store_saves import SaveTests
 from ._store_saving import SaveInTransactionSuite as SaveInTransactionSuite
 from ._store_saving import SaveSoonSuite as SaveSoonSuite
@@ -54,7 +56,7 @@ __all__ = [
 ]
 
 
-class StoreSuite(LogTests[StoreT], GapTests[StoreT], SaveTests[StoreT]):
+class StoreSuite(LogTests[StoreT], GapTests[StoreT], SaveTests[StoreT], OrderTests[StoreT], MergedLogTests[StoreT]):
     """Every store passes these tests, and those of the suites for its abilities and guarantees."""
 
     async def test_nothing_goes_untested(self, store: Store) -> None:

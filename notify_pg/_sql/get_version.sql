@@ -1,1 +1,1 @@
-SELECT version FROM {meta}
+SELECT max(version) FROM {meta}

@@ -1,7 +1,7 @@
 -- Moves what committed transactions have left in the outbox to the logs, in one transaction, in order.
 --
 -- One relay works at a time, since a second one could overtake the first. It does not wait, but moves nothing.
-CREATE FUNCTION {relay}(
+CREATE OR REPLACE FUNCTION {relay}(
     p_lock bigint,
     p_limit integer,
     p_max_len bigint,

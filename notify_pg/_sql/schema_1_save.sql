@@ -2,7 +2,7 @@
 --
 -- Each statement of the function has a snapshot of its own, taken after the locks of the statements before it were
 -- acquired. Therefore a repeated key or nonce is seen even if it was committed a moment ago.
-CREATE FUNCTION {save}(
+CREATE OR REPLACE FUNCTION {save}(
     p_nonce bigint,          -- of the batch: event number n has nonce p_nonce + n; NULL in the caller's transaction
     p_deadline bigint,       -- microseconds by this server's clock; nothing is stored after it
     p_again boolean,         -- whether an earlier attempt may have been executed

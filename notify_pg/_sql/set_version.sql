@@ -1,1 +1,2 @@
-UPDATE {meta} SET version = {version}
+INSERT INTO {meta} (version) SELECT {version} WHERE NOT EXISTS (SELECT FROM {meta});
+UPDATE {meta} SET version = {version} WHERE version < {version};

@@ -1,2 +1,2 @@
 SELECT current_setting('server_version_num')::integer AS version, current_setting('server_encoding') AS encoding,
-    current_setting('transaction_isolation') AS isolation
+    current_setting('default_transaction_isolation') AS isolation

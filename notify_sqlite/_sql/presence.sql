@@ -1,6 +1,18 @@
 -- What presence trackers keep. {p} is the table prefix. Statements are separated by a line that names the next one.
 -- Parameters are plain ?: early releases of Python 3.12 warn of numbered ones (?1) bound from a sequence.
 
+-- name: create_schema
+CREATE TABLE IF NOT EXISTS {p}schema (
+    part TEXT PRIMARY KEY NOT NULL,
+    version INTEGER NOT NULL
+) WITHOUT ROWID
+
+-- name: start_schema
+INSERT OR IGNORE INTO {p}schema (part, version) VALUES ('presence', 1)
+
+-- name: version
+SELECT max(version) FROM {p}schema WHERE part = 'presence'
+
 -- name: create_leases
 CREATE TABLE IF NOT EXISTS {p}leases (
     lease TEXT PRIMARY KEY NOT NULL,

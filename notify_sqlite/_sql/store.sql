@@ -1,6 +1,18 @@
 -- What a store keeps. {p} is the table prefix. Statements are separated by a line that names the next one.
 -- Parameters are plain ?: early releases of Python 3.12 warn of numbered ones (?1) bound from a sequence.
 
+-- name: create_schema
+CREATE TABLE IF NOT EXISTS {p}schema (
+    part TEXT PRIMARY KEY NOT NULL,
+    version INTEGER NOT NULL
+) WITHOUT ROWID
+
+-- name: start_schema
+INSERT OR IGNORE INTO {p}schema (part, version) VALUES ('store', 1)
+
+-- name: version
+SELECT max(version) FROM {p}schema WHERE part = 'store'
+
 -- name: create_counter
 CREATE TABLE IF NOT EXISTS {p}counter (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -45,6 +57,14 @@ CREATE TABLE IF NOT EXISTS {p}keys (
 
 -- name: create_keys_by_id
 CREATE INDEX IF NOT EXISTS {p}keys_by_id ON {p}keys (id)
+
+-- name: create_ephemerals
+CREATE TABLE IF NOT EXISTS {p}ephemerals (
+    id INTEGER PRIMARY KEY,
+    sender TEXT NOT NULL,
+    user TEXT NOT NULL,
+    data BLOB NOT NULL
+)
 
 -- name: start_counter
 INSERT OR IGNORE INTO {p}counter (one, last_id) VALUES (1, 0)
@@ -109,3 +129,38 @@ SELECT user, key FROM {p}keys WHERE id < ? ORDER BY id LIMIT ?
 
 -- name: delete_key
 DELETE FROM {p}keys WHERE user = ? AND key = ?
+
+-- name: insert_ephemeral
+INSERT INTO {p}ephemerals (id, sender, user, data) VALUES (?, ?, ?, ?)
+
+-- name: ephemerals_after
+SELECT id, user, CASE WHEN sender = ? THEN NULL ELSE data END FROM {p}ephemerals WHERE id > ? ORDER BY id LIMIT ?
+
+-- name: has_ephemerals
+SELECT count(*) FROM sqlite_master WHERE name = '{p}ephemerals'
+
+-- name: any_ephemeral
+SELECT 1 FROM {p}ephemerals WHERE id < ? LIMIT ?
+
+-- name: delete_ephemerals
+DELETE FROM {p}ephemerals WHERE id < ?
+
+-- name: forget_events
+DELETE FROM {p}events WHERE user = ? AND id IN (SELECT id FROM {p}events WHERE user = ? ORDER BY id LIMIT ?)
+
+-- name: forget_keys
+DELETE FROM {p}keys WHERE user = ? AND key IN (SELECT key FROM {p}keys WHERE user = ? LIMIT ?)
+
+-- name: forget_head
+DELETE FROM {p}heads WHERE user = ?
+
+-- name: forget_ephemerals
+DELETE FROM {p}ephemerals WHERE user = ?
+
+-- name: presence_tables
+SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('{p}presence', '{p}leases')
+
+-- name: forget_presence
+DELETE FROM {p}presence WHERE user = ? AND lease NOT IN (
+    SELECT lease FROM {p}leases WHERE expires - ? BETWEEN 1 AND ttl
+)

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import tracemalloc
 from collections import Counter
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,6 +23,10 @@ STREAMS = 20_000
 MANY = 100_000
 PUSHED = 1000
 BAR = 2000
+
+MERGED = 1000
+LOGS = 20
+LOG_BAR = 400
 
 _USERS = [f"user-{number}" for number in range(MANY)]
 
@@ -72,6 +77,26 @@ async def ours_on_trio() -> float:
     return size
 
 
+async def merged(logs: int) -> tuple[float, int]:
+    """Return the bytes for each stream of so many logs, with its task, and how many tasks there are."""
+
+    async def read(users: list[str]) -> None:
+        async for _ in notifier.subscribe(users):
+            pass
+
+    async with Notifier(store=MemoryStore()) as notifier:
+        gc.collect()
+        tracemalloc.start()
+        readers = [asyncio.create_task(read(_USERS[first : first + logs])) for first in range(0, MERGED * logs, logs)]
+        await settle()
+        statistics = notifier.statistics()
+        assert (statistics.open_streams, statistics.users) == (MERGED, MERGED * logs)
+        tasks = len(asyncio.all_tasks()) - 1
+        size = _traced() * STREAMS / MERGED
+    await asyncio.gather(*readers)
+    return size, tasks
+
+
 async def many() -> float:
     """Return how many of the pushes to some of 100,000 idle streams arrived."""
     arrived: Counter[str] = Counter()
@@ -110,6 +135,9 @@ def measure() -> list[Row]:
     progress(f"idle: {MANY:,} streams")
     arrived = run(many)
     least = limit / size
+    progress(f"idle: {MERGED:,} streams of {LOGS} logs")
+    (several, tasks), (one, _) = run(partial(merged, LOGS)), run(partial(merged, 1))
+    further = (several - one) / (LOGS - 1)
     return [
         Row(
             "idle / queue",
@@ -120,5 +148,12 @@ def measure() -> list[Row]:
             bar=Bar(f"<= {BAR:,} B", size <= BAR),
             trio=trio,
             note=f"each with its task; of {MANY:,} at once {arrived:,.0f} of {PUSHED:,} got their push",
-        )
+        ),
+        Row(
+            "idle, each further log",
+            "bytes",
+            further,
+            bar=Bar(f"<= {LOG_BAR:,} B", further <= LOG_BAR),
+            note=f"{MERGED:,} streams of {LOGS} logs, {several:,.0f} bytes each, in {tasks:,} tasks",
+        ),
     ]

@@ -152,17 +152,20 @@ def test_tail_into_a_closed_pipe(tmp_path: Path) -> None:
 def test_tail_goes_on_with_a_new_file(tmp_path: Path) -> None:
     """When the file is deleted, tail reports it once, continues with the new file and reports the gap."""
     with running(tmp_path, "tail", "alice", "--after", "0") as tail:
-        tail.wait_for("created ", tail.err)
+        tail.wait_for("there is nothing at sqlite:///notify.db yet", tail.err)
+        assert not list(tmp_path.iterdir())
         before = push(tmp_path, "alice", "a")
         tail.wait_for(before)
         for file in tmp_path.glob("notify.db*"):
             file.unlink()
-        tail.wait_for("the store is available again", tail.err)
+        tail.wait_for("the store is unavailable", tail.err)
+        assert not list(tmp_path.iterdir())
         after = push(tmp_path, "alice", "b")
         tail.wait_for(after)
         assert tail.ids() == [before, after]
         assert len([line for line in tail.err if "the store is unavailable" in line]) == 1
-        assert tail.err[-1] == f"notify: gap (expired): position {before} is not in the log; continuing after 0"
+        tail.wait_for("the store is available again", tail.err)
+        assert tail.err[-1].startswith("notify: gap (")
         assert tail.interrupt().status == 130
 
 
@@ -184,7 +187,7 @@ def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
         tail.wait_for("a null")
         tail.wait_for("the store is available again", tail.err)
         assert [line.split()[1] for line in tail.out] == ["first", "a"]
-        reported = [line.partition(",")[0] for line in tail.err if "created " not in line]  # by either process
+        reported = [line.partition(",")[0] for line in tail.err if "there is nothing " not in line]
         assert reported == ["notify: the store is unavailable", "notify: the store is available again"]
         assert tail.interrupt().status == 130
 
@@ -205,7 +208,7 @@ def test_head(tmp_path: Path) -> None:
     last = push(tmp_path, "alice", "a")
     assert notify(tmp_path, "head", "alice") == (0, f"{last}\n", "")
     assert notify(tmp_path, "head", "bob") == (0, "0\n", "")
-    assert notify(tmp_path, "trim", "2200-01-01T00:00:00Z") == (0, "removed 1\n", "")
+    assert notify(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes") == (0, "removed 1\n", "")
     assert notify(tmp_path, "head", "alice") == (0, f"{last}\n", "")
 
 
@@ -245,7 +248,7 @@ def test_stats(tmp_path: Path) -> None:
     assert re.search(rf"^user   alice: 2 events, 7 bytes of payload, from {first} \(.*Z\) to {last} ", done.out, re.M)
     assert re.search(r"^user   bob: 501 events, 1393 bytes", done.out, re.M)
     assert "user   carol: no events\n" in done.out
-    notify(tmp_path, "trim", "2200-01-01T00:00:00Z")
+    notify(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes")
     assert f"alice: no events left; the last id was {last}\n" in notify(tmp_path, "stats", "alice").out
 
 
@@ -254,6 +257,68 @@ def test_command_removes_nothing_by_itself(tmp_path: Path) -> None:
     feed = "".join(f"alice n {number}\n" for number in range(1200))
     assert notify(tmp_path, "push", "--stdin", stdin=feed).status == 0
     assert len(shown(tmp_path, "alice")) == 1200
+
+
+def test_push_with_group_and_meta(tmp_path: Path) -> None:
+    """`--group` and `--meta` are stored with the event, and with each line of a feed."""
+    more = ("--group", "order-1", "--meta", "source=shell", "--meta", "note=a=b")
+    push(tmp_path, "alice", "a", "1", *more)
+    assert notify(tmp_path, "push", "--stdin", *more, stdin="alice b\nalice c\n").status == 0
+    for event in map(json.loads, shown(tmp_path, "alice", "--json")):
+        assert (event["group"], event["meta"]) == ("order-1", {"source": "shell", "note": "a=b"})
+
+
+def test_forget(tmp_path: Path) -> None:
+    """`forget --yes` erases one user and no other; nothing that names the user is left in the file."""
+    push(tmp_path, "mallory", "a", "--key", "k")
+    push(tmp_path, "mallory", "b")
+    kept = push(tmp_path, "alice", "a")
+    assert notify(tmp_path, "forget", "mallory", "--yes") == (0, "erased 2\n", "")
+    assert shown(tmp_path, "alice") == [f"{kept} a null"]
+    assert shown(tmp_path, "mallory") == []
+    assert notify(tmp_path, "forget", "mallory", "--yes") == (0, "erased 0\n", "")
+
+
+def test_init(tmp_path: Path) -> None:
+    """`init` creates the file, and the second time finds it; reading commands work on it."""
+    done = notify(tmp_path, "init")
+    assert (done.status, done.out) == (0, "ready: SQLiteStreamStore at sqlite:///notify.db\n")
+    assert done.err == "notify: created 'notify.db'\n"
+    assert notify(tmp_path, "init") == (0, done.out, "")
+    assert notify(tmp_path, "head", "alice") == (0, "0\n", "")
+
+
+def test_init_prints_what_it_would_do(tmp_path: Path) -> None:
+    """`init --print-sql` prints statements that create the same tables, and creates nothing itself."""
+    script = notify(tmp_path, "init", "--print-sql")
+    assert (script.status, script.err) == (0, "")
+    assert not list(tmp_path.iterdir())
+    with closing(sqlite3.connect(tmp_path / "notify.db")) as file:
+        file.executescript(script.out)
+    push(tmp_path, "alice", "a")
+    assert len(shown(tmp_path, "alice")) == 1
+
+
+def test_tail_begins_before_the_file_exists(tmp_path: Path) -> None:
+    """Following a file that does not exist yet creates nothing, and misses nothing of what is pushed later."""
+    with running(tmp_path, "tail", "alice") as tail:
+        said = tail.wait_for("there is nothing", tail.err)
+        assert said == "notify: there is nothing at sqlite:///notify.db yet: a push or notify init creates it"
+        assert not list(tmp_path.iterdir())
+        first = push(tmp_path, "alice", "a")
+        tail.wait_for(first)
+        tail.wait_for(push(tmp_path, "alice", "b"))
+        assert tail.ids()[0] == first
+
+
+def test_options_in_the_url(tmp_path: Path) -> None:
+    """Limits that the URL names are the application's: the command applies them, and has none of its own."""
+    where = ("--store", "sqlite:///notify.db?max_len=2")
+    for type_ in ("a", "b", "c"):
+        push(tmp_path, "alice", type_, *where)
+    assert [line.split()[1] for line in shown(tmp_path, "alice", *where)] == ["b", "c"]
+    described = notify(tmp_path, "stats", *where).out
+    assert re.search(r"^file   \d+ bytes$", described, re.M)
 
 
 # -- feeds ---------------------------------------------------------------------------------------------------------
@@ -524,10 +589,27 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
         (("head", "alice", "--store", "memory://"), "one process"),
         (("head", "alice", "--store", ""), "not a store URL"),
         (("head", "alice", "--store", "notify.db"), "not a store URL"),
-        (("head", "alice", "--store", "mysql://u:geheim@host/db"), "not a store URL"),
+        (("head", "alice", "--store", "mysql://u:geheim@host/db"), "no store is known for mysql://"),
         (("head", "alice", "--store", "sqlite:"), "not a store URL"),
         (("head", "alice", "--store", "sqlite://"), "sqlite:///FILE"),
-        (("head", "alice", "--store", "sqlite:///a.db?mode=ro"), "sqlite:///FILE"),
+        (("head", "alice", "--store", "sqlite:///a.db?mode=ro"), "no option mode"),
+        (("head", "alice", "--store", "sqlite:///a.db?max_len=many"), "max_len='many'"),
+        (("tail", "alice", "--store", "sqlite:///a.db?max_len=many"), "max_len='many'"),
+        (("push", "alice", "t", "--key", ""), "--key must not be empty"),
+        (("push", "--stdin", "--key", ""), "--key must not be empty"),
+        (("push", "alice", "t", "--meta", "a"), "--meta expects NAME=TEXT"),
+        (("push", "alice", "t", "--meta", "=b"), "--meta expects NAME=TEXT"),
+        (("push", "alice", "t", "--meta", "a=1", "--meta", "a=2"), "--meta gives a twice"),
+        (("push", "alice", "t", "--meta", "notify.x=1"), "notify.x"),
+        (("push", "--stdin", "--meta", "notify.x=1"), "notify.x"),
+        (("push", "alice", "t", "--group", ""), "group"),
+        (("push", "--stdin", "--group", ""), "group"),
+        (("trim", "2200-01-01T00:00:00Z"), "is in the future, so this removes every event of every user: add --yes"),
+        (("trim", "9999999999999-0"), "is in the future"),
+        (("trim", "18446744073709551615-0"), "is in the future"),
+        (("forget", "alice"), "repeat it with --yes"),
+        (("forget", "", "--yes"), "user"),
+        (("init", "--store", "memory://"), "one process"),
         (("head", "alice", "--store", "redis://u:geheim@host:port"), "port"),
         (("head", "alice", "--store", "redis+cluster://u:geheim@a:1,b:2/3"), "no databases"),
         (("head", "alice", "redis://u:geheim@host"), "unrecognized arguments"),
@@ -544,18 +626,33 @@ def test_wrong_command_lines(tmp_path: Path, arguments: tuple[str, ...], words: 
 
 
 @pytest.mark.parametrize(
-    "command", [("head", "alice"), ("trim", "0"), ("check",), ("stats",)], ids=lambda each: each[0]
+    "command",
+    [
+        ("head", "alice"),
+        ("trim", "0"),
+        ("check",),
+        ("stats",),
+        ("stats", "alice"),
+        ("tail", "alice", "--no-follow"),
+        ("tail", "alice", "--no-follow", "--after", "0"),
+        ("forget", "alice", "--yes"),
+    ],
+    ids=" ".join,
 )
 def test_missing_file(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Commands that only read never create the file."""
-    assert "file not found: 'notify.db'" in one_line(notify(tmp_path, *command), 1)
+    """Commands that only read never create the file: they say what does."""
+    said = "notify: there is nothing at sqlite:///notify.db yet: a push or notify init creates it\n"
+    assert one_line(notify(tmp_path, *command), 1) == said
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", [("push", "alice", "t"), ("tail", "alice"), ("push", "--stdin")], ids=str)
+@pytest.mark.parametrize(
+    "command", [("push", "alice", "t"), ("init",), ("tail", "alice"), ("push", "--stdin")], ids=str
+)
 def test_file_that_cannot_be_created(tmp_path: Path, command: tuple[str, ...]) -> None:
     """A file in a directory that does not exist: one line and status 1."""
-    assert "cannot be opened" in one_line(notify(tmp_path, *command, "--store", "sqlite:///nowhere/notify.db"), 1)
+    line = one_line(notify(tmp_path, *command, "--store", "sqlite:///nowhere/notify.db"), 1)
+    assert ("'nowhere' does not exist" if command[0] == "tail" else "cannot be opened") in line
 
 
 @pytest.mark.slow
@@ -759,7 +856,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     )
     copied = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert copied.stdout == "notify 0+unknown\n"
-    for command in ("push", "tail", "head", "trim", "check", "stats"):
+    for command in ("push", "tail", "head", "trim", "forget", "init", "check", "stats"):
         assert re.search(rf"^ +{command} ", notify(tmp_path, "--help").out, re.M)
         assert notify(tmp_path, command, "--help").out.startswith(f"usage: notify {command} ")
 
@@ -768,7 +865,7 @@ def test_verbose(tmp_path: Path) -> None:
     """The library's log is printed only with `--verbose`."""
     behind = ("tail", "alice", "--after", push(tmp_path, "alice", "a"), "--no-follow", "--json")
     push(tmp_path, "alice", "b")
-    notify(tmp_path, "trim", "2200-01-01T00:00:00Z")
+    notify(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes")
     assert notify(tmp_path, *behind).err == ""
     assert re.fullmatch(r"notify: notify: gap \(trimmed\) for user 'alice' .+\n", notify(tmp_path, "-v", *behind).err)
 
@@ -776,9 +873,9 @@ def test_verbose(tmp_path: Path) -> None:
 def test_unexpected_errors_are_one_line_too(tmp_path: Path) -> None:
     """An unexpected error is one line too; the log has the traceback."""
     script = (
-        "import sys, notify.cli._main as cli\n"
+        "import sys, notify.cli._commands as commands\nimport notify.cli as cli\n"
         "async def head(options): raise ZeroDivisionError('oops')\n"
-        "cli._head = head\n"
+        "commands.head = head\n"
         "sys.exit(cli.main())"
     )
     command = [sys.executable, "-c", script, "head", "alice"]
@@ -791,9 +888,9 @@ def test_unexpected_errors_are_one_line_too(tmp_path: Path) -> None:
 def test_store_that_never_answers(tmp_path: Path) -> None:
     """A single command ends soon after `--timeout`, even if the store never returns."""
     script = (
-        "import sys, anyio, notify.cli._main as cli\n"
+        "import sys, anyio, notify.cli._commands as commands\nimport notify.cli as cli\n"
         "async def head(options): await anyio.sleep_forever()\n"
-        "cli._head = head\n"
+        "commands.head = head\n"
         "sys.exit(cli.main())"
     )
     command = [sys.executable, "-c", script, "head", "alice", "--timeout", "0.2"]

@@ -704,6 +704,49 @@ class SavesTheLastFirst(SoonStore):
         await super().save_pending()
 
 
+@caught_by("test_what_is_saved_soon_keeps_the_order_of_calls", SaveSoonSuite)
+class SavesSmallEventsFirst(SoonStore):
+    """As a client that sends large events by themselves."""
+
+    async def save_pending(self) -> None:
+        small = sorted(self.pending, key=lambda pending: len(pending[0].data) > 1000)
+        self.pending.clear()
+        self.pending.extend(small)
+        await super().save_pending()
+
+
+@caught_by("test_pushes_are_stored_in_the_order_of_calls", StoreSuite)
+@caught_by("test_the_pushes_of_one_burst_are_in_order", StoreSuite)
+class SavesInTwoTasks(SoonStore):
+    """As a client with two connections."""
+
+    def save_soon(self, event: Event, done: Callable[[Any], None]) -> None:
+        self.saving = len(self.pending) % 20 != 3  # now and then one more task
+        super().save_soon(event, done)
+        self.saving = True
+
+    async def save_pending(self) -> None:
+        while self.pending:
+            event, done = self.pending.popleft()
+            if event.payload % 5 == 0:
+                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
+            done(await self.outcome(event))
+        self.saving = False
+
+
+@caught_by("test_a_push_that_is_abandoned_leaves_the_others_in_order", StoreSuite)
+class SavesEveryThirdLater(SoonStore):
+    """As a client that tries again after others."""
+
+    async def save_pending(self) -> None:
+        first = [pending for pending in self.pending if pending[0].payload % 7]
+        later = [pending for pending in self.pending if not pending[0].payload % 7]
+        self.pending.clear()
+        self.pending.extend([*first, *later])
+        await super().save_pending()
+
+
 @caught_by("test_saving_soon_is_saving", SaveSoonSuite)
 class CallsBackTwice(SoonStore):
     def save_soon(self, event: Event, done: Callable[[Any], None]) -> None:

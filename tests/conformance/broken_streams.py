@@ -76,8 +76,8 @@ class IncludesThePosition(HandmadeStream):
     def __init__(self, store: HandmadeStore, user: str, last_id: Position) -> None:
         super().__init__(store, user, last_id)
         self.strict = False
-        if self.last_id:
-            self.last_id = ids.unpack(max(0, ids.pack(self.last_id) - 1))
+        if self.at:
+            self.at = ids.unpack(max(0, ids.pack(self.at) - 1))
 
 
 @caught("test_a_time_means_everything_since")
@@ -85,7 +85,7 @@ class SkipsTheMillisecond(HandmadeStream):
     def __init__(self, store: HandmadeStore, user: str, last_id: Position) -> None:
         super().__init__(store, user, last_id)
         if isinstance(last_id, datetime):
-            self.last_id = ids.format(ids.parse(self.last_id)[0] + 1, 1 << 20)
+            self.at = ids.format(ids.parse(self.at)[0] + 1, 1 << 20)
 
 
 @caught("test_what_is_no_position_is_refused", "test_garbage_positions_and_users_are_refused")
@@ -106,7 +106,7 @@ class SkipsInSilence(HandmadeStream):
 class IsDeadAheadOfTheLog(HandmadeStream):
     def cross(self, page: Page) -> None:
         if page.gap == "rewound" and not page.events:
-            self.last_id = page.position
+            self.at = page.position
         else:
             super().cross(page)
 
@@ -116,7 +116,7 @@ class ComparesSpellings(HandmadeStream):
     def __init__(self, store: HandmadeStore, user: str, last_id: Position) -> None:
         super().__init__(store, user, last_id)
         if isinstance(last_id, str) and last_id.startswith("0") and last_id != "0":
-            self.last_id = "1-1"
+            self.at = "1-1"
 
 
 @caught("test_a_long_backlog_arrives_whole")
@@ -126,7 +126,7 @@ class ReplaysFiveHundred(HandmadeStream):
     async def following(self) -> Event:
         self.count += 1
         if self.count == 500:
-            self.last_id = await self.store.head(self.user)
+            self.at = await self.store.head(self.user)
         return await super().following()
 
 
@@ -209,7 +209,7 @@ class QueueStream(HandmadeStream):
 
     async def replay(self) -> None:
         self.store.streams.append(self)
-        events = [*(await self.store.read(self.user, self.last_id, 1000)).events]
+        events = [*(await self.store.read(self.user, self.at, 1000)).events]
         events += [event for event in self.queue if event not in events]
         self.queue.clear()
         self.queue.extend(events)
@@ -220,7 +220,7 @@ class QueueStream(HandmadeStream):
             await changed.wait()
             self.check()
         event = self.queue.popleft()
-        self.last_id = event.id
+        self.at = event.id
         return event
 
 
@@ -242,7 +242,7 @@ class QueueStore(Streaming):
 
 class SeamStream(QueueStream):
     async def replay(self) -> None:
-        self.queue.extend((await self.store.read(self.user, self.last_id, 1000)).events)
+        self.queue.extend((await self.store.read(self.user, self.at, 1000)).events)
         await anyio.lowlevel.checkpoint()
         self.store.streams.append(self)
 
@@ -319,7 +319,7 @@ class YieldsWhenClosed(HandmadeStream):
 @caught("test_a_stream_that_was_never_opened_closes")
 class OpensWhenClosed(HandmadeStream):
     async def aclose(self) -> None:
-        self.closed = self.opened and self.last_id != "0"
+        self.closed = self.opened and self.at != "0"
         self.store.wake()
 
 

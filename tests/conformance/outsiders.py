@@ -242,11 +242,12 @@ class HandmadeStream:
         self.closed = self.busy = False
         self.opened = last_id not in (None, "")
         self.strict = not isinstance(last_id, datetime)
+        self.saw_the_beginning = last_id == "0-0"
         if isinstance(last_id, datetime):
-            self.last_id = ids.before(last_id)
+            self.at = ids.before(last_id)
         elif last_id is None or isinstance(last_id, str):
-            self.last_id = ids.canonical(last_id) if last_id else ""
-            self.strict = self.last_id != ids.ZERO
+            self.at = ids.canonical(last_id) if last_id else ""
+            self.strict = self.saw_the_beginning or self.at != ids.ZERO
         else:
             raise InvalidEventIdError(f"not a position: {last_id!r}")
 
@@ -264,18 +265,18 @@ class HandmadeStream:
     async def following(self) -> Event:
         while True:
             changed = self.store.changed
-            page = await self.store.read(self.user, self.last_id, 1)
+            page = await self.store.read(self.user, self.at, 1)
             self.check()
             strict, self.strict = self.strict, True
             if page.gap is not None and strict:
                 self.cross(page)
             elif not page.events:
-                self.last_id = page.position
+                self.arrive(page.position)
                 await changed.wait()
                 self.check()
                 continue
             if page.events:
-                self.last_id = page.events[0].id
+                self.at = page.events[0].id
                 return page.events[0]
 
     def cross(self, page: Page) -> None:
@@ -286,13 +287,22 @@ class HandmadeStream:
         else:
             end = ids.ZERO if page.gap == "rewound" else page.position
             self.strict = page.gap != "rewound"
-        self.gaps += (Gap(page.gap, self.last_id, end),)
-        self.last_id = end
+        self.gaps += (Gap(page.gap, self.at, end),)
+        self.at = end
+
+    @property
+    def last_id(self) -> str:
+        return "0-0" if self.at == ids.ZERO and self.saw_the_beginning else self.at
+
+    def arrive(self, end: str) -> None:
+        """Note where the log ends; a log without an event has a beginning that a reader can have seen."""
+        self.at = end
+        self.saw_the_beginning = end == ids.ZERO
 
     async def open(self) -> None:
         self.check()
         if not self.opened:
-            self.last_id = await self.store.head(self.user)
+            self.arrive(await self.store.head(self.user))
             self.opened = True
 
     def check(self) -> None:

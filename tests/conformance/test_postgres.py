@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -14,6 +15,8 @@ from notify.testing.store import (
     AgingStoreSuite,
     BoundedStoreSuite,
     DurableStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
     ReadManySuite,
     SaveInTransactionSuite,
     SaveManySuite,
@@ -44,8 +47,40 @@ class Transactions:
         return connection.transaction()
 
 
+class Database:
+    """What is in the database, looked at without the store."""
+
+    dsn: str
+    schema: str
+
+    async def traces(self, store: PostgresStore, user: str) -> Collection[str]:
+        """The rows of any table of the schema whose text has the user in it."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            tables = await connection.fetch(
+                "SELECT c.oid::regclass::text AS name FROM pg_class c WHERE c.relkind = 'r' "
+                "AND c.relnamespace = to_regnamespace($1)",
+                self.schema,
+            )
+            rows = [row for table in tables for row in await connection.fetch(f"SELECT t::text FROM {table['name']} t")]
+            return [row[0] for row in rows if re.search(rf"\b{user}\b", row[0])]
+        finally:
+            await connection.close()
+
+    async def created(self, store: PostgresStore) -> Collection[str]:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            query = "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace($1) ORDER BY 1"
+            return [row[0] for row in await connection.fetch(query, self.schema)]
+        finally:
+            await connection.close()
+
+
 class TestPostgresStore(
     Transactions,
+    Database,
+    ForgetSuite,
+    PrepareSuite,
     StoreSuite,
     SaveManySuite,
     SaveSoonSuite,
@@ -81,6 +116,9 @@ class TestPostgresStore(
 
 class TestPostgresStreamStore(
     Transactions,
+    Database,
+    ForgetSuite,
+    PrepareSuite,
     StreamStoreSuite,
     SharedStreamStoreSuite,
     LivenessSuite,

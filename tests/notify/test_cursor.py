@@ -8,7 +8,8 @@ import pytest
 
 from notify import Event, Page, ids
 from notify._runtime._stats import Counters
-from notify._stream._cursor import Cursor, Start, State, Watermark, parse_position
+from notify._stream._cursor import Cursor, State, Watermark
+from notify._stream._position import Start, parse_position
 from notify._stream._ring import Ring
 from notify.abc import Position
 from notify.errors import InvalidEventIdError
@@ -22,7 +23,7 @@ def event(number: int, prev: int | None = None) -> Event:
 
 
 def attached(position: Position, ring: Ring, *, signals: bool = False) -> Cursor:
-    cursor = Cursor(position, Counters(), signals=signals)
+    cursor = Cursor(parse_position(position, "alice"), Counters(), signals=signals)
     cursor.attach(ring)
     cursor.state = State.BEHIND
     return cursor
@@ -49,7 +50,7 @@ def hand_out(cursor: Cursor) -> list[str]:
 )
 def test_a_new_cursor_wants_its_position(position: Position, start: Start, wanted: str | None) -> None:
     """Before its first page a cursor wants the head alone, or what follows its canonical position."""
-    cursor = Cursor(position, Counters())
+    cursor = Cursor(parse_position(position, "alice"), Counters())
     assert (cursor.start, cursor.wanted, cursor.state, cursor.opened) == (start, wanted, State.NEW, False)
 
 
@@ -57,7 +58,7 @@ def test_a_new_cursor_wants_its_position(position: Position, start: Start, wante
 def test_what_is_not_a_position_is_refused(position: object) -> None:
     """The error names what was given."""
     with pytest.raises(InvalidEventIdError, match="id"):
-        parse_position(position)  # type: ignore[arg-type]
+        parse_position(position, "alice")  # type: ignore[arg-type]
 
 
 def test_pages_lead_to_live() -> None:

@@ -232,7 +232,7 @@ async def test_closing_answers_pushes_that_wait_for_presence() -> None:
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0.3)
 
-    notifier = Notifier(MemoryStore(), presence=Hanging(), timeout=0.1)
+    notifier = Notifier(MemoryStore(), presence=Hanging(), timeout=0.1, offline="drop")
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(notifier.push, "alice", "t")

@@ -475,8 +475,8 @@ if (
                 outcomes: list[Any] = []
                 while not outcomes or all(isinstance(outcome, Event) for outcome in outcomes):
                     outcomes = [*await store.save_many([Event("bob", "n", data=data)] * 50)]
-                assert {type(outcome) for outcome in outcomes} == {PushRejectedError}
-                assert isinstance(outcomes[0].__cause__, asyncpg.DiskFullError)
+                assert {type(outcome) for outcome in outcomes} <= {PushRejectedError, Event}
+                assert isinstance(outcomes[-1].__cause__, asyncpg.DiskFullError)
                 assert [*(await store.read("alice", "0", 10)).events] == [first]
                 log = [*(await store.read("bob", "0", 1000)).events]
                 assert_chain(log)
@@ -497,13 +497,15 @@ async def test_settings_that_would_break_promises_are_refused(server: Server, sc
     await control.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     latin = server.dsn.replace("/postgres", "/latin").replace("//latin", "//postgres")
     repeatable = f"{server.dsn}?default_transaction_isolation=repeatable%20read"
-    for dsn, remedy in ((latin, "UTF8"), (repeatable, "read%20committed")):
-        for cls in (PostgresStore, PostgresStreamStore, PostgresPresence):
-            with pytest.raises(UsageError, match=remedy):
-                async with cls(dsn, schema=schema):
-                    pass
-    async with PostgresStore(f"{server.dsn}?default_transaction_isolation=read%20committed", schema=schema) as store:
-        assert (await store.save(Event("alice", "n"))).id
+    async with asyncpg.create_pool(repeatable, min_size=0, max_size=4) as pool:
+        for where, remedy in ((latin, "UTF8"), (pool, "read%20committed")):
+            for cls in (PostgresStore, PostgresStreamStore, PostgresPresence):
+                with pytest.raises(UsageError, match=remedy):
+                    async with cls(where, schema=schema):
+                        pass
+    async with PostgresStore(repeatable, schema=schema) as store:  # our own sessions are set as they have to be
+        stored = await asyncio.gather(*(store.save(Event("alice", "n")) for _ in range(50)))
+        assert len({event.id for event in stored}) == 50
     async with asyncpg.create_pool(server.dsn, min_size=0, max_size=1) as pool:
         with pytest.raises(UsageError, match="kept to listen"):
             async with PostgresStreamStore(pool, schema=schema):
@@ -541,7 +543,7 @@ async def test_a_migration_with_many_at_once(make: Make, sql: asyncpg.Connection
 
     monkeypatch.setattr(_names, "_text", with_second)
     monkeypatch.setattr(_schema, "VERSION", 2)
-    monkeypatch.setattr(_schema, "SCRIPTS", {**_schema.SCRIPTS, 2: ("schema_2",)})
+    monkeypatch.setattr(_schema, "SCRIPTS", (*_schema.SCRIPTS, "schema_2"))
     stores = [PostgresStore(old._db._dsn, schema=schema) for _ in range(6)]
     stored = await asyncio.gather(*(store.save(Event("alice", "n")) for store in stores), old.save(Event("alice", "n")))
     assert len({event.id for event in stored}) == 7

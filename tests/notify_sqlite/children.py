@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - loaded later, `as_user` might not be allowed to read it
+import logging
 import os
 import sqlite3
 import subprocess
@@ -13,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from notify import Event, Notifier, RoutingInfo
+from notify import Event, Notifier, NotifyError, RoutingInfo
 from notify.testing import History
-from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _checkpoint
+from notify_sqlite._schema import statements
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -109,6 +112,86 @@ def hold(path: str) -> None:
     say("free")
 
 
+def as_user(user: str, group: str, umask: str, name: str, *arguments: str) -> None:
+    """Become somebody else, for good, and run one of these functions: everything that it needs is imported by now."""
+    statements("store", "notify_")
+    os.umask(int(umask, 8))
+    os.setgroups([])
+    os.setgid(int(group))
+    os.setuid(int(user))
+    globals()[name](*arguments)
+
+
+def elect(path: str) -> None:
+    """Save one event; say whether this process was elected, or why it cannot be; stay until a line is read."""
+    _checkpoint.INTERVAL = 0.02  # type: ignore[misc]
+    logs = logging.StreamHandler(sys.stdout)
+    logging.getLogger("notify.sqlite").addHandler(logs)
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            await store.save(Event("alice", "t"))
+            while not store._database.checkpointer.elected:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            say("elected")
+            await asyncio.to_thread(sys.stdin.readline)
+
+    asyncio.run(main())
+
+
+def relay(path: str) -> None:
+    """Say the payload of each ephemeral event of alice."""
+
+    async def main() -> None:
+        async with SQLiteStreamStore(path) as store, Notifier(store) as notifier:
+            async with notifier.subscribe("alice") as stream:
+                while not store.is_receiving:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.01)
+                say("ready")
+                async for event in stream:
+                    say(event.payload)
+
+    asyncio.run(main())
+
+
+def attempt(path: str) -> None:
+    """Say how reading ends, and how saving does."""
+
+    async def main() -> None:
+        store = SQLiteStore(path)
+        for call in (store.head("alice"), store.save(Event("alice", "t"))):
+            try:
+                await call
+            except NotifyError as error:
+                say(f"{type(error).__name__}: {error}")
+            else:
+                say("works")
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+def starve(path: str) -> None:
+    """Use up the files that this process may open; say how saving ends."""
+    import resource
+
+    async def main() -> None:
+        async with SQLiteStore(f"{path}-other"):  # imports everything
+            pass
+        store = SQLiteStore(path)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        kept = [open(os.devnull)]  # noqa: ASYNC230 - closed by the end of the process
+        resource.setrlimit(resource.RLIMIT_NOFILE, (kept[0].fileno() + 1, hard))
+        try:
+            await store.save(Event("alice", "t"))
+        except NotifyError as error:
+            say(error)
+        await store.aclose()
+        kept[0].close()
+
+    asyncio.run(main())
+
+
 def stay(path: str) -> None:
     """Keep a store open, after one save, until killed."""
 
@@ -134,7 +217,7 @@ def forget(path: str) -> None:
         await stream.next()
         await presence.register("alice", RoutingInfo("a"))
         reader, late = asyncio.create_task(stream.next()), asyncio.create_task(store.save(Event("alice", "t")))
-        waiting = asyncio.create_task(store._database.read(lambda db: over.wait() and order.append("job")))
+        waiting = asyncio.create_task(store._database.read(lambda db: over.wait() and order.append("job"), None))
         await asyncio.sleep(0.1)
         kept.extend([store, presence, reader, late, waiting])
 

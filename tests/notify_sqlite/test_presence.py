@@ -96,11 +96,11 @@ async def test_a_lease_that_is_renewed_while_users_are_located(path: Path, monke
         await tracker.register("alice")
         read = other._database.read
 
-        async def read_late(job: Any) -> Any:
+        async def read_late(job: Any, empty: Any) -> Any:
             await anyio.sleep(0.005)  # the clock has to show another millisecond
             with opened(path) as file:
                 file.execute("UPDATE notify_leases SET expires = ?", (int(time.time() * 1000) + 30_000,))
-            return await read(job)
+            return await read(job, empty)
 
         monkeypatch.setattr(other._database, "read", read_late)
         assert await is_there(other, "alice")

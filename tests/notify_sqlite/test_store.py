@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -30,11 +31,12 @@ from notify import (
     UsageError,
     ids,
 )
-from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _connection
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _opening
 from notify_sqlite import _record as record
 from notify_sqlite._connection import MAX_ROWS
 from notify_sqlite._save import append
 from notify_sqlite._schema import statements
+from notify_sqlite._worker import Worker, connect
 from tests.parts import until
 from tests.servers.sqlite import content, files, locked, opened, write
 
@@ -145,8 +147,8 @@ async def test_concurrent_saves_share_commits(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.save(Event("alice", "t"))
         seen: list[int] = []
-        job = store._saver._append
-        store._saver._append = lambda drafts: seen.append(len(drafts)) or job(drafts)  # type: ignore[func-returns-value, method-assign]
+        job = store._saver._job
+        store._saver._job = lambda drafts, sent: seen.append(len(drafts)) or job(drafts, sent)  # type: ignore[func-returns-value, method-assign]
         async with anyio.create_task_group() as tasks:
             for number in range(1200):
                 tasks.start_soon(store.save, Event(f"user{number}", "t"))
@@ -190,7 +192,7 @@ async def test_each_push_waits_for_the_lock_from_its_own_call(path: Path) -> Non
 
         with locked(path) as file:
             save("under way")
-            await until(lambda: store._saver._draining and not store._saver._queue)
+            await until(lambda: store._saver.is_busy and not store._saver._queue)
             save("queued")
             await anyio.sleep(0.7)
             save("later")
@@ -206,7 +208,7 @@ async def test_nothing_to_save(path: Path) -> None:
     """Saving no events returns no outcomes, and begins no transaction."""
     async with SQLiteStore(path) as store:
         assert await store.save_many([]) == []
-        assert not store._saver._draining
+        assert not store._saver.is_busy
 
 
 async def test_a_large_batch_is_several_transactions(path: Path) -> None:
@@ -254,7 +256,7 @@ async def test_a_cancelled_save_that_waits_is_not_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._saver._draining and not store._saver._queue)
+                await until(lambda: store._saver.is_busy and not store._saver._queue)
                 with anyio.move_on_after(0.05):
                     await store.save(Event("alice", "t", "waiting"))
                 assert not store._saver._queue
@@ -269,7 +271,7 @@ async def test_a_cancelled_save_that_is_under_way_is_stored(path: Path) -> None:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.save, Event("alice", "t", "under way"))
-                await until(lambda: store._saver._draining and not store._saver._queue)
+                await until(lambda: store._saver.is_busy and not store._saver._queue)
                 tasks.cancel_scope.cancel()
             file.execute("ROLLBACK")
         await store.save(Event("alice", "t", "later"))
@@ -285,7 +287,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
                 async with anyio.create_task_group() as tasks:
                     for number in range(100):
                         tasks.start_soon(store.save, Event("alice", "t", number))
-        await until(lambda: not store._saver._draining)
+        await until(lambda: not store._saver.is_busy)
         with locked(path):
             pass
         assert not store._database.jobs.running
@@ -298,7 +300,7 @@ async def test_cancelled_savers_leave_no_transaction_open(path: Path) -> None:
 async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
     """A save that waits for somebody's lock ends with an error when the store closes, within the lock timeout."""
     store = SQLiteStore(path, timeout=0.3)
-    await store.head("alice")
+    await store.prepare()
     outcomes: list[NotifyError] = []
 
     async def save(number: int) -> None:
@@ -310,18 +312,55 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 tasks.start_soon(save, number)
-            await until(lambda: store._saver._draining)
+            await until(lambda: store._saver.is_busy)
             with anyio.fail_after(5):
                 await store.aclose()
     assert len(outcomes) == 3
     assert rows(path) == 0
 
 
+async def test_closing_a_store_that_never_opened_ends_everything(path: Path) -> None:
+    """Thousands of saves that wait for a file that is locked, and a store that closes: each has an outcome, soon."""
+    async with SQLiteStore(path):
+        pass
+    store = SQLiteStreamStore(path, table_prefix="other_", timeout=0.3)
+    outcomes: list[object] = []
+    with locked(path):
+        for number in range(8000):
+            store.save_soon(Event("alice", "t", number), outcomes.append)
+        store.send_ephemeral(Event("alice", "t").stored("", ""))
+        with anyio.fail_after(8):
+            await store.aclose()
+    assert len(outcomes) == 8000
+    assert {type(outcome) for outcome in outcomes} <= {OverloadedError, PushRejectedError, ClosedError}
+    assert ClosedError in map(type, outcomes)
+
+
+def test_a_thread_whose_event_loop_is_gone_says_nothing(path: Path) -> None:
+    """A job that ends after its event loop was closed has nobody to tell; its thread is left, without a traceback."""
+    over, order = threading.Event(), list[str]()
+
+    async def main() -> None:
+        worker = Worker(await connect(str(path), create=True))
+        serving.append(asyncio.ensure_future(worker.serve()))
+        waiting.append(asyncio.ensure_future(worker.run(lambda db: over.wait() and order.append("job"))))
+        await asyncio.sleep(0.05)
+
+    serving: list[object] = []
+    waiting: list[object] = []
+    asyncio.run(main())
+    over.set()
+    while not order:
+        threading.Event().wait(0.001)
+    threading.Event().wait(0.1)
+    assert order == ["job"]
+
+
 async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the disk does not answer, closing takes seconds: what was under way is uncertain, the rest untried."""
     before = set(threading.enumerate())
     store = SQLiteStore(path, timeout=0.1)
-    await store.head("alice")
+    await store.prepare()
     answer = threading.Event()
     outcomes: list[object] = []
 
@@ -335,7 +374,7 @@ async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest
             store._database.services.start(store._database.maintain, lambda db: answer.wait())
             await checkpoint()
             tasks.start_soon(save)
-            await until(lambda: store._saver._draining and not store._saver._queue)
+            await until(lambda: store._saver.is_busy and not store._saver._queue)
             tasks.start_soon(save)
             await until(lambda: store._saver._queue)
             with anyio.fail_after(15):
@@ -509,18 +548,20 @@ async def test_an_application_keeps_its_own_tables(path: Path) -> None:
 
 async def test_a_newer_schema_is_refused(path: Path) -> None:
     """A file that a later version of the library made is neither read nor written, and the error says why."""
+    async with SQLiteStore(path) as old:
+        await old.save(Event("alice", "t"))
     with opened(path) as file:
-        file.execute("PRAGMA user_version = 2")
+        file.execute("UPDATE notify_schema SET version = 2")
     async with SQLiteStore(path.with_name("other.db")):
         pass
     store = SQLiteStore(path)
-    with pytest.raises(PushRejectedError, match="schema version 2"):
+    with pytest.raises(PushRejectedError, match=r"version 2.* upgrade"):
         await store.save(Event("alice", "t"))
-    with pytest.raises(BackendUnavailableError, match="schema version 2"):
+    with pytest.raises(BackendUnavailableError, match=r"version 2.* upgrade"):
         await store.head("alice")
     await store.aclose()
     with opened(path) as file:
-        assert file.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+        assert file.execute("SELECT count(*) FROM notify_events").fetchone() == (1,)
 
 
 async def test_tables_that_cannot_be_made(path: Path) -> None:
@@ -537,17 +578,18 @@ async def test_tables_that_cannot_be_made(path: Path) -> None:
 
 
 async def test_a_reading_connection_that_cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where only the second connection fails, none is left behind, and the next call opens both."""
+    """Where only the second connection fails, none is left behind, and the next call opens it."""
 
     def fail(db: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("out of handles")
 
-    before = set(threading.enumerate())
     store = SQLiteStore(path)
+    await store.prepare()
+    before = set(threading.enumerate())
     with monkeypatch.context() as patch:
-        patch.setattr(_connection, "_prepare_reader", fail)
-        with pytest.raises(PushRejectedError, match="out of handles"):
-            await store.save(Event("alice", "t"))
+        patch.setattr(_opening, "_configure", fail)
+        with pytest.raises(BackendUnavailableError, match="cannot be read: out of handles"):
+            await store.head("alice")
         await until(lambda: before.issuperset(threading.enumerate()))
     event = await store.save(Event("alice", "t"))
     assert await store.head("alice") == event.id
@@ -558,7 +600,7 @@ def test_without_a_wal_nothing_is_opened(path: Path) -> None:
     """A database that cannot have a write-ahead log is refused: what is promised rests on it."""
     store = SQLiteStore(path)
     with closing(sqlite3.connect(":memory:")) as db, pytest.raises(sqlite3.OperationalError, match="memory"):
-        store._database._prepare_writer(db)
+        store._database.file._prepare_writer(db)
 
 
 async def test_what_is_no_database_is_refused(path: Path) -> None:
@@ -646,4 +688,4 @@ async def test_the_settings_are_those_promised(path: Path) -> None:
     async with SQLiteStore(path) as full, SQLiteStore(path, synchronous="NORMAL") as normal:
         assert await full._database.maintain(settings) == ["wal", 2, 0, 0]
         assert await normal._database.maintain(settings) == ["wal", 1, 0, 0]
-        assert (await full._database.read(settings))[2] == 1
+        assert (await full._database.read(settings, []))[2] == 1

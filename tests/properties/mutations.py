@@ -226,20 +226,30 @@ MUTATIONS = (
     Mutation(
         "an event is offered before it is stored",
         "notify._push._writer:Writer._save",
-        "                stored = _checked(await self._store.save(event))\n",
-        "                stored = self.on_saved(event, locations) or _checked(await self._store.save(event))\n",
+        "                stored = _checked(await self._store.save(save.event))\n",
+        "                stored = self.on_saved(save, save.event) or _checked(await self._store.save(save.event))\n",
     ),
     Mutation(
         "a push that was saved in a batch is not offered",
         "notify._push._writer:Writer._save_batch",
-        "                self.on_saved(outcome, where)\n",
+        "                self.on_saved(save, outcome)\n",
         "                pass\n",
     ),
     Mutation(
         "cancelling a push cancels the save",
-        "notify._push._writer:Writer.save",
-        "            self._background.start(self._save_one, save)\n",
-        "            await self._save_one(save)\n",
+        "notify._push._writer:Writer.outcome",
+        "                while save.outcome is None:\n                    await save.waiter\n",
+        "                try:\n"
+        "                    while save.outcome is None:\n                        await save.waiter\n"
+        "                except BaseException:\n"
+        "                    [job.cancel() for job in tuple(self._background._jobs)]\n"
+        "                    raise\n",
+    ),
+    Mutation(
+        "a later push to the same user overtakes one that is being saved",
+        "notify._push._writer:Writer._forward",
+        "            lane = self._lanes.get(user)\n",
+        "            lane = self._lanes.pop(user, None) and None\n",
     ),
 )
 

@@ -315,7 +315,7 @@ class World:
         """Whether the stream must have an event that can still be read."""
         log, stream = self.logs[reader.user], reader.stream
         assert stream is not None
-        return any(log.is_retained(event) for event in log.between(stream.last_id or ids.ZERO, reader.hint))
+        return any(log.is_retained(event) for event in log.between(at(stream) or ids.ZERO, reader.hint))
 
     async def begin_next(self, reader: Reader) -> None:
         """Start a task that waits for the next event."""
@@ -453,16 +453,16 @@ class World:
         else:
             reader.heard.take(event.payload)
         if event.id:
-            assert reader.stream is None or reader.stream.last_id == reader.track.position
+            assert reader.stream is None or at(reader.stream) == reader.track.position
 
     def check_silence(self, reader: Reader) -> None:
         """Judge a stream that waits: it must have yielded all that it can know of."""
         assert reader.stream is not None
         self._pass_gaps(reader)
-        assert ids.compare(reader.stream.last_id, reader.hint) >= 0, (
+        assert ids.compare(at(reader.stream), reader.hint) >= 0, (
             f"a reader waits at {reader.stream.last_id}, but was told of {reader.hint}"
         )
-        reader.track.rest_at(reader.stream.last_id)
+        reader.track.rest_at(at(reader.stream))
         assert reader.synced or not reader.signals, "no sync"
         entries = self.notifiers[reader.owner]._live._hub.users[reader.user].end
         reader.heard.rest(reader.stream.dropped, entries > self.buffer_size + reader.heard.begin)
@@ -523,7 +523,7 @@ class World:
         reader.fixed = stream._cursor.opened
         if reader.fixed:
             if (reader.track.kind, reader.track.fresh) == ("now", True):
-                reader.track.rest_at(stream.last_id)  # that much of its position is known
+                reader.track.rest_at(at(stream))  # that much of its position is known
         else:
             reader.hint = ids.ZERO
             if reader.recorder is not None:
@@ -567,4 +567,9 @@ def _rests(reader: Reader) -> bool:
         return True
     stream: Any = reader.stream
     topic = stream._streams
-    return topic is not None and stream in topic.waiting and ids.compare(stream.last_id, reader.hint) >= 0
+    return topic is not None and stream in topic.waiting and ids.compare(at(stream), reader.hint) >= 0
+
+
+def at(stream: Stream) -> str:
+    """Return where a stream is, as an id of its log: the empty beginning has a token of its own."""
+    return ids.canonical(stream.last_id) if stream.last_id else ""

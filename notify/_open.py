@@ -1,0 +1,99 @@
+"""Opens a store by its URL. The scheme selects an entry point, so backends of other authors work like ours.
+
+An entry point of the group `notify.stores` is named by a scheme and leads to a factory, `factory(url, **options)`,
+which returns a `StreamStore`. The installed distributions are searched when a store is opened, never at import, and a
+backend with its driver is imported only when its scheme is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+from .abc import StreamStore
+from .errors import UsageError
+
+GROUP: Final = "notify.stores"
+"""The group of entry points that provide stores."""
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+
+
+def open_store(url: str, **options: Any) -> StreamStore:
+    """Return the store at a URL. It is lazy: nothing is connected or created before the first use.
+
+    | URL | Store |
+    |---|---|
+    | `sqlite:///FILE`, `sqlite:////DIRECTORY/FILE` | a file, relative or absolute |
+    | `redis://`, `rediss://`, `unix://` | a Redis server; with TLS; on a Unix socket |
+    | `redis+sentinel://`, `rediss+sentinel://` | a Redis master behind Sentinel |
+    | `redis+cluster://`, `rediss+cluster://` | a Redis Cluster |
+    | `postgresql://`, `postgres://` | PostgreSQL |
+    | `memory://`, `memory://NAME` | the memory of this process |
+
+    Further schemes come from installed distributions with an entry point in the group `notify.stores`.
+
+    Args:
+        url: the address. Its query may name options of the store, for example `?max_len=50&max_age=none`.
+        options: options of the store: the keywords of its constructor. They replace those of the query.
+
+    Raises:
+        UsageError: not a store URL, or an option is unknown or has a wrong value.
+        ModuleNotFoundError: the driver of the backend is not installed; the message names the extra to install.
+    """
+    factory = store_factory(url)
+    store = factory(url, **options)
+    if isinstance(store, type) or not isinstance(store, StreamStore):
+        raise UsageError(f"the entry point for {scheme_of(url)}:// must return a StreamStore, not {store!r:.80}")
+    return store
+
+
+def store_factory(url: str) -> Callable[..., Any]:
+    """Return the factory that is installed for the scheme of a URL.
+
+    Raises:
+        UsageError: not a store URL, or not exactly one distribution provides its scheme.
+        ModuleNotFoundError: the driver of the backend is not installed.
+    """
+    scheme = scheme_of(url)
+    found = {each.value: each for each in entry_points(group=GROUP, name=scheme)}
+    if not found:
+        raise UsageError(_unknown(scheme))
+    if len(found) > 1:
+        names = " and ".join(sorted(_origin(each) for each in found.values()))
+        raise UsageError(f"{scheme}:// is provided more than once, by {names}: uninstall all but one")
+    (entry,) = found.values()
+    factory: Callable[..., Any] = entry.load()
+    return factory
+
+
+def scheme_of(url: object) -> str:
+    """Return the scheme in lower case. No message shows more of a URL than its scheme: the rest may be a password.
+
+    Raises:
+        UsageError: not a store URL.
+    """
+    found = _SCHEME.match(url.strip()) if isinstance(url, str) else None
+    if found is None:
+        given = "" if isinstance(url, str) else f", not {type(url).__name__}"
+        raise UsageError(f"not a store URL: it is a text like sqlite:///notify.db or redis://localhost{given}")
+    return found[1].lower()
+
+
+def _unknown(scheme: str) -> str:
+    known = sorted({each.name for each in entry_points(group=GROUP)})
+    if not known:
+        return (
+            f"no store is known for {scheme}://, because no installed distribution has entry points in {GROUP!r}: "
+            "install notify-streams with pip instead of copying its packages, so that its metadata is there"
+        )
+    base, plus, driver = scheme.partition("+")
+    if plus and base in known:
+        return f"no store is known for {scheme}://: write {base}:// without +{driver}"
+    return f"no store is known for {scheme}://; supported schemes: {', '.join(f'{name}://' for name in known)}"
+
+
+def _origin(entry: EntryPoint) -> str:
+    return f"{entry.dist.name if entry.dist else 'an unknown distribution'} ({entry.value})"

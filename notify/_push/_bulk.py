@@ -1,0 +1,138 @@
+"""Pushing to many users: in bounded batches, and in the order of calls with the other pushes of each user.
+
+An event that waits for its batch goes ahead by itself when a later push to the same user comes: `advance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from .._runtime._loop_guard import LoopGuard
+from .._runtime._results import PushReport
+from ..errors import NotifyError
+from ..event import Event
+from ._gate import Gate
+from ._save import Save
+from ._writer import BATCH_SIZE, Writer
+
+CONCURRENT_SAVES: Final = 32
+"""Concurrent saves of one `push_many` on a store that cannot `save_many`."""
+
+
+class Bulk:
+    """The events of every `push_many` that is running.
+
+    Args:
+        writer: saves; None for a notifier without a store.
+        gate: applies the policy for absent users.
+        store: hands an accepted event to the store.
+        show: shows an event that is not stored.
+        failed: counts a failure and returns its error.
+        guard: the event loop.
+
+    Attributes:
+        unsent: the events that are not accepted yet, by user.
+    """
+
+    def __init__(
+        self,
+        *,
+        writer: Writer | None,
+        gate: Gate,
+        store: Callable[[Save], None],
+        show: Callable[[Save], None],
+        failed: Callable[[NotifyError, Event], NotifyError],
+        guard: LoopGuard,
+    ) -> None:
+        self.unsent: dict[str, Save] = {}
+        self._writer = writer
+        self._gate = gate
+        self._store = store
+        self._show = show
+        self._failed = failed
+        self._guard = guard
+
+    def begin(self, drafts: Sequence[Event], ephemeral: bool) -> list[Save]:
+        """Fix the places of the events of a `push_many` among the pushes of their users. Never waits."""
+        saves = [Save(event, self._guard.new_waiter()) for event in drafts]
+        if self._writer is not None and not ephemeral:
+            for save in saves:
+                self.advance(save.event.user)
+                self.unsent[save.event.user] = save
+        return saves
+
+    def advance(self, user: str) -> None:
+        """Accept the event of a `push_many` by itself, because a later push to the same user follows."""
+        save = self.unsent.pop(user, None)
+        if save is not None:
+            self._gate.pass_through(save, self._store)
+
+    async def push_all(self, saves: Sequence[Save], failed: dict[str, NotifyError], ephemeral: bool) -> PushReport:
+        """Push what `begin` has prepared, in bounded batches; `failed` already holds the refused users."""
+        events: dict[str, Event] = {}
+        offline: list[str] = []
+        try:
+            for start in range(0, len(saves), BATCH_SIZE):
+                batch = saves[start : start + BATCH_SIZE]
+                await self._push_batch(batch, ephemeral)
+                for save in batch:
+                    user = save.event.user
+                    if save.absent:
+                        offline.append(user)
+                    elif isinstance(save.outcome, Event):
+                        events[user] = save.outcome
+                    elif save.outcome is not None:
+                        failed[user] = self._failed(save.outcome, save.event)
+                await anyio.lowlevel.checkpoint()
+        finally:
+            for save in saves:  # some are left only if the notifier is closed
+                self._take(save)
+        return PushReport(events, failed, offline)
+
+    async def _push_batch(self, saves: Sequence[Save], ephemeral: bool) -> None:
+        """Push one batch, until each event has its outcome."""
+        await self._gate.locate(saves)
+        if self._writer is None or ephemeral:
+            for save in saves:
+                if self._gate.admits(save, self._show):
+                    self._show(save)
+        elif self._writer.can_save_many:
+            await self._writer.save_all(
+                [save for save in saves if self._take(save) and self._gate.admits(save, self._store)]
+            )
+        else:
+            await self._save_each(self._writer, saves)
+        for save in saves:
+            while not save.accepted:  # another push has accepted it, and its presence is being asked
+                await save.waiter
+            if not save.absent and save.outcome is None and self._writer is not None:
+                await self._writer.outcome(save)
+
+    async def _save_each(self, writer: Writer, saves: Sequence[Save]) -> None:
+        """Save one by one in a store that cannot do better, some at once."""
+        slots = anyio.Semaphore(CONCURRENT_SAVES)
+
+        async def finish(save: Save) -> None:
+            await writer.outcome(save)
+            slots.release()
+
+        async with anyio.create_task_group() as group:
+            for save in saves:
+                await slots.acquire()
+                if self._take(save) and self._gate.admits(save, self._store):
+                    self._store(save)
+                    group.start_soon(finish, save)
+                else:
+                    slots.release()
+
+    def _take(self, save: Save) -> bool:
+        """Return whether an event is still to be accepted; from here on it is not."""
+        user = save.event.user
+        if self.unsent.get(user) is not save:
+            return False
+        del self.unsent[user]
+        return True

@@ -1,0 +1,146 @@
+"""Opens one connection, and says what is wrong where the address, a file or a setting is to blame, not the server."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+import asyncpg  # type: ignore[import-untyped]
+
+from notify.errors import UsageError
+
+from ._dsn import Dsn
+from ._errors import ConnectTimeoutError
+
+_SETTING_STATES: Final = {"42704", "55P02", "22023"}
+"""Refusals of a setting that was sent with the request to connect: unknown, not changeable, a bad value."""
+
+_FILES: Final = {
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcrl": "PGSSLCRL",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "passfile": "PGPASSFILE",
+}
+
+_abandoned: Final[set[asyncio.Task[Any]]] = set()
+
+
+async def connect(dsn: Dsn, *, timeout: float = 60.0, **options: Any) -> Any:
+    """Open a connection within `timeout` seconds; `server_settings` among the options win over those of the DSN.
+
+    A caller that is cancelled leaves no connection behind, not even one that is established at that very moment.
+
+    Raises:
+        ConnectTimeoutError: the time is over.
+        UsageError: the DSN, a `PG...` variable of the environment, or a file that they name cannot be used.
+    """
+    arguments = {**dsn.arguments, **_tls(dsn), **options}
+    arguments["server_settings"] = {**dsn.arguments.get("server_settings", {}), **options.get("server_settings", {})}
+    task = asyncio.ensure_future(asyncpg.connect(**arguments))
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            return await asyncio.shield(task)
+    except BaseException as error:
+        if not task.done() or isinstance(error, asyncio.CancelledError | TimeoutError):
+            _abandoned.add(task)
+            task.add_done_callback(_discard)
+            task.cancel()
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise ConnectTimeoutError(f"no connection within {timeout:.3g} s") from None
+        if not isinstance(error, Exception):
+            raise
+        usage = _usage_error(dsn, error)
+        if usage is not None:
+            raise usage from error
+        raise
+
+
+def _discard(task: asyncio.Task[Any]) -> None:
+    _abandoned.discard(task)
+    if not task.cancelled() and task.exception() is None:
+        task.result().terminate()
+
+
+def _tls(dsn: Dsn) -> dict[str, Any]:
+    """Return the argument that makes the driver trust what the system trusts; it knows only files."""
+    if dsn.tls.get("sslrootcert") != "system":
+        return {}
+    context = ssl.create_default_context()
+    if "sslcert" in dsn.tls:
+        _check("sslcert", dsn.tls["sslcert"], lambda _: _load_certificate(context, dsn.tls))
+    return {"ssl": context}
+
+
+def _usage_error(dsn: Dsn, error: Exception) -> UsageError | None:
+    """Return the error for what the caller has to mend; None where the server or the network failed."""
+    state = getattr(error, "sqlstate", None) or ""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return None
+    if "unpack" in text:
+        return UsageError(
+            "a line of the passfile is not host:port:database:user:password; see PGPASSFILE and ~/.pgpass"
+        )
+    if isinstance(error, ValueError) and not state:
+        return UsageError(f"the driver rejected the DSN or a PG... environment variable: {text}")
+    if isinstance(error, ImportError | RuntimeError) and "gss" in text.lower():
+        return UsageError(f"{text}: the server asks for GSSAPI, which needs the driver's extra, asyncpg[gssauth]")
+    if "malformed SCRAM message" in text:
+        return UsageError("asyncpg cannot log in a user whose name has a comma or an equals sign: name another user")
+    if state in _SETTING_STATES or "startup parameter" in text or (state == "42501" and "parameter" in text):
+        return UsageError(f"the server does not accept a setting of the DSN or the environment: {text}; remove it")
+    if state and (state != "28P01" or "passfile" not in dsn.arguments):
+        return None
+    files = {
+        word: dsn.tls.get(word) or dsn.arguments.get(word) or os.environ.get(name) for word, name in _FILES.items()
+    }
+    for word, path in files.items():
+        if path and path != "system":
+            try:
+                _check(word, path, _load_trusted if word in ("sslrootcert", "sslcrl") else _read)
+            except UsageError as usage:
+                return usage
+    if isinstance(error, ssl.SSLError) and files["sslcert"] and "PEM" in text + str(error.reason):
+        return UsageError(
+            f"sslcert {files['sslcert']!r} and sslkey {files['sslkey']!r} are not a certificate and its key"
+        )
+    if "user" not in dsn.arguments and not os.environ.get("PGUSER"):
+        try:
+            getpass.getuser()
+        except Exception:
+            return UsageError("the DSN names no user, and the system has no name for the user of this process")
+    return None
+
+
+def _check(word: str, path: str, load: Callable[[str], object]) -> None:
+    """Load a file.
+
+    Raises:
+        UsageError: it cannot be read, or does not hold what it should.
+    """
+    try:
+        load(path)
+    except ssl.SSLError as error:
+        message = f"{word} {path!r} does not hold what it should: {error.reason or 'not PEM'}"
+        raise UsageError(message) from None
+    except OSError as error:
+        raise UsageError(f"{word} {path!r} cannot be read: {error.strerror}") from None
+
+
+def _load_certificate(context: ssl.SSLContext, tls: dict[str, str]) -> None:
+    context.load_cert_chain(tls["sslcert"], tls.get("sslkey"), password=lambda: tls.get("sslpassword", ""))
+
+
+def _load_trusted(path: str) -> None:
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+
+
+def _read(path: str) -> None:
+    with open(path, "rb") as file:
+        file.read(1)

@@ -1,0 +1,96 @@
+"""Scripts in processes of their own, and what they left in a store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from notify import Event, open_store
+
+ROOT = Path(__file__).parents[2]
+
+PATIENCE = 50.0
+"""Seconds to wait for any condition: far more than needed."""
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+STRICT = (sys.executable, "-W", "error", "-W", "ignore:.*use of fork:DeprecationWarning")
+"""Warnings are errors, but for that of Python 3.12 and later about a fork beside threads, which is what is tested."""
+
+
+def script(directory: Path, source: str, *, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end."""
+    command = [*STRICT, "-c", textwrap.dedent(source)]
+    return subprocess.run(
+        command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def output_of(directory: Path, source: str) -> list[str]:
+    """Run a script that has to succeed without a word on standard error, and return its lines."""
+    done = script(directory, source)
+    noise = [line for line in done.stderr.splitlines() if "with SQLite 3" not in line]  # a hint, on an old system
+    assert (done.returncode, noise) == (0, []), done
+    return done.stdout.splitlines()
+
+
+@contextmanager
+def background(directory: Path, *command: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command, and stop it at the end if it still runs."""
+    log = (directory / "log").open("w")
+    process = subprocess.Popen(
+        command, cwd=directory, env={**ENVIRONMENT, **variables}, stdout=log, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE)
+        log.close()
+
+
+def stop(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
+    """Send a signal, wait for the end, and return the exit status."""
+    process.send_signal(number)
+    return process.wait(PATIENCE)
+
+
+def wait_until(condition: Callable[[], bool], what: str, directory: Path | None = None) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            log = (directory / "log").read_text() if directory is not None else ""
+            raise AssertionError(f"waited in vain for {what}\n{log}")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def events(file: Path, user: str = "alice") -> list[Event]:
+    """Return the log of a user."""
+
+    async def read() -> list[Event]:
+        store = open_store(f"sqlite:///{file}")
+        try:
+            return list((await store.read(user, "0", 10_000)).events)
+        finally:
+            await store.aclose()
+
+    return asyncio.run(read()) if file.exists() else []
