@@ -214,14 +214,12 @@ class PostgresDatabase:
         except UnreachableError as error:
             raise unavailable(error, self.backend) from error
         async with self._reads:
-            for is_second in (False, True):
-                if not await self.has_tables():
-                    break
+            if await self.has_tables():
                 try:
                     return await self.fetch(query, *args)
                 except BackendUnavailableError as error:
-                    was_dropped = error.__cause__ and disposition_of(error.__cause__) is PostgresDisposition.UNPREPARED
-                    if is_second or not was_dropped:
+                    cause = error.__cause__ or error
+                    if disposition_of(cause) is not PostgresDisposition.UNPREPARED or await self.has_tables():
                         raise
         return []
 
@@ -331,9 +329,7 @@ class PostgresDatabase:
         if not self.is_pooled:
             try:
                 await pool.release(await pool.acquire(until - time.monotonic()))
-            except UsageError as error:
-                if not isinstance(error.__cause__, asyncpg.ProtocolViolationError):
-                    raise
+            except UsageError:  # our settings are all that is new here
                 self.is_pooled = self._says_pooled = True
                 return await self._open_pool(until)
         return pool
