@@ -175,6 +175,7 @@ class StreamStoreOutageSuite(StreamTests[StreamStoreT], StoreOutageSuite[StreamS
 
     async def assert_catches_up(self, store: StreamStore, stream: Stream) -> None:
         """Assert that the stream yields the rest of the log, soon and without a gap."""
-        rest = await self.works(partial(self.read_all, store, "alice", stream.last_id), "read()")
+        position = "0" if stream.last_id == "0-0" else stream.last_id  # a store does not know the empty beginning
+        rest = await self.works(partial(self.read_all, store, "alice", position), "read()")
         assert await take(stream, len(rest), self.recovery) == rest
         assert stream.gaps == ()
