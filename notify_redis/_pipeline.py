@@ -38,7 +38,7 @@ from notify.adapters import Background, backoff
 from notify.errors import ClosedError
 
 from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
-from ._errors import FAILURES, BugError, NoAnswerError, NotSentError, RefusedError, bug, not_sent, phrase
+from ._errors import FAILURES, BugError, NoAnswerError, NotSentError, bug, not_sent, phrase, refused
 from ._reach import Reach, reach_of
 from ._scripts import SCRIPTS
 
@@ -342,7 +342,7 @@ class PipelinedConnection:
                 except Exception as error:
                     failure = bug(error, self._owner)
                 if not ready:
-                    (self._refusal if isinstance(failure, RefusedError) else self.reach).failed(failure, began)
+                    (self._refusal if refused(failure) else self.reach).failed(failure, began)
         finally:
             self._disconnected(failure)
             if connection is not None:
@@ -363,7 +363,7 @@ class PipelinedConnection:
             unsent, self._outbox = self._outbox, deque()
             for request in unsent:
                 request.finish(not_sent(phrase(failure), failure))
-            if self.reach.is_failing and not isinstance(failure, RefusedError):
+            if self.reach.is_failing and not refused(failure):
                 self._connect_later()
         if not self._outbox:
             self._cancel_timer()
