@@ -70,7 +70,7 @@ class Options:
         check_positive(poll_interval=self.poll_interval, audit_interval=self.audit_interval, timeout=self.timeout)
         if self.offline not in ("store", "drop"):
             raise UsageError(f'offline must be "store" or "drop", not {self.offline!r}')
-        linger: object = self.linger  # what comes from untyped code may be anything
+        linger: object = self.linger  # untyped code may pass anything
         dumps: object = self.dumps
         if not isinstance(linger, int | float) or not linger >= 0:
             raise UsageError(f"linger must be a number of seconds, and not negative: {linger!r:.80}")

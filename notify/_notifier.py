@@ -259,9 +259,11 @@ class Notifier(Generic[Pushed]):
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
-        if user.__class__ is not str:
+        if user.__class__ is str:
+            streams = self._users.get(user)  # a user with streams was checked by them
+        else:
             user = plain(user)
-        streams = self._users.get(user) if user.__class__ is str else None  # a user with streams was checked by them
+            streams = self._users.get(user) if user.__class__ is str else None
         if data is not None or self._dumps is not None:
             data = self._encoded(payload, data)
         event = draft(user, type, payload, key, group, meta, streams is not None, data)
@@ -279,9 +281,12 @@ class Notifier(Generic[Pushed]):
             except Exception as error:
                 raise self._pipeline.save_failed(error)  # noqa: B904 - it carries its cause
             counters = self._counters
-            counters.pushed_stored += 1
+            counters.pushed_stored = count = counters.pushed_stored + 1
             if streams is not None and streams.offer(stored):
                 counters.delivered_local += streams.streams
+            if count % PUSHES_PER_YIELD:
+                return pushed  # type: ignore[no-any-return]
+            self._pushes_since_yield = PUSHES_PER_YIELD
         self._pushes_since_yield += 1
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0

@@ -1,7 +1,7 @@
 """Where an event goes beside the log: to the local streams, to the routers, and from the routers to the streams.
 
 A route that fails delays nothing: the event still arrives through the log. Presence is asked only once the event is
-stored, and only to route it: a user who connects meanwhile is found, and a tracker that is slow delays no push.
+stored, and only to route it: a user who connects in between is found, and a tracker that is slow delays no push.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Live(Protocol):
         """Offer an event of another process, or carry out its command."""
 
     def decode(self, data: bytes) -> Event | None:
-        """Return the event of these bytes, or log that they are none."""
+        """Return the event of these bytes, or log that they are not one."""
 
     def command(self, type: str, user: str, payload: Any) -> Event:
         """Carry out a command here, and return it for the other processes."""

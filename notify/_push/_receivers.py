@@ -88,7 +88,7 @@ class RouteReceiver:
             self._catch_up()
 
     def _end_first_start(self) -> None:
-        """Let those who wait for the first start go on: it has ended."""
+        """Wake the tasks that wait for the first start: it has ended."""
         self._first_start = False
         for waiter in self._waiters:
             wake(waiter)
