@@ -80,7 +80,7 @@ class _WakeMaster:
         is_lost: whether that place says nothing any more, so that reading begins at the end.
         run: which run of the server that place is of.
         is_receiving: whether a read is under way.
-        left_at: when that ended last, by the monotonic clock.
+        left_at: when a connection was lost last, by the monotonic clock; 0 if the server refuses to be read.
         heard_at: when the server last answered a read, by the monotonic clock.
         scope: cancels the task that keeps this master connected.
         connection_scope: cancels the present connection.
@@ -229,8 +229,8 @@ class WakeReader:
             failure = first_of(group)
         finally:
             if master.is_receiving:
-                master.is_receiving = False
-                master.left_at = time.monotonic()
+                master.left_at = 0.0 if isinstance(failure, ResponseError) else time.monotonic()
+            master.is_receiving = False
             if connection is not None:
                 await hang_up(connection)
         return failure
