@@ -38,7 +38,7 @@ from notify.adapters import Background, backoff
 from notify.errors import ClosedError
 
 from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
-from ._errors import FAILURES, BugError, NoAnswerError, NotSentError, RefusedError, bug, not_sent, phrase
+from ._errors import FAILURES, BugError, NoAnswerError, NotSentError, bug, not_sent, phrase, refused
 from ._reach import Reach, reach_of
 from ._scripts import SCRIPTS
 
@@ -53,6 +53,12 @@ SETUP_TIMEOUT: Final = 5.0
 
 MIN_TIMEOUT: Final = 0.02
 """Seconds below which a request is not repeated: its timeout would only turn a known failure into an unknown one."""
+
+LATE: Final = 0.2
+"""Seconds by which a timer may be late before the event loop, and not the server, is to blame for missing replies."""
+
+MIN_SILENCE: Final = 0.5
+"""Seconds without any reply for which a connection is not taken for frozen, however little time a request had left."""
 
 GRACE: Final = 0.03
 """Seconds that a call to an unreachable server takes at most: enough to see that it is back."""
@@ -142,6 +148,7 @@ class PipelinedConnection:
         self._transmit: Callable[[bytes], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
+        self._was_late = False
         self._waiting: list[asyncio.Future[None]] = []
         self._serving = self._dropped = False
         self._scope: anyio.CancelScope | None = None
@@ -291,12 +298,17 @@ class PipelinedConnection:
         """Fail the requests that are due. A connection without any reply for nearly as long is frozen: drop it."""
         self._timer = None
         now = time.monotonic() + 0.001  # timers may be that early
+        if now - self._timer_due > LATE and not self._was_late:  # this process was busy: replies may be waiting here
+            self._was_late = True
+            self._set_timer(now + LATE)
+            return
+        self._was_late = False
         is_frozen = False
         for request in [each for each in self._outbox if each.due <= now]:
             self._outbox.remove(request)
             request.finish(NotSentError("not connected in time"))
         for request in [each for each in self._sent if each.due <= now and each.on_replies is not None]:
-            is_frozen = is_frozen or now - self._last_reply >= request.timeout * 0.9
+            is_frozen = is_frozen or now - self._last_reply >= max(request.timeout * 0.9, MIN_SILENCE)
             request.finish(NoAnswerError("no answer in time"))
         if is_frozen:
             self.reach.failed(NoAnswerError(f"{self._server or 'the server'} does not answer"), self._last_reply)
@@ -342,7 +354,7 @@ class PipelinedConnection:
                 except Exception as error:
                     failure = bug(error, self._owner)
                 if not ready:
-                    (self._refusal if isinstance(failure, RefusedError) else self.reach).failed(failure, began)
+                    (self._refusal if refused(failure) else self.reach).failed(failure, began)
         finally:
             self._disconnected(failure)
             if connection is not None:
@@ -363,7 +375,7 @@ class PipelinedConnection:
             unsent, self._outbox = self._outbox, deque()
             for request in unsent:
                 request.finish(not_sent(phrase(failure), failure))
-            if self.reach.is_failing and not isinstance(failure, RefusedError):
+            if self.reach.is_failing and not refused(failure):
                 self._connect_later()
         if not self._outbox:
             self._cancel_timer()
