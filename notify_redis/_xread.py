@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class _WakeMaster:
         is_lost: whether that place says nothing any more, so that reading begins at the end.
         run: which run of the server that place is of.
         is_receiving: whether a read is under way.
-        left_at: when that ended last, by the monotonic clock.
+        left_at: when a connection was lost last, by the monotonic clock; -inf if the server refuses to be read.
         heard_at: when the server last answered a read, by the monotonic clock.
         scope: cancels the task that keeps this master connected.
         connection_scope: cancels the present connection.
@@ -95,7 +96,8 @@ class _WakeMaster:
         self.is_lost = True
         self.run: bytes | None = None
         self.is_receiving = False
-        self.heard_at = self.left_at = 0.0
+        self.heard_at = 0.0
+        self.left_at = -math.inf
         self.scope = anyio.CancelScope()
         self.connection_scope = anyio.CancelScope()
 
@@ -229,8 +231,8 @@ class WakeReader:
             failure = first_of(group)
         finally:
             if master.is_receiving:
-                master.is_receiving = False
-                master.left_at = time.monotonic()
+                master.left_at = -math.inf if isinstance(failure, ResponseError) else time.monotonic()
+            master.is_receiving = False
             if connection is not None:
                 await hang_up(connection)
         return failure

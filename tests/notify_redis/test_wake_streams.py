@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from notify import Event, Notifier, UsageError
+from notify import BackendError, BackendUnavailableError, Event, Notifier, UsageError
 from notify.testing import FaultProxy, Faults
-from notify_redis import RedisStore, RedisStreamStore, _wake, _xread
+from notify_redis import RedisStore, RedisStreamStore, _ephemeral, _wake, _xread
 from notify_redis._names import PARTITIONS
 from notify_redis._xread import WakeReader
 from tests.notify_redis.traffic import traffic
@@ -336,3 +336,96 @@ async def test_what_no_wake_stream_brings_is_found(server: Server, prefix: str) 
             async with aclosing(RedisStore(server.url, prefix=prefix)) as other:
                 event = await other.save(Event("alice", "t"))
             assert await stream.next(5) == event
+
+
+async def test_a_master_that_was_asked_for_again(server: Server, prefix: str) -> None:
+    """When the masters may have changed, the connection is replaced, and what was missed in between is found."""
+    async with (
+        aclosing(stream_store(server, prefix)) as store,
+        aclosing(RedisStore(server.url, prefix=prefix)) as other,
+    ):
+        async with store.subscribe("alice") as stream:
+            await until(lambda: blocked_reads(server))
+            connections = reader_of(store).connections
+            store._client._call_moved()
+            event = await other.save(Event("alice", "t"))
+            assert await stream.next(5) == event
+            await until(lambda: reader_of(store).connections == connections + 1)
+            await until(lambda: store.is_receiving)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_a_name_that_another_program_has(server: Server, prefix: str, which: int) -> None:
+    """A key of another type in the place of the stream or its counter is left alone; streams look into their logs."""
+    async with (
+        aclosing(stream_store(server, prefix)) as store,
+        aclosing(RedisStore(server.url, prefix=prefix)) as other,
+    ):
+        key = keys_of(store)[which]
+        server.ask("LPUSH", key, "foreign")
+        async with store.subscribe("alice") as stream:
+            event = await other.save(Event("alice", "t"))
+            assert await stream.next(5) == event
+            mine = await store.save(Event("alice", "t"))
+            assert await stream.next(5) == mine
+            await until(lambda: not store.is_receiving)
+            assert server.ask("LRANGE", key, 0, -1) == [b"foreign"]
+            server.ask("DEL", key)
+            await until(lambda: store.is_receiving)
+
+
+async def test_rights_that_come_late(prefix: str, victim: Server) -> None:
+    """A login that may not read is told so by the log, and once it may, it does; INFO is not needed."""
+    victim.ask("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-xread", "-info")
+    url = victim.url.replace("redis://", "redis://app:secret@")
+    async with aclosing(RedisStreamStore(url, prefix=prefix, wake="xread")) as store:
+        stream = store.subscribe("alice")
+        await stream.__aenter__()
+        reader = reader_of(store)
+        await until(lambda: reader._failed and not store.is_receiving)
+        await until(lambda: not reader.is_reliable)
+        victim.ask("ACL", "SETUSER", "app", "+xread", "-evalsha")
+        await anyio.sleep(0.2)
+        victim.ask("ACL", "SETUSER", "app", "+evalsha")
+        async with store.subscribe("alice") as again:
+            event = await store.save(Event("alice", "t"))
+            assert await again.next(5) == event
+            await until(lambda: store.is_receiving)
+            assert end_blocked_reads(victim)
+            event = await store.save(Event("alice", "t"))
+            assert await again.next(5) == event
+        await stream.aclose()
+
+
+async def test_no_server_at_first(prefix: str) -> None:
+    """Streams that are opened before there is a cluster fail, and work once there is one."""
+    with cluster() as all_:
+        for each in all_.masters:
+            await anyio.to_thread.run_sync(each.kill)
+        async with aclosing(RedisStreamStore(all_.url, prefix=prefix, wake="xread", timeout=1.0)) as store:
+            with pytest.raises(BackendUnavailableError):
+                await store.subscribe("alice").__aenter__()
+            for each in all_.masters:
+                await anyio.to_thread.run_sync(each.start)
+
+            async def stored() -> bool:
+                with suppress(BackendError):
+                    await store.save(Event("alice", "t"))
+                    return True
+                return False
+
+            await until(stored, 30)
+            async with store.subscribe("alice") as stream:
+                await until(lambda: store.is_receiving, 20)
+                event = await store.save(Event("alice", "t"))
+                assert await stream.next(5) == event
+
+
+async def test_a_message_for_a_user_who_has_just_left(server: Server, prefix: str) -> None:
+    """What arrives after the last stream of a user was closed is ignored."""
+    async with aclosing(stream_store(server, prefix)) as store, store.subscribe("alice") as stream:
+        await until(lambda: store.is_receiving)
+        store._on_message(store._names.channel("bob"), _ephemeral.encode_message(Event("bob", "t")))
+        store._on_message(store._names.channel("bob"), b"1-1 0 x ")
+        event = await store.save(Event("alice", "t"))
+        assert await stream.next(5) == event
