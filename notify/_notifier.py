@@ -69,7 +69,7 @@ class Notifier(Generic[Pushed]):
             whose attribute `every_event` is true is a sink: it gets each event that this notifier stores once, whatever
             presence says, and no ephemeral ones.
         presence: knows who is connected where. Without it, a router is asked to reach every instance.
-        instance_id: this instance's name among the others; random when not given.
+        instance_id: this instance's name among the others, unique for each process; leave it out if in doubt.
         metadata: what routers of other instances need to reach this one.
         offline: `"store"` keeps events for absent users; `"drop"` neither stores nor routes them.
         buffer_size: recent events kept in memory for each user with an open stream; a reader further behind reads
@@ -161,7 +161,14 @@ class Notifier(Generic[Pushed]):
         self._options = options
         routers = as_routers(router)
         self._parts = parts = assemble(
-            store, routers, presence, here, options, deliver=self.deliver, opening=self._start_services
+            store,
+            routers,
+            presence,
+            here,
+            options,
+            deliver=self.deliver,
+            opening=self._start_services,
+            is_named=instance_id is not None,
         )
         self._pipeline, self._streams, self._counters = parts.pipeline, parts.streams, parts.counters
         self._live, self._guard, self._users = parts.live, parts.live._hub.guard, parts.live._hub.users
@@ -659,7 +666,7 @@ class Notifier(Generic[Pushed]):
         self._check_open()
         self._guard.check()
         self._start_services()
-        await self._parts.receivers.ready()
+        await self._parts.receivers.started()
         return self
 
     async def __aexit__(

@@ -20,6 +20,7 @@ from ..abc import Ephemerals, RoutingInfo
 from ..errors import BackendUnavailableError, InvalidEventError, UsageError
 from ..event import Event
 from ._locator import Locator
+from ._namesakes import PROBE_TYPE, Namesakes
 from ._receivers import RouteReceiver
 from ._routes import Routes
 from ._save import UNLOCATED, Locations, Save
@@ -28,9 +29,6 @@ logger = logging.getLogger("notify")
 
 UNCERTAIN_KEYS: Final = 1000
 """Keyed pushes with an unknown outcome that are remembered, because a repetition must reach the sinks."""
-
-PROBE_TYPE: Final = "notify.check"
-"""Type of the event that `Notifier.check` sends through the router."""
 
 
 class Live(Protocol):
@@ -61,6 +59,7 @@ class FanOut:
         users: the users with streams open here.
         routes: one for each router.
         locator: asks where users are, if there is a tracker.
+        namesakes: notes probes of other processes with this instance's name.
 
     Attributes:
         is_routing: whether there is a router.
@@ -77,9 +76,11 @@ class FanOut:
         users: Collection[str],
         routes: Sequence[Routes],
         locator: Locator | None,
+        namesakes: Namesakes,
         counters: Counters,
         guard: LoopGuard,
     ) -> None:
+        self._namesakes = namesakes
         self._name = name
         self._origin = origin
         self._live = live
@@ -166,6 +167,9 @@ class FanOut:
             if event.meta.get(ORIGIN) == self._origin:
                 if event.type == PROBE_TYPE:
                     wake(self._probes.get(event.key or ""))
+                return 0
+            if event.type == PROBE_TYPE:
+                self._namesakes.met(event.user)
                 return 0
             taken = self._live.deliver(event)
             if event.type not in COMMANDS:
