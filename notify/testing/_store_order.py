@@ -15,8 +15,8 @@ from ._store_base import StoreTests
 from ._types import StoreT
 from ._waits import assert_chain, numbers, together
 
-TASKS = 40
-PUSHES = 15
+TASKS = 30
+PUSHES = 8
 USERS = [f"user{number}" for number in range(20)]
 
 
@@ -36,7 +36,7 @@ class OrderTests(StoreTests[StoreT]):
                 assert await notifier.push(user, "n", number) is not None
 
         async def push_many(notifier: Notifier) -> None:
-            for _ in range(PUSHES // 5):
+            for _ in range(PUSHES // 4):
                 number = next(order)
                 for user in USERS:
                     called[user].append(number)
@@ -62,7 +62,7 @@ class OrderTests(StoreTests[StoreT]):
                 await notifier.push("alice", "n", number)
 
         async with Notifier(store, timeout=30.0) as notifier:
-            await together(*(partial(push, notifier, number) for number in range(150)))
+            await together(*(partial(push, notifier, number) for number in range(100)))
         log = await self.read_all(store, "alice")
         assert_chain(log)
         stored = numbers(log)
@@ -70,7 +70,7 @@ class OrderTests(StoreTests[StoreT]):
         assert stored == [number for number in called if number in set(stored)]
 
     async def test_the_pushes_of_one_burst_are_in_order(self, store: Store) -> None:
-        """200 pushes to one user that are called at once are stored in the order in which they were called."""
+        """120 pushes to one user that are called at once are stored in the order in which they were called."""
         called: list[int] = []
         events: list[Event] = []
 
@@ -81,7 +81,7 @@ class OrderTests(StoreTests[StoreT]):
             events.append(event)
 
         async with Notifier(store, timeout=30.0) as notifier:
-            await together(*(partial(push, notifier, number) for number in range(200)))
+            await together(*(partial(push, notifier, number) for number in range(120)))
         log = await self.read_all(store, "alice")
         assert_chain(log)
         assert numbers(log) == called
