@@ -17,6 +17,7 @@ from notify import (
     PushUncertainError,
     Stream,
     StreamStore,
+    ids,
 )
 from notify.abc import Liveness
 
@@ -175,6 +176,6 @@ class StreamStoreOutageSuite(StreamTests[StreamStoreT], StoreOutageSuite[StreamS
 
     async def assert_catches_up(self, store: StreamStore, stream: Stream) -> None:
         """Assert that the stream yields the rest of the log, soon and without a gap."""
-        rest = await self.works(partial(self.read_all, store, "alice", stream.last_id), "read()")
+        rest = await self.works(partial(self.read_all, store, "alice", ids.canonical(stream.last_id)), "read()")
         assert await take(stream, len(rest), self.recovery) == rest
         assert stream.gaps == ()

@@ -56,9 +56,7 @@ __all__ = [
 ]
 
 
-class StoreSuite(
-    LogTests[StoreT], GapTests[StoreT], SaveTests[StoreT], OrderTests[StoreT], MergedLogTests[StoreT]
-):
+class StoreSuite(LogTests[StoreT], GapTests[StoreT], SaveTests[StoreT], OrderTests[StoreT], MergedLogTests[StoreT]):
     """Every store passes these tests, and those of the suites for its abilities and guarantees."""
 
     async def test_nothing_goes_untested(self, store: Store) -> None:
