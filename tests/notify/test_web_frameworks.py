@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse as FastAPIStreamingResponse
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
@@ -143,35 +143,43 @@ async def test_a_client_that_leaves_cancels_the_response(
     """On trio too: by a task group that is cancelled, and, for newer servers, by an error of `send`."""
     app = make(notifier, body)
     for number in range(CLIENTS):
-        user = f"user{number}"
-        await notifier.push(user, "t", "hello")
-        sent, gone = anyio.Event(), anyio.Event()
-
-        async def receive(sent: anyio.Event = sent) -> Message:
-            await sent.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message, sent: anyio.Event = sent, gone: anyio.Event = gone) -> None:
-            if gone.is_set():
-                raise OSError("the client is gone")
-            if b"hello" in message.get("body", b""):
-                sent.set()
-
-        scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
-            "method": "GET", "path": f"/{user}", "raw_path": f"/{user}".encode(), "root_path": "", "scheme": "http",
-            "query_string": b"", "headers": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
-        }  # fmt: skip
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(app, scope, receive, send)
-                await sent.wait()
-                gone.set()
-                if spec_version == "2.4":
-                    await notifier.push(user, "t", "nobody is there")
-        except* Exception as failed:
-            assert spec_version == "2.4", failed  # noqa: PT017 - the framework reports that the client is gone
+        await leave(app, notifier, f"user{number}", spec_version)
     await assert_released(notifier, presence)
+
+
+async def leave(app: App, notifier: Notifier, user: str, spec_version: str) -> None:
+    """Take the first frame of a response and go."""
+    sent, gone = anyio.Event(), anyio.Event()
+
+    async def receive() -> Message:
+        await sent.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if gone.is_set():
+            raise OSError("the client is gone")
+        if b"hello" in message.get("body", b""):
+            sent.set()
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
+        "method": "GET", "path": f"/{user}", "raw_path": f"/{user}".encode(), "root_path": "", "scheme": "http",
+        "query_string": b"", "headers": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    await notifier.push(user, "t", "hello")
+
+    async def run() -> None:
+        try:
+            await app(scope, receive, send)
+        except ClientDisconnect:
+            assert spec_version == "2.4"
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await sent.wait()
+        gone.set()
+        if spec_version == "2.4":
+            await notifier.push(user, "t", "nobody is there")
 
 
 @pytest.mark.parametrize("generator", [False, True])
