@@ -20,9 +20,11 @@ from ._runtime._stats import Statistics as Statistics
 from ._stream._live import LiveLog as LiveLog
 from ._version import __version__ as __version__
 from .abc import Gap as Gap
+from .abc import GapReason as GapReason
 from .abc import Guarantees as Guarantees
 from .abc import MergedStream as MergedStream
 from .abc import Page as Page
+from .abc import Position as Position
 from .abc import PresenceTracker as PresenceTracker
 from .abc import Router as Router
 from .abc import RoutingInfo as RoutingInfo
@@ -55,6 +57,7 @@ __all__ = [
     "DisconnectedError",
     "Event",
     "Gap",
+    "GapReason",
     "Guarantees",
     "Health",
     "InvalidEventError",
@@ -66,6 +69,7 @@ __all__ = [
     "OverloadedError",
     "Page",
     "PayloadTooLargeError",
+    "Position",
     "PresenceTracker",
     "PushRejectedError",
     "PushReport",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any, Final, Literal
 
 from ._presence._local_presence import LocalPresence
@@ -16,7 +17,7 @@ from ._push._receivers import Receivers, RouteReceiver
 from ._push._routes import Routes
 from ._push._writer import Writer
 from ._runtime._background import Background
-from ._runtime._options import check_parts, check_positive
+from ._runtime._options import check_parts, check_positive, check_whole
 from ._runtime._stats import Counters
 from ._runtime._telemetry import Telemetry
 from ._stream._expiry import Expiry
@@ -25,6 +26,7 @@ from ._stream._stream_set import RANKS, NotifierStreams
 from .abc import (
     Deliver,
     Ephemerals,
+    HasOutbox,
     Immediate,
     Liveness,
     PresenceTracker,
@@ -45,7 +47,7 @@ _GRACE: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a notifier that are numbers or policies; see `Notifier`.
+    """The options of a notifier that are not parts; see `Notifier`.
 
     Raises:
         UsageError: a value is unacceptable.
@@ -59,15 +61,20 @@ class Options:
     max_payload: int
     max_pending: int
     timeout: float
+    dumps: Callable[[Any], bytes | str] | None
 
     def __post_init__(self) -> None:
         """Check every value."""
-        names = ("buffer_size", "poll_interval", "audit_interval", "max_payload", "max_pending", "timeout")
-        check_positive(**{name: getattr(self, name) for name in names})
+        check_whole(buffer_size=self.buffer_size, max_payload=self.max_payload, max_pending=self.max_pending)
+        check_positive(poll_interval=self.poll_interval, audit_interval=self.audit_interval, timeout=self.timeout)
         if self.offline not in ("store", "drop"):
             raise UsageError(f'offline must be "store" or "drop", not {self.offline!r}')
-        if not self.linger >= 0:
-            raise UsageError(f"linger must not be negative: {self.linger!r}")
+        linger: object = self.linger  # what comes from untyped code may be anything
+        dumps: object = self.dumps
+        if not isinstance(linger, int | float) or not linger >= 0:
+            raise UsageError(f"linger must be a number of seconds, and not negative: {linger!r:.80}")
+        if dumps is not None and (not callable(dumps) or iscoroutinefunction(dumps)):
+            raise UsageError(f"dumps= must be a plain function from a payload to bytes or str, not {dumps!r:.80}")
 
 
 @dataclass(slots=True)
@@ -109,7 +116,7 @@ class Parts:
     async def aclose(self, timeout: float) -> None:
         """End every stream, let pushes finish, release presence and stop; `timeout` seconds for each at most."""
         await self.end_streams(RANKS)
-        self.live._hub.sets.remove(self.streams)
+        self._leave_log()
         if not await self.jobs.settle(timeout):
             logger.warning("closing with %d pushes pending", self.counters.pending_pushes)
         if self.local_presence is not None:
@@ -117,6 +124,26 @@ class Parts:
         await self.services.aclose(_GRACE)
         await self.jobs.aclose(_GRACE)
         self.telemetry.close()
+
+    def abandon(self, *, forked: bool) -> None:
+        """Release what needs no event loop, because that of the notifier has ended.
+
+        Args:
+            forked: whether this process was forked after the notifier was used: the registrations of its users belong
+                to the other process.
+        """
+        self.streams.close()
+        self.streams.users.clear()
+        self._leave_log()
+        self.services.abandon()
+        self.jobs.abandon()
+        if self.local_presence is not None and not forked:
+            self.local_presence.release_all()
+        self.telemetry.close()
+
+    def _leave_log(self) -> None:
+        if self.streams in self.live._hub.sets:
+            self.live._hub.sets.remove(self.streams)
 
 
 def as_routers(router: Router | Sequence[Router] | None) -> list[Router]:
@@ -162,6 +189,8 @@ def assemble(
         UsageError: a part lacks its method.
     """
     check_parts(store=(store, "save"), presence=(presence, "locate"))
+    if store is None:
+        logger.info("a notifier without a store: every event is ephemeral, and streams cannot resume")
     services, jobs = Background("notifier"), Background("notifier")
     stream_store = store if isinstance(store, StreamStore) else None
     shared = getattr(store, "live", None) if ability(store, StreamStore, live="subscribe") else None
@@ -206,6 +235,8 @@ def assemble(
         return receivers.is_receiving and (liveness is None or liveness.is_receiving or not streams.users)
 
     telemetry = Telemetry(counters, hub, streams.users, is_receiving)
+    if ability(store, HasOutbox):
+        telemetry.waiting = lambda: store.last_backlog.waiting
     common["background"] = jobs
     routes = [Routes(router, here.instance_id, **common) for router in routers]
     locator = Locator(presence, **common) if presence is not None else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 
@@ -23,6 +23,7 @@ Header = tuple[str, str, str, str, int, str | None, str | None, Mapping[str, str
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SPACE = re.compile(r"[\s,:]*")  # between two tokens of what was parsed before, so each is where it belongs
 _WHITE_SPACE = " \t\n\r"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape of one half of a pair: the other one may be missing
 _REQUIRED = ("user", "type", "timestamp", "payload")
 _FIELDS = ("user", "type", "id", "prev", "group", "key", "meta")
 MICROS_END: Final = 253_402_300_800_000_000  # the year 10000, which a datetime cannot hold
@@ -56,6 +57,33 @@ def encode_payload(payload: object) -> bytes:
         raise InvalidEventError(f"the payload is not a JSON value: {error}") from error
 
 
+def dump(dumps: Callable[[Any], bytes | str], payload: object) -> bytes:
+    """Return the payload's JSON as a function of the application encodes it; checked by `check_json` afterwards.
+
+    Raises:
+        InvalidEventError: the function fails, or returns neither bytes nor text.
+    """
+    try:
+        result = dumps(payload)
+        data = result.encode() if isinstance(result, str) else result
+    except Exception as error:
+        raise InvalidEventError(f"dumps= could not encode the payload: {error!r}") from error
+    if not isinstance(data, bytes):
+        raise InvalidEventError(f"dumps= must return bytes or str, not {data.__class__.__name__}")
+    return data
+
+
+def check_json(data: bytes, what: str) -> None:
+    """Raise InvalidEventError unless the bytes are one JSON text, as strict as what the library encodes itself."""
+    try:
+        text = data.decode()
+        value = _decoder.decode(text)
+        if _SURROGATE.search(text):
+            _encoder.encode(value).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidEventError(f"{what} is not one JSON text in UTF-8: {error}") from error
+
+
 def encode(header: Header, data: bytes) -> bytes:
     """Return the wire form."""
     return b"%b%b\n%b" % (VERSION, _encoder.encode([*header[:7], dict(header[7])]).encode(), data)
@@ -70,13 +98,15 @@ def decode(raw: bytes | bytearray | memoryview) -> tuple[Header, bytes]:
     if not isinstance(raw, bytes | bytearray | memoryview):
         raise CodecError(f"not bytes of an event: {raw!r:.80}")
     if raw[:1] != VERSION:
-        raise CodecError(f"not an event of wire version {VERSION.decode()}: {bytes(raw[:16])!r}")
+        raise CodecError(
+            f"not an event of wire version {VERSION.decode()}: {len(raw)} bytes, from {bytes(raw[:1])!r} on"
+        )
     head, newline, data = bytes(raw[1:]).partition(b"\n")
     try:
         fields = json.loads(head)
         id_, prev, user, type_, micros, group, key, meta = fields
     except (ValueError, TypeError, RecursionError) as error:
-        raise CodecError(f"the header of an event is damaged: {head[:80]!r}") from error
+        raise CodecError(f"the header of an event is damaged ({len(head)} bytes)") from error
     texts = (id_, prev, user, type_, *(field for field in (group, key) if field is not None))
     well_formed = (
         bool(newline)
@@ -87,12 +117,12 @@ def decode(raw: bytes | bytearray | memoryview) -> tuple[Header, bytes]:
         and all(isinstance(value, str) for value in meta.values())
     )
     if not well_formed:
-        raise CodecError(f"the header of an event has fields of the wrong kind: {head[:80]!r}")
+        raise CodecError(f"the header of an event has fields of the wrong kind ({len(head)} bytes)")
     try:
         for position in filter(None, (id_, prev)):
             ids.parse(position)
     except InvalidEventIdError as error:
-        raise CodecError(f"the header of an event has a malformed id: {head[:80]!r}") from error
+        raise CodecError(f"the header of an event has a malformed id ({len(head)} bytes)") from error
     return (id_, prev, user, type_, micros, group, key, meta), data
 
 

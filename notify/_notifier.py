@@ -12,17 +12,19 @@ from datetime import datetime
 from functools import partial
 from inspect import signature
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 import anyio
 import anyio.lowlevel
 
 from ._assembly import Options, as_routers, assemble
+from ._codec import check_json, dump
 from ._open import open_store
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
 from ._runtime._commands import DISCONNECT, FORGOTTEN
-from ._runtime._health import examine, until_receiving
+from ._runtime._health import examine, until_receiving, until_relayed
+from ._runtime._options import check_positive
 from ._runtime._results import Health, PushReport
 from ._runtime._stats import Statistics, snapshot
 from ._stream._expiry import moment_of
@@ -31,6 +33,7 @@ from ._stream._merged_attachment import check_users
 from ._stream._stream_set import RANKS
 from .abc import (
     Forget,
+    HasOutbox,
     MergedStream,
     Position,
     PresenceTracker,
@@ -44,16 +47,27 @@ from .abc import (
 from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
 from .event import Event, check_name, check_pushed_type, check_user, draft, plain
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultingTypeVar  # a default for a type parameter is Python 3.13's
 
-class Notifier:
+    Pushed = DefaultingTypeVar("Pushed", bound=Event | None, default=Event, covariant=True)
+else:
+    Pushed = TypeVar("Pushed", covariant=True)
+
+_Dumps = Callable[[Any], bytes | str]
+
+
+class Notifier(Generic[Pushed]):
     """Pushes events to users and hands out streams of them.
 
     Used as `async with Notifier(...)`, or without it and `await notifier.aclose()` at the end. The parts belong to the
     caller: they may be shared, and closing the notifier does not close them; the store of `from_url` is the exception.
 
     Args:
-        store: where events are kept. None: every event is ephemeral.
-        router: carries events to other instances.
+        store: where events are kept. None: every event is ephemeral, which is logged once, at level INFO.
+        router: carries events to other instances; or a sequence of routers, each of which gets every event. A router
+            whose attribute `every_event` is true is a sink: it gets each event that this notifier stores once, whatever
+            presence says, and no ephemeral ones.
         presence: knows who is connected where. Without it, a router is asked to reach every instance.
         instance_id: this instance's name among the others; random when not given.
         metadata: what routers of other instances need to reach this one.
@@ -67,10 +81,55 @@ class Notifier:
         max_payload: bytes of JSON that a payload may have.
         max_pending: pushes that may be pending before `OverloadedError`.
         timeout: seconds that one call of the store, router or presence tracker may take.
+        dumps: encodes payloads: a function to bytes or str, for example `orjson.dumps`, `msgspec.json.encode` or
+            pydantic's `to_json`. None: the standard library's encoder. What it returns is checked to be one JSON text.
 
     Raises:
         UsageError: an argument is unacceptable.
+
+    For type checkers, `push` returns an `Event`, and `Event | None` only where `offline` may be `"drop"`; such a
+    notifier is a `Notifier[Event | None]`.
     """
+
+    @overload
+    def __init__(
+        self: Notifier[Event],
+        store: Store | None = None,
+        *,
+        router: Router | Sequence[Router] | None = None,
+        presence: PresenceTracker | None = None,
+        instance_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        offline: Literal["store"] = "store",
+        buffer_size: int = 64,
+        poll_interval: float = 2.0,
+        audit_interval: float = 30.0,
+        linger: float = 30.0,
+        max_payload: int = 65_536,
+        max_pending: int = 10_000,
+        timeout: float = 5.0,
+        dumps: _Dumps | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Notifier[Event | None],
+        store: Store | None = None,
+        *,
+        router: Router | Sequence[Router] | None = None,
+        presence: PresenceTracker | None = None,
+        instance_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        offline: Literal["store", "drop"],
+        buffer_size: int = 64,
+        poll_interval: float = 2.0,
+        audit_interval: float = 30.0,
+        linger: float = 30.0,
+        max_payload: int = 65_536,
+        max_pending: int = 10_000,
+        timeout: float = 5.0,
+        dumps: _Dumps | None = None,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -88,12 +147,15 @@ class Notifier:
         max_payload: int = 65_536,
         max_pending: int = 10_000,
         timeout: float = 5.0,
+        dumps: _Dumps | None = None,
     ) -> None:
         options = Options(
-            offline, buffer_size, poll_interval, audit_interval, linger, max_payload, max_pending, timeout
+            offline, buffer_size, poll_interval, audit_interval, linger, max_payload, max_pending, timeout, dumps
         )
         self.instance_id = secrets.token_hex(8) if instance_id is None else instance_id
         check_name("instance_id", self.instance_id)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise UsageError(f"metadata must map strings to strings, not {metadata!r:.80}")
         here = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._store, self._presence = store, presence
         self._options = options
@@ -109,10 +171,19 @@ class Notifier:
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
         self._unsent = parts.pipeline.unsent
+        self._dumps = dumps
         self._opened: Store | None = None
 
+    @overload
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> Self:
+    def from_url(cls, url: str, *, offline: Literal["drop"], **options: Any) -> Notifier[Event | None]: ...
+
+    @overload
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self: ...
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Any:
         """Return a notifier with the store at a URL, which it opens at the first use and closes in `aclose`.
 
         Args:
@@ -145,7 +216,8 @@ class Notifier:
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
         connection: Any = None,
-    ) -> Event | None:
+        data: bytes | None = None,
+    ) -> Pushed:
         """Notify one user: save, offer to the local streams, route to the other instances.
 
         Args:
@@ -159,6 +231,8 @@ class Notifier:
             ephemeral: not stored: only streams that are open now can see it.
             connection: the store driver's, with a transaction open: the event is stored in it, and exists if and only
                 if it is committed. Before that nothing is shown or routed; after it the store wakes the streams.
+                Routers, sinks too, are not told.
+            data: a JSON text in UTF-8 that is kept byte for byte, in place of a payload.
 
         Returns:
             The stored event; the event without an id if ephemeral; None where `offline="drop"` dropped it.
@@ -181,10 +255,13 @@ class Notifier:
         if user.__class__ is not str:
             user = plain(user)
         streams = self._users.get(user) if user.__class__ is str else None  # a user with streams was checked by them
-        event = draft(user, type, payload, key, group, meta, streams is not None)
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        event = draft(user, type, payload, key, group, meta, streams is not None, data)
         if len(event.data) > self._options.max_payload:
             raise PayloadTooLargeError(len(event.data), self._options.max_payload)
         self._guard.check()
+        pushed: Any  # what the overloads of the constructor say
         if self._save_directly is None or ephemeral or connection is not None or self._unsent:
             pushed = await self._push(event, ephemeral, connection)
         else:
@@ -202,7 +279,22 @@ class Notifier:
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0
             await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers; the event has its place
-        return pushed
+        return pushed  # type: ignore[no-any-return]
+
+    def _encoded(self, payload: Any, data: Any) -> bytes:
+        """Return the JSON of a payload by `dumps`, or the given one: checked in both cases."""
+        limit, what = self._options.max_payload, "data="
+        if data is not None and payload is not None:
+            raise InvalidEventError("a push takes either a payload or data=, its JSON")
+        if data is None:
+            assert self._dumps is not None
+            data, what = dump(self._dumps, payload), "what dumps= returned"
+        elif not isinstance(data, bytes):
+            raise InvalidEventError(f"data= must be bytes of JSON in UTF-8, not {data.__class__.__name__}")
+        if len(data) > limit:
+            raise PayloadTooLargeError(len(data), limit)
+        check_json(data, what)
+        return bytes(data)
 
     async def _push(self, event: Event, ephemeral: bool, connection: Any) -> Event | None:
         if not self._parts.telemetry.tracing:
@@ -220,6 +312,7 @@ class Notifier:
         group: str | None = None,
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
+        data: bytes | None = None,
     ) -> PushReport:
         """Notify many users of the same thing, in bounded batches of one round trip each.
 
@@ -233,6 +326,7 @@ class Notifier:
             group: as for `push`.
             meta: as for `push`.
             ephemeral: as for `push`.
+            data: as for `push`.
 
         Raises:
             InvalidEventError: another argument is unacceptable; nothing was stored.
@@ -244,7 +338,9 @@ class Notifier:
         Cost: one save for 500 users if the store can `save_many`; other pushes proceed at the same time.
         """
         self._check_open()
-        first = draft("-", type, payload, key, group, meta, user_checked=True)
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        first = draft("-", type, payload, key, group, meta, True, data)
         self._check_size(first)
         if isinstance(users, str | bytes):
             raise InvalidEventError(
@@ -273,7 +369,9 @@ class Notifier:
             raise next(iter(failed.values()))
         return report
 
-    async def broadcast(self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None) -> Event:
+    async def broadcast(
+        self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None, data: bytes | None = None
+    ) -> Event:
         """Show an ephemeral event to every stream that is open now, on every instance.
 
         Returns:
@@ -289,7 +387,9 @@ class Notifier:
         """
         self._check_open()
         check_pushed_type(type)
-        event = Event("-", type, payload, meta=meta)
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        event = Event("-", type, payload, data=data, meta=meta)
         self._check_size(event)
         self._guard.check()
         event = self._parts.fan_out.show(event.addressed_to(""), None)
@@ -360,8 +460,12 @@ class Notifier:
 
         Raises:
             InvalidEventError: neither an event nor bytes.
+            UsageError: called from another thread or event loop.
         """
-        return 0 if self._closed else self._parts.fan_out.deliver(event)
+        if self._closed:
+            return 0
+        self._guard.check()
+        return self._parts.fan_out.deliver(event)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -431,6 +535,7 @@ class Notifier:
             ClosedError: the notifier is closed or draining.
         """
         self._check_open()
+        self._guard.check_if_running()
         if self._draining:
             raise ClosedError("the notifier is draining")
         external, expires = self._parts.external, moment_of(expires_at)
@@ -455,32 +560,46 @@ class Notifier:
         """Return a snapshot of what this notifier has counted."""
         return snapshot(self._counters, len(self._streams.users))
 
-    async def check(self) -> Health:
-        """Try every part once and return a verdict.
+    async def check(self, timeout: float | None = None) -> Health:
+        """Try every part once, all at the same time, and return a verdict.
 
-        The store is read, presence is asked, and a probe goes through the router to this very instance and is awaited
-        back. A stream store that knows whether it receives new events has to prove it to a stream. Takes at most
-        `timeout` seconds for each part; a part that fails is reported, not raised.
+        The store is read, presence is asked, and a probe goes through each router to this very instance and is awaited
+        back. A stream store that knows whether it receives new events has to prove it to a stream. An outbox is named
+        if events in it wait for more than a minute, or were set aside. A router with `every_event` is not sent a probe:
+        it is well unless the latest event failed. A part that fails is reported, not raised.
+
+        Args:
+            timeout: seconds after which a part that has not answered has failed; the notifier's by default.
 
         Raises:
+            UsageError: `timeout` is not greater than 0.
             ClosedError: the notifier is closed.
         """
         self._check_open()
         self._guard.check()
+        within = self._options.timeout if timeout is None else timeout
+        check_positive(timeout=within)
         self._start_services()
         parts, attempts = self._parts, dict[str, Callable[[], Awaitable[object]]]()
-        timeout = self._options.timeout
         if self._store is not None:
             attempts["store"] = partial(self._store.head, self.instance_id)
         if parts.liveness is not None and isinstance(self._store, StreamStore):
-            attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, timeout * 0.8)
+            attempts["live"] = partial(until_receiving, self._store, parts.liveness, self.instance_id, within * 0.8)
+        if ability(self._store, HasOutbox):
+            attempts["outbox"] = partial(until_relayed, self._store)
         if self._presence is not None:
             attempts["presence"] = partial(self._presence.locate, [self.instance_id])
         receivers = {id(each.router): each for each in parts.receivers.receivers}
         for number, routes in enumerate(parts.routes):
             name = "router" if len(parts.routes) == 1 else f"router {number} ({routes.name})"
             attempts[name] = partial(self._parts.fan_out.probe, routes, receivers.get(id(routes.router)))
-        return await examine(attempts, timeout=timeout, background=parts.jobs)
+        return await examine(attempts, timeout=within, background=parts.jobs)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "draining" if self._draining else "open"
+        parts = [type(part).__name__ for part in (self._store, self._presence) if part is not None]
+        parts += [routes.name for routes in self._parts.routes]
+        return f"<Notifier {self.instance_id!r} {' '.join([*parts, state])}>"
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
 
@@ -493,7 +612,12 @@ class Notifier:
             window: seconds over which the streams end.
 
         Cancellation: some streams have ended, the rest go on; drain again.
+
+        Raises:
+            UsageError: called from another event loop.
         """
+        if not self._closed:
+            self._guard.check()
         self._draining = True
         for rank in range(self._streams.cutoff + 1, RANKS + 1):
             if self._counters.open_streams:
@@ -504,17 +628,26 @@ class Notifier:
     async def aclose(self) -> None:
         """End every stream, let pushes finish, release presence and stop. Idempotent.
 
-        Takes at most about twice `timeout` seconds, also if a store ignores cancellation.
+        Takes at most about twice `timeout` seconds, also if a store ignores cancellation. Where the notifier's event
+        loop has ended before, and in a forked process, what needs no event loop is released, without waiting.
         Cancellation: takes effect only after everything is released.
+
+        Raises:
+            UsageError: called from another event loop while the notifier's own one may still run.
         """
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        is_here = self._guard.check_closing()
+        self._closed = True
+        if is_here:
             with anyio.CancelScope(shield=True):
                 try:
                     await self._parts.aclose(self._options.timeout)
                 finally:
                     if self._opened is not None:
                         await self._opened.aclose()
+        else:
+            self._parts.abandon(forked=self._guard.forked)
 
     async def __aenter__(self) -> Self:
         """Start: routed events are received once this returns."""

@@ -75,7 +75,7 @@ def scheme_of(url: object) -> str:
     Raises:
         UsageError: not a store URL.
     """
-    found = _SCHEME.match(url) if isinstance(url, str) else None
+    found = _SCHEME.match(url.strip()) if isinstance(url, str) else None
     if found is None:
         given = "" if isinstance(url, str) else f", not {type(url).__name__}"
         raise UsageError(f"not a store URL: it is a text like sqlite:///notify.db or redis://localhost{given}")

@@ -5,10 +5,10 @@
 There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. An implementation does not
 have to inherit from them. What an implementation can do beyond its interface is an *ability*: a further small interface
 that the notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`,
-`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `ReceivingRouter`, `ImmediatePresence`). An ability counts
-only if no subclass has overridden the plain method that it stands in for: a subclass that overrides `save` alone gets
-its `save` called, not an inherited `save_many`. The attribute `guarantees` says how strong an implementation is
-(durable, shared, leased).
+`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `ReceivingRouter`, `ImmediatePresence`). An
+ability counts only if no subclass has overridden the plain method that it stands in for: a subclass that overrides
+`save` alone gets its `save` called, not an inherited `save_many`. The attribute `guarantees` says how strong an
+implementation is (durable, shared, leased).
 
 The suites in `notify.testing` test an implementation against everything that is written here. `notify.adapters`
 contains what most implementations need.
@@ -598,6 +598,44 @@ class Prepare(Protocol):
     @abstractmethod
     def script(self) -> str:
         """Return what `prepare` would execute on an empty database, as text for an administrator to read and run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in the outbox of a store.
+
+    Attributes:
+        waiting: events that no relay has moved to their logs yet; counted up to 10,000.
+        age: seconds for which the oldest of them has waited.
+        dead: events that were set aside because no log may hold them; counted up to 10,000.
+    """
+
+    waiting: int = 0
+    age: float = 0.0
+    dead: int = 0
+
+
+@runtime_checkable
+class HasOutbox(Protocol):
+    """A store with an outbox: events that wait, in a table, for a relay to move them to their logs."""
+
+    @property
+    @abstractmethod
+    def last_backlog(self) -> Backlog:
+        """What was found when it was last looked at, which the store does every minute."""
+
+    @abstractmethod
+    async def backlog(self) -> Backlog:
+        """Return what waits now.
+
+        Raises:
+            BackendUnavailableError: not reachable.
+            ClosedError: the store is closed.
+
+        Cancellation: nothing has changed.
+        Concurrency: any number of tasks.
+        Cost: one round trip.
+        """
 
 
 T = TypeVar("T")

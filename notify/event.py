@@ -52,6 +52,9 @@ class Event(_Fields):
 
     `Event("alice", "comment.created", {"post": 7})` makes a draft; a store returns it with `id` and `prev` set.
 
+    A broadcast has an empty `user`, which this constructor refuses: a codec of one's own makes it by
+    `Event("-", ...).addressed_to("")`, or uses `from_json`, which accepts it.
+
     Args:
         user: whose log it belongs to: 1 to 255 bytes of UTF-8, without control characters or lone surrogates.
         type: `[A-Za-z0-9_.:-]{1,128}`; types that begin with `notify.` are reserved.
@@ -201,8 +204,9 @@ class Event(_Fields):
         return (Event.from_bytes, (self.to_bytes(),))
 
     def __repr__(self) -> str:
-        start = self.data[:60]
-        return f"Event(user={self.user!r}, type={self.type!r}, id={self.id!r}, prev={self.prev!r}, data={start!r})"
+        """Without the payload, which must not come into a log or a traceback by accident."""
+        size = f"{len(self.data)} bytes"
+        return f"<Event user={self.user!r} type={self.type!r} id={self.id!r} prev={self.prev!r} data: {size}>"
 
 
 _new: Callable[[type[Draft]], Draft] = object.__new__
@@ -239,8 +243,11 @@ def draft(
     group: str | None,
     meta: Mapping[str, str] | None,
     user_checked: bool,
+    data: bytes | None = None,
 ) -> Draft:
     """Return the draft of a push: checked as by `Event(...)`, and the type is not reserved.
+
+    With `data`, which was checked, the payload is not used.
 
     Raises:
         InvalidEventError: an argument is unacceptable.
@@ -257,7 +264,7 @@ def draft(
     event.id = event.prev = ""
     event.user = user
     event.type = type
-    event.data = encode_payload(payload)
+    event.data = encode_payload(payload) if data is None else data
     event.micros = time_ns() // 1000
     event.group = group
     event.key = key
@@ -366,9 +373,12 @@ def check_name(what: str, name: object) -> None:
             return
         if name and not _FORBIDDEN.search(name) and len(name.encode()) <= MAX_NAME_BYTES:
             return
-    raise InvalidEventError(
-        f"{what} must be 1 to {MAX_NAME_BYTES} bytes of UTF-8 text without control characters, not {name!r:.80}"
-    )
+    message = f"{what} must be 1 to {MAX_NAME_BYTES} bytes of UTF-8 text without control characters, not {name!r:.80}"
+    if isinstance(name, bytes):
+        message += ": pass it decoded, as str"
+    elif name is not None and not isinstance(name, str):
+        message += f": pass str(...) of this {name.__class__.__name__}"
+    raise InvalidEventError(message)
 
 
 def _micros(moment: Any) -> int:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from notify import Guarantees, RoutingInfo
-from notify.adapters import check_user
+from notify.adapters import LoopGuard, check_user
 from notify.errors import ClosedError
 
 _NOWHERE = RoutingInfo()
@@ -21,6 +21,7 @@ class MemoryPresence:
     def __init__(self) -> None:
         self._users: dict[str, dict[MemoryRegistration, RoutingInfo]] = {}
         self._closed = False
+        self._guard = LoopGuard(type(self).__name__)
 
     async def register(self, user: str, routing: RoutingInfo | None = None) -> MemoryRegistration:
         """See `notify.abc.PresenceTracker.register`."""
@@ -32,6 +33,7 @@ class MemoryPresence:
 
     async def aclose(self) -> None:
         """See `notify.abc.PresenceTracker.aclose`."""
+        self._guard.check_closing()
         self._closed = True
         self._users.clear()
 
@@ -76,6 +78,7 @@ class MemoryPresence:
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(f"the {type(self).__name__} is closed")
+        self._guard.check_if_running()
 
 
 class MemoryRegistration:

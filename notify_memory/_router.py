@@ -9,6 +9,7 @@ from anyio.abc import TaskStatus
 
 from notify import Event, Guarantees, RoutingInfo
 from notify.abc import Deliver
+from notify.adapters import LoopGuard
 
 
 class MemoryRouter:
@@ -18,9 +19,11 @@ class MemoryRouter:
 
     def __init__(self) -> None:
         self._instances: dict[str, Deliver] = {}
+        self._guard = LoopGuard(type(self).__name__)
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
         """See `notify.abc.Router.route`. An instance that is not receiving misses nothing: it reads the log."""
+        self._guard.check()
         if to is None:
             for deliver in list(self._instances.values()):
                 deliver(event)
@@ -29,6 +32,7 @@ class MemoryRouter:
 
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
         """See `notify.abc.ReceivingRouter.receive`."""
+        self._guard.check()
         self._instances[instance_id] = deliver
         try:
             task_status.started()

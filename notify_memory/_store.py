@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import ClassVar, Final, Self
 
 from notify import Event, Guarantees, Page, ids
-from notify.adapters import Retention
+from notify.adapters import LoopGuard, Retention
 from notify.errors import ClosedError, NotifyError
 
 _REMOVED: Final = Event("-", "removed")
@@ -60,6 +60,9 @@ class MemoryLog:
 class MemoryStore:
     """Keeps events in this process; they are gone when it ends. One event loop, asyncio or trio.
 
+    It needs none, but refuses a second one as every backend does, so that a mistake shows in tests. The methods of
+    `Immediate` also work where no event loop runs.
+
     Invariants:
         I1. The ids that the store assigns grow, over all users: if a log is forgotten and begins again, its new ids are
             greater than all that it had before.
@@ -96,6 +99,7 @@ class MemoryStore:
         self._last_ms = self._sequence = 0
         self._next_sweep = 0
         self._closed = False
+        self._guard = LoopGuard(type(self).__name__)
 
     # -- Store ---------------------------------------------------------------------------------------------------
 
@@ -122,6 +126,7 @@ class MemoryStore:
 
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`."""
+        self._guard.check_closing()
         self._closed = True
         self._next_sweep = 0  # makes the next save notice that the store is closed
         self._logs.clear()
@@ -154,6 +159,7 @@ class MemoryStore:
 
     def save_nowait(self, event: Event) -> Event:
         """See `notify.abc.Store.save`."""
+        self._guard.check_if_running()
         now = int(self._clock() * 1000)
         if now >= self._next_sweep:
             self._sweep(now)
@@ -255,6 +261,7 @@ class MemoryStore:
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(f"the {type(self).__name__} is closed")
+        self._guard.check_if_running()
 
 
 def _number(event: Event) -> tuple[int, int]:

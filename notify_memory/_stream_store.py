@@ -58,6 +58,7 @@ class MemoryStreamStore(MemoryStore):
 
     async def aclose(self) -> None:
         """End every stream and forget every event. Idempotent."""
+        self._guard.check_closing()
         self._live.close()
         await self._background.aclose(1.0)
         await super().aclose()

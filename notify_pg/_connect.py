@@ -14,6 +14,7 @@ import asyncpg  # type: ignore[import-untyped]
 from notify.errors import UsageError
 
 from ._dsn import Dsn
+from ._errors import ConnectTimeoutError
 
 _SETTING_STATES: Final = {"42704", "55P02", "22023"}
 """Refusals of a setting that was sent with the request to connect: unknown, not changeable, a bad value."""
@@ -29,25 +30,31 @@ _FILES: Final = {
 _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
-async def connect(dsn: Dsn, **options: Any) -> Any:
-    """Open a connection; `server_settings` among the options win over those of the DSN.
+async def connect(dsn: Dsn, *, timeout: float = 60.0, **options: Any) -> Any:
+    """Open a connection within `timeout` seconds; `server_settings` among the options win over those of the DSN.
 
     A caller that is cancelled leaves no connection behind, not even one that is established at that very moment.
 
     Raises:
+        ConnectTimeoutError: the time is over.
         UsageError: the DSN, a `PG...` variable of the environment, or a file that they name cannot be used.
     """
     arguments = {**dsn.arguments, **_tls(dsn), **options}
     arguments["server_settings"] = {**dsn.arguments.get("server_settings", {}), **options.get("server_settings", {})}
     task = asyncio.ensure_future(asyncpg.connect(**arguments))
+    limit = asyncio.timeout(timeout)
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        _abandoned.add(task)
-        task.add_done_callback(_discard)
-        task.cancel()
-        raise
-    except Exception as error:
+        async with limit:
+            return await asyncio.shield(task)
+    except BaseException as error:
+        if not task.done() or isinstance(error, asyncio.CancelledError | TimeoutError):
+            _abandoned.add(task)
+            task.add_done_callback(_discard)
+            task.cancel()
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise ConnectTimeoutError(f"no connection within {timeout:.3g} s") from None
+        if not isinstance(error, Exception):
+            raise
         usage = _usage_error(dsn, error)
         if usage is not None:
             raise usage from error

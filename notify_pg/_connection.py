@@ -20,9 +20,10 @@ from notify.errors import BackendUnavailableError, UsageError
 
 from ._connect import connect
 from ._dsn import check_dsn
-from ._errors import PostgresDisposition, disposition_of, unavailable
+from ._errors import PostgresDisposition, UnreachableError, disposition_of, is_unreachable, unavailable
 from ._names import PostgresNames
 from ._pool import CallerPool, Connection, ConnectionPool, OwnPool
+from ._reachable import ServerWatch
 from ._schema import STORE_TABLES, PostgresSchema
 
 MIN_VERSION: Final = 14
@@ -50,7 +51,9 @@ class PostgresDatabase:
     Attributes:
         check: raises unless this is open, and in its own process and event loop (`LoopGuard.check`).
         is_prepared: whether the tables are known to exist.
+        is_complete: whether what was missing has been created since.
         is_pooled: whether a pooler stands in between, so that a session may change from one transaction to the next.
+        watch: whether the server is known to be unreachable.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class PostgresDatabase:
         self.backend = backend
         self.timeout = timeout
         self.is_pooled = False
-        self.is_prepared = False
+        self.is_prepared = self.is_complete = False
         self._guard = LoopGuard(backend, asyncio_only=True)
         self.check = self._guard.check
         self._dsn = dsn if isinstance(dsn, str) else None
@@ -86,6 +89,14 @@ class PostgresDatabase:
         self._reads = asyncio.Semaphore(max(1, self._size - RESERVED))
         self._starting = asyncio.Lock()
         self._clock_offset = 0
+        self.watch = ServerWatch(
+            self._dsn or f"pool {id(self._pool)}",
+            backend,
+            self._probe,
+            lambda: self.timeout,
+            asks=self._dsn is not None,
+        )
+        self.watch.listeners.append(self._on_unreachable)
 
     def set_listen_dsn(self, listen_dsn: str | None) -> None:
         """Set the address of the listening connection; None: the same as `dsn`, or one connection of the given pool.
@@ -109,6 +120,7 @@ class PostgresDatabase:
     async def aclose(self) -> None:
         """Close the connections that this library has opened. Idempotent."""
         self.close()
+        await self.watch.aclose()
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.aclose()
@@ -126,11 +138,11 @@ class PostgresDatabase:
             wait: seconds to wait for a connection.
             creates: whether to create the tables if they do not exist.
         """
-        async with asyncio.timeout(wait):
-            pool = self._pool if self.is_prepared and self._pool is not None else await self._start(creates)
-            connection = await pool.acquire()
+        pool, connection = await self._acquire(wait, creates)
+        use = self.watch.begin()
         try:
             yield connection
+            self.watch.answered()
         except BaseException as error:
             disposition = disposition_of(error)
             if disposition in (PostgresDisposition.LOST, PostgresDisposition.UNSENT, PostgresDisposition.BUG):
@@ -138,10 +150,28 @@ class PostgresDatabase:
             elif disposition is PostgresDisposition.READ_ONLY:
                 await pool.expire()  # they all lead to the standby
             elif disposition is PostgresDisposition.UNPREPARED:
-                self.is_prepared = False
+                self.is_prepared = self.is_complete = False
             raise
         finally:
+            self.watch.end(use)
             await pool.release(connection)
+
+    async def _acquire(self, wait: float, creates: bool) -> tuple[ConnectionPool, Connection]:
+        """Borrow a connection; while the server is in doubt, wait for what becomes of it."""
+        until = time.monotonic() + wait
+        while True:
+            await self.watch.admit()
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(until - began + 0.05):  # what connects ends by itself, and says more
+                    is_ready = self.is_prepared and (self.is_complete or not creates)
+                    pool = self._pool if is_ready else None
+                    pool = pool or await self._start(until, creates)
+                return pool, await pool.acquire(until - time.monotonic())
+            except Exception as error:
+                if not is_unreachable(error) or self.closed:
+                    raise
+                await self.watch.wait(error, began, until)
 
     async def fetch(self, query: str, *args: object, creates: bool = False) -> list[Any]:
         """Run a query that is not a save and return its rows.
@@ -162,7 +192,7 @@ class PostgresDatabase:
             except UsageError:
                 raise
             except Exception as error:
-                unsent = disposition_of(error) is PostgresDisposition.UNSENT
+                unsent = disposition_of(error) is PostgresDisposition.UNSENT and not isinstance(error, UnreachableError)
                 if not unsent or not retries_left or self.closed:
                     raise unavailable(error, self.backend) from error
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover - for the type checker
@@ -172,6 +202,10 @@ class PostgresDatabase:
 
         Where the tables do not exist there are no rows: reading creates nothing.
         """
+        try:
+            await self.watch.admit()
+        except UnreachableError as error:
+            raise unavailable(error, self.backend) from error
         async with self._reads:
             for is_second in (False, True):
                 if not await self.has_tables():
@@ -198,12 +232,27 @@ class PostgresDatabase:
                 finally:
                     connection.terminate()
         else:
-            async with asyncio.timeout(self.timeout):
-                connection = await connect(self._listen_address, statement_cache_size=0, command_timeout=self.timeout)
+            connection = await connect(
+                self._listen_address, timeout=self.timeout, statement_cache_size=0, command_timeout=self.timeout
+            )
             try:
                 yield connection
             finally:
                 connection.terminate()
+
+    async def _probe(self, timeout: float) -> None:
+        """Open a connection, and close it again."""
+        if self._address is None:
+            assert self._pool is not None
+            connection = await self._pool.acquire(timeout)
+            await self._pool.release(connection)
+        else:
+            connection = await connect(self._address, timeout=timeout, statement_cache_size=0)
+            connection.terminate()
+
+    def _on_unreachable(self, _error: UnreachableError) -> None:
+        if self._pool is not None:
+            self.watch.start(self._pool.expire)  # the idle connections may lead nowhere, and not know it
 
     # -- first use -----------------------------------------------------------------------------------------------
 
@@ -214,7 +263,7 @@ class PostgresDatabase:
             BackendUnavailableError: not reachable, or this role may not create it.
             UsageError: the database cannot be used.
         """
-        self.is_prepared = False
+        self.is_complete = False
         await self.fetch("SELECT", creates=True)
 
     async def has_tables(self) -> bool:
@@ -237,31 +286,50 @@ class PostgresDatabase:
             raise unavailable(error, self.backend) from error
         return True
 
-    async def _start(self, creates: bool) -> ConnectionPool:
+    async def _start(self, until: float, creates: bool) -> ConnectionPool:
         async with self._starting:
             self.check()
             if self._pool is None:
                 assert self._address is not None
-                connection = await connect(self._address, statement_cache_size=0, command_timeout=self.timeout)
+                connection = await connect(
+                    self._address,
+                    timeout=until - time.monotonic(),
+                    statement_cache_size=0,
+                    command_timeout=self.timeout,
+                )
                 try:
                     await self._prepare(connection, creates)
                 finally:
                     connection.terminate()
-                self._pool = OwnPool(
-                    self._address,
-                    self._size,
-                    # behind a pooler the next transaction may not know the name, or the setting
-                    statement_cache_size=0 if self.is_pooled else 100,
-                    server_settings={} if self.is_pooled else SETTINGS,
-                    command_timeout=self.timeout,
-                )
-            elif not self.is_prepared:
-                connection = await self._pool.acquire()
+                self._pool = await self._open_pool(until)
+            elif not self.is_prepared or (creates and not self.is_complete):
+                connection = await self._pool.acquire(until - time.monotonic())
                 try:
                     await self._prepare(connection, creates)
                 finally:
                     await self._pool.release(connection)
             return self._pool
+
+    async def _open_pool(self, until: float) -> ConnectionPool:
+        """Return our own pool. A pooler that was not recognized may refuse our settings, which recognizes it."""
+        assert self._address is not None
+        pool = OwnPool(
+            self._address,
+            self._size,
+            # behind a pooler the next transaction may not know the name, or the setting
+            statement_cache_size=0 if self.is_pooled else 100,
+            server_settings={} if self.is_pooled else SETTINGS,
+            command_timeout=self.timeout,
+        )
+        if not self.is_pooled:
+            try:
+                await pool.release(await pool.acquire(until - time.monotonic()))
+            except UsageError as error:
+                if not isinstance(error.__cause__, asyncpg.ProtocolViolationError):
+                    raise
+                self.is_pooled = self._says_pooled = True
+                return await self._open_pool(until)
+        return pool
 
     async def _prepare(self, connection: Connection, creates: bool) -> None:
         async with connection.transaction(isolation="read_committed"):
@@ -272,6 +340,7 @@ class PostgresDatabase:
             exists = await (self.schema.prepare if creates else self.schema.inspect)(connection)
             self.set_clock(await connection.fetchval("SELECT (date_part('epoch', clock_timestamp()) * 1e6)::bigint"))
         self.is_prepared = exists
+        self.is_complete = creates
 
     async def _check_settings(self, connection: Connection) -> None:
         """Raise UsageError where the server or its settings would silently break a promise later."""

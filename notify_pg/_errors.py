@@ -10,6 +10,7 @@
 | any other SQLSTATE | REFUSED | rolled back: 53100 disk full, 55P03 lock timeout, 57014 cancelled ... |
 | InterfaceError, "cannot switch to state" | UNSENT | the connection was already dead, so nothing was sent |
 | SSLCertVerificationError, "rejected SSL upgrade" | REFUSED | no connection that the DSN allows: nothing was sent |
+| UnreachableError | UNSENT | known to be unreachable, so nothing was sent |
 | TypeError, KeyError ... not raised in asyncpg | BUG | a mistake in this library: reported as one, never retried |
 | anything else | LOST | timeouts, broken connections |
 """
@@ -32,6 +33,17 @@ from notify.errors import (
 )
 
 logger = logging.getLogger("notify.pg")
+
+
+class ConnectTimeoutError(TimeoutError):
+    """A connection was not established in time."""
+
+
+class UnreachableError(ConnectionError):
+    """The server is known to be unreachable, so nothing was tried; the cause says why."""
+
+    def __str__(self) -> str:
+        return "" if self.__cause__ is None else describe(self.__cause__)
 
 
 class PostgresDisposition(Enum):
@@ -62,7 +74,7 @@ _CLASSES: Final = {"08": PostgresDisposition.LOST, "57P": PostgresDisposition.LO
 def disposition_of(error: BaseException) -> PostgresDisposition:
     """Return what became of the statement that raised this error."""
     # asyncpg reports an idle connection that the server has just terminated as an internal error with this text.
-    if isinstance(error, asyncpg.InterfaceError) or "cannot switch to state" in str(error):
+    if isinstance(error, asyncpg.InterfaceError | UnreachableError) or "cannot switch to state" in str(error):
         return PostgresDisposition.UNSENT
     if is_bug(error, "asyncpg"):
         return PostgresDisposition.BUG
@@ -88,9 +100,24 @@ def is_temporary(error: BaseException) -> bool:
     return _state(error)[:2] == "53"
 
 
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether a failed attempt to connect means that the server is away: gone, cut off, starting, stopping."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _state(error)[:3] == "57P"
+    is_late = isinstance(error, TimeoutError) and not isinstance(error, ConnectTimeoutError) and error.errno is None
+    return (
+        isinstance(error, OSError) and not is_late and not isinstance(error, ssl.SSLError) and not is_about_tls(error)
+    )
+
+
 def is_about_tls(error: BaseException) -> bool:
     """Return whether the server has no certificate that the DSN accepts, or no TLS where the DSN requires it."""
     return isinstance(error, ssl.SSLCertVerificationError) or "rejected SSL upgrade" in str(error)
+
+
+def is_short_of_connections(error: BaseException) -> bool:
+    """Return whether the server or the role has no connection left to give."""
+    return _state(error) == "53300"
 
 
 def is_about_data(error: BaseException) -> bool:
@@ -105,7 +132,11 @@ def detail_of(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """Return an error as one line: its text may span several lines, and may be empty."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
+    text = str(error).partition("\n")[0]
+    if isinstance(error, UnreachableError):
+        return text
+    hint = "; lower pool_size=, or raise the limit" if is_short_of_connections(error) else ""
+    return f"{type(error).__name__}: {text}".rstrip(": ") + hint
 
 
 def rejected(error: BaseException, backend: str) -> NotifyError:

@@ -20,8 +20,19 @@ _SQL: Final = files(__package__) / "_sql"  # may be in a zip file
 _MAX_BYTES: Final = 63
 """Of an identifier. The server truncates longer ones silently, so two of them could collide."""
 
-TABLES: Final = ("meta", "heads", "events", "events_default", "keys", "nonces", "outbox", "trackers", "presence")
-USER_TABLES: Final = ("outbox", "heads", "events", "keys", "presence")
+TABLES: Final = (
+    "meta",
+    "heads",
+    "events",
+    "events_default",
+    "keys",
+    "nonces",
+    "outbox",
+    "outbox_dead",
+    "trackers",
+    "presence",
+)
+USER_TABLES: Final = ("outbox", "outbox_dead", "heads", "events", "keys", "presence")
 """Those with a column `user_id`, in the order in which a user is erased."""
 
 FUNCTIONS: Final = {"save": "save_1", "relay": "relay_1"}

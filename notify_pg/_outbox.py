@@ -9,18 +9,25 @@ polled while there is one to wait for.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
+import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
 
 from notify import Background, Event, NotifyError, UsageError
+from notify.abc import Backlog
 from notify.adapters import OutageLog
+from notify.errors import BackendUnavailableError, InvalidEventError, PayloadTooLargeError
+from notify.event import check_pushed_type
 
 from ._connection import PostgresDatabase
-from ._errors import rejected
+from ._errors import describe, is_about_data, rejected, unavailable
+from ._pool import Connection
 from ._record import columns
 
 logger = logging.getLogger("notify.pg")
@@ -34,6 +41,19 @@ MAX_WATCHED: Final = 10_000
 
 RELAYED: Final = 500
 """Events that a relay moves in one transaction."""
+
+WATCH: Final = 60.0
+"""Seconds for which an event may wait in the outbox."""
+
+COUNTED: Final = 10_000
+"""Rows up to which the outbox is counted."""
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+MICROS_END: Final = 253_402_300_800_000_000
+"""The year 10000, which a datetime cannot hold."""
+
+_SPACE: Final = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
 
 
 class TransactionWatcher:
@@ -99,8 +119,12 @@ class PostgresOutbox:
     Args:
         db: the database.
         limits: maximum length, and key window in milliseconds.
+        max_payload: bytes of JSON that an event may have.
         interval: seconds between polls for events that other processes have left.
         on_moved: called with the users whose logs have new events.
+
+    Attributes:
+        last_backlog: what was found when it was last looked at.
     """
 
     def __init__(
@@ -108,26 +132,36 @@ class PostgresOutbox:
         db: PostgresDatabase,
         *,
         limits: tuple[int, int],
+        max_payload: int,
         interval: float,
         on_moved: Callable[[Sequence[str]], None],
     ) -> None:
         self._db = db
         self._limits = limits
+        self._max_payload = max_payload
         self._interval = interval
         self._on_moved = on_moved
-        self._enqueue = db.names.sql("enqueue")
-        self._relay = db.names.sql("relay")
+        self._sql = db.names.sql
         self._wake = asyncio.Event()
+        self._left: list[int] = []  # rows that can neither be moved nor set aside
+        self.last_backlog = Backlog()
         self._outage = OutageLog(logger, "the outbox relay is failing and is retried", "the outbox relay works again")
+        self._waiting = OutageLog(
+            logger, "events wait in the outbox, and no relay moves them", "the outbox is moved again"
+        )
 
     async def enqueue(self, events: Sequence[Event], connection: Any) -> None:
         """Insert events into the outbox, in the caller's transaction.
 
         Raises:
+            PayloadTooLargeError: a payload is over the limit; nothing is inserted.
             PushRejectedError: it failed, and the transaction with it.
         """
+        for event in events:
+            if len(event.data) > self._max_payload:
+                raise PayloadTooLargeError(len(event.data), self._max_payload)
         try:
-            await connection.execute(self._enqueue, *columns(events))
+            await connection.execute(self._sql("enqueue"), *columns(events))
         except Exception as error:
             raise rejected(error, self._db.backend) from error
 
@@ -139,7 +173,7 @@ class PostgresOutbox:
         """Move events from the outbox to their logs until cancelled."""
         while True:
             try:
-                moved = await self.relay()
+                moved = await self.relay() if await self._db.has_tables() else 0
                 self._outage.recovered()
             except NotifyError as error:
                 self._outage.failed(error)
@@ -147,16 +181,90 @@ class PostgresOutbox:
             if moved < RELAYED:
                 await self._wait()
 
-    async def relay(self) -> int:
-        """Move one batch and return how many; 0 also while another process is moving events."""
+    async def watch(self) -> None:
+        """Look at the backlog every minute, and warn once of events that wait for longer, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH * random.uniform(0.5, 1.0))
+            try:
+                backlog = await self.backlog()
+            except NotifyError:
+                continue  # the parts that need the server say so
+            if backlog.age > WATCH:
+                self._waiting.failed("start a process whose store has relay=")
+            else:
+                self._waiting.recovered()
+
+    async def backlog(self) -> Backlog:
+        """See `notify.abc.HasOutbox.backlog`."""
         if not await self._db.has_tables():
-            return 0
-        rows = await self._db.fetch(self._relay, self._db.names.relay_lock, RELAYED, *self._limits)
-        users = rows[0]["users"]
+            return Backlog()
+        (row,) = await self._db.fetch(self._sql("outbox_backlog"), COUNTED)
+        try:
+            dead = (await self._db.fetch(self._sql("outbox_dead"), COUNTED))[0]["dead"]
+        except BackendUnavailableError:
+            dead = 0  # an earlier release made the tables, and this role may not add one
+        self.last_backlog = Backlog(row["waiting"], row["age"], dead)
+        return self.last_backlog
+
+    async def relay(self) -> int:
+        """Move one batch and return how many rows; 0 also while another process is moving events."""
+        users: list[str] = []
+        try:
+            async with self._db.connection(self._db.timeout) as connection, connection.transaction():
+                rows = await connection.fetch(
+                    self._sql("outbox_take"), self._db.names.relay_lock, RELAYED, self._max_payload, self._left
+                )
+                if rows:
+                    users = await self._move(connection, rows)
+        except Exception as error:
+            raise unavailable(error, self._db.backend) from error
         if users:
             self._on_moved(users)
-        moved: int = rows[0]["moved"]
-        return moved
+        return len(rows)
+
+    async def _move(self, connection: Connection, rows: Sequence[Any]) -> list[str]:
+        """Move rows to their logs, and those that no log may hold to where they are kept; return the users."""
+        drafts: list[tuple[int, Event]] = []
+        reasons: dict[int, str] = {}
+        for row in rows:
+            try:
+                drafts.append((row["id"], draft_of(row, self._max_payload)))
+            except InvalidEventError as error:
+                reasons[row["id"]] = str(error)
+        reasons |= await self._save(connection, drafts)
+        moved = [(number, draft.user) for number, draft in drafts if number not in reasons]
+        await connection.execute(self._sql("outbox_remove"), [number for number, _ in moved])
+        if reasons:
+            await self._set_aside(connection, reasons)
+        return [user for _, user in moved]
+
+    async def _save(self, connection: Connection, drafts: Sequence[tuple[int, Event]]) -> dict[int, str]:
+        """Append drafts to their logs; return why for each that the database refuses."""
+        if not drafts:
+            return {}
+        try:
+            async with connection.transaction():
+                columns_ = columns([draft for _, draft in drafts])
+                await connection.fetchrow(self._sql("save"), None, None, False, 0, *self._limits, *columns_)
+        except asyncpg.PostgresError as error:
+            if not is_about_data(error):
+                raise
+            if len(drafts) == 1:
+                return {drafts[0][0]: describe(error)}
+            half = len(drafts) // 2
+            return await self._save(connection, drafts[:half]) | await self._save(connection, drafts[half:])
+        return {}
+
+    async def _set_aside(self, connection: Connection, reasons: dict[int, str]) -> None:
+        try:
+            async with connection.transaction():
+                await connection.execute(self._sql("outbox_set_aside"), [*reasons], [*reasons.values()])
+            what = "set aside"
+        except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
+            self._left += reasons
+            what = f"left there, because they cannot be set aside ({describe(error)})"
+        number, reason = next(iter(reasons.items()))
+        logger.warning("%d events of the outbox are %s; the first, row %d: %s", len(reasons), what, number, reason)
 
     async def _wait(self) -> None:
         try:
@@ -165,3 +273,31 @@ class PostgresOutbox:
         except TimeoutError:
             pass
         self._wake.clear()
+
+
+def draft_of(row: Any, max_payload: int) -> Event:
+    """Return the event of a row of the outbox, with compact JSON.
+
+    Raises:
+        InvalidEventError: `push` would refuse it.
+    """
+    check_pushed_type(row["type"])
+    if row["size"] > 2 * max_payload:
+        raise PayloadTooLargeError(row["size"], max_payload)
+    try:
+        payload = json.loads(row["data"].decode("utf-8"), parse_constant=_refuse)
+        meta = json.loads(row["meta"]) if row["meta"] is not None else None
+    except (ValueError, RecursionError) as error:  # too many digits or brackets, too
+        raise InvalidEventError(f"data or meta is not a JSON value: {error}") from error
+    if not 0 <= row["micros"] < MICROS_END:
+        raise InvalidEventError("micros must be in the years 1970 to 9999")
+    names = {"group": row["topic"], "key": row["key"], "meta": meta, "timestamp": EPOCH + row["micros"] * MICROSECOND}
+    Event(row["user_id"], row["type"], payload, **names)
+    data = _SPACE.sub(lambda found: found[1] or b"", row["data"])  # the numbers stay as they were written
+    if len(data) > max_payload:
+        raise PayloadTooLargeError(len(data), max_payload)
+    return Event(row["user_id"], row["type"], data=data, **names)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON value")

@@ -26,8 +26,11 @@ DAYS_AHEAD: Final = 2
 LOCK_WAIT: Final = "SET LOCAL lock_timeout = '200ms'"
 """Longer, and pushes would queue up behind a change of partitions that waits for a long query; it is retried later."""
 
+MOVE_WAIT: Final = "SET LOCAL lock_timeout = '1s'"
+"""To move events takes as long anyway, and on a busy server there is seldom a moment without a push."""
+
 PIECE: Final = 20_000
-"""Events that one transaction moves out of the default partition. Pushes and reads wait for it: 0.3 s or so."""
+"""Events that one transaction moves out of the default partition. Pushes and reads wait for it: about half a second."""
 
 MAX_MOVED: Final = 1_000_000
 """Events of one day that are moved; a day with more stays in the default partition until `max_age` removes them."""
@@ -112,4 +115,4 @@ async def create_partition(connection: Connection, names: PostgresNames, low: in
 async def move_partition(connection: Connection, names: PostgresNames, low: int, high: int) -> None:
     """Create the partition of a range, and move the events of the default partition there. Saves and reads wait."""
     sql = names.sql("move_partition", partition=name_of(low, high), low=low, high=high)
-    await connection.execute(f"{LOCK_WAIT};\n{sql}")
+    await connection.execute(f"{MOVE_WAIT};\n{sql}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
@@ -21,6 +22,15 @@ Connection: TypeAlias = Any
 IDLE: Final = 300.0
 """Seconds after which an idle connection is closed."""
 
+ASK_AGAIN: Final = 1.0
+"""Seconds after which a server that gave no further connection is asked for one again."""
+
+RETRY: Final = 0.02
+"""Seconds between attempts while there is no connection to wait for, but there was one a moment ago."""
+
+VACATING: Final = 0.5
+"""Seconds for which the server may still count a connection that was closed."""
+
 _CLOSE: Final = 1.0
 """Seconds to wait for an orderly close."""
 
@@ -30,8 +40,12 @@ class ConnectionPool(Protocol):
 
     size: int
 
-    async def acquire(self) -> Connection:
-        """Borrow a connection; waits for a free one."""
+    async def acquire(self, wait: float) -> Connection:
+        """Borrow a connection; waits for a free one, up to `wait` seconds.
+
+        Raises:
+            TimeoutError: no connection was free.
+        """
 
     async def release(self, connection: Connection) -> None:
         """Return a connection; one that was terminated is replaced when the next one is needed."""
@@ -50,9 +64,16 @@ class CallerPool:
         self.size: int = pool.get_max_size()
         self._pool = pool
 
-    async def acquire(self) -> Connection:
-        """See `ConnectionPool`."""
-        return await self._pool.acquire()
+    async def acquire(self, wait: float) -> Connection:
+        """See `ConnectionPool`; where the server gives no further connection, waits for one that exists."""
+        async with asyncio.timeout(wait):
+            while True:
+                try:
+                    return await self._pool.acquire()
+                except asyncpg.TooManyConnectionsError:
+                    if not self._pool.get_size():
+                        raise
+                await asyncio.sleep(RETRY)
 
     async def release(self, connection: Connection) -> None:
         """See `ConnectionPool`."""
@@ -82,22 +103,66 @@ class OwnPool:
         self._slots = asyncio.Semaphore(size)
         self._idle: list[tuple[float, Connection]] = []  # last in, first out, so that those not needed grow old
         self._in_use: set[Connection] = set()
+        self._parked: deque[asyncio.Future[None]] = deque()  # waiting for a connection that exists
+        self._full_until = 0.0  # the server has refused a further connection; it is asked again then
+        self._refusal: Exception | None = None
+        self._opening = 0
+        self._vacated = time.monotonic()  # when a connection was last closed; the server notices a moment later
 
-    async def acquire(self) -> Connection:
-        """See `ConnectionPool`."""
-        await self._slots.acquire()
+    async def acquire(self, wait: float) -> Connection:
+        """See `ConnectionPool`. Where the server gives no further connection, waits for one that exists."""
+        until = time.monotonic() + wait
+        async with asyncio.timeout(wait):
+            await self._slots.acquire()
         try:
             connection = None
-            while self._idle and connection is None:
-                _, connection = self._idle.pop()
-                connection = None if connection.is_closed() else connection
-            if connection is None:
-                connection = await connect(self._dsn, **self._options)
+            while connection is None:
+                connection = self._take_idle() or await self._open(until)
         except BaseException:
             self._slots.release()
             raise
         self._in_use.add(connection)
         return connection
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            _, connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
+    async def _open(self, until: float) -> Connection | None:
+        """Open a connection; None if one that exists may be free now, because the server gives no further one.
+
+        Raises:
+            asyncpg.TooManyConnectionsError: the server gives none, and there is none to wait for.
+        """
+        now = time.monotonic()
+        if now >= self._full_until or not self._in_use:
+            self._opening += 1
+            try:
+                return await connect(self._dsn, timeout=max(0.0, until - now), **self._options)
+            except asyncpg.TooManyConnectionsError as error:
+                self._full_until = time.monotonic() + ASK_AGAIN
+                self._refusal = error
+                if self._idle:
+                    return None
+                if not self._in_use and self._opening == 1 and time.monotonic() > self._vacated + VACATING:
+                    raise
+            finally:
+                self._opening -= 1
+        parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._parked.append(parked)
+        try:
+            async with asyncio.timeout(min(until - time.monotonic(), ASK_AGAIN if self._in_use else RETRY)):
+                await parked
+        except TimeoutError:
+            if time.monotonic() >= until and self._refusal is not None:
+                raise self._refusal  # noqa: B904 - it says more
+        finally:
+            if parked in self._parked:
+                self._parked.remove(parked)
+        return None
 
     async def release(self, connection: Connection) -> None:
         """See `ConnectionPool`."""
@@ -106,9 +171,16 @@ class OwnPool:
             connection.terminate()  # `expire` was called while it was in use
         elif not connection.is_closed():
             self._idle.append((now, connection))
+        if connection.is_closed():
+            self._vacated = now
         self._in_use.discard(connection)
         while self._idle and self._idle[0][0] < now - IDLE:
             self._idle.pop(0)[1].terminate()
+        while self._parked:
+            parked = self._parked.popleft()
+            if not parked.done():
+                parked.set_result(None)
+                break
         self._slots.release()
 
     async def expire(self) -> None:

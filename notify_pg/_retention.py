@@ -48,6 +48,10 @@ MAINTENANCE: Final = 900.0
 MAX_AHEAD: Final = 1000
 """Milliseconds that the last id of a user may be ahead of the clock, for a new log to wait for its time."""
 
+ATTEMPTS: Final = 5
+RETRY_AFTER: Final = 0.5
+"""Attempts to get the lock under which events are moved, and seconds between them: pushes take turns with it."""
+
 PAGES: Final = 1000
 """Pages of a table from which one statement removes rows: 8 MB."""
 
@@ -163,27 +167,37 @@ class PostgresMaintenance:
         if not (await self._db.fetch(sql("default_filled")))[0]["filled"]:
             self._filled.recovered()
             return
-        reasons = []
+        reason = ""
         now_day = self._db.server_micros(time.monotonic()) // 86_400_000_000
         for row in await self._db.fetch(sql("default_days"), DAY):
             if row["count"] > MAX_MOVED:
-                reasons.append(f"there are {row['count']} of one day, which is too many to move")
+                reason = f"there are {row['count']} of one day, which is too many to move"
                 continue
-            day: int = row["day"]
-            if day > now_day + DAYS_AHEAD:
+            if row["day"] > now_day + DAYS_AHEAD:
                 logger.warning(
-                    "%s holds events of day %d, ahead of the time: the server's clock has jumped", events, day
+                    "%s holds events of day %d, which is ahead: the server's clock has jumped", events, row["day"]
                 )
-            for low, high in uncovered(day * DAY, (day + 1) * DAY, await self._partitions()):
-                cuts = [cut["id"] for cut in await self._db.fetch(sql("default_pieces"), low, high, PIECE)]
-                for piece in pieces(low, high, cuts):
-                    if not await self._change(self._move_partition, *piece):
-                        reasons.append(f"moving them has failed: {self._reason}")
-                        break
-        if reasons:
-            self._filled.failed(reasons[0])
+            if not await self._move_day(row["day"]):
+                reason = f"moving them has failed: {self._reason}"
+                break
+        if reason:
+            self._filled.failed(reason)
         else:
             self._filled.recovered()
+
+    async def _move_day(self, day: int) -> bool:
+        """Move the events of one day out of the default partition; return whether that succeeded."""
+        sql = self._db.names.sql
+        for low, high in uncovered(day * DAY, (day + 1) * DAY, await self._partitions()):
+            cuts = [cut["id"] for cut in await self._db.fetch(sql("default_pieces"), low, high, PIECE)]
+            for piece in pieces(low, high, cuts):
+                for attempts_left in reversed(range(ATTEMPTS)):
+                    if await self._change(self._move_partition, *piece):
+                        break
+                    if not attempts_left:
+                        return False
+                    await asyncio.sleep(RETRY_AFTER)
+        return True
 
     async def _partitions(self) -> list[Partition]:
         names = self._db.names

@@ -7,7 +7,7 @@ append an event twice.
 
 What follows a failed attempt, by its disposition (`_errors`):
 
-- not sent at all: the next attempt, for as long as there is time;
+- not sent at all: the next attempt, for as long as there is time, unless the server is known to be unreachable;
 - LOST: the next attempt; from now on the outcome is unknown unless a later attempt returns it;
 - CONFLICT, READ_ONLY, UNPREPARED, LATE: rolled back, and retried once, since the second attempt may succeed;
 - REFUSED: the end;
@@ -28,7 +28,7 @@ from notify.errors import UsageError
 from notify.event import Event
 
 from ._connection import PostgresDatabase
-from ._errors import PostgresDisposition, detail_of, disposition_of, is_locked, is_temporary
+from ._errors import PostgresDisposition, UnreachableError, detail_of, disposition_of, is_locked, is_temporary
 from ._record import columns
 
 _RETRIED_ONCE: Final = {
@@ -136,7 +136,8 @@ class PostgresRetries:
             self._lost = self._lost or (error if self._was_sent else None)
             return True
         if not self._was_sent or disposition is PostgresDisposition.UNSENT:
-            return disposition is PostgresDisposition.REFUSED and not is_temporary(error)
+            is_hopeless = isinstance(error, UnreachableError) and self._lost is None
+            return is_hopeless or (disposition is PostgresDisposition.REFUSED and not is_temporary(error))
         if disposition is PostgresDisposition.LOST:
             self._lost = error
             return False

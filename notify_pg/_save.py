@@ -20,7 +20,7 @@ from notify import Background, Event, NotifyError, ids
 from notify.errors import ClosedError, PushUncertainError, UsageError
 
 from ._connection import PostgresDatabase
-from ._errors import is_about_data, rejected, uncertain
+from ._errors import UnreachableError, is_about_data, rejected, uncertain
 from ._queue import Done, Outcome, PendingSave, SaveQueue
 from ._record import BITS, MASK, columns, event_of
 from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
@@ -72,10 +72,11 @@ class PostgresSaver:
         self._taken: dict[int, list[PendingSave]] = {}  # batches that are not resolved, by identity
         self._draining = 0
         self._lock_waiters = asyncio.Semaphore(MAX_LOCK_WAITERS)
+        db.watch.listeners.append(self._reject_waiting)
 
     def save_soon(self, event: Event, done: Done) -> None:
         """Queue an event; `done` is called with its outcome. Never waits."""
-        self._queue.add(PendingSave(event, time.monotonic() + self._db.timeout, done))
+        self._add(PendingSave(event, time.monotonic() + self._db.timeout, done))
         self._start()
 
     def save_many(self, events: Sequence[Event], done: Callable[[Sequence[Outcome]], None]) -> None:
@@ -89,7 +90,7 @@ class PostgresSaver:
 
         until = time.monotonic() + self._db.timeout
         for number, event in enumerate(events):
-            self._queue.add(PendingSave(event, until, partial(note, number)))
+            self._add(PendingSave(event, until, partial(note, number)))
         self._start()
 
     async def save_in(self, event: Event, connection: Any) -> Event:
@@ -106,6 +107,18 @@ class PostgresSaver:
             self._resolve(batch, [self._uncertain(CLOSED)] * len(batch))
         for save in self._queue.clear():
             save.done(ClosedError("the store was closed; nothing was sent"))
+
+    def _add(self, save: PendingSave) -> None:
+        """Queue a save, unless the server is known to be unreachable."""
+        error = self._db.watch.error
+        if error is None:
+            self._queue.add(save)
+        else:
+            asyncio.get_running_loop().call_soon(save.done, rejected(error, self._db.backend))
+
+    def _reject_waiting(self, error: UnreachableError) -> None:
+        for save in self._queue.clear():
+            save.done(rejected(error, self._db.backend))
 
     # -- batches -------------------------------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ class PostgresSchema:
         found = await self._look(connection)
         is_outdated = self._is_outdated(found)
         if is_outdated:
-            await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
+            await self._lock(connection)
             found = await self._look(connection)
             if self._is_outdated(found):
                 await self._create(connection, found)
@@ -144,6 +144,11 @@ class PostgresSchema:
         assert found is not None
         await self._keep(connection, found, is_locked=is_outdated)
         return True
+
+    async def _lock(self, connection: Any) -> None:
+        """Wait for other processes that change the schema, however short the timeouts of the role are."""
+        await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+        await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
 
     def _is_outdated(self, found: Findings | None) -> bool:
         return found is None or bool(found.missing(self._names)) or not found.has_key or 0 < found.version < VERSION
@@ -156,7 +161,8 @@ class PostgresSchema:
         return (
             f"-- Creates the tables of notify in schema {self._names.schema}; may be run again. A role that only uses\n"
             "-- them needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables.\n"
-            f"BEGIN;\nSET LOCAL client_min_messages = warning;\n\n{body}\nCOMMIT;\n"
+            f"BEGIN;\nSET LOCAL client_min_messages = warning;\nSELECT pg_advisory_xact_lock({self._names.lock});\n\n"
+            f"{body}\nCOMMIT;\n"
         )
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -188,7 +194,7 @@ class PostgresSchema:
             found.partitions.append(Partition(name, low, high, row["pages"] or 0, row["is_owned"]))
         else:
             found.tables[name] = row["is_owned"]
-            if row["is_filtered"] and name in self._tables:
+            if row["is_filtered"] and name in self._tables and name != "events_default":  # read by way of the events
                 found.filtered.append(name)
             if not row["is_readable"]:
                 found.unreadable.append(name)
@@ -256,7 +262,7 @@ class PostgresSchema:
         elif missing:
             present = found.partitions
             if not is_locked:
-                await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
+                await self._lock(connection)
                 present = (await self._look(connection) or found).partitions  # another process may have created them
             for low, high in missing_ranges(found.today, present):
                 reasons.append(await self._create_partition(connection, low, high))

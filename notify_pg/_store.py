@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Self
 import asyncpg  # type: ignore[import-untyped]
 
 from notify import Background, Event, Guarantees, NotifyError, Page, ids
+from notify.abc import Backlog
 from notify.adapters import Retention
 from notify.errors import UsageError
 
@@ -49,6 +50,7 @@ class PostgresStore:
         key_window: seconds within which a repeated idempotency key returns the first event.
         timeout: seconds for one call. A save has its outcome by then; keep it below the notifier's.
         pool_size: connections at most, where a DSN was given.
+        max_payload: bytes of JSON that an event in the outbox may have; as that of the notifier.
         relay: seconds between polls of the outbox for events that other processes have left there. None: this process
             moves the events that it enqueues itself, and no others.
 
@@ -69,6 +71,7 @@ class PostgresStore:
         key_window: float = 86_400.0,
         timeout: float = 4.0,
         pool_size: int = 8,
+        max_payload: int = 65_536,
         relay: float | None = None,
     ) -> None:
         Retention(max_len, max_age, key_window)
@@ -91,6 +94,7 @@ class PostgresStore:
         self._outbox = PostgresOutbox(
             self._db,
             limits=self._saver.limits,
+            max_payload=max_payload,
             interval=relay or RELAY_INTERVAL,
             on_moved=lambda users: self.wake(*users),
         )
@@ -148,6 +152,11 @@ class PostgresStore:
         """See `notify.abc.Forget.forget`; erases the user's presence and what waits in the outbox, too."""
         self._start()
         return await self._background.run(self._maintenance.forget, user)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the tables are known to exist: the first call finds out."""
+        return self._db.is_prepared
 
     async def prepare(self) -> None:
         """See `notify.abc.Prepare.prepare`; also creates missing partitions, and moves what is in the default one."""
@@ -210,6 +219,7 @@ class PostgresStore:
 
         Raises:
             UsageError: not such a connection.
+            PayloadTooLargeError: a payload is over `max_payload`; the transaction is untouched.
             PushRejectedError: not stored, and the transaction can no longer be committed.
 
         Order: as enqueued, where one transaction began after the other had committed.
@@ -231,6 +241,16 @@ class PostgresStore:
         """
         self._publisher.publish({short_key(user) for user in users})
 
+    @property
+    def last_backlog(self) -> Backlog:
+        """See `notify.abc.HasOutbox.last_backlog`."""
+        return self._outbox.last_backlog
+
+    async def backlog(self) -> Backlog:
+        """See `notify.abc.HasOutbox.backlog`."""
+        self._start()
+        return await self._background.run(self._outbox.backlog)
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -238,11 +258,12 @@ class PostgresStore:
         if not self._started:
             self._started = True
             self._services.start(self._maintenance.run)
+            self._services.start(self._outbox.watch)
             if self._relays:
                 self._start_relay()
 
     async def _prepared(self) -> None:
-        if not self._db.is_prepared:
+        if not self._db.is_complete:
             await self._background.run(self._db.prepare)
 
     async def _prepare(self) -> None:

@@ -39,6 +39,7 @@ class PostgresStreamStore(PostgresStore):
         key_window: float = 86_400.0,
         timeout: float = 4.0,
         pool_size: int = 8,
+        max_payload: int = 65_536,
         relay: float | None = None,
     ) -> None:
         if not probe_interval > 0:
@@ -52,6 +53,7 @@ class PostgresStreamStore(PostgresStore):
             key_window=key_window,
             timeout=timeout,
             pool_size=pool_size,
+            max_payload=max_payload,
             relay=relay,
         )
         self._db.set_listen_dsn(listen_dsn)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import anyio
+from redis.asyncio import SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
 from ._connection import Address, Connection, Endpoint, ask, format_address, hang_up, pack
@@ -61,7 +62,14 @@ async def ask_sentinels(endpoint: Endpoint) -> Address:
         for seed in endpoint.seeds:
             tasks.start_soon(query, seed)
     if not answers:
-        raise _unknown(f"no sentinel at {endpoint} knows a master called {endpoint.service!r}", failures)
+        if any(isinstance(each.__cause__, ResponseError) for each in failures):
+            raise _unknown(f"no sentinel at {endpoint} knows a master called {endpoint.service!r}", failures)
+        hint = (
+            " (if they have no TLS, say sentinel_ssl=false)"
+            if issubclass(endpoint.sentinel_kind, SSLConnection)
+            else ""
+        )
+        raise _unknown(f"no sentinel at {endpoint} answers{hint}", failures)
     return max(answers)[1]
 
 

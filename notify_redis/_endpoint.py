@@ -73,7 +73,10 @@ def endpoint_of(url: RedisUrl) -> Endpoint:
     Raises:
         UsageError: not a Redis URL, client or pool, or with an option that connections do not have.
     """
-    parts = StoreUrl.parse(url) if isinstance(url, str) else None
+    try:
+        parts = StoreUrl.parse(url) if isinstance(url, str) else None
+    except UsageError as error:
+        raise UsageError(f"not a Redis URL: {error}") from None
     given = f"not a Redis URL: {parts.scheme}://..." if parts else "unusable client or pool"
     try:
         endpoint = _of_url(parts) if parts else _of_client(url)
@@ -154,7 +157,7 @@ def _database(path: str, given: Mapping[str, str]) -> dict[str, int]:
         return {}
     if not re.fullmatch(r"[0-9]{1,9}", digits):
         raise ValueError("the database must be a number")
-    if "db" in given:
+    if given.get("db", digits) != digits:
         raise ValueError("db is given twice, in the path and as an option")
     return {"db": int(digits)}
 

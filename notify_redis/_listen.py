@@ -130,6 +130,11 @@ class Subscriptions:
             each.connection is not None and each.connection.is_receiving for each in self._masters.values()
         )
 
+    @property
+    def is_reliable(self) -> bool:
+        """Whether nothing has to be looked for: what is published while a connection is away is lost."""
+        return self.is_receiving
+
     def __contains__(self, channel: object) -> bool:
         """Return whether a channel is open here."""
         return channel in self._channels

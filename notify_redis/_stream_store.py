@@ -89,7 +89,7 @@ class RedisStreamStore(RedisStore):
             read_timeout=self._timeout + 1.0,
             on_open=self._on_open,
             on_close=self._on_close,
-            is_receiving=lambda: self._subscriptions.is_receiving,
+            is_receiving=lambda: self._subscriptions.is_reliable,
         )
         self._positions = self._live.positions()
 

@@ -61,6 +61,10 @@ ENTRIES_PER_READ: Final = b"64"
 MESSAGES_PER_YIELD: Final = 64
 SETUP_TIMEOUT: Final = 5.0
 
+RESUME_TIME: Final = 8.0
+"""Seconds without a connection after which streams look for new events in their logs: until then, it is better to wait
+for the wake stream, which has all of them, than to search the logs of all users every second."""
+
 SETTLING: Final = REDISCOVER_INTERVAL + 1.0
 """Seconds after partitions have moved in which pushers may still write to the wake streams of the former layout."""
 
@@ -72,9 +76,11 @@ class _WakeMaster:
 
     Attributes:
         partition: of its wake stream.
-        place: the id of the last entry that was passed on; None: begin at the end.
+        place: the id of the last entry that was passed on.
+        is_lost: whether that place says nothing any more, so that reading begins at the end.
         run: which run of the server that place is of.
         is_receiving: whether a read is under way.
+        left_at: when that ended last, by the monotonic clock.
         heard_at: when the server last answered a read, by the monotonic clock.
         scope: cancels the task that keeps this master connected.
         connection_scope: cancels the present connection.
@@ -85,16 +91,17 @@ class _WakeMaster:
         self.partition = partition
         self.outage = outage
         self.is_first = is_first
-        self.place: bytes | None = None
+        self.place = b""
+        self.is_lost = True
         self.run: bytes | None = None
         self.is_receiving = False
-        self.heard_at = 0.0
+        self.heard_at = self.left_at = 0.0
         self.scope = anyio.CancelScope()
         self.connection_scope = anyio.CancelScope()
 
     def restart(self) -> None:
         """Connect again, and begin at the end."""
-        self.place = None
+        self.is_lost = True
         self.connection_scope.cancel()
 
 
@@ -141,6 +148,19 @@ class WakeReader:
         """Whether every master's wake stream is read, and pushers are known to write to it."""
         is_settled = time.monotonic() >= self._settled_at
         return bool(self._masters) and is_settled and all(each.is_receiving for each in self._masters.values())
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether nothing has to be looked for: it is received, or will be soon, since reading goes on where it was."""
+        now = time.monotonic()
+        return (
+            bool(self._masters)
+            and now >= self._settled_at
+            and all(
+                each.is_receiving or (not each.is_lost and now - each.left_at < RESUME_TIME)
+                for each in self._masters.values()
+            )
+        )
 
     def __contains__(self, channel: object) -> bool:
         """Return whether a channel is open here."""
@@ -208,7 +228,9 @@ class WakeReader:
         except* (RedisError, OSError, ClosedError, *FAILURES) as group:
             failure = first_of(group)
         finally:
-            master.is_receiving = False
+            if master.is_receiving:
+                master.is_receiving = False
+                master.left_at = time.monotonic()
             if connection is not None:
                 await hang_up(connection)
         return failure
@@ -223,12 +245,14 @@ class WakeReader:
         for reply in (loaded, end):
             if isinstance(reply, ResponseError):
                 raise reply
+        if end is None:
+            raise NoAnswerError(f"{keys[1].decode()} is not the counter of a wake stream")
         found = None if isinstance(info, ResponseError) else re.search(rb"run_id:(\w+)", info)
         run = found[1] if found else None
-        is_same = master.place is not None and run is not None and run == master.run
+        is_same = not master.is_lost and run is not None and run == master.run
         if not is_same:
             master.place = end
-        master.run = run
+        master.run, master.is_lost = run, False
         master.is_receiving = True
         master.outage.recovered()
         self._failed = not self._is_reading()
@@ -249,7 +273,6 @@ class WakeReader:
         block = b"%d" % max(1, self._interval * 1000)
         head = (b"XREAD", b"COUNT", ENTRIES_PER_READ, b"BLOCK", block, b"STREAMS", stream)
         transmit, replies = transmitter(connection), Replies(connection)
-        assert master.place is not None
         transmit(pack(*head, master.place))
         while True:
             for reply in await replies.take():
@@ -262,11 +285,11 @@ class WakeReader:
 
     async def _pass_on(self, master: _WakeMaster, entries: Any) -> None:
         channels, on_message = self._channels, self._on_message
-        is_broken, since_yield = False, 0
+        since_yield = 0
         for id_, fields in entries:
             epoch, _, end = id_.partition(b"-")
             if master.place != b"%b-%d" % (epoch, int(end) - sum(map(len, fields))):
-                is_broken = True
+                self._on_gap(None)
             for number in range(0, len(fields), 2):
                 channel = channels.get(fields[number])
                 if channel is not None:
@@ -276,8 +299,6 @@ class WakeReader:
             if since_yield >= MESSAGES_PER_YIELD:
                 since_yield = 0
                 await anyio.lowlevel.checkpoint()
-        if is_broken:
-            self._on_gap(None)
 
     async def _probe(self, master: _WakeMaster) -> None:
         """Raise once pushes write somewhere else than this process reads, or nothing is heard: step 4."""
@@ -287,15 +308,16 @@ class WakeReader:
         command = pack(b"EVALSHA", WATCH.sha, b"2", *self._wakes.keys(master.partition), _TTL)
         while True:
             began, before = time.monotonic(), master.place
+            end: Any = None
             with suppress(*FAILURES):
                 (end,) = await self._client.ask([(master.partition, command)], self._interval / 2)
-                if not isinstance(end, ResponseError):
-                    answered_at = time.monotonic()
-                    is_stuck = before == last and _number(before) < _number(due)
-                    if is_stuck or _number(end) < _number(before):
-                        master.place = None
-                        raise NoAnswerError("pushes write to another wake stream than the one that is read")
-                    due, last = end, before
+            if isinstance(end, bytes):
+                answered_at = time.monotonic()
+                is_stuck = before == last and _number(before) < _number(due)
+                if is_stuck or _number(end) < _number(before):
+                    master.is_lost = True
+                    raise NoAnswerError("pushes write to another wake stream than the one that is read")
+                due, last = end, before
             while time.monotonic() - began < self._interval:
                 await anyio.sleep(self._interval / 4)
                 if time.monotonic() - min(master.heard_at, answered_at) > patience:
@@ -355,7 +377,7 @@ class WakeReader:
         _resolve(waiting)
 
 
-def _number(place: bytes | None) -> tuple[int, int]:
-    """Return a place that can be compared; None is before all others."""
-    epoch, _, end = (place or b"0-0").partition(b"-")
+def _number(place: bytes) -> tuple[int, int]:
+    """Return a place that can be compared."""
+    epoch, _, end = place.partition(b"-")
     return int(epoch), int(end)

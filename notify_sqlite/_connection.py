@@ -9,14 +9,11 @@ caller abandons only that wait: a transaction is never left open halfway, with t
 
 from __future__ import annotations
 
-import logging
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeVar
 
 import aiosqlite
 import anyio
@@ -27,22 +24,16 @@ from notify.adapters import Background, LoopGuard
 from . import _schema
 from ._checkpoint import Checkpointer
 from ._errors import DRIVER, failed_commit, rejected, unavailable
-from ._file import FileIdentity, beside, check_local, link_count, touch
-from ._worker import Done, Job, Worker, close, connect, execute_locking, roll_back, run, run_job
-
-logger = logging.getLogger("notify.sqlite")
+from ._file import touch
+from ._opening import Path, SQLiteFile
+from ._worker import Done, Job, Worker, close, execute_locking, roll_back, run, run_job
 
 T = TypeVar("T")
-
-Path: TypeAlias = str | os.PathLike[str]
 
 MAX_ROWS: Final = 500
 """Rows that one transaction adds or removes at most: there is one write lock, and other processes wait for it."""
 
 _GRACE: Final = 1.0
-
-_SIZE_LIMIT: Final = 16 * 2**20
-"""Bytes to which a WAL that grew larger is cut when SQLite starts it again from the beginning."""
 
 
 class SQLiteDatabase:
@@ -50,7 +41,7 @@ class SQLiteDatabase:
 
     Invariants:
         I1. No transaction is open between two jobs.
-        I2. Nothing is written to any file but the one that was opened first, nor in a forked process.
+        I2. Nothing is written in a forked process.
 
     Args:
         path: the file; its directory exists.
@@ -84,9 +75,10 @@ class SQLiteDatabase:
             raise UsageError(f'synchronous must be "FULL" or "NORMAL", not {synchronous!r}')
         if not timeout > 0:
             raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
-        self.path = _checked(path)
+        self.file = SQLiteFile(path, _schema.statements(part, table_prefix), synchronous, timeout, network)
+        self.path = self.file.path
         self.owner = owner
-        self.sql = _schema.statements(part, table_prefix)
+        self.sql = self.file.sql
         self.timeout = timeout
         self.jobs = Background(owner)
         self.services = Background(owner)
@@ -94,18 +86,14 @@ class SQLiteDatabase:
         self._guard = LoopGuard(owner, asyncio_only=True)
         self.check = self._guard.check
         self._synchronous = synchronous
-        self._network = network
         self.is_busy: Callable[[], bool] = bool
         self.abandon: Callable[[], object] = bool
         self._settled: anyio.Event | None = None
         self._opening: anyio.Lock | None = None
-        self._identity: FileIdentity | None = None
-        self._readable = self._looked_after = False
+        self._looked_after = False
         self._writer: Worker | None = None
         self._reader: aiosqlite.Connection | None = None
-        self._abandoned = threading.Event()
         self._durable = True
-        self._wal = ""
         self.checkpointer = Checkpointer(self.path, self.maintain)
 
     @property
@@ -205,38 +193,15 @@ class SQLiteDatabase:
 
     async def connect(self) -> aiosqlite.Connection | None:
         """Open another connection that only reads, which the caller closes; None where there is no file yet."""
-        if not self.exists():
+        if not self.file.exists():
             return None
-        self._check_place()
-        return await self._connect_reader()
-
-    def exists(self) -> bool:
-        """Return whether there is a file, as far as reading is concerned: one that was opened counts until closed."""
-        if self._identity is not None:
-            return True
-        try:
-            os.stat(self.path)
-        except FileNotFoundError:
-            return not os.path.isdir(os.path.dirname(os.path.realpath(self.path)))  # then opening says so
-        except OSError:
-            pass
-        return True
-
-    def is_readable(self, db: sqlite3.Connection) -> bool:
-        """Return whether the tables that reading needs exist."""
-        if not self._readable:
-            self._readable = _schema.is_readable(db, self.sql)
-        return self._readable
-
-    def check_file(self) -> None:
-        """Raise FileReplacedError if the path no longer names the file that was opened; keeps I2."""
-        if self._identity is not None:
-            self._identity.check()
+        self.file.check_place()
+        return await self.file.connect_reader()
 
     async def _read(self, job: Job[T], empty: T) -> T:
         def guarded(db: sqlite3.Connection) -> T:
-            self.check_file()
-            return job(db) if self._readable or self.is_readable(db) else empty
+            self.file.check()
+            return job(db) if self.file.is_readable(db) else empty
 
         try:
             reader = self._reader or await self._open_reader()
@@ -256,9 +221,9 @@ class SQLiteDatabase:
             if durable != self._durable:
                 db.execute(f"PRAGMA synchronous = {self._synchronous if durable else 'NORMAL'}")
                 self._durable = durable
-            execute_locking(db, "BEGIN IMMEDIATE", until, self._abandoned)
+            execute_locking(db, "BEGIN IMMEDIATE", until, self.file.abandoned)
             try:
-                self.check_file()
+                self.file.check()
                 result = run_job(job, db)
             except BaseException:
                 roll_back(db)  # keeps I1
@@ -271,7 +236,7 @@ class SQLiteDatabase:
             roll_back(db)  # keeps I1
             raise failed_commit(error, self.owner, self.path) from error
         if announce:
-            touch(self._wal)
+            touch(self.file.wal)
         return result
 
     def _deadline(self) -> float:
@@ -293,7 +258,7 @@ class SQLiteDatabase:
         try:
             if self._writer is None:
                 await self._open_writer()
-            self.check_file()
+            self.file.check()
         except DRIVER as error:
             raise unavailable(error, self.owner, self.path, "cannot be prepared") from error
 
@@ -313,14 +278,8 @@ class SQLiteDatabase:
     async def _open_writer(self) -> Worker:
         async with self._lock():
             if self._writer is None:
-                self._check_place()
-                writer = await connect(self.path, create=self._identity is None)  # keeps I2
-                try:
-                    await run(writer, self._prepare_writer)
-                except BaseException:
-                    await close(writer)
-                    raise
-                self._writer = Worker(writer)
+                self.file.check_place()
+                self._writer = Worker(await self.file.connect_writer())
                 self.services.start(self._writer.serve)
                 self.checkpointer.writing = True
                 self._look_after()
@@ -329,10 +288,10 @@ class SQLiteDatabase:
     async def _open_reader(self) -> aiosqlite.Connection | None:
         async with self._lock():
             if self._reader is None:
-                self._check_place()
-                if not self.exists():
+                self.file.check_place()
+                if not self.file.exists():
                     return None
-                self._reader = await self._connect_reader()
+                self._reader = await self.file.connect_reader()
                 self._look_after()
             return self._reader
 
@@ -346,56 +305,6 @@ class SQLiteDatabase:
             self._looked_after = True
             self.services.start(self.checkpointer.run)
 
-    def _check_place(self) -> None:
-        if not self._network:
-            check_local(self.path)
-        self.check_file()
-
-    async def _connect_reader(self) -> aiosqlite.Connection:
-        reader = await connect(self.path, create=False, timeout=self.timeout)
-        try:
-            await run(reader, self._prepare_reader)
-        except BaseException:
-            await close(reader)
-            raise
-        return reader
-
-    def _prepare_reader(self, db: sqlite3.Connection) -> None:
-        _configure(db)
-        db.execute("PRAGMA query_only = ON")
-        self._identify()
-
-    def _prepare_writer(self, db: sqlite3.Connection) -> None:
-        _configure(db)
-        (mode,) = execute_locking(db, "PRAGMA journal_mode = WAL", self._deadline(), self._abandoned).fetchone()
-        if mode != "wal":
-            raise sqlite3.OperationalError(f"the file must support WAL mode, not only {mode!r}")
-        db.execute(f"PRAGMA journal_size_limit = {_SIZE_LIMIT:d}")
-        db.execute(f"PRAGMA synchronous = {self._synchronous}")
-        db.execute("PRAGMA secure_delete = FAST")  # what is removed is overwritten where that costs no further write
-        self._identify()
-        if not _schema.is_ready(db, self.sql):
-            execute_locking(db, "BEGIN IMMEDIATE", self._deadline(), self._abandoned)
-            try:
-                _schema.create(db, self.sql)
-            except BaseException:
-                roll_back(db)
-                raise
-            db.execute("COMMIT")
-        self._readable = True
-        self._wal = beside(self.path, "-wal")
-
-    def _identify(self) -> None:
-        """Note which file this is, at the first connection."""
-        if self._identity is None:
-            self._identity = FileIdentity(self.path)
-            if link_count(self.path) > 1:
-                logger.warning(
-                    "%s is one of several hard links to one file. Processes that open it by different names damage it: "
-                    "use one name everywhere, or a symbolic link",
-                    self.path,
-                )
-
     async def aclose(self) -> None:
         """Let jobs finish, then close, within a few seconds. Idempotent. Cancelling abandons only the wait."""
         if self.closed:
@@ -408,7 +317,7 @@ class SQLiteDatabase:
         await self.services.aclose(_GRACE)
         await self.jobs.settle(self.timeout + _GRACE)
         await self._until_settled(self.timeout + _GRACE)
-        self._abandoned.set()
+        self.file.abandoned.set()
         await self.jobs.aclose(_GRACE)
         await self._until_settled(_GRACE)
         self.abandon()
@@ -424,24 +333,3 @@ class SQLiteDatabase:
             while self.is_busy():
                 self._settled = anyio.Event()
                 await self._settled.wait()
-
-
-def _checked(path: Path) -> str:
-    """Return the absolute path, or raise UsageError where it does not name a file."""
-    if not isinstance(path, str | os.PathLike):
-        raise UsageError(f"path must be the path of a file, not {type(path).__name__}")
-    name = os.fsdecode(path)
-    if "://" in name:
-        raise UsageError(f"path must be the path of a file, not a URL: {name.partition('://')[0]:.20}://...")
-    if not name or name == ":memory:" or name.startswith("file:"):
-        raise UsageError(
-            f"path must name a file, not {name!r}: give the plain path, without file: and options; "
-            "to keep events in memory use MemoryStore"
-        )
-    return os.path.abspath(name)
-
-
-def _configure(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA wal_autocheckpoint = 0")
-    db.execute("PRAGMA mmap_size = 0")
-    db.execute("PRAGMA trusted_schema = OFF")

@@ -13,6 +13,7 @@ from notify import (
     PushRejectedError,
     PushUncertainError,
 )
+from notify.adapters import report_bug
 
 from ._file import why_not
 
@@ -36,11 +37,12 @@ _TEXTS: Final = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, or raise the quota",
     sqlite3.SQLITE_READONLY: "the file is read-only",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
+    sqlite3.SQLITE_IOERR: "the system reports an input or output error",
     sqlite3.SQLITE_NOTADB: "the file is not an SQLite database, or is encrypted: choose another path",
     sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a backup",
 }
 
-_EXPLAINED: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+_EXPLAINED: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
 
 _NOT_COMMITTED: Final = frozenset(
     {
@@ -55,8 +57,6 @@ _NOT_COMMITTED: Final = frozenset(
 
 Any other code, such as that of a failed flush, comes after the write: recovery after a crash may find the commit.
 """
-
-_reported: set[str] = set()
 
 
 def rejected(error: Exception, backend: str, path: str) -> PushRejectedError:
@@ -93,13 +93,9 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _primary(error) == sqlite3.SQLITE_BUSY
 
 
-def report_bug(error: Exception) -> LibraryBugError:
+def bug(error: Exception) -> LibraryBugError:
     """Log an exception that only a mistake of ours explains, with its traceback, once; return what to raise for it."""
-    text = repr(error)
-    if text not in _reported:
-        _reported.add(text)
-        logger.error("notify_sqlite has a bug; please report it with this traceback", exc_info=error)
-    return LibraryBugError(f"a bug of notify_sqlite, see the log: {text}")
+    return LibraryBugError(report_bug(error, "notify_sqlite", logger))
 
 
 def _primary(error: BaseException) -> int | None:

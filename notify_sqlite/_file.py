@@ -114,11 +114,14 @@ def why_not(path: str, code: int) -> str:
 
     Args:
         path: the database.
-        code: SQLite's primary result code, `SQLITE_CANTOPEN` or `SQLITE_READONLY`.
+        code: SQLite's primary result code: `SQLITE_CANTOPEN`, `SQLITE_READONLY` or `SQLITE_IOERR`.
     """
     file = os.path.realpath(path)
     directory = os.path.dirname(file)
-    found = _no_place(directory) or _no_file(file) or _no_right(file, directory, code)
+    found = _no_place(directory) or _no_file(file)
+    if code == sqlite3.SQLITE_IOERR:
+        return found
+    found = found or _no_right(file, directory, code)
     return found or ("" if code == sqlite3.SQLITE_READONLY else _no_handle())
 
 

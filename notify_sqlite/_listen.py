@@ -137,23 +137,23 @@ class SQLiteWatcher:
 
     def _first_look(self, db: sqlite3.Connection) -> tuple[int, int]:
         """Return the version and the greatest id now; a commit in between is noticed by the next look."""
-        self._database.check_file()
+        self._database.file.check()
         (version,) = db.execute("PRAGMA data_version").fetchone()
-        if not self._database.is_readable(db):
+        if not self._database.file.is_readable(db):
             return version, 0
         (last,) = db.execute(self._database.sql["last_id"]).fetchone()
         return version, last
 
     def _look(self, db: sqlite3.Connection, version: int, stop: threading.Event) -> tuple[int, News, Heard]:
         """Wait for another version, or for `FILE_CHECK` seconds; return the version and what is new."""
-        self._database.check_file()
+        self._database.file.check()
         waiter = self._current_waiter()
         deadline = time.monotonic() + FILE_CHECK
         cursor = db.cursor()
         waited = False
         while not stop.is_set():
             (now,) = cursor.execute("PRAGMA data_version").fetchone()
-            if now != version and self._database.is_readable(db):
+            if now != version and self._database.file.is_readable(db):
                 return self._what_is_new(db, now, untold=waited and not waiter.told)
             left = deadline - time.monotonic()
             if left <= 0 or not waiter.wait(left):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import unquote
 
-from notify.adapters import StoreFactory
+from notify.adapters import StoreFactory, StoreUrl
 from notify.errors import UsageError
 
 from ._stream_store import SQLiteStreamStore
-
-_PREFIX: Final = "sqlite:///"
 
 
 def _path_of(url: str) -> tuple[str]:
@@ -19,14 +16,13 @@ def _path_of(url: str) -> tuple[str]:
     Raises:
         UsageError: not such a URL.
     """
-    address, question, query = url.partition("?")
-    if question:
-        names = ", ".join(part.partition("=")[0] for part in query.split("&"))
+    parts = StoreUrl.parse(url)
+    if parts.options:
+        names = ", ".join(parts.options)
         raise UsageError(f"SQLiteStreamStore has no option {names}; a question mark in a file name is written %3F")
-    path = unquote(address[len(_PREFIX) :])
-    if address[: len(_PREFIX)].lower() != _PREFIX or "#" in address or not path or path.endswith("/"):
-        raise UsageError(f"a SQLite URL is sqlite:///FILE or sqlite:////DIRECTORY/FILE, got {url!r:.200}")
-    return (path,)
+    if parts.hosts or parts.username or not parts.path or parts.path.endswith("/"):
+        raise UsageError("a SQLite URL has no host: it is sqlite:///FILE or sqlite:////DIRECTORY/FILE")
+    return (parts.path,)
 
 
 open_store: Final = StoreFactory(SQLiteStreamStore, _path_of)

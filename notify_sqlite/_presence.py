@@ -15,7 +15,8 @@ from typing import ClassVar, Self, TypeVar
 from notify import Guarantees, RoutingInfo
 from notify.adapters import LeaseKeeper, LeaseRegistration
 
-from ._connection import MAX_ROWS, Path, SQLiteDatabase
+from ._connection import MAX_ROWS, SQLiteDatabase
+from ._opening import Path
 from ._worker import Job, roll_back
 
 logger = logging.getLogger("notify.sqlite")

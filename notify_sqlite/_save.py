@@ -26,7 +26,7 @@ from notify.adapters import build_event
 
 from ._connection import MAX_ROWS, SQLiteDatabase
 from ._ephemeral import Sent, SQLiteEphemerals
-from ._errors import report_bug
+from ._errors import bug
 from ._record import SEQUENCE_MASK, Limits, Row, first_of_key
 from ._worker import Job
 
@@ -126,9 +126,7 @@ class SQLiteSaver:
 
     def _next(self, refusal: NotifyError | None) -> None:
         """Begin a transaction with what is queued, or none if nothing is; called in a callback of the event loop."""
-        if not self._queue and not self._ephemerals:
-            self.is_busy = False
-            self._database.settled()
+        if self._rests():  # what was queued was cancelled
             return
         batch = [self._queue.popleft() for _ in range(min(MAX_ROWS, len(self._queue)))]
         sent = self._ephemerals.take()
@@ -154,11 +152,19 @@ class SQLiteSaver:
             owner = self._database.owner
             unknown = PushUncertainError(f"the transaction was interrupted: {error!r}", backend=owner)
             self._failed(batch, sent, error if isinstance(error, NotifyError) else unknown)
-        if self.is_busy:
+        if not self._rests() and self.is_busy:
             try:
                 self._database.when_open(self._next)
             except ClosedError:
                 self._abandon()
+
+    def _rests(self) -> bool:
+        """Return whether nothing is left to do; then it is busy no more."""
+        if self._queue or self._ephemerals:
+            return False
+        self.is_busy = False
+        self._database.settled()
+        return True
 
     def _succeeded(self, batch: Sequence[Pending], sent: Sequence[Sent], stored: Sequence[Event]) -> None:
         if sent:
@@ -167,7 +173,7 @@ class SQLiteSaver:
             try:
                 self._on_stored(stored)
             except Exception as error:
-                report_bug(error)
+                bug(error)
             for (_, done, _), event in zip(batch, stored, strict=True):
                 _report(done, event)
 

@@ -16,9 +16,10 @@ from notify import Event, Guarantees, NotifyError, Page, UsageError, ids
 from notify.adapters import Retention, check_user
 
 from . import _record as record
-from ._connection import MAX_ROWS, Path, SQLiteDatabase
+from ._connection import MAX_ROWS, SQLiteDatabase
 from ._ephemeral import SQLiteEphemerals
 from ._errors import DRIVER
+from ._opening import Path
 from ._save import SQLiteSaver
 from ._schema import script
 from ._sweep import SQLiteSweeper, erase, remove_older

@@ -12,8 +12,8 @@ from notify import Event, Stream, UsageError
 from notify.abc import Position
 from notify.adapters import LiveLog
 
-from ._connection import Path
 from ._listen import SQLiteWatcher
+from ._opening import Path
 from ._store import SQLiteStore
 
 

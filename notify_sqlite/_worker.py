@@ -26,7 +26,7 @@ import anyio
 
 from notify import NotifyError
 
-from ._errors import LibraryBugError, NoConnectionError, is_busy, report_bug
+from ._errors import LibraryBugError, NoConnectionError, bug, is_busy
 
 logger = logging.getLogger("notify.sqlite")
 
@@ -87,10 +87,10 @@ def run_job(job: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T
         raise
     except sqlite3.Error as error:
         if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError) and "closed" not in str(error):
-            raise report_bug(error) from error
+            raise bug(error) from error
         raise
     except Exception as error:
-        raise report_bug(error) from error
+        raise bug(error) from error
 
 
 async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aiosqlite.Connection:

@@ -128,12 +128,17 @@ class LocalPresence:
         else:
             self._drop(user, entry)
 
-    async def aclose(self, grace: float) -> None:
-        """Release every registration, so that others see the users leave; waits `grace` seconds at most."""
+    def release_all(self) -> list[Registration]:
+        """Release every registration without waiting, and return them."""
         entries, self._entries = self._entries, {}
         registrations = [entry.registration for entry in entries.values() if entry.registration is not None]
         for registration in registrations:
             self._release(registration)
+        return registrations
+
+    async def aclose(self, grace: float) -> None:
+        """Release every registration, so that others see the users leave; waits `grace` seconds at most."""
+        registrations = self.release_all()
         with anyio.move_on_after(grace, shield=True):
             for registration in registrations:
                 try:

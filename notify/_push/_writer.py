@@ -334,7 +334,12 @@ def checked_event(outcome: T) -> T:
     """Return a stored event, or raise TypeError: a store that breaks the contract must not corrupt a stream."""
     if isinstance(outcome, Event) and not isinstance(outcome, Draft) and ids.is_id(outcome.id):
         return outcome
-    raise TypeError(f"the store returned {outcome!r:.80} instead of a stored event")
+    raise TypeError(f"the store returned {_kind(outcome)} instead of a stored event")
+
+
+def _kind(outcome: object) -> str:
+    """Describe what a store returned, without its content."""
+    return repr(outcome) if isinstance(outcome, Event) else f"an object of type {type(outcome).__name__}"
 
 
 def as_push_error(error: Exception, backend: str) -> NotifyError:

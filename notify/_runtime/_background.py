@@ -128,6 +128,12 @@ class Background:
                 "tasks that ignore cancellation were left behind: %s", sorted(job.name for job in self._jobs)
             )
 
+    def abandon(self) -> None:
+        """Forget the tasks: their event loop has ended, or they are those of the process that this one came from."""
+        self.closed = True
+        self._jobs.clear()
+        self._tasks.clear()
+
     async def _run(self, job: _Job, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:
             with anyio.CancelScope() as job.scope:

@@ -8,7 +8,7 @@ import sys
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import anyio
 
@@ -27,6 +27,10 @@ def _count_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_count_fork)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _trio_run() -> object:
@@ -89,13 +93,53 @@ class LoopGuard:
         self._trio_run = _trio_run() if loop is None else None
         self._loop = self._allowed = loop
         self._forks = _forks
-        if loop is not None:
-            self.new_waiter = partial(LoopWaiter, WakeBatch(loop))
+        self.new_waiter = partial(EventWaiter, self.check) if loop is None else partial(LoopWaiter, WakeBatch(loop))
+
+    def check_if_running(self) -> None:
+        """As `check`, but passes where no event loop runs: for methods that need none, of a part that needs none.
+
+        Raises:
+            ClosedError, UsageError: as `check`.
+        """
+        if _get_running_loop() is not None or _trio_run() is not None:
+            self.check()
+
+    def check_closing(self) -> bool:
+        """Return whether the part can be closed as usual; False if its event loop, or its process, is gone.
+
+        What runs nowhere any more cannot be awaited: then only what needs no event loop is to be released.
+
+        Raises:
+            UsageError: the part belongs to another event loop, which may still run.
+        """
+        if self._loop is _UNBOUND:
+            return True
+        if self.forked:
+            return False
+        loop = _get_running_loop()
+        if loop is self._loop and (loop is not None or _trio_run() is self._trio_run):
+            return True
+        if not self._has_ended():
+            self._refuse_loop()
+        return False
+
+    def _has_ended(self) -> bool:
+        if isinstance(self._loop, asyncio.AbstractEventLoop):
+            return self._loop.is_closed()
+        run: Any = self._trio_run
+        if run is None:  # there was no event loop at all
+            return True
+        try:
+            run.run_sync_soon(_nothing)
+        except RuntimeError:  # trio's RunFinishedError is one
+            return True
+        return False
 
     def _refuse_loop(self) -> NoReturn:
         raise UsageError(
             f"this {self.owner} belongs to another event loop: make one for each event loop, or from another "
-            "thread hand the call to its loop, for example with asyncio.run_coroutine_threadsafe"
+            "thread hand the call to its loop, for example with asyncio.run_coroutine_threadsafe; code without an "
+            "event loop of its own, or with a new one for each call, uses notify.sync.SyncNotifier"
         )
 
     @property

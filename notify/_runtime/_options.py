@@ -16,8 +16,18 @@ def check_parts(**parts: tuple[object, str]) -> None:
             raise UsageError(f"{name}= must be an object with a method {method}(), not {part!r:.80}")
 
 
-def check_positive(**values: float) -> None:
-    """Raise UsageError unless every value is greater than 0."""
+def check_positive(**values: object) -> None:
+    """Raise UsageError unless every value is a number greater than 0."""
     for name, value in values.items():
+        if not isinstance(value, int | float):
+            raise UsageError(f"{name} must be a number greater than 0, not {value!r:.80}")
         if not value > 0:
             raise UsageError(f"{name} must be greater than 0, not {value!r}")
+
+
+def check_whole(**values: object) -> None:
+    """Raise UsageError unless every value is a whole number greater than 0."""
+    check_positive(**values)
+    for name, value in values.items():
+        if not isinstance(value, int):
+            raise UsageError(f"{name} must be a whole number greater than 0, not {value!r}")

@@ -25,25 +25,26 @@ class Receive(Protocol):
         """Receive."""
 
 
+SETTLED: Final = 0.5
+"""Seconds that a run must receive before an outage counts as over: one that starts and fails at once ends none."""
+
+
 class _Run:
     """One run of `receive`, which is its `task_status`: a call of `started` after the run has ended changes nothing."""
 
     def __init__(self, loop: ReceiveLoop) -> None:
         self._loop: ReceiveLoop | None = loop
+        self.receives = anyio.Event()
 
     def started(self, _value: None = None) -> None:
         """Note that events are received from now on."""
         if self._loop is not None:
+            self.receives.set()
             self._loop.receiving()
 
     def end(self) -> None:
         """Note that the run has ended."""
         self._loop = None
-
-    @property
-    def is_starting(self) -> bool:
-        """Whether it has neither started nor ended."""
-        return self._loop is not None and not self._loop.is_receiving
 
 
 class ReceiveLoop:
@@ -79,7 +80,6 @@ class ReceiveLoop:
     def receiving(self) -> None:
         """Note that the current run receives; called by its `task_status`."""
         self.is_receiving = True
-        self._outage.recovered()
         self._changed()
 
     async def run(self) -> None:
@@ -115,9 +115,14 @@ class ReceiveLoop:
                 self._changed()
 
     async def _watch(self, run: _Run) -> None:
-        await anyio.sleep(self._patience)
-        if run.is_starting:
+        """Log a run that does not start, and the end of an outage."""
+        with anyio.move_on_after(self._patience):
+            await run.receives.wait()
+        if not run.receives.is_set():
             self._fail(f"it has not called task_status.started() within {self._patience:g} s")
+            await run.receives.wait()
+        await anyio.sleep(SETTLED)
+        self._outage.recovered()
 
     def _fail(self, failure: Exception | str) -> None:
         self._outage.failed(failure)

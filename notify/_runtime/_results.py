@@ -31,7 +31,7 @@ class Health:
     Attributes:
         ok: whether every part works.
         parts: `store`, `live` (whether a stream store receives new events), `presence` and `router`, as far as there
-            are any: `"ok"`, or what is wrong.
+            are any: `"ok"`, or what is wrong. Of several routers, each has its own entry: `router 0 (MyRouter)`.
     """
 
     ok: bool

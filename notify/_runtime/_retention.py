@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ._options import check_positive
 
 DAY = 86_400.0
 
@@ -30,5 +30,5 @@ class Retention:
         """Check every value."""
         for name in ("max_len", "max_age", "key_window"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be greater than 0, not {value!r}")
+            if value is not None or name != "max_age":
+                check_positive(**{name: value})

@@ -30,6 +30,7 @@ class Counters:
         "read_failures",
         "route_failures",
         "routed",
+        "yielded",
     )
 
     def __init__(self) -> None:
@@ -51,6 +52,7 @@ class Counters:
         self.route_failures = 0
         self.presence_failures = 0
         self.read_failures = 0
+        self.yielded = 0
 
     def add(self, other: Counters) -> None:
         """Add the totals of another one."""
@@ -80,6 +82,7 @@ class Statistics:
         route_failures: routes that failed, timed out or were skipped because too many were in flight.
         presence_failures: calls of the presence tracker that failed.
         read_failures: reads and polls of the store that failed.
+        yielded: events that the streams of this notifier have handed to their readers, on every store; signals too.
     """
 
     open_streams: int
@@ -97,6 +100,7 @@ class Statistics:
     route_failures: int
     presence_failures: int
     read_failures: int
+    yielded: int
 
 
 OUTCOMES: Final = ("stored", "ephemeral", "offline", "rejected", "uncertain")

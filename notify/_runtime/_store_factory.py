@@ -6,11 +6,12 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
-from urllib.parse import unquote
 
 from ..errors import UsageError
+from ._urls import StoreUrl
 
 _TRUTH: Final = {
     "true": True,
@@ -22,6 +23,9 @@ _TRUTH: Final = {
     "no": False,
     "off": False,
 }
+_NEAR: Final = 0.8
+"""How much a misspelt option resembles the right one."""
+
 _WORDS: Final = {int: "a whole number", float: "a number", bool: "true or false"}
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 
@@ -68,20 +72,13 @@ class StoreFactory:
 
     def _split(self, url: str) -> tuple[str, dict[str, Any]]:
         """Take the options out of the query. No message shows the URL, which may hold a password."""
-        address, _, query = url.partition("?")
-        named: dict[str, Any] = {}
-        rest = []
-        for part in filter(None, query.split("&")):
-            name, equals, text = part.partition("=")
-            name = unquote(name)
-            if name not in self._types:
-                rest.append(part)
-            elif name in named:
-                raise UsageError(f"the store URL gives {name} twice")
-            elif not equals:
-                raise UsageError(f"the store URL gives {name} without a value: write {name}=...")
-            else:
-                named[name] = _convert(name, unquote(text), self._types[name])
+        texts = StoreUrl.parse(url).options
+        named = {name: _convert(name, text, self._types[name]) for name, text in texts.items() if name in self._types}
+        for name in texts.keys() - named.keys():  # to a driver it may be a setting of the server, refused much later
+            for near in get_close_matches(name.lower(), self._types, 1, _NEAR):
+                raise UsageError(f"{self._name} has no option {name}: is {near} meant?")
+        address, _, query = url.strip().partition("?")
+        rest = [part for part in query.split("&") if part and part.partition("=")[0] not in named]
         return "?".join([address, *filter(None, ["&".join(rest)])]), named
 
 

@@ -69,6 +69,7 @@ class Telemetry:
     Attributes:
         tracing: whether spans are recorded.
         measuring: whether durations are recorded.
+        waiting: returns how many events were last found waiting in the store's outbox.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Telemetry:
         self._observed = observed
         self.users = users
         self.is_receiving = is_receiving
+        self.waiting: Callable[[], int] = lambda: 0
         self._tracer = trace.get_tracer(_SCOPE) if _installed(trace.get_tracer_provider()) else None
         self.tracing = self._tracer is not None
         meter = metrics.get_meter(_SCOPE)
@@ -160,6 +162,7 @@ class _Registry:
                 "pushes whose outcome is still unknown",
                 lambda t: t.counters.pending_pushes,
             ),
+            "notify.outbox.waiting": ("events that wait in outboxes for a relay", lambda t: t.waiting()),
         }
         for name, (description, value) in gauges.items():
             meter.create_observable_gauge(name, [self._gauge(value)], "1", description)

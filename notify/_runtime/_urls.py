@@ -6,7 +6,8 @@
 2. A character that would end one of them may not stand in it: `/ ? # @` and spaces in a user name or password are
    percent-encoded. A URL where one of them might have been meant as part of a password is refused as a whole, before
    any piece of it could be taken for a host, a port, a path or an option. So is a `#` anywhere, and a `%` without two
-   hexadecimal digits. All other characters stand for themselves: `: ; , & = [ ] " '` and letters of any script.
+   hexadecimal digits. All other characters stand for themselves: `: ; , & = [ ] " '` and letters of any script. In the
+   name of a file `@` and spaces stand for themselves too.
 3. Hosts are separated by commas, around which there may be spaces. An IPv6 address is in brackets.
 4. An option is given once, with a value. Empty parts of a query are ignored.
 5. The scheme is lower case or not; white space around the whole URL is ignored, such as the newline at a file's end.
@@ -67,19 +68,11 @@ class StoreUrl:
         Raises:
             UsageError: malformed; no part of the URL but its scheme is in the message.
         """
-        text = url.strip()
-        found = _SCHEME.match(text)
-        if found is None:
-            raise UsageError("not a store URL: it begins with a scheme, such as sqlite:///file or redis://host")
-        scheme = found[1].lower()
-        rest = text[found.end() :]
-        end = min((rest.find(mark) for mark in "/?" if mark in rest), default=len(rest))
-        authority, (path, _, query) = rest[:end], rest[end:].partition("?")
+        scheme, authority, path, query = separate(url)
         userinfo, _, hosts = authority.rpartition("@")
-        may_hold_at = scheme in _WITHOUT_HOST and not authority
-        if "#" in rest or "@" in userinfo or ("@" in rest[end:] and not may_hold_at):
-            raise _malformed(scheme, _ENCODE)
         username, _, password = userinfo.partition(":")
+        if _names_file(scheme, authority):
+            path = path.replace(" ", "%20")
         return StoreUrl(
             scheme,
             _decoded(scheme, username) or None,
@@ -88,6 +81,32 @@ class StoreUrl:
             _decoded(scheme, path[1:]),
             _options(scheme, query),
         )
+
+
+def separate(url: str) -> tuple[str, str, str, str]:
+    """Return scheme, login with hosts, path with its slash, and query: undecoded, and certainly these.
+
+    Raises:
+        UsageError: a piece of a password could be taken for something else.
+    """
+    text = url.strip()
+    found = _SCHEME.match(text)
+    if found is None:
+        raise UsageError("not a store URL: it begins with a scheme, such as sqlite:///FILE or redis://host")
+    scheme = found[1].lower()
+    rest = text[found.end() :]
+    end = min((rest.find(mark) for mark in "/?" if mark in rest), default=len(rest))
+    authority, (path, _, query) = rest[:end], rest[end:].partition("?")
+    names_file = _names_file(scheme, authority)
+    if "#" in rest and names_file:
+        raise _malformed(scheme, f"write {scheme}:///FILE, with ? # and % percent-encoded: for example %23 for #")
+    if "#" in rest or authority.count("@") > 1 or ("@" in rest[end:] and not names_file):
+        raise _malformed(scheme, _ENCODE)
+    return scheme, authority, path, query
+
+
+def _names_file(scheme: str, authority: str) -> bool:
+    return scheme in _WITHOUT_HOST and not authority
 
 
 def _malformed(scheme: str, text: str) -> UsageError:
@@ -124,11 +143,12 @@ def _options(scheme: str, query: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
+        name = _decoded(scheme, name)
         if not _OPTION.fullmatch(name):
             raise _malformed(scheme, f"what follows the question mark is name=value&name=value; {_ENCODE}")
         if not equals:
-            raise _malformed(scheme, f"the option {name} has no value: write {name}=...")
+            raise _malformed(scheme, f"it gives {name} without a value: write {name}=...")
         if name in found:
-            raise _malformed(scheme, f"the option {name} is given twice")
+            raise _malformed(scheme, f"it gives {name} twice")
         found[name] = _decoded(scheme, value)
     return found

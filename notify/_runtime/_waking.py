@@ -32,11 +32,16 @@ class Waiter(Wakeable, Protocol):
 
 
 class EventWaiter:
-    """A waiter for event loops other than asyncio's."""
+    """A waiter for event loops other than asyncio's.
 
-    __slots__ = ("_event",)
+    Args:
+        check: raises where another event loop runs: awaited there, an event would never be seen.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_check", "_event")
+
+    def __init__(self, check: Callable[[], None] | None = None) -> None:
+        self._check = check
         self._event = anyio.Event()
 
     def wake(self) -> None:
@@ -45,6 +50,8 @@ class EventWaiter:
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""
+        if self._check is not None:
+            self._check()
         try:
             yield from self._event.wait().__await__()
         finally:

@@ -202,10 +202,13 @@ class BaseStream:
             event = self._take_at_once()
             if event is None:
                 raise TimeoutError
+        self._set.counters.yielded += 1
         return event
 
     async def aclose(self) -> None:
         """End the stream at once; no event is yielded after it. Idempotent, never waits."""
+        if self.is_attached:
+            self._source.guard.check_closing()
         self._close()
 
     async def __aenter__(self) -> Self:
@@ -236,6 +239,8 @@ class BaseStream:
             self._source.guard.call(self._close)  # the garbage collector may run in any thread
 
     def _check_idle(self) -> None:
+        if self.is_attached:
+            self._source.guard.check()
         if self._busy:
             self._raise_if_ended(ClosedError)
             raise UsageError("another task is already waiting in next() of this stream")

@@ -79,12 +79,14 @@ class ExternalStream:
 
     async def next(self, timeout: float | None = None) -> Event:
         """Return the next event; see `notify.abc.Stream.next`."""
+        self._guard.check()
         if self._busy:
             raise UsageError("another task is already waiting in next() of this stream")
         self._busy = True
         try:
             with anyio.fail_after(timeout):
-                return await self._next()
+                event = await self._next()
+            self._streams.counters.yielded += 1
         except DisconnectedError:
             with anyio.move_on_after(1, shield=True):
                 await self._inner.aclose()
@@ -95,6 +97,8 @@ class ExternalStream:
             if not self._held:
                 self._detach()
             raise
+        else:
+            return event
         finally:
             self._busy = False
 
@@ -125,6 +129,9 @@ class ExternalStream:
 
     async def aclose(self) -> None:
         """End the stream; the store's own stream has one second to close."""
+        if not self._guard.check_closing():  # its event loop has ended
+            self._detach()
+            return
         self._end()
         with anyio.move_on_after(1, shield=True):
             await self._inner.aclose()

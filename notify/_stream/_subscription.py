@@ -95,6 +95,7 @@ class Subscription(Attachment):
             if page:
                 event = page.pop()
                 cursor.last_id = event.id  # keeps I3
+                self._set.counters.yielded += 1
                 return event
             streams = self._streams
             if streams is not None and cursor.state is _LIVE:
@@ -105,7 +106,9 @@ class Subscription(Attachment):
                     self._busy = True
                     try:
                         await self.waiter  # type: ignore[misc]  # a live stream has one
-                    except BaseException:
+                    except BaseException as error:
+                        if isinstance(error, Exception):  # that of an event loop for the waiter of another one
+                            self._source.guard.check()
                         self._interrupted()
                         raise
                     finally:
@@ -118,11 +121,13 @@ class Subscription(Attachment):
                     if event.prev == cursor.last_id and event.id and not streams.volatile:  # nearly every offer
                         cursor.index += 1  # keeps I3
                         cursor.last_id = event.id
+                        self._set.counters.yielded += 1
                         if self._source.observe is not None:
                             self._source.observe(event)
                         return event
                 taken = cursor.take(streams)
                 if taken is not None:
+                    self._set.counters.yielded += 1
                     if self._source.observe is not None:
                         self._source.observe(taken)
                     return taken

@@ -18,7 +18,7 @@ from ..errors import PushUncertainError, UsageError
 from ..event import Event, check_user
 from ._console import first_signal, is_abandoned, lines_of, meta_of, payload_of, position, printable, report, say
 from ._feed import Feed, Progress
-from ._inspect import describe, examine
+from ._inspect import describe, examine, is_prepared
 from ._opening import entered, opened
 from ._tail import Tail
 from ._urls import MissingError, check_directory, check_file, is_missing, nothing_at, redact
@@ -119,7 +119,9 @@ async def tail(options: argparse.Namespace) -> int:
             await anyio.sleep(FILE_INTERVAL)
             if is_abandoned(sys.stdout):
                 raise BrokenPipeError  # pragma: no cover - it ends the process
-    await Tail(lambda: entered(options), options.user, start, json=options.json, follow=options.follow).run()
+    tail = Tail(lambda: entered(options), options.user, start, json=options.json, follow=options.follow)
+    tail.nothing = nothing_at(options.store)
+    await tail.run()
     return 0
 
 
@@ -145,6 +147,7 @@ async def forget(options: argparse.Namespace) -> int:
         raise UsageError("forget erases all that the store holds about the user: repeat it with --yes")
     async with entered(options) as store, Notifier(store, timeout=options.timeout + MARGIN) as notifier:
         count = await notifier.forget(options.user)
+        _check_prepared(store, options)
     say(f"erased {count}")
     return 0
 
@@ -167,6 +170,7 @@ async def trim(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.before} is in the future, so this removes every event of every user: add --yes")
     async with entered(options) as store:
         count = await store.trim(before)
+        _check_prepared(store, options)
     say(f"removed {count}")
     return 0
 
@@ -175,7 +179,7 @@ async def check(options: argparse.Namespace) -> int:
     """Check every part once."""
     store = opened(options)
     check_file(options.store)
-    ok, lines = await examine(store, options.timeout)
+    ok, lines = await examine(store, options.timeout, nothing_at(options.store))
     for line in lines:
         say(printable(redact(line)))
     return 0 if ok else FAILED
@@ -195,5 +199,5 @@ async def stats(options: argparse.Namespace) -> int:
 
 def _check_prepared(store: StreamStore, options: argparse.Namespace) -> None:
     """Raise MissingError if the store has found that there is nothing to read."""
-    if getattr(store, "is_prepared", True) is False:
+    if not is_prepared(store):
         raise MissingError(nothing_at(options.store))

@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from .. import Notifier, ids
-from ..abc import StreamStore
+from ..abc import HasOutbox, StreamStore
 from ._urls import file_of
 
 PAGE: Final = 500
 READS: Final = 5
+MAX_WAIT: Final = 60.0
+"""Seconds for which an event may wait in an outbox; `Notifier.check` has the same bound."""
+
 _REPR = re.compile(r"^[A-Za-z]+Error\((['\"])(.*)\1\)$")
 """The repr of an error, as the health verdict has it; the command prints only the message."""
 
@@ -31,17 +34,29 @@ class _Warnings(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-async def examine(store: StreamStore, timeout: float) -> tuple[bool, list[str]]:
+def is_prepared(store: StreamStore) -> bool:
+    """Return whether there is something to read: a store that knows that nothing was created yet says so."""
+    return getattr(store, "is_prepared", True) is not False
+
+
+async def examine(store: StreamStore, timeout: float, nothing: str) -> tuple[bool, list[str]]:
     """Check every part of a store and close it; return whether all parts work, and one line per part.
 
     If all parts work, the warnings logged during the check follow, for example about server settings that weaken the
     guarantees.
+
+    Args:
+        store: not used yet.
+        timeout: seconds for each part.
+        nothing: the warning if nothing was created yet.
     """
     warnings = _Warnings()
     logging.getLogger("notify").addHandler(warnings)
     try:
         async with Notifier(store, timeout=timeout) as notifier:
             health = await notifier.check()
+            if not is_prepared(store):
+                warnings.texts.append(nothing)
     finally:
         await store.aclose()
     lines = [f"{part:<7}  " + _REPR.sub(r"\2", verdict) for part, verdict in health.parts.items()]
@@ -67,6 +82,10 @@ async def describe(store: StreamStore, url: str, users: Sequence[str]) -> AsyncI
     if file is not None:
         yield f"file   {file.stat().st_size} bytes"
         yield f"wal    {getattr(store, 'wal_size', 0)} bytes"
+    if isinstance(store, HasOutbox):
+        backlog = await store.backlog()
+        relay = ": no relay moves them" if backlog.age > MAX_WAIT else ""
+        yield f"outbox {backlog.waiting} waiting, the oldest for {backlog.age:.0f} s{relay}; {backlog.dead} set aside"
     for user in users:
         yield f"user   {user}: {await _describe_log(store, user)}"
 

@@ -15,6 +15,7 @@ from ..abc import StreamStore
 from ..errors import BackendError
 from ..event import Event
 from ._console import as_json, is_abandoned, plain, report, say
+from ._inspect import is_prepared
 from ._urls import MissingError
 
 PROBE: Final = 1.0
@@ -32,7 +33,12 @@ class Tail:
         position: where to start; None starts now.
         json: print one JSON object per line.
         follow: keep following at the end of the log; otherwise stop there.
+
+    Attributes:
+        nothing: what to report of a store in which nothing was created yet.
     """
+
+    nothing = "there is nothing yet"
 
     def __init__(
         self, open_store: Opener, user: str, position: str | datetime | None, *, json: bool, follow: bool
@@ -75,6 +81,8 @@ class Tail:
                         if not is_end:
                             self._show(event)
                         self._position = stream.last_id
+                        if is_end and not is_prepared(store):
+                            self._note_missing()
                         if is_end and not self._follow:
                             is_done = True
                             break
@@ -93,6 +101,11 @@ class Tail:
                 self._note_unavailable(error)
                 reading.cancel()
                 return
+
+    def _note_missing(self) -> None:
+        if not self._follow:
+            raise MissingError(self.nothing)
+        report(self.nothing)
 
     def _show(self, event: Event) -> None:
         if self._json:

@@ -27,7 +27,7 @@ KEEP_KEYS: Final = 10 * 365 * 86_400.0
 KEY_TABLES: Final = ("sqlite", "postgresql", "postgres")
 """The schemes of those backends."""
 
-_LOGIN = re.compile(r"//(?:[^@/]*|\S*)@")
+_LOGIN = re.compile(r"//\S*@")
 _SECRET = re.compile(r"(password=)[^&\s'\"]+", re.IGNORECASE)
 
 
@@ -53,7 +53,7 @@ def open_by(url: str, *, prefix: str | None = None, schema: str | None = None, t
         UsageError: not a valid store URL.
         MissingError: the driver is not installed.
     """
-    scheme = url.partition(":")[0].lower()
+    scheme = url.strip().partition(":")[0].lower()
     if scheme == "memory":
         raise UsageError(
             "memory:// exists inside one process only, so this command cannot reach it; use sqlite:///FILE"
@@ -78,7 +78,7 @@ def open_by(url: str, *, prefix: str | None = None, schema: str | None = None, t
 def _defaults(url: str, names: frozenset[str], timeout: float) -> dict[str, Any]:
     """Return the options with which no event is removed, without those that the URL names."""
     defaults = {"max_len": KEEP_ALL, "max_age": None, "timeout": timeout}
-    if url.partition(":")[0].lower() in KEY_TABLES:
+    if url.strip().partition(":")[0].lower() in KEY_TABLES:
         defaults["key_window"] = KEEP_KEYS
     given = {unquote(part.partition("=")[0]) for part in url.partition("?")[2].split("&")}
     return {name: value for name, value in defaults.items() if name in names - given}
@@ -94,7 +94,7 @@ def _options_of(factory: Callable[..., Any]) -> frozenset[str]:
 
 def file_of(url: str) -> Path | None:
     """Return the file of a SQLite URL; None for any other URL."""
-    prefix = "sqlite:///"
+    prefix, url = "sqlite:///", url.strip()
     return Path(unquote(url[len(prefix) :].partition("?")[0])) if url.lower().startswith(prefix) else None
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import partial
+from datetime import datetime
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 from weakref import WeakSet
 
-from .._notifier import Notifier
+from .._notifier import Notifier, Pushed
 from .._runtime._results import Health, PushReport
 from .._runtime._stats import Statistics
 from ..abc import Position
@@ -22,10 +22,10 @@ from ._stream import SyncStream
 
 T = TypeVar("T")
 
-_notifiers: WeakSet[SyncNotifier] = WeakSet()
+_notifiers: WeakSet[SyncNotifier[Any]] = WeakSet()
 
 
-class SyncNotifier:
+class SyncNotifier(Generic[Pushed]):
     """A notifier for code without an event loop. Any number of threads may share it.
 
     The first call in a process starts one thread with an event loop and makes the notifier there. After a fork, the
@@ -50,7 +50,7 @@ class SyncNotifier:
 
     def __init__(
         self,
-        factory: Callable[[], Notifier | AbstractAsyncContextManager[Notifier] | Awaitable[Any]],
+        factory: Callable[[], Notifier[Pushed] | AbstractAsyncContextManager[Notifier[Pushed]] | Awaitable[Any]],
     ) -> None:
         if not callable(factory):
             raise UsageError(
@@ -63,15 +63,23 @@ class SyncNotifier:
         self._closed = False
         _notifiers.add(self)
 
+    @overload
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> Self:
+    def from_url(cls, url: str, *, offline: Literal["drop"], **options: Any) -> SyncNotifier[Event | None]: ...
+
+    @overload
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> SyncNotifier[Event]: ...
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Any:
         """Return a notifier with the store at a URL.
 
         Args:
             url: as for `open_store`.
             options: as for `Notifier.from_url`.
         """
-        return cls(partial(Notifier.from_url, url, **options))
+        return cls(lambda: Notifier[Any].from_url(url, **options))
 
     # -- pushing -------------------------------------------------------------------------------------------------
 
@@ -85,10 +93,11 @@ class SyncNotifier:
         group: str | None = None,
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
-    ) -> Event | None:
+        data: bytes | None = None,
+    ) -> Pushed:
         """Notify one user; see `Notifier.push`, also for the arguments and errors."""
-        options = {"key": key, "group": group, "meta": meta, "ephemeral": ephemeral}
-        result: Event | None = self._call("push", user, type, payload, **options)
+        options = {"key": key, "group": group, "meta": meta, "ephemeral": ephemeral, "data": data}
+        result: Pushed = self._call("push", user, type, payload, **options)
         return result
 
     def push_many(
@@ -101,22 +110,29 @@ class SyncNotifier:
         group: str | None = None,
         meta: Mapping[str, str] | None = None,
         ephemeral: bool = False,
+        data: bytes | None = None,
     ) -> PushReport:
         """Notify many users of the same thing; see `Notifier.push_many`."""
         given = users if isinstance(users, str | bytes) else list(users)  # a generator runs in the caller's thread
-        options = {"key": key, "group": group, "meta": meta, "ephemeral": ephemeral}
+        options = {"key": key, "group": group, "meta": meta, "ephemeral": ephemeral, "data": data}
         result: PushReport = self._call("push_many", given, type, payload, **options)
         return result
 
-    def broadcast(self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None) -> Event:
+    def broadcast(
+        self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None, data: bytes | None = None
+    ) -> Event:
         """Show an ephemeral event to every open stream; see `Notifier.broadcast`."""
-        result: Event = self._call("broadcast", type, payload, meta=meta)
+        result: Event = self._call("broadcast", type, payload, meta=meta, data=data)
         return result
 
     def forget(self, user: str) -> int:
         """Erase all that the store holds about a user; see `Notifier.forget`."""
         result: int = self._call("forget", user)
         return result
+
+    def disconnect(self, user: str, reason: str = "") -> None:
+        """End every stream of this user, on every instance; see `Notifier.disconnect`."""
+        self._call("disconnect", user, reason)
 
     # -- subscribing ---------------------------------------------------------------------------------------------
 
@@ -128,11 +144,12 @@ class SyncNotifier:
         signals: bool = False,
         track: bool = True,
         max_lag: int | None = None,
+        expires_at: datetime | None = None,
     ) -> SyncStream:
         """Return a stream of one user's events, to be read by threads; see `Notifier.subscribe`."""
         refuse_event_loop("subscribe")
         loop = self._loop()
-        options: dict[str, Any] = {"signals": signals, "track": track, "max_lag": max_lag}
+        options: dict[str, Any] = {"signals": signals, "track": track, "max_lag": max_lag, "expires_at": expires_at}
         return SyncStream(loop, loop.call(lambda: loop.notifier.subscribe(user, last_id, **options)))
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -142,12 +159,12 @@ class SyncNotifier:
         result: Statistics = self._call("statistics")
         return result
 
-    def check(self) -> Health:
+    def check(self, timeout: float | None = None) -> Health:
         """Try every part once and return a verdict; see `Notifier.check`."""
-        result: Health = self._call("check")
+        result: Health = self._call("check", timeout)
         return result
 
-    def call(self, function: Callable[[Notifier], Awaitable[T]]) -> T:
+    def call(self, function: Callable[[Notifier[Any]], Awaitable[T]]) -> T:
         """Await `function(notifier)` on the notifier's event loop, for what has no method here.
 
         Raises:

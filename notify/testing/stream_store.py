@@ -7,7 +7,8 @@ class TestMyStreamStore(StreamStoreSuite[MyStreamStore]):
 ```
 
 `notify.testing.store` names the further suites, for what a store can do or promises beyond the interface. Here are
-those that need streams: `SharedStreamStoreSuite` in place of `SharedStoreSuite`, `EphemeralsSuite` and `LivenessSuite`.
+those that need streams: `LivenessSuite`, and in place of `SharedStoreSuite` the `SharedStreamStoreSuite`, which holds
+`EphemeralsSuite` too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ._stream_notifier import NotifierStreamTests
 from ._stream_positions import PositionTests
 from ._types import StreamStoreT
 from ._waits import eventually, together
-from .store import SharedStoreSuite, StoreSuite
+from .store import StoreSuite
 
 __all__ = ["EphemeralsSuite", "LivenessSuite", "SharedStreamStoreSuite", "StreamStoreSuite"]
 
@@ -46,7 +47,7 @@ class StreamStoreSuite(
             await self.assert_log(store, 10, stream)
 
 
-class SharedStreamStoreSuite(StreamTests[StreamStoreT], SharedStoreSuite[StreamStoreT]):
+class SharedStreamStoreSuite(EphemeralsSuite[StreamStoreT]):
     """For a stream store whose logs several processes see: add it to the bases of the test class."""
 
     async def test_a_save_elsewhere_arrives_promptly(self, store: StreamStoreT) -> None:

@@ -9,9 +9,6 @@ WITH place AS (
 SELECT 'today' AS kind, (floor(date_part('epoch', now()) / 86400)::bigint)::text AS name, NULL::text AS bound,
     NULL::bigint AS pages, false AS is_owned, false AS is_filtered, false AS is_readable
 UNION ALL
-SELECT 'schema', $1, NULL, NULL, has_schema_privilege(p.oid, 'CREATE'), false, has_schema_privilege(p.oid, 'USAGE')
-FROM place p
-UNION ALL
 SELECT 'table', f.relname::text, NULL, NULL, pg_has_role(f.relowner, 'USAGE'), row_security_active(f.oid),
     has_table_privilege(f.oid, 'SELECT')
 FROM found f

@@ -65,17 +65,33 @@ CREATE UNLOGGED TABLE IF NOT EXISTS {nonces} (
     born timestamptz NOT NULL
 );
 
--- Other programs insert here too. The checks are necessary: one row that no log can hold would block all that follow.
+-- Other programs insert here too. What these checks let through and no log may hold, the relay sets aside.
 CREATE TABLE IF NOT EXISTS {outbox} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    user_id text NOT NULL CHECK (octet_length(user_id) BETWEEN 1 AND 255 AND user_id !~ '[\x01-\x1f\x7f]'),
+    user_id text NOT NULL CHECK (octet_length(user_id) BETWEEN 1 AND 255 AND user_id !~ '[\x01-\x1f\x7f-\x9f]'),
     type text NOT NULL CHECK (type ~ '^[A-Za-z0-9_.:-]{1,128}$' AND NOT type ^@ 'notify.'),
     data bytea NOT NULL CHECK (convert_from(data, 'UTF8')::json IS NOT NULL),
-    micros bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-    topic text CHECK (octet_length(topic) BETWEEN 1 AND 255),
-    key text CHECK (octet_length(key) BETWEEN 1 AND 255),
-    meta text CHECK (json_typeof(meta::json) = 'object')
+    micros bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+        CHECK (micros BETWEEN 0 AND 253402300799999999),
+    topic text CHECK (octet_length(topic) BETWEEN 1 AND 255 AND topic !~ '[\x01-\x1f\x7f-\x9f]'),
+    key text CHECK (octet_length(key) BETWEEN 1 AND 255 AND key !~ '[\x01-\x1f\x7f-\x9f]'),
+    meta text CHECK (json_typeof(meta::json) = 'object' AND CASE WHEN strpos(meta, '\u0000') > 0 THEN true  -- not in jsonb
+        ELSE NOT jsonb_path_exists(meta::jsonb, 'strict $.* ? (@.type() != "string")') END)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+-- Rows of the outbox that no log may hold, with the reason; they stay until they are removed by hand.
+CREATE TABLE IF NOT EXISTS {outbox_dead} (
+    id bigint NOT NULL PRIMARY KEY,
+    reason text NOT NULL,
+    set_aside timestamptz NOT NULL DEFAULT now(),
+    user_id text NOT NULL,
+    type text NOT NULL,
+    data bytea NOT NULL,
+    micros bigint NOT NULL,
+    topic text,
+    key text,
+    meta text
+);
 
 CREATE UNLOGGED TABLE IF NOT EXISTS {trackers} (
     tracker bigint NOT NULL PRIMARY KEY,

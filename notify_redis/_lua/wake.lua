@@ -4,8 +4,8 @@
 -- In a cluster neither key is declared, because they may be in another slot: while that one is moved, there is no place.
 local function wake_end(counter, ttl, always)
   local place = redis.pcall('GET', counter)
-  if type(place) == 'string' then return place end
-  if not always or place then return nil end
+  if type(place) == 'string' and string.match(place, '^%d+%-%d+$') then return place end
+  if not always or type(place) == 'table' then return nil end
   local time = redis.call('TIME')
   place = string.format('%.0f-0', time[1] * 1000 + math.floor(time[2] / 1000))
   redis.call('SET', counter, place, 'PX', ttl)

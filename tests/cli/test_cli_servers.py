@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from notify.testing.faults import FaultProxy
@@ -341,3 +343,82 @@ def test_check_reports_a_missing_wake_path(tmp_path: Path, user: str) -> None:
         with running(tmp_path, "tail", user, "--after", "0", variables={"NOTIFY_STORE": place.url}) as tail:
             tail.wait_for(first)
             tail.wait_for(push(place, tmp_path, user, "b"))
+
+
+def tables(place: Place) -> list[tuple[str, str]]:
+    """Every schema and table of the database that is not the server's own."""
+
+    async def ask() -> list[tuple[str, str]]:
+        connection = await asyncpg.connect(place.url)
+        try:
+            found = await connection.fetch(
+                "SELECT nspname, relname FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid "
+                "WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' ORDER BY 1, 2"
+            )
+            return [(row[0], row[1]) for row in found]
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+def test_reading_creates_nothing_in_a_database(tmp_path: Path, user: str) -> None:
+    """On a misspelt schema the commands that read say that there is nothing, and create no schema and no table; then
+    `init` creates them, or the statements that it prints do."""
+    with database() as place:
+        before = tables(place)
+        where = ("--schema", "typo1")
+        for command in (
+            ("head", user),
+            ("stats", user),
+            ("trim", "0"),
+            ("forget", user, "--yes"),
+            ("tail", user, "--no-follow"),
+        ):
+            done = on(place, tmp_path, *command, *where)
+            assert (done.status, done.out) == (1, ""), (command, done)
+            assert done.err.startswith("notify: there is nothing at postgresql://"), done
+            assert done.err.endswith(" yet: a push or notify init creates it\n"), done
+        done = on(place, tmp_path, "check", *where)
+        assert (done.status, done.err) == (0, "")
+        assert "warning  there is nothing at postgresql://" in done.out
+        assert tables(place) == before
+        with running(tmp_path, "tail", user, *where, variables={"NOTIFY_STORE": place.url}) as tail:
+            tail.wait_for("there is nothing at", tail.err)
+            assert tables(place) == before
+            assert on(place, tmp_path, "push", user, "a", *where).status == 0
+            tail.wait_for(" a null")
+            assert tail.interrupt().status == 130
+        assert on(place, tmp_path, "head", user, *where).status == 0
+        script = on(place, tmp_path, "init", "--print-sql", "--schema", "typo2")
+        assert (script.status, script.err) == (0, "")
+        assert "typo2" in script.out
+        assert "typo2" not in dict(tables(place))
+        done = on(place, tmp_path, "init", "--schema", "typo2")
+        assert (done.status, done.err) == (0, "")
+        assert done.out.startswith("ready: PostgresStreamStore at postgresql://")
+        assert on(place, tmp_path, "init", "--schema", "typo2") == done
+        assert on(place, tmp_path, "head", user, "--schema", "typo2") == (0, "0\n", "")
+
+
+@pytest.mark.parametrize("own_place", ["redis", "postgres"], indirect=True)
+def test_forget_and_init_on_a_server(own_place: Place, tmp_path: Path, user: str) -> None:
+    """`forget` erases one user and no other; `init` needs nothing on Redis."""
+    assert on(own_place, tmp_path, "init").out.startswith("ready: ")
+    for number in range(3):
+        push(own_place, tmp_path, user, f"a{number}")
+    kept = push(own_place, tmp_path, "alice", "b")
+    assert on(own_place, tmp_path, "forget", user, "--yes") == (0, "erased 3\n", "")
+    assert stored(own_place, tmp_path, user) == []
+    assert [event["id"] for event in stored(own_place, tmp_path, "alice")] == [kept]
+
+
+def test_xread_by_url(tmp_path: Path, user: str) -> None:
+    """Options of the store are chosen in the URL: `tail` follows by XREAD what a push by the same URL announces."""
+    with redis.single() as server:
+        where = {"NOTIFY_STORE": f"{server.url}?wake=xread"}
+        with running(tmp_path, "tail", user, "--after", "0", variables=where) as tail:
+            pushed = [notify(tmp_path, "push", user, "a", variables=where).out.strip() for _ in range(3)]
+            tail.wait_for(pushed[-1])
+            assert tail.ids() == pushed
+            assert tail.interrupt().status == 130

@@ -14,7 +14,6 @@ import pytest
 from notify import Guarantees, Notifier
 from notify.testing import (
     DurableStoreSuite,
-    EphemeralsSuite,
     LeasedPresenceSuite,
     LivenessSuite,
     PresenceSuite,
@@ -77,7 +76,7 @@ class TestLiveStore(StreamStoreSuite):
         return LiveStore()
 
 
-class TestLiveFileStore(StreamStoreSuite, DurableStoreSuite, SharedStreamStoreSuite, EphemeralsSuite, LivenessSuite):
+class TestLiveFileStore(StreamStoreSuite, DurableStoreSuite, SharedStreamStoreSuite, LivenessSuite):
     names: Iterator[Path]
 
     @pytest.fixture(autouse=True)

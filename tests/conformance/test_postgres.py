@@ -24,7 +24,7 @@ from notify.testing.store import (
     SharedStoreSuite,
     StoreSuite,
 )
-from notify.testing.stream_store import EphemeralsSuite, LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
+from notify.testing.stream_store import LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
 from notify_pg import PostgresPresence, PostgresRouter, PostgresStore, PostgresStreamStore
 from tests.servers.postgres import Server, fresh_schema
 from tests.servers.postgres import postgres as postgres
@@ -117,7 +117,6 @@ class TestPostgresStore(
 class TestPostgresStreamStore(
     Transactions,
     Database,
-    EphemeralsSuite,
     ForgetSuite,
     PrepareSuite,
     StreamStoreSuite,

@@ -22,7 +22,7 @@ from notify.testing.store import (
     SharedStoreSuite,
     StoreSuite,
 )
-from notify.testing.stream_store import EphemeralsSuite, LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
+from notify.testing.stream_store import LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
 from tests.servers.redis import Server, single, traces
 
@@ -108,7 +108,6 @@ class TestRedisStreamStore(
     ReadManySuite,
     DurableStoreSuite,
     SharedStreamStoreSuite,
-    EphemeralsSuite,
     ForgetSuite,
     PrepareSuite,
     BoundedStoreSuite,
@@ -137,7 +136,7 @@ class TestRedisStreamStoreByXread(TestRedisStreamStore):
     wake = "xread"
 
 
-class TestRedisStreamStoreOfBothKinds(OnServer, SharedStreamStoreSuite, EphemeralsSuite, ForgetSuite):
+class TestRedisStreamStoreOfBothKinds(OnServer, SharedStreamStoreSuite, ForgetSuite):
     """Processes that are told in different ways tell each other everything."""
 
     async def make(self) -> RedisStreamStore:

@@ -18,7 +18,7 @@ from notify.testing.store import (
     SaveManySuite,
     SaveSoonSuite,
 )
-from notify.testing.stream_store import EphemeralsSuite, LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
+from notify.testing.stream_store import LivenessSuite, SharedStreamStoreSuite, StreamStoreSuite
 from notify_redis import RedisPresence, RedisRouter, RedisStreamStore
 from tests.servers.redis import Cluster, Sentinels, Server, cluster, sentinels, traces
 
@@ -76,7 +76,6 @@ class TestRedisStreamStoreOnCluster(
     SaveSoonSuite,
     ReadManySuite,
     DurableStoreSuite,
-    EphemeralsSuite,
     ForgetSuite,
     PrepareSuite,
 ):
@@ -96,7 +95,7 @@ class TestRedisStreamStoreOnClusterByXread(TestRedisStreamStoreOnCluster):
     wake = "xread"
 
 
-class TestRedisStreamStoreOfBothKindsOnCluster(OnCluster, SharedStreamStoreSuite, EphemeralsSuite, ForgetSuite):
+class TestRedisStreamStoreOfBothKindsOnCluster(OnCluster, SharedStreamStoreSuite, ForgetSuite):
     """Processes that are told in different ways tell each other everything."""
 
     async def make(self) -> RedisStreamStore:
@@ -146,7 +145,6 @@ class TestRedisStreamStoreBehindSentinels(
     SaveSoonSuite,
     ReadManySuite,
     DurableStoreSuite,
-    EphemeralsSuite,
     ForgetSuite,
     PrepareSuite,
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +16,11 @@ from notify.testing import (
     BoundedStoreSuite,
     ClockedStoreSuite,
     DurableStoreSuite,
+    EphemeralsSuite,
+    ForgetSuite,
     LeasedPresenceSuite,
     LivenessSuite,
+    PrepareSuite,
     PresenceSuite,
     ReadManySuite,
     SaveManySuite,
@@ -68,6 +72,23 @@ class Made(Files):
     async def make_clocked(self, clock: Callable[[], float]) -> Any:
         return self.kind(next(self.names), clock=clock)
 
+    async def traces(self, store: Any, user: str) -> list[str]:
+        return [
+            f"{table}: {row}"
+            for table in await self.created(store)
+            for row in self.rows(f"SELECT * FROM {table}")
+            if user in row or any(isinstance(value, bytes) and user.encode() in value for value in row)
+        ]
+
+    async def created(self, store: Any) -> list[str]:
+        if not self.path.exists():
+            return []
+        return [name for (name,) in self.rows("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as file:
+            return file.execute(statement).fetchall()
+
 
 class TestSQLiteStore(
     Made,
@@ -79,6 +100,8 @@ class TestSQLiteStore(
     AgingStoreSuite,
     ClockedStoreSuite,
     DurableStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
     SharedStoreSuite,
 ):
     kind = SQLiteStore
@@ -95,6 +118,9 @@ class TestSQLiteStreamStore(
     AgingStoreSuite,
     ClockedStoreSuite,
     DurableStoreSuite,
+    ForgetSuite,
+    PrepareSuite,
+    EphemeralsSuite,
     SharedStreamStoreSuite,
 ):
     kind = SQLiteStreamStore

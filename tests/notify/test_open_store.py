@@ -37,7 +37,7 @@ def anyio_backend() -> str:
         ("sqlite:///notify.db", SQLiteStreamStore),
         ("sqlite:////tmp/b%20b.db?max_len=3", SQLiteStreamStore),
         ("redis://", RedisStreamStore),
-        ("redis://127.0.0.1/3?prefix=shop&db=3", RedisStreamStore),
+        ("redis://127.0.0.1/3?prefix=shop", RedisStreamStore),
         ("rediss://u:p@127.0.0.1:6380", RedisStreamStore),
         ("unix:///run/redis.sock?db=2&max_len=5", RedisStreamStore),
         ("redis+sentinel://a:1,b:2/main/0", RedisStreamStore),
@@ -87,7 +87,7 @@ factory = StoreFactory(Unrelated)
         ("max_age=none&exact=OFF", {"max_age": None, "exact": False}),
         ("max_age=", {"max_age": None}),
         ("mode=fast&name=a%26b+c", {"mode": "fast", "name": "a&b+c"}),
-        ("extra=2e-3&m%61x_len=-4", {"extra": 0.002, "max_len": -4}),
+        ("&extra=2e-3&&max_len=-4", {"extra": 0.002, "max_len": -4}),
         ("loud=text", {"loud": "text"}),
         ("name=", {"name": ""}),
     ],
@@ -102,7 +102,7 @@ def test_options_of_the_query_have_their_types(query: str, expected: dict[str, A
 
 def test_other_parts_of_the_query_stay_for_the_driver() -> None:
     """What is not an option of the store is left as it was written, in its order."""
-    assert factory("x://h?db=3&max_len=1&ssl=%20a&&flag").given["address"] == "x://h?db=3&ssl=%20a&flag"
+    assert factory(" x://h?db=3&max_len=1&ssl=%20a&&n=\n").given["address"] == "x://h?db=3&ssl=%20a&n="
     assert factory("x://h?max_len=1").given["address"] == "x://h"
 
 
@@ -120,7 +120,7 @@ def test_keywords_replace_those_of_the_query() -> None:
         ("max_len=%D9%A1", "expected a whole number"),
         ("max_len=" + "9" * 5000, "expected a whole number"),
         ("max_len=", "expected a whole number"),
-        ("max_len", "without a value: write max_len="),
+        ("max_len", "gives max_len without a value: write max_len="),
         ("max_len=none", "expected a whole number"),
         ("max_len=1&max_len=1", "gives max_len twice"),
         ("max_age=nan", "expected a number or none"),
@@ -128,6 +128,9 @@ def test_keywords_replace_those_of_the_query() -> None:
         ("max_age=soon", "expected a number or none"),
         ("exact=2", "expected true or false"),
         ("mode=slow", "expected fast or safe"),
+        ("max_lenn=1", "has no option max_lenn: is max_len meant?"),
+        ("Max_Age=1", "has no option Max_Age: is max_age meant?"),
+        ("max-len=1", "has no option max-len: is max_len meant?"),
         ("clock=now", "clock cannot be given in a URL"),
         ("amount=1", "amount cannot be given in a URL"),
     ],
@@ -176,8 +179,9 @@ def test_a_function_can_be_made_a_factory() -> None:
         ("sqlite:///", "sqlite:///FILE"),
         ("sqlite://notify.db", "sqlite:///FILE"),
         ("sqlite:///folder/", "sqlite:///FILE"),
-        ("sqlite:///a#b.db", "sqlite:///FILE"),
-        ("redis://u:geheim@h:port", "not a Redis URL"),
+        ("sqlite://u@/a.db", "sqlite:///FILE"),
+        ("sqlite:///a#b.db", "malformed"),
+        ("redis://u:geheim@h:port", "malformed"),
         ("postgresql://u:geheim@h:port/db", "malformed"),
     ],
 )

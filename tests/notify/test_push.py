@@ -286,9 +286,10 @@ async def test_a_save_that_fails_at_once() -> None:
             await stream.next(0.03)
 
 
-@pytest.mark.parametrize("store", [Failing(OSError("disk")), FailingMemory(), FailingNow()])
-async def test_a_save_that_fails_raises_and_nobody_sees_the_event(store: Any) -> None:
+@pytest.mark.parametrize("kind", [lambda: Failing(OSError("disk")), FailingMemory, FailingNow])
+async def test_a_save_that_fails_raises_and_nobody_sees_the_event(kind: Any) -> None:
     """A store's own exception becomes PushUncertainError with the cause kept; no stream gets the event."""
+    store = kind()
     async with Notifier(store=store, router=(router := NotingRouter())) as notifier:
         async with notifier.subscribe("alice") as stream:
             with pytest.raises(PushUncertainError) as caught:

@@ -161,6 +161,7 @@ def test_what_is_refused(url: str) -> None:
         ("sqlite:////var/lib/notify.db", "/var/lib/notify.db", {}),
         ("sqlite:///a%20b%3F%23.db", "a b?#.db", {}),
         ("sqlite:///a@b.db", "a@b.db", {}),
+        ("sqlite:///my notes.db", "my notes.db", {}),
         ("unix:///run/redis.sock?db=1", "run/redis.sock", {"db": "1"}),
         ("redis://a/0/", "0/", {}),
         ("redis://a?", "", {}),
@@ -177,8 +178,8 @@ def test_paths_and_options(url: str, path: str, options: dict[str, str]) -> None
 
 def test_options_are_refused_by_name() -> None:
     """An option that is given twice, or without a value, is named; its value is not."""
-    with pytest.raises(UsageError, match="client_name is given twice") as twice:
+    with pytest.raises(UsageError, match="gives client_name twice") as twice:
         StoreUrl.parse("redis://a?client_name=QQQ&client_name=ZZZ")
-    with pytest.raises(UsageError, match="client_name has no value"):
+    with pytest.raises(UsageError, match="client_name without a value"):
         StoreUrl.parse("redis://a?client_name")
     assert "QQQ" not in str(twice.value)

@@ -14,7 +14,7 @@ import anyio
 import asyncpg
 import pytest
 
-from notify import Event, NotifyError, PushRejectedError, PushUncertainError
+from notify import Event, Notifier, NotifyError, PushRejectedError, PushUncertainError
 from notify_pg import PostgresStore
 from notify_pg._queue import BATCH, PendingSave, SaveQueue
 from tests.notify_pg.conftest import Make
@@ -197,6 +197,27 @@ async def test_the_order_of_calls_across_a_restart(server: Server, schema: str) 
         await anyio.to_thread.run_sync(server.start)
         await running_calls
         await calls.assert_in_order()
+
+
+async def test_twenty_thousand_pushes_through_one_notifier(make: Make) -> None:
+    """256 tasks that push to 200 users through one notifier leave each log in the order of the calls of push."""
+    store = await make(max_len=20_000)
+    numbers: Counter[str] = Counter()
+    left = iter(range(20_000))
+    async with Notifier(store) as notifier:
+
+        async def task() -> None:
+            for _ in left:
+                user = f"user{random.randrange(USERS)}"
+                numbers[user] += 1
+                await notifier.push(user, "n", numbers[user])
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(TASKS):
+                group.create_task(task())
+    for user, count in numbers.items():
+        log = [event.payload for event in (await store.read(user, "0", 20_000)).events]
+        assert log == [*range(1, count + 1)]
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

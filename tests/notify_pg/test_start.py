@@ -18,7 +18,7 @@ from notify_pg._partitions import DAY, Partition, missing_ranges, name_of, parse
 from tests.notify_pg.conftest import Make
 from tests.notify_pg.roles import DOCUMENTED, Role, role
 from tests.parts import until
-from tests.servers.postgres import Server, running
+from tests.servers.postgres import Bouncer, Server, running
 
 pytestmark = pytest.mark.anyio
 
@@ -790,3 +790,76 @@ async def test_a_restored_schema_without_rows(postgres: Server, sql: asyncpg.Con
                 event = await notifier.push("alice", "n")
                 assert (await notifier.check()).ok
                 assert await store.head("alice") == event.id
+
+
+# -- poolers, and roles with little patience ---------------------------------------------------------------------------
+
+
+async def test_a_pooler_that_is_not_recognized(
+    pgbouncer: Bouncer, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pooler that passes on the server's process id is recognized by refusing the settings of our sessions."""
+    pids: dict[int, int] = {}
+
+    async def pass_on(connection: asyncpg.Connection) -> None:
+        pids[id(connection)] = await connection.fetchval("SELECT pg_backend_pid()")
+
+    connect = asyncpg.connect
+
+    async def connecting(*args: Any, **options: Any) -> asyncpg.Connection:
+        connection = await connect(*args, **options)
+        await pass_on(connection)
+        monkeypatch.setattr(type(connection), "get_server_pid", lambda self: pids.get(id(self), 0))
+        return connection
+
+    monkeypatch.setattr(asyncpg, "connect", connecting)
+    async with PostgresStore(pgbouncer.dsn, schema=schema) as store:
+        event = await store.save(Event("alice", "n"))
+        assert await log_of(store, "alice") == [event]
+        assert store._db.is_pooled
+
+
+async def test_processes_that_wait_for_each_other_longer_than_their_role_allows(
+    postgres: Server, sql: asyncpg.Connection, schema: str
+) -> None:
+    """A role with short timeouts waits for another process that creates the tables."""
+    async with role(postgres, schema, rights=None) as app:
+        await sql.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {app.name}")
+        await sql.execute(
+            f"ALTER ROLE {app.name} SET lock_timeout = 50; ALTER ROLE {app.name} SET statement_timeout = 500"
+        )
+        store = PostgresStore(app.dsn, schema=schema)
+        async with sql.transaction():
+            await sql.fetchval("SELECT pg_advisory_xact_lock($1)", store._names.lock)
+            starting = asyncio.ensure_future(store.prepare())
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            await until(lambda: sql.fetchval(waiting))
+            await asyncio.sleep(0.7)  # longer than both
+            assert not starting.done()
+        await starting
+        assert (await store.save(Event("alice", "n"))).id
+        await store.aclose()
+
+
+async def test_a_first_save_after_a_read_brings_the_tables_up_to_date(
+    postgres: Server, sql: asyncpg.Connection, schema: str
+) -> None:
+    """A process that has read from tables of the first release adds what they lack when it first saves."""
+    await sql.execute(f"CREATE SCHEMA {schema}")
+    await sql.execute(FIRST_RELEASE.read_text().replace("{schema}", schema))
+    key = f"SELECT count(*) FROM pg_index WHERE indrelid = '{schema}.notify_meta'::regclass"
+    store = PostgresStore(postgres.dsn, schema=schema)
+    assert await store.head("alice") == "0"
+    assert await sql.fetchval(key) == 0
+    await store.save(Event("alice", "n"))
+    assert await sql.fetchval(key) == 1
+    await store.aclose()
+
+
+async def test_a_schema_called_like_a_table(make: Make, sql: asyncpg.Connection) -> None:
+    """The name of the schema is not taken for that of a table."""
+    store = PostgresStore((await make())._db._dsn, schema="heads", table_prefix="heads")
+    assert await store.head("alice") == "0"
+    await store.save(Event("alice", "n"))
+    await store.aclose()
+    await sql.execute("DROP SCHEMA heads CASCADE")

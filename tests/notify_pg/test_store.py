@@ -347,9 +347,15 @@ async def test_an_event_of_another_year_lands_in_the_default_partition(
 
 
 async def test_a_partition_that_cannot_be_made_is_left_for_later(
-    make: Make, sql: asyncpg.Connection, schema: str, caplog: pytest.LogCaptureFixture
+    make: Make,
+    sql: asyncpg.Connection,
+    schema: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A partition whose lock another session holds is left for later, and nothing breaks."""
+    monkeypatch.setattr("notify_pg._retention.ATTEMPTS", 2)
+    monkeypatch.setattr("notify_pg._retention.RETRY_AFTER", 0.01)
     store = await make()
     today = await sql.fetchval("SELECT floor(date_part('epoch', now()) / 86400)::bigint")
     await store.save(Event("alice", "n"))

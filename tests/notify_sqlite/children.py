@@ -171,6 +171,27 @@ def attempt(path: str) -> None:
     asyncio.run(main())
 
 
+def starve(path: str) -> None:
+    """Use up the files that this process may open; say how saving ends."""
+    import resource
+
+    async def main() -> None:
+        async with SQLiteStore(f"{path}-other"):  # imports everything
+            pass
+        store = SQLiteStore(path)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        kept = [open(os.devnull)]  # noqa: ASYNC230 - closed by the end of the process
+        resource.setrlimit(resource.RLIMIT_NOFILE, (kept[0].fileno() + 1, hard))
+        try:
+            await store.save(Event("alice", "t"))
+        except NotifyError as error:
+            say(error)
+        await store.aclose()
+        kept[0].close()
+
+    asyncio.run(main())
+
+
 def stay(path: str) -> None:
     """Keep a store open, after one save, until killed."""
 

@@ -9,11 +9,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from notify import BackendUnavailableError, Event, Gap, Notifier, PushRejectedError, RoutingInfo
 from notify.abc import Ephemerals, Forget, Prepare, ability
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore
+from notify_sqlite._lock import FileLock
 from notify_sqlite._schema import statements
 from tests.parts import until
 from tests.servers.sqlite import content, exists, files, locked, opened, write
@@ -297,6 +299,31 @@ async def test_a_user_who_is_connected_stays_connected(path: Path) -> None:
             assert second.prev == "0"
             assert stream.gaps == (Gap("expired", first.id, "0"),)
             assert "alice" in await other.locate(["alice"])
+
+
+async def test_another_process_checkpoints(path: Path) -> None:
+    """Forgetting works without being elected; the WAL is then emptied by the process that is."""
+    lock = FileLock(f"{path}-checkpointer", str(path))
+    async with SQLiteStore(path) as store:
+        await until(lambda: store._database.checkpointer.elected)
+        store._database.checkpointer.release()
+        assert lock.acquire()
+        await store.save(Event("alice", "t"))
+        assert await store.forget("alice") == 1
+        assert store.wal_size > 0
+    lock.release()
+
+
+async def test_two_first_calls_open_once(path: Path) -> None:
+    """Calls that meet at a file that is not open yet share its connections."""
+    store = SQLiteStore(path)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(store.prepare)
+            tasks.start_soon(store.save, Event("alice", "t"))
+            tasks.start_soon(store.head, "alice")
+    assert len((await store.read("alice", "0", 10)).events) == 3
+    await store.aclose()
 
 
 async def test_forgetting_that_fails_says_so(path: Path) -> None:

@@ -443,7 +443,6 @@ async def test_a_connection_that_is_closed_rejects(path: Path) -> None:
         with pytest.raises(PushRejectedError) as caught:
             await store.save(Event("alice", "t"))
         assert isinstance(caught.value.__cause__, NoConnectionError)
-        assert isinstance(caught.value.__cause__.__cause__, ValueError)
 
 
 async def test_a_commit_that_fails_leaves_no_transaction(path: Path) -> None:
@@ -533,7 +532,7 @@ async def test_a_checkpoint_that_fails_is_tried_again(
     async with SQLiteStore(path) as store:
         await until(lambda: store._database.checkpointer.elected)
         monkeypatch.setattr(_checkpoint, "LIMIT", -1)
-        monkeypatch.setattr(store._database, "_identity", None)
+        monkeypatch.setattr(store._database.file, "_identity", None)
         writer = store._database._writer
         assert writer is not None
         await writer.close()

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -169,6 +170,83 @@ def test_a_group_that_cannot_be_given_is_left(shared: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "elected\n"
         assert described(lock_of(path)) == (NOBODY, NOBODY, 0o664)
+
+
+@contextmanager
+def acting_as(user: int, group: int) -> Iterator[None]:
+    """Be somebody else for a moment."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(group)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@as_root
+def test_what_a_user_may_not_do(shared: Path) -> None:
+    """The same as seen from inside: what is not adopted, not given to another group, not opened, not created."""
+    path = database(shared, NOBODY, 0o664)
+    lock = FileLock(str(lock_of(path)), str(path))
+    lock_of(path).touch()
+    lock_of(path).chmod(0o664)
+    os.chown(lock_of(path), 1, WWW)
+    with acting_as(WWW, WWW):
+        assert lock.acquire()  # of user 1: left as it is
+        lock.release()
+    assert described(lock_of(path)) == (1, WWW, 0o664)
+    os.chown(lock_of(path), NOBODY, NOBODY)
+    lock_of(path).chmod(0o600)
+    with acting_as(WWW, WWW):
+        assert not lock.acquire()
+        assert "cannot be opened (Permission denied)" in lock.trouble
+    with acting_as(NOBODY, NOBODY):
+        assert lock.acquire()
+        lock.release()
+    assert described(lock_of(path)) == (NOBODY, NOBODY, 0o664)
+    os.chown(lock_of(path), 1, 1)
+    lock_of(path).chmod(0o644)
+    with acting_as(WWW, WWW):
+        assert lock.acquire()  # by reading alone
+        lock.release()
+    lock_of(path).unlink()
+    shared.chmod(0o755)
+    with acting_as(WWW, WWW):
+        assert not lock.acquire()
+        assert "cannot be created" in lock.trouble
+
+
+@as_root
+def test_what_a_user_may_not_do_with_the_database(shared: Path) -> None:
+    """Each right that is missing is named: reading, writing, and creating SQLite's files in the directory."""
+    path = database(shared, 0, 0o600)
+    shared.chmod(0o755)
+    with acting_as(NOBODY, NOBODY):
+        assert "may not read it (owner 0" in _file.why_not(str(path), sqlite3.SQLITE_CANTOPEN)
+        path_of_another = shared / "new.db"
+        assert "may not create files" in _file.why_not(str(path_of_another), sqlite3.SQLITE_CANTOPEN)
+    path.chmod(0o644)
+    with acting_as(NOBODY, NOBODY):
+        assert "may not write it (owner 0" in _file.why_not(str(path), sqlite3.SQLITE_READONLY)
+        assert "may not create files" in _file.why_not(str(path), sqlite3.SQLITE_CANTOPEN)
+    path.chmod(0o666)
+    with acting_as(NOBODY, NOBODY):
+        assert "may not create files" in _file.why_not(str(path), sqlite3.SQLITE_READONLY)
+
+
+def test_no_handle_is_left(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a free handle is told so."""
+
+    def full(name: str, flags: int, mode: int = 0o777) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path.touch()
+    monkeypatch.setattr(os, "open", full)
+    assert "too many open files" in _file.why_not(str(path), sqlite3.SQLITE_CANTOPEN)
 
 
 # -- the lock file -----------------------------------------------------------------------------------------------

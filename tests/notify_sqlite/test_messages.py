@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,18 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from notify import BackendUnavailableError, Event, OverloadedError, PushRejectedError, UsageError
-from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore
+from notify import (
+    BackendUnavailableError,
+    Event,
+    OverloadedError,
+    PushRejectedError,
+    PushUncertainError,
+    UsageError,
+)
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _record, _save
+from notify_sqlite._file import why_not
+from tests.notify_sqlite.children import child
+from tests.parts import until
 from tests.servers.sqlite import locked
 
 pytestmark = pytest.mark.anyio
@@ -80,3 +93,160 @@ async def test_another_event_loop_is_refused(path: Path) -> None:
             await anyio.to_thread.run_sync(anyio.run, refused, call)
         event = await store.save(Event("alice", "t"))
         assert (await store.read("alice", "0", 10)).events[0] == event
+
+
+# -- what is wrong with the file, and what to do -----------------------------------------------------------------
+
+
+def _missing(path: Path) -> Path:
+    return path.parent / "missing" / "x.db"
+
+
+def _below_a_file(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path / "x.db"
+
+
+def _directory(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def _dangling(path: Path) -> Path:
+    path.symlink_to(path.parent / "missing" / "x.db")
+    return path
+
+
+def _text(path: Path) -> Path:
+    path.write_bytes(b"not a database, but long enough to have a header" * 100)
+    return path
+
+
+WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "missing": (_missing, r"the directory .*/missing does not exist: create it, or correct the path"),
+    "below a file": (_below_a_file, r"notify.db is not a directory: correct the path"),
+    "directory": (_directory, r"it is a directory: give the path of a file in it"),
+    "pipe": (_pipe, r"it is not a regular file: give the path of one"),
+    "dangling": (_dangling, r"the directory .*/missing does not exist"),
+    "text": (_text, r"not an SQLite database, or is encrypted: choose another path"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_what_is_wrong_is_said_with_the_remedy(path: Path, case: str) -> None:
+    """Reading, saving, preparing, trimming and presence say what is wrong with the path, each of what it was to do."""
+    make, cause = WRONG[case]
+    place = make(path)
+    store, presence = SQLiteStreamStore(place, timeout=0.2), SQLitePresence(place, timeout=0.2)
+    calls: list[tuple[Callable[[], Awaitable[object]], type[Exception], str]] = [
+        (lambda: store.head("alice"), BackendUnavailableError, "cannot be read: "),
+        (lambda: store.save(Event("alice", "t")), PushRejectedError, "nothing was stored: "),
+        (store.prepare, BackendUnavailableError, "cannot be prepared: "),
+        (lambda: store.trim("0"), BackendUnavailableError, "cannot be read: "),
+        (lambda: presence.register("alice"), BackendUnavailableError, "cannot be written: "),
+        (lambda: presence.locate(["alice"]), BackendUnavailableError, "cannot be read: "),
+    ]
+    for call, kind, begins in calls:
+        with pytest.raises(kind) as caught:
+            await call()
+        assert str(caught.value).startswith(begins)
+        assert re.search(cause, str(caught.value)), str(caught.value)
+        assert str(caught.value).endswith(f": {place}")
+    await store.aclose()
+    await presence.aclose()
+
+
+def test_too_many_open_files(path: Path) -> None:
+    """A process that may open no more files is told so, not that the file is missing."""
+    with child("starve", path) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+    assert "too many open files: raise the limit of open files (ulimit -n)" in said
+
+
+def test_a_read_only_file_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that is mounted read-only is named as the cause."""
+    found = os.statvfs(path.parent)
+    fields = (*found[:8], found.f_flag | os.ST_RDONLY, *found[9:])
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(fields))
+    assert "mounted read-only" in why_not(str(path), sqlite3.SQLITE_READONLY)
+
+
+def test_what_cannot_be_explained_is_not_guessed(path: Path) -> None:
+    """Where nothing that can be seen is wrong, the message has only the words of SQLite."""
+    path.write_bytes(b"")
+    assert why_not(str(path), sqlite3.SQLITE_READONLY) == ""
+    assert why_not(str(path), sqlite3.SQLITE_CANTOPEN) == ""
+
+
+# -- whose fault it is -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["type", "statement", "value"])
+async def test_a_bug_is_called_a_bug(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """A mistake of ours in a thread is logged once with its traceback and fails the calls as that; then all goes on."""
+
+    def mistaken(db: sqlite3.Connection, **_: Any) -> Any:
+        if what == "statement":
+            return db.execute("SELECT ?", ())
+        raise TypeError("a mistake") if what == "type" else ValueError("a mistake")
+
+    async with SQLiteStore(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(_save, "append", mistaken)
+            patch.setattr(_record, "head", mistaken)
+            for _ in range(3):
+                with pytest.raises(PushRejectedError, match="nothing was stored: a bug in notify_sqlite, not"):
+                    await store.save(Event("alice", "t"))
+                with pytest.raises(BackendUnavailableError, match="cannot be read: a bug in notify_sqlite"):
+                    await store.head("alice")
+        event = await store.save(Event("alice", "t"))
+        assert await store.head("alice") == event.id
+        assert event.prev == "0"
+    records = [record for record in caplog.records if record.name == "notify.sqlite"]
+    assert len(records) == 1  # both calls fail in the same line
+    assert records[0].exc_info is not None
+    assert "closed" not in caplog.text
+
+
+async def test_what_follows_a_save_cannot_lose_its_outcome(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Streams or callbacks that raise are logged; every other caller has its outcome."""
+    outcomes: list[object] = []
+
+    def wrong(outcome: object) -> None:
+        raise KeyError("a callback")
+
+    def broken(events: object) -> None:
+        raise AttributeError("a stream")
+
+    async with SQLiteStore(path) as store:
+        monkeypatch.setattr(store._saver, "_on_stored", broken)
+        store.save_soon(Event("alice", "t", 1), wrong)
+        store.save_soon(Event("alice", "t", 2), outcomes.append)
+        await until(lambda: outcomes)
+        assert isinstance(outcomes[0], Event)
+    assert "a callback of save_soon raised" in caplog.text
+    assert "a bug in notify_sqlite" in caplog.text
+
+
+async def test_a_job_that_is_interrupted_is_uncertain(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised to end a thread leaves an unknown outcome, and no transaction."""
+
+    def interrupted(db: sqlite3.Connection, **_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    async with SQLiteStore(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(_save, "append", interrupted)
+            with pytest.raises(PushUncertainError, match="was interrupted"):
+                await store.save(Event("alice", "t"))
+        await store.save(Event("alice", "t"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -30,11 +31,12 @@ from notify import (
     UsageError,
     ids,
 )
-from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _connection
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _opening
 from notify_sqlite import _record as record
 from notify_sqlite._connection import MAX_ROWS
 from notify_sqlite._save import append
 from notify_sqlite._schema import statements
+from notify_sqlite._worker import Worker, connect
 from tests.parts import until
 from tests.servers.sqlite import content, files, locked, opened, write
 
@@ -317,6 +319,43 @@ async def test_closing_does_not_wait_for_a_lock_for_ever(path: Path) -> None:
     assert rows(path) == 0
 
 
+async def test_closing_a_store_that_never_opened_ends_everything(path: Path) -> None:
+    """Thousands of saves that wait for a file that is locked, and a store that closes: each has an outcome, soon."""
+    async with SQLiteStore(path):
+        pass
+    store = SQLiteStreamStore(path, table_prefix="other_", timeout=0.3)
+    outcomes: list[object] = []
+    with locked(path):
+        for number in range(8000):
+            store.save_soon(Event("alice", "t", number), outcomes.append)
+        store.send_ephemeral(Event("alice", "t").stored("", ""))
+        with anyio.fail_after(8):
+            await store.aclose()
+    assert len(outcomes) == 8000
+    assert {type(outcome) for outcome in outcomes} <= {OverloadedError, PushRejectedError, ClosedError}
+    assert ClosedError in map(type, outcomes)
+
+
+def test_a_thread_whose_event_loop_is_gone_says_nothing(path: Path) -> None:
+    """A job that ends after its event loop was closed has nobody to tell; its thread is left, without a traceback."""
+    over, order = threading.Event(), list[str]()
+
+    async def main() -> None:
+        worker = Worker(await connect(str(path), create=True))
+        serving.append(asyncio.ensure_future(worker.serve()))
+        waiting.append(asyncio.ensure_future(worker.run(lambda db: over.wait() and order.append("job"))))
+        await asyncio.sleep(0.05)
+
+    serving: list[object] = []
+    waiting: list[object] = []
+    asyncio.run(main())
+    over.set()
+    while not order:
+        threading.Event().wait(0.001)
+    threading.Event().wait(0.1)
+    assert order == ["job"]
+
+
 async def test_closing_leaves_a_hanging_thread_behind(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the disk does not answer, closing takes seconds: what was under way is uncertain, the rest untried."""
     before = set(threading.enumerate())
@@ -548,7 +587,7 @@ async def test_a_reading_connection_that_cannot_be_opened(path: Path, monkeypatc
     await store.prepare()
     before = set(threading.enumerate())
     with monkeypatch.context() as patch:
-        patch.setattr(_connection, "_configure", fail)
+        patch.setattr(_opening, "_configure", fail)
         with pytest.raises(BackendUnavailableError, match="cannot be read: out of handles"):
             await store.head("alice")
         await until(lambda: before.issuperset(threading.enumerate()))
@@ -561,7 +600,7 @@ def test_without_a_wal_nothing_is_opened(path: Path) -> None:
     """A database that cannot have a write-ahead log is refused: what is promised rests on it."""
     store = SQLiteStore(path)
     with closing(sqlite3.connect(":memory:")) as db, pytest.raises(sqlite3.OperationalError, match="memory"):
-        store._database._prepare_writer(db)
+        store._database.file._prepare_writer(db)
 
 
 async def test_what_is_no_database_is_refused(path: Path) -> None:

@@ -68,7 +68,7 @@ def test_packing_saturates_in_order(a: str, b: str) -> None:
     assert 0 <= ids.pack(a) <= ids.pack(b) < 2**63
 
 
-@given(s.moments, st.integers(-5, 5), st.integers(0, 2**20 - 1))
+@given(s.moments, st.integers(-5, 5), st.integers(0, 2**64 - 1))
 def test_before_divides_the_log_at_a_moment(moment: datetime, offset: int, sequence: int) -> None:
     """Exactly the ids at or after the moment's millisecond lie after `before(moment)`."""
     ms = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)

@@ -9,13 +9,14 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio.to_thread
 import pytest
 import trio
 
-from notify import ClosedError, InvalidEventError, InvalidEventIdError, Notifier, UsageError
+from notify import ClosedError, DisconnectedError, InvalidEventError, InvalidEventIdError, Notifier, UsageError
 from notify.sync import SyncNotifier
 from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 
@@ -215,6 +216,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "push_many": (["a"], "b"),
     "broadcast": ("b",),
     "forget": ("a",),
+    "disconnect": ("a",),
     "subscribe": ("a",),
     "statistics": (),
     "check": (),
@@ -330,6 +332,22 @@ def test_timeout_while_another_thread_waits(notifier: SyncNotifier) -> None:
 
         event, nothing = in_threads(lambda: stream.next(SECONDS), wait_a_moment)
         assert (event.type, nothing) == ("a", None)
+
+
+def test_disconnect_and_expiry(notifier: SyncNotifier) -> None:
+    """A stream that is disconnected, or expires, ends its loop; `next` says why."""
+    stream, other = notifier.subscribe("alice"), notifier.subscribe("alice")
+
+    def disconnect() -> None:
+        wait_for(lambda: stream._turn.locked() and other._turn.locked())
+        notifier.disconnect("alice", "logout")
+
+    raised, ended, nothing = in_threads(stream.next, lambda: list(other), disconnect)
+    assert isinstance(raised, DisconnectedError)
+    assert (raised.reason, ended, nothing) == ("logout", [], None)
+    with notifier.subscribe("alice", expires_at=datetime.now(UTC) - timedelta(1)) as expired:
+        with pytest.raises(DisconnectedError, match="expired"):
+            expired.next(SECONDS)
 
 
 def test_closing_wakes_readers() -> None:

@@ -6,7 +6,8 @@ becomes legal by accident is noticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self, assert_type
@@ -36,6 +37,7 @@ from notify import (
     UsageError,
     continuity,
     ids,
+    open_store,
 )
 from notify.abc import (
     Deliver,
@@ -48,6 +50,7 @@ from notify.abc import (
     Registration,
     SaveMany,
 )
+from notify.sync import SyncNotifier
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
 
 # -- the lines that everybody types ------------------------------------------------------------------------------
@@ -62,9 +65,44 @@ class MyRouter:
 async def three_lines(last_id: str) -> None:
     notifier = Notifier(store=MemoryStore(), router=MyRouter())
     event = await notifier.push("alice", "comment.created", {"post": 7})
-    assert_type(event, Event | None)
+    assert_type(event, Event)
     async for each in notifier.subscribe("alice", last_id):
         assert_type(each, Event)
+
+
+async def by_url() -> None:
+    stored: StreamStore = open_store("sqlite:///notify.db?max_len=5", timeout=2.0)
+    async with Notifier.from_url("redis://localhost", buffer_size=3) as notifier:
+        assert_type(await notifier.push("alice", "t"), Event)
+    async with Notifier.from_url("memory://", offline="drop") as notifier_that_drops:
+        assert_type(await notifier_that_drops.push("alice", "t"), Event | None)
+    del stored
+
+
+@asynccontextmanager
+async def making() -> AsyncIterator[Notifier]:
+    async with Notifier(MemoryStreamStore()) as notifier:
+        yield notifier
+
+
+async def made() -> Notifier:
+    return Notifier()
+
+
+def without_an_event_loop(last_id: str) -> None:
+    notifier = SyncNotifier(lambda: Notifier(MemoryStreamStore()))
+    assert_type(notifier.push("alice", "comment.created", {"post": 7}), Event)
+    assert_type(SyncNotifier.from_url("memory://").push("alice", "t", data=b"1"), Event)
+    assert_type(SyncNotifier.from_url("memory://", offline="drop").push("alice", "t"), Event | None)
+    assert_type(SyncNotifier(making).push("alice", "t"), Event)
+    assert_type(notifier.push_many(["alice"], "t"), PushReport)
+    assert_type(notifier.broadcast("t"), Event)
+    with notifier.subscribe("alice", last_id, signals=True) as stream:
+        assert_type(stream.next(timeout=1), Event)
+        for each in stream:
+            assert_type(each, Event)
+    SyncNotifier(made)
+    SyncNotifier(Notifier(MemoryStore()))  # type: ignore[arg-type]
 
 
 # -- the parts fit their interfaces ------------------------------------------------------------------------------
@@ -108,25 +146,53 @@ async def constructing() -> None:
         max_pending=10,
         timeout=1,
     )
-    Notifier(MemoryStore(), MyRouter())  # type: ignore[call-arg]
-    Notifier(store=MyRouter())  # type: ignore[arg-type]
-    Notifier(router=MemoryStore())  # type: ignore[arg-type]
-    Notifier(presence=MemoryStore())  # type: ignore[arg-type]
-    Notifier(offline="keep")  # type: ignore[arg-type]
+    Notifier(router=[MyRouter(), router])
+    Notifier(MemoryStore(), MyRouter())  # type: ignore[call-overload]
+    Notifier(store=MyRouter())  # type: ignore[call-overload]
+    Notifier(router=MemoryStore())  # type: ignore[call-overload]
+    Notifier(presence=MemoryStore())  # type: ignore[call-overload]
+    Notifier(offline="keep")  # type: ignore[call-overload]
     Notifier(metadata={"port": 80})  # type: ignore[dict-item]
-    Notifier(timeout=None)  # type: ignore[arg-type]
-    Notifier(no_such_option=True)  # type: ignore[call-arg]
+    Notifier(timeout=None)  # type: ignore[call-overload]
+    Notifier(no_such_option=True)  # type: ignore[call-overload]
     async with Notifier() as notifier:
         assert_type(notifier, Notifier)
     with Notifier() as notifier:  # type: ignore[attr-defined]
         pass
 
 
-async def pushing(notifier: Notifier) -> None:
-    assert_type(await notifier.push("alice", "ping"), Event | None)
-    await notifier.push("alice", "ping", [1, None, {"a": "b"}], key="k", group="g", meta={"a": "b"}, ephemeral=True)
-    event = await notifier.push("alice", "ping")
+async def dropping(either: Literal["store", "drop"]) -> None:
+    dropped = Notifier(MemoryStore(), offline="drop")
+    assert_type(dropped, Notifier[Event | None])
+    event = await dropped.push("alice", "ping")
+    assert_type(event, Event | None)
     event.to_bytes()  # type: ignore[union-attr]
+    assert_type(await Notifier(offline=either).push("alice", "ping"), Event | None)
+    assert_type(Notifier(offline="store"), Notifier)
+    at_a_url = Notifier.from_url("memory://", offline="drop")
+    assert_type(await at_a_url.push("alice", "ping"), Event | None)
+    assert_type(await Notifier.from_url("memory://").push("alice", "ping"), Event)
+    any_of_them: Notifier[Event | None] = Notifier()
+    never: Notifier = dropped  # type: ignore[assignment]
+    async with dropped as entered:
+        assert_type(entered, Notifier[Event | None])
+    del any_of_them, never
+
+
+async def encoding() -> None:
+    notifier = Notifier(dumps=lambda payload: b"1")
+    Notifier(dumps=lambda payload: "1")
+    Notifier(dumps=lambda payload: 1)  # type: ignore[arg-type, return-value]
+    assert_type(await notifier.push("alice", "ping", data=b"1"), Event)
+    await notifier.push_many(["alice"], "ping", data=b"1")
+    await notifier.broadcast("ping", data=b"1")
+    await notifier.push("alice", "ping", data="1")  # type: ignore[arg-type]
+    assert_type(await notifier.check(timeout=1), Health)
+
+
+async def pushing(notifier: Notifier) -> None:
+    assert_type(await notifier.push("alice", "ping"), Event)
+    await notifier.push("alice", "ping", [1, None, {"a": "b"}], key="k", group="g", meta={"a": "b"}, ephemeral=True)
     await notifier.push("alice")  # type: ignore[call-arg]
     await notifier.push(7, "ping")  # type: ignore[arg-type]
     await notifier.push(b"alice", "ping")  # type: ignore[arg-type]
@@ -385,8 +451,8 @@ def strangers() -> None:
     Notifier(StreamingStore())
     listening: ReceivingRouter = Listening()
     stream: Stream = StrangerStream()
-    Notifier(Forgetful())  # type: ignore[arg-type]
-    Notifier(router=Blocking())  # type: ignore[arg-type]
-    Notifier(presence=StrangerStore())  # type: ignore[arg-type]
+    Notifier(Forgetful())  # type: ignore[call-overload]
+    Notifier(router=Blocking())  # type: ignore[call-overload]
+    Notifier(presence=StrangerStore())  # type: ignore[call-overload]
     handing_over: Callable[[Event], int] = Notifier().deliver
     del listening, stream, handing_over

@@ -1,1 +1,0 @@
-SELECT * FROM {relay}($1, $2, $3, $4)
