@@ -12,6 +12,7 @@ from ._presence._local_presence import LocalPresence
 from ._push._fan_out import FanOut
 from ._push._gate import Gate
 from ._push._locator import Locator
+from ._push._namesakes import Namesakes
 from ._push._pipeline import Pipeline
 from ._push._receivers import Receivers, RouteReceiver
 from ._push._routes import Routes
@@ -69,7 +70,7 @@ class Options:
         check_positive(poll_interval=self.poll_interval, audit_interval=self.audit_interval, timeout=self.timeout)
         if self.offline not in ("store", "drop"):
             raise UsageError(f'offline must be "store" or "drop", not {self.offline!r}')
-        linger: object = self.linger  # what comes from untyped code may be anything
+        linger: object = self.linger  # untyped code may pass anything
         dumps: object = self.dumps
         if not isinstance(linger, int | float) or not linger >= 0:
             raise UsageError(f"linger must be a number of seconds, and not negative: {linger!r:.80}")
@@ -173,6 +174,7 @@ def assemble(
     *,
     deliver: Deliver,
     opening: Callable[[], None],
+    is_named: bool,
 ) -> Parts:
     """Return the parts of a notifier.
 
@@ -184,6 +186,7 @@ def assemble(
         options: likewise.
         deliver: what a receiving router is given.
         opening: called before a stream is opened.
+        is_named: whether the instance's id was given.
 
     Raises:
         UsageError: a part lacks its method.
@@ -240,7 +243,14 @@ def assemble(
     common["background"] = jobs
     routes = [Routes(router, here.instance_id, **common) for router in routers]
     locator = Locator(presence, **common) if presence is not None else None
+    namesakes = Namesakes(
+        here.instance_id, hub.origin, routes, timeout=options.timeout, background=services, is_given=is_named
+    )
+    receivers.looked = namesakes.looked
+    for receiver in receivers.receivers:
+        receiver.on_start = namesakes.look
     fan_out = FanOut(
+        namesakes=namesakes,
         name=hub.name,
         origin=hub.origin,
         live=hub,

@@ -69,7 +69,7 @@ class Notifier(Generic[Pushed]):
             whose attribute `every_event` is true is a sink: it gets each event that this notifier stores once, whatever
             presence says, and no ephemeral ones.
         presence: knows who is connected where. Without it, a router is asked to reach every instance.
-        instance_id: this instance's name among the others; random when not given.
+        instance_id: this instance's name among the others, unique for each process; leave it out if in doubt.
         metadata: what routers of other instances need to reach this one.
         offline: `"store"` keeps events for absent users; `"drop"` neither stores nor routes them.
         buffer_size: recent events kept in memory for each user with an open stream; a reader further behind reads
@@ -161,7 +161,14 @@ class Notifier(Generic[Pushed]):
         self._options = options
         routers = as_routers(router)
         self._parts = parts = assemble(
-            store, routers, presence, here, options, deliver=self.deliver, opening=self._start_services
+            store,
+            routers,
+            presence,
+            here,
+            options,
+            deliver=self.deliver,
+            opening=self._start_services,
+            is_named=instance_id is not None,
         )
         self._pipeline, self._streams, self._counters = parts.pipeline, parts.streams, parts.counters
         self._live, self._guard, self._users = parts.live, parts.live._hub.guard, parts.live._hub.users
@@ -252,9 +259,11 @@ class Notifier(Generic[Pushed]):
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
-        if user.__class__ is not str:
+        if user.__class__ is str:
+            streams = self._users.get(user)  # a user with streams was checked by them
+        else:
             user = plain(user)
-        streams = self._users.get(user) if user.__class__ is str else None  # a user with streams was checked by them
+            streams = self._users.get(user) if user.__class__ is str else None
         if data is not None or self._dumps is not None:
             data = self._encoded(payload, data)
         event = draft(user, type, payload, key, group, meta, streams is not None, data)
@@ -272,9 +281,12 @@ class Notifier(Generic[Pushed]):
             except Exception as error:
                 raise self._pipeline.save_failed(error)  # noqa: B904 - it carries its cause
             counters = self._counters
-            counters.pushed_stored += 1
+            counters.pushed_stored = count = counters.pushed_stored + 1
             if streams is not None and streams.offer(stored):
                 counters.delivered_local += streams.streams
+            if count % PUSHES_PER_YIELD:
+                return pushed  # type: ignore[no-any-return]
+            self._pushes_since_yield = PUSHES_PER_YIELD
         self._pushes_since_yield += 1
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0
@@ -654,7 +666,7 @@ class Notifier(Generic[Pushed]):
         self._check_open()
         self._guard.check()
         self._start_services()
-        await self._parts.receivers.ready()
+        await self._parts.receivers.started()
         return self
 
     async def __aexit__(

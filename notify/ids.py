@@ -109,7 +109,7 @@ def before(moment: datetime) -> str:
     ms = (moment - _EPOCH) // timedelta(milliseconds=1)
     if ms < 0:
         raise InvalidEventIdError(f"a position in time starts at 1970: {moment.isoformat()}")
-    return format(ms - 1, _PART_MAX) if ms else ZERO  # a log of somebody else's store may use all 64 bits
+    return format(ms - 1, _PART_MAX) if ms else ZERO  # an adapter's store may use all 64 bits
 
 
 def time_of(text: str) -> datetime:

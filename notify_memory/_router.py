@@ -18,26 +18,25 @@ class MemoryRouter:
     guarantees: ClassVar = Guarantees()
 
     def __init__(self) -> None:
-        self._instances: dict[str, Deliver] = {}
+        self._instances: dict[str, list[Deliver]] = {}  # several notifiers may have one name
         self._guard = LoopGuard(type(self).__name__)
 
     async def route(self, event: Event, to: RoutingInfo | None) -> None:
         """See `notify.abc.Router.route`. An instance that is not receiving misses nothing: it reads the log."""
         self._guard.check()
-        if to is None:
-            for deliver in list(self._instances.values()):
-                deliver(event)
-        elif to.instance_id in self._instances:
-            self._instances[to.instance_id](event)
+        instances = [*self._instances.values()] if to is None else [self._instances.get(to.instance_id, [])]
+        for deliver in [each for delivers in instances for each in delivers]:
+            deliver(event)
 
     async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
         """See `notify.abc.ReceivingRouter.receive`."""
         self._guard.check()
-        self._instances[instance_id] = deliver
+        delivers = self._instances.setdefault(instance_id, [])
+        delivers.append(deliver)
         try:
             task_status.started()
             await anyio.sleep_forever()
         finally:
-            # A new notifier may have taken over the instance id before this one has ended.
-            if self._instances.get(instance_id) is deliver:  # pragma: no branch - CPython 3.11 does not trace the else
-                del self._instances[instance_id]
+            delivers.remove(deliver)
+            if not delivers:
+                self._instances.pop(instance_id, None)

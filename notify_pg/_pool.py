@@ -112,8 +112,11 @@ class OwnPool:
     async def acquire(self, wait: float) -> Connection:
         """See `ConnectionPool`. Where the server gives no further connection, waits for one that exists."""
         until = time.monotonic() + wait
-        async with asyncio.timeout(wait):
-            await self._slots.acquire()
+        if self._slots.locked():
+            async with asyncio.timeout(wait):
+                await self._slots.acquire()
+        else:
+            await self._slots.acquire()  # at once, without a timer
         try:
             connection = None
             while connection is None:

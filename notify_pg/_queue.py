@@ -46,6 +46,11 @@ class SaveQueue:
         self._waiting: dict[str, deque[PendingSave]] = {}
         self._ready: deque[str] = deque()
         self._in_flight: set[str] = set()
+        self._count = 0
+
+    def __len__(self) -> int:
+        """How many saves wait."""
+        return self._count
 
     def __bool__(self) -> bool:
         """Whether a batch can be taken."""
@@ -54,6 +59,7 @@ class SaveQueue:
     def add(self, save: PendingSave) -> None:
         """Append a save."""
         user = save.event.user
+        self._count += 1
         waiting = self._waiting.get(user)
         if waiting is not None:
             waiting.append(save)
@@ -75,6 +81,7 @@ class SaveQueue:
                 size += len(saves[-1].event.data)
             if not waiting:
                 del self._waiting[user]
+        self._count -= len(saves)
         return saves
 
     def release(self, users: Iterable[str]) -> None:
@@ -89,4 +96,5 @@ class SaveQueue:
         left = [save for waiting in self._waiting.values() for save in waiting]
         self._waiting.clear()
         self._ready.clear()
+        self._count = 0
         return left

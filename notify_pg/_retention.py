@@ -117,7 +117,11 @@ class PostgresMaintenance:
         sql = self._db.names.sql
         counts = {}
         await connection.execute(f"SET LOCAL lock_timeout = {int(self._db.timeout * 800)}")
+        tables = [self._db.names.table(table) for table in USER_TABLES]
+        existing = {row["name"] for row in await connection.fetch(sql("existing"), tables)}
         for table in USER_TABLES:
+            if self._db.names.table(table) not in existing:
+                continue
             if table == "heads":
                 ahead: int = await connection.fetchval(sql("lock_head"), user)
                 if 0 < ahead < MAX_AHEAD:
@@ -191,12 +195,12 @@ class PostgresMaintenance:
         for low, high in uncovered(day * DAY, (day + 1) * DAY, await self._partitions()):
             cuts = [cut["id"] for cut in await self._db.fetch(sql("default_pieces"), low, high, PIECE)]
             for piece in pieces(low, high, cuts):
-                for attempts_left in reversed(range(ATTEMPTS)):
+                for _ in range(ATTEMPTS):
                     if await self._change(self._move_partition, *piece):
                         break
-                    if not attempts_left:
-                        return False
                     await asyncio.sleep(RETRY_AFTER)
+                else:
+                    return False
         return True
 
     async def _partitions(self) -> list[Partition]:

@@ -28,6 +28,12 @@ from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
 IN_FLIGHT: Final = 2
 """Batches in flight: the server computes one while the other waits for the disk."""
 
+FURTHER: Final = 2
+"""Batches in flight beside them, each of a few saves that would wait for another batch without need."""
+
+FEW: Final = 4
+"""Saves, at most, that go in such a batch. More of them wait and share a statement, which is cheaper for each."""
+
 LOCK_WAIT: Final = 0.1
 """Seconds that a batch waits for a log which another transaction holds; then the events of that log wait separately."""
 
@@ -124,13 +130,16 @@ class PostgresSaver:
 
     def _start(self) -> None:
         """Start a task if there is a batch for it."""
-        if self._queue and self._draining < IN_FLIGHT and not self._background.closed:
+        if self._queue and self._draining < IN_FLIGHT + FURTHER and not self._background.closed:
             self._draining += 1
             self._background.start(self._drain)
 
     async def _drain(self) -> None:
         try:
-            while saves := self._queue.take():
+            while self._draining <= IN_FLIGHT or len(self._queue) <= FEW:
+                saves = self._queue.take()
+                if not saves:
+                    return
                 self._taken[id(saves)] = saves
                 await self._process(saves, LOCK_WAIT)
         finally:

@@ -117,9 +117,7 @@ class PostgresSchema:
         Raises:
             UsageError: as `inspect`.
         """
-        found = await self._look(connection)
-        if found is not None:
-            await self._keep(connection, found)
+        await self._keep(connection, await self._look(connection))
 
     async def prepare(self, connection: Any) -> bool:
         """Create what is missing, in the connection's current transaction, and do the housekeeping; return True.
@@ -131,8 +129,6 @@ class PostgresSchema:
             UsageError: as `inspect`.
             asyncpg.PostgresError: this role may not create what is missing; the text names the remedy.
         """
-        if not self._tables:
-            return True
         found = await self._look(connection)
         is_outdated = self._is_outdated(found)
         if is_outdated:
@@ -141,7 +137,6 @@ class PostgresSchema:
             if self._is_outdated(found):
                 await self._create(connection, found)
                 found = await self._look(connection)
-        assert found is not None
         await self._keep(connection, found, is_locked=is_outdated)
         return True
 
@@ -161,7 +156,8 @@ class PostgresSchema:
         return (
             f"-- Creates the tables of notify in schema {self._names.schema}; may be run again. A role that only uses\n"
             "-- them needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables.\n"
-            f"BEGIN;\nSET LOCAL client_min_messages = warning;\nSELECT pg_advisory_xact_lock({self._names.lock});\n\n"
+            "BEGIN;\nSET LOCAL client_min_messages = warning;\nSET LOCAL standard_conforming_strings = on;\n"
+            f"SELECT pg_advisory_xact_lock({self._names.lock});\n\n"
             f"{body}\nCOMMIT;\n"
         )
 
@@ -231,6 +227,7 @@ class PostgresSchema:
             )
         try:
             async with connection.transaction():
+                await connection.execute("SET LOCAL standard_conforming_strings = on")  # before it reads the scripts
                 scripts = [names.sql(script, version=VERSION) for script in (*SCRIPTS, "set_version")]
                 await connection.execute(";\n".join([LOCK_WAIT, *scripts]))
         except asyncpg.PostgresError as error:
@@ -246,8 +243,8 @@ class PostgresSchema:
 
     # -- housekeeping --------------------------------------------------------------------------------------------
 
-    async def _keep(self, connection: Any, found: Findings, *, is_locked: bool = False) -> None:
-        if "meta" not in self._tables:
+    async def _keep(self, connection: Any, found: Findings | None, *, is_locked: bool = False) -> None:
+        if found is None or "meta" not in self._tables:
             return
         if not found.version:
             try:
@@ -258,7 +255,7 @@ class PostgresSchema:
         missing = missing_ranges(found.today, found.partitions)
         reasons = []
         if missing and not found.owns_events:
-            reasons = [f"this role does not own the table: {REMEDY}, every day"]
+            reasons = ["this role does not own the table: run `notify init` as its owner, every day"] * len(missing)
         elif missing:
             present = found.partitions
             if not is_locked:
@@ -268,7 +265,7 @@ class PostgresSchema:
                 reasons.append(await self._create_partition(connection, low, high))
         reasons = [reason for reason in reasons if reason]
         if reasons:
-            self._incomplete.failed(f"{len(missing)} of the next {DAYS_AHEAD + 1} days: {reasons[0]}")
+            self._incomplete.failed(f"{len(reasons)} of the next {DAYS_AHEAD + 1} days: {reasons[0]}")
         else:
             self._incomplete.recovered()
 

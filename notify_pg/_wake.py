@@ -26,7 +26,7 @@ logger = logging.getLogger("notify.pg")
 MAX_PAYLOAD: Final = 7900
 """Bytes; the server accepts fewer than 8,000."""
 
-WINDOW: Final = 0.001
+WINDOW: Final = 0.0005
 """Seconds between two statements while more messages come in, so that one statement carries those of many saves."""
 
 

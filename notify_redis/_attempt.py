@@ -59,9 +59,6 @@ EVENTS_PER_CALL: Final = 32
 ATTEMPT_TIMEOUT: Final = 2.0
 """Seconds after which a reply is given up and the push is tried again."""
 
-FAIL_FAST_AFTER: Final = 1.0
-"""Seconds without a connection after which pushes to that master are rejected at once, so that they do not pile up."""
-
 REPLICA_TIMEOUT: Final = 1.0
 """Seconds for `min_replicas` to confirm."""
 
@@ -285,7 +282,7 @@ class PushAttempts:
     def reject(self, pushes: Iterable[PendingPush], connection: PipelinedConnection) -> None:
         """Give up pushes that were never sent, because their master has been unreachable for too long."""
         for push in pushes:
-            text = f"no connection for {connection.down_for():.1f} s: {connection.failure}"
+            text = f"no connection for {connection.down_for():.1f} s: {phrase(connection.cause)}"
             push.failure = push.failure or NotSentError(text)
             self._give_up(push)
 
@@ -302,6 +299,11 @@ class PushAttempts:
             push.failure = failure
             if sent:
                 push.unknown_since = push.unknown_since or 0.0
+            self._give_up(push)
+
+    def give_up(self, pushes: Iterable[PendingPush]) -> None:
+        """Resolve pushes by their latest failure."""
+        for push in pushes:
             self._give_up(push)
 
     def abandon(self, pushes: Iterable[PendingPush], *, sent: bool = False) -> None:

@@ -1,5 +1,7 @@
 """Which master has which partition, and two connections to each: one for pushes, one for other commands.
 
+It is longer than other modules, because finding the masters and asking them share one state.
+
 A name's partition (see `_names`) decides its master. A single server has all of them; behind sentinels the one master
 has; in a cluster each partition belongs to the master of its hash slot. The masters are looked up at first use, every
 REDISCOVER_INTERVAL seconds from then on, and after every failure that suggests a move.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -29,12 +32,16 @@ from ._endpoint import endpoint_of
 from ._errors import FAILURES, Disposition, NotSentError, RefusedError, bug, disposition_of, phrase
 from ._names import PARTITIONS
 from ._pipeline import MIN_TIMEOUT, PipelinedConnection
+from ._reach import Reach
 from ._selfcheck import self_check
 
 logger = logging.getLogger("notify.redis")
 
 REDISCOVER_INTERVAL: Final = 10.0
 """Seconds between two lookups of the masters."""
+
+LOOK_INTERVAL: Final = 0.5
+"""Seconds between two lookups because a master cannot be reached."""
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that closing may take while a server does not answer."""
@@ -58,13 +65,24 @@ class RedisNode:
     def __init__(self, client: RedisClient, address: Address | None, connect: Callable[[], Any]) -> None:
         self.address = address
         self.connect = connect
-        self.writes = PipelinedConnection(connect, client.background, prepare=client.prepare, owner=client.name)
-        self.reads = PipelinedConnection(connect, client.background, prepare=client.prepare, owner=client.name)
+        endpoint = client.endpoint if address is None else client.endpoint.at(address)
+        options: dict[str, Any] = {
+            "prepare": client.prepare,
+            "owner": client.name,
+            "server": f"{endpoint} {endpoint.service}".rstrip(),
+        }
+        self.writes = PipelinedConnection(connect, client.background, **options)
+        self.reads = PipelinedConnection(connect, client.background, **options)
 
     def drop(self) -> None:
         """Disconnect both; the next request connects again."""
         self.writes.drop()
         self.reads.drop()
+
+    def retire(self) -> None:
+        """Disconnect both; it is no longer a master."""
+        self.writes.retire()
+        self.reads.retire()
 
 
 class RedisClient:
@@ -92,6 +110,9 @@ class RedisClient:
         self._owner: list[RedisNode] = []  # the node of each partition
         self._checked = False
         self._refreshing: asyncio.Future[None] | None = None
+        self._lookup = Reach()
+        self._looking = False
+        self._looked_at = 0.0
         self._master: Address | None = None
         self._outage = OutageLog(
             logger, f"{name} cannot find the current masters", f"{name} has found the current masters"
@@ -161,8 +182,43 @@ class RedisClient:
             NotSentError: the masters cannot be found.
             RefusedError: every server that was asked refused the login or the question.
         """
-        if not self._owner:
+        if self._owner:
+            return
+        if self.is_lost:
+            self._look_later()
+            raise NotSentError(f"no answer for {self._lookup.down_for():.1f} s: {self._lookup.failure}")
+        await self.refresh()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing has answered the question for the masters for so long that calls fail at once."""
+        return not self._owner and self._lookup.is_down
+
+    def look_around(self) -> None:
+        """A master is unreachable: find out in the background whether another node has taken over. Never waits."""
+        if self.is_cluster and self._refreshing is None and time.monotonic() - self._looked_at > LOOK_INTERVAL:
+            self._looked_at = time.monotonic()
+            self.start(self._look_once)
+
+    async def _look_once(self) -> None:
+        with suppress(*FAILURES):
             await self.refresh()
+
+    def _look_later(self) -> None:
+        """Look up the masters in the background until they are found."""
+        if not self._looking:
+            self._looking = True
+            self.start(self._look_again)
+
+    async def _look_again(self) -> None:
+        delays = backoff(random.random, first=0.1, limit=1.0)
+        try:
+            while not self._owner:
+                with suppress(*FAILURES):
+                    await self.refresh()
+                await anyio.sleep(next(delays))
+        finally:
+            self._looking = False
 
     async def refresh(self) -> None:
         """Look up the masters again. Concurrent callers share one lookup; a failure is logged once per outage.
@@ -184,6 +240,7 @@ class RedisClient:
 
     async def _refresh(self, done: asyncio.Future[None]) -> None:
         first = not self._owner
+        began = time.monotonic()
         try:
             if self.endpoint.is_cluster:
                 self._adopt(await ask_cluster(self.endpoint, [node.address for node in self.nodes if node.address]))
@@ -194,11 +251,14 @@ class RedisClient:
                 self._owner = [node] * PARTITIONS
         except FAILURES as error:
             self._outage.failed(phrase(error))
+            if not isinstance(error, RefusedError):
+                self._lookup.failed(error, began)
             done.set_exception(error)
         except Exception as error:
             done.set_exception(bug(error, self.name))
         else:
             self._outage.recovered()
+            self._lookup.succeeded()
             done.set_result(None)
         finally:
             self._refreshing = None
@@ -237,7 +297,7 @@ class RedisClient:
                 self._nodes[address] = RedisNode(self, address, self.endpoint.at(address).connect)
         self._owner = [self._nodes[address] for address in owners]
         for gone in set(self._nodes).difference(owners):
-            self._nodes.pop(gone).drop()
+            self._nodes.pop(gone).retire()
         if before and before != list(owners):
             logger.warning("%s: partitions of the cluster have moved", self.name)
             self._call_moved()
@@ -294,6 +354,7 @@ class RedisClient:
         while todo:
             failure: Exception | None = None
             try:
+                await self._check_reach(commands, todo)
                 await self._attempt(commands, todo, replies, deadline - anyio.current_time())
             except RefusedError:
                 raise
@@ -307,7 +368,8 @@ class RedisClient:
             if not todo:
                 break
             delay = next(delays)
-            if anyio.current_time() + delay + MIN_TIMEOUT >= deadline:
+            is_over = anyio.current_time() + delay + MIN_TIMEOUT >= deadline
+            if is_over or (failure is not None and self._is_unreachable(commands, todo)):
                 if failure is None or all(replies[i] is not _MISSING for i in todo):  # an error reply says more
                     break
                 raise failure
@@ -316,6 +378,25 @@ class RedisClient:
             if failure is not None or Disposition.MOVE in found:
                 await self.relocate(found)
         return replies
+
+    async def _check_reach(self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int]) -> None:
+        """Fail at once if one of the servers is known to be unreachable.
+
+        Raises:
+            NotSentError: it is.
+        """
+        if self._owner:
+            for node in {self._owner[commands[i][0]] for i in todo}:
+                try:
+                    await node.reads.check_reach()
+                except NotSentError:
+                    self.look_around()
+                    raise
+
+    def _is_unreachable(self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int]) -> bool:
+        if not self._owner:
+            return self.is_lost
+        return any(self._owner[commands[i][0]].reads.reach.is_down for i in todo)
 
     async def _attempt(
         self, commands: Sequence[tuple[int, bytes]], todo: Sequence[int], replies: list[Any], timeout: float

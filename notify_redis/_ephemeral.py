@@ -88,6 +88,7 @@ class EphemeralSender:
         self._busy: set[RedisNode] = set()
         self._connected: set[RedisNode] = set()  # those that were waited for once
         self._scheduled = self._locating = False
+        self._settled: asyncio.Event | None = None
         self._outage = OutageLog(
             logger,
             f"{client.name} cannot send ephemeral events and broadcasts, and those of the outage are lost",
@@ -109,6 +110,17 @@ class EphemeralSender:
         self._waiting.append(message)
         self._bytes += message.size
         self._schedule()
+
+    async def settle(self, grace: float) -> None:
+        """Wait until nothing waits to be sent, `grace` seconds at most: a script may send and close at once."""
+        if self._waiting or self._busy:
+            self._settled = asyncio.Event()
+            with anyio.move_on_after(grace, shield=True):
+                await self._settled.wait()
+
+    def _note_settled(self) -> None:
+        if self._settled is not None and not self._waiting and not self._busy:
+            self._settled.set()
 
     def _message(self, event: Event) -> Message:
         if event.user:
@@ -173,6 +185,7 @@ class EphemeralSender:
             self._locate(found, node)
         elif self._waiting:
             self._schedule()
+        self._note_settled()
 
     def _note(self, failure: Exception | None, refused: bytes | None, *, sent: bool) -> None:
         """Log what went wrong, once for each outage; a refused PUBLISH is one where only PUBLISH would do."""
@@ -210,6 +223,7 @@ class EphemeralSender:
             self._locating = False
             if self._waiting:
                 self._schedule()
+            self._note_settled()
 
     async def _connect(self) -> None:
         """Connect to the masters that are new, so that none gets its messages much later than the others do."""

@@ -1,5 +1,7 @@
 """One connection that any number of tasks share: commands go out as they come, and replies arrive in the same order.
 
+It is longer than other modules, because sending, timeouts and the life of the connection share one state.
+
 A caller hands over packed commands and gets their replies. It never touches the connection itself, so cancelling a
 caller abandons its wait and nothing else: no command is ever half sent.
 
@@ -12,16 +14,19 @@ caller abandons its wait and nothing else: no command is ever half sent.
 | connected    | no reply for as long as a request may take    | dropped                                            |
 | dropped      | requests wait, or have arrived since          | connecting                                         |
 
-There is no reconnect loop here and no backoff: the next request connects again. The callers that repeat
-requests (`_retry`, `RedisClient.ask`) back off.
+The next request connects again. While the server cannot be reached, a timer does so too, so that calls which fail at
+once (`_reach`) do not have to find out when it is back. The callers that repeat requests (`_retry`, `RedisClient.ask`)
+back off.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -29,24 +34,28 @@ import anyio
 import anyio.lowlevel
 from redis.exceptions import RedisError, ResponseError
 
-from notify.adapters import Background
+from notify.adapters import Background, backoff
 from notify.errors import ClosedError
 
 from ._connection import Connection, Replies, ask, hang_up, pack, transmitter
-from ._errors import FAILURES, BugError, NoAnswerError, NotSentError, bug, not_sent, phrase
+from ._errors import FAILURES, BugError, NoAnswerError, NotSentError, RefusedError, bug, not_sent, phrase
+from ._reach import Reach, reach_of
 from ._scripts import SCRIPTS
 
 REPLIES_PER_YIELD: Final = 64
 """Replies taken from one read of the socket before other tasks may run."""
 
-FAILURE_MEMORY: Final = 3.0
-"""Seconds after which a failed attempt to connect no longer says anything about the next one."""
+RECONNECT_DELAY: Final = 1.0
+"""Seconds at most between two attempts to connect in the background."""
 
 SETUP_TIMEOUT: Final = 5.0
 """Seconds for loading the scripts on a new connection."""
 
 MIN_TIMEOUT: Final = 0.02
 """Seconds below which a request is not repeated: its timeout would only turn a known failure into an unknown one."""
+
+GRACE: Final = 0.03
+"""Seconds that a call to an unreachable server takes at most: enough to see that it is back."""
 
 OnReplies: TypeAlias = Callable[[list[Any] | Exception], None]
 """Takes the replies, each a value or a ResponseError; or NotSentError or NoAnswerError. Neither waits nor raises."""
@@ -100,8 +109,10 @@ class PipelinedConnection:
         background: runs the task that connects and reads.
         prepare: called with each new connection before it is used.
         owner: the part's name, for messages.
+        server: names the server, for `reach_of`.
 
     Attributes:
+        reach: whether the server can be reached.
         failure: why the latest connection ended, or could not be made.
         epoch: how many connections there were.
         ahead: the server's clock minus ours, in milliseconds; never too large.
@@ -114,9 +125,16 @@ class PipelinedConnection:
         *,
         prepare: Callable[[Connection], Awaitable[None]],
         owner: str = "notify_redis",
+        server: str = "",
     ) -> None:
+        self.reach = reach_of(server) if server else Reach()
+        self._refusal = Reach()  # of this login, which says nothing about others
+        self._delays = self._new_delays()
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_retired = False
         self._connect = connect
         self._owner = owner
+        self._server = server
         self._background = background
         self._prepare = prepare
         self._outbox: deque[Request] = deque()
@@ -128,15 +146,14 @@ class PipelinedConnection:
         self._serving = self._dropped = False
         self._scope: anyio.CancelScope | None = None
         self._last_reply = 0.0
-        self._down_since = self._failed_at = 0.0
         self.failure: Exception = NotSentError("the connection was dropped")
         self.epoch = 0
         self.ahead = 0.0
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection, so that a request posted now is sent now."""
-        return self._transmit is not None
+        """Whether there is a connection, so that a request posted now is sent now, to a server that may answer."""
+        return self._transmit is not None and not self.reach.is_down
 
     async def connected(self, timeout: float) -> int:
         """Wait until there is a connection and return its epoch.
@@ -158,11 +175,29 @@ class PipelinedConnection:
 
     def down_for(self) -> float:
         """Return for how many seconds connecting has failed, as far as is known; start another attempt if it has."""
-        now = time.monotonic()
-        if not self._down_since or now - self._failed_at > FAILURE_MEMORY:
-            return 0.0
-        self._start()
-        return now - self._down_since
+        seconds = max(self.reach.down_for(), self._refusal.down_for())
+        if seconds:
+            self._start()
+        return seconds
+
+    async def check_reach(self) -> None:
+        """Fail within GRACE if the server is known to be unreachable; if it answers in that time, it is reachable.
+
+        Raises:
+            NotSentError: it is.
+        """
+        if not self.reach.is_down:
+            return
+        with suppress(*FAILURES):
+            await self.call([pack(b"PING")], GRACE)
+        if self.reach.is_down:
+            seconds = self.reach.down_for()
+            raise not_sent(f"no connection for {seconds:.1f} s: {phrase(self.cause)}", self.cause)
+
+    @property
+    def cause(self) -> Exception:
+        """Why the server cannot be reached, as far as is known."""
+        return (self.reach.failure if self.reach.is_down else None) or self.failure
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -264,6 +299,7 @@ class PipelinedConnection:
             is_frozen = is_frozen or now - self._last_reply >= request.timeout * 0.9
             request.finish(NoAnswerError("no answer in time"))
         if is_frozen:
+            self.reach.failed(NoAnswerError(f"{self._server or 'the server'} does not answer"), self._last_reply)
             self.drop()
         waiting = [each.due for each in (*self._outbox, *self._sent) if each.on_replies is not None]
         if waiting and self._timer is None:
@@ -276,6 +312,11 @@ class PipelinedConnection:
             self._dropped = True
             self._scope.cancel()
 
+    def retire(self) -> None:
+        """Disconnect from what is no longer a master: only a request connects again."""
+        self._is_retired = True
+        self.drop()
+
     # -- one connection ------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
@@ -283,14 +324,15 @@ class PipelinedConnection:
         connection: Connection | None = None
         ready = False
         failure: Exception = NotSentError("the connection was dropped")
+        began = time.monotonic()
         try:
             with anyio.CancelScope() as self._scope:
                 try:
                     connection = await self._connect()
                     await self._set_up(connection)
                     self.epoch += 1
-                    self._down_since = 0.0
                     ready = True
+                    self._reached()
                     self._transmit = transmitter(connection)
                     self._resolve_waiting(None)
                     self._start()
@@ -299,10 +341,9 @@ class PipelinedConnection:
                     failure = error
                 except Exception as error:
                     failure = bug(error, self._owner)
+                if not ready:
+                    (self._refusal if isinstance(failure, RefusedError) else self.reach).failed(failure, began)
         finally:
-            if not ready:
-                self._failed_at = time.monotonic()
-                self._down_since = self._down_since or self._failed_at
             self._disconnected(failure)
             if connection is not None:
                 await hang_up(connection)
@@ -322,6 +363,8 @@ class PipelinedConnection:
             unsent, self._outbox = self._outbox, deque()
             for request in unsent:
                 request.finish(not_sent(phrase(failure), failure))
+            if self.reach.is_failing and not isinstance(failure, RefusedError):
+                self._connect_later()
         if not self._outbox:
             self._cancel_timer()
         for request in sent:
@@ -329,6 +372,25 @@ class PipelinedConnection:
             broken = NoAnswerError(text if isinstance(failure, BugError) else f"the connection broke: {text}")
             broken.__cause__ = failure.__cause__ if isinstance(failure, BugError) else failure
             request.finish(broken)
+
+    def _reached(self) -> None:
+        self.reach.succeeded()
+        self._refusal.succeeded()
+        self._delays = self._new_delays()
+
+    @staticmethod
+    def _new_delays() -> Iterator[float]:
+        return backoff(random.random, first=0.1, limit=RECONNECT_DELAY)
+
+    def _connect_later(self) -> None:
+        """Try again in the background, until the owner is closed or the node is no longer a master."""
+        if self._retry is None and not self._background.closed and not self._is_retired:
+            self._retry = asyncio.get_running_loop().call_later(next(self._delays), self._connect_again)
+
+    def _connect_again(self) -> None:
+        self._retry = None
+        if not self._background.closed and not self._is_retired:
+            self._start()
 
     async def _set_up(self, connection: Connection) -> None:
         """Load the scripts, read the server's clock, and prepare."""
@@ -360,6 +422,8 @@ class PipelinedConnection:
         while True:
             received = await replies.take()
             self._last_reply = time.monotonic()
+            if self.reach.is_failing:
+                self.reach.succeeded()
             for reply in received:
                 if not sent:  # pragma: no cover - I2 in doubt; no server is known to do this
                     raise NoAnswerError("the server sent a reply that was not asked for")

@@ -17,10 +17,11 @@ from redis.exceptions import ResponseError
 from notify.adapters import backoff
 from notify.errors import ClosedError
 
-from ._attempt import ATTEMPT_TIMEOUT, FAIL_FAST_AFTER, PendingPush, PushAttempts
+from ._attempt import ATTEMPT_TIMEOUT, PendingPush, PushAttempts
 from ._client import RedisClient, RedisNode
 from ._errors import FAILURES, Disposition, disposition_of
 from ._pipeline import PipelinedConnection
+from ._reach import FAIL_FAST_AFTER
 
 FIRST_DELAY: Final = 0.005
 MAX_DELAY: Final = 0.25
@@ -91,6 +92,7 @@ class RedisRetries:
     async def _attempt(self, connection: PipelinedConnection, pushes: Sequence[PendingPush]) -> list[PendingPush]:
         """Make one attempt at one master; return the pushes that need another one."""
         if connection.down_for() > FAIL_FAST_AFTER:
+            self._client.look_around()
             self._attempts.reject([push for push in pushes if push.unknown_since is None], connection)
             pushes = [push for push in pushes if push.outcome is None]
             if not pushes:

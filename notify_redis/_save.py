@@ -30,10 +30,11 @@ from notify import Event
 from notify.adapters import backoff
 from notify.errors import ClosedError
 
-from ._attempt import ATTEMPT_TIMEOUT, FAIL_FAST_AFTER, Done, Outcome, PendingPush, PushAttempt, PushAttempts
+from ._attempt import ATTEMPT_TIMEOUT, Done, Outcome, PendingPush, PushAttempt, PushAttempts
 from ._client import RedisClient, RedisNode
 from ._errors import FAILURES
 from ._pipeline import Request
+from ._reach import FAIL_FAST_AFTER
 from ._retry import RedisRetries
 
 EVENTS_PER_WRITE: Final = 128
@@ -113,8 +114,6 @@ class NodeQueue:
                 commands = attempt.commands
                 on_replies = partial(self._on_replies, attempt)
                 connection.post(Request(b"".join(commands), len(commands), on_replies, attempt.timeout))
-            elif connection.down_for() > FAIL_FAST_AFTER:
-                self._attempts.reject(self.take_all(), connection)
             else:
                 write = self._take_write(EVENTS_PER_WRITE)
                 self._waiting.extendleft(reversed(write))
@@ -135,9 +134,14 @@ class NodeQueue:
 
     async def _connect(self, timeout: float) -> None:
         """Wait for the connection, then pump; if it fails, leave the waiting pushes to `_retry`."""
+        connection = self._connection
         try:
-            await self._connection.connected(timeout)
+            await connection.check_reach()
+            await connection.connected(timeout)
         except (*FAILURES, ClosedError) as error:
+            if connection.down_for() > FAIL_FAST_AFTER:
+                self._client.look_around()
+                self._attempts.reject(self.take_all(), connection)
             pushes = self._take_write(len(self._waiting))
             self._attempts.hold(pushes)
             for push in pushes:
@@ -285,6 +289,10 @@ class RedisSaver:
                     delay = next(delays)
                     for push in self._unrouted:
                         push.failure = error
+                    if self._client.is_lost:
+                        self._attempts.give_up(self._unrouted)
+                        self._unrouted = []
+                        continue
                     self._unrouted = [push for push in self._unrouted if not self._attempts.is_over(push, delay)]
                     await anyio.sleep(delay)
             self._routing = False

@@ -28,6 +28,9 @@ from ._xread import WakeReader
 
 logger = logging.getLogger("notify.redis")
 
+SEND_GRACE: Final = 0.25
+"""Seconds that closing waits for ephemeral events that are about to be sent."""
+
 SUBSCRIBE_TIMEOUT: Final = 0.5
 """Seconds that a first read waits for its channel to be confirmed: what is received from then on need not be read."""
 
@@ -124,6 +127,8 @@ class RedisStreamStore(RedisStore):
     async def aclose(self) -> None:
         """End every stream. Idempotent."""
         self._live.close()
+        if not self._client.closed:
+            await self._ephemerals.settle(SEND_GRACE)
         await super().aclose()
 
     async def __aenter__(self) -> Self:

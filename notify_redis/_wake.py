@@ -9,8 +9,8 @@ A process reads in one way, but writes in both, so that processes with different
 
 - A wake stream is written while a process reads it: each reader keeps the stream's counter, which expires WAKE_TTL
   after the last reader has gone. A pusher with `wake="xread"` creates it too, since it knows that there are readers.
-- Publishing reaches nobody, and costs next to nothing, where no process subscribes. Where the server refuses it, a
-  store with `wake="xread"` no longer tries.
+- Publishing costs next to nothing where no process subscribes. Where the server refuses it, a store with
+  `wake="xread"` no longer tries.
 
 A wake stream:
 

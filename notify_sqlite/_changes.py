@@ -91,7 +91,7 @@ class SystemWaiter:
             raise
 
     def wait(self, seconds: float) -> bool:
-        """See `ChangeWaiter.wait`. Looks for a WAL file that was created anew each time that nothing was told."""
+        """See `ChangeWaiter.wait`. Looks for a WAL file that was created again each time that nothing was told."""
         ready = [handle for handle, _ in self._poll.poll(max(seconds, 0) * 1000)]
         self.told = self._inotify.fileno() in ready
         if self.told:

@@ -5,8 +5,8 @@ commits, can damage the file. So automatic checkpoints are off on every connecti
 only the writing thread of that process checkpoints. When it dies, the system releases the lock and the next process to
 look takes over.
 
-Where nobody checkpoints, nothing fails, but the WAL grows until the disk is full. So every process looks at its size,
-whether it is elected or not, and warns of who should checkpoint, or of who prevents it.
+Where no process checkpoints, nothing fails, but the WAL grows until the disk is full. So every process looks at its
+size, whether it is elected or not, and warns of who should checkpoint, or of who prevents it.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ class Checkpointer:
             )
         trouble = self._lock.trouble if self._lock is not None else ""
         if trouble:
-            return f"nobody that is visible from here checkpoints, and this process cannot: {trouble}"
-        return "nobody that is visible from here checkpoints: open the file in a process that writes to it"
+            return f"no process that is visible from here checkpoints, and this process cannot: {trouble}"
+        return "no process that is visible from here checkpoints: open the file in a process that writes to it"
 
     def _tell_of_old_version(self) -> None:
         if sqlite3.sqlite_version_info < SAFE and self._path not in _told:

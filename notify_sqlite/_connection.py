@@ -1,6 +1,6 @@
 """The two connections to one file, one that writes and one that reads. Each is opened at its first use.
 
-Reading creates nothing: a file that does not exist, or that has no tables of ours yet, is an empty log. Writing, and
+Reading creates nothing: a file that does not exist, or that has none of our tables yet, is an empty log. Writing, and
 entering `async with`, creates both.
 
 Every call of the driver runs in a background task, as one whole job. Callers wait for its outcome, and cancelling a

@@ -94,7 +94,7 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def bug(error: Exception) -> LibraryBugError:
-    """Log an exception that only a mistake of ours explains, with its traceback, once; return what to raise for it."""
+    """Log an exception that only a mistake in this library explains, once, and return what to raise for it."""
     return LibraryBugError(report_bug(error, "notify_sqlite", logger))
 
 

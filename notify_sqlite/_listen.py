@@ -162,7 +162,7 @@ class SQLiteWatcher:
         return version, (), ()
 
     def _current_waiter(self) -> ChangeWaiter:
-        """Return what waits for commits; tried anew until the system can tell, as the WAL may not exist yet."""
+        """Return what waits for commits; tried again until the system can tell, as the WAL may not exist yet."""
         waiter = self._waiter
         if waiter is None or (isinstance(waiter, PollingWaiter) and self._untold < UNTOLD):
             waiter = self._waiter = make_waiter(beside(self._database.path, "-wal"), self._interval)

@@ -26,7 +26,7 @@ class FileLock:
 
     Args:
         path: the lock file. It is created when first needed.
-        model: the file whose mode, group and (from root) owner it takes, so that whoever uses that file may lock it.
+        model: the file whose mode, group and (from root) owner it takes, so that every user of that file may lock it.
 
     Attributes:
         trouble: why the lock cannot be used here; empty while it can, or while another process holds it.
@@ -55,7 +55,7 @@ class FileLock:
             return False
         try:
             found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # root must not change somebody's other file
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # root must not change another file of a user
                 self.trouble = f"{self.path} is not a regular file with one name: remove it"
                 return False
             self._adopt(handle)
@@ -88,7 +88,7 @@ class FileLock:
             self._handle = None
 
     def _open(self) -> int:
-        """Open the file, or create it; never one that somebody else has put in its place as a link."""
+        """Open the file, or create it; never through a link that was put in its place."""
         try:
             return os.open(self.path, os.O_RDWR | _FLAGS)
         except FileNotFoundError:

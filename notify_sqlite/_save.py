@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 
 import anyio
 
-from notify import ClosedError, Event, NotifyError, OverloadedError, PushUncertainError, ids
+from notify import ClosedError, Event, NotifyError, OverloadedError, PushRejectedError, PushUncertainError, ids
 from notify.adapters import build_event
 
 from ._connection import MAX_ROWS, SQLiteDatabase
@@ -138,6 +138,8 @@ class SQLiteSaver:
             job = self._job([event for event, _, _ in batch], sent)
         except NotifyError as error:
             self._ended(None, error)
+        except Exception as error:  # or nothing would ever begin the next one
+            self._ended(None, PushRejectedError(f"nothing was stored: {bug(error)}", backend=self._database.owner))
         else:
             until = batch[0][2] if batch else sent[0][2]
             self._database.write_soon(job, until, durable=bool(batch), done=self._ended)

@@ -20,7 +20,7 @@ VERSION: Final = 1
 """Version of the tables of each part."""
 
 LATER: Final = frozenset({"create_schema", "create_ephemerals"})
-"""What files of earlier releases lack. They can be read all the same; the first write adds it."""
+"""What files of earlier releases lack. They can be read as they are; the first write adds it."""
 
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _NAMED = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.DOTALL | re.MULTILINE)

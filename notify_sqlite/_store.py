@@ -120,7 +120,7 @@ class SQLiteStore:
 
     @property
     def wal_size(self) -> int:
-        """Bytes of the write-ahead log, for a gauge: far over 16 MiB, nobody checkpoints or a reader prevents it."""
+        """Bytes of the write-ahead log, for a gauge; far over 16 MiB, it is not emptied: see the log."""
         return self._database.checkpointer.wal_size
 
     # -- SaveSoon, SaveMany, ReadMany ----------------------------------------------------------------------------
@@ -143,8 +143,8 @@ class SQLiteStore:
     async def forget(self, user: str) -> int:
         """See `notify.abc.Forget.forget`. What is removed is overwritten in the file.
 
-        Its traces in the write-ahead log last until that is emptied: at once if this process checkpoints and nobody
-        reads, else with one of the next checkpoints.
+        Its traces in the write-ahead log last until that is emptied: at once if this process checkpoints and no
+        other reads, else with one of the next checkpoints.
         """
         check_user(user)
         self._database.check()
@@ -191,7 +191,7 @@ class SQLiteStore:
         return removed
 
     async def _is_empty(self) -> bool:
-        """Whether there is nothing of ours, so that nothing has to be created in order to remove something."""
+        """Whether there is none of our tables, so that nothing has to be created in order to remove something."""
         return await self._database.read(lambda _: False, True)
 
     def _now(self) -> float:

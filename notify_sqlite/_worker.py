@@ -80,7 +80,7 @@ class _JobResult:
 
 
 def run_job(job: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
-    """Run a job; report what neither SQLite nor the system, but only a mistake of ours can raise."""
+    """Run a job; report what neither SQLite nor the system, but only a mistake in this library can raise."""
     try:
         return job(db)
     except (NotifyError, LibraryBugError, OSError):

@@ -1,7 +1,7 @@
 """Where an event goes beside the log: to the local streams, to the routers, and from the routers to the streams.
 
 A route that fails delays nothing: the event still arrives through the log. Presence is asked only once the event is
-stored, and only to route it: a user who connects meanwhile is found, and a tracker that is slow delays no push.
+stored, and only to route it: a user who connects in between is found, and a tracker that is slow delays no push.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..abc import Ephemerals, RoutingInfo
 from ..errors import BackendUnavailableError, InvalidEventError, UsageError
 from ..event import Event
 from ._locator import Locator
+from ._namesakes import PROBE_TYPE, Namesakes
 from ._receivers import RouteReceiver
 from ._routes import Routes
 from ._save import UNLOCATED, Locations, Save
@@ -28,9 +29,6 @@ logger = logging.getLogger("notify")
 
 UNCERTAIN_KEYS: Final = 1000
 """Keyed pushes with an unknown outcome that are remembered, because a repetition must reach the sinks."""
-
-PROBE_TYPE: Final = "notify.check"
-"""Type of the event that `Notifier.check` sends through the router."""
 
 
 class Live(Protocol):
@@ -43,7 +41,7 @@ class Live(Protocol):
         """Offer an event of another process, or carry out its command."""
 
     def decode(self, data: bytes) -> Event | None:
-        """Return the event of these bytes, or log that they are none."""
+        """Return the event of these bytes, or log that they are not one."""
 
     def command(self, type: str, user: str, payload: Any) -> Event:
         """Carry out a command here, and return it for the other processes."""
@@ -61,6 +59,7 @@ class FanOut:
         users: the users with streams open here.
         routes: one for each router.
         locator: asks where users are, if there is a tracker.
+        namesakes: notes probes of other processes with this instance's name.
 
     Attributes:
         is_routing: whether there is a router.
@@ -77,9 +76,11 @@ class FanOut:
         users: Collection[str],
         routes: Sequence[Routes],
         locator: Locator | None,
+        namesakes: Namesakes,
         counters: Counters,
         guard: LoopGuard,
     ) -> None:
+        self._namesakes = namesakes
         self._name = name
         self._origin = origin
         self._live = live
@@ -166,6 +167,9 @@ class FanOut:
             if event.meta.get(ORIGIN) == self._origin:
                 if event.type == PROBE_TYPE:
                     wake(self._probes.get(event.key or ""))
+                return 0
+            if event.type == PROBE_TYPE:
+                self._namesakes.met(event.user)
                 return 0
             taken = self._live.deliver(event)
             if event.type not in COMMANDS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from .._runtime._background import Background
@@ -16,6 +16,10 @@ from ..abc import Deliver, ReceivingRouter
 logger = logging.getLogger("notify")
 
 
+def _nothing() -> None:
+    pass
+
+
 class RouteReceiver:
     """Runs the receiving half of one router, and restarts it after each failure.
 
@@ -24,6 +28,7 @@ class RouteReceiver:
 
     Attributes:
         name: the router's.
+        on_start: called whenever events begin to be received.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class RouteReceiver:
     ) -> None:
         self.router = router
         self.name = type(router).__name__
+        self.on_start: Callable[[], None] = _nothing
         self._guard = guard
         self._catch_up = catch_up
         self._waiters: list[Waiter] = []
@@ -78,10 +84,11 @@ class RouteReceiver:
     def _changed(self) -> None:
         if self.is_receiving:
             self._end_first_start()
+            self.on_start()
             self._catch_up()
 
     def _end_first_start(self) -> None:
-        """Let those who wait for the first start go on: it has ended."""
+        """Wake the tasks that wait for the first start: it has ended."""
         self._first_start = False
         for waiter in self._waiters:
             wake(waiter)
@@ -93,6 +100,7 @@ class Receivers:
 
     def __init__(self, receivers: Sequence[RouteReceiver]) -> None:
         self.receivers = receivers
+        self.looked: Callable[[], Awaitable[None]] = self.ready
 
     @property
     def is_receiving(self) -> bool:
@@ -108,3 +116,8 @@ class Receivers:
         """Wait for the first starts that are in progress; one after the other, since they run at the same time."""
         for receiver in self.receivers:
             await receiver.ready()
+
+    async def started(self) -> None:
+        """Wait for the first starts, and until other processes with this name are told of it."""
+        await self.ready()
+        await self.looked()

@@ -30,6 +30,7 @@ class Routes:
         name: the router's, in log lines and in the verdict of `Notifier.check`.
         every_event: whether the router gets each stored event once, whatever presence says, and nothing else.
         instance_id: this instance's.
+        shares_name: whether another process has the same instance id, so that events are routed to it too.
         last_failure: why the latest route failed; empty if it did not.
     """
 
@@ -40,6 +41,7 @@ class Routes:
         self.name = type(router).__name__
         self.every_event = bool(getattr(router, "every_event", False))
         self.last_failure = ""
+        self.shares_name = False
         self.instance_id = instance_id
         self._timeout = timeout
         self._background = background
@@ -51,7 +53,8 @@ class Routes:
         """Start routing to each other instance among the locations, or to every instance for None."""
         targets: list[RoutingInfo | None] = [None]
         if locations is not None:
-            others = {to.instance_id: to for to in locations if to.instance_id not in ("", self.instance_id)}
+            own = {""} if self.shares_name else {"", self.instance_id}
+            others = {to.instance_id: to for to in locations if to.instance_id not in own}
             targets = list(others.values())
         for to in targets:
             if self._background.closed:

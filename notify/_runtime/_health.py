@@ -56,7 +56,7 @@ async def examine(
 
 async def _outcome(attempt: Callable[[], Awaitable[object]], timeout: float, background: Background) -> str:
     async def bounded() -> None:
-        with anyio.move_on_after(timeout):  # if it is abandoned, it ends all the same
+        with anyio.move_on_after(timeout):  # if it is abandoned, it still ends
             await attempt()
             done.append(True)
 

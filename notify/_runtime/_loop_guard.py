@@ -8,6 +8,7 @@ import sys
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import Any, Final, NoReturn
 
 import anyio
@@ -27,6 +28,10 @@ def _count_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_count_fork)
+
+
+def _never() -> bool:
+    return False
 
 
 def _nothing() -> None:
@@ -56,14 +61,17 @@ class LoopGuard:
         new_waiter: makes a waiter (see `_waking`) for the event loop.
     """
 
-    __slots__ = ("_allowed", "_asyncio_only", "_forks", "_loop", "_trio_run", "new_waiter", "owner")
+    __slots__ = ("_allowed", "_asyncio_only", "_forks", "_is_running", "_loop", "_trio_run", "new_waiter", "owner")
 
     def __init__(self, owner: str, *, asyncio_only: bool = False) -> None:
         self.owner = owner
         self.new_waiter: Callable[[], Waiter] = EventWaiter
         self._asyncio_only = asyncio_only
         self._loop: object = _UNBOUND
-        self._allowed: object = _UNBOUND  # the loop while open, so that a check compares only once
+        # The thread of the asyncio loop while open. If the loop runs, and this is its thread, it is the one that runs
+        # here: to ask asyncio which one that is takes a system call, `getpid`.
+        self._allowed: object = _UNBOUND
+        self._is_running: Callable[[], bool] = _never
         self._forks = _forks
         self._trio_run: object = None
 
@@ -75,25 +83,34 @@ class LoopGuard:
             UsageError: called from another event loop, in a process forked since the first call, or not from asyncio
                 where the driver needs it.
         """
-        loop = _get_running_loop()
-        if loop is not self._allowed or _forks != self._forks:
-            self._bind(loop)
-        elif loop is None and _trio_run() is not self._trio_run:
-            self._refuse_loop()
+        if get_ident() != self._allowed or _forks != self._forks or not self._is_running():
+            self._look()
 
-    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _look(self) -> None:
         if self._allowed is _CLOSED:
             raise ClosedError(f"the {self.owner} is closed")
         if self.forked:
             raise UsageError(f"this {self.owner} was first used before a fork: make a new one in each process")
+        loop = _get_running_loop()
         if loop is None and self._asyncio_only:
             raise UsageError(f"{self.owner} runs on asyncio only, as its driver does")
-        if self._loop is not _UNBOUND:
+        if self._loop is _UNBOUND:
+            self._bind(loop)
+        elif loop is not self._loop or (loop is None and _trio_run() is not self._trio_run):
             self._refuse_loop()
-        self._trio_run = _trio_run() if loop is None else None
-        self._loop = self._allowed = loop
+        elif loop is not None:
+            self._allowed = get_ident()  # the loop runs in another thread than before
+
+    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
         self._forks = _forks
-        self.new_waiter = partial(EventWaiter, self.check) if loop is None else partial(LoopWaiter, WakeBatch(loop))
+        if loop is None:
+            self._trio_run = _trio_run()
+            self.new_waiter = partial(EventWaiter, self.check)
+        else:
+            self._allowed = get_ident()
+            self._is_running = loop.is_running
+            self.new_waiter = partial(LoopWaiter, WakeBatch(loop))
 
     def check_if_running(self) -> None:
         """As `check`, but passes where no event loop runs: for methods that need none, of a part that needs none.

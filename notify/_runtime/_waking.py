@@ -153,9 +153,8 @@ class LoopWaiter:
         raise asyncio.CancelledError(*(message or ()))
 
 
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the running asyncio loop; None under trio."""
-    return _get_running_loop()
+running_loop = _get_running_loop
+"""Return the running asyncio loop; None under trio."""
 
 
 def wake(waiter: Wakeable | None) -> None:

@@ -28,7 +28,7 @@ from ..errors import BackendError, BackendUnavailableError, NotifyError, UsageEr
 from . import _commands
 from ._commands import PATIENCE
 from ._console import report, say, seconds
-from ._urls import DEFAULT, redact
+from ._urls import DEFAULT, import_backend, redact
 
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
@@ -129,6 +129,7 @@ async def _run(options: argparse.Namespace) -> int:
     if options.follows or options.stdin:
         status: int = await options.run(options)
         return status
+    import_backend(options.store)
     try:
         with anyio.fail_after(options.timeout + CLOSING):
             status = await options.run(options)

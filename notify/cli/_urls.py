@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -73,6 +74,12 @@ def open_by(url: str, *, prefix: str | None = None, schema: str | None = None, t
         return open_store(url, **options)
     except ImportError as error:
         raise MissingError(f"{scheme}://: {error}") from error
+
+
+def import_backend(url: str) -> None:
+    """Import what the URL needs, because that takes time which is not the store's. Errors are those of `open_by`."""
+    with suppress(NotifyError, ImportError):
+        store_factory(url)
 
 
 def _defaults(url: str, names: frozenset[str], timeout: float) -> dict[str, Any]:

@@ -41,9 +41,10 @@ _inherited: list[object] = []
 """Those of the processes that this one was forked from."""
 
 _PATCHES: Final = (
-    ("gevent.monkey", "is_module_patched", "threading"),
-    ("eventlet.patcher", "is_monkey_patched", "thread"),
+    ("gevent.monkey", "is_module_patched", ("threading", "socket", "select", "queue")),
+    ("eventlet.patcher", "is_monkey_patched", ("thread", "socket", "select")),
 )
+"""Of what an event loop and the drivers in its thread need, what these libraries replace, and how they say so."""
 
 
 class NotifierLoop:
@@ -198,13 +199,16 @@ def refuse_event_loop(name: str) -> None:
 
 
 def refuse_patched_threads() -> None:
-    """Raise UsageError where threads are greenlets: an event loop in one of them would block all others."""
-    for module, function, argument in _PATCHES:
-        if module in sys.modules and getattr(sys.modules[module], function)(argument):
+    """Raise UsageError where threads or sockets are replaced by greenlets' own: an event loop would block all of them.
+
+    Not even without the patch of threads: a driver's thread then waits in a queue that belongs to another thread's hub.
+    """
+    for module, function, names in _PATCHES:
+        if module in sys.modules and any(getattr(sys.modules[module], function)(name) for name in names):
             library = module.partition(".")[0]
             raise UsageError(
-                f"SyncNotifier needs threads of the system, and {library} has patched them: "
-                f"use {library}'s patching with thread=False, or another kind of worker"
+                f"SyncNotifier runs an event loop in a thread, which cannot work where {library} has patched the "
+                "standard library: use workers of another kind, such as threads or processes"
             )
 
 

@@ -109,10 +109,13 @@ class SyncStream:
 
     async def _open(self) -> str:
         if not self._is_open:
-            async with self._turn:
+            await self._turn.acquire()
+            try:
                 if not self._is_open:
                     await self._stream.__aenter__()
                     self._is_open = True
+            finally:
+                self._turn.release()
         return self._stream.last_id
 
     async def _fetch(self, timeout: float | None) -> None:

@@ -15,8 +15,8 @@ from ._store_base import StoreTests
 from ._types import StoreT
 from ._waits import assert_chain, numbers, together
 
-TASKS = 64
-PUSHES = 30
+TASKS = 40
+PUSHES = 15
 USERS = [f"user{number}" for number in range(20)]
 
 
@@ -62,7 +62,7 @@ class OrderTests(StoreTests[StoreT]):
                 await notifier.push("alice", "n", number)
 
         async with Notifier(store, timeout=30.0) as notifier:
-            await together(*(partial(push, notifier, number) for number in range(300)))
+            await together(*(partial(push, notifier, number) for number in range(150)))
         log = await self.read_all(store, "alice")
         assert_chain(log)
         stored = numbers(log)
@@ -70,7 +70,7 @@ class OrderTests(StoreTests[StoreT]):
         assert stored == [number for number in called if number in set(stored)]
 
     async def test_the_pushes_of_one_burst_are_in_order(self, store: Store) -> None:
-        """500 pushes to one user that are called at once are stored in the order in which they were called."""
+        """200 pushes to one user that are called at once are stored in the order in which they were called."""
         called: list[int] = []
         events: list[Event] = []
 
@@ -81,7 +81,7 @@ class OrderTests(StoreTests[StoreT]):
             events.append(event)
 
         async with Notifier(store, timeout=30.0) as notifier:
-            await together(*(partial(push, notifier, number) for number in range(500)))
+            await together(*(partial(push, notifier, number) for number in range(200)))
         log = await self.read_all(store, "alice")
         assert_chain(log)
         assert numbers(log) == called

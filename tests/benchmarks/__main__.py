@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import fanout, idle, paused, plot, postgres, push, redis, replay, sqlite, wake
+from . import fanout, idle, paused, plot, postgres, push, redis, redis_wake, replay, sqlite, wake
 from .harness import Row, progress
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "paused": paused.measure,
     "postgres": postgres.measure,
     "redis": redis.measure,
+    "redis_wake": redis_wake.measure,
     "sqlite": sqlite.measure,
 }
 _TITLE = f"Python {platform.python_version()}; limit, ours and ratio on asyncio, trio beside; medians of five rounds"

@@ -38,8 +38,8 @@ TIMED_PUSHES = 3000
 
 T = TypeVar("T")
 
-_PLAN = random.Random(1).choices(USERS, k=PUSHES)
-_EXPECTED = Counter(_PLAN)
+PLAN = random.Random(1).choices(USERS, k=PUSHES)
+_EXPECTED = Counter(PLAN)
 
 
 def _nonce(number: int) -> bytes:
@@ -47,7 +47,7 @@ def _nonce(number: int) -> bytes:
 
 
 def _bodies(count: int) -> list[bytes]:
-    return [encode(Event(_PLAN[n], "comment.created", {"post": n})) for n in range(count)]
+    return [encode(Event(PLAN[n], "comment.created", {"post": n})) for n in range(count)]
 
 
 # -- limit A: the driver as it comes ---------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ async def through_driver(server: Server) -> float:
         pipeline = client.pipeline(transaction=False)
         for number in range(start, start + BATCH):
             nonce = _nonce(number)
-            pipeline.evalsha(PUSH.sha.decode(), 4, *names(_PLAN[number]), *FIXED, nonce, b"", bodies[number])
+            pipeline.evalsha(PUSH.sha.decode(), 4, *names(PLAN[number]), *FIXED, nonce, b"", bodies[number])
         await pipeline.execute()
     await reader
     seconds = time.perf_counter() - started
@@ -109,19 +109,19 @@ async def latencies_through_driver(server: Server) -> list[float]:
     async def push(number: int) -> None:
         mark = b"%d" % number
         began[mark] = time.perf_counter()
-        arguments = (*names(_PLAN[number]), *FIXED, _nonce(number), b"", b"x" * 100 + b"#" + mark)
+        arguments = (*names(PLAN[number]), *FIXED, _nonce(number), b"", b"x" * 100 + b"#" + mark)
         await client.evalsha(PUSH.sha.decode(), 4, *arguments)
 
     reader = asyncio.create_task(listen())
     await asyncio.sleep(0.5)
-    await _steadily(push)
+    await steadily(push)
     await reader
     await subscription.aclose()
     await client.aclose()
     return latencies
 
 
-async def _steadily(push: Callable[[int], Awaitable[None]]) -> None:
+async def steadily(push: Callable[[int], Awaitable[None]]) -> None:
     started = time.perf_counter()
     async with anyio.create_task_group() as tasks:
         for number in range(TIMED_PUSHES):
@@ -170,7 +170,7 @@ async def through_hiredis(server: Server) -> float:
         commands = []
         for first in range(start, start + BATCH, CHUNK):
             numbers = range(first, min(first + CHUNK, start + BATCH))
-            keys = [name for number in numbers for name in names(_PLAN[number])]
+            keys = [name for number in numbers for name in names(PLAN[number])]
             rest = [piece for number in numbers for piece in (_nonce(number), b"", bodies[number])]
             command = (b"EVALSHA", PUSH.sha, len(keys), *keys, *FIXED, *rest)
             commands.append(hiredis.pack_command(command))
@@ -187,7 +187,7 @@ async def through_hiredis(server: Server) -> float:
 # -- ours ------------------------------------------------------------------------------------------------------------
 
 
-async def _with_readers(
+async def with_readers(
     store: RedisStreamStore, streams: Callable[[str], Stream], push_all: Callable[[TaskGroup], Awaitable[None]]
 ) -> float:
     """Return the seconds until every stream has yielded everything, once each has yielded something before."""
@@ -236,9 +236,9 @@ async def batches(server: Server) -> float:
         async def push_all(_tasks: TaskGroup) -> None:
             for start in range(0, PUSHES, BATCH):
                 numbers = range(start, start + BATCH)
-                await store.save_many([Event(_PLAN[n], "comment.created", {"post": n}) for n in numbers])
+                await store.save_many([Event(PLAN[n], "comment.created", {"post": n}) for n in numbers])
 
-        return await _with_readers(store, store.subscribe, push_all)
+        return await with_readers(store, store.subscribe, push_all)
 
 
 async def pushers(server: Server) -> float:
@@ -247,13 +247,13 @@ async def pushers(server: Server) -> float:
 
         async def push(numbers: range) -> None:
             for number in numbers:
-                await notifier.push(_PLAN[number], "comment.created", {"post": number})
+                await notifier.push(PLAN[number], "comment.created", {"post": number})
 
         async def push_all(tasks: TaskGroup) -> None:
             for pusher in range(PUSHERS):
                 tasks.start_soon(push, range(pusher, PUSHES, PUSHERS))
 
-        return await _with_readers(store, notifier.subscribe, push_all)
+        return await with_readers(store, notifier.subscribe, push_all)
 
 
 async def our_latencies(server: Server) -> list[float]:
@@ -275,13 +275,13 @@ async def our_latencies(server: Server) -> list[float]:
                         done.set()
 
         async def push(number: int) -> None:
-            await notifier.push(_PLAN[number], "comment.created", {"at": time.perf_counter(), "text": "x" * 60})
+            await notifier.push(PLAN[number], "comment.created", {"at": time.perf_counter(), "text": "x" * 60})
 
         async with anyio.create_task_group() as tasks:
             for user in USERS:
                 tasks.start_soon(read, user)
             await opened.wait()
-            await _steadily(push)
+            await steadily(push)
             await done.wait()
             tasks.cancel_scope.cancel()
     return latencies

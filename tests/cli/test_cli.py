@@ -485,11 +485,11 @@ def test_feed_whose_server_never_comes(tmp_path: Path) -> None:
     """A server that is unavailable from the start is retried for as long as a line is; then the feed gives up."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = ("--store", f"postgresql://u:geheim@127.0.0.1:{server.getsockname()[1]}/db")
-    done = notify(tmp_path, "push", "--stdin", "--timeout", "1", *where, stdin="alice a\n")
+    done = notify(tmp_path, "push", "--stdin", "--timeout", "6", *where, stdin="alice a\n")
     assert (done.status, done.out) == (1, "")
     away, gave_up = done.err.splitlines()
-    assert away.startswith("notify: the store is unavailable, retrying for 1 s: ")
-    assert ": gave up: could not be opened for 1 s: " in gave_up
+    assert away.startswith("notify: the store is unavailable, retrying for 6 s: ")
+    assert ": gave up: could not be opened for 6 s: " in gave_up
     assert "geheim" not in done.err
     with running(tmp_path, "push", "--stdin", *where) as feed:
         feed.wait_for("the store is unavailable, retrying for 30 s", feed.err)
@@ -675,7 +675,7 @@ def test_unreachable_servers(tmp_path: Path, url: str) -> None:
         commands = [("head", "alice", "--timeout", "2"), ("push", "alice", "t", "--timeout", "2"), ("tail", "alice")]
         *others, check = [
             stack.enter_context(running(tmp_path, *command, *where))
-            for command in (*commands, ("check", "--timeout", "2"))
+            for command in (*commands, ("check", "--timeout", "5"))
         ]
         for other in others:
             done = other.wait()
@@ -684,7 +684,7 @@ def test_unreachable_servers(tmp_path: Path, url: str) -> None:
             assert str(port) in done.err
             assert "geheim" not in done.err
         checked = check.wait()
-        assert (checked.status, checked.err, len(check.out)) == (1, "", 1)
+        assert (checked.status, checked.err) == (1, "")
         assert checked.out.startswith("store    ")
         assert "geheim" not in checked.out
 

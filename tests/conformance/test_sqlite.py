@@ -16,7 +16,6 @@ from notify.testing import (
     BoundedStoreSuite,
     ClockedStoreSuite,
     DurableStoreSuite,
-    EphemeralsSuite,
     ForgetSuite,
     LeasedPresenceSuite,
     LivenessSuite,
@@ -120,7 +119,6 @@ class TestSQLiteStreamStore(
     DurableStoreSuite,
     ForgetSuite,
     PrepareSuite,
-    EphemeralsSuite,
     SharedStreamStoreSuite,
 ):
     kind = SQLiteStreamStore

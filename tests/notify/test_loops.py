@@ -104,6 +104,7 @@ def test_another_loop_is_refused_at_once(kind: Any, call: str, backend: str, cap
         await notifier.push("bob", "t")
 
     async def wrong() -> None:
+        await anyio.sleep(0.002)  # a store in memory asks once a millisecond in `save_nowait`
         result = CALLS[call](made["notifier"], made["stream"])
         if isinstance(result, Awaitable):
             await result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,6 +164,11 @@ def test_a_function_can_be_made_a_factory() -> None:
     assert StoreFactory(make)("x://h?size=3") == ("x://h", 3)
     assert StoreFactory(make).options == {"size"}
 
+    class Loose:
+        def __init__(self, address: str, **options: Any) -> None: ...
+
+    assert StoreFactory(Loose).options == set()
+
 
 @pytest.mark.parametrize(
     ("url", "words"),
@@ -175,6 +182,11 @@ def test_a_function_can_be_made_a_factory() -> None:
         ("mysql://u:geheim@h/db", "no store is known for mysql://; supported schemes: memory://, postgres://,"),
         ("postgresql+asyncpg://u:geheim@h/db", "write postgresql:// without +asyncpg"),
         ("sqlite+aiosqlite:///notify.db", "write sqlite:// without +aiosqlite"),
+        ("memory://shop/x", "memory:// or memory://NAME"),
+        ("memory://shop:80", "memory:// or memory://NAME"),
+        ("memory://a,b", "memory:// or memory://NAME"),
+        ("memory://u@shop", "memory:// or memory://NAME"),
+        ("memory://?colour=red", "no option colour"),
         ("sqlite://", "sqlite:///FILE"),
         ("sqlite:///", "sqlite:///FILE"),
         ("sqlite://notify.db", "sqlite:///FILE"),
@@ -199,6 +211,51 @@ async def test_two_unnamed_memory_stores_are_two_worlds() -> None:
         await one.push("alice", "a")
         async with other.subscribe("alice", "0", signals=True) as stream:
             assert (await stream.next(1)).type == "notify.sync"
+
+
+async def test_a_name_is_shared_in_one_process() -> None:
+    """What `memory://NAME` holds is one world for all that open it, broadcasts too; the last to close ends it."""
+    one, other = Notifier.from_url("memory://shop"), Notifier.from_url("MEMORY://shop")
+    async with other.subscribe("alice") as stream:
+        first = await one.push("alice", "a")
+        await one.broadcast("maintenance")
+        assert [(await stream.next(1)).type for _ in range(2)] == ["a", "maintenance"]
+        await one.aclose()
+        await one.aclose()
+        with pytest.raises(ClosedError):
+            await one.push("alice", "b")
+        second = await other.push("alice", "c")
+        assert (await stream.next(1)) == second
+        assert second.prev == first.id
+    third = open_store("memory://shop")
+    assert await third.head("alice") == second.id
+    await other.aclose()
+    assert await third.head("alice") == second.id
+    assert await open_store("memory://bazaar").head("alice") == "0"
+    await third.aclose()
+    await third.aclose()
+    with pytest.raises(ClosedError):
+        await third.head("alice")
+    async with open_store("memory://shop") as again:  # type: ignore[attr-defined]
+        assert await again.head("alice") == "0"
+
+
+def test_a_name_belongs_to_one_event_loop_and_has_one_set_of_options() -> None:
+    """Sharing across event loops is refused, as for one object; so are different options. A store that was dropped
+    without being closed keeps no name."""
+
+    async def use(store: StreamStore) -> str:
+        return await store.head("alice")
+
+    one, other = open_store("memory://shop"), open_store("memory://shop")
+    assert asyncio.run(use(one)) == "0"
+    with pytest.raises(UsageError, match="another event loop"):
+        asyncio.run(use(other))
+    with pytest.raises(UsageError, match="memory://shop is open with other options"):
+        open_store("memory://shop?max_len=3")
+    del one, other
+    gc.collect()
+    assert asyncio.run(use(open_store("memory://shop?max_len=3"))) == "0"
 
 
 # -- the notifier of a URL ---------------------------------------------------------------------------------------

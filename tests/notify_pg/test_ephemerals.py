@@ -95,6 +95,8 @@ async def test_an_outage_loses_them_and_is_logged_once(
             sender.send_ephemeral(Event("alice", "n", 1))
             assert (await stream.next(5)).payload == 1
             proxy.up = proxy.down = Faults(blackhole=True)
+            sender.send_ephemeral(Event("alice", "n", 2))
+            await until(lambda: sender._ephemerals._outage.is_failing)
             began = time.monotonic()
             for number in range(MAX_QUEUED + 1000):
                 sender.send_ephemeral(Event("alice", "n", number))

@@ -154,7 +154,7 @@ async def test_a_server_that_is_away_did_not_answer() -> None:
 
 async def test_a_held_log_is_named_as_the_reason(make: Make, sql: asyncpg.Connection) -> None:
     """A push that waited too long for another transaction is rejected with this reason."""
-    store = await make(timeout=0.5)
+    store = await make(timeout=2.0)
     await store.save(Event("alice", "n"))
     async with sql.transaction():
         await store.save_in(Event("alice", "n"), sql)

@@ -11,6 +11,7 @@ import pytest
 
 from notify import Event, InvalidEventError, Notifier
 from notify.abc import Backlog, HasOutbox
+from notify.cli._inspect import describe
 from notify.errors import BackendUnavailableError, PayloadTooLargeError
 from notify_pg import PostgresStore, PostgresStreamStore
 from notify_pg import _outbox as outbox
@@ -297,6 +298,21 @@ async def test_the_backlog(make: Make, waiting: asyncpg.Connection, schema: str,
         assert (await store.backlog()).dead == 1
     async with aclosing(PostgresStore(postgres.dsn, schema=f"{schema}none")) as unprepared:
         assert await unprepared.backlog() == Backlog()
+
+
+async def test_the_backlog_is_printed_and_measured(make: Make, waiting: asyncpg.Connection, schema: str) -> None:
+    """`notify stats` prints what waits and whether a relay runs; the gauge reads what was found last."""
+    store = await make(PostgresStreamStore)
+    async with Notifier(store) as notifier:
+        telemetry = notifier._parts.telemetry
+        assert telemetry.waiting() == 0
+        await insert(waiting)
+        lines = [line async for line in describe(store, "postgresql://", ())]
+        assert "outbox 1 waiting, the oldest for 0 s; 0 set aside" in lines
+        assert telemetry.waiting() == 1
+        await waiting.execute("UPDATE notify_outbox SET micros = micros - 90000000")
+        lines = [line async for line in describe(store, "postgresql://", ())]
+        assert any("s: no relay moves them; 0 set aside" in line for line in lines)
 
 
 async def test_a_backlog_that_grows_old_is_logged_once(

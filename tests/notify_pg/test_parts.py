@@ -98,6 +98,8 @@ async def test_maintenance_of_partitions_without_a_server(postgres: Server, sche
             await until(lambda: all(connection.is_closed() for _, connection in idle))
             with pytest.raises(BackendUnavailableError):
                 await store._maintenance._change(store._maintenance._drop_partition, "events_1")
+            with pytest.raises(BackendUnavailableError):
+                await store._db.keep()
 
 
 async def test_an_idle_connection_is_closed(

@@ -167,6 +167,23 @@ async def test_an_outage_is_logged_once(
         assert len(warned) == 1
 
 
+async def test_what_was_sent_before_closing(victim: Server, prefix: str) -> None:
+    """A process that sends and closes at once has sent; if the server does not answer, closing does not wait long."""
+    async with aclosing(make(victim.url, prefix, "pubsub")) as there, opened(there, "alice") as (alice,):
+        for number in range(3):
+            here = make(victim.url, prefix, "pubsub")
+            here.send_ephemeral(Event("alice", "t", number))
+            await here.aclose()
+            assert (await alice.next(5)).payload == number
+        here = make(victim.url, prefix, "pubsub")
+        await here.head("alice")
+        victim.freeze()
+        here.send_ephemeral(Event("alice", "t"))
+        with anyio.fail_after(2):
+            await here.aclose()
+        victim.thaw()
+
+
 async def test_it_is_bounded(
     server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,7 +199,7 @@ async def test_it_is_bounded(
         for _ in range(4):
             store.send_ephemeral(Event("alice", "t", "x" * 2000))
         assert len(store._ephemerals._waiting) == 2
-    assert store._ephemerals._outage.is_failing
+        assert store._ephemerals._outage.is_failing
 
 
 async def test_no_server_at_first(prefix: str, victim: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,8 +17,8 @@ from notify.adapters import OutageLog
 from notify.errors import UsageError
 from notify.testing import FaultProxy
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
-from notify_redis._attempt import FAIL_FAST_AFTER
 from notify_redis._errors import RefusedError
+from notify_redis._reach import FAIL_FAST_AFTER
 from tests.parts import until
 from tests.servers.redis import Server, plain, plain_info
 

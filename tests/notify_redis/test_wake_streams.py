@@ -325,3 +325,14 @@ async def test_one_stream_for_each_master(prefix: str) -> None:
             assert len(used) == 3
             for stream in streams:
                 await stream.aclose()
+
+
+async def test_what_no_wake_stream_brings_is_found(server: Server, prefix: str) -> None:
+    """An event that was appended without an entry, as the version before does, is found by an audit."""
+    async with aclosing(stream_store(server, prefix)) as store, Notifier(store, audit_interval=0.5) as notifier:
+        async with notifier.subscribe("alice") as stream:
+            await until(lambda: store.is_receiving)
+            server.ask("DEL", keys_of(store)[1])  # so that a plain store writes none
+            async with aclosing(RedisStore(server.url, prefix=prefix)) as other:
+                event = await other.save(Event("alice", "t"))
+            assert await stream.next(5) == event

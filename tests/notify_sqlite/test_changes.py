@@ -131,8 +131,9 @@ def test_the_library_is_optional() -> None:
     assert done.stdout == "PollingWaiter\n"
 
 
-async def test_a_commit_elsewhere_is_told(path: Path) -> None:
-    """With a poll interval of half a minute, events of another store are here at once, stored and ephemeral ones."""
+async def test_a_commit_elsewhere_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a look only every half minute, events of another store are here at once, stored and ephemeral ones."""
+    monkeypatch.setattr(_listen, "FILE_CHECK", 30)
     async with SQLiteStreamStore(path, poll_interval=30) as store, SQLiteStreamStore(path) as other:
         async with store.subscribe("alice") as stream:
             await until(lambda: isinstance(store._watcher._waiter, SystemWaiter))
@@ -177,6 +178,24 @@ async def test_a_wal_that_comes_later_is_told_of(path: Path, monkeypatch: pytest
             await other.save(Event("alice", "t"))
             await until(lambda: isinstance(store._watcher._waiter, SystemWaiter))
     await store.aclose()
+
+
+async def test_a_first_look_that_fails_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher that fails before it ever waited leaves nothing behind, and starts again."""
+    async with SQLiteStreamStore(path) as store:
+        watcher = store._watcher
+        looked: list[None] = []
+
+        def fail(db: object) -> None:
+            looked.append(None)
+            raise OSError("no look")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(watcher, "_first_look", fail)
+            async with store.subscribe("alice"):
+                await until(lambda: looked)
+        async with store.subscribe("alice"):
+            await until(lambda: store.is_receiving)
 
 
 async def test_closing_leaves_no_handle(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from notify import ClosedError, Event, Notifier, UsageError
+from notify import ClosedError, Event, Notifier, OverloadedError, UsageError
 from notify_sqlite import SQLiteStreamStore, _ephemeral
 from tests.notify_sqlite.children import child, line
 from tests.parts import until
@@ -143,6 +143,24 @@ async def test_a_lock_that_is_free_in_time_loses_none(path: Path) -> None:
                 store.send_ephemeral(sent("alice", number))
             await until(lambda: store._saver.is_busy)
         assert [(await stream.next(5)).payload for _ in range(20)] == [*range(20)]
+
+
+async def test_what_shares_a_transaction_with_an_older_save_waits_on(path: Path) -> None:
+    """An event that was sent later than the saves beside it waits by its own clock, when they are refused."""
+    outcomes: list[object] = []
+    async with SQLiteStreamStore(path, timeout=0.4) as store, SQLiteStreamStore(path) as other:
+        async with other.subscribe("alice") as stream:
+            await until(lambda: other.is_receiving)
+            with locked(path) as file:
+                store.save_soon(Event("bob", "t"), outcomes.append)
+                await anyio.sleep(0.1)
+                store.save_soon(Event("bob", "t"), outcomes.append)
+                await anyio.sleep(0.25)
+                store.send_ephemeral(sent("alice", "later"))
+                await until(lambda: len(outcomes) == 2)
+                file.execute("ROLLBACK")
+            assert (await stream.next(5)).payload == "later"
+    assert [type(outcome) for outcome in outcomes] == [OverloadedError] * 2
 
 
 async def test_unused_it_costs_nothing(path: Path) -> None:

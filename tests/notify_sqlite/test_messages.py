@@ -238,6 +238,20 @@ async def test_what_follows_a_save_cannot_lose_its_outcome(
     assert "a bug in notify_sqlite" in caplog.text
 
 
+async def test_a_bug_before_the_transaction_is_a_bug(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake while a transaction is made up fails its pushes as that, and the next ones are stored."""
+
+    def mistaken(*_: Any) -> Any:
+        raise LookupError("a mistake")
+
+    async with SQLiteStore(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(store._saver, "_job", mistaken)
+            with pytest.raises(PushRejectedError, match="a bug in notify_sqlite"):
+                await store.save(Event("alice", "t"))
+        await store.save(Event("alice", "t"))
+
+
 async def test_a_job_that_is_interrupted_is_uncertain(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is raised to end a thread leaves an unknown outcome, and no transaction."""
 

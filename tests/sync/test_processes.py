@@ -11,7 +11,7 @@ import pytest
 
 from tests.sync.scripts import background, events, output_of, script, wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 START = """
 import os, sys, threading, time
@@ -83,7 +83,6 @@ def test_handlers_of_the_application_can_push_at_exit(tmp_path: Path) -> None:
     assert types(tmp_path) == ["last"]
 
 
-@pytest.mark.slow
 def test_a_server_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
     """The end of the process is bounded, also while a push waits for a server that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -306,7 +305,12 @@ print(notifier.statistics().pushes["stored"])
 
 @pytest.mark.parametrize(
     ("module", "function", "argument"),
-    [("gevent.monkey", "is_module_patched", "threading"), ("eventlet.patcher", "is_monkey_patched", "thread")],
+    [
+        ("gevent.monkey", "is_module_patched", "threading"),
+        ("gevent.monkey", "is_module_patched", "queue"),
+        ("eventlet.patcher", "is_monkey_patched", "thread"),
+        ("eventlet.patcher", "is_monkey_patched", "socket"),
+    ],
 )
 def test_greenlets_are_refused(tmp_path: Path, module: str, function: str, argument: str) -> None:
     """Where a library has replaced threads by greenlets, the first call says so; where it has not, all is well."""
@@ -323,7 +327,7 @@ try: SyncNotifier.from_url("memory://").push("alice", "a")
 except UsageError as error: print(error)
 """
     expected = (
-        f"SyncNotifier needs threads of the system, and {library} has patched them: "
-        f"use {library}'s patching with thread=False, or another kind of worker"
+        f"SyncNotifier runs an event loop in a thread, which cannot work where {library} has patched the "
+        "standard library: use workers of another kind, such as threads or processes"
     )
     assert output_of(tmp_path, START + source) == [expected]

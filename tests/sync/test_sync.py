@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -204,7 +205,7 @@ def test_factory_of_something_else(factory: Any, words: str) -> None:
 
 def test_a_notifier_is_not_a_factory() -> None:
     """The mistake that is easy to make: the notifier itself is passed."""
-    with pytest.raises(UsageError, match="SyncNotifier expects a function that returns a Notifier, got <notify"):
+    with pytest.raises(UsageError, match="SyncNotifier expects a function that returns a Notifier, got <Notifier"):
         SyncNotifier(Notifier(MemoryStore()))  # type: ignore[arg-type]
 
 
@@ -318,6 +319,48 @@ def test_threads_share_a_stream(notifier: SyncNotifier) -> None:
         assert sorted(one + other) == list(range(80))
 
 
+def test_event_that_another_thread_took(notifier: SyncNotifier) -> None:
+    """A thread that finds its event taken by another one waits for the next event."""
+
+    class Raced(deque[Any]):
+        races = 1
+
+        def popleft(self) -> Any:
+            taken = super().popleft()
+            if self.races:
+                self.races -= 1
+                raise IndexError
+            return taken
+
+    notifier.push("alice", "a")
+    notifier.push("alice", "b")
+    with notifier.subscribe("alice", "0") as stream:
+        stream._taken = Raced()
+        assert stream.next(SECONDS).type == "b"
+
+
+def test_threads_open_a_stream_at_the_same_time(notifier: SyncNotifier) -> None:
+    """It is opened once, and both read it."""
+    stream = notifier.subscribe("alice", "0")
+    release = threading.Event()
+
+    async def hold(_: Any) -> None:
+        async with stream._turn:
+            await anyio.to_thread.run_sync(release.wait)
+
+    def open_soon() -> None:
+        wait_for(stream._turn.locked)
+        stream.__enter__()
+
+    def release_soon() -> None:
+        wait_for(lambda: stream._turn.statistics().tasks_waiting == 2)
+        release.set()
+
+    assert in_threads(lambda: notifier.call(hold), open_soon, open_soon, release_soon) == [None] * 4
+    assert notifier.statistics().open_streams == 1
+    stream.close()
+
+
 def test_timeout_while_another_thread_waits(notifier: SyncNotifier) -> None:
     """A timeout ends the wait also while another thread is waiting for the event; that one gets it."""
     with notifier.subscribe("alice") as stream:
@@ -420,11 +463,14 @@ def test_closing_takes_a_bounded_time() -> None:
         await anyio.to_thread.run_sync(release.wait)
 
     notifier = SyncNotifier(slow)
-    notifier.push("alice", "a")
+    stream = notifier.subscribe("alice")
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=r"did not close within 0\.2 s"):
         notifier.close(timeout=0.2)
     assert time.monotonic() - began < SECONDS
+    stream.close()  # the notifier has closed it
+    with pytest.raises(ClosedError):
+        notifier.push("alice", "a")
     release.set()
     notifier.close()
 
@@ -441,6 +487,21 @@ def test_error_of_closing_is_raised() -> None:
     notifier = SyncNotifier(bad)
     notifier.push("alice", "a")
     with pytest.raises(OSError, match="disk full"):
+        notifier.close()
+
+
+def test_timeout_of_the_factory_is_not_that_of_closing() -> None:
+    """A TimeoutError that the factory's context manager raises is not taken for that of `close`."""
+
+    @asynccontextmanager
+    async def bad() -> AsyncIterator[Notifier]:
+        async with Notifier(MemoryStore()) as notifier:
+            yield notifier
+        raise TimeoutError("mine")
+
+    notifier = SyncNotifier(bad)
+    notifier.push("alice", "a")
+    with pytest.raises(TimeoutError, match="mine"):
         notifier.close()
 
 
