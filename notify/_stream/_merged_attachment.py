@@ -142,7 +142,6 @@ class MergedAttachment(BaseStream):
     def _accept(self, log: MergedLog) -> None:
         page, reached_end, watermark = self._shared.arrived.pop(log)
         self._pending.pop(log, None)
-        self._failure = None
         was_fixed = log.start is not Start.NOW
         gap = log.accept(page, reached_end, watermark, log.user, time.time_ns() // 1000)
         if gap is not None:
@@ -176,13 +175,9 @@ class MergedAttachment(BaseStream):
             for log in self._logs.values():
                 if log.start is Start.NOW and self._source.has_log and not log.is_reading:
                     self._begin_log(log)
-            while any(log in self._pending for log in self._logs.values()) and self._failure is None:
-                if self.is_over or self.waiter is None:
-                    return
-                self._accept_arrived()
-                if self._pending:
-                    await self.waiter
-            if self._failure is None:
+            while self._pending and self._failure is None and not self.is_over:
+                await self.waiter  # type: ignore[misc]  # an attached stream has one; a head is accepted as it arrives
+            if self.is_attached and self._failure is None and not self.is_over:
                 await self._until_ready(self._ready)
         if self._attached and self._failure is None and not self.is_over:
             self._begin()

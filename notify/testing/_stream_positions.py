@@ -77,7 +77,7 @@ class PositionTests(StreamTests[StreamStoreT]):
             assert stream.gaps == ()
 
     async def test_an_empty_log_has_a_position_of_its_own(self, store: StreamStore) -> None:
-        """The position in an empty log is `"0-0"`. It resumes with what came since, and reports what of it is gone."""
+        """The position in an empty log is `"0-0"`: it resumes with all later events, or a gap where some are gone."""
         async with store.subscribe("alice") as stream:
             position = stream.last_id
         assert position == "0-0"

@@ -595,6 +595,92 @@ async def test_a_read_that_fails_while_opening_is_told() -> None:
             assert await stream.next(2) == event
 
 
+@pytest.mark.parametrize("position", [None, "0"])
+async def test_a_failure_is_not_hidden_by_a_page(position: str | None) -> None:
+    """Where one log cannot be read, that the others can be read later does not leave the reader waiting."""
+    gate = anyio.Event()
+
+    class Halves(PlainStore):
+        async def head(self, user: str) -> str:
+            return (await self.read(user, "0", 1)).position
+
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            if user == "alice":
+                raise OSError("away")
+            await gate.wait()
+            return await super().read(user, after, limit)
+
+    async with Notifier(Halves(), poll_interval=60) as notifier:
+        stream: Any = notifier.subscribe(LOGS, position)
+        assert stream._take_at_once() is None
+        await until(lambda: stream._failure is not None)
+        gate.set()
+        await until(lambda: notifier._live._hub.reads_in_flight == 0)
+        with pytest.raises(BackendUnavailableError), anyio.fail_after(2):
+            await stream.next()
+        assert notifier.statistics().open_streams == 0
+
+
+async def test_a_page_read_ahead_waits_its_turn() -> None:
+    """While one log is being read, another one's next page may have arrived: nothing is handed out or lost."""
+    gate = anyio.Event()
+
+    class Gated(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            if user == "news":
+                await gate.wait()
+            return await super().read(user, after, limit)
+
+    async with Notifier(Gated(), poll_interval=60) as notifier:
+        events = await fill(notifier, *["alice"] * 900, "news")
+        stream: Any = notifier.subscribe(LOGS, "0")
+        with pytest.raises(TimeoutError):
+            await stream.next(0.1)
+        await until(lambda: len(stream._shared.arrived) == 1)
+        with pytest.raises(TimeoutError):
+            await stream.next(0)
+        assert "open" in repr(stream)
+        gate.set()
+        assert await take(stream, 901) == events
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("step", ["position", "presence"])
+async def test_it_ends_while_it_opens(step: str) -> None:
+    """A reader that waits for the first positions, or for presence, is woken when the stream is closed."""
+    gate = anyio.Event()
+
+    class Slow(SlowPresence):
+        async def _enter(self, name: str) -> None:
+            if name == "register":
+                await gate.wait()
+
+    class Gated(PlainStore):
+        async def head(self, user: str) -> str:
+            if step == "position":
+                await gate.wait()
+            return await super().head(user)
+
+    async with Notifier(Gated(), presence=Slow(), poll_interval=60) as notifier:
+        for enter in (False, True):
+            stream: Any = notifier.subscribe(LOGS)
+            ended = anyio.Event()
+
+            async def read(stream: Any = stream, enter: bool = enter, ended: anyio.Event = ended) -> None:
+                with pytest.raises(ClosedError):
+                    await (stream.__aenter__() if enter else stream.next())
+                ended.set()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                await until(lambda: notifier.statistics().open_streams == 1)
+                await anyio.wait_all_tasks_blocked()
+                await stream.aclose()
+                with anyio.fail_after(0.2):
+                    await ended.wait()
+        gate.set()
+
+
 async def test_closing_the_store_ends_it() -> None:
     """A read that finds the store closed ends the stream for good."""
     store = MemoryStreamStore()

@@ -27,6 +27,7 @@ from notify import (
     UsageError,
     ids,
 )
+from notify._stream import _hub, _reads
 from notify_memory import MemoryStore, MemoryStreamStore
 from tests.parts import BatchStore, PlainStore, until
 
@@ -1055,3 +1056,120 @@ async def test_a_page_in_hand_stays_with_a_cancelled_reader() -> None:
         assert notifier.statistics().open_streams == 0
         assert [(await stream.next()).payload for _ in range(2)] == [1, 2]
         await stream.aclose()
+
+
+async def test_a_stream_that_joined_a_read_twice_is_given_the_page_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Detached during a prefetch, attached again, cancelled once more: the read ends well, and the next ones run."""
+    monkeypatch.setattr(_reads, "PAGE_SIZE", 2)
+    monkeypatch.setattr(_hub, "PAGE_SIZE", 2)
+    gate = anyio.Event()
+
+    class Gated(PlainStore):
+        gated = False
+
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            if self.gated and after != ids.ZERO:
+                await gate.wait()
+            return await super().read(user, after, limit)
+
+    store = Gated()
+    async with Notifier(store, poll_interval=60) as notifier:
+        events = await push(notifier, 1, 2, 3)
+        keeper = await notifier.subscribe("alice").__aenter__()  # so that the stream finds the same ring again
+        store.gated = True
+        stream: Any = notifier.subscribe("alice", "0")
+        assert await stream.next(2) == events[0]
+        await anyio.wait_all_tasks_blocked()
+        stream._interrupted()  # with an event in hand and a prefetch in flight: it detaches at once
+        assert notifier.statistics().open_streams == 1
+        assert await stream.next(2) == events[1]
+        with anyio.move_on_after(0.02):
+            await stream.next()  # waits for the page that it joined twice, and is cancelled
+        assert notifier.statistics().open_streams == 2
+        gate.set()
+        await until(lambda: notifier.statistics().open_streams == 1)
+        assert await stream.next(2) == events[2]
+        assert notifier._live._hub.reads_in_flight <= 1
+        await stream.aclose()
+        await keeper.aclose()
+    assert not caplog.records  # the task of the read did not crash
+
+
+async def test_next_with_timeout_zero(notifier: Notifier, store: Any) -> None:
+    """It returns what is known to be there, and polling with it gets on; the stream stays attached in between."""
+    stream: Any = notifier.subscribe("alice", "0")
+    events = await push(notifier, 1, 2)
+    got: list[Event] = []
+    with anyio.fail_after(5):
+        while len(got) < 2:
+            try:
+                got.append(await stream.next(0))
+            except TimeoutError:
+                continue
+    assert got == events
+    (event,) = await push(notifier, 3)
+    assert await stream.next(-1) == event
+    await notifier.push("alice", "typing", 4, ephemeral=True)
+    assert (await stream.next(0)).payload == 4
+    with pytest.raises(TimeoutError):
+        await stream.next(0)
+    assert notifier.statistics().open_streams == 1
+    if isinstance(store, MemoryStore):
+        saved = store.save_nowait(Event("alice", "t", "beside the notifier"))
+        assert await stream.next(0) == saved
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await stream.next(0)
+    await until(lambda: notifier.statistics().open_streams == 0)
+    await stream.aclose()
+    with pytest.raises(ClosedError):
+        await stream.next(0)
+
+
+async def test_next_with_timeout_zero_tells_a_failure() -> None:
+    """A read that fails while the stream opens is raised, once it is known."""
+
+    class Failing(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            raise OSError("away")
+
+    async with Notifier(Failing()) as notifier:
+        stream = notifier.subscribe("alice", "0")
+
+        async def poll() -> None:
+            while True:
+                try:
+                    await stream.next(0)
+                except TimeoutError:
+                    continue
+
+        with pytest.raises(BackendUnavailableError), anyio.fail_after(5):
+            await poll()
+        assert notifier.statistics().open_streams == 0
+
+
+async def test_a_time_resumes_before_the_first_event(notifier: Notifier, clock: Clock) -> None:
+    """The position of a stream from a time that has yielded nothing yet is one in the log: no gap is reported."""
+    await push(notifier, 1)
+    clock.now += 60
+    noon = datetime.fromtimestamp(clock.now, UTC)
+    events = await push(notifier, 2)
+    async with notifier.subscribe("alice", noon) as stream:
+        position = stream.last_id
+    async with notifier.subscribe("alice", position) as stream:
+        assert await stream.next(2) == events[0]
+        assert stream.gaps == ()
+
+
+async def test_a_closed_stream_says_so(notifier: Notifier) -> None:
+    """Closed before it was opened, or later."""
+    for enter in (False, True):
+        stream = notifier.subscribe("alice")
+        assert "not attached" in repr(stream)
+        if enter:
+            await stream.__aenter__()
+            assert "closed" not in repr(stream)
+        await stream.aclose()
+        assert "closed" in repr(stream)
