@@ -88,7 +88,7 @@ class PostgresStore:
             self._db, self._background, max_len=max_len, key_window=key_window, on_stored=self._on_stored
         )
         self._max_age_ms = _UNLIMITED_MS if max_age is None else int(max_age * 1000)
-        self._maintenance = PostgresMaintenance(self._db, self._max_age_ms, int(key_window * 1000))
+        self._retention = PostgresMaintenance(self._db, self._max_age_ms, int(key_window * 1000))
         self._transactions = TransactionWatcher(self._background)
         self._relays = relay is not None
         self._outbox = PostgresOutbox(
@@ -126,7 +126,7 @@ class PostgresStore:
         """See `notify.abc.Store.trim`; not bounded by `timeout`."""
         self._start()
         first = ids.pack(ids.before(before)) + 1 if isinstance(before, datetime) else ids.pack(before)
-        return await self._background.run(self._maintenance.trim, first)
+        return await self._background.run(self._retention.trim, first)
 
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`; saves in progress have a second to finish."""
@@ -151,7 +151,7 @@ class PostgresStore:
     async def forget(self, user: str) -> int:
         """See `notify.abc.Forget.forget`; erases the user's presence and what waits in the outbox, too."""
         self._start()
-        return await self._background.run(self._maintenance.forget, user)
+        return await self._background.run(self._retention.forget, user)
 
     @property
     def is_prepared(self) -> bool:
@@ -257,7 +257,7 @@ class PostgresStore:
         self._db.check()
         if not self._started:
             self._started = True
-            self._services.start(self._maintenance.run)
+            self._services.start(self._retention.run)
             self._services.start(self._outbox.watch)
             if self._relays:
                 self._start_relay()
@@ -268,7 +268,7 @@ class PostgresStore:
 
     async def _prepare(self) -> None:
         await self._db.prepare()
-        await self._maintenance.empty_default()
+        await self._retention.empty_default()
         await self._db.keep()
 
     def _start_relay(self) -> None:

@@ -1,8 +1,8 @@
 """Notices other processes that were given the same `instance_id`, and keeps events from being lost to that.
 
 An event that is not stored goes to the instances that presence names, but not to one's own. A namesake would be taken
-for oneself. So an instance whose name was given sends a probe to that name when its router receives. Whoever gets one
-of another origin knows of a namesake, says so once in the log, sends a probe of its own, and from then on routes to the
+for oneself. So an instance whose name was given sends a probe to that name when its router receives. An instance that gets
+one of another origin knows of a namesake, logs that once, sends a probe of its own, and from then on routes to the
 common name too: routers with a channel for each name then reach both.
 """
 
@@ -40,7 +40,7 @@ class Namesakes:
         routes: the routers.
         timeout: seconds that a router may take.
         background: runs the sending.
-        is_given: whether the name was given; a random one is nobody else's.
+        is_given: whether the name was given; a random one is unique.
     """
 
     def __init__(

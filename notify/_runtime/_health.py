@@ -22,7 +22,7 @@ QUIET: Final = "outbox"
 async def examine(
     parts: Mapping[str, Callable[[], Awaitable[object]]], *, timeout: float, background: Background
 ) -> Health:
-    """Try all parts at once and return the verdict; that of `live` is left out where `store` has failed.
+    """Try all parts at once and return the verdict; `live` and `outbox` are left out where `store` has failed.
 
     Args:
         parts: what tries each part, by its name in the verdict.
@@ -47,10 +47,11 @@ async def examine(
                 tasks.start_soon(attempt_live)
             else:
                 tasks.start_soon(attempt, name)
-    if verdict.get("store", "ok") != "ok":
+    store_failed = verdict.get("store", "ok") != "ok"
+    if store_failed:
         verdict.pop("live", None)
-    if verdict.get(QUIET) == "ok":
-        del verdict[QUIET]
+    if store_failed or verdict.get(QUIET) == "ok":
+        verdict.pop(QUIET, None)
     return Health(all(outcome == "ok" for outcome in verdict.values()), verdict)
 
 

@@ -686,6 +686,7 @@ def test_unreachable_servers(tmp_path: Path, url: str) -> None:
         checked = check.wait()
         assert (checked.status, checked.err) == (1, "")
         assert checked.out.startswith("store    ")
+        assert len(checked.out.splitlines()) == 1
         assert "geheim" not in checked.out
 
 

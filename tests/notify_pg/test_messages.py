@@ -115,7 +115,7 @@ async def test_what_the_driver_finds_wrong_is_the_users_to_mend(postgres: Server
     with pytest.raises(UsageError, match="sslmode"):
         await store.save(Event("alice", "n"))
     with pytest.raises(UsageError, match="sslmode"):
-        await store._maintenance.maintain(0)
+        await store._retention.maintain(0)
     await store.aclose()
 
 

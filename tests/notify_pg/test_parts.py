@@ -97,7 +97,7 @@ async def test_maintenance_of_partitions_without_a_server(postgres: Server, sche
             idle = store._db._pool._idle
             await until(lambda: all(connection.is_closed() for _, connection in idle))
             with pytest.raises(BackendUnavailableError):
-                await store._maintenance._change(store._maintenance._drop_partition, "events_1")
+                await store._retention._change(store._retention._drop_partition, "events_1")
             with pytest.raises(BackendUnavailableError):
                 await store._db.keep()
 

@@ -95,7 +95,7 @@ async def test_rows_of_today_in_the_default_partition(
     log = await log_of(store, "alice")
     assert [event.payload for event in log] == [2, 3]
     assert log[-1] == third
-    assert await old._maintenance.maintain(0)
+    assert await old._retention.maintain(0)
     assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_events_default") == 0
     day = await today(sql)
     assert {f"events_{day + n}" for n in range(3)} <= await relations(sql, schema)
@@ -140,7 +140,7 @@ async def test_the_default_partition_is_emptied_in_pieces_under_load(
     async with store.subscribe("alice", "0") as stream, asyncio.TaskGroup() as tasks:
         pushing, reading = tasks.create_task(push()), tasks.create_task(read_past())
         events = [await stream.next(5) for _ in range(500)]
-        assert await store._maintenance.maintain(0)
+        assert await store._retention.maintain(0)
         stop.set()
         total = await pushing
         await reading
@@ -162,11 +162,11 @@ async def test_a_day_that_is_too_large_to_move_stays(
     store = await make()
     await drop_days(sql, schema, 0)
     events = [await store.save(Event("alice", "n", n)) for n in range(3)]
-    assert await store._maintenance.maintain(0)
+    assert await store._retention.maintain(0)
     assert "there are 3 of one day, which is too many to move" in caplog.text
     assert await log_of(store, "alice") == events
     await store.trim(events[-1].id)
-    assert await store._maintenance.maintain(0)
+    assert await store._retention.maintain(0)
     assert await log_of(store, "alice") == events[-1:]
     assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_events_default") == 0
 
@@ -187,10 +187,10 @@ async def test_expired_partitions_go_whatever_they_are(
         await insert(sql, schema, low)
     async with sql.transaction():
         await sql.execute(f"SELECT FROM {schema}.notify_events")
-        assert await store._maintenance.maintain(0)
+        assert await store._retention.maintain(0)
         assert "changing a partition failed and is retried later: LockNotAvailableError" in caplog.text
     assert f"events_{day - 5}_0" in await relations(sql, schema)
-    assert await store._maintenance.maintain(0)
+    assert await store._retention.maintain(0)
     found = await relations(sql, schema)
     assert f"events_{day - 5}_0" not in found
     assert "archive" in found
@@ -214,7 +214,7 @@ async def test_the_documented_rights_last(
                 event = await notifier.push("alice", "n", len(missing))
                 assert event is not None
                 assert await store.head("alice") == event.id
-                assert await store._maintenance.maintain(0) in (True, False)
+                assert await store._retention.maintain(0) in (True, False)
                 await store._db.keep()
                 assert (await notifier.check()).ok
                 said = [text for text in warnings(caplog) if "partitions of" in text]
@@ -238,11 +238,11 @@ async def test_a_role_that_owns_the_tables_takes_over(
         async with PostgresStore(app.dsn, schema=schema) as store:
             events = [await store.save(Event("alice", "n", n)) for n in range(3)]
             await sql.execute(f"UPDATE {schema}.notify_meta SET maintained = now() - interval '20 minutes'")
-            assert not await store._maintenance.maintain(900)
-            assert await owner._maintenance.maintain(900) is True
+            assert not await store._retention.maintain(900)
+            assert await owner._retention.maintain(900) is True
             assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_events_default") == 0
             await sql.execute(f"UPDATE {schema}.notify_meta SET maintained = now() - interval '40 minutes'")
-            assert await store._maintenance.maintain(900)
+            assert await store._retention.maintain(900)
             await drop_days(sql, schema, 1, 2)
             await owner.prepare()
             day = await today(sql)
@@ -264,7 +264,7 @@ async def test_old_events_of_a_table_that_is_not_owned(
     await insert(sql, schema, low)
     async with role(postgres, schema) as app, PostgresStore(app.dsn, schema=schema, max_age=86_400.0) as store:
         await sql.execute(f"UPDATE {schema}.notify_meta SET maintained = '-infinity'")
-        assert await store._maintenance.maintain(0)
+        assert await store._retention.maintain(0)
         assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_events") == 0
 
 
@@ -371,8 +371,8 @@ async def test_settings_of_the_role(postgres: Server, sql: asyncpg.Connection, s
             assert await log_of(store, "alice") == events
             await drop_days(sql, schema, 0, 1)
             await store.save(Event("bob", "n"))
-            assert await store._maintenance.maintain(0)
-            assert await store._maintenance.sweep(0)
+            assert await store._retention.maintain(0)
+            assert await store._retention.sweep(0)
             assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_events_default") == 0
 
 
@@ -408,7 +408,7 @@ async def test_a_trigger_that_forbids_changes_of_the_schema(caplog: pytest.LogCa
         await sql.execute("ALTER EVENT TRIGGER forbid ENABLE")
         async with PostgresStore(server.dsn) as store:
             assert (await store.save(Event("alice", "n"))).id
-            assert await store._maintenance.maintain(0)
+            assert await store._retention.maintain(0)
         assert "no changes on Fridays" in caplog.text
         with pytest.raises(BackendUnavailableError, match=r"no changes on Fridays.*notify init"):
             async with PostgresStore(server.dsn, schema="other"):
@@ -438,8 +438,8 @@ async def test_a_publication_of_all_tables(when: str) -> None:
             await until(lambda: log_of(store, "bob"))
             await drop_days(sql, "public", 0)
             await store.save(Event("carol", "n"))
-            assert await store._maintenance.sweep(0)
-            assert await store._maintenance.maintain(0)
+            assert await store._retention.sweep(0)
+            assert await store._retention.maintain(0)
             assert await sql.fetchval("SELECT count(*) FROM notify_events_default") == 0
             await store.trim("9" * 13 + "-0")
             async with PostgresPresence(server.dsn) as presence:
@@ -487,7 +487,7 @@ async def test_tables_of_the_first_release_and_a_role_without_rights(
     await sql.execute(FIRST_RELEASE.read_text().replace("{schema}", schema))
     async with role(postgres, schema) as app, PostgresStore(app.dsn, schema=schema) as store:
         assert (await store.save(Event("alice", "n"))).id
-        assert await store._maintenance.sweep(0)
+        assert await store._retention.sweep(0)
         assert await store.forget("alice") == 1  # though a table of a later release does not exist
     said = [text for text in warnings(caplog) if "could not be brought up to date" in text]
     assert len(said) == 1
@@ -514,9 +514,9 @@ async def test_an_empty_table_of_the_version(
         assert event.prev == "0"
     assert await sql.fetch(f"SELECT version FROM {schema}.notify_meta") == [(1,)]
     await sql.execute(f"TRUNCATE {schema}.notify_meta")
-    assert not await running_one._maintenance.maintain(0)
+    assert not await running_one._retention.maintain(0)
     await running_one._db.keep()
-    assert await running_one._maintenance.maintain(0)
+    assert await running_one._retention.maintain(0)
     assert await running_one.head("alice") == event.id
 
 

@@ -302,7 +302,7 @@ async def test_a_day_of_events_is_dropped_whole(make: Make, sql: asyncpg.Connect
     await sql.execute(f"UPDATE {schema}.notify_events SET id = $1", number)
     await sql.execute(f"UPDATE {schema}.notify_heads SET last_id = $1", number)
     await sql.execute(f"DROP TABLE {schema}.notify_events_{today + 2}")
-    assert await store._maintenance.maintain(0)
+    assert await store._retention.maintain(0)
     partitions = {row["relname"] for row in await sql.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind = 'r'", schema
     )}  # fmt: skip
@@ -321,10 +321,10 @@ async def test_heads_keys_and_attempts_of_long_ago_go(make: Make, sql: asyncpg.C
     await anyio.sleep(0.3)
     young = await make()
     await sql.execute(f"UPDATE {schema}.notify_nonces SET born = now() - interval '1 hour'")
-    assert await store._maintenance.maintain(0)
-    assert not await young._maintenance.maintain(3600)
-    assert await store._maintenance.sweep(0)
-    assert not await young._maintenance.sweep(3600)
+    assert await store._retention.maintain(0)
+    assert not await young._retention.maintain(3600)
+    assert await store._retention.sweep(0)
+    assert not await young._retention.sweep(3600)
     for table in ("heads", "keys", "nonces"):
         assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_{table}") == 0
 
@@ -340,7 +340,7 @@ async def test_an_event_of_another_year_lands_in_the_default_partition(
     event = await store.save(Event("alice", "n"))
     assert ids.pack(event.id) == ahead + 1
     assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_events_default") == 1
-    await store._maintenance.maintain(0)
+    await store._retention.maintain(0)
     assert "the server's clock has jumped" in caplog.text
     assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_events_default") == 0
     assert [*(await store.read("alice", ids.unpack(ahead), 10)).events] == [event]
@@ -364,10 +364,10 @@ async def test_a_partition_that_cannot_be_made_is_left_for_later(
     event = await store.save(Event("alice", "n"))
     async with sql.transaction():
         await sql.execute(f"SELECT FROM {schema}.notify_events")
-        assert await store._maintenance.maintain(0)
+        assert await store._retention.maintain(0)
         assert "is not emptied: moving them has failed: LockNotAvailableError" in caplog.text
     assert await log_of(store, "alice") == [event]
-    assert await store._maintenance.maintain(0)
+    assert await store._retention.maintain(0)
     assert "is empty again" in caplog.text
     assert await log_of(store, "alice") == [event]
 
