@@ -705,3 +705,46 @@ async def test_it_is_a_merged_stream() -> None:
         assert isinstance(notifier.subscribe(LOGS), MergedStream)
         assert not isinstance(notifier.subscribe("alice"), MergedStream)
         assert ids.is_id(notifier.subscribe(["alice"], "0-0").last_id)
+
+
+async def test_a_time_that_has_passed_opens_nothing() -> None:
+    """Nor does a store that is closed under an open stream which only asks for what is there."""
+    store = MemoryStore()
+    async with Notifier(store) as notifier:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        for timeout in (0, 1):
+            with pytest.raises(DisconnectedError):
+                await notifier.subscribe(LOGS, "0", expires_at=past).next(timeout)
+        async with notifier.subscribe(LOGS) as stream:
+            await store.aclose()
+            with pytest.raises(ClosedError):
+                await stream.next(0)
+            assert notifier.statistics().open_streams == 0
+
+
+async def test_an_event_that_comes_while_presence_is_awaited() -> None:
+    """It is yielded once, although the log is read again when presence is ready."""
+    gate = anyio.Event()
+
+    class Slow(SlowPresence):
+        async def _enter(self, name: str) -> None:
+            if name == "register":
+                await gate.wait()
+
+    async with Notifier(PlainStore(), presence=Slow(), poll_interval=60) as notifier:
+        stream = notifier.subscribe(LOGS)
+        got: list[Event] = []
+
+        async def read() -> None:
+            got.append(await stream.next())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await until(lambda: notifier.statistics().open_streams == 1)
+            await anyio.wait_all_tasks_blocked()
+            (event,) = await fill(notifier, "news")
+            stream.add("late", "0")
+            gate.set()
+        assert got == [event]
+        await nothing(stream)
+        await stream.aclose()

@@ -166,13 +166,13 @@ MUTATIONS = (
     Mutation(
         "a gap is crossed without a word",
         "notify._stream._cursor:Cursor._cross_gap",
-        "        self._gaps.append(gap)\n",
+        "        rare.gaps.append(gap)\n",
         "",
     ),
     Mutation(
         "a gap is met and not told",
         "notify._stream._cursor:Cursor._cross_gap",
-        "        self._gaps.append(gap)\n",
+        "        rare.gaps.append(gap)\n",
         "        pass\n",
     ),
     Mutation(
@@ -195,9 +195,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a stream is closed and its reader sleeps on",
-        "notify._stream._attachment:Attachment._close",
-        "        self._cursor.discard()\n        wake(self.waiter)\n",
-        "        self._cursor.discard()\n",
+        "notify._stream._base_stream:BaseStream._close",
+        "        self._discard()\n        self._wake()\n",
+        "        self._discard()\n",
     ),
     Mutation(
         "a stream whose bare next was cancelled stays attached",
@@ -214,8 +214,8 @@ MUTATIONS = (
     Mutation(
         "a stream that attaches again has lost the page in hand",
         "notify._stream._cursor:Cursor.attach",
-        "self.page, self._kept_page = self._kept_page, None",
-        "self.page = self._kept_page = None",
+        "self.page, rare.kept_page = rare.kept_page, None",
+        "self.page = rare.kept_page = None",
     ),
     Mutation(
         "a stream that attaches again reads before it hands out the page in hand",

@@ -91,7 +91,7 @@ async def shared_head() -> None:
         await settle()
         world.store.release()
         await asyncio.gather(*opening)
-        assert [stream.last_id for stream in streams] == [ids.ZERO, world.head]
+        assert [stream.last_id for stream in streams] == ["0-0", world.head]
         for stream in streams:
             await stream.aclose()
 
