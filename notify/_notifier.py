@@ -158,6 +158,7 @@ class Notifier(Generic[Pushed]):
             raise UsageError(f"metadata must map strings to strings, not {metadata!r:.80}")
         here = RoutingInfo(self.instance_id, MappingProxyType(dict(metadata or {})))
         self._store, self._presence = store, presence
+        self._store_name = type(store).__name__
         self._options = options
         routers = as_routers(router)
         self._parts = parts = assemble(
@@ -376,7 +377,7 @@ class Notifier(Generic[Pushed]):
             report = await self._parts.jobs.run(self._pipeline.push_all, saves, failed, ephemeral)
         except ClosedError as error:
             message = "the notifier was closed during push_many(), so some of the events may be stored"
-            raise PushUncertainError(message, backend=self._live._hub.name) from error
+            raise PushUncertainError(message, backend=self._store_name) from error
         if failed and not report.events and not report.offline:
             raise next(iter(failed.values()))
         return report
@@ -426,7 +427,7 @@ class Notifier(Generic[Pushed]):
         check_user(user)
         self._guard.check()
         if not ability(self._store, Forget):
-            raise UsageError(f"{self._live._hub.name} cannot forget a user")
+            raise UsageError(f"{self._store_name} cannot forget a user")
         erased = await self._parts.jobs.run(self._store.forget, plain(user))
         self._parts.fan_out.command(FORGOTTEN, plain(user))
         return erased
@@ -559,10 +560,10 @@ class Notifier(Generic[Pushed]):
             return self._live._subscribe_many(user, last_id, self._streams, **options)
         if not isinstance(user, str) and isinstance(user, Iterable):
             check_users(user)
-            raise UsageError(f"{self._live._hub.name} does not support several logs in one stream: it has no LiveLog")
+            raise UsageError(f"{self._store_name} does not support several logs in one stream: it has no LiveLog")
         check_user(user)
         if signals or max_lag is not None:
-            raise UsageError(f"{self._live._hub.name} does not support signals= or max_lag=: it has no LiveLog")
+            raise UsageError(f"{self._store_name} does not support signals= or max_lag=: it has no LiveLog")
         options["buffer_size"] = self._options.buffer_size
         return ExternalStream(external, self._streams, self._guard, plain(user), last_id, **options)
 

@@ -1,8 +1,8 @@
 """Notices other processes that were given the same `instance_id`, and keeps events from being lost to that.
 
 An event that is not stored goes to the instances that presence names, but not to one's own. A namesake would be taken
-for oneself. So an instance whose name was given sends a probe to that name when its router receives. An instance that gets
-one of another origin knows of a namesake, logs that once, sends a probe of its own, and from then on routes to the
+for oneself. So an instance whose name was given sends a probe to that name when its router receives. An instance that
+gets one of another origin knows of a namesake, logs that once, sends a probe of its own, and from then on routes to the
 common name too: routers with a channel for each name then reach both.
 """
 

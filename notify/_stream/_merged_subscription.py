@@ -87,6 +87,7 @@ class MergedSubscription(MergedAttachment):
             if not self._yield_due:
                 event = self._step()
                 if event is not None:
+                    self._set.counters.yielded += 1
                     return event
             await self._wait()
 

@@ -184,6 +184,18 @@ async def test_what_streams_yield_is_counted_on_every_store(store: str) -> None:
             assert notifier.statistics().yielded == 5
 
 
+async def test_what_merged_streams_yield_is_counted() -> None:
+    """Events of several logs in one stream, and those that `next(0)` returns: each is counted once."""
+    async with Notifier(MemoryStore()) as notifier:
+        for number in range(3):
+            await notifier.push("alice", "t", number)
+        async with notifier.subscribe(["alice", "bob"], "0") as merged:
+            await merged.next(2)
+            assert notifier.statistics().yielded == 1
+            await merged.next(0)
+            assert notifier.statistics().yielded == 2
+
+
 async def test_a_notifier_says_what_it_is() -> None:
     """Its repr names the parts and the state, and no address of a part."""
     notifier = Notifier(MemoryStore(), router=MemoryRouter(), presence=MemoryPresence(), instance_id="web-1")
