@@ -30,7 +30,7 @@ MOVE_WAIT: Final = "SET LOCAL lock_timeout = '1s'"
 """To move events takes as long anyway, and on a busy server there is seldom a moment without a push."""
 
 PIECE: Final = 20_000
-"""Events that one transaction moves out of the default partition. Pushes and reads wait: up to a second on a busy host."""
+"""Events that one transaction moves out of the default partition. Pushes and reads wait: up to a second if busy."""
 
 MAX_MOVED: Final = 1_000_000
 """Events of one day that are moved; a day with more stays in the default partition until `max_age` removes them."""
