@@ -60,15 +60,15 @@ _Dumps = Callable[[Any], bytes | str]
 class Notifier(Generic[Pushed]):
     """Pushes events to users and hands out streams of them.
 
-    Used as `async with Notifier(...)`, or without it and `await notifier.aclose()` at the end. The parts belong to the
-    caller: they may be shared, and closing the notifier does not close them; the store of `from_url` is the exception.
+    Use it as `async with Notifier(...)`, or call `await notifier.aclose()` at the end. The parts belong to the caller:
+    they may be shared, and closing the notifier does not close them, except for the store of `from_url`.
 
     Args:
         store: where events are kept. None: every event is ephemeral, which is logged once, at level INFO.
         router: carries events to other instances; or a sequence of routers, each of which gets every event. A router
             whose attribute `every_event` is true is a sink: it gets each event that this notifier stores once, whatever
             presence says, and no ephemeral ones.
-        presence: knows who is connected where. Without it, a router is asked to reach every instance.
+        presence: knows who is connected where. Without it, events are routed to every instance.
         instance_id: this instance's name among the others, unique for each process; leave it out if in doubt.
         metadata: what routers of other instances need to reach this one.
         offline: `"store"` keeps events for absent users; `"drop"` neither stores nor routes them.
@@ -197,14 +197,14 @@ class Notifier(Generic[Pushed]):
         Args:
             url: as for `open_store`; its query may name options of the store, for example `?max_len=50`.
             options: those of the notifier. Options that a notifier does not have go to the store. `timeout` and
-                `poll_interval` are the notifier's: those of a store are written into the URL.
+                `poll_interval` are the notifier's; to set those of the store, write them into the URL.
 
         Raises:
             UsageError: not a store URL, or an argument is unacceptable.
             ModuleNotFoundError: the driver of the backend is not installed; the message names the extra to install.
         """
         if "store" in options:
-            raise UsageError("from_url() opens the store by itself, so store= cannot be given")
+            raise UsageError("from_url() opens the store at its URL, so store= cannot be given: use Notifier(store)")
         ours = {name: options.pop(name) for name in _KEYWORDS & options.keys()}
         store = open_store(url, **options)
         notifier = cls(store, **ours)
@@ -229,18 +229,18 @@ class Notifier(Generic[Pushed]):
         """Notify one user: save, offer to the local streams, route to the other instances.
 
         Args:
-            user: whom.
+            user: the recipient.
             type: what kind of event, `[A-Za-z0-9_.:-]{1,128}`.
             payload: any JSON value.
             key: makes the push idempotent: the same user and key within the store's window stores nothing and returns
                 the first event.
             group: what the event is about.
-            meta: text to text, handed on with the event.
+            meta: a mapping of strings to strings, delivered with the event.
             ephemeral: not stored: only streams that are open now can see it.
-            connection: the store driver's, with a transaction open: the event is stored in it, and exists if and only
-                if it is committed. Before that nothing is shown or routed; after it the store wakes the streams.
-                Routers, sinks too, are not told.
-            data: a JSON text in UTF-8 that is kept byte for byte, in place of a payload.
+            connection: a connection of the store's driver with an open transaction: the event is stored in it, and
+                exists if and only if it is committed. Streams are woken after the commit. The event is not passed to
+                routers, including sinks.
+            data: JSON in UTF-8 that is kept byte for byte, in place of a payload.
 
         Returns:
             The stored event; the event without an id if ephemeral; None where `offline="drop"` dropped it.
@@ -250,13 +250,14 @@ class Notifier(Generic[Pushed]):
             PushRejectedError: certainly not stored.
             PushUncertainError: outcome unknown; repeat with the same key.
             OverloadedError: too many pushes are pending.
-            UsageError: a connection was given, and the store cannot save in a transaction, or the event is ephemeral.
+            UsageError: `connection` was given, and the store cannot save in a transaction, or the event is ephemeral;
+                or called from another event loop.
             ClosedError: the notifier is closed.
 
         Order: the pushes to one user are stored in the order of the calls; one that fails leaves the others in order.
         Cancellation: abandons the wait; the event may be stored, and then it is delivered.
         Concurrency: any number of tasks; they share batches.
-        Cost: one save. With a tracker one presence check, which is waited for only with `offline="drop"`.
+        Cost: one save. With a tracker, also one presence check; `push` waits for it only with `offline="drop"`.
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
@@ -298,7 +299,7 @@ class Notifier(Generic[Pushed]):
         """Return the JSON of a payload by `dumps`, or the given one: checked in both cases."""
         limit, what = self._options.max_payload, "data="
         if data is not None and payload is not None:
-            raise InvalidEventError("a push takes either a payload or data=, its JSON")
+            raise InvalidEventError("a push takes either a payload or data=, its JSON: leave one of them out")
         if data is None:
             assert self._dumps is not None
             data, what = dump(self._dumps, payload), "what dumps= returned"
@@ -329,10 +330,10 @@ class Notifier(Generic[Pushed]):
     ) -> PushReport:
         """Notify many users of the same thing, in bounded batches of one round trip each.
 
-        A user named twice gets it once. A user id that is unacceptable counts as failed.
+        A user who is named twice gets it once. An unacceptable user id is reported as failed.
 
         Args:
-            users: whom.
+            users: the recipients.
             type: as for `push`.
             payload: as for `push`.
             key: as for `push`; it applies to each user separately.
@@ -395,7 +396,7 @@ class Notifier(Generic[Pushed]):
             ClosedError: the notifier is closed.
 
         Order: none.
-        Cancellation: it is offered here, and perhaps elsewhere.
+        Cancellation: the event is offered in this process, and perhaps in others.
         Cost: proportional to the open streams; one route.
         """
         self._check_open()
@@ -410,9 +411,9 @@ class Notifier(Generic[Pushed]):
         return event
 
     async def forget(self, user: str) -> int:
-        """Erase all that the store holds about a user, and return how many events that were.
+        """Erase everything that the store holds about a user, and return the number of events erased.
 
-        Open streams of the user, in every process, get a gap (`expired`) and go on with what is pushed afterwards.
+        Open streams of the user, in every process, get a gap (`expired`) and continue with later events.
 
         Raises:
             InvalidEventError: `user` is not a user id.
@@ -427,7 +428,7 @@ class Notifier(Generic[Pushed]):
         check_user(user)
         self._guard.check()
         if not ability(self._store, Forget):
-            raise UsageError(f"{self._store_name} cannot forget a user")
+            raise UsageError(f"{self._store_name} cannot forget a user: it lacks the ability notify.abc.Forget")
         erased = await self._parts.jobs.run(self._store.forget, plain(user))
         self._parts.fan_out.command(FORGOTTEN, plain(user))
         return erased
@@ -435,29 +436,29 @@ class Notifier(Generic[Pushed]):
     async def disconnect(self, user: str, reason: str = "") -> None:
         """End every stream of this user, on every instance: `async for` ends, `next` raises `DisconnectedError`.
 
-        That holds for every stream that exists when an instance learns of it, also one that is not opened yet, and
-        whatever its reader does. Streams that are subscribed afterwards are not affected: to keep a client out is up
-        to the application. Other instances learn of it as of an ephemeral event, through the store (`Ephemerals`) or
-        the router: soon, and not at all while those are down.
+        This applies to every stream that exists when an instance is informed, even if it has not been opened yet or
+        its reader is busy. Streams that are created afterwards are not affected: keeping a client out is up to the
+        application. Other instances are informed in the same way as of an ephemeral event, through the store
+        (`Ephemerals`) or the router: soon, but not at all while those are down.
 
         Args:
-            user: whose streams end; also those that read this user's log among others.
-            reason: for the readers, at most 255 characters.
+            user: the user whose streams end, including streams that also read other logs.
+            reason: shown to the readers, at most 255 characters.
 
         Raises:
             InvalidEventError: `user` is not a user id.
-            UsageError: `reason` is not a text of at most 255 characters.
+            UsageError: `reason` is not a str of at most 255 characters.
             ClosedError: the notifier is closed.
 
         Order: none.
-        Cancellation: the streams here have ended, and perhaps those elsewhere.
+        Cancellation: the streams in this process have ended, and perhaps those in others.
         Cost: proportional to the user's open streams; one route.
         """
         self._check_open()
         check_user(user)
         text: Any = reason
         if not isinstance(text, str) or len(text) > 255:
-            raise UsageError(f"reason must be a text of at most 255 characters, not {reason!r:.80}")
+            raise UsageError(f"reason must be a str of at most 255 characters, not {reason!r:.80}")
         self._guard.check()
         self._parts.fan_out.command(DISCONNECT, plain(user), {"reason": plain(text)})
         await let_routes_start()
@@ -527,24 +528,24 @@ class Notifier(Generic[Pushed]):
         """Return a stream of a user's events: first those in the log after `last_id`, then live ones.
 
         Args:
-            user: the user whose events are yielded; several users, whose logs one stream then reads: `MergedStream`.
+            user: the user whose events are yielded; or several users, whose logs one `MergedStream` reads.
             last_id: None or `""`: from now on, fixed when the stream is entered or at the first `next`. `"0"`: all
-                that is retained. A datetime: everything since then. A `last_id` of a stream: everything after it. One
-                of a stream of several logs is exact for each log that it holds; a log that it lacks starts from now,
-                and one that is not among the users is ignored. Any other position applies to every log, and an id then
-                counts as the time that it contains.
+                that is retained. A datetime: everything since then. The `last_id` of a stream: everything after it. The
+                `last_id` of several logs has an exact position for each of them; a log without one starts from now,
+                and positions of logs that are not among the users are ignored. With several users, any other position
+                applies to every log, and an id counts as the time that it contains.
             signals: also yield `notify.gap` (payload: reason, from, to) and `notify.sync` (the replay is over).
             track: whether the open stream makes its user present.
             max_lag: live events that the reader may be behind before the stream ends with `SlowConsumerError`. None: a
                 slow reader just reads the log later, and costs nothing.
             expires_at: when the stream ends as if by `disconnect`, with the reason `"expired"`; a datetime with a time
-                zone. The wall clock counts; that it was set is noticed within a second.
+                zone. It is compared with the wall clock; a change of that clock is noticed within a second.
 
         Raises:
             InvalidEventError: `user` is not a user id.
             InvalidEventIdError: `last_id` is not a position.
             UsageError: `expires_at` is not a datetime with a time zone; or no user is named, or more than 100.
-            UsageError: signals, max_lag or several users, of a stream store without a `LiveLog` in `live`.
+            UsageError: `signals`, `max_lag` or several users, with a stream store that has no `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
         self._check_open()
@@ -576,10 +577,10 @@ class Notifier(Generic[Pushed]):
     async def check(self, timeout: float | None = None) -> Health:
         """Try every part once, all at the same time, and return a verdict.
 
-        The store is read, presence is asked, and a probe goes through each router to this very instance and is awaited
-        back. A stream store that knows whether it receives new events has to prove it to a stream. An outbox is named
-        if events in it wait for more than a minute, or were set aside. A router with `every_event` is not sent a probe:
-        it is well unless the latest event failed. A part that fails is reported, not raised.
+        The store is read, presence is asked, and each router has to carry a probe to this very instance. A stream store
+        that knows whether it receives new events has to prove it to a stream. An outbox fails if events in it have
+        waited for more than a minute, or were set aside. A router with `every_event` is not sent a probe: it fails if
+        the latest event did not reach it. A part that fails is reported, not raised.
 
         Args:
             timeout: seconds after which a part that has not answered has failed; the notifier's by default.
@@ -619,12 +620,12 @@ class Notifier(Generic[Pushed]):
     async def drain(self, window: float = 5.0) -> None:
         """End the streams, spread over a window so that their clients do not all reconnect at once; let pushes finish.
 
-        New subscriptions raise ClosedError; pushes go on until `aclose`.
+        New subscriptions raise ClosedError; pushes are accepted until `aclose`.
 
         Args:
             window: seconds over which the streams end.
 
-        Cancellation: some streams have ended, the rest go on; drain again.
+        Cancellation: some streams have ended, the others stay open; call it again.
 
         Raises:
             UsageError: called from another event loop.
@@ -641,8 +642,8 @@ class Notifier(Generic[Pushed]):
     async def aclose(self) -> None:
         """End every stream, let pushes finish, release presence and stop. Idempotent.
 
-        Takes at most about twice `timeout` seconds, also if a store ignores cancellation. Where the notifier's event
-        loop has ended before, and in a forked process, what needs no event loop is released, without waiting.
+        Takes at most about twice `timeout` seconds, even if a store ignores cancellation. If the notifier's event loop
+        has already ended, or in a forked process, it releases what needs no event loop, without waiting.
         Cancellation: takes effect only after everything is released.
 
         Raises:

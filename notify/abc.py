@@ -114,7 +114,7 @@ class Store(Protocol):
 
     Ids follow the rules of `notify.ids`. `Page.of` finds the value of `Page.gap` from three positions.
     Exceptions other than the library's own reach the caller as the cause of a `BackendError`. Every method returns or
-    raises within seconds, also while the backend does not answer.
+    raises within seconds, even while the backend does not answer.
 
     Limits that a table may rely on: a user, key or group has 1 to 255 bytes of UTF-8 without control characters, `meta`
     at most 8,192 characters in all, a type at most 128 characters of `[A-Za-z0-9_.:-]`.
@@ -146,7 +146,7 @@ class Store(Protocol):
 
         Args:
             user: the user whose log is read; an unknown user has an empty one.
-            after: a canonical id, whether or not the log ever held it; `"0"` for the beginning.
+            after: a canonical id, whether or not the log ever contained it; `"0"` for the beginning.
             limit: at least 1.
 
         Raises:
@@ -322,7 +322,8 @@ class Stream(Protocol):
 
         Raises:
             TimeoutError: no event came in time.
-            ClosedError: the stream, its notifier or its store is closed.
+            ClosedError: the stream, its notifier or its store is closed. After `disconnect` or at `expires_at`:
+                `DisconnectedError`.
             BackendUnavailableError: the stream could not be opened. Once open, it recovers by itself.
             UsageError: another task is waiting in `next` of this stream.
 
@@ -352,15 +353,15 @@ class Stream(Protocol):
 
 @runtime_checkable
 class MergedStream(Stream, Protocol):
-    """One reader's path through several logs, which `event.user` tells apart.
+    """One reader's path through several logs; `event.user` says which log an event is from.
 
-    Everything that a `Stream` promises holds for each log: order, resuming, gaps. Between logs there is no promise but
+    Everything that a `Stream` promises holds for each log: order, resuming, gaps. Between logs, the only promise is
     that the first replay is merged by id. `last_id` is a token with a position for each log whose position is fixed;
-    it consists of ASCII letters, digits and `.-_~`, has less than 7 KB, and is the plain id while there is one log.
+    it consists of ASCII letters, digits and `.-_~`, is shorter than 7 KB, and is a plain id while there is one log.
 
-    `notify.gap` names its log in `event.user`. `notify.sync` comes once, when the replay of all logs is over; it
-    belongs to no log, so its user is empty, and its id is the token. A broadcast is yielded once. Every log counts as
-    presence of its user. If one of the users is disconnected, the stream ends.
+    `notify.gap` names its log in `event.user`. `notify.sync` is yielded once, when the replay of all logs is over; it
+    belongs to no log, so its user is empty, and its id is the token. A broadcast is yielded once. Every one of the
+    users counts as present. If one of them is disconnected, the stream ends.
     """
 
     @property
@@ -369,23 +370,23 @@ class MergedStream(Stream, Protocol):
 
     @abstractmethod
     def add(self, user: str, position: Position = None) -> Awaitable[None]:
-        """Read one more log, from this position on. Takes effect at once; nothing happens if it is read already.
+        """Read one more log, from this position on. Takes effect at once; does nothing if the log is read already.
 
-        What it returns can be awaited: then the position of the log is fixed, and `last_id` holds it. A token of
-        `last_id` is a position too.
+        Awaiting the result waits until the position of the log is fixed, so that `last_id` contains it. A `last_id` of
+        several logs is accepted as a position too.
 
         Raises:
             InvalidEventError: `user` is not a user id.
             InvalidEventIdError: `position` is not a position.
-            UsageError: the stream reads 100 logs.
+            UsageError: the stream already reads 100 logs.
             ClosedError: the stream is closed.
         """
 
     @abstractmethod
     def remove(self, user: str) -> Awaitable[None]:
-        """Stop reading a log. Takes effect at once: no event of it is yielded after this, and `last_id` lacks it.
+        """Stop reading a log. Takes effect at once: none of its events is yielded after this, and `last_id` omits it.
 
-        Nothing happens if it is not read. There is nothing to wait for; that it can be awaited makes it like `add`.
+        Does nothing if the log is not read. The result can be awaited, as that of `add`, but never waits.
 
         Raises:
             UsageError: it is the only log of the stream.
@@ -532,18 +533,18 @@ class Liveness(Protocol):
 class Ephemerals(Protocol):
     """A `StreamStore` that carries events which are not stored to the streams of every process.
 
-    With it, ephemeral events, broadcasts and `Notifier.disconnect` need no router. What another process has sent is
-    given to `LiveLog.deliver`; an echo of what this process has sent does no harm there.
+    With it, ephemeral events, broadcasts and `Notifier.disconnect` need no router. The store passes each event that
+    another process has sent to `LiveLog.deliver`; an echo of this process's own events does no harm there.
     """
 
     @abstractmethod
     def send_ephemeral(self, event: Event) -> None:
-        """Soon send an event without an id to every other process on this store. Never waits.
+        """Queue an event without an id, to be sent soon to every other process on this store. Never waits.
 
         Best effort: an outage or an overload may lose it. The store then logs the outage and raises nothing.
 
         Args:
-            event: `event.user` is whom it is for; empty for every open stream. Its wire form (`Event.to_bytes`) may
+            event: `event.user` is the recipient; empty for every open stream. Its wire form (`Event.to_bytes`) may
                 exceed 64 KiB by the size of `meta`.
 
         Raises:
@@ -551,7 +552,7 @@ class Ephemerals(Protocol):
             UsageError: called from another event loop, or after a fork.
 
         Order: events for one user arrive in the order of the calls.
-        Cost: one message for each process that may have streams for it, also for a broadcast.
+        Cost: one message for each process that may have streams for it, even for a broadcast.
         """
 
 
@@ -561,12 +562,12 @@ class Forget(Protocol):
 
     @abstractmethod
     async def forget(self, user: str) -> int:
-        """Erase all that the store holds about this user, and return how many events that were.
+        """Erase everything that the store holds about this user, and return the number of events erased.
 
         Nothing is left: no events, keys, head or other trace of the user's id. The log begins again with the next save;
-        a reader whose position was in the old one gets a gap (`expired`). A save at the same time either is erased or
-        begins the new log. Ids of the new log are greater than those of the old one: since its head is gone too, erase
-        it only once the clock has passed the millisecond of the last id.
+        a reader whose position was in the old one gets a gap (`expired`). A concurrent save is either erased or begins
+        the new log. Ids of the new log have to be greater than those of the old one, although its head is gone too: so
+        erase the log only once the clock has passed the millisecond of its last id.
 
         Raises:
             BackendUnavailableError: not reachable; some of it may be erased already; safe to repeat.
@@ -580,7 +581,7 @@ class Forget(Protocol):
 
 @runtime_checkable
 class Prepare(Protocol):
-    """A store that needs tables or files to exist. The first save creates them too, if it may; reading never does."""
+    """A store that needs tables or files. The first save creates them if it has the right to; reading never does."""
 
     @abstractmethod
     async def prepare(self) -> None:
@@ -592,7 +593,7 @@ class Prepare(Protocol):
 
         Cancellation: some of it may exist already; safe to repeat.
         Concurrency: any number of tasks and processes.
-        Cost: one round trip where all is in place.
+        Cost: one round trip if nothing is missing.
         """
 
     @abstractmethod
@@ -602,12 +603,12 @@ class Prepare(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in the outbox of a store.
+    """How many events wait in the outbox of a store.
 
     Attributes:
         waiting: events that no relay has moved to their logs yet; counted up to 10,000.
         age: seconds for which the oldest of them has waited.
-        dead: events that were set aside because no log may hold them; counted up to 10,000.
+        dead: events that were set aside because `push` would refuse them; counted up to 10,000.
     """
 
     waiting: int = 0
@@ -622,11 +623,11 @@ class HasOutbox(Protocol):
     @property
     @abstractmethod
     def last_backlog(self) -> Backlog:
-        """What was found when it was last looked at, which the store does every minute."""
+        """The backlog when the store last looked, which it does every minute."""
 
     @abstractmethod
     async def backlog(self) -> Backlog:
-        """Return what waits now.
+        """Return the backlog as it is now.
 
         Raises:
             BackendUnavailableError: not reachable.

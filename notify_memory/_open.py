@@ -1,7 +1,7 @@
 """The entry point of `notify.stores`: a memory store from a URL whose query may name its options.
 
-Each `memory://` is a store of its own. What `memory://NAME` holds is shared by all that open it under this name in one
-process, until the last of them is closed: then its events are gone, and the name is free.
+Each `memory://` is a store of its own. All stores opened as `memory://NAME` in one process share their events, until
+the last of them is closed: then the events are gone, and the name is free.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def memory_store(
     key_window: float = 86_400.0,
     clock: Callable[[], float] = time.time,
 ) -> MemoryStreamStore | NamedMemoryStore:
-    """Return a store of its own, or with a name one that shares its events."""
+    """Return a store of its own, or, with a name, one that shares its events."""
     options: dict[str, Any] = {"max_len": max_len, "max_age": max_age, "key_window": key_window, "clock": clock}
     return NamedMemoryStore(name, **options) if name else MemoryStreamStore(**options)
 
@@ -170,9 +170,10 @@ def _name_of(url: str) -> tuple[str]:
     """
     parts = StoreUrl.parse(url)
     if parts.options:
-        raise UsageError(f"a memory store has no option {', '.join(parts.options)}")
+        names = ", ".join(parts.options)
+        raise UsageError(f"a memory store has no option {names}; its options are max_len, max_age and key_window")
     if parts.username or parts.path or len(parts.hosts) > 1 or any(port for _, port in parts.hosts):
-        raise UsageError("the URL of a memory store is memory:// or memory://NAME, without more")
+        raise UsageError("the URL of a memory store is memory:// or memory://NAME, with nothing else but options")
     return (parts.hosts[0][0] if parts.hosts else "",)
 
 

@@ -68,7 +68,7 @@ def _discard(task: asyncio.Task[Any]) -> None:
 
 
 def _tls(dsn: Dsn) -> dict[str, Any]:
-    """Return the argument that makes the driver trust what the system trusts; it knows only files."""
+    """Return the argument that makes the driver, which accepts only files, trust what the system trusts."""
     if dsn.tls.get("sslrootcert") != "system":
         return {}
     context = ssl.create_default_context()
@@ -78,7 +78,7 @@ def _tls(dsn: Dsn) -> dict[str, Any]:
 
 
 def _usage_error(dsn: Dsn, error: Exception) -> UsageError | None:
-    """Return the error for what the caller has to mend; None where the server or the network failed."""
+    """Return the error if the caller has to change something; None if the server or the network failed."""
     state = getattr(error, "sqlstate", None) or ""
     text = str(error).partition("\n")[0]
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -114,7 +114,9 @@ def _usage_error(dsn: Dsn, error: Exception) -> UsageError | None:
         try:
             getpass.getuser()
         except Exception:
-            return UsageError("the DSN names no user, and the system has no name for the user of this process")
+            return UsageError(
+                "the DSN names no user, and the system has no name for the user of this process: write postgresql://USER@HOST"
+            )
     return None
 
 

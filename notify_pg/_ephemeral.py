@@ -3,8 +3,8 @@
 A further channel would wake every process twice. The payload of an event begins with a mark, and then its target: the
 short key of a user, by which a process without open streams of that user drops it unread, or `*` for a broadcast.
 
-Sending never waits: events queue up while a statement is in progress, and one statement carries all that have. The
-queue is bounded; where it is full, or NOTIFY fails, events are lost, which is logged once.
+Sending never waits: events queue up while a statement is in progress, and the next statement carries them. The queue is
+bounded; if it is full, or NOTIFY fails, events are lost, which is logged once.
 """
 
 from __future__ import annotations

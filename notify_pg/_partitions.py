@@ -1,8 +1,9 @@
 """The daily partitions of the events: which days lack one, creating it, and emptying the default partition.
 
 Ids hold the time, so a range of ids is a range of time. Events for which there is no partition go into the default one:
-nothing is lost, but no partition can be attached whose events are in there. So the events are moved in the transaction
-that attaches it, up to `PIECE` of them: a day that holds more of them becomes several partitions.
+nothing is lost, but a partition cannot be attached while events of its range are in the default one. So the events are
+moved in the transaction that attaches it, up to `PIECE` of them: a day that holds more of them becomes several
+partitions.
 
 A partition is known by its bounds, not by its name: other programs may have attached some, too.
 """
@@ -24,10 +25,10 @@ DAYS_AHEAD: Final = 2
 """Days whose partitions exist before they begin."""
 
 LOCK_WAIT: Final = "SET LOCAL lock_timeout = '200ms'"
-"""Longer, and pushes would queue up behind a change of partitions that waits for a long query; it is retried later."""
+"""With a longer wait, pushes would queue up behind a change of partitions and a long query; the change is retried."""
 
 MOVE_WAIT: Final = "SET LOCAL lock_timeout = '1s'"
-"""To move events takes as long anyway, and on a busy server there is seldom a moment without a push."""
+"""Moving events takes as long anyway, and on a busy server there is seldom a moment without a push."""
 
 PIECE: Final = 20_000
 """Events that one transaction moves out of the default partition. Pushes and reads wait: up to a second if busy."""

@@ -38,7 +38,7 @@ class SaveQueue:
     """Waiting saves.
 
     Invariants:
-        I1. A user is in `_ready`, once, exactly if saves of it wait and none is in flight.
+        I1. A user is in `_ready`, once, if and only if saves of that user wait and none is in flight.
         I2. No two batches in flight have a user in common, and one user's saves leave in the order in which they came.
     """
 

@@ -7,7 +7,7 @@
 | unreachable | the doubt has lasted for `GRACE` seconds | knocks once more, and fails within `KNOCK` seconds |
 
 From the first failure on, one task probes the server by connecting. Its first success ends doubt and outage, so the
-next call works without having to find out. If the part whose task it is closes, the next call begins again. An attempt
+next call works at once. If the part that owns the task closes, the next call begins again. An attempt
 that was made while the server was silent may hang on, so a call knocks: it starts a fresh attempt, with others.
 """
 
@@ -29,13 +29,13 @@ GRACE: Final = 1.0
 """Seconds for which calls wait for a server that has just gone away."""
 
 KNOCK: Final = 0.025
-"""Seconds for which a call waits whether a server that was unreachable answers again."""
+"""Seconds for which a call waits to see whether a server that was unreachable answers again."""
 
 KNOCK_PAUSE: Final = 0.1
 """Seconds between two fresh attempts to connect that calls start."""
 
 SUSPECT: Final = 0.5
-"""Seconds, at least, without an answer to a statement after which it is tried whether the server answers at all."""
+"""Seconds, at least, without an answer to a statement, after which the server is checked for being reachable at all."""
 
 
 class Reachability:
@@ -163,8 +163,8 @@ class ServerWatch:
         backend: the part's name.
         probe: opens a connection within a number of seconds, and closes it.
         timeout: returns the seconds of one call.
-        asks: whether to try a connection when a statement is not answered. Not so with a pool of the caller's, which
-            may have none to give.
+        asks: whether to try a connection when a statement is not answered. False for a pool of the caller's, which
+            may have none available.
 
     Attributes:
         listeners: called when the server is found to be unreachable.
@@ -230,7 +230,7 @@ class ServerWatch:
         self._last_answer = time.monotonic()
 
     def end(self, use: object) -> None:
-        """Note that a statement has ended, whichever way."""
+        """Note that a statement has ended, with or without an answer."""
         del self._in_use[use]
 
     def start(self, function: Callable[[], Awaitable[object]]) -> None:
@@ -239,7 +239,7 @@ class ServerWatch:
             self._tasks.start(function)
 
     async def aclose(self) -> None:
-        """End the tasks. If one of them was to find the server again, the next call of another part does."""
+        """End the tasks. If one of them was probing the server, the next call of another part takes over."""
         if self._server is not None:
             self._server.listeners.discard(self._tell)
         await self._tasks.aclose(1.0)
@@ -266,7 +266,7 @@ class ServerWatch:
             asyncio.get_running_loop().call_later(self._patience, self._look)
 
     def _look(self) -> None:
-        """Try a connection if the oldest statement, and every other one since it was sent, is without an answer."""
+        """Try a connection if neither the oldest statement nor any sent since has been answered."""
         self._is_looking = False
         use, since = next(iter(self._in_use.items()), (None, 0.0))
         if use is None:

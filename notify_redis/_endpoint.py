@@ -3,7 +3,7 @@
 A client is a description: its address, login, TLS and the other settings of its connections are used; it is neither
 used itself nor closed. What it says about its calls has no effect, because the library makes its calls itself:
 `socket_timeout`, `retry`, `retry_on_error`, `retry_on_timeout`, `health_check_interval`, `protocol`,
-`decode_responses`, `max_connections`, `single_connection_client`, and of a cluster what it says about reads and
+`decode_responses`, `max_connections`, `single_connection_client`, and the settings of a cluster client for reads and
 retries. The same settings in a URL have no effect either, so that a URL can be shared with other programs. What the
 library cannot honour otherwise is refused by its name.
 """
@@ -62,7 +62,7 @@ _OBJECTS: Final = (
 """Options that text cannot express."""
 
 _DRIVER_TIMEOUT: Final = signature(Redis).parameters["socket_connect_timeout"].default
-"""The driver's own `socket_connect_timeout`: a client that has it was not told another one."""
+"""The driver's default `socket_connect_timeout`: a client that has this value was given no other."""
 
 _UNKNOWN: Final = re.compile(r"unexpected keyword argument '\w+'")
 

@@ -1,4 +1,4 @@
-"""What is carried to other processes and not stored: ephemeral events, broadcasts, and the library's commands.
+"""Events that are sent to other processes and not stored: ephemeral events, broadcasts, and the library's commands.
 
 A message goes to its user's channel, or to the one channel of broadcasts, so a broadcast is one message for each
 process. The script that sends it (`_lua/tell.lua`) announces it as `_wake` describes. All of it is best effort: what
@@ -42,7 +42,7 @@ SEND_TIMEOUT: Final = 2.0
 """Seconds after which a message without a reply counts as lost."""
 
 MARK: Final = b"~ "
-"""What a message that is not stored begins with; an announcement begins with an id."""
+"""The first byte of a message that is not stored; an announcement begins with an id."""
 
 
 def encode_message(event: Event) -> bytes:
@@ -76,7 +76,7 @@ class EphemeralSender:
     Args:
         client: knows the masters.
         names: of channels.
-        streams: what the script is given.
+        streams: the arguments of the script.
     """
 
     def __init__(self, client: RedisClient, names: RedisNames, streams: WakeStreams) -> None:
@@ -188,7 +188,7 @@ class EphemeralSender:
         self._note_settled()
 
     def _note(self, failure: Exception | None, refused: bytes | None, *, sent: bool) -> None:
-        """Log what went wrong, once for each outage; a refused PUBLISH is one where only PUBLISH would do."""
+        """Log a failure, once for each outage; a refused PUBLISH is one if readers can only be reached by PUBLISH."""
         if refused is not None and self._streams.always:
             self._streams.stop_publishing()
         elif refused or failure:
@@ -197,7 +197,7 @@ class EphemeralSender:
             self._outage.recovered()
 
     def _locate(self, found: Iterable[Disposition], node: RedisNode | None = None) -> None:
-        """Find the masters, or what a master's errors require, in a task; then go on."""
+        """In a task, find the masters, or do what a master's errors require; then continue."""
         if not self._locating:
             self._locating = True
             try:
@@ -226,7 +226,7 @@ class EphemeralSender:
             self._note_settled()
 
     async def _connect(self) -> None:
-        """Connect to the masters that are new, so that none gets its messages much later than the others do."""
+        """Connect to new masters, so that none gets its messages much later than the others."""
         fresh = [node for node in self._client.nodes if node not in self._connected]
         self._connected = {*self._client.nodes}
 

@@ -62,7 +62,7 @@ _known: WeakValueDictionary[str, Reach] = WeakValueDictionary()
 
 
 def reach_of(server: str) -> Reach:
-    """Return what is known of a server, by whatever names it within this process."""
+    """Return what is known of a server, by a key that identifies it within this process."""
     found = _known.get(server)
     if found is None:
         found = _known[server] = Reach()

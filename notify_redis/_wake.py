@@ -1,11 +1,11 @@
-"""Telling other processes: what is announced where, and sending what is not stored.
+"""Announcing events to other processes: what is announced where, and by which commands.
 
 An event is announced by the script that appends it, in the same step (`_lua/push.lua`). There are two ways:
 
 - It is published on its user's channel: `wake="pubsub"`, see `_listen`.
 - It is appended to the *wake stream* of its master, which every process reads: `wake="xread"`, see `_xread`.
 
-A process reads in one way, but writes in both, so that processes with different `wake` tell each other everything:
+A process reads in one way, but writes in both, so that processes with different `wake` receive everything:
 
 - A wake stream is written while a process reads it: each reader keeps the stream's counter, which expires WAKE_TTL
   after the last reader has gone. A pusher with `wake="xread"` creates it too, since it knows that there are readers.
@@ -19,9 +19,10 @@ A wake stream:
   does not declare a key; a slot that is being moved is out of reach, and `_xread` copes with that.
 - An entry holds pairs of a channel and a message, those of one call of a script: 32 events cost one command.
 - The id of an entry is `epoch-bytes`: when the counter was created, and how many bytes of pairs were appended since. So
-  entries are chained: what a reader misses shows. And the stream is bounded by its bytes, whatever the size of events.
-- A message that is not stored names its user by a digest, so that nothing in a wake stream has to be found by `forget`
-  but announcements of stored events.
+  entries are chained, so a reader notices what it has missed. The stream is bounded in bytes, whatever the size of
+  events.
+- A message that is not stored names its user by a digest, so that `forget` has to find only announcements of stored
+  events in a wake stream.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ BROADCASTS: Final = 0
 
 
 class WakeStreams:
-    """The names that scripts are given to announce something.
+    """The names that scripts need to announce an event.
 
     Args:
         client: knows which master has which partition.
@@ -92,9 +93,9 @@ class WakeStreams:
 
 
 ARGUMENTS: Final = 7
-"""How many arguments `WakeStreams.arguments` are."""
+"""The number of arguments that `WakeStreams.arguments` returns."""
 
 
 def digest(channel: bytes) -> bytes:
-    """Return the name that a channel has in a wake stream where its messages are not stored."""
+    """Return the name in a wake stream of a channel whose messages are not stored."""
     return blake2b(channel, digest_size=12).hexdigest().encode()

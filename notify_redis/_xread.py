@@ -4,17 +4,17 @@ What one connection does:
 
 1. *Connect* to the master. Load and call the script that keeps the wake stream for its readers; it returns where the
    stream ends. Ask which run of the server this is.
-2. *Resume* at the place that was reached before, if the server is the same and has not been restarted: what was
-   appended in between is read now, so nothing else has to be read. Otherwise begin at the end; what was missed is found
+2. *Resume* at the place that was reached before, if the server is the same and has not been restarted: entries that
+   were appended in between are read now, so no log has to be read. Otherwise begin at the end; missed events are found
    in the logs (`on_gap(None)`).
-3. *Read*: XREAD blocks until something is appended, at most `probe_interval`. Entries are chained, so one that was
-   trimmed, or lost with a failover, shows: then the logs are read too.
-4. *Probe*: every `probe_interval`, ask over the command connection where the stream ends. A reader that has not got
-   there an interval later, or that has got further, reads something else than pushes write: the connection is replaced.
-   So it is when it is silent for two intervals.
+3. *Read*: XREAD blocks until something is appended, at most `probe_interval`. Entries are chained, so a trimmed
+   entry, or one that a failover lost, is noticed: then the logs are read too.
+4. *Probe*: every `probe_interval`, ask over the command connection where the stream ends. If an interval
+   later the reader has not reached that place, or is beyond it, it does not read the stream that pushes write to: the
+   connection is replaced. It is also replaced if it is silent for two intervals.
 
 Reconnecting, backoff and looking up the masters are as in `_listen`, and `WakeReader` has the methods that the store
-uses of `Subscriptions`. Channels cost the server nothing here: which ones are open only decides what is passed on.
+uses of `Subscriptions`. Channels cost the server nothing here: messages of channels that are not open are skipped.
 
 | State      | Event                                  | Next                                                       |
 |------------|----------------------------------------|------------------------------------------------------------|
@@ -78,7 +78,7 @@ class _WakeMaster:
     Attributes:
         partition: of its wake stream.
         place: the id of the last entry that was passed on.
-        is_lost: whether that place says nothing any more, so that reading begins at the end.
+        is_lost: whether that place is no longer valid, so that reading begins at the end.
         run: which run of the server that place is of.
         is_receiving: whether a read is under way.
         left_at: when a connection was lost last, by the monotonic clock; -inf if the server refuses to be read.
@@ -108,7 +108,7 @@ class _WakeMaster:
 
 
 class WakeReader:
-    """What this process is told through wake streams.
+    """What this process receives through wake streams.
 
     Args:
         client: knows the masters, and connects to them.
@@ -153,7 +153,7 @@ class WakeReader:
 
     @property
     def is_reliable(self) -> bool:
-        """Whether nothing has to be looked for: it is received, or will be soon, since reading goes on where it was."""
+        """Whether no log has to be polled: events arrive, or will soon, because reading continues where it stopped."""
         now = time.monotonic()
         return (
             bool(self._masters)
@@ -303,7 +303,7 @@ class WakeReader:
                 await anyio.lowlevel.checkpoint()
 
     async def _probe(self, master: _WakeMaster) -> None:
-        """Raise once pushes write somewhere else than this process reads, or nothing is heard: step 4."""
+        """Raise if pushes write to another stream than this process reads, or nothing is received: step 4."""
         patience = SILENT_PROBES * self._interval
         master.heard_at = answered_at = time.monotonic()
         due = last = master.place
@@ -364,7 +364,7 @@ class WakeReader:
             self._client.start(self._settle)
 
     async def _settle(self) -> None:
-        """Look once more, when the last pusher must have learned of the new layout."""
+        """Check once more, when the last pusher must have noticed the new layout."""
         await anyio.sleep(SETTLING)
         self._on_gap(None)
 

@@ -1,11 +1,11 @@
-"""Waiting for the next commit to a file, in a connection's thread: told by the system, or by looking again and again.
+"""Waiting for the next commit to a file, in a connection's thread: by inotify, or by polling.
 
-Linux tells of changed files (inotify). Writes to the WAL come too early: they are made before the commit is flushed and
+Linux reports changed files (inotify). Writes to the WAL come too early: they are made before the commit is flushed and
 visible. So after a commit that concerns other processes, this library's writers set the times of the WAL file, and
 that is what is watched: one wake-up for each such commit, at the right moment.
 
-Where the system does not tell (another system, no `inotify_simple`, the limit of watches is reached, a file system that
-does not take part), the waiter only sleeps for the poll interval. Which one is in use is found out, not configured.
+Where inotify reports nothing (another system, no `inotify_simple`, the limit of watches is reached, a file system that
+does not support it), the waiter only sleeps for the poll interval. Which one is used is detected, not configured.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PollingWaiter:
 
 
 class SystemWaiter:
-    """Waits until the system tells that the times of a file were set.
+    """Waits until inotify reports that the times of a file were set.
 
     Args:
         path: the file.
@@ -91,7 +91,7 @@ class SystemWaiter:
             raise
 
     def wait(self, seconds: float) -> bool:
-        """See `ChangeWaiter.wait`. Looks for a WAL file that was created again each time that nothing was told."""
+        """See `ChangeWaiter.wait`. Looks for a WAL file that was created again whenever nothing was reported."""
         ready = [handle for handle, _ in self._poll.poll(max(seconds, 0) * 1000)]
         self.told = self._inotify.fileno() in ready
         if self.told:
@@ -122,7 +122,7 @@ class SystemWaiter:
 
 
 def make_waiter(path: str, interval: float) -> ChangeWaiter:
-    """Return a waiter for the changes of a file: one that the system tells, if it does."""
+    """Return a waiter for the changes of a file: by inotify if possible."""
     if INotify is not None:
         with suppress(OSError, AttributeError):  # AttributeError: the C library has no inotify
             return SystemWaiter(path)

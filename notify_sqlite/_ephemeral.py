@@ -34,11 +34,11 @@ MAX_PENDING: Final = 1000
 """Events that wait to be written at most; beyond that the oldest are lost."""
 
 Sent: TypeAlias = tuple[str, bytes, float]
-"""The user, the wire form, and until when it is worth to be written, by `time.monotonic`."""
+"""The user, the wire form, and until when it is worth writing, by `time.monotonic`."""
 
 
 class SQLiteEphemerals:
-    """What waits to be written, and the end of what was written.
+    """Ephemeral events that wait to be written, and the removal of those that were.
 
     Args:
         database: written to.
@@ -89,7 +89,7 @@ class SQLiteEphemerals:
             self._database.services.start(self._expire)
 
     def failed(self, sent: Sequence[Sent], error: NotifyError, *, retry: bool) -> None:
-        """Note that what was taken is not written; put back what is still worth it."""
+        """Note that the events that were taken are not written; put back those that are still worth writing."""
         now = time.monotonic()
         again = [each for each in sent if retry and each[2] > now]
         self._pending.extendleft(reversed(again))
@@ -97,7 +97,7 @@ class SQLiteEphemerals:
             self._outage.failed(error)
 
     async def _expire(self) -> None:
-        """Remove the rows of every process that are too old, until those of this one are."""
+        """Remove rows of every process that are too old, until those of this process have been removed."""
         try:
             while (left := self._sent_at + KEPT - time.monotonic()) > 0:  # noqa: ASYNC110 - it waits for the clock
                 await anyio.sleep(left + 0.1)

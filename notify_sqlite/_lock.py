@@ -138,7 +138,7 @@ class FileLock:
 
 
 def holders(path: str, kind: str, first: int = 0, last: int = 0) -> list[int]:
-    """Return the processes that hold a lock on this file, as far as the system shows them; those elsewhere are 0.
+    """Return the ids of the processes that hold a lock on this file; 0 for one that the system does not show here.
 
     Args:
         path: the file.

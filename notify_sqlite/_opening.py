@@ -85,7 +85,7 @@ class SQLiteFile:
             self._identity.check()
 
     def check_place(self) -> None:
-        """Raise UsageError if the file may not be where it is, FileReplacedError if it is another one than before."""
+        """Raise UsageError if the file's location is not supported, FileReplacedError if the file was replaced."""
         if not self._network:
             check_local(self.path)
         self.check()

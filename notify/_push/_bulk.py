@@ -107,13 +107,13 @@ class Bulk:
         else:
             await self._save_each(self._writer, saves)
         for save in saves:
-            while not save.accepted:  # another push has accepted it, and its presence is being asked
+            while not save.accepted:  # another push has accepted it, and its presence check is in progress
                 await save.waiter
             if not save.absent and save.outcome is None and self._writer is not None:
                 await self._writer.outcome(save)
 
     async def _save_each(self, writer: Writer, saves: Sequence[Save]) -> None:
-        """Save one by one in a store that cannot do better, some at once."""
+        """Save with `save` in a store that cannot `save_many`, several at a time."""
         slots = anyio.Semaphore(CONCURRENT_SAVES)
 
         async def finish(save: Save) -> None:
@@ -130,7 +130,7 @@ class Bulk:
                     slots.release()
 
     def _take(self, save: Save) -> bool:
-        """Return whether an event is still to be accepted; from here on it is not."""
+        """Return whether an event still has to be accepted, and note that it no longer has to be."""
         user = save.event.user
         if self.unsent.get(user) is not save:
             return False

@@ -1,4 +1,4 @@
-"""Where an event goes beside the log: to the local streams, to the routers, and from the routers to the streams.
+"""Where an event goes besides the log: to the local streams, to the routers, and from the routers to the streams.
 
 A route that fails delays nothing: the event still arrives through the log. Presence is asked only once the event is
 stored, and only to route it: a user who connects in between is found, and a tracker that is slow delays no push.
@@ -54,8 +54,8 @@ class FanOut:
         name: the store's, for errors.
         origin: marks ephemeral events of this notifier.
         live: the local streams.
-        ephemerals: the store, if it carries events to other processes that are not stored.
-        show_external: the same for the streams of a store without a `LiveLog`; ephemeral events only.
+        ephemerals: the store, if it carries events that are not stored to other processes.
+        show_external: shows ephemeral events to the streams of a store without a `LiveLog`.
         users: the users with streams open here.
         routes: one for each router.
         locator: asks where users are, if there is a tracker.
@@ -109,7 +109,7 @@ class FanOut:
                     sink.send(stored, None)
 
     def uncertain(self, event: Event) -> None:
-        """Note a push whose outcome is unknown: if its key is repeated, the sinks may not have had the event."""
+        """Note a push whose outcome is unknown: if its key is repeated, the sinks may have missed the event."""
         if self._sinks and event.key is not None:
             self._uncertain[event.user, event.key] = None
             if len(self._uncertain) > UNCERTAIN_KEYS:
@@ -185,7 +185,7 @@ class FanOut:
     async def probe(self, routes: Routes, receiver: RouteReceiver | None) -> None:
         """Route an event to this instance; with a receiving router, wait until it comes back.
 
-        A sink is not sent one: it would take it for an event.
+        A sink is sent no probe: it would take the probe for an event.
 
         Raises:
             BackendUnavailableError: the router does not receive, or the latest event did not reach the sink.

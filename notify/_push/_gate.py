@@ -29,7 +29,7 @@ class Gate:
         self._name = name
 
     def pass_through(self, save: Save, accept: Callable[[Save], None]) -> None:
-        """Accept a push, or ask for presence first where that decides: fixes its place. Never waits."""
+        """Accept a push, or first ask presence if that decides: fixes its place. Never waits."""
         user, locator = save.event.user, self.locator
         if locator is None or (
             user in self._users and not locator.answers_at_once and not locator.is_pending(user)
@@ -50,7 +50,7 @@ class Gate:
         wake(save.waiter)
 
     async def locate(self, saves: Sequence[Save]) -> None:
-        """Ask where the users of these pushes are, with one query, where that decides."""
+        """Ask where the users of these pushes are, with one query, if that decides."""
         if self.locator is not None:
             located = await self.locator.locate_many([save.event.user for save in saves])
             for save in saves:
@@ -58,7 +58,7 @@ class Gate:
                     save.locations = None if located is None else located.get(save.event.user, ())
 
     def admits(self, save: Save, accept: Callable[[Save], None]) -> bool:
-        """Return whether a push that was located may be accepted now; one behind a check of its user follows that."""
+        """Return whether a located push may be accepted now; otherwise it follows a pending check of its user."""
         if self.locator is not None and self.locator.is_pending(save.event.user):
             self.pass_through(save, accept)
             return False

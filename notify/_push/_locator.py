@@ -1,8 +1,8 @@
 """Presence checks of pushes: concurrent pushes share one query, in a task that the notifier owns.
 
-Answers come in the order of the requests, and are acted upon in the task that got them, not in the callers it wakes: an
-event loop may wake those in any order. While the tracker is known to hang, nothing waits for it: one check at a time
-finds out whether it answers again.
+Answers are given in the order of the requests, and acted upon in the task that received them, not in the callers that
+it wakes, because an event loop may wake those in any order. While the tracker is known to hang, nothing waits for it:
+one check at a time finds out whether it answers again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LOCATED_AT_ONCE: Final = 1000
 """Users in one query."""
 
 WAITING_AT_MOST: Final = 10_000
-"""Requests that may wait for an answer; further ones count as unknown, which is "online everywhere"."""
+"""Requests that may wait for an answer; the answer to further ones is unknown, which means "online everywhere"."""
 
 
 Request: TypeAlias = tuple[str, Callable[[Locations], None], bool]
-"""The user, what is called with the answer, and whether that decides about a save."""
+"""The user, the callback for the answer, and whether the answer decides about a save."""
 
 
 class Locator:
@@ -70,7 +70,7 @@ class Locator:
         """Ask where the user is connected. Never waits.
 
         Args:
-            user: who.
+            user: the user.
             then: called with the answer (empty: offline), in the order of the requests; with None if it is unknown.
             decides: whether the answer decides if the event is stored; later requests of the user must not overtake it.
         """

@@ -1,9 +1,10 @@
-"""Notices other processes that were given the same `instance_id`, and keeps events from being lost to that.
+"""Notices other processes that were given the same `instance_id`, so that no ephemeral events are lost between them.
 
-An event that is not stored goes to the instances that presence names, but not to one's own. A namesake would be taken
-for oneself. So an instance whose name was given sends a probe to that name when its router receives. An instance that
-gets one of another origin knows of a namesake, logs that once, sends a probe of its own, and from then on routes to the
-common name too: routers with a channel for each name then reach both.
+An event that is not stored is routed to the instances that presence names, except the own one. A process with the same
+name (a namesake) would be taken for the own instance. So an instance whose name was given sends a probe to that name
+when its router receives. If an instance receives a probe of another origin, it has a namesake: it logs that once, sends
+a probe of its own, and from then on routes to the common name too: routers with a channel for each name then reach
+both.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Namesakes:
         nonce = secrets.token_hex(8)
         probe = Event(self._instance_id, PROBE_TYPE, key=nonce, meta={ORIGIN: self._origin})
         try:
-            with suppress(Exception), anyio.fail_after(self._timeout):  # it says so when events are routed
+            with suppress(Exception), anyio.fail_after(self._timeout):  # the failure is logged when events are routed
                 await routes.router.route(probe, RoutingInfo(self._instance_id))
         finally:
             self._sending -= 1

@@ -27,7 +27,7 @@ from ._save import Save
 from ._writer import Writer, as_push_error, checked_event
 
 PUSHES_PER_YIELD: Final = 64
-"""Pushes to a store that answers at once, after which other tasks may run for a moment."""
+"""Pushes to a store that answers at once after which other tasks get a turn."""
 
 
 class Pipeline:

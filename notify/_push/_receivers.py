@@ -23,8 +23,8 @@ def _nothing() -> None:
 class RouteReceiver:
     """Runs the receiving half of one router, and restarts it after each failure.
 
-    A router that has raised, or has had `timeout` seconds for its first start, is known not to receive: nothing waits
-    for it any more. Streams rely on the log until it receives; then they catch up.
+    A router that has raised, or has not started within `timeout` seconds, is known not to receive: nothing waits for it
+    any more. Streams rely on the log until it receives; then they catch up.
 
     Attributes:
         name: the router's.
@@ -118,6 +118,6 @@ class Receivers:
             await receiver.ready()
 
     async def started(self) -> None:
-        """Wait for the first starts, and until other processes with this name are told of it."""
+        """Wait for the first starts, and until the probes for other processes with this name are sent."""
         await self.ready()
         await self.looked()

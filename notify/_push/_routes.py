@@ -28,7 +28,7 @@ class Routes:
 
     Attributes:
         name: the router's, in log lines and in the verdict of `Notifier.check`.
-        every_event: whether the router gets each stored event once, whatever presence says, and nothing else.
+        every_event: whether the router is a sink: it gets each stored event once, whatever presence says, and no other.
         instance_id: this instance's.
         shares_name: whether another process has the same instance id, so that events are routed to it too.
         last_failure: why the latest route failed; empty if it did not.

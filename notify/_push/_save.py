@@ -15,7 +15,7 @@ Locations: TypeAlias = Sequence[RoutingInfo] | None
 """Where to route an event once it is stored; None for every instance."""
 
 UNLOCATED: Final[Locations] = [RoutingInfo("unlocated")]
-"""The very object stands for: presence has not been asked yet."""
+"""This very object means that presence has not been asked yet."""
 
 
 class Save:
@@ -23,13 +23,13 @@ class Save:
 
     Attributes:
         event: the draft.
-        micros: its timestamp, which tells it from the first event of a repeated key.
+        micros: its timestamp, which distinguishes it from the first event of a repeated key.
         locations: where it is routed to once it is stored.
         outcome: the stored event or the error, once known.
         absent: whether the policy for absent users dropped it.
         accepted: whether its place among the saves of its user is fixed.
         waits_in: where it waits to be sent; None once it is on its way.
-        deadline: when it has failed, for a store that batches by itself.
+        deadline: when it counts as failed, for a store that batches by itself.
         waiter: what the caller waits on.
     """
 

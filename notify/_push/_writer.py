@@ -50,8 +50,8 @@ class Writer:
         I2. A user in the batch of a `save_all` has an entry in `_held`, where that user's later saves wait.
 
     Args:
-        store: saved to: by `save_soon` if it batches by itself, else in batches if it can `save_many`, else one save at
-            a time for each user.
+        store: where events are saved: by `save_soon` if it batches by itself, else in batches if it can `save_many`,
+            else one save at a time for each user.
         timeout: seconds after which a push without an answer has failed.
         max_pending: saves that may be in flight or waiting.
 
@@ -304,12 +304,12 @@ class Writer:
             self.observe(time.perf_counter() - began, events)
 
     def _reject_unsent(self, save: Save) -> None:
-        """Answer a save that a closing notifier leaves behind."""
+        """Fail a save that a closing notifier leaves behind."""
         self._counters.pending_pushes -= 1
         save.finish(PushRejectedError("the notifier was closed; nothing was sent", backend=self._name))
 
     def _give_up(self, save: Save) -> None:
-        """Answer a save whose caller has waited long enough; one that was not sent never will be."""
+        """Fail a save whose caller has timed out; if it was not sent yet, it never will be."""
         if save.waits_in is None:
             save.outcome = self._unanswered()
             return

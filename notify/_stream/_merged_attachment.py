@@ -1,13 +1,13 @@
 """A stream of several logs, as their live sides see it: attached, fed with pages, detached.
 
-`MergedSubscription` adds what the reader sees. Each log is in one place, so that finding the next event costs the same
-however many logs there are:
+`MergedSubscription` adds what the reader sees. Each log is in exactly one place, so that finding the next
+event costs the same however many logs there are:
 
-| a log | is in |
+| a log that | is in |
 |---|---|
 | is live and has read its ring | `UserStreams.waiting` of its user |
 | is live and has entries to read | `Shared.ready` |
-| has a page in hand | `_heap`, by the id of its next event |
+| has a page to yield from | `_heap`, by the id of its next event |
 | needs a page | `_pending`; once the page is there, in `Shared.arrived` too |
 """
 
@@ -42,7 +42,7 @@ def check_users(users: Iterable[str]) -> list[str]:
 
     Raises:
         InvalidEventError: one of them is not a user id.
-        UsageError: there are none, or too many.
+        UsageError: there are none, or more than `MAX_LOGS`.
     """
     named: list[str] = []
     for user in users:
@@ -50,15 +50,15 @@ def check_users(users: Iterable[str]) -> list[str]:
         named.append(plain(user))
     named = list(dict.fromkeys(named))
     if not 1 <= len(named) <= MAX_LOGS:
-        raise UsageError(f"a stream reads 1 to {MAX_LOGS} logs, not {len(named)}")
+        raise UsageError(f"subscribe() takes 1 to {MAX_LOGS} users for one stream, not {len(named)}")
     return named
 
 
 class MergedAttachment(BaseStream):
-    """The part of a stream of several logs that the logs see.
+    """The part of a stream of several logs with which its logs work.
 
     Invariants:
-        I1. That of `BaseStream`.
+        I1. As for `BaseStream`.
         I2. While `_attached`, every log is attached and, once `_begun`, in exactly one of the places above.
     """
 
@@ -106,7 +106,7 @@ class MergedAttachment(BaseStream):
         self._pending: dict[MergedLog, None] = {}
         self._number = 0
         self._gaps: deque[Gap] = deque(maxlen=GAPS_KEPT)
-        self._dropped = 0  # by logs that were removed
+        self._dropped = 0  # by the logs that were removed
         self._fixing: list[anyio.Event] = []
         self._abandoned = False  # attached only until the reads in flight have fixed or advanced the cursors
         self._begun = False
@@ -130,7 +130,7 @@ class MergedAttachment(BaseStream):
             self._shared.ready.append(log)
 
     def _accept_arrived(self) -> None:
-        """Accept the pages of the logs that have none in hand."""
+        """Accept the pages that have arrived for logs that wait for one."""
         arrived = self._shared.arrived
         while arrived and self._pending:
             logs = [log for log in arrived if log in self._pending]
@@ -147,14 +147,14 @@ class MergedAttachment(BaseStream):
         if gap is not None:
             logger.warning("gap (%s) for user %r between %s and %s", gap.reason, log.user, gap.start, gap.end)
             self._gaps.append(replace(gap, user=log.user))
-        self._yield_due = self._shared.opened and was_fixed  # others run during a long replay
+        self._yield_due = self._shared.opened and was_fixed  # lets other tasks run during a long replay
         if log.state is State.BEHIND and log.page and not self._abandoned:
             self._source.prefetch(log)
         self._settle(log)
         self._note_opened()
 
     def _note_opened(self) -> None:
-        """See whether the position of every log is fixed."""
+        """Note whether the position of every log is fixed."""
         if not self._shared.opened:
             self._shared.opened = all(log.opened for log in self._logs.values())
         if self._fixing and all(log.start is not Start.NOW for log in self._logs.values()):
@@ -214,7 +214,7 @@ class MergedAttachment(BaseStream):
         self._set.attached(user, self._track, streams)
 
     def _begin(self) -> None:
-        """Begin to read, or go on where the pages in hand are used up."""
+        """Begin to read, or continue after the pages that have arrived."""
         self._begun = True
         for log in list(self._logs.values()):
             self._begin_log(log)
@@ -271,7 +271,7 @@ class MergedAttachment(BaseStream):
         return ", ".join(map(repr, self._logs))
 
     def _detach(self) -> None:
-        """Leave the live side: keeps I2. The pages that have arrived go with their logs, which keep them."""
+        """Leave the live side: keeps I2. The logs keep the pages that have arrived."""
         self._abandoned = True  # so that nothing is requested
         self._accept_arrived()
         self._attached = self._begun = self._abandoned = False

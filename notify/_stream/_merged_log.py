@@ -1,7 +1,7 @@
-"""One of the logs that a stream of several reads: a cursor, attached to its user's fan-out.
+"""One of the logs of a stream that reads several: a cursor, attached to its user's fan-out.
 
-There may be many of them, so one that waits is this object and nothing else: no task, no waiter, no page. It does not
-refer to its stream, which could not be released otherwise while the log waits in the fan-out.
+There may be many of them, so a log that waits is this object and nothing else: no task, no waiter, no page. It holds no
+strong reference to its stream, because the stream could not be released while the log waits in the fan-out.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Owner(Protocol):
     """A stream of several logs, as its logs see it."""
 
     def page_arrived(self, log: MergedLog) -> None:
-        """Learn that the page which was requested for this log is in `Shared.arrived`."""
+        """React to the page that was requested for this log; it is in `Shared.arrived`."""
 
     def read_failed(self, log: MergedLog, error: Exception) -> None:
-        """Learn that there will be no page."""
+        """React to a failed read: no page will arrive."""
 
     def wake_if_ended(self) -> None:
-        """Let the reader see that the stream has ended, if it has."""
+        """Wake the reader if the stream has ended."""
 
 
 class Shared:
@@ -58,12 +58,12 @@ class Shared:
 
 
 class MergedLog(Cursor):
-    """The cursor of one log of a stream of several, and its place in the user's fan-out.
+    """The cursor of one log of a stream that reads several, and its place in the user's fan-out.
 
-    Broadcasts are in the ring of every user, so this reader passes over them; its stream reads them elsewhere, once.
+    Broadcasts are in the ring of every user, so this cursor skips them; its stream reads them from `everyone`, once.
 
     Attributes:
-        shared: what it has in common with the other logs.
+        shared: what it has in common with the stream's other logs.
         slot: see `_user_streams.WaitingStream`.
         streams: the user's fan-out while attached.
     """
@@ -72,7 +72,7 @@ class MergedLog(Cursor):
 
     def __init__(self, position: Position, counters: Counters, shared: Shared, *, signals: bool) -> None:
         super().__init__(position, counters, signals=signals)
-        self.tell_no_sync()  # the stream itself tells when the replay of all logs is over
+        self.tell_no_sync()  # the stream itself yields `notify.sync`, when the replay of all logs is over
         self.shared = shared
         self.slot = 0
         self.streams: UserStreams | None = None
@@ -91,7 +91,7 @@ class MergedLog(Cursor):
         wake(shared.waiter)
 
     def wake_if_ended(self) -> None:
-        """Let the reader see that the stream has ended, if it has."""
+        """Wake the reader if the stream has ended."""
         owner = self.shared.owner()
         if owner is not None:
             owner.wake_if_ended()
@@ -104,7 +104,7 @@ class MergedLog(Cursor):
         if waiting:
             waiting.append(self)
         else:
-            self.streams.waiting = [self]  # has no room for more, which would take as much again
+            self.streams.waiting = [self]  # allocates no spare room, unlike append
 
     # -- reading: `PageReader` -----------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class MergedLog(Cursor):
 
     @property
     def is_open(self) -> bool:
-        """Whether a failed read is retried: the stream is open, also where this log was added later."""
+        """Whether a failed read is retried: the stream is open, even if this log was added later."""
         return self.shared.opened and self.streams is not None
 
     @property

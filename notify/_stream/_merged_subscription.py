@@ -1,8 +1,8 @@
 """The stream of several logs: one cursor for each, one waiter for all of them, and no task.
 
-Until the replay of all logs is over, an event is handed out only if no log is pending: then the smallest id of the heap
-is the next one of the merged replay. After that, what is there is handed out, and logs that wait for a page delay no
-other; logs with live events take turns.
+Until the replay of all logs is over, an event is yielded only if no log is pending: then the smallest id of the heap is
+the next one of the merged replay. After that, events are yielded as they become available: logs that wait for a page
+delay no other, and logs with live events take turns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MergedSubscription(MergedAttachment):
     """One reader's path through several logs; see `notify.abc.MergedStream` for the promises.
 
     Invariants:
-        I1, I2. Those of `MergedAttachment`.
+        I1, I2. As for `MergedAttachment`.
         I3. A log's cursor moves only in the synchronous step that returns its event.
     """
 
@@ -50,7 +50,7 @@ class MergedSubscription(MergedAttachment):
 
     @property
     def last_id(self) -> str:
-        """The resume token: a position for each log; the plain id if there is one log."""
+        """The resume token: a position for each log; a plain id if there is one log."""
         if len(self._logs) == 1:
             return next(iter(self._logs.values())).token
         return _token.encode(
@@ -99,7 +99,7 @@ class MergedSubscription(MergedAttachment):
         if user in self._logs:
             return _Fixed(None)
         if len(self._logs) >= _token.MAX_LOGS:
-            raise UsageError(f"a stream reads at most {_token.MAX_LOGS} logs: remove one before {user!r} is added")
+            raise UsageError(f"a stream reads at most {_token.MAX_LOGS} logs: remove one before adding {user!r}")
         self._source.guard.check()
         log = MergedLog(parse_position(position, user), self._set.counters, self._shared, signals=self._signals)
         self._logs[user] = log
@@ -129,7 +129,7 @@ class MergedSubscription(MergedAttachment):
                 self._shared.arrived.pop(log, None)
                 self._detach_log(user, log, streams=0)
                 self._note_opened()
-                wake(self.waiter)  # it may have been the one that the replay waited for
+                wake(self.waiter)  # the replay may have waited for this log
             self._dropped += log.dropped
         return _Fixed(None)
 
@@ -176,7 +176,7 @@ class MergedSubscription(MergedAttachment):
     # -- waiting -------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Wait for whatever may lead to an event: the opening, a page, or an offer."""
+        """Wait for the next step towards an event: the opening, a page, or an offer."""
         self._check_idle()
         self._busy = True
         self._abandoned = False
@@ -234,7 +234,7 @@ class MergedSubscription(MergedAttachment):
             raise failure
 
     def _interrupted(self) -> None:
-        """Detach after a bare `next` was cancelled; reads in flight may arrive first, so that each call gets on."""
+        """Detach after a bare `next` was cancelled, once reads in flight have arrived: each call makes progress."""
         if not self._attached or self._held:
             return
         if self._reading():
@@ -250,7 +250,7 @@ class MergedSubscription(MergedAttachment):
 
 
 class _Fixed:
-    """What `add` and `remove` return: they take effect at once, and this waits until a position is fixed."""
+    """The result of `add` and `remove`, which take effect at once: awaiting it waits until the position is fixed."""
 
     __slots__ = ("_event",)
 

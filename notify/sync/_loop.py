@@ -35,16 +35,16 @@ Factory = Callable[[], Any]
 T = TypeVar("T")
 
 _loops: set[NotifierLoop] = set()
-"""Those of this process that are not closed yet."""
+"""The loops of this process that are not closed yet."""
 
 _inherited: list[object] = []
-"""Those of the processes that this one was forked from."""
+"""The loops of the processes from which this one was forked."""
 
 _PATCHES: Final = (
     ("gevent.monkey", "is_module_patched", ("threading", "socket", "select", "queue")),
     ("eventlet.patcher", "is_monkey_patched", ("thread", "socket", "select")),
 )
-"""Of what an event loop and the drivers in its thread need, what these libraries replace, and how they say so."""
+"""The modules that an event loop and drivers in its thread need unpatched, and each library's test for patching."""
 
 
 class NotifierLoop:
@@ -54,7 +54,7 @@ class NotifierLoop:
         factory: called on the loop; see `SyncNotifier`.
 
     Raises:
-        UsageError: threads are greenlets here.
+        UsageError: gevent or eventlet has patched the standard library.
     """
 
     notifier: Notifier
@@ -87,7 +87,7 @@ class NotifierLoop:
 
         Raises:
             ClosedError: the loop is closing.
-            Exception: what the factory or the function has raised.
+            Exception: whatever the factory or the function raised.
         """
         portal = self._started.result()
         with self._submitted:  # keeps the loop running until the call is submitted: later it would wait without end
@@ -126,7 +126,7 @@ class NotifierLoop:
 
         Raises:
             TimeoutError: it is still running; the process can end nevertheless.
-            Exception: what closing has raised.
+            Exception: whatever closing raised.
         """
         deadline = time.monotonic() + timeout
         try:
@@ -137,7 +137,7 @@ class NotifierLoop:
             return  # the factory failed, so there is nothing to close
         except TimeoutError as error:
             if self._ended.done():
-                raise  # by the factory's context manager
+                raise  # the factory's context manager raised it
             raise TimeoutError(f"the notifier did not close within {timeout:g} s") from error
         finally:
             _loops.discard(self)
@@ -152,7 +152,7 @@ class NotifierLoop:
                     self._started.set_result(portal)
                     await portal.sleep_until_stopped()
                 await _close_parts(notifier)
-            except BaseException as error:  # in the portal's task group it would become a group
+            except BaseException as error:  # the portal's task group would wrap it in an exception group
                 if self._started.done():
                     self._ended.set_exception(error)
                 else:
@@ -178,7 +178,7 @@ def _checked(notifier: Any) -> Notifier:
 
 
 async def _close_parts(notifier: Notifier) -> None:
-    """Close what the notifier leaves to its owner: on another loop these parts could not be used anyway."""
+    """Close the parts that the notifier does not close: they could not be used on another loop anyway."""
     for part in (notifier._presence, notifier._store):
         if part is not None:
             await part.aclose()
@@ -201,7 +201,7 @@ def refuse_event_loop(name: str) -> None:
 def refuse_patched_threads() -> None:
     """Raise UsageError where threads or sockets are replaced by greenlets' own: an event loop would block all of them.
 
-    Not even without the patch of threads: a driver's thread then waits in a queue that belongs to another thread's hub.
+    This applies even if threads are not patched: a driver's thread would then wait in a queue of another thread's hub.
     """
     for module, function, names in _PATCHES:
         if module in sys.modules and any(getattr(sys.modules[module], function)(name) for name in names):

@@ -37,14 +37,14 @@ class SyncNotifier(Generic[Pushed]):
     ```
 
     Args:
-        factory: makes the notifier, on its event loop. It returns a `Notifier`, whose store and presence tracker are
-            closed with it, or an async context manager that yields one, or is a coroutine function that returns either.
+        factory: creates the notifier, on its event loop. It returns a `Notifier`, or an async context manager that
+            yields one; it may be a coroutine function. The notifier's store and presence tracker are closed with it.
 
     Raises:
-        UsageError: `factory` cannot be called. When first used: it does not return a notifier, or threads are
-            greenlets (gevent, eventlet).
+        UsageError: `factory` cannot be called. At the first use: it does not return a notifier, or gevent or eventlet
+            has patched the standard library.
 
-    Order: the calls of one thread take effect in their order.
+    Order: the calls of one thread take effect in the order in which they are made.
     Ctrl-C: abandons the wait; the work continues.
     """
 
@@ -126,7 +126,7 @@ class SyncNotifier(Generic[Pushed]):
         return result
 
     def forget(self, user: str) -> int:
-        """Erase all that the store holds about a user; see `Notifier.forget`."""
+        """Erase everything that the store holds about a user; see `Notifier.forget`."""
         result: int = self._call("forget", user)
         return result
 
@@ -146,7 +146,7 @@ class SyncNotifier(Generic[Pushed]):
         max_lag: int | None = None,
         expires_at: datetime | None = None,
     ) -> SyncStream:
-        """Return a stream of one user's events, to be read by threads; see `Notifier.subscribe`."""
+        """Return a stream of one user's events, which threads can read; see `Notifier.subscribe`."""
         refuse_event_loop("subscribe")
         loop = self._loop()
         options: dict[str, Any] = {"signals": signals, "track": track, "max_lag": max_lag, "expires_at": expires_at}
@@ -165,10 +165,10 @@ class SyncNotifier(Generic[Pushed]):
         return result
 
     def call(self, function: Callable[[Notifier[Any]], Awaitable[T]]) -> T:
-        """Await `function(notifier)` on the notifier's event loop, for what has no method here.
+        """Await `function(notifier)` on the notifier's event loop, for anything that has no method here.
 
         Raises:
-            Exception: what the function has raised.
+            Exception: whatever the function raised.
         """
         refuse_event_loop("call")
         loop = self._loop()
@@ -180,7 +180,7 @@ class SyncNotifier(Generic[Pushed]):
     def close(self, timeout: float = CLOSING) -> None:
         """End every stream, let pushes finish, close the notifier and end its thread; later calls raise ClosedError.
 
-        The end of the process does it too. Idempotent.
+        Happens by itself at the end of the process. Idempotent.
 
         Args:
             timeout: seconds to wait at most.

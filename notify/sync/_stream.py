@@ -15,10 +15,10 @@ from ._loop import NotifierLoop, refuse_event_loop
 
 
 class SyncStream:
-    """An iterator over a user's events, and a context manager, as the `Stream` that it reads.
+    """An iterator over a user's events, and a context manager, like the `Stream` that it reads.
 
-    `with` opens it on entering and closes it on leaving. Without `with` the first step opens it, and it closes when
-    nothing refers to it any more. Interrupting `next`, for example with Ctrl-C, loses nothing: the event is returned by
+    `with` opens it on entering and closes it on leaving. Without `with`, the first step opens it, and it closes when
+    it is garbage collected. Interrupting `next`, for example with Ctrl-C, loses nothing: the event is returned by
     the next call. Threads may share a stream: each event goes to one of them.
     """
 
@@ -54,7 +54,7 @@ class SyncStream:
         """Wait for the next event.
 
         Args:
-            timeout: seconds to wait; None: without limit. 0: an event that is known to be there.
+            timeout: seconds to wait; None: no limit; 0: return an event only if one is already available.
 
         Raises:
             TimeoutError: no event within the timeout; a later call returns it.
@@ -119,9 +119,9 @@ class SyncStream:
         return self._stream.last_id
 
     async def _fetch(self, timeout: float | None) -> None:
-        """Make sure that an event is there to be taken."""
+        """Wait until an event can be taken."""
         await self._open()
-        if self._turn.locked():  # for another thread, or for a call that was interrupted, an event is being waited for
+        if self._turn.locked():  # another thread, or a call that was interrupted, is waiting for an event
             with anyio.fail_after(timeout):
                 await self._turn.acquire()
         else:

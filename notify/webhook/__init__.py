@@ -2,9 +2,10 @@
 
 `WebhookRouter` posts every event that is stored to the endpoints that want it; `WebhookReceiver` is an ASGI application
 that verifies such posts and delivers what they carry. Both follow the Standard Webhooks specification, so that a
-receiver in any language can use one of its libraries: headers `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+receiver in any language can use one of its libraries. The headers are `webhook-id`, `webhook-timestamp` and
+`webhook-signature`.
 
-Sending needs the extra `webhook`; signing and receiving need nothing.
+Sending needs the extra `webhook`; signing and receiving need no extra.
 """
 
 from ._endpoint import WebhookEndpoint as WebhookEndpoint

@@ -1,7 +1,7 @@
 """Which addresses a webhook may be sent to: a URL that a customer entered must not reach into our own network.
 
-The check is made on the address that is connected to, after the name was resolved, and the connection goes to that very
-address. So neither an unusual spelling (`0x7f.1`, `2130706433`, `[::ffff:127.0.0.1]`) nor a name that resolves
+The check is made after the name is resolved, on each address, and the connection goes to the very address that was
+checked. So neither an unusual spelling (`0x7f.1`, `2130706433`, `[::ffff:127.0.0.1]`) nor a name that resolves
 differently the second time gets around it.
 """
 
@@ -69,5 +69,7 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     if not allow_private:
         refused = [address for address in addresses if not is_public(address)]
         if refused:
-            raise AddressRefusedError(f"{host} has the address {refused[0]}, which is not public: see allow_private")
+            raise AddressRefusedError(
+                f"{host} has the address {refused[0]}, which is not public: if it is yours, pass allow_private=True"
+            )
     return addresses

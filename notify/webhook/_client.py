@@ -10,8 +10,8 @@ import httpcore
 from ._addresses import resolve
 
 MAX_ANSWER = 65_536
-"""Bytes of an answer that are read so that its connection can be used again. One that is longer, or does not say how
-long it is, is closed unread."""
+"""Bytes of an answer that are read so that its connection can be used again. If an answer is longer, or does not say
+how long it is, its connection is closed."""
 
 MAX_CONNECTIONS = 100
 MAX_IDLE = 20
@@ -33,7 +33,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolve, check and connect; TLS is told the name by its caller."""
+        """Resolve, check and connect; the caller passes the host name to TLS."""
         addresses = await resolve(host, port, allow_private=self._allow_private)
         for address in addresses[:-1]:
             try:
@@ -47,8 +47,8 @@ class WebhookClient:
     """A pool of connections.
 
     Args:
-        allow_private: whether addresses may be connected to that are not public.
-        ssl_context: how certificates are checked; the system's way by default.
+        allow_private: whether to connect to addresses that are not public.
+        ssl_context: how certificates are checked; as the system does by default.
     """
 
     def __init__(self, allow_private: bool, ssl_context: ssl.SSLContext | None) -> None:
@@ -65,7 +65,7 @@ class WebhookClient:
 
         Raises:
             AddressRefusedError: the host has an address that is not public.
-            OSError: there was no answer that could be understood.
+            OSError: there was no valid answer.
         """
         try:
             async with self._pool.stream("POST", url, headers=headers, content=body) as answer:

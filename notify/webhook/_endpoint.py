@@ -24,9 +24,9 @@ class WebhookEndpoint:
 
     Args:
         url: `https://...` (or `http://...`), percent-encoded, without a login or a fragment.
-        secret: signs what is sent: `whsec_` and base64 of 24 to 64 random bytes. Several, while one is being replaced:
-            the message then has a signature of each.
-        types: the event types that are wanted, exactly; none: all.
+        secret: signs what is sent: `whsec_` and base64 of 24 to 64 random bytes. Several while one is being replaced:
+            the message then has one signature for each.
+        types: the event types that are wanted, compared exactly; empty: all.
         users: the users whose events are wanted; None: all.
         headers: sent with each message, for example a bearer token. The headers of the signature and those of HTTP
             itself cannot be set.
@@ -48,7 +48,7 @@ class WebhookEndpoint:
         self.keys = keys_of(secret)
         for what, names in (("types", types), ("users", users)):
             if isinstance(names, str):
-                raise UsageError(f"{what} must be a collection of str, not the single str {names!r:.80}")
+                raise UsageError(f"{what} must be a collection of str, not a str: use [{names!r:.80}]")
         self.types = frozenset(types)
         self.users = None if users is None else frozenset(users)
         self.headers = [_checked_header(name, value) for name, value in (headers or {}).items()]
@@ -64,7 +64,9 @@ class WebhookEndpoint:
 def _checked_name(url: Any) -> str:
     """Return scheme and host of the URL: what may be logged, since the path of a webhook is often a secret."""
     if not isinstance(url, str) or not _URL.fullmatch(url):
-        raise UsageError("the URL of a webhook must be ASCII without white space: percent-encode the rest")
+        raise UsageError(
+            "the URL of a webhook must be a str of ASCII without white space: percent-encode other characters"
+        )
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -75,7 +77,7 @@ def _checked_name(url: Any) -> str:
     if not parts.hostname:
         raise UsageError("the URL of a webhook has no host")
     if "@" in parts.netloc:
-        raise UsageError("the URL of a webhook must not contain a login: pass it as a header")
+        raise UsageError("the URL of a webhook must not contain a login: pass it in headers=")
     if "#" in url:
         raise UsageError("the URL of a webhook must not contain a fragment")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
@@ -84,9 +86,9 @@ def _checked_name(url: Any) -> str:
 
 def _checked_header(name: object, value: object) -> tuple[bytes, bytes]:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UsageError(f"not the name of a header: {name!r:.80}")
+        raise UsageError(f"headers= has a name that HTTP does not allow: {name!r:.80}")
     if name.lower() in _OURS or name.lower().startswith("webhook-"):
-        raise UsageError(f"the header {name!r} cannot be set: the webhook sets it itself")
+        raise UsageError(f"headers= must not contain {name!r}: the library sets that header itself")
     if not isinstance(value, str) or not _VALUE.fullmatch(value):
-        raise UsageError(f"the value of the header {name!r} must be printable ASCII")
+        raise UsageError(f"the value of {name!r} in headers= must be a str of printable ASCII")
     return name.encode(), value.encode()

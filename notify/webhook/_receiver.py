@@ -32,14 +32,14 @@ class Refused(Exception):
 class WebhookReceiver:
     """Verifies what another process has posted, and delivers the events. Mount it in an ASGI application.
 
-    It answers 204 once the event was delivered, also if it was delivered before, and otherwise with an error in JSON:
-    401 for a signature that does not fit or a time that is too far away, 400 for a body that is not an event, 413 for
-    one that is too large, 405 for another method than POST.
+    It answers 204 once the event was delivered, even if it had been delivered before, and otherwise with an error in
+    JSON: 401 for a signature that does not fit or a time that is too far away, 400 for a body that is not an event, 413
+    for a body that is too large, 405 for a method other than POST.
 
     Args:
         deliver: `notifier.deliver`.
-        secrets: one secret, or several while one is being replaced: any of them will do.
-        tolerance: seconds that a message may be old, or early.
+        secrets: one secret, or several while one is being replaced: a signature of any of them is accepted.
+        tolerance: seconds by which the timestamp of a message may differ from the current time.
         max_body: bytes that a body may have.
 
     Raises:
@@ -55,9 +55,9 @@ class WebhookReceiver:
         max_body: int = 1_048_576,
     ) -> None:
         if not tolerance > 0:
-            raise UsageError(f"tolerance must be a number of seconds greater than 0: {tolerance!r}")
+            raise UsageError(f"tolerance must be a number of seconds greater than 0, not {tolerance!r}")
         if not max_body > 0:
-            raise UsageError(f"max_body must be a number of bytes greater than 0: {max_body!r}")
+            raise UsageError(f"max_body must be a number of bytes greater than 0, not {max_body!r}")
         self._deliver = deliver
         self._keys = keys_of(secrets)
         self._tolerance = tolerance
@@ -67,7 +67,7 @@ class WebhookReceiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            raise UsageError(f"WebhookReceiver serves HTTP, not {scope['type']!r}: mount it at a path")
+            raise UsageError(f"WebhookReceiver serves HTTP, not {scope['type']!r}: route only HTTP requests to it")
         try:
             _check_method(scope["method"])
             self._take(_headers(scope), await self._body(receive))
@@ -100,10 +100,10 @@ class WebhookReceiver:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Refused(400, "incomplete", "the request has ended too early")
+                raise Refused(400, "incomplete", "the request ended before its body was complete")
             body += message.get("body", b"")
             if len(body) > self._max_body:
-                raise Refused(413, "too_large", f"a body may have {self._max_body} bytes")
+                raise Refused(413, "too_large", f"a body may have at most {self._max_body} bytes")
             if not message.get("more_body", False):
                 return bytes(body)
 
@@ -114,7 +114,7 @@ def _check_method(method: str) -> None:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    """Return the headers by name; of one that is repeated, only the signature is joined."""
+    """Return the headers by name; if one is repeated, signatures are joined and otherwise the last one counts."""
     headers: dict[str, str] = {}
     for raw, value in scope["headers"]:
         name, text = raw.decode("latin-1").lower(), value.decode("latin-1")

@@ -35,7 +35,7 @@ class WebhookDeliveryError(BackendError):
     """No endpoint that wants the event has accepted it.
 
     Attributes:
-        attempts: how often the last of them was tried.
+        attempts: how often delivery to the last of these endpoints was tried.
         status: the last HTTP status; None if there was no answer.
     """
 
@@ -57,16 +57,17 @@ class WebhookRouter:
 
     An endpoint gets `POST` with the JSON of `Event.to_json`, whose member `payload` is the payload as it was pushed,
     signed by the Standard Webhooks specification. `webhook-id` is the same at every attempt, so that a receiver can
-    recognise a repetition. Order is not kept: `id` and `prev` tell it.
+    recognise a repetition. Events may arrive out of order: `id` and `prev` give the order.
 
-    Deliveries live in this process: what was not delivered when it ends, or after the last attempt, is not tried again.
+    Deliveries exist only in this process: one that has not succeeded when the process ends, or after the last attempt,
+    is not tried again.
 
     Args:
         endpoints: where to post.
         retries: further attempts after the first one.
         timeout: seconds that one attempt may take, from the connection to the end of the answer.
-        max_retry_after: seconds that a `Retry-After` may ask for; if it asks for more, the delivery has failed.
-        allow_private: whether addresses may be connected to that are not public, such as those of one's own network.
+        max_retry_after: seconds that a `Retry-After` may ask for; if it asks for more, the delivery fails.
+        allow_private: whether to connect to addresses that are not public, such as those of your own network.
         ssl_context: how the certificates of endpoints are checked, for example by a private authority.
 
     Raises:
@@ -112,7 +113,7 @@ class WebhookRouter:
         """Post the event to each endpoint that wants it; return once each has accepted it or failed.
 
         Raises:
-            WebhookDeliveryError: every endpoint that wants it has failed. If only some have, that is logged.
+            WebhookDeliveryError: every endpoint that wants it has failed. If only some have, that is only logged.
             ClosedError: the router is closed.
 
         Cancellation: ends the delivery at once; an endpoint may have accepted the event.
@@ -204,10 +205,10 @@ class WebhookRouter:
 
 def _check_numbers(retries: Any, **seconds: Any) -> None:
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise UsageError(f"retries must be an int of at least 0: {retries!r}")
+        raise UsageError(f"retries must be an int of at least 0, not {retries!r}")
     for name, value in seconds.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise UsageError(f"{name} must be a number of seconds greater than 0: {value!r}")
+            raise UsageError(f"{name} must be a number of seconds greater than 0, not {value!r}")
 
 
 def message_id(event: Event) -> str:

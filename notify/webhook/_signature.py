@@ -1,8 +1,8 @@
 """Pure: signatures by the Standard Webhooks specification, version `v1` (HMAC-SHA256).
 
 What is signed is `<id>.<timestamp>.<body>`: the id, so that a receiver can recognise a repetition; the time in seconds
-since 1970, so that it can refuse what was recorded long ago; and the exact bytes of the body. A header may hold several
-signatures, separated by spaces: while a secret is being replaced, one made with each.
+since 1970, so that it can refuse a message that was recorded long ago; and the exact bytes of the body. A header may
+hold several signatures, separated by spaces: while a secret is being replaced, one for each secret.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}", re.ASCII)  # 12 digits reach into
 
 
 class WebhookVerificationError(NotifyError):
-    """The message is not signed with one of the secrets, or not at a time that is near enough."""
+    """The message is not signed with one of the secrets, or its timestamp is too far from the current time."""
 
 
 def keys_of(secrets: Secret | Iterable[Secret]) -> tuple[bytes, ...]:
@@ -90,11 +90,11 @@ def verify(
     """Verify a message, and return its id.
 
     Args:
-        secrets: one secret, or several while one is being replaced: any of them will do.
+        secrets: one secret, or several while one is being replaced: a signature of any of them is accepted.
         headers: those of the request; the case of their names does not matter.
         body: exactly what was received.
-        now: seconds since 1970.
-        tolerance: seconds that the message may be old, or early; 0 accepts any time.
+        now: the current time in seconds since 1970.
+        tolerance: seconds by which the timestamp may differ from `now`; 0 accepts any time.
 
     Raises:
         WebhookVerificationError: a header is missing or malformed, the time is too far away, or no signature fits.
@@ -104,7 +104,7 @@ def verify(
 
 
 def verified(keys: Sequence[bytes], headers: Mapping[str, str], body: bytes, now: float, tolerance: float) -> str:
-    """Do what `verify` does, with keys, and headers whose names are in lower case."""
+    """Do what `verify` does, given decoded keys, and headers whose names are in lower case."""
     try:
         id_, timestamp, signatures = (headers[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
     except KeyError as error:
@@ -114,10 +114,10 @@ def verified(keys: Sequence[bytes], headers: Mapping[str, str], body: bytes, now
     if not _TIMESTAMP.fullmatch(timestamp):
         raise WebhookVerificationError("the header 'webhook-timestamp' is not a number of seconds")
     if tolerance and abs(now - int(timestamp)) > tolerance:
-        raise WebhookVerificationError(f"the message is more than {tolerance:g} s too old or too early")
+        raise WebhookVerificationError(f"the message is over {tolerance:g} s too old or too early: compare the clocks")
     given = [text.encode() for text in signatures.split(" ")]
     for key in keys:
         expected = signed(key, id_, timestamp, body).encode()
         if any([hmac.compare_digest(expected, each) for each in given]):
             return id_
-    raise WebhookVerificationError("no signature fits")
+    raise WebhookVerificationError("no signature fits: compare the secret, and pass the exact bytes of the body")
