@@ -316,7 +316,7 @@ class PostgresDatabase:
             return self._pool
 
     async def _open_pool(self, until: float) -> ConnectionPool:
-        """Return our own pool. A pooler that was not recognized may refuse our settings, which recognizes it."""
+        """Return our own pool. If a pooler was not recognized before, it is when it refuses our settings."""
         assert self._address is not None
         pool = OwnPool(
             self._address,

@@ -1,6 +1,6 @@
 """Reads a DSN in the constructor, before the driver could print part of a password.
 
-The driver reads a DSN as libpq does, but for words of libpq that it does not know: those it sends to the server as
+The driver reads a DSN as libpq does, except for words of libpq that it does not know: those it sends to the server as
 settings, which refuses the connection. Hosted databases hand out DSNs with such words. Here each word of libpq and of
 other clients is honoured, ignored because nothing depends on it, or refused by name with what to write instead.
 
@@ -31,7 +31,7 @@ TLS: Final[tuple[str, ...]] = (
     "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl",
     "ssl_min_protocol_version", "ssl_max_protocol_version",
 )  # fmt: skip
-"""Words that reach the driver by a DSN of its own: it has no arguments for them."""
+"""Words that are passed to the driver in a DSN, because it has no arguments for them."""
 
 _ARGUMENTS: Final = {
     "user": "user", "password": "password", "database": "database", "dbname": "database", "passfile": "passfile",
@@ -95,7 +95,7 @@ _REFUSED: Final = {
     "ApplicationName": "write application_name",
     "username": "write user",
 }
-"""Words that the driver does not have, and what to do instead."""
+"""Words that the driver does not support, and what to do instead."""
 
 _ENVIRONMENT: Final = {
     "application_name": "PGAPPNAME", "options": "PGOPTIONS", "service": "PGSERVICE", "hostaddr": "PGHOSTADDR",
@@ -161,7 +161,7 @@ def _read(dsn: str) -> dict[str, str]:
         raise _malformed() from None  # the text of the error holds part of the DSN
     scheme, dialect, driver = parts.scheme.partition("+")
     if scheme in ("postgresql", "postgres") and dialect:
-        raise UsageError(f"that is a URL for SQLAlchemy; write {scheme}:// without +{driver}, as in {FORM}")
+        raise UsageError(f"the DSN is a URL for SQLAlchemy; write {scheme}:// without +{driver}, as in {FORM}")
     if scheme not in ("postgresql", "postgres"):
         raise UsageError(f"a DSN begins with postgresql:// or postgres://, as in {FORM}; this one does not")
     login, mark, hosts = parts.netloc.rpartition("@")

@@ -124,7 +124,7 @@ class PostgresOutbox:
         on_moved: called with the users whose logs have new events.
 
     Attributes:
-        last_backlog: what was found when it was last looked at.
+        last_backlog: the backlog when it was last checked.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class PostgresOutbox:
                 await self._wait()
 
     async def watch(self) -> None:
-        """Look at the backlog every minute, and warn once of events that wait for longer, until cancelled."""
+        """Check the backlog every minute, and warn once of events that wait for longer, until cancelled."""
         while True:
             await asyncio.sleep(WATCH * random.uniform(0.5, 1.0))
             try:
@@ -221,7 +221,7 @@ class PostgresOutbox:
         return len(rows)
 
     async def _move(self, connection: Connection, rows: Sequence[Any]) -> list[str]:
-        """Move rows to their logs, and those that no log may hold to where they are kept; return the users."""
+        """Move rows to their logs, and rows that no log may hold to `outbox_dead`; return the users."""
         drafts: list[tuple[int, Event]] = []
         reasons: dict[int, str] = {}
         for row in rows:
@@ -237,7 +237,7 @@ class PostgresOutbox:
         return [user for _, user in moved]
 
     async def _save(self, connection: Connection, drafts: Sequence[tuple[int, Event]]) -> dict[int, str]:
-        """Append drafts to their logs; return why for each that the database refuses."""
+        """Append drafts to their logs; return the reason for each one that the database refuses."""
         if not drafts:
             return {}
         try:

@@ -22,7 +22,7 @@ IDLE: Final = 300.0
 """Seconds after which an idle connection is closed."""
 
 ASK_AGAIN: Final = 1.0
-"""Seconds after which a server that gave no further connection is asked for one again."""
+"""Seconds after which a server that refused a further connection is asked for one again."""
 
 RETRY: Final = 0.02
 """Seconds between attempts while there is no connection to wait for, but there was one a moment ago."""

@@ -97,10 +97,10 @@ class PostgresMaintenance:
         return sum([await self._remove_events(partition, first) for partition in await self._partitions()])
 
     async def forget(self, user: str) -> int:
-        """Erase a user, and return how many events that were.
+        """Erase a user, and return the number of events erased.
 
         The outbox comes first: a relay locks its rows before it locks the log. Then the log is locked until the commit,
-        so that a save at the same time comes before, and is erased, or after, and begins the new log.
+        so that a concurrent save is either before it and erased, or after it and the first of the new log.
         """
         if not await self._db.has_tables():
             return 0

@@ -29,7 +29,7 @@ IN_FLIGHT: Final = 2
 """Batches in flight: the server computes one while the other waits for the disk."""
 
 FURTHER: Final = 2
-"""Batches in flight beside them, each of a few saves that would wait for another batch without need."""
+"""Further batches in flight, each of a few saves that would otherwise wait for a batch without need."""
 
 FEW: Final = 4
 """Saves, at most, that go in such a batch. More of them wait and share a statement, which is cheaper for each."""
@@ -170,7 +170,7 @@ class PostgresSaver:
         except NotifyError:
             locked = users
         else:
-            # A log that does not exist yet may have been begun by a transaction that cannot be seen: the last suspects.
+            # If no log is seen to be locked, another transaction may have begun one that is not visible yet.
             locked = {row["user_id"] for row in rows if not row["free"]} or users - {row["user_id"] for row in rows}
         groups: dict[str, list[PendingSave]] = {"": []}
         for save in saves:

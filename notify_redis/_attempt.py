@@ -287,10 +287,10 @@ class PushAttempts:
             self._give_up(push)
 
     def fail(self, pushes: Iterable[PendingPush], error: Exception, *, sent: bool) -> None:
-        """Give up pushes after an exception that nothing here expects.
+        """Give up pushes after an unexpected exception.
 
         Args:
-            pushes: those with an outcome keep it.
+            pushes: the pushes; those that have an outcome keep it.
             error: the exception.
             sent: whether the current attempt may have been executed.
         """

@@ -191,7 +191,7 @@ class RedisClient:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nothing has answered the question for the masters for so long that calls fail at once."""
+        """Whether the lookup of the masters has been unanswered for so long that calls fail at once."""
         return not self._owner and self._lookup.is_down
 
     def look_around(self) -> None:

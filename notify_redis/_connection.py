@@ -63,7 +63,7 @@ class Endpoint:
         service: the name that the sentinels know the master by; empty for a cluster.
         sentinel_kind: as `kind`, for the sentinels: they may have no TLS where the master has, or the reverse.
         sentinel_options: as `options`, for the sentinels.
-        remap: what an address that the cluster or the sentinels name is replaced by.
+        remap: maps an address that the cluster or the sentinels name to the one to connect to.
     """
 
     kind: type[Any]
@@ -95,7 +95,7 @@ class Endpoint:
         return replace(self, kind=self.sentinel_kind, options=options, seeds=(), service="")
 
     def located(self, host: str, port: int) -> Address:
-        """Return the address to connect to for one that the cluster or the sentinels name."""
+        """Return the address to connect to, given one that the cluster or the sentinels name."""
         return (host, port) if self.remap is None else self.remap((host, port))
 
     def connection(self, timeout: float = CONNECT_TIMEOUT) -> Connection:

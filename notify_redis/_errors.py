@@ -31,7 +31,7 @@ class RefusedError(NotSentError):
 
 
 class BugError(RefusedError):
-    """Our own code, or the driver's, raised what it must not: neither the server nor the network is to blame."""
+    """Our own code, or the driver's, raised an unexpected error: neither the server nor the network is the cause."""
 
 
 class NoAnswerError(Exception):
@@ -126,7 +126,7 @@ def not_sent(text: str, error: Exception) -> NotSentError:
 
 
 def bug(error: Exception, part: str) -> BugError:
-    """Return the error for an exception that nothing here expects; its traceback is logged once."""
+    """Return the error for an unexpected exception; its traceback is logged once."""
     return caused(BugError(report_bug(error, part, logger)), error)
 
 

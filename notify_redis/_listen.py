@@ -132,7 +132,7 @@ class Subscriptions:
 
     @property
     def is_reliable(self) -> bool:
-        """Whether nothing has to be looked for: what is published while a connection is away is lost."""
+        """Whether no log has to be polled; messages that are published while a connection is lost do not arrive."""
         return self.is_receiving
 
     def __contains__(self, channel: object) -> bool:

@@ -58,7 +58,7 @@ LATE: Final = 0.2
 """Seconds by which a timer may be late before the event loop, and not the server, is to blame for missing replies."""
 
 MIN_SILENCE: Final = 0.5
-"""Seconds without any reply for which a connection is not taken for frozen, however little time a request had left."""
+"""Seconds without any reply before a connection may count as frozen, however little time a request had left."""
 
 GRACE: Final = 0.03
 """Seconds that a call to an unreachable server takes at most: enough to see that it is back."""
@@ -325,7 +325,7 @@ class PipelinedConnection:
             self._scope.cancel()
 
     def retire(self) -> None:
-        """Disconnect from what is no longer a master: only a request connects again."""
+        """Disconnect from a node that is no longer a master: only a request connects again."""
         self._is_retired = True
         self.drop()
 

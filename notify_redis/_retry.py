@@ -33,7 +33,7 @@ class RedisRetries:
     Args:
         client: where the masters are.
         attempts: builds and settles each attempt.
-        resume: called whenever pushes have got their outcomes: later ones to the same users may wait for that.
+        resume: called whenever pushes have their outcomes: later ones to the same users may wait for that.
     """
 
     def __init__(self, client: RedisClient, attempts: PushAttempts, resume: Callable[[], None]) -> None:

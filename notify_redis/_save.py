@@ -152,7 +152,7 @@ class NodeQueue:
             self.pump()
 
     def _take_write(self, limit: int) -> list[PendingPush]:
-        """Take the first pushes that may be sent; what is passed over keeps its place."""
+        """Take the first pushes that may be sent; those that are passed over keep their place."""
         waiting, held = self._waiting, self._attempts.held
         if not held:
             if len(waiting) <= limit:

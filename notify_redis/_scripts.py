@@ -11,7 +11,7 @@ class Script:
     """One script.
 
     Args:
-        names: of the files that it is put together from: functions first, as scripts cannot call each other.
+        names: the files that make up the script: functions first, because scripts cannot call each other.
 
     Attributes:
         source: its text.

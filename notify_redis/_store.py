@@ -34,7 +34,7 @@ WAKES_PER_CALL: Final = 100
 """Entries of a wake stream that are searched at once."""
 
 FORGET_ATTEMPTS: Final = 100
-"""How often `forget` waits for the end of a millisecond, before it erases a log that is written all the time."""
+"""How often `forget` waits for a millisecond without a save, before it erases a log that is written all the time."""
 
 
 class RedisStore:

@@ -43,7 +43,7 @@ class RedisStreamStore(RedisStore):
 
     Args:
         url: as for `RedisStore`, and so are the other options.
-        wake: how other processes tell this one: `"pubsub"`, or `"xread"`, a stream that all of them read: see
+        wake: how this process learns of new events: `"pubsub"`, or `"xread"`, a stream that all processes read: see
             docs/backends/redis.md. Processes with different values tell each other everything.
         probe_interval: seconds between two probes; after two intervals without one the connection is replaced.
 
@@ -200,7 +200,7 @@ class RedisStreamStore(RedisStore):
         self._live.resync(user)  # too large to be announced, or published by another program: each stream reads
 
     def _on_ephemeral(self, channel: bytes, message: bytes) -> None:
-        """Deliver what another process has sent and not stored: to the channel's user, or to all."""
+        """Deliver an event of another process that is not stored: to the channel's user, or to all."""
         user = "" if channel == self._wakes.broadcasts else self._users.get(channel)
         if user is not None:
             try:

@@ -37,10 +37,10 @@ LIMIT: Final = 8 * 2**20
 """Bytes above which the elected process empties the WAL, whichever process wrote it."""
 
 ALARM: Final = 64 * 2**20
-"""Bytes above which every process warns of the WAL."""
+"""Bytes of the WAL above which every process logs a warning."""
 
 PATIENCE: Final = 2
-"""Looks in a row that find the lock unusable before that is logged: another process may be creating it just now."""
+"""Checks in a row that find the lock unusable before that is logged: another process may just be creating it."""
 
 SAFE: Final = (3, 51, 3)
 """The first SQLite without that bug."""
@@ -49,7 +49,7 @@ _READERS: Final = (123, 127)
 """The bytes of the `-shm` file that connections lock while they read: part of SQLite's file format."""
 
 _told: set[str] = set()
-"""Files for which this process has said how that bug is avoided."""
+"""Files for which this process has logged how that bug is avoided."""
 
 
 class Checkpointer:
@@ -60,7 +60,7 @@ class Checkpointer:
         maintain: runs a job in the writing thread.
 
     Attributes:
-        writing: whether there is a writing thread: who only reads is never elected.
+        writing: whether there is a writing thread: a process that only reads is never elected.
     """
 
     def __init__(self, path: str, maintain: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]) -> None:
@@ -151,7 +151,7 @@ class Checkpointer:
             self._unusable.recovered()
 
     def _culprit(self, pinned: bool) -> str:
-        """Return who should checkpoint, and who may prevent it."""
+        """Return which process should checkpoint, and which ones may prevent it."""
         readers = holders(beside(self._path, "-shm"), "POSIX", *_READERS)
         by = f"processes that read it now: {_listed(readers)}" if readers else "none of them is visible from here"
         if pinned:

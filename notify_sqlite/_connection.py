@@ -56,7 +56,7 @@ class SQLiteDatabase:
         check: raises unless the database can be used here and now; see `LoopGuard.check`.
         jobs: tasks of callers; closing waits for them.
         services: tasks that run as long as the database is open; closing cancels them.
-        is_busy: returns whether transactions are under way that no job waits for; closing waits for them.
+        is_busy: returns whether transactions are in progress that no job waits for; closing waits for them.
         abandon: called when closing has waited for long enough.
     """
 
@@ -113,7 +113,7 @@ class SQLiteDatabase:
 
         Args:
             job: reads.
-            empty: returned where there is no file, or none with our tables.
+            empty: returned if there is no file, or if it has none of our tables.
 
         Raises:
             BackendUnavailableError: the job failed.
@@ -155,7 +155,7 @@ class SQLiteDatabase:
             raise rejected(error, self.owner, self.path) from error
 
     def when_open(self, function: Callable[[NotifyError | None], None]) -> None:
-        """Soon call a function, once there is a writing connection, or with the reason why not. Never waits."""
+        """Call a function once there is a writing connection, or with the error if there can be none. Never waits."""
         if self._writer is not None:
             self._writer.call_soon(function, None)
         else:

@@ -21,7 +21,7 @@ logger = logging.getLogger("notify.sqlite")
 
 
 class LibraryBugError(Exception):
-    """A job raised what only a mistake in this library raises: neither SQLite nor the system has failed."""
+    """A job raised an error that only a mistake in this library explains: neither SQLite nor the system failed."""
 
 
 class NoConnectionError(Exception):
@@ -29,7 +29,7 @@ class NoConnectionError(Exception):
 
 
 DRIVER: Final = (sqlite3.Error, OSError, NoConnectionError, LibraryBugError)
-"""What a job, or a call of the driver, may raise."""
+"""The exceptions that a job, or a call of the driver, may raise."""
 
 _TEXTS: Final = {
     sqlite3.SQLITE_BUSY: "another connection holds the write lock of the file",

@@ -28,7 +28,7 @@ class FileReplacedError(OSError):
 
 
 def beside(path: str, suffix: str) -> str:
-    """Return the name of a file beside the database, as SQLite derives it: from where a symbolic link leads to."""
+    """Return the name of a file beside the database, as SQLite derives it: from the target of a symbolic link."""
     return os.path.realpath(path) + suffix
 
 
@@ -96,7 +96,7 @@ class FileIdentity:
 
 
 def touch(path: str) -> None:
-    """Set the times of a file to now, which the system tells those who watch it (see `_changes`); best effort."""
+    """Set the times of a file to now, which inotify reports to its watchers (see `_changes`); best effort."""
     with suppress(OSError):
         os.utime(path)
 

@@ -44,10 +44,10 @@ from ._worker import close, run
 logger = logging.getLogger("notify.sqlite")
 
 FILE_CHECK: Final = 1.0
-"""Seconds between two checks that the path still names the file that was opened, and between two looks at least."""
+"""Seconds between two checks that the path still names the opened file; new events are looked for as often at least."""
 
 UNTOLD: Final = 3
-"""Commits in a row that the system did not tell of, found by the look once a second, before polling takes over."""
+"""Commits in a row that inotify did not report, found by the check once a second, before polling takes over."""
 
 News: TypeAlias = Sequence[tuple[str, int]]
 """Users whose logs have grown, each with its packed last id, in the order of these ids."""
@@ -64,7 +64,7 @@ class SQLiteWatcher:
 
     Args:
         database: the file to watch.
-        interval: seconds between two reads of the version, where the system does not tell of commits.
+        interval: seconds between two reads of the version, if inotify does not report commits.
         sender: names the ephemeral events that this process sends.
     """
 
@@ -162,14 +162,14 @@ class SQLiteWatcher:
         return version, (), ()
 
     def _current_waiter(self) -> ChangeWaiter:
-        """Return what waits for commits; tried again until the system can tell, as the WAL may not exist yet."""
+        """Return the waiter for commits; inotify is tried again until it works, because the WAL may not exist yet."""
         waiter = self._waiter
         if waiter is None or (isinstance(waiter, PollingWaiter) and self._untold < UNTOLD):
             waiter = self._waiter = make_waiter(beside(self._database.path, "-wal"), self._interval)
         elif isinstance(waiter, SystemWaiter) and self._untold >= UNTOLD:
             waiter.close()
             waiter = self._waiter = PollingWaiter(self._interval)
-            logger.info("the system does not tell of commits to %s, so it is polled", self._database.path)
+            logger.info("inotify does not report commits to %s, so the file is polled", self._database.path)
         return waiter
 
     def _what_is_new(self, db: sqlite3.Connection, version: int, untold: bool) -> tuple[int, News, Heard]:
@@ -198,7 +198,7 @@ class SQLiteWatcher:
             live.catch_up(behind)
 
     def _deliver(self, live: LiveLog, heard: Heard) -> None:
-        """Hand on what other processes have sent, as far as streams here may be interested."""
+        """Deliver events that other processes have sent to users with streams in this process."""
         positions = live.positions()
         for _, user, data in heard:
             if data is not None and (not user or user in positions):

@@ -114,7 +114,7 @@ class SQLiteSaver:
         return outcomes
 
     def send(self, event: Event) -> None:
-        """Queue an event that is only shown to other processes. Never waits."""
+        """Queue an ephemeral event for other processes. Never waits."""
         self._database.check()
         self._ephemerals.add(event)
         if not self.is_busy:
@@ -161,7 +161,7 @@ class SQLiteSaver:
                 self._abandon()
 
     def _rests(self) -> bool:
-        """Return whether nothing is left to do; then it is busy no more."""
+        """Return whether nothing is left to do; if so, note that it is no longer busy."""
         if self._queue or self._ephemerals:
             return False
         self.is_busy = False
@@ -216,7 +216,7 @@ class SQLiteSaver:
 
 
 def _report(done: Done, outcome: Outcome) -> None:
-    """Call back; a callback that raises, which it must not, costs no other caller its outcome."""
+    """Call back; if a callback raises, which it must not, other callers still get their outcomes."""
     try:
         done(outcome)
     except Exception:

@@ -31,7 +31,7 @@ class NewerSchemaError(sqlite3.DatabaseError):
 
 
 class OtherTablesError(sqlite3.DatabaseError):
-    """A table has the name of one of the library's, and is not."""
+    """A table has the name of one of the library's, but is a different one."""
 
 
 @cache
@@ -86,7 +86,7 @@ def create(db: sqlite3.Connection, sql: Mapping[str, str]) -> None:
 
 
 def script(sql: Mapping[str, str]) -> str:
-    """Return what `create` executes, for a person to read."""
+    """Return what `create` executes, as text for an administrator."""
     return "".join(f"{statement};\n" for statement in _script(sql))
 
 

@@ -120,7 +120,7 @@ class SQLiteStore:
 
     @property
     def wal_size(self) -> int:
-        """Bytes of the write-ahead log, for a gauge; far over 16 MiB, it is not emptied: see the log."""
+        """Bytes of the write-ahead log, for a gauge; if it stays over 16 MiB, it is not emptied: see the log lines."""
         return self._database.checkpointer.wal_size
 
     # -- SaveSoon, SaveMany, ReadMany ----------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class SQLiteStore:
         return removed
 
     async def _is_empty(self) -> bool:
-        """Whether there is none of our tables, so that nothing has to be created in order to remove something."""
+        """Whether none of our tables exists: then there is nothing to remove, and nothing is created for it."""
         return await self._database.read(lambda _: False, True)
 
     def _now(self) -> float:
@@ -199,7 +199,7 @@ class SQLiteStore:
             now = self._clock()
             int(now * 1000)
         except Exception as error:
-            raise UsageError(f"clock= has to return seconds since 1970: {error!r}") from error
+            raise UsageError(f"clock= must be a function that returns seconds since 1970: {error!r}") from error
         return now
 
     def _limits(self) -> record.Limits:

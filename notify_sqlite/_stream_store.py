@@ -1,4 +1,4 @@
-"""A SQLite store that streams: what other processes push is noticed within `poll_interval`."""
+"""A SQLite store that streams: commits of other processes are noticed at once by inotify, or by polling."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SQLiteStreamStore(SQLiteStore):
         key_window: as for `SQLiteStore`.
         synchronous: as for `SQLiteStore`.
         timeout: as for `SQLiteStore`.
-        poll_interval: seconds within which commits of other processes are noticed where the system does not tell of
+        poll_interval: seconds within which commits of other processes are noticed where inotify does not report
             them. A look costs a few microseconds, for all streams together.
         network: as for `SQLiteStore`.
         clock: as for `SQLiteStore`.

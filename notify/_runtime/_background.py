@@ -129,7 +129,7 @@ class Background:
             )
 
     def abandon(self) -> None:
-        """Forget the tasks: their event loop has ended, or they are those of the process that this one came from."""
+        """Forget the tasks: their event loop has ended, or they belong to the parent of a forked process."""
         self.closed = True
         self._jobs.clear()
         self._tasks.clear()

@@ -16,7 +16,7 @@ MAX_WAIT: Final = 60.0
 """Seconds for which an event may wait in an outbox."""
 
 QUIET: Final = "outbox"
-"""The part that is named only if something is wrong with it: most applications do not use it."""
+"""The part that is reported only if it fails: most applications have no outbox."""
 
 
 async def examine(
@@ -86,7 +86,7 @@ async def until_receiving(store: StreamStore, liveness: Liveness, user: str, wit
 
 
 async def until_relayed(store: HasOutbox) -> None:
-    """Look whether the outbox of a store is moved.
+    """Check whether a relay moves the outbox of a store.
 
     Raises:
         BackendUnavailableError: events have waited for too long, or were set aside.

@@ -69,7 +69,7 @@ class LoopGuard:
         self._asyncio_only = asyncio_only
         self._loop: object = _UNBOUND
         # The thread of the asyncio loop while open. If the loop runs, and this is its thread, it is the one that runs
-        # here: to ask asyncio which one that is takes a system call, `getpid`.
+        # here: asking asyncio for the running loop takes a system call, `getpid`.
         self._allowed: object = _UNBOUND
         self._is_running: Callable[[], bool] = _never
         self._forks = _forks
@@ -113,7 +113,7 @@ class LoopGuard:
             self.new_waiter = partial(LoopWaiter, WakeBatch(loop))
 
     def check_if_running(self) -> None:
-        """As `check`, but passes where no event loop runs: for methods that need none, of a part that needs none.
+        """As `check`, but passes if no event loop runs: for methods that need none.
 
         Raises:
             ClosedError, UsageError: as `check`.

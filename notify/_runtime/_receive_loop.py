@@ -26,7 +26,7 @@ class Receive(Protocol):
 
 
 SETTLED: Final = 0.5
-"""Seconds that a run must receive before an outage counts as over: one that starts and fails at once ends none."""
+"""Seconds that a run must receive before an outage counts as over: a run that fails at once does not end it."""
 
 
 class _Run:
@@ -54,7 +54,7 @@ class ReceiveLoop:
         receive: what to run.
         outage: logs the failures.
         changed: called whenever `is_receiving` has changed; never waits.
-        patience: seconds after which a run that has not called `started()` is logged as a failure; it goes on.
+        patience: seconds after which a run that has not called `started()` is logged as a failure; it continues.
         given_up: called when a run has ended, or has used up the patience; never waits.
 
     Attributes:

@@ -35,7 +35,7 @@ class EventWaiter:
     """A waiter for event loops other than asyncio's.
 
     Args:
-        check: raises where another event loop runs: awaited there, an event would never be seen.
+        check: raises on another event loop, where awaiting would never end.
     """
 
     __slots__ = ("_check", "_event")

@@ -21,7 +21,7 @@ logger = logging.getLogger("notify")
 
 
 class Attachment(BaseStream):
-    """The part of a stream of one log that the log sees.
+    """The part of a stream of one log with which the hub works.
 
     Invariants:
         I1. That of `BaseStream`.

@@ -127,12 +127,12 @@ class Cursor:
         self._facts |= _OPENED
 
     def tell_no_sync(self) -> None:
-        """Leave it to the caller to tell when the replay is over."""
+        """Leave `notify.sync` to the caller."""
         self._facts |= _SYNCED
 
     @property
     def token(self) -> str:
-        """The resume token: `last_id`, but for the beginning of a log that was seen to be empty."""
+        """The resume token: `last_id`, except at the beginning of a log that was seen to be empty."""
         return EMPTY if self.last_id == ids.ZERO and self._facts & _SAW_BEGINNING else self.last_id
 
     @property

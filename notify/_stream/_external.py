@@ -124,7 +124,7 @@ class ExternalStream:
         return self._closed
 
     def expire(self) -> None:
-        """End the stream, whose time is over."""
+        """End the stream because its `expires_at` has come."""
         self.disconnect("expired")
 
     async def aclose(self) -> None:

@@ -30,7 +30,7 @@ DISCONNECTIONS_KEPT: Final = 10_000
 
 
 class Disconnection(NamedTuple):
-    """That a user was disconnected: the streams end that have not seen this generation of their set."""
+    """A disconnection of a user: it ends the streams that have not seen this generation of their set."""
 
     generation: int
     reason: str
@@ -55,8 +55,8 @@ class StreamHub:
         immediate: the store, if it answers at once.
         opening: the streams that wait for presence or a router before their first read.
         observe: called with each live event that a stream hands out, if set.
-        everyone: the broadcasts, once more: a stream of several logs reads them here, and not in the ring of each log.
-        merged_logs: how many of the attached logs belong to streams of several.
+        everyone: the broadcasts again: a stream of several logs reads them here, not in the ring of each log.
+        merged_logs: how many of the attached logs belong to streams of several logs.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class StreamHub:
         self._wake_busy()
 
     def _wake_busy(self) -> None:
-        """Wake the streams that have ended among those that wait for something else than an event."""
+        """Wake those of the ended streams that wait for something other than an event."""
         for reading in self._reads.streams():
             reading.wake_if_ended()
         for opening in list(self.opening):
@@ -207,7 +207,7 @@ class StreamHub:
             self._disconnect(command.user, str(payload.get("reason", "")) if isinstance(payload, dict) else "")
 
     def _disconnect(self, user: str, reason: str) -> None:
-        """End every stream of this user that exists now, whatever its reader does."""
+        """End every stream of this user that exists now, even if its reader is busy."""
         number = next_generation()
         self._disconnections.pop(user, None)  # so that the order is that of the latest disconnection
         self._disconnections[user] = Disconnection(number, reason)

@@ -155,7 +155,7 @@ class LiveLog:
         return self._hub.offer(event)
 
     def deliver(self, event: Event | bytes) -> int:
-        """Offer what another process sent, its own echo excepted; return how many streams accepted it. Never waits.
+        """Offer an event that another process sent, ignoring echoes; return how many streams accepted it. Never waits.
 
         For the receiving half of `Ephemerals`. What the library's processes tell each other, for example that a user
         was forgotten, comes this way too and is carried out here.

@@ -180,7 +180,7 @@ class Reads:
 
     def _hand_over(self, stream: PageReader, outcome: Page | Exception, watermark: Watermark) -> None:
         if not stream.is_reading:
-            return  # it detached, attached again and joined twice: with the first hand-over it left for good
+            return  # it detached, attached again and joined twice: the first page was enough
         if isinstance(outcome, Page):
             stream.receive(outcome, stream.wanted is None or len(outcome.events) < PAGE_SIZE, watermark)
         else:

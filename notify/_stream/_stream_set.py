@@ -60,7 +60,7 @@ class StreamSet:
         self.counters.open_streams += streams
 
     def is_ready(self, user: str, track: bool) -> bool:
-        """Whether there is nothing that a stream has to wait for before its first read."""
+        """Whether a stream can read at once, without waiting for presence or a router."""
         return True
 
     async def ready(self, user: str, track: bool) -> None:
@@ -77,7 +77,7 @@ class StreamSet:
         self.generation = next_generation()
 
     def disconnect(self, user: str, reason: str, generation: int) -> None:
-        """Make the streams look whether their user was disconnected."""
+        """Make the streams check whether their user was disconnected."""
         self.generation = generation
 
     def close(self) -> None:
@@ -195,7 +195,7 @@ class NotifierStreams(StreamSet):
             self._presence.leave(user)
 
     def disconnect(self, user: str, reason: str, generation: int) -> None:
-        """Make the streams look whether their user was disconnected; end the external ones that were."""
+        """Make the streams check whether their user was disconnected; end the external ones that were."""
         super().disconnect(user, reason, generation)
         for stream in [stream for stream in self.external if stream.user == user]:
             stream.disconnect(reason)

@@ -107,7 +107,7 @@ class Subscription(Attachment):
                     try:
                         await self.waiter  # type: ignore[misc]  # a live stream has one
                     except BaseException as error:
-                        if isinstance(error, Exception):  # that of an event loop for the waiter of another one
+                        if isinstance(error, Exception):  # an event loop refuses the waiter of another one
                             self._source.guard.check()
                         self._interrupted()
                         raise
@@ -140,7 +140,7 @@ class Subscription(Attachment):
             self._raise_if_ended(ClosedError)
 
     def _take_at_once(self) -> Event | None:
-        """Return the next event that this process knows of, or that a store finds which answers at once.
+        """Return the next event that this process knows of, or that an immediate store finds.
 
         It does not wait for presence and router either: until they are ready, the stream relies on the log.
         """

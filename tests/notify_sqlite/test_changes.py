@@ -163,7 +163,7 @@ async def test_commits_that_are_not_told_are_found_and_then_polled_for(
             await anyio.sleep(0.01)
         event = await other.save(Event("alice", "t"))
         assert await stream.next(5) == event
-    assert "does not tell of commits" in caplog.text
+    assert "does not report commits" in caplog.text
 
 
 async def test_a_wal_that_comes_later_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
