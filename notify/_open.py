@@ -78,7 +78,7 @@ def scheme_of(url: object) -> str:
     found = _SCHEME.match(url.strip()) if isinstance(url, str) else None
     if found is None:
         given = "" if isinstance(url, str) else f", not {type(url).__name__}"
-        raise UsageError(f"not a store URL: it is a text like sqlite:///notify.db or redis://localhost{given}")
+        raise UsageError(f"not a store URL: expected a str like sqlite:///notify.db or redis://localhost{given}")
     return found[1].lower()
 
 

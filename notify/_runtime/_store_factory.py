@@ -83,7 +83,7 @@ class StoreFactory:
 
 
 def _keywords(store: Callable[..., Any]) -> dict[str, Any]:
-    """Return the keyword-only parameters and their types: of a class, also those that `**options` hands upwards."""
+    """Return the keyword-only parameters and their types, including those that `**options` passes to a base class."""
     found: dict[str, Any] = {}
     for function in [vars(each).get("__init__") for each in store.__mro__] if isinstance(store, type) else [store]:
         if function is None:

@@ -10,7 +10,7 @@
    name of a file `@` and spaces stand for themselves too.
 3. Hosts are separated by commas, around which there may be spaces. An IPv6 address is in brackets.
 4. An option is given once, with a value. Empty parts of a query are ignored.
-5. The scheme is lower case or not; white space around the whole URL is ignored, such as the newline at a file's end.
+5. The scheme may be in either case; white space around the whole URL is ignored, such as the newline at a file's end.
 6. No message shows more of a URL than its scheme and the names of options: in a malformed URL there is no telling which
    part is the password.
 """

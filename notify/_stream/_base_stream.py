@@ -1,6 +1,6 @@
 """What every stream is, whether it reads one log or several: one reader at a time, an end, and a release.
 
-How the events are found is the business of `Subscription` and `MergedStream`.
+`Subscription` and `MergedSubscription` find the events.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class BaseStream:
         self._max_lag = max_lag
         self._expires = expires  # seconds since 1970, until the stream is opened; then `Expiry` knows it
         self._rank = stream_set.next_rank()
-        self._seen = stream_set.generation  # no end of a stream up to this one concerns this stream
+        self._seen = stream_set.generation  # ends of streams up to this generation do not concern this stream
         self._busy = False
         self._held = False  # whether a cancelled `next` leaves the stream attached
         self._failure: Exception | None = None
@@ -187,7 +187,7 @@ class BaseStream:
             self._held = held
 
     async def _next_at_once(self) -> Event:
-        """Return what is there; otherwise let reads that were begun go on for a moment, so that polling succeeds."""
+        """Return an available event; otherwise let reads in progress run for a moment, so that polling succeeds."""
         self._check_idle()
         event = self._take_at_once()
         if event is None:
@@ -214,7 +214,7 @@ class BaseStream:
     async def __aenter__(self) -> Self:
         """Open the stream: its position is fixed, and from here on nothing is missed.
 
-        One that was disconnected, or whose time is over, can be entered: its loop ends at once.
+        A stream that was disconnected, or whose `expires_at` has passed, can be entered: its loop ends at once.
         """
         self._check_idle()
         try:
@@ -248,7 +248,7 @@ class BaseStream:
     # -- opening -------------------------------------------------------------------------------------------------
 
     def _watch_expiry(self) -> None:
-        """Leave it to the notifier to end the stream at its time."""
+        """Let the notifier end the stream at its `expires_at`."""
         if self._expires is not None and isinstance(self._set, NotifierStreams):
             expires, self._expires = self._expires, None
             self._set.expiry.watch(self, expires)
@@ -273,11 +273,11 @@ class BaseStream:
         )
 
     def expire(self) -> None:
-        """End the stream, whose time is over."""
+        """End the stream because its `expires_at` has come."""
         self._disconnect("expired")
 
     def wake_if_ended(self) -> None:
-        """Let a waiting reader see that its stream has ended."""
+        """Wake a waiting reader if its stream has ended."""
         if self.is_over:
             self._wake()
 
@@ -321,7 +321,7 @@ class BaseStream:
     def _close(self) -> None:
         """End for good, synchronously: works while cancelled and in a finaliser. Keeps I1."""
         self._rank = -1
-        self._seen = 0  # every call of `next` looks whether the stream has ended
+        self._seen = 0  # every call of `next` checks whether the stream has ended
         if self.is_attached:
             self._detach()
         self._discard()

@@ -47,8 +47,7 @@ def parse_positions(last_id: abc.Position, users: Sequence[str]) -> list[Positio
     """Return the position for each of several logs.
 
     A token has one for each log that it was made for; the others start from now. Any other position applies to every
-    log. An id is then a point in time: it can be the id of one of the logs at most, so it claims nothing about the
-    others.
+    log. An id is then a point in time: at most one of the logs can contain it, so it claims nothing about the others.
 
     Raises:
         InvalidEventIdError: not a position.

@@ -32,7 +32,7 @@ MARGIN: Final = 0.5
 """Seconds by which the notifier's timeout exceeds the store's, so that the store's more precise error is reported."""
 
 FILE_INTERVAL: Final = 0.1
-"""Seconds between two looks whether a file has appeared."""
+"""Seconds between two checks whether a file has appeared."""
 
 
 async def push(options: argparse.Namespace) -> int:
@@ -114,7 +114,7 @@ async def tail(options: argparse.Namespace) -> int:
     if options.follow and is_missing(options.store):
         check_directory(options.store)
         report(nothing_at(options.store))
-        start = ids.ZERO if start is None else start  # whatever is pushed from now on
+        start = ids.ZERO if start is None else start  # events that are pushed from now on
         while is_missing(options.store):
             await anyio.sleep(FILE_INTERVAL)
             if is_abandoned(sys.stdout):
@@ -144,7 +144,7 @@ async def forget(options: argparse.Namespace) -> int:
     """Erase one user."""
     check_user(options.user)
     if not options.yes:
-        raise UsageError("forget erases all that the store holds about the user: repeat it with --yes")
+        raise UsageError("forget erases everything that the store holds about the user: repeat it with --yes")
     async with entered(options) as store, Notifier(store, timeout=options.timeout + MARGIN) as notifier:
         count = await notifier.forget(options.user)
         _check_prepared(store, options)

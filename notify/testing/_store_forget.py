@@ -67,7 +67,7 @@ class ForgetSuite(StoreTests[StoreT]):
         assert [await forgetting(store).forget(user) for user in ("unknown", "alice", "alice")] == [0, 2, 0]
 
     async def test_hostile_names(self, store: StoreT) -> None:
-        """Whatever a user is called, exactly this user's log goes, and those of the others stay as they were."""
+        """Whatever characters a user id has, exactly this user's log is erased; the others stay as they were."""
         logs = {name: await self.fill(store, name, 2) for name in HOSTILE_NAMES}
         for name in HOSTILE_NAMES[::2]:
             assert await forgetting(store).forget(name) == 2

@@ -17,10 +17,10 @@ LOGS = ("alice", "room:7", "ü" * 30)
 
 
 class MergedLogTests(StoreTests[StoreT]):
-    """Several logs in one stream. A store whose streams are its own cannot merge them, and its notifier says so."""
+    """Several logs in one stream. A store without a `LiveLog` cannot merge them, and its notifier raises UsageError."""
 
     def merging(self, store: Store) -> AbstractAsyncContextManager[Notifier]:
-        """Return a notifier that finds soon what is saved beside it, on a store of either kind."""
+        """Return a notifier that soon finds events that others save, on a store of either kind."""
         return Notifier(store, poll_interval=0.05)
 
     def can_merge(self, notifier: Notifier, store: Store) -> bool:
@@ -40,7 +40,7 @@ class MergedLogTests(StoreTests[StoreT]):
         return saved
 
     async def assert_merged(self, stream: MergedStream, expected: dict[str, list[Event]]) -> None:
-        """Assert that exactly these events come, in the order of each log, and then nothing."""
+        """Assert that exactly these events are yielded, in the order of each log, and then nothing."""
         events = await take(stream, sum(map(len, expected.values())), self.patience)
         assert {user: [event for event in events if event.user == user] for user in expected} == expected
         with pytest.raises(TimeoutError):
@@ -114,7 +114,7 @@ class MergedLogTests(StoreTests[StoreT]):
                 assert stream.gaps == (Gap("trimmed", old[0].id, old[1].id, "alice"),)
 
     async def test_logs_are_added_and_removed(self, store: Store) -> None:
-        """An open stream goes on with the logs that it is given, from the position that each is given."""
+        """An open stream reads the logs that are added to it, each from its given position."""
         saved = await self.mix(store, 2)
         async with self.merging(store) as notifier:
             if not self.can_merge(notifier, store):

@@ -19,7 +19,7 @@ from ._waits import numbers, take
 
 
 class EphemeralsSuite(StreamTests[StreamStoreT], SharedStoreSuite[StreamStoreT]):
-    """For a stream store that carries what is not stored to every process that shares it."""
+    """For a stream store that carries events that are not stored to every process that shares it."""
 
     @asynccontextmanager
     async def pair(self, store: StreamStoreT) -> AsyncIterator[tuple[Notifier, Notifier]]:
