@@ -172,7 +172,7 @@ class WebhookRouter:
                     raise WebhookDeliveryError(message, attempts=attempts, status=status)
                 if answer.retry_after is not None:
                     wait = answer.retry_after
-                if wait > self._max_retry_after:
+                if answer.retry_after is not None and wait > self._max_retry_after:
                     message += f", and asked for {wait:.0f} s until the next (max_retry_after)"
                     raise WebhookDeliveryError(message, attempts=attempts, status=status)
             if attempts > self._retries:
