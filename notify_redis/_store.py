@@ -33,6 +33,9 @@ TRIMS_PER_CALL: Final = 256
 WAKES_PER_CALL: Final = 100
 """Entries of a wake stream that are searched at once."""
 
+EXACT_BELOW: Final = 1000
+"""A `max_len` from which on a hundred events more do no harm."""
+
 FORGET_ATTEMPTS: Final = 100
 """How often `forget` waits for a millisecond without a save, before it erases a log that is written all the time."""
 
@@ -44,8 +47,9 @@ class RedisStore:
         url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host/service/db`, `redis+cluster://host,host`;
             or a client or pool of `redis.asyncio`, which is only read for its address and login and never closed.
         prefix: begins the name of every key and channel.
-        max_len: events kept for each user; up to about 100 more stay, because Redis trims whole blocks.
-        exact: keep no more than `max_len`, at the cost of slower pushes.
+        max_len: events kept for each user.
+        exact: keep no more than `max_len`, for about 5 microseconds of the server's time at each push. False: up to
+            about 100 more stay, because Redis trims whole blocks. None: exact where `max_len` is below 1000.
         max_age: seconds that events are kept; None: until `max_len` or `trim` removes them.
         key_window: seconds within which a repeated idempotency key returns the first event.
         min_replicas: replicas that must confirm a push, or it raises PushUncertainError.
@@ -64,7 +68,7 @@ class RedisStore:
         *,
         prefix: str = "notify",
         max_len: int = 1000,
-        exact: bool = False,
+        exact: bool | None = None,
         max_age: float | None = 7 * 86_400.0,
         key_window: float = 86_400.0,
         min_replicas: int = 0,
@@ -72,6 +76,7 @@ class RedisStore:
         timeout: float = 4.0,
     ) -> None:
         retention = Retention(max_len, max_age, key_window)
+        exact = max_len < EXACT_BELOW if exact is None else exact
         if not timeout > 0:
             raise UsageError(f"timeout must be greater than 0, not {timeout!r}")
         if min_replicas < 0 or inline < 0:

@@ -118,7 +118,7 @@ class Background:
                     self._settling.discard(is_idle)
         return not self._jobs
 
-    async def aclose(self, grace: float) -> None:
+    async def aclose(self, grace: float = 1.0) -> None:
         """Cancel every task and wait for their end, `grace` seconds at most. Idempotent."""
         self.closed = True
         for job in tuple(self._jobs):

@@ -129,7 +129,8 @@ async def init(options: argparse.Namespace) -> int:
     """Create what the store needs, or print how."""
     if options.print_sql:
         store = opened(options)
-        say(store.script() if ability(store, Prepare) else "")
+        script = store.script() if ability(store, Prepare) else ""
+        say(script or "-- nothing to create: this store needs no preparation")
         return 0
     async with entered(options) as store:
         if ability(store, Prepare):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
@@ -39,7 +40,7 @@ class WebhookReceiver:
     Args:
         deliver: `notifier.deliver`.
         secrets: one secret, or several while one is being replaced: a signature of any of them is accepted.
-        tolerance: seconds by which the timestamp of a message may differ from the current time.
+        tolerance: seconds by which the timestamp of a message may differ from the current time; 0 accepts any time.
         max_body: bytes that a body may have.
 
     Raises:
@@ -54,8 +55,8 @@ class WebhookReceiver:
         tolerance: float = TOLERANCE,
         max_body: int = 1_048_576,
     ) -> None:
-        if not tolerance > 0:
-            raise UsageError(f"tolerance must be a number of seconds greater than 0, not {tolerance!r}")
+        if not tolerance >= 0:
+            raise UsageError(f"tolerance must be a number of seconds of at least 0: {tolerance!r}")
         if not max_body > 0:
             raise UsageError(f"max_body must be a number of bytes greater than 0, not {max_body!r}")
         self._deliver = deliver
@@ -93,7 +94,7 @@ class WebhookReceiver:
             del seen[next(iter(seen))]
         if id_ not in seen:
             self._deliver(event)
-            seen[id_] = now + 2 * self._tolerance
+            seen[id_] = now + 2 * self._tolerance if self._tolerance else math.inf
 
     async def _body(self, receive: Receive) -> bytes:
         body = bytearray()

@@ -403,7 +403,10 @@ def test_reading_creates_nothing_in_a_database(tmp_path: Path, user: str) -> Non
 
 @pytest.mark.parametrize("own_place", ["redis", "postgres"], indirect=True)
 def test_forget_and_init_on_a_server(own_place: Place, tmp_path: Path, user: str) -> None:
-    """`forget` erases one user and no other; `init` needs nothing on Redis."""
+    """`forget` erases one user and no other; `init` needs nothing on Redis, and says so."""
+    script = on(own_place, tmp_path, "init", "--print-sql")
+    assert (script.status, script.err) == (0, "")
+    assert script.out.startswith("-- nothing to create") == own_place.url.startswith("redis://")
     assert on(own_place, tmp_path, "init").out.startswith("ready: ")
     for number in range(3):
         push(own_place, tmp_path, user, f"a{number}")

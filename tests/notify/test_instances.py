@@ -657,7 +657,7 @@ def test_a_task_that_a_callback_of_the_loop_starts() -> None:
             await done.wait()
         assert await background.settle(5)
         background.start(anyio.sleep, 60)
-        await background.aclose(5)  # before its first step
+        await background.aclose()  # before its first step
         assert not background.running
 
     asyncio.run(main())

@@ -500,13 +500,23 @@ async def test_a_receiver_refuses(changes: dict[str, Any], status: int, code: st
     assert delivered == []
 
 
+async def test_a_receiver_without_a_tolerance_accepts_any_time() -> None:
+    """Old and early messages are delivered, and a repetition still is not."""
+    delivered: list[Any] = []
+    app = WebhookReceiver(lambda event: delivered.append(event) or 1, SECRET, tolerance=0)  # type: ignore[func-returns-value]
+    body = stored().to_json().encode()
+    for age in (400, -400, 400):
+        assert (await request(app, signed_headers(body, age=age), body))[0] == 204
+    assert delivered == [stored()]
+
+
 async def test_a_receiver_serves_http_only() -> None:
     """Mounted where websockets or the lifespan arrive, it says so."""
     app = WebhookReceiver(lambda _event: 0, SECRET)
     never: Callable[..., Awaitable[Any]] = anyio.sleep_forever
     with pytest.raises(UsageError, match="websocket"):
         await app({"type": "websocket"}, never, never)
-    for options in ({"tolerance": 0}, {"max_body": 0}):
+    for options in ({"tolerance": -1}, {"max_body": 0}):
         with pytest.raises(UsageError):
             WebhookReceiver(lambda _event: 0, SECRET, **options)  # type: ignore[arg-type]
 
