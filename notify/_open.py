@@ -18,6 +18,18 @@ from .errors import UsageError
 GROUP: Final = "notify.stores"
 """The group of entry points that provide stores."""
 
+OURS: Final = {
+    "memory": "notify_memory._open:open_store",
+    "sqlite": "notify_sqlite._open:open_store",
+    **dict.fromkeys(("postgresql", "postgres"), "notify_pg._open:open_store"),
+    **dict.fromkeys(
+        ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+        "notify_redis._open:open_store",
+    ),
+}
+"""Our own entry points, for where the packages were copied without the metadata that names them: an archive, a vendored
+copy, a container's layer."""
+
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 
 
@@ -59,6 +71,8 @@ def store_factory(url: str) -> Callable[..., Any]:
     """
     scheme = scheme_of(url)
     found = {each.value: each for each in entry_points(group=GROUP, name=scheme)}
+    if not found and scheme in OURS:
+        found[OURS[scheme]] = EntryPoint(scheme, OURS[scheme], GROUP)
     if not found:
         raise UsageError(_unknown(scheme))
     if len(found) > 1:
@@ -83,12 +97,7 @@ def scheme_of(url: object) -> str:
 
 
 def _unknown(scheme: str) -> str:
-    known = sorted({each.name for each in entry_points(group=GROUP)})
-    if not known:
-        return (
-            f"no store is known for {scheme}://, because no installed distribution has entry points in {GROUP!r}: "
-            "install notify-streams with pip instead of copying its packages, so that its metadata is there"
-        )
+    known = sorted({*OURS, *(each.name for each in entry_points(group=GROUP))})
     base, plus, driver = scheme.partition("+")
     if plus and base in known:
         return f"no store is known for {scheme}://: write {base}:// without +{driver}"

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from notify import ClosedError, Notifier, StreamStore, UsageError, open_store
+from notify._open import OURS
 from notify.adapters import StoreFactory, store_factory
 from notify_memory import MemoryStreamStore
 from notify_pg import PostgresStreamStore
@@ -395,12 +397,19 @@ def test_entry_points_are_not_looked_up_at_import() -> None:
     assert run(script) == "[]"
 
 
-def test_sources_without_metadata_are_named() -> None:
-    """Where no distribution has entry points, the packages were copied: the error says so."""
+def test_packages_without_metadata_work() -> None:
+    """Where the packages were copied without their metadata, our own schemes work; a stranger's is not known."""
     script = (
         "import importlib.metadata as m\n"
         "m.entry_points = lambda **_: ()\n"
         "import notify\n"
-        "try: notify.open_store('memory://')\nexcept notify.UsageError as error: print(error)"
+        "print(type(notify.open_store('memory://')).__name__)\n"
+        "try: notify.open_store('lite://')\nexcept notify.UsageError as error: print(error)"
     )
-    assert "no installed distribution has entry points in 'notify.stores'" in run(script)
+    assert run(script).startswith("MemoryStreamStore\nno store is known for lite://; supported schemes: memory://")
+
+
+def test_our_entry_points_are_those_of_the_distribution() -> None:
+    """The table for packages without metadata says what pyproject.toml says."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["notify.stores"] == OURS
