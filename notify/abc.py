@@ -423,7 +423,8 @@ class Router(Protocol):
         KiB of data have to arrive.
 
         Order: none.
-        Cancellation: when the route exceeds the notifier's `timeout`.
+        Cancellation: when the route exceeds the notifier's `timeout`, or the router's attribute `route_timeout`
+            (seconds) if it has one and that is longer: for a router that repeats what fails.
         Concurrency: any number of tasks.
         """
 

@@ -43,7 +43,7 @@ class Routes:
         self.last_failure = ""
         self.shares_name = False
         self.instance_id = instance_id
-        self._timeout = timeout
+        self._timeout = max(timeout, getattr(router, "route_timeout", 0.0))
         self._background = background
         self._counters = counters
         self._in_flight = 0

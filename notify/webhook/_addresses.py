@@ -49,8 +49,6 @@ def _meant(given: IPv4Address | IPv6Address) -> Iterator[IPv4Address | IPv6Addre
     yield given
     if given.sixtofour is not None:
         yield given.sixtofour
-    if given.teredo is not None:
-        yield from given.teredo
     if any(given in network for network in _NAT64) or given in _V4_COMPATIBLE:
         yield last
     if int(given) >> 32 & 0xFFFF_FFFF in _ISATAP:

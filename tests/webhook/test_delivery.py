@@ -20,9 +20,11 @@ import standardwebhooks
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.tls import TLSListener
 
-from notify import ClosedError, Event, UsageError
+from notify import ClosedError, Event, Notifier, UsageError
 from notify.webhook import WebhookDeliveryError, WebhookEndpoint, WebhookReceiver, WebhookRouter
+from notify.webhook import _client as client_module
 from notify.webhook import _router as router_module
+from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 
 pytestmark = pytest.mark.anyio
 
@@ -358,6 +360,46 @@ async def test_the_second_address_is_tried() -> None:
         async with WebhookRouter([endpoint], retries=0, allow_private=True) as router:
             await router.route(stored(), None)
     assert len(receiver.requests) == 1
+
+
+async def test_of_several_addresses_the_next_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one address refuses the connection, the next one of the same name gets it."""
+
+    async def addresses(_host: str, _port: int, **_options: Any) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]  # the receiver listens on the second one only
+
+    monkeypatch.setattr(client_module, "resolve", addresses)
+    receiver = Receiver()
+    async with served(receiver), WebhookRouter([receiver.endpoint()], retries=0, allow_private=True) as router:
+        await router.route(stored(), None)
+    assert len(receiver.requests) == 1
+
+
+async def test_a_notifier_gives_a_delivery_its_time() -> None:
+    """The attempts of a delivery may take longer than the notifier lets other routes take."""
+    receiver = Receiver(answer(503, "Retry-After: 1"))
+    async with served(receiver), WebhookRouter([receiver.endpoint()], allow_private=True) as router:
+        async with Notifier(MemoryStore(), router=router, timeout=0.3) as notifier:
+            event = await notifier.push("alice", "comment.created", {"post": 7})
+            await wait_for(lambda: notifier.statistics().routed == 1)
+            assert notifier.statistics().route_failures == 0
+    assert [body["id"] for body in receiver.verified()] == [event.id, event.id]
+
+
+async def test_every_event_reaches_the_endpoint() -> None:
+    """Whether its user is connected here, elsewhere or nowhere, and whatever the store: each stored event once."""
+    for store in (MemoryStore(), MemoryStreamStore()):
+        receiver = Receiver()
+        async with served(receiver), WebhookRouter([receiver.endpoint()], allow_private=True) as router:
+            async with Notifier(store, router=router, presence=MemoryPresence()) as notifier:
+                async with notifier.subscribe("alice") as stream:
+                    for user in ("alice", "bob"):
+                        await notifier.push(user, "comment.created", user)
+                    await notifier.push_many(["alice", "bob", "carol"], "news")
+                    await notifier.push("alice", "typing", ephemeral=True)
+                    assert (await stream.next(5)).payload == "alice"
+                    await wait_for(lambda: notifier.statistics().routed == 5)
+        assert sorted(body["user"] for body in receiver.verified()) == ["alice", "alice", "bob", "bob", "carol"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]", "127.1"])

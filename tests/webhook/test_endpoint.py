@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -232,3 +234,22 @@ async def test_every_spelling_of_a_private_address_is_refused(host: str) -> None
     with pytest.raises(AddressRefusedError, match="allow_private"):
         await resolve(host, 80, allow_private=False)
     assert await resolve(host, 80, allow_private=True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]"])
+async def test_a_public_address_is_accepted(host: str) -> None:
+    """An address of the internet needs no permission."""
+    assert await resolve(host, 443, allow_private=False) == [host.strip("[]")]
+
+
+def test_the_extra_that_is_missing_is_named() -> None:
+    """Without httpcore a router cannot be made, and says what to install."""
+    script = (
+        "import sys; sys.modules['httpcore'] = None\n"
+        "from notify.webhook import WebhookRouter\n"
+        "try: WebhookRouter([])\nexcept Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("UsageError WebhookRouter needs the extra webhook")
+    assert "pip install 'notify-streams[webhook]'" in done.stdout
