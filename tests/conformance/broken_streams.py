@@ -80,6 +80,12 @@ class IncludesThePosition(HandmadeStream):
             self.at = ids.unpack(max(0, ids.pack(self.at) - 1))
 
 
+@caught("test_an_empty_log_has_a_position_of_its_own")
+class TakesNoEventForZero(HandmadeStream):
+    def arrive(self, end: str) -> None:
+        self.at = end
+
+
 @caught("test_a_time_means_everything_since")
 class SkipsTheMillisecond(HandmadeStream):
     def __init__(self, store: HandmadeStore, user: str, last_id: Position) -> None:
@@ -386,6 +392,16 @@ class KeepsItsStreams(LiveStore):
             return self.streams[-1]
 
         self.live._subscribe = keep
+
+
+@caught("test_disconnecting_ends_the_streams_of_a_user", "test_a_stream_ends_at_its_time")
+class CannotBeCancelled(HandmadeStream):
+    """Waits for its event though its reader has been told to go."""
+
+    async def following(self) -> Event:
+        with anyio.move_on_after(2, shield=True):
+            return await super().following()
+        return await super().following()
 
 
 @caught_by("test_closing_the_store_ends_its_streams", StreamStoreSuite)

@@ -15,6 +15,7 @@ from notify.testing._router_base import Watched
 from notify.testing._suite import Suite
 from tests.conformance import (  # noqa: F401 - they fill the table
     broken_abilities,
+    broken_merged,
     broken_others,
     broken_outages,
     broken_stores,
