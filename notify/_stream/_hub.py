@@ -202,7 +202,8 @@ class StreamHub:
         """Carry out a command, from here or from another process."""
         if command.type == FORGOTTEN:
             self.resync(command.user)
-        elif command.type == DISCONNECT:
+        else:
+            assert command.type == DISCONNECT  # the only other one of `COMMANDS`
             payload = command.payload
             self._disconnect(command.user, str(payload.get("reason", "")) if isinstance(payload, dict) else "")
 

@@ -186,7 +186,8 @@ class MergedSubscription(MergedAttachment):
             elif self._yield_due:
                 self._yield_due = False
                 await anyio.lowlevel.checkpoint()
-            elif self.waiter is not None:
+            else:
+                assert self.waiter is not None  # by I2: it has begun, so it was attached
                 await self.waiter
         except BaseException:
             self._interrupted()

@@ -30,6 +30,9 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 
 
+WITH_A_LOG = [kind for kind in KINDS if kind != "no store"]
+
+
 @pytest.fixture(params=KINDS)
 async def notifier(request: pytest.FixtureRequest) -> AsyncIterator[Notifier]:
     async with Notifier(KINDS[request.param](), poll_interval=0.05) as notifier:
@@ -86,10 +89,9 @@ async def test_a_waiting_reader_is_woken_at_once(notifier: Notifier) -> None:
         assert await other.next(2) == event
 
 
+@pytest.mark.parametrize("notifier", WITH_A_LOG, indirect=True)
 async def test_a_reader_in_the_middle_of_a_page_ends(notifier: Notifier) -> None:
     """What was read ahead is not yielded any more, and the error says where to go on."""
-    if notifier._store is None:
-        pytest.skip("nothing to replay")
     events = [await notifier.push("alice", "t", number) for number in range(5)]
     async with notifier.subscribe("alice", "0") as stream:
         assert await stream.next(2) == events[0]
@@ -249,6 +251,26 @@ async def test_a_command_that_is_malformed_does_no_harm() -> None:
             async with notifier.subscribe("alice") as stream:
                 assert notifier.deliver(Event("alice", "notify.disconnect", payload)) == 0
                 await assert_disconnected(stream, reason)
+
+
+async def test_what_other_processes_send_is_judged_first() -> None:
+    """Bytes that are no event are dropped; an event with an id is no command, whatever its type."""
+    store = MemoryStore()
+    async with Notifier(store) as notifier, notifier.subscribe("alice") as stream:
+        live = notifier._live
+        assert live.deliver(b"garbage") == 0
+        saved = store.save_nowait(Event("alice", "notify.disconnect"))
+        assert live.deliver(saved.to_bytes()) == 1
+        assert await stream.next(1) == saved
+
+
+async def test_a_user_who_is_forgotten_elsewhere_is_read_again() -> None:
+    """The command ends nothing: the streams look at the log."""
+    store = MemoryStore()
+    async with Notifier(store, poll_interval=60) as notifier, notifier.subscribe("alice") as stream:
+        saved = store.save_nowait(Event("alice", "t"))
+        assert notifier._live.deliver(Event("alice", "notify.forgotten")) == 0
+        assert await stream.next(1) == saved
 
 
 async def test_users_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

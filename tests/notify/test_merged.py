@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -748,3 +749,134 @@ async def test_an_event_that_comes_while_presence_is_awaited() -> None:
         assert got == [event]
         await nothing(stream)
         await stream.aclose()
+
+
+async def test_removing_a_log_drops_what_it_had_to_say(notifier: Notifier) -> None:
+    """Events that were offered and not read yet go with their log; those of the other logs stay."""
+    async with notifier.subscribe(LOGS) as stream:
+        await nothing(stream)
+        await fill(notifier, "news")
+        (event,) = await fill(notifier, "alice")
+        await stream.remove("news")
+        assert await stream.next(1) == event
+        await nothing(stream)
+
+
+async def test_polling_finds_what_a_resync_tells_to_read() -> None:
+    """On a store that answers at once, in the same call."""
+    store = MemoryStore()
+    async with Notifier(store, poll_interval=60) as notifier, notifier.subscribe(LOGS) as stream:
+        await nothing(stream)
+        saved = store.save_nowait(Event("news", "t"))
+        notifier._live.resync("news")
+        assert await stream.next(0) == saved
+
+
+async def test_polling_while_the_first_positions_are_read() -> None:
+    """A poll after a cancelled call joins the reads that are under way: each position is read once."""
+    gate = anyio.Event()
+
+    class Slow(SlowPresence):
+        async def _enter(self, name: str) -> None:
+            if name == "register":
+                await gate.wait()
+
+    class Gated(PlainStore):
+        async def head(self, user: str) -> str:
+            self.calls.append(f"head {user}")
+            await gate.wait()
+            return self.inner.head_nowait(user)
+
+    store = Gated()
+    async with Notifier(store, presence=Slow(), poll_interval=60) as notifier:
+        stream = notifier.subscribe(LOGS)
+        with anyio.move_on_after(0.02):
+            await stream.next()
+        with pytest.raises(TimeoutError):
+            await stream.next(0)
+        gate.set()
+        await nothing(stream)
+        assert sorted(call for call in store.calls if call.startswith("head ")) == sorted(f"head {u}" for u in LOGS)
+        (event,) = await fill(notifier, "news")
+        assert await stream.next(1) == event
+        await stream.aclose()
+
+
+async def test_a_page_that_cannot_be_read_ahead_is_read_in_its_turn() -> None:
+    """A failure while the stream opens is told only if the reader has to wait for that page."""
+    gate = anyio.Event()
+    failures = 0
+
+    class Gated(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            nonlocal failures
+            if user == "news":
+                await gate.wait()
+            elif after != ids.ZERO and not gate.is_set():
+                failures += 1
+                raise OSError("away")
+            return await super().read(user, after, limit)
+
+    async with Notifier(Gated(), poll_interval=60) as notifier:
+        events = await fill(notifier, *["alice"] * 600, "news")
+        stream = notifier.subscribe(["alice", "news"], "0")
+        with pytest.raises(TimeoutError):
+            await stream.next(0.05)
+        await until(lambda: failures)
+        gate.set()
+        assert await take(stream, 601) == events
+        await stream.aclose()
+
+
+def in_a_cycle(stream: Any) -> list[Any]:
+    """Only the garbage collector finds it: unlike a count of references, it clears the weak ones before `__del__`."""
+    cycle = [stream]
+    cycle.append(cycle)
+    return [cycle]
+
+
+def drop_in_a_thread(streams: list[Any]) -> None:
+    """Let the stream be collected where it cannot be closed: its event loop is told, and closes it soon."""
+    streams.clear()
+    thread = threading.Thread(target=gc.collect)
+    thread.start()
+    thread.join()
+
+
+async def test_a_stream_that_is_dropped_in_a_thread_is_woken_no_more() -> None:
+    """Until the event loop closes it, its logs are still in the fan-out: they are asked to wake it, and do not."""
+    async with Notifier(MemoryStore(), poll_interval=60) as notifier:
+        streams = in_a_cycle(notifier.subscribe(LOGS))
+        with pytest.raises(TimeoutError):
+            await streams[0][0].next(0.02)
+        await anyio.sleep(0.01)  # until the event loop has let go of the cancelled call
+        drop_in_a_thread(streams)
+        notifier._live._hub.wake_ended()
+        await until(lambda: notifier.statistics().open_streams == 0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_page_for_a_stream_that_was_dropped_is_nobodys(fails: bool) -> None:
+    """It arrives after the stream was dropped in a thread, and before the event loop has closed it."""
+    streams: list[Any] = []
+    gate = anyio.Event()
+
+    class Dropping(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            await gate.wait()
+            drop_in_a_thread(streams)
+            if fails:
+                raise OSError("away")
+            return self.inner.read_nowait(user, after, limit)
+
+    async with Notifier(Dropping(), poll_interval=60) as notifier:
+        streams += in_a_cycle(notifier.subscribe(LOGS, "0"))
+        with pytest.raises(TimeoutError):
+            await streams[0][0].next(0.02)
+        logs = [*streams[0][0]._logs.values()]  # as the read holds them while it hands out its page
+        await anyio.sleep(0.01)  # until the event loop has let go of the cancelled call
+        assert notifier.statistics().open_streams == 1
+        gate.set()
+        await until(lambda: notifier.statistics().open_streams == 0)
+        await until(lambda: notifier._live._hub.reads_in_flight == 0)
+        assert not any(log.is_reading or log.streams for log in logs)

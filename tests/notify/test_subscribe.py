@@ -29,7 +29,7 @@ from notify import (
 )
 from notify._stream import _hub, _reads
 from notify_memory import MemoryStore, MemoryStreamStore
-from tests.parts import BatchStore, PlainStore, until
+from tests.parts import BatchStore, PlainStore, SlowPresence, until
 
 pytestmark = pytest.mark.anyio
 
@@ -1173,3 +1173,121 @@ async def test_a_closed_stream_says_so(notifier: Notifier) -> None:
             assert "closed" not in repr(stream)
         await stream.aclose()
         assert "closed" in repr(stream)
+
+
+# -- opening and reading that does not go to plan ----------------------------------------------------------------------
+
+
+class GatedPresence(SlowPresence):
+    """Registers nobody until `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = anyio.Event()
+
+    async def _enter(self, name: str) -> None:
+        if name == "register":
+            await self.gate.wait()
+
+
+@pytest.mark.parametrize("logs", ["alice", ["alice", "bob"]])
+async def test_a_first_position_that_fails_does_not_wait_for_presence(logs: Any) -> None:
+    """The error is raised at once; nothing stays attached, and the next call opens the stream."""
+
+    class Failing(PlainStore):
+        broken = True
+
+        async def head(self, user: str) -> str:
+            if self.broken:
+                raise OSError("away")
+            return await super().head(user)
+
+    store, presence = Failing(), GatedPresence()
+    async with Notifier(store, presence=presence, poll_interval=60) as notifier:
+        stream = notifier.subscribe(logs)
+        with pytest.raises(BackendUnavailableError), anyio.fail_after(1):
+            await stream.next()
+        assert notifier.statistics().open_streams == 0
+        store.broken = False
+        presence.gate.set()
+        async with stream:
+            event = await notifier.push("alice", "t")
+            assert await stream.next(1) == event
+
+
+@pytest.mark.parametrize("logs", ["alice", ["alice", "bob"]])
+@pytest.mark.parametrize("kind", [MemoryStore, PlainStore])
+async def test_polling_does_not_wait_for_presence(logs: Any, kind: Any) -> None:
+    """A stream that a timeout has left waiting for presence yields what the log holds to one that polls."""
+    presence = GatedPresence()
+    async with Notifier(kind(), presence=presence, poll_interval=60) as notifier:
+        event = await notifier.push("alice", "t")
+        stream = notifier.subscribe(logs, "0")
+        with pytest.raises(TimeoutError):
+            await stream.next(0.02)
+        assert notifier.statistics().open_streams == 1
+        with anyio.fail_after(2):
+            while True:
+                try:
+                    assert await stream.next(0) == event
+                    break
+                except TimeoutError:
+                    continue
+        presence.gate.set()
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("logs", ["alice", ["alice", "bob"]])
+async def test_polling_tells_that_the_store_cannot_be_read(logs: Any) -> None:
+    """Before the stream is open, the error of a store that answers at once is raised; the next call tries again."""
+
+    class Failing(MemoryStore):
+        broken = True
+
+        def read_nowait(self, user: str, after: str, limit: int) -> Page:
+            if self.broken:
+                raise OSError("away")
+            return super().read_nowait(user, after, limit)
+
+    store = Failing()
+    async with Notifier(store, poll_interval=60) as notifier:
+        event = await notifier.push("alice", "t")
+        stream = notifier.subscribe(logs, "0")
+        for _ in range(2):
+            with pytest.raises(BackendUnavailableError):
+                await stream.next(0)
+        store.broken = False
+        assert await stream.next(0) == event
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("logs", ["alice", ["alice", "bob"]])
+async def test_polling_a_closed_store_ends_the_stream(logs: Any) -> None:
+    """Whether it was attached all the time, or was left by a reader that was cancelled."""
+    for entered in (True, False):
+        store = MemoryStore()
+        async with Notifier(store, poll_interval=60) as notifier:
+            stream = notifier.subscribe(logs)
+            if entered:
+                await stream.__aenter__()
+            else:
+                with anyio.move_on_after(0.02):
+                    await stream.next()
+            await store.aclose()
+            with pytest.raises(ClosedError):
+                await stream.next(0)
+            assert notifier.statistics().open_streams == 0
+
+
+@pytest.mark.parametrize("logs", ["alice", ["alice", "bob"]])
+async def test_every_live_event_is_observed_once(logs: Any) -> None:
+    """However it is asked for: waiting, there already, or polled; and whether it is stored."""
+    seen: list[Event] = []
+    async with Notifier(MemoryStore(), poll_interval=60) as notifier, notifier.subscribe(logs) as stream:
+        notifier._live._hub.observe = seen.append
+        got: list[Event] = []
+        for timeout in (1, 0):
+            for ephemeral in (False, True):
+                await notifier.push("alice", "t", ephemeral=ephemeral)
+                got.append(await stream.next(timeout))
+        assert seen == got
