@@ -97,8 +97,8 @@ async def take(stream: Stream, count: int, within: float) -> list[Event]:
 
 async def through(stream: Stream, type: str, within: float) -> list[Event]:
     """Return the next events of a stream, up to the first one of this type."""
-    events = [await one(stream, within)]
-    while events[-1].type != type:
+    events: list[Event] = []
+    while not events or events[-1].type != type:
         events.append(await one(stream, within))
     return events
 
