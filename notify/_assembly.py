@@ -117,7 +117,7 @@ class Parts:
     async def aclose(self, timeout: float) -> None:
         """End every stream, let pushes finish, release presence and stop; `timeout` seconds for each at most."""
         await self.end_streams(RANKS)
-        self._leave_log()
+        self.live._hub.sets.remove(self.streams)
         if not await self.jobs.settle(timeout):
             logger.warning("closing with %d pushes pending", self.counters.pending_pushes)
         if self.local_presence is not None:
@@ -135,16 +135,12 @@ class Parts:
         """
         self.streams.close()
         self.streams.users.clear()
-        self._leave_log()
+        self.live._hub.sets.remove(self.streams)
         self.services.abandon()
         self.jobs.abandon()
         if self.local_presence is not None and not forked:
             self.local_presence.release_all()
         self.telemetry.close()
-
-    def _leave_log(self) -> None:
-        if self.streams in self.live._hub.sets:
-            self.live._hub.sets.remove(self.streams)
 
 
 def as_routers(router: Router | Sequence[Router] | None) -> list[Router]:

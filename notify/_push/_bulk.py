@@ -85,7 +85,8 @@ class Bulk:
                         offline.append(user)
                     elif isinstance(save.outcome, Event):
                         events[user] = save.outcome
-                    elif save.outcome is not None:
+                    else:
+                        assert save.outcome is not None  # an event that is shown has its outcome at once
                         failed[user] = self._failed(save.outcome, save.event)
                 await anyio.lowlevel.checkpoint()
         finally:

@@ -16,10 +16,6 @@ from ..abc import Deliver, ReceivingRouter
 logger = logging.getLogger("notify")
 
 
-def _nothing() -> None:
-    pass
-
-
 class RouteReceiver:
     """Runs the receiving half of one router, and restarts it after each failure.
 
@@ -28,7 +24,7 @@ class RouteReceiver:
 
     Attributes:
         name: the router's.
-        on_start: called whenever events begin to be received.
+        on_start: called whenever events begin to be received; set before `run`.
     """
 
     def __init__(
@@ -43,7 +39,7 @@ class RouteReceiver:
     ) -> None:
         self.router = router
         self.name = type(router).__name__
-        self.on_start: Callable[[], None] = _nothing
+        self.on_start: Callable[[], None]
         self._guard = guard
         self._catch_up = catch_up
         self._waiters: list[Waiter] = []

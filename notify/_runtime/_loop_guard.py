@@ -30,10 +30,6 @@ def _count_fork() -> None:
 os.register_at_fork(after_in_child=_count_fork)
 
 
-def _never() -> bool:
-    return False
-
-
 def _nothing() -> None:
     """Do nothing."""
 
@@ -65,13 +61,13 @@ class LoopGuard:
 
     def __init__(self, owner: str, *, asyncio_only: bool = False) -> None:
         self.owner = owner
-        self.new_waiter: Callable[[], Waiter] = EventWaiter
+        self.new_waiter: Callable[[], Waiter] = partial(EventWaiter, self.check)
         self._asyncio_only = asyncio_only
         self._loop: object = _UNBOUND
         # The thread of the asyncio loop while open. If the loop runs, and this is its thread, it is the one that runs
         # here: asking asyncio for the running loop takes a system call, `getpid`.
         self._allowed: object = _UNBOUND
-        self._is_running: Callable[[], bool] = _never
+        self._is_running: Callable[[], bool]  # set before `_allowed` is a thread
         self._forks = _forks
         self._trio_run: object = None
 
@@ -106,7 +102,6 @@ class LoopGuard:
         self._forks = _forks
         if loop is None:
             self._trio_run = _trio_run()
-            self.new_waiter = partial(EventWaiter, self.check)
         else:
             self._allowed = get_ident()
             self._is_running = loop.is_running

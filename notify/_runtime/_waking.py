@@ -40,7 +40,7 @@ class EventWaiter:
 
     __slots__ = ("_check", "_event")
 
-    def __init__(self, check: Callable[[], None] | None = None) -> None:
+    def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
         self._event = anyio.Event()
 
@@ -50,8 +50,7 @@ class EventWaiter:
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""
-        if self._check is not None:
-            self._check()
+        self._check()
         try:
             yield from self._event.wait().__await__()
         finally:

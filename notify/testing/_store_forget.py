@@ -15,7 +15,7 @@ from notify.abc import Forget, Prepare
 from ._samples import HOSTILE_NAMES
 from ._store_base import StoreTests
 from ._types import StoreT
-from ._waits import assert_chain, numbers, take, together
+from ._waits import assert_chain, numbers, take, through, together
 
 
 def forgetting(store: Store) -> Forget:
@@ -108,8 +108,8 @@ class ForgetSuite(StoreTests[StoreT]):
             gap = await stream.next(self.patience)
             assert (gap.type, gap.payload["reason"], gap.payload["from"]) == ("notify.gap", "expired", position)
             await notifier.push("alice", "t", 3)
-            while (event := await stream.next(self.patience)).type == "notify.sync":
-                pass
+            *signals, event = await through(stream, "t", self.patience)
+            assert {each.type for each in signals} <= {"notify.sync"}
             assert event.payload == 3
             with pytest.raises(InvalidEventError):
                 await notifier.forget("")

@@ -95,6 +95,14 @@ async def take(stream: Stream, count: int, within: float) -> list[Event]:
     return events
 
 
+async def through(stream: Stream, type: str, within: float) -> list[Event]:
+    """Return the next events of a stream, up to the first one of this type."""
+    events: list[Event] = []
+    while not events or events[-1].type != type:
+        events.append(await one(stream, within))
+    return events
+
+
 async def one(stream: Stream, within: float) -> Event:
     """Return the next event of a stream."""
     return (await take(stream, 1, within))[0]

@@ -299,6 +299,24 @@ def test_init_prints_what_it_would_do(tmp_path: Path) -> None:
     assert len(shown(tmp_path, "alice")) == 1
 
 
+def test_store_of_a_stranger(tmp_path: Path) -> None:
+    """A store that needs no preparation is ready if it answers; one whose names have no prefix is given none."""
+    (tmp_path / "stranger.py").write_text(
+        "from notify_memory import MemoryStreamStore\n"
+        "class Store(MemoryStreamStore): prepare = None\n"
+        "def make(url, *, max_len): return Store(max_len=max_len)\n"
+    )
+    info = tmp_path / "stranger-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[notify.stores]\nstrange = stranger:make\n")
+    where = ("--store", "strange://host")
+    assert notify(tmp_path, "init", *where) == (0, "ready: Store at strange://host\n", "")
+    done = notify(tmp_path, "init", "--print-sql", *where)
+    assert done == (0, "-- nothing to create: this store needs no preparation\n", "")
+    assert "--prefix does not apply to strange://" in one_line(notify(tmp_path, "init", "--prefix", "p", *where), 2)
+
+
 def test_tail_begins_before_the_file_exists(tmp_path: Path) -> None:
     """Following a file that does not exist yet creates nothing, and misses nothing of what is pushed later."""
     with running(tmp_path, "tail", "alice") as tail:

@@ -429,6 +429,7 @@ async def test_drain_spreads_the_end_of_the_streams(kind: Any) -> None:
     assert notifier.statistics().open_streams == 0
     await notifier.drain(10)  # nothing is open: done at once
     await notifier.aclose()
+    await notifier.drain(10)  # nothing is left to drain
 
 
 async def test_drain_lets_pushes_finish() -> None:

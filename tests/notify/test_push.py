@@ -698,7 +698,28 @@ async def test_push_many_and_absent_users(store: Any, presence: Any) -> None:
         report = await notifier.push_many(["bob", "carol"], "t")
         assert (report.events, report.failed, list(report.offline)) == ({}, {}, ["bob", "carol"])
         assert notifier.statistics().pushes["offline"] == 3
+        report = await notifier.push_many(["alice", "bob"], "typing", ephemeral=True)
+        assert (set(report.events), report.failed, list(report.offline)) == ({"alice"}, {}, ["bob"])
     assert [len(await stored(store, user)) for user in ("alice", "bob")] == [1, 0]
+
+
+class Elsewhere(MemoryStreamStore):
+    """Carries ephemeral events, but on another event loop than this one."""
+
+    def send_ephemeral(self, event: Event) -> None:
+        raise UsageError("this sender belongs to another event loop")
+
+
+@pytest.mark.parametrize("tracker", [None, MemoryPresence, SlowPresence])
+async def test_an_ephemeral_event_on_the_wrong_loop(tracker: Any) -> None:
+    """A store that is used on the wrong loop says so to the caller, also where presence is asked first."""
+    store, presence = Elsewhere(), tracker and tracker()
+    async with Notifier(store, presence=presence, offline="drop" if presence else "store") as notifier:
+        if presence is not None:
+            await presence.register("alice", RoutingInfo("elsewhere"))
+        with pytest.raises(UsageError, match="another event loop"):
+            await notifier.push("alice", "typing", ephemeral=True)
+        assert await notifier.push("alice", "t") is not None
 
 
 async def test_ephemeral_push_many(notifier: Notifier, store: Any) -> None:
@@ -749,6 +770,24 @@ async def test_too_many_pending_pushes_are_refused(kind: type[Gate]) -> None:
         await until(lambda: notifier.statistics().pending_pushes == 0)
         assert await notifier.push("alice", "t", 4) is not None
     assert sorted(event.payload for event in await stored(store, "alice")) == [0, 1, 2, 4]
+
+
+async def test_too_many_pending_pushes_fail_one_by_one_in_push_many() -> None:
+    """A user for whom a push is on its way counts as pending: beyond max_pending it fails, and the others do not."""
+    store = BatchGate()
+    async with Notifier(store=store, max_pending=1) as notifier, anyio.create_task_group() as group:
+        group.start_soon(notifier.push, "alice", "t", 0)
+        await until(lambda: store.calls)
+
+        async def push_many() -> None:
+            report = await notifier.push_many(["alice", "bob"], "t", 1)
+            assert (set(report.events), {*map(type, report.failed.values())}) == ({"bob"}, {OverloadedError})
+            assert set(report.failed) == {"alice"}
+
+        group.start_soon(push_many)
+        await until(lambda: len(store.calls) == 2)
+        store.open.set()
+    assert [[event.payload for event in await stored(store, user)] for user in ("alice", "bob")] == [[0], [1]]
 
 
 @pytest.mark.parametrize("kind", [Gate, BatchGate])
@@ -837,14 +876,14 @@ async def test_pushing_in_a_loop_lets_readers_run() -> None:
         group.cancel_scope.cancel()
 
 
-async def test_closing_answers_what_was_never_sent() -> None:
-    """A push that waits behind a batch which a closing notifier gives up is certainly not stored, and told so."""
+@pytest.mark.parametrize("kind", [PlainStore, BatchStore])
+async def test_closing_answers_what_was_never_sent(kind: type[PlainStore]) -> None:
+    """A push that waits behind a save which a closing notifier gives up is certainly not stored, and told so."""
 
-    class Deaf(BatchGate):
-        async def save_many(self, events: Sequence[Event]) -> Sequence[Event | NotifyError]:
-            self.calls.append(f"save_many {len(events)}")
+    class Deaf(kind):  # type: ignore[misc,valid-type]
+        async def _enter(self, name: str) -> None:
+            self.calls.append(name)
             await anyio.sleep_forever()
-            raise AssertionError
 
     store = Deaf()
     notifier = Notifier(store=store, timeout=60)

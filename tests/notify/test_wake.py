@@ -6,9 +6,11 @@ import asyncio
 import contextvars
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from notify import ClosedError, UsageError
@@ -219,3 +221,51 @@ def test_a_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guard.forked
     with pytest.raises(UsageError, match="fork"):
         guard.check()
+    assert not guard.check_closing()  # closed, but without awaiting anything
+
+
+def test_a_loop_may_go_on_in_another_thread() -> None:
+    """A part belongs to its event loop, not to the thread in which that ran first."""
+    guard = LoopGuard("part")
+
+    async def check_twice() -> None:
+        guard.check()
+        guard.check()
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(check_twice())
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(loop.run_until_complete, check_twice()).result(10)
+        loop.run_until_complete(check_twice())
+    finally:
+        loop.close()
+
+
+def test_what_was_used_without_a_loop_can_be_closed_on_one() -> None:
+    """There is nothing to await then: what was first used where no event loop ran has no tasks."""
+    guard = LoopGuard("part")
+    guard.check()
+
+    async def check_closing() -> bool:
+        return guard.check_closing()
+
+    assert guard.check_closing()
+    assert not asyncio.run(check_closing())
+
+
+def test_closing_beside_a_run_of_trio_that_goes_on_is_refused() -> None:
+    """While trio runs, its part can be closed only there; once it has ended, from anywhere."""
+    guard = LoopGuard("part")
+
+    async def check_closing() -> bool:
+        return guard.check_closing()
+
+    async def main() -> None:
+        guard.check()
+        with pytest.raises(UsageError, match="another event loop"):
+            await anyio.to_thread.run_sync(asyncio.run, check_closing())
+        assert guard.check_closing()
+
+    anyio.run(main, backend="trio")
+    assert not asyncio.run(check_closing())
