@@ -171,11 +171,11 @@ async def test_a_pool_whose_connections_are_all_in_use(make: Make) -> None:
     await pool.release(only)
 
 
-async def test_a_role_that_may_have_no_connection(postgres: Server, schema: str, make: Make) -> None:
+async def test_a_role_that_may_have_no_connection(postgres: Server, schema: str) -> None:
     """Where the server gives no connection, and there is none to wait for, calls fail soon, and say what is short."""
     async with role(postgres, schema, rights=None, options="CONNECTION LIMIT 0") as none:
-        store = await make(where=none.dsn, timeout=20)
-        began = time.perf_counter()
-        with pytest.raises(BackendUnavailableError, match="too many connections"):
-            await store.head("alice")
-        assert time.perf_counter() - began < 10
+        async with aclosing(PostgresStore(none.dsn, schema=schema, timeout=20)) as store:
+            began = time.perf_counter()
+            with pytest.raises(BackendUnavailableError, match="too many connections"):
+                await store.head("alice")
+            assert time.perf_counter() - began < 10
