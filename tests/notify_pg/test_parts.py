@@ -14,6 +14,7 @@ import pytest
 from notify import BackendUnavailableError, ClosedError, Event, PushRejectedError, PushUncertainError, ids
 from notify.testing import FaultProxy, Faults
 from notify_pg import PostgresRouter, PostgresStore
+from notify_pg._dsn import check_dsn
 from notify_pg._errors import unavailable
 from notify_pg._pool import OwnPool
 from notify_pg._record import page_of
@@ -174,8 +175,12 @@ async def test_a_pool_whose_connections_are_all_in_use(make: Make) -> None:
 async def test_a_role_that_may_have_no_connection(postgres: Server, schema: str) -> None:
     """Where the server gives no connection, and there is none to wait for, calls fail soon, and say what is short."""
     async with role(postgres, schema, rights=None, options="CONNECTION LIMIT 0") as none:
+        began = time.perf_counter()
         async with aclosing(PostgresStore(none.dsn, schema=schema, timeout=20)) as store:
-            began = time.perf_counter()
             with pytest.raises(BackendUnavailableError, match="too many connections"):
                 await store.head("alice")
-            assert time.perf_counter() - began < 10
+        pool = OwnPool(check_dsn(none.dsn), 1)
+        with pytest.raises(asyncpg.TooManyConnectionsError):
+            await pool.acquire(20)
+        assert time.perf_counter() - began < 15
+        assert not pool._slots.locked()
