@@ -202,7 +202,7 @@ class ServerWatch:
         if server.error is not None:
             await server.knock(self._tasks, lambda: self._probe(self._timeout()))
         if (error := server.error) is not None:
-            raise error
+            raise error  # pragma: no cover - CPython 3.11 does not trace what follows a throw
 
     async def wait(self, cause: Exception, began: float, until: float) -> None:
         """Note that a connection could not be opened, and wait until more is known.

@@ -150,7 +150,7 @@ class PostgresSaver:
         while saves:
             try:
                 outcomes = await self._outcomes_or_none(saves, lock_wait)
-                if outcomes is None:
+                if outcomes is None:  # pragma: no branch - CPython 3.11 does not trace what follows a throw
                     saves = await self._set_locked_aside(saves)
                     continue
             except Exception as error:  # a mistake in this library

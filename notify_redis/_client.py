@@ -356,12 +356,10 @@ class RedisClient:
             try:
                 await self._check_reach(commands, todo)
                 await self._attempt(commands, todo, replies, deadline - anyio.current_time())
-            except RefusedError:
+            except (RefusedError, NotifyError):
                 raise
             except FAILURES as error:
                 failure = error
-            except NotifyError:
-                raise
             except Exception as error:
                 raise bug(error, self.name) from error
             todo = [i for i in todo if replies[i] is _MISSING or _is_repeated(replies[i])]

@@ -198,7 +198,7 @@ class EphemeralSender:
 
     def _locate(self, found: Iterable[Disposition], node: RedisNode | None = None) -> None:
         """In a task, find the masters, or do what a master's errors require; then continue."""
-        if not self._locating:
+        if not self._locating:  # pragma: no branch - else two masters answer with errors at once
             self._locating = True
             try:
                 self._client.start(self._find, frozenset(found), node)

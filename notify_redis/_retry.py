@@ -66,7 +66,7 @@ class RedisRetries:
                 self._resume()
                 if pushes:
                     await anyio.sleep(delay)
-        except ClosedError:
+        except ClosedError:  # pragma: no cover - closed between two attempts; else this task is cancelled
             raise
         except Exception as error:
             self._attempts.fail(pushes, error, sent=True)

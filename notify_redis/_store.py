@@ -168,14 +168,15 @@ class RedisStore:
         stream, index, _, partition = self._names.of_user(user)
         keys = (stream, index, self._names.presence(user), self._names.idempotency_index(user))
         count: int | None = None
-        for attempt in range(FORGET_ATTEMPTS):
-            now = b"1" if attempt == FORGET_ATTEMPTS - 1 else b""
+        attempts = 0
+        while count is None:  # it is a number when told to erase now
+            attempts += 1
+            now = b"1" if attempts >= FORGET_ATTEMPTS else b""
             (count,) = await self._ask([(partition, pack(b"EVALSHA", FORGET.sha, b"4", *keys, now))])
-            if count is not None:
-                break
-            await anyio.sleep(0.001)
+            if count is None:
+                await anyio.sleep(0.001)
         await self._forget_wakes(self._names.channel(user))
-        return count or 0
+        return count
 
     async def _forget_wakes(self, channel: bytes) -> None:
         """Remove the entries of all wake streams that announce something to this channel."""

@@ -204,7 +204,7 @@ class WakeReader:
                 failure = await self._receive(master)
                 if self._client.closed:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
                     return
-                if failure is None:
+                if failure is None:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
                     continue
                 delays = _delays() if time.monotonic() - began > STEADY_AFTER else delays
                 self._failed = True

@@ -11,12 +11,15 @@ import anyio
 import asyncpg
 import pytest
 
-from notify import BackendUnavailableError, Event, PushRejectedError, PushUncertainError, ids
+from notify import BackendUnavailableError, ClosedError, Event, PushRejectedError, PushUncertainError, ids
 from notify.testing import FaultProxy, Faults
 from notify_pg import PostgresRouter, PostgresStore
+from notify_pg._dsn import check_dsn
+from notify_pg._errors import unavailable
 from notify_pg._pool import OwnPool
 from notify_pg._record import page_of
 from tests.notify_pg.conftest import Make
+from tests.notify_pg.roles import role
 from tests.parts import until
 from tests.servers.postgres import Server
 
@@ -146,3 +149,38 @@ async def test_a_router_that_closes_twice(make: Make) -> None:
     began = time.monotonic()
     await router.aclose()
     assert time.monotonic() - began < 0.5
+
+
+def test_an_error_of_the_contract_stays_as_it_is() -> None:
+    """What already says what the caller needs to know is not wrapped once more."""
+    error = ClosedError("the store was closed")
+    assert unavailable(error, "PostgresStore") is error
+
+
+async def test_a_pool_whose_connections_are_all_in_use(make: Make) -> None:
+    """Whoever wants one more waits for the next that is returned, for as long as it may."""
+    store = await make(pool_size=1)
+    pool = store._db._pool
+    assert isinstance(pool, OwnPool)
+    only = await pool.acquire(5)
+    with pytest.raises(TimeoutError):
+        await pool.acquire(0.05)
+    waiting = asyncio.create_task(pool.acquire(5))
+    await asyncio.sleep(0)
+    await pool.release(only)
+    assert await waiting is only
+    await pool.release(only)
+
+
+async def test_a_role_that_may_have_no_connection(postgres: Server, schema: str) -> None:
+    """Where the server gives no connection, and there is none to wait for, calls fail soon, and say what is short."""
+    async with role(postgres, schema, rights=None, options="CONNECTION LIMIT 0") as none:
+        began = time.perf_counter()
+        async with aclosing(PostgresStore(none.dsn, schema=schema, timeout=20)) as store:
+            with pytest.raises(BackendUnavailableError, match="too many connections"):
+                await store.head("alice")
+        pool = OwnPool(check_dsn(none.dsn), 1)
+        with pytest.raises(asyncpg.TooManyConnectionsError):
+            await pool.acquire(20)
+        assert time.perf_counter() - began < 15
+        assert not pool._slots.locked()

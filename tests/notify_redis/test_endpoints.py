@@ -7,10 +7,11 @@ from contextlib import aclosing
 
 import anyio
 import pytest
+from redis.exceptions import RedisError
 
-from notify import Event, PushRejectedError
+from notify import Event, PushRejectedError, UsageError
 from notify.testing import FaultProxy
-from notify_redis import RedisStore, RedisStreamStore
+from notify_redis import RedisStore, RedisStreamStore, _endpoint
 from notify_redis._connection import format_address
 from notify_redis._discovery import _address
 from tests.parts import until
@@ -150,3 +151,28 @@ async def test_a_host_that_cannot_be_one(prefix: str) -> None:
     async with aclosing(RedisStore(f"redis://{'x' * 80}.example:6379", prefix=prefix, timeout=0.5)) as store:
         with pytest.raises(PushRejectedError, match="cannot connect"):
             await store.save(Event("alice", "t"))
+
+
+async def test_masters_are_looked_up_in_the_background(prefix: str) -> None:
+    """What looks for the masters in the background ends when it has found them, and may start again."""
+    with single("--cluster-enabled", "yes") as server:
+        await one_node(server, {})
+        async with aclosing(RedisStore(f"redis+cluster://127.0.0.1:{server.port}", prefix=prefix)) as store:
+            client = store._client
+            client._look_later()
+            client._look_later()
+            await until(lambda: not client._looking, 10)
+            assert client.is_located
+            assert await store.head("alice") == "0"
+
+
+def test_options_that_the_driver_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever error the driver has for the value of an option, the message does not show it: it may be a secret."""
+
+    def refuse(url: str) -> None:
+        raise RedisError(f"cannot use {url}")
+
+    monkeypatch.setattr(_endpoint.ConnectionPool, "from_url", refuse)
+    with pytest.raises(UsageError, match="does not accept") as caught:
+        RedisStore("redis://localhost?client_name=s3cret")
+    assert "s3cret" not in str(caught.value)

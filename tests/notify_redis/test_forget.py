@@ -117,3 +117,18 @@ async def test_keys_that_expired_leave_the_index(server: Server, prefix: str) ->
         assert server.ask("ZRANGE", index, 0, -1)[-2:] == [b"second", b"third"]
         assert b"first" not in server.ask("ZRANGE", index, 0, -1)
         await until(lambda: not server.ask("EXISTS", index))
+
+
+async def test_wake_streams_that_take_several_calls(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All entries of a long wake stream are looked at; those of others stay."""
+    monkeypatch.setattr(_store, "WAKES_PER_CALL", 2)
+    async with aclosing(RedisStreamStore(server.url, prefix=prefix, wake="xread")) as store:
+        for _ in range(4):
+            await store.save(Event("alice", "t"))
+            await store.save(Event("bob", "t"))
+        stream, _ = store._wakes.keys(0)
+        assert server.ask("XLEN", stream) == 8
+        assert await store.forget("alice") == 4
+        assert server.ask("XLEN", stream) == 4

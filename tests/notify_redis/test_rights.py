@@ -43,6 +43,26 @@ async def test_channels_that_are_not_allowed(server: Server, prefix: str, caplog
         await until(lambda: store.is_receiving, 10)
 
 
+async def test_channels_that_nobody_needs(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What a login may not publish matters to nobody where wake streams carry it: no warning, and readers are told."""
+    url = limited(server, "mute")
+    server.ask("ACL", "SETUSER", "mute", "resetchannels")
+    async with (
+        aclosing(RedisStreamStore(server.url, prefix=prefix, wake="xread")) as reader,
+        aclosing(RedisStore(url, prefix=prefix)) as store,
+        aclosing(RedisStreamStore(url, prefix=prefix, wake="xread")) as sender,
+        reader.subscribe("alice") as stream,
+    ):
+        await until(lambda: reader.is_receiving, 10)
+        event = await store.save(Event("alice", "t"))
+        assert await stream.next(10) == event
+        for number in range(2):
+            sender.send_ephemeral(Event("alice", "t", number))
+            assert (await stream.next(10)).payload == number
+        await until(lambda: not sender._ephemerals._busy)
+    assert not [each for each in caplog.messages if "announce" in each or "cannot send" in each]
+
+
 async def test_a_router_without_channels(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     """A router whose login lacks the channels says so when it sends, and in the log when it cannot receive."""
     url = limited(server, "quiet")

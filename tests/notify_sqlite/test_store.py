@@ -8,7 +8,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -263,6 +263,19 @@ async def test_a_cancelled_save_that_waits_is_not_stored(path: Path) -> None:
                 file.execute("ROLLBACK")
         await store.save(Event("alice", "t", "later"))
         assert [event.payload for event in (await store.read("alice", "0", 9)).events] == ["under way", "later"]
+
+
+async def test_a_first_save_that_is_cancelled_while_the_file_is_opened(path: Path) -> None:
+    """Where all that waits for the file to be opened is cancelled, no transaction begins, and the next one does."""
+    async with aclosing(SQLiteStore(path)) as store:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.save, Event("alice", "t", "first"))
+            await checkpoint()
+            assert store._saver.is_busy
+            tasks.cancel_scope.cancel()
+        await until(lambda: not store._saver.is_busy)
+        assert await store.head("alice") == "0"
+        assert (await store.save(Event("alice", "t", "later"))).prev == "0"
 
 
 async def test_a_cancelled_save_that_is_under_way_is_stored(path: Path) -> None:
