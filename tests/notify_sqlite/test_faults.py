@@ -405,7 +405,7 @@ async def test_a_connection_to_another_file_is_not_kept(path: Path, monkeypatch:
     async with SQLiteStore(path) as store:
         event = await store.save(Event("alice", "t"))
         with opened(path) as file:
-            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or what is asked for is in the WAL, which is found by name
+            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the other connection would find it there by name
         with monkeypatch.context() as patch:
             patch.setattr(_opening, "connect", connect_elsewhere)
             with pytest.raises(BackendUnavailableError, match="replaced"):
