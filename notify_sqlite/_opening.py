@@ -137,7 +137,8 @@ class SQLiteFile:
         self.wal = beside(self.path, "-wal")
 
     def _identify(self) -> None:
-        """Note which file this is, at the first connection."""
+        """Note which file this is, at the first connection; refuse a later one to another file, which keeps I1."""
+        self.check()
         if self._identity is None:
             self._identity = FileIdentity(self.path)
             if link_count(self.path) > 1:

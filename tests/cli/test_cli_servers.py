@@ -206,6 +206,7 @@ def follow(place: Place, tail: Running, tmp_path: Path, user: str) -> None:
 def test_tail_survives_the_kill_of_its_server(own_place: Place, tmp_path: Path, user: str) -> None:
     """SIGKILL of the server and its restart are reported once each; every event is printed once, without a gap."""
     arguments = ("tail", user, "--after", "0", "--json")
+    assert on(own_place, tmp_path, "init").status == 0  # or tail says that there is nothing yet
     with running(tmp_path, *arguments, variables={"NOTIFY_STORE": own_place.url}) as tail:
         follow(own_place, tail, tmp_path, user)
 

@@ -111,7 +111,10 @@ class TestPostgresPresenceOutage(PostgresOutage, PresenceOutageSuite[PostgresPre
 
 
 class SQLiteOutage(OutageSuite[Any]):
-    """The outage of a file: it is moved away, as by a network file system that is not mounted."""
+    """The outage of a file: it is moved away, as by a network file system that is not mounted.
+
+    Reading creates no file, and there is none that could go away before the first save: so each part is entered.
+    """
 
     backends: ClassVar = ("asyncio",)
     time_limit: ClassVar = 50.0
@@ -124,7 +127,9 @@ class SQLiteOutage(OutageSuite[Any]):
         self.away.mkdir()
 
     async def make(self) -> Any:
-        return self.kind(self.path, **self.options)
+        part = self.kind(self.path, **self.options)
+        await part.__aenter__()
+        return part
 
     async def interrupt(self, part: Any) -> None:
         self.move(self.path.parent, self.away)
@@ -133,7 +138,9 @@ class SQLiteOutage(OutageSuite[Any]):
         self.move(self.away, self.path.parent)
 
     def move(self, source: Path, target: Path) -> None:
-        for file in source.glob(f"{self.path.name}*"):
+        files = [*source.glob(f"{self.path.name}*")]
+        assert source / self.path.name in files, "there is no file that could go away or come back"
+        for file in files:
             file.rename(target / file.name)
 
 

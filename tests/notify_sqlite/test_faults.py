@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import anyio
 import pytest
 
@@ -27,7 +29,7 @@ from notify import (
     ids,
 )
 from notify.testing import History
-from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _checkpoint, _file, _lock
+from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _checkpoint, _file, _lock, _opening
 from notify_sqlite._errors import NoConnectionError, failed_commit, rejected
 from tests.notify_sqlite.children import child, ended, line
 from tests.parts import until
@@ -358,6 +360,59 @@ async def test_another_file_at_the_path_is_refused(path: Path, how: str, caplog:
     if how == "replaced":
         with opened(path) as file:
             assert file.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
+
+
+@pytest.mark.parametrize("use", ["read", "subscribe"])
+async def test_a_file_that_was_only_read_is_not_created_again(path: Path, use: str) -> None:
+    """Once a store has read a file that then goes away, a save is rejected and creates none, until it is back."""
+    async with SQLiteStore(path) as writer:
+        first = await writer.save(Event("alice", "t"))
+    store = SQLiteStreamStore(path)
+    async with store.subscribe("alice", "0" if use == "subscribe" else None) as stream:
+        assert await store.head("alice") == first.id
+        move(path, path.with_name("away"))
+        await until(lambda: not store.is_receiving)
+        with pytest.raises(PushRejectedError, match="deleted"):
+            await store.save(Event("alice", "t"))
+        with pytest.raises(BackendUnavailableError, match="deleted"):
+            await store.prepare()
+        assert not exists(path)
+        move(path.with_name("away") / path.name, path.parent)
+        await until(lambda: store.is_receiving)
+        second = await store.save(Event("alice", "t"))
+        assert second.prev == first.id
+        assert [await stream.next(5) for _ in range(2 if use == "subscribe" else 1)][-1] == second
+    await store.aclose()
+
+
+def move(path: Path, target: Path) -> None:
+    """Move a database, with what stands beside it, into a directory."""
+    target.mkdir(exist_ok=True)
+    for file in path.parent.glob(f"{path.name}*"):
+        file.rename(target / file.name)
+
+
+async def test_a_connection_to_another_file_is_not_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is replaced just while a connection opens, and then is back: no connection stays at the other."""
+    connect = _opening.connect
+
+    async def connect_elsewhere(name: str, **options: Any) -> aiosqlite.Connection:
+        move(path, path.with_name("away"))
+        with opened(path) as file:
+            file.execute("CREATE TABLE mine (x)")
+        return await connect(name, **options)
+
+    async with SQLiteStore(path) as store:
+        event = await store.save(Event("alice", "t"))
+        with opened(path) as file:
+            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the other connection would find it there by name
+        with monkeypatch.context() as patch:
+            patch.setattr(_opening, "connect", connect_elsewhere)
+            with pytest.raises(BackendUnavailableError, match="replaced"):
+                await store.head("alice")
+        remove(path)
+        move(path.with_name("away") / path.name, path.parent)
+        assert await store.head("alice") == event.id
 
 
 async def test_a_power_loss_leaves_a_prefix(path: Path, tmp_path: Path) -> None:
