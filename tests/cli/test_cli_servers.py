@@ -163,6 +163,7 @@ def test_every_command(place: Place, tmp_path: Path, user: str) -> None:
 
 def test_two_terminals(place: Place, tmp_path: Path, user: str) -> None:
     """One process prints what another one pushes; Ctrl-C ends it silently with status 130."""
+    assert on(place, tmp_path, "init").status == 0  # or tail says that there is nothing yet
     with running(tmp_path, "tail", user, "--after", "0", variables={"NOTIFY_STORE": place.url}) as tail:
         pushed = [push(place, tmp_path, user, "a") for _ in range(3)]
         tail.wait_for(pushed[-1])

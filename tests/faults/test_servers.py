@@ -36,6 +36,7 @@ async def test_servers_that_are_killed(backend: Backend, tmp_path: Path) -> None
     assert not verdict.gaps
 
 
+@pytest.mark.timeout(180)
 async def test_servers_that_hang_for_a_quarter_of_a_minute(fleet: Fleet, tmp_path: Path) -> None:
     """All backends at once: every push has its verdict in time, and what was sent before is not stored twice after."""
     names = ("redis", "redis cluster", "redis sentinel", "redis xread", "postgres")

@@ -210,8 +210,9 @@ class World:
         assert hub.everyone.streams == 0
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["memory", "stream", "plain", "batch"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(first=some, ops=st.lists(OPS, max_size=25), page=st.sampled_from([1, 2, 500]), signals=st.booleans())
 def test_every_log_is_read_exactly(
     kind: str, first: list[str], ops: list[tuple[str, Any, Any]], page: int, signals: bool

@@ -68,6 +68,7 @@ def hunters() -> Iterator[Callable[[], object]]:
         yield partial(run_state_machine_as_test, machine, settings=_SETTINGS)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_fault_is_found(mutation: Mutation) -> None:
@@ -86,6 +87,7 @@ def test_a_fault_is_found(mutation: Mutation) -> None:
     assert found, f"nothing noticed that {mutation.name}"
 
 
+@pytest.mark.timeout(240)
 def test_nothing_is_found_where_there_is_no_fault() -> None:
     """The same hunt over the core as it is ends in peace."""
     for hunt in hunters():
