@@ -28,6 +28,7 @@ FLOORS = (
     ["_runtime"],
     ["_stream", "_push", "_presence", "_open"],
     ["_assembly"],
+    ["_pushing"],
     ["_notifier"],
     ["adapters", "__init__"],
     ["cli", "sync", "testing", "webhook"],

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 from weakref import WeakSet
 
-from .._notifier import Notifier, Pushed
+from .._notifier import Notifier
+from .._pushing import Pushed
 from .._runtime._results import Health, PushReport
 from .._runtime._stats import Statistics
 from ..abc import Position

@@ -1,0 +1,320 @@
+"""The half of a notifier that sends: push, push_many, broadcast, forget, disconnect, deliver.
+
+Apart from `_notifier.py` for its length alone. `push` stays in one frame up to the save, since frames are what a push
+in one process costs; whatever has to be asked or awaited for goes through `_push/_pipeline.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio.lowlevel
+
+from ._assembly import Options, Parts
+from ._codec import check_json, dump
+from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
+from ._push._writer import checked_event
+from ._runtime._commands import DISCONNECT, FORGOTTEN
+from ._runtime._results import PushReport
+from .abc import Forget, Store, ability
+from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
+from .event import Event, check_pushed_type, check_user, draft, plain
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultingTypeVar  # a default for a type parameter is Python 3.13's
+
+    Pushed = DefaultingTypeVar("Pushed", bound=Event | None, default=Event, covariant=True)
+else:
+    Pushed = TypeVar("Pushed", covariant=True)
+
+
+class Pushing(Generic[Pushed]):
+    """What is common to every call that sends; `Notifier` adds the constructor, `subscribe`, `check` and the end."""
+
+    def __init__(self, store: Store | None, parts: Parts, options: Options, is_plain: bool) -> None:
+        self._store, self._parts, self._options = store, parts, options
+        self._store_name = type(store).__name__
+        self._pipeline, self._counters, self._unsent = parts.pipeline, parts.counters, parts.pipeline.unsent
+        self._guard, self._users = parts.live._hub.guard, parts.live._hub.users
+        self._closed = False
+        self._pushes_since_yield = 0
+        immediate = parts.pipeline.immediate
+        self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
+        self._dumps = options.dumps
+
+    async def push(
+        self,
+        user: str,
+        type: str,
+        payload: Any = None,
+        *,
+        key: str | None = None,
+        group: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        ephemeral: bool = False,
+        connection: Any = None,
+        data: bytes | None = None,
+    ) -> Pushed:
+        """Notify one user: save, offer to the local streams, route to the other instances.
+
+        Args:
+            user: the recipient.
+            type: what kind of event, `[A-Za-z0-9_.:-]{1,128}`.
+            payload: any JSON value.
+            key: makes the push idempotent: the same user and key within the store's window stores nothing and returns
+                the first event.
+            group: what the event is about.
+            meta: a mapping of strings to strings, delivered with the event.
+            ephemeral: not stored: only streams that are open now can see it.
+            connection: a connection of the store's driver with an open transaction: the event is stored in it, and
+                exists if and only if it is committed. Streams are woken after the commit. The event is not passed to
+                routers, including sinks.
+            data: JSON in UTF-8 that is kept byte for byte, in place of a payload.
+
+        Returns:
+            The stored event; the event without an id if ephemeral; None where `offline="drop"` dropped it.
+
+        Raises:
+            InvalidEventError: an argument is unacceptable; nothing was stored.
+            PushRejectedError: certainly not stored.
+            PushUncertainError: outcome unknown; repeat with the same key.
+            OverloadedError: too many pushes are pending.
+            UsageError: `connection` was given, and the store cannot save in a transaction, or the event is ephemeral;
+                or called from another event loop.
+            ClosedError: the notifier is closed.
+
+        Order: the pushes to one user are stored in the order of the calls; one that fails leaves the others in order.
+        Cancellation: abandons the wait; the event may be stored, and then it is delivered.
+        Concurrency: any number of tasks; they share batches.
+        Cost: one save. With a tracker, also one presence check; `push` waits for it only with `offline="drop"`.
+        """
+        if self._closed:
+            raise ClosedError("the notifier is closed")
+        if user.__class__ is str:
+            streams = self._users.get(user)  # a user with streams was checked by them
+        else:
+            user = plain(user)
+            streams = self._users.get(user) if user.__class__ is str else None
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        event = draft(user, type, payload, key, group, meta, streams is not None, data)
+        if len(event.data) > self._options.max_payload:
+            raise PayloadTooLargeError(len(event.data), self._options.max_payload)
+        self._guard.check()
+        pushed: Any  # what the overloads of the constructor say
+        if self._save_directly is None or ephemeral or connection is not None or self._unsent:
+            pushed = await self._push(event, ephemeral, connection)
+        else:
+            try:  # nothing to ask, to wait for, to route or to measure
+                pushed = stored = self._save_directly(event)
+                if stored.__class__ is not Event:
+                    checked_event(stored)
+            except Exception as error:
+                raise self._pipeline.save_failed(error)  # noqa: B904 - it carries its cause
+            counters = self._counters
+            counters.pushed_stored = count = counters.pushed_stored + 1
+            if streams is not None and streams.offer(stored):
+                counters.delivered_local += streams.streams
+            if count % PUSHES_PER_YIELD:
+                return pushed  # type: ignore[no-any-return]
+            self._pushes_since_yield = PUSHES_PER_YIELD
+        self._pushes_since_yield += 1
+        if self._pushes_since_yield >= PUSHES_PER_YIELD:
+            self._pushes_since_yield = 0
+            await anyio.lowlevel.checkpoint()  # pushing in a loop must not starve the readers; the event has its place
+        return pushed  # type: ignore[no-any-return]
+
+    def _encoded(self, payload: Any, data: Any) -> bytes:
+        """Return the JSON of a payload by `dumps`, or the given one: checked in both cases."""
+        limit, what = self._options.max_payload, "data="
+        if data is not None and payload is not None:
+            raise InvalidEventError("a push takes either a payload or data=, its JSON: leave one of them out")
+        if data is None:
+            assert self._dumps is not None
+            data, what = dump(self._dumps, payload), "what dumps= returned"
+        elif not isinstance(data, bytes):
+            raise InvalidEventError(f"data= must be bytes of JSON in UTF-8, not {data.__class__.__name__}")
+        if len(data) > limit:
+            raise PayloadTooLargeError(len(data), limit)
+        check_json(data, what)
+        return bytes(data)
+
+    async def _push(self, event: Event, ephemeral: bool, connection: Any) -> Event | None:
+        if not self._parts.telemetry.tracing:
+            return await self._pipeline.push(event, ephemeral, connection)
+        with self._parts.telemetry.push_span(event) as traced:
+            return await self._pipeline.push(traced, ephemeral, connection)
+
+    async def push_many(
+        self,
+        users: Iterable[str],
+        type: str,
+        payload: Any = None,
+        *,
+        key: str | None = None,
+        group: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        ephemeral: bool = False,
+        data: bytes | None = None,
+    ) -> PushReport:
+        """Notify many users of the same thing, in bounded batches of one round trip each.
+
+        A user who is named twice gets it once. An unacceptable user id is reported as failed.
+
+        Args:
+            users: the recipients.
+            type: as for `push`.
+            payload: as for `push`.
+            key: as for `push`; it applies to each user separately.
+            group: as for `push`.
+            meta: as for `push`.
+            ephemeral: as for `push`.
+            data: as for `push`.
+
+        Raises:
+            InvalidEventError: another argument is unacceptable; nothing was stored.
+            BackendError: every single user failed; this is the first one's error.
+            ClosedError: the notifier is closed.
+
+        Order, concurrency: as `push`.
+        Cancellation: abandons the wait; the work continues.
+        Cost: one save for 500 users if the store can `save_many`; other pushes proceed at the same time.
+        """
+        self._check_open()
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        first = draft("-", type, payload, key, group, meta, True, data)
+        self._check_size(first)
+        if isinstance(users, str | bytes):
+            raise InvalidEventError(
+                f"push_many() expects an iterable of user ids, got a single {users.__class__.__name__}: {users!r:.80}"
+            )
+        self._guard.check()
+        failed: dict[str, NotifyError] = {}
+        drafts: dict[str, Event] = {}
+        for given in users:
+            user: Any = plain(given)
+            try:
+                check_user(user)
+            except InvalidEventError as error:
+                failed[str(user)] = error
+            else:
+                drafts[user] = first.addressed_to(user)
+        if not drafts and not failed:
+            return PushReport()
+        try:
+            saves = self._pipeline.begin([*drafts.values()], ephemeral)
+            report = await self._parts.jobs.run(self._pipeline.push_all, saves, failed, ephemeral)
+        except ClosedError as error:
+            message = "the notifier was closed during push_many(), so some of the events may be stored"
+            raise PushUncertainError(message, backend=self._store_name) from error
+        if failed and not report.events and not report.offline:
+            raise next(iter(failed.values()))
+        return report
+
+    async def broadcast(
+        self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None, data: bytes | None = None
+    ) -> Event:
+        """Show an ephemeral event to every stream that is open now, on every instance.
+
+        Returns:
+            The event; its `user` and `id` are empty.
+
+        Raises:
+            InvalidEventError: an argument is unacceptable.
+            ClosedError: the notifier is closed.
+
+        Order: none.
+        Cancellation: the event is offered in this process, and perhaps in others.
+        Cost: proportional to the open streams; one route.
+        """
+        self._check_open()
+        check_pushed_type(type)
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        event = Event("-", type, payload, data=data, meta=meta)
+        self._check_size(event)
+        self._guard.check()
+        event = self._parts.fan_out.show(event.addressed_to(""), None)
+        await let_routes_start()
+        return event
+
+    async def forget(self, user: str) -> int:
+        """Erase everything that the store holds about a user, and return the number of events erased.
+
+        Open streams of the user, in every process, get a gap (`expired`) and continue with later events.
+
+        Raises:
+            InvalidEventError: `user` is not a user id.
+            UsageError: the store cannot forget.
+            BackendUnavailableError: not reachable; some of it may be erased already; safe to repeat.
+            ClosedError: the notifier is closed.
+
+        Cancellation: abandons the wait; the work continues.
+        Cost: proportional to the length of the log.
+        """
+        self._check_open()
+        check_user(user)
+        self._guard.check()
+        if not ability(self._store, Forget):
+            raise UsageError(f"{self._store_name} cannot forget a user: it lacks the ability notify.abc.Forget")
+        erased = await self._parts.jobs.run(self._store.forget, plain(user))
+        self._parts.fan_out.command(FORGOTTEN, plain(user))
+        return erased
+
+    async def disconnect(self, user: str, reason: str = "") -> None:
+        """End every stream of this user, on every instance: `async for` ends, `next` raises `DisconnectedError`.
+
+        This applies to every stream that exists when an instance is informed, even if it has not been opened yet or
+        its reader is busy. Streams that are created afterwards are not affected: keeping a client out is up to the
+        application. Other instances are informed in the same way as of an ephemeral event, through the store
+        (`Ephemerals`) or the router: soon, but not at all while those are down.
+
+        Args:
+            user: the user whose streams end, including streams that also read other logs.
+            reason: shown to the readers, at most 255 characters.
+
+        Raises:
+            InvalidEventError: `user` is not a user id.
+            UsageError: `reason` is not a str of at most 255 characters.
+            ClosedError: the notifier is closed.
+
+        Order: none.
+        Cancellation: the streams in this process have ended, and perhaps those in others.
+        Cost: proportional to the user's open streams; one route.
+        """
+        self._check_open()
+        check_user(user)
+        text: Any = reason
+        if not isinstance(text, str) or len(text) > 255:
+            raise UsageError(f"reason must be a str of at most 255 characters, not {reason!r:.80}")
+        self._guard.check()
+        self._parts.fan_out.command(DISCONNECT, plain(user), {"reason": plain(text)})
+        await let_routes_start()
+
+    def deliver(self, event: Event | bytes) -> int:
+        """Offer an event that came from another instance to the local streams; return how many accepted it.
+
+        For the receiving half of a router. The store and presence are not touched; duplicates are ignored. Never waits;
+        call it on the notifier's event loop.
+
+        Args:
+            event: an event, or the bytes of `Event.to_bytes`. Bytes that are not an event are logged and ignored.
+
+        Raises:
+            InvalidEventError: neither an event nor bytes.
+            UsageError: called from another thread or event loop.
+        """
+        if self._closed:
+            return 0
+        self._guard.check()
+        return self._parts.fan_out.deliver(event)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the notifier is closed")
+
+    def _check_size(self, event: Event) -> None:
+        if len(event.data) > self._options.max_payload:
+            raise PayloadTooLargeError(len(event.data), self._options.max_payload)
