@@ -31,7 +31,7 @@ FLOORS = (
     ["_pushing"],
     ["_notifier"],
     ["adapters", "__init__"],
-    ["cli", "sync", "testing", "webhook"],
+    ["cli", "sync", "testing", "web", "webhook"],
     ["__main__"],
 )
 """Who imports whom in the core, annotations included: a module imports its own room and the floors above it here."""
@@ -39,7 +39,7 @@ FLOORS = (
 PUBLIC = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event"}
 """What a backend, the command line and the suites may import of the core."""
 
-OUTSIDE = ["cli", "testing", "webhook"]
+OUTSIDE = ["cli", "testing", "web", "webhook"]
 """Rooms of `notify` that use the core as a stranger would: by its public modules alone."""
 
 ROLES = {
