@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Generator
 
 import pytest
 
+# Where CI is set, pytest explains a failed comparison with the whole difference, which takes minutes for thousands of
+# events; a test that waits for something fails many times before it passes.
+os.environ.pop("CI", None)
+
 # Who runs the suite in the background may have it ignore SIGINT, and every command it starts would do the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Stop the clock of the test while its failure is formatted: a time limit met there would end the whole run."""
+    remaining, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        return (yield)
+    finally:
+        if remaining:
+            signal.setitimer(signal.ITIMER_REAL, remaining)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
