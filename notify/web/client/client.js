@@ -46,18 +46,19 @@ class Attempt extends AbortController {
     this.status = response.status;
     if (response.ok && this.status !== 204) return response;
     this.wait = 1000 * response.headers.get('Retry-After') || undefined;
-    throw Error(`${path}: ${this.status}`);
+    throw Error(this.status);
   }
 
   async login(bare) {
     if (!this.options.auth) return;
-    const given = (await this.ask()) ?? {};
+    const given = await this.ask();
     this.ticket = typeof given === 'string' ? given : given.ticket;
     if (this.ticket) return;
     this.headers = given;
     if (!bare) return;
     const headers = { ...given, 'Content-Type': 'application/json' };
-    this.ticket = (await (await this.get('ticket', {}, { method: 'POST', body: '{}', headers })).json()).ticket;
+    const response = await this.get('ticket', {}, { method: 'POST', body: '{}', headers });
+    this.ticket = (await response.json()).ticket;
   }
 
   async page(after, wait = 0) {
@@ -237,11 +238,12 @@ function share({ key, options, ask, receive }, inWorker) {
   const channel = new BroadcastChannel(key);
   const post = (message) => channel.postMessage(message);
   const say = (message) => post({ from: me, ...message });
-  let stream, term, release, leave, queue, latest, answered, closed, missed = 0, last = Date.now();
+  let stream, term, before, release, leave, queue, latest, answered, closed, missed = 0, last = Date.now();
 
   const lead = () =>
     closed ||
     new Promise((free) => {
+      before = term;
       const mine = (term = crypto.randomUUID());
       const tell = (message) => {
         if (mine !== term) return;
@@ -250,7 +252,7 @@ function share({ key, options, ask, receive }, inWorker) {
       };
       const askTab = (renew) =>
         new Promise((done, fail) => {
-          answered = ({ value, error }) => (error ? fail(error) : done(value));
+          answered = ({ value }) => (value ? done(value) : fail());
           post({ term, ask: 1, renew, to: latest });
         });
       release = free;
@@ -276,16 +278,18 @@ function share({ key, options, ask, receive }, inWorker) {
   channel.onmessage = async ({ data: message }) => {
     const { from, to = me, join, kick } = message;
     if (from) {
-      latest = from;
-      if (message.answer) answered?.(message);
+      latest = message.left ? undefined : from;
+      if (message.left) inWorker?.();
+      else if (message.answer) answered?.(message);
       else if (kick) stream?.kick(kick);
       else if (stream) post({ term, to: from, ...(join && stream.welcome()) });
     }
+    if (message.ended && message.term === before) return receive(message);
     if (from || stream || to !== me) return;
     missed = 0;
     queue ??= enqueue();
     if (message.ask) {
-      say({ answer: 1, ...(await ask(message.renew).then((value) => ({ value }), (error) => ({ error: `${error}` }))) });
+      say({ answer: 1, value: await ask(message.renew).catch(() => {}) });
     } else if (message.welcome) {
       if (term !== (term = message.term) || message.to) receive(message);
     } else if (message.term === term) receive(message);
@@ -328,6 +332,7 @@ function share({ key, options, ask, receive }, inWorker) {
       resign();
       release?.();
       leave?.();
+      say({ left: 1 });
       channel.close();
     },
     kick: (why) => (stream ? stream.kick(why) : say({ kick: why })),
@@ -337,22 +342,20 @@ function share({ key, options, ask, receive }, inWorker) {
 if (globalThis.SharedWorkerGlobalScope) {
   let hub, key;
   const close = () => (hub = hub?.close());
+  const check = async () => {
+    const { held } = await navigator.locks.query();
+    if (!held.some(({ name }) => name === `${key} tab`)) close();
+  };
   globalThis.onconnect = ({ ports: [port] }) => {
     port.onmessage = ({ data }) => {
       key = data.key;
-      hub ??= share({ key, options: () => data, receive: (message) => message.ended && close() }, true);
+      hub ??= share({ key, options: () => data, receive: (message) => message.ended && close() }, check);
     };
   };
-  setInterval(async () => {
-    const { held } = await navigator.locks.query();
-    if (!held.some(({ name }) => name === `${key} tab`)) close();
-  }, TICK);
+  setInterval(check, TICK);
 }
 
-const number = (id) => {
-  const [ms, sequence = 0] = id.split('-');
-  return (BigInt(ms) << 64n) + BigInt(sequence);
-};
+const order = (id) => id.split('-').map((part) => part.padStart(20)).join();
 
 export const clients = new Set();
 
@@ -368,7 +371,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
   const listening = new AbortController();
   let lastId = settings.lastId ?? guard(() => storage?.getItem(place)) ?? undefined;
   let status = 'connecting', remote, link, live, buffer, was, closed, away, hidden, seen = {};
-  let floor = /^\d+(-\d+)?$/.test(lastId) ? number(lastId) : -1n;
+  let floor = /^\d+(-\d+)?$/.test(lastId) ? order(lastId) : '';
 
   const emit = (name, data) => {
     for (const fn of [...(handlers[name] ?? [])]) guard(fn, data);
@@ -386,7 +389,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
   const take = ({ name, id, data }) => {
     const { user, type } = data;
     if (name === 'message') {
-      const position = data.id && number(data.id);
+      const position = data.id && order(data.id);
       if (position <= (seen[`of ${user}`] ?? floor)) return;
       if (position) seen[`of ${user}`] = position;
       if (!/^(gap|sync|status|end)$/.test(type)) emit(type, data);
@@ -395,7 +398,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
     } else {
       if (data.reason === 'rewound') {
         seen = {};
-        floor = -1n;
+        floor = '';
       }
       emit(name.replace(/^notify\.(gap|sync|end)$/, '$1'), data);
     }
@@ -440,7 +443,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
     else if (!live && data && name !== 'message') catchUp(data);
     update();
   };
-  const ask = async (renew) => (typeof auth === 'function' ? auth(!!renew) : auth);
+  const ask = async (renew) => (typeof auth === 'function' ? await auth(!!renew) : auth) ?? {};
   const options = () => ({ url, lastId, heartbeat, withCredentials, transports: names, auth: !!auth });
   const alone = () => {
     const stream = open(options(), ask, receive);
