@@ -43,6 +43,11 @@ class Pushing(Generic[Pushed]):
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
         self._dumps = options.dumps
 
+    @property
+    def store(self) -> Store | None:
+        """The store that the notifier was given, or opened by `from_url`; None without one."""
+        return self._store
+
     async def push(
         self,
         user: str,
