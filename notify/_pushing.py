@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 else:
     Pushed = TypeVar("Pushed", covariant=True)
 
-_NOBODY: Final = "notify.nobody"
+_UNUSED: Final = "notify.moment"
 """A user without events: opening a stream of it starts what receives from other processes."""
 
 
@@ -327,7 +327,7 @@ class Pushing(Generic[Pushed]):
             self._parts.streams.opening()
             with suppress(BackendError), anyio.move_on_after(self._options.timeout):
                 await self._parts.receivers.ready()
-                async with self._parts.live.subscribe(_NOBODY):
+                async with self._parts.live.subscribe(_UNUSED):
                     self._is_informed = True
         return self._parts.streams.generation
 
