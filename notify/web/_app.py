@@ -126,6 +126,7 @@ class NotifyApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self._site.closing.reopen()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.aclose()

@@ -101,7 +101,7 @@ class Ended(Exception):
         return {"reason": self.reason, "retry": self.retry}
 
 
-def random_retry(site: Site, reason: Reason | None = None) -> int:
+def retry_of(site: Site, reason: Reason | None = None) -> int:
     """Return the milliseconds after which a client should come back, drawn for each, so that they do not come at once.
 
     Args:
@@ -113,7 +113,14 @@ def random_retry(site: Site, reason: Reason | None = None) -> int:
         least, greatest = REPLACED_RETRY
     elif reason == "overload":
         least, greatest = OVERLOAD_RETRY
+    elif reason == "shutdown":
+        least, greatest = site.closing.returning(site.options.retry)
     return round(1000 * random.uniform(least, greatest))
+
+
+def ended(site: Site, reason: Reason) -> Ended:
+    """Return the end of a connection that has no session."""
+    return Ended(reason, retry_of(site, reason))
 
 
 class _OpenStream(Stream, Interruptible):
@@ -187,7 +194,7 @@ class Session:
                 self.is_invalid = True
                 stream = subscribe(users, None, **options)
         except ClosedError:
-            raise Ended("shutdown", random_retry(site, "shutdown")) from None
+            raise ended(site, "shutdown") from None
         except UsageError as error:
             raise WebError(400, "bad_request", str(error)) from error
         self._stream = cast("_OpenStream", stream)
@@ -232,6 +239,9 @@ class Session:
         if self._reason is None:
             self._reason = cast("Reason", reason)
             self._stream.interrupt()
+            if self.sending and reason == "shutdown":  # a client that does not read is not waited for
+                self._site.ticker.discard(self)
+                self._site.ticker.add(self, self._patience())
 
     def shut_down(self) -> None:
         """End the connection soon because the server ends."""
@@ -240,7 +250,7 @@ class Session:
     def ended(self, reason: Reason) -> Ended:
         """Return the end for this reason."""
         known_by = _position.mark(self._identity.session, self.last_id) if reason == "disconnected" else ""
-        return Ended(reason, random_retry(self._site, reason), known_by)
+        return Ended(reason, retry_of(self._site, reason), known_by)
 
     def _end_of(self, error: Exception) -> Ended:
         if self._reason is not None:
@@ -257,10 +267,10 @@ class Session:
         """Do what is due; see `_ticker.Timed`."""
         options = self._site.options
         if self.sending:
-            if now >= self.sending + options.send_timeout:
+            if now >= self._patience():
                 self._abort()
                 return NEVER
-            return self.sending + options.send_timeout
+            return self._patience()
         if now >= self._until:
             self.stop("lifetime")
             return now + options.send_timeout
@@ -269,6 +279,12 @@ class Session:
                 self._stream.interrupt()
             return now + options.heartbeat / 2
         return min(self.written + options.heartbeat, self._until, now + options.send_timeout)
+
+    def _patience(self) -> float:
+        """Return until when the send in progress may last."""
+        options = self._site.options
+        seconds = options.send_timeout
+        return self.sending + (min(seconds, options.drain) if self._reason == "shutdown" else seconds)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
 

@@ -50,18 +50,23 @@ class Site:
         self.authenticate = authenticate
         self.options = options
         self.inbox = inbox
-        self.background = Background("web application")
         self.closing = Closing(drain=options.drain)
         self.limits = StreamLimits(options.max_streams, options.max_streams_per_user)
         self.turns = Turns()
         self.frames = FrameCache()
-        self.ticker = Ticker(self.background, min(options.heartbeat, options.send_timeout, options.lifetime))
+        self._start()
         self.tickets = Tickets(notifier, options)
 
+    def _start(self) -> None:
+        options = self.options
+        self.background = Background("web application")
+        self.ticker = Ticker(self.background, min(options.heartbeat, options.send_timeout, options.lifetime))
+
     async def aclose(self) -> None:
-        """End the streams and the tasks. Idempotent."""
+        """End the streams and the tasks. Idempotent; a server that starts again finds everything ready."""
         self.closing.begin("closed")
         await self.background.aclose()
+        self._start()
 
 
 Handler: TypeAlias = Callable[[Site, Request, Receive, Send], Awaitable[None]]

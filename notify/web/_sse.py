@@ -8,7 +8,7 @@ end of that.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -23,10 +23,10 @@ from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
 from ._options import WebOptions
 from ._position import Asked
 from ._reply import Reply
-from ._request import Headers, Identity, Receive, Request, Scope, Send
-from ._session import Admission, Ended, Session, admit, logs_of, random_retry
+from ._request import Headers, Identity, Message, Receive, Request, Scope, Send
+from ._session import Admission, Ended, Session, admit, ended, logs_of, retry_of
 from ._site import Site, check_notifier
-from ._watch import watch
+from ._watch import Watch, watch
 
 CHUNK: Final = 65_536
 """Bytes of frames that are written at once, roughly."""
@@ -39,60 +39,99 @@ HEADERS: Final[Headers] = [
 """No proxy may keep back, compress or store a stream."""
 
 
+class Entrance:
+    """What the end of the server is told to, before there is a session: then the session is ended."""
+
+    __slots__ = ("session",)
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    def shut_down(self) -> None:
+        """End the session, if there is one."""
+        if self.session is not None:
+            self.session.shut_down()
+
+
 async def stream(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /stream."""
-    if site.closing.begun:
-        await _send_end(send, request, Ended("shutdown", random_retry(site, "shutdown")))
-    elif site.limits.is_full:
-        await _send_end(send, request, Ended("overload", random_retry(site, "overload")))
-    else:
-        admission = await admit(site, request)
-        await serve(site, admission, _position.asked(request.headers, request.query), request, receive, send)
+    await serve(site, partial(admit, site, request), request, receive, send)
 
 
-async def serve(site: Site, admission: Admission, asked: Asked, request: Request, receive: Receive, send: Send) -> None:
+async def serve(
+    site: Site, admitted: Callable[[], Awaitable[Admission]], request: Request, receive: Receive, send: Send
+) -> None:
     """Serve one stream, until its end.
+
+    Args:
+        site: the application.
+        admitted: returns who the client is and what it reads, or raises WebError.
+        request: where to continue is read from it.
+        receive: of the request.
+        send: of the request.
 
     Raises:
         WebError: it cannot be opened; nothing was sent.
     """
-    if asked.is_refused(admission.identity.session):
-        await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
+    if site.limits.is_full:
+        await _send_end(send, request, ended(site, "overload"))
         return
+    entrance = Entrance()
+    with site.closing.stream(entrance.shut_down):
+        if site.closing.begun:
+            await site.closing.farewell(send, *_last_messages(request, ended(site, "shutdown")))
+            return
+        admission = await admitted()
+        asked = _position.asked(request.headers, request.query)
+        if asked.is_refused(admission.identity.session):
+            await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
+            return
 
-    async def until_disconnected() -> None:
-        while await _receives(receive):
-            pass
-        line.abort()
+        async def until_disconnected() -> None:
+            while await _is_connected(receive):
+                pass
+            line.abort()
 
-    line = watch(until_disconnected)
+        line = watch(until_disconnected)
+        async with line:
+            await _run(site, admission, asked, entrance, line, request, send)
+
+
+async def _run(
+    site: Site, admission: Admission, asked: Asked, entrance: Entrance, line: Watch, request: Request, send: Send
+) -> None:
     started = False
-    async with line:
-        try:
-            session = Session(site, admission, asked.position, line.abort)
-            with site.closing.stream(session.shut_down):
-                async with session:
-                    feed = FrameFeed(site, session, typed=request.query.get("events") == "typed")
-                    chunk = feed.retry if site.turns.is_busy else feed.retry + await feed.read()
-                    session.sending = session.written = time.monotonic()
-                    await _send_head(send, request)
-                    started = True
-                    while True:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                        session.sending = 0.0
-                        chunk = await feed.read()
-                        session.sending = session.written = time.monotonic()
-        except Ended as end:
+    try:
+        session = entrance.session = Session(site, admission, asked.position, line.abort)
+        if site.closing.begun:  # while the client was authenticated
+            session.shut_down()
+        async with session:
+            feed = FrameFeed(site, session, typed=request.query.get("events") == "typed")
+            chunk = feed.beginning if site.turns.is_busy else feed.beginning + await feed.read()
+            session.sending = session.written = time.monotonic()
+            await send(_head(request))
+            started = True
+            while True:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                session.sending = 0.0
+                chunk = await feed.read()
+                session.sending = session.written = time.monotonic()
+    except Ended as end:
+        messages = _last_messages(request, end, started=started)
+        if end.reason == "shutdown":
+            await site.closing.farewell(send, *messages)
+        else:
             with anyio.move_on_after(site.options.send_timeout):
-                await _send_end(send, request, end, started=started)
-        except anyio.get_cancelled_exc_class():
-            if started and not line.aborted:
-                last = Ended("shutdown", random_retry(site, "shutdown"))
-                await site.closing.farewell(partial(_send_end, send, request, last, started=True))
-            raise
+                for message in messages:
+                    await send(message)
+    except anyio.get_cancelled_exc_class():
+        if started and not line.aborted:
+            messages = _last_messages(request, ended(site, "shutdown"), started=True)
+            await site.closing.farewell(send, *messages, cancelled=True)
+        raise
 
 
-async def _receives(receive: Receive) -> bool:
+async def _is_connected(receive: Receive) -> bool:
     """Wait for what the client sends, which is nothing of interest; return whether it is still there."""
     try:
         message = await receive()
@@ -105,15 +144,19 @@ async def _receives(receive: Receive) -> bool:
     return True
 
 
-async def _send_head(send: Send, request: Request) -> None:
+def _head(request: Request) -> Message:
     headers = HEADERS + request.response_headers if request.response_headers else HEADERS
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
-async def _send_end(send: Send, request: Request, end: Ended, *, started: bool = False) -> None:
-    if not started:
-        await _send_head(send, request)
-    await send({"type": "http.response.body", "body": end_frames(end)})
+def _last_messages(request: Request, end: Ended, *, started: bool = False) -> list[Message]:
+    last: Message = {"type": "http.response.body", "body": end_frames(end)}
+    return [last] if started else [_head(request), last]
+
+
+async def _send_end(send: Send, request: Request, end: Ended) -> None:
+    for message in _last_messages(request, end):
+        await send(message)
 
 
 def end_frames(end: Ended) -> bytes:
@@ -130,22 +173,22 @@ class FrameFeed:
         typed: whether the frames of application events are called by their types.
 
     Attributes:
-        retry: the first line.
+        beginning: the first frames.
     """
 
-    __slots__ = ("_is_synced", "_session", "_site", "_typed", "retry")
+    __slots__ = ("_is_synced", "_session", "_site", "_typed", "beginning")
 
     def __init__(self, site: Site, session: Session, *, typed: bool = False) -> None:
         self._site = site
         self._session = session
         self._typed = typed
         self._is_synced = False
-        self.retry = retry_line(random_retry(site))
+        self.beginning = retry_line(retry_of(site))
         if session.is_invalid:
             gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
-            self.retry += sse_frame(one_line(gap), event="notify.gap")
+            self.beginning += sse_frame(one_line(gap), event="notify.gap")
         if not session.has_log:
-            self.retry += self._sync()
+            self.beginning += self._sync()
 
     async def read(self) -> bytes:
         """Return the next chunk: frames, or a heartbeat.
@@ -239,11 +282,7 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request."""
-        site, request = self._site, self._request
-        if site.closing.begun or site.limits.is_full:
-            await stream(site, request, receive, send)
-        else:
-            await serve(site, await self._admission(), self._asked, request, receive, send)
+        await serve(self._site, self._admission, self._request, receive, send)
 
     async def _admission(self) -> Admission:
         return Admission(self._identity, self._logs, await self._site.notifier.moment())
@@ -260,7 +299,7 @@ class EventStream:
             with site.closing.stream(session.shut_down):
                 async with session:
                     feed = FrameFeed(site, session, typed=self._request.query.get("events") == "typed")
-                    chunk = feed.retry
+                    chunk = feed.beginning
                     while True:
                         session.sending = session.written = time.monotonic()
                         yield chunk
