@@ -12,8 +12,8 @@ export interface NotifyEvent<Payload = unknown> {
 /** Continuity cannot be proven between two positions: read the state again from its source. */
 export interface Gap {
   readonly reason: "trimmed" | "expired" | "rewound" | "invalid" | (string & {});
-  readonly start?: string;
-  readonly end?: string;
+  readonly from: string;
+  readonly to: string;
   readonly user?: string;
 }
 

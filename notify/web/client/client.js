@@ -176,11 +176,12 @@ function open(options, ask, tell) {
     if (code === 403) return 'forbidden';
     if (expired && (renewed || !(end.reason || options.auth))) return 'expired';
     if (end.reason) tell({ name: 'notify.end', data: end });
-    if (expired) renewed = true;
-    else if (!synced) fails++;
+    const failed = !synced && !expired && !end.reason;
+    renewed ||= expired;
+    fails += failed;
     // Not because the server is down.
     const other = code < 429 || name === 'eventsource' || name === 'websocket';
-    if (stream.at < 0 || silent || (!synced && !expired && other && fails % 3 === 0)) stream.at++;
+    if (stream.at < 0 || silent || (failed && other && fails % 3 === 0)) stream.at++;
     const wait = end.retry ?? c.wait;
     obeys = wait !== undefined;
     if (hurry) return 0;

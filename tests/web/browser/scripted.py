@@ -22,7 +22,8 @@ import { clients, connect } from '/notify/client.js';
 window.clients = clients;
 window.connect = connect;
 window.record = (client, name) => {
-  const got = (window[name] = { client, types: [], payloads: [], ids: [], statuses: [client.status], syncs: [], gaps: [], ends: [] });
+  const got = (window[name] = { client, types: [], payloads: [], ids: [], statuses: [], syncs: [], gaps: [], ends: [] });
+  got.statuses.push(client.status);
   client.on('*', (event) => {
     got.types.push(event.type);
     got.payloads.push(event.payload);
@@ -249,7 +250,7 @@ class Scripted:
         at, cut = self.after(seen.query.get("after")), self.cut
         until = time.monotonic() + float(seen.query.get("wait", 0))
         while at == len(self.log) and time.monotonic() < until and self.cut == cut:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # noqa: ASYNC110 - tests push from another thread
         body = {"events": self.log[at:], "position": self.position(len(self.log)), "sync": True}
         await self.reply(send, json.dumps(body).encode(), "application/json", answer)
 

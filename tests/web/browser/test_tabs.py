@@ -155,7 +155,7 @@ def test_the_leader_crashes(context: BrowserContext, site: str, scripted: Script
 def test_a_leader_that_hangs_is_replaced_and_drops_what_it_reads(
     context: BrowserContext, site: str, scripted: Scripted
 ) -> None:
-    """It holds its lock and its stream and says nothing: another tab steals the lock. Back again, it joins as others do."""
+    """It holds lock and stream and says nothing: another tab steals the lock. Back again, it joins as others do."""
     first, *others = tabs(context, site, 3)
     with pushing(scripted, others[0]):
         first.evaluate("setTimeout(() => { for (const end = Date.now() + 13000; Date.now() < end; ); })")
@@ -186,7 +186,9 @@ def test_a_tab_that_was_away_reads_what_it_lacks(
     assert len(scripted.requests("/stream")) == 1
 
 
-def test_reading_what_is_lacking_is_repeated(context: BrowserContext, site: str, scripted: Scripted, sharing: str) -> None:
+def test_reading_what_is_lacking_is_repeated(
+    context: BrowserContext, site: str, scripted: Scripted, sharing: str
+) -> None:
     """The request fails, while events go on: each arrives once, in order."""
     (first,) = tabs(context, site, 1)
     for number in range(5):
@@ -217,7 +219,9 @@ def test_a_reload_of_one_of_many_resumes(context: BrowserContext, site: str, scr
     all_have(pages[1:], scripted)
 
 
-def test_tabs_of_another_name_do_not_share(context: BrowserContext, site: str, scripted: Scripted, sharing: str) -> None:
+def test_tabs_of_another_name_do_not_share(
+    context: BrowserContext, site: str, scripted: Scripted, sharing: str
+) -> None:
     """`share` may name who shares: tabs of different users of one browser have streams of their own."""
     tabs(context, site, 2, "{share: 'alice'}")
     tabs(context, site, 1, "{share: 'bob'}")

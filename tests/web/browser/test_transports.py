@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -146,7 +147,7 @@ def test_the_back_off_grows_and_is_not_regular(page: Page, scripted: Scripted) -
         assert time.monotonic() < deadline
         page.wait_for_timeout(20)
     times = [seen.at for seen in scripted.requests("/stream")][1:]
-    pauses = [after - before for before, after in zip(times, times[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(times)]
     assert pauses[-1] > 2 * pauses[0]
     assert pauses[-1] > 0.35  # 50 ms doubled four times, less at most half
     scripted.always.clear()
@@ -213,7 +214,8 @@ def test_headers_become_a_ticket_for_each_connection(page: Page, scripted: Scrip
 def test_auth_may_give_the_ticket_itself(page: Page, scripted: Scripted, transport: str) -> None:
     """A ticket from the application's own endpoint; one for each request."""
     page.evaluate(
-        "t => { let n = 0; start({share: false, transports: [t], heartbeat: 0.2, auth: () => `own${++n}`}); }", transport
+        "t => { let n = 0; start({share: false, transports: [t], heartbeat: 0.2, auth: () => `own${++n}`}); }",
+        transport,
     )
     connected(page)
     scripted.push(1)
@@ -303,9 +305,11 @@ def test_a_server_that_is_down_changes_no_transport(page: Page, scripted: Script
 def test_a_stream_is_parsed_wherever_it_is_cut(page: Page, newline: str) -> None:
     """Split at every byte, and fed byte by byte: the same frames."""
     text = newline.join(
-        ["retry: 70", ":", "data: one", "id: 5-0", "", "event: notify.x", "data:two", "data: lines", "data", "", "id: 6-0",
-         "", "id: a\0b", "retry: x", "data:  3", "nonsense", "", "data: lost", "id: 7-0"]
-    )  # fmt: skip
+        [
+            *("retry: 70", ":", "data: one", "id: 5-0", "", "event: notify.x", "data:two", "data: lines", "data"),
+            *("", "id: 6-0", "", "id: a\0b", "retry: x", "data:  3", "nonsense", "", "data: lost", "id: 7-0"),
+        ]
+    )
     result = page.evaluate(
         """async (text) => {
           const { parser } = await import('/notify/client.js');
@@ -325,7 +329,9 @@ def test_a_stream_is_parsed_wherever_it_is_cut(page: Page, newline: str) -> None
 
 
 @pytest.mark.parametrize("bad", ["data: {", "data: null", "id: 1700000000000-9"])
-def test_a_frame_that_cannot_be_read_is_passed_over(context: BrowserContext, site: str, scripted: Scripted, bad: str) -> None:
+def test_a_frame_that_cannot_be_read_is_passed_over(
+    context: BrowserContext, site: str, scripted: Scripted, bad: str
+) -> None:
     """The stream goes on, and the position does not move by it."""
     scripted.push(1)
     scripted.next("/stream", Answer(body=(f"{bad}\n\n".encode(),)))
