@@ -163,7 +163,10 @@ class WebServer:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2) as connection:
             connection.settimeout(2)
             connection.sendall(request.encode())
-            return connection.recv(12).startswith(b"HTTP/1.")
+            answer = b""
+            while data := connection.recv(65536):  # to the end: what is left unread would be answered by a reset
+                answer += data
+            return answer.startswith(b"HTTP/1.")
         return False
 
     def send(self, number: int) -> None:
