@@ -176,13 +176,14 @@ class FrameFeed:
         beginning: the first frames.
     """
 
-    __slots__ = ("_is_synced", "_session", "_site", "_typed", "beginning")
+    __slots__ = ("_is_one_log", "_is_synced", "_session", "_site", "_typed", "beginning")
 
     def __init__(self, site: Site, session: Session, *, typed: bool = False) -> None:
         self._site = site
         self._session = session
         self._typed = typed
         self._is_synced = False
+        self._is_one_log = session.is_one_log
         self.beginning = retry_line(retry_of(site))
         if session.is_invalid:
             gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
@@ -225,7 +226,8 @@ class FrameFeed:
             return self._sync()
         if event.type == "notify.gap":
             return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
-        return self._site.frames.sse(event, self._session.last_id, typed=self._typed)
+        last_id = event.id if self._is_one_log else self._session.last_id
+        return self._site.frames.sse(event, last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
         self._is_synced = True
