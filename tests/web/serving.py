@@ -56,7 +56,7 @@ async def _answers(port: int) -> bool:
 
 async def _on_uvicorn(app: Any, listener: socket.socket, ended: anyio.Event, *, http: str) -> None:
     config = uvicorn.Config(
-        app, log_level="critical", access_log=False, lifespan="on", http=http, ws="websockets-sansio",
+        app, log_level="critical", access_log=False, lifespan="auto", http=http, ws="websockets-sansio",
         timeout_graceful_shutdown=round(GRACE),
     )  # fmt: skip
     server = QuietServer(config)
