@@ -10,12 +10,13 @@ from typing import Any
 
 import anyio
 import httpx
-import httpx_sse
 import pytest
 
 from notify import Notifier
 from notify.web import Identity, NotifyApp, Request, bearer_token, end_session, session_id
 from notify_memory import MemoryRouter, MemoryStore, MemoryStreamStore
+from tests.parts import until
+from tests.web.clients import Frame, RawClient
 from tests.web.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -37,22 +38,44 @@ async def site(authenticate: Any = by_token, **options: Any) -> AsyncIterator[tu
         yield client, notifier
 
 
-@asynccontextmanager
-async def reading(
-    client: httpx.AsyncClient, path: str = "/stream", **headers: str
-) -> AsyncIterator[AsyncIterator[Any]]:
-    """Open a stream, and yield its events once it is live."""
-    async with httpx_sse.aconnect_sse(client, "GET", path, headers=headers) as source:
-        assert source.response.status_code == 200
-        events = source.aiter_sse()
+class Reading:
+    """The events of an open stream, one after the other."""
+
+    def __init__(self, client: RawClient) -> None:
+        self.client = client
+        self.count = 0
+
+    async def next(self) -> Frame:
+        """Return the next event, `notify.sync` aside."""
+        is_open = True
         with anyio.fail_after(10):
-            assert (await anext(events)).event == "notify.sync"
-        yield events
+            while True:
+                frames = [frame for frame in self.client.frames if frame.data and frame.event != "notify.sync"]
+                if len(frames) > self.count:
+                    self.count += 1
+                    return frames[self.count - 1]
+                assert is_open, "the stream has ended"
+                is_open = await self.client.read()
+
+    async def payload(self) -> Any:
+        """Return the payload of the next event of the application."""
+        return (await self.next()).json["payload"]
+
+    async def reason(self) -> str:
+        """Return why the stream ends."""
+        frame = await self.next()
+        assert frame.event == "notify.end"
+        return str(frame.json["reason"])
 
 
-async def following(events: AsyncIterator[Any]) -> Any:
-    with anyio.fail_after(10):
-        return await anext(events)
+@asynccontextmanager
+async def reading(place: httpx.URL | str, path: str = "/stream", **headers: str) -> AsyncIterator[Reading]:
+    """Open a stream, and yield it once it is live."""
+    port = httpx.URL(place).port or 0
+    async with RawClient(port, path, {name.replace("_", "-"): value for name, value in headers.items()}) as client:
+        await client.read_until(b"event: notify.sync")
+        assert client.status == 200
+        yield Reading(client)
 
 
 def error_of(response: httpx.Response) -> str:
@@ -143,12 +166,12 @@ async def test_a_ticket_opens_one_stream() -> None:
         assert answer.headers["cache-control"] == "no-store"
         ticket, expires = answer.json()["ticket"], datetime.fromisoformat(answer.json()["expires_at"])
         assert timedelta(seconds=10) < expires - datetime.now(UTC) < timedelta(seconds=30)
-        async with reading(client, f"/stream?ticket={ticket}") as events:
+        async with reading(client.base_url, f"/stream?ticket={ticket}") as events:
             await notifier.push("alice", "note", 1)
-            assert (await following(events)).json()["payload"] == 1
+            assert await events.payload() == 1
         again = await client.get(f"/stream?ticket={ticket}", headers=ALICE)
         assert (again.status_code, error_of(again)) == (401, "invalid_ticket")
-        async with reading(client, **ALICE):
+        async with reading(client.base_url, **ALICE):
             pass
 
 
@@ -170,7 +193,7 @@ async def test_a_ticket_is_bound_to_its_origin() -> None:
         for headers in ({"origin": other}, {}):
             answer = await client.get(f"/stream?ticket={ticket}", headers=headers)
             assert (answer.status_code, error_of(answer)) == (401, "invalid_ticket")
-        async with reading(client, f"/stream?ticket={ticket}", origin=FRIEND):
+        async with reading(client.base_url, f"/stream?ticket={ticket}", origin=FRIEND):
             pass
 
 
@@ -178,8 +201,8 @@ async def test_an_expired_ticket() -> None:
     """Too late is too late."""
     async with site(ticket_lifetime=0.01) as (client, _):
         ticket = (await client.post("/ticket", headers=ALICE)).json()
-        while datetime.now(UTC) < datetime.fromisoformat(ticket["expires_at"]) + timedelta(seconds=0.01):
-            await anyio.sleep(0.005)
+        late = datetime.fromisoformat(ticket["expires_at"]) + timedelta(seconds=0.01)
+        await until(lambda: datetime.now(UTC) > late)
         assert (await client.get(f"/stream?ticket={ticket['ticket']}")).status_code == 401
 
 
@@ -206,28 +229,27 @@ async def test_a_hundred_streams_with_one_ticket() -> None:
 async def test_credentials_expire_during_a_stream_and_are_renewed() -> None:
     """The stream says so and ends; with new ones the client goes on where it was, without loss."""
 
-    def until(request: Request) -> Identity | None:
+    def by_time(request: Request) -> Identity | None:
         token = bearer_token(request)
         if token is None:
             return None
         return Identity("alice", expires_at=datetime.fromtimestamp(float(token), UTC))
 
-    async with site(until) as (client, notifier):
+    async with site(by_time) as (client, notifier):
         soon = datetime.now(UTC).timestamp() + 1.0
         old = {"authorization": f"Bearer {soon}"}
-        async with reading(client, **old) as events:
+        async with reading(client.base_url, **old) as events:
             await notifier.push("alice", "note", 1)
-            seen = await following(events)
-            end = await following(events)
-            assert (end.event, end.json()["reason"]) == ("notify.end", "expired")
-            assert [event async for event in events] == []
+            seen = await events.next()
+            assert await events.reason() == "expired"
+            await events.client.read_all()
+            assert events.client.complete
         await notifier.push("alice", "note", 2)
         refused = await client.get("/stream", headers=old | {"last-event-id": seen.id})
         assert (refused.status_code, error_of(refused)) == (401, "expired")
-        new = {"authorization": f"Bearer {soon + 3600}", "last-event-id": seen.id}
-        async with httpx_sse.aconnect_sse(client, "GET", "/stream", headers=new) as source:
-            events = source.aiter_sse()
-            assert (await following(events)).json()["payload"] == 2
+        new = {"authorization": f"Bearer {soon + 3600}", "last_event_id": seen.id}
+        async with reading(client.base_url, **new) as events:
+            assert await events.payload() == 2
 
 
 async def test_a_logout_ends_the_session_on_every_instance_alone() -> None:
@@ -248,19 +270,18 @@ async def test_a_logout_ends_the_session_on_every_instance_alone() -> None:
     ):
         laptop, phone = ({"authorization": f"Bearer {name}"} for name in ("laptop", "phone"))
         async with (
-            reading(client, f"http://{one}/stream", **laptop) as first,
-            reading(client, f"http://{two}/stream", **laptop) as second,
-            reading(client, f"http://{two}/stream", **phone) as stays,
+            reading(f"http://{one}", **laptop) as first,
+            reading(f"http://{two}", **laptop) as second,
+            reading(f"http://{two}", **phone) as stays,
         ):
             await end_session(here, sessions.pop("laptop"))
             for events in (first, second):
-                end = await following(events)
-                assert (end.event, end.json()["reason"]) == ("notify.end", "disconnected")
+                assert await events.reason() == "disconnected"
             await here.push("alice", "note", 1)
-            assert (await following(stays)).json()["payload"] == 1
+            assert await stays.payload() == 1
             assert (await client.get(f"http://{two}/stream", headers=laptop)).status_code == 401
             await there.disconnect("alice")
-            assert (await following(stays)).json()["reason"] == "disconnected"
+            assert await stays.reason() == "disconnected"
 
 
 async def test_what_is_pushed_to_a_session_reaches_it_before_and_after_login() -> None:
@@ -272,18 +293,16 @@ async def test_what_is_pushed_to_a_session_reaches_it_before_and_after_login() -
         return Identity(session.get("user") or own, session=own)
 
     async with site(either) as (client, notifier):
-        async with reading(client) as events:
+        async with reading(client.base_url) as events:
             await notifier.push(session_id(session), "cart", 1)
-            before = await following(events)
-            assert before.json()["payload"] == 1
+            before = await events.next()
+            assert before.json["payload"] == 1
         session["user"] = "alice"
         await notifier.push(session_id(session), "cart", 2)
-        async with httpx_sse.aconnect_sse(client, "GET", "/stream", headers={"last-event-id": before.id}) as source:
-            events = source.aiter_sse()
-            assert (await following(events)).json()["payload"] == 2
+        async with reading(client.base_url, last_event_id=before.id) as events:
+            assert await events.payload() == 2
             await notifier.push("alice", "note", 3)
-            rest = [await following(events) for _ in range(2)]
-            assert "3" in rest[-1].data or "3" in rest[0].data
+            assert await events.payload() == 3
 
 
 async def test_a_failing_authenticate_is_a_503_with_a_time_to_wait() -> None:
