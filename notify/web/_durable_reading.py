@@ -14,7 +14,7 @@ from notify import Event, InvalidEventIdError
 from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, offset_of, position_of, sse_frames
 from ._frames import HEARTBEAT
 from ._reply import Reply, WebError
-from ._request import Headers, Receive, Request, Send
+from ._request import Headers, Message, Receive, Request, Send
 from ._session import Admission, Ended, Session
 from ._site import Site
 from ._watch import Watch, watch
@@ -25,6 +25,7 @@ READ_TIMEOUT: Final = 10.0
 _CURSOR_JITTER: Final = 180  # an hour of intervals
 _NO_STORE: Final = (b"cache-control", b"no-store")
 _BINARY: Final = (b"stream-sse-data-encoding", b"base64")
+_LAST: Final[Message] = {"type": "http.response.body", "body": b""}
 _SSE_HEADERS: Final[Headers] = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -132,10 +133,10 @@ class Reading:
                 if not started:
                     raise
                 with anyio.move_on_after(self._site.options.send_timeout):
-                    await _finish(send)
+                    await send(_LAST)
             except anyio.get_cancelled_exc_class():
                 if started and not line.aborted:
-                    await self._site.closing.farewell(lambda: _finish(send))
+                    await self._site.closing.farewell(send, _LAST, cancelled=True)
                 raise
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -143,10 +144,7 @@ class Reading:
     def _session(self, line: Watch | None = None) -> Session:
         """Return the session of this request; a plain read does not count against the limits."""
         abort = line.abort if line is not None else lambda: None
-        session = Session(self._site, self._admission, self._position or "", abort, counted=line is not None)
-        if not session.has_log and self._position is None:
-            raise WebError(404, "not_found", "there is no log: the notifier has no store")
-        return session
+        return Session(self._site, self._admission, self._position or "", abort, counted=line is not None)
 
     async def _replay(self, session: Session) -> tuple[list[Event], bool]:
         """Return the next part of the log, and whether it ends there.
@@ -154,6 +152,7 @@ class Reading:
         Raises:
             WebError: 410: something before it is gone; 503: the log cannot be read now.
         """
+        _offset(session)
         events: list[Event] = []
         size = 0
         await self._site.turns.acquire()
@@ -232,6 +231,8 @@ def unavailable(end: Ended) -> WebError:
 
 
 def _offset(session: Session) -> Headers:
+    if not session.has_log:
+        raise WebError(404, "not_found", "there is no log: the notifier has no store")
     return [(b"stream-next-offset", offset_of(session.last_id).encode())]
 
 
@@ -242,13 +243,9 @@ def _line(receive: Receive) -> Watch:
         try:
             while (await receive())["type"] != "http.disconnect":
                 await anyio.lowlevel.checkpoint()
-        except Exception:  # noqa: BLE001 - of the server, which has lost the connection
+        except Exception:
             pass
         line.abort()
 
     line = watch(until_disconnected)
     return line
-
-
-async def _finish(send: Send) -> None:
-    await send({"type": "http.response.body", "body": b""})

@@ -159,7 +159,11 @@ class DurableStreams:
         identity = admission.identity
         path = below_mount(request.scope)
         allowed = {identity.user, *filter(None, [identity.session]), *identity.addresses}
-        log = identity.user if not path else next((name for name in (path, path.rpartition("/")[2]) if name in allowed), "")
+        log = (
+            identity.user
+            if not path
+            else next((name for name in (path, path.rpartition("/")[2]) if name in allowed), "")
+        )
         if not log:
             raise WebError(403, "forbidden", "this user may not read this stream")
         return admission._replace(logs=(log,)), log

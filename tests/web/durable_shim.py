@@ -119,3 +119,6 @@ class WritableStreams:
         async with self.notifier.subscribe(log) as stream:
             ms, _, sequence = stream.last_id.partition("-")
         return {"stream-next-offset": f"{int(ms):020d}-{int(sequence):020d}"}
+
+
+app = WritableStreams()

@@ -3,5 +3,5 @@ import { runConformanceTests } from "@durable-streams/server-conformance-tests"
 import { describe } from "vitest"
 
 describe("suite", () => {
-  runConformanceTests({ baseUrl: process.env.BASE_URL, longPollTimeoutMs: 6000 })
+  runConformanceTests({ baseUrl: process.env.STREAMS_URL, longPollTimeoutMs: 6000 })
 })
