@@ -17,17 +17,16 @@ from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
 
-from ._durable import Form, payload
+from ._authentication import Authenticate
+from ._durable import Form as Form
+from ._durable import payload as payload
 from ._durable_reading import Reading, unavailable
 from ._frames import wire_object
-from ._gate import CrossSiteRules
 from ._options import WebOptions
 from ._reply import Reply, WebError, reply_to
 from ._request import Receive, Request, Scope, Send
 from ._session import Admission, Ended, admit
-from ._site import Authenticate, Site, check_notifier
-
-__all__ = ["EVENTS", "DurableStreams", "Form", "payload"]
+from ._site import Site, check_notifier
 
 EVENTS: Final = Form(wire_object)
 """Each item is the JSON object of an event, as on every other transport."""
@@ -94,7 +93,6 @@ class DurableStreams:
             origins=origins,
         )
         self._site = Site(check_notifier(notifier), authenticate, options)
-        self._rules = CrossSiteRules(options.origins)
         self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +100,7 @@ class DurableStreams:
         if scope["type"] != "http":
             raise UsageError(f"DurableStreams serves HTTP, not {scope['type']!r}: route only HTTP requests to it")
         request = Request(scope)
-        policy = b"cross-origin" if self._rules else b"same-origin"
+        policy = b"cross-origin" if self._site.rules else b"same-origin"
         request.response_headers += [
             (b"x-content-type-options", b"nosniff"),
             (b"cross-origin-resource-policy", policy),
@@ -125,7 +123,7 @@ class DurableStreams:
     async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
         self._check_site(request)
         if request.method == "OPTIONS":
-            granted = self._rules.preflight(request.headers, METHODS)
+            granted = self._site.rules.preflight(request.headers, METHODS)
             await Reply(204, headers=[(b"allow", ", ".join(METHODS).encode()), *granted]).send(send)
             return
         if request.method not in METHODS:
@@ -146,10 +144,10 @@ class DurableStreams:
             await reading.catch_up(send)
 
     def _check_site(self, request: Request) -> None:
-        refusal = self._rules.refusal(request.method, request.scope.get("scheme", "http"), request.headers)
+        refusal = self._site.rules.refusal(request.method, request.scope.get("scheme", "http"), request.headers)
         if refusal is not None and request.method != "OPTIONS":
             raise WebError(*refusal)
-        granted = self._rules.cors(request.headers)
+        granted = self._site.rules.cors(request.headers)
         request.response_headers += granted
         if any(name == b"access-control-allow-origin" for name, _ in granted):
             request.response_headers.append((b"access-control-expose-headers", _EXPOSED))
