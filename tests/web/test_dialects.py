@@ -147,7 +147,7 @@ class TestSkrift:
         assert [name for name, _ in live] == ["sync", "notification"]
         assert live[0] == ("sync", "")
 
-    def test_what_is_not_stored_has_an_id_all_the_same(self) -> None:
+    def test_what_is_not_stored_has_an_id_too(self) -> None:
         """These clients drop an id that they have seen, so two ephemeral events need different ones."""
         first, second = (Event("alice", "order", n, timestamp=SYNC.timestamp) for n in (1, 2))
         frames = [frame for _, frame in told("skrift", first, second)]
