@@ -8,6 +8,7 @@ one that knows this protocol (binary or oversized frames, a flood), ends the con
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -22,6 +23,9 @@ BURST: Final = 50
 
 RATE: Final = 10.0
 """Commands a second that a client may keep sending."""
+
+MAX_WAITING: Final = 64
+"""Commands that may wait, for example because the client does not read the answers."""
 
 Ref: TypeAlias = int | str | None
 
@@ -75,8 +79,8 @@ def parse_command(message: Any) -> Command:
     return Command(ref, do, read)
 
 
-def position_of(command: Command) -> str | None:
-    """Return the position of a `subscribe`, by any of the names that clients use; None for "from now on".
+def position_of(command: Command) -> str:
+    """Return the position of a `subscribe`, by any of the names that clients use; empty for "from now on".
 
     Raises:
         CommandError: the position is not text.
@@ -86,8 +90,8 @@ def position_of(command: Command) -> str | None:
         if value is not None:
             if not isinstance(value, str):
                 raise CommandError("bad_position", f"{name} is text: the id or token of an earlier frame", command.ref)
-            return value or None
-    return None
+            return value
+    return ""
 
 
 def answer(ref: Ref, **results: Any) -> str:
@@ -121,6 +125,44 @@ class Allowance:
             return False
         self._left -= 1
         return True
+
+
+class CommandQueue:
+    """The commands of one client that wait for their answers: bounded, whatever the client does.
+
+    Attributes:
+        fatal: the frame that ends the connection, if one came: nothing that follows it is kept.
+    """
+
+    def __init__(self) -> None:
+        self.fatal: CommandError | None = None
+        self._allowance = Allowance()
+        self._waiting: deque[Command | CommandError] = deque()
+
+    def put(self, message: Any, now: float) -> None:
+        """Keep what is in a `websocket.receive` message of ASGI: a command, or the error to answer."""
+        if self.fatal is not None:
+            return
+        if len(self._waiting) >= MAX_WAITING or not self._allowance.take(now):
+            self.fatal = CommandError("too_many_commands", "commands are sent too fast", is_fatal=True)
+            return
+        try:
+            self._waiting.append(parse_command(message))
+        except CommandError as error:
+            if error.is_fatal:
+                self.fatal = error
+            else:
+                self._waiting.append(error)
+
+    def take(self) -> Command | CommandError | None:
+        """Return the next one; None if there is none.
+
+        Raises:
+            CommandError: the connection ends.
+        """
+        if self.fatal is not None:
+            raise self.fatal
+        return self._waiting.popleft() if self._waiting else None
 
 
 def _is_ref(ref: Any) -> bool:

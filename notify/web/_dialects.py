@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2s
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from notify import Event, Position, UsageError, ids
@@ -79,7 +78,7 @@ class Dialect:
     is_resumed: bool = True
     is_flushed: bool = False
     page: Callable[[list[dict[str, Any]], str], object] = lambda objects, position: objects
-    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def start(self, since: str, now: float, logs: int = 1) -> Since:
         """Return where a client with this `?since=` starts; a value that is not a time counts as none.
@@ -261,63 +260,61 @@ def _marketplace(event: Event) -> dict[str, Any]:
 
 _TEMPLATE_FIELDS = frozenset({"title", "message", "action_url", "actionUrl"})
 
-DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            Dialect(
-                "skrift",
-                _skrift,
-                "notification",
-                own=frozenset({"dismissed"}),
-                sync=Frame("sync", b""),
-                end="disconnecting",
-                is_resumed=False,
-                is_flushed=True,
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    each.name: each
+    for each in (
+        Dialect(
+            "skrift",
+            _skrift,
+            "notification",
+            own=frozenset({"dismissed"}),
+            sync=Frame("sync", b""),
+            end="disconnecting",
+            is_resumed=False,
+            is_flushed=True,
+        ),
+        Dialect(
+            "template",
+            _template,
+            "notification:new",
+            "notification:broadcast",
+            own=frozenset(
+                {
+                    "notification:read",
+                    "notification:updated",
+                    "notifications:cleared",
+                    "notifications:list",
+                    "notifications:read-all",
+                    "unread:count",
+                }
             ),
-            Dialect(
-                "template",
-                _template,
-                "notification:new",
-                "notification:broadcast",
-                own=frozenset(
-                    {
-                        "notification:read",
-                        "notification:updated",
-                        "notifications:cleared",
-                        "notifications:list",
-                        "notifications:read-all",
-                        "unread:count",
-                    }
-                ),
+        ),
+        Dialect(
+            "tutorial",
+            _tutorial,
+            "notification",
+            without_since=ids.ZERO,
+            aliases={"notifications": "events"},
+        ),
+        Dialect(
+            "marketplace",
+            _marketplace,
+            "new_notification",
+            own=frozenset(
+                {
+                    "conversation_updated",
+                    "listing_status_changed",
+                    "new_match",
+                    "new_message",
+                    "notification",
+                    "property_update",
+                    "swipe",
+                    "visit_updated",
+                }
             ),
-            Dialect(
-                "tutorial",
-                _tutorial,
-                "notification",
-                without_since=ids.ZERO,
-                aliases=MappingProxyType({"notifications": "events"}),
-            ),
-            Dialect(
-                "marketplace",
-                _marketplace,
-                "new_notification",
-                own=frozenset(
-                    {
-                        "conversation_updated",
-                        "listing_status_changed",
-                        "new_match",
-                        "new_message",
-                        "notification",
-                        "property_update",
-                        "swipe",
-                        "visit_updated",
-                    }
-                ),
-                hello=Frame("connected", b"{}"),
-                page=lambda objects, position: {"items": objects, "next_cursor": position},
-                aliases=MappingProxyType({"sse": "stream", "notifications": "events"}),
-            ),
-        )
-    }
-)
+            hello=Frame("connected", b"{}"),
+            page=lambda objects, position: {"items": objects, "next_cursor": position},
+            aliases={"sse": "stream", "notifications": "events"},
+        ),
+    )
+}
