@@ -35,12 +35,12 @@ from typing import Any, Final
 
 import anyio
 
-from notify import Event
+from notify import Event, NotifyError
 
-from . import _gate, _position
+from . import _auth, _position
 from ._commands import Command, CommandError, CommandQueue, answer, position_of, refusal
 from ._frames import one_line, ws_text
-from ._reply import WebError
+from ._reply import WebError, web_error
 from ._request import Receive, Request, Send
 from ._session import Admission, Ended, Reason, Session, admit, ended
 from ._site import Site
@@ -71,21 +71,21 @@ _CODES: Final[Mapping[str, int]] = {
 async def serve(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /ws."""
     await receive()  # websocket.connect
-    if request.path.rstrip("/").endswith("/ws") and _is_of_own_site(site, request):
-        await Connection(site, request, receive, send).serve()
+    if _auth.name_of(request) == "ws" and _is_of_own_site(site, request):
+        await SocketConnection(site, request, receive, send).serve()
     else:
         await send({"type": "websocket.close", "code": FORBIDDEN})  # before it is accepted: the handshake fails
 
 
 def _is_of_own_site(site: Site, request: Request) -> bool:
     try:
-        _gate.check(request, site.options)
+        _auth.check_site(site, request)
     except WebError:
         return False
     return True
 
 
-class Connection:
+class SocketConnection:
     """One WebSocket, accepted in any case."""
 
     def __init__(self, site: Site, request: Request, receive: Receive, send: Send) -> None:
@@ -109,7 +109,7 @@ class Connection:
                 return
             try:
                 admission = await admit(site, request)
-            except WebError as error:
+            except (WebError, NotifyError) as error:
                 await self._accept()
                 await self._refuse(error)
                 return
@@ -208,12 +208,13 @@ class Connection:
         last = {"type": "websocket.send", "text": ws_text(one_line(end.value), event="notify.end", id=end.mark)}
         await self._farewell(last, _close(_CODES[end.reason], end.reason), cancelled=cancelled)
 
-    async def _refuse(self, error: WebError) -> None:
-        if error.status >= 500:
+    async def _refuse(self, error: WebError | NotifyError) -> None:
+        refused = error if isinstance(error, WebError) else web_error(error)
+        if refused.status >= 500:
             await self._end("overload")
         else:
-            code = {401: UNAUTHENTICATED, 403: FORBIDDEN}.get(error.status, BAD_REQUEST)
-            await self._farewell(_close(code, error.code))
+            code = {401: UNAUTHENTICATED, 403: FORBIDDEN}.get(refused.status, BAD_REQUEST)
+            await self._farewell(_close(code, refused.code))
 
     async def _farewell(self, *messages: Mapping[str, Any], cancelled: bool = False) -> None:
         await self._site.closing.farewell(self._send, *messages, cancelled=cancelled)

@@ -248,10 +248,10 @@ class TestWhoIsLetIn:
             assert frames[-1]["data"]["reason"] == "overload"
 
     async def test_no_user_at_all(self, notifier: Notifier) -> None:
-        """A user name that cannot be one is the client's fault or the application's: not a crash."""
+        """A name that cannot be that of a user is as good as none."""
         async with serving(NotifyApp(notifier, lambda request: "a\x00b")) as place, websocket(place) as client:
             _, code, _ = await client.end()
-            assert code == 4000
+            assert code == 4001
 
 
 class TestEnds:
