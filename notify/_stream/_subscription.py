@@ -15,6 +15,8 @@ The states and what leads from one to the next are those of `_cursor.py`; this i
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio.lowlevel
 
 from ..abc import Gap, Position
@@ -52,10 +54,10 @@ class Subscription(Attachment):
         max_lag: int | None = None,
         track: bool = True,
         expires: float | None = None,
+        since: int | None = None,
     ) -> None:
-        super().__init__(
-            source, stream_set, user, position, signals=signals, track=track, max_lag=max_lag, expires=expires
-        )
+        options: dict[str, Any] = {"track": track, "max_lag": max_lag, "expires": expires, "since": since}
+        super().__init__(source, stream_set, user, position, signals=signals, **options)
 
     # -- what the reader sees ------------------------------------------------------------------------------------
 
@@ -133,6 +135,27 @@ class Subscription(Attachment):
                     return taken
             if cursor.state is not _LIVE:
                 await self._advance()
+
+    def next_nowait(self) -> Event | None:
+        """Return the next event of the page in hand or of the ring; see `notify.abc.Interruptible`."""
+        self._check_idle()
+        if self._seen != self._set.generation or self._max_lag is not None:
+            return None
+        cursor, streams = self._cursor, self._streams
+        if cursor.page:
+            event = cursor.page.pop()
+            cursor.last_id = event.id  # keeps I3
+        elif streams is None or cursor.state is not _LIVE:
+            return None
+        else:
+            taken = cursor.take(streams)
+            if taken is None:
+                return None
+            event = taken
+            if self._source.observe is not None:
+                self._source.observe(event)
+        self._set.counters.yielded += 1
+        return event
 
     async def _enter(self) -> None:
         while self._streams is None or not self._cursor.opened:

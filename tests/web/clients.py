@@ -1,0 +1,141 @@
+"""Clients on plain sockets, which show what libraries hide: whether a response was complete, and what was in it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
+
+import anyio
+import h11
+
+PATIENCE = 15.0
+
+
+class Frame(NamedTuple):
+    """One server-sent event, with the fields that it had; a comment has none."""
+
+    event: str
+    id: str
+    data: str
+    retry: str = ""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+
+def frame_of(block: str) -> Frame:
+    """Parse the lines up to a blank one."""
+    fields: dict[str, list[str]] = {}
+    for line in block.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name, []).append(value.removeprefix(" "))
+    first = {name: values[-1] for name, values in fields.items()}
+    return Frame(first.get("event", ""), first.get("id", ""), "\n".join(fields.get("data", [])), first.get("retry", ""))
+
+
+class RawClient:
+    """One HTTP/1.1 request on a connection of its own.
+
+    Attributes:
+        status: of the response, once its head has been read.
+        headers: of the response, names in lower case.
+        body: what has arrived of it, chunks decoded.
+        complete: whether its end arrived: the last chunk, or all of `content-length`.
+        closed: whether the server has closed the connection, or reset it.
+    """
+
+    def __init__(self, port: int, target: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> None:
+        self.port, self.target, self.method = port, target, method
+        self.request_headers = {"host": f"127.0.0.1:{port}", **(headers or {})}
+        self.status, self.headers = 0, dict[str, str]()
+        self.body, self.complete, self.closed = b"", False, False
+        self.socket: socket.socket
+        self._http = h11.Connection(h11.CLIENT)
+
+    async def open(self, receive_buffer: int = 0) -> Self:
+        """Connect and send the request; a small receive buffer makes a client that stops reading felt at once."""
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.setblocking(False)
+        with suppress(BlockingIOError):
+            self.socket.connect(("127.0.0.1", self.port))
+        await anyio.wait_writable(self.socket)
+        request = h11.Request(method=self.method, target=self.target, headers=list(self.request_headers.items()))
+        data = self._http.send(request) or b""
+        self.socket.sendall(data + (self._http.send(h11.EndOfMessage()) or b""))
+        return self
+
+    async def read(self) -> bool:
+        """Read once; return whether more can arrive."""
+        await anyio.wait_readable(self.socket)
+        try:
+            data = self.socket.recv(65536)
+        except ConnectionError:
+            data = b""
+        self.closed = not data
+        self._http.receive_data(data)
+        with suppress(h11.RemoteProtocolError):  # the connection ended in the middle of the body
+            while True:
+                event = self._http.next_event()
+                if isinstance(event, h11.Response):
+                    self.status = event.status_code
+                    self.headers = {name.decode(): value.decode() for name, value in event.headers}
+                elif isinstance(event, h11.Data):
+                    self.body += bytes(event.data)
+                elif isinstance(event, h11.EndOfMessage):
+                    self.complete = "transfer-encoding" in self.headers or "content-length" in self.headers
+                    return False
+                else:
+                    break
+        return not self.closed
+
+    async def read_all(self, within: float = PATIENCE) -> Self:
+        """Read to the end."""
+        with anyio.fail_after(within):
+            while await self.read():
+                pass
+        return self
+
+    async def read_until(self, text: bytes, within: float = PATIENCE) -> Self:
+        """Read until this is in the body."""
+        with anyio.fail_after(within):
+            while text not in self.body:
+                assert await self.read() or text in self.body, f"ended without {text!r}: {self.status} {self.body!r}"
+        return self
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The events of the body, those that only carry fields without data included."""
+        text = self.body.decode()
+        return [frame_of(block) for block in text.split("\n\n")[:-1]]
+
+    @property
+    def messages(self) -> list[Any]:
+        """The wire objects of the application's events."""
+        return [frame.json for frame in self.frames if frame.event == "" and frame.data]
+
+    @property
+    def last_id(self) -> str:
+        """What a browser would send as `Last-Event-ID`."""
+        return next((frame.id for frame in reversed(self.frames) if frame.id), "")
+
+    def leave(self, how: str = "fin") -> None:
+        """End the connection by `fin`, by `rst`, or by `half`: we send no more, and would still read."""
+        if how == "half":
+            self.socket.shutdown(socket.SHUT_WR)
+            return
+        if how == "rst":
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.socket.close()
