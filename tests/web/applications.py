@@ -46,6 +46,7 @@ from notify.web.django import event_stream as django_stream
 from notify.web.litestar import event_stream as litestar_stream
 from notify.web.quart import event_stream as quart_stream
 from notify.web.starlette import event_stream as starlette_stream
+from tests.parts import until
 
 App = Callable[..., Awaitable[None]]
 Make = Callable[..., App]
@@ -124,16 +125,16 @@ def fastapi_app(notifier: Notifier, *, middleware: str = "", **options: Any) -> 
 
 def litestar_app(notifier: Notifier, *, middleware: str = "", **options: Any) -> App:
     @litestar.get("/live/{user:str}")
-    async def live(request: litestar.Request[Any, Any, Any], user: str) -> litestar.Response[Any]:
-        return litestar_stream(request, notifier, user, **options)
+    async def live(request: litestar.Request[Any, Any, Any]) -> litestar.Response[Any]:
+        return litestar_stream(request, notifier, request.path_params["user"], **options)
 
     @litestar.get("/sync/{user:str}", sync_to_thread=True)
-    def live_sync(request: litestar.Request[Any, Any, Any], user: str) -> litestar.Response[Any]:
-        return litestar_stream(request, notifier, user, **options)
+    def live_sync(request: litestar.Request[Any, Any, Any]) -> litestar.Response[Any]:
+        return litestar_stream(request, notifier, request.path_params["user"], **options)
 
     @litestar.get("/plain/{user:str}")
-    async def plain(user: str) -> LitestarStream:
-        return LitestarStream(frames(notifier, user), media_type=SSE)
+    async def plain(request: litestar.Request[Any, Any, Any]) -> LitestarStream:
+        return LitestarStream(frames(notifier, request.path_params["user"]), media_type=SSE)
 
     mounted = litestar.asgi("/notify", is_mount=True, copy_scope=True)(web(notifier))
     compression = CompressionConfig("gzip", minimum_size=1) if middleware == "gzip" else None
@@ -208,10 +209,10 @@ async def served(app: App, **config: Any) -> AsyncGenerator[httpx.AsyncClient]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", **config))
-        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server._serve, [listener])
+            tasks.start_soon(server.serve, [listener])
+            await until(lambda: server.started, 20)
             async with httpx.AsyncClient(base_url=url, timeout=20) as client:
                 try:
                     yield client
