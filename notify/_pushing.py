@@ -41,6 +41,9 @@ else:
 _UNUSED: Final = "notify.moment"
 """A user without events: opening a stream of it starts what receives from other processes."""
 
+_PATIENCE: Final = 2.0
+"""Seconds to wait until events of other processes are received."""
+
 
 class Pushing(Generic[Pushed]):
     """What is common to every call that sends; `Notifier` adds the constructor, `subscribe`, `check` and the end."""
@@ -329,11 +332,14 @@ class Pushing(Generic[Pushed]):
         self._check_open()
         self._guard.check()
         if not self._is_informed:
+            live = self._parts.live
             self._parts.streams.opening()
-            with suppress(BackendError), anyio.move_on_after(self._options.timeout):
+            with suppress(BackendError), anyio.move_on_after(min(_PATIENCE, self._options.timeout)):
                 await self._parts.receivers.ready()
-                async with self._parts.live.subscribe(_UNUSED):
-                    self._is_informed = True
+                async with live.subscribe(_UNUSED):
+                    while not live.is_receiving:  # noqa: ASYNC110 - a property cannot be awaited
+                        await anyio.sleep(0.01)
+            self._is_informed = True  # or as soon as the outage ends: what receives has been started
         return self._parts.streams.generation
 
     def deliver(self, event: Event | bytes) -> int:

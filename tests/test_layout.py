@@ -289,7 +289,9 @@ def test_rooms_outside_use_what_a_stranger_could(room: str) -> None:
     for path in sorted((CORE / room).glob("*.py")):
         used = {each.module for each in imports(path) if each.top.startswith(("notify", "hypothesis"))}
         beside = {"notify.webhook"} if room == "web" else set[str]()
-        strangers = {module for module in used if not module.startswith(f"notify.{room}.") and module != f"notify.{room}"}
+        strangers = {
+            module for module in used if not module.startswith(f"notify.{room}.") and module != f"notify.{room}"
+        }
         assert strangers <= PUBLIC | beside, short(path)
 
 

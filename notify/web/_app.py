@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
 
-from . import _auth, _files, _gate, _openapi, _polling, _publish, _sse, _websocket
+from . import _auth, _files, _openapi, _polling, _publish, _sse, _websocket
+from ._authentication import Authenticate
 from ._options import WebOptions
 from ._reply import WebError, reply_to
 from ._request import Receive, Request, Scope, Send
-from ._site import Authenticate, Handler, Site, check_notifier
+from ._site import Handler, Site, check_notifier
 
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "stream": {"GET": _sse.stream},
@@ -75,8 +76,6 @@ class NotifyApp:
         on_push: Callable[..., Any] | None = None,
         dialect: Any = None,
     ) -> None:
-        if not callable(authenticate):
-            raise UsageError(f"authenticate must be a function of a request, not {authenticate!r:.80}")
         options = WebOptions(
             heartbeat=heartbeat,
             retry=retry,
@@ -117,8 +116,12 @@ class NotifyApp:
 
     async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
         try:
-            _gate.check(request, self._site.options)
-            await _route(request)(self._site, request, receive, send)
+            _auth.check_site(self._site, request)
+            methods = _methods(request)
+            if request.method == "OPTIONS":
+                await _auth.send_options(self._site, request, methods, send)
+            else:
+                await _handler(request, methods)(self._site, request, receive, send)
         except (WebError, NotifyError) as error:
             await reply_to(error).send(send, request.response_headers)
 
@@ -134,14 +137,17 @@ class NotifyApp:
                 return
 
 
-def _route(request: Request) -> Handler:
-    """Return the handler of a request: by the end of its path, because frameworks differ in what they leave of it."""
-    name = request.path.rstrip("/").rpartition("/")[2]
-    methods = ROUTES.get(name)
+def _methods(request: Request) -> Mapping[str, Handler]:
+    """Return the handlers of a path: by its end, because frameworks differ in what they leave of it."""
+    methods = ROUTES.get(_auth.name_of(request))
     if methods is None:
         raise WebError(404, "not_found", "there is nothing at this path")
+    return methods
+
+
+def _handler(request: Request, methods: Mapping[str, Handler]) -> Handler:
     handler = methods.get(request.method)
     if handler is None:
-        allowed = ", ".join(sorted(methods))
+        allowed = ", ".join(sorted({*methods, "OPTIONS"}))
         raise WebError(405, "method_not_allowed", f"use {allowed}", [(b"allow", allowed.encode())])
     return handler

@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 import anyio
 
 SIGNALS = tuple(
-    signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGBREAK") if name in signal.Signals.__members__
+    signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGQUIT", "SIGBREAK") if name in signal.Signals.__members__
 )
 
 FAREWELL = 0.5

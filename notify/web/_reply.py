@@ -7,6 +7,8 @@ import random
 from collections.abc import Iterable
 from typing import Any, Final
 
+import anyio
+
 from notify import errors
 
 from ._request import Headers, Receive, Send
@@ -61,8 +63,8 @@ class Reply:
 
     @classmethod
     def json(cls, value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
-        """Return a response with a JSON value, which no cache keeps."""
-        body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        """Return a response with a JSON value, which no cache keeps; a lone surrogate is written as its escape."""
+        body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
         return cls(status, body, [(b"content-type", JSON), (b"cache-control", b"no-store"), *headers])
 
     async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -98,12 +100,19 @@ def error_value(error: WebError) -> dict[str, str]:
     return {"code": error.code, "message": error.message}
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
+async def read_body(receive: Receive, limit: int, seconds: float) -> bytes:
     """Return the body of a request.
 
     Raises:
-        WebError: it has more than `limit` bytes, or the client has gone before its end.
+        WebError: it has more than `limit` bytes, is not complete after `seconds`, or the client has gone before its
+            end.
     """
+    with anyio.move_on_after(seconds):
+        return await _whole_body(receive, limit)
+    raise WebError(408, "too_slow", f"the body of the request was not complete after {seconds:g} s")
+
+
+async def _whole_body(receive: Receive, limit: int) -> bytes:
     body = bytearray()
     while True:
         message = await receive()

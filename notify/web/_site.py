@@ -8,15 +8,16 @@ from typing import Any, TypeAlias
 from notify import Notifier, UsageError
 from notify.adapters import Background
 
+from ._authentication import Authenticate, Authentication
 from ._closing import Closing
 from ._frames import FrameCache
+from ._gate import CrossSiteRules
 from ._limits import StreamLimits, Turns
 from ._options import WebOptions
-from ._request import Identity, Receive, Request, Send
+from ._request import Receive, Request, Send
+from ._secrets import PublishSecrets
 from ._ticker import Ticker
 from ._tickets import Tickets
-
-Authenticate: TypeAlias = Callable[[Request], "Identity | str | Awaitable[Identity | str | None] | None"]
 
 
 class Site:
@@ -34,7 +35,10 @@ class Site:
         turns: paces replays.
         frames: what was encoded of the latest events.
         ticker: calls connections back.
-        tickets: makes and redeems tickets.
+        tickets: issues and redeems tickets.
+        authentication: asks `authenticate`; None without it.
+        rules: which other sites may send requests.
+        publish_secrets: verifies requests to push.
 
     """
 
@@ -47,7 +51,6 @@ class Site:
         inbox: Any = None,
     ) -> None:
         self.notifier = notifier
-        self.authenticate = authenticate
         self.options = options
         self.inbox = inbox
         self.closing = Closing(drain=options.drain)
@@ -55,7 +58,10 @@ class Site:
         self.turns = Turns()
         self.frames = FrameCache()
         self._start()
-        self.tickets = Tickets(notifier, options)
+        self.tickets = Tickets(notifier.store, options.ticket_lifetime)
+        self.authentication = None if authenticate is None else Authentication(authenticate, self.tickets)
+        self.rules = CrossSiteRules(options.origins)
+        self.publish_secrets = PublishSecrets(options.publish_secrets)
 
     def _start(self) -> None:
         options = self.options

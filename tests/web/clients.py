@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import anyio
 import h11
+import websockets
 
 PATIENCE = 15.0
 
@@ -125,6 +126,11 @@ class RawClient:
         """What a browser would send as `Last-Event-ID`."""
         return next((frame.id for frame in reversed(self.frames) if frame.id), "")
 
+    @property
+    def json(self) -> Any:
+        """The body, which is one JSON value."""
+        return json.loads(self.body)
+
     def leave(self, how: str = "fin") -> None:
         """End the connection by `fin`, by `rst`, or by `half`: we send no more, and would still read."""
         if how == "half":
@@ -139,3 +145,64 @@ class RawClient:
 
     async def __aexit__(self, *_: object) -> None:
         self.socket.close()
+
+
+async def get(port: int, target: str) -> Any:
+    """The JSON value at a path.
+
+    Raises:
+        ConnectionError: there was no complete response.
+    """
+    async with RawClient(port, target, {"connection": "close"}) as client:
+        await client.read_all()
+        if not client.complete:
+            raise ConnectionError(f"no response to {target}")
+        assert client.status == 200, client.body
+        return client.json
+
+
+class Socket:
+    """A WebSocket, and what it received.
+
+    Attributes:
+        received: the objects.
+        code: with which the server closed it; 1006 if it only went away.
+    """
+
+    def __init__(self, connection: websockets.ClientConnection) -> None:
+        self._connection = connection
+        self.received: list[Any] = []
+        self.code = 0
+
+    @classmethod
+    async def open(cls, port: int, target: str) -> Socket:
+        url = f"ws://127.0.0.1:{port}{target}"
+        return cls(await websockets.connect(url, subprotocols=[websockets.Subprotocol("notify.v1")], compression=None))
+
+    async def read_until(self, event: str, within: float = PATIENCE) -> Any:
+        """Read up to an event of this name, and return it."""
+        with anyio.fail_after(within):
+            while True:
+                self.received.append(json.loads(await self._connection.recv()))
+                if self.received[-1].get("event") == event:
+                    return self.received[-1]
+
+    async def read_all(self, within: float = PATIENCE) -> Self:
+        """Read until the server closes it."""
+        with anyio.fail_after(within), suppress(websockets.ConnectionClosed):
+            while True:
+                self.received.append(json.loads(await self._connection.recv()))
+        self.code = int(self._connection.close_code or 0)
+        return self
+
+    @property
+    def last_id(self) -> str:
+        return next((each["id"] for each in reversed(self.received) if each.get("id")), "")
+
+    @property
+    def messages(self) -> list[Any]:
+        """The wire objects of the application's events."""
+        return [each["data"] for each in self.received if each.get("event") == "message"]
+
+    async def aclose(self) -> None:
+        await self._connection.close()

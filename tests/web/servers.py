@@ -31,7 +31,7 @@ class Kind(NamedTuple):
     """How one server is run.
 
     Attributes:
-        command: its arguments after the interpreter; `{app}`, `{port}` and `{directory}` are filled in.
+        command: its arguments after the interpreter; `{app}`, `{port}` and `{watched}` are filled in.
         told: whether it lets the application know of its end (`signal`) or cancels its tasks (`cancelled`).
         grace: seconds after which it ends whatever is open, as `command` sets it; infinite if it waits without limit.
         graceful: options, to append to `command`, that bound how long it waits for a reader that has stopped reading.
@@ -58,13 +58,13 @@ KINDS: dict[str, Kind] = {
     "uvicorn": Kind((*_UVICORN, "--http", "httptools", "--loop", "uvloop"), graceful=_IN_4_SECONDS),
     "uvicorn-h11": Kind((*_UVICORN, "--http", "h11", "--loop", "asyncio", "--ws", "wsproto"), graceful=_IN_4_SECONDS),
     "uvicorn-workers": Kind((*_UVICORN, "--workers", "2"), graceful=_IN_4_SECONDS),
-    "uvicorn-reload": Kind((*_UVICORN, "--reload", "--reload-dir", "{directory}"), graceful=_IN_4_SECONDS),
+    "uvicorn-reload": Kind((*_UVICORN, "--reload", "--reload-dir", "{watched}"), graceful=_IN_4_SECONDS),
     "hypercorn": Kind((*_HYPERCORN, "--worker-class", "asyncio"), "cancelled", 1.0),
     "hypercorn-uvloop": Kind((*_HYPERCORN, "--worker-class", "uvloop"), "cancelled", 1.0),
     "hypercorn-trio": Kind((*_HYPERCORN, "--worker-class", "trio"), "cancelled", 1.0),
     "hypercorn-w0": Kind((*_HYPERCORN, "--workers", "0"), "signal", 1.0),
     "granian": Kind(_GRANIAN, graceful=("--workers-kill-timeout", "4")),
-    "granian-reload": Kind((*_GRANIAN, "--reload", "--reload-paths", "{directory}")),
+    "granian-reload": Kind((*_GRANIAN, "--reload", "--reload-paths", "{watched}")),
     "daphne": Kind(("-m", "daphne", "{app}", "--bind", "127.0.0.1", "--port", "{port}", "-v", "0"), "cancelled", 0.0),
     "gunicorn": Kind((*_GUNICORN, "--worker-class", "asgi", "--graceful-timeout", "4"), grace=4.0),
     "gunicorn-uvicorn": Kind(
@@ -100,7 +100,7 @@ class WebServer:
     Args:
         kind: a key of `KINDS`.
         app: `module:attribute`; modules are found in `directory` and in the root of this repository.
-        directory: for its log and modules of its own; `reload` watches it.
+        directory: for its log and modules of its own; `--reload` watches the directory `watched` in it.
         env: further environment variables.
         options: further arguments of its command line.
         port: a free one unless given.
@@ -122,9 +122,11 @@ class WebServer:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
-        values = {"app": app, "port": str(self.port), "directory": str(directory)}
+        self.watched = directory / "watched"  # not what the log is in: each line would have it reload
+        self.watched.mkdir(exist_ok=True)
+        values = {"app": app, "port": str(self.port), "watched": str(self.watched)}
         self._command = [sys.executable, *(part.format(**values) for part in self.spec.command), *options]
-        paths = os.pathsep.join([str(directory), str(ROOT)])
+        paths = os.pathsep.join([str(directory), str(self.watched), str(ROOT)])
         self._env = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._ready = ready
         self._log = directory / f"{kind}-{self.port}.log"
@@ -163,7 +165,10 @@ class WebServer:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2) as connection:
             connection.settimeout(2)
             connection.sendall(request.encode())
-            return connection.recv(12).startswith(b"HTTP/1.")
+            answer = b""
+            while data := connection.recv(65536):  # to the end: what is left unread would be answered by a reset
+                answer += data
+            return answer.startswith(b"HTTP/1.")
         return False
 
     def send(self, number: int) -> None:
