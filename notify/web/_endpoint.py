@@ -20,7 +20,7 @@ from typing import Any, Final
 from notify import BackendError, ClosedError, Notifier, NotifyError, UsageError
 from notify.adapters import check_user
 
-from . import _gate, _position
+from . import _position
 from ._options import WebOptions
 from ._reply import Reply, WebError, reply_to
 from ._request import Headers, Identity, Receive, Request, Scope, Send
@@ -85,7 +85,7 @@ class EventStream:
 
     def _reply(self) -> Reply | None:
         try:
-            _gate.check(self._request, self._site.options)
+            self._check_site()
             self._logs = logs_of(self._identity, self._request.query_all("address"))
         except WebError as error:
             return reply_to(error)
@@ -94,6 +94,14 @@ class EventStream:
         if self._request.method == "HEAD":
             return Reply(200, headers=HEADERS)
         return None
+
+    def _check_site(self) -> None:
+        request, rules = self._request, self._site.rules
+        request.response_headers += rules.cors(request.headers)
+        scheme = str(request.scope.get("scheme", "http"))
+        refusal = rules.refusal(request.method, scheme, request.headers)
+        if refusal is not None:
+            raise WebError(*refusal)
 
     @property
     def status(self) -> int:

@@ -143,7 +143,7 @@ async def _is_connected(receive: Receive) -> bool:
 
 
 def _head(request: Request) -> Message:
-    headers = HEADERS + request.response_headers if request.response_headers else HEADERS
+    headers = [*HEADERS, *request.response_headers]  # a list of its own: middleware may write into it
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 

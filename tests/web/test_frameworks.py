@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,16 +11,11 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from django.test import RequestFactory
-from websockets.asyncio.client import connect
 
-from notify import InvalidEventError, Notifier, UsageError
-from notify.web import Identity
-from notify.web._endpoint import EventStream
-from notify.web.django import event_stream as django_stream
+from notify import Notifier
 from notify_memory import MemoryPresence, MemoryStreamStore
 from tests.parts import until
-from tests.web.applications import APPS, App, Make, Reader, reading, served
+from tests.web.applications import APPS, App, Make, reading, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]  # uvicorn runs on asyncio
 
@@ -183,7 +176,8 @@ async def test_limits(notifier: Notifier, make: Make) -> None:
 
 @frameworks
 async def test_several_logs(notifier: Notifier, make: Make) -> None:
-    """The session's log is part of the stream, an address that the client names too if it is allowed; others are 403."""
+    """The session's log is part of the stream; so is an address that the client names, if it is allowed, and 403 is the
+    answer if it is not."""
     async with served(make(notifier, addresses=["room:7"], session="s1")) as client:
         async with reading(client, "/live/alice?address=room:7") as reader:
             await reader.frame()
