@@ -86,7 +86,7 @@ async def serve(
             return
 
         async def until_disconnected() -> None:
-            while await _is_connected(receive):
+            while await is_connected(receive):
                 pass
             line.abort()
 
@@ -129,7 +129,7 @@ async def _run(
         raise
 
 
-async def _is_connected(receive: Receive) -> bool:
+async def is_connected(receive: Receive) -> bool:
     """Wait for what the client sends, which is nothing of interest; return whether it is still there."""
     try:
         message = await receive()
