@@ -1,76 +1,110 @@
-"""Real servers on the test's own event loop, so that a test can push, count and end things beside real sockets.
-
-uvicorn on asyncio, hypercorn on trio.
-"""
+"""A server in the event loop of the test, which sees both sides: uvicorn on asyncio, hypercorn on trio."""
 
 from __future__ import annotations
 
-import logging
-import os
+import json
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
-import hypercorn.config
+import hypercorn
+import hypercorn.trio
 import sniffio
 import uvicorn
-
-from tests.parts import until
-
-GRACE = 5.0
-
-
-class QuietServer(uvicorn.Server):
-    """A uvicorn that leaves the signal handlers of the test run alone."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+from anyio.to_thread import run_sync
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 
 @asynccontextmanager
-async def served(app: Any, *, http: str = "httptools") -> AsyncIterator[int]:
-    """Serve an application on a free port while the block runs, and yield the port."""
-    serve = _on_uvicorn if sniffio.current_async_library() == "asyncio" else _on_hypercorn
-    ended = anyio.Event()
-    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
+    """Serve an application, and yield the host and port; stop the server in the end.
+
+    Args:
+        app: an ASGI application.
+        options: of uvicorn.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        place = "{}:{}".format(*listener.getsockname())
         async with anyio.create_task_group() as group:
-            port = listener.getsockname()[1]
-            group.start_soon(partial(serve, app, listener, ended, http=http))
-            await until(partial(_answers, port), 10)
+            if sniffio.current_async_library() == "asyncio":
+                config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2, **options)
+                server = uvicorn.Server(config)
+                group.start_soon(partial(_with_own_signals, server), [listener])
+                yield place
+                server.should_exit = True
+            else:
+                over = anyio.Event()
+                trio_config = hypercorn.Config.from_mapping(
+                    bind=[f"fd://{listener.detach()}"], graceful_timeout=1.0, errorlog=None
+                )
+                group.start_soon(partial(hypercorn.trio.serve, app, trio_config, shutdown_trigger=over.wait))
+                yield place
+                over.set()
+
+
+async def _with_own_signals(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+    await server._serve(sockets)  # without `serve`, which takes the signals of the test's process
+
+
+class Client:
+    """A WebSocket of another implementation, read in threads, so that it runs beside either event loop."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def receive(self, timeout: float = 10.0) -> Any:
+        """Return the next frame, decoded."""
+        return json.loads(await run_sync(partial(self.connection.recv, timeout=timeout)))
+
+    async def until(self, event: str, timeout: float = 10.0) -> Any:
+        """Return the next frame of this name; skip those before it."""
+        while True:
+            frame = await self.receive(timeout)
+            if frame.get("event") == event:
+                return frame
+
+    async def send(self, value: Any) -> None:
+        """Send one frame: text and bytes as they are, everything else as JSON."""
+        await run_sync(self.connection.send, value if isinstance(value, str | bytes) else json.dumps(value))
+
+    async def ask(self, **command: Any) -> Any:
+        """Send a command, and return the answer with its reference; skip events before it."""
+        await self.send({"ref": 1} | command)
+        while True:
+            answer = await self.receive()
+            if "ref" in answer:
+                return answer
+
+    async def end(self, timeout: float = 10.0) -> tuple[list[Any], int, str]:
+        """Return the frames until the end, the close code and its reason."""
+        frames = []
+        while True:
             try:
-                yield port
-            finally:
-                ended.set()
+                frames.append(await self.receive(timeout))
+            except ConnectionClosed as closed:
+                received = closed.rcvd
+                return frames, received.code if received else 1006, received.reason if received else ""
 
 
-async def _answers(port: int) -> bool:
-    with suppress(OSError):
-        async with await anyio.connect_tcp("127.0.0.1", port):
-            return True
-    return False
+@asynccontextmanager
+async def websocket(place: str, query: str = "", **options: Any) -> AsyncIterator[Client]:
+    """Open `/ws` at a server; raise what `websockets` raises if the handshake is refused."""
+    options = {"subprotocols": ["notify.v1"], "open_timeout": 10, "close_timeout": 1, "proxy": None} | options
+    opened: list[Any] = []
 
+    def enter() -> ClientConnection:
+        opened.append(connect(f"ws://{place}/ws?{query}", **options))
+        return opened[0].__enter__()  # type: ignore[no-any-return]
 
-async def _on_uvicorn(app: Any, listener: socket.socket, ended: anyio.Event, *, http: str) -> None:
-    config = uvicorn.Config(
-        app, log_level="critical", access_log=False, lifespan="auto", http=http, ws="websockets-sansio",
-        timeout_graceful_shutdown=round(GRACE),
-    )  # fmt: skip
-    server = QuietServer(config)
-    async with anyio.create_task_group() as group:
-        group.start_soon(server.serve, [listener])
-        await ended.wait()
-        server.should_exit = True
-
-
-async def _on_hypercorn(app: Any, listener: socket.socket, ended: anyio.Event, *, http: str) -> None:
-    from hypercorn.trio import serve
-
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]
-    config.graceful_timeout = GRACE
-    config.accesslog, config.errorlog = None, logging.getLogger("hypercorn.quiet")
-    await serve(app, config, shutdown_trigger=ended.wait, mode="asgi")
+    connection = await run_sync(enter)
+    try:
+        yield Client(connection)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await run_sync(opened[0].__exit__, None, None, None)

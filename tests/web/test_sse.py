@@ -17,7 +17,7 @@ from notify.web import Identity, NotifyApp, Request
 from notify_memory import MemoryStore
 from tests.parts import PlainStore
 from tests.web.clients import Frame, RawClient
-from tests.web.serving import served
+from tests.web.serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +28,13 @@ async def authenticate(request: Request) -> Identity | str | None:
     """Whoever says so; `holder` also has addresses and a session."""
     user = request.query.get("user")
     return HOLDER if user == "holder" else user
+
+
+@asynccontextmanager
+async def served(app: Any, **options: Any) -> AsyncIterator[int]:
+    """Serve an application while the block runs, and yield the port."""
+    async with serving(app, **options) as place:
+        yield int(place.rpartition(":")[2])
 
 
 @asynccontextmanager

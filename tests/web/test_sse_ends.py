@@ -11,13 +11,12 @@ import pytest
 
 from notify import BackendUnavailableError, Event, Notifier, Page
 from notify.web import Identity, NotifyApp, Request, WebError, _sse
+from notify.web._endpoint import _shared_site
 from notify.web._options import WebOptions
-from notify.web._sse import shared_site
 from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 from tests.parts import PlainStore, until
 from tests.web.clients import Frame, RawClient
-from tests.web.serving import served
-from tests.web.test_sse import gist, site, stream, web
+from tests.web.test_sse import gist, served, site, stream, web
 
 pytestmark = pytest.mark.anyio
 
@@ -365,7 +364,7 @@ async def test_credentials_that_cannot_be_looked_up(error: Exception) -> None:
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             assert scope["type"] == "http"
-            await _sse.serve(shared_site(notifier, WebOptions()), admitted, Request(scope), receive, send)
+            await _sse.serve(_shared_site(notifier, WebOptions()), admitted, Request(scope), receive, send)
 
         async with served(app) as port, stream(port) as client:
             assert (await last_frame(client)).json["reason"] == "overload"
