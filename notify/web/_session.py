@@ -141,6 +141,7 @@ class Session:
 
     Attributes:
         is_invalid: whether the position that was asked for is not one.
+        is_one_log: whether the stream reads one log, so that its position is the id of the latest event.
         user: whose stream this is.
         slot: see `_ticker.Timed`.
         written: when bytes were last written, by the monotonic clock: a heartbeat is due `heartbeat` seconds later.
@@ -156,7 +157,9 @@ class Session:
         "_site",
         "_stream",
         "_until",
+        "_woken",
         "is_invalid",
+        "is_one_log",
         "sending",
         "slot",
         "user",
@@ -171,7 +174,7 @@ class Session:
         self._abort = abort
         self._counted = counted
         self._reason: Reason | None = None
-        self._is_open = False
+        self._is_open = self._woken = False
         self._identity = identity
         self.user = identity.user
         self.is_invalid = False
@@ -198,21 +201,22 @@ class Session:
         except UsageError as error:
             raise WebError(400, "bad_request", str(error)) from error
         self._stream = cast("_OpenStream", stream)
+        self.is_one_log = len(logs) == 1
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     @property
     def last_id(self) -> str:
-        """The position of the stream."""
-        return self._stream.last_id
+        """The position of the stream; empty if there is no log."""
+        return self._stream.last_id if self.has_log else ""
 
     @property
     def has_log(self) -> bool:
         """Whether there is a log to resume from; otherwise the stream yields no `notify.sync`."""
-        return self._stream.last_id != ""
+        return self._site.notifier.store is not None
 
     async def next(self) -> Event | None:
-        """Return the next event; None if a heartbeat is due.
+        """Return the next event; None if a heartbeat is due, or after `wake`.
 
         Raises:
             Ended: the connection is to end.
@@ -223,7 +227,8 @@ class Session:
             except TimeoutError:
                 if self._reason is not None:
                     raise self.ended(self._reason) from None
-                if time.monotonic() >= self.written + self._site.options.heartbeat:
+                if self._woken or time.monotonic() >= self.written + self._site.options.heartbeat:
+                    self._woken = False
                     return None
             except (ClosedError, BackendError) as error:
                 raise self._end_of(error) from None
@@ -231,6 +236,12 @@ class Session:
     def next_nowait(self) -> Event | None:
         """Return the next event if it is in hand; `next` says why there is none."""
         return None if self._reason is not None else self._stream.next_nowait()
+
+    def wake(self) -> None:
+        """Have `next` return None soon, for a task that has something else to do. Never waits."""
+        if self._is_open:  # opening it cannot be interrupted without ending it
+            self._woken = True
+            self._stream.interrupt()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
