@@ -49,7 +49,7 @@ export interface Options {
   /** Where to start: a position from an earlier `lastId`; "0" for everything that is retained. Default: from now. */
   lastId?: string;
   /** Where the position is kept, so that the next page resumes: `localStorage` or `sessionStorage`. */
-  storage?: Pick<Storage, "getItem" | "setItem" | "removeItem"> | null;
+  storage?: Pick<Storage, "getItem" | "setItem"> | null;
   /** Send cookies to another origin. */
   withCredentials?: boolean;
   /** When to be connected: always (default), while the page is visible, or while it has the focus. */

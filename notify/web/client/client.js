@@ -118,16 +118,12 @@ const transports = {
     const url = c.url('ws', { last_event_id: c.stream.position }).replace(/^http/, 'ws');
     const socket = new WebSocket(url, protocols);
     c.signal.onabort = () => socket.close();
-    let timer;
-    socket.onmessage = ({ data }) => {
-      clearTimeout(timer);
-      const message = JSON.parse(data);
-      if (message.event) c.frame(message.event, message.id, message.data);
+    socket.onmessage = ({ data: text }) => {
+      const { event, id, data } = JSON.parse(text);
+      c.frame(event, id, data);
       c.alive();
-      timer = setTimeout(() => socket.send('{"ref":1,"do":"ping"}'), 1000 * c.stream.beat);
     };
     const { code } = await new Promise((closed) => (socket.onclose = closed));
-    clearTimeout(timer);
     c.status = { 4001: 401, 4003: 403, 4013: 204 }[code];
     if (code === 4010) c.wait = 120000;
   },
@@ -147,6 +143,7 @@ function open(options, ask, tell) {
     if (c.signal.aborted) return;
     if (typeof data === 'string') data = guard(JSON.parse, data);
     if (!data) return;
+    stream.position = id || stream.position;
     if (name === 'notify.end') {
       c.end = data;
       return c.abort();
@@ -155,9 +152,8 @@ function open(options, ask, tell) {
       c.synced = true;
       renewed = fails = 0;
       stream.beat = data.heartbeat ?? stream.beat;
-      id = data.position;
+      stream.position = id = data.position;
     }
-    stream.position = id || stream.position;
     tell({ name, id, data });
     if (c.synced) set('connected');
   };
@@ -203,7 +199,7 @@ function open(options, ask, tell) {
       if (closed) return;
       if (status === 'connected') set('reconnecting');
       const next = decide(name);
-      if (typeof next === 'string') return tell({ ended: { reason: next } });
+      if (typeof next === 'string') return tell({ ended: { reason: next }, id: stream.position });
       if (next) await sleep(next);
     }
   };
@@ -239,7 +235,8 @@ function share({ key, options, ask, receive }, inWorker) {
   const channel = new BroadcastChannel(key);
   const post = (message) => channel.postMessage(message);
   const say = (message) => post({ from: me, ...message });
-  let stream, term, before, release, leave, queue, latest, answered, closed, missed = 0, last = Date.now();
+  const tabs = new Set();
+  let stream, term, before, release, leave, queue, answered, closed, missed = 0, last = Date.now();
 
   const lead = () =>
     closed ||
@@ -254,7 +251,7 @@ function share({ key, options, ask, receive }, inWorker) {
       const askTab = (renew) =>
         new Promise((done, fail) => {
           answered = ({ value }) => (value ? done(value) : fail());
-          post({ term, ask: 1, renew, to: latest });
+          post({ term, ask: 1, renew, to: [...tabs].pop() });
         });
       release = free;
       stream = open(options(), inWorker ? askTab : ask, tell);
@@ -279,9 +276,10 @@ function share({ key, options, ask, receive }, inWorker) {
   channel.onmessage = async ({ data: message }) => {
     const { from, to = me, join, kick } = message;
     if (from) {
-      latest = message.left ? undefined : from;
-      if (message.left) inWorker?.();
-      else if (message.answer) answered?.(message);
+      tabs.delete(from);
+      if (!message.left) tabs.add(from);
+      else if (!tabs.size) inWorker?.();
+      if (message.answer) answered?.(message);
       else if (kick) stream?.kick(kick);
       else if (stream) post({ term, to: from, ...(join && stream.welcome()) });
     }
@@ -343,17 +341,16 @@ function share({ key, options, ask, receive }, inWorker) {
 if (globalThis.SharedWorkerGlobalScope) {
   let hub, key;
   const close = () => (hub = hub?.close());
-  const check = async () => {
-    const { held } = await navigator.locks.query();
-    if (!held.some(({ name }) => name === `${key} tab`)) close();
-  };
   globalThis.onconnect = ({ ports: [port] }) => {
     port.onmessage = ({ data }) => {
       key = data.key;
-      hub ??= share({ key, options: () => data, receive: (message) => message.ended && close() }, check);
+      hub ??= share({ key, options: () => data, receive: (message) => message.ended && close() }, close);
     };
   };
-  setInterval(check, TICK);
+  setInterval(async () => {
+    const { held } = await navigator.locks.query();
+    if (!held.some(({ name }) => name === `${key} tab`)) close();
+  }, TICK);
 }
 
 const order = (id) => id.split('-').map((part) => part.padStart(20)).join();
@@ -368,14 +365,14 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
   const page = globalThis.document;
   const place = `${PROTOCOL} ${(url = new URL(url, page?.baseURI).href)} ${shared}`;
   const key = `${place} ${names} ${withCredentials}`;
-  const handlers = {};
+  const handlers = new Map();
   const listening = new AbortController();
   let lastId = settings.lastId ?? guard(() => storage?.getItem(place)) ?? undefined;
-  let status = 'connecting', remote, link, live, buffer, was, closed, away, hidden, seen = {};
+  let status = 'connecting', remote, link, live, buffer, was, closed, away, hidden, seen = new Map();
   let floor = /^\d+(-\d+)?$/.test(lastId) ? order(lastId) : '';
 
   const emit = (name, data) => {
-    for (const fn of [...(handlers[name] ?? [])]) guard(fn, data);
+    for (const fn of [...(handlers.get(name) ?? [])]) guard(fn, data);
   };
   const fire = (name, detail) =>
     page?.dispatchEvent(Object.assign(new CustomEvent(name, { detail, bubbles: true, cancelable: true }), { client }));
@@ -391,14 +388,14 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
     const { user, type } = data;
     if (name === 'message') {
       const position = data.id && order(data.id);
-      if (position <= (seen[`of ${user}`] ?? floor)) return;
-      if (position) seen[`of ${user}`] = position;
+      if (position <= (seen.get(user) ?? floor)) return;
+      if (position) seen.set(user, position);
       if (!/^(gap|sync|status|end)$/.test(type)) emit(type, data);
       emit('*', data);
       fire('notify', data);
     } else {
       if (data.reason === 'rewound') {
-        seen = {};
+        seen = new Map();
         floor = '';
       }
       emit(name.replace(/^notify\.(gap|sync|end)$/, '$1'), data);
@@ -429,8 +426,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
   const receive = (message) => {
     const { welcome, name, data, ended } = message;
     if (ended) {
-      emit('end', ended);
-      if (ended.reason === 'disconnected') guard(() => storage?.removeItem(place));
+      take({ name: 'notify.end', id: live && message.id, data: ended });
       return client.close();
     }
     remote = message.status ?? remote;
@@ -475,8 +471,9 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
       return lastId;
     },
     on(name, fn) {
-      (handlers[name] ??= new Set()).add(fn);
-      return () => handlers[name].delete(fn);
+      const own = handlers.get(name) ?? new Set();
+      handlers.set(name, own.add(fn));
+      return () => own.delete(fn);
     },
     close() {
       closed = true;

@@ -22,8 +22,9 @@ import { clients, connect } from '/notify/client.js';
 window.clients = clients;
 window.connect = connect;
 window.record = (client, name) => {
-  const got = (window[name] = { client, types: [], payloads: [], ids: [], statuses: [], syncs: [], gaps: [], ends: [] });
+  const got = (window[name] = { client, types: [], payloads: [], ids: [], statuses: [], syncs: [], gaps: [] });
   got.statuses.push(client.status);
+  got.ends = [];
   client.on('*', (event) => {
     got.types.push(event.type);
     got.payloads.push(event.payload);
@@ -35,7 +36,7 @@ window.record = (client, name) => {
   client.on('end', (end) => got.ends.push(end));
   return got;
 };
-window.start = (options = {}, name = 'got') => void record(connect('/notify', options), name);
+window.start = (options = {}, name = 'got') => void record(connect(options.url ?? '/notify', options), name);
 window.ready = true;
 </script>"""
 """What a test's page runs: `start(options)` connects and keeps what happens in `window.got`."""
@@ -229,28 +230,20 @@ class Scripted:
 
         async def talk() -> None:
             async for frame in self.frames(self.after(seen.query.get("last_event_id"))):
-                if frame is not None:
-                    name, position, data = frame
-                    text = {"event": name, "data": data, **({"id": position} if position else {})}
-                    await send({"type": "websocket.send", "text": json.dumps(text)})
-
-        async def answering() -> dict[str, Any]:
-            message = await receive()
-            if message["type"] == "websocket.receive":
-                ref = json.loads(message["text"])["ref"]
-                await send({"type": "websocket.send", "text": json.dumps({"ref": ref, "ok": True})})
-            return message
+                name, position, data = frame or ("notify.ping", None, {})
+                text = {"event": name, "data": data, **({"id": position} if position else {})}
+                await send({"type": "websocket.send", "text": json.dumps(text)})
 
         with self.opened():
-            await self.until_gone(talk, answering)
+            await self.until_gone(talk, receive)
         with contextlib.suppress(Exception):
             await send({"type": "websocket.close", "code": 4012})
 
     async def events(self, seen: Seen, answer: Answer, send: Send) -> None:
         at, cut = self.after(seen.query.get("after")), self.cut
         until = time.monotonic() + float(seen.query.get("wait", 0))
-        while at == len(self.log) and time.monotonic() < until and self.cut == cut:
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - tests push from another thread
+        while at == len(self.log) and time.monotonic() < until and self.cut == cut:  # noqa: ASYNC110 - other thread
+            await asyncio.sleep(0.005)
         body = {"events": self.log[at:], "position": self.position(len(self.log)), "sync": True}
         await self.reply(send, json.dumps(body).encode(), "application/json", answer)
 

@@ -102,12 +102,11 @@ def test_an_eventsource_that_is_refused_finds_out_why(page: Page, scripted: Scri
 
 @pytest.mark.parametrize("transport", ["fetch", "eventsource"])
 def test_the_end_disconnected_is_final(page: Page, scripted: Scripted, transport: str) -> None:
-    """After `disconnected` the client is closed, stays closed, and forgets its stored position."""
+    """After `disconnected` the client is closed and stays closed."""
     scripted.next("/stream", Answer(end={"reason": "disconnected", "retry": 10}))
-    page.evaluate("t => start({share: false, storage: localStorage, transports: [t]})", transport)
+    page.evaluate("t => start({share: false, transports: [t]})", transport)
     until(page, "got.client.status === 'closed'")
     assert page.evaluate("got.ends") == [{"reason": "disconnected"}]
-    assert page.evaluate("localStorage.length") == 0
     page.wait_for_timeout(300)
     assert len(scripted.requests("/stream")) == 1
 
