@@ -19,13 +19,15 @@ import anyio.lowlevel
 from notify import Event, Notifier
 
 from . import _position
+from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
 from ._options import WebOptions
 from ._position import Asked
 from ._reply import Reply
 from ._request import Headers, Identity, Message, Receive, Request, Scope, Send
-from ._session import Admission, Ended, Session, admit, ended, logs_of, retry_of
+from ._session import Admission, Ended, Session, admit, ended, logs_of, retry_of, translation_of
 from ._site import Site, check_notifier
+from ._translation import Translation
 from ._watch import Watch, watch
 
 CHUNK: Final = 65_536
@@ -102,11 +104,13 @@ async def _run(
 ) -> None:
     started = False
     try:
-        session = entrance.session = Session(site, admission, asked.position, line.abort)
+        translation = translation_of(site, request, asked, admission)
+        position = asked.position if translation is None else translation.position
+        session = entrance.session = Session(site, admission, position, line.abort)
         if site.closing.begun:  # while the client was authenticated
             session.shut_down()
         async with session:
-            feed = FrameFeed(site, session, typed=request.query.get("events") == "typed")
+            feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
             chunk = feed.beginning if site.turns.is_busy else feed.beginning + await feed.read()
             session.sending = session.written = time.monotonic()
             await send(_head(request))
@@ -161,7 +165,9 @@ async def _send_end(send: Send, request: Request, end: Ended) -> None:
 
 def end_frames(end: Ended) -> bytes:
     """Return the last bytes of a stream."""
-    return retry_line(end.retry) + sse_frame(one_line(end.value), event="notify.end", id=end.mark)
+    last = end.dialect.farewell(end.reason) if end.dialect is not None else None
+    named = sse_frame(last.data, event=last.name) if last is not None else b""
+    return retry_line(end.retry) + named + sse_frame(one_line(end.value), event="notify.end", id=end.mark)
 
 
 class FrameFeed:
@@ -170,20 +176,26 @@ class FrameFeed:
     Args:
         site: the application.
         session: entered.
+        translation: the frames of the dialect, if there is one.
         typed: whether the frames of application events are called by their types.
 
     Attributes:
         beginning: the first frames.
     """
 
-    __slots__ = ("_is_synced", "_session", "_site", "_typed", "beginning")
+    __slots__ = ("_is_synced", "_session", "_site", "_translation", "_typed", "beginning")
 
-    def __init__(self, site: Site, session: Session, *, typed: bool = False) -> None:
+    def __init__(
+        self, site: Site, session: Session, translation: Translation | None = None, *, typed: bool = False
+    ) -> None:
         self._site = site
         self._session = session
         self._typed = typed
+        self._translation = translation
         self._is_synced = False
         self.beginning = retry_line(retry_of(site))
+        if translation is not None:
+            self.beginning += _named(translation.beginning())
         if session.is_invalid:
             gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
             self.beginning += sse_frame(one_line(gap), event="notify.gap")
@@ -211,27 +223,36 @@ class FrameFeed:
         frame = self._frame(event)
         following = self._session.next_nowait()
         if following is None:
-            return frame
+            return frame or HEARTBEAT  # in a dialect an event may be no frame; no bytes are the end to some servers
         frames, size = [frame], len(frame)
         while following is not None:
             frame = self._frame(following)
             frames.append(frame)
             size += len(frame)
             following = self._session.next_nowait() if size < CHUNK else None
-        return b"".join(frames)
+        return b"".join(frames) or HEARTBEAT
 
     def _frame(self, event: Event) -> bytes:
         if event.type == "notify.sync":
             return self._sync()
+        if self._translation is not None:
+            id_ = self._translation.id_of(event, self._session.last_id)
+            return _named(self._translation.frames(event), id_)
         if event.type == "notify.gap":
             return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
         return self._site.frames.sse(event, self._session.last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
         self._is_synced = True
+        if self._translation is not None:
+            return _named(self._translation.sync())
         position = self._session.last_id
         data = {"position": position, "heartbeat": self._site.options.heartbeat}
         return sse_frame(one_line(data), event="notify.sync", id=position)
+
+
+def _named(frames: Iterable[Frame], id_: str = "") -> bytes:
+    return b"".join(sse_frame(frame.data, event=frame.name, id=id_) for frame in frames)
 
 
 class EventStream:
@@ -295,10 +316,13 @@ class EventStream:
         """
         site = self._site
         try:
-            session = Session(site, await self._admission(), self._asked.position, abort)
+            admission = await self._admission()
+            translation = translation_of(site, self._request, self._asked, admission)
+            position = self._asked.position if translation is None else translation.position
+            session = Session(site, admission, position, abort)
             with site.closing.stream(session.shut_down):
                 async with session:
-                    feed = FrameFeed(site, session, typed=self._request.query.get("events") == "typed")
+                    feed = FrameFeed(site, session, translation, typed=self._request.query.get("events") == "typed")
                     chunk = feed.beginning
                     while True:
                         session.sending = session.written = time.monotonic()
