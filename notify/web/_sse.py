@@ -8,25 +8,23 @@ end of that.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.lowlevel
 
-from notify import Event, Notifier
+from notify import BackendError, ClosedError, Event
 
 from . import _position
 from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
-from ._options import WebOptions
 from ._position import Asked
-from ._reply import Reply
-from ._request import Headers, Identity, Message, Receive, Request, Scope, Send
-from ._session import Admission, Ended, Session, admit, ended, logs_of, retry_of, translation_of
-from ._site import Site, check_notifier
+from ._reply import Reply, WebError
+from ._request import Headers, Message, Receive, Request, Send
+from ._session import Admission, Ended, Session, admit, ended, retry_of, translation_of
+from ._site import Site
 from ._translation import Translation
 from ._watch import Watch, watch
 
@@ -75,15 +73,13 @@ async def serve(
     Raises:
         WebError: it cannot be opened; nothing was sent.
     """
-    if site.limits.is_full:
-        await _send_end(send, request, ended(site, "overload"))
-        return
     entrance = Entrance()
     with site.closing.stream(entrance.shut_down):
-        if site.closing.begun:
-            await site.closing.farewell(send, *_last_messages(request, ended(site, "shutdown")))
+        try:
+            admission = await _admission(site, admitted)
+        except Ended as end:
+            await _end(site, request, send, end)
             return
-        admission = await admitted()
         asked = _position.asked(request.headers, request.query)
         if asked.is_refused(admission.identity.session):
             await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
@@ -99,6 +95,30 @@ async def serve(
             await _run(site, admission, asked, entrance, line, request, send)
 
 
+async def _admission(site: Site, admitted: Callable[[], Awaitable[Admission]]) -> Admission:
+    """Return what the client may read.
+
+    Raises:
+        Ended: there is no room, the server ends, or the backend of the credentials does not answer: a browser comes
+            back after that, but not after an error status.
+        WebError: the client is refused.
+    """
+    if site.closing.begun:
+        raise ended(site, "shutdown")
+    if site.limits.is_full:
+        raise ended(site, "overload")
+    try:
+        return await admitted()
+    except ClosedError:
+        raise ended(site, "shutdown") from None
+    except BackendError:
+        raise ended(site, "overload") from None
+    except WebError as error:
+        if error.status == 503:
+            raise ended(site, "overload") from None
+        raise
+
+
 async def _run(
     site: Site, admission: Admission, asked: Asked, entrance: Entrance, line: Watch, request: Request, send: Send
 ) -> None:
@@ -111,7 +131,9 @@ async def _run(
             session.shut_down()
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
-            chunk = feed.beginning if site.turns.is_busy else feed.beginning + await feed.read()
+            chunk = feed.beginning
+            if not (feed.is_synced or site.turns.is_busy):  # then there is no need to wait
+                chunk += await feed.read()
             session.sending = session.written = time.monotonic()
             await send(_head(request))
             started = True
@@ -121,18 +143,22 @@ async def _run(
                 chunk = await feed.read()
                 session.sending = session.written = time.monotonic()
     except Ended as end:
-        messages = _last_messages(request, end, started=started)
-        if end.reason == "shutdown":
-            await site.closing.farewell(send, *messages)
-        else:
-            with anyio.move_on_after(site.options.send_timeout):
-                for message in messages:
-                    await send(message)
+        await _end(site, request, send, end, started=started)
     except anyio.get_cancelled_exc_class():
         if started and not line.aborted:
             messages = _last_messages(request, ended(site, "shutdown"), started=True)
             await site.closing.farewell(send, *messages, cancelled=True)
         raise
+
+
+async def _end(site: Site, request: Request, send: Send, end: Ended, *, started: bool = False) -> None:
+    messages = _last_messages(request, end, started=started)
+    if end.reason == "shutdown":
+        await site.closing.farewell(send, *messages)
+        return
+    with anyio.move_on_after(site.options.send_timeout):
+        for message in messages:
+            await send(message)
 
 
 async def is_connected(receive: Receive) -> bool:
@@ -149,18 +175,13 @@ async def is_connected(receive: Receive) -> bool:
 
 
 def _head(request: Request) -> Message:
-    headers = HEADERS + request.response_headers if request.response_headers else HEADERS
+    headers = [*HEADERS, *request.response_headers]  # a list of its own: middleware may write into it
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 def _last_messages(request: Request, end: Ended, *, started: bool = False) -> list[Message]:
     last: Message = {"type": "http.response.body", "body": end_frames(end)}
     return [last] if started else [_head(request), last]
-
-
-async def _send_end(send: Send, request: Request, end: Ended) -> None:
-    for message in _last_messages(request, end):
-        await send(message)
 
 
 def end_frames(end: Ended) -> bytes:
@@ -181,9 +202,10 @@ class FrameFeed:
 
     Attributes:
         beginning: the first frames.
+        is_synced: whether the replay is over.
     """
 
-    __slots__ = ("_is_synced", "_session", "_site", "_translation", "_typed", "beginning")
+    __slots__ = ("_is_one_log", "_session", "_site", "_translation", "_typed", "beginning", "is_synced")
 
     def __init__(
         self, site: Site, session: Session, translation: Translation | None = None, *, typed: bool = False
@@ -192,7 +214,8 @@ class FrameFeed:
         self._session = session
         self._typed = typed
         self._translation = translation
-        self._is_synced = False
+        self.is_synced = False
+        self._is_one_log = session.is_one_log
         self.beginning = retry_line(retry_of(site))
         if translation is not None:
             self.beginning += _named(translation.beginning())
@@ -208,7 +231,7 @@ class FrameFeed:
         Raises:
             Ended: the stream is to end.
         """
-        if self._is_synced:
+        if self.is_synced:
             event = await self._session.next()
             return HEARTBEAT if event is None else self._encoded(event)
         turns = self._site.turns
@@ -240,10 +263,11 @@ class FrameFeed:
             return _named(self._translation.frames(event), id_)
         if event.type == "notify.gap":
             return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
-        return self._site.frames.sse(event, self._session.last_id, typed=self._typed)
+        last_id = event.id if self._is_one_log else self._session.last_id
+        return self._site.frames.sse(event, last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
-        self._is_synced = True
+        self.is_synced = True
         if self._translation is not None:
             return _named(self._translation.sync())
         position = self._session.last_id
@@ -253,89 +277,3 @@ class FrameFeed:
 
 def _named(frames: Iterable[Frame], id_: str = "") -> bytes:
     return b"".join(sse_frame(frame.data, event=frame.name, id=id_) for frame in frames)
-
-
-class EventStream:
-    """A stream for an endpoint of one's own, whose user is already known: an ASGI application for one request.
-
-    What frameworks that return something else need is here too: `status`, `headers` and `chunks`.
-
-    Args:
-        notifier: streams come from it.
-        user: whose events are streamed.
-        scope: of the request: where to continue, `?events=typed` and `?address=` are read from it.
-        addresses: further logs that the client may name in `?address=`.
-        session: as for `Identity`.
-        expires_at: as for `Identity`.
-        options: those of `NotifyApp`. Calls with the same ones share their limits.
-
-    Raises:
-        UsageError: an argument is unacceptable.
-        WebError: 403 if the client names an address that it may not read.
-    """
-
-    def __init__(
-        self,
-        notifier: Notifier[Any],
-        user: str,
-        scope: Scope,
-        *,
-        addresses: Iterable[str] = (),
-        session: str = "",
-        expires_at: datetime | None = None,
-        **options: Any,
-    ) -> None:
-        self._site = shared_site(notifier, WebOptions(**options))
-        self._identity = Identity(user, tuple(addresses), expires_at, session)
-        self._request = Request(scope)
-        self._logs = logs_of(self._identity, self._request.query_all("address"))
-        self._asked = _position.asked(self._request.headers, self._request.query)
-
-    @property
-    def status(self) -> int:
-        """The status: 204 for a client that was disconnected in this session, and has come back by itself."""
-        return 204 if self._asked.is_refused(self._identity.session) else 200
-
-    @property
-    def headers(self) -> list[tuple[str, str]]:
-        """The headers of the response."""
-        return [(name.decode(), value.decode()) for name, value in HEADERS]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request."""
-        await serve(self._site, self._admission, self._request, receive, send)
-
-    async def _admission(self) -> Admission:
-        return Admission(self._identity, self._logs, await self._site.notifier.moment())
-
-    async def chunks(self, abort: Callable[[], None] = lambda: None) -> AsyncGenerator[bytes, None]:
-        """Yield the body, for a framework that closes the generator when the client has gone.
-
-        Args:
-            abort: called if the client has not read for `send_timeout` seconds.
-        """
-        site = self._site
-        try:
-            admission = await self._admission()
-            translation = translation_of(site, self._request, self._asked, admission)
-            position = self._asked.position if translation is None else translation.position
-            session = Session(site, admission, position, abort)
-            with site.closing.stream(session.shut_down):
-                async with session:
-                    feed = FrameFeed(site, session, translation, typed=self._request.query.get("events") == "typed")
-                    chunk = feed.beginning
-                    while True:
-                        session.sending = session.written = time.monotonic()
-                        yield chunk
-                        session.sending = 0.0
-                        chunk = await feed.read()
-        except Ended as end:
-            yield end_frames(end)
-
-
-def shared_site(notifier: Notifier[Any], options: WebOptions) -> Site:
-    """Return the site for endpoints of one's own: one for each notifier and options, as long as the notifier lives."""
-    sites: dict[WebOptions, Site] = vars(check_notifier(notifier)).setdefault("_web_sites", {})
-    if options not in sites:
-        sites[options] = Site(notifier, None, options)
-    return sites[options]

@@ -80,7 +80,8 @@ class TextFeed:
         elif event.type == "notify.gap":
             yield ws_text(one_line({**event.payload, "user": event.user}), event="notify.gap")
         else:
-            yield self._site.frames.ws(event, self._session.last_id)
+            session = self._session
+            yield self._site.frames.ws(event, event.id if session.is_one_log else session.last_id)
 
     def _sync(self) -> Iterator[str]:
         self._is_synced = True
@@ -93,5 +94,6 @@ class TextFeed:
 
 
 def texts_of(frames: Iterable[Frame], id_: str = "") -> Iterator[str]:
+    """Yield the texts of a dialect's frames."""
     for frame in frames:
         yield ws_text(frame.data or b"null", event=frame.name, id=id_)
