@@ -214,9 +214,7 @@ class Chunks:
         self._session = self._entrance.session = session  # keeps I1
         self._line.__enter__()
         self._feed = FrameFeed(site, session, translation, typed=stream._request.query.get("events") == "typed")
-        if site.turns.is_busy:
-            return self._feed.beginning
-        return self._feed.beginning + await self._feed.read()
+        return await self._feed.first()
 
     def _abort(self) -> None:
         if self._task is not None:

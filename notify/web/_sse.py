@@ -131,9 +131,7 @@ async def _run(
             session.shut_down()
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
-            chunk = feed.beginning
-            if not (feed.is_synced or site.turns.is_busy):  # then there is no need to wait
-                chunk += await feed.read()
+            chunk = await feed.first()
             session.sending = session.written = time.monotonic()
             await send(_head(request))
             started = True
@@ -200,12 +198,9 @@ class FrameFeed:
         translation: the frames of the dialect, if there is one.
         typed: whether the frames of application events are called by their types.
 
-    Attributes:
-        beginning: the first frames.
-        is_synced: whether the replay is over.
     """
 
-    __slots__ = ("_is_one_log", "_session", "_site", "_translation", "_typed", "beginning", "is_synced")
+    __slots__ = ("_beginning", "_is_one_log", "_is_synced", "_session", "_site", "_translation", "_typed")
 
     def __init__(
         self, site: Site, session: Session, translation: Translation | None = None, *, typed: bool = False
@@ -214,16 +209,22 @@ class FrameFeed:
         self._session = session
         self._typed = typed
         self._translation = translation
-        self.is_synced = False
+        self._is_synced = False
         self._is_one_log = session.is_one_log
-        self.beginning = retry_line(retry_of(site))
+        self._beginning = retry_line(retry_of(site))
         if translation is not None:
-            self.beginning += _named(translation.beginning())
+            self._beginning += _named(translation.beginning())
         if session.is_invalid:
             gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
-            self.beginning += sse_frame(one_line(gap), event="notify.gap")
+            self._beginning += sse_frame(one_line(gap), event="notify.gap")
         if not session.has_log:
-            self.beginning += self._sync()
+            self._beginning += self._sync()
+
+    async def first(self) -> bytes:
+        """Return the first chunk, with the replay unless that has to wait."""
+        if self._is_synced or self._site.turns.is_busy:
+            return self._beginning
+        return self._beginning + await self.read()
 
     async def read(self) -> bytes:
         """Return the next chunk: frames, or a heartbeat.
@@ -231,7 +232,7 @@ class FrameFeed:
         Raises:
             Ended: the stream is to end.
         """
-        if self.is_synced:
+        if self._is_synced:
             event = await self._session.next()
             return HEARTBEAT if event is None else self._encoded(event)
         turns = self._site.turns
@@ -267,7 +268,7 @@ class FrameFeed:
         return self._site.frames.sse(event, last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
-        self.is_synced = True
+        self._is_synced = True
         if self._translation is not None:
             return _named(self._translation.sync())
         position = self._session.last_id
