@@ -141,6 +141,7 @@ class Session:
 
     Attributes:
         is_invalid: whether the position that was asked for is not one.
+        is_one_log: whether the stream reads one log, so that its position is the id of the latest event.
         user: whose stream this is.
         slot: see `_ticker.Timed`.
         written: when bytes were last written, by the monotonic clock: a heartbeat is due `heartbeat` seconds later.
@@ -158,6 +159,7 @@ class Session:
         "_until",
         "_woken",
         "is_invalid",
+        "is_one_log",
         "sending",
         "slot",
         "user",
@@ -199,18 +201,19 @@ class Session:
         except UsageError as error:
             raise WebError(400, "bad_request", str(error)) from error
         self._stream = cast("_OpenStream", stream)
+        self.is_one_log = len(logs) == 1
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     @property
     def last_id(self) -> str:
-        """The position of the stream."""
-        return self._stream.last_id
+        """The position of the stream; empty if there is no log."""
+        return self._stream.last_id if self.has_log else ""
 
     @property
     def has_log(self) -> bool:
         """Whether there is a log to resume from; otherwise the stream yields no `notify.sync`."""
-        return self._stream.last_id != ""
+        return self._site.notifier.store is not None
 
     async def next(self) -> Event | None:
         """Return the next event; None if a heartbeat is due, or after `wake`.

@@ -15,12 +15,12 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from notify import Event
+from notify import BackendError, ClosedError, Event
 
 from . import _position
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
 from ._position import Asked
-from ._reply import Reply
+from ._reply import Reply, WebError
 from ._request import Headers, Message, Receive, Request, Send
 from ._session import Admission, Ended, Session, admit, ended, retry_of
 from ._site import Site
@@ -71,15 +71,13 @@ async def serve(
     Raises:
         WebError: it cannot be opened; nothing was sent.
     """
-    if site.limits.is_full:
-        await _send_end(send, request, ended(site, "overload"))
-        return
     entrance = Entrance()
     with site.closing.stream(entrance.shut_down):
-        if site.closing.begun:
-            await site.closing.farewell(send, *_last_messages(request, ended(site, "shutdown")))
+        try:
+            admission = await _admission(site, admitted)
+        except Ended as end:
+            await _end(site, request, send, end)
             return
-        admission = await admitted()
         asked = _position.asked(request.headers, request.query)
         if asked.is_refused(admission.identity.session):
             await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
@@ -95,6 +93,30 @@ async def serve(
             await _run(site, admission, asked, entrance, line, request, send)
 
 
+async def _admission(site: Site, admitted: Callable[[], Awaitable[Admission]]) -> Admission:
+    """Return what the client may read.
+
+    Raises:
+        Ended: there is no room, the server ends, or the backend of the credentials does not answer: a browser comes
+            back after that, but not after an error status.
+        WebError: the client is refused.
+    """
+    if site.closing.begun:
+        raise ended(site, "shutdown")
+    if site.limits.is_full:
+        raise ended(site, "overload")
+    try:
+        return await admitted()
+    except ClosedError:
+        raise ended(site, "shutdown") from None
+    except BackendError:
+        raise ended(site, "overload") from None
+    except WebError as error:
+        if error.status == 503:
+            raise ended(site, "overload") from None
+        raise
+
+
 async def _run(
     site: Site, admission: Admission, asked: Asked, entrance: Entrance, line: Watch, request: Request, send: Send
 ) -> None:
@@ -105,7 +127,9 @@ async def _run(
             session.shut_down()
         async with session:
             feed = FrameFeed(site, session, typed=request.query.get("events") == "typed")
-            chunk = feed.beginning if site.turns.is_busy else feed.beginning + await feed.read()
+            chunk = feed.beginning
+            if not (feed.is_synced or site.turns.is_busy):  # then there is no need to wait
+                chunk += await feed.read()
             session.sending = session.written = time.monotonic()
             await send(_head(request))
             started = True
@@ -115,18 +139,22 @@ async def _run(
                 chunk = await feed.read()
                 session.sending = session.written = time.monotonic()
     except Ended as end:
-        messages = _last_messages(request, end, started=started)
-        if end.reason == "shutdown":
-            await site.closing.farewell(send, *messages)
-        else:
-            with anyio.move_on_after(site.options.send_timeout):
-                for message in messages:
-                    await send(message)
+        await _end(site, request, send, end, started=started)
     except anyio.get_cancelled_exc_class():
         if started and not line.aborted:
             messages = _last_messages(request, ended(site, "shutdown"), started=True)
             await site.closing.farewell(send, *messages, cancelled=True)
         raise
+
+
+async def _end(site: Site, request: Request, send: Send, end: Ended, *, started: bool = False) -> None:
+    messages = _last_messages(request, end, started=started)
+    if end.reason == "shutdown":
+        await site.closing.farewell(send, *messages)
+        return
+    with anyio.move_on_after(site.options.send_timeout):
+        for message in messages:
+            await send(message)
 
 
 async def is_connected(receive: Receive) -> bool:
@@ -152,11 +180,6 @@ def _last_messages(request: Request, end: Ended, *, started: bool = False) -> li
     return [last] if started else [_head(request), last]
 
 
-async def _send_end(send: Send, request: Request, end: Ended) -> None:
-    for message in _last_messages(request, end):
-        await send(message)
-
-
 def end_frames(end: Ended) -> bytes:
     """Return the last bytes of a stream."""
     return retry_line(end.retry) + sse_frame(one_line(end.value), event="notify.end", id=end.mark)
@@ -172,15 +195,17 @@ class FrameFeed:
 
     Attributes:
         beginning: the first frames.
+        is_synced: whether the replay is over.
     """
 
-    __slots__ = ("_is_synced", "_session", "_site", "_typed", "beginning")
+    __slots__ = ("_is_one_log", "_session", "_site", "_typed", "beginning", "is_synced")
 
     def __init__(self, site: Site, session: Session, *, typed: bool = False) -> None:
         self._site = site
         self._session = session
         self._typed = typed
-        self._is_synced = False
+        self.is_synced = False
+        self._is_one_log = session.is_one_log
         self.beginning = retry_line(retry_of(site))
         if session.is_invalid:
             gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
@@ -194,7 +219,7 @@ class FrameFeed:
         Raises:
             Ended: the stream is to end.
         """
-        if self._is_synced:
+        if self.is_synced:
             event = await self._session.next()
             return HEARTBEAT if event is None else self._encoded(event)
         turns = self._site.turns
@@ -223,10 +248,11 @@ class FrameFeed:
             return self._sync()
         if event.type == "notify.gap":
             return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
-        return self._site.frames.sse(event, self._session.last_id, typed=self._typed)
+        last_id = event.id if self._is_one_log else self._session.last_id
+        return self._site.frames.sse(event, last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
-        self._is_synced = True
+        self.is_synced = True
         position = self._session.last_id
         data = {"position": position, "heartbeat": self._site.options.heartbeat}
         return sse_frame(one_line(data), event="notify.sync", id=position)
