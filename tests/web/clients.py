@@ -108,6 +108,7 @@ class RawClient:
         with anyio.fail_after(within):
             while text not in self.body:
                 assert await self.read() or text in self.body, f"ended without {text!r}: {self.status} {self.body!r}"
+        assert self.status == 200, self.body
         return self
 
     @property
