@@ -121,6 +121,7 @@ LOOPS = {
     "notify._runtime._waking": {"asyncio"},
     "notify_pg._connect": {"asyncio"},
     "notify.sync._loop": {"asyncio"},
+    "notify.web._endpoint": {"asyncio"},
     "notify.web._watch": {"asyncio"},
     "notify.web._closing": {"asyncio"},
     "notify_pg._connection": {"asyncio"},

@@ -88,11 +88,13 @@ class _Lifespan:
 
     async def run(self) -> None:
         """Run the application's side."""
-        with self._told, self._answer:
-            try:
-                await self._app(self._scope, self._told.receive, self._answer.send)
-            except Exception:
-                _logger.debug("an application mounted beside another has no lifespan, or failed in it", exc_info=True)
+        try:
+            await self._app(self._scope, self._told.receive, self._answer.send)
+        except Exception:
+            _logger.debug("an application mounted beside another has no lifespan, or failed in it", exc_info=True)
+        finally:
+            self._told.close()
+            self._answer.close()
 
     async def ask(self, kind: str) -> Message:
         """Pass `startup` or `shutdown` on, and return the answer; that of an application that is gone is agreement."""
@@ -103,31 +105,33 @@ class _Lifespan:
             return {"type": f"lifespan.{kind}.complete"}
 
     def close(self) -> None:
-        """Release both streams."""
-        self._tell.close()
-        self._answers.close()
+        """Release the streams."""
+        for end in (self._tell, self._told, self._answer, self._answers):
+            end.close()
 
 
 async def _run_lifespans(parts: list[_Lifespan], receive: Receive, send: Send) -> None:
     """Start the parts in order and end them in reverse order; the first failure to start ends those that did."""
     started: list[_Lifespan] = []
-    async with anyio.create_task_group() as tasks:
-        for part in parts:
-            tasks.start_soon(part.run)
-        await receive()
-        answer: Message = {}
-        for part in parts:
-            answer = await part.ask("startup")
-            if answer["type"] != "lifespan.startup.complete":
-                break
-            started.append(part)
-        failed = len(started) < len(parts)
-        if not failed:
-            await send(answer)
+    try:
+        async with anyio.create_task_group() as tasks:
+            for part in parts:
+                tasks.start_soon(part.run)
             await receive()
-        ends = [await part.ask("shutdown") for part in reversed(started)]
-        bad = [end for end in ends if end["type"] != "lifespan.shutdown.complete"]
-        await send(answer if failed else (bad or ends)[0])
-        tasks.cancel_scope.cancel()  # one that never started, or has answered and lingers
+            answer: Message = {}
+            for part in parts:
+                answer = await part.ask("startup")
+                if answer["type"] != "lifespan.startup.complete":
+                    break
+                started.append(part)
+            failed = len(started) < len(parts)
+            if not failed:
+                await send(answer)
+                await receive()
+            ends = [await part.ask("shutdown") for part in reversed(started)]
+            bad = [end for end in ends if end["type"] != "lifespan.shutdown.complete"]
+            await send(answer if failed else (bad or ends)[0])
+            tasks.cancel_scope.cancel()  # one that never started, or has answered and lingers
+    finally:
         for part in parts:
             part.close()

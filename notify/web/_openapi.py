@@ -48,6 +48,16 @@ _SCHEMAS: Final[Json] = {
             "meta": {"type": "object", "additionalProperties": {"type": "string"}},
         },
     },
+    "Frame": {
+        "type": "object",
+        "description": "One server-sent event. Without `event` its data is an Event; docs/protocol.md has the others.",
+        "properties": {
+            "id": {"type": "string", "description": "Continue after it: the browser sends it as Last-Event-ID."},
+            "event": {"type": "string", "description": "`notify.sync`, `notify.gap`, `notify.end`, or a type."},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "retry": {"type": "integer", "description": "Milliseconds after which to reconnect."},
+        },
+    },
     "Events": {
         "type": "object",
         "required": ["events", "position", "sync"],
@@ -196,7 +206,7 @@ def _stream() -> Json:
     return _operation(
         "stream",
         "The events as server-sent events: first those after the position, then live ones.",
-        {"text/event-stream": {"schema": {"type": "string"}}},
+        {"text/event-stream": {"schema": {"$ref": "#/components/schemas/Frame"}}},
         "204",
         "401",
         "429",

@@ -156,6 +156,7 @@ class Session:
         "_site",
         "_stream",
         "_until",
+        "_woken",
         "is_invalid",
         "sending",
         "slot",
@@ -171,7 +172,7 @@ class Session:
         self._abort = abort
         self._counted = counted
         self._reason: Reason | None = None
-        self._is_open = False
+        self._is_open = self._woken = False
         self._identity = identity
         self.user = identity.user
         self.is_invalid = False
@@ -212,7 +213,7 @@ class Session:
         return self._stream.last_id != ""
 
     async def next(self) -> Event | None:
-        """Return the next event; None if a heartbeat is due.
+        """Return the next event; None if a heartbeat is due, or after `wake`.
 
         Raises:
             Ended: the connection is to end.
@@ -223,7 +224,8 @@ class Session:
             except TimeoutError:
                 if self._reason is not None:
                     raise self.ended(self._reason) from None
-                if time.monotonic() >= self.written + self._site.options.heartbeat:
+                if self._woken or time.monotonic() >= self.written + self._site.options.heartbeat:
+                    self._woken = False
                     return None
             except (ClosedError, BackendError) as error:
                 raise self._end_of(error) from None
@@ -231,6 +233,12 @@ class Session:
     def next_nowait(self) -> Event | None:
         """Return the next event if it is in hand; `next` says why there is none."""
         return None if self._reason is not None else self._stream.next_nowait()
+
+    def wake(self) -> None:
+        """Have `next` return None soon, for a task that has something else to do. Never waits."""
+        if self._is_open:  # opening it cannot be interrupted without ending it
+            self._woken = True
+            self._stream.interrupt()
 
     # -- ending --------------------------------------------------------------------------------------------------
 

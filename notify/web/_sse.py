@@ -8,24 +8,22 @@ end of that.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from datetime import datetime
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.lowlevel
 
-from notify import Event, Notifier
+from notify import Event
 
 from . import _position
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
-from ._options import WebOptions
 from ._position import Asked
 from ._reply import Reply
-from ._request import Headers, Identity, Message, Receive, Request, Scope, Send
-from ._session import Admission, Ended, Session, admit, ended, logs_of, retry_of
-from ._site import Site, check_notifier
+from ._request import Headers, Message, Receive, Request, Send
+from ._session import Admission, Ended, Session, admit, ended, retry_of
+from ._site import Site
 from ._watch import Watch, watch
 
 CHUNK: Final = 65_536
@@ -88,7 +86,7 @@ async def serve(
             return
 
         async def until_disconnected() -> None:
-            while await _is_connected(receive):
+            while await is_connected(receive):
                 pass
             line.abort()
 
@@ -131,7 +129,7 @@ async def _run(
         raise
 
 
-async def _is_connected(receive: Receive) -> bool:
+async def is_connected(receive: Receive) -> bool:
     """Wait for what the client sends, which is nothing of interest; return whether it is still there."""
     try:
         message = await receive()
@@ -145,7 +143,7 @@ async def _is_connected(receive: Receive) -> bool:
 
 
 def _head(request: Request) -> Message:
-    headers = HEADERS + request.response_headers if request.response_headers else HEADERS
+    headers = [*HEADERS, *request.response_headers]  # a list of its own: middleware may write into it
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
@@ -232,86 +230,3 @@ class FrameFeed:
         position = self._session.last_id
         data = {"position": position, "heartbeat": self._site.options.heartbeat}
         return sse_frame(one_line(data), event="notify.sync", id=position)
-
-
-class EventStream:
-    """A stream for an endpoint of one's own, whose user is already known: an ASGI application for one request.
-
-    What frameworks that return something else need is here too: `status`, `headers` and `chunks`.
-
-    Args:
-        notifier: streams come from it.
-        user: whose events are streamed.
-        scope: of the request: where to continue, `?events=typed` and `?address=` are read from it.
-        addresses: further logs that the client may name in `?address=`.
-        session: as for `Identity`.
-        expires_at: as for `Identity`.
-        options: those of `NotifyApp`. Calls with the same ones share their limits.
-
-    Raises:
-        UsageError: an argument is unacceptable.
-        WebError: 403 if the client names an address that it may not read.
-    """
-
-    def __init__(
-        self,
-        notifier: Notifier[Any],
-        user: str,
-        scope: Scope,
-        *,
-        addresses: Iterable[str] = (),
-        session: str = "",
-        expires_at: datetime | None = None,
-        **options: Any,
-    ) -> None:
-        self._site = shared_site(notifier, WebOptions(**options))
-        self._identity = Identity(user, tuple(addresses), expires_at, session)
-        self._request = Request(scope)
-        self._logs = logs_of(self._identity, self._request.query_all("address"))
-        self._asked = _position.asked(self._request.headers, self._request.query)
-
-    @property
-    def status(self) -> int:
-        """The status: 204 for a client that was disconnected in this session, and has come back by itself."""
-        return 204 if self._asked.is_refused(self._identity.session) else 200
-
-    @property
-    def headers(self) -> list[tuple[str, str]]:
-        """The headers of the response."""
-        return [(name.decode(), value.decode()) for name, value in HEADERS]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request."""
-        await serve(self._site, self._admission, self._request, receive, send)
-
-    async def _admission(self) -> Admission:
-        return Admission(self._identity, self._logs, await self._site.notifier.moment())
-
-    async def chunks(self, abort: Callable[[], None] = lambda: None) -> AsyncGenerator[bytes, None]:
-        """Yield the body, for a framework that closes the generator when the client has gone.
-
-        Args:
-            abort: called if the client has not read for `send_timeout` seconds.
-        """
-        site = self._site
-        try:
-            session = Session(site, await self._admission(), self._asked.position, abort)
-            with site.closing.stream(session.shut_down):
-                async with session:
-                    feed = FrameFeed(site, session, typed=self._request.query.get("events") == "typed")
-                    chunk = feed.beginning
-                    while True:
-                        session.sending = session.written = time.monotonic()
-                        yield chunk
-                        session.sending = 0.0
-                        chunk = await feed.read()
-        except Ended as end:
-            yield end_frames(end)
-
-
-def shared_site(notifier: Notifier[Any], options: WebOptions) -> Site:
-    """Return the site for endpoints of one's own: one for each notifier and options, as long as the notifier lives."""
-    sites: dict[WebOptions, Site] = vars(check_notifier(notifier)).setdefault("_web_sites", {})
-    if options not in sites:
-        sites[options] = Site(notifier, None, options)
-    return sites[options]

@@ -31,7 +31,7 @@ class Watch(Protocol):
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> bool:
         """End the function."""
 
 
@@ -63,7 +63,7 @@ class TaskWatch:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> bool:
         """End the function; the cancellation by `abort` goes no further."""
         task, self._task = self._task, None
         assert task is not None
@@ -98,13 +98,13 @@ class GroupWatch:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> bool:
         """End the function; the cancellation by `abort` goes no further."""
         self._group.cancel_scope.cancel()
         if kind is None or issubclass(kind, Exception):  # which the group would wrap
             await self._group.__aexit__(None, None, None)
             return False
-        return await self._group.__aexit__(kind, error, trace)
+        return bool(await self._group.__aexit__(kind, error, trace))
 
 
 def watch(function: Callable[[], Awaitable[None]]) -> Watch:
