@@ -102,16 +102,16 @@ class Clients:
             assert int(end.retry) == end.json["retry"]
             retries.add(end.json["retry"])
         for each in self.sockets:
+            if kind.startswith("granian") and each.code == 1006:
+                continue  # it may close the connection first: a client has to come back after that anyway
             end = each.received[-1]
-            assert (end["event"], end["data"]["reason"]) == ("notify.end", "shutdown")
-            # granian may close the connection before it has written the close frame
-            assert each.code in ({4012, 1006} if kind.startswith("granian") else {4012})
+            assert (each.code, end["event"], end["data"]["reason"]) == (4012, "notify.end", "shutdown")
             retries.add(end["data"]["retry"])
         for poll in self.polls:
             assert (poll.status, poll.complete, poll.json["events"]) == (200, True, [])
             assert poll.json["position"] == poll.target.rpartition("after=")[2]
         assert all(1000 * RETRY[0] <= retry <= 1000 * RETRY[1] for retry in retries)
-        assert len(retries) > EACH, "they would all come back at the same time"
+        assert len(retries) > EACH / 2, "they would all come back at the same time"
 
     async def check_resumed(self, numbers: list[int], missed: list[int]) -> None:
         """Each goes on where it was, and has received everything once."""
