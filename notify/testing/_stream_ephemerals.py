@@ -168,9 +168,8 @@ class EphemeralsSuite(StreamTests[StreamStoreT], SharedStoreSuite[StreamStoreT])
             async def assert_ended() -> None:
                 stream = there.subscribe("alice", disconnected_since=moment)
                 try:
-                    await stream.next(self.prompt)
-                except DisconnectedError as error:
-                    assert error.reason == "logged out"
+                    with pytest.raises(DisconnectedError, match="logged out"):
+                        await stream.next(self.prompt)
                 except TimeoutError:
                     raise AssertionError("the disconnection did not arrive") from None
                 finally:

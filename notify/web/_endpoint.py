@@ -24,7 +24,7 @@ from . import _position
 from ._options import WebOptions
 from ._reply import Reply, WebError, reply_to
 from ._request import Headers, Identity, Receive, Request, Scope, Send
-from ._session import Admission, Ended, Session, ended, logs_of
+from ._session import Admission, Ended, Session, ended, logs_of, translation_of
 from ._site import Site, check_notifier
 from ._sse import HEADERS, Entrance, FrameFeed, end_frames, serve
 
@@ -206,14 +206,15 @@ class Chunks:
             admission = await self._stream._admission()
         except (ClosedError, BackendError) as error:
             raise ended(site, "shutdown" if isinstance(error, ClosedError) else "overload") from None
-        session = Session(site, admission, self._stream._asked.position, self._abort)
+        stream = self._stream
+        translation = translation_of(site, stream._request, stream._asked, admission)
+        position = stream._asked.position if translation is None else translation.position
+        session = Session(site, admission, position, self._abort)
         await session.__aenter__()
         self._session = self._entrance.session = session  # keeps I1
         self._line.__enter__()
-        self._feed = FrameFeed(site, session, typed=self._stream._request.query.get("events") == "typed")
-        if site.turns.is_busy:
-            return self._feed.beginning
-        return self._feed.beginning + await self._feed.read()
+        self._feed = FrameFeed(site, session, translation, typed=stream._request.query.get("events") == "typed")
+        return await self._feed.first()
 
     def _abort(self) -> None:
         if self._task is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ class Frame(NamedTuple):
 def frame_of(block: str) -> Frame:
     """Parse the lines up to a blank one."""
     fields: dict[str, list[str]] = {}
-    for line in block.splitlines():
+    for line in re.split(r"\r\n|\n|\r", block):
         name, _, value = line.partition(":")
         fields.setdefault(name, []).append(value.removeprefix(" "))
     first = {name: values[-1] for name, values in fields.items()}
