@@ -57,11 +57,11 @@ class Dialect:
         hello, sync: frames at the beginning and after the replay, where the clients know any.
         end: the name of the frame at the end, where they know one.
         without_since: where a client without a position starts.
-        cursor: the name of a position in the query of a poll, beside those of ours.
-        is_resumed: frames carry ids, and a position of ours is accepted beside `?since=`.
+        cursor: the name of a position in the query of a poll, beside the usual ones.
+        is_resumed: frames carry ids, and an event id is accepted beside `?since=`.
         is_flushed: the replay always begins at the beginning; `?since=` only leaves out what it need not repeat.
         page: makes the answer to a poll, of the objects and the position.
-        aliases: further last segments of the path, and the endpoint of ours that they mean.
+        aliases: further last segments of the path, and the endpoint that each means.
     """
 
     name: str

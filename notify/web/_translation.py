@@ -18,7 +18,7 @@ class Translation:
 
     Args:
         dialect: whose.
-        position: a position of ours that the client gave; empty for none.
+        position: the position that the client gave; empty for none.
         since: its `?since=`; empty for none.
         now: seconds since 1970.
         logs: how many logs are read.
