@@ -9,7 +9,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-from . import _auth
 from ._reply import Reply
 from ._request import Receive, Request, Send
 from ._site import Site
@@ -37,7 +36,7 @@ async def file(site: Site, request: Request, receive: Receive, send: Send) -> No
 
     Its URL has no version, so a cache has to ask whether its copy is still the current one; that costs no body.
     """
-    name = _auth.name_of(request)
+    name = request.path.rstrip("/").rpartition("/")[2]
     accepted = request.headers.get("accept-encoding", "")
     is_zipped = "gzip" in accepted and not _NO_GZIP.search(accepted)
     found = _load(name, is_zipped)
