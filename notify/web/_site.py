@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 from notify import Notifier, UsageError
@@ -10,6 +10,7 @@ from notify.adapters import Background
 
 from ._authentication import Authenticate, Authentication
 from ._closing import Closing
+from ._dialects import Dialect
 from ._frames import FrameCache
 from ._gate import CrossSiteRules
 from ._limits import StreamLimits, Turns
@@ -34,6 +35,8 @@ class Site:
         limits: counts the streams.
         turns: paces replays.
         frames: what was encoded of the latest events.
+        dialect: whose clients events are written for; None for ours.
+        aliases: further names of endpoints, which the dialect knows.
         ticker: calls connections back.
         tickets: issues and redeems tickets.
         authentication: asks `authenticate`; None without it.
@@ -57,6 +60,8 @@ class Site:
         self.limits = StreamLimits(options.max_streams, options.max_streams_per_user)
         self.turns = Turns()
         self.frames = FrameCache()
+        self.dialect = options.dialect if isinstance(options.dialect, Dialect) else None
+        self.aliases: Mapping[str, str] = self.dialect.aliases if self.dialect is not None else {}
         self._start()
         self.tickets = Tickets(notifier.store, options.ticket_lifetime)
         self.authentication = None if authenticate is None else Authentication(authenticate, self.tickets)
