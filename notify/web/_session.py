@@ -294,7 +294,7 @@ class Session:
             if now >= self._patience():
                 self._abort()
                 return NEVER
-            return self._patience()
+            return min(self._patience(), now + min(options.heartbeat, options.lifetime) / 2)  # it may end any moment
         if now >= self._until:
             self.stop("lifetime")
             return now + options.send_timeout
