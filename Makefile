@@ -35,6 +35,7 @@ servers: # what the tests of the backends start for themselves
 	command -v redis-sentinel >/dev/null || missing="$$missing redis-sentinel"; \
 	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	command -v pgbouncer >/dev/null || missing="$$missing pgbouncer"; \
+	command -v nginx >/dev/null || missing="$$missing nginx"; \
 	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
