@@ -129,12 +129,16 @@ async def _run(
         session = entrance.session = Session(site, admission, position, line.abort)
         if site.closing.begun:  # while the client was authenticated
             session.shut_down()
+        if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
+            await send(_head(request))
+            started = True
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
             chunk = await feed.first()
             session.sending = session.written = time.monotonic()
-            await send(_head(request))
-            started = True
+            if not started:
+                await send(_head(request))
+                started = True
             while True:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 session.sending = 0.0
