@@ -18,7 +18,7 @@ import anyio.lowlevel
 from notify import BackendError, ClosedError, Event
 
 from . import _position
-from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
+from ._frames import CONTROL, HEARTBEAT, one_line, retry_line, sse_frame
 from ._position import Asked
 from ._reply import Reply, WebError
 from ._request import Headers, Message, Receive, Request, Send
@@ -84,8 +84,7 @@ async def serve(
             return
 
         async def until_disconnected() -> None:
-            while await is_connected(receive):
-                pass
+            await until_gone(receive)
             line.abort()
 
         line = watch(until_disconnected)
@@ -155,17 +154,16 @@ async def _end(site: Site, request: Request, send: Send, end: Ended, *, started:
             await send(message)
 
 
-async def is_connected(receive: Receive) -> bool:
-    """Wait for what the client sends, which is nothing of interest; return whether it is still there."""
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client has gone; what it sends is of no interest."""
+    has_body = True
     try:
-        message = await receive()
+        while (message := await receive())["type"] != "http.disconnect":
+            if not has_body:  # a server that does not wait here must not be asked without end
+                await anyio.lowlevel.checkpoint()
+            has_body = message.get("more_body", False)
     except Exception:
-        return False
-    if message["type"] == "http.disconnect":
-        return False
-    if not message.get("more_body", False):
-        await anyio.lowlevel.checkpoint()
-    return True
+        return
 
 
 def _head(request: Request) -> Message:
@@ -245,15 +243,17 @@ class FrameFeed:
         return b"".join(frames)
 
     def _frame(self, event: Event) -> bytes:
-        if event.type == "notify.sync":
-            return self._sync()
-        if event.type == "notify.gap":
-            return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
+        if event.type.startswith(CONTROL):
+            if event.type == "notify.sync":
+                return self._sync()
+            if event.type == "notify.gap":
+                return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
         last_id = event.id if self._is_one_log else self._session.last_id
         return self._site.frames.sse(event, last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
         self._is_synced = True
         position = self._session.last_id
-        data = {"position": position, "heartbeat": self._site.options.heartbeat}
-        return sse_frame(one_line(data), event="notify.sync", id=position)
+        # A position needs no escaping, and one of these is written for each connection.
+        data = f'{{"position":"{position}","heartbeat":{self._site.options.heartbeat}}}'.encode()
+        return sse_frame(data, event="notify.sync", id=position)
