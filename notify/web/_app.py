@@ -49,7 +49,7 @@ class NotifyApp:
         origins: other sites whose pages may use this application, for example `https://app.example.com`.
         publish_secrets: secrets for `POST /push`, which does not exist without them.
         on_push: called with what `POST /push` is asked to push.
-        dialect: how events are written for clients of other systems.
+        dialect: whose clients events are written for: one of the names in docs/howto/dialects.md.
 
     Raises:
         UsageError: an argument is unacceptable, or the notifier's store does not support signals.
@@ -74,7 +74,7 @@ class NotifyApp:
         origins: Sequence[str] = (),
         publish_secrets: Sequence[str | bytes] = (),
         on_push: Callable[..., Any] | None = None,
-        dialect: Any = None,
+        dialect: str | None = None,
     ) -> None:
         options = WebOptions(
             heartbeat=heartbeat,
@@ -117,7 +117,7 @@ class NotifyApp:
     async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
         try:
             _auth.check_site(self._site, request)
-            methods = _methods(request)
+            methods = _methods(self._site, request)
             if request.method == "OPTIONS":
                 await _auth.send_options(self._site, request, methods, send)
             else:
@@ -137,9 +137,10 @@ class NotifyApp:
                 return
 
 
-def _methods(request: Request) -> Mapping[str, Handler]:
+def _methods(site: Site, request: Request) -> Mapping[str, Handler]:
     """Return the handlers of a path: by its end, because frameworks differ in what they leave of it."""
-    methods = ROUTES.get(_auth.name_of(request))
+    name = _auth.name_of(request)
+    methods = ROUTES.get(site.aliases.get(name, name))
     if methods is None:
         raise WebError(404, "not_found", "there is nothing at this path")
     return methods

@@ -1,7 +1,7 @@
 """Pure: names, objects and positions that the clients of four other systems expect (`NotifyApp(dialect=...)`).
 
-A row of `DIALECTS` says how such a client sees a stream. `Translation` is one connection's use of a row: it turns each
-event into frames of a name and JSON. docs/howto/dialects.md describes the rows for users.
+A row of `DIALECTS` says how such a client sees a stream; `Translation` in `_translation` is one connection's use of it.
+docs/howto/dialects.md describes the rows for users.
 
 Rules:
     1. A time that is handed out as a position (`created_at`, `timestamp`) is the event's id, its sequence in the digits
@@ -15,16 +15,13 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2s
 from typing import Any, Final, NamedTuple
 
 from notify import Event, Position, UsageError, ids
-
-MAX_GROUPS: Final = 1000
-"""Groups whose latest notification a connection remembers, to say that it was replaced."""
 
 OVERLAP: Final = 5000
 """Milliseconds that are repeated where several logs are read (rule 2)."""
@@ -47,7 +44,7 @@ class Since(NamedTuple):
     seen: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
     """How one family of clients sees a stream.
 
@@ -60,10 +57,11 @@ class Dialect:
         hello, sync: frames at the beginning and after the replay, where the clients know any.
         end: the name of the frame at the end, where they know one.
         without_since: where a client without a position starts.
-        is_resumed: frames carry ids, and a position of ours is accepted beside `?since=`.
+        cursor: the name of a position in the query of a poll, beside the usual ones.
+        is_resumed: frames carry ids, and an event id is accepted beside `?since=`.
         is_flushed: the replay always begins at the beginning; `?since=` only leaves out what it need not repeat.
         page: makes the answer to a poll, of the objects and the position.
-        aliases: further last segments of the path, and the endpoint of ours that they mean.
+        aliases: further last segments of the path, and the endpoint that each means.
     """
 
     name: str
@@ -74,6 +72,7 @@ class Dialect:
     hello: Frame | None = None
     sync: Frame | None = None
     end: str = ""
+    cursor: str = ""
     without_since: Position = None
     is_resumed: bool = True
     is_flushed: bool = False
@@ -101,54 +100,17 @@ class Dialect:
             return Since(None)
         return Since(_EPOCH + timedelta(milliseconds=seen[0]), seen)
 
+    def farewell(self, reason: str) -> Frame | None:
+        """Return the frame that says that the server ends the stream, if these clients know one."""
+        value = {"type": self.end, "mode": "ephemeral", "payload": {"reason": reason}}
+        return Frame(self.end, dump(value)) if self.end else None
+
     def frame(self, event: Event) -> Frame:
         """Return the frame of an event, as it is without regard to those before it."""
         if event.type in self.own:
             return Frame(event.type, event.data)
         is_broadcast = self.broadcast and not event.user
         return Frame(self.broadcast if is_broadcast else self.default, dump(self.wrap(event)))
-
-
-class Translation:
-    """One connection's frames: pure, and bounded in what it remembers."""
-
-    def __init__(self, dialect: Dialect, since: Since) -> None:
-        self._dialect, self._seen = dialect, since.seen
-        self._latest: dict[tuple[str, str], str] = {}  # by user and group
-        self._is_live = False
-
-    def frames(self, event: Event) -> Iterator[Frame]:
-        """Yield the frames that an event becomes: none, if the client has it already."""
-        if event.type == "notify.sync":
-            self._is_live = True
-            if self._dialect.sync is not None:
-                yield self._dialect.sync
-        elif event.type == "notify.gap":
-            yield Frame(event.type, event.data)  # under a name that these clients have no handler for
-        elif not self._is_known(event):
-            if self._dialect.is_flushed:
-                yield from self._replaced(event)
-            yield self._dialect.frame(event)
-
-    def _is_known(self, event: Event) -> bool:
-        if self._is_live or not event.id or (self._dialect.is_flushed and _mode(event) != "timeseries"):
-            return False
-        if self._seen is None:
-            return self._dialect.is_flushed  # a series is repeated only to a client that says since when
-        return _steps(event.id) <= self._seen
-
-    def _replaced(self, event: Event) -> Iterator[Frame]:
-        if event.group is None:
-            return
-        place = (event.user, event.group)
-        replaced = self._latest.pop(place, None)
-        if replaced is not None:
-            gone = {"type": "dismissed", "id": replaced, "mode": "ephemeral", "payload": {}}
-            yield Frame("dismissed", dump(gone))
-        if event.id:
-            self._latest[place] = event.id
-            if len(self._latest) > MAX_GROUPS:
-                del self._latest[next(iter(self._latest))]
 
 
 def dump(value: object) -> bytes:
@@ -160,7 +122,7 @@ def stamp(event: Event) -> float:
     """Return an event's time as a position (rule 1): seconds since 1970; for one without an id, when it was pushed."""
     if not event.id:
         return event.micros / 1_000_000
-    ms, step = _steps(event.id)
+    ms, step = steps_of(event.id)
     return (ms * 1000 + step) / 1_000_000
 
 
@@ -176,7 +138,7 @@ def find_dialect(name: str) -> Dialect:
         raise UsageError(f"dialect= is one of {', '.join(DIALECTS)}, not {name!r:.80}") from None
 
 
-def _steps(id: str) -> tuple[int, int]:
+def steps_of(id: str) -> tuple[int, int]:
     """Return an id's milliseconds, and its sequence as far as a time can show it (rules 1 and 2)."""
     ms, sequence = ids.parse(id)
     return ms, min(sequence, _LAST_STEP)
@@ -193,7 +155,7 @@ def _parse_stamp(text: str) -> tuple[int, int] | None:
     return ms, min(step, _LAST_STEP - 1)  # the last step stands for all that follow it, so it is repeated
 
 
-def _mode(event: Event) -> str:
+def mode_of(event: Event) -> str:
     return event.meta.get("mode", "queued") if event.id else "ephemeral"
 
 
@@ -216,7 +178,7 @@ def _skrift(event: Event) -> dict[str, Any]:
     wrapped = {
         "type": event.type,
         "id": _name(event),
-        "mode": _mode(event),
+        "mode": mode_of(event),
         "created_at": stamp(event),
         "payload": event.payload,
     }
@@ -313,6 +275,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
                 }
             ),
             hello=Frame("connected", b"{}"),
+            cursor="cursor",
             page=lambda objects, position: {"items": objects, "next_cursor": position},
             aliases={"sse": "stream", "notifications": "events"},
         ),

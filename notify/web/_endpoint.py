@@ -24,7 +24,7 @@ from . import _position
 from ._options import WebOptions
 from ._reply import Reply, WebError, reply_to
 from ._request import Headers, Identity, Receive, Request, Scope, Send
-from ._session import Admission, Ended, Session, ended, logs_of
+from ._session import Admission, Ended, Session, ended, logs_of, translation_of
 from ._site import Site, check_notifier
 from ._sse import HEADERS, Entrance, FrameFeed, end_frames, serve
 
@@ -130,7 +130,7 @@ class EventStream:
             await reply_to(error).send(send, more)
 
     def chunks(self) -> Chunks:
-        """Return the body, for a framework on asyncio that sends it; there is one unless there is a `reply`."""
+        """Return the body of the response, for a framework on asyncio that sends it."""
         return Chunks(self)
 
     async def _admission(self) -> Admission:
@@ -167,6 +167,8 @@ class Chunks:
         """Return the next chunk."""
         if self._is_over:
             raise StopAsyncIteration
+        if self._stream.reply is not None:
+            return self._only(self._stream.reply.body)
         try:
             if self._feed is None:
                 chunk = await self._open()
@@ -195,6 +197,12 @@ class Chunks:
             with suppress(RuntimeError):  # the loop has ended, and the stream with it
                 self._loop.call_soon_threadsafe(self._release)
 
+    def _only(self, body: bytes) -> bytes:
+        self._is_over = True
+        if not body:
+            raise StopAsyncIteration
+        return body
+
     async def _open(self) -> bytes:
         site = self._site
         self._loop = asyncio.get_running_loop()
@@ -206,11 +214,14 @@ class Chunks:
             admission = await self._stream._admission()
         except (ClosedError, BackendError) as error:
             raise ended(site, "shutdown" if isinstance(error, ClosedError) else "overload") from None
-        session = Session(site, admission, self._stream._asked.position, self._abort)
+        stream = self._stream
+        translation = translation_of(site, stream._request, stream._asked, admission)
+        position = stream._asked.position if translation is None else translation.position
+        session = Session(site, admission, position, self._abort)
         await session.__aenter__()
         self._session = self._entrance.session = session  # keeps I1
         self._line.__enter__()
-        self._feed = FrameFeed(site, session, typed=self._stream._request.query.get("events") == "typed")
+        self._feed = FrameFeed(site, session, translation, typed=stream._request.query.get("events") == "typed")
         return await self._feed.first()
 
     def _abort(self) -> None:

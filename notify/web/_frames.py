@@ -89,15 +89,17 @@ class Encoded:
         data: the wire object.
         message: the frame for a stream of this one log.
         typed: the same with a field `event`.
+        text: the frame of a WebSocket for a stream of this one log.
     """
 
-    __slots__ = ("data", "event", "message", "typed")
+    __slots__ = ("data", "event", "message", "text", "typed")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.data = wire_object(event)
         self.message = b""
         self.typed = b""
+        self.text = ""
 
 
 class FrameCache:
@@ -148,4 +150,9 @@ class FrameCache:
 
     def ws(self, event: Event, last_id: str) -> str:
         """Return the text of a WebSocket frame of an application's event, after which its stream is at `last_id`."""
-        return ws_text(self.encoded(event).data, id=last_id if event.id else "")
+        kept = self.encoded(event)
+        if last_id != event.id and event.id:
+            return ws_text(kept.data, id=last_id)
+        if not kept.text:
+            kept.text = ws_text(kept.data, id=event.id)
+        return kept.text

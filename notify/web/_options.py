@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from notify import UsageError
 
+from ._dialects import Dialect, find_dialect
+
 MAX_RETRY: Final = 3600.0
 """Seconds: a longer time to wait before reconnecting is surely a mistake, such as milliseconds."""
 
@@ -34,7 +36,7 @@ class WebOptions:
     origins: Sequence[str] = ()
     publish_secrets: Sequence[str | bytes] = ()
     on_push: Callable[..., Any] | None = None
-    dialect: Any = None
+    dialect: str | Dialect | None = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat", "lifetime", "send_timeout", "long_poll", "ticket_lifetime"):
@@ -48,6 +50,8 @@ class WebOptions:
             _check_count("max_streams", self.max_streams)
         for name in ("origins", "publish_secrets"):
             object.__setattr__(self, name, _sequence(name, getattr(self, name)))
+        if self.dialect is not None and not isinstance(self.dialect, Dialect):
+            object.__setattr__(self, "dialect", find_dialect(self.dialect))
         if self.on_push is not None and not callable(self.on_push):
             raise UsageError(f"on_push must be a function, not {self.on_push!r:.80}")
 

@@ -22,15 +22,17 @@ from typing import Any, Final
 
 import anyio
 
-from notify import Event
+from notify import Event, Position
 
 from . import _position
+from ._dialects import dump
 from ._frames import one_line
-from ._reply import JSON, Reply, WebError
-from ._request import Headers, Message, Receive, Request, Send
-from ._session import Admission, Ended, Session, admit, ended
+from ._reply import JSON_HEADERS, Reply, WebError
+from ._request import Message, Receive, Request, Send
+from ._session import Admission, Ended, Session, admit, ended, translation_of
 from ._site import Site
 from ._sse import Entrance, until_gone
+from ._translation import Translation
 from ._watch import watch
 
 LIMIT: Final = 100
@@ -45,13 +47,12 @@ FIELDS: Final = ("after", *_position.FIELDS)
 _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", re.ASCII)
 
-_HEADERS: Final[Headers] = [(b"content-type", JSON), (b"cache-control", b"no-store")]
-
 
 async def events(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /events."""
     limit, wait = _limit(request), min(_seconds(request), site.options.long_poll)
-    asked = _position.asked(request.headers, request.query, FIELDS)
+    further = (site.dialect.cursor,) if site.dialect is not None else ()
+    asked = _position.asked(request.headers, request.query, (*further, *FIELDS))
     page = PollPage(site, limit, asked.position)
     entrance = Entrance()
     with site.closing.stream(entrance.shut_down):
@@ -64,6 +65,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
             if asked.is_refused(admission.identity.session):
                 await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
                 return
+            page.translate(translation_of(site, request, asked, admission))
             if not await _read(page, admission, wait, entrance, request, receive, send):
                 return
         messages = page.messages(request)
@@ -117,16 +119,24 @@ class PollPage:
         self.site = site
         self.end: Ended | None = None
         self._limit, self._position = limit, position
+        self._start: Position = position
+        self._translation: Translation | None = None
+        self._objects: list[dict[str, Any]] = []
         self._events: list[bytes] = []
         self._bytes = 0
         self._gap: dict[str, Any] | None = None
         self._is_synced = False
 
+    def translate(self, translation: Translation | None) -> None:
+        """Write the page in a dialect, from where its client starts."""
+        if translation is not None:
+            self._translation, self._start = translation, translation.position
+
     async def read(self, admission: Admission, wait: float, entrance: Entrance, abort: Callable[[], None]) -> None:
         """Read to the end of the log; if there is nothing, wait for an event."""
         site = self.site
         try:
-            session = entrance.session = Session(site, admission, self._position, abort, counted=wait > 0)
+            session = entrance.session = Session(site, admission, self._start, abort, counted=wait > 0)
             if site.closing.begun:  # while the client was authenticated
                 session.shut_down()
             async with session:
@@ -177,12 +187,17 @@ class PollPage:
             return False
         elif event.type == "notify.gap":
             self._gap = {**event.payload, "user": event.user}
-        else:
-            data = self.site.frames.encoded(event).data
-            self._events.append(data)
-            self._bytes += len(data)
+        elif self._translation is None:
+            self._add(self.site.frames.encoded(event).data)
+        elif not self._translation.is_known(event):
+            self._objects.append(self._translation.dialect.wrap(event))
+            self._add(event.data)
         self._position = session.last_id
         return True
+
+    def _add(self, data: bytes) -> None:
+        self._events.append(data)
+        self._bytes += len(data)
 
     def messages(self, request: Request) -> list[Message]:
         """Return the response."""
@@ -191,8 +206,11 @@ class PollPage:
             rest["gap"] = self._gap
         if self.end is not None:
             rest |= {"position": self.end.mark or self._position, "end": self.end.value}
-        body = b'{"events":[%b],%b' % (b",".join(self._events), one_line(rest)[1:])
-        headers = [*_HEADERS, (b"content-length", b"%d" % len(body)), *request.response_headers]
+        if self.site.dialect is not None:
+            body = dump(self.site.dialect.page(self._objects, rest["position"]))
+        else:
+            body = b'{"events":[%b],%b' % (b",".join(self._events), one_line(rest)[1:])
+        headers = [*JSON_HEADERS, (b"content-length", b"%d" % len(body)), *request.response_headers]
         return [
             {"type": "http.response.start", "status": 200, "headers": headers},
             {"type": "http.response.body", "body": body},

@@ -24,19 +24,27 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, cast
 
-from notify import BackendError, ClosedError, DisconnectedError, Event, InvalidEventIdError, UsageError
+import anyio
+
+from notify import BackendError, ClosedError, DisconnectedError, Event, InvalidEventIdError, Position, UsageError
 from notify.abc import Interruptible, Stream
 
 from . import _auth, _position
+from ._dialects import Dialect
+from ._position import Asked
 from ._reply import WebError
 from ._request import Identity, Request
 from ._site import Site
 from ._ticker import NEVER
+from ._translation import Translation
 
 Reason: TypeAlias = Literal["expired", "disconnected", "shutdown", "replaced", "overload", "lifetime"]
 
 REPLACED_RETRY: Final = (120.0, 300.0)
 OVERLOAD_RETRY: Final = (15.0, 45.0)
+
+MAX_QUEUE: Final = 60.0
+"""Seconds that a connection waits for its turn to be opened, after a restart for example."""
 
 LIFETIME_JITTER: Final = 0.2
 """By which part a lifetime is made shorter or longer, so that clients of one moment do not come back together."""
@@ -87,13 +95,15 @@ class Ended(Exception):
         reason: why.
         retry: milliseconds after which the client should come back.
         mark: what the client is known by if it comes back after `disconnected`; otherwise empty.
+        dialect: what its last frame is written in, if its clients know one.
     """
 
-    def __init__(self, reason: Reason, retry: int, mark: str = "") -> None:
+    def __init__(self, reason: Reason, retry: int, mark: str = "", dialect: Dialect | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry = retry
         self.mark = mark
+        self.dialect = dialect
 
     @property
     def value(self) -> dict[str, Any]:
@@ -120,7 +130,15 @@ def retry_of(site: Site, reason: Reason | None = None) -> int:
 
 def ended(site: Site, reason: Reason) -> Ended:
     """Return the end of a connection that has no session."""
-    return Ended(reason, retry_of(site, reason))
+    return Ended(reason, retry_of(site, reason), dialect=site.dialect)
+
+
+def translation_of(site: Site, request: Request, asked: Asked, admission: Admission) -> Translation | None:
+    """Return the dialect's frames for one connection; None if the application has no dialect."""
+    if site.dialect is None:
+        return None
+    since = request.query.get("since", "")
+    return Translation(site.dialect, asked.position, since, time.time(), len(admission.logs))
 
 
 class _OpenStream(Stream, Interruptible):
@@ -167,7 +185,7 @@ class Session:
     )
 
     def __init__(
-        self, site: Site, admission: Admission, position: str, abort: Callable[[], None], *, counted: bool = True
+        self, site: Site, admission: Admission, position: Position, abort: Callable[[], None], *, counted: bool = True
     ) -> None:
         identity, logs = admission.identity, admission.logs
         self._site = site
@@ -261,7 +279,7 @@ class Session:
     def ended(self, reason: Reason) -> Ended:
         """Return the end for this reason."""
         known_by = _position.mark(self._identity.session, self.last_id) if reason == "disconnected" else ""
-        return Ended(reason, retry_of(self._site, reason), known_by)
+        return Ended(reason, retry_of(self._site, reason), known_by, self._site.dialect)
 
     def _end_of(self, error: Exception) -> Ended:
         if self._reason is not None:
@@ -281,7 +299,7 @@ class Session:
             if now >= self._patience():
                 self._abort()
                 return NEVER
-            return self._patience()
+            return min(self._patience(), now + min(options.heartbeat, options.lifetime) / 2)  # it may end any moment
         if now >= self._until:
             self.stop("lifetime")
             return now + options.send_timeout
@@ -306,7 +324,7 @@ class Session:
             site.limits.add(self)
         site.ticker.add(self, self.tick(self.written))
         try:
-            await self._stream.__aenter__()
+            await self._enter()
         except BaseException as error:
             self._release()
             if isinstance(error, TimeoutError | ClosedError | BackendError):
@@ -314,6 +332,19 @@ class Session:
             raise
         self._is_open = True
         return self
+
+    async def _enter(self) -> None:
+        """Open the stream in a turn: it reads its first page, and thousands of pages at once would fill the memory."""
+        turns = self._site.turns
+        if turns.is_busy:
+            with anyio.fail_after(MAX_QUEUE):
+                await turns.acquire()
+        else:
+            await turns.acquire()
+        try:
+            await self._stream.__aenter__()
+        finally:
+            turns.release()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 from notify import Notifier, UsageError
@@ -10,8 +10,10 @@ from notify.adapters import Background
 
 from ._authentication import Authenticate, Authentication
 from ._closing import Closing
+from ._dialects import Dialect
 from ._frames import FrameCache
 from ._gate import CrossSiteRules
+from ._health import HealthCheck
 from ._limits import StreamLimits, Turns
 from ._options import WebOptions
 from ._request import Receive, Request, Send
@@ -34,11 +36,14 @@ class Site:
         limits: counts the streams.
         turns: paces replays.
         frames: what was encoded of the latest events.
+        dialect: whose clients events are written for; None for ours.
+        aliases: further names of endpoints, which the dialect knows.
         ticker: calls connections back.
         tickets: issues and redeems tickets.
         authentication: asks `authenticate`; None without it.
         rules: which other sites may send requests.
         publish_secrets: verifies requests to push.
+        health: whether the notifier works.
 
     """
 
@@ -57,11 +62,14 @@ class Site:
         self.limits = StreamLimits(options.max_streams, options.max_streams_per_user)
         self.turns = Turns()
         self.frames = FrameCache()
+        self.dialect = options.dialect if isinstance(options.dialect, Dialect) else None
+        self.aliases: Mapping[str, str] = self.dialect.aliases if self.dialect is not None else {}
         self._start()
         self.tickets = Tickets(notifier.store, options.ticket_lifetime)
         self.authentication = None if authenticate is None else Authentication(authenticate, self.tickets)
         self.rules = CrossSiteRules(options.origins)
         self.publish_secrets = PublishSecrets(options.publish_secrets)
+        self.health = HealthCheck(notifier)
 
     def _start(self) -> None:
         options = self.options

@@ -8,7 +8,7 @@ end of that.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -18,12 +18,14 @@ import anyio.lowlevel
 from notify import BackendError, ClosedError, Event
 
 from . import _position
-from ._frames import CONTROL, HEARTBEAT, one_line, retry_line, sse_frame
+from ._dialects import Frame
+from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
 from ._position import Asked
 from ._reply import Reply, WebError
 from ._request import Headers, Message, Receive, Request, Send
-from ._session import Admission, Ended, Session, admit, ended, retry_of
+from ._session import Admission, Ended, Session, admit, ended, retry_of, translation_of
 from ._site import Site
+from ._translation import Translation
 from ._watch import Watch, watch
 
 CHUNK: Final = 65_536
@@ -121,15 +123,21 @@ async def _run(
 ) -> None:
     started = False
     try:
-        session = entrance.session = Session(site, admission, asked.position, line.abort)
+        translation = translation_of(site, request, asked, admission)
+        position = asked.position if translation is None else translation.position
+        session = entrance.session = Session(site, admission, position, line.abort)
         if site.closing.begun:  # while the client was authenticated
             session.shut_down()
-        async with session:
-            feed = FrameFeed(site, session, typed=request.query.get("events") == "typed")
-            chunk = await feed.first()
-            session.sending = session.written = time.monotonic()
+        if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
             await send(_head(request))
             started = True
+        async with session:
+            feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
+            chunk = await feed.first()
+            session.sending = session.written = time.monotonic()
+            if not started:
+                await send(_head(request))
+                started = True
             while True:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 session.sending = 0.0
@@ -178,7 +186,9 @@ def _last_messages(request: Request, end: Ended, *, started: bool = False) -> li
 
 def end_frames(end: Ended) -> bytes:
     """Return the last bytes of a stream."""
-    return retry_line(end.retry) + sse_frame(one_line(end.value), event="notify.end", id=end.mark)
+    last = end.dialect.farewell(end.reason) if end.dialect is not None else None
+    named = sse_frame(last.data, event=last.name) if last is not None else b""
+    return retry_line(end.retry) + named + sse_frame(one_line(end.value), event="notify.end", id=end.mark)
 
 
 class FrameFeed:
@@ -187,19 +197,25 @@ class FrameFeed:
     Args:
         site: the application.
         session: entered.
+        translation: the frames of the dialect, if there is one.
         typed: whether the frames of application events are called by their types.
 
     """
 
-    __slots__ = ("_beginning", "_is_one_log", "_is_synced", "_session", "_site", "_typed")
+    __slots__ = ("_beginning", "_is_one_log", "_is_synced", "_session", "_site", "_translation", "_typed")
 
-    def __init__(self, site: Site, session: Session, *, typed: bool = False) -> None:
+    def __init__(
+        self, site: Site, session: Session, translation: Translation | None = None, *, typed: bool = False
+    ) -> None:
         self._site = site
         self._session = session
         self._typed = typed
+        self._translation = translation
         self._is_synced = False
         self._is_one_log = session.is_one_log
         self._beginning = retry_line(retry_of(site))
+        if translation is not None:
+            self._beginning += _named(translation.beginning())
         if session.is_invalid:
             gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
             self._beginning += sse_frame(one_line(gap), event="notify.gap")
@@ -233,27 +249,35 @@ class FrameFeed:
         frame = self._frame(event)
         following = self._session.next_nowait()
         if following is None:
-            return frame
+            return frame or HEARTBEAT  # in a dialect an event may be no frame; no bytes are the end to some servers
         frames, size = [frame], len(frame)
         while following is not None:
             frame = self._frame(following)
             frames.append(frame)
             size += len(frame)
             following = self._session.next_nowait() if size < CHUNK else None
-        return b"".join(frames)
+        return b"".join(frames) or HEARTBEAT
 
     def _frame(self, event: Event) -> bytes:
-        if event.type.startswith(CONTROL):
-            if event.type == "notify.sync":
-                return self._sync()
-            if event.type == "notify.gap":
-                return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
+        if event.type == "notify.sync":
+            return self._sync()
+        if self._translation is not None:
+            id_ = self._translation.id_of(event, self._session.last_id)
+            return _named(self._translation.frames(event), id_)
+        if event.type == "notify.gap":
+            return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
         last_id = event.id if self._is_one_log else self._session.last_id
         return self._site.frames.sse(event, last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
         self._is_synced = True
+        if self._translation is not None:
+            return _named(self._translation.sync())
         position = self._session.last_id
         # A position needs no escaping, and one of these is written for each connection.
         data = f'{{"position":"{position}","heartbeat":{self._site.options.heartbeat}}}'.encode()
         return sse_frame(data, event="notify.sync", id=position)
+
+
+def _named(frames: Iterable[Frame], id_: str = "") -> bytes:
+    return b"".join(sse_frame(frame.data, event=frame.name, id=id_) for frame in frames)

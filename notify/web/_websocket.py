@@ -30,21 +30,23 @@ that floods while it does not read finds its commands counted, not answered.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import anyio
 
-from notify import Event, NotifyError
+from notify import NotifyError
 
 from . import _auth, _position
 from ._commands import Command, CommandError, CommandQueue, answer, position_of, refusal
 from ._frames import one_line, ws_text
+from ._position import Asked
 from ._reply import WebError, web_error
 from ._request import Receive, Request, Send
-from ._session import Admission, Ended, Reason, Session, admit, ended
+from ._session import Admission, Ended, Reason, Session, admit, ended, translation_of
 from ._site import Site
 from ._sse import Entrance
+from ._text_feed import TextFeed, texts_of
 from ._watch import watch
 
 PROTOCOL: Final = "notify.v1"
@@ -52,11 +54,6 @@ PROTOCOL: Final = "notify.v1"
 BAD_REQUEST, UNAUTHENTICATED, FORBIDDEN, TOO_SLOW, REPLACED, COME_BACK, DISCONNECTED = (
     4000, 4001, 4003, 4008, 4010, 4012, 4013,
 )  # fmt: skip
-
-PING: Final = ws_text(b"{}", event="notify.ping")
-
-CHUNK: Final = 65_536
-"""Characters of frames that are encoded before they are sent, roughly."""
 
 _CODES: Final[Mapping[str, int]] = {
     "expired": UNAUTHENTICATED,
@@ -145,11 +142,13 @@ class SocketConnection:
     async def _follow(self, admission: Admission, position: str) -> str:
         """Send the stream from this position on; return the position of a `subscribe` that the client sends."""
         site = self._site
-        session = self._entrance.session = Session(site, admission, position, self._line.abort)
+        translation = translation_of(site, self._request, Asked(position), admission)
+        start = position if translation is None else translation.position
+        session = self._entrance.session = Session(site, admission, start, self._line.abort)
         if site.closing.begun:  # before there was a session to end
             session.shut_down()
         async with session:
-            feed = TextFeed(site, session)
+            feed = TextFeed(site, session, translation)
             for text in feed.beginning():
                 await self._say(text)
             while True:
@@ -205,8 +204,11 @@ class SocketConnection:
         await self._sign_off(ended(self._site, reason), cancelled=cancelled)
 
     async def _sign_off(self, end: Ended, *, cancelled: bool = False) -> None:
-        last = {"type": "websocket.send", "text": ws_text(one_line(end.value), event="notify.end", id=end.mark)}
-        await self._farewell(last, _close(_CODES[end.reason], end.reason), cancelled=cancelled)
+        ours = ws_text(one_line(end.value), event="notify.end", id=end.mark)
+        theirs = end.dialect.farewell(end.reason) if end.dialect is not None else None
+        texts = [*texts_of([theirs] if theirs is not None else []), ours]
+        last = [{"type": "websocket.send", "text": text} for text in texts]
+        await self._farewell(*last, _close(_CODES[end.reason], end.reason), cancelled=cancelled)
 
     async def _refuse(self, error: WebError | NotifyError) -> None:
         refused = error if isinstance(error, WebError) else web_error(error)
@@ -218,68 +220,6 @@ class SocketConnection:
 
     async def _farewell(self, *messages: Mapping[str, Any], cancelled: bool = False) -> None:
         await self._site.closing.farewell(self._send, *messages, cancelled=cancelled)
-
-
-class TextFeed:
-    """The frames of one stream.
-
-    Args:
-        site: the application.
-        session: entered.
-    """
-
-    def __init__(self, site: Site, session: Session) -> None:
-        self._site, self._session = site, session
-        self._is_synced = False
-
-    def beginning(self) -> Iterator[str]:
-        """Yield the frames that precede those of the stream."""
-        session = self._session
-        if session.is_invalid:
-            gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
-            yield ws_text(one_line(gap), event="notify.gap")
-        if not session.has_log:
-            yield self._sync()
-
-    async def read(self) -> list[str]:
-        """Return the next frames: those in hand, a heartbeat if one is due, none if the session was woken.
-
-        Raises:
-            Ended: the stream is to end.
-        """
-        if self._is_synced:
-            return self._encoded(await self._session.next())
-        await self._site.turns.acquire()
-        try:
-            return self._encoded(await self._session.next())
-        finally:
-            self._site.turns.release()
-
-    def _encoded(self, event: Event | None) -> list[str]:
-        session = self._session
-        if event is None:
-            is_due = time.monotonic() >= session.written + self._site.options.heartbeat
-            return [PING] if is_due else []
-        frames, size = list[str](), 0
-        while event is not None:
-            frame = self._frame(event)
-            frames.append(frame)
-            size += len(frame)
-            event = session.next_nowait() if size < CHUNK else None
-        return frames
-
-    def _frame(self, event: Event) -> str:
-        if event.type == "notify.sync":
-            return self._sync()
-        if event.type == "notify.gap":
-            return ws_text(one_line({**event.payload, "user": event.user}), event="notify.gap")
-        return self._site.frames.ws(event, self._session.last_id)
-
-    def _sync(self) -> str:
-        self._is_synced = True
-        position = self._session.last_id
-        data = {"position": position, "heartbeat": self._site.options.heartbeat}
-        return ws_text(one_line(data), event="notify.sync", id=position)
 
 
 def _target(command: Command | CommandError) -> str | None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notify import Event, UsageError
-from notify.web._dialects import DIALECTS, MAX_GROUPS, OVERLAP, Frame, Since, Translation, find_dialect, stamp
+from notify import Event, Notifier, UsageError
+from notify.web import NotifyApp
+from notify.web._dialects import DIALECTS, OVERLAP, Frame, Since, find_dialect, stamp
+from notify.web._translation import MAX_GROUPS, Translation
+from notify_memory import MemoryStreamStore
+from tests.web.serving import serving, websocket
 
 NOW = 1_764_375_000.0
 MS = 1_764_374_999_123
@@ -23,8 +29,7 @@ def event(type: str = "order", payload: Any = None, sequence: int = 4, ms: int =
 
 def told(name: str, *events: Event, since: str = "", logs: int = 1) -> list[tuple[str, Any]]:
     """What a client of this dialect gets, decoded."""
-    dialect = find_dialect(name)
-    translation = Translation(dialect, dialect.start(since, NOW, logs))
+    translation = Translation(find_dialect(name), "", since, NOW, logs)
     frames = [frame for each in events for frame in translation.frames(each)]
     return [(frame.name, json.loads(frame.data) if frame.data else "") for frame in frames]
 
@@ -130,8 +135,7 @@ class TestSkrift:
 
     def test_the_groups_that_are_remembered_are_bounded(self) -> None:
         """A connection that sees ever new groups does not grow."""
-        dialect = find_dialect("skrift")
-        translation = Translation(dialect, dialect.start("", NOW))
+        translation = Translation(find_dialect("skrift"), "", "", NOW)
         for number in range(MAX_GROUPS + 5):
             assert len(list(translation.frames(event(sequence=number + 1, group=f"g{number}")))) == 1
         assert len(translation._latest) == MAX_GROUPS
@@ -234,7 +238,7 @@ def test_marketplace() -> None:
 @given(payload=st.none() | st.integers() | st.text() | st.dictionaries(st.text(), st.text() | st.none()))
 def test_any_payload_becomes_one_line_of_json(name: str, payload: Any) -> None:
     """Nothing of a payload ends a line or forges a field of a frame."""
-    frames = list(Translation(DIALECTS[name], Since(None)).frames(event(payload=payload)))
+    frames = list(Translation(DIALECTS[name], "", "", NOW).frames(event(payload=payload)))
     assert [frame.name for frame in frames] == [DIALECTS[name].default]
     assert not {b"\n", b"\r"} & {frames[0].data[at : at + 1] for at in range(len(frames[0].data))}
     assert json.loads(frames[0].data)
@@ -246,3 +250,147 @@ def test_gaps_are_passed_on_under_their_own_name() -> None:
         ("notify.gap", {"reason": "trimmed"})
     ]
     assert told("template", SYNC) == []
+
+
+class TestOverServers:
+    """The whole way: the frames of a stream, of a WebSocket and of a poll."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    async def notifier(self) -> AsyncIterator[Notifier]:
+        async with Notifier(MemoryStreamStore()) as notifier:
+            yield notifier
+
+    @staticmethod
+    def application(notifier: Notifier, dialect: str) -> NotifyApp:
+        return NotifyApp(notifier, lambda request: request.query.get("user"), dialect=dialect)
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # on trio httpx leaves generators behind
+    async def test_a_stream_with_since(self, notifier: Notifier) -> None:
+        """SK-67 to 71: the flush, a bare sync, live; no ids, so that each connect has the whole flush; the end."""
+        for n in range(3):
+            await notifier.push("alice", "generic", n, meta={"mode": "timeseries"} if n else None)
+        app = self.application(notifier, "skrift")
+        async with serving(app) as place:
+            async with httpx.AsyncClient(base_url=f"http://{place}", trust_env=False) as client:
+                stream = Frames(client, "/notifications/stream?user=alice")
+                async with stream:
+                    (name, first), (synced, empty) = [await stream.next() for _ in range(2)]
+                    assert (name, first["payload"], synced, empty) == ("notification", 0, "sync", "")
+                    await notifier.push("alice", "generic", 3, meta={"mode": "timeseries"})
+                    assert (await stream.next())[1]["payload"] == 3
+                    assert "id:" not in stream.text
+                page = [event async for event in notifier_events(notifier)]
+                since = stamp(page[1])
+                stream = Frames(client, f"/notifications/stream?user=alice&since={since}")
+                async with stream:
+                    frames = [await stream.next() for _ in range(4)]
+                    assert [data["payload"] for _, data in frames[:3]] == [0, 2, 3]
+                    assert frames[3] == ("sync", "")
+                    app.begin_shutdown()
+                    name, data = await stream.next()
+                    assert (name, data["payload"]) == ("disconnecting", {"reason": "shutdown"})
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # on trio httpx leaves generators behind
+    async def test_a_stream_that_begins_with_connected(self, notifier: Notifier) -> None:
+        """GH-91; its frames have ids, so a browser resumes by itself, under the name of its endpoint."""
+        async with serving(self.application(notifier, "marketplace")) as place:
+            async with httpx.AsyncClient(base_url=f"http://{place}", trust_env=False) as client:
+                stream = Frames(client, "/flatmates/sse?user=alice")
+                async with stream:
+                    assert await stream.next() == ("connected", {})
+                    for n in range(3):
+                        await notifier.push("alice", "visit_updated", {"n": n})
+                    assert [await stream.next() for _ in range(3)] == [("visit_updated", {"n": n}) for n in range(3)]
+                    last = stream.ids[1]
+                stream = Frames(client, "/flatmates/sse?user=alice", headers={"Last-Event-ID": last})
+                async with stream:
+                    assert [await stream.next() for _ in range(2)] == [("connected", {}), ("visit_updated", {"n": 2})]
+                page = (await client.get("/flatmates/notifications?user=alice&limit=2&cursor=0")).json()
+                assert [item["type"] for item in page["items"]] == ["visit_updated"] * 2
+                rest = (await client.get(f"/flatmates/notifications?user=alice&cursor={page['next_cursor']}")).json()
+                assert len(rest["items"]) == 1
+
+    async def test_a_websocket(self, notifier: Notifier) -> None:
+        """The same names in frames of a WebSocket."""
+        async with serving(self.application(notifier, "template")) as place, websocket(place, "user=alice") as client:
+            await client.ask(do="ping")
+            await notifier.push("alice", "info", {"title": "T"})
+            await notifier.broadcast("info", {"title": "All"})
+            first, second = await client.receive(), await client.receive()
+            assert (first["event"], first["data"]["title"]) == ("notification:new", "T")
+            assert first["id"] == first["data"]["id"]
+            assert (second["event"], second["data"]["title"]) == ("notification:broadcast", "All")
+            assert "id" not in second
+
+    async def test_a_websocket_that_flushes(self, notifier: Notifier) -> None:
+        """A frame without data is null there; the end is announced as these clients know it."""
+        app = self.application(notifier, "skrift")
+        async with serving(app) as place, websocket(place, "user=alice") as client:
+            assert await client.receive() == {"event": "sync", "data": None}
+            app.begin_shutdown()
+            frames, _, _ = await client.end()
+            assert [frame["event"] for frame in frames] == ["disconnecting", "notify.end"]
+
+    @pytest.mark.parametrize("dialect", ["template", "marketplace", "skrift"])
+    async def test_without_a_store(self, dialect: str) -> None:
+        """Nothing is replayed; what is pushed arrives under the names of the dialect."""
+        async with Notifier() as notifier:
+            async with serving(self.application(notifier, dialect)) as place:
+                async with websocket(place, "user=alice") as client:
+                    await client.ask(do="ping")
+                    await notifier.push("alice", "order", 1, ephemeral=True)
+                    assert (await client.receive())["event"] == DIALECTS[dialect].default
+
+    async def test_polling_by_time(self, notifier: Notifier) -> None:
+        """FL-08 to 13: an array from since = 0; then by the timestamp of its last item, each event once, in order."""
+        app = self.application(notifier, "tutorial")
+        async with serving(app) as place:
+            async with httpx.AsyncClient(base_url=f"http://{place}", trust_env=False) as client:
+                seen, since = list[Any](), 0.0
+                for n in range(40):
+                    await notifier.push("alice", "progress", n)
+                    if n % 7 == 0:
+                        items = (await client.get("/notifications", params={"user": "alice", "since": since})).json()
+                        seen += [item["data"] for item in items]
+                        since = items[-1]["timestamp"]
+                items = (await client.get("/notifications", params={"user": "alice", "since": since})).json()
+                assert seen + [item["data"] for item in items] == list(range(40))
+                assert (await client.get("/notifications?user=alice&since=bad")).json()[0]["data"] == 0
+                app.begin_shutdown()
+                assert (await client.get("/notifications?user=alice")).json() == []
+
+
+class Frames:
+    """The named frames of a stream."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, **options: Any) -> None:
+        self.text, self.ids = "", list[str]()
+        self._opening = client.stream("GET", url, timeout=10, **options)
+
+    async def __aenter__(self) -> None:
+        self._lines = (await self._opening.__aenter__()).aiter_lines()
+
+    async def __aexit__(self, *_: Any) -> None:
+        await self._opening.__aexit__(None, None, None)
+
+    async def next(self) -> tuple[str, Any]:
+        """The next frame of the dialect: its name, and its data, decoded."""
+        fields: dict[str, str] = {}
+        async for line in self._lines:
+            self.text += line + "\n"
+            if line:
+                name, _, value = line.partition(":")
+                fields[name] = value.removeprefix(" ")
+            elif "event" in fields:
+                self.ids += [fields["id"]] if "id" in fields else []
+                return fields["event"], json.loads(fields["data"]) if fields["data"] else ""
+        raise AssertionError(f"the stream ended:\n{self.text}")
+
+
+async def notifier_events(notifier: Notifier) -> AsyncIterator[Event]:
+    async for event in notifier.subscribe("alice", "0"):  # pragma: no branch - it is left by break
+        if event.payload == 3:
+            break
+        yield event
