@@ -31,7 +31,7 @@ from ._reply import JSON_HEADERS, Reply, WebError
 from ._request import Message, Receive, Request, Send
 from ._session import Admission, Ended, Session, admit, ended, translation_of
 from ._site import Site
-from ._sse import Entrance, is_connected
+from ._sse import Entrance, until_gone
 from ._translation import Translation
 from ._watch import watch
 
@@ -88,12 +88,11 @@ async def _read(
 ) -> bool:
     """Fill a page; return whether the client is still there."""
 
-    async def until_gone() -> None:
-        while await is_connected(receive):
-            pass
+    async def until_disconnected() -> None:
+        await until_gone(receive)
         line.abort()
 
-    line = watch(until_gone)
+    line = watch(until_disconnected)
     try:
         async with line:
             await page.read(admission, wait, entrance, line.abort)
