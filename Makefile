@@ -7,10 +7,11 @@ VENV := .venv$(addprefix -,$(filter-out $(call version,python3),$(call version,$
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
-	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py
+	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py \
+	tests/web/test_proxies.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
-	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py
+	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web/test_shutdown.py tests/web/test_vanish.py
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test soak servers check docs dist bench clean
 
@@ -35,6 +36,7 @@ servers: # what the tests of the backends start for themselves
 	command -v redis-sentinel >/dev/null || missing="$$missing redis-sentinel"; \
 	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	command -v pgbouncer >/dev/null || missing="$$missing pgbouncer"; \
+	command -v nginx >/dev/null || missing="$$missing nginx"; \
 	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -9,9 +9,20 @@ from ._app import NotifyApp as NotifyApp
 from ._credentials import bearer_token as bearer_token
 from ._credentials import end_session as end_session
 from ._credentials import session_id as session_id
+from ._endpoint import EventStream as EventStream
 from ._mount import mount as mount
 from ._reply import WebError as WebError
 from ._request import Identity as Identity
 from ._request import Request as Request
 
-__all__ = ["Identity", "NotifyApp", "Request", "WebError", "bearer_token", "end_session", "mount", "session_id"]
+__all__ = [
+    "EventStream",
+    "Identity",
+    "NotifyApp",
+    "Request",
+    "WebError",
+    "bearer_token",
+    "end_session",
+    "mount",
+    "session_id",
+]

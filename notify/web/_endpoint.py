@@ -130,7 +130,7 @@ class EventStream:
             await reply_to(error).send(send, more)
 
     def chunks(self) -> Chunks:
-        """Return the body, for a framework on asyncio that sends it; there is one unless there is a `reply`."""
+        """Return the body of the response, for a framework on asyncio that sends it."""
         return Chunks(self)
 
     async def _admission(self) -> Admission:
@@ -167,6 +167,8 @@ class Chunks:
         """Return the next chunk."""
         if self._is_over:
             raise StopAsyncIteration
+        if self._stream.reply is not None:
+            return self._only(self._stream.reply.body)
         try:
             if self._feed is None:
                 chunk = await self._open()
@@ -194,6 +196,12 @@ class Chunks:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended, and the stream with it
                 self._loop.call_soon_threadsafe(self._release)
+
+    def _only(self, body: bytes) -> bytes:
+        self._is_over = True
+        if not body:
+            raise StopAsyncIteration
+        return body
 
     async def _open(self) -> bytes:
         site = self._site

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ._files import FILES
 from ._reply import Reply
 from ._request import Receive, Request, Send
 from ._site import Site
@@ -100,11 +101,19 @@ _SCHEMAS: Final[Json] = {
             "offline": {"type": "array", "items": {"type": "string"}},
         },
     },
-    "Health": {"type": "object"},
+    "Health": {
+        "type": "object",
+        "required": ["ok", "parts"],
+        "properties": {
+            "ok": {"type": "boolean"},
+            "parts": {"type": "object", "additionalProperties": {"enum": ["ok", "failed"]}},
+        },
+    },
 }
 
 _REASONS: Final = {
     "204": "Do not come back: the user was disconnected.",
+    "304": "The client has the current version of the file.",
     "400": "The request is not understood.",
     "401": "Credentials are missing, not valid or expired.",
     "403": "Refused: another site, or an address that the client may not read.",
@@ -138,12 +147,12 @@ def described(has_push: bool) -> Json:
         "/stream": {"get": _stream()},
         "/events": {"get": _events()},
         "/ticket": {"post": _ticket()},
-        "/health": {"get": _operation("health", "How the application and its storage are.", _json("Health"))},
+        "/health": {"get": _health()},
         "/openapi.json": {"get": _operation("describe", "This document.", _plain("application/json"))},
     }
-    for name in ("client.js", "client.d.ts", "components.js", "react.js"):
+    for name in FILES:
         content = _plain("text/plain" if name.endswith(".ts") else "text/javascript")
-        paths[f"/{name}"] = {"get": _operation(name.replace(".", "_"), f"The browser client: {name}.", content)}
+        paths[f"/{name}"] = {"get": _operation(name.replace(".", "_"), f"The browser client: {name}.", content, "304")}
     schemes: Json = {
         "application": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "Or a cookie, or "
                         "whatever the application's authenticate() reads."},
@@ -170,7 +179,7 @@ def _operation(name: str, summary: str, content: Json, *errors: str, success: st
     responses: Json = {success: {"description": "Success.", "content": content}}
     for status in sorted({*_ALWAYS, *errors}):
         response: Json = {"description": _REASONS[status]}
-        if status != "204":
+        if status not in {"204", "304"}:
             response["content"] = _json("Error")
         if status in {"429", "503"}:
             response["headers"] = _RETRY
@@ -196,6 +205,12 @@ def _shared_parameters() -> list[Json]:
         _parameter("address", addresses, explode=True, description="Further logs that the client may read."),
         _parameter("ticket", {"type": "string"}, description="From POST /ticket, in place of credentials."),
     ]
+
+
+def _health() -> Json:
+    operation = _operation("health", "Whether each part of the notifier works.", _json("Health"))
+    operation["responses"]["503"]["content"] = _json("Health")
+    return operation
 
 
 _OPEN: Final[list[Json]] = [{"application": []}, {"ticket": []}]

@@ -27,11 +27,11 @@ from notify import ClosedError, Event, Position
 from . import _position
 from ._dialects import dump
 from ._frames import one_line
-from ._reply import JSON, Reply, WebError
-from ._request import Headers, Message, Receive, Request, Send
+from ._reply import JSON_HEADERS, Reply, WebError
+from ._request import Message, Receive, Request, Send
 from ._session import Admission, Ended, Session, admit, ended, translation_of
 from ._site import Site
-from ._sse import Entrance, is_connected
+from ._sse import Entrance, until_gone
 from ._translation import Translation
 from ._watch import watch
 
@@ -46,8 +46,6 @@ FIELDS: Final = ("after", *_position.FIELDS)
 
 _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", re.ASCII)
-
-_HEADERS: Final[Headers] = [(b"content-type", JSON), (b"cache-control", b"no-store")]
 
 
 async def events(site: Site, request: Request, receive: Receive, send: Send) -> None:
@@ -98,12 +96,11 @@ async def _read(
 ) -> bool:
     """Fill a page; return whether the client is still there."""
 
-    async def until_gone() -> None:
-        while await is_connected(receive):
-            pass
+    async def until_disconnected() -> None:
+        await until_gone(receive)
         line.abort()
 
-    line = watch(until_gone)
+    line = watch(until_disconnected)
     try:
         async with line:
             await page.read(admission, wait, entrance, line.abort)
@@ -221,7 +218,7 @@ class PollPage:
             body = dump(self.site.dialect.page(self._objects, rest["position"]))
         else:
             body = b'{"events":[%b],%b' % (b",".join(self._events), one_line(rest)[1:])
-        headers = [*_HEADERS, (b"content-length", b"%d" % len(body)), *request.response_headers]
+        headers = [*JSON_HEADERS, (b"content-length", b"%d" % len(body)), *request.response_headers]
         return [
             {"type": "http.response.start", "status": 200, "headers": headers},
             {"type": "http.response.body", "body": body},

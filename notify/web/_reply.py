@@ -15,6 +15,12 @@ from ._request import Headers, Receive, Send
 
 JSON: Final = b"application/json"
 
+JSON_HEADERS: Final[Headers] = [
+    (b"content-type", JSON),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),  # a message may quote the request: no browser may take it for markup
+]
+
 RETRY_AFTER: Final = (1, 5)
 """Seconds that a client is asked to wait after 503: drawn at random, so that clients do not come back together."""
 
@@ -65,7 +71,7 @@ class Reply:
     def json(cls, value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
         """Return a response with a JSON value, which no cache keeps; a lone surrogate is written as its escape."""
         body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
-        return cls(status, body, [(b"content-type", JSON), (b"cache-control", b"no-store"), *headers])
+        return cls(status, body, [*JSON_HEADERS, *headers])
 
     async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send the response, with further headers."""

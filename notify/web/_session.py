@@ -24,6 +24,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, cast
 
+import anyio
+
 from notify import BackendError, ClosedError, DisconnectedError, Event, InvalidEventIdError, Position, UsageError
 from notify.abc import Interruptible, Stream
 
@@ -40,6 +42,9 @@ Reason: TypeAlias = Literal["expired", "disconnected", "shutdown", "replaced", "
 
 REPLACED_RETRY: Final = (120.0, 300.0)
 OVERLOAD_RETRY: Final = (15.0, 45.0)
+
+MAX_QUEUE: Final = 60.0
+"""Seconds that a connection waits for its turn to be opened, after a restart for example."""
 
 LIFETIME_JITTER: Final = 0.2
 """By which part a lifetime is made shorter or longer, so that clients of one moment do not come back together."""
@@ -294,7 +299,7 @@ class Session:
             if now >= self._patience():
                 self._abort()
                 return NEVER
-            return self._patience()
+            return min(self._patience(), now + min(options.heartbeat, options.lifetime) / 2)  # it may end any moment
         if now >= self._until:
             self.stop("lifetime")
             return now + options.send_timeout
@@ -319,7 +324,7 @@ class Session:
             site.limits.add(self)
         site.ticker.add(self, self.tick(self.written))
         try:
-            await self._stream.__aenter__()
+            await self._enter()
         except BaseException as error:
             self._release()
             if isinstance(error, TimeoutError | ClosedError | BackendError):
@@ -327,6 +332,19 @@ class Session:
             raise
         self._is_open = True
         return self
+
+    async def _enter(self) -> None:
+        """Open the stream in a turn: it reads its first page, and thousands of pages at once would fill the memory."""
+        turns = self._site.turns
+        if turns.is_busy:
+            with anyio.fail_after(MAX_QUEUE):
+                await turns.acquire()
+        else:
+            await turns.acquire()
+        try:
+            await self._stream.__aenter__()
+        finally:
+            turns.release()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

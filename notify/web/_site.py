@@ -13,6 +13,7 @@ from ._closing import Closing
 from ._dialects import Dialect
 from ._frames import FrameCache
 from ._gate import CrossSiteRules
+from ._health import HealthCheck
 from ._limits import StreamLimits, Turns
 from ._options import WebOptions
 from ._request import Receive, Request, Send
@@ -42,6 +43,7 @@ class Site:
         authentication: asks `authenticate`; None without it.
         rules: which other sites may send requests.
         publish_secrets: verifies requests to push.
+        health: whether the notifier works.
 
     """
 
@@ -67,6 +69,7 @@ class Site:
         self.authentication = None if authenticate is None else Authentication(authenticate, self.tickets)
         self.rules = CrossSiteRules(options.origins)
         self.publish_secrets = PublishSecrets(options.publish_secrets)
+        self.health = HealthCheck(notifier)
 
     def _start(self) -> None:
         options = self.options

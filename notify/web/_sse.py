@@ -86,8 +86,7 @@ async def serve(
             return
 
         async def until_disconnected() -> None:
-            while await is_connected(receive):
-                pass
+            await until_gone(receive)
             line.abort()
 
         line = watch(until_disconnected)
@@ -129,12 +128,16 @@ async def _run(
         session = entrance.session = Session(site, admission, position, line.abort)
         if site.closing.begun:  # while the client was authenticated
             session.shut_down()
+        if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
+            await send(_head(request))
+            started = True
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
             chunk = await feed.first()
             session.sending = session.written = time.monotonic()
-            await send(_head(request))
-            started = True
+            if not started:
+                await send(_head(request))
+                started = True
             while True:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 session.sending = 0.0
@@ -159,17 +162,16 @@ async def _end(site: Site, request: Request, send: Send, end: Ended, *, started:
             await send(message)
 
 
-async def is_connected(receive: Receive) -> bool:
-    """Wait for what the client sends, which is nothing of interest; return whether it is still there."""
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client has gone; what it sends is of no interest."""
+    has_body = True
     try:
-        message = await receive()
+        while (message := await receive())["type"] != "http.disconnect":
+            if not has_body:  # a server that does not wait here must not be asked without end
+                await anyio.lowlevel.checkpoint()
+            has_body = message.get("more_body", False)
     except Exception:
-        return False
-    if message["type"] == "http.disconnect":
-        return False
-    if not message.get("more_body", False):
-        await anyio.lowlevel.checkpoint()
-    return True
+        return
 
 
 def _head(request: Request) -> Message:
@@ -272,8 +274,9 @@ class FrameFeed:
         if self._translation is not None:
             return _named(self._translation.sync())
         position = self._session.last_id
-        data = {"position": position, "heartbeat": self._site.options.heartbeat}
-        return sse_frame(one_line(data), event="notify.sync", id=position)
+        # A position needs no escaping, and one of these is written for each connection.
+        data = f'{{"position":"{position}","heartbeat":{self._site.options.heartbeat}}}'.encode()
+        return sse_frame(data, event="notify.sync", id=position)
 
 
 def _named(frames: Iterable[Frame], id_: str = "") -> bytes:

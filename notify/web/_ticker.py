@@ -50,13 +50,13 @@ class Ticker:
 
     def add(self, timed: Timed, due: float) -> None:
         """File a connection, by the monotonic clock."""
-        slot = max(int(due / self._width) + 1, self._next)
-        timed.slot = slot
-        self._slots.setdefault(slot, {})[timed] = None
         if not self._running:
             self._running = True
             self._next = int(time.monotonic() / self._width)
             self._background.start(self._run)
+        slot = max(int(due / self._width) + 1, self._next)  # what is overdue is filed where the task will still look
+        timed.slot = slot
+        self._slots.setdefault(slot, {})[timed] = None
 
     def discard(self, timed: Timed) -> None:
         """Remove a connection. Idempotent."""

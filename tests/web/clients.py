@@ -55,7 +55,7 @@ class RawClient:
         self.port, self.target, self.method = port, target, method
         self.request_headers = {"host": f"127.0.0.1:{port}", **(headers or {})}
         self.status, self.headers = 0, dict[str, str]()
-        self.body, self.complete, self.closed = b"", False, False
+        self.body, self.complete, self.closed = bytearray(), False, False
         self.socket: socket.socket
         self._http = h11.Connection(h11.CLIENT)
 
@@ -89,7 +89,7 @@ class RawClient:
                     self.status = event.status_code
                     self.headers = {name.decode(): value.decode() for name, value in event.headers}
                 elif isinstance(event, h11.Data):
-                    self.body += bytes(event.data)
+                    self.body += event.data
                 elif isinstance(event, h11.EndOfMessage):
                     self.complete = "transfer-encoding" in self.headers or "content-length" in self.headers
                     return False
@@ -106,9 +106,13 @@ class RawClient:
 
     async def read_until(self, text: bytes, within: float = PATIENCE) -> Self:
         """Read until this is in the body."""
+        searched = 0
         with anyio.fail_after(within):
-            while text not in self.body:
-                assert await self.read() or text in self.body, f"ended without {text!r}: {self.status} {self.body!r}"
+            while self.body.find(text, searched) < 0:
+                searched = max(0, len(self.body) - len(text))
+                if not await self.read():
+                    assert text in self.body, f"ended without {text!r}: {self.status} {bytes(self.body)!r:.2000}"
+        assert self.status == 200, self.body
         return self
 
     @property
@@ -158,7 +162,7 @@ async def get(port: int, target: str) -> Any:
         await client.read_all()
         if not client.complete:
             raise ConnectionError(f"no response to {target}")
-        assert client.status == 200, client.body
+        assert client.status == 200, bytes(client.body)
         return client.json
 
 

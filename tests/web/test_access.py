@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from notify import Notifier
 from notify.web import Identity, NotifyApp, Request, bearer_token, end_session, session_id
 from notify_memory import MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.parts import until
 from tests.web.clients import Frame, RawClient
-from tests.web.serving import serving
+from tests.web.serving import serving, websocket
 
 pytestmark = pytest.mark.anyio
 
@@ -305,15 +305,86 @@ async def test_what_is_pushed_to_a_session_reaches_it_before_and_after_login() -
             assert await events.payload() == 3
 
 
-async def test_a_failing_authenticate_is_a_503_with_a_time_to_wait() -> None:
-    """Clients come back; nothing of the exception is shown."""
+async def test_a_failing_authenticate_is_not_the_clients_fault() -> None:
+    """503 with a time to wait; a stream ends by a frame, since a browser gives up on a status. No detail is shown."""
 
     def fails(request: Request) -> str:
         raise KeyError("hunter2")
 
     async with site(fails) as (client, _):
-        for ask in (partial(client.get, "/stream"), partial(client.post, "/ticket")):
-            answer = await ask()
-            assert (answer.status_code, error_of(answer)) == (503, "authenticate_failed")
-            assert int(answer.headers["retry-after"]) >= 1
-            assert "hunter2" not in answer.text
+        answer = await client.post("/ticket")
+        assert (answer.status_code, error_of(answer)) == (503, "authenticate_failed")
+        assert int(answer.headers["retry-after"]) >= 1
+        stream = await client.get("/stream")
+        assert stream.status_code == 200
+        assert "event: notify.end" in stream.text
+        assert '"reason":"overload"' in stream.text
+        assert "hunter2" not in answer.text + stream.text
+
+
+# -- WebSocket ---------------------------------------------------------------------------------------------------
+
+
+async def refused(place: str, **options: Any) -> int:
+    """Open a WebSocket whose handshake is refused, and return the status."""
+    with pytest.raises(InvalidStatus) as caught:
+        async with websocket(place, **options):
+            pass
+    return caught.value.response.status_code
+
+
+async def test_the_handshake_of_another_site_is_refused() -> None:
+    """Chromium sends an origin and nothing else; programs send none, and then no cookie either."""
+    async with site(lambda request: request.cookies.get("user", "alice"), origins=[FRIEND]) as (client, _):
+        place = f"{client.base_url.host}:{client.base_url.port}"
+        cookie = {"Cookie": "user=bob"}
+        for origin in (STRANGER, "null", f"https://{place}.evil.example"):
+            assert await refused(place, origin=origin) == 403
+        assert await refused(place, additional_headers=cookie) == 403
+        for options in ({"origin": FRIEND}, {"origin": f"http://{place}", "additional_headers": cookie}, {}):
+            async with websocket(place, **options) as socket:
+                assert (await socket.receive())["event"] == "notify.sync"
+
+
+async def test_a_ticket_beside_the_subprotocol() -> None:
+    """It is not repeated in the answer, opens one WebSocket, and only for its origin."""
+    async with site(origins=[FRIEND]) as (client, notifier):
+        place = f"{client.base_url.host}:{client.base_url.port}"
+
+        async def taken() -> str:
+            answer = await client.post("/ticket", headers=ALICE | {"origin": FRIEND})
+            return str(answer.json()["ticket"])
+
+        ticket = await taken()
+        options: dict[str, Any] = {"origin": FRIEND, "subprotocols": ["notify.v1", f"ticket.{ticket}"]}
+        async with websocket(place, **options) as socket:
+            assert socket.connection.subprotocol == "notify.v1"
+            assert (await socket.receive())["event"] == "notify.sync"
+            await notifier.push("alice", "note", 1)
+            assert (await socket.receive())["data"]["payload"] == 1
+        for wrong in (options, options | {"origin": None, "subprotocols": ["notify.v1", f"ticket.{await taken()}"]}):
+            async with websocket(place, **wrong) as socket:
+                _, code, _ = await socket.end()
+                assert code == 4001
+        async with websocket(place, f"ticket={await taken()}", origin=FRIEND) as socket:
+            assert (await socket.receive())["event"] == "notify.sync"
+
+
+async def test_credentials_expire_during_a_websocket() -> None:
+    """4001, with the reason in a frame before it; expired ones are 4001 at once."""
+
+    def soon(request: Request) -> Identity:
+        return Identity("alice", expires_at=datetime.fromtimestamp(expires, UTC))
+
+    async with site(soon) as (client, _):
+        place = f"{client.base_url.host}:{client.base_url.port}"
+        expires = datetime.now(UTC).timestamp() + 1.0
+        async with websocket(place) as socket:
+            frames, code, _ = await socket.end()
+            assert [frame["event"] for frame in frames] == ["notify.sync", "notify.end"]
+            assert (frames[-1]["data"]["reason"], code) == ("expired", 4001)
+        async with websocket(place) as socket:
+            assert (await socket.end())[1] == 4001
+        expires = datetime.now(UTC).timestamp() + 3600.0
+        async with websocket(place) as socket:
+            assert (await socket.receive())["event"] == "notify.sync"
