@@ -177,8 +177,9 @@ class TestWaiting:
                     await until(lambda: notifier.statistics().open_streams == 1)
                     started = anyio.current_time()
                     await notifier.push("alice", "order", "x", ephemeral=ephemeral)
+                    await notifier.push("alice", "order", "y", ephemeral=ephemeral)
                 assert anyio.current_time() - started < 5
-                assert payloads(pages[0]) == ["x"]
+                assert payloads(pages[0]) == ["x", "y"]
                 assert ("id" in pages[0]["events"][0]) is not ephemeral
                 assert (pages[0]["position"] == position) is ephemeral
                 position = pages[0]["position"]
