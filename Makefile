@@ -13,7 +13,7 @@ QUICK ?= not redis.md and not postgres.md and not transactions.md and not docume
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web/test_shutdown.py tests/web/test_vanish.py
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test soak servers check docs dist bench clean
+.PHONY: help demo serve quick test soak servers check docs dist bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ servers: # what the tests of the backends start for themselves
 
 demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, verdict
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
+
+serve: $(VENV)/.ready ## two instances in a browser: kill them, cut the wire, watch the verdict; Ctrl-C ends it
+	@$(BIN)/notify serve --demo $(SERVE)
 
 quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
