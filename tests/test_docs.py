@@ -214,10 +214,10 @@ def test_pages_that_teach_have_snippets(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=short)
 def test_every_fence_is_understood(page: Path) -> None:
-    """A block is Python that runs, a page or script for browsers, a console, a diagram, or plain text: no other label
-    hides code from these tests."""
+    """A block is Python that runs, a page or script for browsers, a configuration that tests run, a console, a diagram,
+    or plain text: no other label hides code from these tests."""
     labels = re.findall(r"^ *```(\S*)", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(labels[::2]) <= {"python", "html", "js", "console", "text", "mermaid"}
+    assert set(labels[::2]) <= {"python", "html", "js", "nginx", "console", "text", "mermaid"}
     assert set(labels[1::2]) <= {""}
 
 

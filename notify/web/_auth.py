@@ -24,7 +24,8 @@ def check_site(site: Site, request: Request) -> None:
     Raises:
         WebError: 403; 415 for what a plain form could have sent.
     """
-    request.response_headers += site.rules.cors(request.headers)
+    if site.rules:
+        request.response_headers += site.rules.cors(request.headers)
     if name_of(request) in PUBLIC:
         return
     scheme = str(request.scope.get("scheme", "http"))

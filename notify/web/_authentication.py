@@ -112,7 +112,7 @@ class Authentication:
 
     async def _call(self, request: Request) -> Any:
         found: Any = self._authenticate(request)
-        if not inspect.isawaitable(found):
+        if found.__class__ is str or not inspect.isawaitable(found):
             return found
         with anyio.move_on_after(self._timeout):
             return await found
@@ -178,6 +178,8 @@ def checked(found: Any) -> Identity:
     """
     if found is None:
         raise WebError(401, "unauthenticated", "credentials are missing or not valid", [_CHALLENGE])
+    if found.__class__ is str:
+        return Identity(_known_user(found))
     identity: Any = Identity(found) if isinstance(found, str) else found
     if not isinstance(identity, Identity):
         raise WrongIdentityError(f"authenticate() must return a str, an Identity or None, not {type(found).__name__}")
@@ -191,13 +193,18 @@ def checked(found: Any) -> Identity:
     names: list[Any] = [identity.user, *addresses, *([] if identity.session == "" else [identity.session])]
     if len(addresses) > MAX_ADDRESSES or not all(isinstance(name, str) for name in names):
         raise WrongIdentityError(f"an Identity has a user, a session and up to {MAX_ADDRESSES} addresses, each a str")
+    for name in names:
+        _known_user(name)
+    return Identity(identity.user, addresses, expires, identity.session)
+
+
+def _known_user(name: str) -> str:
     try:
-        for name in names:
-            check_user(name)
+        check_user(name)
     except InvalidEventError:
         message = "the credentials do not name a user: an id has 1 to 255 bytes without control characters"
         raise WebError(401, "unauthenticated", message, [_CHALLENGE]) from None
-    return Identity(identity.user, addresses, expires, identity.session)
+    return name
 
 
 def _current(identity: Identity) -> Identity:

@@ -7,7 +7,6 @@ import time
 from typing import Final
 
 import anyio
-import anyio.lowlevel
 
 from notify import Event, InvalidEventIdError
 
@@ -17,6 +16,7 @@ from ._reply import Reply, WebError
 from ._request import Headers, Message, Receive, Request, Send
 from ._session import Admission, Ended, Session
 from ._site import Site
+from ._sse import until_gone
 from ._watch import Watch, watch
 
 READ_TIMEOUT: Final = 10.0
@@ -240,11 +240,7 @@ def _line(receive: Receive) -> Watch:
     """Return the watch that ends a request whose client has gone."""
 
     async def until_disconnected() -> None:
-        try:
-            while (await receive())["type"] != "http.disconnect":
-                await anyio.lowlevel.checkpoint()
-        except Exception:
-            pass
+        await until_gone(receive)
         line.abort()
 
     line = watch(until_disconnected)

@@ -108,6 +108,7 @@ class FrameCache:
     def __init__(self) -> None:
         self._kept: dict[int, Encoded] = {}
         self._bytes = 0
+        self._latest: Encoded | None = None  # a broadcast asks for the same event thousands of times
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -121,6 +122,7 @@ class FrameCache:
             while len(self._kept) > KEPT_EVENTS or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
                 oldest = self._kept.pop(next(iter(self._kept)))
                 self._bytes -= len(oldest.data)
+        self._latest = kept
         return kept
 
     def sse(self, event: Event, last_id: str, *, typed: bool = False) -> bytes:
@@ -131,7 +133,11 @@ class FrameCache:
             last_id: the position of the stream after it.
             typed: whether the browser calls the event by its type; otherwise it is a `message`.
         """
-        kept = self.encoded(event)
+        kept = self._latest
+        if kept is None or kept.event is not event:
+            kept = self.encoded(event)
+        if not typed and kept.message and (last_id == event.id or not event.id):
+            return kept.message
         if last_id != event.id and event.id:
             return sse_frame(kept.data, event=_UNSAFE.sub("", event.type) if typed else "", id=last_id)
         if typed:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import anyio
 
-from notify import Event, Position
+from notify import ClosedError, Event, Position
 
 from . import _position
 from ._dialects import dump
@@ -31,7 +31,7 @@ from ._reply import JSON_HEADERS, Reply, WebError
 from ._request import Message, Receive, Request, Send
 from ._session import Admission, Ended, Session, admit, ended, translation_of
 from ._site import Site
-from ._sse import Entrance, is_connected
+from ._sse import Entrance, until_gone
 from ._translation import Translation
 from ._watch import watch
 
@@ -60,8 +60,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
             page.end = ended(site, "shutdown")
         elif wait and site.limits.is_full:
             page.end = ended(site, "overload")
-        else:
-            admission = await admit(site, request)
+        elif (admission := await _admitted(page, request)) is not None:
             if asked.is_refused(admission.identity.session):
                 await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
                 return
@@ -77,6 +76,15 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
             await send(message)
 
 
+async def _admitted(page: PollPage, request: Request) -> Admission | None:
+    """Return what the client may read; None if the notifier is closed, as it is while the server ends."""
+    try:
+        return await admit(page.site, request)
+    except ClosedError:
+        page.end = ended(page.site, "shutdown")
+        return None
+
+
 async def _read(
     page: PollPage,
     admission: Admission,
@@ -88,12 +96,11 @@ async def _read(
 ) -> bool:
     """Fill a page; return whether the client is still there."""
 
-    async def until_gone() -> None:
-        while await is_connected(receive):
-            pass
+    async def until_disconnected() -> None:
+        await until_gone(receive)
         line.abort()
 
-    line = watch(until_gone)
+    line = watch(until_disconnected)
     try:
         async with line:
             await page.read(admission, wait, entrance, line.abort)

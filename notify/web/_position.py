@@ -46,6 +46,10 @@ class Asked(NamedTuple):
         return self.disconnected != "" and self.disconnected == digest(session)
 
 
+NOTHING: Final = Asked("")
+"""From now on."""
+
+
 def asked(headers: Mapping[str, str], query: Mapping[str, str], fields: tuple[str, ...] = FIELDS) -> Asked:
     """Return what a request asks for.
 
@@ -55,9 +59,11 @@ def asked(headers: Mapping[str, str], query: Mapping[str, str], fields: tuple[st
         fields: those that may contain a position, the first one that is not empty counts.
     """
     text = headers.get(HEADER, "").strip()
-    if not text:
-        text = next((query[name].strip() for name in fields if query.get(name, "").strip()), "")
-    return parse(text)
+    if not text and query:
+        for name in fields:
+            if name in query and (text := query[name].strip()):
+                break
+    return parse(text) if text else NOTHING
 
 
 def parse(text: str) -> Asked:

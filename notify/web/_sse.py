@@ -53,9 +53,9 @@ class Entrance:
             self.session.shut_down()
 
 
-async def stream(site: Site, request: Request, receive: Receive, send: Send) -> None:
+def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaitable[None]:
     """Serve GET /stream."""
-    await serve(site, partial(admit, site, request), request, receive, send)
+    return serve(site, partial(admit, site, request), request, receive, send)
 
 
 async def serve(
@@ -86,8 +86,7 @@ async def serve(
             return
 
         async def until_disconnected() -> None:
-            while await is_connected(receive):
-                pass
+            await until_gone(receive)
             line.abort()
 
         line = watch(until_disconnected)
@@ -134,6 +133,7 @@ async def _run(
             started = True
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
+            request.forget()
             chunk = await feed.first()
             session.sending = session.written = time.monotonic()
             if not started:
@@ -142,7 +142,13 @@ async def _run(
             while True:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 session.sending = 0.0
-                chunk = await feed.read()
+                if feed.is_synced:  # in as few frames as possible: each costs every event, and memory
+                    try:
+                        chunk = feed.encoded(await session.wait())
+                    except (TimeoutError, ClosedError, BackendError) as error:
+                        chunk = HEARTBEAT if session.is_due(error) else await feed.read()
+                else:
+                    chunk = await feed.read()
                 session.sending = session.written = time.monotonic()
     except Ended as end:
         await _end(site, request, send, end, started=started)
@@ -163,17 +169,16 @@ async def _end(site: Site, request: Request, send: Send, end: Ended, *, started:
             await send(message)
 
 
-async def is_connected(receive: Receive) -> bool:
-    """Wait for what the client sends, which is nothing of interest; return whether it is still there."""
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client has gone; what it sends is of no interest."""
+    has_body = True
     try:
-        message = await receive()
+        while (message := await receive())["type"] != "http.disconnect":
+            if not has_body:  # a server that does not wait here must not be asked without end
+                await anyio.lowlevel.checkpoint()
+            has_body = message.get("more_body", False)
     except Exception:
-        return False
-    if message["type"] == "http.disconnect":
-        return False
-    if not message.get("more_body", False):
-        await anyio.lowlevel.checkpoint()
-    return True
+        return
 
 
 def _head(request: Request) -> Message:
@@ -202,9 +207,11 @@ class FrameFeed:
         translation: the frames of the dialect, if there is one.
         typed: whether the frames of application events are called by their types.
 
+    Attributes:
+        is_synced: whether the replay is over.
     """
 
-    __slots__ = ("_beginning", "_is_one_log", "_is_synced", "_session", "_site", "_translation", "_typed")
+    __slots__ = ("_beginning", "_is_one_log", "_session", "_site", "_translation", "_typed", "is_synced")
 
     def __init__(
         self, site: Site, session: Session, translation: Translation | None = None, *, typed: bool = False
@@ -213,7 +220,7 @@ class FrameFeed:
         self._session = session
         self._typed = typed
         self._translation = translation
-        self._is_synced = False
+        self.is_synced = False
         self._is_one_log = session.is_one_log
         self._beginning = retry_line(retry_of(site))
         if translation is not None:
@@ -226,7 +233,7 @@ class FrameFeed:
 
     async def first(self) -> bytes:
         """Return the first chunk, with the replay unless that has to wait."""
-        if self._is_synced or self._site.turns.is_busy:
+        if self.is_synced or self._site.turns.is_busy:
             return self._beginning
         return self._beginning + await self.read()
 
@@ -236,18 +243,19 @@ class FrameFeed:
         Raises:
             Ended: the stream is to end.
         """
-        if self._is_synced:
+        if self.is_synced:
             event = await self._session.next()
-            return HEARTBEAT if event is None else self._encoded(event)
+            return HEARTBEAT if event is None else self.encoded(event)
         turns = self._site.turns
         await turns.acquire()
         try:
             event = await self._session.next()
-            return HEARTBEAT if event is None else self._encoded(event)
+            return HEARTBEAT if event is None else self.encoded(event)
         finally:
             turns.release()
 
-    def _encoded(self, event: Event) -> bytes:
+    def encoded(self, event: Event) -> bytes:
+        """Return the frames of an event and of those that are in hand after it."""
         frame = self._frame(event)
         following = self._session.next_nowait()
         if following is None:
@@ -272,12 +280,13 @@ class FrameFeed:
         return self._site.frames.sse(event, last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
-        self._is_synced = True
+        self.is_synced = True
         if self._translation is not None:
             return _named(self._translation.sync())
         position = self._session.last_id
-        data = {"position": position, "heartbeat": self._site.options.heartbeat}
-        return sse_frame(one_line(data), event="notify.sync", id=position)
+        # A position needs no escaping, and one of these is written for each connection.
+        data = f'{{"position":"{position}","heartbeat":{self._site.options.heartbeat}}}'.encode()
+        return sse_frame(data, event="notify.sync", id=position)
 
 
 def _named(frames: Iterable[Frame], id_: str = "") -> bytes:

@@ -44,7 +44,7 @@ def site(pages: dict[str, str], headers: dict[str, str] | None = None) -> Iterat
             path = self.path.partition("?")[0]
             file = CLIENT / path.removeprefix("/")
             if path in pages:
-                self.answer(200, pages[path].encode(), KINDS[".html"])
+                self.answer(200, pages[path].encode(), KINDS.get(Path(path).suffix, KINDS[".html"]))
             elif file.parent == CLIENT and file.is_file():
                 self.answer(200, file.read_bytes(), KINDS.get(file.suffix, "text/plain"))
             else:

@@ -25,6 +25,10 @@ PAGE = """<!doctype html>
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; require-trusted-types-for 'script'"
 """What a careful application sends; the inline style is that of the page above."""
 
+AUTO = 'data-url="/notify" data-when="visible" data-storage="session"'
+STUB = "export const connect = (...given) => ({ given });"
+"""Stands for client.js, which has its own tests."""
+
 LIMIT_BYTES = 9 * 1024
 TOAST = "[part~=toast]"
 SHOWN = "[part~=toast]:not([inert])"
@@ -46,6 +50,9 @@ def url() -> Iterator[str]:
         "/limits": PAGE.replace("ATTRIBUTES", 'limit="5 1" types="order.paid"'),
         "/bare": PAGE.replace("ATTRIBUTES", 'dismiss="none" duration="0"'),
         "/server": PAGE.replace("ATTRIBUTES", 'dismiss="server" position="top-start" label="Meldungen"'),
+        "/auto/": PAGE.replace("ATTRIBUTES", "").replace('src="/components.js"', 'src="components.js" ' + AUTO),
+        "/auto/components.js": (CLIENT / "components.js").read_text(encoding="utf-8"),
+        "/auto/client.js": STUB,
         "/rtl": PAGE.replace("ATTRIBUTES", "").replace('lang="en"', 'lang="ar" dir="rtl"'),
     }
     with site(pages, {"Content-Security-Policy": POLICY}) as started:
@@ -497,6 +504,54 @@ def test_a_visible_tab_is_enough(browser: Browser, url: str) -> None:
         push(page, 1, title="Paid")
         page.wait_for_timeout(400)
         assert page.evaluate("window.made ?? []") == []
+
+
+# -- without a script of one's own
+
+
+def test_the_script_connects_by_itself(browser: Browser, url: str) -> None:
+    """With `data-url` on its own script element the module connects; there is one client, and it can be used."""
+    with at(browser, f"{url}/auto/") as page:
+        page.wait_for_function("!!window.notifyClient")
+        given = page.evaluate("notifyClient.given[0]"), page.evaluate("notifyClient.given[1].when")
+        assert given == ("/notify", "visible")
+        assert page.evaluate("notifyClient.given[1].storage === sessionStorage")
+    with at(browser, url) as page:
+        assert page.evaluate("window.notifyClient === undefined")
+
+
+WATCHED = """() => { window.calls = []; window.App = {
+    show(element, event, domEvent) { calls.push([element.id, event.type, domEvent.type, this === App]); },
+    fail() { throw Error('of the application'); } };
+  for (const [id, pattern, call] of [['a', '^order[.]', 'App.fail'], ['b', '^order[.]', 'App.show'],
+      ['c', '(', 'App.show'], ['d', '.', 'App.nothing'], ['e', 'paid$', 'App.show'], ['f', '.', 'no.such.path'],
+      ['g', 'generic', 'App.show']]) {
+    const node = document.createElement('i');
+    Object.assign(node, { id });
+    node.setAttribute('data-notify-on', pattern);
+    node.setAttribute('data-notify-call', call);
+    document.body.append(node);
+  } }"""
+
+
+def test_watchers(browser: Browser, url: str) -> None:
+    """An element names a pattern and a function. What is wrong is warned of once; a failing one stops no other."""
+    opened = at(browser, url)
+    with opened as page:
+        warnings: list[str] = []
+        page.on("console", lambda message: warnings.append(message.text) if message.type == "warning" else None)
+        page.evaluate(WATCHED)
+        for number in (1, 2):
+            push(page, number, type="order.paid")
+        assert page.evaluate("calls") == [["b", "order.paid", "notify", True], ["e", "order.paid", "notify", True]] * 2
+        assert sorted(warnings) == [
+            'notify: data-notify-call="App.nothing" is not a function',
+            'notify: data-notify-call="no.such.path" is not a function',
+            'notify: data-notify-on="(" is not a regular expression',
+        ]
+        assert len(opened.errors) == 2
+        assert all("of the application" in error for error in opened.errors)
+        opened.errors.clear()
 
 
 # -- status

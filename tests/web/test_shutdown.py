@@ -21,11 +21,13 @@ from notify import Notifier
 from notify.web import NotifyApp
 from notify_memory import MemoryStreamStore
 from tests.parts import until
+from tests.test_docs import ROOT, snippets
 from tests.web.clients import RawClient, Socket, get
 from tests.web.servers import KINDS, WebServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
+PAGE = ROOT / "docs" / "howto" / "deploy.md"
 APP = "tests.web.apps.plain:app"
 DRAIN = 2.0
 """The default of `NotifyApp`."""
@@ -284,6 +286,40 @@ async def test_a_reader_that_has_stopped_does_not_keep_the_others(
 async def fill(port: int, user: str, megabytes: int = 12) -> None:
     """Push more than the buffers between server and client hold."""
     await get(port, f"/inside/push?user={user}&count={megabytes * 25}&size=40000")
+
+
+async def test_the_server_of_the_page(anyio_backend: str) -> None:
+    """`Server` in docs/howto/deploy.md sends clients away when it is told to end without a signal."""
+
+    def made() -> dict[str, Any]:
+        namespace: dict[str, Any] = {"__name__": "page"}
+        exec(next(snippets(PAGE, "python")).source, namespace)
+        return namespace
+
+    page = await anyio.to_thread.run_sync(made)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = page["Server"](uvicorn.Config(page["web"], ws="none", log_level="error"))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            async with RawClient(listener.getsockname()[1], "/stream?user=alice") as client:
+                await client.read_until(b"notify.sync")
+                server.should_exit = True
+                await client.read_all(DRAIN)
+                assert (client.complete, client.frames[-1].json["reason"]) == (True, "shutdown")
+        finally:
+            server.should_exit = True
+            await anyio.to_thread.run_sync(thread.join, 10)
+    assert not thread.is_alive()
+    await page["notifier"].aclose()
+
+
+def test_the_page_names_each_server_and_its_options(anyio_backend: str) -> None:
+    """The reader who runs one of the servers finds its command, and what bounds its end."""
+    text = PAGE.read_text(encoding="utf-8")
+    for kind, spec in KINDS.items():
+        assert f"`{kind.partition('-')[0]} " in text
+        assert all(option in text for option in spec.graceful if option.startswith("--"))
 
 
 async def test_a_server_in_a_thread_and_begin_shutdown(anyio_backend: str) -> None:

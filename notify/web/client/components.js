@@ -1,6 +1,6 @@
 // Custom elements for notifications: <notify-toasts> and <notify-status>. No dependency and no build step.
 //
-//   <script type="module" src="/notify/components.js"></script>
+//   <script type="module" src="/notify/components.js" data-url="/notify"></script>
 //   <notify-toasts></notify-toasts> <notify-status></notify-status>
 //
 // They listen to the DOM events of client.js and work with any number of clients. What an event contains is only ever
@@ -496,6 +496,51 @@ export class NotifyStatus extends Base {
   }
 }
 
-for (const [name, element] of [["notify-toasts", NotifyToasts], ["notify-status", NotifyStatus]]) {
-  if (globalThis.customElements && !customElements.get(name)) customElements.define(name, element);
+// -- without a script of one's own ---------------------------------------------------------------------------------
+
+const warned = new Set();
+const warn = (message) => warned.has(message) || (warned.add(message), console.warn(`notify: ${message}`));
+
+/** `data-notify-on="pattern" data-notify-call="App.show"` calls App.show(element, event, domEvent) for such types. */
+function watch(domEvent) {
+  const type = domEvent.detail?.type;
+  if (typeof type !== "string") return;
+  for (const element of document.querySelectorAll("[data-notify-on]")) {
+    const { notifyOn: pattern, notifyCall: path = "" } = element.dataset;
+    try {
+      if (!new RegExp(pattern).test(type)) continue;
+    } catch {
+      warn(`data-notify-on="${pattern}" is not a regular expression`);
+      continue;
+    }
+    const names = path.split(".");
+    const owner = names.slice(0, -1).reduce((object, name) => object?.[name], globalThis);
+    const call = owner?.[names.at(-1)];
+    if (typeof call !== "function") {
+      warn(`data-notify-call="${path}" is not a function`);
+      continue;
+    }
+    try {
+      call.call(owner, element, domEvent.detail, domEvent);
+    } catch (error) {
+      reportError(error);
+    }
+  }
+}
+
+/** `<script type="module" src=".../components.js" data-url="/notify">` connects by itself; see `notifyClient`. */
+async function start() {
+  const isOwn = (script) => script.src === import.meta.url;
+  const own = [...document.querySelectorAll("script[data-url]")].find(isOwn);
+  if (!own) return;
+  const { connect } = await import(new URL("client.js", import.meta.url));
+  const { url, when = "always", storage } = own.dataset;
+  globalThis.notifyClient ??= connect(url, { when, storage: storage && globalThis[`${storage}Storage`] });
+}
+
+if (globalThis.customElements && !customElements.get("notify-toasts")) {
+  customElements.define("notify-toasts", NotifyToasts);
+  customElements.define("notify-status", NotifyStatus);
+  document.addEventListener("notify", watch);
+  start().catch(reportError);
 }
