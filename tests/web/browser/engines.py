@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -132,24 +133,39 @@ def firefox() -> Iterator[Engine]:
     try:
         yield Firefox()
     finally:
-        process.stdin.write('{"do": "quit"}\n')
-        process.stdin.flush()
-        process.stdout.read()
-        assert process.wait(20) == 0
+        process.communicate('{"do": "quit"}\n', 20)
 
 
 @contextmanager
 def webkit() -> Iterator[Engine]:
     """Run WebKitGTK's MiniBrowser on a display of its own."""
-    display = subprocess.Popen(
-        ["Xvfb", "-displayfd", "1", "-screen", "0", "1280x900x24"], stdout=subprocess.PIPE, text=True
-    )
-    assert display.stdout
-    os.environ["DISPLAY"] = f":{display.stdout.readline().strip()}"
-    options = Options()
-    options.binary_location = MINI_BROWSER
-    options.add_argument("--automation")
-    driver = webdriver.WebKitGTK(options=options, service=Service("/usr/bin/WebKitWebDriver"))
+    with display(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # selenium's own
+        options = Options()
+        options.binary_location = MINI_BROWSER
+        options.add_argument("--automation")
+        driver = webdriver.WebKitGTK(options=options, service=Service("/usr/bin/WebKitWebDriver"))
+        try:
+            yield webkit_of(driver)
+        finally:
+            driver.quit()
+
+
+@contextmanager
+def display() -> Iterator[None]:
+    """Run an X server that shows nothing."""
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "1280x900x24"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout
+            os.environ["DISPLAY"] = f":{server.stdout.readline().strip()}"
+            yield
+        finally:
+            server.terminate()
+
+
+def webkit_of(driver: webdriver.WebKitGTK) -> Engine:
+    """Wrap a driver."""
     unused = [driver.current_window_handle]
 
     class WebKitTab:
@@ -174,9 +190,4 @@ def webkit() -> Iterator[Engine]:
     class WebKit:
         tab = WebKitTab
 
-    try:
-        yield WebKit()
-    finally:
-        driver.quit()
-        display.terminate()
-        display.wait(10)
+    return WebKit()

@@ -25,4 +25,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     console.log(JSON.stringify({ error: String(error) }));
   }
 }
-await browser.close();
+// With a stream open, Firefox takes a minute to end by itself.
+await Promise.race([browser.close(), new Promise((done) => setTimeout(done, 2000))]);
+browser.process()?.kill('SIGKILL');
+process.exit(0);
