@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -151,7 +152,10 @@ async def _run(
                     chunk = await feed.read()
                 session.sending = session.written = time.monotonic()
     except Ended as end:
-        await _end(site, request, send, end, started=started)
+        with suppress(OSError):
+            await _end(site, request, send, end, started=started)
+    except OSError:  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+        return
     except anyio.get_cancelled_exc_class():
         if started and not line.aborted:
             messages = _last_messages(request, ended(site, "shutdown"), started=True)
