@@ -57,7 +57,8 @@ SOCKET = """([url, protocols]) => new Promise(done => {
     socket.onclose = event => done(event.code);
 })"""
 
-TICKET = """url => fetch(url, {method: 'POST', headers: {authorization: 'Bearer bob', 'x-notify': '1'}}).then(response => response.json()).then(answer => answer.ticket)"""
+TICKET = """url => fetch(url, {method: 'POST', headers: {authorization: 'Bearer bob', 'x-notify': '1'}})
+    .then(response => response.json()).then(answer => answer.ticket)"""
 
 
 def at(context: BrowserContext, sites: Sites, origin: str) -> Page:
