@@ -25,6 +25,7 @@ from ..event import Event
 from ._attachment import Attachment
 from ._base_stream import Source
 from ._cursor import State
+from ._ring import RESYNC
 from ._stream_set import StreamSet
 
 _LIVE = State.LIVE  # a member of an enum is a descriptor in Python 3.11: 80 ns at each access
@@ -127,6 +128,12 @@ class Subscription(Attachment):
                         if self._source.observe is not None:
                             self._source.observe(event)
                         return event
+                    if not event.id and event is not RESYNC and not streams.volatile:
+                        cursor.pass_ephemeral()
+                        self._set.counters.yielded += 1
+                        if self._source.observe is not None:
+                            self._source.observe(event)
+                        return event
                 taken = cursor.take(streams)
                 if taken is not None:
                     self._set.counters.yielded += 1
@@ -138,14 +145,15 @@ class Subscription(Attachment):
 
     def next_nowait(self) -> Event | None:
         """Return the next event of the page in hand or of the ring; see `notify.abc.Interruptible`."""
-        self._check_idle()
+        if self._busy:
+            self._check_idle()
+        cursor, streams = self._cursor, self._streams
         if self._seen != self._set.generation or self._max_lag is not None:
             return None
-        cursor, streams = self._cursor, self._streams
         if cursor.page:
             event = cursor.page.pop()
             cursor.last_id = event.id  # keeps I3
-        elif streams is None or cursor.state is not _LIVE:
+        elif streams is None or streams.end == cursor.index or cursor.state is not _LIVE:
             return None
         else:
             taken = cursor.take(streams)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
@@ -97,8 +98,12 @@ class NotifyApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket, or the lifespan of the server."""
         kind = scope["type"]
-        if kind == "http":
-            await self._serve(Request(scope), receive, send)
+        if kind == "http":  # here, and not in a method: a frame costs every event of every stream
+            request = Request(scope)
+            try:
+                await self._handler(request)(self._site, request, receive, send)
+            except (WebError, NotifyError) as error:
+                await reply_to(error).send(send, request.response_headers)
         elif kind == "websocket":
             await _websocket.serve(self._site, Request(scope), receive, send)
         elif kind == "lifespan":
@@ -114,16 +119,15 @@ class NotifyApp:
         """End the streams and the tasks of the application; the notifier stays open. Idempotent."""
         await self._site.aclose()
 
-    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
-        try:
-            _auth.check_site(self._site, request)
-            methods = _methods(self._site, request)
-            if request.method == "OPTIONS":
-                await _auth.send_options(self._site, request, methods, send)
-            else:
-                await _handler(request, methods)(self._site, request, receive, send)
-        except (WebError, NotifyError) as error:
-            await reply_to(error).send(send, request.response_headers)
+    def _handler(self, request: Request) -> Handler:
+        """Return what serves a request.
+
+        Raises:
+            WebError: nothing does, or the request is one of another site.
+        """
+        _auth.check_site(self._site, request)
+        methods = _methods(self._site, request)
+        return partial(_options, methods) if request.method == "OPTIONS" else _handler(request, methods)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -135,6 +139,10 @@ class NotifyApp:
                 await self.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+async def _options(methods: Mapping[str, Handler], site: Site, request: Request, _: Receive, send: Send) -> None:
+    await _auth.send_options(site, request, methods, send)
 
 
 def _methods(site: Site, request: Request) -> Mapping[str, Handler]:

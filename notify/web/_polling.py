@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import anyio
 
-from notify import Event, Position
+from notify import ClosedError, Event, Position
 
 from . import _position
 from ._dialects import dump
@@ -60,8 +60,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
             page.end = ended(site, "shutdown")
         elif wait and site.limits.is_full:
             page.end = ended(site, "overload")
-        else:
-            admission = await admit(site, request)
+        elif (admission := await _admitted(page, request)) is not None:
             if asked.is_refused(admission.identity.session):
                 await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
                 return
@@ -75,6 +74,15 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
     with anyio.move_on_after(site.options.send_timeout):
         for message in messages:
             await send(message)
+
+
+async def _admitted(page: PollPage, request: Request) -> Admission | None:
+    """Return what the client may read; None if the notifier is closed, as it is while the server ends."""
+    try:
+        return await admit(page.site, request)
+    except ClosedError:
+        page.end = ended(page.site, "shutdown")
+        return None
 
 
 async def _read(

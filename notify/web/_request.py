@@ -111,6 +111,10 @@ class Request:
         client = self.scope.get("client")
         return str(client[0]) if client else ""
 
+    def forget(self) -> None:
+        """Drop what was decoded: a stream that is open needs it no more, and may last for hours."""
+        self._headers = self._cookies = self._query = self._fields = None
+
     def _query_fields(self) -> list[tuple[str, str]]:
         if self._fields is None:
             raw = self.scope.get("query_string", b"")

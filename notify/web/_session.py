@@ -158,6 +158,9 @@ class Session:
         counted: whether it counts against the limits.
 
     Attributes:
+        wait: awaited for the next event as `next` is, but without a frame between the task and the stream; what it
+            raises is for `is_due`.
+        next_nowait: returns the next event if it is in hand; otherwise `next` says why there is none.
         is_invalid: whether the position that was asked for is not one.
         is_one_log: whether the stream reads one log, so that its position is the id of the latest event.
         user: whose stream this is.
@@ -178,9 +181,11 @@ class Session:
         "_woken",
         "is_invalid",
         "is_one_log",
+        "next_nowait",
         "sending",
         "slot",
         "user",
+        "wait",
         "written",
     )
 
@@ -219,6 +224,8 @@ class Session:
         except UsageError as error:
             raise WebError(400, "bad_request", str(error)) from error
         self._stream = cast("_OpenStream", stream)
+        self.wait = self._stream.next
+        self.next_nowait = self._stream.next_nowait
         self.is_one_log = len(logs) == 1
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -242,18 +249,23 @@ class Session:
         while True:
             try:
                 return await self._stream.next()
-            except TimeoutError:
-                if self._reason is not None:
-                    raise self.ended(self._reason) from None
-                if self._woken or time.monotonic() >= self.written + self._site.options.heartbeat:
-                    self._woken = False
+            except (TimeoutError, ClosedError, BackendError) as error:
+                if self.is_due(error):
                     return None
-            except (ClosedError, BackendError) as error:
-                raise self._end_of(error) from None
 
-    def next_nowait(self) -> Event | None:
-        """Return the next event if it is in hand; `next` says why there is none."""
-        return None if self._reason is not None else self._stream.next_nowait()
+    def is_due(self, error: Exception) -> bool:
+        """Judge what the stream's `next` has raised: return whether a heartbeat is due, or `wake` was called.
+
+        Raises:
+            Ended: the connection is to end.
+        """
+        if not isinstance(error, TimeoutError):
+            raise self._end_of(error) from None
+        if self._reason is not None:
+            raise self.ended(self._reason) from None
+        is_due = self._woken or time.monotonic() >= self.written + self._site.options.heartbeat
+        self._woken = False
+        return is_due
 
     def wake(self) -> None:
         """Have `next` return None soon, for a task that has something else to do. Never waits."""

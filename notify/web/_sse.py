@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -53,9 +54,9 @@ class Entrance:
             self.session.shut_down()
 
 
-async def stream(site: Site, request: Request, receive: Receive, send: Send) -> None:
+def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaitable[None]:
     """Serve GET /stream."""
-    await serve(site, partial(admit, site, request), request, receive, send)
+    return serve(site, partial(admit, site, request), request, receive, send)
 
 
 async def serve(
@@ -133,6 +134,7 @@ async def _run(
             started = True
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
+            request.forget()
             chunk = await feed.first()
             session.sending = session.written = time.monotonic()
             if not started:
@@ -141,10 +143,19 @@ async def _run(
             while True:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 session.sending = 0.0
-                chunk = await feed.read()
+                if feed.is_synced:  # in as few frames as possible: each costs every event, and memory
+                    try:
+                        chunk = feed.encoded(await session.wait())
+                    except (TimeoutError, ClosedError, BackendError) as error:
+                        chunk = HEARTBEAT if session.is_due(error) else await feed.read()
+                else:
+                    chunk = await feed.read()
                 session.sending = session.written = time.monotonic()
     except Ended as end:
-        await _end(site, request, send, end, started=started)
+        with suppress(OSError):
+            await _end(site, request, send, end, started=started)
+    except OSError:  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+        return
     except anyio.get_cancelled_exc_class():
         if started and not line.aborted:
             messages = _last_messages(request, ended(site, "shutdown"), started=True)
@@ -200,9 +211,11 @@ class FrameFeed:
         translation: the frames of the dialect, if there is one.
         typed: whether the frames of application events are called by their types.
 
+    Attributes:
+        is_synced: whether the replay is over.
     """
 
-    __slots__ = ("_beginning", "_is_one_log", "_is_synced", "_session", "_site", "_translation", "_typed")
+    __slots__ = ("_beginning", "_is_one_log", "_session", "_site", "_translation", "_typed", "is_synced")
 
     def __init__(
         self, site: Site, session: Session, translation: Translation | None = None, *, typed: bool = False
@@ -211,7 +224,7 @@ class FrameFeed:
         self._session = session
         self._typed = typed
         self._translation = translation
-        self._is_synced = False
+        self.is_synced = False
         self._is_one_log = session.is_one_log
         self._beginning = retry_line(retry_of(site))
         if translation is not None:
@@ -224,7 +237,7 @@ class FrameFeed:
 
     async def first(self) -> bytes:
         """Return the first chunk, with the replay unless that has to wait."""
-        if self._is_synced or self._site.turns.is_busy:
+        if self.is_synced or self._site.turns.is_busy:
             return self._beginning
         return self._beginning + await self.read()
 
@@ -234,18 +247,19 @@ class FrameFeed:
         Raises:
             Ended: the stream is to end.
         """
-        if self._is_synced:
+        if self.is_synced:
             event = await self._session.next()
-            return HEARTBEAT if event is None else self._encoded(event)
+            return HEARTBEAT if event is None else self.encoded(event)
         turns = self._site.turns
         await turns.acquire()
         try:
             event = await self._session.next()
-            return HEARTBEAT if event is None else self._encoded(event)
+            return HEARTBEAT if event is None else self.encoded(event)
         finally:
             turns.release()
 
-    def _encoded(self, event: Event) -> bytes:
+    def encoded(self, event: Event) -> bytes:
+        """Return the frames of an event and of those that are in hand after it."""
         frame = self._frame(event)
         following = self._session.next_nowait()
         if following is None:
@@ -270,7 +284,7 @@ class FrameFeed:
         return self._site.frames.sse(event, last_id, typed=self._typed)
 
     def _sync(self) -> bytes:
-        self._is_synced = True
+        self.is_synced = True
         if self._translation is not None:
             return _named(self._translation.sync())
         position = self._session.last_id

@@ -35,7 +35,7 @@ from typing import Any, Final
 
 import anyio
 
-from notify import NotifyError
+from notify import ClosedError, NotifyError
 
 from . import _auth, _position
 from ._commands import Command, CommandError, CommandQueue, answer, position_of, refusal
@@ -172,7 +172,7 @@ class SocketConnection:
         """Receive commands until the client is gone."""
         while (message := await self._received()) is not None:
             self._commands.put(message, time.monotonic())
-            if self._entrance.session is not None:
+            if self._entrance.session is not None:  # else it could not be opened
                 self._entrance.session.wake()
         self._is_gone = True
         self._line.abort()
@@ -213,7 +213,7 @@ class SocketConnection:
     async def _refuse(self, error: WebError | NotifyError) -> None:
         refused = error if isinstance(error, WebError) else web_error(error)
         if refused.status >= 500:
-            await self._end("overload")
+            await self._end("shutdown" if isinstance(error, ClosedError) else "overload")
         else:
             code = {401: UNAUTHENTICATED, 403: FORBIDDEN}.get(refused.status, BAD_REQUEST)
             await self._farewell(_close(code, refused.code))

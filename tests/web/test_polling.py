@@ -177,8 +177,9 @@ class TestWaiting:
                     await until(lambda: notifier.statistics().open_streams == 1)
                     started = anyio.current_time()
                     await notifier.push("alice", "order", "x", ephemeral=ephemeral)
+                    await notifier.push("alice", "order", "y", ephemeral=ephemeral)
                 assert anyio.current_time() - started < 5
-                assert payloads(pages[0]) == ["x"]
+                assert payloads(pages[0]) == ["x", "y"]
                 assert ("id" in pages[0]["events"][0]) is not ephemeral
                 assert (pages[0]["position"] == position) is ephemeral
                 position = pages[0]["position"]
@@ -233,6 +234,38 @@ class TestEnds:
                 assert page["end"]["reason"] == "shutdown"
                 assert page["end"]["retry"] >= 1000
                 assert (page["events"], page["position"], page["sync"]) == ([], position, False)
+
+    async def test_a_server_that_cancels(self, notifier: Notifier) -> None:
+        """A server that tells the application nothing, and then cancels it: the request is answered even so."""
+
+        async def poll(place: str) -> None:
+            async with Poller(place) as client:
+                page = await client.page(after="0", wait=20)
+                assert (page["position"], page["end"]["reason"]) == ("0-0", "shutdown")
+
+        async with anyio.create_task_group() as group, serving(application(notifier)) as place:
+            group.start_soon(poll, place)
+            await until(lambda: notifier.statistics().open_streams == 1)
+
+    async def test_shutdown_during_authentication(self, notifier: Notifier) -> None:
+        """The request does not wait any more once the client is known."""
+
+        async def slow(request: Request) -> str:
+            app.begin_shutdown()
+            return "alice"
+
+        app = NotifyApp(notifier, slow)
+        async with serving(app) as place, Poller(place) as client:
+            page = await client.page(after="0", wait=20)
+            assert (page["position"], page["end"]["reason"]) == ("0", "shutdown")
+
+    async def test_a_notifier_that_is_closed(self, notifier: Notifier) -> None:
+        """As for a server that ends."""
+        async with serving(application(notifier)) as place, Poller(place) as client:
+            for close in (notifier.drain, notifier.aclose):
+                await close()
+                page = await client.page(after="5-1", wait=20)
+                assert (page["position"], page["end"]["reason"]) == ("5-1", "shutdown")
 
     async def test_disconnect(self, notifier: Notifier) -> None:
         """The position then says so: a client that comes back by itself finds 204."""

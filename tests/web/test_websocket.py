@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from websockets.exceptions import InvalidStatus
 
@@ -25,7 +26,11 @@ def authenticate(request: Request) -> Identity | None:
     user = request.query.get("user")
     expires = request.query.get("expires")
     expires_at = datetime.now(UTC) + timedelta(seconds=float(expires)) if expires else None
-    return Identity(user, addresses=[f"room-{user}"], expires_at=expires_at, session="s-1") if user else None
+    return (
+        Identity(user, addresses=[f"room-{user}"], expires_at=expires_at, session=request.query.get("session", "s-1"))
+        if user
+        else None
+    )
 
 
 @pytest.fixture
@@ -108,6 +113,17 @@ class TestStream:
                 assert sync["event"] == "notify.sync"
                 await notifier.push("alice", "order", 2)
                 assert (await client.receive())["data"]["payload"] == 2
+
+    async def test_a_gap(self) -> None:
+        """What retention has removed is told before the rest."""
+        async with Notifier(MemoryStreamStore(max_len=2)) as notifier, serving(application(notifier)) as place:
+            first = await notifier.push("alice", "order", 0)
+            for n in range(1, 5):
+                await notifier.push("alice", "order", n)
+            async with websocket(place, f"user=alice&session=&last_id={first.id}") as client:
+                gap = await client.receive()
+                assert (gap["event"], gap["data"]["reason"], gap["data"]["user"]) == ("notify.gap", "trimmed", "alice")
+                assert [(await client.receive())["data"]["payload"] for _ in range(2)] == [3, 4]
 
     async def test_several_logs(self, notifier: Notifier) -> None:
         """The user, its session and the addresses that it names; the position then covers all of them."""
@@ -313,6 +329,84 @@ class TestEnds:
             async with websocket(place, "user=alice") as late:
                 (last,), code, _ = await late.end()
                 assert (last["data"]["reason"], code) == ("shutdown", 4012)
+
+    @pytest.mark.parametrize("anyio_backend", ["trio"])  # uvicorn closes WebSockets by itself before it cancels
+    async def test_a_server_that_cancels(self, notifier: Notifier) -> None:
+        """hypercorn tells the application nothing, and then cancels it: the client is told even so."""
+
+        async def follow(place: str) -> None:
+            async with websocket(place, "user=alice") as client:
+                frames, code, _ = await client.end()
+                assert (frames[-1]["data"]["reason"], code) == ("shutdown", 4012)
+
+        async with anyio.create_task_group() as group, serving(application(notifier)) as place:
+            group.start_soon(follow, place)
+            await until(lambda: notifier.statistics().open_streams == 1)
+
+    async def test_shutdown_during_authentication(self, notifier: Notifier) -> None:
+        """The stream is ended as soon as it is there."""
+        asked, answered = anyio.Event(), anyio.Event()
+
+        async def slow(request: Request) -> str:
+            asked.set()
+            await answered.wait()
+            return "alice"
+
+        app = NotifyApp(notifier, slow)
+        async with serving(app) as place, anyio.create_task_group() as group:
+
+            async def end_it() -> None:
+                await asked.wait()
+                app.begin_shutdown()
+                answered.set()
+
+            group.start_soon(end_it)
+            async with websocket(place) as client:
+                frames, code, _ = await client.end()
+                assert (frames[-1]["data"]["reason"], code) == ("shutdown", 4012)
+
+    async def test_a_notifier_that_is_closed(self, notifier: Notifier) -> None:
+        """As for a server that ends: the client comes back."""
+        async with serving(application(notifier)) as place:
+            for close in (notifier.drain, notifier.aclose):
+                await close()
+                async with websocket(place, "user=alice") as client:
+                    (last,), code, _ = await client.end()
+                    assert (last["data"]["reason"], code) == ("shutdown", 4012)
+
+    async def test_more_logs_than_a_stream_may_read(self, notifier: Notifier) -> None:
+        """The client's fault: close code 4000."""
+        rooms = [f"room-{n}" for n in range(101)]
+        app = NotifyApp(notifier, lambda request: Identity("alice", addresses=rooms))
+        async with serving(app) as place:
+            async with websocket(place, "&".join(f"address={room}" for room in rooms)) as client:
+                assert await client.end() == ([], 4000, "bad_request")
+
+    async def test_a_server_that_raises_at_the_end(self, notifier: Notifier) -> None:
+        """Servers differ in what `receive` does once the client is gone; a frame may come when there is no stream."""
+        app = application(notifier)
+        for closed in (False, True):
+            if closed:
+                await notifier.drain()
+            arriving: list[Any] = [
+                {"type": "websocket.connect"},
+                {"type": "websocket.receive", "text": '{"ref": 1, "do": "ping"}'},
+            ]
+            sent: list[Any] = []
+
+            async def receive(arriving: list[Any] = arriving) -> Any:
+                await anyio.lowlevel.checkpoint()
+                return arriving.pop(0)  # IndexError in the end
+
+            async def send(message: Any, sent: list[Any] = sent) -> None:
+                sent.append(message)
+
+            scope = {"type": "websocket", "path": "/ws", "query_string": b"user=alice", "headers": [], "scheme": "ws"}
+            await app(scope, receive, send)
+            assert sent[0] == {"type": "websocket.accept", "subprotocol": None}
+            assert arriving == []
+            assert (sent[-1]["type"] == "websocket.close") is closed
+        assert notifier.statistics().open_streams == 0
 
     async def test_a_client_that_leaves(self, notifier: Notifier) -> None:
         """By a close frame or a reset: its stream is released at once."""
