@@ -82,7 +82,7 @@ async def serve(
             await _end(site, request, send, end)
             return
         asked = _position.asked(request.headers, request.query)
-        if asked.is_refused(admission.identity.session):
+        if asked.is_refused(admission.login):
             await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
             return
 

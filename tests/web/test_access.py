@@ -284,6 +284,25 @@ async def test_a_logout_ends_the_session_on_every_instance_alone() -> None:
             assert await stays.reason() == "disconnected"
 
 
+async def test_a_new_token_is_a_new_login() -> None:
+    """Without sessions: who was disconnected and comes back with the same token is stopped, with a new one let in."""
+
+    def by_prefix(request: Request) -> str | None:
+        return (bearer_token(request) or "").partition("-")[0] or None
+
+    async with site(by_prefix) as (client, notifier):
+        old, new = ({"authorization": f"Bearer alice-{number}"} for number in (1, 2))
+        async with reading(client.base_url, **old) as events:
+            await notifier.disconnect("alice")
+            end = await events.next()
+            assert end.json["reason"] == "disconnected"
+        await notifier.push("alice", "note", 1)
+        for path in ("/stream", "/events"):
+            assert (await client.get(path, headers=old | {"last-event-id": end.id})).status_code == 204
+        async with reading(client.base_url, **new, last_event_id=end.id) as events:
+            assert await events.payload() == 1
+
+
 async def test_what_is_pushed_to_a_session_reaches_it_before_and_after_login() -> None:
     """The id of the session does not change when its user logs in."""
     session: dict[str, Any] = {}
