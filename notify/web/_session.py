@@ -94,7 +94,7 @@ def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
     """
     logs = [identity.user, *filter(None, [identity.session])]
     addresses = [*named]
-    if not {*logs, *identity.addresses}.issuperset(addresses):
+    if addresses and not {*logs, *identity.addresses}.issuperset(addresses):
         raise WebError(403, "forbidden", "this user may not read one of the addresses")
     return tuple(dict.fromkeys([*logs, *addresses]))
 
@@ -346,6 +346,8 @@ class Session:
         """Open the stream: nothing is missed from here on."""
         site = self._site
         if self._counted:
+            if site.limits.is_full:  # others were let in while this client was authenticated
+                raise self.ended("overload")
             site.limits.add(self)
         site.ticker.add(self, self.tick(self.written))
         try:

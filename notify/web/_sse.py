@@ -130,7 +130,8 @@ async def _run(
         if site.closing.begun:  # while the client was authenticated
             session.shut_down()
         if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
-            await send(_head(request))
+            with anyio.fail_after(site.options.send_timeout):
+                await send(_head(request))
             started = True
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
