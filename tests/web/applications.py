@@ -53,7 +53,7 @@ Make = Callable[..., App]
 SSE = "text/event-stream"
 
 if not settings.configured:
-    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=None, SECRET_KEY="for tests", USE_TZ=True)
+    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=None, USE_TZ=True)
 
 
 async def frames(notifier: Notifier, user: str) -> AsyncIterator[str]:
