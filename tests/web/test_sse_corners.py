@@ -243,3 +243,45 @@ async def test_a_send_that_fails_means_that_the_client_is_gone(when: str) -> Non
                 app.begin_shutdown()
         assert notifier.statistics().open_streams == 0
         assert b"notify.end" not in client.body or when == "live"
+
+
+async def test_no_more_streams_than_allowed_though_all_come_at_once() -> None:
+    """Those that were authenticated at the same time are counted when they are opened."""
+    gate = anyio.Event()
+
+    async def slow(request: Request) -> str:
+        await gate.wait()
+        return request.query["user"]
+
+    async with Notifier(MemoryStore()) as notifier:
+        app = NotifyApp(notifier, slow, max_streams=3)
+        clients = [Client(app, f"user{number}") for number in range(8)]
+        async with anyio.create_task_group() as group:
+            for client in clients:
+                group.start_soon(client.run)
+            await anyio.wait_all_tasks_blocked()
+            gate.set()
+            await until(lambda: all(client.body for client in clients))
+            assert sum(client.synced.is_set() for client in clients) == 3
+            assert sum(b'"overload"' in client.body for client in clients) == 5
+            assert app._site.limits.open == 3
+            for client in clients:
+                client.left.set()
+        assert app._site.limits.open == 0
+
+
+async def test_a_head_that_cannot_be_sent() -> None:
+    """A client that reads nothing from the beginning is given up, whatever it waits for."""
+
+    class Deadlocked(Client):
+        async def send(self, message: Any) -> None:
+            await anyio.sleep_forever()
+
+    async with Notifier(MemoryStore()) as notifier:
+        app = NotifyApp(notifier, authenticate, send_timeout=0.2)
+        for busy in (False, True):
+            while busy and not app._site.turns.is_busy:
+                await app._site.turns.acquire()
+            with anyio.fail_after(3):
+                await Deadlocked(app, "alice").run()
+        assert notifier.statistics().open_streams == 0
