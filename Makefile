@@ -38,6 +38,7 @@ servers: # what the tests of the backends start for themselves
 	command -v pgbouncer >/dev/null || missing="$$missing pgbouncer"; \
 	command -v nginx >/dev/null || missing="$$missing nginx"; \
 	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing"; \

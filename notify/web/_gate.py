@@ -67,11 +67,6 @@ class Origin(NamedTuple):
     host: str
     port: str
 
-    @property
-    def authority(self) -> str:
-        """What `Host` says in a request to this origin."""
-        return f"{self.host}:{self.port}" if self.port else self.host
-
 
 class CrossSiteRules:
     """Decides by the headers of a request.

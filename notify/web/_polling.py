@@ -61,7 +61,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
         elif wait and site.limits.is_full:
             page.end = ended(site, "overload")
         elif (admission := await _admitted(page, request)) is not None:
-            if asked.is_refused(admission.identity.session):
+            if asked.is_refused(admission.login):
                 await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
                 return
             page.translate(translation_of(site, request, asked, admission))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -81,7 +82,7 @@ async def serve(
             await _end(site, request, send, end)
             return
         asked = _position.asked(request.headers, request.query)
-        if asked.is_refused(admission.identity.session):
+        if asked.is_refused(admission.login):
             await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
             return
 
@@ -129,7 +130,8 @@ async def _run(
         if site.closing.begun:  # while the client was authenticated
             session.shut_down()
         if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
-            await send(_head(request))
+            with anyio.fail_after(site.options.send_timeout):
+                await send(_head(request))
             started = True
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
@@ -151,7 +153,10 @@ async def _run(
                     chunk = await feed.read()
                 session.sending = session.written = time.monotonic()
     except Ended as end:
-        await _end(site, request, send, end, started=started)
+        with suppress(OSError):
+            await _end(site, request, send, end, started=started)
+    except OSError:  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+        return
     except anyio.get_cancelled_exc_class():
         if started and not line.aborted:
             messages = _last_messages(request, ended(site, "shutdown"), started=True)

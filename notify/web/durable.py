@@ -43,7 +43,7 @@ class DurableStreams:
     `Identity`: that of the user, that of the session, and the `addresses`.
 
     Args:
-        notifier: streams come from it; it stays the caller's, who closes it.
+        notifier: streams come from it; closing it is up to the caller.
         authenticate: as for `NotifyApp`.
         form: what a stream consists of. A function from the name of a log to a `Form` decides for each log; None is a
             404.

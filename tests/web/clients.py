@@ -209,5 +209,16 @@ class Socket:
         """The wire objects of the application's events."""
         return [each["data"] for each in self.received if each.get("event") == "message"]
 
+    def leave(self, how: str = "fin") -> None:
+        """End the connection without a closing handshake, as `RawClient.leave` does."""
+        transport = self._connection.transport
+        raw = transport.get_extra_info("socket")
+        if how == "half":
+            raw.shutdown(socket.SHUT_WR)
+            return
+        if how == "rst":
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
     async def aclose(self) -> None:
         await self._connection.close()

@@ -257,7 +257,7 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title=
     ],
 )  # fmt: skip
 def test_hostile_content_stays_text(page: Page, target: object) -> None:
-    """Markup of a payload is shown as text, and a URL that is neither http(s) nor of this origin is no link."""
+    """Markup of a payload is shown as text, and a URL that is neither http(s) nor of this origin is not a link."""
     show(page, 1, "info", title=HOSTILE, message=HOSTILE, action_url=target, action_label=HOSTILE)
     toast = page.locator(TOAST)
     expect(toast.locator("[part=title]")).to_have_text(HOSTILE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from notify import Notifier, UsageError
 from notify.web.durable import DurableStreams, Form, below_mount, payload
 from notify_memory import MemoryStore
 from notify_sqlite import SQLiteStreamStore
+from tests.web.node import install
 from tests.web.servers import WebServer
 
 BEGINNING = "-1"
@@ -51,12 +51,8 @@ READ_SIDE = {
 
 @pytest.fixture(scope="session")
 def npm() -> Path:
-    """The folder with the packages that these tests need; `make test` has installed them."""
-    if not (NPM / "node_modules" / "vitest").is_dir():
-        assert shutil.which("npm"), "these tests need Node.js and npm"
-        command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=NPM, check=True, capture_output=True, timeout=240)
-    return NPM
+    """The folder with the packages that these tests need."""
+    return install(NPM)
 
 
 @pytest.fixture

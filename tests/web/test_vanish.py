@@ -20,7 +20,7 @@ from notify import Notifier
 from notify.web import NotifyApp
 from notify_memory import MemoryPresence, MemoryStreamStore
 from tests.parts import until
-from tests.web.clients import RawClient, get
+from tests.web.clients import RawClient, Socket, get
 from tests.web.servers import WebServer, free_port
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +29,9 @@ outside = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 APP = "tests.web.apps.plain:app"
 WAYS = ("fin", "rst", "half")
 FEW = 25
+FEWER = 5
+"""Clients of the other transports beside those."""
+
 MANY = 2_500
 PIECE = 250
 """Clients that are connected at the same time."""
@@ -50,6 +53,19 @@ async def connected(stack: AsyncExitStack, port: int, number: int) -> list[RawCl
     clients = [await stack.enter_async_context(RawClient(port, "/stream?user=alice")) for _ in range(number)]
     for client in clients:
         await client.read_until(b"notify.sync")
+    return clients
+
+
+async def connected_otherwise(stack: AsyncExitStack, port: int, number: int) -> list[RawClient | Socket]:
+    """That many WebSockets, and polls that wait."""
+    clients: list[RawClient | Socket] = []
+    position = (await get(port, "/events?user=alice"))["position"]
+    for _ in range(number):
+        client = await Socket.open(port, "/ws?user=alice")
+        stack.callback(client.leave)
+        await client.read_until("notify.sync")
+        target = f"/events?user=alice&wait=25&after={position}"
+        clients += [client, await stack.enter_async_context(RawClient(port, target))]
     return clients
 
 
@@ -90,9 +106,11 @@ async def test_clients_that_leave_leave_nothing(kind: str, tmp_path: Path, anyio
         for way in ("fin", *WAYS):  # the first round warms up
             async with AsyncExitStack() as stack:
                 clients = await connected(stack, server.port, FEW)
+                others = await connected_otherwise(stack, server.port, FEWER)
+                await until(partial(_streams, server.port, FEW + 2 * FEWER))
                 open_now = await inside(server.port)
-                assert (open_now["streams"], open_now["closing"], open_now["present"]) == (FEW, FEW, ["alice"])
-                for client in clients:
+                assert (open_now["closing"], open_now["present"]) == (FEW + 2 * FEWER, ["alice"])
+                for client in (*clients, *others):
                     client.leave(way)
                 if before:
                     await returned(server.port, before)
@@ -152,6 +170,9 @@ async def test_a_client_that_stops_reading(kind: str, tmp_path: Path, anyio_back
     with served(kind, tmp_path, send_timeout=1.0) as server:
         async with AsyncExitStack() as stack:
             stopped, reading = await connected(stack, server.port, 2)
+            silent = await Socket.open(server.port, "/ws?user=alice")  # reads no more once a few frames wait
+            stack.callback(silent.leave)
+            await silent.read_until("notify.sync")
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(reading.read_until, b'"n":300,')
                 began = time.monotonic()

@@ -454,7 +454,8 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
     if (wanted !== !!link) {
       link?.close();
       live = buffer = undefined;
-      link = wanted ? (shared && navigator.locks ? together : alone)() : undefined;
+      link = wanted || null;
+      if (wanted) link = (shared && navigator.locks ? together : alone)();
     }
     if (shown && Date.now() - hidden > AWAY) link?.kick('away');
     hidden = shown ? undefined : hidden ?? Date.now();
