@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from notify import Notifier
+from notify import Notifier, UsageError
 from notify.web import Identity, NotifyApp, Request
 from notify_memory import MemoryStore
 from tests.parts import PlainStore, until
@@ -195,7 +195,7 @@ async def test_other_kinds_of_connections_are_refused() -> None:
             sent.append(message["type"])
 
         for _ in range(2):
-            messages = iter(["lifespan.startup", "lifespan.shutdown"])
+            messages = iter(["lifespan.startup", "lifespan.unknown", "lifespan.shutdown"])
 
             async def receive(messages: Any = messages) -> Any:
                 return {"type": next(messages)}
@@ -203,7 +203,9 @@ async def test_other_kinds_of_connections_are_refused() -> None:
             await app({"type": "lifespan"}, receive, send)
             assert app._site.closing.begun
         assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"] * 2
-        with pytest.raises(Exception, match="webtransport"):
+        with pytest.raises(UsageError, match="Notifier"):
+            NotifyApp("notifier", authenticate)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="webtransport"):
             await app({"type": "webtransport"}, receive, send)
         await app.aclose()
 
@@ -285,3 +287,28 @@ async def test_a_head_that_cannot_be_sent() -> None:
             with anyio.fail_after(3):
                 await Deadlocked(app, "alice").run()
         assert notifier.statistics().open_streams == 0
+
+
+async def test_waking_a_session_that_is_being_opened_does_not_end_it() -> None:
+    """A command that comes early waits; the stream opens as if nothing had been."""
+    gate = anyio.Event()
+
+    class Gated(PlainStore):
+        async def head(self, user: str) -> str:
+            await gate.wait()
+            return await super().head(user)
+
+    async with Notifier(Gated()) as notifier:
+        notifier._is_informed = True
+        app = NotifyApp(notifier, authenticate)
+        client = Client(app, "alice")
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.run)
+            await until(lambda: app._site.limits.open)
+            await anyio.wait_all_tasks_blocked()
+            session_of(app, "alice").wake()
+            gate.set()
+            with anyio.fail_after(3):
+                await client.synced.wait()
+            assert b":\n" not in client.body.replace(b"data:", b"")
+            client.left.set()
