@@ -184,6 +184,23 @@ class TestWaiting:
                 assert (pages[0]["position"] == position) is ephemeral
                 position = pages[0]["position"]
 
+    async def test_more_than_fits(self, notifier: Notifier) -> None:
+        """A page that was waited for is as long as any other, and says that there is more."""
+        async with serving(application(notifier)) as place, Poller(place) as client:
+            position = (await client.page())["position"]
+            pages: list[Any] = []
+
+            async def poll() -> None:
+                pages.append(await client.page(after=position, wait=10, limit=2))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(poll)
+                await until(lambda: notifier.statistics().open_streams == 1)
+                for n in range(3):
+                    await notifier.push("alice", "order", n)
+            assert (payloads(pages[0]), pages[0]["sync"]) == ([0, 1], False)
+            assert payloads(await client.page(after=pages[0]["position"])) == [2]
+
     async def test_it_returns_after_the_time(self, notifier: Notifier) -> None:
         """Empty, at the same position; a longer time than the server's is shortened to that."""
         async with serving(application(notifier, long_poll=0.4, heartbeat=0.1)) as place, Poller(place) as client:
@@ -287,11 +304,32 @@ class TestEnds:
         """Waiting counts as a stream: the oldest is ended for a further one; over all, it is told to come later."""
         app = application(notifier, max_streams_per_user=1, max_streams=1)
         async with serving(app) as place, Poller(place) as client, anyio.create_task_group() as group:
-            group.start_soon(lambda: client.get(wait=20))
+
+            async def poll() -> None:
+                assert (await client.page(wait=20))["end"]["reason"] == "shutdown"
+
+            group.start_soon(poll)
             await until(lambda: notifier.statistics().open_streams == 1)
             page = await client.page(wait=20)
             assert page["end"]["reason"] == "overload"
-            assert (await client.page())["sync"]  # asking without waiting is always possible
+            assert (await client.page())["sync"]  # asking without waiting is always possible, and replaces nothing
+            app.begin_shutdown()
+
+    async def test_the_oldest_is_replaced(self, notifier: Notifier) -> None:
+        """As for streams: a user who waits too often gets the first answer at once, with a time of minutes."""
+        app = application(notifier, max_streams_per_user=1)
+        async with serving(app) as place, Poller(place) as client, anyio.create_task_group() as group:
+            pages: list[Any] = []
+
+            async def poll() -> None:
+                pages.append(await client.page(wait=20))
+
+            group.start_soon(poll)
+            await until(lambda: notifier.statistics().open_streams == 1)
+            group.start_soon(poll)
+            await until(lambda: pages)
+            assert pages[0]["end"]["reason"] == "replaced"
+            assert pages[0]["end"]["retry"] >= 60_000
             app.begin_shutdown()
 
 
