@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from subprocess import PIPE
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import anyio.to_thread
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
-from ..errors import NotifyError
+from ..errors import NotifyError, UsageError
 from ..testing.faults import FaultProxy
 
 START: Final = 20.0
@@ -84,6 +84,8 @@ class Instance:
         """
         if self.is_running:
             return
+        if self._process is not None:
+            await self._process.aclose()  # its pipes
         command = [*self._command, "--port", str(self._port)]
         self._process = await anyio.open_process(
             command, stdin=PIPE, stdout=PIPE, stderr=None, env=self._environment, start_new_session=True
@@ -93,7 +95,7 @@ class Instance:
         with anyio.move_on_after(START):
             async for part in TextReceiveStream(self._process.stdout):
                 text += part
-                if found := _ADDRESS.search(text):
+                if found := _ADDRESS.search(text):  # pragma: no branch - one line is one read, as a rule
                     self._port = int(found[1])
                     self.starts += 1
                     return
@@ -102,10 +104,8 @@ class Instance:
 
     def kill(self) -> None:
         """End the process without warning, as a crash would."""
-        if self.is_running:
-            assert self._process is not None
-            with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+        if self._process is not None and self.is_running:
+            self._process.send_signal(signal.SIGKILL)
 
     async def cut(self) -> None:
         """Cut the wire: every connection is reset, new ones are refused."""
@@ -126,13 +126,14 @@ class Instance:
         """Push by `POST /push`, past the wire, and return the id.
 
         Raises:
-            OSError: the instance did not answer, so the outcome is unknown.
-            NotifyError: it refused.
+            OSError: the instance did not answer, or could not reach its store; the outcome is unknown.
+            UsageError: it refused, and would do so again.
         """
         body = json.dumps(order).encode()
         status, answer = await anyio.to_thread.run_sync(self._post, body, abandon_on_cancel=True)
         if status != 202:
-            raise NotifyError(f"instance {self.name} answered {status}: {answer[:200]!r}")
+            text = f"instance {self.name} answered {status}: {answer[:200]!r}"
+            raise UsageError(text) if 400 <= status < 500 else OSError(text)
         return str(json.loads(answer)["id"])
 
     def _post(self, body: bytes) -> tuple[int, bytes]:

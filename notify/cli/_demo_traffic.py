@@ -15,7 +15,7 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskGroup
 
-from ..errors import NotifyError
+from ..errors import UsageError
 from ._demo_instance import Instance
 from ._demo_ledger import Ledger, Pushed
 
@@ -118,12 +118,11 @@ class Traffic:
         first = next((each for each in self._instances if each.name == via), random.choice(self._instances))
         self._ledger.in_flight += 1
         try:
-            for attempt in count():
+            for attempt in count():  # pragma: no branch - it returns
                 living = [each for each in self._instances if each.is_running]
-                if living:
-                    instance = first if first in living and not attempt % 2 else random.choice(living)
-                    if await self._attempt(instance, order, number):
-                        return
+                instance = first if not living or (first in living and not attempt % 2) else random.choice(living)
+                if living and await self._attempt(instance, order, number):
+                    return
                 await anyio.sleep(RETRY)
         finally:
             self._ledger.in_flight -= 1
@@ -134,7 +133,9 @@ class Traffic:
             with self._ledger.attempt(user, number, order["key"]) as attempt:
                 id_ = await instance.push(order)
                 attempt.ok(id_)
-        except (OSError, NotifyError):
+        except UsageError:
+            return True  # refused, which the ledger has recorded: another attempt would be refused too
+        except OSError:
             return False
         self._ledger.acknowledged(Pushed(number, user, id_, order["payload"]["at"]))
         return True

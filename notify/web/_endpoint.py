@@ -24,7 +24,7 @@ from . import _position
 from ._options import WebOptions
 from ._reply import Reply, WebError, reply_to
 from ._request import Headers, Identity, Receive, Request, Scope, Send
-from ._session import Admission, Ended, Session, ended, logs_of, translation_of
+from ._session import Admission, Ended, Session, ended, login_of, logs_of, translation_of
 from ._site import Site, check_notifier
 from ._sse import HEADERS, Entrance, FrameFeed, end_frames, serve
 
@@ -89,7 +89,7 @@ class EventStream:
             self._logs = logs_of(self._identity, self._request.query_all("address"))
         except WebError as error:
             return reply_to(error)
-        if self._asked.is_refused(self._identity.session):
+        if self._asked.is_refused(login_of(self._identity, self._request)):
             return Reply(204, headers=_NOT_KEPT)
         if self._request.method == "HEAD":
             return Reply(200, headers=HEADERS)
@@ -134,7 +134,8 @@ class EventStream:
         return Chunks(self)
 
     async def _admission(self) -> Admission:
-        return Admission(self._identity, self._logs, await self._site.notifier.moment())
+        login = login_of(self._identity, self._request)
+        return Admission(self._identity, self._logs, await self._site.notifier.moment(), login)
 
 
 class Chunks:

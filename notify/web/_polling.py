@@ -61,7 +61,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
         elif wait and site.limits.is_full:
             page.end = ended(site, "overload")
         elif (admission := await _admitted(page, request)) is not None:
-            if asked.is_refused(admission.identity.session):
+            if asked.is_refused(admission.login):
                 await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
                 return
             page.translate(translation_of(site, request, asked, admission))
@@ -71,6 +71,8 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
         if page.end is not None and page.end.reason == "shutdown":
             await site.closing.farewell(send, *messages)
             return
+        if wait:
+            site.linger.extend(site.ticker)
     with anyio.move_on_after(site.options.send_timeout):
         for message in messages:
             await send(message)
@@ -170,9 +172,8 @@ class PollPage:
         self._is_synced = not session.has_log
         await self.site.turns.acquire()
         try:
-            while not self._is_synced:
-                event = session.next_nowait() if self._is_full else await session.next()
-                if (event is None and self._is_full) or not self._takes(event, session):
+            while not self._is_synced:  # a full page looks at one event more: it may be `notify.sync`
+                if not self._takes(await session.next(), session):
                     return
         finally:
             self.site.turns.release()

@@ -57,11 +57,13 @@ class Admission(NamedTuple):
         identity: who it is.
         logs: what it reads: the user, the session's log, the addresses that it has named.
         moment: a `Notifier.moment` from before it was authenticated.
+        login: see `login_of`.
     """
 
     identity: Identity
     logs: tuple[str, ...]
     moment: int
+    login: str = ""
 
 
 async def admit(site: Site, request: Request) -> Admission:
@@ -72,7 +74,16 @@ async def admit(site: Site, request: Request) -> Admission:
     """
     moment = await site.notifier.moment()
     identity = await _auth.identify(site, request)
-    return Admission(identity, logs_of(identity, request.query_all("address")), moment)
+    logs = logs_of(identity, request.query_all("address"))
+    return Admission(identity, logs, moment, login_of(identity, request))
+
+
+def login_of(identity: Identity, request: Request) -> str:
+    """Return what tells one login from the next, for the mark of a client that was disconnected.
+
+    That is the session. An application without sessions gives its clients new tokens.
+    """
+    return identity.session or request.headers.get("authorization", "")
 
 
 def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
@@ -83,7 +94,7 @@ def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
     """
     logs = [identity.user, *filter(None, [identity.session])]
     addresses = [*named]
-    if not {*logs, *identity.addresses}.issuperset(addresses):
+    if addresses and not {*logs, *identity.addresses}.issuperset(addresses):
         raise WebError(403, "forbidden", "this user may not read one of the addresses")
     return tuple(dict.fromkeys([*logs, *addresses]))
 
@@ -174,6 +185,7 @@ class Session:
         "_counted",
         "_identity",
         "_is_open",
+        "_login",
         "_reason",
         "_site",
         "_stream",
@@ -199,6 +211,7 @@ class Session:
         self._reason: Reason | None = None
         self._is_open = self._woken = False
         self._identity = identity
+        self._login = admission.login
         self.user = identity.user
         self.is_invalid = False
         self.slot = -1
@@ -290,7 +303,7 @@ class Session:
 
     def ended(self, reason: Reason) -> Ended:
         """Return the end for this reason."""
-        known_by = _position.mark(self._identity.session, self.last_id) if reason == "disconnected" else ""
+        known_by = _position.mark(self._login, self.last_id) if reason == "disconnected" else ""
         return Ended(reason, retry_of(self._site, reason), known_by, self._site.dialect)
 
     def _end_of(self, error: Exception) -> Ended:
@@ -333,6 +346,8 @@ class Session:
         """Open the stream: nothing is missed from here on."""
         site = self._site
         if self._counted:
+            if site.limits.is_full:  # others were let in while this client was authenticated
+                raise self.ended("overload")
             site.limits.add(self)
         site.ticker.add(self, self.tick(self.written))
         try:

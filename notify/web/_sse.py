@@ -82,7 +82,7 @@ async def serve(
             await _end(site, request, send, end)
             return
         asked = _position.asked(request.headers, request.query)
-        if asked.is_refused(admission.identity.session):
+        if asked.is_refused(admission.login):
             await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
             return
 
@@ -130,7 +130,8 @@ async def _run(
         if site.closing.begun:  # while the client was authenticated
             session.shut_down()
         if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
-            await send(_head(request))
+            with anyio.fail_after(site.options.send_timeout):
+                await send(_head(request))
             started = True
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")

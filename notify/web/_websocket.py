@@ -112,7 +112,7 @@ class SocketConnection:
                 return
             await self._accept()
             asked = _position.asked(request.headers, request.query)
-            if asked.is_refused(admission.identity.session):
+            if asked.is_refused(admission.login):
                 await self._end("disconnected")
             else:
                 await self._run(admission, asked.position)

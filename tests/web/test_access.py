@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
 from websockets.exceptions import InvalidStatus
 
 from notify import Notifier
@@ -17,6 +25,7 @@ from notify.web import Identity, NotifyApp, Request, bearer_token, end_session, 
 from notify_memory import MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.parts import until
 from tests.web.clients import Frame, RawClient
+from tests.web.servers import WebServer
 from tests.web.serving import serving, websocket
 
 pytestmark = pytest.mark.anyio
@@ -284,6 +293,25 @@ async def test_a_logout_ends_the_session_on_every_instance_alone() -> None:
             assert await stays.reason() == "disconnected"
 
 
+async def test_a_new_token_is_a_new_login() -> None:
+    """Without sessions: who was disconnected and comes back with the same token is stopped, with a new one let in."""
+
+    def by_prefix(request: Request) -> str | None:
+        return (bearer_token(request) or "").partition("-")[0] or None
+
+    async with site(by_prefix) as (client, notifier):
+        old, new = ({"authorization": f"Bearer alice-{number}"} for number in (1, 2))
+        async with reading(client.base_url, **old) as events:
+            await notifier.disconnect("alice")
+            end = await events.next()
+            assert end.json["reason"] == "disconnected"
+        await notifier.push("alice", "note", 1)
+        for path in ("/stream", "/events"):
+            assert (await client.get(path, headers=old | {"last-event-id": end.id})).status_code == 204
+        async with reading(client.base_url, **new, last_event_id=end.id) as events:
+            assert await events.payload() == 1
+
+
 async def test_what_is_pushed_to_a_session_reaches_it_before_and_after_login() -> None:
     """The id of the session does not change when its user logs in."""
     session: dict[str, Any] = {}
@@ -388,3 +416,79 @@ async def test_credentials_expire_during_a_websocket() -> None:
         expires = datetime.now(UTC).timestamp() + 3600.0
         async with websocket(place) as socket:
             assert (await socket.receive())["event"] == "notify.sync"
+
+
+# -- sessions of frameworks --------------------------------------------------------------------------------------
+
+
+async def test_login_and_logout_with_the_sessions_of_starlette() -> None:
+    """One page from its first visit to its logout: what the session was told stays, and the logout ends its stream."""
+    notifier = Notifier(MemoryStore())
+
+    def by_session(request: Request) -> Identity:
+        session = request.scope["session"]
+        own = session_id(session)
+        return Identity(session.get("user", own), session=own)
+
+    async def login(request: StarletteRequest) -> JSONResponse:
+        request.session["user"] = "alice"
+        return JSONResponse(session_id(request.session))
+
+    async def logout(request: StarletteRequest) -> JSONResponse:
+        await end_session(notifier, request.session)
+        request.session.clear()
+        return JSONResponse(None)
+
+    routes = [
+        Mount("/notify", NotifyApp(notifier, by_session)),
+        Route("/login", login, methods=["POST"]),
+        Route("/logout", logout, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, secret_key="secret")])
+    async with notifier, serving(app) as place, httpx.AsyncClient(base_url=f"http://{place}") as client:
+        position = (await client.get("/notify/events")).json()["position"]
+        session = (await client.post("/login")).json()
+        cookie = f"session={client.cookies['session']}"
+        await notifier.push(session, "cart", 1)
+        page = (await client.get("/notify/events", params={"after": position})).json()
+        assert [event["payload"] for event in page["events"]] == [1]
+        async with reading(client.base_url, "/notify/stream", cookie=cookie) as events:
+            await notifier.push("alice", "note", 2)
+            assert await events.payload() == 2
+            await client.post("/logout")
+            assert await events.reason() == "disconnected"
+        anonymous = (await client.post("/login")).json()
+        assert anonymous != session
+
+
+# -- several processes -------------------------------------------------------------------------------------------
+
+
+class TestBetweenProcesses:
+    """Over SQLite, whose driver runs on asyncio only."""
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    async def test_tickets_and_logouts(self, tmp_path: Path) -> None:
+        """A ticket of one server process opens a stream at the other, once; a third process disconnects its user."""
+        url = f"sqlite:///{tmp_path / 'notify.db'}"
+        servers = [
+            WebServer("uvicorn", "tests.web.apps.plain:app", tmp_path, env={"TEST_STORE": url}) for _ in range(2)
+        ]
+        async with AsyncExitStack() as stack:
+            for server in servers:
+                await run_sync(stack.enter_context, server)
+            one, two = (server.url for server in servers)
+            client = await stack.enter_async_context(httpx.AsyncClient())
+            ticket = (await client.post(f"{one}/ticket?user=alice")).json()["ticket"]
+            notifier = await stack.enter_async_context(Notifier.from_url(url))
+            async with reading(two, f"/stream?ticket={ticket}") as events:
+                for server in (one, two):
+                    answer = await client.get(f"{server}/stream?ticket={ticket}")
+                    assert (answer.status_code, error_of(answer)) == (401, "invalid_ticket")
+                await notifier.push("alice", "note", 1)
+                assert await events.payload() == 1
+                await notifier.disconnect("alice")
+                assert await events.reason() == "disconnected"

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from django.contrib.sessions.backends.base import SessionBase
 
 from notify import Notifier, UsageError
 from notify.web import _authentication as module
@@ -19,6 +20,7 @@ from notify.web._reply import WebError
 from notify.web._request import Identity, Request
 from notify.web._tickets import Tickets
 from notify_memory import MemoryStore
+from tests.web import applications
 
 pytestmark = pytest.mark.anyio
 
@@ -287,6 +289,31 @@ def test_a_session_has_one_id_until_it_ends() -> None:
     assert session_id(session).startswith("session.")
     with pytest.raises(UsageError, match="session"):
         session_id(None)  # type: ignore[arg-type]
+
+
+class DjangoSession(SessionBase):
+    """A session of Django that is kept nowhere."""
+
+    def load(self) -> dict[str, Any]:
+        return {}
+
+    def create(self) -> None:
+        self.modified = True
+
+    def delete(self, session_key: str | None = None) -> None:
+        pass
+
+
+def test_a_session_of_django() -> None:
+    """Its contents, and so the id, survive the new key that a login gives it; a logout flushes them."""
+    assert applications  # configures Django
+    session = DjangoSession()
+    made = session_id(session)
+    session.cycle_key()  # login
+    assert session_id(session) == made
+    assert session.modified
+    session.flush()  # logout
+    assert session_id(session) != made
 
 
 async def test_ending_a_session_ends_its_streams_alone() -> None:

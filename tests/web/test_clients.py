@@ -155,12 +155,21 @@ async def reading(place: str) -> AsyncIterator[dict[str, Reader]]:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-async def test_every_event_once_in_order(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("uvicorn", signal.SIGTERM),
+        ("uvicorn", signal.SIGKILL),
+        ("hypercorn", signal.SIGTERM),
+        ("granian", signal.SIGTERM),
+        ("daphne", signal.SIGTERM),
+    ],
+)
+async def test_every_event_once_in_order(kind: str, number: signal.Signals, tmp_path: Path) -> None:
     """20 events before the server ends, 20 while it is away, 20 after it is back: each client sees 60."""
     await run_sync(install, NPM)
     store = f"sqlite:///{tmp_path / 'events.db'}"
-    server = WebServer("uvicorn", "tests.web.stored:app", tmp_path, env={"NOTIFY_TEST_STORE": store})
+    server = WebServer(kind, "tests.web.stored:app", tmp_path, env={"NOTIFY_TEST_STORE": store})
     async with Notifier.from_url(store) as notifier:
         await run_sync(server.__enter__)
         try:

@@ -7,14 +7,16 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notify.web._commands import (
     MAX_COMMAND,
+    MAX_WAITING,
     Allowance,
     Command,
     CommandError,
+    CommandQueue,
     answer,
     parse_command,
     position_of,
@@ -71,6 +73,7 @@ def test_binary_and_oversized_frames_are_fatal() -> None:
     assert parse_command(text({"do": "ping", "x": "x" * filling})).do == "ping"
 
 
+@settings(deadline=None)
 @given(
     st.one_of(st.text(), st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))
 )
@@ -101,3 +104,47 @@ def test_an_allowance_is_used_up_and_fills_again() -> None:
     assert [allowance.take(10.0) for _ in range(4)] == [True, True, True, False]
     assert [allowance.take(10.5), allowance.take(10.5)] == [True, False]
     assert [allowance.take(1000.0) for _ in range(4)] == [True, True, True, False]
+
+
+class TestQueue:
+    def test_commands_and_errors_wait_in_order(self) -> None:
+        """What can be answered is answered in turn."""
+        queue = CommandQueue()
+        for frame in ({"ref": 1, "do": "ping"}, "{", {"ref": 2, "do": "ping"}):
+            queue.put(text(frame), 0.0)
+        first, second, third = queue.take(), queue.take(), queue.take()
+        assert (first, third) == (
+            Command(1, "ping", {"ref": 1, "do": "ping"}),
+            Command(2, "ping", {"ref": 2, "do": "ping"}),
+        )
+        assert isinstance(second, CommandError)
+        assert queue.take() is None
+
+    def test_a_fatal_frame_comes_before_what_waits(self) -> None:
+        """The connection ends; nothing that follows is kept."""
+        queue = CommandQueue()
+        queue.put(text({"do": "ping"}), 0.0)
+        queue.put({"type": "websocket.receive", "bytes": b"x"}, 0.0)
+        queue.put(text({"do": "ping"}), 0.0)
+        for _ in range(2):
+            with pytest.raises(CommandError, match="text frames"):
+                queue.take()
+
+    def test_a_burst_that_is_too_large_is_fatal(self) -> None:
+        """Within a moment more than the allowance."""
+        queue = CommandQueue()
+        for _ in range(60):
+            queue.put(text({"do": "ping"}), 0.0)
+        with pytest.raises(CommandError, match="too fast"):
+            queue.take()
+
+    def test_what_waits_is_bounded(self) -> None:
+        """Slow enough, but the answers are not read, so nothing is taken from the queue."""
+        queue = CommandQueue()
+        for second in range(MAX_WAITING):
+            queue.put(text({"do": "ping"}), float(second))
+        assert queue.take() is not None
+        for second in range(2):
+            queue.put(text({"do": "ping"}), 1000.0 + second)
+        with pytest.raises(CommandError, match="too fast"):
+            queue.take()

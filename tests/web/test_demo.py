@@ -155,7 +155,7 @@ def test_plots(browser: Browser, url: str) -> None:
 def test_pictures(browser: Browser, url: str, width: int, height: int, scheme: Any) -> None:
     """The page fits wide and narrow windows, light and dark; the first picture is the one of the README."""
     with opened(browser, url, width, height, color_scheme=scheme) as page:
-        wait_for(page, lambda: count(page, "shown") > 30)
+        wait_for(page, lambda: count(page, "shown") > (100 if (width, scheme) == (1400, "light") else 30))
         page.locator(".b .kill").click()
         expect(page.locator("#verdict")).to_have_attribute("data-state", "catching")
         page.wait_for_timeout(2_500)
@@ -198,7 +198,7 @@ CASES = [
 
 @pytest.mark.parametrize("late", [False, True], ids=["told before", "told after"])
 def test_the_checker_of_the_page(browser: Browser, late: bool) -> None:
-    """What the page itself finds, whether it hears of a push before or after the event was shown."""
+    """What the page itself finds, whether it learns of a push before or after the event was shown."""
     script = (ROOT / "notify" / "web" / "demo" / "checker.js").read_text(encoding="utf-8")
     page = f"<!doctype html><script type=module>{script}\nwindow.Checker = Checker;</script>"
     run = """([pushed, shown, late]) => { const checker = new Checker();

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notify import Event, Notifier, UsageError
@@ -44,6 +44,7 @@ def test_an_unknown_dialect_is_an_error_that_names_the_known_ones() -> None:
 class TestSince:
     """`?since=` in seconds since 1970."""
 
+    @settings(deadline=None)
     @given(st.integers(1, 1 << 42), st.integers(0, 998))
     def test_a_time_that_was_handed_out_is_an_exact_position(self, ms: int, sequence: int) -> None:
         """Through a client that reads and writes it as a double, as JavaScript does."""
@@ -235,6 +236,7 @@ def test_marketplace() -> None:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
+@settings(deadline=None)
 @given(payload=st.none() | st.integers() | st.text() | st.dictionaries(st.text(), st.text() | st.none()))
 def test_any_payload_becomes_one_line_of_json(name: str, payload: Any) -> None:
     """Nothing of a payload ends a line or forges a field of a frame."""

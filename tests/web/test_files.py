@@ -99,7 +99,7 @@ def test_the_package_names_its_files() -> None:
 def test_health(site: str) -> None:
     """200 and the parts; nothing else is needed."""
     response = httpx.get(f"{site}/health")
-    assert response.status_code == 200
+    assert response.status_code == 200, response.text
     assert response.json()["ok"] is True
     assert set(response.json()["parts"].values()) == {"ok"}
     assert response.headers["cache-control"] == "no-store"

@@ -95,6 +95,9 @@ def test_a_request_as_authenticate_sees_it() -> None:
     assert request.headers["authorization"] == "Bearer \xe9"
     assert request.headers["accept"] == "x, y"
     assert request.cookies == {"a": "1", "b": "two", "d": "4", "e": "5"}
+    assert request.cookies is request.cookies
+    request.forget()
+    assert request.cookies == {"a": "1", "b": "two", "d": "4", "e": "5"}
     assert request.query == {"user": "a b", "x": "2", "empty": "", "bad": "\ufffd"}
     assert request.query_all("x") == ["1", "2"]
     assert (request.path, request.client, request.method) == ("/a/stream", "10.0.0.1", "GET")
@@ -179,6 +182,13 @@ async def test_replies_and_bodies() -> None:
     with pytest.raises(WebError) as caught:
         await read_body(receiver(parts[0], {"type": "http.disconnect"}), 9, 1)
     assert caught.value.code == "incomplete"
+
+    async def silent() -> Any:
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(2), pytest.raises(WebError) as caught:
+        await read_body(silent, 9, 0.01)
+    assert caught.value.status == 408
 
 
 def test_the_logs_of_an_identity() -> None:
@@ -303,7 +313,12 @@ def test_an_event_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.sse(event, "m1.x").startswith(b"id: m1.x\ndata: ")
     assert cache.sse(event, "m1.x", typed=True).startswith(b"event: t\nid: m1.x\ndata: ")
     assert '"id":"m1.x"' in cache.ws(event, "m1.x")
-    assert encoded == [event]
+    other = Event("a", "t", 2).stored("2-1", "2-0")
+    assert cache.sse(other, "2-1") is not cache.sse(event, "2-0")
+    assert cache.sse(other, "2-1") is cache.sse(other, "2-1")
+    assert cache.sse(event, "2-0") is cache.sse(event, "2-0")
+    assert cache.ws(event, "2-0") is cache.ws(event, "2-0")
+    assert encoded == [event, other]
     for number in range(300):
         cache.sse(Event("a", "t", number).stored("3-0", "2-0"), "3-0")
     assert len(cache) == _frames.KEPT_EVENTS

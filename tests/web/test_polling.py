@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,9 +13,10 @@ import httpx
 import pytest
 
 from notify import Notifier
-from notify.web import Identity, NotifyApp, Request
+from notify.web import Identity, NotifyApp, Request, _linger
 from notify_memory import MemoryStreamStore
 from tests.parts import until
+from tests.web.servers import WebServer
 from tests.web.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -184,6 +188,23 @@ class TestWaiting:
                 assert (pages[0]["position"] == position) is ephemeral
                 position = pages[0]["position"]
 
+    async def test_more_than_fits(self, notifier: Notifier) -> None:
+        """A page that was waited for is as long as any other, and says that there is more."""
+        async with serving(application(notifier)) as place, Poller(place) as client:
+            position = (await client.page())["position"]
+            pages: list[Any] = []
+
+            async def poll() -> None:
+                pages.append(await client.page(after=position, wait=10, limit=2))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(poll)
+                await until(lambda: notifier.statistics().open_streams == 1)
+                for n in range(3):
+                    await notifier.push("alice", "order", n)
+            assert (payloads(pages[0]), pages[0]["sync"]) == ([0, 1], False)
+            assert payloads(await client.page(after=pages[0]["position"])) == [2]
+
     async def test_it_returns_after_the_time(self, notifier: Notifier) -> None:
         """Empty, at the same position; a longer time than the server's is shortened to that."""
         async with serving(application(notifier, long_poll=0.4, heartbeat=0.1)) as place, Poller(place) as client:
@@ -247,6 +268,35 @@ class TestEnds:
             group.start_soon(poll, place)
             await until(lambda: notifier.statistics().open_streams == 1)
 
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+    async def test_a_signal_between_two_polls(self, tmp_path: Path) -> None:
+        """A request that the server still accepts after the signal does not wait, and neither does the server."""
+        env = {"NOTIFY_TEST_STORE": "memory://"}
+        with WebServer("uvicorn", "tests.web.stored:app", tmp_path, env=env) as server:
+            async with Poller(f"127.0.0.1:{server.port}") as client:
+                position = (await client.page(wait=0.1))["position"]
+                server.send(signal.SIGTERM)
+                with suppress(httpx.TransportError):  # if the server was faster
+                    page = await client.page(after=position, wait=20)
+                    assert page["end"]["reason"] == "shutdown"
+            server.wait(10)
+
+    async def test_polls_count_as_a_stream_for_a_while(self, notifier: Notifier, monkeypatch: Any) -> None:
+        """Between two polls; not without end, and not when the application is closed."""
+        monkeypatch.setattr(_linger, "LINGER", 0.3)
+        app = application(notifier)
+        async with serving(app) as place, Poller(place) as client:
+            await client.page()
+            assert not len(app._site.closing)
+            for _ in range(3):
+                await client.page(wait=0.01)
+                assert len(app._site.closing) == 1
+            await until(lambda: not len(app._site.closing))
+            monkeypatch.setattr(_linger, "LINGER", 1000.0)
+            await client.page(wait=0.01)
+        await app.aclose()
+        assert not len(app._site.closing)
+
     async def test_shutdown_during_authentication(self, notifier: Notifier) -> None:
         """The request does not wait any more once the client is known."""
 
@@ -287,11 +337,32 @@ class TestEnds:
         """Waiting counts as a stream: the oldest is ended for a further one; over all, it is told to come later."""
         app = application(notifier, max_streams_per_user=1, max_streams=1)
         async with serving(app) as place, Poller(place) as client, anyio.create_task_group() as group:
-            group.start_soon(lambda: client.get(wait=20))
+
+            async def poll() -> None:
+                assert (await client.page(wait=20))["end"]["reason"] == "shutdown"
+
+            group.start_soon(poll)
             await until(lambda: notifier.statistics().open_streams == 1)
             page = await client.page(wait=20)
             assert page["end"]["reason"] == "overload"
-            assert (await client.page())["sync"]  # asking without waiting is always possible
+            assert (await client.page())["sync"]  # asking without waiting is always possible, and replaces nothing
+            app.begin_shutdown()
+
+    async def test_the_oldest_is_replaced(self, notifier: Notifier) -> None:
+        """As for streams: a user who waits too often gets the first answer at once, with a time of minutes."""
+        app = application(notifier, max_streams_per_user=1)
+        async with serving(app) as place, Poller(place) as client, anyio.create_task_group() as group:
+            pages: list[Any] = []
+
+            async def poll() -> None:
+                pages.append(await client.page(wait=20))
+
+            group.start_soon(poll)
+            await until(lambda: notifier.statistics().open_streams == 1)
+            group.start_soon(poll)
+            await until(lambda: pages)
+            assert pages[0]["end"]["reason"] == "replaced"
+            assert pages[0]["end"]["retry"] >= 60_000
             app.begin_shutdown()
 
 

@@ -261,9 +261,7 @@ async def _has(port: int, name: str, value: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["uvicorn", "uvicorn-h11", "granian", "gunicorn", "gunicorn-uvicorn"])
-async def test_a_reader_that_has_stopped_does_not_keep_the_others(
-    kind: str, tmp_path: Path, anyio_backend: str
-) -> None:
+async def test_a_reader_that_has_stopped_keeps_nobody(kind: str, tmp_path: Path, anyio_backend: str) -> None:
     """Every other client is sent away at once, and the server ends within its own limit, which deploy.md names."""
     spec = KINDS[kind]
     env = {"TEST_STORE": "memory://", "TEST_OPTIONS": "{}"}

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from notify import Notifier
+from notify import Notifier, UsageError
 from notify.web import Identity, NotifyApp, Request
 from notify_memory import MemoryStore
 from tests.parts import PlainStore, until
@@ -195,7 +195,7 @@ async def test_other_kinds_of_connections_are_refused() -> None:
             sent.append(message["type"])
 
         for _ in range(2):
-            messages = iter(["lifespan.startup", "lifespan.shutdown"])
+            messages = iter(["lifespan.startup", "lifespan.unknown", "lifespan.shutdown"])
 
             async def receive(messages: Any = messages) -> Any:
                 return {"type": next(messages)}
@@ -203,7 +203,9 @@ async def test_other_kinds_of_connections_are_refused() -> None:
             await app({"type": "lifespan"}, receive, send)
             assert app._site.closing.begun
         assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"] * 2
-        with pytest.raises(Exception, match="webtransport"):
+        with pytest.raises(UsageError, match="Notifier"):
+            NotifyApp("notifier", authenticate)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="webtransport"):
             await app({"type": "webtransport"}, receive, send)
         await app.aclose()
 
@@ -243,3 +245,70 @@ async def test_a_send_that_fails_means_that_the_client_is_gone(when: str) -> Non
                 app.begin_shutdown()
         assert notifier.statistics().open_streams == 0
         assert b"notify.end" not in client.body or when == "live"
+
+
+async def test_no_more_streams_than_allowed_though_all_come_at_once() -> None:
+    """Those that were authenticated at the same time are counted when they are opened."""
+    gate = anyio.Event()
+
+    async def slow(request: Request) -> str:
+        await gate.wait()
+        return request.query["user"]
+
+    async with Notifier(MemoryStore()) as notifier:
+        app = NotifyApp(notifier, slow, max_streams=3)
+        clients = [Client(app, f"user{number}") for number in range(8)]
+        async with anyio.create_task_group() as group:
+            for client in clients:
+                group.start_soon(client.run)
+            await anyio.wait_all_tasks_blocked()
+            gate.set()
+            await until(lambda: all(client.body for client in clients))
+            assert sum(client.synced.is_set() for client in clients) == 3
+            assert sum(b'"overload"' in client.body for client in clients) == 5
+            assert app._site.limits.open == 3
+            for client in clients:
+                client.left.set()
+        assert app._site.limits.open == 0
+
+
+async def test_a_head_that_cannot_be_sent() -> None:
+    """A client that reads nothing from the beginning is given up, whatever it waits for."""
+
+    class Deadlocked(Client):
+        async def send(self, message: Any) -> None:
+            await anyio.sleep_forever()
+
+    async with Notifier(MemoryStore()) as notifier:
+        app = NotifyApp(notifier, authenticate, send_timeout=0.2)
+        for busy in (False, True):
+            while busy and not app._site.turns.is_busy:
+                await app._site.turns.acquire()
+            with anyio.fail_after(3):
+                await Deadlocked(app, "alice").run()
+        assert notifier.statistics().open_streams == 0
+
+
+async def test_waking_a_session_that_is_being_opened_does_not_end_it() -> None:
+    """A command that comes early waits; the stream opens as if nothing had been."""
+    gate = anyio.Event()
+
+    class Gated(PlainStore):
+        async def head(self, user: str) -> str:
+            await gate.wait()
+            return await super().head(user)
+
+    async with Notifier(Gated()) as notifier:
+        notifier._is_informed = True
+        app = NotifyApp(notifier, authenticate)
+        client = Client(app, "alice")
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.run)
+            await until(lambda: app._site.limits.open)
+            await anyio.wait_all_tasks_blocked()
+            session_of(app, "alice").wake()
+            gate.set()
+            with anyio.fail_after(3):
+                await client.synced.wait()
+            assert b":\n" not in client.body.replace(b"data:", b"")
+            client.left.set()

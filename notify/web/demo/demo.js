@@ -6,7 +6,7 @@ import { Checker, compare } from "./checker.js";
 const POLL = 500; // ms between two reports to the server of the demo
 const GRACE = 3000; // ms for which all devices must be connected before everything is demanded of them
 const ROWS = 8; // of a feed
-const SPAN = 60; // seconds of the plots
+const SPAN = 40; // seconds of the plots
 const LATE = 1000; // ms from which a latency is marked
 
 const $ = (id) => document.getElementById(id);
@@ -262,7 +262,7 @@ function axis({ pen, width, height, colour }, lines) {
     pen.fillStyle = colour("muted");
     pen.fillText(label, width + 7, y + 4);
   }
-  pen.fillText("60 s ago", 0, height + 15);
+  pen.fillText(`${SPAN} s ago`, 0, height + 15);
   pen.textAlign = "right";
   pen.fillText("now", width, height + 15);
   pen.textAlign = "left";

@@ -92,11 +92,13 @@ class Scripted:
         self.most = 0
         self.cut = 0
         self.headers: dict[str, str] = {}
+        self.files: dict[str, tuple[str, bytes]] = {}
 
     # -- what a test does ------------------------------------------------------------------------------------------
 
-    def push(self, payload: object = None, type: str = "note", user: str = "alice") -> dict[str, Any]:
-        event = {"id": f"1700000000000-{len(self.log) + 1}", "user": user, "type": type, "payload": payload}
+    def push(self, payload: object = None, type: str = "note", user: str = "alice", **more: Any) -> dict[str, Any]:
+        event_id = f"1700000000000-{len(self.log) + 1}"
+        event = {"id": event_id, "user": user, "type": type, "payload": payload, **more}
         self.log.append(event)
         return event
 
@@ -131,6 +133,9 @@ class Scripted:
             await self.events(seen, answer, send)
         elif path == "/ticket":
             await self.reply(send, json.dumps({"ticket": f"t{len(self.seen)}"}).encode(), "application/json", answer)
+        elif path in self.files:
+            kind, body = self.files[path]
+            await self.reply(send, body, kind, answer)
         elif path.endswith(".js"):
             script_file = files("notify.web").joinpath("client", path.rpartition("/")[2])
             await self.reply(send, script_file.read_bytes(), "text/javascript", answer)
@@ -260,7 +265,7 @@ def serving(app: Callable[..., Awaitable[None]]) -> Iterator[str]:
         assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.01)
     try:
-        yield f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)
