@@ -84,6 +84,8 @@ class Instance:
         """
         if self.is_running:
             return
+        if self._process is not None:
+            await self._process.aclose()  # its pipes
         command = [*self._command, "--port", str(self._port)]
         self._process = await anyio.open_process(
             command, stdin=PIPE, stdout=PIPE, stderr=None, env=self._environment, start_new_session=True

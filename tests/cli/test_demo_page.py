@@ -209,6 +209,8 @@ async def test_a_process_that_cannot_start(tmp_path: Path) -> None:
         instance.kill()
         with pytest.raises(OSError, match="instance A"):
             await instance.push({"user": "alice", "type": "t"})
+        while instance.is_running:  # noqa: ASYNC110 - the process is waited for by the event loop
+            await anyio.sleep(0.01)
 
 
 def test_reports_are_checked(url: str) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -23,6 +25,7 @@ from notify.web import Identity, NotifyApp, Request, bearer_token, end_session, 
 from notify_memory import MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.parts import until
 from tests.web.clients import Frame, RawClient
+from tests.web.servers import WebServer
 from tests.web.serving import serving, websocket
 
 pytestmark = pytest.mark.anyio
@@ -456,3 +459,36 @@ async def test_login_and_logout_with_the_sessions_of_starlette() -> None:
             assert await events.reason() == "disconnected"
         anonymous = (await client.post("/login")).json()
         assert anonymous != session
+
+
+# -- several processes -------------------------------------------------------------------------------------------
+
+
+class TestBetweenProcesses:
+    """Over SQLite, whose driver runs on asyncio only."""
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    async def test_tickets_and_logouts(self, tmp_path: Path) -> None:
+        """A ticket of one server process opens a stream at the other, once; a third process disconnects its user."""
+        url = f"sqlite:///{tmp_path / 'notify.db'}"
+        servers = [
+            WebServer("uvicorn", "tests.web.apps.plain:app", tmp_path, env={"TEST_STORE": url}) for _ in range(2)
+        ]
+        async with AsyncExitStack() as stack:
+            for server in servers:
+                await run_sync(stack.enter_context, server)
+            one, two = (server.url for server in servers)
+            client = await stack.enter_async_context(httpx.AsyncClient())
+            ticket = (await client.post(f"{one}/ticket?user=alice")).json()["ticket"]
+            notifier = await stack.enter_async_context(Notifier.from_url(url))
+            async with reading(two, f"/stream?ticket={ticket}") as events:
+                for server in (one, two):
+                    answer = await client.get(f"{server}/stream?ticket={ticket}")
+                    assert (answer.status_code, error_of(answer)) == (401, "invalid_ticket")
+                await notifier.push("alice", "note", 1)
+                assert await events.payload() == 1
+                await notifier.disconnect("alice")
+                assert await events.reason() == "disconnected"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.web.pages import CLIENT, chromium, screenshot, site
+from tests.web.servers import WebServer
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -78,7 +82,8 @@ class at:
         page.set_default_timeout(SOON)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.url)
-        page.wait_for_function("!!customElements.get('notify-status')")
+        if self.url != "about:blank":
+            page.wait_for_function("!!customElements.get('notify-status')")
         return page
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -601,3 +606,29 @@ def test_status_of_one_client(page: Page) -> None:
     expect(box).to_have_text("Moment")
     page.evaluate("document.querySelector('notify-status').remove()")
     assert page.evaluate("handlers.size") == 0
+
+
+# -- with the client itself
+
+REAL = """<!doctype html><title>Real</title><notify-status hide-after="0"></notify-status>
+<i id="here" data-notify-on="^number$" data-notify-call="seen"></i>
+<script>window.numbers = []; window.seen = (element, event) => numbers.push(element.id + event.payload.n);</script>
+<script type="module" src="/components.js" data-url="/?user=USER" data-storage="session"></script>"""
+
+
+def test_with_a_real_server(browser: Browser, tmp_path: Path) -> None:
+    """One script element connects to the application, shows that it is connected, and resumes after a reload."""
+    user = f"user-{uuid4().hex}"
+    with WebServer("uvicorn", "tests.web.apps.plain:app", tmp_path) as server, at(browser, url="about:blank") as page:
+        html = REAL.replace("USER", user)
+        page.route("**/page", lambda route: route.fulfill(body=html, content_type="text/html"))
+        page.goto(f"{server.url}/page")
+        box = page.locator("notify-status [part~=status]")
+        expect(box).to_have_text("Connected", timeout=20_000)
+        httpx.get(f"{server.url}/inside/push?user={user}&count=2")
+        page.wait_for_function("numbers.length === 2", timeout=20_000)
+        page.goto("about:blank")
+        httpx.get(f"{server.url}/inside/push?user={user}&count=3")
+        page.goto(f"{server.url}/page")
+        page.wait_for_function("numbers.length === 3", timeout=20_000)
+        expect(box).to_have_text("Connected", timeout=20_000)

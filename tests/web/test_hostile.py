@@ -168,6 +168,8 @@ def get(path: str, query: bytes = b"", headers: Iterable[tuple[str, bytes]] = ()
     return b"\r\n".join([*lines, *(name.encode() + b": " + value for name, value in headers), b"", b""])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_every_field_of_every_query() -> None:
     """Positions, limits, addresses, tickets, users: whatever stands there is answered in order."""
     async with site() as (place, _):
@@ -181,6 +183,8 @@ async def test_every_field_of_every_query() -> None:
                 check(*await exchange(place, get(f"/{path}", b"last_id=" + raw)), (path, raw))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_headers() -> None:
     """Bytes of any kind in the headers that we read; what the server lets through is answered in order."""
     names = ("last-event-id", "origin", "sec-fetch-site", "authorization", "cookie", "x-user", "content-type", "host")
