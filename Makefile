@@ -62,6 +62,16 @@ test: $(VENV)/.ready servers ## every test on every backend, with branch coverag
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=99
 
+test-browsers: $(VENV)/.ready servers ## the core of the browser client in Firefox and WebKitGTK, too
+	@missing=""; \
+	command -v firefox-esr >/dev/null || missing="$$missing firefox-esr"; \
+	command -v WebKitWebDriver >/dev/null || missing="$$missing webkit2gtk-driver"; \
+	command -v Xvfb >/dev/null || missing="$$missing xvfb xauth"; \
+	if [ -n "$$missing" ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	BROWSERS="firefox webkit" $(BIN)/python -m pytest -q tests/web/browser/test_engines.py
+
 soak: $(VENV)/.ready servers ## random faults from a seed for a minute: SOAK="--seconds 3600 --seed 7"
 	@$(BIN)/python -m tests.faults.soak $(SOAK)
 
