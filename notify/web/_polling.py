@@ -71,6 +71,8 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
         if page.end is not None and page.end.reason == "shutdown":
             await site.closing.farewell(send, *messages)
             return
+        if wait:
+            site.linger.extend(site.ticker)
     with anyio.move_on_after(site.options.send_timeout):
         for message in messages:
             await send(message)

@@ -15,6 +15,7 @@ from ._frames import FrameCache
 from ._gate import CrossSiteRules
 from ._health import HealthCheck
 from ._limits import StreamLimits, Turns
+from ._linger import PollLinger
 from ._options import WebOptions
 from ._request import Receive, Request, Send
 from ._secrets import PublishSecrets
@@ -33,6 +34,7 @@ class Site:
 
     Attributes:
         closing: ends the streams when the server ends.
+        linger: keeps that noticed between polls.
         limits: counts the streams.
         turns: paces replays.
         frames: what was encoded of the latest events.
@@ -59,6 +61,7 @@ class Site:
         self.options = options
         self.inbox = inbox
         self.closing = Closing(drain=options.drain)
+        self.linger = PollLinger(self.closing)
         self.limits = StreamLimits(options.max_streams, options.max_streams_per_user)
         self.turns = Turns()
         self.frames = FrameCache()
@@ -79,6 +82,7 @@ class Site:
     async def aclose(self) -> None:
         """End the streams and the tasks. Idempotent; a server that starts again finds everything ready."""
         self.closing.begin("closed")
+        self.linger.close()
         await self.background.aclose()
         self._start()
 

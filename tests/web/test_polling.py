@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,9 +13,10 @@ import httpx
 import pytest
 
 from notify import Notifier
-from notify.web import Identity, NotifyApp, Request
+from notify.web import Identity, NotifyApp, Request, _linger
 from notify_memory import MemoryStreamStore
 from tests.parts import until
+from tests.web.servers import WebServer
 from tests.web.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -263,6 +267,35 @@ class TestEnds:
         async with anyio.create_task_group() as group, serving(application(notifier)) as place:
             group.start_soon(poll, place)
             await until(lambda: notifier.statistics().open_streams == 1)
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+    async def test_a_signal_between_two_polls(self, tmp_path: Path) -> None:
+        """A request that the server still accepts after the signal does not wait, and neither does the server."""
+        env = {"NOTIFY_TEST_STORE": "memory://"}
+        with WebServer("uvicorn", "tests.web.stored:app", tmp_path, env=env) as server:
+            async with Poller(f"127.0.0.1:{server.port}") as client:
+                position = (await client.page(wait=0.1))["position"]
+                server.send(signal.SIGTERM)
+                with suppress(httpx.TransportError):  # if the server was faster
+                    page = await client.page(after=position, wait=20)
+                    assert page["end"]["reason"] == "shutdown"
+            server.wait(10)
+
+    async def test_polls_count_as_a_stream_for_a_while(self, notifier: Notifier, monkeypatch: Any) -> None:
+        """Between two polls; not without end, and not when the application is closed."""
+        monkeypatch.setattr(_linger, "LINGER", 0.3)
+        app = application(notifier)
+        async with serving(app) as place, Poller(place) as client:
+            await client.page()
+            assert not len(app._site.closing)
+            for _ in range(3):
+                await client.page(wait=0.01)
+                assert len(app._site.closing) == 1
+            await until(lambda: not len(app._site.closing))
+            monkeypatch.setattr(_linger, "LINGER", 1000.0)
+            await client.page(wait=0.01)
+        await app.aclose()
+        assert not len(app._site.closing)
 
     async def test_shutdown_during_authentication(self, notifier: Notifier) -> None:
         """The request does not wait any more once the client is known."""

@@ -101,10 +101,11 @@ const transports = {
     const until = Date.now() + 600000;
     for (let wait = 0; Date.now() < until; ) {
       const began = Date.now();
-      const { events, gap, position, sync } = await c.page(c.stream.position, wait);
+      const { end, events, gap, position, sync } = await c.page(c.stream.position, wait);
       c.alive();
       if (gap) c.frame('notify.gap', undefined, gap);
       events.forEach((event, i) => c.frame('message', events[i + 1] ? undefined : position, event));
+      if (end) return c.frame('notify.end', position, end);
       if (sync && !c.synced) c.frame('notify.sync', position, { position });
       else if (!events.length && Date.now() - began < 500) await c.sleep(1000 + 1000 * Math.random());
       wait = sync ? Math.min(25, 2 * c.stream.beat) : 0;

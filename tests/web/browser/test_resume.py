@@ -185,6 +185,22 @@ def test_a_logout_closes_every_tab(context: BrowserContext, server: WebServer, s
     assert httpx.get(f"{server.url}/inside").json()["streams"] == 0
 
 
+@pytest.mark.parametrize("transport", ["fetch", "eventsource", "poll", "websocket"])
+def test_a_logout_is_final(context: BrowserContext, server: WebServer, store: str, transport: str) -> None:
+    """By every transport: the client is closed, and does not come back by itself."""
+    page = opened(context, server.url, transports=[transport], share=False)
+    connected(page)
+
+    async def log_out(notifier: Notifier[Any]) -> None:
+        await notifier.disconnect("alice")
+        await anyio.sleep(0.5)  # it is sent in the background
+
+    in_another_instance(store, log_out)
+    until(page, "got.client.status === 'closed'")
+    assert page.evaluate("got.ends") == [{"reason": "disconnected"}]
+    assert httpx.get(f"{server.url}/inside").json()["streams"] == 0
+
+
 class BufferingProxy:
     """Passes an answer on when it is complete, which that of a stream never is."""
 
