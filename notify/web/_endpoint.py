@@ -226,8 +226,8 @@ class Chunks:
         return await self._feed.first()
 
     def _abort(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        assert self._task is not None  # a chunk was handed out: its task sends it
+        self._task.cancel()
         self._release()
 
     def _release(self) -> None:

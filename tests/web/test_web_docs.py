@@ -17,6 +17,7 @@ import httpx_sse
 import pytest
 
 from tests.test_docs import ROOT, Snippet, snippets
+from tests.web.pages import chromium
 from tests.web.servers import PATIENCE, WebServer, free_port
 
 pytestmark = pytest.mark.timeout(90)
@@ -40,13 +41,13 @@ def html() -> str:
 
 
 @contextmanager
-def serving(directory: Path, source: str, kind: str = "uvicorn") -> Iterator[str]:
+def serving(directory: Path, source: str, port: int | None = None) -> Iterator[str]:
     """Run a program as app.py, beside page.html, and yield its URL."""
     (directory / "app.py").write_text(source, encoding="utf-8")
     (directory / "page.html").write_text(html(), encoding="utf-8")
     run_here = f"import os; os.chdir({str(directory)!r}); from app import app"
     (directory / "here.py").write_text(run_here, encoding="utf-8")  # as in a terminal: files are found beside it
-    with WebServer(kind, "here:app", directory, ready="/") as server:
+    with WebServer("uvicorn", "here:app", directory, port=port, ready="/") as server:
         yield server.url
 
 
@@ -80,6 +81,7 @@ def test_the_program_of_a_framework(framework: str, tmp_path: Path) -> None:
         page = httpx.get(url)
         assert (page.status_code, page.text) == (200, html())
         assert page.headers["content-type"].startswith("text/html")
+        assert "customElements" in httpx.get(f"{url}/notify/components.js").text
         with stream(url, "/notify/stream") as events:
             position = events.next("notify.sync")["position"]
             assert httpx.post(f"{url}/hello").status_code in (200, 201, 204)
@@ -91,6 +93,25 @@ def test_the_program_of_a_framework(framework: str, tmp_path: Path) -> None:
         assert events.next()["id"] == received["id"]
         assert events.next()["payload"] == received["payload"]
         assert events.next("notify.sync")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_two_lines_in_a_browser(framework: str, tmp_path: Path) -> None:
+    """The two lines show what the program pushes, in Chromium, and once more after a restart of the server."""
+    source = program(WEB, framework)
+    port = free_port()
+    with chromium() as browser:
+        page = browser.new_page()
+        for _ in range(2):
+            with serving(tmp_path, source, port=port) as url:
+                if page.url == "about:blank":
+                    page.goto(url)
+                page.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
+                assert httpx.post(f"{url}/hello").status_code in (200, 201, 204)
+                toast = page.get_by_text(f"from {framework}")
+                toast.wait_for(timeout=10_000)
+                page.get_by_role("button", name=re.compile("close|dismiss", re.IGNORECASE)).click()
+                toast.wait_for(state="detached", timeout=10_000)
 
 
 def test_the_programs_are_ten_lines() -> None:
