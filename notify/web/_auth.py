@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from ._files import FILES
 from ._reply import Reply, WebError
 from ._request import Identity, Receive, Request, Send
 from ._site import Site
+
+logger = logging.getLogger("notify.web")
 
 PUBLIC = frozenset({*FILES, "health", "openapi.json"})
 """Served to any page: they show nothing of any user, and cost nothing."""
@@ -34,6 +37,7 @@ def check_site(site: Site, request: Request) -> None:
     else:
         refusal = site.rules.refusal(request.method, scheme, request.headers)
     if refusal is not None:
+        logger.info("refused: %s", refusal.message)  # a browser does not show why a WebSocket was refused
         raise WebError(*refusal)
 
 

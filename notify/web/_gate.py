@@ -100,11 +100,11 @@ class CrossSiteRules:
         if site is not None:
             is_own = site in {"same-origin", "none"}
             if not is_own and not self.is_allowed(origin):
-                return _refused(origin, f"from another site ({site!r:.20})")
+                return _refused(headers, f"from another site ({site!r:.20})")
         elif origin is not None:
             is_own = is_own_origin(origin, scheme, headers.get("host", ""))
             if not is_own and not self.is_allowed(origin):
-                return _refused(origin, "from another origin than its own")
+                return _refused(headers, "from another origin than its own")
         return None if method in SAFE else _unless_asked_first(headers, is_own or self.is_allowed(origin))
 
     def websocket_refusal(self, scheme: str, headers: Headers) -> Refusal | None:
@@ -121,7 +121,7 @@ class CrossSiteRules:
             return Refusal(403, "cross_site", "a WebSocket with cookies needs the header Origin, as browsers send it")
         if is_own_origin(origin, scheme, headers.get("host", "")) or self.is_allowed(origin):
             return None
-        return _refused(origin, "from another origin than its own")
+        return _refused(headers, "from another origin than its own")
 
     def is_allowed(self, origin: str | None) -> bool:
         """Return whether this is the origin of another site that was allowed."""
@@ -200,9 +200,11 @@ def _allowed(text: object) -> Origin:
     return origin
 
 
-def _refused(origin: str | None, how: str) -> Refusal:
-    page = "" if origin is None else f" with the origin {origin!r:.200}"
-    return Refusal(403, "cross_site", f"the request was sent{page} {how}: add that origin to origins= to allow it")
+def _refused(headers: Headers, how: str) -> Refusal:
+    origin, host = headers.get("origin"), headers.get("host", "")
+    page = "" if origin is None else f" with the origin {origin!r:.150}"
+    message = f"the request to the host {host!r:.80} was sent{page} {how}: add that origin to origins= to allow it"
+    return Refusal(403, "cross_site", message)
 
 
 def _unless_asked_first(headers: Headers, is_known: bool) -> Refusal | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -361,13 +362,15 @@ async def refused(place: str, **options: Any) -> int:
     return caught.value.response.status_code
 
 
-async def test_the_handshake_of_another_site_is_refused() -> None:
+async def test_the_handshake_of_another_site_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     """Chromium sends an origin and nothing else; programs send none, and then no cookie either."""
     async with site(lambda request: request.cookies.get("user", "alice"), origins=[FRIEND]) as (client, _):
         place = f"{client.base_url.host}:{client.base_url.port}"
         cookie = {"Cookie": "user=bob"}
-        for origin in (STRANGER, "null", f"https://{place}.evil.example"):
-            assert await refused(place, origin=origin) == 403
+        with caplog.at_level(logging.INFO, "notify.web"):
+            for origin in (STRANGER, "null", f"https://{place}.evil.example"):
+                assert await refused(place, origin=origin) == 403
+                assert f"refused: the request to the host '{place}' was sent with the origin '{origin}'" in caplog.text
         assert await refused(place, additional_headers=cookie) == 403
         for options in ({"origin": FRIEND}, {"origin": f"http://{place}", "additional_headers": cookie}, {}):
             async with websocket(place, **options) as socket:

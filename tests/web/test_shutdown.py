@@ -17,7 +17,7 @@ import anyio
 import pytest
 import uvicorn
 
-from notify import Notifier
+from notify import Notifier, PushUncertainError
 from notify.web import NotifyApp
 from notify_memory import MemoryStreamStore
 from tests.parts import until
@@ -34,6 +34,10 @@ DRAIN = 2.0
 
 RETRY = (1.0, 5.0)
 """The default of `NotifyApp`, in seconds."""
+
+COME_BACK = {"granian": (1006, 4012), "uvicorn": (1012,)}
+"""Close codes of servers that may end a WebSocket before the last frames are written: granian at any time, uvicorn if
+its own turn, ten times a second, comes first. A client comes back after each of them."""
 
 EACH = 4
 """Clients of each transport."""
@@ -104,10 +108,12 @@ class Clients:
             assert int(end.retry) == end.json["retry"]
             retries.add(end.json["retry"])
         for each in self.sockets:
-            if kind.startswith("granian") and each.code == 1006:
-                continue  # it may close the connection first: a client has to come back after that anyway
             end = each.received[-1]
-            assert (each.code, end["event"], end["data"]["reason"]) == (4012, "notify.end", "shutdown")
+            if end["event"] != "notify.end" or each.code != 4012:
+                assert each.code in COME_BACK.get(kind.partition("-")[0], ())
+                continue
+            assert (each.code, end["event"]) == (4012, "notify.end")
+            assert end["data"]["reason"] == "shutdown"
             retries.add(end["data"]["retry"])
         for poll in self.polls:
             assert (poll.status, poll.complete, poll.json["events"]) == (200, True, [])
@@ -153,7 +159,12 @@ class Pushing:
         if self.notifier is None:
             await get(self.port, f"/inside/push?user={user}&first={number}")
         else:
-            await self.notifier.push(user, "number", {"n": number})
+            while True:
+                try:
+                    await self.notifier.push(user, "number", {"n": number}, key=str(number))
+                except PushUncertainError:  # a busy machine
+                    continue
+                return
 
     async def run(self) -> None:
         while not self.stopping:

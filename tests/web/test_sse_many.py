@@ -174,7 +174,7 @@ async def test_a_client_that_does_not_read_holds_no_turn() -> None:
                 await quick.synced.wait()
             for client in [*slow, quick]:
                 client.left.set()
-        assert not app._site.turns.is_busy
+        assert app._site.turns._free == TURNS
 
 
 async def test_a_turn_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,9 +243,8 @@ function share({ key, options, ask, receive }, inWorker) {
     closed ||
     new Promise((free) => {
       before = term;
-      const mine = (term = crypto.randomUUID());
+      term = crypto.randomUUID();
       const tell = (message) => {
-        if (mine !== term) return;
         post({ term, ...message });
         receive(message);
       };

@@ -148,7 +148,11 @@ $("rates").onchange = (event) => post("rate", { rate: event.target.value });
 
 // -- reports and verdict --------------------------------------------------------------------------------------------------
 
-async function poll() {
+// One report at a time: two could overtake each other, and both would be told of the same pushes.
+let reports = Promise.resolve();
+const poll = () => (reports = reports.then(report, report));
+
+async function report() {
   const isConnected = devices.every(({ client }) => client.status === "connected");
   connectedSince = isConnected ? connectedSince || now() : 0;
   const calm = isConnected && now() - connectedSince > GRACE;

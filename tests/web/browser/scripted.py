@@ -67,6 +67,7 @@ class Answer:
         body: bytes to send first, in these parts.
         end: a `notify.end` frame right after `notify.sync`.
         mute: no heartbeat after `notify.sync`.
+        delay: seconds between what a poll finds and its answer.
     """
 
     status: int = 200
@@ -75,6 +76,7 @@ class Answer:
     body: tuple[bytes, ...] = ()
     end: dict[str, Any] | None = None
     mute: bool = False
+    delay: float = 0.0
 
 
 class Scripted:
@@ -250,6 +252,7 @@ class Scripted:
         while at == len(self.log) and time.monotonic() < until and self.cut == cut:  # noqa: ASYNC110 - other thread
             await asyncio.sleep(0.005)
         body = {"events": self.log[at:], "position": self.position(len(self.log)), "sync": True}
+        await asyncio.sleep(answer.delay)
         await self.reply(send, json.dumps(body).encode(), "application/json", answer)
 
 

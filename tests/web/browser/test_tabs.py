@@ -203,6 +203,27 @@ def test_reading_what_is_lacking_is_repeated(
     until(second, "got.client.status === 'connected'")
 
 
+def test_events_that_arrive_while_a_tab_reads_are_kept(
+    context: BrowserContext, site: str, scripted: Scripted, sharing: str
+) -> None:
+    """What the stream sends after the request was answered, and before the answer has arrived, follows it."""
+    (first,) = tabs(context, site, 1)
+    for number in range(5):
+        scripted.push(number)
+    all_have([first], scripted)
+    scripted.next("/events", Answer(delay=1))
+    second = opened(context, site)
+    second.evaluate("start({lastId: '1700000000000-2'})")
+    wait_for(lambda: len(scripted.requests("/events")) == 1, second)
+    second.wait_for_timeout(100)
+    scripted.push(5)
+    scripted.push(6)
+    all_have([first], scripted)
+    assert second.evaluate("got.ids") == []
+    all_have([second], scripted, 2)
+    assert len(scripted.requests("/events")) == 1
+
+
 def test_a_reload_of_one_of_many_resumes(context: BrowserContext, site: str, scripted: Scripted, sharing: str) -> None:
     """With storage, a tab that is loaded again gets what it has missed, and nothing that it had."""
     pages = tabs(context, site, 3, "{storage: sessionStorage}")
