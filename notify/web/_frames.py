@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from notify import Event
@@ -25,6 +28,7 @@ CONTROL: Final = "notify."
 KEPT_EVENTS: Final = 256
 KEPT_BYTES: Final = 1 << 20
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.:-]")
 _quote = json.encoder.encode_basestring_ascii  # ASCII, so that no character of a name needs a second thought
@@ -37,8 +41,8 @@ def wire_object(event: Event) -> bytes:
     any, without what the library itself keeps in `meta`.
     """
     id_ = f'"id":{_quote(event.id)},' if event.id else ""
-    moment = event.timestamp.isoformat(timespec="microseconds")
-    tail = f',"timestamp":"{moment}"'
+    second, micros = divmod(event.micros, 1_000_000)
+    tail = f',"timestamp":"{_text_of(second)}.{micros:06d}+00:00"'
     if event.group is not None:
         tail += f',"group":{_quote(event.group)}'
     if event.meta:
@@ -50,6 +54,12 @@ def wire_object(event: Event) -> bytes:
     if b"\n" in data or b"\r" in data:
         data = data.translate(_LINE_BREAKS)
     return b"%b%b%b}" % (head.encode(), data, tail.encode())
+
+
+@lru_cache(maxsize=256)
+def _text_of(second: int) -> str:
+    """Return the date and time of a second since 1970: most events share it with the one before them."""
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
 
 
 def one_line(value: Any) -> bytes:
@@ -106,7 +116,7 @@ class FrameCache:
     """The events that were encoded last."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, Encoded] = {}
+        self._kept = OrderedDict[int, Encoded]()  # whose first entry is found at once, unlike a dict's
         self._bytes = 0
         self._latest: Encoded | None = None  # a broadcast asks for the same event thousands of times
 
@@ -120,7 +130,7 @@ class FrameCache:
             kept = self._kept[id(event)] = Encoded(event)
             self._bytes += len(kept.data)
             while len(self._kept) > KEPT_EVENTS or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
-                oldest = self._kept.pop(next(iter(self._kept)))
+                _, oldest = self._kept.popitem(last=False)
                 self._bytes -= len(oldest.data)
         self._latest = kept
         return kept

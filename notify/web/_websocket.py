@@ -190,7 +190,8 @@ class SocketConnection:
     async def _accept(self) -> None:
         offered = self._request.scope.get("subprotocols") or ()
         chosen = PROTOCOL if PROTOCOL in offered else None
-        await self._send({"type": "websocket.accept", "subprotocol": chosen})
+        with anyio.move_on_after(self._site.options.send_timeout):
+            await self._send({"type": "websocket.accept", "subprotocol": chosen})
 
     async def _say(self, text: str) -> None:
         """Send one frame; the session's clock ends the connection if that takes too long."""

@@ -75,6 +75,17 @@ async def test_a_signal_ends_every_stream_and_reaches_the_server(number: int, se
 
 
 @pytest.mark.anyio
+async def test_a_second_signal_is_passed_on_alone(server: ServerHandlers) -> None:
+    """A user who presses Ctrl-C again wants the server to hurry: it learns of each, the streams of the first."""
+    closing, stopped = Closing(), list[bool]()
+    with closing.stream(lambda: stopped.append(True)):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        await until(lambda: stopped and len(server.got) == 2)
+    assert (closing.begun, stopped) == ("SIGTERM", [True])
+
+
+@pytest.mark.anyio
 async def test_handlers_stand_only_while_streams_are_open(server: ServerHandlers) -> None:
     """The first stream of the process installs them, the last one of all applications restores the server's."""
     first, second = Closing(), Closing()
@@ -163,9 +174,10 @@ async def test_begin_calls_each_stop_once() -> None:
     with closing.stream(lambda: stopped.append("a")), closing.stream(lambda: stopped.append("b")):
         closing.begin("first")
         closing.begin("second")
-        await until(lambda: len(stopped) == 2)
-        await anyio.lowlevel.checkpoint()
         with closing.stream(lambda: stopped.append("late")):
+            assert stopped == ["late"]
+            await until(lambda: len(stopped) == 3)
+            await anyio.lowlevel.checkpoint()
             assert sorted(stopped) == ["a", "b", "late"]
     assert closing.begun == "first"
 

@@ -40,6 +40,9 @@ SOON = 4_000
 """Milliseconds within which everything here has to happen."""
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as started:

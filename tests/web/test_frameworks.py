@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -313,6 +314,28 @@ async def test_a_client_that_does_not_read(make: Make) -> None:
                     await until(lambda: open_streams(notifier) == 1, 5)
                     await notifier.push("bob", "t")
                     assert (await reader.frame())["data"]["type"] == "t"
+
+
+def is_blocked(notifier: Notifier) -> bool:
+    """Whether the only stream has been sending for a while."""
+    (site,) = vars(notifier)["_web_sites"].values()
+    sending = [session.sending for streams in site.limits._users.values() for session in streams]
+    return bool(sending and sending[0]) and time.monotonic() - sending[0] > 0.2
+
+
+@frameworks
+@pytest.mark.usefixtures("no_collector")
+async def test_a_client_that_leaves_in_the_middle_of_a_send(make: Make) -> None:
+    """It is released at once too, although the framework is not waiting for the stream then."""
+    async with Notifier(MemoryStreamStore(max_len=1000), max_payload=1_000_000) as notifier:
+        for _ in range(40):
+            await notifier.push("alice", "t", "x" * 250_000)
+        async with served(make(notifier)) as client:
+            connection = await sockets_that_stall(client, "/live/alice?last_id=0")
+            with connection:
+                await until(lambda: open_streams(notifier) == 1)
+                await until(lambda: is_blocked(notifier))
+            await until(lambda: open_streams(notifier) == 0, 3)
 
 
 # -- middleware ---------------------------------------------------------------------------------------------------

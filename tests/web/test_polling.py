@@ -291,6 +291,8 @@ class TestEnds:
             for _ in range(3):
                 await client.page(wait=0.01)
                 assert len(app._site.closing) == 1
+            assert app._site.linger.tick(0.0) > 0.0  # not over yet: it is filed again
+            assert len(app._site.closing) == 1
             await until(lambda: not len(app._site.closing))
             monkeypatch.setattr(_linger, "LINGER", 1000.0)
             await client.page(wait=0.01)
