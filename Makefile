@@ -7,12 +7,13 @@ VENV := .venv$(addprefix -,$(filter-out $(call version,python3),$(call version,$
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
-	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py
+	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py \
+	tests/web/test_proxies.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
-	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py
+	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web/test_shutdown.py tests/web/test_vanish.py
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test soak servers check docs dist bench clean
+.PHONY: help demo serve quick test soak servers check docs dist bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ servers: # what the tests of the backends start for themselves
 	command -v redis-sentinel >/dev/null || missing="$$missing redis-sentinel"; \
 	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	command -v pgbouncer >/dev/null || missing="$$missing pgbouncer"; \
+	command -v nginx >/dev/null || missing="$$missing nginx"; \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing"; \
@@ -46,6 +50,9 @@ servers: # what the tests of the backends start for themselves
 demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, verdict
 	@$(BIN)/python docs/demo/demo.py $(DEMO)
 
+serve: $(VENV)/.ready ## two instances in a browser: kill them, cut the wire, watch the verdict; Ctrl-C ends it
+	@$(BIN)/notify serve --demo $(SERVE)
+
 quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
@@ -54,6 +61,16 @@ test: $(VENV)/.ready servers ## every test on every backend, with branch coverag
 	$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=99
+
+test-browsers: $(VENV)/.ready servers ## the core of the browser client in Firefox and WebKitGTK, too
+	@missing=""; \
+	command -v firefox-esr >/dev/null || missing="$$missing firefox-esr"; \
+	command -v WebKitWebDriver >/dev/null || missing="$$missing webkit2gtk-driver"; \
+	command -v Xvfb >/dev/null || missing="$$missing xvfb xauth"; \
+	if [ -n "$$missing" ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	BROWSERS="firefox webkit" $(BIN)/python -m pytest -q tests/web/browser/test_engines.py
 
 soak: $(VENV)/.ready servers ## random faults from a seed for a minute: SOAK="--seconds 3600 --seed 7"
 	@$(BIN)/python -m tests.faults.soak $(SOAK)

@@ -203,6 +203,7 @@ class Notifier(Pushing[Pushed]):
         track: bool = True,
         max_lag: int | None = None,
         expires_at: datetime | None = None,
+        disconnected_since: int | None = None,
     ) -> Stream: ...
 
     @overload
@@ -215,6 +216,7 @@ class Notifier(Pushing[Pushed]):
         track: bool = True,
         max_lag: int | None = None,
         expires_at: datetime | None = None,
+        disconnected_since: int | None = None,
     ) -> MergedStream: ...
 
     def subscribe(
@@ -226,6 +228,7 @@ class Notifier(Pushing[Pushed]):
         track: bool = True,
         max_lag: int | None = None,
         expires_at: datetime | None = None,
+        disconnected_since: int | None = None,
     ) -> Stream | MergedStream:
         """Return a stream of a user's events: first those in the log after `last_id`, then live ones.
 
@@ -242,6 +245,7 @@ class Notifier(Pushing[Pushed]):
                 slow reader just reads the log later, and costs nothing.
             expires_at: when the stream ends as if by `disconnect`, with the reason `"expired"`; a datetime with a time
                 zone. It is compared with the wall clock; a change of that clock is noticed within a second.
+            disconnected_since: a `moment` of this notifier: a `disconnect` after it ends this stream too.
 
         Raises:
             InvalidEventError: `user` is not a user id.
@@ -257,7 +261,7 @@ class Notifier(Pushing[Pushed]):
         external, expires = self._parts.external, moment_of(expires_at)
         options: dict[str, Any] = {"track": track, "expires": expires}
         if external is None:
-            options |= {"signals": signals, "max_lag": max_lag}
+            options |= {"signals": signals, "max_lag": max_lag, "since": disconnected_since}
             if isinstance(user, str) or not isinstance(user, Iterable):
                 return self._live._subscribe(user, last_id, self._streams, **options)
             return self._live._subscribe_many(user, last_id, self._streams, **options)
@@ -268,7 +272,10 @@ class Notifier(Pushing[Pushed]):
         if signals or max_lag is not None:
             raise UsageError(f"{self._store_name} does not support signals= or max_lag=: it has no LiveLog")
         options["buffer_size"] = self._options.buffer_size
-        return ExternalStream(external, self._streams, self._guard, plain(user), last_id, **options)
+        stream = ExternalStream(external, self._streams, self._guard, plain(user), last_id, **options)
+        if disconnected_since is not None:
+            stream.disconnect_if(self._live._hub.disconnection(plain(user), disconnected_since))
+        return stream
 
     # -- state ---------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,10 @@ in one process costs; whatever has to be asked or awaited for goes through `_pus
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+import anyio
 import anyio.lowlevel
 
 from ._assembly import Options, Parts
@@ -18,7 +20,15 @@ from ._push._writer import checked_event
 from ._runtime._commands import DISCONNECT, FORGOTTEN
 from ._runtime._results import PushReport
 from .abc import Forget, Store, ability
-from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, PushUncertainError, UsageError
+from .errors import (
+    BackendError,
+    ClosedError,
+    InvalidEventError,
+    NotifyError,
+    PayloadTooLargeError,
+    PushUncertainError,
+    UsageError,
+)
 from .event import Event, check_pushed_type, check_user, draft, plain
 
 if TYPE_CHECKING:
@@ -27,6 +37,12 @@ if TYPE_CHECKING:
     Pushed = DefaultingTypeVar("Pushed", bound=Event | None, default=Event, covariant=True)
 else:
     Pushed = TypeVar("Pushed", covariant=True)
+
+_UNUSED: Final = "notify.moment"
+"""A user without events: opening a stream of it starts what receives from other processes."""
+
+_PATIENCE: Final = 2.0
+"""Seconds to wait until events of other processes are received."""
 
 
 class Pushing(Generic[Pushed]):
@@ -39,9 +55,15 @@ class Pushing(Generic[Pushed]):
         self._guard, self._users = parts.live._hub.guard, parts.live._hub.users
         self._closed = False
         self._pushes_since_yield = 0
+        self._is_informed = False
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
         self._dumps = options.dumps
+
+    @property
+    def store(self) -> Store | None:
+        """The store that the notifier was given, or opened by `from_url`; None without one."""
+        return self._store
 
     async def push(
         self,
@@ -267,9 +289,9 @@ class Pushing(Generic[Pushed]):
         """End every stream of this user, on every instance: `async for` ends, `next` raises `DisconnectedError`.
 
         This applies to every stream that exists when an instance is informed, even if it has not been opened yet or
-        its reader is busy. Streams that are created afterwards are not affected: keeping a client out is up to the
-        application. Other instances are informed in the same way as of an ephemeral event, through the store
-        (`Ephemerals`) or the router: soon, but not at all while those are down.
+        its reader is busy. Streams that are created afterwards are not affected, unless `moment` was called before:
+        keeping a client out is up to the application. Other instances are informed in the same way as of a broadcast,
+        through the store (`Ephemerals`) or the router: soon, but not at all while those are down.
 
         Args:
             user: the user whose streams end, including streams that also read other logs.
@@ -290,8 +312,35 @@ class Pushing(Generic[Pushed]):
         if not isinstance(text, str) or len(text) > 255:
             raise UsageError(f"reason must be a str of at most 255 characters, not {reason!r:.80}")
         self._guard.check()
-        self._parts.fan_out.command(DISCONNECT, plain(user), {"reason": plain(text)})
+        self._parts.fan_out.command(DISCONNECT, "", {"user": plain(user), "reason": plain(text)})
         await let_routes_start()
+
+    async def moment(self) -> int:
+        """Return the present, for `subscribe(disconnected_since=)`: call it before a client is authenticated.
+
+        Otherwise a `disconnect` that comes while the client is being authenticated would miss the stream that is opened
+        right afterwards. The first call waits until this instance is informed of the disconnections of others, for a
+        bounded time, even if it has no stream open; later calls return at once.
+
+        Raises:
+            ClosedError: the notifier is closed.
+
+        Order, concurrency: any number of tasks.
+        Cancellation: no effect.
+        Cost: of the first call, one read; none afterwards.
+        """
+        self._check_open()
+        self._guard.check()
+        if not self._is_informed:
+            live = self._parts.live
+            self._parts.streams.opening()
+            with suppress(BackendError), anyio.move_on_after(min(_PATIENCE, self._options.timeout)):
+                await self._parts.receivers.ready()
+                async with live.subscribe(_UNUSED):
+                    while not live.is_receiving:  # noqa: ASYNC110 - a property cannot be awaited
+                        await anyio.sleep(0.01)
+            self._is_informed = True  # or as soon as the outage ends: what receives has been started
+        return self._parts.streams.generation
 
     def deliver(self, event: Event | bytes) -> int:
         """Offer an event that came from another instance to the local streams; return how many accepted it.

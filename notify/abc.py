@@ -5,10 +5,10 @@
 There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. An implementation does not
 have to inherit from them. What an implementation can do beyond its interface is an *ability*: a further small interface
 that the notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`,
-`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `ReceivingRouter`, `ImmediatePresence`). An
-ability counts only if no subclass has overridden the plain method that it stands in for: a subclass that overrides
-`save` alone gets its `save` called, not an inherited `save_many`. The attribute `guarantees` says how strong an
-implementation is (durable, shared, leased).
+`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `ReceivingRouter`, `ImmediatePresence`,
+`Interruptible`). An ability counts only if no subclass has overridden the plain method that it stands in for: a
+subclass that overrides `save` alone gets its `save` called, not an inherited `save_many`. The attribute `guarantees`
+says how strong an implementation is (durable, shared, leased).
 
 The suites in `notify.testing` test an implementation against everything that is written here. `notify.adapters`
 contains what most implementations need.
@@ -390,6 +390,33 @@ class MergedStream(Stream, Protocol):
 
         Raises:
             UsageError: it is the only log of the stream.
+        """
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A stream whose reader can be called back, for servers that write what they read to a connection.
+
+    The streams that a notifier returns have this ability, unless its store is a `StreamStore` without a `LiveLog`.
+    """
+
+    @abstractmethod
+    def next_nowait(self) -> Event | None:
+        """Return the next event if it is in hand: of a page that was read, or offered live; otherwise None.
+
+        Never waits, reads nothing and does not raise when the stream has ended: None means that `next` has to be
+        called. So a server can write many events at once.
+
+        Raises:
+            UsageError: a task is waiting in `next` of this stream.
+        """
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Make `next` raise TimeoutError: the call that is waiting, or else the following one. Never waits.
+
+        It ends a wait without a timer for each stream, and without cancelling a task. No event is lost or repeated.
+        Entering the stream (`async with`) can be interrupted too: then the stream is closed.
         """
 
 

@@ -27,7 +27,7 @@ from ._client import RedisClient, RedisNode
 from ._connection import bulks
 from ._errors import FAILURES, Disposition, disposition_of, phrase
 from ._names import RedisNames, partition_of
-from ._pipeline import Request
+from ._pipeline import PipelinedRequest
 from ._scripts import TELL
 from ._wake import ARGUMENTS, BROADCASTS, WakeStreams, digest
 
@@ -153,7 +153,7 @@ class EphemeralSender:
         for node, messages in ready.items():
             self._busy.add(node)
             commands = b"".join([self._command(message) for message in messages])
-            request = Request(commands, len(messages), partial(self._on_replies, node, messages), SEND_TIMEOUT)
+            request = PipelinedRequest(commands, len(messages), partial(self._on_replies, node, messages), SEND_TIMEOUT)
             node.writes.post(request)
 
     def _command(self, message: Message) -> bytes:

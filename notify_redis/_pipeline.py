@@ -67,7 +67,7 @@ OnReplies: TypeAlias = Callable[[list[Any] | Exception], None]
 """Takes the replies, each a value or a ResponseError; or NotSentError or NoAnswerError. Neither waits nor raises."""
 
 
-class Request:
+class PipelinedRequest:
     """Packed commands of one caller, and the replies received so far.
 
     Args:
@@ -143,8 +143,8 @@ class PipelinedConnection:
         self._server = server
         self._background = background
         self._prepare = prepare
-        self._outbox: deque[Request] = deque()
-        self._sent: deque[Request] = deque()
+        self._outbox: deque[PipelinedRequest] = deque()
+        self._sent: deque[PipelinedRequest] = deque()
         self._transmit: Callable[[bytes], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -223,7 +223,7 @@ class PipelinedConnection:
             ClosedError: the owner is closed.
         """
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        request = Request(b"".join(commands), len(commands), partial(_resolve, answer), timeout, epoch)
+        request = PipelinedRequest(b"".join(commands), len(commands), partial(_resolve, answer), timeout, epoch)
         self.post(request)
         try:
             return await answer
@@ -232,7 +232,7 @@ class PipelinedConnection:
             if request in self._outbox:
                 self._outbox.remove(request)
 
-    def post(self, request: Request) -> None:
+    def post(self, request: PipelinedRequest) -> None:
         """Send a request at once, or as soon as there is a connection. Never waits.
 
         Raises:
@@ -277,7 +277,7 @@ class PipelinedConnection:
             self._sent.extend(requests)  # keeps I1
             transmit(requests[0].commands if len(requests) == 1 else b"".join([each.commands for each in requests]))
 
-    def _may_send(self, request: Request) -> bool:
+    def _may_send(self, request: PipelinedRequest) -> bool:
         if request.epoch not in (None, self.epoch):
             request.finish(NotSentError("the connection is another one by now"))
         return request.on_replies is not None

@@ -33,7 +33,7 @@ from notify.errors import ClosedError
 from ._attempt import ATTEMPT_TIMEOUT, Done, Outcome, PendingPush, PushAttempt, PushAttempts
 from ._client import RedisClient, RedisNode
 from ._errors import FAILURES
-from ._pipeline import Request
+from ._pipeline import PipelinedRequest
 from ._reach import FAIL_FAST_AFTER
 from ._retry import RedisRetries
 
@@ -113,7 +113,7 @@ class NodeQueue:
                 self._in_flight += 1
                 commands = attempt.commands
                 on_replies = partial(self._on_replies, attempt)
-                connection.post(Request(b"".join(commands), len(commands), on_replies, attempt.timeout))
+                connection.post(PipelinedRequest(b"".join(commands), len(commands), on_replies, attempt.timeout))
             else:
                 write = self._take_write(EVENTS_PER_WRITE)
                 self._waiting.extendleft(reversed(write))

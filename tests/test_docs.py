@@ -55,6 +55,9 @@ TEST_NAME = re.compile(r"`[\w/]+::\w+`")
 HOWTOS = ("custom-router", "custom-store", "custom-presence")
 """The pages that build a part and hold it to the suites."""
 
+SERVED = {"web.md", "sync-frameworks.md"}
+"""Pages whose snippets are programs and files of their own: tests/web/test_web_docs.py runs them."""
+
 SECONDS = 20
 """How long all snippets of one page may take."""
 
@@ -135,7 +138,9 @@ def server_for(page: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.timeout(SECONDS)
-@pytest.mark.parametrize("page", [page for page in PAGES if any(snippets(page, "python"))], ids=short)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(snippets(page, "python")) and page.name not in SERVED], ids=short
+)
 def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every Python snippet of a page runs as it stands, after those above it, in an empty directory."""
     monkeypatch.chdir(tmp_path)
@@ -209,9 +214,10 @@ def test_pages_that_teach_have_snippets(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=short)
 def test_every_fence_is_understood(page: Path) -> None:
-    """A block is Python that runs, a console, a diagram, or plain text: no other label hides code from these tests."""
+    """A block is Python that runs, a page or script for browsers, a configuration that tests run, a console, a diagram,
+    or plain text: no other label hides code from these tests."""
     labels = re.findall(r"^ *```(\S*)", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(labels[::2]) <= {"python", "console", "text", "mermaid"}
+    assert set(labels[::2]) <= {"python", "html", "js", "nginx", "console", "text", "mermaid"}
     assert set(labels[1::2]) <= {""}
 
 

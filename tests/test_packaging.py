@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = sorted(path.parent for top in ROOT.glob("notify*/__init__.py") for path in top.parent.rglob("__init__.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-DATA = ("**/*.sql", "**/*.lua", "**/py.typed")
+DATA = ("**/*.sql", "**/*.lua", "**/py.typed", "web/client/*", "web/demo/*")
 """Files of a package that are not Python."""
 
 pytestmark = pytest.mark.timeout(300)
@@ -77,7 +77,17 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
     data = {path for package in PACKAGES for pattern in DATA for path in package.glob(pattern)}
     names = {name for name in contents(wheel) if ".dist-info/" not in name}
     assert names == {path.relative_to(ROOT).as_posix() for path in sources | data}
-    assert {Path(name).suffix for name in names} == {".py", ".sql", ".lua", ".typed"}
+    assert {Path(name).suffix for name in names} == {
+        ".py",
+        ".sql",
+        ".lua",
+        ".typed",
+        ".js",
+        ".ts",
+        ".json",
+        ".html",
+        ".css",
+    }
 
 
 def test_the_sdist_builds_the_same_wheel(unpacked: Path, wheel: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class FanOut:
         return event
 
     def command(self, type_: str, user: str, payload: Any = None) -> None:
-        """Carry out one of the hub's `COMMANDS` in every process."""
+        """Carry out one of the hub's `COMMANDS` in every process; without a user, also in those without its streams."""
         self._send(self._live.command(type_, user, payload), None)
 
     def _send(self, event: Event, locations: Locations) -> None:

@@ -11,6 +11,10 @@ FORGOTTEN: Final = "notify.forgotten"
 """The user was erased: the open streams read the log again and find a gap."""
 
 DISCONNECT: Final = "notify.disconnect"
-"""The user's streams end; payload: `{"reason": text}`."""
+"""The user's streams end; payload: `{"user": name, "reason": text}`.
+
+It goes to everyone, like a broadcast: an event for the user would not reach a process that has no stream of that user
+yet, because it is authenticating the request that will open one.
+"""
 
 COMMANDS: Final = frozenset({FORGOTTEN, DISCONNECT})

@@ -45,10 +45,11 @@ class Attachment(BaseStream):
         track: bool,
         max_lag: int | None,
         expires: float | None,
+        since: int | None = None,
     ) -> None:
         self._streams: UserStreams | None = None  # first: the finaliser reads it even if the position is refused
         self._cursor = Cursor(parse_position(position, user), stream_set.counters, signals=signals)
-        super().__init__(source, stream_set, track=track, max_lag=max_lag, expires=expires)
+        super().__init__(source, stream_set, track=track, max_lag=max_lag, expires=expires, since=since)
         self.user = user
         self._abandoned = False  # attached only until the page in flight has fixed or advanced the cursor
         self._prefetched: tuple[Page, bool, Watermark] | None = None  # accepted when the reader asks for more
@@ -100,8 +101,8 @@ class Attachment(BaseStream):
             self._accept(*self._prefetched)
 
     def _opened(self) -> None:
-        """Begin to read, unless the stream has ended or failed while it waited."""
-        if self._streams is None or self._failure is not None or self.is_over:
+        """Begin to read, unless the stream has ended or failed, or was interrupted, while it waited."""
+        if self._streams is None or self._failure is not None or self._must_return:
             return
         if self._source.has_log:
             self._cursor.state = State.BEHIND
@@ -184,7 +185,7 @@ class Attachment(BaseStream):
         self._cursor.discard()
 
     def _disconnection(self) -> str | None:
-        return self._source.disconnection(self.user, self._seen)
+        return self._source.disconnection(self.user, abs(self._seen))
 
     def _lag(self, limit: int) -> int:
         if self._streams is None or not self._cursor.synced:

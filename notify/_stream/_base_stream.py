@@ -74,6 +74,8 @@ class BaseStream:
 
     Invariants:
         I1. `_rank < set.cutoff` once the stream has ended with its set; it is -1 once this stream was closed by itself.
+        I2. `_seen` is negative exactly while an interruption has not reached the reader: every call of `next` compares
+            `_seen` anyway, so being interruptible costs nothing.
 
     Attributes:
         waiter: what the reader waits on; set from the first attachment on.
@@ -96,7 +98,14 @@ class BaseStream:
     )
 
     def __init__(
-        self, source: Source, stream_set: StreamSet, *, track: bool, max_lag: int | None, expires: float | None
+        self,
+        source: Source,
+        stream_set: StreamSet,
+        *,
+        track: bool,
+        max_lag: int | None,
+        expires: float | None,
+        since: int | None = None,
     ) -> None:
         self._source = source
         self._set = stream_set
@@ -104,7 +113,8 @@ class BaseStream:
         self._max_lag = max_lag
         self._expires = expires  # seconds since 1970, until the stream is opened; then `Expiry` knows it
         self._rank = stream_set.next_rank()
-        self._seen = stream_set.generation  # ends of streams up to this generation do not concern this stream
+        # ends of streams up to this generation do not concern this stream
+        self._seen = stream_set.generation if since is None else since
         self._busy = False
         self._held = False  # whether a cancelled `next` leaves the stream attached
         self._failure: Exception | None = None
@@ -205,6 +215,16 @@ class BaseStream:
         self._set.counters.yielded += 1
         return event
 
+    @abstractmethod
+    def next_nowait(self) -> Event | None:
+        """Return the next event that is in hand; see `notify.abc.Interruptible`."""
+
+    def interrupt(self) -> None:
+        """Make the current `next`, or the following one, raise TimeoutError; see `notify.abc.Interruptible`."""
+        if self._seen > 0:
+            self._seen = -self._seen  # keeps I2
+            self._wake()
+
     async def aclose(self) -> None:
         """End the stream at once; no event is yielded after it. Idempotent, never waits."""
         if self.is_attached:
@@ -272,6 +292,11 @@ class BaseStream:
             self._seen != self._set.generation and self._disconnection() is not None
         )
 
+    @property
+    def _must_return(self) -> bool:
+        """Whether the reader must not go on waiting."""
+        return self._seen < 0 or self.is_over
+
     def expire(self) -> None:
         """End the stream because its `expires_at` has come."""
         self._disconnect("expired")
@@ -287,18 +312,22 @@ class BaseStream:
             self._opening.cancel()
 
     def _raise_if_ended(self, ended: type[Exception]) -> None:
-        """Raise if the stream has ended; asked when the set's generation differs from what this stream has seen."""
+        """Raise if the stream has ended, or was interrupted.
+
+        Asked when the set's generation differs from what this stream has seen.
+        """
         if self._rank >= self._set.cutoff:
+            was_interrupted = self._seen < 0
             if self._seen != self._set.generation:
                 reason = self._disconnection()
                 if reason is not None:
                     self._disconnect(reason)
                     self._raise_end(ended)
-                self._seen = self._set.generation
-            if self._max_lag is None:
-                return
-            lag = self._lag(self._max_lag)
-            if lag <= self._max_lag:
+                self._seen = self._set.generation  # keeps I2
+            lag = 0 if self._max_lag is None else self._lag(self._max_lag)
+            if self._max_lag is None or lag <= self._max_lag:
+                if was_interrupted:
+                    raise TimeoutError("the stream was interrupted")
                 return
             message = f"the reader of {self._name} is {lag} live events behind; at most {self._max_lag} are allowed"
             self._failure = SlowConsumerError(message, last_id=self.last_id)

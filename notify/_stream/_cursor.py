@@ -229,6 +229,11 @@ class Cursor:
                 return event
         return None
 
+    def pass_ephemeral(self) -> None:
+        """Move past the next entry of the ring, an event that is not stored: what `take` does with one."""
+        self.index += 1
+        self._ephemerals += 1
+
     def _judge(self, event: Event, ring: Ring) -> Contiguity:
         if event is RESYNC:
             return Contiguity.BEHIND

@@ -136,6 +136,11 @@ class ExternalStream:
         with anyio.move_on_after(1, shield=True):
             await self._inner.aclose()
 
+    def disconnect_if(self, reason: str | None) -> None:
+        """End the stream if there is a reason."""
+        if reason is not None:
+            self.disconnect(reason)
+
     def _end(self) -> None:
         self._closed = True
         if self._reading is not None:

@@ -204,8 +204,8 @@ class StreamHub:
             self.resync(command.user)
         else:
             assert command.type == DISCONNECT  # the only other one of `COMMANDS`
-            payload = command.payload
-            self._disconnect(command.user, str(payload.get("reason", "")) if isinstance(payload, dict) else "")
+            payload = command.payload if isinstance(command.payload, dict) else {}
+            self._disconnect(str(payload.get("user", command.user)), str(payload.get("reason", "")))
 
     def _disconnect(self, user: str, reason: str) -> None:
         """End every stream of this user that exists now, even if its reader is busy."""

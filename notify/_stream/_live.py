@@ -133,11 +133,13 @@ class LiveLog:
         max_lag: int | None = None,
         track: bool = True,
         expires: float | None = None,
+        since: int | None = None,
     ) -> Subscription:
         if self._closed:
             raise ClosedError(f"{self._hub.name} is closed")
         check_user(user)
         options: dict[str, Any] = {"signals": signals, "max_lag": max_lag, "track": track, "expires": expires}
+        options["since"] = since
         return Subscription(self._hub, stream_set, plain(user), last_id, **options)
 
     def _subscribe_many(

@@ -91,10 +91,11 @@ class MergedAttachment(BaseStream):
         max_lag: int | None = None,
         track: bool = True,
         expires: float | None = None,
+        since: int | None = None,
     ) -> None:
         self._attached = False  # first: the finaliser reads it even if the position is refused
         positions = parse_positions(position, users)
-        super().__init__(source, stream_set, track=track, max_lag=max_lag, expires=expires)
+        super().__init__(source, stream_set, track=track, max_lag=max_lag, expires=expires, since=since)
         self._shared = Shared(self, source.everyone)
         self._signals = signals
         self._logs = {
@@ -175,11 +176,11 @@ class MergedAttachment(BaseStream):
             for log in self._logs.values():
                 if log.start is Start.NOW and self._source.has_log and not log.is_reading:
                     self._begin_log(log)
-            while self._pending and self._failure is None and not self.is_over:
+            while self._pending and self._failure is None and not self._must_return:
                 await self.waiter  # type: ignore[misc]  # an attached stream has one; a head is accepted as it arrives
-            if self.is_attached and self._failure is None and not self.is_over:
+            if self.is_attached and self._failure is None and not self._must_return:
                 await self._until_ready(self._ready)
-        if self._attached and self._failure is None and not self.is_over:
+        if self._attached and self._failure is None and not self._must_return:
             self._begin()
 
     def _is_ready(self) -> bool:
@@ -303,5 +304,5 @@ class MergedAttachment(BaseStream):
         self._release_fixing()
 
     def _disconnection(self) -> str | None:
-        reasons = (self._source.disconnection(user, self._seen) for user in self._logs)
+        reasons = (self._source.disconnection(user, abs(self._seen)) for user in self._logs)
         return next((reason for reason in reasons if reason is not None), None)

@@ -91,6 +91,16 @@ class MergedSubscription(MergedAttachment):
                     return event
             await self._wait()
 
+    def next_nowait(self) -> Event | None:
+        """Return the next event that is in hand; see `notify.abc.Interruptible`."""
+        self._check_idle()
+        if self._yield_due or self._seen != self._set.generation or self._max_lag is not None:
+            return None
+        event = self._step()
+        if event is not None:
+            self._set.counters.yielded += 1
+        return event
+
     def add(self, user: str, position: Position = None) -> Awaitable[None]:
         """Read one more log; see `notify.abc.MergedStream.add`."""
         self._raise_if_ended(ClosedError)

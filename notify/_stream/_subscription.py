@@ -15,6 +15,8 @@ The states and what leads from one to the next are those of `_cursor.py`; this i
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio.lowlevel
 
 from ..abc import Gap, Position
@@ -23,6 +25,7 @@ from ..event import Event
 from ._attachment import Attachment
 from ._base_stream import Source
 from ._cursor import State
+from ._ring import RESYNC
 from ._stream_set import StreamSet
 
 _LIVE = State.LIVE  # a member of an enum is a descriptor in Python 3.11: 80 ns at each access
@@ -52,10 +55,10 @@ class Subscription(Attachment):
         max_lag: int | None = None,
         track: bool = True,
         expires: float | None = None,
+        since: int | None = None,
     ) -> None:
-        super().__init__(
-            source, stream_set, user, position, signals=signals, track=track, max_lag=max_lag, expires=expires
-        )
+        options: dict[str, Any] = {"track": track, "max_lag": max_lag, "expires": expires, "since": since}
+        super().__init__(source, stream_set, user, position, signals=signals, **options)
 
     # -- what the reader sees ------------------------------------------------------------------------------------
 
@@ -125,6 +128,12 @@ class Subscription(Attachment):
                         if self._source.observe is not None:
                             self._source.observe(event)
                         return event
+                    if not event.id and event is not RESYNC and not streams.volatile:
+                        cursor.pass_ephemeral()
+                        self._set.counters.yielded += 1
+                        if self._source.observe is not None:
+                            self._source.observe(event)
+                        return event
                 taken = cursor.take(streams)
                 if taken is not None:
                     self._set.counters.yielded += 1
@@ -133,6 +142,28 @@ class Subscription(Attachment):
                     return taken
             if cursor.state is not _LIVE:
                 await self._advance()
+
+    def next_nowait(self) -> Event | None:
+        """Return the next event of the page in hand or of the ring; see `notify.abc.Interruptible`."""
+        if self._busy:
+            self._check_idle()
+        cursor, streams = self._cursor, self._streams
+        if self._seen != self._set.generation or self._max_lag is not None:
+            return None
+        if cursor.page:
+            event = cursor.page.pop()
+            cursor.last_id = event.id  # keeps I3
+        elif streams is None or streams.end == cursor.index or cursor.state is not _LIVE:
+            return None
+        else:
+            taken = cursor.take(streams)
+            if taken is None:
+                return None
+            event = taken
+            if self._source.observe is not None:
+                self._source.observe(event)
+        self._set.counters.yielded += 1
+        return event
 
     async def _enter(self) -> None:
         while self._streams is None or not self._cursor.opened:

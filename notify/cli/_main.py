@@ -25,7 +25,7 @@ import anyio
 
 from .. import __version__
 from ..errors import BackendError, BackendUnavailableError, NotifyError, UsageError
-from . import _commands
+from . import _commands, _serve
 from ._commands import PATIENCE
 from ._console import report, say, seconds
 from ._urls import DEFAULT, import_backend, redact
@@ -65,6 +65,12 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a number of seconds greater than 0, got {text!r:.40}") from None
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r:.40}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     everywhere = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     everywhere.add_argument("--store", metavar="URL", help=f"URL of the store (default: $NOTIFY_STORE, or {DEFAULT})")
@@ -83,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         wait = f"how long to wait for the store (default: {TIMEOUT:g})"
         if name == "push":
             wait = f"how long to wait for the store, or retry a line (default: {TIMEOUT:g}, with --stdin {PATIENCE:g})"
-        if name != "tail":
+        if name not in ("tail", "serve", "token"):
             added.add_argument("--timeout", metavar="SECONDS", type=_seconds, help=wait)
         return added
 
@@ -119,10 +125,31 @@ def _parser() -> argparse.ArgumentParser:
     forget = command("forget", _commands.forget, "erase all that the store holds about a user")
     forget.add_argument("user", metavar="USER", help="user id")
     forget.add_argument("--yes", action="store_true", help="required, because nothing brings it back")
+    _add_serve(command)
     command("check", _commands.check, "check every part once; exit status 1 if one does not work")
     stats = command("stats", _commands.stats, "describe the store, and the logs of users")
     stats.add_argument("users", metavar="USER", nargs="*", help="user id")
     return parser
+
+
+def _add_serve(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands of the web layer."""
+    serve = command("serve", _serve.serve, "serve notifications to browsers over HTTP", follows=True, creates=True)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 for a free one (default: 8000)")
+    serve.add_argument("--user-header", metavar="NAME", help="header in which a trusted proxy passes the user")
+    trust = "address or network of that proxy; may be repeated"
+    serve.add_argument("--trust", metavar="ADDRESS", action="append", default=[], help=trust)
+    origin = "another site whose pages may connect, such as https://app.example.com; may be repeated"
+    serve.add_argument("--origin", metavar="URL", action="append", default=[], help=origin)
+    retry = "seconds after which clients reconnect (default: 1 to 5)"
+    serve.add_argument("--retry", metavar=("MIN", "MAX"), nargs=2, type=_seconds, help=retry)
+    serve.add_argument("--with-stdin", action="store_true", help="end when standard input is closed")
+    serve.add_argument("--demo", action="store_true", help="show two instances over one store, with faults on demand")
+    token = command("token", _serve.token, "print a token for a user of notify serve")
+    token.add_argument("user", metavar="USER", help="user id")
+    lifetime = "how long the token is valid (default: 3600)"
+    token.add_argument("--lifetime", metavar="SECONDS", type=_seconds, default=3600.0, help=lifetime)
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -150,7 +177,8 @@ def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
         say(f"notify {__version__}")
         return None
     if options.run is None:
-        parser.error("a command is required: push, tail, head, trim, forget, init, check or stats")
+        parser.error("a command is required: push, tail, head, trim, forget, init, serve, token, check or stats")
+    options.has_store = options.store is not None
     if options.store is None:
         options.store = os.environ.get("NOTIFY_STORE") or DEFAULT
     options.call_timeout = 4.0

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from notify import ClosedError, Event, Notifier, Stream, UsageError
+from notify import ClosedError, DisconnectedError, Event, Notifier, Stream, UsageError
 from notify.abc import Ephemerals, Forget, ability
 
 from ._samples import HOSTILE_NAMES
@@ -158,6 +158,27 @@ class EphemeralsSuite(StreamTests[StreamStoreT], SharedStoreSuite[StreamStoreT])
             new = await here.push("alice", "t")
             assert await far.next(self.patience) == new
             assert len(far.gaps) == 1
+
+    async def test_a_disconnection_reaches_a_process_without_streams(self, store: StreamStoreT) -> None:
+        """A process that has no stream of the user yet ends the one that it opens for a `moment` from before."""
+        async with self.pair(store) as (here, there):
+            moment = await there.moment()
+            await here.disconnect("alice", "logged out")
+
+            async def assert_ended() -> None:
+                stream = there.subscribe("alice", disconnected_since=moment)
+                try:
+                    with pytest.raises(DisconnectedError, match="logged out"):
+                        await stream.next(self.prompt)
+                except TimeoutError:
+                    raise AssertionError("the disconnection did not arrive") from None
+                finally:
+                    await stream.aclose()
+
+            await eventually(assert_ended, self.patience)
+            for since in (None, await there.moment()):
+                async with there.subscribe("alice", disconnected_since=since) as stream:
+                    await self.assert_nothing_else(store, stream)
 
     async def test_a_closed_store_sends_nothing(self, store: StreamStoreT) -> None:
         """After `aclose`, sending raises ClosedError."""

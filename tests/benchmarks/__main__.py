@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import fanout, idle, paused, plot, postgres, push, redis, redis_wake, replay, sqlite, wake
+from . import fanout, idle, paused, plot, postgres, push, redis, redis_wake, replay, sqlite, wake, web
 from .harness import Row, progress
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "redis": redis.measure,
     "redis_wake": redis_wake.measure,
     "sqlite": sqlite.measure,
+    "web": web.measure,
 }
 _TITLE = f"Python {platform.python_version()}; limit, ours and ratio on asyncio, trio beside; medians of five rounds"
 _HEADER = ("benchmark", "unit", "limit", "ours", "ratio [min..max]", "bar", "", "trio", "")

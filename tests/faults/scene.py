@@ -184,8 +184,8 @@ class Scene:
         self.space = backend.fresh_space()
         self.processes: list[Process] = []
         self._directory = directory
-        self._urls = {"push": url or backend.url, "read": read_url or url or backend.url}
-        self._store = {"max_len": 100_000, **backend.options, **(store or {})}
+        self.urls = {"push": url or backend.url, "read": read_url or url or backend.url, "browse": url or backend.url}
+        self.store = {"max_len": 100_000, **backend.options, **(store or {})}
         self._options = options
         self._names = count()
 
@@ -194,9 +194,9 @@ class Scene:
     def start(self, role: str, **more: object) -> Process:
         """Start another process."""
         arguments = {
-            "store": self._urls[role],
+            "store": self.urls[role],
             "space": self.space,
-            "options": json.dumps(self._store),
+            "options": json.dumps(self.store),
             "users": json.dumps(self.users),
             **self._options,
             **more,
@@ -208,7 +208,7 @@ class Scene:
     def resume(self, reader: Process, **more: object) -> Process:
         """Start a reader at the last ids of one that was killed."""
         reader.log.read()
-        return self.start("read", starts=json.dumps(reader.log.positions), **more)
+        return self.start(reader.role, starts=json.dumps(reader.log.positions), **more)
 
     def living(self, role: str) -> list[Process]:
         return [process for process in self.processes if process.role == role and not process.killed]
@@ -219,7 +219,7 @@ class Scene:
 
     @property
     def readers(self) -> list[Process]:
-        return self.living("read")
+        return [*self.living("read"), *self.living("browse")]
 
     async def ready(self) -> None:
         """Wait until every process is at work."""

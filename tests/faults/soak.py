@@ -27,6 +27,7 @@ from notify.testing import FaultProxy, Faults, Verdict
 from .backends import Backend, Fleet, RedisCluster, RedisSentinels, Servers
 from .scene import PATIENCE, Process, Scene
 from .stores import open_store
+from .web_servers import WebServers
 
 BY_XREAD = ["redis xread", "redis cluster xread", "redis sentinel xread"]
 BACKENDS = [
@@ -62,6 +63,7 @@ class Soak:
         self.verdict: Verdict | None = None
         self.problem = ""
         self.scene: Scene
+        self.web: WebServers
         self.proxy: FaultProxy | None = None
 
     async def run(self, seconds: float) -> None:
@@ -74,6 +76,7 @@ class Soak:
                 url = url.replace(str(server.port), str(self.proxy.port))
             self.scene = Scene(self.backend, self.directory, url=url, pace=0.02, many=1)
             stack.callback(self.scene.close)
+            self.web = stack.enter_context(WebServers(self.scene, self.directory, self.random))
             try:
                 await self._suffer(seconds)
                 self.verdict = await self.scene.judge(within=SETTLE, durable=not self._may_lose)
@@ -88,10 +91,14 @@ class Soak:
         end = time.monotonic() + seconds
         if isinstance(self.backend, RedisSentinels):
             self.backend.fence()
+        await anyio.to_thread.run_sync(self.web.start)
         for role in ("read", "read", "push", "push"):
             self.scene.start(role, restless=self.random.random() < 0.3)
+        for _ in range(2):
+            self.scene.start("browse", restless=self.random.random() < 0.5, port=self.web.port)
         await self.scene.ready()
         faults = [self.kill_pusher, self.kill_reader, self.freeze_worker, self.trim]
+        faults += [self.end_web_server, self.kill_web_server, self.freeze_web_server]
         if isinstance(self.backend, Servers):
             faults += [self.restart, self.freeze, self.cut_wake]
         if isinstance(self.backend, RedisSentinels):
@@ -121,6 +128,21 @@ class Soak:
         process.signal(signal.SIGSTOP)
         await self._last(6.0)
         process.signal(signal.SIGCONT)
+
+    async def end_web_server(self) -> None:
+        await anyio.to_thread.run_sync(self.web.end)
+        await self._last(1.0)
+        await anyio.to_thread.run_sync(self.web.start)
+
+    async def kill_web_server(self) -> None:
+        await anyio.to_thread.run_sync(self.web.kill)
+        await self._last(1.0)
+        await anyio.to_thread.run_sync(self.web.start)
+
+    async def freeze_web_server(self) -> None:
+        self.web.signal(signal.SIGSTOP)
+        await self._last(6.0)
+        self.web.signal(signal.SIGCONT)
 
     async def trim(self) -> None:
         # Who has seen nothing yet reads "all that is retained", and need not be told that this is less now.

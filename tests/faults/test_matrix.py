@@ -15,6 +15,7 @@ PLACES = {
     "redis": TESTS / "notify_redis",
     "pg": TESTS / "notify_pg",
     "properties": TESTS / "properties",
+    "web": TESTS / "web",
     "suite": TESTS.parent / "notify" / "testing",
 }
 

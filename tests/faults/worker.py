@@ -1,4 +1,4 @@
-"""A process of an application: `python -m tests.faults.worker push|read ...`, which writes down all it does and sees.
+"""A process of an application: `python -m tests.faults.worker ROLE ...`, which writes down all it does and sees.
 
 Its history file takes each record at once, so a SIGKILL loses nothing that was done. On stdin it takes one word a line:
 `pause` and `go`, `memory`, and `stop` (or the end of the input) to close everything in order. On stdout it says
@@ -164,6 +164,17 @@ class Worker:
                 if self.restless and self.random.random() < 0.02:
                     return
 
+    async def browse(self, user: str, start: str, port: int) -> None:
+        """As `read`, by HTTP."""
+        from .browsing import Browser  # with its client, which the other workers do without
+
+        browser = Browser(port, self.restless, self.random)
+        while await self.may_go_on():
+            reader = self.history.reader(user, start)
+            await browser.read(reader, start, self.may_go_on)
+            start = reader.last_id or start
+            reader.finished()
+
 
 def say(*words: object) -> None:
     """Print one line at once."""
@@ -191,10 +202,14 @@ async def run(options: argparse.Namespace) -> None:
             else:
                 starts = json.loads(options.starts)
                 for user in worker.users:
-                    tasks.start_soon(worker.read, user, starts.get(user, ids.ZERO))
+                    start = starts.get(user, ids.ZERO)
+                    if options.role == "read":
+                        tasks.start_soon(worker.read, user, start)
+                    else:
+                        tasks.start_soon(worker.browse, user, start, options.port)
             say("ready")
             await worker.obey()
-            if options.role == "read":
+            if options.role != "push":
                 tasks.cancel_scope.cancel()
         await worker.notifier.aclose()
         await store.aclose()
@@ -207,7 +222,7 @@ async def run(options: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=["push", "read"])
+    parser.add_argument("role", choices=["push", "read", "browse"])
     parser.add_argument("--store", required=True, help="the URL of the store")
     parser.add_argument("--space", required=True, help="the prefix or schema that keeps this run apart from others")
     parser.add_argument("--options", default="{}", help="of the store's constructor, as JSON")
@@ -220,6 +235,7 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=0.01, help="seconds between two pushes of one lane")
     parser.add_argument("--size", type=int, default=10, help="bytes of a payload")
     parser.add_argument("--timeout", type=float, default=10.0, help="the notifier's")
+    parser.add_argument("--port", type=int, default=0, help="of the web server that is read")
     parser.add_argument("--restless", action="store_true", help="give up waiting now and then")
     anyio.run(run, parser.parse_args())
 

@@ -206,6 +206,15 @@ async def test_a_notifier_says_what_it_is() -> None:
     assert repr(notifier).endswith("closed>")
 
 
+async def test_the_store_can_be_reached() -> None:
+    """What is built on a notifier finds the store that it was given, or opened by its URL."""
+    store = MemoryStore()
+    assert Notifier(store).store is store
+    assert Notifier(router=MemoryRouter()).store is None
+    async with Notifier.from_url("memory://") as notifier:
+        assert isinstance(notifier.store, MemoryStore)
+
+
 def test_a_notifier_without_a_store_is_said(caplog: pytest.LogCaptureFixture) -> None:
     """It is legal, so it is an INFO line; with a store there is none."""
     with caplog.at_level(logging.INFO, "notify"):

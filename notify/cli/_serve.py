@@ -1,0 +1,217 @@
+"""`notify serve`: the web layer by itself, under uvicorn, with authentication that needs no code."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import anyio
+
+from .. import Notifier
+from ..errors import InvalidEventError, NotifyError, UsageError
+from ..event import check_user
+from ._console import first_signal, say
+from ._opening import entered
+from ._tokens import check_secret, sign, verify
+from ._urls import MissingError, redact
+
+if TYPE_CHECKING:
+    from ..web import Identity, Request
+
+PATIENCE: Final = 30.0
+"""Seconds for which a server of the store that is unavailable at the start is retried."""
+
+GRACE: Final = 4
+"""Seconds that uvicorn waits for clients that have stopped reading, when it ends."""
+
+TOKEN_SECRET: Final = "NOTIFY_TOKEN_SECRET"
+PUSH_SECRETS: Final = "NOTIFY_PUSH_SECRETS"
+
+Authenticate: TypeAlias = "Callable[[Request], Identity | None]"
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_NO_WAY = (
+    f"serve needs a way to know its clients: set {TOKEN_SECRET}, which signs their tokens, or name the header in which"
+    " your proxy passes the user, --user-header NAME --trust ADDRESS; or try --demo"
+)
+
+
+async def serve(options: argparse.Namespace) -> int:
+    """Serve the store's notifications over HTTP until a signal arrives."""
+    load("uvicorn")
+    if options.demo:
+        demo: Any = import_module("notify.cli._demo")
+        status: int = await demo.run(options)
+        return status
+    web = load("notify.web")
+    authenticate = authentication(options, os.environ)
+    pushers = [check_secret(each, PUSH_SECRETS).decode() for each in os.environ.get(PUSH_SECRETS, "").split()]
+    more: dict[str, Any] = {} if options.retry is None else {"retry": tuple(options.retry)}
+    async with entered(options, PATIENCE) as store, Notifier(store) as notifier:
+        app = web.NotifyApp(notifier, authenticate, origins=options.origin, publish_secrets=pushers, **more)
+        with listening(options.host, options.port) as listener:
+            say(f"serving {redact(options.store)} at {address_of(listener)}")
+            return await run_server(app, listener, ends_with_input=options.with_stdin)
+
+
+async def token(options: argparse.Namespace) -> int:
+    """Print a token with which a user may read from `notify serve`."""
+    secret = os.environ.get(TOKEN_SECRET)
+    if not secret:
+        raise UsageError(f"token needs the secret of the server, in the environment variable {TOKEN_SECRET}")
+    check_user(options.user)
+    say(sign(options.user, time.time() + options.lifetime, check_secret(secret, TOKEN_SECRET)))
+    return 0
+
+
+def load(module: str) -> Any:
+    """Import what only this command needs.
+
+    Raises:
+        MissingError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingError(
+            f"serve needs the extra serve: python -m pip install 'notify-streams[serve]' ({error})"
+        ) from error
+
+
+# -- authentication ------------------------------------------------------------------------------------------------
+
+
+def authentication(options: argparse.Namespace, environment: Mapping[str, str]) -> Authenticate:
+    """Return what finds the user of a request: by a signed token, by a header from a trusted proxy, or both.
+
+    Raises:
+        UsageError: neither was configured, or not completely.
+    """
+    web = import_module("notify.web")
+    text = environment.get(TOKEN_SECRET, "")
+    secret = check_secret(text, TOKEN_SECRET) if text else b""
+    header = (options.user_header or "").lower()
+    trusted = [_network(each) for each in options.trust]
+    if bool(header) != bool(trusted):
+        raise UsageError(
+            "--user-header and --trust belong together: a client that reaches this server without passing the proxy"
+            " could write the header itself"
+        )
+    if not secret and not header:
+        raise UsageError(_NO_WAY)
+
+    def authenticate(request: Request) -> Identity | None:
+        scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+        if secret and scheme.lower() == "bearer":
+            claim = verify(credential.strip(), secret, time.time())
+            found: Identity | None = claim and web.Identity(claim.user, expires_at=claim.expires_at)
+            return found if found is not None and _is_user(found.user) else None
+        user = request.headers.get(header, "") if header and _is_trusted(request.client, trusted) else ""
+        return web.Identity(user) if user and _is_user(user) else None
+
+    return authenticate
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise UsageError(f"--trust expects an address or a network such as 10.0.0.0/8, got {text!r:.80}") from None
+
+
+def _is_trusted(client: str, trusted: list[Network]) -> bool:
+    try:
+        address: Any = ipaddress.ip_address(client)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address.version == network.version and address in network for network in trusted)
+
+
+def _is_user(user: str) -> bool:
+    try:
+        check_user(user)
+    except InvalidEventError:
+        return False
+    return True
+
+
+# -- the server ------------------------------------------------------------------------------------------------------
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that accepts connections.
+
+    Raises:
+        NotifyError: the address is in use, or is not one of this host.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise NotifyError(f"cannot listen on {host} port {port}: {error}") from error
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the URL at which a socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def run_server(app: Any, listener: socket.socket, *, ends_with_input: bool = False) -> int:
+    """Run uvicorn until a signal arrives; return the exit status that belongs to it.
+
+    Args:
+        app: an ASGI application.
+        listener: where connections are accepted.
+        ends_with_input: end when standard input is closed, too: with the process that holds its other end.
+    """
+    uvicorn = load("uvicorn")
+    sockets = uvicorn.config.WS_PROTOCOLS
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # --trust judges by the peer, not by what a header says
+        timeout_graceful_shutdown=GRACE,
+        ws="websockets-sansio" if "websockets-sansio" in sockets else "auto",
+        ws_per_message_deflate=False,
+    )
+    server = uvicorn.Server(config)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    with first_signal() as signals:
+        async with _ending(server, ends_with_input):
+            await server.serve(sockets=[listener])  # afterwards it sends itself the signal that it has caught
+        if select.select([signals], [], [], 0)[0]:
+            number = os.read(signals, 1)[0]
+            return 128 + number
+    return 0
+
+
+@asynccontextmanager
+async def _ending(server: Any, ends_with_input: bool) -> AsyncIterator[None]:
+    """End the server when standard input ends, if that is wanted."""
+
+    async def wait() -> None:
+        while True:
+            await anyio.wait_readable(sys.stdin)
+            if not os.read(sys.stdin.fileno(), 4096):
+                server.should_exit = True
+                return
+
+    async with anyio.create_task_group() as tasks:
+        if ends_with_input and sys.stdin is not None:
+            tasks.start_soon(wait)
+        yield
+        tasks.cancel_scope.cancel()

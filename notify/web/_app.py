@@ -1,0 +1,162 @@
+"""The ASGI application: which handler serves which request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from notify import Notifier, NotifyError, UsageError
+
+from . import _auth, _files, _openapi, _polling, _publish, _sse, _websocket
+from ._authentication import Authenticate
+from ._options import WebOptions
+from ._reply import WebError, reply_to
+from ._request import Receive, Request, Scope, Send
+from ._site import Handler, Site, check_notifier
+
+ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
+    "stream": {"GET": _sse.stream},
+    "events": {"GET": _polling.events},
+    "ticket": {"POST": _auth.ticket},
+    "push": {"POST": _publish.push},
+    "health": {"GET": _files.health, "HEAD": _files.health},
+    "openapi.json": {"GET": _openapi.document, "HEAD": _openapi.document},
+    **{name: {"GET": _files.file, "HEAD": _files.file} for name in _files.FILES},
+}
+"""The handlers, by the last segment of the path and the method."""
+
+
+class NotifyApp:
+    """Notifications for browsers: server-sent events, WebSocket, polling, and what belongs to them, in one application.
+
+    Pure ASGI: run it by itself, or mount it anywhere in another application. It starts when it is first used, so it
+    needs no lifespan events; if it gets them, the streams end with the server.
+
+    Args:
+        notifier: streams come from it; it is not closed.
+        authenticate: called with each `Request`, plain or async; returns the user, an `Identity`, or None for 401.
+        inbox: an inbox, if there is one.
+        heartbeat: seconds without a byte after which a stream writes a comment.
+        retry: the least and the greatest number of seconds after which a client reconnects; drawn for each connection.
+        lifetime: seconds after which a stream ends, and its client reconnects; varied by a fifth.
+        send_timeout: seconds that one write to a client may take before its stream is ended.
+        long_poll: seconds that a poll may wait for an event.
+        max_streams: streams that may be open in this process; None for any number.
+        max_streams_per_user: streams that one user may have open here; the oldest is ended for a further one.
+        max_body: bytes that the body of a request may have.
+        ticket_lifetime: seconds for which a ticket is valid.
+        drain: seconds over which streams end when the server ends.
+        origins: other sites whose pages may use this application, for example `https://app.example.com`.
+        publish_secrets: secrets for `POST /push`, which does not exist without them.
+        on_push: called with what `POST /push` is asked to push.
+        dialect: whose clients events are written for: one of the names in docs/howto/dialects.md.
+
+    Raises:
+        UsageError: an argument is unacceptable, or the notifier's store does not support signals.
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier[Any],
+        authenticate: Authenticate,
+        *,
+        inbox: Any = None,
+        heartbeat: float = 15.0,
+        retry: tuple[float, float] = (1.0, 5.0),
+        lifetime: float = 900.0,
+        send_timeout: float = 20.0,
+        long_poll: float = 25.0,
+        max_streams: int | None = None,
+        max_streams_per_user: int = 20,
+        max_body: int = 65_536,
+        ticket_lifetime: float = 30.0,
+        drain: float = 2.0,
+        origins: Sequence[str] = (),
+        publish_secrets: Sequence[str | bytes] = (),
+        on_push: Callable[..., Any] | None = None,
+        dialect: str | None = None,
+    ) -> None:
+        options = WebOptions(
+            heartbeat=heartbeat,
+            retry=retry,
+            lifetime=lifetime,
+            send_timeout=send_timeout,
+            long_poll=long_poll,
+            max_streams=max_streams,
+            max_streams_per_user=max_streams_per_user,
+            max_body=max_body,
+            ticket_lifetime=ticket_lifetime,
+            drain=drain,
+            origins=origins,
+            publish_secrets=publish_secrets,
+            on_push=on_push,
+            dialect=dialect,
+        )
+        self._site = Site(check_notifier(notifier), authenticate, options, inbox=inbox)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, a WebSocket, or the lifespan of the server."""
+        kind = scope["type"]
+        if kind == "http":  # here, and not in a method: a frame costs every event of every stream
+            request = Request(scope)
+            try:
+                await self._handler(request)(self._site, request, receive, send)
+            except (WebError, NotifyError) as error:
+                await reply_to(error).send(send, request.response_headers)
+        elif kind == "websocket":
+            await _websocket.serve(self._site, Request(scope), receive, send)
+        elif kind == "lifespan":
+            await self._live(receive, send)
+        else:
+            raise UsageError(f"NotifyApp serves http, websocket and lifespan, not {kind!r}")
+
+    def begin_shutdown(self) -> None:
+        """End the streams; new ones are told to come back later. For code that runs a server itself. Idempotent."""
+        self._site.closing.begin("asked")
+
+    async def aclose(self) -> None:
+        """End the streams and the tasks of the application; the notifier stays open. Idempotent."""
+        await self._site.aclose()
+
+    def _handler(self, request: Request) -> Handler:
+        """Return what serves a request.
+
+        Raises:
+            WebError: nothing does, or the request is one of another site.
+        """
+        _auth.check_site(self._site, request)
+        methods = _methods(self._site, request)
+        return partial(_options, methods) if request.method == "OPTIONS" else _handler(request, methods)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._site.closing.reopen()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+async def _options(methods: Mapping[str, Handler], site: Site, request: Request, _: Receive, send: Send) -> None:
+    await _auth.send_options(site, request, methods, send)
+
+
+def _methods(site: Site, request: Request) -> Mapping[str, Handler]:
+    """Return the handlers of a path: by its end, because frameworks differ in what they leave of it."""
+    name = _auth.name_of(request)
+    methods = ROUTES.get(site.aliases.get(name, name))
+    if methods is None:
+        raise WebError(404, "not_found", "there is nothing at this path")
+    return methods
+
+
+def _handler(request: Request, methods: Mapping[str, Handler]) -> Handler:
+    handler = methods.get(request.method)
+    if handler is None:
+        allowed = ", ".join(sorted({*methods, "OPTIONS"}))
+        raise WebError(405, "method_not_allowed", f"use {allowed}", [(b"allow", allowed.encode())])
+    return handler

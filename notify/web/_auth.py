@@ -1,0 +1,71 @@
+"""What each request goes through before its handler: whether its page may talk to us, and who the client is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from ._files import FILES
+from ._reply import Reply, WebError
+from ._request import Identity, Receive, Request, Send
+from ._site import Site
+
+logger = logging.getLogger("notify.web")
+
+PUBLIC = frozenset({*FILES, "health", "openapi.json"})
+"""Served to any page: they show nothing of any user, and cost nothing."""
+
+
+def name_of(request: Request) -> str:
+    """Return the last segment of the path, by which requests are routed."""
+    return request.path.rstrip("/").rpartition("/")[2]
+
+
+def check_site(site: Site, request: Request) -> None:
+    """Refuse a request of another site's page, and note what the response to an allowed one needs.
+
+    Raises:
+        WebError: 403; 415 for what a plain form could have sent.
+    """
+    if site.rules:
+        request.response_headers += site.rules.cors(request.headers)
+    if name_of(request) in PUBLIC:
+        return
+    scheme = str(request.scope.get("scheme", "http"))
+    if request.scope["type"] == "websocket":
+        refusal = site.rules.websocket_refusal(scheme, request.headers)
+    else:
+        refusal = site.rules.refusal(request.method, scheme, request.headers)
+    if refusal is not None:
+        logger.info("refused: %s", refusal.message)  # a browser does not show why a WebSocket was refused
+        raise WebError(*refusal)
+
+
+async def send_options(site: Site, request: Request, methods: Iterable[str], send: Send) -> None:
+    """Serve OPTIONS: what the address supports; to the page of an allowed origin, what it may send."""
+    supported = sorted({*methods, "OPTIONS"})
+    allow = (b"allow", ", ".join(supported).encode())
+    await Reply(204, headers=[allow, *site.rules.preflight(request.headers, supported)]).send(send)
+
+
+async def identify(site: Site, request: Request) -> Identity:
+    """Return who a client is, for a stream: by its ticket if it has one, else by `authenticate`.
+
+    Raises:
+        WebError: 401, 403, or 500 and 503 if `authenticate` fails.
+        BackendError: its ticket could not be looked up.
+
+    Cancellation: its ticket may be used up.
+    Concurrency: any number of tasks.
+    """
+    assert site.authentication is not None
+    return await site.authentication.identify_stream(request)
+
+
+async def ticket(site: Site, request: Request, receive: Receive, send: Send) -> None:
+    """Serve POST /ticket."""
+    assert site.authentication is not None
+    identity = await site.authentication.identify(request)
+    issued = await site.tickets.issue(identity, request.headers.get("origin", ""))
+    answer = {"ticket": issued.ticket, "expires_at": issued.expires_at.isoformat()}
+    await Reply.json(answer).send(send, request.response_headers)

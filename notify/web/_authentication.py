@@ -1,0 +1,231 @@
+"""Who a client is: by the application's `authenticate`, or by a ticket that such a client was given.
+
+`authenticate` is the application's code, so what goes wrong in it is logged with its traceback, once when it begins to
+fail, and answered with 503: the client is not to blame, and comes back. The response never says more than that. The
+traceback may quote what the request carried, as in `KeyError: '<a token>'`: credentials of the request are blotted out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Final, TypeAlias
+
+import anyio
+
+from notify import InvalidEventError, UsageError
+from notify.adapters import check_user
+
+from ._gate import is_own_origin, parsed
+from ._reply import WebError
+from ._request import Identity, Request
+from ._tickets import Tickets
+
+logger = logging.getLogger("notify.web")
+
+Authenticate: TypeAlias = Callable[[Request], "Identity | str | Awaitable[Identity | str | None] | None"]
+"""The application's function: it returns who the client is, or None."""
+
+WITHIN: Final = 10.0
+"""Seconds that `authenticate` may take."""
+
+QUIET: Final = 60.0
+"""Seconds in which failures are logged once, where some requests succeed between them."""
+
+MAX_ADDRESSES: Final = 1000
+"""Logs that a client may be allowed to name."""
+
+_SECRET_HEADERS: Final = ("authorization", "cookie", "proxy-authorization")
+_LEAST_SECRET: Final = 4
+
+
+class Authentication:
+    """Asks the application, and redeems tickets.
+
+    Args:
+        authenticate: the application's function, plain or async. A plain one runs on the event loop and must not block.
+        tickets: those of the application.
+        timeout: seconds that `authenticate` may take, if it is async.
+
+    Raises:
+        UsageError: `authenticate` is not a function.
+    """
+
+    def __init__(self, authenticate: Authenticate, tickets: Tickets, *, timeout: float = WITHIN) -> None:
+        if not callable(authenticate):
+            raise UsageError(
+                "authenticate must be a function from a request to a user id, an Identity or None, "
+                f"not {authenticate!r:.80}"
+            )
+        self._authenticate = authenticate
+        self._tickets = tickets
+        self._timeout = timeout
+        self._is_failing = False
+        self._quiet_until = 0.0
+
+    async def identify(self, request: Request) -> Identity:
+        """Return who sent this request, by `authenticate` alone.
+
+        Raises:
+            WebError: 401, the client has no valid credentials; 403, the application refused it; 500 or 503,
+                `authenticate` has failed.
+
+        Cancellation: cancels `authenticate`.
+        Concurrency: any number of tasks.
+        """
+        try:
+            identity = checked(await self._call(request))
+        except WebError:
+            raise
+        except Exception as error:
+            refusal = _refusal_of(error)
+            if refusal is None:
+                self._failed(request, error)
+                refusal = _failure_of(error)
+            raise refusal from None
+        if self._is_failing:
+            self._is_failing = False
+            logger.warning("authenticate() works again")
+        return _current(identity)
+
+    async def identify_stream(self, request: Request) -> Identity:
+        """Return who opens a stream: by the ticket in the URL or among the subprotocols, else as `identify`.
+
+        Raises:
+            WebError: as `identify`; 401 also for a ticket that is not valid.
+            BackendError: the ticket could not be looked up.
+
+        Cancellation: a ticket may be used up.
+        Concurrency: any number of tasks.
+        """
+        ticket = ticket_of(request)
+        if ticket is None:
+            return await self.identify(request)
+        identity = await self._tickets.redeem(ticket, lambda bound: may_use(request, bound))
+        if identity is None:
+            raise WebError(401, "invalid_ticket", "the ticket is not valid, has expired or was used: take a new one")
+        return _current(identity)
+
+    async def _call(self, request: Request) -> Any:
+        found: Any = self._authenticate(request)
+        if found.__class__ is str or not inspect.isawaitable(found):
+            return found
+        with anyio.move_on_after(self._timeout):
+            return await found
+        raise TimeoutError(f"authenticate() has not returned within {self._timeout:g} s")
+
+    def _failed(self, request: Request, error: Exception) -> None:
+        now = monotonic()
+        if not self._is_failing and now >= self._quiet_until:
+            logger.error("authenticate() failed, so clients get errors until it works: %s", blotted(error, request))
+            self._is_failing, self._quiet_until = True, now + QUIET
+
+
+def ticket_of(request: Request) -> str | None:
+    """Return the ticket that a request carries, or None."""
+    for name in request.scope.get("subprotocols") or ():
+        if name.startswith("ticket."):
+            return str(name.removeprefix("ticket."))
+    return request.query.get("ticket")
+
+
+def may_use(request: Request, bound: str) -> bool:
+    """Return whether the page that sent a request may use a ticket that is bound to this origin.
+
+    A browser sends no origin with a plain GET to the page's own host. A ticket that was asked for by a program has no
+    origin to be bound to.
+    """
+    headers = request.headers
+    origin = headers.get("origin")
+    if not bound:
+        return True
+    if origin is not None:
+        return parsed(origin) == parsed(bound)
+    scheme = str(request.scope.get("scheme", "http"))
+    return headers.get("sec-fetch-site") == "same-origin" or is_own_origin(bound, scheme, headers.get("host", ""))
+
+
+def blotted(error: BaseException, request: Request) -> str:
+    """Return the traceback of an error without what the request carried as credentials."""
+    text = "".join(traceback.format_exception(error)).rstrip()
+    for secret in sorted(set(_secrets(request)), key=len, reverse=True):
+        text = text.replace(secret, "...")
+    return text
+
+
+def _secrets(request: Request) -> Iterable[str]:
+    for name in _SECRET_HEADERS:
+        value = request.headers.get(name, "")
+        for word in (value, *value.split()):
+            if len(word) >= _LEAST_SECRET and word.lower() not in {"bearer", "basic"}:
+                yield word
+    values = (*request.cookies.values(), *request.query.values())
+    yield from (value for value in values if len(value) >= _LEAST_SECRET)
+
+
+class WrongIdentityError(TypeError):
+    """The application's function returned something else."""
+
+
+def checked(found: Any) -> Identity:
+    """Return what `authenticate` has returned as an identity.
+
+    Ids that cannot be those of a user usually were taken from the request, so they are the client's fault.
+    """
+    if found is None:
+        raise WebError(401, "unauthenticated", "credentials are missing or not valid", [_CHALLENGE])
+    if found.__class__ is str:
+        return Identity(_known_user(found))
+    identity: Any = Identity(found) if isinstance(found, str) else found
+    if not isinstance(identity, Identity):
+        raise WrongIdentityError(f"authenticate() must return a str, an Identity or None, not {type(found).__name__}")
+    expires: Any = identity.expires_at
+    addresses: Any = identity.addresses
+    if expires is not None and (not isinstance(expires, datetime) or expires.utcoffset() is None):
+        raise WrongIdentityError("Identity.expires_at must be a datetime with a time zone")
+    if isinstance(addresses, str):
+        raise WrongIdentityError("Identity.addresses must be a list of names of logs, not one str")
+    addresses = tuple(addresses)
+    names: list[Any] = [identity.user, *addresses, *([] if identity.session == "" else [identity.session])]
+    if len(addresses) > MAX_ADDRESSES or not all(isinstance(name, str) for name in names):
+        raise WrongIdentityError(f"an Identity has a user, a session and up to {MAX_ADDRESSES} addresses, each a str")
+    for name in names:
+        _known_user(name)
+    return Identity(identity.user, addresses, expires, identity.session)
+
+
+def _known_user(name: str) -> str:
+    try:
+        check_user(name)
+    except InvalidEventError:
+        message = "the credentials do not name a user: an id has 1 to 255 bytes without control characters"
+        raise WebError(401, "unauthenticated", message, [_CHALLENGE]) from None
+    return name
+
+
+def _current(identity: Identity) -> Identity:
+    if identity.expires_at is not None and identity.expires_at <= datetime.now(UTC):
+        raise WebError(401, "expired", "the credentials have expired: renew them", [_CHALLENGE])
+    return identity
+
+
+def _refusal_of(error: Exception) -> WebError | None:
+    """Return the answer for an exception of a web framework that means "refused", such as `HTTPException(401)`."""
+    status = getattr(error, "status_code", None)
+    if status == 401:
+        return WebError(401, "unauthenticated", "credentials are missing or not valid", [_CHALLENGE])
+    return WebError(403, "forbidden", "the application refused the client") if status == 403 else None
+
+
+def _failure_of(error: Exception) -> WebError:
+    if isinstance(error, WrongIdentityError):
+        return WebError(500, "authenticate_failed", str(error))
+    message = "authenticate() of the application failed: this is not the client's fault; the server's log says more"
+    return WebError(503, "authenticate_failed", message)
+
+
+_CHALLENGE: Final = (b"www-authenticate", b"Bearer")

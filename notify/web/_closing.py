@@ -1,0 +1,249 @@
+"""How open connections learn that the process ends, on every server and without touching its code.
+
+A server that is told to end waits for the open responses first and tells them nothing: `lifespan.shutdown` follows
+after the last one. A stream has no last byte of its own, so three layers tell it:
+
+1. Signals. While streams are open, and only then, a handler of SIGTERM and SIGINT stands on top of the server's own.
+   It tells the streams, then calls the server's. `loop.add_signal_handler` keeps working below it, because the
+   interpreter writes the byte that wakes the loop before any Python handler runs. Default and ignored signals are left
+   alone: a process that has no handler did not ask to end gracefully.
+2. `begin`, for everything else: the lifespan, a server in a thread, `NotifyApp.begin_shutdown()`.
+3. `farewell`. A server that has no handler, or no patience, cancels the connection's task. The sign-off is then sent
+   in a shielded scope of at most half a second.
+
+An open stream costs one entry in a set: no task waits for the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
+from types import FrameType
+from typing import Any, TypeAlias
+
+import anyio
+
+SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGQUIT", "SIGBREAK") if name in signal.Signals.__members__
+)
+
+FAREWELL = 0.5
+"""Seconds that a sign-off may take at least, and at most once the server has cancelled the connection."""
+
+LINGER = 0.05
+"""Seconds before the application returns after a sign-off: daphne stops its reactor at that moment, unsent or not."""
+
+FORGOTTEN = 60.0
+"""Seconds after which a signal that has not ended the process is forgotten: its handler decided to go on."""
+
+RETURN_RATE = 500.0
+"""Clients a second that may come back after they were sent away at once; more widen the time over which they do."""
+
+LONGEST_RETURN = 60.0
+"""Seconds over which clients are spread at most."""
+
+Stop: TypeAlias = Callable[[], object]
+Send: TypeAlias = Callable[[Any], Awaitable[object]]
+
+
+class Closing:
+    """Knows that the end has begun, and tells the open streams of one application.
+
+    I1: a stream in `_open` has been stopped, or will be by a call that is scheduled, if the end has begun.
+    I2: handlers are installed only while some application has a stream open.
+
+    Args:
+        drain: seconds that streams have to sign off once the end has begun.
+        signals: False leaves signal handlers alone; then the owner calls `begin`.
+    """
+
+    def __init__(self, *, drain: float = 2.0, signals: bool = True) -> None:
+        self.begun = ""
+        self._drain, self._signals = drain, signals
+        self._open: set[OpenStream] = set()
+        self._call_soon: Callable[[Callable[[], None]], object] | None = None
+        self._drained_at = 0.0
+        self._forgotten_at = float("inf")
+        self._leaving = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def stream(self, stop: Stop) -> OpenStream:
+        """Return a context manager to enter around a connection, before it awaits anything else.
+
+        Args:
+            stop: called once, on the event loop, when the end begins; at once if it has begun. It must end a `send`
+                that is blocked, too: the `cancel` of a scope is right. It must not raise.
+        """
+        return OpenStream(self, stop)
+
+    def begin(self, why: str = "asked") -> None:
+        """Begin the end. May be called from any thread, from a signal handler, and more than once.
+
+        Args:
+            why: a word for logs and tests, kept in `begun`.
+        """
+        if self.begun:
+            return
+        self._leaving = len(self._open)
+        self._drained_at = monotonic() + self._drain
+        self._forgotten_at = float("inf")
+        self.begun = why
+        if self._call_soon is not None:
+            try:
+                self._call_soon(self._stop_all)
+            except RuntimeError:  # the loop has ended, and its streams with it
+                pass
+
+    def reopen(self) -> None:
+        """Serve again: the application is started once more, or the process outlived a signal."""
+        self.begun = ""
+
+    def returning(self, retry: tuple[float, float]) -> tuple[float, float]:
+        """Return the range of seconds from which each client's own delay is drawn: wider if many leave at once."""
+        low, high = retry
+        return low, max(high, low + min(self._leaving / RETURN_RATE, LONGEST_RETURN))
+
+    async def farewell(self, send: Send, *messages: Mapping[str, Any], cancelled: bool = False) -> None:
+        """Send the last messages of a connection that the shutdown ends, shielded and for a bounded time.
+
+        Args:
+            send: the connection's own.
+            messages: sent in order, each at most once.
+            cancelled: whether the server has cancelled the connection: then `FAREWELL` is all the time there is, and
+                the caller raises the cancellation again.
+
+        Raises:
+            Exception: what `send` raises.
+
+        Order: as given; after the time limit the rest is dropped.
+        Cancellation: by a scope, no effect. asyncio's own, which knows no shields: the rest is sent within `FAREWELL`,
+            then it is raised.
+        Concurrency: no other task may send.
+        Cost: one send for each message, and `LINGER`.
+        """
+        left = FAREWELL if cancelled else max(self._drained_at - monotonic(), FAREWELL)
+        interruption: BaseException | None = None
+        with anyio.move_on_after(left, shield=True) as scope:
+            for message in (*messages, None):
+                try:
+                    await (anyio.sleep(LINGER) if message is None else send(message))
+                except anyio.get_cancelled_exc_class() as error:
+                    if scope.cancel_called:
+                        raise  # out of time
+                    interruption = error
+                    scope.deadline = min(scope.deadline, anyio.current_time() + FAREWELL)
+            if interruption is not None:
+                await anyio.sleep(LINGER)  # the interruption may have cut the first one short
+        if interruption is not None:
+            raise interruption
+
+    def _stop_all(self) -> None:
+        for stream in tuple(self._open):
+            stream.stop()
+
+    def _opened(self, stream: OpenStream) -> None:
+        if self.begun and monotonic() > self._forgotten_at:
+            self.reopen()
+        self._open.add(stream)
+        if len(self._open) == 1:
+            self._call_soon = _call_soon()
+            if self._signals:
+                _HANDLERS.add(self)
+        if self.begun:  # read after `_call_soon` was set, as `begin` in another thread sets and reads them: keeps I1
+            stream.stop()
+
+    def _closed(self, stream: OpenStream) -> None:
+        self._open.discard(stream)
+        if not self._open:
+            self._call_soon = None
+            _HANDLERS.discard(self)  # keeps I2
+
+    def _signalled(self, number: int) -> None:
+        if not self.begun:
+            self.begin(signal.Signals(number).name)
+            self._forgotten_at = monotonic() + FORGOTTEN
+
+
+class OpenStream:
+    """One open connection, while entered."""
+
+    __slots__ = ("_closing", "_stop", "_stopped")
+
+    def __init__(self, closing: Closing, stop: Stop) -> None:
+        self._closing, self._stop, self._stopped = closing, stop, False
+
+    def __enter__(self) -> None:
+        self._closing._opened(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._closing._closed(self)
+
+    def stop(self) -> None:
+        """Tell the connection, the first time."""
+        if not self._stopped:
+            self._stopped = True
+            self._stop()
+
+
+class SignalLink:
+    """A handler on top of another: it tells the applications with open streams, then calls the one below."""
+
+    __slots__ = ("_applications", "below")
+
+    def __init__(self, applications: Mapping[Closing, None], below: Callable[[int, FrameType | None], Any]) -> None:
+        self._applications, self.below = applications, below
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        for application in tuple(self._applications):
+            application._signalled(number)
+        self.below(number, frame)
+
+
+class SignalHandlers:
+    """The handlers of this process: one link for each signal, whatever the number of applications.
+
+    One for each application would make a chain that grows as their streams come and go in turns, because only the
+    topmost link can be removed. A link that another library has covered stays, and passes signals on.
+    """
+
+    def __init__(self) -> None:
+        self._applications: dict[Closing, None] = {}
+
+    def add(self, application: Closing) -> None:
+        """Install the handlers; outside the main thread, where Python does not allow it, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._applications[application] = None
+        for number in SIGNALS:
+            current = signal.getsignal(number)
+            if callable(current) and not isinstance(current, SignalLink):
+                signal.signal(number, SignalLink(self._applications, current))
+
+    def discard(self, application: Closing) -> None:
+        """Restore the handlers if this was the last application with open streams."""
+        if application not in self._applications:
+            return
+        del self._applications[application]
+        if not self._applications and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                current = signal.getsignal(number)
+                if isinstance(current, SignalLink):
+                    signal.signal(number, current.below)
+
+
+_HANDLERS = SignalHandlers()
+
+
+def _call_soon() -> Callable[[Callable[[], None]], object]:
+    """Return what makes the running event loop call something soon, from a signal handler or another thread."""
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        soon: Callable[[Callable[[], None]], object] = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
+        return soon

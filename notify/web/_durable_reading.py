@@ -1,0 +1,247 @@
+"""One request of a Durable Streams client: a plain read, a long poll, server-sent events."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Final
+
+import anyio
+
+from notify import Event, InvalidEventIdError
+
+from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, offset_of, position_of, sse_frames
+from ._frames import HEARTBEAT
+from ._reply import Reply, WebError
+from ._request import Headers, Message, Receive, Request, Send
+from ._session import Admission, Ended, Session
+from ._site import Site
+from ._sse import until_gone
+from ._watch import Watch, watch
+
+READ_TIMEOUT: Final = 10.0
+"""Seconds after which a log that cannot be read is a 503."""
+
+_CURSOR_JITTER: Final = 180  # an hour of intervals
+_NO_STORE: Final = (b"cache-control", b"no-store")
+_BINARY: Final = (b"stream-sse-data-encoding", b"base64")
+_LAST: Final[Message] = {"type": "http.response.body", "body": b""}
+_SSE_HEADERS: Final[Headers] = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Reading:
+    """One request for a part of one log.
+
+    Args:
+        site: the application.
+        admission: of this log alone.
+        form: what the stream consists of.
+        request: its query string says where to begin, and how.
+
+    Attributes:
+        live: `sse`, `long-poll`, or empty for a plain read.
+
+    Raises:
+        WebError: 400: what is asked for is not a part of a stream; 503: no live read can begin now.
+    """
+
+    def __init__(self, site: Site, admission: Admission, form: Form, request: Request) -> None:
+        self._site, self._admission, self._form, self._request = site, admission, form, request
+        self.live = request.query.get("live", "")
+        offsets = request.query_all("offset")
+        if self.live not in ("", "sse", "long-poll"):
+            raise WebError(400, "bad_request", "live is sse or long-poll")
+        if len(offsets) > 1 or (self.live and not offsets):
+            raise WebError(400, "bad_request", "a live read needs one offset; -1 is the beginning")
+        self._offset = offsets[0] if offsets else BEGINNING
+        try:
+            self._position = position_of(self._offset)
+        except InvalidEventIdError as error:
+            raise WebError(400, "invalid_position", str(error)) from error
+        self._is_live = False
+        self._cursor = next_cursor(request.query.get("cursor", ""), time.time(), random.randint(1, _CURSOR_JITTER))
+        if self.live and site.closing.begun:
+            raise WebError(503, "shutting_down", "the server is shutting down: try again")
+        if self.live and site.limits.is_full:
+            raise WebError(503, "overloaded", "too many live reads are open: try again later")
+
+    # -- the kinds of requests -----------------------------------------------------------------------------------
+
+    async def head(self, send: Send) -> None:
+        """Answer with the end of the log."""
+        self._position = None
+        async with self._session() as session:
+            headers = [(b"content-type", self._form.content_type.encode()), *_offset(session), _NO_STORE]
+        await Reply(200, headers=headers).send(send, self._request.response_headers)
+
+    async def catch_up(self, send: Send) -> None:
+        """Answer with what there is."""
+        async with self._session() as session:
+            events, up_to_date = await self._replay(session)
+            headers = _offset(session)
+        if self._offset == NOW:
+            await self._reply(send, 200, events, up_to_date, [*headers, _NO_STORE])
+            return
+        tag = entity_tag(self._admission.logs[0], events, headers[0][1].decode())
+        # Revalidated each time: a log grows, and what one user has read must not be shown to the next one.
+        headers += [(b"cache-control", b"private, no-cache"), (b"etag", tag.encode())]
+        known = matches(self._request.headers.get("if-none-match", ""), tag)
+        await self._reply(send, 304 if known else 200, events, up_to_date, headers)
+
+    async def poll(self, receive: Receive, send: Send) -> None:
+        """Answer with what there is, or wait for it."""
+        line = _line(receive)
+        async with line:
+            session = self._session(line)
+            with self._site.closing.stream(session.shut_down):
+                async with session:
+                    try:
+                        events, up_to_date = await self._replay(session)
+                        if not events and up_to_date:
+                            with anyio.move_on_after(self._site.options.long_poll):
+                                while not events:
+                                    events = await self._live(session)
+                    except Ended:
+                        events, up_to_date = [], True  # the client asks again, and learns why
+                    headers = _offset(session)
+            headers += [_NO_STORE, (b"stream-cursor", self._cursor.encode())]
+            with anyio.move_on_after(self._site.options.send_timeout):
+                await self._reply(send, 200 if events else 204, events, up_to_date, headers)
+
+    async def follow(self, receive: Receive, send: Send) -> None:
+        """Answer with server-sent events: what there is, then live."""
+        line, started = _line(receive), False
+        async with line:
+            try:
+                session = self._session(line)
+                with self._site.closing.stream(session.shut_down):
+                    async with session:
+                        chunk = self._frames(session, *await self._replay(session))
+                        session.sending = session.written = time.monotonic()
+                        await self._start(send)
+                        started = True
+                        while True:
+                            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                            session.sending = 0.0
+                            chunk = await self._more(session)
+                            session.sending = session.written = time.monotonic()
+            except (Ended, WebError):
+                if not started:
+                    raise
+                with anyio.move_on_after(self._site.options.send_timeout):
+                    await send(_LAST)
+            except anyio.get_cancelled_exc_class():
+                if started and not line.aborted:
+                    await self._site.closing.farewell(send, _LAST, cancelled=True)
+                raise
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def _session(self, line: Watch | None = None) -> Session:
+        """Return the session of this request; a plain read does not count against the limits."""
+        abort = line.abort if line is not None else lambda: None
+        return Session(self._site, self._admission, self._position or "", abort, counted=line is not None)
+
+    async def _replay(self, session: Session) -> tuple[list[Event], bool]:
+        """Return the next part of the log, and whether it ends there.
+
+        Raises:
+            WebError: 410: something before it is gone; 503: the log cannot be read now.
+        """
+        _offset(session)
+        events: list[Event] = []
+        size = 0
+        await self._site.turns.acquire()
+        try:
+            with anyio.fail_after(READ_TIMEOUT):
+                while size < self._site.options.max_body:
+                    event = await session.next()
+                    if event is None:
+                        continue
+                    if event.type == "notify.gap":
+                        raise WebError(410, "gone", "the log no longer reaches back to this offset: begin again at -1")
+                    if event.type == "notify.sync":
+                        self._is_live = True
+                        break
+                    if event.id:
+                        events.append(event)
+                        size += len(event.data)
+        except TimeoutError as error:
+            raise WebError(503, "unavailable", "the storage is not available: try again later") from error
+        finally:
+            self._site.turns.release()
+        return events, self._is_live
+
+    async def _live(self, session: Session) -> list[Event]:
+        """Wait for events, and return those that are at hand; none: a heartbeat is due.
+
+        Raises:
+            WebError: 410: an event is gone that was not read.
+        """
+        events: list[Event] = []
+        size = 0
+        event = await session.next()
+        while event is not None:
+            if event.type == "notify.gap":
+                raise WebError(410, "gone", "the log no longer reaches back to this offset: begin again at -1")
+            if event.id:
+                events.append(event)
+                size += len(event.data)
+            event = session.next_nowait() if size < self._site.options.max_body else None
+        return events
+
+    async def _more(self, session: Session) -> bytes:
+        if not self._is_live:
+            return self._frames(session, *await self._replay(session))
+        events = await self._live(session)
+        return self._frames(session, events, True) if events else HEARTBEAT
+
+    def _frames(self, session: Session, events: list[Event], up_to_date: bool) -> bytes:
+        offset = offset_of(session.last_id)
+        return sse_frames(self._form, events, offset, self._cursor, up_to_date=up_to_date)
+
+    # -- answering -----------------------------------------------------------------------------------------------
+
+    async def _reply(self, send: Send, status: int, events: list[Event], up_to_date: bool, headers: Headers) -> None:
+        body = self._form.body(events) if status == 200 else b""
+        if status == 200:
+            headers = [(b"content-type", self._form.content_type.encode()), *headers]
+        if up_to_date:
+            headers = [*headers, (b"stream-up-to-date", b"true")]
+        await Reply(status, body, headers).send(send, self._request.response_headers)
+
+    async def _start(self, send: Send) -> None:
+        headers = [*_SSE_HEADERS, *self._request.response_headers]
+        if not self._form.is_text:
+            headers.append(_BINARY)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+def unavailable(end: Ended) -> WebError:
+    """Return the answer to a request whose reading ended before it began."""
+    if end.reason in ("expired", "disconnected"):
+        return WebError(401, "unauthenticated", "the credentials have expired, or the user was disconnected")
+    if end.reason == "shutdown":
+        return WebError(503, "shutting_down", "the server is shutting down: try again")
+    return WebError(503, "unavailable", "the log cannot be read now: try again later")
+
+
+def _offset(session: Session) -> Headers:
+    if not session.has_log:
+        raise WebError(404, "not_found", "there is no log: the notifier has no store")
+    return [(b"stream-next-offset", offset_of(session.last_id).encode())]
+
+
+def _line(receive: Receive) -> Watch:
+    """Return the watch that ends a request whose client has gone."""
+
+    async def until_disconnected() -> None:
+        await until_gone(receive)
+        line.abort()
+
+    line = watch(until_disconnected)
+    return line

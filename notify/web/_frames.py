@@ -1,0 +1,168 @@
+"""Pure: what is written for an event: the wire object, the frames of server-sent events and of a WebSocket.
+
+An event is encoded once, however many connections it goes to: what was encoded last is kept, by the identity of the
+event, since a live event is one object for all streams of a process. The payload's JSON is passed through as it was
+encoded when it was pushed. What varies between connections is the id of the frame, if a stream reads several logs.
+
+A frame is a few lines and an empty one. Nothing in an event may end a line: the types and ids of the library cannot,
+and in the payload's JSON a line break can only be white space between two tokens, so it becomes a space. `retry:` and
+comments have no empty line after them: some clients take that for an event.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+
+from notify import Event
+
+HEARTBEAT: Final = b":\n"
+
+CONTROL: Final = "notify."
+"""How the types of control events begin: they are frames of their own, not `message`."""
+
+KEPT_EVENTS: Final = 256
+KEPT_BYTES: Final = 1 << 20
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.:-]")
+_quote = json.encoder.encode_basestring_ascii  # ASCII, so that no character of a name needs a second thought
+
+
+def wire_object(event: Event) -> bytes:
+    """Return the JSON object of an event, in one line.
+
+    Members: `id` unless it is ephemeral, `user`, `type`, `payload`, `timestamp`; `group` and `meta` where there are
+    any, without what the library itself keeps in `meta`.
+    """
+    id_ = f'"id":{_quote(event.id)},' if event.id else ""
+    second, micros = divmod(event.micros, 1_000_000)
+    tail = f',"timestamp":"{_text_of(second)}.{micros:06d}+00:00"'
+    if event.group is not None:
+        tail += f',"group":{_quote(event.group)}'
+    if event.meta:
+        shown = {name: value for name, value in event.meta.items() if not name.startswith(CONTROL)}
+        if shown:
+            tail += f',"meta":{json.dumps(shown, separators=(",", ":"))}'
+    head = f'{{{id_}"user":{_quote(event.user)},"type":{_quote(event.type)},"payload":'
+    data = event.data
+    if b"\n" in data or b"\r" in data:
+        data = data.translate(_LINE_BREAKS)
+    return b"%b%b%b}" % (head.encode(), data, tail.encode())
+
+
+@lru_cache(maxsize=256)
+def _text_of(second: int) -> str:
+    """Return the date and time of a second since 1970: most events share it with the one before them."""
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+
+
+def one_line(value: Any) -> bytes:
+    """Return a JSON value in one line."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def sse_frame(data: bytes, *, event: str = "", id: str = "") -> bytes:
+    """Return one frame of server-sent events.
+
+    Args:
+        data: JSON in one line.
+        event: what the browser calls the event; empty for `message`.
+        id: what the browser sends back when it reconnects; empty for none.
+    """
+    named = f"event: {event}\n" if event else ""
+    numbered = f"id: {id}\n" if id else ""
+    return b"%b%bdata: %b\n\n" % (named.encode(), numbered.encode(), data)
+
+
+def retry_line(milliseconds: int) -> bytes:
+    """Return the line that tells a browser how long to wait before it reconnects."""
+    return b"retry: %d\n" % milliseconds
+
+
+def ws_text(data: bytes, *, event: str = "message", id: str = "") -> str:
+    """Return the text of one frame of a WebSocket, of JSON in one line."""
+    numbered = f'"id":{_quote(id)},' if id else ""
+    return f'{{"event":{_quote(event)},{numbered}"data":{data.decode()}}}'
+
+
+class Encoded:
+    """What was encoded of one event; the forms of transports are made when first needed.
+
+    Attributes:
+        event: the event itself, kept so that its identity is not given to another one.
+        data: the wire object.
+        message: the frame for a stream of this one log.
+        typed: the same with a field `event`.
+        text: the frame of a WebSocket for a stream of this one log.
+    """
+
+    __slots__ = ("data", "event", "message", "text", "typed")
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.data = wire_object(event)
+        self.message = b""
+        self.typed = b""
+        self.text = ""
+
+
+class FrameCache:
+    """The events that were encoded last."""
+
+    def __init__(self) -> None:
+        self._kept = OrderedDict[int, Encoded]()  # whose first entry is found at once, unlike a dict's
+        self._bytes = 0
+        self._latest: Encoded | None = None  # a broadcast asks for the same event thousands of times
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def encoded(self, event: Event) -> Encoded:
+        """Return what is kept of this event; encode it if that is nothing."""
+        kept = self._kept.get(id(event))
+        if kept is None:
+            kept = self._kept[id(event)] = Encoded(event)
+            self._bytes += len(kept.data)
+            while len(self._kept) > KEPT_EVENTS or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
+                _, oldest = self._kept.popitem(last=False)
+                self._bytes -= len(oldest.data)
+        self._latest = kept
+        return kept
+
+    def sse(self, event: Event, last_id: str, *, typed: bool = False) -> bytes:
+        """Return the frame of server-sent events.
+
+        Args:
+            event: an application's event.
+            last_id: the position of the stream after it.
+            typed: whether the browser calls the event by its type; otherwise it is a `message`.
+        """
+        kept = self._latest
+        if kept is None or kept.event is not event:
+            kept = self.encoded(event)
+        if not typed and kept.message and (last_id == event.id or not event.id):
+            return kept.message
+        if last_id != event.id and event.id:
+            return sse_frame(kept.data, event=_UNSAFE.sub("", event.type) if typed else "", id=last_id)
+        if typed:
+            if not kept.typed:
+                kept.typed = sse_frame(kept.data, event=_UNSAFE.sub("", event.type), id=event.id)
+            return kept.typed
+        if not kept.message:
+            kept.message = sse_frame(kept.data, id=event.id)
+        return kept.message
+
+    def ws(self, event: Event, last_id: str) -> str:
+        """Return the text of a WebSocket frame of an application's event, after which its stream is at `last_id`."""
+        kept = self.encoded(event)
+        if last_id != event.id and event.id:
+            return ws_text(kept.data, id=last_id)
+        if not kept.text:
+            kept.text = ws_text(kept.data, id=event.id)
+        return kept.text

@@ -1,0 +1,139 @@
+"""Answers that are not streams: one shape for errors, and the status of each of the library's errors."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from typing import Any, Final
+
+import anyio
+
+from notify import errors
+
+from ._request import Headers, Receive, Send
+
+JSON: Final = b"application/json"
+
+JSON_HEADERS: Final[Headers] = [
+    (b"content-type", JSON),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),  # a message may quote the request: no browser may take it for markup
+]
+
+RETRY_AFTER: Final = (1, 5)
+"""Seconds that a client is asked to wait after 503: drawn at random, so that clients do not come back together."""
+
+_STATUS: Final[tuple[tuple[type[errors.NotifyError], int, str], ...]] = (
+    (errors.PayloadTooLargeError, 413, "payload_too_large"),
+    (errors.InvalidEventIdError, 400, "invalid_position"),
+    (errors.InvalidEventError, 422, "invalid_event"),
+    (errors.ClosedError, 503, "shutting_down"),
+    (errors.UsageError, 400, "bad_request"),
+    (errors.OverloadedError, 503, "overloaded"),
+    (errors.PushUncertainError, 503, "outcome_unknown"),
+    (errors.BackendError, 503, "unavailable"),
+    (errors.CodecError, 400, "bad_request"),
+    (errors.NotifyError, 500, "internal"),
+)
+"""The first row that fits."""
+
+
+class WebError(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+        status: of the HTTP response.
+        code: in snake_case; one of those in docs/protocol.md.
+        message: for the developer of the client.
+        headers: further ones of the response.
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = [*headers]
+
+
+class Reply:
+    """A whole HTTP response."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.status = status
+        self.body = body
+        self.headers: Headers = [*headers]
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
+        """Return a response with a JSON value, which no cache keeps; a lone surrogate is written as its escape."""
+        body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
+        return cls(status, body, [*JSON_HEADERS, *headers])
+
+    async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Send the response, with further headers."""
+        headers = [*self.headers, *more]
+        if self.status != 204:
+            headers.append((b"content-length", b"%d" % len(self.body)))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def web_error(error: errors.NotifyError) -> WebError:
+    """Return the error of a request for an error of the library.
+
+    The text of an error of a backend may name hosts and tables: it is not shown.
+    """
+    status, code = next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
+    shown = isinstance(error, errors.UsageError | errors.CodecError) and not isinstance(error, errors.ClosedError)
+    return WebError(status, code, str(error) if shown else _PHRASES.get(code, "internal error"))
+
+
+def reply_to(error: WebError | errors.NotifyError) -> Reply:
+    """Return the response to an error: `{"error": {"code", "message"}}`."""
+    refused = error if isinstance(error, WebError) else web_error(error)
+    headers = refused.headers
+    if refused.status in (429, 503) and not any(name == b"retry-after" for name, _ in headers):
+        headers = [*headers, (b"retry-after", b"%d" % random.randint(*RETRY_AFTER))]
+    return Reply.json({"error": error_value(refused)}, refused.status, headers)
+
+
+def error_value(error: WebError) -> dict[str, str]:
+    """Return what every transport shows of an error."""
+    return {"code": error.code, "message": error.message}
+
+
+async def read_body(receive: Receive, limit: int, seconds: float) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        WebError: it has more than `limit` bytes, is not complete after `seconds`, or the client has gone before its
+            end.
+    """
+    with anyio.move_on_after(seconds):
+        return await _whole_body(receive, limit)
+    raise WebError(408, "too_slow", f"the body of the request was not complete after {seconds:g} s")
+
+
+async def _whole_body(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise WebError(400, "incomplete", "the request ended before its body was complete")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise WebError(413, "payload_too_large", f"the body of a request may have at most {limit} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+_PHRASES: Final = {
+    "shutting_down": "the server is shutting down: try again",
+    "overloaded": "too many requests are pending: try again later",
+    "outcome_unknown": "the outcome is unknown: repeat the request with the same key",
+    "unavailable": "the storage is not available: try again later",
+}

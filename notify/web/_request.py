@@ -1,0 +1,130 @@
+"""What a client asks for, and who the client is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+from urllib.parse import parse_qsl
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+_ESCAPED: Final = re.compile(r"[%+\x80-\xff]")
+
+MAX_FIELDS: Final = 1000
+"""Fields of a query string that are read; a stream may name up to 100 addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is, and what it may read.
+
+    Attributes:
+        user: whose events are streamed.
+        addresses: further logs that the client may name in `?address=`, for example the topics of a page.
+        expires_at: when the credentials expire; an open stream ends then. A datetime with a time zone.
+        session: identifies the session; it is also the name of a log, whose events are streamed too.
+    """
+
+    user: str
+    addresses: Sequence[str] = ()
+    expires_at: datetime | None = None
+    session: str = ""
+
+
+class Request:
+    """One HTTP request, or the handshake of a WebSocket, as `authenticate` sees it.
+
+    Attributes:
+        scope: the ASGI scope.
+        response_headers: sent with every response to this request.
+    """
+
+    __slots__ = ("_cookies", "_fields", "_headers", "_query", "response_headers", "scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.response_headers: Headers = []
+        self._headers: dict[str, str] | None = None
+        self._cookies: dict[str, str] | None = None
+        self._query: dict[str, str] | None = None
+        self._fields: list[tuple[str, str]] | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers by their names in lower case; the values of a repeated one are joined."""
+        if self._headers is None:
+            headers: dict[str, str] = {}
+            for raw, value in self.scope["headers"]:
+                name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
+                if name in headers:  # HTTP/2 splits cookies
+                    text = f"{headers[name]}{'; ' if name == 'cookie' else ', '}{text}"
+                headers[name] = text
+            self._headers = headers
+        return self._headers
+
+    @property
+    def cookies(self) -> Mapping[str, str]:
+        """The cookies; of several with one name the first, which has the most specific path."""
+        if self._cookies is None:
+            cookies: dict[str, str] = {}
+            for part in self.headers.get("cookie", "").split(";"):
+                name, equals, value = part.strip().partition("=")
+                value = value.strip()
+                if equals and name:
+                    quoted = len(value) > 1 and value[0] == value[-1] == '"'
+                    cookies.setdefault(name.strip(), value[1:-1] if quoted else value)
+            self._cookies = cookies
+        return self._cookies
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The fields of the query string; of a repeated one the last."""
+        if self._query is None:
+            self._query = dict(self._query_fields())
+        return self._query
+
+    def query_all(self, name: str) -> list[str]:
+        """Return every value of a field of the query string."""
+        return [value for field, value in self._query_fields() if field == name]
+
+    @property
+    def path(self) -> str:
+        """The path of the URL, decoded, as the server passes it."""
+        return str(self.scope.get("path", ""))
+
+    @property
+    def method(self) -> str:
+        """The method; `GET` for a WebSocket."""
+        return str(self.scope.get("method", "GET"))
+
+    @property
+    def client(self) -> str:
+        """The address of the client, or of the last proxy; empty if the server does not know it."""
+        client = self.scope.get("client")
+        return str(client[0]) if client else ""
+
+    def forget(self) -> None:
+        """Drop what was decoded: a stream that is open needs it no more, and may last for hours."""
+        self._headers = self._cookies = self._query = self._fields = None
+
+    def _query_fields(self) -> list[tuple[str, str]]:
+        if self._fields is None:
+            raw = self.scope.get("query_string", b"")
+            self._fields = []
+            if raw:
+                text = raw.decode("latin-1")
+                if _ESCAPED.search(text) is None and text.count("&") < MAX_FIELDS:  # most: a fifth of the time
+                    pairs = [field.partition("=") for field in text.split("&") if field]
+                    self._fields = [(name, value) for name, _, value in pairs]
+                else:
+                    fields = parse_qsl(text, keep_blank_values=True, errors="replace")
+                    self._fields = fields[:MAX_FIELDS]
+        return self._fields

@@ -1,0 +1,385 @@
+"""One connection's life, whatever carries it: opened, paced, called back, ended for a reason.
+
+A connection waits in `Session.next` alone. What ends or disturbs that wait comes from outside: the ticker when a
+heartbeat or the end of the lifetime is due, `Closing` when the server ends, `Limits` when the user opens too many
+streams. Each of them notes why and interrupts the stream, so that the wait ends without a timer, a task or a cancel
+scope for each connection. Only a connection that cannot be written to any more is cancelled.
+
+| reason | retry | why |
+|---|---|---|
+| `expired` | soon | the credentials have expired |
+| `disconnected` | soon | `Notifier.disconnect`: a client that comes back by itself is refused |
+| `shutdown` | soon | this process ends |
+| `lifetime` | soon | the connection was open long enough: a client that is gone unnoticed is released |
+| `replaced` | minutes | the user has opened more streams than allowed: soon would evict the next one |
+| `overload` | half a minute | too many streams, or the log cannot be read |
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, cast
+
+import anyio
+
+from notify import BackendError, ClosedError, DisconnectedError, Event, InvalidEventIdError, Position, UsageError
+from notify.abc import Interruptible, Stream
+
+from . import _auth, _position
+from ._dialects import Dialect
+from ._position import Asked
+from ._reply import WebError
+from ._request import Identity, Request
+from ._site import Site
+from ._ticker import NEVER
+from ._translation import Translation
+
+Reason: TypeAlias = Literal["expired", "disconnected", "shutdown", "replaced", "overload", "lifetime"]
+
+REPLACED_RETRY: Final = (120.0, 300.0)
+OVERLOAD_RETRY: Final = (15.0, 45.0)
+
+MAX_QUEUE: Final = 60.0
+"""Seconds that a connection waits for its turn to be opened, after a restart for example."""
+
+LIFETIME_JITTER: Final = 0.2
+"""By which part a lifetime is made shorter or longer, so that clients of one moment do not come back together."""
+
+
+class Admission(NamedTuple):
+    """A client that may read.
+
+    Attributes:
+        identity: who it is.
+        logs: what it reads: the user, the session's log, the addresses that it has named.
+        moment: a `Notifier.moment` from before it was authenticated.
+        login: see `login_of`.
+    """
+
+    identity: Identity
+    logs: tuple[str, ...]
+    moment: int
+    login: str = ""
+
+
+async def admit(site: Site, request: Request) -> Admission:
+    """Return what a client may read.
+
+    Raises:
+        WebError: 401 or 503 as by `identify`; 403 if it names an address that it may not read.
+    """
+    moment = await site.notifier.moment()
+    identity = await _auth.identify(site, request)
+    logs = logs_of(identity, request.query_all("address"))
+    return Admission(identity, logs, moment, login_of(identity, request))
+
+
+def login_of(identity: Identity, request: Request) -> str:
+    """Return what tells one login from the next, for the mark of a client that was disconnected.
+
+    That is the session. An application without sessions gives its clients new tokens.
+    """
+    return identity.session or request.headers.get("authorization", "")
+
+
+def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the logs of a stream.
+
+    Raises:
+        WebError: 403 if an address is named that the identity does not have.
+    """
+    logs = [identity.user, *filter(None, [identity.session])]
+    addresses = [*named]
+    if addresses and not {*logs, *identity.addresses}.issuperset(addresses):
+        raise WebError(403, "forbidden", "this user may not read one of the addresses")
+    return tuple(dict.fromkeys([*logs, *addresses]))
+
+
+class Ended(Exception):
+    """The connection is to end.
+
+    Attributes:
+        reason: why.
+        retry: milliseconds after which the client should come back.
+        mark: what the client is known by if it comes back after `disconnected`; otherwise empty.
+        dialect: what its last frame is written in, if its clients know one.
+    """
+
+    def __init__(self, reason: Reason, retry: int, mark: str = "", dialect: Dialect | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry = retry
+        self.mark = mark
+        self.dialect = dialect
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The data of the last frame, `notify.end`."""
+        return {"reason": self.reason, "retry": self.retry}
+
+
+def retry_of(site: Site, reason: Reason | None = None) -> int:
+    """Return the milliseconds after which a client should come back, drawn for each, so that they do not come at once.
+
+    Args:
+        site: the application.
+        reason: why the connection ends; None for what the client is told at the beginning.
+    """
+    least, greatest = site.options.retry
+    if reason == "replaced":
+        least, greatest = REPLACED_RETRY
+    elif reason == "overload":
+        least, greatest = OVERLOAD_RETRY
+    elif reason == "shutdown":
+        least, greatest = site.closing.returning(site.options.retry)
+    return round(1000 * random.uniform(least, greatest))
+
+
+def ended(site: Site, reason: Reason) -> Ended:
+    """Return the end of a connection that has no session."""
+    return Ended(reason, retry_of(site, reason), dialect=site.dialect)
+
+
+def translation_of(site: Site, request: Request, asked: Asked, admission: Admission) -> Translation | None:
+    """Return the dialect's frames for one connection; None if the application has no dialect."""
+    if site.dialect is None:
+        return None
+    since = request.query.get("since", "")
+    return Translation(site.dialect, asked.position, since, time.time(), len(admission.logs))
+
+
+class _OpenStream(Stream, Interruptible):
+    """What a notifier returns."""
+
+
+class Session:
+    """One stream for one client; a context manager.
+
+    Entering it raises `Ended` if it cannot be opened, and WebError if what the client asks for is unacceptable.
+
+    Args:
+        site: the application.
+        admission: what is read, and for which client.
+        position: where to start; one that is not a position is noted in `is_invalid`, and the stream starts from now.
+        abort: cancels the connection.
+        counted: whether it counts against the limits.
+
+    Attributes:
+        wait: awaited for the next event as `next` is, but without a frame between the task and the stream; what it
+            raises is for `is_due`.
+        next_nowait: returns the next event if it is in hand; otherwise `next` says why there is none.
+        is_invalid: whether the position that was asked for is not one.
+        is_one_log: whether the stream reads one log, so that its position is the id of the latest event.
+        user: whose stream this is.
+        slot: see `_ticker.Timed`.
+        written: when bytes were last written, by the monotonic clock: a heartbeat is due `heartbeat` seconds later.
+        sending: since when a send has been in progress; 0 if none is.
+    """
+
+    __slots__ = (
+        "_abort",
+        "_counted",
+        "_identity",
+        "_is_open",
+        "_login",
+        "_reason",
+        "_site",
+        "_stream",
+        "_until",
+        "_woken",
+        "is_invalid",
+        "is_one_log",
+        "next_nowait",
+        "sending",
+        "slot",
+        "user",
+        "wait",
+        "written",
+    )
+
+    def __init__(
+        self, site: Site, admission: Admission, position: Position, abort: Callable[[], None], *, counted: bool = True
+    ) -> None:
+        identity, logs = admission.identity, admission.logs
+        self._site = site
+        self._abort = abort
+        self._counted = counted
+        self._reason: Reason | None = None
+        self._is_open = self._woken = False
+        self._identity = identity
+        self._login = admission.login
+        self.user = identity.user
+        self.is_invalid = False
+        self.slot = -1
+        self.sending = 0.0
+        self.written = time.monotonic()
+        jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)
+        self._until = self.written + site.options.lifetime * jitter
+        options: dict[str, Any] = {
+            "signals": True,
+            "expires_at": identity.expires_at,
+            "disconnected_since": admission.moment,
+        }
+        users: Any = logs[0] if len(logs) == 1 else logs
+        subscribe = site.notifier.subscribe
+        try:
+            try:
+                stream = subscribe(users, position or None, **options)
+            except InvalidEventIdError:
+                self.is_invalid = True
+                stream = subscribe(users, None, **options)
+        except ClosedError:
+            raise ended(site, "shutdown") from None
+        except UsageError as error:
+            raise WebError(400, "bad_request", str(error)) from error
+        self._stream = cast("_OpenStream", stream)
+        self.wait = self._stream.next
+        self.next_nowait = self._stream.next_nowait
+        self.is_one_log = len(logs) == 1
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    @property
+    def last_id(self) -> str:
+        """The position of the stream; empty if there is no log."""
+        return self._stream.last_id if self.has_log else ""
+
+    @property
+    def has_log(self) -> bool:
+        """Whether there is a log to resume from; otherwise the stream yields no `notify.sync`."""
+        return self._site.notifier.store is not None
+
+    async def next(self) -> Event | None:
+        """Return the next event; None if a heartbeat is due, or after `wake`.
+
+        Raises:
+            Ended: the connection is to end.
+        """
+        while True:
+            try:
+                return await self._stream.next()
+            except (TimeoutError, ClosedError, BackendError) as error:
+                if self.is_due(error):
+                    return None
+
+    def is_due(self, error: Exception) -> bool:
+        """Judge what the stream's `next` has raised: return whether a heartbeat is due, or `wake` was called.
+
+        Raises:
+            Ended: the connection is to end.
+        """
+        if not isinstance(error, TimeoutError):
+            raise self._end_of(error) from None
+        if self._reason is not None:
+            raise self.ended(self._reason) from None
+        is_due = self._woken or time.monotonic() >= self.written + self._site.options.heartbeat
+        self._woken = False
+        return is_due
+
+    def wake(self) -> None:
+        """Have `next` return None soon, for a task that has something else to do. Never waits."""
+        if self._is_open:  # opening it cannot be interrupted without ending it
+            self._woken = True
+            self._stream.interrupt()
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """End the connection soon, for a `Reason`; the first one counts. Never waits."""
+        if self._reason is None:
+            self._reason = cast("Reason", reason)
+            self._stream.interrupt()
+            if self.sending and reason == "shutdown":  # a client that does not read is not waited for
+                self._site.ticker.discard(self)
+                self._site.ticker.add(self, self._patience())
+
+    def shut_down(self) -> None:
+        """End the connection soon because the server ends."""
+        self.stop("shutdown")
+
+    def ended(self, reason: Reason) -> Ended:
+        """Return the end for this reason."""
+        known_by = _position.mark(self._login, self.last_id) if reason == "disconnected" else ""
+        return Ended(reason, retry_of(self._site, reason), known_by, self._site.dialect)
+
+    def _end_of(self, error: Exception) -> Ended:
+        if self._reason is not None:
+            return self.ended(self._reason)
+        if isinstance(error, DisconnectedError):
+            expires_at = self._identity.expires_at
+            expired = expires_at is not None and expires_at <= datetime.now(UTC)
+            return self.ended("expired" if expired else "disconnected")
+        if isinstance(error, ClosedError) and not isinstance(error.__cause__, BackendError):
+            return self.ended("shutdown")
+        return self.ended("overload")
+
+    def tick(self, now: float) -> float:
+        """Do what is due; see `_ticker.Timed`."""
+        options = self._site.options
+        if self.sending:
+            if now >= self._patience():
+                self._abort()
+                return NEVER
+            return min(self._patience(), now + min(options.heartbeat, options.lifetime) / 2)  # it may end any moment
+        if now >= self._until:
+            self.stop("lifetime")
+            return now + options.send_timeout
+        if now >= self.written + options.heartbeat:
+            if self._is_open:
+                self._stream.interrupt()
+            return now + options.heartbeat / 2
+        return min(self.written + options.heartbeat, self._until, now + options.send_timeout)
+
+    def _patience(self) -> float:
+        """Return until when the send in progress may last."""
+        options = self._site.options
+        seconds = options.send_timeout
+        return self.sending + (min(seconds, options.drain) if self._reason == "shutdown" else seconds)
+
+    # -- lifecycle -----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the stream: nothing is missed from here on."""
+        site = self._site
+        if self._counted:
+            if site.limits.is_full:  # others were let in while this client was authenticated
+                raise self.ended("overload")
+            site.limits.add(self)
+        site.ticker.add(self, self.tick(self.written))
+        try:
+            await self._enter()
+        except BaseException as error:
+            self._release()
+            if isinstance(error, TimeoutError | ClosedError | BackendError):
+                raise self._end_of(error) from None
+            raise
+        self._is_open = True
+        return self
+
+    async def _enter(self) -> None:
+        """Open the stream in a turn: it reads its first page, and thousands of pages at once would fill the memory."""
+        turns = self._site.turns
+        if turns.is_busy:
+            with anyio.fail_after(MAX_QUEUE):
+                await turns.acquire()
+        else:
+            await turns.acquire()
+        try:
+            await self._stream.__aenter__()
+        finally:
+            turns.release()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream."""
+        self._release()
+        await self._stream.__aexit__(kind, error, trace)
+
+    def _release(self) -> None:
+        self._site.ticker.discard(self)
+        self._site.limits.discard(self)

@@ -1,0 +1,103 @@
+"""What all handlers of one application share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+from notify import Notifier, UsageError
+from notify.adapters import Background
+
+from ._authentication import Authenticate, Authentication
+from ._closing import Closing
+from ._dialects import Dialect
+from ._frames import FrameCache
+from ._gate import CrossSiteRules
+from ._health import HealthCheck
+from ._limits import StreamLimits, Turns
+from ._linger import PollLinger
+from ._options import WebOptions
+from ._request import Receive, Request, Send
+from ._secrets import PublishSecrets
+from ._ticker import Ticker
+from ._tickets import Tickets
+
+
+class Site:
+    """The notifier, the options, and what the handlers of one application keep between requests.
+
+    Args:
+        notifier: pushes, and returns the streams.
+        authenticate: says who a client is; None where every stream is opened for a user who is known.
+        options: checked.
+        inbox: as for `NotifyApp`.
+
+    Attributes:
+        closing: ends the streams when the server ends.
+        linger: keeps that noticed between polls.
+        limits: counts the streams.
+        turns: paces replays.
+        frames: what was encoded of the latest events.
+        dialect: whose clients events are written for; None for ours.
+        aliases: further names of endpoints, which the dialect knows.
+        ticker: calls connections back.
+        tickets: issues and redeems tickets.
+        authentication: asks `authenticate`; None without it.
+        rules: which other sites may send requests.
+        publish_secrets: verifies requests to push.
+        health: whether the notifier works.
+
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier[Any],
+        authenticate: Authenticate | None,
+        options: WebOptions,
+        *,
+        inbox: Any = None,
+    ) -> None:
+        self.notifier = notifier
+        self.options = options
+        self.inbox = inbox
+        self.closing = Closing(drain=options.drain)
+        self.linger = PollLinger(self.closing)
+        self.limits = StreamLimits(options.max_streams, options.max_streams_per_user)
+        self.turns = Turns()
+        self.frames = FrameCache()
+        self.dialect = options.dialect if isinstance(options.dialect, Dialect) else None
+        self.aliases: Mapping[str, str] = self.dialect.aliases if self.dialect is not None else {}
+        self._start()
+        self.tickets = Tickets(notifier.store, options.ticket_lifetime)
+        self.authentication = None if authenticate is None else Authentication(authenticate, self.tickets)
+        self.rules = CrossSiteRules(options.origins)
+        self.publish_secrets = PublishSecrets(options.publish_secrets)
+        self.health = HealthCheck(notifier)
+
+    def _start(self) -> None:
+        options = self.options
+        self.background = Background("web application")
+        self.ticker = Ticker(self.background, min(options.heartbeat, options.send_timeout, options.lifetime))
+
+    async def aclose(self) -> None:
+        """End the streams and the tasks. Idempotent; a server that starts again finds everything ready."""
+        self.closing.begin("closed")
+        self.linger.close()
+        await self.background.aclose()
+        self._start()
+
+
+Handler: TypeAlias = Callable[[Site, Request, Receive, Send], Awaitable[None]]
+"""Serves one HTTP request; raises WebError, or an error of the library, before it has sent anything."""
+
+
+def check_notifier(notifier: object) -> Notifier[Any]:
+    """Return the notifier.
+
+    Raises:
+        UsageError: it is not one, or its store does not support signals.
+    """
+    if not isinstance(notifier, Notifier):
+        raise UsageError(f"the first argument must be a Notifier, not {notifier!r:.80}")
+    notifier.subscribe("notify.web", signals=True)
+    return notifier

@@ -1,0 +1,298 @@
+"""GET /stream: server-sent events.
+
+The order on the wire: head and `retry:`, the replay with ids, `notify.sync`, live events. The end is a frame too, and
+never an error status: a browser gives up for good on anything but a 200 of the right type, and reconnects after every
+end of that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from notify import BackendError, ClosedError, Event
+
+from . import _position
+from ._dialects import Frame
+from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
+from ._position import Asked
+from ._reply import Reply, WebError
+from ._request import Headers, Message, Receive, Request, Send
+from ._session import Admission, Ended, Session, admit, ended, retry_of, translation_of
+from ._site import Site
+from ._translation import Translation
+from ._watch import Watch, watch
+
+CHUNK: Final = 65_536
+"""Bytes of frames that are written at once, roughly."""
+
+HEADERS: Final[Headers] = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+"""No proxy may keep back, compress or store a stream."""
+
+
+class Entrance:
+    """What the end of the server is told to, before there is a session: then the session is ended."""
+
+    __slots__ = ("session",)
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    def shut_down(self) -> None:
+        """End the session, if there is one."""
+        if self.session is not None:
+            self.session.shut_down()
+
+
+def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaitable[None]:
+    """Serve GET /stream."""
+    return serve(site, partial(admit, site, request), request, receive, send)
+
+
+async def serve(
+    site: Site, admitted: Callable[[], Awaitable[Admission]], request: Request, receive: Receive, send: Send
+) -> None:
+    """Serve one stream, until its end.
+
+    Args:
+        site: the application.
+        admitted: returns who the client is and what it reads, or raises WebError.
+        request: where to continue is read from it.
+        receive: of the request.
+        send: of the request.
+
+    Raises:
+        WebError: it cannot be opened; nothing was sent.
+    """
+    entrance = Entrance()
+    with site.closing.stream(entrance.shut_down):
+        try:
+            admission = await _admission(site, admitted)
+        except Ended as end:
+            await _end(site, request, send, end)
+            return
+        asked = _position.asked(request.headers, request.query)
+        if asked.is_refused(admission.login):
+            await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
+            return
+
+        async def until_disconnected() -> None:
+            await until_gone(receive)
+            line.abort()
+
+        line = watch(until_disconnected)
+        async with line:
+            await _run(site, admission, asked, entrance, line, request, send)
+
+
+async def _admission(site: Site, admitted: Callable[[], Awaitable[Admission]]) -> Admission:
+    """Return what the client may read.
+
+    Raises:
+        Ended: there is no room, the server ends, or the backend of the credentials does not answer: a browser comes
+            back after that, but not after an error status.
+        WebError: the client is refused.
+    """
+    if site.closing.begun:
+        raise ended(site, "shutdown")
+    if site.limits.is_full:
+        raise ended(site, "overload")
+    try:
+        return await admitted()
+    except ClosedError:
+        raise ended(site, "shutdown") from None
+    except BackendError:
+        raise ended(site, "overload") from None
+    except WebError as error:
+        if error.status == 503:
+            raise ended(site, "overload") from None
+        raise
+
+
+async def _run(
+    site: Site, admission: Admission, asked: Asked, entrance: Entrance, line: Watch, request: Request, send: Send
+) -> None:
+    started = False
+    try:
+        translation = translation_of(site, request, asked, admission)
+        position = asked.position if translation is None else translation.position
+        session = entrance.session = Session(site, admission, position, line.abort)
+        if site.closing.begun:  # while the client was authenticated
+            session.shut_down()
+        if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
+            with anyio.fail_after(site.options.send_timeout):
+                await send(_head(request))
+            started = True
+        async with session:
+            feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
+            request.forget()
+            chunk = await feed.first()
+            session.sending = session.written = time.monotonic()
+            if not started:
+                await send(_head(request))
+                started = True
+            while True:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                session.sending = 0.0
+                if feed.is_synced:  # in as few frames as possible: each costs every event, and memory
+                    try:
+                        chunk = feed.encoded(await session.wait())
+                    except (TimeoutError, ClosedError, BackendError) as error:
+                        chunk = HEARTBEAT if session.is_due(error) else await feed.read()
+                else:
+                    chunk = await feed.read()
+                session.sending = session.written = time.monotonic()
+    except Ended as end:
+        with suppress(OSError):
+            await _end(site, request, send, end, started=started)
+    except OSError:  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+        return
+    except anyio.get_cancelled_exc_class():
+        if started and not line.aborted:
+            messages = _last_messages(request, ended(site, "shutdown"), started=True)
+            await site.closing.farewell(send, *messages, cancelled=True)
+        raise
+
+
+async def _end(site: Site, request: Request, send: Send, end: Ended, *, started: bool = False) -> None:
+    messages = _last_messages(request, end, started=started)
+    if end.reason == "shutdown":
+        await site.closing.farewell(send, *messages)
+        return
+    with anyio.move_on_after(site.options.send_timeout):
+        for message in messages:
+            await send(message)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client has gone; what it sends is of no interest."""
+    has_body = True
+    try:
+        while (message := await receive())["type"] != "http.disconnect":
+            if not has_body:  # a server that does not wait here must not be asked without end
+                await anyio.lowlevel.checkpoint()
+            has_body = message.get("more_body", False)
+    except Exception:
+        return
+
+
+def _head(request: Request) -> Message:
+    headers = [*HEADERS, *request.response_headers]  # a list of its own: middleware may write into it
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def _last_messages(request: Request, end: Ended, *, started: bool = False) -> list[Message]:
+    last: Message = {"type": "http.response.body", "body": end_frames(end)}
+    return [last] if started else [_head(request), last]
+
+
+def end_frames(end: Ended) -> bytes:
+    """Return the last bytes of a stream."""
+    last = end.dialect.farewell(end.reason) if end.dialect is not None else None
+    named = sse_frame(last.data, event=last.name) if last is not None else b""
+    return retry_line(end.retry) + named + sse_frame(one_line(end.value), event="notify.end", id=end.mark)
+
+
+class FrameFeed:
+    """What goes over the wire of one stream, in chunks.
+
+    Args:
+        site: the application.
+        session: entered.
+        translation: the frames of the dialect, if there is one.
+        typed: whether the frames of application events are called by their types.
+
+    Attributes:
+        is_synced: whether the replay is over.
+    """
+
+    __slots__ = ("_beginning", "_is_one_log", "_session", "_site", "_translation", "_typed", "is_synced")
+
+    def __init__(
+        self, site: Site, session: Session, translation: Translation | None = None, *, typed: bool = False
+    ) -> None:
+        self._site = site
+        self._session = session
+        self._typed = typed
+        self._translation = translation
+        self.is_synced = False
+        self._is_one_log = session.is_one_log
+        self._beginning = retry_line(retry_of(site))
+        if translation is not None:
+            self._beginning += _named(translation.beginning())
+        if session.is_invalid:
+            gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
+            self._beginning += sse_frame(one_line(gap), event="notify.gap")
+        if not session.has_log:
+            self._beginning += self._sync()
+
+    async def first(self) -> bytes:
+        """Return the first chunk, with the replay unless that has to wait."""
+        if self.is_synced or self._site.turns.is_busy:
+            return self._beginning
+        return self._beginning + await self.read()
+
+    async def read(self) -> bytes:
+        """Return the next chunk: frames, or a heartbeat.
+
+        Raises:
+            Ended: the stream is to end.
+        """
+        if self.is_synced:
+            event = await self._session.next()
+            return HEARTBEAT if event is None else self.encoded(event)
+        turns = self._site.turns
+        await turns.acquire()
+        try:
+            event = await self._session.next()
+            return HEARTBEAT if event is None else self.encoded(event)
+        finally:
+            turns.release()
+
+    def encoded(self, event: Event) -> bytes:
+        """Return the frames of an event and of those that are in hand after it."""
+        frame = self._frame(event)
+        following = self._session.next_nowait()
+        if following is None:
+            return frame or HEARTBEAT  # in a dialect an event may be no frame; no bytes are the end to some servers
+        frames, size = [frame], len(frame)
+        while following is not None:
+            frame = self._frame(following)
+            frames.append(frame)
+            size += len(frame)
+            following = self._session.next_nowait() if size < CHUNK else None
+        return b"".join(frames) or HEARTBEAT
+
+    def _frame(self, event: Event) -> bytes:
+        if event.type == "notify.sync":
+            return self._sync()
+        if self._translation is not None:
+            id_ = self._translation.id_of(event, self._session.last_id)
+            return _named(self._translation.frames(event), id_)
+        if event.type == "notify.gap":
+            return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
+        last_id = event.id if self._is_one_log else self._session.last_id
+        return self._site.frames.sse(event, last_id, typed=self._typed)
+
+    def _sync(self) -> bytes:
+        self.is_synced = True
+        if self._translation is not None:
+            return _named(self._translation.sync())
+        position = self._session.last_id
+        # A position needs no escaping, and one of these is written for each connection.
+        data = f'{{"position":"{position}","heartbeat":{self._site.options.heartbeat}}}'.encode()
+        return sse_frame(data, event="notify.sync", id=position)
+
+
+def _named(frames: Iterable[Frame], id_: str = "") -> bytes:
+    return b"".join(sse_frame(frame.data, event=frame.name, id=id_) for frame in frames)

@@ -1,0 +1,85 @@
+"""One task for the times of all connections: heartbeats, the longest time that a send may take, the end of a lifetime.
+
+Thousands of timers would cost more than the connections. Each connection is filed under the time at which something is
+due, in slots of a tenth of the shortest interval; what is due when a slot comes decides, and is filed again. So nothing
+has to be changed when a connection writes: its heartbeat is then due later, which is found when its slot comes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Protocol
+
+import anyio
+
+from notify.adapters import Background
+
+NEVER: Final = float("inf")
+
+
+class Timed(Protocol):
+    """A connection.
+
+    Attributes:
+        slot: where it is filed; -1 if it is not.
+    """
+
+    slot: int
+
+    def tick(self, now: float) -> float:
+        """Do what is due, and return when something will be due next: `NEVER` for not at all. Never waits."""
+
+
+class Ticker:
+    """Calls `tick` of each connection when it is due.
+
+    Args:
+        background: runs the task, while there are connections.
+        interval: the shortest interval in seconds; what is due is done up to a tenth of it later.
+    """
+
+    def __init__(self, background: Background, interval: float) -> None:
+        self._background = background
+        self._width = max(0.01, min(1.0, interval / 10))
+        self._slots: dict[int, dict[Timed, None]] = {}
+        self._next = 0
+        self._running = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self._slots.values()))
+
+    def add(self, timed: Timed, due: float) -> None:
+        """File a connection, by the monotonic clock."""
+        if not self._running:
+            self._running = True
+            self._next = int(time.monotonic() / self._width)
+            self._background.start(self._run)
+        slot = max(int(due / self._width) + 1, self._next)  # what is overdue is filed where the task will still look
+        timed.slot = slot
+        self._slots.setdefault(slot, {})[timed] = None
+
+    def discard(self, timed: Timed) -> None:
+        """Remove a connection. Idempotent."""
+        filed = self._slots.get(timed.slot)
+        if filed is not None:
+            filed.pop(timed, None)
+            if not filed:
+                del self._slots[timed.slot]
+        timed.slot = -1
+
+    async def _run(self) -> None:
+        try:
+            while self._slots:
+                await anyio.sleep(self._width)
+                now = time.monotonic()
+                current = int(now / self._width)
+                for slot in range(self._next, current + 1):
+                    for timed in list(self._slots.get(slot, ())):
+                        self.discard(timed)
+                        due = timed.tick(now)
+                        if due != NEVER:
+                            self._next = current + 1
+                            self.add(timed, due)
+                self._next = current + 1
+        finally:
+            self._running = False

@@ -1,0 +1,120 @@
+"""The one task beside a connection: it waits for what the client sends, so that its end is noticed at once.
+
+On asyncio it is a plain task, which costs half as much as a task group, and the connection is aborted by cancelling its
+own task, as `asyncio.timeout` does. Elsewhere it is a task group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import anyio
+
+
+class Watch(Protocol):
+    """A context manager: the watching function runs while the block does.
+
+    Attributes:
+        aborted: whether `abort` was called: then the block is cancelled, and the cancellation ends with it.
+    """
+
+    aborted: bool
+
+    def abort(self) -> None:
+        """Cancel the block. Called from another task; never waits."""
+
+    async def __aenter__(self) -> Self:
+        """Start the function."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """End the function."""
+
+
+class TaskWatch:
+    """See `Watch`: on asyncio."""
+
+    __slots__ = ("_cancelling", "_function", "_task", "_watcher", "aborted")
+
+    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
+        self._function: Callable[[], Any] = function
+        self._task: asyncio.Task[Any] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._cancelling = 0
+        self.aborted = False
+
+    def abort(self) -> None:
+        """Cancel the block."""
+        if not self.aborted and self._task is not None:
+            self.aborted = True
+            self._task.cancel()
+
+    async def __aenter__(self) -> Self:
+        """Start the function."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        self._watcher = task.get_loop().create_task(self._function())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """End the function; the cancellation by `abort` goes no further."""
+        task, self._task = self._task, None
+        assert task is not None
+        assert self._watcher is not None
+        self._watcher.cancel()
+        if not self.aborted:
+            return False
+        left = task.uncancel()
+        return kind is not None and issubclass(kind, asyncio.CancelledError) and left <= self._cancelling
+
+
+class GroupWatch:
+    """See `Watch`: on every event loop."""
+
+    __slots__ = ("_function", "_group", "aborted")
+
+    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
+        self._function: Callable[[], Any] = function
+        self._group = anyio.create_task_group()
+        self.aborted = False
+
+    def abort(self) -> None:
+        """Cancel the block."""
+        self.aborted = True
+        self._group.cancel_scope.cancel()
+
+    async def __aenter__(self) -> Self:
+        """Start the function."""
+        await self._group.__aenter__()
+        self._group.start_soon(self._function)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """End the function; the cancellation by `abort` goes no further."""
+        self._group.cancel_scope.cancel()
+        if kind is None or issubclass(kind, Exception):  # which the group would wrap
+            await self._group.__aexit__(None, None, None)
+            return False
+        return bool(await self._group.__aexit__(kind, error, trace))
+
+
+def watch(function: Callable[[], Awaitable[None]]) -> Watch:
+    """Return the watch of the running event loop.
+
+    Args:
+        function: runs beside the block, and raises nothing.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return GroupWatch(function)
+    return TaskWatch(function)

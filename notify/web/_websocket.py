@@ -1,0 +1,242 @@
+"""GET /ws: the same stream over a WebSocket, with commands the other way.
+
+```text
+server:  {"event": "message" | "notify.sync" | "notify.gap" | "notify.ping" | "notify.end", "id"?, "data": {...}}
+client:  {"ref": 1, "do": "ping"}                             server:  {"ref": 1, "ok": true}
+client:  {"ref": 2, "do": "subscribe", "position": "..."}     server:  {"ref": 2, "error": {"code", "message"}}
+```
+
+The stream begins with the connection, at the position in the URL, else from now. `subscribe` begins it again elsewhere:
+all frames after its answer belong to the new one. `notify.ping` comes where nothing else was sent for `heartbeat`
+seconds, because a page sees no control frames: a client that hears nothing for longer has lost its connection.
+
+| close code | why | the client |
+|---|---|---|
+| 4000 | binary, oversized or too many frames | is wrong |
+| 4001 | not authenticated, or no longer | authenticates |
+| 4003 | an address that it may not read | does not come back |
+| 4008 | it did not read for `send_timeout` seconds | comes back |
+| 4010 | the user has opened more streams | comes back in minutes |
+| 4012 | the server ends or is busy, or the lifetime is over | comes back |
+| 4013 | `Notifier.disconnect` | does not come back |
+
+A page cannot see why a handshake failed, so only a page of another site is refused there. All else is accepted first
+and then closed.
+
+Two tasks: the connection's own sends everything, and the one beside it only receives. So frames never mix, and a client
+that floods while it does not read finds its commands counted, not answered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+
+from notify import ClosedError, NotifyError
+
+from . import _auth, _position
+from ._commands import Command, CommandError, CommandQueue, answer, position_of, refusal
+from ._frames import one_line, ws_text
+from ._position import Asked
+from ._reply import WebError, web_error
+from ._request import Receive, Request, Send
+from ._session import Admission, Ended, Reason, Session, admit, ended, translation_of
+from ._site import Site
+from ._sse import Entrance
+from ._text_feed import TextFeed, texts_of
+from ._watch import watch
+
+PROTOCOL: Final = "notify.v1"
+
+BAD_REQUEST, UNAUTHENTICATED, FORBIDDEN, TOO_SLOW, REPLACED, COME_BACK, DISCONNECTED = (
+    4000, 4001, 4003, 4008, 4010, 4012, 4013,
+)  # fmt: skip
+
+_CODES: Final[Mapping[str, int]] = {
+    "expired": UNAUTHENTICATED,
+    "disconnected": DISCONNECTED,
+    "shutdown": COME_BACK,
+    "lifetime": COME_BACK,
+    "overload": COME_BACK,
+    "replaced": REPLACED,
+}
+
+
+async def serve(site: Site, request: Request, receive: Receive, send: Send) -> None:
+    """Serve GET /ws."""
+    await receive()  # websocket.connect
+    if _auth.name_of(request) == "ws" and _is_of_own_site(site, request):
+        await SocketConnection(site, request, receive, send).serve()
+    else:
+        await send({"type": "websocket.close", "code": FORBIDDEN})  # before it is accepted: the handshake fails
+
+
+def _is_of_own_site(site: Site, request: Request) -> bool:
+    try:
+        _auth.check_site(site, request)
+    except WebError:
+        return False
+    return True
+
+
+class SocketConnection:
+    """One WebSocket, accepted in any case."""
+
+    def __init__(self, site: Site, request: Request, receive: Receive, send: Send) -> None:
+        self._site, self._request, self._receive, self._send = site, request, receive, send
+        self._line = watch(self._listen)
+        self._entrance = Entrance()
+        self._commands = CommandQueue()
+        self._is_gone = False
+
+    async def serve(self) -> None:
+        """Let the client in, or tell it why not."""
+        site, request = self._site, self._request
+        if site.limits.is_full:
+            await self._accept()
+            await self._end("overload")
+            return
+        with site.closing.stream(self._entrance.shut_down):
+            if site.closing.begun:
+                await self._accept()
+                await self._end("shutdown")
+                return
+            try:
+                admission = await admit(site, request)
+            except (WebError, NotifyError) as error:
+                await self._accept()
+                await self._refuse(error)
+                return
+            await self._accept()
+            asked = _position.asked(request.headers, request.query)
+            if asked.is_refused(admission.login):
+                await self._end("disconnected")
+            else:
+                await self._run(admission, asked.position)
+
+    async def _run(self, admission: Admission, position: str) -> None:
+        """Send one stream after the other until the connection ends, and say why.
+
+        The last frames are sent while `_listen` goes on: a server whose queue of received frames is full may not send.
+        """
+        try:
+            async with self._line:
+                try:
+                    while True:
+                        position = await self._follow(admission, position)
+                except Ended as end:
+                    await self._sign_off(end)
+                except CommandError as error:
+                    await self._farewell(_close(BAD_REQUEST, error.code))
+                except WebError as error:
+                    await self._refuse(error)
+        except anyio.get_cancelled_exc_class():
+            await self._end("shutdown", cancelled=True)
+            raise
+        if self._line.aborted and not self._is_gone:
+            await self._farewell(_close(TOO_SLOW, "too_slow"))
+
+    async def _follow(self, admission: Admission, position: str) -> str:
+        """Send the stream from this position on; return the position of a `subscribe` that the client sends."""
+        site = self._site
+        translation = translation_of(site, self._request, Asked(position), admission)
+        start = position if translation is None else translation.position
+        session = self._entrance.session = Session(site, admission, start, self._line.abort)
+        if site.closing.begun:  # before there was a session to end
+            session.shut_down()
+        async with session:
+            feed = TextFeed(site, session, translation)
+            for text in feed.beginning():
+                await self._say(text)
+            while True:
+                while (command := self._commands.take()) is not None:
+                    if (elsewhere := await self._obey(command)) is not None:
+                        return elsewhere
+                for text in await feed.read():
+                    await self._say(text)
+
+    async def _obey(self, command: Command | CommandError) -> str | None:
+        """Do what a command says, and answer it; return where a `subscribe` begins."""
+        try:
+            elsewhere = _target(command)
+        except CommandError as error:
+            await self._say(refusal(error))
+            return None
+        await self._say(answer(command.ref))
+        return elsewhere
+
+    async def _listen(self) -> None:
+        """Receive commands until the client is gone."""
+        while (message := await self._received()) is not None:
+            self._commands.put(message, time.monotonic())
+            if self._entrance.session is not None:  # else it could not be opened
+                self._entrance.session.wake()
+        self._is_gone = True
+        self._line.abort()
+
+    async def _received(self) -> Any:
+        """Return the next message of the client; None if it is gone."""
+        try:
+            message = await self._receive()
+        except Exception:  # what servers raise after the end differs
+            return None
+        return message if message["type"] == "websocket.receive" else None
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    async def _accept(self) -> None:
+        offered = self._request.scope.get("subprotocols") or ()
+        chosen = PROTOCOL if PROTOCOL in offered else None
+        with anyio.move_on_after(self._site.options.send_timeout):
+            await self._send({"type": "websocket.accept", "subprotocol": chosen})
+
+    async def _say(self, text: str) -> None:
+        """Send one frame; the session's clock ends the connection if that takes too long."""
+        session = self._entrance.session
+        assert session is not None
+        session.sending = session.written = time.monotonic()
+        await self._send({"type": "websocket.send", "text": text})
+        session.sending = 0.0
+
+    async def _end(self, reason: Reason, *, cancelled: bool = False) -> None:
+        await self._sign_off(ended(self._site, reason), cancelled=cancelled)
+
+    async def _sign_off(self, end: Ended, *, cancelled: bool = False) -> None:
+        ours = ws_text(one_line(end.value), event="notify.end", id=end.mark)
+        theirs = end.dialect.farewell(end.reason) if end.dialect is not None else None
+        texts = [*texts_of([theirs] if theirs is not None else []), ours]
+        last = [{"type": "websocket.send", "text": text} for text in texts]
+        await self._farewell(*last, _close(_CODES[end.reason], end.reason), cancelled=cancelled)
+
+    async def _refuse(self, error: WebError | NotifyError) -> None:
+        refused = error if isinstance(error, WebError) else web_error(error)
+        if refused.status >= 500:
+            await self._end("shutdown" if isinstance(error, ClosedError) else "overload")
+        else:
+            code = {401: UNAUTHENTICATED, 403: FORBIDDEN}.get(refused.status, BAD_REQUEST)
+            await self._farewell(_close(code, refused.code))
+
+    async def _farewell(self, *messages: Mapping[str, Any], cancelled: bool = False) -> None:
+        await self._site.closing.farewell(self._send, *messages, cancelled=cancelled)
+
+
+def _target(command: Command | CommandError) -> str | None:
+    """Return where a `subscribe` begins; None for another command.
+
+    Raises:
+        CommandError: it cannot be done.
+    """
+    if isinstance(command, CommandError):
+        raise command
+    if command.do == "subscribe":
+        return _position.parse(position_of(command)).position
+    if command.do != "ping":
+        raise CommandError("unknown_command", f"there is no command {command.do!r:.40}", command.ref)
+    return None
+
+
+def _close(code: int, reason: str) -> dict[str, Any]:
+    return {"type": "websocket.close", "code": code, "reason": reason}

@@ -1,0 +1,180 @@
+"""The read half of Durable Streams: a log over plain HTTP, for the clients of that protocol.
+
+```python
+app.mount("/streams", DurableStreams(notifier, authenticate))
+```
+
+`GET /streams/alice?offset=-1` answers with what the log of alice retains, and with the offset to continue from;
+`&live=long-poll` and `&live=sse` wait for more. The protocol has no word for a gap: a client whose offset the log no
+longer reaches back to is answered with 410 and begins again at `-1`, so nothing is skipped silently. There is no write
+half: what is in a log was pushed by the application. Ephemeral events are not in a log, so they are not here either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from notify import Notifier, NotifyError, UsageError
+
+from ._authentication import Authenticate
+from ._durable import Form as Form
+from ._durable import payload as payload
+from ._durable_reading import Reading, unavailable
+from ._frames import wire_object
+from ._options import WebOptions
+from ._reply import Reply, WebError, reply_to
+from ._request import Receive, Request, Scope, Send
+from ._session import Admission, Ended, admit
+from ._site import Site, check_notifier
+
+EVENTS: Final = Form(wire_object)
+"""Each item is the JSON object of an event, as on every other transport."""
+
+METHODS: Final = ("GET", "HEAD", "OPTIONS")
+
+_EXPOSED: Final = b"ETag, Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-SSE-Data-Encoding"
+
+
+class DurableStreams:
+    """An ASGI application that serves logs by the read half of the Durable Streams protocol.
+
+    The path below the mount names the log; without one it is the log of the user. A client may read the logs of its
+    `Identity`: that of the user, that of the session, and the `addresses`.
+
+    Args:
+        notifier: streams come from it; closing it is up to the caller.
+        authenticate: as for `NotifyApp`.
+        form: what a stream consists of. A function from the name of a log to a `Form` decides for each log; None is a
+            404.
+        chunk: bytes of one answer, roughly: a client asks again for what follows.
+        heartbeat: seconds without a byte after which a stream of server-sent events writes a comment.
+        lifetime: seconds after which a stream of server-sent events ends and its client reconnects; varied by a fifth.
+        send_timeout: seconds that one write to a client may take.
+        long_poll: seconds that a long poll waits.
+        max_streams: live reads that may be open in this process; None for any number.
+        max_streams_per_user: live reads that one user may have open here; the oldest is ended for a further one.
+        drain: seconds over which live reads end when the server ends.
+        origins: other sites whose pages may read.
+
+    Raises:
+        UsageError: an argument is unacceptable.
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier[Any],
+        authenticate: Authenticate,
+        *,
+        form: Form | Callable[[str], Form | None] = EVENTS,
+        chunk: int = 262_144,
+        heartbeat: float = 15.0,
+        lifetime: float = 60.0,
+        send_timeout: float = 20.0,
+        long_poll: float = 25.0,
+        max_streams: int | None = None,
+        max_streams_per_user: int = 20,
+        drain: float = 2.0,
+        origins: Sequence[str] = (),
+    ) -> None:
+        if not callable(authenticate):
+            raise UsageError(f"authenticate must be a function of a request, not {authenticate!r:.80}")
+        if not isinstance(form, Form) and not callable(form):
+            raise UsageError(f"form must be a Form, or a function from a log's name to one, not {form!r:.80}")
+        options = WebOptions(
+            heartbeat=heartbeat,
+            lifetime=lifetime,
+            send_timeout=send_timeout,
+            long_poll=long_poll,
+            max_streams=max_streams,
+            max_streams_per_user=max_streams_per_user,
+            max_body=chunk,
+            drain=drain,
+            origins=origins,
+        )
+        self._site = Site(check_notifier(notifier), authenticate, options)
+        self._form = form
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            raise UsageError(f"DurableStreams serves HTTP, not {scope['type']!r}: route only HTTP requests to it")
+        request = Request(scope)
+        policy = b"cross-origin" if self._site.rules else b"same-origin"
+        request.response_headers += [
+            (b"x-content-type-options", b"nosniff"),
+            (b"cross-origin-resource-policy", policy),
+        ]
+        try:
+            await self._serve(request, receive, send)
+        except Ended as end:
+            await reply_to(unavailable(end)).send(send, request.response_headers)
+        except (WebError, NotifyError) as error:
+            await reply_to(error).send(send, request.response_headers)
+
+    def begin_shutdown(self) -> None:
+        """End the live reads, whose clients read on elsewhere. For applications that run a server themselves."""
+        self._site.closing.begin("asked")
+
+    async def aclose(self) -> None:
+        """End the live reads; the notifier stays open. Idempotent."""
+        await self._site.aclose()
+
+    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
+        self._check_site(request)
+        if request.method == "OPTIONS":
+            granted = self._site.rules.preflight(request.headers, METHODS)
+            await Reply(204, headers=[(b"allow", ", ".join(METHODS).encode()), *granted]).send(send)
+            return
+        if request.method not in METHODS:
+            allowed = ", ".join(METHODS)
+            raise WebError(405, "method_not_allowed", f"use {allowed}", [(b"allow", allowed.encode())])
+        admission, log = await self._admit(request)
+        form = self._form if isinstance(self._form, Form) else self._form(log)
+        if form is None:
+            raise WebError(404, "not_found", "there is no such stream")
+        reading = Reading(self._site, admission, form, request)
+        if request.method == "HEAD":
+            await reading.head(send)
+        elif reading.live == "sse":
+            await reading.follow(receive, send)
+        elif reading.live:
+            await reading.poll(receive, send)
+        else:
+            await reading.catch_up(send)
+
+    def _check_site(self, request: Request) -> None:
+        refusal = self._site.rules.refusal(request.method, request.scope.get("scheme", "http"), request.headers)
+        if refusal is not None and request.method != "OPTIONS":
+            raise WebError(*refusal)
+        granted = self._site.rules.cors(request.headers)
+        request.response_headers += granted
+        if any(name == b"access-control-allow-origin" for name, _ in granted):
+            request.response_headers.append((b"access-control-expose-headers", _EXPOSED))
+
+    async def _admit(self, request: Request) -> tuple[Admission, str]:
+        admission = await admit(self._site, request)
+        identity = admission.identity
+        path = below_mount(request.scope)
+        allowed = {identity.user, *filter(None, [identity.session]), *identity.addresses}
+        log = (
+            identity.user
+            if not path
+            else next((name for name in (path, path.rpartition("/")[2]) if name in allowed), "")
+        )
+        if not log:
+            raise WebError(403, "forbidden", "this user may not read this stream")
+        return admission._replace(logs=(log,)), log
+
+
+def below_mount(scope: Scope) -> str:
+    """Return the path below the mount, without slashes around it.
+
+    Frameworks differ in what of `root_path` the path still contains, so the longest end of it that the path begins
+    with is left out.
+    """
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    for start, character in enumerate(root):
+        if character == "/" and f"{path}/".startswith(f"{root[start:]}/"):
+            return path[len(root) - start :].strip("/")
+    return path.strip("/")

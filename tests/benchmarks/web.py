@@ -1,0 +1,222 @@
+"""Server-sent events and WebSocket: connections, memory, latency, broadcasts, replays.
+
+The limit is a bare ASGI application with an `asyncio.Queue` for each client and a task that watches for its disconnect,
+under the same uvicorn with uvloop. Server and load client are processes of their own, and the contenders take turns.
+`CONNECTIONS=5000` sets how many connections there are, 1,000 by default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.servers import redis
+
+from .harness import ROUNDS, Bar, Row, Spread, progress
+
+CONNECTIONS = int(os.environ.get("CONNECTIONS", "1000"))
+WARM_UP = 100
+RATE = 1000
+LIVE = 3 * RATE
+BROADCASTS = 20
+PAUSE = 50e-6
+"""Seconds between two broadcasts for each connection, so that each of them is a broadcast of its own."""
+
+BEHIND = 100
+RESUMED = 1000
+RESUMED_BAR = 50_000
+ROOT = Path(__file__).parents[2]
+
+Figures = dict[str, float]
+
+
+class Process:
+    """A process that is asked by lines of JSON."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Ask without waiting for the answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Return the answer."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Ask, and return the answer."""
+        self.tell(do, **arguments)
+        return self.answer()
+
+    def stop(self) -> None:
+        """End the process: at the end of its input."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def processes(kind: str, *redis_urls: str) -> Iterator[tuple[list[Process], list[int], Process]]:
+    """Run a server, or one for each URL of Redis, and a load client."""
+    servers = [Process("web_server", kind, *urls) for urls in ([url] for url in redis_urls)] or [
+        Process("web_server", kind)
+    ]
+    client = Process("web_client")
+    try:
+        yield servers, [server.answer()["port"] for server in servers], client
+    finally:
+        for process in [client, *servers]:
+            process.stop()
+
+
+def path_of(kind: str, transport: str) -> str:
+    """Return where a contender serves a transport."""
+    return ("/ws" if transport == "ws" else "/stream") + "?user={user}" if kind == "ours" else "/?user={user}"
+
+
+def one_server(kind: str, transport: str) -> Figures:
+    """Connect, measure the memory, push to random users, broadcast."""
+    with processes(kind) as ((server,), (port,), client):
+        where = {"port": port, "path": path_of(kind, transport), "transport": transport}
+        client.ask("connect", users=WARM_UP, **where)
+        client.ask("close")
+        before, spent = server.ask("memory")["bytes"], server.ask("cpu")["seconds"]
+        connected = client.ask("connect", users=CONNECTIONS, **where)
+        connecting = server.ask("cpu")["seconds"] - spent
+        size = (server.ask("memory")["bytes"] - before) / CONNECTIONS
+        live = pushed(server, server, client)
+        spent = server.ask("cpu")["seconds"]
+        client.ask("expect", wanted=BROADCASTS * CONNECTIONS)
+        server.ask("shout", times=BROADCASTS, pause=PAUSE * CONNECTIONS)
+        client.ask("arrived")
+        shouting = server.ask("cpu")["seconds"] - spent
+    return {
+        "bytes": size,
+        "connects": CONNECTIONS / connected["seconds"],
+        "connect cpu": connecting / CONNECTIONS * 1e6,
+        **live,
+        "broadcast cpu": shouting / (BROADCASTS * CONNECTIONS) * 1e6,
+    }
+
+
+def pushed(server: Process, receiving: Process, client: Process) -> Figures:
+    """Push to random users through one server; the clients are connected to another one, or the same."""
+    spent = receiving.ask("cpu")["seconds"]
+    client.ask("expect", wanted=LIVE)
+    server.ask("live", users=CONNECTIONS, rate=RATE, events=LIVE)
+    arrived = client.ask("arrived")
+    cpu = (receiving.ask("cpu")["seconds"] - spent) / LIVE * 1e6
+    return {"p50": arrived["p50"], "p99": arrived["p99"], "live cpu": cpu}
+
+
+def resumed() -> float:
+    """Return how many events a second reach clients that come back at once, each of them behind."""
+    with processes("ours") as ((server,), (port,), client):
+        server.ask("fill", users=RESUMED, events=BEHIND)
+        path = path_of("ours", "sse") + "&last_id=0"
+        done = client.ask("connect", users=RESUMED, port=port, path=path, wanted=RESUMED * BEHIND)
+        return float(RESUMED * BEHIND / done["all"])
+
+
+def through_redis(url: str) -> Callable[[str], Figures]:
+    """Two server processes: one pushes, the clients are connected to the other one."""
+
+    def job(kind: str) -> Figures:
+        with processes(kind, url, url) as ((pushing, serving), (_, port), client):
+            client.ask("connect", users=CONNECTIONS, port=port, path=path_of(kind, "sse"))
+            return pushed(pushing, serving, client)
+
+    return job
+
+
+def rounds(name: str, job: Callable[[str], Figures]) -> dict[str, list[Figures]]:
+    """Run both contenders in turn, the first one changing from round to round."""
+    results: dict[str, list[Figures]] = {"bare": [], "ours": []}
+    started = time.perf_counter()
+    for number in range(ROUNDS):
+        progress(f"{name}: round {number + 1} of {ROUNDS}, {time.perf_counter() - started:.0f} s")
+        for kind in ("bare", "ours") if number % 2 else ("ours", "bare"):
+            results[kind].append(job(kind))
+    return results
+
+
+def row(name: str, unit: str, results: dict[str, list[Figures]], figure: str, most: float | None) -> Row:
+    """Return a row for a figure of which less is better: at most so many times that of the bare application."""
+    bare, ours = ([each[figure] for each in results[kind]] for kind in ("bare", "ours"))
+    times = statistics.median(ours) / statistics.median(bare)
+    return Row(
+        name,
+        unit,
+        statistics.median(ours),
+        limit=statistics.median(bare),
+        ratio=Spread.of([limit / mine for limit, mine in zip(bare, ours, strict=True)]),
+        bar=None if most is None else Bar(f"<= {most:.1f} x", times <= most),
+        note=f"{times:.2f} times the limit",
+    )
+
+
+def rows_of(transport: str, results: dict[str, list[Figures]]) -> list[Row]:
+    """Return the rows of one transport; the bars are for server-sent events."""
+    is_judged = transport == "sse"
+    name = f"web, {transport}"
+    rates = {kind: [each["connects"] for each in results[kind]] for kind in results}
+    share = statistics.median(rates["ours"]) / statistics.median(rates["bare"])
+    connects = Row(
+        f"{name}, connects",
+        "connects/s",
+        statistics.median(rates["ours"]),
+        limit=statistics.median(rates["bare"]),
+        ratio=Spread.of([mine / limit for mine, limit in zip(rates["ours"], rates["bare"], strict=True)]),
+        bar=Bar(">= 0.7 x", share >= 0.7) if is_judged else None,
+        note=f"{share:.2f} times the limit",
+    )
+
+    def bar(most: float) -> float | None:
+        return most if is_judged else None
+
+    return [
+        row(f"{name}, connection", "bytes", results, "bytes", bar(1.2)),
+        connects,
+        row(f"{name}, connect: CPU", "µs", results, "connect cpu", None),
+        row(f"{name}, {RATE:,}/s to random users, p50", "µs", results, "p50", bar(1.3)),
+        row(f"{name}, {RATE:,}/s to random users, p99", "µs", results, "p99", bar(1.3)),
+        row(f"{name}, {RATE:,}/s to random users: CPU", "µs", results, "live cpu", None),
+        row(f"{name}, broadcast: CPU of a delivery", "µs", results, "broadcast cpu", bar(1.1)),
+    ]
+
+
+def measure() -> list[Row]:
+    """Run the benchmark."""
+    rows = []
+    for transport in ("sse", "ws"):
+        name = f"web, {CONNECTIONS:,} connections by {transport}"
+        rows += rows_of(transport, rounds(name, lambda kind, transport=transport: one_server(kind, transport)))  # type: ignore[misc]
+    progress("web, resume")
+    speeds = [resumed() for _ in range(ROUNDS)]
+    speed = statistics.median(speeds)
+    note = f"{RESUMED:,} clients come back at once, {BEHIND} events behind; {min(speeds):,.0f} to {max(speeds):,.0f}"
+    rows.append(Row("web, resume", "events/s", speed, bar=Bar(f">= {RESUMED_BAR:,}", speed >= RESUMED_BAR), note=note))
+    with redis.single() as server:
+        results = rounds("web, through Redis", through_redis(server.url))
+    rows += [row(f"web, through Redis, {figure}", "µs", results, figure, None) for figure in ("p50", "p99", "live cpu")]
+    return rows

@@ -1,0 +1,87 @@
+"""A `NotifyApp` as a server loads it: the store and the options come from the environment.
+
+`?user=` says who a client is. Beside the application's own paths: `/inside` shows the signal handlers and what is
+open; `/inside/push?user=...&count=...` pushes in the server; `?delay=` makes `authenticate` take its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import anyio
+
+from notify import Notifier
+from notify.web import NotifyApp, Request
+from notify_memory import MemoryPresence
+
+STORE = os.environ.get("TEST_STORE", "memory://")
+OPTIONS: dict[str, Any] = json.loads(os.environ.get("TEST_OPTIONS", "{}"))
+
+presence = MemoryPresence()
+notifier = Notifier.from_url(STORE, presence=presence, linger=0.0)
+
+
+async def authenticate(request: Request) -> str | None:
+    """The user is whom the query names; slowly if it asks for that."""
+    await anyio.sleep(float(request.query.get("delay", "0")))
+    return request.query.get("user")
+
+
+web = NotifyApp(notifier, authenticate, **OPTIONS)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answer what tests ask for, and pass everything else on."""
+    handler = INSIDE.get(scope.get("path", "")) if scope["type"] == "http" else None
+    if handler is None:
+        await web(scope, receive, send)
+        return
+    body = json.dumps(await handler(Request(scope))).encode()
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def state(_: Request) -> dict[str, Any]:
+    """What is open in this process, this request included."""
+    statistics = notifier.statistics()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    return {
+        "pid": os.getpid(),
+        "handlers": [type(signal.getsignal(number)).__name__ for number in numbers],
+        "streams": statistics.open_streams,
+        "closing": len(web._site.closing),
+        "tasks": _tasks(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "present": sorted(user for user, places in presence.locate_nowait(USERS).items() if places),
+    }
+
+
+USERS = ["alice", "bob", "quiet"]
+
+
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        trio = sys.modules["trio"]
+        tasks: int = trio.lowlevel.current_statistics().tasks_living
+        return tasks
+
+
+async def push(request: Request) -> dict[str, Any]:
+    """Push numbered events here."""
+    user, size = request.query["user"], int(request.query.get("size", "0"))
+    first, count = int(request.query.get("first", "0")), int(request.query.get("count", "1"))
+    for number in range(first, first + count):
+        await notifier.push(user, "number", {"n": number, "fill": "x" * size})
+    return {"pushed": count}
+
+
+INSIDE = {"/inside": state, "/inside/push": push}

@@ -1,0 +1,129 @@
+"""The core of the client in each browser engine: `make test-browsers` adds Firefox and WebKitGTK to Chromium."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.web.browser.engines import ENGINES, Engine, Tab, launched, until
+from tests.web.browser.scripted import Answer, Scripted
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    with launched(request.param) as engine:
+        yield engine
+
+
+def opened(engine: Engine, site: str, options: str = "") -> Tab:
+    tab = engine.tab()
+    tab.go(site)
+    until(tab, "window.ready")
+    tab.js(f"start({options})")
+    return tab
+
+
+def connected(tab: Tab) -> None:
+    until(tab, "got.client.status === 'connected'")
+
+
+def waited(condition: object, seconds: float = 15) -> bool:
+    """Whether a condition of the server becomes true in time."""
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+def test_each_transport(engine: Engine, site: str, scripted: Scripted) -> None:
+    """Events arrive once, in order, over connections that end."""
+    for transport in ("fetch", "eventsource", "poll", "websocket"):
+        scripted.log.clear()
+        tab = opened(engine, site, f"{{share: false, transports: ['{transport}']}}")
+        connected(tab)
+        for number in range(20):
+            scripted.push(number)
+            if number % 7 == 5:
+                scripted.end_streams()
+                time.sleep(0.2)
+        until(tab, "got.payloads.length >= 20")
+        assert tab.js("got.payloads") == list(range(20)), transport
+        assert tab.js("got.statuses.slice(0, 2)") == ["connecting", "connected"], transport
+        tab.js("got.client.close()")
+
+
+def test_tabs_share_a_stream(engine: Engine, site: str, scripted: Scripted) -> None:
+    """Three tabs have one stream; the first is closed, and the others go on."""
+    tabs = []
+    for _ in range(3):
+        tabs.append(opened(engine, site))
+        connected(tabs[-1])
+    scripted.push(0)
+    for tab in tabs:
+        until(tab, "got.payloads.length === 1")
+    assert scripted.open == 1
+    tabs.pop(0).close()
+    for number in range(1, 10):
+        scripted.push(number)
+    for tab in tabs:
+        until(tab, "got.payloads.length >= 10")
+        assert tab.js("got.payloads") == list(range(10))
+    assert waited(lambda: scripted.open == 1)
+
+
+def test_a_reload_resumes(engine: Engine, site: str, scripted: Scripted) -> None:
+    """Storage, and a page that is loaded again."""
+    tab = opened(engine, site, "{storage: localStorage}")
+    connected(tab)
+    scripted.push(1)
+    until(tab, "got.payloads.length === 1")
+    tab.go("about:blank")
+    scripted.push(2)
+    tab.go(site)
+    until(tab, "window.ready")
+    tab.js("start({storage: localStorage})")
+    until(tab, "got.payloads.length === 1")
+    assert tab.js("got.payloads") == [2]
+    tab.js("got.client.close()")
+
+
+def test_going_back_resumes(engine: Engine, site: str, scripted: Scripted) -> None:
+    """The page comes back from the back-forward cache, or is loaded again: it gets what it has missed."""
+    tab = opened(engine, site, "{storage: localStorage}")
+    connected(tab)
+    scripted.push(1)
+    until(tab, "got.payloads.length === 1")
+    tab.js("(location.href = '/other', 0)")
+    until(tab, "location.pathname === '/other' && window.ready")
+    assert waited(lambda: scripted.open == 0)
+    scripted.push(2)
+    tab.js("(history.back(), 0)")
+    until(tab, "location.pathname === '/' && window.ready")
+    tab.js("window.got ? 0 : start({storage: localStorage})")
+    until(tab, "got.payloads.at(-1) === 2")
+    assert tab.js("got.payloads") in ([1, 2], [2])
+    connected(tab)
+
+
+def test_a_silent_stream_is_left(engine: Engine, site: str, scripted: Scripted) -> None:
+    """What holds streams back: the client polls."""
+    scripted.always["/stream"] = Answer(hold=True)
+    tab = opened(engine, site, "{share: false, heartbeat: 0.4}")
+    connected(tab)
+    scripted.push(1)
+    until(tab, "got.payloads.length === 1")
+    assert scripted.requests("/events")
+
+
+def test_a_refusal_ends_it(engine: Engine, site: str, scripted: Scripted) -> None:
+    """403: closed after one request."""
+    scripted.always["/stream"] = Answer(403)
+    tab = opened(engine, site, "{share: false}")
+    until(tab, "got.client.status === 'closed'")
+    assert tab.js("got.ends") == [{"reason": "forbidden"}]
+    assert len(scripted.requests("/stream")) == 1

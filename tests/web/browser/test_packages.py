@@ -1,0 +1,100 @@
+"""The published package: its types, and the hook in a real React application."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext
+
+from tests.web.browser.conftest import until
+from tests.web.browser.scripted import Scripted
+from tests.web.node import HERE, install
+
+CLIENT = Path(str(files("notify.web") / "client"))
+
+pytestmark = pytest.mark.timeout(300)  # what is missing is installed first
+
+APP = """
+import { StrictMode, createElement as make, useState } from 'react';
+import { createRoot } from 'react-dom/client';
+import { useNotify } from 'notify-streams/react';
+
+function Notes({ token }) {
+  const auth = () => ({ Authorization: token });
+  const { status, connected, events, last } = useNotify('/notify', { share: false, key: token, auth, limit: 3 });
+  window.notes = { status, connected, payloads: events.map((event) => event.payload), last: last?.payload };
+  return make('p', { id: 'notes' }, `${status} ${events.map((event) => event.payload).join()}`);
+}
+
+function App() {
+  const [token, setToken] = useState('one');
+  window.setToken = setToken;
+  return token && make(Notes, { token });
+}
+
+createRoot(document.querySelector('#root')).render(make(StrictMode, null, make(App)));
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that has installed the package and React."""
+    folder = tmp_path_factory.mktemp("project")
+    modules = folder / "node_modules"
+    shutil.copytree(CLIENT, modules / "notify-streams")
+    for package in (install(HERE / "npm-client") / "node_modules").iterdir():
+        if not package.name.startswith(".package"):
+            (modules / package.name).symlink_to(package)
+    return folder
+
+
+def run(project: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=240, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_types(project: Path) -> None:
+    """The compiler accepts the ways in which the client is meant to be used, and refuses others."""
+    shutil.copy(HERE / "npm-client" / "types.ts", project)
+    options = ["--noEmit", "--strict", "--target", "es2022", "--lib", "es2022,dom,dom.iterable", "--types", ""]
+    for resolution in (["--module", "nodenext"], ["--module", "esnext", "--moduleResolution", "bundler"]):
+        run(project, "node", "node_modules/typescript/bin/tsc", *options, *resolution, "types.ts")
+
+
+def test_the_hook(project: Path, context: BrowserContext, site: str, scripted: Scripted) -> None:
+    """Connects with the component and its token, again when that changes, and ends with it; also in strict mode."""
+    (project / "app.js").write_text(APP)
+    bundled = ["--bundle", "--format=esm", "--outfile=bundle.js", "--log-level=error"]
+    run(project, "node_modules/esbuild/bin/esbuild", "app.js", '--define:process.env.NODE_ENV="development"', *bundled)
+    scripted.files["/react"] = (
+        "text/html",
+        b"<!doctype html><div id=root></div><script type=module src=/bundle></script>",
+    )
+    scripted.files["/bundle"] = ("text/javascript", (project / "bundle.js").read_bytes())
+    page = context.new_page()
+    page.goto(f"{site}/react")
+    until(page, "window.notes?.connected")
+    for number in range(1, 6):
+        scripted.push(number)
+    until(page, "notes.last === 5")
+    assert page.evaluate("notes.payloads") == [5, 4, 3]
+    assert page.inner_text("#notes") == "connected 5,4,3"
+    scripted.push("25 %", group="upload")
+    scripted.push("50 %", group="upload")
+    until(page, "notes.last === '50 %'")
+    assert page.evaluate("notes.payloads") == ["50 %", 5, 4]
+    page.evaluate("setToken('two')")
+    until(page, "notes.payloads.length === 0 && notes.connected")
+    scripted.push(6)
+    until(page, "notes.last === 6")
+    assert scripted.open == 1
+    assert [seen.headers["authorization"] for seen in scripted.requests("/stream")][-1] == "two"
+    page.evaluate("setToken('')")
+    until(page, "document.querySelector('#notes') === null")
+    page.wait_for_timeout(300)
+    assert scripted.open == 0

@@ -1,0 +1,51 @@
+// How the client is used in TypeScript: checked by the compiler, and never run.
+import { clients, connect, type Client, type End, type Gap, type Status, type Sync } from "notify-streams";
+import { useNotify } from "notify-streams/react";
+
+const client: Client = connect("/notify", {
+  auth: async (renew) => ({ Authorization: renew ? "new" : "old" }),
+  transports: ["fetch", "websocket"],
+  share: "alice",
+  lastId: "0",
+  storage: localStorage,
+  withCredentials: true,
+  when: "visible",
+});
+connect();
+connect(new URL("https://example.com/notify"), { auth: "a ticket" });
+connect("/notify", { auth: () => null, storage: { getItem: () => null, setItem: () => {} } });
+
+const remove: () => void = client.on<{ post: number }>("comment.created", ({ payload, id }) => {
+  const post: number = payload.post;
+  const position: string | undefined = id;
+  console.log(post, position);
+});
+remove();
+client.on("*", ({ type, user, timestamp, group, meta }) => console.log(type, user, timestamp, group, meta));
+client.on("status", (status) => {
+  const known: Status = status;
+  console.log(known);
+});
+client.on("gap", (gap: Gap) => console.log(gap.reason, gap.from, gap.to, gap.user));
+client.on("sync", (sync: Sync) => console.log(sync.position));
+client.on("end", (end: End) => console.log(end.reason, end.retry));
+document.addEventListener("notify", (event) => {
+  event.preventDefault();
+  console.log(event.detail.type, event.client.lastId);
+});
+document.addEventListener("notify-status", (event) => console.log(event.detail === "paused"));
+for (const each of clients) each.close();
+
+const { status, connected, events, last } = useNotify<{ title: string }>("/notify", { key: 1, limit: 3, types: ["a"] });
+const titles: string[] = events.map(({ payload }) => payload.title);
+console.log(status, connected, titles, last?.payload.title);
+useNotify(client);
+
+// @ts-expect-error: not a transport
+connect("/notify", { transports: ["smoke"] });
+// @ts-expect-error: a status is not a number
+client.on("status", (status: number) => status);
+// @ts-expect-error: read only
+client.lastId = "0";
+// @ts-expect-error: not an option
+connect("/notify", { reconnect: true });

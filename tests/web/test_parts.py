@@ -1,0 +1,502 @@
+"""The parts of the application that need no server: options, requests, replies, positions, frames, limits, times."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notify import (
+    BackendUnavailableError,
+    ClosedError,
+    CodecError,
+    Event,
+    InvalidEventIdError,
+    NotifyError,
+    OverloadedError,
+    PayloadTooLargeError,
+    PushUncertainError,
+    UsageError,
+)
+from notify.adapters import Background
+from notify.web import Identity, Request, WebError, _frames
+from notify.web._frames import Encoded, FrameCache, sse_frame, wire_object, ws_text
+from notify.web._limits import StreamLimits, Turns
+from notify.web._options import WebOptions
+from notify.web._position import Asked, asked, mark, parse
+from notify.web._reply import Reply, read_body, reply_to
+from notify.web._session import logs_of
+from notify.web._ticker import NEVER, Ticker
+from notify.web._watch import GroupWatch, watch
+from tests.parts import until
+
+
+def scope(**fields: Any) -> dict[str, Any]:
+    return {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", **fields}
+
+
+# -- options --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"heartbeat": 0}, {"heartbeat": "15"}, {"heartbeat": True}, {"heartbeat": float("nan")}, {"lifetime": -1},
+        {"send_timeout": float("inf")}, {"long_poll": None}, {"ticket_lifetime": 0}, {"drain": -0.1}, {"drain": "2"},
+        {"retry": (5, 1)}, {"retry": (1, 2, 3)}, {"retry": "1"}, {"retry": None}, {"retry": (1000, 5000)},
+        {"retry": (-1, 5)}, {"max_streams": 0}, {"max_streams_per_user": 0}, {"max_streams_per_user": 1.5},
+        {"max_body": True}, {"origins": "https://a.example"}, {"publish_secrets": b"secret"}, {"origins": 7},
+        {"on_push": "f"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    """The message names the option and what was given."""
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        WebOptions(**wrong)
+
+
+def test_options_are_taken_as_they_are_meant() -> None:
+    """One number for `retry`, a list for a sequence; `drain=0` and no limit are fine."""
+    options = WebOptions(retry=3, origins=["https://a.example"], drain=0, max_streams=None)  # type: ignore[arg-type]
+    assert options.retry == (3.0, 3.0)
+    assert options.origins == ("https://a.example",)
+    assert WebOptions() == WebOptions()
+    assert WebOptions().retry == (1.0, 5.0)
+
+
+# -- requests -------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_as_authenticate_sees_it() -> None:
+    """Headers, cookies, query, path and client, decoded; what is repeated is joined, or the last one counts."""
+    request = Request(
+        scope(
+            path="/a/stream",
+            query_string=b"user=a%20b&x=1&x=2&empty&bad=%ff",
+            client=["10.0.0.1", 4711],
+            headers=[
+                (b"Authorization", b"Bearer \xe9"),
+                (b"cookie", b'a=1; b="two"; a=3; =x; c; d = 4 '),
+                (b"cookie", b"e=5"),
+                (b"accept", b"x"),
+                (b"accept", b"y"),
+            ],
+        )
+    )
+    assert request.headers["authorization"] == "Bearer \xe9"
+    assert request.headers["accept"] == "x, y"
+    assert request.cookies == {"a": "1", "b": "two", "d": "4", "e": "5"}
+    assert request.cookies is request.cookies
+    request.forget()
+    assert request.cookies == {"a": "1", "b": "two", "d": "4", "e": "5"}
+    assert request.query == {"user": "a b", "x": "2", "empty": "", "bad": "\ufffd"}
+    assert request.query_all("x") == ["1", "2"]
+    assert (request.path, request.client, request.method) == ("/a/stream", "10.0.0.1", "GET")
+    bare = Request({"type": "websocket", "headers": []})
+    assert (bare.path, bare.client, bare.method, bare.query, bare.cookies) == ("", "", "GET", {}, {})
+
+
+def test_a_query_has_a_bound() -> None:
+    """A thousand fields are read, however many are sent."""
+    request = Request(scope(query_string=b"&".join([b"a=1"] * 2000)))
+    assert len(request.query_all("a")) == 1000
+
+
+# -- replies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (WebError(418, "teapot", "no"), 418, "teapot"),
+        (PayloadTooLargeError(2, 1), 413, "payload_too_large"),
+        (InvalidEventIdError("x"), 400, "invalid_position"),
+        (ClosedError("secret"), 503, "shutting_down"),
+        (UsageError("x"), 400, "bad_request"),
+        (OverloadedError("secret"), 503, "overloaded"),
+        (PushUncertainError("secret"), 503, "outcome_unknown"),
+        (BackendUnavailableError("secret"), 503, "unavailable"),
+        (CodecError("x"), 400, "bad_request"),
+        (NotifyError("secret"), 500, "internal"),
+    ],
+)
+def test_every_error_has_a_status_and_a_shape(error: Any, status: int, code: str) -> None:
+    """What a backend says is not shown; 503 says when to come back."""
+    reply = reply_to(error)
+    shown = json.loads(reply.body)
+    assert (reply.status, shown["error"]["code"]) == (status, code)
+    assert set(shown) == {"error"}
+    assert set(shown["error"]) == {"code", "message"}
+    assert "secret" not in shown["error"]["message"]
+    assert (b"retry-after" in dict(reply.headers)) == (status == 503)
+    assert dict(reply_to(WebError(503, "x", "y", [(b"retry-after", b"77")])).headers)[b"retry-after"] == b"77"
+
+
+def test_every_error_of_the_library_has_a_row() -> None:
+    """A new class gets the status of its nearest parent, and never none."""
+
+    def kinds(kind: type[NotifyError]) -> set[type[NotifyError]]:
+        return {kind}.union(*map(kinds, kind.__subclasses__()))
+
+    for kind in kinds(NotifyError):
+        error = kind.__new__(kind)
+        Exception.__init__(error, "x")
+        assert 400 <= reply_to(error).status < 600
+
+
+@pytest.mark.anyio
+async def test_replies_and_bodies() -> None:
+    """A length unless it is 204; a body in parts, over the limit, and one that ends too early."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await Reply(204).send(send, [(b"x", b"y")])
+    await Reply.json({"a": "\u00fc"}, 201).send(send)
+    assert sent[0] == {"type": "http.response.start", "status": 204, "headers": [(b"x", b"y")]}
+    assert dict(sent[2]["headers"])[b"content-length"] == b"10"
+    parts = [{"type": "http.request", "body": b"ab", "more_body": True}, {"type": "http.request", "body": b"c"}]
+
+    def receiver(*messages: Any) -> Any:
+        remaining = iter(messages)
+
+        async def receive() -> Any:
+            return next(remaining)
+
+        return receive
+
+    assert await read_body(receiver(*parts), 3, 1) == b"abc"
+    with pytest.raises(WebError) as caught:
+        await read_body(receiver(*parts), 2, 1)
+    assert caught.value.status == 413
+    with pytest.raises(WebError) as caught:
+        await read_body(receiver(parts[0], {"type": "http.disconnect"}), 9, 1)
+    assert caught.value.code == "incomplete"
+
+    async def silent() -> Any:
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(2), pytest.raises(WebError) as caught:
+        await read_body(silent, 9, 0.01)
+    assert caught.value.status == 408
+
+
+def test_the_logs_of_an_identity() -> None:
+    """The user, the session, the addresses that are named; each once."""
+    identity = Identity("alice", ["room", "desk"], session="s")
+    assert logs_of(identity) == ("alice", "s")
+    assert logs_of(identity, ["desk", "alice", "desk"]) == ("alice", "s", "desk")
+    assert logs_of(Identity("alice")) == ("alice",)
+    with pytest.raises(WebError) as caught:
+        logs_of(identity, ["room", "other"])
+    assert caught.value.status == 403
+
+
+# -- positions ------------------------------------------------------------------------------------------------------
+
+
+def test_where_a_client_says_it_is() -> None:
+    """The header, then the names of the query in their order; white space around it does not count."""
+    query = {"last_id": "3-0", "last_event_id": "2-0", "lastEventId": " 1-0 "}
+    assert asked({"last-event-id": " 9-0 "}, query) == Asked("9-0")
+    assert asked({"last-event-id": " "}, query) == Asked("1-0")
+    assert asked({}, {"last_id": "3-0", "last_event_id": " "}) == Asked("3-0")
+    assert asked({}, {}) == Asked("")
+    assert asked({}, {"after": "5-0"}, ("after",)) == Asked("5-0")
+
+
+@given(st.text(), st.text(), st.text())
+def test_a_mark_is_for_one_session(session: str, other: str, position: str) -> None:
+    """It gives its position back, and refuses the session in which the client was disconnected, and no other."""
+    text = mark(session, position)
+    assert parse(text).position == position
+    assert parse(text).is_refused(session)
+    assert parse(text).is_refused(other) == (other == session)
+    assert len(text) == len("x1.") + 16 + len(".") + len(position)
+
+
+@given(st.text())
+def test_what_is_not_a_mark_stays_a_position(text: str) -> None:
+    """Nothing that a client sends is refused by accident, or fails."""
+    assert parse(text) == Asked(text) or text.startswith("x1.")
+    assert not Asked(text).is_refused("")
+    assert parse("x1." + text).position in ("x1." + text, text[17:])
+
+
+# -- frames ---------------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner),
+    max_leaves=5,
+)
+
+
+@given(JSON, TEXT, st.booleans())
+def test_a_frame_is_one_event_and_nothing_else(payload: Any, text: str, indented: bool) -> None:
+    """Whatever is in it, a parser finds one event, whose data is the wire object."""
+    data = json.dumps(payload, indent=1, ensure_ascii=False).replace("\n", "\r\n").encode() if indented else None
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    meta = {"k": text, "notify.origin": "hidden"}
+    event = Event("alice", "t", None if indented else payload, data=data, timestamp=moment, meta=meta).stored(
+        "2-1", "1-0"
+    )
+    frame = FrameCache().sse(event, "2-1")
+    lines = frame.split(b"\n")
+    assert [line.partition(b": ")[0] for line in lines] == [b"id", b"data", b"", b""]
+    assert b"\r" not in frame
+    assert json.loads(lines[1].partition(b": ")[2]) == {
+        "id": "2-1",
+        "user": "alice",
+        "type": "t",
+        "payload": payload,
+        "timestamp": "2026-01-02T03:04:05.000000+00:00",
+        "meta": {"k": text},
+    }
+    assert json.loads(FrameCache().ws(event, "2-1")) == {
+        "event": "message",
+        "id": "2-1",
+        "data": json.loads(lines[1].partition(b": ")[2]),
+    }
+
+
+def test_a_type_that_no_application_can_push_cannot_end_a_line() -> None:
+    """An event of a foreign process is not checked as a pushed one is."""
+    event = Event.from_bytes(Event("a", "t", 1).to_bytes().replace(b'"t"', b'"t\\nid: 7"'))
+    frame = FrameCache().sse(event, "", typed=True)
+    assert frame.startswith(b"event: tid:7\ndata: {")
+    assert frame.count(b"\n") == 3
+    assert b'"type":"t\\nid: 7"' in wire_object(event)
+
+
+def test_what_the_library_keeps_in_meta_is_not_shown() -> None:
+    """Nor an empty `meta`; a surrogate of a foreign process does no harm."""
+    event = Event("a", "t", meta={"notify.origin": "x"})
+    assert b"meta" not in wire_object(event)
+    foreign = Event.from_bytes(event.to_bytes().replace(b'"a"', b'"\\ud800"'))
+    assert json.loads(wire_object(foreign))["user"] == "\ud800"
+
+
+def test_frames_of_other_shapes() -> None:
+    """Fields are there if they have a value."""
+    assert sse_frame(b"{}") == b"data: {}\n\n"
+    assert sse_frame(b"{}", event="e", id="1-0") == b"event: e\nid: 1-0\ndata: {}\n\n"
+    assert ws_text(b"{}", event="notify.sync") == '{"event":"notify.sync","data":{}}'
+
+
+def test_an_event_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is asked for; for a stream of several logs only the id varies. What is kept is bounded."""
+    encoded: list[Event] = []
+
+    class Counted(Encoded):
+        def __init__(self, event: Event) -> None:
+            encoded.append(event)
+            super().__init__(event)
+
+    monkeypatch.setattr(_frames, "Encoded", Counted)
+    cache = FrameCache()
+    event = Event("a", "t", 1).stored("2-0", "1-0")
+    assert cache.sse(event, "2-0") is cache.sse(event, "2-0")
+    assert cache.sse(event, "2-0", typed=True) is cache.sse(event, "2-0", typed=True)
+    assert cache.sse(event, "m1.x").startswith(b"id: m1.x\ndata: ")
+    assert cache.sse(event, "m1.x", typed=True).startswith(b"event: t\nid: m1.x\ndata: ")
+    assert '"id":"m1.x"' in cache.ws(event, "m1.x")
+    other = Event("a", "t", 2).stored("2-1", "2-0")
+    assert cache.sse(other, "2-1") is not cache.sse(event, "2-0")
+    assert cache.sse(other, "2-1") is cache.sse(other, "2-1")
+    assert cache.sse(event, "2-0") is cache.sse(event, "2-0")
+    assert cache.ws(event, "2-0") is cache.ws(event, "2-0")
+    assert encoded == [event, other]
+    for number in range(300):
+        cache.sse(Event("a", "t", number).stored("3-0", "2-0"), "3-0")
+    assert len(cache) == _frames.KEPT_EVENTS
+    for _ in range(40):
+        cache.sse(Event("a", "t", "x" * 60_000).stored("3-0", "2-0"), "3-0")
+    assert len(cache) < 20
+    cache.sse(Event("a", "t", "x" * 2_000_000).stored("3-0", "2-0"), "3-0")
+    assert len(cache) == 1
+
+
+# -- limits ---------------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A stream that counts."""
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+        self.stopped: list[str] = []
+
+    def stop(self, reason: str) -> None:
+        self.stopped.append(reason)
+
+
+def test_the_oldest_stream_gives_way() -> None:
+    """It counts no longer, whenever it ends; streams of others are not touched."""
+    limits = StreamLimits(4, 2)
+    streams = [Counting(user) for user in ("a", "a", "b", "a")]
+    for each in streams:
+        limits.add(each)
+    assert [each.stopped for each in streams] == [["replaced"], [], [], []]
+    assert (limits.open, limits.is_full) == (3, False)
+    for each in streams:
+        limits.discard(each)
+        limits.discard(each)
+    assert limits.open == 0
+    assert not StreamLimits(None, 1).is_full
+
+
+@pytest.mark.anyio
+async def test_turns_go_in_order_and_are_never_lost() -> None:
+    """Also if a waiting task is cancelled, before it has its turn or at that very moment."""
+    turns = Turns(1)
+    order: list[int] = []
+
+    async def take(number: int, scope: anyio.CancelScope) -> None:
+        with scope:
+            await turns.acquire()
+            order.append(number)
+            turns.release()
+
+    await turns.acquire()
+    assert turns.is_busy
+    scopes = [anyio.CancelScope() for _ in range(4)]
+    async with anyio.create_task_group() as group:
+        for number, scope_ in enumerate(scopes):
+            group.start_soon(take, number, scope_)
+            await anyio.wait_all_tasks_blocked()
+        scopes[1].cancel()
+        await anyio.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        turns.release()
+    assert order[-2:] == [2, 3]
+    assert 1 not in order
+    assert not turns.is_busy
+
+
+# -- times ----------------------------------------------------------------------------------------------------------
+
+
+class Due:
+    """Something that is due at times."""
+
+    def __init__(self, *times: float) -> None:
+        self.slot = -1
+        self.times = [*times]
+        self.ticks: list[float] = []
+
+    def tick(self, now: float) -> float:
+        self.ticks.append(now)
+        return self.times.pop(0) if self.times else NEVER
+
+
+@pytest.mark.anyio
+async def test_what_is_due_is_called_back_in_time() -> None:
+    """A tenth of the interval late at most; the task runs only while something is filed."""
+    background = Background("test")
+    ticker = Ticker(background, 0.5)
+    began = time.monotonic()
+    twice, once, never = Due(began + 0.3), Due(), Due()
+    ticker.add(twice, began + 0.1)
+    ticker.add(once, began - 5)
+    ticker.add(never, began + 0.2)
+    assert len(ticker) == 3
+    ticker.discard(never)
+    ticker.discard(never)
+    await until(lambda: not len(ticker))
+    assert [0 < tick - began - due < 0.5 for tick, due in zip(twice.ticks, (0.1, 0.3), strict=True)] == [True, True]
+    assert len(once.ticks) == 1
+    assert never.ticks == []
+    await until(lambda: background.running == 0)
+    again = Due()
+    ticker.add(again, time.monotonic())
+    await until(lambda: again.ticks)
+    await background.aclose()
+
+
+# -- the watch ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("plain", [True, False])
+async def test_a_block_is_aborted_and_goes_on_after_it(plain: bool) -> None:
+    """The cancellation ends with the block, once; whatever the block raises is raised as it is."""
+
+    async def abort_soon() -> None:
+        await anyio.sleep(0.01)
+        line.abort()
+        line.abort()
+        await anyio.sleep_forever()
+
+    async def forever() -> None:
+        await anyio.sleep_forever()
+
+    for _ in range(2):
+        line: Any = watch(abort_soon) if plain else GroupWatch(abort_soon)
+        with anyio.fail_after(2):
+            async with line:
+                await anyio.sleep_forever()
+        assert line.aborted
+        await anyio.lowlevel.checkpoint()
+    line = watch(forever) if plain else GroupWatch(forever)
+    with pytest.raises(ValueError, match="mine"):
+        async with line:
+            raise ValueError("mine")
+    line = watch(forever) if plain else GroupWatch(forever)
+    async with line:
+        pass
+    line.abort()  # too late: it has no effect on what comes after the block
+    await anyio.sleep(0.01)
+    assert line.aborted is isinstance(line, GroupWatch)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("plain", [True, False])
+async def test_a_cancellation_from_outside_goes_on(plain: bool) -> None:
+    """Even if the block is aborted too."""
+
+    async def forever() -> None:
+        await anyio.sleep_forever()
+
+    for aborted in (False, True):
+        with anyio.CancelScope() as outer:
+            line: Any = watch(forever) if plain else GroupWatch(forever)
+            async with line:
+                if aborted:
+                    line.abort()
+                outer.cancel()
+                await anyio.sleep_forever()
+            await anyio.sleep(1)
+            pytest.fail("the cancellation was swallowed")
+        assert outer.cancelled_caught
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_count_of_cancellations_is_kept(anyio_backend: str) -> None:
+    """As `asyncio.timeout` keeps it: the task is not cancelled afterwards."""
+
+    async def forever() -> None:
+        await anyio.sleep_forever()
+
+    task = asyncio.current_task()
+    assert task is not None
+    line = watch(forever)
+    async with line:
+        asyncio.get_running_loop().call_soon(line.abort)
+        await asyncio.sleep(60)
+    assert task.cancelling() == 0
+    async with asyncio.timeout(5):
+        await asyncio.sleep(0)

@@ -1,0 +1,386 @@
+"""docs/protocol.md: its frames are what the code writes, its tables are what the code has, its client works."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import re
+import threading
+import typing
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from anyio.to_thread import run_sync
+
+from notify import Event, Notifier
+from notify.web import (
+    Identity,
+    NotifyApp,
+    WebError,
+    _commands,
+    _polling,
+    _reply,
+    _session,
+    _sse,
+    _text_feed,
+    _websocket,
+)
+from notify.web._app import ROUTES
+from notify.web._frames import HEARTBEAT, FrameCache
+from notify.web._options import WebOptions
+from notify_memory import MemoryStore
+from tests.web.serving import serving
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "protocol.md"
+GOLDEN = Path(__file__).parent / "golden"
+
+ID, AFTER = "1795879843133-0", "1795879843170-0"
+TOKEN = f"m1.alice.{ID}.room_3A7.{AFTER}"
+PUSHED = datetime(2026, 11, 28, 14, 30, 43, 133512, tzinfo=UTC)
+EVENT = Event(
+    "alice", "comment.created", {"post": 7}, id=ID, prev="0", timestamp=PUSHED, group="post:7", meta={"lang": "en"}
+)
+PLAIN = Event("alice", "comment.created", {"post": 7}, id=ID, prev="0", timestamp=PUSHED)
+EPHEMERAL = Event("alice", "typing", {"by": "bob"}, timestamp=PUSHED)
+GAP = Event("alice", "notify.gap", {"reason": "trimmed", "from": ID, "to": AFTER}, id=AFTER, prev=ID)
+END = _session.Ended("lifetime", 2741)
+
+
+def site() -> Any:
+    """What rendering needs of a site."""
+    return SimpleNamespace(options=WebOptions(), frames=FrameCache(), dialect=None, closing=SimpleNamespace(begun=""))
+
+
+def session(**changes: Any) -> Any:
+    """What rendering needs of a session."""
+    usual = {"last_id": AFTER, "is_invalid": False, "is_one_log": True, "has_log": True, "user": "alice"}
+    return SimpleNamespace(**usual | changes)
+
+
+def feed(**changes: Any) -> _sse.FrameFeed:
+    return _sse.FrameFeed(site(), session(**changes))
+
+
+def texts(**changes: Any) -> _text_feed.TextFeed:
+    return _text_feed.TextFeed(site(), session(**changes), None)
+
+
+def lines(*texts: str) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+def beginning_of_an_invalid_one() -> bytes:
+    stream = feed(is_invalid=True)
+    retry, _, rest = stream._beginning.partition(b"\n")
+    assert re.fullmatch(rb"retry: [0-9]+", retry)
+    return rest
+
+
+def page_of_events() -> bytes:
+    page = _polling.PollPage(site(), 100, ID)
+    page._takes(PLAIN, session(last_id=ID))
+    page._takes(GAP, session())
+    page._takes(Event("alice", "notify.sync", {}, id=AFTER, prev=ID), session())
+    return bytes(page.messages(SimpleNamespace(response_headers=[]))[1]["body"]) + b"\n"  # type: ignore[arg-type]
+
+
+def socket_frames() -> bytes:
+    socket = texts()
+    return lines(
+        site().frames.ws(PLAIN, ID), site().frames.ws(EPHEMERAL, ID), *socket._sync(), *socket._texts(GAP),
+        _text_feed.PING, _text_feed.ws_text(_text_feed.one_line(END.value), event="notify.end"),
+    )  # fmt: skip
+
+
+RENDERED: dict[str, Callable[[], bytes]] = {
+    "message": lambda: FrameCache().sse(EVENT, ID),
+    "typed": lambda: FrameCache().sse(PLAIN, ID, typed=True),
+    "several": lambda: FrameCache().sse(PLAIN, TOKEN),
+    "ephemeral": lambda: FrameCache().sse(EPHEMERAL, ID),
+    "sync": lambda: feed()._sync(),
+    "gap": lambda: feed()._frame(GAP),
+    "invalid": beginning_of_an_invalid_one,
+    "end": lambda: _sse.end_frames(END),
+    "heartbeat": lambda: HEARTBEAT,
+    "ws": socket_frames,
+    "ws_commands": lambda: lines(
+        '{"ref": 1, "do": "ping"}',
+        _commands.answer(1),
+        f'{{"ref": 2, "do": "subscribe", "position": "{ID}"}}',
+        _commands.answer(2),
+        '{"ref": 3, "do": "dance"}',
+        _commands.refusal(_commands.CommandError("unknown_command", "there is no command 'dance'", 3)),
+    ),
+    "poll": page_of_events,
+    "error": lambda: (
+        _reply.reply_to(WebError(401, "unauthenticated", "credentials are missing or not valid")).body + b"\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(RENDERED))
+def test_golden_frames(name: str) -> None:
+    """The code writes each frame byte for byte as its file has it, and the page shows the file."""
+    golden = (GOLDEN / f"{name}.txt").read_bytes()
+    assert RENDERED[name]() == golden
+    shown = golden.decode().rstrip("\n")
+    assert f"```text\n{shown}\n```" in PAGE.read_text(encoding="utf-8")
+
+
+def test_every_golden_file_is_used() -> None:
+    """No file outlives its frame."""
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(RENDERED)
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading whose header begins with these words."""
+    text = PAGE.read_text(encoding="utf-8")
+    rows = text[text.index(heading) :].split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+def raised() -> set[tuple[str, int]]:
+    """Every code and status that the source gives a `WebError` or a `Refusal`, and those of the library's errors."""
+    found = {(code, status) for _, status, code in _reply._STATUS}
+    for path in Path(_reply.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("WebError", "Refusal"):
+                values = [value.value for value in node.args[:2] if isinstance(value, ast.Constant)]
+                if len(values) == 2:
+                    found.add((values[1], values[0]))
+    return found
+
+
+def test_error_codes() -> None:
+    """The table of errors has every code with its status, and no other."""
+    rows = {(code, int(status)) for code, status, *_ in table("| Code | Status |")}
+    assert rows == raised()
+
+
+def test_command_errors() -> None:
+    """The table of command errors has every code of the source."""
+    found = set()
+    for module in (_commands, _websocket):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "CommandError":
+                found.add(typing.cast("ast.Constant", node.args[0]).value)
+    assert {code for code, *_ in table("| Error code |")} == found
+
+
+def test_end_reasons() -> None:
+    """The table of ends has every reason, with the close code that a WebSocket gets."""
+    rows = {reason: int(code) for reason, code, *_ in table("| Reason | Close code |")}
+    assert rows == dict(_websocket._CODES)
+    assert set(rows) == set(typing.get_args(_session.Reason))
+
+
+def test_close_codes() -> None:
+    """The table of close codes has each of ours."""
+    ours = {
+        value for name, value in vars(_websocket).items() if name.isupper() and isinstance(value, int) and value >= 4000
+    }
+    assert {int(code) for code, *_ in table("| Close code | Meaning |") if code.startswith("4")} == ours
+
+
+def test_gap_reasons() -> None:
+    """The table of gaps has the reasons of the log, and the one of a position that is not one."""
+    from notify.ids import GapReason
+
+    assert {reason for reason, *_ in table("| Reason | What happened |")} == {*typing.get_args(GapReason), "invalid"}
+
+
+def test_endpoints() -> None:
+    """The first table names every endpoint."""
+    first = PAGE.read_text(encoding="utf-8").split("| Request | What it is |")[1].split("\n\n")[0]
+    assert set(re.findall(r"/([\w.]+)`", first)) == {*ROUTES, "ws"}
+
+
+def test_defaults() -> None:
+    """The durations that the page states are the defaults."""
+    text, options = PAGE.read_text(encoding="utf-8"), WebOptions()
+    assert (options.lifetime, options.ticket_lifetime, options.heartbeat) == (900.0, 30.0, 15.0)
+    for words in (
+        "15 minutes, with jitter",
+        "for 30 seconds",
+        f"at most {_commands.MAX_COMMAND:,} bytes",
+        f"up to {_polling.MAX_LIMIT:,}",
+    ):
+        assert words in text, words
+
+
+# -- the client ---------------------------------------------------------------------------------------------------
+
+
+def source() -> str:
+    """The client of the page."""
+    return PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+
+
+@pytest.fixture(scope="module")
+def follow() -> Callable[..., Iterator[tuple[str, Any, str]]]:
+    """Its function, from the page alone."""
+    namespace: dict[str, Any] = {}
+    exec(compile(source(), str(PAGE), "exec"), namespace)
+    return typing.cast("Callable[..., Iterator[tuple[str, Any, str]]]", namespace["follow"])
+
+
+class Reader:
+    """The client in a thread: what it has yielded, and whether it has ended."""
+
+    def __init__(self, items: Iterator[tuple[str, Any, str]]) -> None:
+        self.items: list[tuple[str, Any, str]] = []
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, args=[items], daemon=True)
+        self._thread.start()
+
+    def _read(self, items: Iterator[tuple[str, Any, str]]) -> None:
+        try:
+            for item in items:
+                self.items.append(item)
+        except BaseException as error:
+            self.error = error
+
+    def of(self, name: str) -> list[Any]:
+        """The data of the frames of one name."""
+        return [data for kind, data, _ in self.items if kind == name]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that the client has seen."""
+        with anyio.fail_after(30):
+            while not condition():
+                assert self.error is None
+                await anyio.sleep(0.01)
+
+    async def ended(self) -> None:
+        """Wait until the client stops by itself."""
+        await self.until(lambda: not self._thread.is_alive())
+
+
+def test_client_is_short_and_plain() -> None:
+    """At most 60 lines of code, and nothing but the standard library."""
+    lines = [line for line in source().splitlines() if line.strip()]
+    assert len(lines) <= 60
+    imported = {
+        alias.name for node in ast.walk(ast.parse(source())) if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert imported == {"http.client", "json", "random", "time"}
+
+
+pytestmark = pytest.mark.usefixtures("anyio_backend")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The server runs on asyncio; that streams are the same on trio is tested elsewhere."""
+    return "asyncio"
+
+
+@pytest.mark.anyio
+async def test_client_over_many_connections(follow: Callable[..., Any]) -> None:
+    """Each event once and in order, while connections end by their lifetime; it stops after `disconnect`."""
+    async with Notifier(MemoryStore()) as notifier:
+        app = NotifyApp(notifier, lambda request: Identity("alice"), retry=(0.01, 0.05), lifetime=0.3)
+        async with serving(app) as place:
+            reader = Reader(follow(f"http://{place}/stream", "0"))
+            pushed = []
+            for number in range(60):
+                pushed.append((await notifier.push("alice", "row", {"n": number})).id)
+                await anyio.sleep(0.03)
+            await reader.until(lambda: len(reader.of("message")) >= 60)
+            await notifier.disconnect("alice")
+            await reader.ended()
+    assert [event["id"] for event in reader.of("message")] == pushed
+    assert [position for kind, _, position in reader.items if kind == "message"] == pushed
+    assert len(reader.of("notify.sync")) > 3
+    assert not reader.of("notify.gap")
+
+
+@pytest.mark.anyio
+async def test_client_cut_at_any_byte(follow: Callable[..., Any]) -> None:
+    """Connections that break after so many bytes, at each place of a frame: nothing is lost or repeated."""
+    cut = 420  # the head of the response, and a frame
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cut
+        cut += 7
+        left = cut
+        host, port = place.split(":")
+        up, down = await asyncio.open_connection(host, int(port))
+        down.write(await reader.readuntil(b"\r\n\r\n"))
+        while left and (data := await up.read(left)):
+            left -= len(data)
+            writer.write(data)
+            await writer.drain()
+        down.transport.abort()
+        writer.close()
+
+    async with Notifier(MemoryStore()) as notifier:
+        pushed = [(await notifier.push("alice", "row", {"n": number})).id for number in range(40)]
+        app = NotifyApp(notifier, lambda request: "alice", retry=(0.001, 0.002))
+        async with serving(app) as place, await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+            cut_place = "{}:{}".format(*server.sockets[0].getsockname())
+            reader = Reader(follow(f"http://{cut_place}/stream", "0", quick))
+            await reader.until(lambda: len(reader.of("message")) >= 40)
+            await notifier.disconnect("alice")
+    assert [event["id"] for event in reader.of("message")] == pushed
+
+
+def quick() -> dict[str, str]:
+    """No credentials: the address decides."""
+    return {}
+
+
+@pytest.mark.anyio
+async def test_client_renews_credentials(follow: Callable[..., Any]) -> None:
+    """It gets new credentials when the server says that the old ones have expired, and stops when they are refused."""
+    tokens = iter("abcd")
+
+    def authenticate(request: Any) -> Identity | None:
+        if request.headers["x-token"] == "d":
+            return None
+        return Identity("alice", expires_at=datetime.now(UTC) + timedelta(seconds=0.3))
+
+    async with Notifier(MemoryStore()) as notifier:
+        async with serving(NotifyApp(notifier, authenticate)) as place:
+            reader = Reader(follow(f"http://{place}/stream", "", lambda: {"X-Token": next(tokens)}))
+            await reader.ended()
+    assert len(reader.of("notify.sync")) == 3
+
+
+@pytest.mark.anyio
+async def test_client_is_told_of_gaps(follow: Callable[..., Any]) -> None:
+    """What is gone since its position is a gap; a position that is not one is a gap as well."""
+    async with Notifier(MemoryStore(max_len=3)) as notifier:
+        first, *_ = [await notifier.push("alice", "row", number) for number in range(8)]
+        async with serving(NotifyApp(notifier, lambda request: "alice")) as place:
+            for position, reason, left in ((first.id, "trimmed", [5, 6, 7]), ("nonsense", "invalid", [])):
+                reader = Reader(follow(f"http://{place}/stream", position))
+                await reader.until(lambda reader=reader: bool(reader.of("notify.sync")))  # type: ignore[misc]
+                assert [gap["reason"] for gap in reader.of("notify.gap")] == [reason]
+                assert [event["payload"] for event in reader.of("message")] == left
+                await notifier.disconnect("alice")
+                await reader.ended()
+
+
+@pytest.mark.anyio
+async def test_ticket_has_the_form_of_the_page() -> None:
+    """The answer to `POST /ticket` has the members that the page shows."""
+    shown = json.loads(re.findall(r'^\{"ticket".*\}$', PAGE.read_text(encoding="utf-8"), re.MULTILINE)[0])
+    async with Notifier(MemoryStore()) as notifier:
+        async with serving(NotifyApp(notifier, lambda request: "alice")) as place:
+            answer = await run_sync(partial(httpx.post, f"http://{place}/ticket", headers={"x-notify": "1"}))
+    assert answer.json().keys() == shown.keys()
+    assert len(answer.json()["ticket"]) == len(shown["ticket"])
+    assert datetime.fromisoformat(answer.json()["expires_at"]).tzinfo is not None

@@ -1,0 +1,428 @@
+"""POST /push on real servers: other programs push, with a secret, and strangers do not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import standardwebhooks
+
+from notify import Event, Notifier, UsageError
+from notify.web import NotifyApp
+from notify.web import _publish as publish_module
+from notify.web import _secrets as secrets_module
+from notify.web._publish import parsed_order
+from notify.web._reply import WebError
+from notify.web._throttle import Throttle
+from notify_memory import MemoryPresence, MemoryStore
+from tests.web.serving import serving
+
+pytestmark = pytest.mark.anyio
+
+PLAIN = "a plain secret, not base64!"
+SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+RAW = b"another key of 24 bytes!"
+
+
+@asynccontextmanager
+async def publisher(
+    notifier: Notifier[Any] | None = None, secrets: Any = (PLAIN, SIGNING, RAW), **options: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, Notifier[Any]]]:
+    notifier = notifier or Notifier(MemoryStore())
+    app = NotifyApp(notifier, lambda request: "alice", publish_secrets=secrets, **options)
+    async with notifier, serving(app) as place, httpx.AsyncClient(base_url=f"http://{place}") as client:
+        yield client, notifier
+
+
+JSON = {"content-type": "application/json"}
+
+
+def bearer(secret: str | bytes = PLAIN) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret if isinstance(secret, str) else secret.decode()}"}
+
+
+def signed(body: str, secret: str = SIGNING, *, id: str = "msg_1", at: datetime | None = None) -> dict[str, str]:
+    moment = at or datetime.now(UTC)
+    return {
+        "content-type": "application/json",
+        "webhook-id": id,
+        "webhook-timestamp": str(int(moment.timestamp())),
+        "webhook-signature": standardwebhooks.Webhook(secret).sign(id, moment, body),
+    }
+
+
+async def post(client: httpx.AsyncClient, secret: str | bytes = PLAIN, **body: Any) -> httpx.Response:
+    return await client.post("/push", json=body, headers=bearer(secret))
+
+
+def error_of(response: httpx.Response) -> str:
+    found = response.json()
+    assert found.keys() == {"error"}
+    assert found["error"].keys() == {"code", "message"}
+    return str(found["error"]["code"])
+
+
+@pytest.mark.parametrize("secret", [PLAIN, SIGNING, RAW])
+async def test_a_push_to_one_user(secret: str | bytes) -> None:
+    """202 with the id under which the event is stored; every member arrives; every secret counts."""
+    async with publisher() as (client, notifier), notifier.subscribe("bob") as stream:
+        answer = await post(
+            client, secret, user="bob", type="note", payload={"n": [1.5, None, "ü"]}, group="g", key="k"
+        )
+        event = await stream.next(5)
+        assert (answer.status_code, answer.json()) == (202, {"id": event.id, "type": "note"})
+        assert (event.type, event.payload, event.group, event.key) == ("note", {"n": [1.5, None, "ü"]}, "g", "k")
+        again = await post(client, secret, user="bob", type="note", payload="other", key="k")
+        assert again.json()["id"] == event.id
+
+
+async def test_many_users_broadcasts_and_ephemeral_events() -> None:
+    """What is stored has ids by user; what is not has none."""
+    async with publisher() as (client, notifier), notifier.subscribe("bob") as stream:
+        many = (await post(client, users=["bob", "carol", "\x00"], type="note")).json()
+        assert (many["id"], many["type"], many["ids"].keys()) == (None, "note", {"bob", "carol"})
+        assert many["failed"]["\x00"]["code"] == "invalid_event"
+        assert (await stream.next(5)).id == many["ids"]["bob"]
+        for body in ({"broadcast": True}, {"broadcast": True, "ephemeral": True}, {"user": "bob", "ephemeral": True}):
+            answer = await post(client, type="live", payload=7, **body)
+            assert (answer.status_code, answer.json()) == (202, {"id": None, "type": "live"})
+            assert (await stream.next(5)).payload == 7
+        assert (await post(client, users=["bob"], type="live", ephemeral=True)).json()["ids"] == {"bob": None}
+
+
+async def test_an_absent_user_with_offline_drop() -> None:
+    """Nothing is stored, which is what the notifier was told."""
+    notifier: Notifier[Any] = Notifier(MemoryStore(), presence=MemoryPresence(), offline="drop")
+    async with publisher(notifier, on_push=print) as (client, _):
+        answer = await post(client, user="bob", type="note")
+        assert (answer.status_code, answer.json()) == (202, {"id": None, "type": "note"})
+        assert (await post(client, users=["bob"], type="note")).json()["offline"] == ["bob"]
+
+
+ORDERS: list[tuple[Any, int, str]] = [
+    ({"type": "note"}, 422, "invalid_push"),
+    ({"user": "bob", "users": ["bob"], "type": "note"}, 422, "invalid_push"),
+    ({"user": "bob", "broadcast": False, "type": "note"}, 422, "invalid_push"),
+    ({"broadcast": False, "type": "note"}, 422, "invalid_push"),
+    ({"broadcast": 1, "type": "note"}, 422, "invalid_push"),
+    ({"broadcast": True, "type": "note", "key": "k"}, 422, "invalid_push"),
+    ({"broadcast": True, "type": "note", "group": "g"}, 422, "invalid_push"),
+    ({"broadcast": True, "type": "note", "ephemeral": False}, 422, "invalid_push"),
+    ({"user": "bob"}, 422, "invalid_push"),
+    ({"user": "bob", "type": 5}, 422, "invalid_push"),
+    ({"user": "bob", "type": ""}, 422, "invalid_event"),
+    ({"user": "bob", "type": "a b"}, 422, "invalid_event"),
+    ({"user": "bob", "type": "a\nid: 1-1"}, 422, "invalid_event"),
+    ({"user": "bob", "type": "notify.end"}, 422, "invalid_event"),
+    ({"broadcast": True, "type": "notify.end"}, 422, "invalid_event"),
+    ({"user": "", "type": "note"}, 422, "invalid_event"),
+    ({"user": 7, "type": "note"}, 422, "invalid_push"),
+    ({"user": None, "type": "note"}, 422, "invalid_push"),
+    ({"user": "x" * 256, "type": "note"}, 422, "invalid_event"),
+    ({"user": "a\r\nb", "type": "note"}, 422, "invalid_event"),
+    ({"user": "\ud800", "type": "note"}, 422, "invalid_event"),
+    ({"users": [], "type": "note"}, 422, "invalid_push"),
+    ({"users": "bob", "type": "note"}, 422, "invalid_push"),
+    ({"users": ["bob", 5], "type": "note"}, 422, "invalid_push"),
+    ({"users": ["x"] * 1001, "type": "note"}, 422, "invalid_push"),
+    ({"users": ["", "\n"], "type": "note"}, 422, "invalid_event"),
+    ({"user": "bob", "type": "note", "ephemeral": "yes"}, 422, "invalid_push"),
+    ({"user": "bob", "type": "note", "key": 5}, 422, "invalid_event"),
+    ({"user": "bob", "type": "note", "group": "\n"}, 422, "invalid_event"),
+    ({"user": "bob", "type": "note", "payload": "\ud800"}, 422, "invalid_event"),
+    ({"user": "bob", "type": "note", "\ud800": 1}, 422, "invalid_push"),
+    ({"user": "bob", "type": "note", "usr": 1}, 422, "invalid_push"),
+    ({"topic": "news", "type": "note"}, 422, "invalid_push"),
+    ({"user": "bob", "type": "note", "list": True}, 422, "invalid_push"),
+    ({"user": "bob", "type": "note", "payload": "x" * 70_000}, 413, "payload_too_large"),
+    ([], 422, "invalid_push"),
+    ("bob", 422, "invalid_push"),
+    (None, 422, "invalid_push"),
+]
+
+
+async def test_unacceptable_orders() -> None:
+    """Each is a 4xx of the one shape that says what is wrong, and nothing is stored."""
+    async with publisher(max_body=200_000) as (client, notifier):
+        for body, status, code in ORDERS:
+            answer = await client.post("/push", content=json.dumps(body), headers=bearer() | JSON)
+            assert (answer.status_code, error_of(answer)) == (status, code), body
+        assert notifier.statistics().pushes["stored"] == 0
+
+
+async def test_what_waits_for_an_inbox_says_so() -> None:
+    """`topic` and `list` are known, and not there yet."""
+    async with publisher() as (client, _):
+        for body in ({"topic": "news", "type": "note"}, {"user": "bob", "type": "note", "list": True}):
+            assert "inbox" in (await post(client, **body)).json()["error"]["message"]
+
+
+NOT_JSON = [
+    b"",
+    b"{",
+    b'{"user": "bob", "type": "note"} x',
+    b'{"user": "bob", "type": "note", "payload": NaN}',
+    b'{"user": "bob", "type": "note", "payload": -Infinity}',
+    b'{"user": "bob", "user": "eve", "type": "note"}',
+    b'{"user": "bob", "type": "note", "payload": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    b'{"user": "bob", "type": "note", "payload": ' + b"1" * 10_000 + b"}",
+    b"\xff\xfe{}",
+    '{"user": "bob", "type": "note"}'.encode("utf-16"),
+    b"\xef\xbb\xbf{}",
+    b"\x00",
+]
+
+
+async def test_what_is_not_json() -> None:
+    """400, whatever it is instead."""
+    async with publisher() as (client, notifier):
+        for body in NOT_JSON:
+            answer = await client.post("/push", content=body, headers=bearer() | JSON)
+            assert (answer.status_code, error_of(answer)) == (400, "invalid_json"), body[:60]
+        assert notifier.statistics().pushes["stored"] == 0
+
+
+async def test_a_number_that_overflows() -> None:
+    """It reads as infinity, which is not JSON."""
+    async with publisher() as (client, _):
+        body = b'{"user": "bob", "type": "note", "payload": 1e999}'
+        answer = await client.post("/push", content=body, headers=bearer() | JSON)
+        assert (answer.status_code, error_of(answer)) == (422, "invalid_event")
+
+
+async def test_content_types_and_sizes() -> None:
+    """JSON alone, with or without a charset; a body over the limit is refused."""
+    good = b'{"user": "bob", "type": "note"}'
+    async with publisher(max_body=10_000) as (client, _):
+        for kind, status in (
+            ("application/json", 202),
+            ("Application/JSON; charset=utf-8", 202),
+            ("application/x-www-form-urlencoded", 415),
+            ("text/plain", 415),
+            ("application/xml", 415),
+            ("", 415),
+        ):
+            answer = await client.post("/push", content=good, headers=bearer() | {"content-type": kind})
+            assert answer.status_code == status, kind
+        assert (await client.post("/push", content=good, headers=bearer())).status_code == 202
+        assert (
+            error_of(await client.post("/push", content=b" " * 10_001, headers=bearer() | JSON)) == "payload_too_large"
+        )
+
+
+@pytest.mark.parametrize(
+    ("chunks", "status"),
+    [
+        ([b" " * 1000] * 20, 413),  # no length was announced
+        ([b'{"user": '], 408),  # and then nothing
+    ],
+)
+async def test_a_body_without_an_end(chunks: list[bytes], status: int) -> None:
+    """It is refused once it is too large, or late."""
+    async with publisher(max_body=10_000, send_timeout=0.2) as (client, _):
+        with anyio.fail_after(20):
+            async with await anyio.connect_tcp(client.base_url.host, client.base_url.port or 0) as socket:
+                lines = [
+                    "POST /push HTTP/1.1",
+                    "host: x",
+                    f"authorization: Bearer {PLAIN}",
+                    "transfer-encoding: chunked",
+                ]
+                await socket.send("\r\n".join([*lines, "", ""]).encode())
+                for chunk in chunks:
+                    await socket.send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                received = await socket.receive()
+        assert received.startswith(b"HTTP/1.1 %d " % status)
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------
+
+
+async def test_without_secrets_there_is_no_such_path() -> None:
+    """404, whatever is sent."""
+    async with publisher(secrets=()) as (client, _):
+        assert error_of(await post(client, user="bob", type="note")) == "not_found"
+
+
+async def test_wrong_secrets_slow_their_address_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few are 401, then 429 with a time to wait, for the right secret too; afterwards the right one works."""
+    async with publisher() as (client, notifier):
+        statuses = [(await post(client, "wrong", user="bob", type="note")).status_code for _ in range(7)]
+        assert statuses == [401, 401, 401, 401, 401, 429, 429]
+        refused = await post(client, PLAIN, user="bob", type="note")
+        assert (refused.status_code, error_of(refused)) == (429, "too_many_attempts")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert notifier.statistics().pushes["stored"] == 0
+        later = secrets_module.monotonic() + 2
+        monkeypatch.setattr(secrets_module, "monotonic", lambda: later)
+        assert (await post(client, PLAIN, user="bob", type="note")).status_code == 202
+
+
+async def test_no_secret_at_all() -> None:
+    """401 says how to show one; it is no guess, so it slows nothing down."""
+    async with publisher() as (client, _):
+        for header in ("", "Bearer", "Basic YTpi", "Bearer\ta", "Digest x") * 3:
+            answer = await client.post("/push", json={}, headers={"authorization": header} if header else {})
+            assert (answer.status_code, error_of(answer)) == (401, "unauthenticated")
+            assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_nearly_right_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a secret is not one, and no message shows one."""
+    monkeypatch.setattr(secrets_module, "Throttle", lambda: Throttle(0))
+    async with publisher() as (client, _):
+        for wrong in (PLAIN[:-1], PLAIN + "x", PLAIN.upper(), SIGNING[6:], "ü", PLAIN + "\u00a0"):
+            headers = {b"authorization": b"Bearer " + wrong.encode()}
+            answer = await client.post("/push", json={"user": "bob", "type": "note"}, headers=headers)
+            assert answer.status_code == 401, wrong
+            assert PLAIN not in answer.text
+
+
+@pytest.mark.parametrize("secrets", [[""], [" "], [b""], [5], [None]])
+def test_secrets_are_checked(secrets: Any) -> None:
+    """An empty one would let every program in."""
+    with pytest.raises(UsageError, match="publish secret 1"):
+        NotifyApp(Notifier(MemoryStore()), lambda request: "alice", publish_secrets=secrets)
+
+
+async def test_a_signature_of_the_specifications_library() -> None:
+    """It is accepted with the key in each of its forms, and its id makes the push idempotent."""
+    body = json.dumps({"user": "bob", "type": "note", "payload": 1})
+    async with publisher() as (client, notifier):
+        answers = [
+            await client.post("/push", content=body, headers=signed(body, secret))
+            for secret in (SIGNING, SIGNING, base64.b64encode(RAW).decode())
+        ]
+        assert [answer.status_code for answer in answers] == [202, 202, 202]
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert notifier.statistics().pushes["stored"] == 3  # the store has the first one
+        other = await client.post("/push", content=body, headers=signed(body, id="msg_2"))
+        assert other.json()["id"] != answers[0].json()["id"]
+
+
+async def test_a_key_in_the_body_goes_before_the_id_of_the_message() -> None:
+    """The program that pushes knows best what is the same."""
+    body = json.dumps({"user": "bob", "type": "note", "key": "k"})
+    async with publisher() as (client, _):
+        first = await client.post("/push", content=body, headers=signed(body, id="msg_1"))
+        second = await client.post("/push", content=body, headers=signed(body, id="msg_2"))
+        assert first.json()["id"] == second.json()["id"]
+
+
+async def test_a_repeated_broadcast_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is stored, so the process remembers the last messages; one that failed may be repeated."""
+    monkeypatch.setattr(secrets_module, "MAX_SEEN", 2)
+    body = json.dumps({"broadcast": True, "type": "note"})
+    async with publisher() as (client, notifier), notifier.subscribe("bob") as stream:
+
+        async def send(number: int, text: str = body) -> int:
+            return (await client.post("/push", content=text, headers=signed(text, id=f"msg_{number}"))).status_code
+
+        for number in (1, 1, 2, 2, 3, 1):
+            assert await send(number) == 202
+        bad = json.dumps({"broadcast": True, "type": "notify.end"})
+        assert [await send(9, bad), await send(9, bad)] == [422, 422]
+        await notifier.push("bob", "last")
+        shown = [(await stream.next(5)).type for _ in range(5)]
+        assert shown == ["note", "note", "note", "note", "last"]  # the fourth is the first one again, forgotten
+
+
+async def test_a_signature_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """401: another body, id or key, too old, from the future, or not a signature."""
+    monkeypatch.setattr(secrets_module, "Throttle", lambda: Throttle(0))
+    body, now = json.dumps({"user": "bob", "type": "note"}), datetime.now(UTC)
+    right = signed(body)
+    without_id = {name: text for name, text in right.items() if name != "webhook-id"}
+    sent = {
+        "another body": (body.replace("bob", "eve"), right),
+        "another id": (body, right | {"webhook-id": "msg_2"}),
+        "no id": (body, without_id),
+        "another key": (body, signed(body, "whsec_" + base64.b64encode(b"wrong key of 24 bytes!!!").decode())),
+        "old": (body, signed(body, at=now - timedelta(minutes=10))),
+        "from the future": (body, signed(body, at=now + timedelta(minutes=10))),
+        "no time": (body, right | {"webhook-timestamp": "yesterday"}),
+        "empty": (body, right | {"webhook-signature": ""}),
+        "another version": (body, right | {"webhook-signature": right["webhook-signature"].replace("v1", "v2")}),
+    }
+    async with publisher() as (client, notifier):
+        for what, (text, headers) in sent.items():
+            answer = await client.post("/push", content=text, headers=headers)
+            assert (answer.status_code, error_of(answer)) == (401, "unauthenticated"), what
+        assert notifier.statistics().pushes["stored"] == 0
+        assert (await client.post("/push", content=body, headers=right)).status_code == 202
+
+
+async def test_a_signature_counts_alone_and_needs_a_key() -> None:
+    """A wrong signature is not saved by a right secret; without a secret of that form none fits."""
+    body = json.dumps({"user": "bob", "type": "note"})
+    async with publisher() as (client, _):
+        headers = signed(body) | {"webhook-id": "other"} | bearer()
+        assert (await client.post("/push", content=body, headers=headers)).status_code == 401
+    async with publisher(secrets=[PLAIN]) as (client, _):
+        answer = await client.post("/push", content=body, headers=signed(body))
+        assert answer.status_code == 401
+        assert "form" in answer.json()["error"]["message"]
+
+
+# -- the hook ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_the_hook_sees_what_was_pushed(kind: str) -> None:
+    """Each event once: one, several, a broadcast; plain or async."""
+    seen: list[Event] = []
+
+    async def note(event: Event) -> None:
+        await anyio.lowlevel.checkpoint()
+        seen.append(event)
+
+    hook: Callable[[Event], Any] = seen.append if kind == "plain" else note
+    async with publisher(on_push=hook) as (client, _):
+        await post(client, user="bob", type="one")
+        await post(client, users=["bob", "carol"], type="many")
+        await post(client, broadcast=True, type="all")
+        await post(client, user="", type="refused")
+    assert [(event.user, event.type) for event in seen] == [
+        ("bob", "one"),
+        ("bob", "many"),
+        ("carol", "many"),
+        ("", "all"),
+    ]
+
+
+async def test_a_hook_that_fails_does_not_fail_the_push(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event is pushed already: 202, and a line in the log; a hook that hangs is cancelled."""
+    monkeypatch.setattr(publish_module, "HOOK_WITHIN", 0.01)
+
+    async def hangs(event: Event) -> None:
+        await anyio.sleep_forever()
+
+    def raises(event: Event) -> None:
+        raise RuntimeError("boom")
+
+    for hook in (hangs, raises):
+        with caplog.at_level(logging.ERROR, "notify.web"):
+            async with publisher(on_push=hook) as (client, _):
+                assert (await post(client, user="bob", type="note", payload=str(uuid.uuid4()))).status_code == 202
+        assert "on_push failed for an event of type note" in caplog.text
+        caplog.clear()
+
+
+def test_an_order_is_parsed_without_a_server() -> None:
+    """The payload may be absent, and is null then."""
+    order = parsed_order(b'{"user": "bob", "type": "note", "group": null}')
+    assert order.users == ["bob"]
+    assert order.options == {"type": "note", "payload": None, "key": None, "group": None, "ephemeral": False}
+    with pytest.raises(WebError):
+        parsed_order(b"[]")
