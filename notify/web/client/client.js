@@ -103,11 +103,11 @@ const transports = {
       const began = Date.now();
       const { end, events, gap, position, sync } = await c.page(c.stream.position, wait);
       c.alive();
-      if (gap) c.frame('notify.gap', undefined, gap);
+      if (gap) c.frame('notify.gap', events[0] ? undefined : position, gap);
       events.forEach((event, i) => c.frame('message', events[i + 1] ? undefined : position, event));
       if (end) return c.frame('notify.end', position, end);
       if (sync && !c.synced) c.frame('notify.sync', position, { position });
-      else if (!events.length && Date.now() - began < 500) await c.sleep(1000 + 1000 * Math.random());
+      else if (!events.length && Date.now() - began < 50 + 250 * wait) await c.sleep(1000 + 1000 * Math.random());
       wait = sync ? Math.min(25, 2 * c.stream.beat) : 0;
     }
     c.stream.at = -1;

@@ -67,6 +67,7 @@ class Answer:
         body: bytes to send first, in these parts.
         end: a `notify.end` frame right after `notify.sync`.
         mute: no heartbeat after `notify.sync`.
+        gap: what a poll says instead of an event that it has lost.
         delay: seconds between what a poll finds and its answer.
     """
 
@@ -76,6 +77,7 @@ class Answer:
     body: tuple[bytes, ...] = ()
     end: dict[str, Any] | None = None
     mute: bool = False
+    gap: dict[str, Any] | None = None
     delay: float = 0.0
 
 
@@ -248,10 +250,14 @@ class Scripted:
 
     async def events(self, seen: Seen, answer: Answer, send: Send) -> None:
         at, cut = self.after(seen.query.get("after")), self.cut
+        if answer.gap:
+            self.push("lost")
         until = time.monotonic() + float(seen.query.get("wait", 0))
         while at == len(self.log) and time.monotonic() < until and self.cut == cut:  # noqa: ASYNC110 - other thread
             await asyncio.sleep(0.005)
-        body = {"events": self.log[at:], "position": self.position(len(self.log)), "sync": True}
+        body: dict[str, Any] = {"events": self.log[at:], "position": self.position(len(self.log)), "sync": True}
+        if answer.gap:
+            body |= {"events": [], "gap": answer.gap}
         await asyncio.sleep(answer.delay)
         await self.reply(send, json.dumps(body).encode(), "application/json", answer)
 

@@ -67,6 +67,19 @@ def test_without_a_position_it_starts_from_now(page: Page, scripted: Scripted) -
     assert page.evaluate("got.payloads") == ["after"]
 
 
+def test_a_gap_without_events_is_told_once(page: Page, scripted: Scripted) -> None:
+    """A poll finds that everything after its position is gone: the next one asks from after the gap."""
+    start(page, transports=["poll"], heartbeat=0.2)
+    connected(page)
+    gap = {"reason": "expired", "from": "1700000000000-0", "to": "1700000000000-1", "user": "alice"}
+    scripted.next("/events", Answer(gap=gap))
+    until(page, "got.gaps.length === 1")
+    scripted.push("next")
+    until(page, "got.payloads.includes('next')")
+    assert page.evaluate("got.gaps") == [gap]
+    assert page.evaluate("got.payloads") == ["next"]
+
+
 def test_an_ephemeral_event_has_no_id_and_moves_nothing(page: Page, scripted: Scripted) -> None:
     """It reaches the handlers; the position stays."""
     start(page)
