@@ -108,9 +108,9 @@ class DurableStreams:
         try:
             await self._serve(request, receive, send)
         except Ended as end:
-            await reply_to(unavailable(end)).send(send, request.response_headers)
+            await _refuse(unavailable(end), request, send)
         except (WebError, NotifyError) as error:
-            await reply_to(error).send(send, request.response_headers)
+            await _refuse(error, request, send)
 
     def begin_shutdown(self) -> None:
         """End the live reads, whose clients read on elsewhere. For applications that run a server themselves."""
@@ -165,6 +165,12 @@ class DurableStreams:
         if not log:
             raise WebError(403, "forbidden", "this user may not read this stream")
         return admission._replace(logs=(log,)), log
+
+
+async def _refuse(error: WebError | NotifyError, request: Request, send: Send) -> None:
+    reply = reply_to(error)
+    own = {name for name, _ in reply.headers}
+    await reply.send(send, [header for header in request.response_headers if header[0] not in own])
 
 
 def below_mount(scope: Scope) -> str:
