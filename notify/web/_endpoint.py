@@ -21,6 +21,7 @@ from notify import BackendError, ClosedError, Notifier, NotifyError, UsageError
 from notify.adapters import check_user
 
 from . import _position
+from ._authentication import WrongIdentityError, checked
 from ._options import WebOptions
 from ._reply import Reply, WebError, reply_to
 from ._request import Headers, Identity, Receive, Request, Scope, Send
@@ -73,11 +74,11 @@ class EventStream:
     ) -> None:
         self._site = _shared_site(notifier, WebOptions(**options))
         if not isinstance(user, Identity):
-            user = Identity(user, tuple(addresses), expires_at, session)
+            names: Any = addresses if isinstance(addresses, str) else tuple(addresses)
+            user = Identity(user, names, expires_at, session)
         elif addresses or session or expires_at:
             raise UsageError("event_stream() takes an Identity, or a user with addresses=, session=, expires_at=")
-        check_user(user.user)
-        self._identity = user
+        self._identity = _checked(user)
         self._request = Request(scope)
         self._logs: tuple[str, ...] = ()
         self._asked = _position.asked(self._request.headers, self._request.query)
@@ -165,7 +166,13 @@ class Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next chunk."""
+        """Return the next chunk.
+
+        Raises:
+            StopAsyncIteration: the stream has ended, or was closed.
+            WebError: the stream cannot be opened as the client asks.
+        Cancellation: closes the stream.
+        """
         if self._is_over:
             raise StopAsyncIteration
         if self._stream.reply is not None:
@@ -183,7 +190,8 @@ class Chunks:
         except BaseException:
             self._release()
             raise
-        assert self._session is not None
+        if self._session is None:  # closed by another task in between
+            raise StopAsyncIteration
         self._task = asyncio.current_task()
         self._session.sending = self._session.written = time.monotonic()
         return chunk
@@ -222,6 +230,8 @@ class Chunks:
         await session.__aenter__()
         self._session = self._entrance.session = session  # keeps I1
         self._line.__enter__()
+        if self._is_over:  # closed by another task before there was a session
+            raise StopAsyncIteration
         self._feed = FrameFeed(site, session, translation, typed=stream._request.query.get("events") == "typed")
         return await self._feed.first()
 
@@ -237,6 +247,15 @@ class Chunks:
             self._line.__exit__(None, None, None)
             with suppress(StopIteration):  # closing a stream never waits
                 session.__aexit__(None, None, None).send(None)
+
+
+def _checked(identity: Identity) -> Identity:
+    """Return an identity that the endpoint has made; what is wrong with it is not the client's fault."""
+    check_user(identity.user)
+    try:
+        return checked(identity)
+    except (WrongIdentityError, WebError) as error:
+        raise UsageError(f"event_stream(): {error}") from error
 
 
 def _shared_site(notifier: Notifier[Any], options: WebOptions) -> Site:

@@ -71,6 +71,9 @@ class WithScope:
         ({"user": Identity("")}, InvalidEventError, "user"),
         ({"user": Identity("alice"), "session": "s"}, UsageError, "an Identity, or a user with"),
         ({"user": Identity("alice"), "addresses": ["a"]}, UsageError, "an Identity, or a user with"),
+        ({"user": "alice", "expires_at": datetime(2099, 1, 1)}, UsageError, "time zone"),
+        ({"user": "alice", "addresses": "room:7"}, UsageError, "not one str"),
+        ({"user": Identity("alice", session="\n")}, UsageError, "control characters"),
         ({"user": "alice", "heartbeat": 0}, UsageError, "heartbeat"),
         ({"user": "alice", "hartbeat": 1}, TypeError, "hartbeat"),
     ],
@@ -269,6 +272,35 @@ async def test_the_end_of_chunks(notifier: Notifier, how: str) -> None:
     assert [chunk async for chunk in chunks] == []
     (site,) = vars(notifier)["_web_sites"].values()
     assert (len(site.closing), site.limits.open, len(site.ticker)) == (0, 0, 0)
+
+
+@on_asyncio
+async def test_chunks_that_are_closed_while_they_are_opened(
+    notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream is released as soon as it is open, and nothing more is yielded."""
+    asked, allowed = anyio.Event(), anyio.Event()
+
+    async def moment() -> int:
+        asked.set()
+        await allowed.wait()
+        return 0
+
+    monkeypatch.setattr(notifier, "moment", moment)
+    stream = EventStream(notifier, "alice", scope())
+    chunks, found = stream.chunks(), list[bytes]()
+
+    async def read() -> None:
+        found.extend([chunk async for chunk in chunks])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        await asked.wait()
+        await chunks.aclose()
+        allowed.set()
+    assert found == []
+    assert notifier.statistics().open_streams == 0
+    assert (len(stream._site.closing), stream._site.limits.open, len(stream._site.ticker)) == (0, 0, 0)
 
 
 @on_asyncio
