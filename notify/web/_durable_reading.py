@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -132,11 +133,14 @@ class Reading:
             except (Ended, WebError):
                 if not started:
                     raise
-                with anyio.move_on_after(self._site.options.send_timeout):
+                with suppress(OSError), anyio.move_on_after(self._site.options.send_timeout):
                     await send(_LAST)
+            except OSError:  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+                return
             except anyio.get_cancelled_exc_class():
                 if started and not line.aborted:
-                    await self._site.closing.farewell(send, _LAST, cancelled=True)
+                    with suppress(OSError):
+                        await self._site.closing.farewell(send, _LAST, cancelled=True)
                 raise
 
     # -- reading -------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -69,11 +70,13 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
                 return
         messages = page.messages(request)
         if page.end is not None and page.end.reason == "shutdown":
-            await site.closing.farewell(send, *messages)
+            with suppress(OSError):
+                await site.closing.farewell(send, *messages)
             return
         if wait:
             site.linger.extend(site.ticker)
-    with anyio.move_on_after(site.options.send_timeout):
+    # OSError is what `send` raises once the client is gone, on servers of the newest version of ASGI.
+    with suppress(OSError), anyio.move_on_after(site.options.send_timeout):
         for message in messages:
             await send(message)
 
@@ -108,7 +111,8 @@ async def _read(
             await page.read(admission, wait, entrance, line.abort)
     except anyio.get_cancelled_exc_class():
         page.end = ended(page.site, "shutdown")
-        await page.site.closing.farewell(send, *page.messages(request), cancelled=True)
+        with suppress(OSError):
+            await page.site.closing.farewell(send, *page.messages(request), cancelled=True)
         raise
     return not line.aborted
 

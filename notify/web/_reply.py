@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -74,12 +75,13 @@ class Reply:
         return cls(status, body, [*JSON_HEADERS, *headers])
 
     async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Send the response, with further headers."""
+        """Send the response, with further headers; a client that is gone does not need it."""
         headers = [*self.headers, *more]
         if self.status != 204:
             headers.append((b"content-length", b"%d" % len(self.body)))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+            await send({"type": "http.response.start", "status": self.status, "headers": headers})
+            await send({"type": "http.response.body", "body": self.body})
 
 
 def web_error(error: errors.NotifyError) -> WebError:

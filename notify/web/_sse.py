@@ -125,10 +125,7 @@ async def _run(
     started = False
     try:
         translation = translation_of(site, request, asked, admission)
-        position = asked.position if translation is None else translation.position
-        session = entrance.session = Session(site, admission, position, line.abort)
-        if site.closing.begun:  # while the client was authenticated
-            session.shut_down()
+        session = entrance.session = _session(site, admission, asked, translation, line)
         if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
             with anyio.fail_after(site.options.send_timeout):
                 await send(_head(request))
@@ -153,25 +150,34 @@ async def _run(
                     chunk = await feed.read()
                 session.sending = session.written = time.monotonic()
     except Ended as end:
-        with suppress(OSError):
-            await _end(site, request, send, end, started=started)
+        await _end(site, request, send, end, started=started)
     except OSError:  # what `send` raises once the client is gone, on servers of the newest version of ASGI
         return
     except anyio.get_cancelled_exc_class():
         if started and not line.aborted:
             messages = _last_messages(request, ended(site, "shutdown"), started=True)
-            await site.closing.farewell(send, *messages, cancelled=True)
+            with suppress(OSError):
+                await site.closing.farewell(send, *messages, cancelled=True)
         raise
+
+
+def _session(site: Site, admission: Admission, asked: Asked, translation: Translation | None, line: Watch) -> Session:
+    position = asked.position if translation is None else translation.position
+    session = Session(site, admission, position, line.abort)
+    if site.closing.begun:  # while the client was authenticated
+        session.shut_down()
+    return session
 
 
 async def _end(site: Site, request: Request, send: Send, end: Ended, *, started: bool = False) -> None:
     messages = _last_messages(request, end, started=started)
-    if end.reason == "shutdown":
-        await site.closing.farewell(send, *messages)
-        return
-    with anyio.move_on_after(site.options.send_timeout):
-        for message in messages:
-            await send(message)
+    with suppress(OSError):
+        if end.reason == "shutdown":
+            await site.closing.farewell(send, *messages)
+            return
+        with anyio.move_on_after(site.options.send_timeout):
+            for message in messages:
+                await send(message)
 
 
 async def until_gone(receive: Receive) -> None:

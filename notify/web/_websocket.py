@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -69,7 +70,8 @@ async def serve(site: Site, request: Request, receive: Receive, send: Send) -> N
     """Serve GET /ws."""
     await receive()  # websocket.connect
     if _auth.name_of(request) == "ws" and _is_of_own_site(site, request):
-        await SocketConnection(site, request, receive, send).serve()
+        with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+            await SocketConnection(site, request, receive, send).serve()
     else:
         await send({"type": "websocket.close", "code": FORBIDDEN})  # before it is accepted: the handshake fails
 
@@ -134,7 +136,8 @@ class SocketConnection:
                 except WebError as error:
                     await self._refuse(error)
         except anyio.get_cancelled_exc_class():
-            await self._end("shutdown", cancelled=True)
+            with suppress(OSError):
+                await self._end("shutdown", cancelled=True)
             raise
         if self._line.aborted and not self._is_gone:
             await self._farewell(_close(TOO_SLOW, "too_slow"))

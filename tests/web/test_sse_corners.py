@@ -10,6 +10,7 @@ import pytest
 
 from notify import Notifier, UsageError
 from notify.web import Identity, NotifyApp, Request
+from notify.web.durable import DurableStreams
 from notify_memory import MemoryStore
 from tests.parts import PlainStore, until
 from tests.web.test_sse_many import Client, authenticate
@@ -312,3 +313,52 @@ async def test_waking_a_session_that_is_being_opened_does_not_end_it() -> None:
                 await client.synced.wait()
             assert b":\n" not in client.body.replace(b"data:", b"")
             client.left.set()
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/stream",
+        "/events",
+        "/events?wait=0.1",
+        "/ws",
+        "/durable?offset=-1&live=sse",
+        "/durable?offset=-1&live=long-poll",
+    ],
+)
+@pytest.mark.parametrize("is_ending", [False, True])
+async def test_a_send_that_fails(path: str, allowed: int, is_ending: bool) -> None:
+    """`send` raises OSError once the client is gone, as ASGI 2.4 says: that ends the connection without an error."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if path == "/ws" and not connected.is_set():
+            connected.set()
+            return {"type": "websocket.connect"}
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        if len(sent) >= allowed:
+            raise OSError("the client is gone")
+        sent.append(message)
+
+    connected = anyio.Event()
+    path, _, query = path.partition("?")
+    async with Notifier(MemoryStore()) as notifier:
+        await notifier.push("alice", "t", 1)
+        options: Any = {"heartbeat": 0.05}
+        app = NotifyApp(notifier, lambda request: "alice", **options)
+        durable = DurableStreams(notifier, lambda request: "alice", long_poll=0.1, **options)
+        scope = {"type": "websocket" if path == "/ws" else "http", "method": "GET", "path": path, "headers": []}
+        scope["query_string"] = query.encode()
+        if is_ending:
+            app.begin_shutdown()
+        with anyio.move_on_after(0.2):  # a heartbeat fails where nothing else has to be sent
+            if path == "/durable":
+                await durable(scope | {"path": "/alice"}, receive, send)
+            else:
+                await app(scope, receive, send)
+        for site in (app._site, durable._site):
+            assert site.limits.open == len(site.ticker) - (site.linger.slot >= 0) == 0
+        assert notifier.statistics().open_streams == 0
