@@ -209,7 +209,10 @@ def _shared_parameters() -> list[Json]:
 
 def _health() -> Json:
     operation = _operation("health", "Whether each part of the notifier works.", _json("Health"))
-    operation["responses"]["503"]["content"] = _json("Health")
+    operation["responses"]["503"] = {
+        "description": "A part has failed, or the server ends.",
+        "content": _json("Health"),
+    }
     return operation
 
 
@@ -224,7 +227,6 @@ def _stream() -> Json:
         {"text/event-stream": {"schema": {"$ref": "#/components/schemas/Frame"}}},
         "204",
         "401",
-        "429",
         security=_OPEN,
         parameters=[
             _parameter("Last-Event-ID", _POSITION, "header", description="Goes before those in the query."),
@@ -242,8 +244,6 @@ def _events() -> Json:
         _json("Events"),
         "204",
         "401",
-        "422",
-        "429",
         security=_OPEN,
         parameters=[
             _parameter("after", _POSITION),

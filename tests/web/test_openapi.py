@@ -52,6 +52,7 @@ def test_references_and_names() -> None:
                 (reference,) = references(response)
                 is_health = operation["operationId"] == "health" and status == "503"
                 assert reference.endswith("/Health" if is_health else "/Error")
+                assert ("headers" in response) == (status in ("429", "503") and not is_health)
 
 
 def test_schemas_are_valid() -> None:
