@@ -59,6 +59,7 @@ class Instance:
         self._wire: FaultProxy | None = None
         self._idle: list[http.client.HTTPConnection] = []
         self._stack = AsyncExitStack()
+        self._starting = anyio.Lock()
 
     @property
     def is_running(self) -> bool:
@@ -81,9 +82,14 @@ class Instance:
 
         Raises:
             NotifyError: it ended, or did not serve in time.
+        Cancellation: the process may be running.
+        Concurrency: any number of tasks; all but one find it running.
         """
-        if self.is_running:
-            return
+        async with self._starting:
+            if not self.is_running:
+                await self._start()
+
+    async def _start(self) -> None:
         if self._process is not None:
             await self._process.aclose()  # its pipes
         command = [*self._command, "--port", str(self._port)]

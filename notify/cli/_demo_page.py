@@ -27,7 +27,6 @@ _KINDS: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript"
 _MAX_TEXT: Final = 500
 
 Message = MutableMapping[str, Any]
-Answer = tuple[int, Any]
 
 
 class BadRequestError(NotifyError):

@@ -211,6 +211,11 @@ async def test_a_process_that_cannot_start(tmp_path: Path) -> None:
             await instance.push({"user": "alice", "type": "t"})
         while instance.is_running:  # noqa: ASYNC110 - the process is waited for by the event loop
             await anyio.sleep(0.01)
+        async with anyio.create_task_group() as tasks:  # two pages ask at the same time: one process
+            tasks.start_soon(instance.start)
+            tasks.start_soon(instance.start)
+        assert instance.starts == 2
+        assert instance.is_running
 
 
 def test_reports_are_checked(url: str) -> None:
