@@ -42,7 +42,12 @@ RATE: Final = 4.0
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Run the demo until a signal arrives."""
+    """Run the demo until a signal arrives.
+
+    Raises:
+        UsageError: options that cannot be combined with the demo.
+        NotifyError: the address cannot be used, the store cannot be opened, or an instance does not start.
+    """
     _check(options)
     listener = listening(options.host, options.port)
     with listener, TemporaryDirectory(prefix="notify-demo-") as directory:

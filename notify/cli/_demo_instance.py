@@ -38,7 +38,7 @@ class Instance:
 
     Args:
         name: shown on the page.
-        arguments: of `notify`, without the port.
+        arguments: of the `notify` command, without the port.
         environment: with the secrets.
         push_secret: the one for `POST /push`.
 

@@ -73,7 +73,7 @@ class Ledger:
         self._lock = anyio.Lock()
 
     async def prepare(self) -> None:
-        """Note where each log ends: what lies before is not of this demo."""
+        """Note where each log ends: what lies before that is not part of this demo."""
         for user in self._users:
             self._read_to[user] = await self._store.head(user)
 

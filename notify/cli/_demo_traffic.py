@@ -47,9 +47,9 @@ class Traffic:
 
     Args:
         instances: at least one.
-        ledger: gets to know every attempt.
-        users: who receive.
-        tasks: for what goes on in the background.
+        ledger: records every attempt.
+        users: the recipients.
+        tasks: runs the pushes in the background.
 
     Attributes:
         rate: events per second of the background traffic.

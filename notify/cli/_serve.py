@@ -41,13 +41,19 @@ Authenticate: TypeAlias = "Callable[[Request], Identity | None]"
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NO_WAY = (
-    f"serve needs a way to know its clients: set {TOKEN_SECRET}, which signs their tokens, or name the header in which"
-    " your proxy passes the user, --user-header NAME --trust ADDRESS; or try --demo"
+    f"serve needs a way to identify its clients: set {TOKEN_SECRET}, which signs their tokens, or name the header in"
+    " which your proxy passes the user, --user-header NAME --trust ADDRESS; or try --demo"
 )
 
 
 async def serve(options: argparse.Namespace) -> int:
-    """Serve the store's notifications over HTTP until a signal arrives."""
+    """Serve the store's notifications over HTTP until a signal arrives.
+
+    Raises:
+        UsageError: no authentication was configured, or not completely.
+        MissingError: the extra `serve` is not installed.
+        NotifyError: the address cannot be used, or the store cannot be opened.
+    """
     load("uvicorn")
     if options.demo:
         demo: Any = import_module("notify.cli._demo")
@@ -65,7 +71,11 @@ async def serve(options: argparse.Namespace) -> int:
 
 
 async def token(options: argparse.Namespace) -> int:
-    """Print a token with which a user may read from `notify serve`."""
+    """Print a token with which a user may read from `notify serve`.
+
+    Raises:
+        UsageError: the secret is missing or too short, or the user is not one.
+    """
     secret = os.environ.get(TOKEN_SECRET)
     if not secret:
         raise UsageError(f"token needs the secret of the server, in the environment variable {TOKEN_SECRET}")

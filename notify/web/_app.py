@@ -28,7 +28,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
 
 
 class NotifyApp:
-    """Notifications for browsers: server-sent events, WebSocket, polling, and what belongs to them, in one application.
+    """Notifications for browsers: server-sent events, WebSocket, polling, tickets and limits in one application.
 
     Pure ASGI: run it by itself, or mount it anywhere in another application. It starts when it is first used, so it
     needs no lifespan events; if it gets them, the streams end with the server.
@@ -36,21 +36,21 @@ class NotifyApp:
     Args:
         notifier: streams come from it; it is not closed.
         authenticate: called with each `Request`, plain or async; returns the user, an `Identity`, or None for 401.
-        inbox: an inbox, if there is one.
-        heartbeat: seconds without a byte after which a stream writes a comment.
-        retry: the least and the greatest number of seconds after which a client reconnects; drawn for each connection.
+        inbox: reserved for the inbox, which this version does not have; has no effect.
+        heartbeat: seconds of silence after which a stream writes a comment.
+        retry: minimum and maximum of the seconds after which a client reconnects; drawn for each connection.
         lifetime: seconds after which a stream ends, and its client reconnects; varied by a fifth.
         send_timeout: seconds that one write to a client may take before its stream is ended.
-        long_poll: seconds that a poll may wait for an event.
-        max_streams: streams that may be open in this process; None for any number.
-        max_streams_per_user: streams that one user may have open here; the oldest is ended for a further one.
-        max_body: bytes that the body of a request may have.
+        long_poll: the longest that a poll may wait for an event, in seconds.
+        max_streams: the most streams that may be open in this process; None for no limit.
+        max_streams_per_user: the most that one user may have open here; one more ends the oldest.
+        max_body: the largest request body, in bytes.
         ticket_lifetime: seconds for which a ticket is valid.
-        drain: seconds over which streams end when the server ends.
+        drain: seconds that streams have to send their last frame when the server shuts down.
         origins: other sites whose pages may use this application, for example `https://app.example.com`.
         publish_secrets: secrets for `POST /push`, which does not exist without them.
-        on_push: called with what `POST /push` is asked to push.
-        dialect: whose clients events are written for: one of the names in docs/howto/dialects.md.
+        on_push: called with each event after `POST /push` has pushed it; plain or async.
+        dialect: serves the clients of another system; docs/howto/dialects.md has the names.
 
     Raises:
         UsageError: an argument is unacceptable, or the notifier's store does not support signals.
@@ -96,7 +96,13 @@ class NotifyApp:
         self._site = Site(check_notifier(notifier), authenticate, options, inbox=inbox)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, a WebSocket, or the lifespan of the server."""
+        """Serve a request, a WebSocket, or the lifespan of the server.
+
+        Raises:
+            UsageError: the scope is of another type.
+        Cancellation: a stream that has begun sends its last frame, for half a second at most, and then ends.
+        Concurrency: any number of tasks of one event loop.
+        """
         kind = scope["type"]
         if kind == "http":  # here, and not in a method: a frame costs every event of every stream
             request = Request(scope)
@@ -116,7 +122,10 @@ class NotifyApp:
         self._site.closing.begin("asked")
 
     async def aclose(self) -> None:
-        """End the streams and the tasks of the application; the notifier stays open. Idempotent."""
+        """End the streams and the tasks of the application; the notifier stays open. Idempotent.
+
+        Cancellation: the streams are told to end in any case.
+        """
         await self._site.aclose()
 
     def _handler(self, request: Request) -> Handler:

@@ -1,4 +1,4 @@
-"""What each request goes through before its handler: whether its page may talk to us, and who the client is."""
+"""The checks before each handler: whether the page may send this request, and who the client is."""
 
 from __future__ import annotations
 

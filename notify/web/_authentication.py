@@ -2,7 +2,7 @@
 
 `authenticate` is the application's code, so what goes wrong in it is logged with its traceback, once when it begins to
 fail, and answered with 503: the client is not to blame, and comes back. The response never says more than that. The
-traceback may quote what the request carried, as in `KeyError: '<a token>'`: credentials of the request are blotted out.
+traceback may quote what the request carried, as in `KeyError: '<a token>'`: credentials of the request are redacted.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Authentication:
     def _failed(self, request: Request, error: Exception) -> None:
         now = monotonic()
         if not self._is_failing and now >= self._quiet_until:
-            logger.error("authenticate() failed, so clients get errors until it works: %s", blotted(error, request))
+            logger.error("authenticate() failed, so clients get errors until it works: %s", redacted(error, request))
             self._is_failing, self._quiet_until = True, now + QUIET
 
 
@@ -149,7 +149,7 @@ def may_use(request: Request, bound: str) -> bool:
     return headers.get("sec-fetch-site") == "same-origin" or is_own_origin(bound, scheme, headers.get("host", ""))
 
 
-def blotted(error: BaseException, request: Request) -> str:
+def redacted(error: BaseException, request: Request) -> str:
     """Return the traceback of an error without what the request carried as credentials."""
     text = "".join(traceback.format_exception(error)).rstrip()
     for secret in sorted(set(_secrets(request)), key=len, reverse=True):

@@ -1,7 +1,7 @@
-"""How open connections learn that the process ends, on every server and without touching its code.
+"""How open connections learn that the process ends, on every server and without patching it.
 
-A server that is told to end waits for the open responses first and tells them nothing: `lifespan.shutdown` follows
-after the last one. A stream has no last byte of its own, so three layers tell it:
+A server that is asked to stop first waits for the open responses, without notifying them: `lifespan.shutdown` follows
+after the last one. A stream never completes by itself, so three layers notify it:
 
 1. Signals. While streams are open, and only then, a handler of SIGTERM and SIGINT stands on top of the server's own.
    It tells the streams, then calls the server's. `loop.add_signal_handler` keeps working below it, because the
@@ -32,19 +32,19 @@ SIGNALS = tuple(
 )
 
 FAREWELL = 0.5
-"""Seconds that a sign-off may take at least, and at most once the server has cancelled the connection."""
+"""Seconds that a sign-off may always take; once the server has cancelled the connection, it may take no longer."""
 
 LINGER = 0.05
 """Seconds before the application returns after a sign-off: daphne stops its reactor at that moment, unsent or not."""
 
 FORGOTTEN = 60.0
-"""Seconds after which a signal that has not ended the process is forgotten: its handler decided to go on."""
+"""Seconds after which a signal that has not ended the process is forgotten: its handler let the process continue."""
 
 RETURN_RATE = 500.0
-"""Clients a second that may come back after they were sent away at once; more widen the time over which they do."""
+"""Clients that reconnect per second after all were disconnected at once; with more of them the window gets wider."""
 
 LONGEST_RETURN = 60.0
-"""Seconds over which clients are spread at most."""
+"""The widest window, in seconds, over which reconnecting clients are spread."""
 
 Stop: TypeAlias = Callable[[], object]
 Send: TypeAlias = Callable[[Any], Awaitable[object]]
@@ -83,7 +83,7 @@ class Closing:
         return OpenStream(self, stop)
 
     def begin(self, why: str = "asked") -> None:
-        """Begin the end. May be called from any thread, from a signal handler, and more than once.
+        """Begin the shutdown. May be called from any thread, from a signal handler, and more than once.
 
         Args:
             why: a word for logs and tests, kept in `begun`.
@@ -185,7 +185,7 @@ class OpenStream:
         self._closing._closed(self)
 
     def stop(self) -> None:
-        """Tell the connection, the first time."""
+        """Notify the connection; only the first call has an effect."""
         if not self._stopped:
             self._stopped = True
             self._stop()

@@ -1,11 +1,11 @@
-"""A stream for an endpoint that is not ours: what `event_stream` of each framework returns is made of this.
+"""A stream for an endpoint of the application: what `event_stream` of each framework returns is built on this.
 
 Some frameworks let a response send by itself: `EventStream` is an ASGI application for one request, and does what
 `GET /stream` does. Others ask for the next bytes and send them: `EventStream.chunks` returns an asynchronous iterator.
 It has no task, no timer and no cancel scope of its own, because it is suspended whenever the framework sends.
 
-The endpoints of one notifier that have the same options share their limits, and are one application to the server that
-ends. What they share is kept at the notifier, and lives as long as it.
+The endpoints of one notifier that have the same options share their limits, and end together when the server shuts
+down. What they share is kept in the notifier, for as long as that exists: options must not vary with the request.
 """
 
 from __future__ import annotations
@@ -120,7 +120,10 @@ class EventStream:
         self._request.response_headers.extend(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request."""
+        """Serve the request.
+
+        Cancellation: a stream that has begun sends its last frame, for half a second at most, and then ends.
+        """
         more = self._request.response_headers
         if self.reply is not None:
             await self.reply.send(send, more)

@@ -31,7 +31,7 @@ KEPT_BYTES: Final = 1 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.:-]")
-_quote = json.encoder.encode_basestring_ascii  # ASCII, so that no character of a name needs a second thought
+_quote = json.encoder.encode_basestring_ascii  # ASCII, so that every character of a name is safe in a frame
 
 
 def wire_object(event: Event) -> bytes:
@@ -113,7 +113,7 @@ class Encoded:
 
 
 class FrameCache:
-    """The events that were encoded last."""
+    """A cache of the events that were encoded most recently."""
 
     def __init__(self) -> None:
         self._kept = OrderedDict[int, Encoded]()  # whose first entry is found at once, unlike a dict's
@@ -124,7 +124,7 @@ class FrameCache:
         return len(self._kept)
 
     def encoded(self, event: Event) -> Encoded:
-        """Return what is kept of this event; encode it if that is nothing."""
+        """Return the cached encodings of this event; encode it if there are none."""
         kept = self._kept.get(id(event))
         if kept is None:
             kept = self._kept[id(event)] = Encoded(event)

@@ -1,4 +1,4 @@
-"""Pure: which pages of which sites may talk to the application, judged by what browsers write into each request.
+"""Pure: which pages of which sites may use the application, decided by the headers that browsers add to each request.
 
 A browser sends the user's cookies with requests that another site's page has caused. CORS only hides the answer from
 that page; the stream behind it would have been opened. So such requests are refused before anything is opened:

@@ -18,7 +18,7 @@ TURNS: Final = 32
 
 
 class Limited(Protocol):
-    """A stream that counts."""
+    """A stream that is counted."""
 
     @property
     def user(self) -> str:
@@ -48,7 +48,7 @@ class StreamLimits:
         return self._max_streams is not None and self.open >= self._max_streams
 
     def add(self, stream: Limited) -> None:
-        """Count a stream, and end the user's oldest ones that are too many."""
+        """Count a stream, and end the oldest ones of a user that has too many."""
         streams = self._users.setdefault(stream.user, {})
         streams[stream] = None
         self.open += 1
@@ -59,7 +59,7 @@ class StreamLimits:
             streams = self._users[stream.user]
 
     def discard(self, stream: Limited) -> None:
-        """Count a stream no more. Idempotent."""
+        """Stop counting a stream. Idempotent."""
         streams = self._users.get(stream.user)
         if streams is not None and stream in streams:
             del streams[stream]
@@ -85,7 +85,10 @@ class Turns:
         return not self._free
 
     async def acquire(self) -> None:
-        """Wait for a turn."""
+        """Wait for a turn.
+
+        Order: first come, first served.    Cancellation: leaves the queue; a turn that was just granted is passed on.
+        """
         if self._free:
             self._free -= 1
             return

@@ -1,4 +1,4 @@
-"""Keeps the end of the server noticed between the polls of a client.
+"""Keeps the shutdown of the server noticed between the polls of a client.
 
 Signals reach an application only while it has a stream open. A client that polls has none between two requests; one
 that came in after the signal would wait for its full time, and the server for it. So a long poll counts as a stream
@@ -34,7 +34,7 @@ class PollLinger:
         self._until = 0.0
 
     def extend(self, ticker: Ticker) -> None:
-        """Begin to count as a stream, or go on, because a poll has ended."""
+        """Count as an open stream for `LINGER` seconds from now, because a poll has ended."""
         self._until = time.monotonic() + LINGER
         if self._open is None:
             self._open = self._closing.stream(lambda: None)
@@ -49,7 +49,7 @@ class PollLinger:
         return NEVER
 
     def close(self) -> None:
-        """Count no more. Idempotent."""
+        """Stop counting. Idempotent."""
         if self._open is not None:
             self._open.__exit__(None, None, None)
             self._open = None

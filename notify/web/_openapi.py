@@ -210,7 +210,7 @@ def _shared_parameters() -> list[Json]:
 def _health() -> Json:
     operation = _operation("health", "Whether each part of the notifier works.", _json("Health"))
     operation["responses"]["503"] = {
-        "description": "A part has failed, or the server ends.",
+        "description": "A part has failed, or the server is shutting down.",
         "content": _json("Health"),
     }
     return operation

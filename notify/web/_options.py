@@ -1,4 +1,4 @@
-"""What `NotifyApp` can be told, checked once."""
+"""The options of `NotifyApp`, checked once."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
 
 
 async def _admitted(page: PollPage, request: Request) -> Admission | None:
-    """Return what the client may read; None if the notifier is closed, as it is while the server ends."""
+    """Return what the client may read; None if the notifier is closed, as it is while the server shuts down."""
     try:
         return await admit(page.site, request)
     except ClosedError:
@@ -147,7 +147,12 @@ class PollPage:
             self._translation, self._start = translation, translation.position
 
     async def read(self, admission: Admission, wait: float, entrance: Entrance, abort: Callable[[], None]) -> None:
-        """Read to the end of the log; if there is nothing, wait for an event."""
+        """Read to the end of the log; if there is nothing, wait for an event.
+
+        Raises:
+            WebError: what the client asks for is unacceptable. How the server ended the read is in `end`.
+        Cancellation: the page keeps what was read.
+        """
         site = self.site
         try:
             session = entrance.session = Session(site, admission, self._start, abort, counted=wait > 0)

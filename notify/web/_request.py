@@ -112,7 +112,7 @@ class Request:
         return str(client[0]) if client else ""
 
     def forget(self) -> None:
-        """Drop what was decoded: a stream that is open needs it no more, and may last for hours."""
+        """Drop what was decoded: an open stream no longer needs it, and may last for hours."""
         self._headers = self._cookies = self._query = self._fields = None
 
     def _query_fields(self) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Which programs may push by `POST /push`: those that know a secret.
 
-A program shows it as `Authorization: Bearer <secret>`, or signs the request with it by the Standard Webhooks
+A program sends it as `Authorization: Bearer <secret>`, or signs the request with it by the Standard Webhooks
 specification. A signature does not reveal the secret, covers the body, and is refused when it is older than five
-minutes; its `webhook-id` makes the push idempotent, so a recorded request that is sent again pushes nothing.
+minutes; its `webhook-id` makes the push idempotent, so a recorded request that is sent again stores nothing. An
+ephemeral push is not in the store: it is recognised by the process that received it, and by no other.
 
 Secrets are compared in constant time, all of them at each attempt. An address from which wrong ones come has to wait.
 """

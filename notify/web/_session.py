@@ -1,9 +1,9 @@
 """One connection's life, whatever carries it: opened, paced, called back, ended for a reason.
 
 A connection waits in `Session.next` alone. What ends or disturbs that wait comes from outside: the ticker when a
-heartbeat or the end of the lifetime is due, `Closing` when the server ends, `Limits` when the user opens too many
-streams. Each of them notes why and interrupts the stream, so that the wait ends without a timer, a task or a cancel
-scope for each connection. Only a connection that cannot be written to any more is cancelled.
+heartbeat or the end of the lifetime is due, `Closing` when the server shuts down, `StreamLimits` when the user opens
+too many streams. Each of them notes why and interrupts the stream, so that the wait ends without a timer, a task or a
+cancel scope for each connection. Only a connection that cannot be written to any more is cancelled.
 
 | reason | retry | why |
 |---|---|---|
@@ -123,7 +123,7 @@ class Ended(Exception):
 
 
 def retry_of(site: Site, reason: Reason | None = None) -> int:
-    """Return the milliseconds after which a client should come back, drawn for each, so that they do not come at once.
+    """Return the milliseconds after which a client should reconnect, drawn at random, so that they are spread out.
 
     Args:
         site: the application.
@@ -159,7 +159,9 @@ class _OpenStream(Stream, Interruptible):
 class Session:
     """One stream for one client; a context manager.
 
-    Entering it raises `Ended` if it cannot be opened, and WebError if what the client asks for is unacceptable.
+    Raises:
+        WebError: what the client asks for is unacceptable.
+        Ended: the notifier is closed.
 
     Args:
         site: the application.
@@ -258,6 +260,7 @@ class Session:
 
         Raises:
             Ended: the connection is to end.
+        Cancellation: loses and repeats nothing.
         """
         while True:
             try:
@@ -281,7 +284,7 @@ class Session:
         return is_due
 
     def wake(self) -> None:
-        """Have `next` return None soon, for a task that has something else to do. Never waits."""
+        """Make `next` return None soon, for a task that has something else to do. Never waits."""
         if self._is_open:  # opening it cannot be interrupted without ending it
             self._woken = True
             self._stream.interrupt()
@@ -298,7 +301,7 @@ class Session:
                 self._site.ticker.add(self, self._patience())
 
     def shut_down(self) -> None:
-        """End the connection soon because the server ends."""
+        """End the connection soon because the server shuts down."""
         self.stop("shutdown")
 
     def ended(self, reason: Reason) -> Ended:
@@ -343,7 +346,12 @@ class Session:
     # -- lifecycle -----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Open the stream: nothing is missed from here on."""
+        """Open the stream: nothing is missed from here on.
+
+        Raises:
+            Ended: it cannot be opened.
+        Cancellation: nothing stays open.
+        """
         site = self._site
         if self._counted:
             if site.limits.is_full:  # others were let in while this client was authenticated

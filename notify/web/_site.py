@@ -33,8 +33,8 @@ class Site:
         inbox: as for `NotifyApp`.
 
     Attributes:
-        closing: ends the streams when the server ends.
-        linger: keeps that noticed between polls.
+        closing: ends the streams when the server shuts down.
+        linger: keeps a shutdown noticed between polls.
         limits: counts the streams.
         turns: paces replays.
         frames: what was encoded of the latest events.

@@ -41,7 +41,7 @@ HEADERS: Final[Headers] = [
 
 
 class Entrance:
-    """What the end of the server is told to, before there is a session: then the session is ended."""
+    """Passes the shutdown of the server on to the session, once there is one."""
 
     __slots__ = ("session",)
 
@@ -99,8 +99,8 @@ async def _admission(site: Site, admitted: Callable[[], Awaitable[Admission]]) -
     """Return what the client may read.
 
     Raises:
-        Ended: there is no room, the server ends, or the backend of the credentials does not answer: a browser comes
-            back after that, but not after an error status.
+        Ended: there is no room, the server shuts down, or the backend of the credentials does not answer: a browser
+            comes back after that, but not after an error status.
         WebError: the client is refused.
     """
     if site.closing.begun:
@@ -181,11 +181,11 @@ async def _end(site: Site, request: Request, send: Send, end: Ended, *, started:
 
 
 async def until_gone(receive: Receive) -> None:
-    """Wait until the client has gone; what it sends is of no interest."""
+    """Wait until the client has gone; what it sends is ignored."""
     has_body = True
     try:
         while (message := await receive())["type"] != "http.disconnect":
-            if not has_body:  # a server that does not wait here must not be asked without end
+            if not has_body:  # a server that does not wait here must not be polled in a busy loop
                 await anyio.lowlevel.checkpoint()
             has_body = message.get("more_body", False)
     except Exception:
@@ -243,7 +243,11 @@ class FrameFeed:
             self._beginning += self._sync()
 
     async def first(self) -> bytes:
-        """Return the first chunk, with the replay unless that has to wait."""
+        """Return the first chunk, with the replay unless that has to wait.
+
+        Raises:
+            Ended: the stream is to end.
+        """
         if self.is_synced or self._site.turns.is_busy:
             return self._beginning
         return self._beginning + await self.read()

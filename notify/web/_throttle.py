@@ -1,6 +1,6 @@
 """Pure: addresses from which wrong secrets came have to wait, longer with each further one.
 
-The first `FREE` failures cost nothing, since a wrong setting is noticed by trying. After that an address waits 1 s,
+The first `FREE` failures cost nothing, since a wrong setting is found by trial. After that an address waits 1 s,
 then 2 s, then 4 s, up to `LONGEST`; while it waits, it is not told whether its secret was right. Successes are not
 counted.
 

@@ -66,7 +66,7 @@ class Tickets:
     """Issues and redeems tickets.
 
     Invariants:
-        I1. Nothing in the store or in memory allows to compute a ticket.
+        I1. No ticket can be computed from what is in the store or in memory.
         I2. Of all attempts to redeem a ticket one succeeds at most.
 
     Args:

@@ -1,4 +1,4 @@
-"""The one task beside a connection: it waits for what the client sends, so that its end is noticed at once.
+"""The one task beside a connection: it waits for messages of the client, so that a disconnect is noticed at once.
 
 On asyncio it is a plain task, which costs half as much as a task group, and the connection is aborted by cancelling its
 own task, as `asyncio.timeout` does. Elsewhere it is a task group.

@@ -8,20 +8,20 @@ client:  {"ref": 2, "do": "subscribe", "position": "..."}     server:  {"ref": 2
 
 The stream begins with the connection, at the position in the URL, else from now. `subscribe` begins it again elsewhere:
 all frames after its answer belong to the new one. `notify.ping` comes where nothing else was sent for `heartbeat`
-seconds, because a page sees no control frames: a client that hears nothing for longer has lost its connection.
+seconds, because a page sees no control frames: a client that receives nothing for longer has lost its connection.
 
 | close code | why | the client |
 |---|---|---|
-| 4000 | binary, oversized or too many frames | is wrong |
+| 4000 | binary, oversized or too many frames | has a bug |
 | 4001 | not authenticated, or no longer | authenticates |
 | 4003 | an address that it may not read | does not come back |
 | 4008 | it did not read for `send_timeout` seconds | comes back |
 | 4010 | the user has opened more streams | comes back in minutes |
-| 4012 | the server ends or is busy, or the lifetime is over | comes back |
+| 4012 | the server shuts down or is busy, or the lifetime is over | comes back |
 | 4013 | `Notifier.disconnect` | does not come back |
 
-A page cannot see why a handshake failed, so only a page of another site is refused there. All else is accepted first
-and then closed.
+A page cannot see why a handshake failed, so only pages of other sites are refused there. Every other connection is
+accepted first and then closed.
 
 Two tasks: the connection's own sends everything, and the one beside it only receives. So frames never mix, and a client
 that floods while it does not read finds its commands counted, not answered.

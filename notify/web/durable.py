@@ -5,7 +5,7 @@ app.mount("/streams", DurableStreams(notifier, authenticate))
 ```
 
 `GET /streams/alice?offset=-1` answers with what the log of alice retains, and with the offset to continue from;
-`&live=long-poll` and `&live=sse` wait for more. The protocol has no word for a gap: a client whose offset the log no
+`&live=long-poll` and `&live=sse` wait for more. The protocol has no notion of a gap: a client whose offset the log no
 longer reaches back to is answered with 410 and begins again at `-1`, so nothing is skipped silently. There is no write
 half: what is in a log was pushed by the application. Ephemeral events are not in a log, so they are not here either.
 """
@@ -47,14 +47,14 @@ class DurableStreams:
         authenticate: as for `NotifyApp`.
         form: what a stream consists of. A function from the name of a log to a `Form` decides for each log; None is a
             404.
-        chunk: bytes of one answer, roughly: a client asks again for what follows.
-        heartbeat: seconds without a byte after which a stream of server-sent events writes a comment.
+        chunk: the approximate size of one answer, in bytes: a client asks again for the rest.
+        heartbeat: seconds of silence after which a stream of server-sent events writes a comment.
         lifetime: seconds after which a stream of server-sent events ends and its client reconnects; varied by a fifth.
         send_timeout: seconds that one write to a client may take.
         long_poll: seconds that a long poll waits.
-        max_streams: live reads that may be open in this process; None for any number.
-        max_streams_per_user: live reads that one user may have open here; the oldest is ended for a further one.
-        drain: seconds over which live reads end when the server ends.
+        max_streams: the most live reads that may be open in this process; None for no limit.
+        max_streams_per_user: the most live reads that one user may have open here; one more ends the oldest.
+        drain: seconds that live reads have to end when the server shuts down.
         origins: other sites whose pages may read.
 
     Raises:
@@ -96,7 +96,13 @@ class DurableStreams:
         self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request.
+
+        Raises:
+            UsageError: the scope is not that of an HTTP request; the application has no lifespan.
+        Cancellation: an event stream that has begun is completed first, for half a second at most.
+        Concurrency: any number of tasks of one event loop.
+        """
         if scope["type"] != "http":
             raise UsageError(f"DurableStreams serves HTTP, not {scope['type']!r}: route only HTTP requests to it")
         request = Request(scope)

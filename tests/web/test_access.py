@@ -1,4 +1,4 @@
-"""Who is let in, on real servers: other sites, tickets, expiry, logout."""
+"""Authentication on real servers: other sites, tickets, expiry, logout."""
 
 from __future__ import annotations
 
