@@ -13,25 +13,19 @@ from notify import Event, InvalidEventIdError
 
 from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, offset_of, position_of, sse_frames
 from ._frames import HEARTBEAT
-from ._reply import Reply, WebError
+from ._reply import NO_STORE, Reply, WebError
 from ._request import Headers, Message, Receive, Request, Send
 from ._session import Admission, Ended, Session
 from ._site import Site
-from ._sse import until_gone
-from ._watch import Watch, watch
+from ._sse import HEADERS, until_gone_watch
+from ._watch import Watch
 
 READ_TIMEOUT: Final = 10.0
 """Seconds after which a log that cannot be read is a 503."""
 
 _CURSOR_JITTER: Final = 180  # an hour of intervals
-_NO_STORE: Final = (b"cache-control", b"no-store")
 _BINARY: Final = (b"stream-sse-data-encoding", b"base64")
 _LAST: Final[Message] = {"type": "http.response.body", "body": b""}
-_SSE_HEADERS: Final[Headers] = [
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 class Reading:
@@ -76,7 +70,7 @@ class Reading:
         """Answer with the end of the log."""
         self._position = None
         async with self._session() as session:
-            headers = [(b"content-type", self._form.content_type.encode()), *_offset(session), _NO_STORE]
+            headers = [(b"content-type", self._form.content_type.encode()), *_offset(session), *NO_STORE]
         await Reply(200, headers=headers).send(send, self._request.response_headers)
 
     async def catch_up(self, send: Send) -> None:
@@ -85,7 +79,7 @@ class Reading:
             events, up_to_date = await self._replay(session)
             headers = _offset(session)
         if self._offset == NOW:
-            await self._reply(send, 200, events, up_to_date, [*headers, _NO_STORE])
+            await self._reply(send, 200, events, up_to_date, [*headers, *NO_STORE])
             return
         tag = entity_tag(self._admission.logs[0], events, headers[0][1].decode())
         # Revalidated each time: a log grows, and what one user has read must not be shown to the next one.
@@ -95,7 +89,7 @@ class Reading:
 
     async def poll(self, receive: Receive, send: Send) -> None:
         """Answer with what there is, or wait for it."""
-        line = _line(receive)
+        line = until_gone_watch(receive)
         async with line:
             session = self._session(line)
             with self._site.closing.stream(session.shut_down):
@@ -109,13 +103,13 @@ class Reading:
                     except Ended:
                         events, up_to_date = [], True  # the client asks again, and learns why
                     headers = _offset(session)
-            headers += [_NO_STORE, (b"stream-cursor", self._cursor.encode())]
+            headers += [*NO_STORE, (b"stream-cursor", self._cursor.encode())]
             with anyio.move_on_after(self._site.options.send_timeout):
                 await self._reply(send, 200 if events else 204, events, up_to_date, headers)
 
     async def follow(self, receive: Receive, send: Send) -> None:
         """Answer with server-sent events: what there is, then live."""
-        line, started = _line(receive), False
+        line, started = until_gone_watch(receive), False
         async with line:
             try:
                 session = self._session(line)
@@ -219,7 +213,7 @@ class Reading:
         await Reply(status, body, headers).send(send, self._request.response_headers)
 
     async def _start(self, send: Send) -> None:
-        headers = [*_SSE_HEADERS, *self._request.response_headers]
+        headers = [*HEADERS, *self._request.response_headers]
         if not self._form.is_text:
             headers.append(_BINARY)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -238,14 +232,3 @@ def _offset(session: Session) -> Headers:
     if not session.has_log:
         raise WebError(404, "not_found", "there is no log: the notifier has no store")
     return [(b"stream-next-offset", offset_of(session.last_id).encode())]
-
-
-def _line(receive: Receive) -> Watch:
-    """Return the watch that ends a request whose client has gone."""
-
-    async def until_disconnected() -> None:
-        await until_gone(receive)
-        line.abort()
-
-    line = watch(until_disconnected)
-    return line

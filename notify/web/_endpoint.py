@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from notify import BackendError, ClosedError, Notifier, NotifyError, UsageError
 from notify.adapters import check_user
@@ -23,13 +23,11 @@ from notify.adapters import check_user
 from . import _position
 from ._authentication import WrongIdentityError, checked
 from ._options import WebOptions
-from ._reply import Reply, WebError, reply_to
-from ._request import Headers, Identity, Receive, Request, Scope, Send
+from ._reply import NO_STORE, Reply, WebError, reply_to
+from ._request import Identity, Receive, Request, Scope, Send
 from ._session import Admission, Ended, Session, ended, login_of, logs_of, translation_of
 from ._site import Site, check_notifier
 from ._sse import HEADERS, Entrance, FrameFeed, end_frames, serve
-
-_NOT_KEPT: Final[Headers] = [(b"cache-control", b"no-store")]
 
 
 def missing(framework: str, package: str) -> ModuleNotFoundError:
@@ -91,7 +89,7 @@ class EventStream:
         except WebError as error:
             return reply_to(error)
         if self._asked.is_refused(login_of(self._identity, self._request)):
-            return Reply(204, headers=_NOT_KEPT)
+            return Reply(204, headers=NO_STORE)
         if self._request.method == "HEAD":
             return Reply(200, headers=HEADERS)
         return None

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import anyio
 
 from notify import UsageError
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+from ._request import ASGIApp, Message, Receive, Scope, Send
 
 _logger: Final = logging.getLogger("notify.web")
 
@@ -51,7 +47,7 @@ def mount(path: str, app: ASGIApp, inner: ASGIApp) -> ASGIApp:
         if not callable(part):
             raise UsageError(f"mount({name}=...) expects an ASGI application, not {part.__class__.__name__}")
 
-    async def dispatch(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _run_lifespans([_Lifespan(app, scope), _Lifespan(inner, scope)], receive, send)
         elif (below := _below(scope, mounted)) is not None:
@@ -62,7 +58,7 @@ def mount(path: str, app: ASGIApp, inner: ASGIApp) -> ASGIApp:
     return dispatch
 
 
-def _below(scope: MutableMapping[str, Any], mounted: str) -> MutableMapping[str, Any] | None:
+def _below(scope: Scope, mounted: str) -> Scope | None:
     """Return the scope of a request for what is mounted; None if the request is for something else.
 
     The path of the result begins with its `root_path`, as the specification has it. Not every server prefixes the path
@@ -80,7 +76,7 @@ def _below(scope: MutableMapping[str, Any], mounted: str) -> MutableMapping[str,
 class _Lifespan:
     """The lifespan of one application, driven from outside."""
 
-    def __init__(self, app: ASGIApp, scope: MutableMapping[str, Any]) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope) -> None:
         self._app = app
         self._scope = {**scope}  # the dictionary of `state` in it is shared, on purpose
         self._tell, self._told = anyio.create_memory_object_stream[Message](math.inf)

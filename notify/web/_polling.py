@@ -28,13 +28,12 @@ from notify import ClosedError, Event, Position
 from . import _position
 from ._dialects import dump
 from ._frames import one_line
-from ._reply import JSON_HEADERS, Reply, WebError
+from ._reply import JSON_HEADERS, NO_STORE, Reply, WebError
 from ._request import Message, Receive, Request, Send
 from ._session import Admission, Ended, Session, admit, ended, translation_of
 from ._site import Site
-from ._sse import Entrance, until_gone
+from ._sse import Entrance, until_gone_watch
 from ._translation import Translation
-from ._watch import watch
 
 LIMIT: Final = 100
 """Events of a page, where the client does not say."""
@@ -63,7 +62,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
             page.end = ended(site, "overload")
         elif (admission := await _admitted(page, request)) is not None:
             if asked.is_refused(admission.login):
-                await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
+                await Reply(204, headers=NO_STORE).send(send, request.response_headers)
                 return
             page.translate(translation_of(site, request, asked, admission))
             if not await _read(page, admission, wait, entrance, request, receive, send):
@@ -100,12 +99,7 @@ async def _read(
     send: Send,
 ) -> bool:
     """Fill a page; return whether the client is still there."""
-
-    async def until_disconnected() -> None:
-        await until_gone(receive)
-        line.abort()
-
-    line = watch(until_disconnected)
+    line = until_gone_watch(receive)
     try:
         async with line:
             await page.read(admission, wait, entrance, line.abort)

@@ -16,9 +16,11 @@ from ._request import Headers, Receive, Send
 
 JSON: Final = b"application/json"
 
+NO_STORE: Final[Headers] = [(b"cache-control", b"no-store")]
+
 JSON_HEADERS: Final[Headers] = [
     (b"content-type", JSON),
-    (b"cache-control", b"no-store"),
+    *NO_STORE,
     (b"x-content-type-options", b"nosniff"),  # a message may quote the request: no browser may take it for markup
 ]
 

@@ -22,7 +22,7 @@ from . import _position
 from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
 from ._position import Asked
-from ._reply import Reply, WebError
+from ._reply import NO_STORE, Reply, WebError
 from ._request import Headers, Message, Receive, Request, Send
 from ._session import Admission, Ended, Session, admit, ended, retry_of, translation_of
 from ._site import Site
@@ -83,14 +83,9 @@ async def serve(
             return
         asked = _position.asked(request.headers, request.query)
         if asked.is_refused(admission.login):
-            await Reply(204, headers=[(b"cache-control", b"no-store")]).send(send, request.response_headers)
+            await Reply(204, headers=NO_STORE).send(send, request.response_headers)
             return
-
-        async def until_disconnected() -> None:
-            await until_gone(receive)
-            line.abort()
-
-        line = watch(until_disconnected)
+        line = until_gone_watch(receive)
         async with line:
             await _run(site, admission, asked, entrance, line, request, send)
 
@@ -190,6 +185,17 @@ async def until_gone(receive: Receive) -> None:
             has_body = message.get("more_body", False)
     except Exception:
         return
+
+
+def until_gone_watch(receive: Receive) -> Watch:
+    """Return a watch that aborts its block when the client has gone."""
+
+    async def run() -> None:
+        await until_gone(receive)
+        line.abort()
+
+    line = watch(run)
+    return line
 
 
 def _head(request: Request) -> Message:
