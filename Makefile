@@ -20,8 +20,12 @@ help: ## show this list
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	@if [ -e $(VENV) ] && [ ! -e $(VENV)/.ready ] && [ ! -e $(VENV)/.made ]; then \
+		echo "$(VENV) was not made by make, which would clear it: rename it, or run make with VENV=.venv-make"; exit 1; \
+	fi
 	@echo "preparing $(VENV): once, about half a minute"
 	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $(VENV)/.made # so that what an interrupted installation leaves is not taken for the reader's
 	@$(INSTALL) --editable '.[dev]'
 	@touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import ipaddress
 import logging
 import os
@@ -169,7 +170,10 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise NotifyError(f"cannot listen on {host} port {port}: {error}") from error
+        if error.errno == errno.EADDRINUSE:
+            raise NotifyError(f"port {port} of {host} is in use: choose another with --port (0 for any)") from error
+        reason = str(error.strerror).partition(" (while ")[0]  # Python repeats the address
+        raise NotifyError(f"cannot listen on {host} port {port}: {reason}") from error
 
 
 def address_of(listener: socket.socket) -> str:

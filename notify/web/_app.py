@@ -159,7 +159,7 @@ def _methods(site: Site, request: Request) -> Mapping[str, Handler]:
     name = _auth.name_of(request)
     methods = ROUTES.get(site.aliases.get(name, name))
     if methods is None:
-        raise WebError(404, "not_found", "there is nothing at this path")
+        raise WebError(404, "not_found", "there is nothing at this path: try /health, /stream or /client.js")
     return methods
 
 

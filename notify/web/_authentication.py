@@ -182,7 +182,10 @@ def checked(found: Any) -> Identity:
         return Identity(_known_user(found))
     identity: Any = Identity(found) if isinstance(found, str) else found
     if not isinstance(identity, Identity):
-        raise WrongIdentityError(f"authenticate() must return a str, an Identity or None, not {type(found).__name__}")
+        raise WrongIdentityError(
+            f"authenticate() must return a str, an Identity or None, not {type(found).__name__}; "
+            "convert an id of another type, such as a number, with str(...)"
+        )
     expires: Any = identity.expires_at
     addresses: Any = identity.addresses
     if expires is not None and (not isinstance(expires, datetime) or expires.utcoffset() is None):

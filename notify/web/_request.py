@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -110,6 +110,15 @@ class Request:
         """The address of the client, or of the last proxy; empty if the server does not know it."""
         client = self.scope.get("client")
         return str(client[0]) if client else ""
+
+    if not TYPE_CHECKING:  # or a type checker would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where the attributes are that other kinds of request have, such as `session` and `user`."""
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}; "
+                f"what middleware has added is in the scope, as request.scope[{name!r}]"
+            )
 
     def forget(self) -> None:
         """Drop what was decoded: an open stream no longer needs it, and may last for hours."""

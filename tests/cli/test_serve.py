@@ -176,16 +176,19 @@ def test_wrong_command_lines(
 def test_a_port_in_use(tmp_path: Path) -> None:
     """It is reported in one line with status 1."""
     with serving(tmp_path) as (_, url):
-        done = notify(tmp_path, "serve", "--port", url.rpartition(":")[2], variables=TOKENS)
-        assert "cannot listen on 127.0.0.1 port" in one_line(done, 1)
+        port = url.rpartition(":")[2]
+        done = notify(tmp_path, "serve", "--port", port, variables=TOKENS)
+        assert f"port {port} of 127.0.0.1 is in use: choose another with --port" in one_line(done, 1)
 
 
 def test_ipv6() -> None:
     """An address with colons is an IPv6 address; one that is not of this host is refused."""
     with listening("::1", 0) as listener:
         assert listener.getsockname()[0] == "::1"
-    with pytest.raises(NotifyError, match="cannot listen"):
+    with pytest.raises(NotifyError, match=r"^cannot listen on 192\.0\.2\.1 port 0: [^(]+$"):
         listening("192.0.2.1", 0)
+    with pytest.raises(NotifyError, match=r"^cannot listen on name\.invalid port 0: \D+$"):
+        listening("name.invalid", 0)
 
 
 def test_without_uvicorn(tmp_path: Path) -> None:

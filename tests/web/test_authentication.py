@@ -105,6 +105,13 @@ async def test_a_wrong_result_names_the_function(value: Any, caplog: pytest.LogC
     assert "authenticate() failed" in caplog.text
 
 
+async def test_a_numeric_id_is_told_how_to_become_a_user() -> None:
+    """The most likely mistake, `return request_user.pk`, is answered with what to write."""
+    error = await refusal(made(returning(42)))
+    assert "not int" in error.message
+    assert "str(...)" in error.message
+
+
 async def test_a_failure_is_logged_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     """503, and no detail for the client; one line when it begins to fail, one when it works again."""
     broken = True

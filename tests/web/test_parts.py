@@ -105,6 +105,14 @@ def test_a_request_as_authenticate_sees_it() -> None:
     assert (bare.path, bare.client, bare.method, bare.query, bare.cookies) == ("", "", "GET", {}, {})
 
 
+def test_a_request_says_where_the_session_is() -> None:
+    """`request.session` is an attribute error that names the scope, and `hasattr` is still false."""
+    request = Request(scope(session={"user": "alice"}))
+    with pytest.raises(AttributeError, match=r"no attribute 'session'; .* request\.scope\['session'\]"):
+        request.session  # type: ignore[attr-defined]  # noqa: B018 - reading it is what fails
+    assert not hasattr(request, "user")
+
+
 def test_a_query_has_a_bound() -> None:
     """A thousand fields are read, however many are sent."""
     request = Request(scope(query_string=b"&".join([b"a=1"] * 2000)))
