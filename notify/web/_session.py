@@ -57,7 +57,7 @@ class Admission(NamedTuple):
         identity: who it is.
         logs: what it reads: the user, the session's log, the addresses that it has named.
         moment: a `Notifier.moment` from before it was authenticated.
-        login: see `login_of`.
+        login: see `_login.login_of`.
     """
 
     identity: Identity
@@ -73,17 +73,9 @@ async def admit(site: Site, request: Request) -> Admission:
         WebError: 401 or 503 as by `identify`; 403 if it names an address that it may not read.
     """
     moment = await site.notifier.moment()
-    identity = await _auth.identify(site, request)
+    identity, login = await _auth.identify(site, request)
     logs = logs_of(identity, request.query_all("address"))
-    return Admission(identity, logs, moment, login_of(identity, request))
-
-
-def login_of(identity: Identity, request: Request) -> str:
-    """Return what tells one login from the next, for the mark of a client that was disconnected.
-
-    That is the session. An application without sessions gives its clients new tokens.
-    """
-    return identity.session or request.headers.get("authorization", "")
+    return Admission(identity, logs, moment, login)
 
 
 def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
