@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from contextlib import suppress
@@ -9,13 +10,13 @@ from typing import Final
 
 import anyio
 
-from notify import Event, InvalidEventIdError
+from notify import Event, InvalidEventIdError, NotifyError
 
 from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, offset_of, position_of, sse_frames
 from ._frames import HEARTBEAT
-from ._reply import NO_STORE, Reply, WebError
+from ._reply import NO_STORE, Reply, WebError, reply_to
 from ._request import Headers, Message, Receive, Request, Send
-from ._session import Admission, Ended, Session
+from ._session import Admission, Ended, Session, ended
 from ._site import Site
 from ._sse import HEADERS, until_gone_watch
 from ._watch import Watch
@@ -71,7 +72,7 @@ class Reading:
         self._position = None
         async with self._session() as session:
             headers = [(b"content-type", self._form.content_type.encode()), *_offset(session), *NO_STORE]
-        await Reply(200, headers=headers).send(send, self._request.response_headers)
+        await self._send(send, Reply(200, headers=headers))
 
     async def catch_up(self, send: Send) -> None:
         """Answer with what there is."""
@@ -79,33 +80,60 @@ class Reading:
             events, up_to_date = await self._replay(session)
             headers = _offset(session)
         if self._offset == NOW:
-            await self._reply(send, 200, events, up_to_date, [*headers, *NO_STORE])
+            await self._send(send, self._reply(200, events, up_to_date, [*headers, *NO_STORE]))
             return
         tag = entity_tag(self._admission.logs[0], events, headers[0][1].decode())
         # Revalidated each time: a log grows, and what one user has read must not be shown to the next one.
         headers += [(b"cache-control", b"private, no-cache"), (b"etag", tag.encode())]
         known = matches(self._request.headers.get("if-none-match", ""), tag)
-        await self._reply(send, 304 if known else 200, events, up_to_date, headers)
+        await self._send(send, self._reply(304 if known else 200, events, up_to_date, headers))
 
     async def poll(self, receive: Receive, send: Send) -> None:
         """Answer with what there is, or wait for it."""
-        line = until_gone_watch(receive)
-        async with line:
-            session = self._session(line)
-            with self._site.closing.stream(session.shut_down):
-                async with session:
+        line, site = until_gone_watch(receive), self._site
+        try:
+            async with line:
+                reply = await self._polled(line)
+        except anyio.get_cancelled_exc_class():
+            if not line.aborted:
+                messages = refusal(unavailable(ended(site, "shutdown")), self._request)
+                with suppress(OSError):
+                    await site.closing.farewell(send, *messages, cancelled=True)
+            raise
+        if line.aborted:
+            return
+        messages = reply.messages(self._request.response_headers)
+        with suppress(OSError):
+            if site.closing.begun:
+                await site.closing.farewell(send, *messages)
+                return
+            with anyio.move_on_after(site.options.send_timeout):
+                for message in messages:
+                    await send(message)
+
+    async def _polled(self, line: Watch) -> Reply:
+        """Return what a long poll has found.
+
+        Raises:
+            Ended: the log was not read to its end, the client may no longer read it, or it is not to come back soon.
+            WebError: as by `_replay` and `_live`.
+        """
+        session = self._session(line)
+        with self._site.closing.stream(session.shut_down):
+            async with session:
+                events, up_to_date = await self._replay(session)
+                if not events and up_to_date:
                     try:
-                        events, up_to_date = await self._replay(session)
-                        if not events and up_to_date:
-                            with anyio.move_on_after(self._site.options.long_poll):
-                                while not events:
-                                    events = await self._live(session)
-                    except Ended:
-                        events, up_to_date = [], True  # the client asks again, and learns why
-                    headers = _offset(session)
-            headers += [*NO_STORE, (b"stream-cursor", self._cursor.encode())]
-            with anyio.move_on_after(self._site.options.send_timeout):
-                await self._reply(send, 200 if events else 204, events, up_to_date, headers)
+                        with anyio.move_on_after(self._site.options.long_poll):
+                            while not events:
+                                events, up_to_date = await self._live(session)
+                    except Ended as end:
+                        if end.reason not in ("shutdown", "lifetime"):
+                            raise
+                        # The log was read to its end, and without events in hand that is still so.
+                        events, up_to_date = self._in_hand(session)
+                headers = [*_offset(session), *NO_STORE, (b"stream-cursor", self._cursor.encode())]
+        return self._reply(200 if events else 204, events, up_to_date, headers)
 
     async def follow(self, receive: Receive, send: Send) -> None:
         """Answer with server-sent events: what there is, then live."""
@@ -144,8 +172,12 @@ class Reading:
         abort = line.abort if line is not None else lambda: None
         return Session(self._site, self._admission, self._position or "", abort, counted=line is not None)
 
-    async def _replay(self, session: Session) -> tuple[list[Event], bool]:
+    async def _replay(self, session: Session, *, heartbeats: bool = False) -> tuple[list[Event], bool]:
         """Return the next part of the log, and whether it ends there.
+
+        Args:
+            session: entered.
+            heartbeats: whether to return what there is, if anything, when a heartbeat is due.
 
         Raises:
             WebError: 410: something before it is gone; 503: the log cannot be read now.
@@ -153,11 +185,15 @@ class Reading:
         _offset(session)
         events: list[Event] = []
         size = 0
-        await self._site.turns.acquire()
         try:
             with anyio.fail_after(READ_TIMEOUT):
+                while not await session.turn():
+                    if heartbeats:
+                        return [], False
                 while size < self._site.options.max_body:
                     event = await session.next()
+                    if event is None and heartbeats:
+                        break
                     if event is None:
                         continue
                     if event.type == "notify.gap":
@@ -171,32 +207,38 @@ class Reading:
         except TimeoutError as error:
             raise WebError(503, "unavailable", "the storage is not available: try again later") from error
         finally:
-            self._site.turns.release()
+            self._site.turns.release(session)
         return events, self._is_live
 
-    async def _live(self, session: Session) -> list[Event]:
-        """Wait for events, and return those that are at hand; none: a heartbeat is due.
+    async def _live(self, session: Session) -> tuple[list[Event], bool]:
+        """Wait for events, and return those that are at hand, and whether those are all; none: a heartbeat is due.
 
         Raises:
             WebError: 410: an event is gone that was not read.
         """
+        return self._in_hand(session, await session.next())
+
+    def _in_hand(self, session: Session, event: Event | None = None) -> tuple[list[Event], bool]:
         events: list[Event] = []
         size = 0
-        event = await session.next()
+        event = event or session.next_nowait()
         while event is not None:
             if event.type == "notify.gap":
                 raise WebError(410, "gone", "the log no longer reaches back to this offset: begin again at -1")
             if event.id:
                 events.append(event)
                 size += len(event.data)
-            event = session.next_nowait() if size < self._site.options.max_body else None
-        return events
+            if size >= self._site.options.max_body:
+                return events, False
+            event = session.next_nowait()
+        return events, True
 
     async def _more(self, session: Session) -> bytes:
-        if not self._is_live:
-            return self._frames(session, *await self._replay(session))
-        events = await self._live(session)
-        return self._frames(session, events, True) if events else HEARTBEAT
+        was_live = self._is_live
+        events, up_to_date = await (self._live(session) if was_live else self._replay(session, heartbeats=True))
+        if events or was_live != self._is_live:
+            return self._frames(session, events, up_to_date)
+        return HEARTBEAT
 
     def _frames(self, session: Session, events: list[Event], up_to_date: bool) -> bytes:
         offset = offset_of(session.last_id)
@@ -204,13 +246,16 @@ class Reading:
 
     # -- answering -----------------------------------------------------------------------------------------------
 
-    async def _reply(self, send: Send, status: int, events: list[Event], up_to_date: bool, headers: Headers) -> None:
+    async def _send(self, send: Send, reply: Reply) -> None:
+        await reply.send(send, self._request.response_headers)
+
+    def _reply(self, status: int, events: list[Event], up_to_date: bool, headers: Headers) -> Reply:
         body = self._form.body(events) if status == 200 else b""
         if status == 200:
             headers = [(b"content-type", self._form.content_type.encode()), *headers]
         if up_to_date:
             headers = [*headers, (b"stream-up-to-date", b"true")]
-        await Reply(status, body, headers).send(send, self._request.response_headers)
+        return Reply(status, body, headers)
 
     async def _start(self, send: Send) -> None:
         headers = [*HEADERS, *self._request.response_headers]
@@ -220,12 +265,22 @@ class Reading:
 
 
 def unavailable(end: Ended) -> WebError:
-    """Return the answer to a request whose reading ended before it began."""
+    """Return the answer to a request whose reading ended before there was anything to say."""
     if end.reason in ("expired", "disconnected"):
         return WebError(401, "unauthenticated", "the credentials have expired, or the user was disconnected")
+    retry_after = [(b"retry-after", b"%d" % math.ceil(end.retry / 1000))]
     if end.reason == "shutdown":
-        return WebError(503, "shutting_down", "the server is shutting down: try again")
-    return WebError(503, "unavailable", "the log cannot be read now: try again later")
+        return WebError(503, "shutting_down", "the server is shutting down: try again", retry_after)
+    if end.reason == "replaced":  # at once would end the next one, and so on in a circle
+        return WebError(503, "unavailable", "the user has opened more live reads than allowed", retry_after)
+    return WebError(503, "unavailable", "the log cannot be read now: try again later", retry_after)
+
+
+def refusal(error: WebError | NotifyError, request: Request) -> list[Message]:
+    """Return the response to a request that is refused."""
+    reply = reply_to(error)
+    own = {name for name, _ in reply.headers}
+    return reply.messages([header for header in request.response_headers if header[0] not in own])
 
 
 def _offset(session: Session) -> Headers:

@@ -3,18 +3,24 @@
 After a restart every client comes back at once, each with a replay. Without a limit, the event loop would go through
 all of them in turn, and a live event would wait until each of the thousands had done one more step. So only a few
 replay at a time, in the order in which they came. A turn is for reading and encoding, not for sending: a client that
-reads slowly holds up no other.
+reads slowly holds up no other. Nor does a slow store: a turn is held for `HOLD` seconds at most, and then the next one
+begins while the read goes on.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import time
 from typing import Final, Protocol
 
 import anyio
 
+from ._ticker import NEVER, Ticker
+
 TURNS: Final = 32
 """Streams that read and encode a replay at the same time."""
+
+HOLD: Final = 1.0
+"""Seconds for which a turn is held at most: a replay that takes longer waits for the store, and goes on without one."""
 
 
 class Limited(Protocol):
@@ -72,40 +78,100 @@ class Turns:
     """Lets a few replays run at a time, in the order in which they asked.
 
     Invariants:
-        I1. `_free` is 0 while a task waits.
+        I1. While a holder waits, all turns are held, and `tick` is filed for when the oldest of them runs out.
+
+    Args:
+        turns: how many there are.
+
+    Attributes:
+        slot: see `_ticker.Timed`.
     """
 
     def __init__(self, turns: int = TURNS) -> None:
-        self._free = turns
-        self._waiting: deque[anyio.Event] = deque()
+        self.slot = -1
+        self._turns = turns
+        self._ticker: Ticker | None = None
+        self._held: dict[object, float] = {}  # since when, oldest first
+        self._waiting: dict[object, anyio.Event] = {}  # first come first; an interrupted one keeps its place
+
+    def start(self, ticker: Ticker) -> None:
+        """Be called back by this ticker from now on; the one before has ended."""
+        self.slot = -1
+        self._ticker = ticker
+        self._file()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a task would have to wait."""
-        return not self._free
+        """Whether a holder would have to wait."""
+        self._take_back(time.monotonic())
+        return len(self._held) >= self._turns
 
-    async def acquire(self) -> None:
-        """Wait for a turn.
+    def is_held_by(self, holder: object) -> bool:
+        """Whether this holder has a turn."""
+        return holder in self._held
+
+    async def acquire(self, holder: object) -> bool:
+        """Wait for a turn; return False after `interrupt`: then the place in the queue is kept until `discard`.
 
         Order: first come, first served.    Cancellation: leaves the queue; a turn that was just granted is passed on.
         """
-        if self._free:
-            self._free -= 1
-            return
-        turn = anyio.Event()
-        self._waiting.append(turn)
+        if holder in self._held:  # granted after an interruption
+            return True
+        if not self.is_busy:  # nobody waits, by I1
+            self._held[holder] = time.monotonic()
+            return True
+        turn = self._waiting[holder] = anyio.Event()
+        self._file()  # keeps I1
         try:
             await turn.wait()
         except BaseException:
-            if turn.is_set():
-                self.release()
-            else:
-                self._waiting.remove(turn)
+            self.discard(holder)
             raise
+        return holder in self._held
 
-    def release(self) -> None:
-        """End a turn: the next task has it, if there is one (keeps I1)."""
+    def interrupt(self, holder: object) -> None:
+        """End the wait of this holder, if it waits. Never waits."""
+        turn = self._waiting.get(holder)
+        if turn is not None:
+            turn.set()
+
+    def release(self, holder: object) -> None:
+        """End a turn: the next holder has it, if one waits. Idempotent, because turns run out."""
+        if self._held.pop(holder, None) is not None:
+            self._pass_on()
+
+    def discard(self, holder: object) -> None:
+        """Leave the queue, or end the turn. Idempotent."""
+        if self._waiting.pop(holder, None) is not None:
+            self._file()
+        self.release(holder)
+
+    def tick(self, now: float) -> float:
+        """Take back the turns that have run out; see `_ticker.Timed`."""
+        self._take_back(now)
+        return next(iter(self._held.values())) + HOLD if self._waiting else NEVER
+
+    def _take_back(self, now: float) -> None:
+        while self._held:
+            holder, since = next(iter(self._held.items()))
+            if now < since + HOLD:
+                return
+            del self._held[holder]
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the turn that has become free to the first in the queue (keeps I1)."""
         if self._waiting:
-            self._waiting.popleft().set()
-        else:
-            self._free += 1
+            holder = next(iter(self._waiting))
+            self._held[holder] = time.monotonic()
+            self._waiting.pop(holder).set()
+            self._file()
+
+    def _file(self) -> None:
+        """Be called back exactly while a holder waits."""
+        if self._ticker is None:
+            return
+        if not self._waiting:
+            self._ticker.discard(self)
+        elif self.slot < 0:
+            self._ticker.add(self, next(iter(self._held.values())) + HOLD)

@@ -173,13 +173,14 @@ class PollPage:
 
     async def _replay(self, session: Session) -> None:
         self._is_synced = not session.has_log
-        await self.site.turns.acquire()
+        while not await session.turn():
+            pass  # a heartbeat would be due, were this a stream
         try:
             while not self._is_synced:  # a full page looks at one event more: it may be `notify.sync`
                 if not self._takes(await session.next(), session):
                     return
         finally:
-            self.site.turns.release()
+            self.site.turns.release(session)
 
     async def _wait(self, session: Session, seconds: float) -> None:
         with anyio.move_on_after(seconds):

@@ -12,7 +12,7 @@ import anyio
 
 from notify import errors
 
-from ._request import Headers, Receive, Send
+from ._request import Headers, Message, Receive, Send
 
 JSON: Final = b"application/json"
 
@@ -78,12 +78,19 @@ class Reply:
 
     async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send the response, with further headers; a client that is gone does not need it."""
+        with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+            for message in self.messages(more):
+                await send(message)
+
+    def messages(self, more: Iterable[tuple[bytes, bytes]] = ()) -> list[Message]:
+        """Return the response, with further headers."""
         headers = [*self.headers, *more]
         if self.status != 204:
             headers.append((b"content-length", b"%d" % len(self.body)))
-        with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
-            await send({"type": "http.response.start", "status": self.status, "headers": headers})
-            await send({"type": "http.response.body", "body": self.body})
+        return [
+            {"type": "http.response.start", "status": self.status, "headers": headers},
+            {"type": "http.response.body", "body": self.body},
+        ]
 
 
 def web_error(error: errors.NotifyError) -> WebError:

@@ -1,9 +1,10 @@
 """One connection's life, whatever carries it: opened, paced, called back, ended for a reason.
 
-A connection waits in `Session.next` alone. What ends or disturbs that wait comes from outside: the ticker when a
-heartbeat or the end of the lifetime is due, `Closing` when the server shuts down, `StreamLimits` when the user opens
-too many streams. Each of them notes why and interrupts the stream, so that the wait ends without a timer, a task or a
-cancel scope for each connection. Only a connection that cannot be written to any more is cancelled.
+A connection waits in `Session.next` alone, and during a replay in `Session.turn`. What ends or disturbs that wait comes
+from outside: the ticker when a heartbeat or the end of the lifetime is due, `Closing` when the server shuts down,
+`StreamLimits` when the user opens too many streams. Each of them notes why and interrupts both, so that the wait ends
+without a timer, a task or a cancel scope for each connection. Only a connection that cannot be written to any more is
+cancelled. This module is longer than others: whatever ends a connection has to know in which wait it is.
 
 | reason | retry | why |
 |---|---|---|
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, cast
@@ -261,6 +262,33 @@ class Session:
                 if self.is_due(error):
                     return None
 
+    async def next_in_turn(self) -> Event | None:
+        """Return the next event of a replay, as `next` does, in a turn.
+
+        Raises:
+            Ended: the connection is to end.
+        Cancellation: loses and repeats nothing.
+        """
+        if not await self.turn():
+            return None
+        try:
+            return await self.next()
+        finally:
+            self._site.turns.release(self)
+
+    async def turn(self) -> bool:
+        """Wait for a turn to replay, which `Turns.release` ends; False if a heartbeat is due, or after `wake`.
+
+        Raises:
+            Ended: the connection is to end.
+        """
+        self._raise_if_stopped()
+        while not await self._site.turns.acquire(self):
+            self._raise_if_stopped()
+            if self._takes_note():
+                return False
+        return True
+
     def is_due(self, error: Exception) -> bool:
         """Judge what the stream's `next` has raised: return whether a heartbeat is due, or `wake` was called.
 
@@ -269,16 +297,28 @@ class Session:
         """
         if not isinstance(error, TimeoutError):
             raise self._end_of(error) from None
+        self._raise_if_stopped()
+        return self._takes_note()
+
+    def _raise_if_stopped(self) -> None:
         if self._reason is not None:
             raise self.ended(self._reason) from None
+
+    def _takes_note(self) -> bool:
         is_due = self._woken or time.monotonic() >= self.written + self._site.options.heartbeat
         self._woken = False
         return is_due
 
     def wake(self) -> None:
         """Make `next` return None soon, for a task that has something else to do. Never waits."""
-        if self._is_open:  # opening it cannot be interrupted without ending it
+        if self._is_open:
             self._woken = True
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """End the wait in progress, or else the following one."""
+        self._site.turns.interrupt(self)
+        if self._is_open:  # opening it cannot be interrupted without ending it
             self._stream.interrupt()
 
     # -- ending --------------------------------------------------------------------------------------------------
@@ -287,6 +327,7 @@ class Session:
         """End the connection soon, for a `Reason`; the first one counts. Never waits."""
         if self._reason is None:
             self._reason = cast("Reason", reason)
+            self._site.turns.interrupt(self)
             self._stream.interrupt()
             if self.sending and reason == "shutdown":  # a client that does not read is not waited for
                 self._site.ticker.discard(self)
@@ -324,8 +365,7 @@ class Session:
             self.stop("lifetime")
             return now + options.send_timeout
         if now >= self.written + options.heartbeat:
-            if self._is_open:
-                self._stream.interrupt()
+            self._interrupt()
             return now + options.heartbeat / 2
         return min(self.written + options.heartbeat, self._until, now + options.send_timeout)
 
@@ -337,12 +377,18 @@ class Session:
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Self:
-        """Open the stream: nothing is missed from here on.
+    async def line_up(self, keep_alive: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Count the connection, and wait for the turn in which it is opened.
+
+        The stream reads its first page then, and thousands of pages at once would fill the memory. Entering the session
+        does this too, for a client that can be sent nothing meanwhile.
+
+        Args:
+            keep_alive: writes a heartbeat; called when one is due.
 
         Raises:
-            Ended: it cannot be opened.
-        Cancellation: nothing stays open.
+            Ended: there is no room, no turn has come, or the connection is to end.
+        Cancellation: nothing stays counted.
         """
         site = self._site
         if self._counted:
@@ -351,27 +397,38 @@ class Session:
             site.limits.add(self)
         site.ticker.add(self, self.tick(self.written))
         try:
-            await self._enter()
+            if not site.turns.is_busy:
+                await self.turn()
+                return
+            with anyio.fail_after(MAX_QUEUE):
+                while not await self.turn():
+                    if keep_alive is not None:
+                        await keep_alive()
+        except BaseException as error:
+            self._release()
+            if isinstance(error, TimeoutError):
+                raise self._end_of(error) from None
+            raise
+
+    async def __aenter__(self) -> Self:
+        """Open the stream: nothing is missed from here on.
+
+        Raises:
+            Ended: it cannot be opened.
+        Cancellation: nothing stays open.
+        """
+        if not self._site.turns.is_held_by(self):
+            await self.line_up()
+        try:
+            await self._stream.__aenter__()
         except BaseException as error:
             self._release()
             if isinstance(error, TimeoutError | ClosedError | BackendError):
                 raise self._end_of(error) from None
             raise
+        self._site.turns.release(self)
         self._is_open = True
         return self
-
-    async def _enter(self) -> None:
-        """Open the stream in a turn: it reads its first page, and thousands of pages at once would fill the memory."""
-        turns = self._site.turns
-        if turns.is_busy:
-            with anyio.fail_after(MAX_QUEUE):
-                await turns.acquire()
-        else:
-            await turns.acquire()
-        try:
-            await self._stream.__aenter__()
-        finally:
-            turns.release()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -383,3 +440,4 @@ class Session:
     def _release(self) -> None:
         self._site.ticker.discard(self)
         self._site.limits.discard(self)
+        self._site.turns.discard(self)

@@ -78,6 +78,7 @@ class Site:
         options = self.options
         self.background = Background("web application")
         self.ticker = Ticker(self.background, min(options.heartbeat, options.send_timeout, options.lifetime))
+        self.turns.start(self.ticker)
 
     async def aclose(self) -> None:
         """End the streams and the tasks. Idempotent; a server that starts again finds everything ready."""

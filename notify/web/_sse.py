@@ -125,6 +125,7 @@ async def _run(
             with anyio.fail_after(site.options.send_timeout):
                 await send(_head(request))
             started = True
+            await session.line_up(partial(_keep_alive, session, send))
         async with session:
             feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
             request.forget()
@@ -154,6 +155,12 @@ async def _run(
             with suppress(OSError):
                 await site.closing.farewell(send, *messages, cancelled=True)
         raise
+
+
+async def _keep_alive(session: Session, send: Send) -> None:
+    session.sending = session.written = time.monotonic()
+    await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+    session.sending = 0.0
 
 
 def _session(site: Site, admission: Admission, asked: Asked, translation: Translation | None, line: Watch) -> Session:
@@ -267,13 +274,8 @@ class FrameFeed:
         if self.is_synced:
             event = await self._session.next()
             return HEARTBEAT if event is None else self.encoded(event)
-        turns = self._site.turns
-        await turns.acquire()
-        try:
-            event = await self._session.next()
-            return HEARTBEAT if event is None else self.encoded(event)
-        finally:
-            turns.release()
+        event = await self._session.next_in_turn()
+        return HEARTBEAT if event is None else self.encoded(event)
 
     def encoded(self, event: Event) -> bytes:
         """Return the frames of an event and of those that are in hand after it."""

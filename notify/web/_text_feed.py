@@ -52,11 +52,7 @@ class TextFeed:
         """
         if self._is_synced:
             return self._encoded(await self._session.next())
-        await self._site.turns.acquire()
-        try:
-            return self._encoded(await self._session.next())
-        finally:
-            self._site.turns.release()
+        return self._encoded(await self._session.next_in_turn())
 
     def _encoded(self, event: Event | None) -> list[str]:
         session = self._session

@@ -32,6 +32,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -47,7 +48,7 @@ from ._request import Receive, Request, Send
 from ._session import Admission, Ended, Reason, Session, admit, ended, translation_of
 from ._site import Site
 from ._sse import Entrance
-from ._text_feed import TextFeed, texts_of
+from ._text_feed import PING, TextFeed, texts_of
 from ._watch import watch
 
 PROTOCOL: Final = "notify.v1"
@@ -150,6 +151,7 @@ class SocketConnection:
         session = self._entrance.session = Session(site, admission, start, self._line.abort)
         if site.closing.begun:  # before there was a session to end
             session.shut_down()
+        await session.line_up(partial(self._say, PING))
         async with session:
             feed = TextFeed(site, session, translation)
             for text in feed.beginning():

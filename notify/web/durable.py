@@ -13,6 +13,7 @@ half: what is in a log was pushed by the application. Ephemeral events are not i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
@@ -20,11 +21,11 @@ from notify import Notifier, NotifyError, UsageError
 from ._authentication import Authenticate
 from ._durable import Form as Form
 from ._durable import payload as payload
-from ._durable_reading import Reading, unavailable
+from ._durable_reading import Reading, refusal, unavailable
 from ._frames import wire_object
 from ._options import WebOptions
-from ._reply import Reply, WebError, reply_to
-from ._request import Receive, Request, Scope, Send
+from ._reply import Reply, WebError
+from ._request import Message, Receive, Request, Scope, Send
 from ._session import Admission, Ended, admit
 from ._site import Site, check_notifier
 
@@ -114,9 +115,9 @@ class DurableStreams:
         try:
             await self._serve(request, receive, send)
         except Ended as end:
-            await _refuse(unavailable(end), request, send)
+            await _send(send, refusal(unavailable(end), request))
         except (WebError, NotifyError) as error:
-            await _refuse(error, request, send)
+            await _send(send, refusal(error, request))
 
     def begin_shutdown(self) -> None:
         """End the live reads, whose clients read on elsewhere. For applications that run a server themselves."""
@@ -173,10 +174,10 @@ class DurableStreams:
         return admission._replace(logs=(log,)), log
 
 
-async def _refuse(error: WebError | NotifyError, request: Request, send: Send) -> None:
-    reply = reply_to(error)
-    own = {name for name, _ in reply.headers}
-    await reply.send(send, [header for header in request.response_headers if header[0] not in own])
+async def _send(send: Send, messages: Sequence[Message]) -> None:
+    with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+        for message in messages:
+            await send(message)
 
 
 def below_mount(scope: Scope) -> str:

@@ -29,7 +29,7 @@ from notify import (
 from notify.adapters import Background
 from notify.web import Identity, Request, WebError, _frames
 from notify.web._frames import Encoded, FrameCache, sse_frame, wire_object, ws_text
-from notify.web._limits import StreamLimits, Turns
+from notify.web._limits import HOLD, StreamLimits, Turns
 from notify.web._options import WebOptions
 from notify.web._position import Asked, asked, mark, parse
 from notify.web._reply import Reply, read_body, reply_to
@@ -37,6 +37,16 @@ from notify.web._session import logs_of
 from notify.web._ticker import NEVER, Ticker
 from notify.web._watch import GroupWatch, watch
 from tests.parts import until
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 def scope(**fields: Any) -> dict[str, Any]:
@@ -375,11 +385,11 @@ async def test_turns_go_in_order_and_are_never_lost() -> None:
 
     async def take(number: int, scope: anyio.CancelScope) -> None:
         with scope:
-            await turns.acquire()
+            assert await turns.acquire(number)
             order.append(number)
-            turns.release()
+            turns.release(number)
 
-    await turns.acquire()
+    assert await turns.acquire("first")
     assert turns.is_busy
     scopes = [anyio.CancelScope() for _ in range(4)]
     async with anyio.create_task_group() as group:
@@ -389,10 +399,88 @@ async def test_turns_go_in_order_and_are_never_lost() -> None:
         scopes[1].cancel()
         await anyio.wait_all_tasks_blocked()
         scopes[0].cancel()
-        turns.release()
+        turns.release("first")
     assert order[-2:] == [2, 3]
     assert 1 not in order
     assert not turns.is_busy
+
+
+@pytest.mark.anyio
+async def test_an_interrupted_wait_for_a_turn_keeps_its_place() -> None:
+    """It may be granted in between; a holder that has left is not granted anything."""
+    turns = Turns(1)
+    granted: dict[str, list[bool]] = {"a": [], "b": [], "c": []}
+
+    async def ask(name: str) -> None:
+        granted[name].append(await turns.acquire(name))
+
+    assert await turns.acquire("first")
+    async with anyio.create_task_group() as group:
+        for name in granted:
+            group.start_soon(ask, name)
+            await anyio.wait_all_tasks_blocked()
+        turns.interrupt("nobody")
+        turns.interrupt("a")
+        turns.interrupt("b")
+        await anyio.wait_all_tasks_blocked()
+        assert granted == {"a": [False], "b": [False], "c": []}
+        group.start_soon(ask, "b")
+        await anyio.wait_all_tasks_blocked()
+        turns.discard("a")
+        turns.release("first")
+        await anyio.wait_all_tasks_blocked()
+        assert granted == {"a": [False], "b": [False, True], "c": []}
+        turns.discard("b")
+    assert granted["c"] == [True]
+    turns.discard("c")
+    turns.discard("c")
+    assert not turns.is_busy
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_was_granted_during_an_interruption() -> None:
+    """It waits for its holder."""
+    turns = Turns(1)
+    assert await turns.acquire("first")
+    async with anyio.create_task_group() as group:
+        group.start_soon(turns.acquire, "second")
+        await anyio.wait_all_tasks_blocked()
+        turns.interrupt("second")
+        await anyio.wait_all_tasks_blocked()
+        turns.release("first")
+    assert turns.is_held_by("second")
+    assert await turns.acquire("second")
+
+
+@pytest.mark.anyio
+async def test_a_turn_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks has it then, and whoever waits for it is called back; its release has no effect any more."""
+    clock = Clock(time.monotonic())
+    monkeypatch.setattr("notify.web._limits.time", clock)
+    background = Background("test")
+    ticker, turns = Ticker(background, 0.1), Turns(1)
+    turns.start(ticker)
+    assert await turns.acquire("slow")
+    clock.now += HOLD
+    assert not turns.is_busy
+    assert await turns.acquire("next")
+    turns.release("slow")
+    assert turns.is_held_by("next")
+    async with anyio.create_task_group() as group:
+        group.start_soon(turns.acquire, "waiting")
+        group.start_soon(turns.acquire, "last")
+        await anyio.wait_all_tasks_blocked()
+        assert len(ticker) == 1
+        assert turns.tick(clock.now) == clock.now + HOLD
+        assert not turns.is_held_by("waiting")
+        clock.now += HOLD
+        turns.tick(clock.now)
+        await anyio.wait_all_tasks_blocked()
+        assert not turns.is_held_by("next")
+        turns.release(next(name for name in ("waiting", "last") if turns.is_held_by(name)))
+    assert len(ticker) == 0
+    assert turns.tick(clock.now) == float("inf")
+    await background.aclose()
 
 
 # -- times ----------------------------------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ async def test_a_head_that_cannot_be_sent() -> None:
         app = NotifyApp(notifier, authenticate, send_timeout=0.2)
         for busy in (False, True):
             while busy and not app._site.turns.is_busy:
-                await app._site.turns.acquire()
+                await app._site.turns.acquire(object())
             with anyio.fail_after(3):
                 await Deadlocked(app, "alice").run()
         assert notifier.statistics().open_streams == 0
