@@ -1,4 +1,4 @@
-"""One connection's life, whatever carries it: opened, paced, called back, ended for a reason.
+"""One connection's life, from opening to the reason of its end; longer than others, as each transport needs all of it.
 
 A connection waits in `Session.next` alone, and during a replay in `Session.turn`. What ends or disturbs that wait comes
 from outside: the ticker when a heartbeat or the end of the lifetime is due, `Closing` when the server shuts down,
