@@ -230,7 +230,7 @@ def test_reports_are_checked(url: str) -> None:
     """A report is of a page that has been opened, of its devices, with ids; a page that is unknown is reloaded."""
     ask(url, "open", {"page": "p"})
     report = {"page": "p", "since": 0, "calm": False, "shown": [], "gaps": []}
-    assert ask(url, "poll", {**report, "page": "q"}) == {"reload": True}
+    assert ask(url, "poll", {**report, "page": "never opened"}) == {"reload": True}
     assert ask(url, "poll", report)["verdict"]["ok"]
     for rows in ([["C/demo.alice", "1-0", 1]], [["A/demo.alice", "x", 1]], [["A/demo.alice"]], [7], 7, [[]]):
         ask(url, "poll", {**report, "shown": rows}, 400)
