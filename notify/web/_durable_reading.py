@@ -133,6 +133,7 @@ class Reading:
                         # The log was read to its end, and without events in hand that is still so.
                         events, up_to_date = self._in_hand(session)
                 headers = [*_offset(session), *NO_STORE, (b"stream-cursor", self._cursor.encode())]
+            self._site.linger.extend(self._site.ticker)  # a signal before the next poll is noticed
         return self._reply(200 if events else 204, events, up_to_date, headers)
 
     async def follow(self, receive: Receive, send: Send) -> None:
