@@ -381,7 +381,7 @@ class Session:
         """Count the connection, and wait for the turn in which it is opened.
 
         The stream reads its first page then, and thousands of pages at once would fill the memory. Entering the session
-        does this too, for a client that can be sent nothing meanwhile.
+        does this too, for a client that can be sent nothing in between.
 
         Args:
             keep_alive: writes a heartbeat; called when one is due.
