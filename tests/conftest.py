@@ -7,10 +7,15 @@ import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Where CI is set, pytest explains a failed comparison with the whole difference, which takes minutes for thousands of
 # events; a test that waits for something fails many times before it passes.
 os.environ.pop("CI", None)
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Who runs the suite in the background may have it ignore SIGINT, and every command it starts would do the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)

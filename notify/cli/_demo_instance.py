@@ -43,7 +43,7 @@ class Instance:
         push_secret: the one for `POST /push`.
 
     Attributes:
-        starts: how often the process was started.
+        starts: how often the process has come to serve.
         is_cut: whether the wire is cut.
     """
 
@@ -56,6 +56,7 @@ class Instance:
         self._secret = push_secret
         self._port = 0
         self._process: Process | None = None
+        self._has_port = False
         self._wire: FaultProxy | None = None
         self._idle: list[http.client.HTTPConnection] = []
         self._stack = AsyncExitStack()
@@ -65,6 +66,11 @@ class Instance:
     def is_running(self) -> bool:
         """Whether the process is alive."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the process is alive and its port accepts connections, which takes a moment after its start."""
+        return self._has_port and self.is_running
 
     @property
     def pid(self) -> int:
@@ -92,6 +98,7 @@ class Instance:
     async def _start(self) -> None:
         if self._process is not None:
             await self._process.aclose()  # its pipes
+        self._has_port = False
         command = [*self._command, "--port", str(self._port)]
         self._process = await anyio.open_process(
             command, stdin=PIPE, stdout=PIPE, stderr=None, env=self._environment, start_new_session=True
@@ -104,6 +111,7 @@ class Instance:
                 if found := _ADDRESS.search(text):  # pragma: no branch - one line is one read, as a rule
                     self._port = int(found[1])
                     self.starts += 1
+                    self._has_port = True
                     return
         self.kill()
         raise NotifyError(f"the process of instance {self.name} did not start")

@@ -138,10 +138,15 @@ class DemoApp:
             raise BadRequestError("no such user")
         names = ("title", "message", "type", "action_url")
         payload = {name: str(asked[name])[:_MAX_TEXT] for name in names if asked.get(name)}
+        through: set[str] = set()
+
+        async def push(user: str) -> None:
+            through.add(await self._traffic.push(user, "generic", payload, via=str(asked.get("via", ""))))
+
         async with anyio.create_task_group() as tasks:
             for user in users:
-                tasks.start_soon(self._traffic.push, user, "generic", payload, None, str(asked.get("via", "")))
-        return {}
+                tasks.start_soon(push, user)
+        return {"through": sorted(through)}
 
     async def _do_job(self, asked: dict[str, Any]) -> Any:
         if asked["user"] not in self._users:
@@ -175,6 +180,7 @@ def _state(instance: Instance) -> dict[str, Any]:
         "name": instance.name,
         "pid": instance.pid,
         "running": instance.is_running,
+        "serving": instance.is_serving,
         "cut": instance.is_cut,
         "starts": instance.starts,
     }

@@ -101,8 +101,8 @@ class Traffic:
 
     async def push(
         self, user: str, type_: str, payload: dict[str, Any], group: str | None = None, via: str = ""
-    ) -> None:
-        """Push one event, at the instance named `via` first; retry elsewhere until one has answered.
+    ) -> str:
+        """Push one event, at the instance named `via` first; retry elsewhere. Return the name of the one that answered.
 
         Order: pushes that run concurrently are stored in any order.
         Cancellation: the outcome of the running attempt is unknown.
@@ -119,13 +119,14 @@ class Traffic:
         self._ledger.in_flight += 1
         try:
             for attempt in count():  # pragma: no branch - it returns
-                living = [each for each in self._instances if each.is_running]
+                living = [each for each in self._instances if each.is_serving]
                 instance = first if not living or (first in living and not attempt % 2) else random.choice(living)
                 if living and await self._attempt(instance, order, number):
-                    return
+                    return instance.name
                 await anyio.sleep(RETRY)
         finally:
             self._ledger.in_flight -= 1
+        raise AssertionError("unreachable")  # pragma: no cover - the attempts end with an answer only
 
     async def _attempt(self, instance: Instance, order: dict[str, Any], number: int) -> bool:
         user = order["user"]

@@ -138,7 +138,7 @@ def _add_serve(command: Callable[..., argparse.ArgumentParser]) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 for a free one (default: 8000)")
     serve.add_argument("--user-header", metavar="NAME", help="header in which a trusted proxy passes the user")
-    trust = "address or network of that proxy; may be repeated"
+    trust = "address or network of your proxies, whose headers are believed; may be repeated"
     serve.add_argument("--trust", metavar="ADDRESS", action="append", default=[], help=trust)
     origin = "another site whose pages may connect, such as https://app.example.com; may be repeated"
     serve.add_argument("--origin", metavar="URL", action="append", default=[], help=origin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import ipaddress
 import logging
 import os
@@ -33,6 +34,9 @@ PATIENCE: Final = 30.0
 
 GRACE: Final = 4
 """Seconds that uvicorn waits for clients that have stopped reading, when it ends."""
+
+MAX_FRAME: Final = 16_384
+"""Bytes of one frame of a WebSocket client: twice what a command may have, so that a large one is answered why not."""
 
 TOKEN_SECRET: Final = "NOTIFY_TOKEN_SECRET"
 PUSH_SECRETS: Final = "NOTIFY_PUSH_SECRETS"
@@ -65,6 +69,7 @@ async def serve(options: argparse.Namespace) -> int:
     more: dict[str, Any] = {} if options.retry is None else {"retry": tuple(options.retry)}
     async with entered(options, PATIENCE) as store, Notifier(store) as notifier:
         app = web.NotifyApp(notifier, authenticate, origins=options.origin, publish_secrets=pushers, **more)
+        app = forwarded(app, [_network(each) for each in options.trust])
         with listening(options.host, options.port) as listener:
             say(f"serving {redact(options.store)} at {address_of(listener)}")
             return await run_server(app, listener, ends_with_input=options.with_stdin)
@@ -112,10 +117,10 @@ def authentication(options: argparse.Namespace, environment: Mapping[str, str]) 
     secret = check_secret(text, TOKEN_SECRET) if text else b""
     header = (options.user_header or "").lower()
     trusted = [_network(each) for each in options.trust]
-    if bool(header) != bool(trusted):
+    if header and not trusted:
         raise UsageError(
-            "--user-header and --trust belong together: a client that reaches this server without passing the proxy"
-            " could write the header itself"
+            "--user-header needs --trust: a client that reaches this server without passing the proxy could write the"
+            " header itself"
         )
     if not secret and not header:
         raise UsageError(_NO_WAY)
@@ -148,6 +153,47 @@ def _is_trusted(client: str, trusted: list[Network]) -> bool:
     return any(address.version == network.version and address in network for network in trusted)
 
 
+def forwarded(app: Any, trusted: list[Network]) -> Any:
+    """Return an application to which a pusher behind a trusted proxy has the address that the proxy has noted.
+
+    Only requests to push are changed: wrong secrets slow their address down, and all pushers have that of the proxy.
+    Whether the header with the user is trusted depends on the address of the peer, so streams keep that.
+
+    Args:
+        app: an ASGI application.
+        trusted: the networks of the proxies; empty to return the application itself.
+    """
+    if not trusted:
+        return app
+
+    async def with_address(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"].rstrip("/").endswith("/push"):
+            names = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+            peer = str((scope.get("client") or ("",))[0])
+            scope = {**scope, "client": (_origin_of(peer, ",".join(names).split(","), trusted), 0)}
+        await app(scope, receive, send)
+
+    return with_address
+
+
+def _origin_of(peer: str, chain: list[str], trusted: list[Network]) -> str:
+    """Return the last address of the chain that is not a trusted proxy: what stands before it may be forged."""
+    address = peer
+    for each in reversed(chain):
+        if not _is_trusted(address, trusted) or not _is_address(each.strip()):
+            break
+        address = each.strip()
+    return address
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_user(user: str) -> bool:
     try:
         check_user(user)
@@ -169,7 +215,10 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise NotifyError(f"cannot listen on {host} port {port}: {error}") from error
+        if error.errno == errno.EADDRINUSE:
+            raise NotifyError(f"port {port} of {host} is in use: choose another with --port (0 for any)") from error
+        reason = str(error.strerror).partition(" (while ")[0]  # Python repeats the address
+        raise NotifyError(f"cannot listen on {host} port {port}: {reason}") from error
 
 
 def address_of(listener: socket.socket) -> str:
@@ -195,6 +244,7 @@ async def run_server(app: Any, listener: socket.socket, *, ends_with_input: bool
         server_header=False,
         proxy_headers=False,  # --trust judges by the peer, not by what a header says
         timeout_graceful_shutdown=GRACE,
+        ws_max_size=MAX_FRAME,
         ws="websockets-sansio" if "websockets-sansio" in sockets else "auto",
         ws_per_message_deflate=False,
     )

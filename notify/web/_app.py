@@ -36,7 +36,7 @@ class NotifyApp:
     Args:
         notifier: streams come from it; it is not closed.
         authenticate: called with each `Request`, plain or async; returns the user, an `Identity`, or None for 401.
-        inbox: reserved for the inbox, which this version does not have; has no effect.
+        inbox: reserved for the inbox, which this version does not have; only None is accepted.
         heartbeat: seconds of silence after which a stream writes a comment.
         retry: minimum and maximum of the seconds after which a client reconnects; drawn for each connection.
         lifetime: seconds after which a stream ends, and its client reconnects; varied by a fifth.
@@ -77,6 +77,8 @@ class NotifyApp:
         on_push: Callable[..., Any] | None = None,
         dialect: str | None = None,
     ) -> None:
+        if inbox is not None:
+            raise UsageError("inbox= expects None: this version of notify has no inbox yet")
         options = WebOptions(
             heartbeat=heartbeat,
             retry=retry,
@@ -93,7 +95,7 @@ class NotifyApp:
             on_push=on_push,
             dialect=dialect,
         )
-        self._site = Site(check_notifier(notifier), authenticate, options, inbox=inbox)
+        self._site = Site(check_notifier(notifier), authenticate, options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket, or the lifespan of the server.
@@ -159,7 +161,7 @@ def _methods(site: Site, request: Request) -> Mapping[str, Handler]:
     name = _auth.name_of(request)
     methods = ROUTES.get(site.aliases.get(name, name))
     if methods is None:
-        raise WebError(404, "not_found", "there is nothing at this path")
+        raise WebError(404, "not_found", "there is nothing at this path: try /health, /stream or /client.js")
     return methods
 
 

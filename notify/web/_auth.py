@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable
 
 from ._files import FILES
+from ._login import Client, login_of
 from ._reply import Reply, WebError
-from ._request import Identity, Receive, Request, Send
+from ._request import Receive, Request, Send
 from ._site import Site
 
 logger = logging.getLogger("notify.web")
@@ -48,7 +49,7 @@ async def send_options(site: Site, request: Request, methods: Iterable[str], sen
     await Reply(204, headers=[allow, *site.rules.preflight(request.headers, supported)]).send(send)
 
 
-async def identify(site: Site, request: Request) -> Identity:
+async def identify(site: Site, request: Request) -> Client:
     """Return who a client is, for a stream: by its ticket if it has one, else by `authenticate`.
 
     Raises:
@@ -66,6 +67,7 @@ async def ticket(site: Site, request: Request, receive: Receive, send: Send) -> 
     """Serve POST /ticket."""
     assert site.authentication is not None
     identity = await site.authentication.identify(request)
-    issued = await site.tickets.issue(identity, request.headers.get("origin", ""))
+    client = Client(identity, login_of(identity, request))
+    issued = await site.tickets.issue(client, request.headers.get("origin", ""))
     answer = {"ticket": issued.ticket, "expires_at": issued.expires_at.isoformat()}
     await Reply.json(answer).send(send, request.response_headers)

@@ -21,6 +21,7 @@ from notify import InvalidEventError, UsageError
 from notify.adapters import check_user
 
 from ._gate import is_own_origin, parsed
+from ._login import Client, login_of
 from ._reply import WebError
 from ._request import Identity, Request
 from ._tickets import Tickets
@@ -92,7 +93,7 @@ class Authentication:
             logger.warning("authenticate() works again")
         return _current(identity)
 
-    async def identify_stream(self, request: Request) -> Identity:
+    async def identify_stream(self, request: Request) -> Client:
         """Return who opens a stream: by the ticket in the URL or among the subprotocols, else as `identify`.
 
         Raises:
@@ -104,11 +105,13 @@ class Authentication:
         """
         ticket = ticket_of(request)
         if ticket is None:
-            return await self.identify(request)
-        identity = await self._tickets.redeem(ticket, lambda bound: may_use(request, bound))
-        if identity is None:
+            identity = await self.identify(request)
+            return Client(identity, login_of(identity, request))
+        client = await self._tickets.redeem(ticket, lambda bound: may_use(request, bound))
+        if client is None:
             raise WebError(401, "invalid_ticket", "the ticket is not valid, has expired or was used: take a new one")
-        return _current(identity)
+        _current(client.identity)
+        return client
 
     async def _call(self, request: Request) -> Any:
         found: Any = self._authenticate(request)
@@ -182,7 +185,10 @@ def checked(found: Any) -> Identity:
         return Identity(_known_user(found))
     identity: Any = Identity(found) if isinstance(found, str) else found
     if not isinstance(identity, Identity):
-        raise WrongIdentityError(f"authenticate() must return a str, an Identity or None, not {type(found).__name__}")
+        raise WrongIdentityError(
+            f"authenticate() must return a str, an Identity or None, not {type(found).__name__}; "
+            "convert an id of another type, such as a number, with str(...)"
+        )
     expires: Any = identity.expires_at
     addresses: Any = identity.addresses
     if expires is not None and (not isinstance(expires, datetime) or expires.utcoffset() is None):

@@ -117,7 +117,7 @@ class Turns:
         """
         if holder in self._held:  # granted after an interruption
             return True
-        if not self.is_busy:  # nobody waits, by I1
+        if not self.is_busy:  # no task waits, by I1
             self._held[holder] = time.monotonic()
             return True
         turn = self._waiting[holder] = anyio.Event()

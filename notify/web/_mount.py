@@ -3,6 +3,7 @@
 A server runs one lifespan, and both applications may have one of their own. `_Lifespan` drives that of one application
 from outside, so that the mounted application starts first and ends last: what the other application does at its end may
 still push. An application that raises or returns without an answer has no lifespan, which is how servers see it too.
+One that has answered has a lifespan: what fails in it is logged as an error.
 """
 
 from __future__ import annotations
@@ -81,16 +82,26 @@ class _Lifespan:
         self._scope = {**scope}  # the dictionary of `state` in it is shared, on purpose
         self._tell, self._told = anyio.create_memory_object_stream[Message](math.inf)
         self._answer, self._answers = anyio.create_memory_object_stream[Message](math.inf)
+        self._last = ""  # the type of its last answer
 
     async def run(self) -> None:
         """Run the application's side."""
         try:
-            await self._app(self._scope, self._told.receive, self._answer.send)
+            await self._app(self._scope, self._told.receive, self._send)
         except Exception:
-            _logger.debug("an application mounted beside another has no lifespan, or failed in it", exc_info=True)
+            if not self._last:
+                _logger.debug("an application of mount() has no lifespan", exc_info=True)
+            elif not self._last.endswith(".failed"):  # which is logged
+                _logger.exception("an application of mount() failed in its lifespan, after %s", self._last)
         finally:
             self._told.close()
             self._answer.close()
+
+    async def _send(self, message: Message) -> None:
+        self._last = message["type"]
+        if self._last.endswith(".failed"):
+            _logger.error("an application of mount() answered %s: %s", self._last, message.get("message", ""))
+        await self._answer.send(message)
 
     async def ask(self, kind: str) -> Message:
         """Pass `startup` or `shutdown` on, and return the answer; that of an application that is gone is agreement."""

@@ -123,7 +123,7 @@ _REASONS: Final = {
     "413": "The body or the payload is too large.",
     "415": "The body must be application/json.",
     "422": "The target or another member is unacceptable.",
-    "429": "Too many attempts; Retry-After says how long to wait.",
+    "429": "Too many attempts, or tickets of this user; Retry-After says how long to wait.",
     "500": "The application's authenticate() returned something that is not an identity.",
     "503": "Not available now; Retry-After says how long to wait.",
 }
@@ -259,8 +259,7 @@ def _ticket() -> Json:
         "ticket",
         "A ticket for one stream, for clients that can send no headers with it.",
         _json("Ticket"),
-        "401",
-        "415",
+        *("401", "415", "429"),
         security=[{"application": []}],
     )
 

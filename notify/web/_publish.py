@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -24,14 +24,15 @@ from notify import Event, NotifyError
 from ._reply import Reply, WebError, read_body, web_error
 from ._request import Receive, Request, Send
 from ._site import Site
+from ._sse import until_gone_watch
 
 logger = logging.getLogger("notify.web")
 
 MAX_USERS: Final = 1000
 """Users that one request may name."""
 
-HOOK_WITHIN: Final = 10.0
-"""Seconds that `on_push` may take for one event."""
+HOOKS_WITHIN: Final = 10.0
+"""Seconds that `on_push` may take for all events of one request."""
 
 _MEMBERS: Final = frozenset({"user", "users", "broadcast", "type", "payload", "key", "group", "ephemeral"})
 _LATER: Final = frozenset({"topic", "list"})
@@ -69,49 +70,71 @@ async def push(site: Site, request: Request, receive: Receive, send: Send) -> No
             answer: dict[str, Any] = {"id": None, "type": order.options["type"]}
         else:
             try:
-                answer = await _pushed(site, order)
+                answer = await _pushed(site, order, receive)
             except BaseException:
                 secrets.forget(message)
                 raise
     else:
         if message and order.options["key"] is None:
             order.options["key"] = f"webhook.{sha256(message.encode()).hexdigest()}"
-        answer = await _pushed(site, order)
+        answer = await _pushed(site, order, receive)
     await Reply.json(answer, 202).send(send, request.response_headers)
 
 
-async def _pushed(site: Site, order: PushOrder) -> dict[str, Any]:
+async def _pushed(site: Site, order: PushOrder, receive: Receive) -> dict[str, Any]:
     """Push, call the hook, and return the answer."""
     notifier, options = site.notifier, order.options
     if not order.users:
         shown = await notifier.broadcast(options["type"], options["payload"])
-        await _call_hook(site, [shown])
+        await _call_hook(site, [shown], receive)
         return {"id": None, "type": shown.type}
     if order.is_single:
         pushed = await notifier.push(order.users[0], **options)
-        await _call_hook(site, [] if pushed is None else [pushed])
+        await _call_hook(site, [] if pushed is None else [pushed], receive)
         return {"id": pushed.id or None if pushed is not None else None, "type": options["type"]}
     report = await notifier.push_many(order.users, **options)
-    await _call_hook(site, report.events.values())
+    await _call_hook(site, [*report.events.values()], receive)
     ids = {user: event.id or None for user, event in report.events.items()}
     failed = {user: _error_of(error) for user, error in report.failed.items()}
     answer = {"id": None, "type": options["type"], "ids": ids, "failed": failed}
     return {**answer, "offline": [*report.offline]} if report.offline else answer
 
 
-async def _call_hook(site: Site, events: Iterable[Event]) -> None:
-    """Call `on_push` with each event; what goes wrong in it is logged, since the events are pushed already."""
+async def _call_hook(site: Site, events: Sequence[Event], receive: Receive) -> None:
+    """Call `on_push` with each event; what goes wrong in it is logged, since the events are pushed already.
+
+    It ends when it has taken too long for all of them, or when the client has left: a client that has no answer repeats
+    its request with the same key, and `on_push` is called with the same events.
+    """
     hook = site.options.on_push
     if hook is None:
         return
-    for event in events:
-        try:
-            result = hook(event)
-            if inspect.isawaitable(result):
-                with anyio.fail_after(HOOK_WITHIN):
-                    await result
-        except Exception:
-            logger.exception("on_push failed for an event of type %s", event.type)
+    done = 0
+    line = until_gone_watch(receive)
+    async with line:
+        with anyio.move_on_after(HOOKS_WITHIN):
+            for event in events:
+                await anyio.lowlevel.checkpoint()  # a plain hook has the same bound
+                await _call(hook, event)
+                done += 1
+    if done < len(events):
+        why = "the client has left" if line.aborted else f"it took more than {HOOKS_WITHIN:g} s"
+        logger.error(
+            "on_push was not called, or has not returned, for %d of %d events of type %s: %s",
+            len(events) - done,
+            len(events),
+            events[0].type,
+            why,
+        )
+
+
+async def _call(hook: Callable[[Event], Any], event: Event) -> None:
+    try:
+        result = hook(event)
+        if inspect.isawaitable(result):
+            await result
+    except Exception:
+        logger.exception("on_push failed for an event of type %s", event.type)
 
 
 def _error_of(error: NotifyError) -> dict[str, str]:

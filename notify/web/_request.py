@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -39,6 +39,30 @@ class Identity:
     session: str = ""
 
 
+class _Cookies(Mapping[str, str]):
+    """Cookies that note which of them were read."""
+
+    __slots__ = ("_values", "read")
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        value = self._values[name]
+        self.read.add(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
 class Request:
     """One HTTP request, or the handshake of a WebSocket, as `authenticate` sees it.
 
@@ -53,7 +77,7 @@ class Request:
         self.scope = scope
         self.response_headers: Headers = []
         self._headers: dict[str, str] | None = None
-        self._cookies: dict[str, str] | None = None
+        self._cookies: _Cookies | None = None
         self._query: dict[str, str] | None = None
         self._fields: list[tuple[str, str]] | None = None
 
@@ -81,8 +105,13 @@ class Request:
                 if equals and name:
                     quoted = len(value) > 1 and value[0] == value[-1] == '"'
                     cookies.setdefault(name.strip(), value[1:-1] if quoted else value)
-            self._cookies = cookies
+            self._cookies = _Cookies(cookies)
         return self._cookies
+
+    def cookies_read(self) -> list[str]:
+        """Return those cookies of which `cookies` was asked for the value, in a fixed order."""
+        cookies = self._cookies
+        return [] if cookies is None else [f"{name}={cookies[name]}" for name in sorted(cookies.read)]
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -110,6 +139,15 @@ class Request:
         """The address of the client, or of the last proxy; empty if the server does not know it."""
         client = self.scope.get("client")
         return str(client[0]) if client else ""
+
+    if not TYPE_CHECKING:  # or a type checker would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where the attributes are that other kinds of request have, such as `session` and `user`."""
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}; "
+                f"what middleware has added is in the scope, as request.scope[{name!r}]"
+            )
 
     def forget(self) -> None:
         """Drop what was decoded: an open stream no longer needs it, and may last for hours."""

@@ -1,4 +1,4 @@
-"""One connection's life, whatever carries it: opened, paced, called back, ended for a reason.
+"""One connection's life, from opening to the reason of its end; longer than others, as each transport needs all of it.
 
 A connection waits in `Session.next` alone, and during a replay in `Session.turn`. What ends or disturbs that wait comes
 from outside: the ticker when a heartbeat or the end of the lifetime is due, `Closing` when the server shuts down,
@@ -58,7 +58,7 @@ class Admission(NamedTuple):
         identity: who it is.
         logs: what it reads: the user, the session's log, the addresses that it has named.
         moment: a `Notifier.moment` from before it was authenticated.
-        login: see `login_of`.
+        login: see `_login.login_of`.
     """
 
     identity: Identity
@@ -74,17 +74,9 @@ async def admit(site: Site, request: Request) -> Admission:
         WebError: 401 or 503 as by `identify`; 403 if it names an address that it may not read.
     """
     moment = await site.notifier.moment()
-    identity = await _auth.identify(site, request)
+    identity, login = await _auth.identify(site, request)
     logs = logs_of(identity, request.query_all("address"))
-    return Admission(identity, logs, moment, login_of(identity, request))
-
-
-def login_of(identity: Identity, request: Request) -> str:
-    """Return what tells one login from the next, for the mark of a client that was disconnected.
-
-    That is the session. An application without sessions gives its clients new tokens.
-    """
-    return identity.session or request.headers.get("authorization", "")
+    return Admission(identity, logs, moment, login)
 
 
 def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
@@ -389,7 +381,7 @@ class Session:
         """Count the connection, and wait for the turn in which it is opened.
 
         The stream reads its first page then, and thousands of pages at once would fill the memory. Entering the session
-        does this too, for a client that can be sent nothing meanwhile.
+        does this too, for a client that can be sent nothing in between.
 
         Args:
             keep_alive: writes a heartbeat; called when one is due.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from notify import Notifier, UsageError
 from notify.adapters import Background
@@ -22,6 +22,9 @@ from ._secrets import PublishSecrets
 from ._ticker import Ticker
 from ._tickets import Tickets
 
+TICKETS_PER_STREAM: Final = 5
+"""Open tickets that one user may have here for each stream that it may have: all may come back at once, repeatedly."""
+
 
 class Site:
     """The notifier, the options, and what the handlers of one application keep between requests.
@@ -30,7 +33,6 @@ class Site:
         notifier: pushes, and returns the streams.
         authenticate: says who a client is; None where every stream is opened for a user who is known.
         options: checked.
-        inbox: as for `NotifyApp`.
 
     Attributes:
         closing: ends the streams when the server shuts down.
@@ -54,12 +56,9 @@ class Site:
         notifier: Notifier[Any],
         authenticate: Authenticate | None,
         options: WebOptions,
-        *,
-        inbox: Any = None,
     ) -> None:
         self.notifier = notifier
         self.options = options
-        self.inbox = inbox
         self.closing = Closing(drain=options.drain)
         self.linger = PollLinger(self.closing)
         self.limits = StreamLimits(options.max_streams, options.max_streams_per_user)
@@ -68,7 +67,8 @@ class Site:
         self.dialect = options.dialect if isinstance(options.dialect, Dialect) else None
         self.aliases: Mapping[str, str] = self.dialect.aliases if self.dialect is not None else {}
         self._start()
-        self.tickets = Tickets(notifier.store, options.ticket_lifetime)
+        tickets = TICKETS_PER_STREAM * options.max_streams_per_user
+        self.tickets = Tickets(notifier.store, options.ticket_lifetime, tickets)
         self.authentication = None if authenticate is None else Authentication(authenticate, self.tickets)
         self.rules = CrossSiteRules(options.origins)
         self.publish_secrets = PublishSecrets(options.publish_secrets)

@@ -1,8 +1,8 @@
 """Pure: addresses from which wrong secrets came have to wait, longer with each further one.
 
 The first `FREE` failures cost nothing, since a wrong setting is found by trial. After that an address waits 1 s,
-then 2 s, then 4 s, up to `LONGEST`; while it waits, it is not told whether its secret was right. Successes are not
-counted.
+then 2 s, then 4 s, up to `LONGEST`; while it waits, it is not told whether its secret was right. If a right one passed,
+429 would mean wrong, and an address could guess as fast as it can send. Successes are not counted.
 
 An IPv6 client usually owns a whole /64, so such an address counts by that prefix; an IPv4 address written as IPv6
 counts as what it is. Memory is bounded: the address that failed least recently is dropped first.

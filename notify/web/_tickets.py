@@ -21,6 +21,7 @@ A notifier without a store is alone; its tickets are kept in memory.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections import OrderedDict, deque
@@ -34,6 +35,9 @@ from typing import Any, Final, NamedTuple
 from notify import BackendUnavailableError, Event, NotifyError, Store, ids
 from notify.abc import Forget, ability
 
+from ._login import Client
+from ._open_tickets import OpenTickets
+from ._reply import WebError
 from ._request import Identity
 
 ISSUED: Final = "notify.ticket"
@@ -72,22 +76,25 @@ class Tickets:
     Args:
         store: of the notifier.
         lifetime: seconds for which a ticket is valid.
+        per_user: the most tickets of one user that are open here.
     """
 
-    def __init__(self, store: Store | None, lifetime: float) -> None:
+    def __init__(self, store: Store | None, lifetime: float, per_user: int = 100) -> None:
         self._store = store
         self._lifetime = lifetime
+        self._open = OpenTickets(lifetime, per_user, MAX_KEPT)
         self._kept: OrderedDict[str, tuple[float, Mapping[str, Any]]] = OrderedDict()  # without a store
         self._expiring: deque[tuple[float, str]] = deque(maxlen=MAX_KEPT)
 
-    async def issue(self, identity: Identity, origin: str) -> IssuedTicket:
+    async def issue(self, client: Client, origin: str) -> IssuedTicket:
         """Return a new ticket.
 
         Args:
-            identity: of the client, as authenticated: a stream that is opened with the ticket has exactly this one.
+            client: as authenticated: a stream that is opened with the ticket has exactly this identity and login.
             origin: of the page that asks, as its browser sent it; empty if a program asks.
 
         Raises:
+            WebError: 429, the user has too many open tickets.
             BackendError: the store cannot be reached.
 
         Order: none.
@@ -96,11 +103,19 @@ class Tickets:
         Cost: one save; and the logs of up to two older tickets are erased.
         """
         ticket = secrets.token_urlsafe(32)
-        log, facts = _log_of(ticket), _facts(identity, origin, self._lifetime)
+        log, facts = _log_of(ticket), _facts(client, origin, self._lifetime)
+        wait = self._open.add(log, client.identity.user, monotonic())
+        if wait:
+            after = [(b"retry-after", b"%d" % math.ceil(wait))]
+            raise WebError(429, "too_many_tickets", "this user has too many tickets that are not used yet: wait", after)
         if self._store is None:
             self._keep(log, facts)
             return IssuedTicket(ticket, datetime.now(UTC) + timedelta(seconds=self._lifetime))
-        issued = await _saved(self._store, Event(log, ISSUED, facts))
+        try:
+            issued = await _saved(self._store, Event(log, ISSUED, facts))
+        except BaseException:
+            self._open.discard(log)  # no client has it
+            raise
         now = monotonic()
         self._expiring.append((now + self._lifetime + GRACE, log))
         for _ in range(_ERASED_AT_ONCE):
@@ -108,8 +123,8 @@ class Tickets:
                 await _erase(self._store, self._expiring.popleft()[1])
         return IssuedTicket(ticket, ids.time_of(issued.id) + timedelta(seconds=self._lifetime))
 
-    async def redeem(self, ticket: str, is_for: Callable[[str], bool]) -> Identity | None:
-        """Return the identity of a ticket, which is used up by this; None if the ticket is not valid, or not here.
+    async def redeem(self, ticket: str, is_for: Callable[[str], bool]) -> Client | None:
+        """Return the client of a ticket, which is used up by this; None if the ticket is not valid, or not here.
 
         An attempt from another origin does not use the ticket up.
 
@@ -140,11 +155,12 @@ class Tickets:
         used = await _saved(self._store, Event(log, USED, nonce, key="used"))
         if used.payload != nonce:
             return None  # another attempt was first
+        self._open.discard(log)
         await _erase(self._store, log)
         if used.prev != issued.id:
             return None  # keeps I2: the log was erased after an attempt that was first, and has begun again
         age = ids.time_of(used.id) - ids.time_of(issued.id)
-        return _identity(facts) if age.total_seconds() <= facts["lifetime"] else None
+        return _client(facts) if age.total_seconds() <= facts["lifetime"] else None
 
     def _keep(self, log: str, facts: Mapping[str, Any]) -> None:
         now = monotonic()
@@ -152,12 +168,13 @@ class Tickets:
         while len(self._kept) > MAX_KEPT or next(iter(self._kept.values()))[0] < now:
             self._kept.popitem(last=False)
 
-    def _take(self, log: str, is_for: Callable[[str], bool]) -> Identity | None:
+    def _take(self, log: str, is_for: Callable[[str], bool]) -> Client | None:
         until, facts = self._kept.get(log, (0.0, {}))
         if not facts or not is_for(facts["origin"]):
             return None
+        self._open.discard(log)
         del self._kept[log]  # keeps I2: nothing is awaited between reading and removing
-        return _identity(facts) if monotonic() <= until else None
+        return _client(facts) if monotonic() <= until else None
 
 
 async def _read(store: Store, log: str) -> Event | None:
@@ -190,19 +207,22 @@ def _log_of(ticket: str) -> str:
     return f"notify.ticket.{sha256(ticket.encode()).hexdigest()}"  # keeps I1
 
 
-def _facts(identity: Identity, origin: str, lifetime: float) -> dict[str, Any]:
+def _facts(client: Client, origin: str, lifetime: float) -> dict[str, Any]:
+    identity = client.identity
     expires = identity.expires_at
     return {
         "user": identity.user,
         "addresses": [*identity.addresses],
         "expires_at": None if expires is None else expires.isoformat(),
         "session": identity.session,
+        "login": client.login,
         "origin": origin,
         "lifetime": lifetime,
     }
 
 
-def _identity(facts: Mapping[str, Any]) -> Identity:
+def _client(facts: Mapping[str, Any]) -> Client:
     expires = facts["expires_at"]
     moment = None if expires is None else datetime.fromisoformat(expires)
-    return Identity(facts["user"], tuple(facts["addresses"]), moment, facts["session"])
+    identity = Identity(facts["user"], tuple(facts["addresses"]), moment, facts["session"])
+    return Client(identity, facts.get("login", identity.session))  # an instance of an older version stores no login

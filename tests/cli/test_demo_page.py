@@ -105,7 +105,7 @@ def test_faults_on_demand(url: str) -> None:
         ask(url, "kill", {"name": "B"})
     until(lambda: not devices(url)["B"]["running"])
     count = pushed(url)
-    ask(url, "push", {"user": "*", "title": "Hello", "via": "B"})
+    assert ask(url, "push", {"user": "*", "title": "Hello", "via": "B"}) == {"through": ["A"]}
     assert pushed(url) >= count + 3
     for _ in range(2):
         ask(url, "start", {"name": "B"})
@@ -152,7 +152,7 @@ def test_nothing_is_lost_while_both_are_dead(url: str) -> None:
         count = pushed(url)
         for name in ("A", "B"):
             ask(url, "start", {"name": name})
-        assert pushing.result(30) == {}
+        assert len(pushing.result(30)["through"]) == 1
     assert pushed(url) > count
     ask(url, "rate", {"rate": 4})
 
@@ -197,7 +197,15 @@ async def test_a_process_that_cannot_start(tmp_path: Path) -> None:
         await Instance("A", [], {"NOTIFY": "\0"}, "").__aenter__()
     variables = {"NOTIFY_TOKEN_SECRET": "s" * 40, "NOTIFY_PUSH_SECRETS": "p" * 40}
     store = f"sqlite:///{tmp_path}/a.db"
-    async with Instance("A", ["serve", "--store", store, "--with-stdin"], variables, "p" * 40) as instance:
+    instance = Instance("A", ["serve", "--store", store, "--with-stdin"], variables, "p" * 40)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(instance.start)
+        with anyio.fail_after(30):
+            while not instance.is_running:  # noqa: ASYNC110 - until the process exists
+                await anyio.sleep(0.001)
+        assert not instance.is_serving
+    assert instance.is_serving
+    async with instance:
         with pytest.raises(UsageError, match="answered 422"):
             await instance.push({"user": "alice"})
         async with anyio.create_task_group() as tasks:
@@ -222,7 +230,7 @@ def test_reports_are_checked(url: str) -> None:
     """A report is of a page that has been opened, of its devices, with ids; a page that is unknown is reloaded."""
     ask(url, "open", {"page": "p"})
     report = {"page": "p", "since": 0, "calm": False, "shown": [], "gaps": []}
-    assert ask(url, "poll", {**report, "page": "q"}) == {"reload": True}
+    assert ask(url, "poll", {**report, "page": "never opened"}) == {"reload": True}
     assert ask(url, "poll", report)["verdict"]["ok"]
     for rows in ([["C/demo.alice", "1-0", 1]], [["A/demo.alice", "x", 1]], [["A/demo.alice"]], [7], 7, [[]]):
         ask(url, "poll", {**report, "shown": rows}, 400)

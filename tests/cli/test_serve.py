@@ -8,17 +8,22 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
-from notify.cli._serve import authentication, listening
+from notify.cli._serve import MAX_FRAME, authentication, listening
+from notify.cli._serve import forwarded as forwarded_app
 from notify.cli._tokens import Claim, sign, verify
 from notify.errors import NotifyError, UsageError
 from notify.web import Request
+from notify.web._commands import MAX_COMMAND
 from tests.cli.commands import Done, Running, notify, running
 
 pytestmark = pytest.mark.timeout(120)
@@ -114,6 +119,35 @@ def test_other_programs_push(tmp_path: Path) -> None:
         assert first_event(url, **bearer("alice"))["payload"] == {"text": "hello"}
 
 
+def test_a_wrong_secret_behind_a_proxy_slows_its_own_client_down(tmp_path: Path) -> None:
+    """With --trust a pusher counts by the address that its proxy has noted, and cannot choose one; else by the peer."""
+
+    def push(url: str, secret: str, forwarded: str) -> int:
+        headers = {"Authorization": f"Bearer {secret}", "X-Forwarded-For": forwarded}
+        return httpx.post(f"{url}/push", json={"user": "alice", "type": "greeting"}, headers=headers).status_code
+
+    for trust, others in (("127.0.0.0/8", 202), ("192.0.2.1", 429)):
+        with serving(tmp_path, "--trust", trust, NOTIFY_PUSH_SECRETS=OTHER) as (_, url):
+            for number in range(5):
+                assert push(url, SECRET, f"203.0.113.{number}, 198.51.100.1") == 401
+            assert push(url, OTHER, "198.51.100.1") == 429
+            assert push(url, OTHER, "198.51.100.2") == others
+
+
+def test_a_frame_that_no_command_needs_is_refused(tmp_path: Path) -> None:
+    """A command that is too large is told so; what is much larger does not reach the application."""
+    assert MAX_FRAME > MAX_COMMAND
+    with serving(tmp_path) as (_, url):
+        for size, code in ((MAX_COMMAND + 1, 4000), (MAX_FRAME + 1, 1009)):
+            place = url.replace("http", "ws", 1)
+            headers = bearer("alice")
+            with connect(f"{place}/ws", subprotocols=["notify.v1"], additional_headers=headers, proxy=None) as socket:
+                socket.send("x" * size)
+                with suppress(ConnectionClosed):
+                    list(socket)
+                assert socket.close_code == code
+
+
 def test_a_proxy_names_the_user(tmp_path: Path) -> None:
     """The header counts from a trusted peer only, whatever X-Forwarded-For says."""
     header = {"X-User": "alice", "X-Forwarded-For": "127.0.0.1"}
@@ -148,8 +182,9 @@ def test_refuses_to_start_without_authentication(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variables", "expected"),
     [
-        (("serve", "--user-header", "X-User"), {}, "belong together"),
-        (("serve", "--trust", "127.0.0.1"), TOKENS, "belong together"),
+        (("serve", "--user-header", "X-User"), {}, "--user-header needs --trust"),
+        (("serve", "--trust", "127.0.0.1"), {}, "needs a way to identify its clients"),
+        (("serve", "--trust", "localhost"), TOKENS, "expects an address or a network"),
         (("serve", "--user-header", "X-User", "--trust", "localhost"), {}, "expects an address or a network"),
         (("serve",), {"NOTIFY_TOKEN_SECRET": "short"}, "has 5 bytes and needs at least 32"),
         (("serve",), {**TOKENS, "NOTIFY_PUSH_SECRETS": "short"}, "NOTIFY_PUSH_SECRETS has 5 bytes"),
@@ -176,16 +211,19 @@ def test_wrong_command_lines(
 def test_a_port_in_use(tmp_path: Path) -> None:
     """It is reported in one line with status 1."""
     with serving(tmp_path) as (_, url):
-        done = notify(tmp_path, "serve", "--port", url.rpartition(":")[2], variables=TOKENS)
-        assert "cannot listen on 127.0.0.1 port" in one_line(done, 1)
+        port = url.rpartition(":")[2]
+        done = notify(tmp_path, "serve", "--port", port, variables=TOKENS)
+        assert f"port {port} of 127.0.0.1 is in use: choose another with --port" in one_line(done, 1)
 
 
 def test_ipv6() -> None:
     """An address with colons is an IPv6 address; one that is not of this host is refused."""
     with listening("::1", 0) as listener:
         assert listener.getsockname()[0] == "::1"
-    with pytest.raises(NotifyError, match="cannot listen"):
+    with pytest.raises(NotifyError, match=r"^cannot listen on 192\.0\.2\.1 port 0: [^(]+$"):
         listening("192.0.2.1", 0)
+    with pytest.raises(NotifyError, match=r"^cannot listen on name\.invalid port 0: \D+$"):
+        listening("name.invalid", 0)
 
 
 def test_without_uvicorn(tmp_path: Path) -> None:
@@ -221,6 +259,37 @@ def test_trusted_header(client: str | None, value: str, user: str | None) -> Non
     authenticate = authentication(options("X-User", "10.0.0.0/8", "fd00::1"), {})
     identity = authenticate(request(client, x_user=value))
     assert (identity and identity.user) == user
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("client", "forwarded", "seen"),
+    [
+        ("10.0.0.1", ["192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["203.0.113.9, 192.0.2.1"], "192.0.2.1"),  # the client has written the first one
+        ("10.0.0.1", ["203.0.113.9", " 192.0.2.1 , 10.0.0.2"], "192.0.2.1"),
+        ("::ffff:10.0.0.1", ["2001:db8::1"], "2001:db8::1"),
+        ("10.0.0.1", ["10.0.0.3"], "10.0.0.3"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1, unknown"], "10.0.0.1"),
+        ("192.0.2.7", ["192.0.2.1"], "192.0.2.7"),
+        (None, ["192.0.2.1"], ""),
+    ],
+)
+async def test_the_address_of_a_pusher(client: str | None, forwarded: list[str], seen: str) -> None:
+    """It is the first that no trusted proxy has, from the server's side; streams keep the peer, for the header."""
+    scopes: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+
+    peer = None if client is None else (client, 5000)
+    headers = [(b"X-Forwarded-For", value.encode()) for value in forwarded]
+    wrapped = forwarded_app(app, [ip_network("10.0.0.0/8")])
+    for kind, path in (("http", "/any/push/"), ("http", "/stream"), ("websocket", "/push"), ("lifespan", "")):
+        await wrapped({"type": kind, "path": path, "headers": headers, "client": peer}, None, None)
+    assert [scope["client"] for scope in scopes] == [(seen, 0), peer, peer, peer]
+    assert forwarded_app(app, []) is app
 
 
 def test_both_ways() -> None:

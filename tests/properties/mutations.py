@@ -98,10 +98,10 @@ MUTATIONS = (
     Mutation(
         "the cursor moves before a live event is handed over",
         "notify._stream._subscription:Subscription.__anext__",
-        "                            self._source.observe(event)\n                        return event\n",
-        "                            self._source.observe(event)\n"
+        "                        cursor.last_id = event.id\n                        self._set.counters.yielded += 1\n",
+        "                        cursor.last_id = event.id\n"
         "                        await anyio.sleep(0)\n"
-        "                        return event\n",
+        "                        self._set.counters.yielded += 1\n",
     ),
     Mutation(
         "a live event is taken for the next one unproven",

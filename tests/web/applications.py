@@ -138,7 +138,7 @@ def litestar_app(notifier: Notifier, *, middleware: str = "", **options: Any) ->
 
     mounted = litestar.asgi("/notify", is_mount=True, copy_scope=True)(web(notifier))
     compression = CompressionConfig("gzip", minimum_size=1) if middleware == "gzip" else None
-    return litestar.Litestar([live, live_sync, plain, mounted], compression_config=compression)
+    return litestar.Litestar([live, live_sync, plain, mounted], compression_config=compression, logging_config=None)
 
 
 class Urls:

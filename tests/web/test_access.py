@@ -216,6 +216,18 @@ async def test_an_expired_ticket() -> None:
         assert (await client.get(f"/stream?ticket={ticket['ticket']}")).status_code == 401
 
 
+async def test_a_user_with_too_many_tickets() -> None:
+    """429 says when to come back; another user is not affected, and a ticket that is used makes room."""
+    async with site(max_streams_per_user=1) as (client, _):
+        answers = [await client.post("/ticket", headers=ALICE) for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+        assert error_of(answers[5]) == "too_many_tickets"
+        assert 1 <= int(answers[5].headers["retry-after"]) <= 30
+        assert (await client.post("/ticket", headers={"authorization": "Bearer bob"})).status_code == 200
+        async with reading(client.base_url, f"/stream?ticket={answers[0].json()['ticket']}"):
+            assert (await client.post("/ticket", headers=ALICE)).status_code == 200
+
+
 async def test_a_hundred_streams_with_one_ticket() -> None:
     """Exactly one is opened."""
     async with site() as (client, _):
@@ -311,6 +323,51 @@ async def test_a_new_token_is_a_new_login() -> None:
             assert (await client.get(path, headers=old | {"last-event-id": end.id})).status_code == 204
         async with reading(client.base_url, **new, last_event_id=end.id) as events:
             assert await events.payload() == 1
+
+
+@pytest.mark.parametrize("how", ["tickets", "cookies", "tickets for cookies"])
+async def test_a_new_login_without_sessions(how: str) -> None:
+    """With tickets or cookies too: the same credentials are stopped, new ones are let in, and nothing is lost."""
+
+    def by_prefix(request: Request) -> str | None:
+        credential = bearer_token(request) or request.cookies.get("sid", "")
+        return credential.partition("-")[0] or None
+
+    async with site(by_prefix) as (client, notifier):
+
+        async def opened(number: int, last: str = "") -> tuple[str, dict[str, str]]:
+            credential = f"alice-{number}"
+            headers = {"authorization": f"Bearer {credential}"}
+            if "cookies" in how:
+                headers = {"cookie": f"sid={credential}; lb={len(last)}", "sec-fetch-site": "same-origin"}
+            more = {"last-event-id": last} if last else {}
+            if "tickets" not in how:
+                return "/stream", headers | more
+            answer = await client.post("/ticket", headers=headers, json={})
+            return f"/stream?ticket={answer.json()['ticket']}", more
+
+        path, headers = await opened(1)
+        async with reading(client.base_url, path, **headers) as events:
+            await notifier.disconnect("alice")
+            end = await events.next()
+            assert end.json["reason"] == "disconnected"
+        await notifier.push("alice", "note", 1)
+        path, headers = await opened(1, end.id)
+        assert (await client.get(path, headers=headers)).status_code == 204
+        path, headers = await opened(2, end.id)
+        async with reading(client.base_url, path, **headers) as events:
+            assert await events.payload() == 1
+
+
+async def test_a_ticket_is_known_by_the_header_it_was_asked_for_with() -> None:
+    """A client that was disconnected with a header is stopped with a ticket too."""
+    async with site() as (client, notifier):
+        async with reading(client.base_url, **ALICE) as events:
+            await notifier.disconnect("alice")
+            end = await events.next()
+        ticket = (await client.post("/ticket", headers=ALICE)).json()["ticket"]
+        answer = await client.get(f"/stream?ticket={ticket}", headers={"last-event-id": end.id})
+        assert answer.status_code == 204
 
 
 async def test_what_is_pushed_to_a_session_reaches_it_before_and_after_login() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from notify import Notifier, UsageError
 from notify.web import _authentication as module
 from notify.web._authentication import Authentication, may_use, ticket_of
 from notify.web._credentials import SESSION_KEY, bearer_token, end_session, session_id
+from notify.web._login import Client, login_of
 from notify.web._reply import WebError
 from notify.web._request import Identity, Request
 from notify.web._tickets import Tickets
@@ -103,6 +104,13 @@ async def test_a_wrong_result_names_the_function(value: Any, caplog: pytest.LogC
     assert (error.status, error.code) == (500, "authenticate_failed")
     assert "authenticate()" in error.message or "Identity" in error.message
     assert "authenticate() failed" in caplog.text
+
+
+async def test_a_numeric_id_is_told_how_to_become_a_user() -> None:
+    """The most likely mistake, `return request_user.pk`, is answered with what to write."""
+    error = await refusal(made(returning(42)))
+    assert "not int" in error.message
+    assert "str(...)" in error.message
 
 
 async def test_a_failure_is_logged_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
@@ -198,7 +206,7 @@ async def test_expired_credentials() -> None:
     error = await refusal(made(returning(Identity("alice", expires_at=PAST))))
     assert (error.status, error.code) == (401, "expired")
     tickets = Tickets(None, 30.0)
-    issued = await tickets.issue(Identity("alice", expires_at=PAST), "")
+    issued = await tickets.issue(Client(Identity("alice", expires_at=PAST), ""), "")
     with pytest.raises(WebError) as caught:
         await made(returning("bob"), tickets).identify_stream(request(f"ticket={issued.ticket}".encode()))
     assert caught.value.code == "expired"
@@ -208,13 +216,13 @@ async def test_a_ticket_goes_before_the_function() -> None:
     """A request with a ticket is its owner's, or nobody's; without one the function is asked."""
     tickets = Tickets(None, 30.0)
     authentication = made(returning("bob"), tickets)
-    issued = await tickets.issue(Identity("alice", session="s"), "")
+    issued = await tickets.issue(Client(Identity("alice", session="s"), "s"), "")
     asked = request(f"ticket={issued.ticket}".encode())
-    assert await authentication.identify_stream(asked) == Identity("alice", session="s")
+    assert await authentication.identify_stream(asked) == (Identity("alice", session="s"), "s")
     with pytest.raises(WebError) as caught:
         await authentication.identify_stream(asked)
     assert (caught.value.status, caught.value.code) == (401, "invalid_ticket")
-    assert await authentication.identify_stream(request()) == Identity("bob")
+    assert await authentication.identify_stream(request()) == (Identity("bob"), "")
     assert await authentication.identify(asked) == Identity("bob")
 
 
@@ -332,3 +340,38 @@ async def test_ending_a_session_ends_its_streams_alone() -> None:
         assert SESSION_KEY not in laptop
         await end_session(notifier, laptop)
         assert SESSION_KEY in phone
+
+
+# -- which login it is -------------------------------------------------------------------------------------------
+
+
+def login(read: Iterable[str] = (), session: str = "", **headers: str) -> str:
+    """Return the login of a request of which these cookies were read."""
+    asked = request(**headers)
+    for name in read:
+        asked.cookies.get(name)
+    return login_of(Identity("alice", session=session), asked)
+
+
+def test_a_login_is_the_session() -> None:
+    """Whatever the credentials are."""
+    assert login(session="s", authorization="Bearer 1", cookie="sid=1") == "s"
+
+
+def test_a_login_without_session() -> None:
+    """What it was authenticated with tells it from the next; cookies that change by themselves do not."""
+    first = login(["sid"], cookie="sid=1; lb=a; csrf=x")
+    assert first == login(["sid", "none"], cookie="lb=b; sid=1")
+    assert first != login(["sid"], cookie="sid=2; lb=a; csrf=x")
+    token = login(authorization="Bearer 1", cookie="lb=a")
+    assert token == login(["none"], authorization="Bearer 1", cookie="lb=b")
+    assert token != login(authorization="Bearer 2", cookie="lb=a")
+    behind = login(["sid"], authorization="Basic x", cookie="sid=1")
+    assert behind not in (login(["sid"], authorization="Basic x", cookie="sid=2"), first)
+
+
+def test_a_login_of_which_no_cookie_was_read() -> None:
+    """A framework has read them: all count, and without any there is nothing that tells logins apart."""
+    assert login(cookie="sid=1; a=1") == login(["none"], cookie="sid=1; a=1")
+    assert login(cookie="sid=1; a=1") != login(cookie="sid=1; a=2")
+    assert login() == login(["sid"]) == ""

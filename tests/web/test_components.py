@@ -517,6 +517,43 @@ def test_a_visible_tab_is_enough(browser: Browser, url: str) -> None:
 # -- without a script of one's own
 
 
+def warnings_of(page: Page) -> list[str]:
+    """What a page warns of in the console from now on."""
+    warnings: list[str] = []
+    page.on("console", lambda message: warnings.append(message.text) if message.type == "warning" else None)
+    return warnings
+
+
+def test_a_notification_without_words(page: Page) -> None:
+    """What has neither title nor message is not shown; the console says so once. Other types are no mistake."""
+    warnings = warnings_of(page)
+    payloads: list[dict[str, Any]] = [{"text": "Paid"}, {}, {"title": "", "message": None}]
+    for number, payload in enumerate(payloads, 1):
+        push(page, number, **payload)
+    push(page, 9, type="order.paid", text="Paid")
+    push(page, 10, title="Shown")
+    expect(page.locator(TOAST)).to_have_count(1)
+    expected = 'an event of type "generic" is not shown: its payload has neither a title nor a message'
+    assert warnings == [f"notify: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("given", "storage"),
+    [("local", "localStorage"), ("localStorage", "localStorage"), ("sessionStorage", "sessionStorage"),
+     ("cookie", None), ("", None)],
+)  # fmt: skip
+def test_spellings_of_storage(browser: Browser, given: str, storage: str | None) -> None:
+    """`data-storage` takes the names of `connect` too; what is neither is warned of."""
+    pages = {"/": PAGE.replace(' src="/c', f' data-url="/notify" data-storage="{given}" src="/c'), "/client.js": STUB}
+    with site(pages) as url, at(browser, url="about:blank") as page:
+        warnings = warnings_of(page)
+        page.goto(url)
+        page.wait_for_function("!!window.notifyClient")
+        assert page.evaluate("name => notifyClient.given[1].storage === (name ? window[name] : undefined)", storage)
+        wrong = f'notify: data-storage="{given}" is neither "local" nor "session": the position is not kept'
+        assert warnings == ([wrong] if given == "cookie" else [])
+
+
 def test_the_script_connects_by_itself(browser: Browser, url: str) -> None:
     """With `data-url` on its own script element the module connects; there is one client, and it can be used."""
     with at(browser, f"{url}/auto/") as page:
@@ -546,8 +583,7 @@ def test_watchers(browser: Browser, url: str) -> None:
     """An element names a pattern and a function. What is wrong is warned of once; a failing one stops no other."""
     opened = at(browser, url)
     with opened as page:
-        warnings: list[str] = []
-        page.on("console", lambda message: warnings.append(message.text) if message.type == "warning" else None)
+        warnings = warnings_of(page)
         page.evaluate(WATCHED)
         for number in (1, 2):
             push(page, number, type="order.paid")

@@ -87,6 +87,11 @@ def process(page: Page, name: str) -> int:
     return int(found[1])
 
 
+RETRIES = """() => { window.retries = [];
+    addEventListener('online', () => retries.push(document.querySelector('.b .facts').textContent)); }"""
+"""Record what the page says of instance B whenever it makes the clients connect at once."""
+
+
 def test_faults_and_the_verdict(browser: Browser, url: str) -> None:
     """An instance is killed and started, a wire is cut and mended: the devices resume, and nothing is missing."""
     with opened(browser, url) as page:
@@ -98,11 +103,18 @@ def test_faults_and_the_verdict(browser: Browser, url: str) -> None:
             os.kill(killed, 0)
         expect(page.locator("#verdict")).to_have_attribute("data-state", "catching")
         expect(page.locator("#headline")).to_have_text("3 of 6 devices are cut off")
+        page.locator("[name=via]").select_option(label="Instance B")
+        page.get_by_role("button", name="Push", exact=True).click()
+        expect(page.locator("#went")).to_have_text("Instance B did not answer: pushed through A.")
+        page.evaluate(RETRIES)
         before = count(page, "pushed")
         wait_for(page, lambda: count(page, "pushed") > before + 5)  # the other instance goes on
         page.locator(".b .kill").click()
         all_is_well(page)
         assert process(page, "B") != killed
+        retries = page.evaluate("retries")
+        assert len(retries) == 1
+        assert re.fullmatch(r"process \d+ · start \d+", retries[0]), "retried before the port was open"
         page.locator(".a .cut").click()
         expect(page.locator(".a .facts")).to_contain_text("wire cut")
         expect(page.locator("#verdict")).to_have_attribute("data-state", "catching")
@@ -136,6 +148,20 @@ def test_forms_and_toasts(browser: Browser, url: str) -> None:
         page.locator("#rates label", has_text="4").click()
         all_is_well(page)
         nothing_is_wrong(page)
+
+
+def test_nothing_pushed_yet(browser: Browser, url: str) -> None:
+    """A page that has seen no push does not claim success."""
+    with opened(browser, url) as page:
+        page.locator("#rates label", has_text="off").click()
+        wait_for(page, lambda: count(page, "waiting") == 0 and count(page, "shown") == 2 * count(page, "pushed"))
+        page.reload()
+        expect(page.locator("#headline")).to_have_text("Nothing pushed yet")
+        expect(page.locator("#verdict")).to_have_attribute("data-state", "waiting")
+        page.get_by_role("button", name="Push", exact=True).click()
+        all_is_well(page)
+        assert count(page, "pushed") == 1
+        expect(page.locator(".a notify-status").first.get_by_role("status")).to_have_text("Live")
 
 
 def test_plots(browser: Browser, url: str) -> None:

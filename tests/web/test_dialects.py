@@ -45,7 +45,7 @@ class TestSince:
     """`?since=` in seconds since 1970."""
 
     @settings(deadline=None)
-    @given(st.integers(1, 1 << 42), st.integers(0, 998))
+    @given(st.integers(1, (1000 << 32) - 1000), st.integers(0, 998))
     def test_a_time_that_was_handed_out_is_an_exact_position(self, ms: int, sequence: int) -> None:
         """Through a client that reads and writes it as a double, as JavaScript does."""
         handed = json.loads(json.dumps(stamp(event(ms=ms, sequence=sequence))))

@@ -202,7 +202,7 @@ async def test_headers_of_the_framework(notifier: Notifier) -> None:
         response.set_cookie("seen", "yes")
         return response
 
-    for app in (Starlette(routes=[Route("/live", starlette)]), litestar.Litestar([live]), quart):
+    for app in (Starlette(routes=[Route("/live", starlette)]), litestar.Litestar([live], logging_config=None), quart):
         async with served(app) as client:
             answer = await client.get("/live")
             assert (answer.headers["x-mine"], answer.cookies["seen"]) == ("1", "yes")

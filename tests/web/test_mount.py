@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ class Recorder:
                 raise RuntimeError(message)
             scope.setdefault("state", {})[self.name] = kind
             await send({"type": f"lifespan.{kind}.complete"})
-            if self.faults.get("dies"):
+            if self.faults.get("dies") or self.faults.get(f"dies at {kind}"):
                 raise RuntimeError("in between")
         if self.faults.get("lingers"):
             await anyio.sleep_forever()
@@ -184,3 +185,27 @@ async def test_a_shutdown_that_fails(whose: str) -> None:
     sent = await lifespan(mount("/notify", **parts), {}, log)
     assert sent[-1] == {"type": "lifespan.shutdown.failed", "message": "stuck"}
     assert log[-3:] == ["inner shutdown", "app shutdown", "shutdown.failed"]
+
+
+FAILURES = [
+    ("unsupported", True, "DEBUG", "has no lifespan"),
+    ("startup", "no database", "ERROR", "answered lifespan.startup.failed: no database"),
+    ("shutdown", "stuck", "ERROR", "answered lifespan.shutdown.failed: stuck"),
+    ("dies at startup", True, "ERROR", "failed in its lifespan, after lifespan.startup.complete"),
+    ("dies at shutdown", True, "ERROR", "failed in its lifespan, after lifespan.shutdown.complete"),
+]
+
+
+@pytest.mark.parametrize(("fault", "value", "level", "text"), FAILURES)
+@pytest.mark.parametrize("whose", ["app", "inner"])
+async def test_what_is_logged(
+    caplog: pytest.LogCaptureFixture, whose: str, fault: str, value: Any, level: str, text: str
+) -> None:
+    """A lifespan that fails is an error, once; that there is none is of no interest, as with servers."""
+    log: list[str] = []
+    parts = {name: Recorder(name, log, **({fault: value} if name == whose else {})) for name in ("app", "inner")}
+    with caplog.at_level(logging.DEBUG, "notify.web"):
+        await lifespan(mount("/notify", **parts), {}, log)
+    (record,) = [record for record in caplog.records if record.name == "notify.web"]
+    assert record.levelname == level
+    assert text in record.getMessage()

@@ -94,6 +94,7 @@ async def test_every_transport_is_found(
             for path in ("/nothing", "/stream/more"):
                 missing = await client.get(f"{where}{path}{slash}?user=alice")
                 assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found"), path
+                assert "/health" in missing.json()["error"]["message"]
 
 
 @pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")

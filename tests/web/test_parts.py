@@ -106,6 +106,7 @@ def test_a_request_as_authenticate_sees_it() -> None:
     assert request.headers["accept"] == "x, y"
     assert request.cookies == {"a": "1", "b": "two", "d": "4", "e": "5"}
     assert request.cookies is request.cookies
+    assert repr(request.cookies) == repr(dict(request.cookies))
     request.forget()
     assert request.cookies == {"a": "1", "b": "two", "d": "4", "e": "5"}
     assert request.query == {"user": "a b", "x": "2", "empty": "", "bad": "\ufffd"}
@@ -113,6 +114,14 @@ def test_a_request_as_authenticate_sees_it() -> None:
     assert (request.path, request.client, request.method) == ("/a/stream", "10.0.0.1", "GET")
     bare = Request({"type": "websocket", "headers": []})
     assert (bare.path, bare.client, bare.method, bare.query, bare.cookies) == ("", "", "GET", {}, {})
+
+
+def test_a_request_says_where_the_session_is() -> None:
+    """`request.session` is an attribute error that names the scope, and `hasattr` is still false."""
+    request = Request(scope(session={"user": "alice"}))
+    with pytest.raises(AttributeError, match=r"no attribute 'session'; .* request\.scope\['session'\]"):
+        request.session  # type: ignore[attr-defined]  # noqa: B018 - reading it is what fails
+    assert not hasattr(request, "user")
 
 
 def test_a_query_has_a_bound() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import uuid
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ import httpx
 import pytest
 import standardwebhooks
 
-from notify import Event, Notifier, UsageError
+from notify import Event, Notifier, UsageError, ids
 from notify.web import NotifyApp
 from notify.web import _publish as publish_module
 from notify.web import _secrets as secrets_module
@@ -24,6 +24,7 @@ from notify.web._publish import parsed_order
 from notify.web._reply import WebError
 from notify.web._throttle import Throttle
 from notify_memory import MemoryPresence, MemoryStore
+from tests.parts import until
 from tests.web.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -287,6 +288,14 @@ async def test_nearly_right_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
             assert PLAIN not in answer.text
 
 
+def test_there_is_no_inbox_yet() -> None:
+    """What would be ignored is refused."""
+    inbox: Any = object()
+    with pytest.raises(UsageError, match="no inbox yet"):
+        NotifyApp(Notifier(MemoryStore()), lambda request: "alice", inbox=inbox)
+    NotifyApp(Notifier(MemoryStore()), lambda request: "alice", inbox=None)
+
+
 @pytest.mark.parametrize("secrets", [[""], [" "], [b""], [5], [None]])
 def test_secrets_are_checked(secrets: Any) -> None:
     """An empty one would let every program in."""
@@ -399,24 +408,77 @@ async def test_the_hook_sees_what_was_pushed(kind: str) -> None:
     ]
 
 
-async def test_a_hook_that_fails_does_not_fail_the_push(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The event is pushed already: 202, and a line in the log; a hook that hangs is cancelled."""
-    monkeypatch.setattr(publish_module, "HOOK_WITHIN", 0.01)
-
-    async def hangs(event: Event) -> None:
-        await anyio.sleep_forever()
+async def test_a_hook_that_fails_does_not_fail_the_push(caplog: pytest.LogCaptureFixture) -> None:
+    """The event is pushed already: 202, a line in the log, and the hook is called with the next event."""
+    seen: list[str] = []
 
     def raises(event: Event) -> None:
+        seen.append(event.user)
         raise RuntimeError("boom")
 
-    for hook in (hangs, raises):
+    with caplog.at_level(logging.ERROR, "notify.web"):
+        async with publisher(on_push=raises) as (client, _):
+            assert (await post(client, users=["bob", "eve"], type="note")).status_code == 202
+    assert caplog.text.count("on_push failed for an event of type note") == 2
+    assert seen == ["bob", "eve"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_slow_hook_has_one_bound_for_all_events(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It is cancelled, and not called for the rest: a request with a thousand users takes no longer than one."""
+    monkeypatch.setattr(publish_module, "HOOKS_WITHIN", 0.05)
+    seen: list[str] = []
+
+    async def hangs(event: Event) -> None:
+        seen.append(event.user)
+        await anyio.sleep_forever()
+
+    def dawdles(event: Event) -> None:
+        seen.append(event.user)
+        time.sleep(0.1)
+
+    hook: Callable[[Event], Any] = dawdles if kind == "plain" else hangs
+    async with publisher(on_push=hook) as (client, notifier):
+        with anyio.fail_after(5), caplog.at_level(logging.ERROR, "notify.web"):
+            answer = await post(client, users=[f"user-{number}" for number in range(1000)], type="note")
+        assert (answer.status_code, len(answer.json()["ids"])) == (202, 1000)
+        assert notifier.statistics().pushes["stored"] == 1000
+    assert len(seen) <= 3  # the timer of an event loop that was blocked fires a turn later
+    missed = 1000 - len(seen) if kind == "plain" else 1000
+    assert f"{missed} of 1000 events of type note: it took more than 0.05 s" in caplog.text
+
+
+async def test_a_client_that_leaves_ends_the_hooks(caplog: pytest.LogCaptureFixture) -> None:
+    """It has no answer, so it repeats its request: with its key nothing is stored twice, and all hooks are called."""
+    seen: list[str] = []
+    cancelled = anyio.Event()
+
+    async def hook(event: Event) -> None:
+        seen.append(event.user)
+        if len(seen) == 1:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                cancelled.set()
+
+    async with publisher(on_push=hook) as (client, notifier):
         with caplog.at_level(logging.ERROR, "notify.web"):
-            async with publisher(on_push=hook) as (client, _):
-                assert (await post(client, user="bob", type="note", payload=str(uuid.uuid4()))).status_code == 202
-        assert "on_push failed for an event of type note" in caplog.text
-        caplog.clear()
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(
+                    "/push",
+                    json={"users": ["bob", "eve"], "type": "note", "key": "k"},
+                    headers=bearer(),
+                    timeout=httpx.Timeout(5, read=0.5),
+                )
+            with anyio.fail_after(5):
+                await cancelled.wait()
+            await until(lambda: "2 of 2 events of type note: the client has left" in caplog.text)
+        assert seen == ["bob"]
+        assert (await post(client, users=["bob", "eve"], type="note", key="k")).status_code == 202
+        assert seen == ["bob", "bob", "eve"]
+        assert len((await notifier.store.read("bob", ids.ZERO, 9)).events) == 1
 
 
 def test_an_order_is_parsed_without_a_server() -> None:

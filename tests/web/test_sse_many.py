@@ -117,7 +117,7 @@ async def test_ten_thousand_reconnects_starve_no_stream() -> None:
             return await super().read(user, after, limit)
 
     store = Counted(MemoryStore(max_len=100))
-    async with Notifier(store, poll_interval=60) as notifier:
+    async with Notifier(store, poll_interval=60, timeout=60) as notifier:
         app = NotifyApp(notifier, authenticate)
         with untraced():
             for number in range(MANY):

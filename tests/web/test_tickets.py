@@ -14,6 +14,9 @@ import pytest
 
 from notify import BackendUnavailableError, Event, Page, Store, ids
 from notify.web import _tickets as tickets_module
+from notify.web._login import Client
+from notify.web._open_tickets import OpenTickets
+from notify.web._reply import WebError
 from notify.web._request import Identity
 from notify.web._tickets import Tickets
 from notify_memory import MemoryStore
@@ -30,7 +33,8 @@ pytestmark = pytest.mark.anyio
 
 BACKENDS = ["memory", "sqlite", "redis", "postgres"]
 ORIGIN = "https://app.example"
-ALICE = Identity("alice", ("topic-1", "topic-2"), datetime(2099, 1, 1, tzinfo=UTC), "session-1")
+ALICE = Client(Identity("alice", ("topic-1", "topic-2"), datetime(2099, 1, 1, tzinfo=UTC), "session-1"), "login-1")
+BOB = Client(Identity("bob"), "login-2")
 
 Open = Callable[[], Awaitable[Store]]
 
@@ -77,7 +81,7 @@ async def logs_left(store: Store, ticket: str) -> tuple[Any, ...]:
 
 
 async def test_a_ticket_gives_the_identity_once(open_store: Open) -> None:
-    """Another instance redeems it for exactly the identity that it was issued to; then it is worth nothing."""
+    """Another instance redeems it for exactly the client that it was issued to; then it is worth nothing."""
     here, there = Tickets(await open_store(), 30.0), Tickets(await open_store(), 30.0)
     before = datetime.now(UTC)
     issued = await here.issue(ALICE, ORIGIN)
@@ -93,7 +97,7 @@ async def test_a_hundred_at_once_and_one_wins(open_store: Open) -> None:
     """Of a hundred attempts on four instances exactly one succeeds, also once the log of the ticket is erased."""
     instances = [Tickets(await open_store(), 30.0) for _ in range(4)]
     issued = await instances[0].issue(ALICE, "")
-    won: list[Identity | None] = []
+    won: list[Client | None] = []
 
     async def attempt(instance: Tickets) -> None:
         won.append(await instance.redeem(issued.ticket, anyone))
@@ -120,11 +124,11 @@ async def test_an_expired_ticket_is_refused(open_store: Open) -> None:
 async def test_another_origin_is_refused_and_does_not_use_it_up(open_store: Open) -> None:
     """The page that it was stolen from can still use it, once."""
     tickets = Tickets(await open_store(), 30.0)
-    issued = await tickets.issue(Identity("bob"), ORIGIN)
+    issued = await tickets.issue(BOB, ORIGIN)
     asked: list[str] = []
     assert await tickets.redeem(issued.ticket, lambda bound: asked.append(bound) is not None) is None
     assert asked == [ORIGIN]
-    assert await tickets.redeem(issued.ticket, anyone) == Identity("bob")
+    assert await tickets.redeem(issued.ticket, anyone) == BOB
 
 
 async def test_the_store_does_not_hold_the_ticket() -> None:
@@ -199,6 +203,64 @@ async def test_logs_of_tickets_that_were_not_used_are_erased(monkeypatch: pytest
     assert len(store._logs) == 2
 
 
+class TestOpenTickets:
+    """How many tickets of one user may be open."""
+
+    def test_each_user_has_a_limit_of_its_own(self) -> None:
+        """The next one has to wait until the oldest expires; one that is used makes room at once."""
+        tickets = OpenTickets(30.0, 2, 100)
+        assert tickets.add("bob-1", "bob", 999.0) == 0
+        assert tickets.add("a-1", "alice", 1000.0) == 0
+        assert tickets.add("a-2", "alice", 1010.0) == 0
+        assert tickets.add("a-3", "alice", 1010.5) == 19.5
+        assert tickets.add("bob-2", "bob", 1010.5) == 0
+        tickets.discard("a-2")
+        tickets.discard("a-2")
+        assert tickets.add("a-3", "alice", 1010.5) == 0
+        assert tickets.add("a-4", "alice", 1029.5) == 0.5
+        assert tickets.add("a-4", "alice", 1030.0) == 0
+
+    def test_nothing_is_left(self) -> None:
+        """Users without a ticket are forgotten, and of too many the oldest ticket is."""
+        tickets = OpenTickets(30.0, 5, 3)
+        for number in range(6):
+            tickets.add(f"t-{number}", f"user-{number}", 1000.0)
+        assert len(tickets) == len(tickets._counts) == 3
+        tickets.add("last", "alice", 1031.0)
+        assert (len(tickets), tickets._counts) == (1, {"alice": 1})
+
+
+async def test_a_used_ticket_makes_room(open_store: Open) -> None:
+    """The limit is for those that are open, not for those that were issued."""
+    tickets = Tickets(await open_store(), 30.0, 1)
+    for _ in range(3):
+        issued = await tickets.issue(ALICE, "")
+        with pytest.raises(WebError, match="too many tickets"):
+            await tickets.issue(ALICE, "")
+        assert await tickets.redeem(issued.ticket, anyone) == ALICE
+    assert len(tickets._open) == 0
+
+
+async def test_without_a_store_too() -> None:
+    """The instance that is alone counts as the others do."""
+    tickets = Tickets(None, 30.0, 1)
+    issued = await tickets.issue(ALICE, "")
+    with pytest.raises(WebError, match="too many tickets"):
+        await tickets.issue(ALICE, "")
+    assert await tickets.redeem(issued.ticket, anyone) == ALICE
+    await tickets.issue(ALICE, "")
+
+
+async def test_a_ticket_of_an_older_instance() -> None:
+    """It has no login in it, and is known by its session."""
+    store = MemoryStore()
+    tickets = Tickets(store, 30.0)
+    facts = tickets_module._facts(ALICE, "", 30.0)
+    del facts["login"]
+    await store.save(Event(tickets_module._log_of("A" * 43), tickets_module.ISSUED, facts))
+    assert await tickets.redeem("A" * 43, anyone) == ALICE._replace(login="session-1")
+
+
 class TardyStore(PlainStore):
     """Lets one reader read, and holds its save back until it is told to go on."""
 
@@ -224,7 +286,7 @@ async def test_a_late_attempt_finds_the_log_erased_and_does_not_win() -> None:
     store = TardyStore()
     tickets = Tickets(store, 30.0)
     issued = await tickets.issue(ALICE, "")
-    late: list[Identity | None] = []
+    late: list[Client | None] = []
 
     async def attempt() -> None:
         late.append(await tickets.redeem(issued.ticket, anyone))
@@ -272,6 +334,7 @@ async def test_a_store_that_fails_fails_the_request(error: Exception) -> None:
         await tickets.issue(ALICE, "")
     with pytest.raises(BackendUnavailableError):
         await tickets.redeem("A" * 43, anyone)
+    assert len(tickets._open) == 0
     store.error = None
     issued = await tickets.issue(ALICE, "")
     assert await tickets.redeem(issued.ticket, anyone) == ALICE

@@ -222,6 +222,24 @@ async def test_a_wait_for_a_turn_has_heartbeats(kind: str, phase: str) -> None:
         assert call.text.count('"type":"t"') == 3
 
 
+@pytest.mark.parametrize("phase", ["opening", "replay"])
+@pytest.mark.parametrize("kind", ["poll", "durable poll", "durable sse"])
+async def test_a_wait_for_a_turn_without_heartbeats(kind: str, phase: str) -> None:
+    """A request whose response has not begun is sent nothing when a heartbeat is due, and then gets everything."""
+    store = SlowStore()
+    store.fill("alice", 3)
+    async with Notifier(store) as notifier:
+        app = application(kind, notifier, heartbeat=0.05)
+        call = Call(app, TARGETS[kind])
+        async with waiting(kind, phase, app, store, call) as others:
+            turns, session = app._site.turns, session_of(app)
+            first = turns._waiting[session]
+            await until(lambda: first.is_set() and turns._waiting[session] is not first)  # interrupted, it waits again
+            assert call.sent == []
+            others.go()
+            await until(lambda: call.text.count('"type":"t"') == 3)
+
+
 async def test_heartbeats_of_durable_streams() -> None:
     """A stream that has begun writes them in the middle of a replay, and nothing is lost."""
     store = SlowStore()

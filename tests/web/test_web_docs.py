@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -24,13 +25,14 @@ pytestmark = pytest.mark.timeout(90)
 
 WEB = ROOT / "docs" / "howto" / "web.md"
 OTHERS = ROOT / "docs" / "howto" / "from-others.md"
+AUTH = ROOT / "docs" / "howto" / "auth.md"
 FRAMEWORKS = ("FastAPI", "Starlette", "Litestar", "Django", "Quart")
 
 
-def program(page: Path, heading: str) -> str:
+def program(page: Path, heading: str, level: int = 2) -> str:
     """The Python snippet below a heading."""
     text = page.read_text(encoding="utf-8")
-    start = text.index(f"\n## {heading}\n")
+    start = text.index(f"\n{'#' * level} {heading}\n")
     line = text.count("\n", 0, start) + 1
     return next(block for block in snippets(page, "python") if block.line > line).source
 
@@ -114,6 +116,27 @@ def test_the_two_lines_in_a_browser(framework: str, tmp_path: Path) -> None:
                 toast.wait_for(state="detached", timeout=10_000)
 
 
+def test_what_is_pushed_in_between(tmp_path: Path) -> None:
+    """The command of the page, run while the server is down and the page is closed: the toast appears afterwards."""
+    console = "".join(block.source for block in snippets(WEB, "console"))
+    (command,) = (line for line in console.splitlines() if line.startswith("notify push"))
+    source, port = program(WEB, "FastAPI"), free_port()
+    with chromium() as browser:
+        page = browser.new_page()
+        with serving(tmp_path, source, port=port) as url:
+            page.goto(url)
+            page.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
+            page.goto("about:blank")
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)],
+            cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        with serving(tmp_path, source, port=port) as url:
+            page.goto(url)
+            page.get_by_text("While down").wait_for(timeout=10_000)
+
+
 def test_the_programs_are_ten_lines() -> None:
     """Without imports, blank lines and what the example pushes, the part that is about notifications stays short."""
     for framework in FRAMEWORKS:
@@ -124,7 +147,7 @@ def test_the_programs_are_ten_lines() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "path"),
-    [("An endpoint of your own", "/live"), ("Close the notifier", "/notify/stream")],
+    [("An endpoint of your own", "/live/stream"), ("Close the notifier", "/notify/stream")],
 )
 def test_further_programs(heading: str, path: str, tmp_path: Path) -> None:
     """So do the others of the page; another process pushes."""
@@ -133,6 +156,35 @@ def test_further_programs(heading: str, path: str, tmp_path: Path) -> None:
         assert events.next("notify.sync")
         push(tmp_path)
         assert events.next()["payload"] == {"post": 7}
+
+
+def test_an_endpoint_of_your_own_in_a_browser(tmp_path: Path) -> None:
+    """`EventSource` as the page shows it, and `connect` with the path above `/stream`, receive what is pushed."""
+    (script,) = (block.source for block in snippets(WEB, "js") if "/live/stream" in block.source)
+    source = program(WEB, "An endpoint of your own") + (
+        "\nfrom notify.web import NotifyApp\n"
+        'app.mount("/notify", NotifyApp(notifier, lambda request: None))\n'
+        'app.get("/")(lambda: Response("<title>live</title>", media_type="text/html"))\n'
+    )
+    with serving(tmp_path, source) as url, chromium() as browser:
+        page, said = browser.new_page(), list[str]()
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(url)
+        page.evaluate(script.rstrip().removesuffix(";").join(("void (", ")")))
+        page.evaluate(
+            """async () => {
+                const { connect } = await import("/notify/client.js");
+                globalThis.received = [];
+                globalThis.client = connect("/live", { share: false });
+                client.on("comment", ({ payload }) => received.push(payload.post));
+            }"""
+        )
+        page.wait_for_function("client.status === 'connected'", timeout=30_000)
+        push(tmp_path)
+        page.wait_for_function("received.length === 1 && received[0] === 7", timeout=10_000)
+        while not any("post: 7" in text for text in said):
+            push(tmp_path)  # again: an EventSource does not say when its stream is attached
+            page.wait_for_timeout(200)
 
 
 def test_the_plain_response(tmp_path: Path) -> None:
@@ -338,9 +390,11 @@ print(client.cookies["sessionid"].value)
 
 
 def test_django_session(tmp_path: Path) -> None:
-    """The `asgi.py` of the page streams to the user of Django's session; the project's own views work beside it."""
+    """The `asgi.py` of the page streams to the user of Django's session, found by the function of auth.md; the
+    project's own views work beside it."""
     files_of(SYNC, tmp_path)
     project = tmp_path / "shopsite"
+    (project / "streams.py").write_text(program(AUTH, "Django", level=3), encoding="utf-8")
     (project / "settings.py").write_text(SETTINGS.replace("@", str(tmp_path)))
     (project / "urls.py").write_text(URLS)
     done = subprocess.run(

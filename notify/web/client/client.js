@@ -1,4 +1,4 @@
-// The API is in client.d.ts, how this works in docs/internals/browser.md.
+// The API: client.d.ts; how this works: docs/internals/browser.md.
 const PROTOCOL = 'notify.v1';
 const FRAMES = ['message', 'notify.sync', 'notify.gap', 'notify.end', 'notify.position', 'notify.counts'];
 const TICK = 2000; // ms between pings to the leader
@@ -40,7 +40,7 @@ class Attempt extends AbortController {
   }
 
   async get(path, query, init) {
-    const { signal, headers = {} } = this;
+    const { signal, headers } = this;
     const credentials = this.options.withCredentials ? 'include' : 'same-origin';
     const response = await fetch(this.url(path, query), { signal, headers, credentials, cache: 'no-store', ...init });
     this.status = response.status;
@@ -92,7 +92,7 @@ const transports = {
         c.alive(c.synced ? Infinity : undefined); // heartbeats are invisible here
       });
     }
-    await new Promise((failed) => (source.onerror = failed));
+    await new Promise((done) => (source.onerror = done));
     source.close();
     if (!c.synced) await c.page(c.stream.position); // for its status
   },
@@ -124,22 +124,18 @@ const transports = {
       c.frame(event, id, data);
       c.alive();
     };
-    const { code } = await new Promise((closed) => (socket.onclose = closed));
+    const { code } = await new Promise((done) => (socket.onclose = done));
     c.status = { 4001: 401, 4003: 403, 4013: 204 }[code];
     if (code === 4010) c.wait = 120000;
   },
 };
 
-/** A connection that is kept up until the server says that it is over. */
+/** A connection that is kept up until the server ends it. */
 function open(options, ask, tell) {
   const { transports: names, lastId, heartbeat = 15 } = options;
   let c, wake, status = 'connecting', opened, obeys, hurry, renewed, closed, fails = 0;
   const set = (next) => next === status || tell({ status: (status = next) });
-  const sleep = (ms) =>
-    new Promise((done) => {
-      wake = done;
-      setTimeout(done, ms);
-    });
+  const sleep = (ms) => new Promise((done) => setTimeout((wake = done), ms));
   const frame = (name, id, data) => {
     if (c.signal.aborted) return;
     if (typeof data === 'string') data = guard(JSON.parse, data);
@@ -158,14 +154,14 @@ function open(options, ask, tell) {
     tell({ name, id, data });
     if (c.synced) set('connected');
   };
-  // A late timer shows that the page slept: bytes may be waiting.
+  // A late timer: the page slept, and bytes may be waiting.
   const alive = (ms = 2500 * stream.beat) => {
     const due = Date.now() + ms + 1000;
     clearTimeout(c.timer);
     const check = () => (Date.now() > due ? alive(1000 * stream.beat) : c.abort((c.silent = true)));
     if (ms < Infinity && !c.signal.aborted) c.timer = setTimeout(check, ms);
   };
-  // The milliseconds to wait, or why the stream is over.
+  // Milliseconds to wait, or why the stream is over.
   const decide = (name) => {
     const { end = {}, status: code, synced, silent } = c;
     const expired = code === 401 || end.reason === 'expired';
@@ -200,6 +196,7 @@ function open(options, ask, tell) {
       if (closed) return;
       if (status === 'connected') set('reconnecting');
       const next = decide(name);
+      if (next) tell({ code: c.status });
       if (typeof next === 'string') return tell({ ended: { reason: next }, id: stream.position });
       if (next) await sleep(next);
     }
@@ -270,7 +267,7 @@ function share({ key, options, ask, receive }, inWorker) {
     });
   const enqueue = () => {
     const waiting = new AbortController();
-    request({ signal: waiting.signal });
+    request(waiting);
     return waiting;
   };
   channel.onmessage = async ({ data: message }) => {
@@ -334,7 +331,7 @@ function share({ key, options, ask, receive }, inWorker) {
       say({ left: 1 });
       channel.close();
     },
-    kick: (why) => (stream ? stream.kick(why) : say({ kick: why })),
+    kick: (kick) => (stream ? stream.kick(kick) : say({ kick })),
   };
 }
 
@@ -366,6 +363,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
   const place = `${PROTOCOL} ${(url = new URL(url, page?.baseURI).href)} ${shared}`;
   const key = `${place} ${names} ${withCredentials}`;
   const handlers = new Map();
+  const warned = new Set();
   const listening = new AbortController();
   let lastId = settings.lastId ?? guard(() => storage?.getItem(place)) ?? undefined;
   let status = 'connecting', remote, link, live, buffer, was, closed, away, hidden, seen = new Map();
@@ -398,13 +396,13 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
         seen = new Map();
         floor = '';
       }
-      emit(name.replace(/^notify\.(gap|sync|end)$/, '$1'), data);
+      emit(name.replace(/^notify\.(?=gap|sync|end)/, ''), data);
     }
     if (!id) return;
     lastId = id;
     guard(() => storage?.setItem(place, id));
   };
-  // Read what lies between this tab and the stream, then take what that has sent since.
+  // Read what lies between this tab and the stream, then take what came since.
   const catchUp = (sync) => {
     const mine = (buffer = []);
     const done = (id) => {
@@ -424,7 +422,9 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
     });
   };
   const receive = (message) => {
-    const { welcome, name, data, ended } = message;
+    const { welcome, name, data, ended, code } = message;
+    if (code > 399 && !warned.has(code)) console.warn(`notify: ${url} answered ${code}`);
+    warned.add(code);
     if (ended) {
       take({ name: 'notify.end', id: live && message.id, data: ended });
       return client.close();
@@ -447,7 +447,6 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
     receive(stream.welcome());
     return stream;
   };
-  const together = () => share({ key, options, ask, receive });
   const check = () => {
     const shown = page?.visibilityState !== 'hidden';
     const wanted = !closed && !away && (when === 'always' || (shown && (when !== 'focused' || page.hasFocus())));
@@ -455,7 +454,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
       link?.close();
       live = buffer = undefined;
       link = wanted || null;
-      if (wanted) link = (shared && navigator.locks ? together : alone)();
+      if (wanted) link = shared && navigator.locks ? share({ key, options, ask, receive }) : alone();
     }
     if (shown && Date.now() - hidden > AWAY) link?.kick('away');
     hidden = shown ? undefined : hidden ?? Date.now();
@@ -488,10 +487,9 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
   const back = () => check((away = false));
   listen(page, 'freeze', leave);
   listen(page, 'resume', back);
-  listen(page, 'visibilitychange', check);
   listen(globalThis, 'pagehide', leave);
   listen(globalThis, 'pageshow', back);
-  listen(globalThis, 'focus blur', check);
+  listen(globalThis, 'focus blur visibilitychange', check);
   listen(globalThis, 'online offline', ({ type }) => link?.kick(type));
   check();
   return client;

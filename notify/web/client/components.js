@@ -165,7 +165,10 @@ export class NotifyToasts extends Base {
   /** Show one event; returns whether it is new. An event of a group takes the place of the one before it. */
   show(event) {
     const payload = event?.payload;
-    if (!payload || typeof payload !== "object" || !(text(payload.title) || text(payload.message))) return false;
+    if (!text(payload?.title) && !text(payload?.message)) {
+      warn(`an event of type "${event?.type}" is not shown: its payload has neither a title nor a message`);
+      return false;
+    }
     const key = event.id ? `${event.user}\n${event.id}` : "";
     if (this.#seen.has(key)) return false;
     if (key) {
@@ -535,7 +538,9 @@ async function start() {
   if (!own) return;
   const { connect } = await import(new URL("client.js", import.meta.url));
   const { url, when = "always", storage } = own.dataset;
-  globalThis.notifyClient ??= connect(url, { when, storage: storage && globalThis[`${storage}Storage`] });
+  const [, kind] = /^(local|session)(?:Storage)?$/.exec(storage) ?? [];
+  if (storage && !kind) warn(`data-storage="${storage}" is neither "local" nor "session": the position is not kept`);
+  globalThis.notifyClient ??= connect(url, { when, storage: kind && globalThis[`${kind}Storage`] });
 }
 
 if (globalThis.customElements && !customElements.get("notify-toasts")) {

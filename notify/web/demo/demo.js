@@ -8,6 +8,7 @@ const GRACE = 3000; // ms for which all devices must be connected before everyth
 const ROWS = 8; // of a feed
 const SPAN = 40; // seconds of the plots
 const LATE = 1000; // ms from which a latency is marked
+const HEAD = 18; // px above the plots, for the labels of faults and of the highest line
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, properties, ...children) => {
@@ -52,7 +53,7 @@ for (const { name, url } of facts.instances) {
   for (const user of people.values()) {
     const count = make("small", { textContent: "0" });
     const status = document.createElement("notify-status");
-    for (const [attribute, value] of Object.entries({ "hide-after": 0, "label-connected": "live" })) status.setAttribute(attribute, value);
+    for (const [attribute, value] of Object.entries({ "hide-after": 0, "label-connected": "Live" })) status.setAttribute(attribute, value);
     card.querySelector(".devices").append(make("li", {}, avatar(user), make("span", {}, make("strong", { textContent: user.name }), count), status));
     const client = connect(url, {
       auth: () => ({ Authorization: `Bearer ${user.token}` }),
@@ -136,12 +137,20 @@ async function act(button, name, instance) {
 for (const user of people.values()) $("users").append(new Option(user.name, user.id));
 $("users").append(new Option("Everyone", "*"));
 for (const { name } of facts.instances) $("vias").append(new Option(`Instance ${name}`, name));
-$("form").onsubmit = (event) => {
+const isServing = (name) => instances.get(name).state.serving;
+const went = (text = "") => ($("went").textContent = text);
+$("form").onsubmit = async (event) => {
   event.preventDefault();
-  post("push", Object.fromEntries(new FormData(event.target)));
+  const order = Object.fromEntries(new FormData(event.target));
+  went([...instances.keys()].some(isServing) ? "" : "No instance is running: the push waits for one.");
+  const others = (await post("push", order)).through.filter((name) => name !== order.via);
+  went(others.length ? `Instance ${order.via} did not answer: pushed through ${others.join(" and ")}.` : "");
 };
 $("job").onclick = () => {
   const { user, via } = $("form").elements;
+  const other = [...instances.keys()].find(isServing);
+  const instead = other ? `pushing through ${other}` : "the export waits";
+  went(isServing(via.value) ? "" : `Instance ${via.value} is down: ${instead}.`);
   post("job", { user: user.value === "*" ? facts.users[0].id : user.value, via: via.value });
 };
 $("rates").onchange = (event) => post("rate", { rate: event.target.value });
@@ -187,19 +196,21 @@ function draw(state) {
   const was = instance.state;
   instance.state = state;
   const { card, kill, cut } = instance;
-  const isUp = state.running && !state.cut;
+  const isUp = state.serving && !state.cut;
   card.classList.toggle("is-down", !isUp);
   const lines = card.querySelector(".facts");
   lines.textContent = state.running ? `process ${state.pid}` : "";
   if (!state.running) lines.append(make("b", { textContent: "killed by SIGKILL" }));
+  else if (!state.serving) lines.append(" · starting");
   else if (state.cut) lines.append(" · ", make("b", { textContent: "wire cut" }));
   else if (state.starts > 1) lines.append(` · start ${state.starts}`);
   kill.textContent = state.running ? "kill -9" : "Start again";
   kill.className = `kill ${state.running ? "danger" : "is-cure"}`;
   cut.textContent = state.cut ? "Mend the wire" : "Cut the wire";
   cut.className = `cut ${state.cut ? "is-cure" : ""}`;
-  // A browser says so by itself when its network is back; this wire is not the browser's.
-  if (isUp && (was.cut || was.running === false)) dispatchEvent(new Event("online"));
+  // A browser says so by itself when its network is back; this wire is not the browser's. Not before the port is open:
+  // the clients would be refused, and back off.
+  if (isUp && (was.cut || was.serving === false)) dispatchEvent(new Event("online"));
 }
 
 function judge({ verdict, waiting }) {
@@ -207,7 +218,7 @@ function judge({ verdict, waiting }) {
   const counts = {
     pushed,
     shown: sum((checker) => checker.shown.size),
-    waiting: sum((checker) => checker.due.size) + waiting,
+    waiting: sum((checker) => checker.due.size) + waiting * instances.size, // deliveries
     missed: Math.max(sum((checker) => checker.missed.size), verdict.missed),
     twice: sum((checker) => checker.twice),
     disorder: sum((checker) => checker.disorder),
@@ -223,12 +234,20 @@ function judge({ verdict, waiting }) {
     ? ["broken", "Something is wrong"]
     : behind
       ? ["catching", `${behind} of ${devices.length} devices ${behind === 1 ? "is" : "are"} cut off`]
-      : ["ok", "Nothing missed, nothing twice, in order"];
+      : pushed
+        ? ["ok", "Nothing missed, nothing twice, in order"]
+        : ["waiting", "Nothing pushed yet"];
   $("verdict").dataset.state = state;
   const put = (id, text) => $(id).textContent !== text && ($(id).textContent = text);
   put("headline", headline);
   const why = verdict.violations[0] ?? "The checkers of the page and of the server disagree.";
-  put("subline", isBroken ? why : behind ? "Nothing is lost: they resume from their last event." : "Checked by this page and by the history checker of the server, all the time.");
+  const lines = {
+    broken: why,
+    catching: "Nothing is lost: they resume from their last event.",
+    waiting: "Send a notification or choose a rate of traffic: this page and the history checker of the server check it.",
+    ok: "Checked by this page and by the history checker of the server, all the time.",
+  };
+  put("subline", lines[state]);
 }
 
 // -- plots ------------------------------------------------------------------------------------------------------------
@@ -274,20 +293,23 @@ function axis({ pen, width, height, colour }, lines) {
 
 function faults({ pen, width, height, colour }, x) {
   const ends = []; // where the labels of each line of text end
-  for (const { at, text, isCure } of marks) {
-    pen.strokeStyle = pen.fillStyle = colour(isCure ? "good" : "bad");
-    pen.setLineDash([3, 3]);
-    pen.beginPath();
-    pen.moveTo(x(at), 0);
-    pen.lineTo(x(at), height);
+  pen.setLineDash([3, 3]);
+  for (const { at, isCure } of marks) {
+    pen.strokeStyle = colour(isCure ? "good" : "bad");
+    line(pen, [[x(at), 0], [x(at), height]]);
     pen.stroke();
-    pen.setLineDash([]);
+  }
+  pen.setLineDash([]);
+  for (const { at, text, isCure } of marks) {
     const size = pen.measureText(text).width;
     const left = Math.min(x(at) + 4, width - size);
     let row = 0;
     while (ends[row] > left) row++;
     ends[row] = left + size + 6;
-    pen.fillText(text, left, 9 + 13 * row);
+    pen.fillStyle = colour("card"); // no line of another fault runs through a label
+    pen.fillRect(left - 2, 14 * row, size + 4, 13);
+    pen.fillStyle = colour(isCure ? "good" : "bad");
+    pen.fillText(text, left, 10 + 14 * row);
   }
 }
 
@@ -305,7 +327,7 @@ function plotRate(at) {
   const [pushed, shown] = [of(pushedBuckets), of(shownBuckets)];
   const most = Math.max(8, ...pushed.map(([, n]) => n), ...shown.map(([, n]) => n)) * 1.25;
   const step = [2, 5, 10, 20, 50, 100, 200, 500, 1000].find((each) => most / each <= 4) ?? 2000;
-  const y = (count) => height - (count / most) * (height - 6);
+  const y = (count) => height - (count / most) * (height - HEAD);
   axis(frame, Array.from({ length: Math.floor(most / step) + 1 }, (_, index) => [y(index * step), String(index * step)]));
   const place = ([second, count]) => [x((second + 1) * 1000), y(count)];
   pen.save();
@@ -334,7 +356,7 @@ function plotLatency(at) {
   const frame = canvas("latency");
   const { pen, width, height, colour } = frame;
   const x = (moment) => width - ((at - moment) / 1000 / SPAN) * width;
-  const y = (latency) => height - (Math.log10(Math.min(Math.max(latency, 1), 60000)) / Math.log10(60000)) * height;
+  const y = (latency) => height - (Math.log10(Math.min(Math.max(latency, 1), 60000)) / Math.log10(60000)) * (height - HEAD);
   axis(frame, [[y(1), "1 ms"], [y(10), "10 ms"], [y(100), "100 ms"], [y(1000), "1 s"], [y(10000), "10 s"]]);
   for (const { at: moment, latency, isLive, name } of latencies) {
     pen.globalAlpha = isLive ? 0.6 : 0.25;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page
 
 from tests.web.browser.conftest import opened, until
-from tests.web.browser.scripted import Scripted
+from tests.web.browser.scripted import Answer, Scripted
 
 SET = """({state, focus = true}) => {
   Object.defineProperty(document, 'visibilityState', {value: state, configurable: true});
@@ -184,6 +185,55 @@ def test_options_that_do_not_exist(page: Page, options: str) -> None:
         f"(() => {{ try {{ connect('/notify', {options}); }} catch (e) {{ return e.message; }} }})()"
     )
     assert message.startswith("connect: unknown")
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["alone", "shared"])
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_a_refusal_is_in_the_console(page: Page, scripted: Scripted, site: str, code: int, share: bool) -> None:
+    """What the server answers instead of a stream is warned of in the page, once for each status."""
+    warnings = warnings_of(page)
+    scripted.always["/stream"] = Answer(status=code)
+    start(page, transports=["fetch"], share=share)
+    if code == 404:
+        wait_for(page, lambda: len(scripted.requests("/stream")) > 1)
+        scripted.always["/stream"] = Answer(status=503, headers={"retry-after": "1"})
+        wait_for(page, lambda: len(warnings) > 1)
+        del scripted.always["/stream"]
+        status(page, "connected")
+    else:
+        status(page, "closed")
+    wait_for(page, lambda: bool(warnings))
+    assert warnings == [f"notify: {site}/notify answered {each}" for each in ([404, 503] if code == 404 else [code])]
+
+
+def test_what_is_normal_is_not_in_the_console(page: Page, scripted: Scripted) -> None:
+    """Credentials that are renewed, a stream that is cut, and a user who was signed out."""
+    warnings = warnings_of(page)
+    scripted.next("/stream", Answer(status=401))
+    page.evaluate("start({share: false, transports: ['fetch'], auth: async () => 'ticket'})")
+    status(page, "connected")
+    scripted.end_streams()
+    until(page, "got.statuses.filter((s) => s === 'connected').length === 2")
+    scripted.next("/stream", Answer(status=204))
+    scripted.end_streams()
+    status(page, "closed")
+    assert warnings == []
+
+
+def warnings_of(page: Page) -> list[str]:
+    """What a page warns of in the console from now on."""
+    warnings: list[str] = []
+    page.on("console", lambda message: warnings.append(message.text) if message.type == "warning" else None)
+    return warnings
+
+
+def wait_for(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait until something outside of the page is true."""
+    for _ in range(300):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(page.evaluate("JSON.stringify(window.got)"))
 
 
 def test_a_storage_that_fails_is_no_obstacle(page: Page, scripted: Scripted) -> None:
