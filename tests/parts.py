@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 
 from notify import Event, Page, RoutingInfo
 from notify.abc import Registration
-from notify_memory import MemoryPresence, MemoryStore
+from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
@@ -83,6 +84,15 @@ class BatchStore(PlainStore):
     async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
         await self._enter("read_many")
         return await self.inner.read_many(after, limit)
+
+
+STORES: dict[str, Callable[[], Any]] = {
+    "memory": MemoryStore,
+    "memory stream": MemoryStreamStore,
+    "no abilities": PlainStore,
+    "batches": BatchStore,
+}
+"""One store of each kind that the core treats in its own way."""
 
 
 class NotingRouter:

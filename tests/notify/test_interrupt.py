@@ -21,18 +21,12 @@ from notify import (
 from notify.abc import Interruptible
 from notify_memory import MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.notify.test_foreign import OwnStreamStore
-from tests.parts import BatchStore, PlainStore, SlowPresence, until
+from tests.parts import STORES, PlainStore, SlowPresence, until
 
 pytestmark = pytest.mark.anyio
 
-KINDS: dict[str, Callable[[], Any]] = {
-    "memory": MemoryStore,
-    "memory stream": MemoryStreamStore,
-    "no abilities": PlainStore,
-    "batches": BatchStore,
-    "no store": lambda: None,
-}
-WITH_A_LOG = [kind for kind in KINDS if kind != "no store"]
+KINDS: dict[str, Callable[[], Any]] = {**STORES, "no store": lambda: None}
+WITH_A_LOG = list(STORES)
 LOGS: dict[str, Any] = {"one log": "alice", "several logs": ["alice", "bob"]}
 
 
@@ -67,6 +61,20 @@ async def take(stream: Steered, count: int) -> list[Event]:
     return taken
 
 
+async def interrupted(stream: Any, times: int = 1) -> None:
+    """Interrupt a stream whose reader waits, and see the reader return."""
+
+    async def read() -> None:
+        with anyio.fail_after(5), pytest.raises(TimeoutError, match="interrupted"):
+            await stream.next()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(times):
+            stream.interrupt()
+
+
 # -- interrupt ------------------------------------------------------------------------------------------------------
 
 
@@ -74,16 +82,7 @@ async def test_a_waiting_reader_is_interrupted(notifier: Notifier, logs: Any) ->
     """`next` raises TimeoutError at once; the stream goes on as if nothing had been."""
     async with subscribe(notifier, logs) as stream:
         for number in range(3):
-            async with anyio.create_task_group() as group:
-
-                async def read() -> None:
-                    with anyio.fail_after(5), pytest.raises(TimeoutError, match="interrupted"):
-                        await stream.next()
-
-                group.start_soon(read)
-                await anyio.wait_all_tasks_blocked()
-                stream.interrupt()
-                stream.interrupt()
+            await interrupted(stream, times=2)
             event = await notifier.push("alice", "t", number)
             assert await stream.next(2) == event
 
@@ -194,15 +193,7 @@ async def test_a_stream_that_waits_for_presence_is_interrupted(logs: Any) -> Non
         stored = await notifier.push("alice", "t")
         stream = subscribe(notifier, logs, "0")
         for _ in range(3):
-            async with anyio.create_task_group() as group:
-
-                async def read() -> None:
-                    with anyio.fail_after(5), pytest.raises(TimeoutError, match="interrupted"):
-                        await stream.next()
-
-                group.start_soon(read)
-                await anyio.wait_all_tasks_blocked()
-                stream.interrupt()
+            await interrupted(stream)
         assert "read" not in store.calls
         stream.interrupt()
         with pytest.raises(TimeoutError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,23 +30,16 @@ from notify import (
 from notify._stream import _token
 from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 from tests.notify.test_foreign import OwnStreamStore
-from tests.parts import BatchStore, PlainStore, SlowPresence, until
+from tests.parts import STORES, PlainStore, SlowPresence, until
 
 pytestmark = pytest.mark.anyio
-
-KINDS: dict[str, Callable[[], Any]] = {
-    "memory": MemoryStore,
-    "memory stream": MemoryStreamStore,
-    "no abilities": PlainStore,
-    "batches": BatchStore,
-}
 
 LOGS = ["alice", "room:7", "news"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=STORES)
 async def notifier(request: pytest.FixtureRequest) -> AsyncIterator[Notifier]:
-    async with Notifier(KINDS[request.param](), poll_interval=0.05) as notifier:
+    async with Notifier(STORES[request.param](), poll_interval=0.05) as notifier:
         yield notifier
         await until(lambda: notifier.statistics().open_streams == 0)
         hub = notifier._live._hub
