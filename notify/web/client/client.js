@@ -1,4 +1,4 @@
-// The API: client.d.ts; how this works: docs/internals/browser.md.
+// API: client.d.ts; how it works: docs/internals/browser.md.
 const PROTOCOL = 'notify.v1';
 const FRAMES = ['message', 'notify.sync', 'notify.gap', 'notify.end', 'notify.position', 'notify.counts'];
 const TICK = 2000; // ms between pings to the leader
@@ -196,9 +196,9 @@ function open(options, ask, tell) {
       if (closed) return;
       if (status === 'connected') set('reconnecting');
       const next = decide(name);
-      if (next) tell({ code: c.status });
-      if (typeof next === 'string') return tell({ ended: { reason: next }, id: stream.position });
-      if (next) await sleep(next);
+      const { status: code } = c;
+      if (typeof next === 'string') return tell({ code, ended: { reason: next }, id: stream.position });
+      if (next) await sleep(next, tell({ code }));
     }
   };
   const stream = {

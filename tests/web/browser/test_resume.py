@@ -100,8 +100,10 @@ def test_nothing_is_missed_over_a_restart(
     push(store, *range(20, 30))
     has(page, list(range(30)))
     connected(page)
-    if end is signal.SIGTERM and transport != "poll":
+    if end is signal.SIGTERM and transport in ("fetch", "eventsource"):
         assert {ending["reason"] for ending in page.evaluate("got.ends")} == {"shutdown"}
+    else:  # uvicorn closes WebSockets by itself, with code 1012, and may do so before ours is told
+        assert {ending["reason"] for ending in page.evaluate("got.ends")} <= {"shutdown"}
 
 
 def test_nothing_is_missed_without_a_network(context: BrowserContext, server: WebServer, store: str) -> None:
