@@ -18,6 +18,7 @@
 | an event from a row | `build_event` |
 | check a user id | `check_user` |
 | the parts of a store URL, by the rules of all stores | `StoreUrl.parse` |
+| a position in several logs, as text | `join_positions`, `split_positions` |
 | a user id inside a key, subject or topic | `safe_name` |
 """
 
@@ -37,6 +38,8 @@ from ._runtime._retention import Retention as Retention
 from ._runtime._store_factory import StoreFactory as StoreFactory
 from ._runtime._urls import StoreUrl as StoreUrl
 from ._stream._live import LiveLog as LiveLog
+from ._stream._token import join_positions as join_positions
+from ._stream._token import split_positions as split_positions
 from .event import build_event as build_event
 from .event import check_user as check_user
 from .event import safe_name as safe_name
@@ -60,7 +63,9 @@ __all__ = [
     "check_user",
     "continuity",
     "is_bug",
+    "join_positions",
     "report_bug",
     "safe_name",
+    "split_positions",
     "store_factory",
 ]

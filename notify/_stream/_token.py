@@ -20,7 +20,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from .. import ids
@@ -91,6 +91,34 @@ def decode(token: str) -> dict[str, Place]:
             raise _refusal(token)
         places[name] = Place(id_, is_time)
     return places
+
+
+def join_positions(positions: Mapping[str, str]) -> str:
+    """Return a position in several logs as one text, as the `last_id` of a stream: for one log, its plain id.
+
+    Args:
+        positions: the id up to which each log was read; the user's own log comes first.
+    """
+    if len(positions) == 1:
+        return next(iter(positions.values()))
+    return encode((user, Place(position)) for user, position in positions.items())
+
+
+def split_positions(position: str, users: Iterable[str]) -> dict[str, str]:
+    """Return the position in each of these logs that the text contains; a plain id belongs to the first one.
+
+    Args:
+        position: what `join_positions` returned, or the `last_id` of a stream.
+        users: the logs; the user's own one comes first. A position in any other log is ignored.
+
+    Raises:
+        InvalidEventIdError: not a position.
+    """
+    if not is_token(position):
+        return {user: ids.canonical(position) for user in [*users][:1]}
+    places = decode(position)
+    found = ((user, places.get(name_of(user))) for user in users)
+    return {user: place.id for user, place in found if place is not None}
 
 
 def _escaped(character: str) -> str:
