@@ -5,7 +5,7 @@ An application has no need of this: `push` builds its events. `notify.inbox` is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import anyio.lowlevel
@@ -14,12 +14,51 @@ from ._push._pipeline import PUSHES_PER_YIELD
 from ._push._writer import checked_event
 from ._pushing import Pushed, Pushing
 from ._runtime._results import PushReport
-from .errors import InvalidEventError, NotifyError, UsageError
-from .event import Event
+from .errors import InvalidEventError, NotifyError, PayloadTooLargeError, UsageError
+from .event import Event, draft, freeze_meta, plain
 
 
 class LayerPushing(Pushing[Pushed]):
     """Pushing events that another layer has built, and announcing those that it has stored."""
+
+    def draft(
+        self,
+        user: str,
+        type: str,
+        payload: Any = None,
+        *,
+        key: str | None = None,
+        group: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        reserved: Mapping[str, str] | None = None,
+    ) -> Event:
+        """Return the event that `push` would push with these arguments: checked, and encoded by `dumps`.
+
+        For layers above this one, together with `push_event`. Never waits.
+
+        Args:
+            user: as for `push`; and so are the next six.
+            type: likewise.
+            payload: likewise.
+            key: likewise.
+            group: likewise.
+            meta: likewise.
+            data: likewise.
+            reserved: further `meta`, the names of which begin with `notify.`.
+
+        Raises:
+            InvalidEventError: an argument is unacceptable.
+        """
+        if data is not None or self._dumps is not None:
+            data = self._encoded(payload, data)
+        event = draft(user, type, payload, key, group, meta, False, data)
+        if len(event.data) > self._options.max_payload:
+            raise PayloadTooLargeError(len(event.data), self._options.max_payload)
+        if reserved is not None:
+            event.meta = freeze_meta({**event.meta, **reserved} if meta else reserved)
+        event.user = plain(user)
+        return event
 
     async def push_event(self, event: Event, *, connection: Any = None) -> Pushed:
         """Push an event that was built by the caller, in every respect as `push` does.
@@ -27,7 +66,7 @@ class LayerPushing(Pushing[Pushed]):
         For layers above this one: the event may have a type, and names in `meta`, that begin with `notify.`.
 
         Args:
-            event: an event without an id, for example of `Event("alice", "app.type", {"post": 7})`.
+            event: an event without an id, for example from `draft`, or an `Event("alice", "notify.x", {"n": 7})`.
             connection: as for `push`.
 
         Returns:
@@ -119,9 +158,7 @@ class LayerPushing(Pushing[Pushed]):
         if not isinstance(given, Event):
             raise InvalidEventError(f"expected an Event, got {given.__class__.__name__}")
         if event.id or not event.user:
-            raise InvalidEventError(
-                f"expected an event for one user that is not stored yet, without an id: {event!r:.200}"
-            )
+            raise InvalidEventError(f"expected an event for one user, without an id, not {event!r:.150}")
         if self._store is None:
             raise UsageError("a notifier without a store has no log: push an ephemeral event")
         self._check_size(event)

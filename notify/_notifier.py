@@ -1,6 +1,6 @@
 """What applications call: the constructor, subscribe, check, close. Knows no backend.
 
-What sends is in `_pushing.py` and `_layers.py`. The parts behind both are put together in `_assembly.py`; a push goes through
+What sends is in `_pushing.py` and `_layers.py`. The parts are put together in `_assembly.py`; a push goes through
 `_push/_pipeline.py`, and streams come from `_stream/_live.py`.
 """
 

@@ -1,7 +1,8 @@
 """The half of a notifier that sends: push, push_many, broadcast, forget, disconnect, deliver.
 
-Apart from `_notifier.py` for its length alone; what layers above the core push is in `_layers.py`. `push` stays in one frame up to the save, since frames are what a push
-in one process costs; whatever has to be asked or awaited for goes through `_push/_pipeline.py`.
+Apart from `_notifier.py` for its length alone; what layers above the core push is in `_layers.py`. `push` stays in one
+frame up to the save, since frames are what a push in one process costs; whatever has to be asked or awaited for goes
+through `_push/_pipeline.py`.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@
 There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. An implementation does not
 have to inherit from them. What an implementation can do beyond its interface is an *ability*: a further small interface
 that the notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`,
-`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `Enqueue`, `ReceivingRouter`, `ImmediatePresence`,
-`Interruptible`). An ability counts only if no subclass has overridden the plain method that it stands in for: a
-subclass that overrides `save` alone gets its `save` called, not an inherited `save_many`. The attribute `guarantees`
-says how strong an implementation is (durable, shared, leased).
+`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `Enqueue`, `ReceivingRouter`,
+`ImmediatePresence`, `Interruptible`). An ability counts only if no subclass has overridden the plain method that it
+stands in for: a subclass that overrides `save` alone gets its `save` called, not an inherited `save_many`. The
+attribute `guarantees` says how strong an implementation is (durable, shared, leased).
 
 The suites in `notify.testing` test an implementation against everything that is written here. `notify.adapters`
 contains what most implementations need.

@@ -355,7 +355,7 @@ def freeze_meta(meta: object) -> Mapping[str, str]:
 
 
 def pushed_meta(meta: object) -> Mapping[str, str]:
-    """Return a read-only copy of the `meta` of a push; raise InvalidEventError as `freeze_meta`, or if a name is reserved."""
+    """Return a read-only copy of the `meta` of a push; raise InvalidEventError if it is unacceptable or reserved."""
     frozen = freeze_meta(meta)
     if any(name.startswith("notify.") for name in frozen):
         raise InvalidEventError(f"names in meta that begin with 'notify.' are reserved: {[*frozen]!r:.150}")
