@@ -8,37 +8,24 @@ so there is one place to wait, and no task for each stream.
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Self
 from weakref import ref
 
 import anyio
-import anyio.lowlevel
 
-from notify import ClosedError, Event, InvalidEventIdError, NotifyError, Position, SlowConsumerError, UsageError, ids
-from notify.abc import Gap, Interruptible, MergedStream
-from notify.adapters import split_positions
+from notify import ClosedError, Event, Position, SlowConsumerError, UsageError
+from notify.abc import Gap
 from notify.event import NO_META, build_event
 
 from ._counting import Counting
-from ._following import FollowSet, Steps, is_plain_id, start_of
-from .abc import CHANGES, ITEM, Counts, Follow
-
-logger = logging.getLogger("notify")
-
-_STEERING: Final = frozenset({"notify.followed", "notify.unfollowed"})
-_SPARE: Final = "notify.inbox"
-"""A log that stands in for the user's own while its position is exchanged, and is never read."""
+from ._steering import SPARE, Inner, SteeredStream
+from .abc import CHANGES, ITEM, Counts
 
 
-class Inner(MergedStream, Interruptible, Protocol):
-    """What a notifier returns for several logs."""
-
-
-class InboxStream:
+class InboxStream(SteeredStream):
     """One reader's path through an inbox: the user's own log, further logs, and the topics that the user follows.
 
     A `MergedStream` with everything that the streams of a notifier have (`Interruptible` too), which see.
@@ -53,30 +40,13 @@ class InboxStream:
     """
 
     __slots__ = (
-        "__weakref__",
         "_answer",
-        "_base",
         "_busy",
-        "_closed",
         "_counting",
         "_counts_due",
-        "_failure",
-        "_follows",
-        "_inner",
-        "_interrupted",
-        "_is_full",
-        "_last_id",
-        "_left",
-        "_read",
-        "_reading",
-        "_ready",
-        "_roused",
         "_signals",
-        "_stale",
         "_sync",
         "_synced",
-        "_user",
-        "_wake",
     )
 
     def __init__(
@@ -85,43 +55,19 @@ class InboxStream:
         last_id: Position,
         *,
         signals: bool,
-        read_follows: Callable[[ref[InboxStream], str], None],
+        read_follows: Callable[[ref[SteeredStream], str], None],
         counting: Counting,
     ) -> None:
-        self._inner = inner
-        self._user = inner.user
-        self._base = set(inner.users)
-        self._last_id = last_id
+        super().__init__(inner, last_id, read_follows)
         self._signals = signals
-        self._read = read_follows
         self._counting = counting
-        self._follows = FollowSet()
-        self._left: dict[str, str] = {}  # positions in topics that are not followed any more
-        self._is_full = False
-        self._ready = self._busy = self._closed = False
-        self._reading = self._stale = False  # whether follows are being read, and whether they are to be read again
-        self._wake: anyio.Event | None = None
-        self._failure: NotifyError | None = None
-        self._interrupted = False  # by the caller
-        self._roused = False  # by a task of the inbox
+        self._busy = False
         self._synced = False
         self._sync: Event | None = None  # held back until the counts are known
         self._counts_due = False
         self._answer: tuple[Counts | None] | None = None
-        if is_plain_id(last_id) and len(self._base) > 1:  # to the notifier it would be a mere time, for every log
-            self._start_own_at(last_id)
 
     # -- what the reader sees ------------------------------------------------------------------------------------
-
-    @property
-    def user(self) -> str:
-        """Whose inbox it is."""
-        return self._user
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it knows what the user follows."""
-        return self._ready
 
     @property
     def users(self) -> tuple[str, ...]:
@@ -214,7 +160,7 @@ class InboxStream:
         if user == self._user:
             raise UsageError(f"{user!r} is the log of this inbox: close the stream instead of removing it")
         self._base.discard(user)
-        return self._inner.remove(_SPARE if user in self._follows.topics else user)  # removing that has no effect
+        return self._inner.remove(SPARE if user in self._follows.topics else user)  # removing that has no effect
 
     async def aclose(self) -> None:
         """End the stream at once; no event is yielded after it. Idempotent, never waits."""
@@ -250,81 +196,6 @@ class InboxStream:
         if self._busy:
             raise UsageError("another task is already waiting in next() of this stream")
 
-    # -- opening -------------------------------------------------------------------------------------------------
-
-    async def _prepare(self, timeout: float | None) -> None:
-        """Wait until the topics are known, as `next` waits; a later call goes on waiting for the same answer."""
-        with anyio.fail_after(timeout if timeout is None or timeout > 0 else None):
-            while not self._ready:
-                self._read_follows()
-                self._wake = anyio.Event()
-                try:
-                    if timeout is None or timeout > 0:
-                        await self._wake.wait()
-                    else:
-                        await _moment()
-                finally:
-                    self._wake = None
-                self._raise_if_disturbed()
-                if not self._ready and timeout is not None and timeout <= 0:
-                    raise TimeoutError
-
-    def _raise_if_disturbed(self) -> None:
-        if self._closed:
-            raise ClosedError(f"the stream of {self._user!r} is closed")
-        if self._interrupted:
-            self._interrupted, self._roused = False, True  # the wrapped stream was interrupted too
-            raise TimeoutError("the stream was interrupted")
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-
-    def _read_follows(self) -> None:
-        """Start to read what the user follows; if that is in progress, once more when it has ended."""
-        if self._reading:
-            self._stale = self._ready
-            return
-        try:
-            self._read(ref(self), self._user)
-        except ClosedError:
-            if not self._ready:
-                raise
-        else:
-            self._reading = True
-
-    def follows_read(self, head: str, follows: Iterable[Follow]) -> None:
-        """Take what the user follows, and the end of the user's log from before that was read."""
-        self._reading = False
-        steps = self._follows.replace(follows, head)
-        if self._ready:
-            self._take(steps)
-            if self._stale:
-                self._stale = False
-                self._read_follows()
-            return
-        if self._last_id is None or self._last_id == "":
-            self._start_own_at("0-0" if head == ids.ZERO else head)  # so no follow after that is missed
-        for topic, since in steps.add.items():
-            self._add(topic, start_of(topic, since, self._last_id, self._user))
-        self._ready = True
-        self._wake_up()
-
-    def follows_failed(self, error: NotifyError) -> None:
-        """Note that it could not be read."""
-        self._reading = False
-        self._failure = None if self._ready else error
-        self._wake_up()
-
-    def _start_own_at(self, position: Position) -> None:
-        """Exchange the position in the user's own log, before the stream is opened."""
-        own, is_only = self._user, len(self._base) == 1
-        if is_only:
-            self._inner.add(_SPARE)
-        self._inner.remove(own)
-        self._inner.add(own, position)
-        if is_only:
-            self._inner.remove(_SPARE)
-
     # -- events that pass ----------------------------------------------------------------------------------------
 
     def _passing(self, event: Event) -> Event | None:
@@ -342,37 +213,13 @@ class InboxStream:
         if event.type in CHANGES:
             if event.user == self._user:
                 self._counts_due = True
-                if event.type in _STEERING:
-                    self._take(self._follows.steer(event))
-                elif event.type == "notify.merged":
-                    self._read_follows()  # the session's follows are the user's now
+                self._steer(event)
         elif ITEM in event.meta and (event.user == self._user or event.user in self._follows.topics):
             self._counts_due = True
             expiry = event.meta[ITEM]
             if self._signals and expiry.isdigit():
                 self._counting.expires(self, int(expiry))
         return event
-
-    def _take(self, steps: Steps) -> None:
-        """Read other topics than before."""
-        for topic in steps.remove:
-            if topic not in self._base:
-                position = split_positions(self._inner.last_id, [self._user, topic]).get(topic)
-                if position is not None:
-                    self._left[topic] = position
-                self._inner.remove(topic)
-        for topic, since in steps.add.items():
-            self._add(topic, max(since, self._left.pop(topic, ids.ZERO), key=ids.parse))
-
-    def _add(self, topic: str, position: Position) -> None:
-        try:
-            self._inner.add(topic, position)
-        except ClosedError:
-            return  # the reader finds that out by itself
-        except (UsageError, InvalidEventIdError) as error:
-            if not self._is_full:
-                logger.warning("the stream of inbox %r does not show topic %r: %s", self._user, topic, error)
-            self._is_full = True
 
     # -- counts --------------------------------------------------------------------------------------------------
 
@@ -423,17 +270,7 @@ class InboxStream:
         self._sync = None
         return _control("", "notify.sync", self.last_id, payload)
 
-    def _wake_up(self) -> None:
-        if self._wake is not None:
-            self._wake.set()
-
 
 def _control(user: str, type: str, position: str, payload: dict[str, Any]) -> Event:
     data = json.dumps(payload, separators=(",", ":")).encode()
     return build_event(position, position, user, type, data, time.time_ns() // 1000, None, None, NO_META)
-
-
-async def _moment() -> None:
-    """Let a task that was just started take a few steps: enough for a store that answers at once."""
-    for _ in range(3):
-        await anyio.lowlevel.checkpoint()

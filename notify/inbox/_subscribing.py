@@ -17,7 +17,8 @@ from notify.adapters import OutageLog, backoff
 from ._base import DEFAULT_RETENTION, InboxBase
 from ._counting import Counting
 from ._hooks import Hook
-from ._stream import InboxStream, Inner
+from ._steering import Inner, SteeredStream
+from ._stream import InboxStream
 from .abc import MAX_TOPICS, Counts, InboxRetention, ItemQuery
 
 logger = logging.getLogger("notify")
@@ -98,10 +99,10 @@ class InboxStreams(InboxBase):
         with self._reading():
             return (await self._store.items(user, ItemQuery(limit=0))).counts
 
-    def _start_reading(self, stream: ref[InboxStream], user: str) -> None:
+    def _start_reading(self, stream: ref[SteeredStream], user: str) -> None:
         self._background.start(self._read_follows, stream, user)
 
-    async def _read_follows(self, reference: ref[InboxStream], user: str) -> None:
+    async def _read_follows(self, reference: ref[SteeredStream], user: str) -> None:
         """Read what a user follows, for one stream; once that is open, until it succeeds."""
         delays = backoff(random.random)
         error: NotifyError = ClosedError("the inbox is closed")
@@ -129,6 +130,6 @@ class InboxStreams(InboxBase):
                 stream.follows_failed(error)
 
 
-def _is_open(reference: ref[InboxStream]) -> bool:
+def _is_open(reference: ref[SteeredStream]) -> bool:
     stream = reference()
     return stream is not None and stream.is_ready
