@@ -61,8 +61,8 @@ class PostgresRetries:
     Args:
         db: the database.
         sql: the statement.
-        arguments: its arguments from the fifth on; before them come the nonce, the deadline, whether it was tried before,
-            and how long to wait for a lock.
+        arguments: its arguments from the fifth on; the first four are the nonce, the deadline, whether it may have
+            been executed before, and how long to wait for a lock.
         until: when to give up, by the monotonic clock.
     """
 

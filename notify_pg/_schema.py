@@ -214,8 +214,9 @@ class PostgresSchema:
             tables = ", ".join(f"{self._names.schema}.{self._names.prefix}{name}" for name in sorted(found.filtered))
             role = await connection.fetchval("SELECT current_user")
             raise UsageError(
-                f"row level security hides rows of {tables} from the role {role!r}, so logs or inboxes would look empty. Let "
-                f"the role own the tables, or ALTER ROLE {role} BYPASSRLS, or ALTER TABLE ... DISABLE ROW LEVEL SECURITY"
+                f"row level security hides rows of {tables} from the role {role!r}, so logs or inboxes would look "
+                f"empty. Let the role own the tables, or ALTER ROLE {role} BYPASSRLS, "
+                "or ALTER TABLE ... DISABLE ROW LEVEL SECURITY"
             )
         if "meta" not in found.tables or "meta" in found.unreadable or "meta" not in self._tables:
             return

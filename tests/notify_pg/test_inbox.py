@@ -155,7 +155,10 @@ async def test_random_work_leaves_what_the_fold_says(
             if made.event is not None and expected is not None:
                 assert made.event.payload == expected.payload
                 model.accept(made.event)
-            assert made.counts == model.folds.counts(draft.user, 0)
+            if (
+                draft.type != "notify.merged"
+            ):  # a topic that comes with a session may have no news, and is read to its end
+                assert made.counts == model.folds.counts(draft.user, 0)
         else:
             await store.pull("alice")
             model.folds.pull("alice", 0)
