@@ -126,7 +126,7 @@ PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
     "hashlib", "hmac", "ipaddress", "itertools", "json", "math", "re", "typing", "urllib",
 }  # fmt: skip
-PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
+PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event", "notify.inbox.abc"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
 
 LOOPS = {

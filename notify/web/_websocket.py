@@ -40,12 +40,14 @@ import anyio
 from notify import ClosedError, NotifyError
 
 from . import _auth, _position
+from ._admission import Admission, admit
 from ._commands import Command, CommandError, CommandQueue, answer, position_of, refusal
 from ._frames import one_line, ws_text
 from ._position import Asked
 from ._reply import WebError, web_error
 from ._request import Receive, Request, Send
-from ._session import Admission, Ended, Reason, Session, admit, ended, translation_of
+from ._routing import last_segment
+from ._session import Ended, Reason, Session, ended, translation_of
 from ._site import Site
 from ._sse import Entrance
 from ._text_feed import PING, TextFeed, texts_of
@@ -70,7 +72,7 @@ _CODES: Final[Mapping[str, int]] = {
 async def serve(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /ws."""
     await receive()  # websocket.connect
-    if _auth.name_of(request) == "ws" and _is_of_own_site(site, request):
+    if last_segment(request.path) == "ws" and _is_of_own_site(site, request):
         with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
             await SocketConnection(site, request, receive, send).serve()
     else:
