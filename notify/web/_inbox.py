@@ -74,7 +74,7 @@ def inbox_of(site: Site) -> Inbox:
 
 async def _page(_: Site, inbox: Inbox, identity: Identity, members: Mapping[str, Any]) -> bytes:
     asked = arguments.listing_of(members)
-    return page_object(await inbox.list(identity.user, **asked._asdict()))
+    return page_object(identity.user, await inbox.list(identity.user, **asked._asdict()))
 
 
 async def _counts(_: Site, inbox: Inbox, identity: Identity, members: Mapping[str, Any]) -> bytes:

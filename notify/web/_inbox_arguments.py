@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, get_args
 
-from notify.adapters import check_user
-from notify.errors import InvalidEventError
+from notify.adapters import check_user, split_positions
+from notify.errors import InvalidEventError, InvalidEventIdError
 from notify.ids import is_id
 from notify.inbox.abc import MAX_IDS, State
 
@@ -153,6 +153,14 @@ def is_item_id(text: str) -> bool:
     return "-" in id_ and is_id(id_) and (not at or is_name(log))
 
 
+def _is_position(text: str) -> bool:
+    try:
+        split_positions(text, ("-",))
+    except InvalidEventIdError:
+        return False
+    return True
+
+
 def is_name(text: str) -> bool:
     """Whether a text could be the name of a log or a group."""
     try:
@@ -163,7 +171,7 @@ def is_name(text: str) -> bool:
 
 
 def _mark(state: str, members: Mapping[str, Any]) -> Mark:
-    named = [name for name in ("id", *TARGETS) if members.get(name) is not None]
+    named = [name for name in ("id", *TARGETS) if name in members]
     if len(named) != 1:
         raise _wrong(f"name the items by exactly one of {', '.join(TARGETS)}")
     value = members[named[0]]
@@ -179,7 +187,7 @@ def _mark(state: str, members: Mapping[str, Any]) -> Mark:
         return Mark(state, ids=_possible([value]))
     if named[0] == "group":
         return Mark(state, group=value if is_name(value) else None)
-    if not (is_item_id(value) or (value and value.isascii())):
+    if not is_item_id(value) and not _is_position(value):
         raise WebError(400, "invalid_position", "up_to must be a position of a page, or the id of an item")
     return Mark(state, up_to=value)
 

@@ -83,7 +83,8 @@ def listing_members(request: Request) -> dict[str, Any]:
     """
     query = request.query
     members: dict[str, Any] = {name: query[name] for name in _ONCE if query.get(name)}
-    types = [each for name in ("types", "type") for each in request.query_all(name)]
+    named = [*request.query_all("types"), *request.query_all("type")]
+    types = [each for value in named for each in value.split(",")]
     if types:
         members["types"] = types
     if "limit" in query:

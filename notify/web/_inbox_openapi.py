@@ -40,9 +40,10 @@ SCHEMAS: Final[Json] = {
     },
     "Page": {
         "type": "object",
-        "required": ["items", "next", "counts", "position"],
+        "required": ["items", "user", "next", "counts", "position"],
         "properties": {
             "items": {"type": "array", "items": {"$ref": "#/components/schemas/Item"}},
+            "user": {"type": "string", "description": "Whose inbox it is: items of other logs have another `user`."},
             "next": {"oneOf": [{**_ID, "description": "`before` of the next page."}, _NULL]},
             "counts": _COUNTS,
             "position": _PAGE_POSITION,
@@ -86,6 +87,7 @@ SCHEMAS: Final[Json] = {
     },
 }
 
+_TYPES: Final = "Only items of these types; may also be one value with commas."
 _CLIENT: Final[Json] = {"security": [{"application": []}]}
 _BODY_ERRORS: Final = ("401", "404", "408", "413", "415", "422")
 _ERRORS: Final = ("401", "404", "415", "422")
@@ -116,7 +118,7 @@ def _list() -> Json:
             parameter("before", _ID, description="`next` of the previous page."),
             parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
             parameter("state", {"enum": [*get_args(State)], "default": "active"}),
-            parameter("types", {"type": "array", "items": TYPE, "maxItems": 100}, explode=True),
+            parameter("types", {"type": "array", "items": TYPE, "maxItems": 100}, explode=True, description=_TYPES),
             parameter("group", text),
         ],
         **_CLIENT,

@@ -35,9 +35,9 @@ def item_object(item: Item) -> bytes:
     return b"%b,%b" % (wire_object(item.event, item.id)[:-1], one_line(states)[1:])
 
 
-def page_object(page: ItemPage) -> bytes:
-    """Return a page of items."""
-    rest = {"next": page.next, "counts": counts_value(page.counts), "position": page.position}
+def page_object(user: str, page: ItemPage) -> bytes:
+    """Return a page of the items of a user, whose name a client cannot know otherwise."""
+    rest = {"user": user, "next": page.next, "counts": counts_value(page.counts), "position": page.position}
     return b'{"items":[%b],%b' % (b",".join(map(item_object, page.items)), one_line(rest)[1:])
 
 

@@ -1,13 +1,13 @@
 """GET /openapi.json: what the application serves, as OpenAPI 3.1.
 
-The document describes this very application: `POST /push` and the inbox are in it only if they exist. The WebSocket, which OpenAPI has
-no words for, is described in docs/protocol.md. The server's address is relative, so the document is right under any
-mount and behind any proxy.
+The document describes this very application: `POST /push` and the inbox are in it only if they exist. The WebSocket,
+which OpenAPI has no words for, is described in docs/protocol.md. The server's address is relative, so the document is
+right under any mount and behind any proxy.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from ._files import FILES
 from ._inbox_openapi import SCHEMAS as INBOX_SCHEMAS
@@ -66,7 +66,10 @@ _SCHEMAS: Final[Json] = {
         "description": "One server-sent event. Without `event` its data is an Event; docs/protocol.md has the others.",
         "properties": {
             "id": {"type": "string", "description": "Continue after it: the browser sends it as Last-Event-ID."},
-            "event": {"type": "string", "description": "`notify.sync`, `notify.counts`, `notify.gap`, `notify.end`, or a type."},
+            "event": {
+                "type": "string",
+                "description": "`notify.` and `sync`, `counts`, `gap` or `end`; or a type.",
+            },
             "data": {"type": "string", "contentMediaType": "application/json"},
             "retry": {"type": "integer", "description": "Milliseconds after which to reconnect."},
         },
@@ -129,6 +132,7 @@ _SCHEMAS: Final[Json] = {
         },
     },
 }
+
 
 async def document(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /openapi.json."""
