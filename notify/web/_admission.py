@@ -55,11 +55,11 @@ def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*logs, *addresses]))
 
 
-class OpenStream(Stream, Interruptible):
+class ReadStream(Stream, Interruptible):
     """What a notifier and an inbox return."""
 
 
-def subscribed(site: Site, admission: Admission, position: Position) -> tuple[OpenStream, bool]:
+def subscribed(site: Site, admission: Admission, position: Position) -> tuple[ReadStream, bool]:
     """Return a stream that is not open yet, and whether the position is one; otherwise the stream starts from now.
 
     With an inbox it also reads the topics that the user follows, and yields `notify.counts`.
@@ -74,7 +74,7 @@ def subscribed(site: Site, admission: Admission, position: Position) -> tuple[Op
         return _subscribed(site, admission, None), False
 
 
-def _subscribed(site: Site, admission: Admission, position: Position) -> OpenStream:
+def _subscribed(site: Site, admission: Admission, position: Position) -> ReadStream:
     identity, logs = admission.identity, admission.logs
     options: dict[str, Any] = {
         "signals": True,
@@ -88,5 +88,6 @@ def _subscribed(site: Site, admission: Admission, position: Position) -> OpenStr
     else:
         own = {identity.user, identity.session}
         further = [log for log in logs if log not in own]
-        stream = site.inbox.subscribe(identity.user, position, session=identity.session, addresses=further, **options)
-    return cast("OpenStream", stream)
+        inbox: Any = site.inbox
+        stream = inbox.subscribe(identity.user, position, session=identity.session, addresses=further, **options)
+    return cast("ReadStream", stream)

@@ -5,11 +5,9 @@ The answer has the members of the HTTP response beside `ref` and `ok`. Errors ha
 
 from __future__ import annotations
 
-import json
-
 from notify import NotifyError
 
-from ._commands import Command, CommandError
+from ._commands import Command, CommandError, answer_with
 from ._inbox import OPERATIONS, perform
 from ._reply import WebError, web_error
 from ._request import Identity
@@ -35,4 +33,4 @@ async def answered(site: Site, identity: Identity, command: Command) -> str:
     except (WebError, NotifyError) as error:
         refused = error if isinstance(error, WebError) else web_error(error)
         raise CommandError(refused.code, refused.message, command.ref) from None
-    return f'{{"ref":{json.dumps(command.ref)},"ok":true,{body[1:].decode()}'
+    return answer_with(command.ref, body)

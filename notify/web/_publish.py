@@ -120,7 +120,8 @@ async def _push_one(site: Site, order: PushOrder) -> Event | None:
         return await _inbox_of(site).publish(user, **order.options)
     if order.listed:
         return await _inbox_of(site).send(user, **order.options)
-    return await site.notifier.push(user, **order.options)
+    pushed: Event | None = await site.notifier.push(user, **order.options)
+    return pushed
 
 
 def _inbox_of(site: Site) -> Inbox:

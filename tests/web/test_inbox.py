@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 
@@ -132,7 +133,8 @@ class TestReading:
             await client.post("/inbox/mark", json={"state": "dismissed", "ids": [sent["b"]]})
             for query, kinds in (
                 ("", "ca"), ("state=active", "ca"), ("state=unread", "c"), ("state=read", "a"),
-                ("state=dismissed", "b"), ("state=all", "cba"), ("types=a&types=c", "ca"), ("types=a,c", "ca"), ("types=a,c&types=b&state=all", "cba"), ("type=a", "a"),
+                ("state=dismissed", "b"), ("state=all", "cba"), ("types=a&types=c", "ca"), ("types=a,c", "ca"),
+                ("types=a,c&types=b&state=all", "cba"), ("type=a", "a"),
                 ("group=ga", "a"), ("group=gb", ""), ("state=all&group=gb", "b"), ("unknown=1", "ca"),
             ):  # fmt: skip
                 page = await client.get(f"/inbox?{query}")
@@ -361,7 +363,7 @@ class TestTopics:
         """`authorize_follow` decides instead: plain or async, only True lets in; one that fails is logged."""
 
         async def slow(identity: Identity, topic: str) -> bool:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             return identity.user == "alice" and topic == "club"
 
         def wrong(identity: Identity, topic: str) -> bool:
@@ -479,7 +481,8 @@ class TestEachEndpoint:
 async def test_closed(site: Site) -> None:
     """While the server shuts down: 503."""
     async with site.client() as client:
-        await site.notifier.aclose()
+        assert site.notifier.store is not None
+        await site.notifier.store.aclose()
         assert error_of(await client.get("/inbox")) == (503, "shutting_down")
 
 

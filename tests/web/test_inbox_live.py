@@ -1,4 +1,4 @@
-"""An inbox over real servers: what streams tell of it, whichever transport carries them, and commands on a WebSocket."""
+"""An inbox over real servers: what streams tell of it, on each transport, and commands on a WebSocket."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ class TestOneEventOnEachConnection:
             assert (again["ids"], again["event"]) == ([], None)
 
     async def test_who_was_away_learns_of_what_was_dismissed(self) -> None:
-        """Of ephemeral, unlisted and listed events on screen only the dismissed one is named when the tab comes back."""
+        """Of ephemeral, unlisted and listed events only the dismissed one is named when the tab comes back."""
         async with running() as alice:
             async with alice.stream() as client:
                 await next_of(client, "notify.sync")
