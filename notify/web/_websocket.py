@@ -1,7 +1,7 @@
 """GET /ws: the same stream over a WebSocket, with commands the other way.
 
 ```text
-server:  {"event": "message" | "notify.sync" | "notify.counts" | "notify.gap" | "notify.end" | ..., "id"?, "data": {...}}
+server:  {"event": "message" | "notify.sync" | "notify.counts" | "notify.gap" | "notify.end" | ..., "id"?, "data": {}}
 client:  {"ref": 1, "do": "ping"}                             server:  {"ref": 1, "ok": true}
 client:  {"ref": 2, "do": "subscribe", "position": "..."}     server:  {"ref": 2, "error": {"code", "message"}}
 client:  {"ref": 3, "do": "mark", "state": "read", "ids": []} server:  {"ref": 3, "ok": true, "ids": [], ...}
