@@ -88,6 +88,5 @@ def _subscribed(site: Site, admission: Admission, position: Position) -> ReadStr
     else:
         own = {identity.user, identity.session}
         further = [log for log in logs if log not in own]
-        inbox: Any = site.inbox
-        stream = inbox.subscribe(identity.user, position, session=identity.session, addresses=further, **options)
+        stream = site.inbox.subscribe(identity.user, position, session=identity.session, addresses=further, **options)
     return cast("ReadStream", stream)

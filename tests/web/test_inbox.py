@@ -110,7 +110,8 @@ class TestReading:
         """`next` of one page is `before` of the next one; 20 items without a limit."""
         sent = [(await site.send(number=number)).id for number in range(45)]
         async with site.client() as client:
-            found, before = list[str](), ""
+            found: list[str] = []
+            before: Any = ""
             for size in (20, 20, 5):
                 page = await client.get("/inbox", params={"before": before} if before else {})
                 assert len(ids(page)) == size

@@ -407,7 +407,7 @@ class TestCommands:
         sent = [await alice.send(number=number) for number in range(30)]
         for number, each in enumerate(sent):
             await socket.send({"ref": number, "do": "mark", "state": "read", "ids": [each]})
-        answers, events = [], []
+        answers, events = list[Any](), list[Any]()
         while len(answers) < 30 or len(events) < 60:
             frame = await socket.receive()
             if "ref" in frame:

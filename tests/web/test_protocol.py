@@ -224,7 +224,7 @@ def test_command_errors() -> None:
     """The table of command errors has every code of the source."""
     found = set()
     for module in (_commands, _websocket):
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "CommandError":
                 found.add(typing.cast("ast.Constant", node.args[0]).value)
     codes = {code for code, *_ in table("| Error code |")}
