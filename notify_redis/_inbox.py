@@ -22,8 +22,8 @@ from notify.inbox.abc import MAX_IDS, MAX_TOPICS, Change, Counts, Follow, InboxR
 from ._client import RedisClient
 from ._commands import PushCommands, own_position, retention_arguments
 from ._connection import pack
-from ._inbox_keys import Log, item_id, name_in_positions, read_logs, split_member, strings
-from ._inbox_rows import InboxReply, page_of, query_arguments
+from ._inbox_keys import RedisInboxLog, item_id, name_in_positions, read_logs, split_member, strings
+from ._inbox_rows import RedisInboxReply, page_of, query_arguments
 from ._names import PARTITIONS, RedisNames, partition_of
 from ._save import RedisSaver
 from ._scripts import DUE, FOLLOW, LEAVE, NEWS, PAGE, SESSION, SWEEP, Script
@@ -110,7 +110,7 @@ class RedisInbox:
         if len(answer) < 2:
             return Change((), Counts(), None), answer[0]
         members = sorted(answer[4], reverse=True)[:MAX_IDS]
-        counts = InboxReply.of(draft.user, *answer[1:4]).counts
+        counts = RedisInboxReply.of(draft.user, *answer[1:4]).counts
         return Change(tuple(map(item_id, members)), counts, outcome if outcome.id else None), b""
 
     async def _merge(self, draft: Event, session: str) -> Change:
@@ -138,7 +138,9 @@ class RedisInbox:
             if not word:
                 return change
 
-    async def _read_session(self, session: str, after: str, until: str) -> tuple[str, dict[str, Log], list[bytes]]:
+    async def _read_session(
+        self, session: str, after: str, until: str
+    ) -> tuple[str, dict[str, RedisInboxLog], list[bytes]]:
         arguments = (*retention_arguments(self.retention), after.encode(), until.encode())
         (reply,) = await self._ask([self._call(SESSION, self._names.inbox(session), partition_of(session), *arguments)])
         return reply[0].decode(), read_logs(reply[1]), reply[2]
@@ -151,7 +153,9 @@ class RedisInbox:
         copied, _ = await self._pull(user, NO_ITEMS, await self._logs(user))
         return copied
 
-    async def _pull(self, user: str, query: ItemQuery, logs: Mapping[str, Log]) -> tuple[int, list[Any] | None]:
+    async def _pull(
+        self, user: str, query: ItemQuery, logs: Mapping[str, RedisInboxLog]
+    ) -> tuple[int, list[Any] | None]:
         """Copy what topics have got; return how many items, and the reply with the page if there was anything."""
         copied = 0
         page: list[Any] | None = None
@@ -175,7 +179,7 @@ class RedisInbox:
             todo = {topic: log for topic, log in read_logs(page[3]).items() if topic in again}
         return copied, page
 
-    async def _news(self, user: str, topics: Mapping[str, Log]) -> dict[str, tuple[str, bool, list[bytes]]]:
+    async def _news(self, user: str, topics: Mapping[str, RedisInboxLog]) -> dict[str, tuple[str, bool, list[bytes]]]:
         """Ask topics for what they have got: in one pipeline to each master."""
         await self._ask_where()
         chunks = self._client.chunks(topics, partition_of, TOPICS_PER_CALL)
@@ -236,7 +240,7 @@ class RedisInbox:
         pairs = zip(users, replies, strict=True)
         return {user: state.split(b" ", 2)[1].decode() for user, state in pairs if state and state[:1] == b"f"}
 
-    async def _logs(self, user: str) -> dict[str, Log]:
+    async def _logs(self, user: str) -> dict[str, RedisInboxLog]:
         (reply,) = await self._ask([(partition_of(user), pack(b"HGETALL", self._names.inbox(user)[-2]))])
         return read_logs(reply)
 

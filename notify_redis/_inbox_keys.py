@@ -89,7 +89,7 @@ def name_in_positions(log: str) -> bytes:
     return join_positions({log: ids.ZERO, other: ids.ZERO}).split(".", 2)[1].encode()
 
 
-class Log(NamedTuple):
+class RedisInboxLog(NamedTuple):
     """The state of a log that is followed or was merged.
 
     Attributes:
@@ -119,18 +119,18 @@ class Log(NamedTuple):
         return self.text.rpartition(b" ")[0] + b" "
 
 
-def read_logs(reply: Sequence[bytes]) -> dict[str, Log]:
+def read_logs(reply: Sequence[bytes]) -> dict[str, RedisInboxLog]:
     """Return the logs of a reply to HGETALL, in the order in which they were added."""
     pairs = zip(reply[::2], reply[1::2], strict=True)
-    found: list[tuple[bytes, str, Log]] = []
+    found: list[tuple[bytes, str, RedisInboxLog]] = []
     for name, text in pairs:
         if name:
             kind, since, position, _, order = text.decode().split(" ", 4)
-            found.append((order.encode(), name.decode(), Log(kind, since, position, text)))
+            found.append((order.encode(), name.decode(), RedisInboxLog(kind, since, position, text)))
     return {name: log for _, name, log in sorted(found)}
 
 
-def position_of(user: str, own: str, logs: Mapping[str, Log]) -> str:
+def position_of(user: str, own: str, logs: Mapping[str, RedisInboxLog]) -> str:
     """Return the position for which an inbox is exact: followed topics by name, then merged sessions."""
     names = sorted(logs, key=lambda name: (not logs[name].is_followed, name))
     return join_positions({user: own} | {name: logs[name].position for name in names})

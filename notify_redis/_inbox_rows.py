@@ -10,7 +10,7 @@ from notify import Event, InvalidEventIdError
 from notify.adapters import build_event
 from notify.inbox.abc import ITEM, Counts, Item, ItemPage, ItemQuery
 
-from ._inbox_keys import Log, item_id, member_of, position_of, read_logs, split_item_id, split_member, strings
+from ._inbox_keys import RedisInboxLog, item_id, member_of, position_of, read_logs, split_item_id, split_member, strings
 from ._record import decode
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -18,7 +18,7 @@ _LAST_MS: Final = 253_402_300_799_999
 """The end of the year 9999, which a datetime can hold; what expires later does not expire."""
 
 
-class InboxReply(NamedTuple):
+class RedisInboxReply(NamedTuple):
     """What a script says of an inbox.
 
     Attributes:
@@ -27,10 +27,10 @@ class InboxReply(NamedTuple):
     """
 
     counts: Counts
-    logs: Mapping[str, Log]
+    logs: Mapping[str, RedisInboxLog]
 
     @classmethod
-    def of(cls, user: str, counts: Sequence[int], own: bytes, logs: Sequence[bytes]) -> InboxReply:
+    def of(cls, user: str, counts: Sequence[int], own: bytes, logs: Sequence[bytes]) -> RedisInboxReply:
         """Return it from the parts of a reply."""
         found = read_logs(logs)
         return cls(Counts(counts[0], counts[1], counts[2], position_of(user, own.decode(), found)), found)
@@ -66,7 +66,7 @@ def page_of(user: str, query: ItemQuery, reply: Sequence[Any]) -> ItemPage:
     Raises:
         CodecError: a record is damaged.
     """
-    counts = InboxReply.of(user, *reply[1:4]).counts
+    counts = RedisInboxReply.of(user, *reply[1:4]).counts
     rows: Sequence[bytes] = reply[4]
     found = [(rows[i], *_item(*rows[i : i + 3])) for i in range(0, len(rows), 3)]
     found.sort(key=lambda row: row[0], reverse=True)
