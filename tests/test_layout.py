@@ -100,6 +100,8 @@ FURTHER = {
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
+        "_inbox_keys": "the keys of an inbox, and what is written in them",
+        "_inbox_rows": "pages of an inbox: how one is asked for, and what the reply means",
     },
     "notify_pg": {
         "_dsn": "a DSN is read before the driver could print a piece of its password",
