@@ -2,8 +2,8 @@
 --
 -- KEYS: stream, then the inbox. ARGV: retention (max_items, max_age or -1, "1" to keep what is unread); state, or "id" or
 -- "group"; limit; the member after which the list begins, or ""; the types, each as "length:bytes", or ""; the member or
--- the group that is asked for; then for each topic what the logs said of it, what they are to say, and what is copied, a
--- list of members and records.
+-- the group that is asked for; then for each topic its name, what the logs said of it or "", what they are to say, and
+-- what is copied, a list of members, records and times.
 -- Returns how many items were copied, the counts, the end of the log, the other logs, and for each item the member, its
 -- record and its times. A state "all" returns up to the limit of both active and dismissed ones.
 
@@ -15,13 +15,13 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local copied = 0
 for i = 9, #ARGV, 4 do
-  if redis.call('HGET', box.logs, ARGV[i]) == ARGV[i + 1] then
+  if (redis.call('HGET', box.logs, ARGV[i]) or '') == ARGV[i + 1] then
     local rows = strings(ARGV[i + 3])
     purge(box, now, MANY)
-    for j = 1, #rows, 2 do add(box, rows[j], rows[j + 1], '') end
+    for j = 1, #rows, 3 do add(box, rows[j], rows[j + 1], rows[j + 2]) end
     trim(box)
     redis.call('HSET', box.logs, ARGV[i], ARGV[i + 2])
-    copied = copied + #rows / 2
+    copied = copied + #rows / 3
   end
 end
 purge_all(box, now)
