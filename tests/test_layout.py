@@ -126,7 +126,8 @@ PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
     "notify._runtime._urls",
     "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
-    "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds",
+    "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds", "notify.inbox._events",
+    "notify.inbox._following",
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
