@@ -170,7 +170,6 @@ class RedisInbox:
             if not news:
                 break
             arguments: list[bytes] = []
-            again: set[str] = set()
             for topic, log in todo.items():
                 if topic in news:
                     end, more, rows = news[topic]
@@ -178,11 +177,14 @@ class RedisInbox:
                     name = topic.encode()
                     copies = [text for i in range(0, len(rows), 2) for text in (rows[i] + name, rows[i + 1], b"")]
                     arguments += [topic.encode(), log.text, log.at(position), strings(copies)]
-                    if more:
-                        again.add(topic)
             page = await self._page(user, query, arguments)
             copied += page[0]
-            todo = {topic: log for topic, log in read_logs(page[3]).items() if topic in again}
+            # Again: those with more, and those where a concurrent pull has copied something, but less.
+            todo = {
+                topic: log
+                for topic, log in read_logs(page[3]).items()
+                if log.is_followed and topic in news and ids.compare(log.position, news[topic][0]) < 0
+            }
         return copied, page
 
     async def _merged_later(

@@ -146,7 +146,7 @@ end
 
 -- Notes that a session is to be merged up to a position.
 local function merge_later(box, session, last, name, known)
-  if known and packed(last) <= packed(known.position) then return nil end
+  if packed(last) <= packed(known and known.position or '0') then return nil end
   return function(id)
     local log = known or {kind = 'm', since = '0', position = '0', name = name, order = packed(id)}
     if log.last and log.last ~= '' then last = later(last, log.last) end
@@ -181,7 +181,7 @@ local function other_change(box, kind, user, payload, extra, is_checked, now)
   local list = strings(extra) -- name of the session, its position as read, topics, then a field and text of each; rows
   local known = logs[session]
   if (known and known.text or '') ~= list[2] then return 'again' end
-  if known and packed(last) <= packed(known.position) then return nil end
+  if packed(last) <= packed(known and known.position or '0') then return nil end
   local topics, at = {}, 4
   for _ = 1, tonumber(list[3]) do
     if not logs[list[at]] then topics[list[at]] = list[at + 1] end
