@@ -29,6 +29,7 @@ FLOORS = (
     ["_stream", "_push", "_presence", "_open"],
     ["_assembly"],
     ["_pushing"],
+    ["_layers"],
     ["_notifier"],
     ["adapters", "__init__"],
     ["inbox"],
@@ -40,7 +41,8 @@ FLOORS = (
 """Who imports whom in the core, annotations included: a module imports its own room and the floors above it here."""
 
 PUBLIC = {
-    "notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event", "notify.inbox.abc",
+    "notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event", "notify.inbox",
+    "notify.inbox.abc",
 }  # fmt: skip
 """What a backend, the command line and the suites may import of the core."""
 
@@ -65,6 +67,7 @@ ROLES = {
     "_listen": "being told, catching up",
     "_record": "event to and from bytes or row",
     "_names": "keys, channels, tables",
+    "_inbox": "what the inboxes of the store consist of, and their changes",
     "_connection": "connecting, pools",
     "_errors": "the driver's errors, translated in one table",
     "_open": "the entry points of `notify.stores`: from a URL to a store",
@@ -121,12 +124,13 @@ PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
     "notify._runtime._urls",
     "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
+    "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds",
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
-    "hashlib", "hmac", "ipaddress", "itertools", "json", "math", "re", "typing", "urllib",
+    "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "re", "typing", "urllib",
 }  # fmt: skip
-PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
+PURE_MAY_USE = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.event", "notify.inbox.abc"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
 
 LOOPS = {
@@ -172,6 +176,7 @@ FIXED_LINES = {
     "ReadMany.read_many": "cancellation concurrency cost",
     "Forget.forget": "cancellation concurrency cost",
     "Prepare.prepare": "cancellation concurrency cost",
+    "Enqueue.enqueue": "order cancellation concurrency cost",
     "HasOutbox.backlog": "cancellation concurrency cost",
     "Stream.next": "order cancellation concurrency",
     "Stream.aclose": "",
