@@ -94,10 +94,11 @@ class SQLiteInbox:
 
     async def _sweep(self, limit: int) -> int:
         removed = 0
+        nobody: Sequence[str] = ()
         while removed < limit:
             sql, limits = self._database.sql, self._now()
             look: Job[Sequence[str]] = partial(find_due, sql=sql, limits=limits, limit=_INBOXES)
-            users = await self._read(look, ())
+            users = await self._read(look, nobody)
             if not users:
                 break
             most = min(limit - removed, MAX_ROWS)

@@ -22,7 +22,8 @@ import anyio
 from notify import ClosedError, Event, NotifyError, OverloadedError, PushRejectedError, PushUncertainError
 from notify.inbox.abc import Change
 
-from ._change import ChangeDraft, Outcome, append_all
+from ._append import append
+from ._batch import ChangeDraft, Outcome, append_all
 from ._connection import MAX_ROWS, SQLiteDatabase
 from ._ephemeral import Sent, SQLiteEphemerals
 from ._errors import bug
@@ -209,7 +210,9 @@ class SQLiteSaver:
 
     def _job(self, drafts: Sequence[Event | ChangeDraft], sent: Sequence[Sent]) -> Job[Sequence[Outcome]]:
         limits = self._limits()
-        job: Job[Sequence[Outcome]] = partial(append_all, sql=self._database.sql, drafts=drafts, limits=limits)
+        has_changes = any(draft.__class__ is ChangeDraft for draft in drafts)
+        add: Callable[..., Sequence[Outcome]] = append_all if has_changes else append
+        job: Job[Sequence[Outcome]] = partial(add, sql=self._database.sql, drafts=drafts, limits=limits)
         if not sent:
             return job
         insert = self._ephemerals.job(sent, limits.now)

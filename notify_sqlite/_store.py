@@ -17,7 +17,7 @@ from notify.adapters import Retention, check_user
 from notify.inbox.abc import Change, Follow, InboxRetention, ItemPage, ItemQuery
 
 from . import _record as record
-from ._change import ChangeDraft
+from ._batch import ChangeDraft
 from ._connection import MAX_ROWS, SQLiteDatabase
 from ._ephemeral import SQLiteEphemerals
 from ._errors import DRIVER
