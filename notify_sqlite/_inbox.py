@@ -94,11 +94,11 @@ class SQLiteInbox:
 
     async def _sweep(self, limit: int) -> int:
         removed = 0
-        nobody: Sequence[str] = ()
+        no_users: Sequence[str] = ()
         while removed < limit:
             sql, limits = self._database.sql, self._now()
             look: Job[Sequence[str]] = partial(find_due, sql=sql, limits=limits, limit=_INBOXES)
-            users = await self._read(look, nobody)
+            users = await self._read(look, no_users)
             if not users:
                 break
             most = min(limit - removed, MAX_ROWS)
