@@ -106,6 +106,8 @@ FURTHER = {
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
+        "_inbox_keys": "the keys of an inbox, and what is written in them",
+        "_inbox_rows": "pages of an inbox: how one is asked for, and what the reply means",
     },
     "notify_pg": {
         "_dsn": "a DSN is read before the driver could print a piece of its password",
@@ -130,7 +132,8 @@ PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
     "notify._runtime._urls",
     "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
-    "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds",
+    "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds", "notify.inbox._events",
+    "notify.inbox._following",
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",

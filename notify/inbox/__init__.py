@@ -7,6 +7,7 @@ from ._hooks import AfterSend as AfterSend
 from ._hooks import BeforeSend as BeforeSend
 from ._hooks import Hook as Hook
 from ._inbox import Inbox as Inbox
+from ._stream import InboxStream as InboxStream
 from .abc import Change as Change
 from .abc import Counts as Counts
 from .abc import Follow as Follow
@@ -28,6 +29,7 @@ __all__ = [
     "InboxFolds",
     "InboxRetention",
     "InboxStore",
+    "InboxStream",
     "Item",
     "ItemPage",
 ]

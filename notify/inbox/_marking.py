@@ -9,13 +9,13 @@ from notify import UsageError
 from notify.adapters import check_user
 from notify.event import plain
 
-from ._base import InboxBase
 from ._events import mark_payload
 from ._names import Names
+from ._subscribing import InboxStreams
 from .abc import Change
 
 
-class InboxMarks(InboxBase):
+class InboxMarks(InboxStreams):
     """The changes. Each is one event in the user's log, which every device of the user receives.
 
     Every method that returns a `Change`:

@@ -23,6 +23,14 @@ _RESULTS = {
 
 _MALFORMED = ("", "x", "1", "1-", "@", "1-1@", "@t", "1-1@@", "1-1 ", "٣-1", f"{1 << 64}-0", "9" * 100, "m1.a.1-1", "%")
 
+_MALFORMED_PAYLOADS: dict[str, tuple[object, ...]] = {
+    "notify.dismissed": (None, 1, [], {}, {"ids": "x"}, {"ids": [None, 1, {}]}, {"up_to": 1}, {"up_to": "x"}, "g"),
+    "notify.read": ({"group": 1}, {"group": None}, {"ids": {}}, {"up_to": None}, {"up_to": "m1.alice.x"}),
+    "notify.followed": (None, {"topic": 1, "since": "0"}, {"topic": "t"}, {"topic": "t", "since": "x"}, ["t"]),
+    "notify.unfollowed": (None, {"topic": 1}, ["t"]),
+    "notify.merged": (None, {"session": "s"}, {"session": 1, "until": "1-1"}, {"session": "s", "until": "x"}),
+}
+
 
 class InboxMarkTests(InboxTests[InboxStoreT]):
     """Changing items."""
@@ -187,15 +195,9 @@ class InboxMarkTests(InboxTests[InboxStoreT]):
     async def test_nothing_malformed_is_applied(self, store: InboxStore) -> None:
         """A saved event of a change type whose payload is not one of the library's has no effect, and no error."""
         event = await self.send(store, "alice", group="g")
-        bad: tuple[object, ...]
-        bad = (None, 1, [], {}, {"ids": "x"}, {"ids": [None, 1, {}]}, {"up_to": 1}, {"up_to": "x"}, {"group": 1}, "g")
-        for payload in bad:
-            await store.save(Event("alice", "notify.dismissed", payload))
-        for payload in (None, {"topic": 1, "since": "0"}, {"topic": "t"}, {"topic": "t", "since": "x"}, ["t"]):
-            await store.save(Event("alice", "notify.followed", payload))
-            await store.save(Event("alice", "notify.unfollowed", payload))
-        for payload in (None, {"session": "s"}, {"session": 1, "until": "1-1"}, {"session": "s", "until": "x"}):
-            await store.save(Event("alice", "notify.merged", payload))
+        for type, malformed in _MALFORMED_PAYLOADS.items():
+            for payload in malformed:
+                await store.save(Event("alice", type, payload))
         assert await self.states(store, "alice") == {event.id: "unseen"}
         assert [*await store.edges(user="alice")] == []
         assert [*(await self.mark(store, "alice", "dismissed", ids=[event.id])).ids] == [event.id]
