@@ -86,6 +86,12 @@ FURTHER = {
         "_ephemeral": "events that are not stored, from process to process",
         "_checkpoint": "moving the write-ahead log into the file, in one elected process",
         "_sweep": "removing what is over its age",
+        "_append": "one transaction's events, appended to their logs",
+        "_batch": "the events and the changes of inboxes of one transaction, in order",
+        "_apply": "what items and changes do to the rows of an inbox",
+        "_box": "one transaction's changes to rows, counters and bounds of inboxes; due items",
+        "_follow": "items of other logs: topics, merged sessions",
+        "_items": "rows of inboxes as their readers get them",
     },
     "notify_redis": {
         "_attempt": "what one attempt sends, and what its replies mean: first and later ones alike",
