@@ -86,6 +86,12 @@ FURTHER = {
         "_ephemeral": "events that are not stored, from process to process",
         "_checkpoint": "moving the write-ahead log into the file, in one elected process",
         "_sweep": "removing what is over its age",
+        "_append": "one transaction's events, appended to their logs",
+        "_batch": "the events and the changes of inboxes of one transaction, in order",
+        "_apply": "what items and changes do to the rows of an inbox",
+        "_box": "one transaction's changes to rows, counters and bounds of inboxes; due items",
+        "_follow": "items of other logs: topics, merged sessions",
+        "_items": "rows of inboxes as their readers get them",
     },
     "notify_redis": {
         "_attempt": "what one attempt sends, and what its replies mean: first and later ones alike",
@@ -100,6 +106,8 @@ FURTHER = {
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
+        "_inbox_keys": "the keys of an inbox, and what is written in them",
+        "_inbox_rows": "pages of an inbox: how one is asked for, and what the reply means",
     },
     "notify_pg": {
         "_dsn": "a DSN is read before the driver could print a piece of its password",
@@ -126,7 +134,8 @@ PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
     "notify._runtime._urls",
     "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
-    "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds",
+    "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds", "notify.inbox._events",
+    "notify.inbox._following",
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",

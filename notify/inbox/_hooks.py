@@ -80,7 +80,7 @@ class InboxHooks:
             if answer is None:
                 return None
             if answer is not _FAILED:
-                draft = self._checked(call, answer, draft)
+                draft = answer
         return draft
 
     async def after_send(self, event: Event) -> None:
@@ -98,25 +98,28 @@ class InboxHooks:
             answer = call.function(*args)
             if isawaitable(answer):
                 answer = await answer
+            if answer is not None and call in self.before:
+                answer = _checked(answer, *args)
         except Exception as error:
-            return self._failed(call, repr(error))
+            self.failures += 1
+            call.outage.failed(repr(error))
+            return _FAILED
         call.outage.recovered()
         return answer
 
-    def _checked(self, call: _Call, answer: Any, draft: Event) -> Event:
-        """Return what a hook has returned, as an item; the draft if it is not an event for the same user."""
-        if not isinstance(answer, Event) or answer.id or answer.user != draft.user:
-            self._failed(call, f"it returned {answer!r:.150}, not an event for the same user")
-            return draft
-        changed: Event = answer
-        if ITEM not in changed.meta:
-            changed = changed.with_meta({**changed.meta, ITEM: draft.meta[ITEM]})
-        return changed
 
-    def _failed(self, call: _Call, reason: str) -> object:
-        self.failures += 1
-        call.outage.failed(reason)
-        return _FAILED
+def _checked(answer: Any, draft: Event) -> Event:
+    """Return what a hook has returned in place of a draft, as an item.
+
+    Raises:
+        ValueError: it is not an event for the same user.
+    """
+    if not isinstance(answer, Event) or answer.id or answer.user != draft.user:
+        raise ValueError(f"returned {answer!r:.150}, not an event without an id for the same user")
+    changed: Event = answer
+    if ITEM not in changed.meta:
+        changed = changed.with_meta({**changed.meta, ITEM: draft.meta[ITEM]})
+    return changed
 
 
 _FAILED: Final = object()
