@@ -1,6 +1,6 @@
 """What applications call: the constructor, subscribe, check, close. Knows no backend.
 
-What sends is in `_pushing.py`. The parts behind both are put together in `_assembly.py`; a push goes through
+What sends is in `_pushing.py` and `_layers.py`. The parts are put together in `_assembly.py`; a push goes through
 `_push/_pipeline.py`, and streams come from `_stream/_live.py`.
 """
 
@@ -17,8 +17,9 @@ from typing import Any, Literal, Self, overload
 import anyio
 
 from ._assembly import Options, as_routers, assemble
+from ._layers import LayerPushing
 from ._open import open_store
-from ._pushing import Pushed, Pushing
+from ._pushing import Pushed
 from ._runtime._health import examine, until_receiving, until_relayed
 from ._runtime._options import check_positive
 from ._runtime._results import Health
@@ -45,7 +46,7 @@ from .event import Event, check_name, check_user, plain
 _Dumps = Callable[[Any], bytes | str]
 
 
-class Notifier(Pushing[Pushed]):
+class Notifier(LayerPushing[Pushed]):
     """Pushes events to users and hands out streams of them.
 
     Use it as `async with Notifier(...)`, or call `await notifier.aclose()` at the end. The parts belong to the caller:

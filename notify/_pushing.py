@@ -1,12 +1,13 @@
 """The half of a notifier that sends: push, push_many, broadcast, forget, disconnect, deliver.
 
-Apart from `_notifier.py` for its length alone. `push` stays in one frame up to the save, since frames are what a push
-in one process costs; whatever has to be asked or awaited for goes through `_push/_pipeline.py`.
+Apart from `_notifier.py` for its length alone; what layers above the core push is in `_layers.py`. `push` stays in one
+frame up to the save, since frames are what a push in one process costs; whatever has to be asked or awaited for goes
+through `_push/_pipeline.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -29,7 +30,7 @@ from .errors import (
     PushUncertainError,
     UsageError,
 )
-from .event import Event, check_pushed_type, check_user, draft, plain
+from .event import Event, check_pushed_type, check_user, draft, plain, pushed_meta
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultingTypeVar  # a default for a type parameter is Python 3.13's
@@ -87,7 +88,7 @@ class Pushing(Generic[Pushed]):
             key: makes the push idempotent: the same user and key within the store's window stores nothing and returns
                 the first event.
             group: what the event is about.
-            meta: a mapping of strings to strings, delivered with the event.
+            meta: a mapping of strings to strings, delivered with the event; no name may begin with `notify.`.
             ephemeral: not stored: only streams that are open now can see it.
             connection: a connection of the store's driver with an open transaction: the event is stored in it, and
                 exists if and only if it is committed. Streams are woken after the commit. The event is not passed to
@@ -225,15 +226,19 @@ class Pushing(Generic[Pushed]):
                 drafts[user] = first.addressed_to(user)
         if not drafts and not failed:
             return PushReport()
-        try:
-            saves = self._pipeline.begin([*drafts.values()], ephemeral)
-            report = await self._parts.jobs.run(self._pipeline.push_all, saves, failed, ephemeral)
-        except ClosedError as error:
-            message = "the notifier was closed during push_many(), so some of the events may be stored"
-            raise PushUncertainError(message, backend=self._store_name) from error
+        report = await self._push_all([*drafts.values()], failed, ephemeral)
         if failed and not report.events and not report.offline:
             raise next(iter(failed.values()))
         return report
+
+    async def _push_all(self, drafts: Sequence[Event], failed: dict[str, NotifyError], ephemeral: bool) -> PushReport:
+        """Push checked drafts of different users, in bounded batches; `failed` already holds the refused users."""
+        try:
+            saves = self._pipeline.begin(drafts, ephemeral)
+            return await self._parts.jobs.run(self._pipeline.push_all, saves, failed, ephemeral)
+        except ClosedError as error:
+            message = "the notifier was closed during push_many(), so some of the events may be stored"
+            raise PushUncertainError(message, backend=self._store_name) from error
 
     async def broadcast(
         self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None, data: bytes | None = None
@@ -255,7 +260,7 @@ class Pushing(Generic[Pushed]):
         check_pushed_type(type)
         if data is not None or self._dumps is not None:
             data = self._encoded(payload, data)
-        event = Event("-", type, payload, data=data, meta=meta)
+        event = Event("-", type, payload, data=data, meta=None if meta is None else pushed_meta(meta))
         self._check_size(event)
         self._guard.check()
         event = self._parts.fan_out.show(event.addressed_to(""), None)

@@ -5,10 +5,10 @@
 There are five interfaces: `Store`, `StreamStore`, `Router`, `PresenceTracker` and `Stream`. An implementation does not
 have to inherit from them. What an implementation can do beyond its interface is an *ability*: a further small interface
 that the notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `SaveInTransaction`, `ReadMany`,
-`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `ReceivingRouter`, `ImmediatePresence`,
-`Interruptible`). An ability counts only if no subclass has overridden the plain method that it stands in for: a
-subclass that overrides `save` alone gets its `save` called, not an inherited `save_many`. The attribute `guarantees`
-says how strong an implementation is (durable, shared, leased).
+`Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `Enqueue`, `ReceivingRouter`,
+`ImmediatePresence`, `Interruptible`). An ability counts only if no subclass has overridden the plain method that it
+stands in for: a subclass that overrides `save` alone gets its `save` called, not an inherited `save_many`. The
+attribute `guarantees` says how strong an implementation is (durable, shared, leased).
 
 The suites in `notify.testing` test an implementation against everything that is written here. `notify.adapters`
 contains what most implementations need.
@@ -663,6 +663,32 @@ class HasOutbox(Protocol):
 
         Cancellation: nothing has changed.
         Concurrency: any number of tasks.
+        Cost: one round trip.
+        """
+
+
+@runtime_checkable
+class Enqueue(Protocol):
+    """A store that appends by way of an outbox, inside the caller's database transaction, without locking a log."""
+
+    @abstractmethod
+    async def enqueue(self, *events: Event, connection: Any) -> None:
+        """Store events in the caller's transaction: they exist if and only if that commits, and soon afterwards.
+
+        They get their ids when a relay moves them to the logs.
+
+        Args:
+            events: drafts.
+            connection: a connection of the store's driver with an open transaction.
+
+        Raises:
+            UsageError: not a connection of the store's driver, or no transaction is open.
+            PushRejectedError: not stored, and the transaction can no longer be committed.
+            ClosedError: the store is closed.
+
+        Order: as enqueued, where one transaction began after the other had committed.
+        Cancellation: the transaction can no longer be committed.
+        Concurrency: one call at a time on one connection.
         Cost: one round trip.
         """
 

@@ -65,7 +65,7 @@ class Event(_Fields):
         timestamp: an aware datetime, from 1970 to the year 9999; the current time by default.
         group: what the event is about; an inbox collapses by it.
         key: the idempotency key of the push.
-        meta: strings to strings, for trace context and the application.
+        meta: strings to strings, for trace context and the application; names that begin with `notify.` are reserved.
 
     Attributes:
         data: the payload's JSON; every store, router and server passes these bytes on unchanged.
@@ -245,7 +245,7 @@ def draft(
     user_checked: bool,
     data: bytes | None = None,
 ) -> Draft:
-    """Return the draft of a push: checked as by `Event(...)`, and the type is not reserved.
+    """Return the draft of a push: checked as by `Event(...)`, and neither the type nor a name in `meta` is reserved.
 
     With `data`, which was checked, the payload is not used.
 
@@ -268,7 +268,7 @@ def draft(
     event.micros = time_ns() // 1000
     event.group = group
     event.key = key
-    event.meta = NO_META if meta is None else freeze_meta(meta)
+    event.meta = NO_META if meta is None else pushed_meta(meta)
     return event
 
 
@@ -352,6 +352,14 @@ def freeze_meta(meta: object) -> Mapping[str, str]:
     except UnicodeEncodeError as error:
         raise InvalidEventError("meta must not hold lone surrogates") from error
     return MappingProxyType(dict(meta)) if meta else NO_META
+
+
+def pushed_meta(meta: object) -> Mapping[str, str]:
+    """Return a read-only copy of the `meta` of a push; raise InvalidEventError if it is unacceptable or reserved."""
+    frozen = freeze_meta(meta)
+    if any(name.startswith("notify.") for name in frozen):
+        raise InvalidEventError(f"names in meta that begin with 'notify.' are reserved: {[*frozen]!r:.150}")
+    return frozen
 
 
 def _check_names(group: object, key: object) -> None:

@@ -19,6 +19,7 @@ from notify import Event, Guarantees, Page, Stream
 from notify.abc import Position
 from notify.adapters import LiveLog, StoreFactory, StoreUrl
 from notify.errors import ClosedError, NotifyError, UsageError
+from notify.inbox.abc import Change, Follow, InboxRetention, ItemPage, ItemQuery
 
 from ._stream_store import MemoryStreamStore
 
@@ -123,6 +124,35 @@ class NamedMemoryStore:
     def script(self) -> str:
         """See `notify.abc.Prepare.script`: it is empty."""
         return ""
+
+    @property
+    def inbox_retention(self) -> InboxRetention:
+        """How many items each inbox of this name keeps, and for how long: the same for all that share the name."""
+        return InboxRetention() if self._shared is None else self._shared.store.inbox_retention
+
+    @inbox_retention.setter
+    def inbox_retention(self, retention: InboxRetention) -> None:
+        self._store.inbox_retention = retention
+
+    async def change(self, draft: Event) -> Change:
+        """See `notify.inbox.abc.InboxStore.change`."""
+        return await self._store.change(draft)
+
+    async def pull(self, user: str) -> int:
+        """See `notify.inbox.abc.InboxStore.pull`."""
+        return await self._store.pull(user)
+
+    async def items(self, user: str, query: ItemQuery) -> ItemPage:
+        """See `notify.inbox.abc.InboxStore.items`."""
+        return await self._store.items(user, query)
+
+    async def edges(self, *, user: str = "", topic: str = "", after: str = "", limit: int = 100) -> Sequence[Follow]:
+        """See `notify.inbox.abc.InboxStore.edges`."""
+        return await self._store.edges(user=user, topic=topic, after=after, limit=limit)
+
+    async def sweep(self, limit: int = 500) -> int:
+        """See `notify.inbox.abc.InboxStore.sweep`."""
+        return await self._store.sweep(limit)
 
     def subscribe(self, user: str, last_id: Position = None) -> Stream:
         """See `notify.abc.StreamStore.subscribe`. The stream ends when the last store of this name is closed."""

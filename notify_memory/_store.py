@@ -20,6 +20,10 @@ from typing import ClassVar, Final, Self
 from notify import Event, Guarantees, Page, ids
 from notify.adapters import LoopGuard, Retention
 from notify.errors import ClosedError, NotifyError
+from notify.event import NO_META
+from notify.inbox.abc import CHANGES, ITEM
+
+from ._inbox import MemoryInboxes
 
 _REMOVED: Final = Event("-", "removed")
 
@@ -57,7 +61,7 @@ class MemoryLog:
         return count
 
 
-class MemoryStore:
+class MemoryStore(MemoryInboxes):
     """Keeps events in this process; they are gone when it ends. One event loop, asyncio or trio.
 
     It needs none, but refuses a second one as every backend does, so that a mistake shows in tests. The methods of
@@ -90,6 +94,7 @@ class MemoryStore:
         key_window: float = 86_400.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__()
         Retention(max_len, max_age, key_window)  # checks the values
         self._max_len = max_len
         self._max_age_ms = None if max_age is None else int(max_age * 1000)
@@ -131,6 +136,7 @@ class MemoryStore:
         self._closed = True
         self._next_sweep = 0  # makes the next save notice that the store is closed
         self._logs.clear()
+        self._inboxes.clear()
 
     async def __aenter__(self) -> Self:
         """Return the store; there is nothing to prepare."""
@@ -186,6 +192,8 @@ class MemoryStore:
             log.remove_before(log.start + 1)
         if key is not None:
             log.keys[key] = stored
+        if stored.type in CHANGES or (stored.meta is not NO_META and ITEM in stored.meta):
+            self._inboxes.apply(stored, now)
         return stored
 
     def read_nowait(self, user: str, after: str, limit: int) -> Page:
@@ -211,6 +219,7 @@ class MemoryStore:
         """See `notify.abc.Forget.forget`."""
         self._check_open()
         log = self._logs.pop(user, None)
+        self._inboxes.forget(user)
         return 0 if log is None else len(log.events) - log.start
 
     async def prepare(self) -> None:
@@ -259,6 +268,9 @@ class MemoryStore:
             self._remove_expired(log, now)
             if not log.events and ids.parse(log.last_id)[0] < now - 2 * self._max_age_ms:
                 del self._logs[user]
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import count
 from typing import Any, Final
 
@@ -119,17 +119,20 @@ class PushAttempts:
         self.pending: dict[bytes, PendingPush] = {}
         self.held: dict[str, int] = {}
 
-    def new_push(self, event: Event, done: Done) -> PendingPush:
-        """Return a push that has a nonce and a deadline from now on."""
+    def new_push(self, event: Event, done: Done, effect: bytes | None = None) -> PendingPush:
+        """Return a push that has a nonce and a deadline from now on; `effect`: how it changes an inbox, if asked to."""
         nonce = b"%b%x" % (self._origin, next(self._numbers))
         names, partition = self._commands.names_of(event)
         push = PendingPush(event, nonce, names, partition, time.monotonic() + self._timeout, done)
+        if effect is not None:
+            push.effect = effect
         self.pending[nonce] = push
         return push
 
     def prepare(self, connection: PipelinedConnection, pushes: Sequence[PendingPush]) -> PushAttempt:
         """Return an attempt, ready to be sent over this connection."""
-        chunks = self._calls(pushes)
+        effects = {push.event.user for push in pushes if push.effect is not None}
+        chunks = self._calls(pushes) if not effects else self._calls_with_effects(pushes, effects)
         commands = [self._commands.encode(chunk, connection.ahead) for chunk in chunks]
         left = min([push.deadline for push in pushes]) - time.monotonic()
         if self._min_replicas:
@@ -160,6 +163,12 @@ class PushAttempts:
                 by_user[push.event.user] = call
             call.append(push)
         return calls
+
+    def _calls_with_effects(self, pushes: Sequence[PendingPush], users: Set[str]) -> Sequence[Sequence[PendingPush]]:
+        """Divide pushes into calls of two scripts: all pushes to these users are applied to their inboxes as well."""
+        others = [push for push in pushes if push.event.user not in users]
+        applied = self._calls([push for push in pushes if push.event.user in users])
+        return [*applied, *self._calls(others)] if others else applied
 
     def hold(self, pushes: Iterable[PendingPush]) -> None:
         """Note that these are sent, or handed to `_retry`: later pushes to their users have to wait."""
@@ -219,8 +228,10 @@ class PushAttempts:
         elif text:
             self._announcing.failed(phrase(text))
 
-    def _settle_one(self, push: PendingPush, result: bytes, confirmed: bool) -> bool:
+    def _settle_one(self, push: PendingPush, result: Any, confirmed: bool) -> bool:
         """Take the script's result for one push (see push.lua); return False where it needs another attempt."""
+        if result.__class__ is list:
+            return self._settle_change(push, result, confirmed)
         if result[:1] in b"!?":
             push.failure = ResponseError(result[1:].decode(errors="replace"))
             if result[:1] == b"?":
@@ -245,6 +256,14 @@ class PushAttempts:
             stored = push.event.stored(id_, prev)
         self.resolve(push, stored)
         return True
+
+    def _settle_change(self, push: PendingPush, answer: list[Any], confirmed: bool) -> bool:
+        """Take the script's answer for a change of an inbox (`_lua/effect.lua`); the draft where nothing was stored."""
+        push.answer = answer
+        if b" " not in answer[0]:
+            self.resolve(push, push.event)
+            return True
+        return self._settle_one(push, answer[0], confirmed)
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 

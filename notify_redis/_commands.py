@@ -1,24 +1,33 @@
-"""Pushes without an outcome, and calls of the push script that append them (`_lua/push.lua`), encoded."""
+"""Pushes without an outcome, and calls of the push script that append them (`_lua/push.lua`), encoded.
+
+Events that have an effect on an inbox are in calls of their own, of a longer script (`_lua/effect.lua`): one that has
+none pays nothing for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from notify import Event
-from notify.adapters import Retention
-from notify.errors import NotifyError
+from notify.adapters import Retention, split_positions
+from notify.errors import InvalidEventIdError, NotifyError
+from notify.inbox.abc import CHANGES, ITEM, InboxRetention
 
 from ._connection import bulks
+from ._inbox_keys import name_in_positions
 from ._names import RedisNames
 from ._record import encode
-from ._scripts import PUSH
+from ._scripts import APPLY, PUSH, Script
 from ._wake import ARGUMENTS, WakeStreams
 
 HOUR_MS: Final = 3_600_000
 
 _CACHED_NAMES: Final = 65_536
+
+ALWAYS: Final = b"s"
+"""An event that is stored whether or not it changes its inbox."""
 
 Outcome: TypeAlias = Event | NotifyError
 Done: TypeAlias = Callable[[Outcome], None]
@@ -32,6 +41,8 @@ class PendingPush:
         names: the keys of the script for this event, encoded as bulk strings.
         arguments: the arguments of the script for this event, likewise.
         done: called once, with the outcome.
+        effect: how an inbox is changed by it (see `_lua/effect.lua`); None for an event without an effect.
+        answer: what the script returned for a change of an inbox.
         announced: the stored event, if its announcement arrived before the reply.
         is_held: whether it was sent, or handed to `_retry`: later pushes to its user wait until it has its outcome.
         unknown_since: the server's time in milliseconds before the first attempt that may have been executed without a
@@ -41,9 +52,11 @@ class PendingPush:
 
     __slots__ = (
         "announced",
+        "answer",
         "arguments",
         "deadline",
         "done",
+        "effect",
         "event",
         "failure",
         "is_held",
@@ -64,11 +77,29 @@ class PendingPush:
         record = encode(event)
         keyed = b"$0\r\n" if event.key is None else b"$1\r\n1"
         self.arguments = b"$%d\r\n%b\r\n%b\r\n$%d\r\n%b\r\n" % (len(nonce), nonce, keyed, len(record), record)
+        self.effect: bytes | None = None
+        if event.type in CHANGES or (event.meta and ITEM in event.meta):
+            self.effect = ALWAYS + own_position(event)
+        self.answer: list[Any] | None = None
         self.unknown_since: float | None = None
         self.failure: Exception | None = None
         self.announced: Event | None = None
         self.is_held = False
         self.outcome: Outcome | None = None
+
+
+def own_position(event: Event) -> bytes:
+    """Return what the script of a change needs beside its payload: a log's name in positions, or the own position."""
+    payload = event.payload if event.type in CHANGES else None
+    match payload:
+        case {"topic": str(topic), "since": _}:
+            return name_in_positions(topic)
+        case {"up_to": str(position)}:
+            try:
+                return split_positions(position, [event.user]).get(event.user, "").encode()
+            except InvalidEventIdError:
+                return b""
+    return b""
 
 
 class PushCommands:
@@ -80,6 +111,9 @@ class PushCommands:
         exact: trim to exactly `max_len`.
         inline: bytes of a record up to which the announcement carries it.
         wakes: where events are announced.
+
+    Attributes:
+        inbox_retention: what the script removes from inboxes.
     """
 
     def __init__(
@@ -92,6 +126,8 @@ class PushCommands:
         window = max(1, int(retention.key_window * 1000))
         numbers = [b"%d" % number for number in (ttl, age, window, inline)]
         self._fixed = bulks(b"%d" % retention.max_len, b"=" if exact else b"~", *numbers)
+        self.inbox_retention = InboxRetention()
+        self._inbox: Callable[[str], bytes] = lru_cache(_CACHED_NAMES)(self._encode_inbox)
         self._of_user: Callable[[str], tuple[bytes, int]] = lru_cache(_CACHED_NAMES)(self._encode_user)
 
     def names_of(self, event: Event) -> tuple[bytes, int]:
@@ -100,6 +136,9 @@ class PushCommands:
             return self._of_user(event.user)
         stream, index, retries, partition = self._names.of_user(event.user)
         return bulks(stream, index, retries, self._names.idempotency(event.user, event.key)), partition
+
+    def _encode_inbox(self, user: str) -> bytes:
+        return bulks(*self._names.inbox(user)[1:])
 
     def _encode_user(self, user: str) -> tuple[bytes, int]:
         stream, index, retries, partition = self._names.of_user(user)
@@ -115,20 +154,41 @@ class PushCommands:
         deadline = b"%d" % (min([push.deadline for push in pushes]) * 1000 + ahead)
         unknown = [push.unknown_since for push in pushes if push.unknown_since is not None]
         since = b"%d" % min(unknown) if unknown else b""
+        has_effects = any([push.effect is not None for push in pushes])
+        names = [push.names for push in pushes]
         return b"".join(
             [
-                _head(len(pushes)),
-                *[push.names for push in pushes],
+                _head(len(pushes), has_effects),
+                *(names if not has_effects else map(self._names_with_inbox, pushes)),
                 b"$%d\r\n%b\r\n" % (len(deadline), deadline),
                 self._fixed,
                 self.wakes.arguments(pushes[0].partition),
                 b"$%d\r\n%b\r\n" % (len(since), since),
-                *[push.arguments for push in pushes],
+                *(self._effects(pushes) if has_effects else [push.arguments for push in pushes]),
             ]
         )
 
+    def _names_with_inbox(self, push: PendingPush) -> bytes:
+        return push.names + self._inbox(push.event.user)
+
+    def _effects(self, pushes: Sequence[PendingPush]) -> list[bytes]:
+        """Return the arguments of events of which some have an effect."""
+        found = [bulks(*retention_arguments(self.inbox_retention))]
+        for push in pushes:
+            found += (push.arguments, bulks(push.effect or b""))
+        return found
+
+
+def retention_arguments(retention: InboxRetention) -> tuple[bytes, bytes, bytes]:
+    """Return what scripts know of the retention of inboxes."""
+    age = -1 if retention.max_age is None else int(retention.max_age * 1000)
+    return b"%d" % retention.max_items, b"%d" % age, b"1" if retention.keep_unread else b""
+
 
 @lru_cache
-def _head(events: int) -> bytes:
+def _head(events: int, has_effects: bool) -> bytes:
     """Return the beginning of a call for this number of events."""
-    return b"*%d\r\n%b" % (11 + ARGUMENTS + 7 * events, bulks(b"EVALSHA", PUSH.sha, b"%d" % (4 * events)))
+    script: Script
+    script, keys, others, each = (APPLY, 14, 14, 4) if has_effects else (PUSH, 4, 11, 3)
+    head = bulks(b"EVALSHA", script.sha, b"%d" % (keys * events))
+    return b"*%d\r\n%b" % (others + ARGUMENTS + (keys + each) * events, head)

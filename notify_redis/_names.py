@@ -7,9 +7,10 @@ Rules:
     2. User ids, idempotency keys and instance ids are percent-encoded outside `[A-Za-z0-9_.@-]`. So no name contains
        the separator or a brace: names cannot collide, and no user id can address another slot or another user's key.
     3. `prefix:{tag}:user` is the user's stream and channel. Further parts, or an empty user, make other names:
-       `:k:<key>` an idempotency key, `:k` the index of these, `:p` presence; `::users` the users of a partition,
-       `::retries` what a repeated attempt appended, `::w:` a wake stream, `::wn:` its counter, `::i:<instance>` a
-       router's channel, `::c:<name>` a probe's channel, `::e:` the channel of broadcasts.
+       `:k:<key>` an idempotency key, `:k` the index of these, `:p` presence, `:i` and a letter a part of the inbox
+       (see `_inbox_keys`); `::users` the users of a partition, `::inboxes` its inboxes, `::retries` what a repeated
+       attempt appended, `::w:` a wake stream, `::wn:` its counter, `::i:<instance>` a router's channel, `::c:<name>`
+       a probe's channel, `::e:` the channel of broadcasts.
     4. Keys of different databases are apart, but channels are not: pub/sub has no databases. So the name of a channel
        in a database other than 0 ends with `:d<database>`.
     5. The layout is part of the stored data: it never changes for a prefix.
@@ -25,6 +26,8 @@ from typing import Final
 from urllib.parse import quote
 
 from notify.errors import UsageError
+
+from ._inbox_keys import PARTS
 
 PARTITIONS: Final = 256
 """Hash slots that the names of one prefix use."""
@@ -77,6 +80,7 @@ class RedisNames:
         channel_suffix: ends the name of every channel; empty in database 0.
         indexes: for each partition, the sorted set of its users' streams.
         retries: for each partition, the hash of what repeated attempts appended.
+        inbox: maps a user to the names of the stream, the parts of the inbox, and the index of inboxes; cached.
         of_user: maps a user to the names of stream, index and retries, and the partition; cached.
 
     Raises:
@@ -91,12 +95,30 @@ class RedisNames:
         self._heads = [f"{prefix}:{{{tag}}}:".encode() for tag in TAGS]
         self.indexes = [head + b":users" for head in self._heads]
         self.retries = [head + b":retries" for head in self._heads]
+        self.inbox: Callable[[str], tuple[bytes, ...]] = lru_cache(_CACHED_NAMES)(self._inbox)
         self.of_user: Callable[[str], tuple[bytes, bytes, bytes, int]] = lru_cache(_CACHED_NAMES)(self._of_user)
 
     def _of_user(self, user: str) -> tuple[bytes, bytes, bytes, int]:
         partition = partition_of(user)
         stream = self._heads[partition] + encode(user).encode()
         return stream, self.indexes[partition], self.retries[partition], partition
+
+    def _inbox(self, user: str) -> tuple[bytes, ...]:
+        stream, _, _, partition = self.of_user(user)
+        return self.inbox_of(stream, partition)
+
+    def inbox_of(self, stream: bytes, partition: int) -> tuple[bytes, ...]:
+        """Return what `inbox` does for the user with this stream."""
+        parts = [b"%b:%b" % (stream, part.encode()) for part in PARTS]
+        return (stream, *parts, self.inboxes(partition))
+
+    def inboxes(self, partition: int) -> bytes:
+        """Return the name of the sorted set of a partition's inboxes, by when something in them may be due."""
+        return self._heads[partition] + b":inboxes"
+
+    def followers(self, topic: str) -> bytes:
+        """Return the name of the sorted set of a topic's followers."""
+        return self.of_user(topic)[0] + b":if"
 
     def stream(self, user: str) -> bytes:
         """Return the name of the user's stream."""

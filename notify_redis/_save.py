@@ -220,6 +220,25 @@ class RedisSaver:
         await finished
         return outcomes  # type: ignore[return-value]  # every one was set
 
+    async def change(self, event: Event, effect: bytes) -> tuple[Outcome, list[Any]]:
+        """Apply a change to an inbox; return the outcome, and what the script answered (see `_lua/effect.lua`).
+
+        The outcome is the event without an id if nothing was stored. Cancelling abandons only the wait.
+        """
+        self._client.check_open()
+        finished: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if self.on_stored is not None and isinstance(outcome, Event) and outcome.id:
+                self.on_stored(outcome)
+            if not finished.done():
+                finished.set_result(outcome)
+
+        push = self._attempts.new_push(event, done, effect)
+        for queue in self._enqueue([push]):
+            queue.pump()
+        return await finished, push.answer or []
+
     def save_soon(self, event: Event, done: Done) -> None:
         """Append an event together with the others of this step of the event loop; `done` gets the outcome."""
         self._client.check_open()

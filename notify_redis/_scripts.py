@@ -24,11 +24,19 @@ class Script:
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
-PUSH: Final = Script("head", "wake", "push")
+PUSH: Final = Script("head", "wake", "plain", "push")
+APPLY: Final = Script("head", "wake", "inbox", "effect", "push")
+PAGE: Final = Script("head", "inbox", "page")
+NEWS: Final = Script("head", "inbox", "news")
+FOLLOW: Final = Script("head", "inbox", "follow")
+SESSION: Final = Script("head", "inbox", "session")
+DUE: Final = Script("due")
+SWEEP: Final = Script("head", "inbox", "sweep")
+LEAVE: Final = Script("head", "inbox", "leave")
 READ: Final = Script("head", "read")
 LEASE: Final = Script("lease")
 TELL: Final = Script("wake", "tell")
 WATCH: Final = Script("wake", "watch")
 FORGET: Final = Script("head", "forget")
-SCRIPTS: Final = (PUSH, READ, LEASE, TELL, WATCH, FORGET)
+SCRIPTS: Final = (PUSH, APPLY, READ, LEASE, TELL, WATCH, FORGET, PAGE, NEWS, FOLLOW, SESSION, DUE, SWEEP, LEAVE)
 """Loaded on every new connection, and again after a reply NOSCRIPT."""

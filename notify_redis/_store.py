@@ -13,12 +13,14 @@ from redis.exceptions import ResponseError
 from notify import Event, Guarantees, Page, ids
 from notify.adapters import Retention, check_user
 from notify.errors import CodecError, NotifyError, UsageError
+from notify.inbox.abc import Change, Follow, InboxRetention, ItemPage, ItemQuery
 
 from ._attempt import PushAttempts
 from ._client import RedisClient
 from ._commands import PushCommands
 from ._connection import RedisUrl, pack
 from ._errors import FAILURES, unavailable
+from ._inbox import RedisInbox
 from ._names import PARTITIONS, RedisNames
 from ._record import decode
 from ._save import RedisSaver
@@ -89,6 +91,7 @@ class RedisStore:
         commands = PushCommands(self._names, retention, exact=exact, inline=inline, wakes=self._wakes)
         attempts = PushAttempts(self._client, commands, min_replicas=min_replicas, timeout=timeout)
         self._saver = RedisSaver(self._client, attempts)
+        self._inbox = RedisInbox(self._client, self._names, commands, self._saver, self._ask)
 
     # -- Store ---------------------------------------------------------------------------------------------------
 
@@ -160,19 +163,22 @@ class RedisStore:
     async def forget(self, user: str) -> int:
         """See `notify.abc.Forget.forget`.
 
-        Erases what has the user's name: the log, idempotency keys, presence, the place in the index of users, and what
-        wake streams still hold. An open connection of the user is registered again when its tracker next writes.
+        Erases what has the user's name: the log, idempotency keys, presence, the inbox, whom the user follows and who
+        follows the user, the places in indexes, and what wake streams still hold. An open connection of the user is
+        registered again when its tracker next writes.
         """
         self._client.check_open()
         check_user(user)
         stream, index, _, partition = self._names.of_user(user)
-        keys = (stream, index, self._names.presence(user), self._names.idempotency_index(user))
+        await self._inbox.forget(user)
+        keys = [stream, index, self._names.presence(user), self._names.idempotency_index(user)]
+        keys += [*self._names.inbox(user)[1:], self._names.followers(user)]
         count: int | None = None
         attempts = 0
         while count is None:  # it is a number when told to erase now
             attempts += 1
             now = b"1" if attempts >= FORGET_ATTEMPTS else b""
-            (count,) = await self._ask([(partition, pack(b"EVALSHA", FORGET.sha, b"4", *keys, now))])
+            (count,) = await self._ask([(partition, pack(b"EVALSHA", FORGET.sha, b"%d" % len(keys), *keys, now))])
             if count is None:
                 await anyio.sleep(0.001)
         await self._forget_wakes(self._names.channel(user))
@@ -226,6 +232,37 @@ class RedisStore:
         """See `notify.abc.ReadMany.read_many`."""
         pages = await self._read(after, limit, only_news=True)
         return {user: page for user, page in pages.items() if page.events or page.gap}
+
+    # -- InboxStore ----------------------------------------------------------------------------------------------
+
+    @property
+    def inbox_retention(self) -> InboxRetention:
+        """See `notify.inbox.abc.InboxStore`."""
+        return self._inbox.retention
+
+    @inbox_retention.setter
+    def inbox_retention(self, retention: InboxRetention) -> None:
+        self._inbox.retention = retention
+
+    async def change(self, draft: Event) -> Change:
+        """See `notify.inbox.abc.InboxStore.change`; a follow takes two round trips, and a merge of a session three."""
+        return await self._inbox.change(draft)
+
+    async def pull(self, user: str) -> int:
+        """See `notify.inbox.abc.InboxStore.pull`."""
+        return await self._inbox.pull(user)
+
+    async def items(self, user: str, query: ItemQuery) -> ItemPage:
+        """See `notify.inbox.abc.InboxStore.items`; with `types`, what is read until enough is found."""
+        return await self._inbox.items(user, query)
+
+    async def edges(self, *, user: str = "", topic: str = "", after: str = "", limit: int = 100) -> Sequence[Follow]:
+        """See `notify.inbox.abc.InboxStore.edges`; the followers of a topic take two round trips."""
+        return await self._inbox.edges(user, topic, after, limit)
+
+    async def sweep(self, limit: int = 500) -> int:
+        """See `notify.inbox.abc.InboxStore.sweep`."""
+        return await self._inbox.sweep(limit)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

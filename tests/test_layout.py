@@ -29,6 +29,7 @@ FLOORS = (
     ["_stream", "_push", "_presence", "_open"],
     ["_assembly"],
     ["_pushing"],
+    ["_layers"],
     ["_notifier"],
     ["adapters", "__init__"],
     ["inbox"],
@@ -40,7 +41,8 @@ FLOORS = (
 """Who imports whom in the core, annotations included: a module imports its own room and the floors above it here."""
 
 PUBLIC = {
-    "notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event", "notify.inbox.abc",
+    "notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event", "notify.inbox",
+    "notify.inbox.abc",
 }  # fmt: skip
 """What a backend, the command line and the suites may import of the core."""
 
@@ -65,6 +67,7 @@ ROLES = {
     "_listen": "being told, catching up",
     "_record": "event to and from bytes or row",
     "_names": "keys, channels, tables",
+    "_inbox": "what the inboxes of the store consist of, and their changes",
     "_connection": "connecting, pools",
     "_errors": "the driver's errors, translated in one table",
     "_open": "the entry points of `notify.stores`: from a URL to a store",
@@ -83,6 +86,12 @@ FURTHER = {
         "_ephemeral": "events that are not stored, from process to process",
         "_checkpoint": "moving the write-ahead log into the file, in one elected process",
         "_sweep": "removing what is over its age",
+        "_append": "one transaction's events, appended to their logs",
+        "_batch": "the events and the changes of inboxes of one transaction, in order",
+        "_apply": "what items and changes do to the rows of an inbox",
+        "_box": "one transaction's changes to rows, counters and bounds of inboxes; due items",
+        "_follow": "items of other logs: topics, merged sessions",
+        "_items": "rows of inboxes as their readers get them",
     },
     "notify_redis": {
         "_attempt": "what one attempt sends, and what its replies mean: first and later ones alike",
@@ -97,6 +106,8 @@ FURTHER = {
         "_discovery": "asking sentinels or a cluster for the masters",
         "_selfcheck": "settings of the server that endanger the promises",
         "_scripts": "the Lua scripts",
+        "_inbox_keys": "the keys of an inbox, and what is written in them",
+        "_inbox_rows": "pages of an inbox: how one is asked for, and what the reply means",
     },
     "notify_pg": {
         "_dsn": "a DSN is read before the driver could print a piece of its password",
@@ -121,12 +132,14 @@ PURE = {
     "notify.ids", "notify._codec", "notify._runtime._backoff", "notify._runtime._options", "notify._runtime._retention",
     "notify._runtime._urls",
     "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
+    "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds", "notify.inbox._events",
+    "notify.inbox._following",
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
-    "hashlib", "hmac", "ipaddress", "itertools", "json", "math", "re", "typing", "urllib",
+    "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "re", "typing", "urllib",
 }  # fmt: skip
-PURE_MAY_USE = {"notify", "notify.abc", "notify.errors", "notify.event"}
+PURE_MAY_USE = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.event", "notify.inbox.abc"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
 
 LOOPS = {
@@ -172,6 +185,7 @@ FIXED_LINES = {
     "ReadMany.read_many": "cancellation concurrency cost",
     "Forget.forget": "cancellation concurrency cost",
     "Prepare.prepare": "cancellation concurrency cost",
+    "Enqueue.enqueue": "order cancellation concurrency cost",
     "HasOutbox.backlog": "cancellation concurrency cost",
     "Stream.next": "order cancellation concurrency",
     "Stream.aclose": "",

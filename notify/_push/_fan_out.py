@@ -108,6 +108,16 @@ class FanOut:
                 for sink in self._sinks:
                     sink.send(stored, None)
 
+    def announce(self, event: Event) -> int:
+        """Show and route an event that the store has stored without a push; return how many streams accepted it."""
+        taken = self._offer(event)
+        self._counters.delivered_local += taken
+        if self._routes:
+            self._route(event, UNLOCATED)
+        for sink in self._sinks:
+            sink.send(event, None)
+        return taken
+
     def uncertain(self, event: Event) -> None:
         """Note a push whose outcome is unknown: if its key is repeated, the sinks may have missed the event."""
         if self._sinks and event.key is not None:

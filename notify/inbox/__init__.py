@@ -1,5 +1,13 @@
 """Notifications that are listed, counted, read, replaced and dismissed, on all devices of a user at once."""
 
+from ._fold import InboxFold as InboxFold
+from ._folds import InboxFolds as InboxFolds
+from ._hooks import AfterChange as AfterChange
+from ._hooks import AfterSend as AfterSend
+from ._hooks import BeforeSend as BeforeSend
+from ._hooks import Hook as Hook
+from ._inbox import Inbox as Inbox
+from ._stream import InboxStream as InboxStream
 from .abc import Change as Change
 from .abc import Counts as Counts
 from .abc import Follow as Follow
@@ -8,4 +16,20 @@ from .abc import InboxStore as InboxStore
 from .abc import Item as Item
 from .abc import ItemPage as ItemPage
 
-__all__ = ["Change", "Counts", "Follow", "InboxRetention", "InboxStore", "Item", "ItemPage"]
+__all__ = [
+    "AfterChange",
+    "AfterSend",
+    "BeforeSend",
+    "Change",
+    "Counts",
+    "Follow",
+    "Hook",
+    "Inbox",
+    "InboxFold",
+    "InboxFolds",
+    "InboxRetention",
+    "InboxStore",
+    "InboxStream",
+    "Item",
+    "ItemPage",
+]

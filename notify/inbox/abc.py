@@ -40,7 +40,7 @@ from notify.abc import Store
 from notify.event import Event
 
 ITEM: Final = "notify.item"
-"""The name in `meta` that makes an event an item; its value: when that expires, in milliseconds since 1970, or empty."""
+"""The name in `meta` that makes an event an item. Its value is when that expires, in ms since 1970, or empty."""
 
 CHANGES: Final = frozenset(
     {

@@ -13,6 +13,12 @@ from .history import History as History
 from .history import Verdict as Verdict
 
 if TYPE_CHECKING:
+    from .inbox import DurableInboxSuite as DurableInboxSuite
+    from .inbox import ForgetInboxSuite as ForgetInboxSuite
+    from .inbox import InboxStoreSuite as InboxStoreSuite
+    from .inbox import InboxTransactionSuite as InboxTransactionSuite
+    from .inbox import LosingInboxSuite as LosingInboxSuite
+    from .inbox import SharedInboxSuite as SharedInboxSuite
     from .outage import BehindFaultProxy as BehindFaultProxy
     from .outage import OutageSuite as OutageSuite
     from .outage import PresenceOutageSuite as PresenceOutageSuite
@@ -43,6 +49,14 @@ if TYPE_CHECKING:
     from .stream_store import StreamStoreSuite as StreamStoreSuite
 
 _SUITES = {
+    "inbox": [
+        "DurableInboxSuite",
+        "ForgetInboxSuite",
+        "InboxStoreSuite",
+        "InboxTransactionSuite",
+        "LosingInboxSuite",
+        "SharedInboxSuite",
+    ],
     "outage": [
         "BehindFaultProxy",
         "OutageSuite",
@@ -88,16 +102,21 @@ __all__ = [
     "BehindFaultProxy",
     "BoundedStoreSuite",
     "ClockedStoreSuite",
+    "DurableInboxSuite",
     "DurableStoreSuite",
     "EphemeralsSuite",
     "FaultProxy",
     "Faults",
+    "ForgetInboxSuite",
     "ForgetSuite",
     "History",
     "ImmediatePresenceSuite",
     "ImmediateStoreSuite",
+    "InboxStoreSuite",
+    "InboxTransactionSuite",
     "LeasedPresenceSuite",
     "LivenessSuite",
+    "LosingInboxSuite",
     "OutageSuite",
     "PrepareSuite",
     "PresenceOutageSuite",
@@ -108,6 +127,7 @@ __all__ = [
     "SaveInTransactionSuite",
     "SaveManySuite",
     "SaveSoonSuite",
+    "SharedInboxSuite",
     "SharedPresenceSuite",
     "SharedStoreSuite",
     "SharedStreamStoreSuite",
@@ -122,7 +142,8 @@ _WITH_ASSERTS = (
     *("_suite", "_waits", "_store_abilities", "_store_base", "_store_features", "_store_forget", "_store_gaps"),
     *("_store_logs", "_store_saves", "_store_saving", "_stream_base", "_stream_ephemerals", "_stream_lifetime"),
     *("_stream_notifier", "_stream_positions", "_router_base", "_presence_base", "_presence_features"),
-    *("_outage_base", "_outage_stores", *_SUITES),
+    *("_outage_base", "_outage_stores", "_inbox_base", "_inbox_items", "_inbox_marks"),
+    *("_inbox_pages", "_inbox_due", "_inbox_topics", "_inbox_merge", "_inbox_races", "_inbox_features", *_SUITES),
 )
 
 _pytest = sys.modules.get("pytest")

@@ -35,6 +35,7 @@ class Site:
         options: checked.
 
     Attributes:
+        inbox: whose items clients may list and mark; None without.
         closing: ends the streams when the server shuts down.
         linger: keeps a shutdown noticed between polls.
         limits: counts the streams.
@@ -59,6 +60,9 @@ class Site:
     ) -> None:
         self.notifier = notifier
         self.options = options
+        self.inbox = options.inbox
+        if self.inbox is not None and self.inbox.notifier is not notifier:
+            raise UsageError("inbox= must be an Inbox of the notifier that is the first argument")
         self.closing = Closing(drain=options.drain)
         self.linger = PollLinger(self.closing)
         self.limits = StreamLimits(options.max_streams, options.max_streams_per_user)

@@ -1,4 +1,5 @@
--- Erases a user. KEYS: stream, users of the partition, presence, index of idempotency keys. ARGV: "1" to erase now.
+-- Erases a user. KEYS: stream, users of the partition, presence, index of idempotency keys, the inbox (its last
+-- key is the index of inboxes), followers. ARGV: "1" to erase now.
 --
 -- Returns the number of events. Returns nothing, and does nothing, in the millisecond of the last event: a new log
 -- begins with the time, so an id that was given could be given again.
@@ -10,5 +11,8 @@ if ARGV[1] == '' and ms(head(stream)) == time[1] * 1000 + math.floor(time[2] / 1
 local count = redis.call('XLEN', stream)
 for _, key in ipairs(redis.call('ZRANGE', keys, 0, -1)) do redis.call('UNLINK', keys .. ':' .. key) end
 redis.call('UNLINK', stream, KEYS[3], keys)
+redis.call('UNLINK', unpack(KEYS, 5, 13))
+redis.call('UNLINK', KEYS[15])
 redis.call('ZREM', KEYS[2], stream)
+redis.call('ZREM', KEYS[14], stream)
 return count

@@ -11,6 +11,8 @@
 --
 -- An announcement is "id prev nonce body", without the body where that is over the inline limit.
 --
+-- plain.lua or effect.lua is in front of it: the latter adds keys and arguments, and applies events to inboxes.
+--
 -- Why a script and not MULTI: prev has to be read and written in one step. Why not XADD with an id from the client: two
 -- processes would need a lock. Why few events in a call: while a script runs, the server does nothing else.
 --
@@ -51,7 +53,31 @@ local function find(stream, nonce)
   return false
 end
 
-local function push(stream, index, retries, idem, nonce, keyed, body)
+-- The id of the next event: after the last one, and after what an inbox has seen of the log, which may have been lost
+-- since. Its sequence number has 20 bits, as items need.
+local function following(prev, floor)
+  local last, sequence = 0, 0
+  for _, id in ipairs({prev, floor}) do
+    local x, y = string.match(id, '^(%d+)%-(%d+)$')
+    x, y = tonumber(x or 0), tonumber(y or 0)
+    if x > last or x == last and y > sequence then
+      last, sequence = x, y
+    end
+  end
+  if now > last then return '*' end
+  if sequence >= 1048575 then return string.format('%.0f-0', last + 1) end
+  return string.format('%.0f-%.0f', last, sequence + 1)
+end
+
+-- Tells later attempts what this one did.
+local function settle(retries, nonce, place)
+  redis.call('HSET', retries, nonce, place)
+  redis.call('PEXPIRE', retries, 60000)
+end
+
+local function push(k, a)
+  local stream, index, retries, idem = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
+  local nonce, keyed, body = ARGV[a], ARGV[a + 1] == '1', ARGV[a + 2]
   if keyed then
     local place = redis.call('GET', idem)
     if place then return known(stream, place) end
@@ -62,12 +88,25 @@ local function push(stream, index, retries, idem, nonce, keyed, body)
     place = find(stream, nonce)
     if place == nil then return '?the log was trimmed past an earlier attempt' end
   end
-  local fresh = not place
+  local fresh, effect = not place, nil
   if fresh then
-    local prev = head(stream)
-    local id = redis.pcall('XADD', stream, 'MAXLEN', trim, max_len, '*', 'p', prev, 'n', nonce, 'e', body)
+    local prev, id = head(stream), '*'
+    if prepare then
+      effect = prepare(k, a, now)
+      if effect and effect.result then
+        if since ~= '' and effect.is_final then settle(retries, nonce, '') end
+        return effect.result
+      end
+    end
+    if effect then
+      id = following(prev, effect.floor)
+    elseif prev == '0' then
+      id = following(prev, redis.call('HGET', stream .. ':il', '') or '0')
+    end
+    id = redis.pcall('XADD', stream, 'MAXLEN', trim, max_len, id, 'p', prev, 'n', nonce, 'e', body)
     if type(id) == 'table' then return '!' .. id.err end
     appended = true
+    if effect then effect.apply(id) end
     place = id .. ' ' .. prev
     if math.floor(ms(prev) / HOUR) ~= math.floor(now / HOUR) then
       if ttl > 0 then
@@ -88,10 +127,7 @@ local function push(stream, index, retries, idem, nonce, keyed, body)
       redis.call('PEXPIRE', keys, window)
     end
   end
-  if since ~= '' then
-    redis.call('HSET', retries, nonce, place)
-    redis.call('PEXPIRE', retries, 60000)
-  end
+  if since ~= '' then settle(retries, nonce, place) end
   if fresh then
     local message = place .. ' ' .. nonce
     if #body <= inline then message = message .. ' ' .. body end
@@ -103,15 +139,15 @@ local function push(stream, index, retries, idem, nonce, keyed, body)
       if type(sent) == 'table' then unannounced = sent.err end
     end
   end
-  return place
+  return effect and effect.report and effect.report(place) or place
 end
 
 local results = {now}
-for i = 1, #KEYS / 4 do
-  local k, a = i * 4 - 3, i * 3 + 13
+for i = 1, #KEYS / KEYS_OF_EACH do
+  local k, a = (i - 1) * KEYS_OF_EACH + 1, (i - 1) * ARGUMENTS_OF_EACH + FIRST
   appended = false
-  local ok, result =
-    pcall(push, KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], ARGV[a], ARGV[a + 1] == '1', ARGV[a + 2])
+  local ok, result = pcall(push, k, a)
+  if ok and report and type(result) == 'string' and not string.find(result, '^[!?]') then ok, result = pcall(report, k, a, result, now) end
   if not ok then
     result = (appended and '?' or '!') .. (type(result) == 'table' and result.err or tostring(result))
   end

@@ -288,14 +288,6 @@ async def test_nearly_right_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
             assert PLAIN not in answer.text
 
 
-def test_there_is_no_inbox_yet() -> None:
-    """What would be ignored is refused."""
-    inbox: Any = object()
-    with pytest.raises(UsageError, match="no inbox yet"):
-        NotifyApp(Notifier(MemoryStore()), lambda request: "alice", inbox=inbox)
-    NotifyApp(Notifier(MemoryStore()), lambda request: "alice", inbox=None)
-
-
 @pytest.mark.parametrize("secrets", [[""], [" "], [b""], [5], [None]])
 def test_secrets_are_checked(secrets: Any) -> None:
     """An empty one would let every program in."""

@@ -1,0 +1,180 @@
+"""Tells streams how many items there are: shared reads for all streams of a process.
+
+Concurrent requests for one user are one read, and while it runs there is no second one for that user. Reads of
+different users run side by side, a few at a time: an item of a topic concerns all its followers at the same moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+from heapq import heappop, heappush
+from typing import Final, Protocol
+from weakref import WeakSet
+
+import anyio
+
+from notify import BackendError, ClosedError, NotifyError
+from notify.adapters import Background, OutageLog, backoff
+
+from .abc import Counts
+
+logger = logging.getLogger("notify")
+
+CONCURRENT_READS: Final = 8
+"""Users whose counts are read at the same time."""
+
+STEP: Final = 0.1
+"""Seconds to which the times of expiry are rounded up: what expires within one step is one read for each user."""
+
+CLOCK_CHECK: Final = 1.0
+"""Seconds after which the wall clock is compared again: it may have been set."""
+
+
+class Counted(Protocol):
+    """A stream that yields counts."""
+
+    @property
+    def user(self) -> str:
+        """Whose counts."""
+
+    def answered(self, counts: Counts | None) -> None:
+        """Take the counts; None if they could not be read so far. Never waits."""
+
+
+class Counting:
+    """Reads counts for the streams of one inbox object, which it does not keep alive.
+
+    Invariant: while users wait for a read, as many tasks run as there are such users, at most `CONCURRENT_READS`.
+
+    Args:
+        read: reads the counts of a user.
+        background: runs the tasks.
+        clock: returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], Awaitable[Counts]],
+        background: Background,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._read = read
+        self._background = background
+        self._clock = clock
+        self._waiting: dict[str, WeakSet[Counted]] = {}
+        self._reading: set[str] = set()
+        self._tasks = 0
+        self._due: dict[float, WeakSet[Counted]] = {}
+        self._moments: list[float] = []
+        self._timer: anyio.Event | None = None
+        self._outage = OutageLog(
+            logger,
+            "the counts of inboxes cannot be read, so streams do not yield them",
+            "the counts of inboxes are read again",
+        )
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def request(self, stream: Counted) -> None:
+        """Read the counts of the stream's user soon, and pass them to the stream. Never waits."""
+        streams = self._waiting.get(stream.user)
+        if streams is None:
+            streams = self._waiting[stream.user] = WeakSet()
+        streams.add(stream)
+        if self._tasks < CONCURRENT_READS:
+            try:
+                self._background.start(self._work)
+            except ClosedError:
+                self._give_up()
+            else:
+                self._tasks += 1
+
+    async def _work(self) -> None:
+        """Read for one user after the other, until none waits."""
+        delays = backoff(random.random)
+        try:
+            while (user := self._next()) is not None:
+                if await self._read_for(user):
+                    delays = backoff(random.random)
+                else:
+                    await anyio.sleep(next(delays))
+        finally:
+            self._tasks -= 1
+            if self._background.closed:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Answer the streams that wait, because the inbox is closed."""
+        while self._waiting:
+            for stream in tuple(self._waiting.popitem()[1]):
+                stream.answered(None)
+
+    def _next(self) -> str | None:
+        return next((user for user in self._waiting if user not in self._reading), None)
+
+    async def _read_for(self, user: str) -> bool:
+        """Read once for all streams of the user that wait; return whether that is over with."""
+        streams = self._waiting.pop(user)
+        counts: Counts | None = None
+        self._reading.add(user)
+        try:
+            counts = await self._read(user)
+        except BackendError as error:
+            self._outage.failed(error)
+            self._waiting[user] = streams | self._waiting.get(user, WeakSet())
+        except NotifyError:
+            pass  # the store is closed: asking again is of no use
+        else:
+            self._outage.recovered()
+            return True
+        finally:
+            self._reading.discard(user)
+            for stream in tuple(streams):  # also if this task is cancelled: a stream waits for an answer
+                stream.answered(counts)
+        return False
+
+    # -- expiry --------------------------------------------------------------------------------------------------
+
+    def expires(self, stream: Counted, ms: int) -> None:
+        """Request the counts when an item expires that the stream has yielded. Never waits.
+
+        Args:
+            stream: gets the counts.
+            ms: when it expires, in milliseconds since 1970.
+        """
+        moment = math.floor(ms / 1000 / STEP + 1) * STEP
+        streams = self._due.get(moment)
+        if streams is None:
+            streams = self._due[moment] = WeakSet()
+            heappush(self._moments, moment)
+        streams.add(stream)
+        if self._timer is None:
+            self._timer = anyio.Event()
+            try:
+                self._background.start(self._watch)
+            except ClosedError:
+                self._timer = None
+                self._due.clear()
+                self._moments.clear()
+        elif moment == self._moments[0]:
+            self._timer.set()
+
+    async def _watch(self) -> None:
+        """Request counts as items expire, until no stream waits for that: one task, whatever the number of items."""
+        try:
+            while any(self._due.values()):
+                while self._moments and self._moments[0] <= self._clock():
+                    for stream in tuple(self._due.pop(heappop(self._moments))):
+                        self.request(stream)
+                if self._moments:
+                    timer = self._timer = anyio.Event()
+                    with anyio.move_on_after(min(CLOCK_CHECK, max(0.0, self._moments[0] - self._clock()))):
+                        await timer.wait()
+        finally:
+            self._timer = None
+            self._due.clear()
+            self._moments.clear()

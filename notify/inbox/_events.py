@@ -1,0 +1,185 @@
+"""Pure: checks what callers name, and builds the payloads of changes: nothing unchecked reaches a store.
+
+Every text that is not the id of an item is ignored, as an unknown id is, so that an answer says nothing about what
+exists. Everything else that is malformed is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final, get_args
+
+from notify import InvalidEventError, InvalidEventIdError, PayloadTooLargeError, UsageError, ids
+from notify.adapters import check_user, split_positions
+from notify.event import Event, check_name, plain
+
+from .abc import ITEM, MAX_IDS, InboxRetention, ItemQuery, State
+
+MAX_CHANGE: Final = 65_536
+"""Bytes of JSON that a change may have: what every router carries."""
+
+MARKS: Final = ("seen", "read", "unread", "dismissed", "restored")
+"""What `Inbox.mark` makes of an item; each is a change of the type `notify.<state>`."""
+
+_LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999
+_STATES: Final = get_args(State)
+_PLAIN_ITEM: Final = {ITEM: ""}
+
+
+def item_meta(ttl: float | None, now: float) -> dict[str, str]:
+    """Return what makes an event an item.
+
+    Args:
+        ttl: seconds until it vanishes by itself; None for never.
+        now: seconds since 1970.
+
+    Raises:
+        UsageError: `ttl` is not a number greater than 0, or the item would outlive the year 9999.
+    """
+    if ttl is None:
+        return _PLAIN_ITEM
+    seconds: object = ttl  # untyped code may pass anything
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise UsageError(f"ttl must be a number of seconds greater than 0, not {ttl!r:.80}")
+    expires = math.ceil((now + ttl) * 1000)
+    if expires > _LAST_MS:
+        raise UsageError(f"ttl must end before the year 10000: leave it out for an item that stays, not {ttl!r:.80}")
+    return {ITEM: str(expires)}
+
+
+def change_event(user: str, state: str, payload: dict[str, Any]) -> Event:
+    """Return the draft of a change.
+
+    Raises:
+        InvalidEventError: `user` is not a user id.
+        PayloadTooLargeError: the ids are too long together.
+    """
+    event = Event(user, f"notify.{state}", payload)
+    if len(event.data) > MAX_CHANGE:
+        raise PayloadTooLargeError(len(event.data), MAX_CHANGE)
+    return event
+
+
+def item_id(text: str, user: str) -> str | None:
+    """Return the one spelling of an item's id in this user's inbox; None if the text is not one."""
+    number, at, log = text.partition("@")
+    if not ids.is_id(number):
+        return None
+    number = ids.canonical(number)
+    if number == ids.ZERO or (at and not _is_name(log)):
+        return None
+    return f"{number}@{plain(log)}" if log and log != user else number
+
+
+def item_ids(named: str | Iterable[str], user: str) -> list[str]:
+    """Return the ids of items, each once, without texts that are not one.
+
+    Raises:
+        UsageError: more than `MAX_IDS` are named, or something else than text is.
+    """
+    given: Any = (named,) if isinstance(named, str) else named
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise UsageError(f"ids must be an iterable of the ids of items, not {named!r:.80}")
+    texts: dict[str, None] = {}
+    for text in given:
+        if not isinstance(text, str):
+            raise UsageError(f"ids must be texts, such as item.id, not {text!r:.80}")
+        texts[text] = None
+        if len(texts) > MAX_IDS:
+            raise UsageError(f"a change names at most {MAX_IDS} items by their ids: use up_to, or several calls")
+    found = (item_id(text, user) for text in texts)
+    return list(dict.fromkeys(id for id in found if id is not None))
+
+
+def position(up_to: str, user: str) -> str:
+    """Return a position, or the id of an item, in its one spelling.
+
+    Raises:
+        InvalidEventIdError: it is neither.
+    """
+    text: object = up_to  # untyped code may pass anything
+    if isinstance(text, str):
+        if "@" not in text:
+            split_positions(text, [user])  # refuses what is not a position
+            return ids.canonical(text) if ids.is_id(text) else plain(text)
+        found = item_id(text, user)
+        if found is not None:
+            return found
+    raise InvalidEventIdError(f"up_to must be a position of the inbox or the id of an item, not {up_to!r:.80}")
+
+
+def mark_payload(
+    user: str, state: str, named: str | Iterable[str] | None, up_to: str | None, group: str | None
+) -> dict[str, Any]:
+    """Return the payload of a change that affects items; `ids` may be empty in it.
+
+    Raises:
+        UsageError: not a state that items can be given, or not exactly one of ids, `up_to` and `group` is given.
+        InvalidEventIdError: `up_to` is not a position.
+        InvalidEventError: `group` is not a group.
+    """
+    if state not in MARKS:
+        raise UsageError(f"items are marked as {', '.join(MARKS)}, not {state!r:.80}")
+    if sum(each is not None for each in (named, up_to, group)) != 1:
+        raise UsageError("a mark takes either ids, up_to= or group=, and exactly one of them")
+    if named is not None:
+        return {"ids": item_ids(named, user)}
+    if up_to is not None:
+        return {"up_to": position(up_to, user)}
+    check_name("group", group)
+    return {"group": plain(group)}
+
+
+def item_query(
+    before: str | None, limit: int, state: State, types: Iterable[str] | None, group: str | None, user: str
+) -> ItemQuery:
+    """Return the query of a page.
+
+    Raises:
+        UsageError: `limit`, `state` or `types` is unacceptable.
+        InvalidEventIdError: `before` is not the id of an item.
+        InvalidEventError: `group` is not a group.
+    """
+    size: object = limit
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UsageError(f"limit must be a whole number greater than 0, not {limit!r:.80}")
+    if state not in _STATES:
+        raise UsageError(f"state must be one of {', '.join(_STATES)}, not {state!r:.80}")
+    if isinstance(types, str):
+        raise UsageError(f"types must be an iterable of event types, not the text {types!r:.80}")
+    after = None
+    if before is not None:
+        text: object = before
+        after = item_id(text, user) if isinstance(text, str) else None
+        if after is None:
+            raise InvalidEventIdError(f"before must be the id of an item, not {before!r:.80}")
+    if group is not None:
+        check_name("group", group)
+    named = None if types is None else tuple(types)
+    if named is not None and not all(isinstance(type, str) for type in named):
+        raise UsageError(f"types must be event types, not {named!r:.80}")
+    if named == ():
+        limit = 0  # no item is of one of no types; the counts are asked for nevertheless
+    return ItemQuery(before=after, limit=limit, state=state, types=named or None, group=plain(group))
+
+
+def check_retention(retention: InboxRetention) -> None:
+    """Raise UsageError unless each value is acceptable."""
+    items, age, keep = (getattr(retention, name, None) for name in ("max_items", "max_age", "keep_unread"))
+    if not isinstance(retention, InboxRetention):
+        raise UsageError(f"retention must be an InboxRetention, not {retention!r:.80}")
+    if isinstance(items, bool) or not isinstance(items, int) or items < 1:
+        raise UsageError(f"max_items must be a whole number greater than 0, not {items!r:.80}")
+    if age is not None and (not isinstance(age, int | float) or not 0 < age < math.inf):
+        raise UsageError(f"max_age must be seconds greater than 0, or None, not {age!r:.80}")
+    if not isinstance(keep, bool):
+        raise UsageError(f"keep_unread must be True or False, not {keep!r:.80}")
+
+
+def _is_name(log: str) -> bool:
+    try:
+        check_user(log)
+    except InvalidEventError:
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""Pure: the inbox of one user, as the fold of what was appended to its log; `notify.inbox.abc` has the rules.
+
+This is the truth that every store is held to: the memory store consists of it, and the suites compare other stores
+with it. What it needs from outside is an argument: the time, the retention, the end of a log, another inbox.
+
+| effect | an item that it finds | and does not touch |
+|---|---|---|
+| seen | unseen: seen now | seen |
+| read | unread: read now, and seen now unless it was seen before | read, dismissed |
+| unread | read or dismissed: neither of them; still seen | unread |
+| dismissed | active: dismissed now, and read and seen now unless it was before | dismissed |
+| restored | dismissed: active; still read and seen | active |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from notify import Event, InvalidEventIdError, ids
+from notify.adapters import join_positions, split_positions
+
+from ._rows import Key, Row, Rows, id_of, key_of
+from .abc import ITEM, Counts, InboxRetention, ItemPage, ItemQuery
+
+MARKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "notify.seen": ("unread",),
+    "notify.read": ("unread",),
+    "notify.unread": ("read", "dismissed"),
+    "notify.dismissed": ("unread", "read"),
+    "notify.restored": ("dismissed",),
+}
+"""The changes that affect single items, and the lists of rows that each of them finds something in."""
+
+DUE_AT_ONCE: Final = 500
+"""Due rows that one write removes at most."""
+
+OVERFULL: Final = 10
+"""How many times `max_items` unread items may be kept by `keep_unread`."""
+
+
+@dataclass(slots=True)
+class Followed:
+    """A log beside the user's own, the items of which are listed too.
+
+    Attributes:
+        since: the position after which its items are listed.
+        position: up to where they were taken over.
+        merged: whether it is a session that was merged, which is not read again.
+    """
+
+    since: str
+    position: str
+    merged: bool = False
+
+
+class InboxFold:
+    """The inbox of one user.
+
+    Args:
+        user: whose it is.
+
+    Attributes:
+        rows: the items.
+        position: id of the last event that was applied.
+        logs: what is followed and what was merged, by its name.
+    """
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+        self.rows = Rows()
+        self.position = ids.ZERO
+        self.logs: dict[str, Followed] = {}
+
+    # -- what events do ------------------------------------------------------------------------------------------
+
+    def apply(self, event: Event, now: int, retention: InboxRetention) -> None:
+        """Apply an item, or a change of `MARKS`, that has been appended to the log of this user."""
+        self.remove_due(now, retention, DUE_AT_ONCE)
+        if ITEM in event.meta:
+            self._add([Row(event, "")], retention)
+        elif event.type in MARKS:
+            self.rows.change(self.found(event, now, retention), event.type.removeprefix("notify."), now)
+        self.position = event.id
+
+    def found(self, event: Event, now: int, retention: InboxRetention) -> list[Row]:
+        """Return the rows that a change of `MARKS` gives another state, newest first; the event may be a draft."""
+        rows = [row for row in self._named(event) if row.place in MARKS[event.type]]
+        if event.type == "notify.seen":
+            rows = [row for row in rows if row.seen is None]
+        if event.id:  # items of other logs are taken over before a change that names them; their clocks may be ahead
+            own = ids.parse(event.id)
+            rows = [row for row in rows if row.key[2] or row.key[:2] < own]
+        due = {*self.rows.due(now, retention)}
+        return sorted((row for row in rows if row.key not in due), key=lambda row: row.key, reverse=True)
+
+    def _named(self, event: Event) -> Collection[Row]:
+        """Return the rows that the payload names; none if it is not one that the library writes."""
+        payload: Any = event.payload
+        match payload:
+            case {"ids": [*texts]}:
+                keys = {key_of(text) for text in texts}
+                return [self.rows.by_key[key] for key in keys if key is not None and key in self.rows.by_key]
+            case {"up_to": str(position)}:
+                return self.rows.up_to(self._bounds(position), MARKS[event.type])
+            case {"group": str(group)}:
+                dismissed = event.type == "notify.restored"
+                return [row for row in self.rows.of_group(group) if (row.place == "dismissed") == dismissed]
+        return ()
+
+    def _bounds(self, up_to: str) -> dict[str, tuple[int, int]]:
+        """Return the position in each log that the text names."""
+        key = key_of(up_to)
+        if key is not None:
+            return {key[2]: key[:2]}
+        try:
+            found = split_positions(up_to, [self.user, *self.logs])
+        except InvalidEventIdError:
+            return {}
+        return {"" if log == self.user else log: ids.parse(id) for log, id in found.items()}
+
+    def _add(self, rows: Collection[Row], retention: InboxRetention) -> None:
+        """Insert rows, then remove what is too much."""
+        for row in rows:
+            self.rows.add(row)
+        while len(self.rows) > retention.max_items:
+            names = ("read", "dismissed") if retention.keep_unread else ("unread", "read", "dismissed")
+            oldest = self.rows.oldest(names)
+            if oldest is None and len(self.rows) > OVERFULL * retention.max_items:
+                oldest = self.rows.oldest(["unread"])
+            if oldest is None:
+                return
+            self.rows.remove([oldest])
+
+    # -- other logs ----------------------------------------------------------------------------------------------
+
+    def follow(self, topic: str, since: str) -> None:
+        """List the items of a topic from here on; does nothing if that is so already."""
+        self.logs.setdefault(topic, Followed(since, since))
+
+    def unfollow(self, topic: str) -> bool:
+        """Remove a topic and its items, and return whether it was followed."""
+        if topic not in self.logs or self.logs[topic].merged:
+            return False
+        del self.logs[topic]
+        self.rows.remove([row.key for row in self.rows.of_log(topic)])
+        return True
+
+    def pull(self, topic: str, source: InboxFold | None, head: str, now: int, retention: InboxRetention) -> int:
+        """Take over the items that a topic has got since the last time, as new ones, and return how many.
+
+        Args:
+            topic: one that is followed.
+            source: the topic's own inbox; None if it has none.
+            head: the end of the topic's log; the inbox has been read at this moment or later.
+            now: milliseconds since 1970.
+            retention: the one of all inboxes.
+        """
+        followed = self.logs[topic]
+        if ids.compare(head, followed.position) <= 0:
+            return 0
+        new = [] if source is None else source.own_after(followed.position, now, retention)
+        self.remove_due(now, retention, DUE_AT_ONCE)
+        self._add([row.copy(topic, with_state=False) for row in new], retention)
+        followed.position = head
+        return len(new)
+
+    def own_after(self, position: str, now: int, retention: InboxRetention) -> list[Row]:
+        """Return the rows of the user's own log after a position that are not due, oldest first."""
+        rows = self.rows.of_log("", ids.parse(position))
+        due = {*self.rows.due(now, retention)}
+        return [row for row in rows if row.key not in due]
+
+    def merge(self, session: str, source: InboxFold, until: str, now: int, retention: InboxRetention) -> list[str]:
+        """Take over the items and follows of a session up to a position, and return which topics are new."""
+        known = self.logs.setdefault(session, Followed(ids.ZERO, ids.ZERO, merged=True))
+        last = ids.parse(until)
+        new = [row for row in source.own_after(known.position, now, retention) if row.key[:2] <= last]
+        rows = [row.copy(session, with_state=True) for row in new]
+        topics = [topic for topic in source.logs if topic not in self.logs and topic != self.user]
+        for topic in topics:
+            theirs = source.logs[topic]
+            self.logs[topic] = Followed(theirs.since, theirs.position, theirs.merged)
+            rows += [row.copy(topic, with_state=True) for row in source.rows.of_log(topic)]
+        self._add(rows, retention)
+        known.position = max(known.position, until, key=ids.parse)
+        return topics
+
+    # -- retention -----------------------------------------------------------------------------------------------
+
+    def remove_due(self, now: int, retention: InboxRetention, limit: int) -> int:
+        """Remove due rows, up to a limit, and return how many."""
+        return self.rows.remove(self.rows.due(now, retention)[:limit])
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def positions(self, head: str) -> str:
+        """Return the position for which the rows are exact; `head` is the end of the user's log."""
+        logs = sorted(self.logs, key=lambda log: (self.logs[log].merged, log))
+        return join_positions({self.user: head} | {log: self.logs[log].position for log in logs})
+
+    def counts(self, head: str, now: int, retention: InboxRetention) -> Counts:
+        """Return how many rows there are that are active and not due."""
+        due = [self.rows.by_key[key] for key in self.rows.due(now, retention)]
+        unread = len(self.rows.lists["unread"]) - sum(row.place == "unread" for row in due)
+        read = len(self.rows.lists["read"]) - sum(row.place == "read" for row in due)
+        unseen = self.rows.unseen - sum(row.seen is None for row in due)
+        return Counts(unread + read, unseen, unread, self.positions(head))
+
+    def page(self, query: ItemQuery, head: str, now: int, retention: InboxRetention) -> ItemPage:
+        """Return the items that a query asks for.
+
+        Raises:
+            InvalidEventIdError: `query.before` is not an item's id.
+        """
+        counts = self.counts(head, now, retention)
+        due = {*self.rows.due(now, retention)}
+        rows = [row for row in islice(self._asked(query, due), query.limit + 1 if query.limit else 0)]
+        items = [row.item() for row in rows[: query.limit]]
+        return ItemPage(items, items[-1].id if len(rows) > len(items) else None, counts, counts.position)
+
+    def _asked(self, query: ItemQuery, due: Collection[Key]) -> Iterator[Row]:
+        if query.id is not None:
+            key = key_of(query.id)
+            if key is not None and key in self.rows.by_key and key not in due:
+                yield self.rows.by_key[key]
+            return
+        before = None if query.before is None else key_of(query.before)
+        if query.before is not None and before is None:
+            raise InvalidEventIdError(f"before= must be the id of an item, not {query.before!r:.80}")
+        for row in self.rows.newest(query.state, before):
+            if (
+                row.key not in due
+                and (query.types is None or row.event.type in query.types)
+                and (query.group is None or row.event.group == query.group)
+            ):
+                yield row
+
+
+def ids_of(rows: Collection[Row], limit: int) -> tuple[str, ...]:
+    """Return the ids of the first rows."""
+    return tuple(id_of(row.key) for row in islice(rows, limit))

@@ -1,0 +1,56 @@
+"""Iterating over names that a store returns in pages."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Self
+
+from .abc import Follow
+
+PAGE: Final = 500
+"""Names in one page."""
+
+
+class Names:
+    """The names of one end of the edges; an async iterator that holds nothing open between two steps.
+
+    Args:
+        read: returns the edges after a name.
+        name: returns the name of an edge.
+        reading: what a read of the store is done in.
+    """
+
+    def __init__(
+        self,
+        read: Callable[..., Awaitable[Sequence[Follow]]],
+        name: Callable[[Follow], str],
+        reading: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._read = read
+        self._name = name
+        self._reading = reading
+        self._page: deque[str] = deque()
+        self._after = ""
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        """Return the iterator."""
+        return self
+
+    async def __anext__(self) -> str:
+        """Return the next name.
+
+        Raises:
+            BackendUnavailableError: the store is not reachable; the next call goes on here.
+        """
+        if not self._page and not self._ended:
+            with self._reading():
+                edges = await self._read(after=self._after, limit=PAGE)
+            self._page.extend(map(self._name, edges))
+            self._ended = len(edges) < PAGE
+        if not self._page:
+            raise StopAsyncIteration
+        self._after = self._page.popleft()
+        return self._after

@@ -1,0 +1,253 @@
+"""Pure: the rows of one inbox, sorted, counted and indexed, so that no read looks at more of them than it returns.
+
+A row is in exactly one of three lists, each sorted by the row's key: `unread`, `read` and `dismissed`. What a query
+asks for is one of these lists, or the merge of several. Adding, moving and removing a few rows finds each place by
+bisection; a change of many rows rebuilds the lists that it affects.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from heapq import merge
+from typing import Final, TypeAlias, TypeVar
+
+from notify import Event, ids
+from notify.event import build_event
+
+from .abc import ITEM, InboxRetention, Item, State
+
+Key: TypeAlias = tuple[int, int, str]
+"""What rows are sorted by: both numbers of the id, then the log; the user's own log is the empty string."""
+
+STATES: Final[dict[State, tuple[str, ...]]] = {
+    "active": ("unread", "read"),
+    "unread": ("unread",),
+    "read": ("read",),
+    "dismissed": ("dismissed",),
+    "all": ("unread", "read", "dismissed"),
+}
+"""The lists that contain the items of each state."""
+
+_FEW: Final = 16
+_NOWHERE: Final = (-1, -1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, which a datetime can hold."""
+
+_T = TypeVar("_T", Key, tuple[int, Key])
+
+
+def key_of(id: object) -> Key | None:
+    """Return the key of an item's id, `<id>` or `<id>@<log>`; None if the text is not one."""
+    if not isinstance(id, str):
+        return None
+    number, at, log = id.partition("@")
+    return (*ids.parse(number), log) if ids.is_id(number) and bool(at) == bool(log) else None
+
+
+def id_of(key: Key) -> str:
+    """Return the id of the item with this key."""
+    number = ids.format(*key[:2])
+    return f"{number}@{key[2]}" if key[2] else number
+
+
+class Row:
+    """One item; times are milliseconds since 1970, None where it did not happen."""
+
+    __slots__ = ("dismissed", "event", "expires", "key", "read", "seen")
+
+    def __init__(self, event: Event, log: str) -> None:
+        """Make an unseen row of a stored event.
+
+        Args:
+            event: the event.
+            log: the log that it is from; empty for the user's own.
+        """
+        self.key: Key = (*ids.parse(event.id), log)
+        self.event = build_event(
+            event.id, "", event.user, event.type, event.data, event.micros, event.group, None, event.meta
+        )
+        expiry = event.meta.get(ITEM, "")
+        expires = int(expiry[:20]) if expiry.isascii() and expiry.isdigit() else _LAST_MS + 1
+        self.expires = expires if expires <= _LAST_MS else None
+        self.seen: int | None = None
+        self.read: int | None = None
+        self.dismissed: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The name of the list that this row belongs to."""
+        return "dismissed" if self.dismissed is not None else "unread" if self.read is None else "read"
+
+    def copy(self, log: str, *, with_state: bool) -> Row:
+        """Return this row as another inbox lists it."""
+        row = Row(self.event, log)
+        if with_state:
+            row.seen, row.read, row.dismissed = self.seen, self.read, self.dismissed
+        return row
+
+    def item(self) -> Item:
+        """Return the item as its readers get it."""
+        times = (self.seen, self.read, self.dismissed, self.expires)
+        return Item(self.event, id_of(self.key), *(None if ms is None else _moment(ms) for ms in times))
+
+
+class Rows:
+    """The rows of one inbox.
+
+    Invariants:
+        I1. Each row is in the list `row.place`, and in no other; the lists are sorted.
+        I2. No two rows have both the same log and the same group.
+        I3. `unseen` is the number of rows in `unread` that were not seen: what was read or dismissed was seen too.
+    """
+
+    def __init__(self) -> None:
+        self.by_key: dict[Key, Row] = {}
+        self.lists: dict[str, list[Key]] = {"unread": [], "read": [], "dismissed": []}
+        self.unseen = 0
+        self._expiring: list[tuple[int, Key]] = []
+        self._groups: dict[str, dict[str, Key]] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are, due ones included."""
+        return len(self.by_key)
+
+    def add(self, row: Row) -> None:
+        """Insert a row, in place of the one with its key, and of the one with its log and group."""
+        group, log = row.event.group, row.key[2]
+        replaced = self._groups.get(group, {}).get(log) if group is not None else None
+        self.remove([key for key in (replaced, row.key) if key is not None])  # keeps I2
+        self.by_key[row.key] = row
+        insort(self.lists[row.place], row.key)  # keeps I1
+        self.unseen += row.seen is None  # keeps I3
+        if row.expires is not None:
+            insort(self._expiring, (row.expires, row.key))
+        if group is not None:
+            self._groups.setdefault(group, {})[log] = row.key
+
+    def remove(self, keys: Iterable[Key]) -> int:
+        """Remove the rows with these keys and return how many there were."""
+        gone = [self.by_key.pop(key) for key in {*keys} & self.by_key.keys()]
+        self._leave(gone)
+        expiring = [(row.expires, row.key) for row in gone if row.expires is not None]
+        _take(self._expiring, expiring)
+        for row in gone:
+            self.unseen -= row.seen is None  # keeps I3
+            if row.event.group is not None:
+                logs = self._groups[row.event.group]
+                del logs[row.key[2]]
+                if not logs:
+                    del self._groups[row.event.group]
+        return len(gone)
+
+    def change(self, rows: Collection[Row], effect: str, now: int) -> None:
+        """Give these rows an effect: the type of a change without `notify.`."""
+        self._leave(rows)
+        for row in rows:
+            self.unseen -= row.seen is None
+            if effect in ("seen", "read", "dismissed") and row.seen is None:
+                row.seen = now
+            if effect in ("read", "dismissed") and row.read is None:
+                row.read = now
+            if effect == "dismissed":
+                row.dismissed = now
+            elif effect in ("unread", "restored"):
+                row.dismissed = None
+            if effect == "unread":
+                row.read = None
+            self.unseen += row.seen is None  # keeps I3
+        for name, keys in _by_place(rows).items():
+            _give(self.lists[name], keys)  # keeps I1
+
+    def of_group(self, group: str) -> list[Row]:
+        """Return the rows of a group: at most one of each log."""
+        return [self.by_key[key] for key in self._groups.get(group, {}).values()]
+
+    def of_log(self, log: str, after: tuple[int, int] = (0, 0)) -> list[Row]:
+        """Return the rows of one log that are after a position, oldest first."""
+        start = _behind(after)
+        keys = merge(*(keys[bisect_left(keys, start) :] for keys in self.lists.values()))
+        return [self.by_key[key] for key in keys if key[2] == log]
+
+    def up_to(self, bounds: dict[str, tuple[int, int]], names: Iterable[str]) -> list[Row]:
+        """Return the rows, in these lists, whose log has a bound at or after them."""
+        if not bounds:
+            return []
+        end = _behind(max(bounds.values()))
+        return [
+            self.by_key[key]
+            for name in names
+            for key in self.lists[name][: bisect_left(self.lists[name], end)]
+            if key[:2] <= bounds.get(key[2], _NOWHERE)
+        ]
+
+    def newest(self, state: State, before: Key | None) -> Iterator[Row]:
+        """Iterate over the rows in a state, newest first, beginning after the row `before`, if there is one."""
+        parts = [self.lists[name] for name in STATES[state]]
+        ends = [len(keys) if before is None else bisect_left(keys, before) for keys in parts]
+        backwards = (map(keys.__getitem__, range(end - 1, -1, -1)) for keys, end in zip(parts, ends, strict=True))
+        return map(self.by_key.__getitem__, merge(*backwards, reverse=True))
+
+    def oldest(self, names: Iterable[str]) -> Key | None:
+        """Return the oldest key in these lists; None if they are empty."""
+        return min((self.lists[name][0] for name in names if self.lists[name]), default=None)
+
+    def due(self, now: int, retention: InboxRetention) -> list[Key]:
+        """Return the keys of all rows that are due."""
+        due = set()
+        for expires, key in self._expiring:
+            if expires > now:
+                break
+            due.add(key)
+        if retention.max_age is not None:
+            horizon = now - int(retention.max_age * 1000)
+            for name, keys in self.lists.items():
+                if name == "unread" and retention.keep_unread:
+                    continue
+                for key in keys:
+                    if key[0] >= horizon:
+                        break
+                    due.add(key)
+        return [*due]
+
+    def _leave(self, rows: Collection[Row]) -> None:
+        for name, keys in _by_place(rows).items():
+            _take(self.lists[name], keys)
+
+
+def _behind(position: tuple[int, int]) -> Key:
+    """Return what is greater than every key at this position, of whatever log, and not greater than any other."""
+    return (position[0], position[1] + 1, "")
+
+
+def _by_place(rows: Iterable[Row]) -> dict[str, list[Key]]:
+    places: dict[str, list[Key]] = {}
+    for row in rows:
+        places.setdefault(row.place, []).append(row.key)
+    return places
+
+
+def _take(entries: list[_T], gone: Collection[_T]) -> None:
+    """Remove entries from a sorted list, which contains them."""
+    if len(gone) > _FEW:
+        gone = set(gone)
+        entries[:] = [entry for entry in entries if entry not in gone]
+    else:
+        for entry in gone:
+            del entries[bisect_left(entries, entry)]
+
+
+def _give(entries: list[Key], new: Collection[Key]) -> None:
+    """Insert entries into a sorted list."""
+    if len(new) > _FEW:
+        entries += new
+        entries.sort()
+    else:
+        for entry in new:
+            insort(entries, entry)
+
+
+def _moment(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)

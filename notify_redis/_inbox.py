@@ -1,0 +1,313 @@
+"""Inboxes: rows, counts and pages, changed by scripts in the slot of their user (`_inbox_keys` has the layout).
+
+Items and changes are saved as all events are (`_save`, `_attempt`, `_retry`), by a longer script, which applies what it
+appends (`_lua/effect.lua`). What belongs to another log is in another slot, so it takes steps:
+
+- a page asks the user's slot. If that names topics, one pipeline asks their slots for news, and only what is new is
+  copied: by compare-and-set on the state of each topic, so that concurrent or repeated pulls copy everything once.
+- a change is refused, with nothing stored, as long as the user follows topics that were not asked for news.
+- a session's rows are read in its slot and handed to the change that merges it, again by compare-and-set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from notify import Event, ids
+from notify.adapters import check_user
+from notify.errors import NotifyError, UsageError
+from notify.inbox.abc import MAX_IDS, MAX_TOPICS, Change, Counts, Follow, InboxRetention, ItemPage, ItemQuery
+
+from ._client import RedisClient
+from ._commands import PushCommands, own_position, retention_arguments
+from ._connection import pack
+from ._inbox_keys import RedisInboxLog, item_id, name_in_positions, read_logs, split_member, strings
+from ._inbox_rows import RedisInboxReply, page_of, query_arguments
+from ._names import PARTITIONS, RedisNames, partition_of
+from ._save import RedisSaver
+from ._scripts import DUE, FOLLOW, LEAVE, NEWS, PAGE, SESSION, SWEEP, Script
+
+Asking = Callable[[Sequence[tuple[int, bytes]]], Awaitable[list[Any]]]
+
+TOPICS_PER_CALL: Final = 32
+"""Topics that are asked for news by one call of the script: a third of a millisecond of the server's time."""
+
+ITEMS_PER_TOPIC: Final = 500
+"""Items that one pull copies from a topic before it looks again."""
+
+FOLLOWERS_PER_CALL: Final = 200
+
+NO_ITEMS: Final = ItemQuery(limit=0)
+
+_FOLLOWED: Final = "notify.followed"
+_UNFOLLOWED: Final = "notify.unfollowed"
+_MERGED: Final = "notify.merged"
+
+
+class RedisInbox:
+    """The inboxes of a store.
+
+    Args:
+        client: where the partitions are.
+        names: of keys.
+        commands: of pushes; knows the retention.
+        saver: saves changes.
+        ask: sends commands that may be repeated.
+    """
+
+    def __init__(
+        self, client: RedisClient, names: RedisNames, commands: PushCommands, saver: RedisSaver, ask: Asking
+    ) -> None:
+        self._client = client
+        self._names = names
+        self._commands = commands
+        self._saver = saver
+        self._ask = ask
+
+    @property
+    def retention(self) -> InboxRetention:
+        """What inboxes keep."""
+        return self._commands.inbox_retention
+
+    @retention.setter
+    def retention(self, retention: InboxRetention) -> None:
+        self._commands.inbox_retention = retention
+
+    # -- changes -------------------------------------------------------------------------------------------------
+
+    async def change(self, draft: Event) -> Change:
+        """See `notify.inbox.abc.InboxStore.change`."""
+        payload: Any = draft.payload
+        if draft.type == _MERGED and payload["session"] != draft.user:
+            return await self._merge(draft, payload["session"])
+        if draft.type == _FOLLOWED and payload["topic"] != draft.user:
+            end = await self._note_follower(payload["topic"], draft.user)
+            if payload.get("since") is None:
+                draft = _with_payload(draft, payload | {"since": end})
+        change, word = await self._apply(draft, own_position(draft))
+        assert not word, word  # only a merge is to be read again
+        if draft.type == _UNFOLLOWED and change.event is not None:
+            await self._remove_follower(payload["topic"], draft.user)
+        return change
+
+    async def _apply(self, draft: Event, extra: bytes) -> tuple[Change, bytes]:
+        """Apply a change, after pulling topics if there are any; the second result: the word of a refusal.
+
+        Raises:
+            UsageError: it would make too many logs.
+        """
+        outcome, answer = await self._saver.change(draft, b"c" + extra)
+        if answer and answer[0] == b"pull":
+            await self._pull(draft.user, NO_ITEMS, read_logs(answer[1]))
+            outcome, answer = await self._saver.change(draft, b"p" + extra)
+        if isinstance(outcome, NotifyError):
+            raise outcome
+        if answer[0] == b"room":
+            raise UsageError(
+                f"a user can follow {MAX_TOPICS} topics, merged sessions included: unfollow some first, or merge fewer"
+            )
+        if len(answer) < 2:
+            return Change((), Counts(), None), answer[0]
+        members = sorted(answer[4], reverse=True)[:MAX_IDS]
+        counts = RedisInboxReply.of(draft.user, *answer[1:4]).counts
+        return Change(tuple(map(item_id, members)), counts, outcome if outcome.id else None), b""
+
+    async def _merge(self, draft: Event, session: str) -> Change:
+        """Read the session, then merge what was read; again, if the inbox has changed its mind about it meanwhile."""
+        payload = draft.payload
+        until = payload.get("until")
+        while True:
+            logs = await self._logs(draft.user)
+            known = logs.get(session)
+            after = known.position if known else ids.ZERO
+            end, theirs, rows = await self._read_session(session, after, until or "")
+            topics = {topic: log for topic, log in theirs.items() if topic != draft.user}
+            followed = [topic for topic, log in topics.items() if log.is_followed and topic not in logs]
+            for topic in followed:
+                await self._note_follower(topic, draft.user)
+            extra = [name_in_positions(session), known.text if known else b"", b"%d" % len(topics)]
+            for topic, log in topics.items():
+                extra += [topic.encode(), log.without_order()]
+            for i in range(0, len(rows), 3):
+                _, name = split_member(rows[i])
+                if not name or name in topics:
+                    extra += [rows[i] if name else rows[i] + session.encode(), *rows[i + 1 : i + 3]]
+            event = draft if until is not None else _with_payload(draft, payload | {"until": end})
+            change, word = await self._apply(event, strings(extra))
+            if not word:
+                return change
+
+    async def _read_session(
+        self, session: str, after: str, until: str
+    ) -> tuple[str, dict[str, RedisInboxLog], list[bytes]]:
+        arguments = (*retention_arguments(self.retention), after.encode(), until.encode())
+        (reply,) = await self._ask([self._call(SESSION, self._names.inbox(session), partition_of(session), *arguments)])
+        return reply[0].decode(), read_logs(reply[1]), reply[2]
+
+    # -- topics --------------------------------------------------------------------------------------------------
+
+    async def pull(self, user: str) -> int:
+        """See `notify.inbox.abc.InboxStore.pull`."""
+        check_user(user)
+        copied, _ = await self._pull(user, NO_ITEMS, await self._logs(user))
+        return copied
+
+    async def _pull(
+        self, user: str, query: ItemQuery, logs: Mapping[str, RedisInboxLog]
+    ) -> tuple[int, list[Any] | None]:
+        """Copy what topics have got; return how many items, and the reply with the page if there was anything."""
+        copied = 0
+        page: list[Any] | None = None
+        todo = {topic: log for topic, log in logs.items() if log.is_followed}
+        while todo:
+            news = await self._news(user, todo)
+            if not news:
+                break
+            arguments: list[bytes] = []
+            again: set[str] = set()
+            for topic, log in todo.items():
+                if topic in news:
+                    end, more, rows = news[topic]
+                    position = split_member(rows[-2])[0] if more else end
+                    copies = [row + topic.encode() if not i % 2 else row for i, row in enumerate(rows)]
+                    arguments += [topic.encode(), log.text, log.at(position), strings(copies)]
+                    if more:
+                        again.add(topic)
+            page = await self._page(user, query, arguments)
+            copied += page[0]
+            todo = {topic: log for topic, log in read_logs(page[3]).items() if topic in again}
+        return copied, page
+
+    async def _news(self, user: str, topics: Mapping[str, RedisInboxLog]) -> dict[str, tuple[str, bool, list[bytes]]]:
+        """Ask topics for what they have got: in one pipeline to each master."""
+        await self._ask_where()
+        chunks = self._client.chunks(topics, partition_of, TOPICS_PER_CALL)
+        fixed = (*retention_arguments(self.retention), user.encode(), b"%d" % ITEMS_PER_TOPIC)
+        commands = []
+        for _, some in chunks:
+            keys = [key for topic in some for key in (*self._names.inbox(topic), self._names.followers(topic))]
+            positions = [topics[topic].position.encode() for topic in some]
+            commands.append(self._call(NEWS, keys, partition_of(some[0]), *fixed, *positions))
+        news: dict[str, tuple[str, bool, list[bytes]]] = {}
+        for (_, some), reply in zip(chunks, await self._ask(commands), strict=True):
+            for number, end, more, rows in reply:
+                news[some[number - 1]] = (end.decode(), bool(more), rows)
+        return news
+
+    async def _ask_where(self) -> None:
+        """Find the masters, at first use."""
+        if not self._client.is_located:
+            await self._ask([(0, pack(b"PING"))])
+
+    async def _note_follower(self, topic: str, user: str) -> str:
+        """Note a follower in the topic's index, and return the end of the topic's log."""
+        keys = (*self._names.inbox(topic), self._names.followers(topic))
+        (end,) = await self._ask([self._call(FOLLOW, keys, partition_of(topic), user.encode())])
+        return str(end.decode())
+
+    async def _remove_follower(self, topic: str, user: str) -> None:
+        await self._ask([(partition_of(topic), pack(b"ZREM", self._names.followers(topic), user.encode()))])
+
+    async def edges(self, user: str, topic: str, after: str, limit: int) -> Sequence[Follow]:
+        """See `notify.inbox.abc.InboxStore.edges`; each follower that the topic's index names is checked."""
+        check_user(user or topic)
+        if user:
+            logs = await self._logs(user)
+            names = sorted(name for name, log in logs.items() if log.is_followed and name > after)
+            return [Follow(user, name, logs[name].since) for name in names[:limit]]
+        found: list[Follow] = []
+        while len(found) < limit:
+            wanted = min(max(limit, 0), FOLLOWERS_PER_CALL)
+            names = await self._indexed(topic, after, wanted)
+            states = await self._states(names, topic)
+            found += [Follow(name, topic, states[name]) for name in names if name in states]
+            if len(names) < wanted:
+                break
+            after = names[-1]
+        return found[:limit]
+
+    async def _indexed(self, topic: str, after: str, limit: int) -> list[str]:
+        start = b"(%b" % after.encode() if after else b"-"
+        command = pack(b"ZRANGEBYLEX", self._names.followers(topic), start, b"+", b"LIMIT", b"0", b"%d" % limit)
+        (members,) = await self._ask([(partition_of(topic), command)])
+        return [member.decode() for member in members]
+
+    async def _states(self, users: Sequence[str], topic: str) -> dict[str, str]:
+        """Return since when each of these users has followed a topic."""
+        commands = [(partition_of(user), pack(b"HGET", self._names.inbox(user)[-2], topic.encode())) for user in users]
+        replies = await self._ask(commands) if commands else []
+        pairs = zip(users, replies, strict=True)
+        return {user: state.split(b" ", 2)[1].decode() for user, state in pairs if state and state[:1] == b"f"}
+
+    async def _logs(self, user: str) -> dict[str, RedisInboxLog]:
+        (reply,) = await self._ask([(partition_of(user), pack(b"HGETALL", self._names.inbox(user)[-2]))])
+        return read_logs(reply)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def items(self, user: str, query: ItemQuery) -> ItemPage:
+        """See `notify.inbox.abc.InboxStore.items`."""
+        check_user(user)
+        reply = await self._page(user, query, ())
+        logs = read_logs(reply[3])
+        if any(log.is_followed for log in logs.values()):
+            _, newer = await self._pull(user, query, logs)
+            reply = newer or reply
+        return page_of(user, query, reply)
+
+    async def _page(self, user: str, query: ItemQuery, pulled: Sequence[bytes]) -> list[Any]:
+        arguments = (*retention_arguments(self.retention), *query_arguments(query), *pulled)
+        (reply,) = await self._ask([self._call(PAGE, self._names.inbox(user), partition_of(user), *arguments)])
+        return reply  # type: ignore[no-any-return]
+
+    # -- retention -----------------------------------------------------------------------------------------------
+
+    async def sweep(self, limit: int) -> int:
+        """See `notify.inbox.abc.InboxStore.sweep`; goes by the index of each partition, never over the keyspace."""
+        removed = 0
+        todo = list(range(PARTITIONS))
+        while todo and removed < limit:
+            asks = [(part, pack(b"EVALSHA", DUE.sha, b"1", self._names.inboxes(part), b"100")) for part in todo]
+            found = dict(zip(todo, await self._ask(asks), strict=True))
+            for part, streams in found.items():
+                for stream in streams:
+                    if removed < limit:
+                        removed += await self._sweep_one(part, stream, limit - removed)
+            todo = [part for part, streams in found.items() if streams]
+        return removed
+
+    async def _sweep_one(self, partition: int, stream: bytes, limit: int) -> int:
+        keys = self._names.inbox_of(stream, partition)
+        arguments = (*retention_arguments(self.retention), b"%d" % limit)
+        (removed,) = await self._ask([self._call(SWEEP, keys, partition, *arguments)])
+        return int(removed)
+
+    async def forget(self, user: str) -> None:
+        """Erase an inbox, whom its user follows, and who follows the user; the caller erases the log."""
+        logs = await self._logs(user)
+        for topic, log in logs.items():
+            if log.is_followed:
+                await self._remove_follower(topic, user)
+        while names := await self._indexed(user, "", FOLLOWERS_PER_CALL):
+            await self._ask(
+                [self._call(LEAVE, self._names.inbox(name), partition_of(name), user.encode()) for name in names]
+            )
+            members = [name.encode() for name in names]
+            await self._ask([(partition_of(user), pack(b"ZREM", self._names.followers(user), *members))])
+
+    def _call(self, script: Script, keys: Sequence[bytes], partition: int, *arguments: bytes) -> tuple[int, bytes]:
+        return partition, pack(b"EVALSHA", script.sha, b"%d" % len(keys), *keys, *arguments)
+
+
+def _with_payload(draft: Event, payload: Any) -> Event:
+    """Return the draft with another payload."""
+    return Event(
+        draft.user,
+        draft.type,
+        payload,
+        timestamp=draft.timestamp,
+        group=draft.group,
+        key=draft.key,
+        meta=draft.meta,
+    )

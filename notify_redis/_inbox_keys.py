@@ -1,0 +1,136 @@
+"""How an inbox lies in Redis: its keys, the members of its sorted sets, and what is written in them.
+
+The keys of one inbox, all in its user's slot (`RedisNames.inbox`); `_lua/inbox.lua` has the functions that keep them
+consistent, and only scripts write them:
+
+| suffix | type | what |
+|---|---|---|
+| `:ia` | sorted set | members of active items |
+| `:id` | sorted set | members of dismissed items |
+| `:in` | sorted set | those active ones that are unseen |
+| `:iu` | sorted set | those active ones that are unread |
+| `:ib` | hash | member to the event's record (see `_record`) |
+| `:it` | hash | member to `seen,read,dismissed` in milliseconds, each of them empty or not; none for a new item |
+| `:ig` | hash | log, newline, group to member: one item of each |
+| `:ix` | sorted set | members of items that expire, by the millisecond |
+| `:il` | hash | the empty field: id of the last event that was applied; other logs, followed or merged: their state |
+
+Two more keys are shared: `::inboxes`, in each partition, the streams of inboxes by a time before which nothing in them
+is due; and `:if`, in a topic's slot, the followers by name. That one is derived: readers check it against `:il`, and
+every pull of a follower repairs it.
+
+A member is sixteen hexadecimal digits of the id, then the log if that is not the user's own. The score is 0, so members
+sort by id, then log, and counts and pages cost a logarithm. 44 bits are milliseconds and 20 the sequence number: an id
+as a score would need 64, and a score has 53.
+
+The state of another log: its kind (`f` followed, `m` merged), the position after which it is listed, the position up to
+which it was copied, its name in positions (`join_positions`), and the member's digits of the event that added it, by
+which logs are ordered.
+
+The keys do not expire: items leave by retention, and sorted sets and hashes without members do not exist. `:il` is left
+of an inbox that is empty, about 100 bytes, until `forget`: without it ids could be given again after the log is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from notify import ids
+from notify.adapters import join_positions
+
+PARTS: Final = ("ia", "id", "in", "iu", "ib", "it", "ig", "ix", "il")
+"""The suffixes of an inbox's keys, in the order in which scripts get them."""
+
+FOLLOWED: Final = "f"
+MERGED: Final = "m"
+
+_LAST_MS: Final = (1 << 44) - 1
+_LAST_SEQUENCE: Final = (1 << 20) - 1
+
+
+def member_of(id: str, log: str = "") -> bytes:
+    """Return the member of an item; what does not fit becomes the nearest that does.
+
+    Raises:
+        InvalidEventIdError: not an id.
+    """
+    ms, sequence = ids.parse(id)
+    if ms > _LAST_MS:
+        ms, sequence = _LAST_MS, _LAST_SEQUENCE
+    return b"%011x%05x%b" % (ms, min(sequence, _LAST_SEQUENCE), log.encode())
+
+
+def split_member(member: bytes) -> tuple[str, str]:
+    """Return the id and the log of a member; the log is empty for the user's own."""
+    return ids.format(int(member[:11], 16), int(member[11:16], 16)), member[16:].decode()
+
+
+def item_id(member: bytes) -> str:
+    """Return the id by which readers know the item: `<id>`, or `<id>@<log>`."""
+    id_, log = split_member(member)
+    return f"{id_}@{log}" if log else id_
+
+
+def split_item_id(text: str) -> tuple[str, str] | None:
+    """Return the id and the log of an item's id; None if the text is not one."""
+    id_, at, log = text.partition("@")
+    return (id_, log) if ids.is_id(id_) and bool(at) == bool(log) else None
+
+
+def strings(texts: Iterable[bytes]) -> bytes:
+    """Return texts as one, which scripts take apart again."""
+    return b"".join([b"%d:%b" % (len(text), text) for text in texts])
+
+
+def name_in_positions(log: str) -> bytes:
+    """Return how a position in several logs writes a log."""
+    other = "a" if log != "a" else "b"
+    return join_positions({log: ids.ZERO, other: ids.ZERO}).split(".", 2)[1].encode()
+
+
+class RedisInboxLog(NamedTuple):
+    """The state of a log that is followed or was merged.
+
+    Attributes:
+        kind: `FOLLOWED` or `MERGED`.
+        since: the position after which its items are listed.
+        position: up to where they were copied.
+        text: the state as it is stored.
+    """
+
+    kind: str
+    since: str
+    position: str
+    text: bytes
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether it is a topic, from which items are copied."""
+        return self.kind == FOLLOWED
+
+    def at(self, position: str) -> bytes:
+        """Return the state after copying up to a position."""
+        kind, since, _, rest = self.text.split(b" ", 3)
+        return b" ".join((kind, since, position.encode(), rest))
+
+    def without_order(self) -> bytes:
+        """Return the state but for the order, which another inbox gives it."""
+        return self.text.rpartition(b" ")[0] + b" "
+
+
+def read_logs(reply: Sequence[bytes]) -> dict[str, RedisInboxLog]:
+    """Return the logs of a reply to HGETALL, in the order in which they were added."""
+    pairs = zip(reply[::2], reply[1::2], strict=True)
+    found: list[tuple[bytes, str, RedisInboxLog]] = []
+    for name, text in pairs:
+        if name:
+            kind, since, position, _, order = text.decode().split(" ", 4)
+            found.append((order.encode(), name.decode(), RedisInboxLog(kind, since, position, text)))
+    return {name: log for _, name, log in sorted(found)}
+
+
+def position_of(user: str, own: str, logs: Mapping[str, RedisInboxLog]) -> str:
+    """Return the position for which an inbox is exact: followed topics by name, then merged sessions."""
+    names = sorted(logs, key=lambda name: (not logs[name].is_followed, name))
+    return join_positions({user: own} | {name: logs[name].position for name in names})

@@ -1,0 +1,259 @@
+-- Put in front of the scripts that read or write an inbox. _inbox_keys.py describes the keys of an inbox.
+
+local MANY = 500 -- members handed to one command: far below what unpack() can hand over
+local LAST_MS = 253402300799999 -- the end of the year 9999; what expires later does not expire
+local max_items, max_age, keep_unread -- the retention, set by each script; a max_age of -1 is none
+
+local function retain(items, ms, keep)
+  max_items, max_age, keep_unread = tonumber(items), tonumber(ms), keep == '1'
+end
+
+-- The keys of one inbox, from KEYS[first] on.
+local function open(stream, first)
+  return {
+    stream = stream,
+    active = KEYS[first],
+    dismissed = KEYS[first + 1],
+    unseen = KEYS[first + 2],
+    unread = KEYS[first + 3],
+    records = KEYS[first + 4],
+    times = KEYS[first + 5],
+    groups = KEYS[first + 6],
+    expiring = KEYS[first + 7],
+    logs = KEYS[first + 8],
+    index = KEYS[first + 9],
+  }
+end
+
+-- The strings of a list, each written as "length:bytes".
+local function strings(text)
+  local list, at = {}, 1
+  while at <= #text do
+    local colon = string.find(text, ':', at, true)
+    local size = tonumber(string.sub(text, at, colon - 1))
+    list[#list + 1] = string.sub(text, colon + 1, colon + size)
+    at = colon + size + 1
+  end
+  return list
+end
+
+-- The sixteen hexadecimal digits of an id, which sort as ids do; what does not fit becomes the nearest that does.
+local function packed(id)
+  local ms, sequence = string.match(id, '^(%d+)%-(%d+)$')
+  if not ms then return '0000000000000000' end
+  ms, sequence = tonumber(ms), tonumber(sequence)
+  if ms > 17592186044415 then return 'ffffffffffffffff' end
+  return string.format('%011x%05x', ms, math.min(sequence, 1048575))
+end
+
+-- The member of an item's id, "<id>" or "<id>@<log>"; nil if the text is not one.
+local function member_of(id)
+  if type(id) ~= 'string' then return nil end
+  local ms, sequence, log = string.match(id, '^(%d+)%-(%d+)(.*)$')
+  if not ms or tonumber(ms) > 17592186044415 or tonumber(sequence) > 1048575 then return nil end
+  if log ~= '' then
+    log = string.match(log, '^@(.+)$')
+    if not log then return nil end
+  end
+  return packed(ms .. '-' .. sequence) .. log
+end
+
+local function ms_of(member) return tonumber(string.sub(member, 1, 11), 16) end
+
+-- Whether one member is before another: by id, then by the bytes of the log.
+local function before(a, b)
+  local x, y = string.sub(a, 1, 16), string.sub(b, 1, 16)
+  if x ~= y then return x < y end
+  for i = 17, math.min(#a, #b) do
+    local p, q = string.byte(a, i), string.byte(b, i)
+    if p ~= q then return p < q end
+  end
+  return #a < #b
+end
+
+local function in_parts(list, act)
+  for i = 1, #list, MANY do act({unpack(list, i, math.min(i + MANY - 1, #list))}) end
+end
+
+local function zadd(key, members)
+  if #members == 0 then return end
+  local scored = {}
+  for i = 1, #members do
+    scored[2 * i - 1], scored[2 * i] = 0, members[i]
+  end
+  redis.call('ZADD', key, unpack(scored))
+end
+
+-- Those of the members that are in the set, or are not.
+local function filtered(key, members, wanted)
+  local found = {}
+  in_parts(members, function(part)
+    for i, score in ipairs(redis.call('ZMSCORE', key, unpack(part))) do
+      if (score ~= false) == wanted then found[#found + 1] = part[i] end
+    end
+  end)
+  return found
+end
+
+-- The field of the groups that an item has: its log and its group; nil if it has no group.
+local function group_of(member, record)
+  local group = string.match(record, '^[^\n]*\n[^\n]*\n[^\n]*\n([^\n]+)')
+  return group and string.sub(member, 17) .. '\n' .. group
+end
+
+-- When a record says that it expires; nil: it does not. The second result: whether it is an item at all.
+local function expiry_of(record)
+  local meta = string.match(record, '^[^\n]*\n[^\n]*\n[^\n]*\n[^\n]*\n[^\n]*\n([^\n]+)')
+  if not meta or not string.find(meta, '"notify.item":"', 1, true) then return nil, false end
+  local ms = tonumber(string.match(meta, '"notify%.item":"(%d+)"') or '')
+  return ms and ms <= LAST_MS and ms or nil, true
+end
+
+local function remove(box, members)
+  in_parts(members, function(part)
+    local groups = {}
+    for i, record in ipairs(redis.call('HMGET', box.records, unpack(part))) do
+      local group = record and group_of(part[i], record)
+      if group then groups[#groups + 1] = group end
+    end
+    if #groups > 0 then redis.call('HDEL', box.groups, unpack(groups)) end
+    redis.call('HDEL', box.records, unpack(part))
+    redis.call('HDEL', box.times, unpack(part))
+    redis.call('ZREM', box.active, unpack(part))
+    redis.call('ZREM', box.dismissed, unpack(part))
+    redis.call('ZREM', box.unseen, unpack(part))
+    redis.call('ZREM', box.unread, unpack(part))
+    redis.call('ZREM', box.expiring, unpack(part))
+  end)
+end
+
+-- Notes in the index of the partition that an item may be due at this time.
+local function schedule(box, ms) redis.call('ZADD', box.index, 'LT', string.format('%.0f', ms), box.stream) end
+
+-- Inserts an item, in place of the one of its log and group. `times`: as stored; '' for a new one.
+local function add(box, member, record, times)
+  if #member > 16 and redis.call('HEXISTS', box.records, member) == 1 then remove(box, {member}) end
+  local group = group_of(member, record)
+  if group then
+    local replaced = redis.call('HGET', box.groups, group)
+    if replaced then remove(box, {replaced}) end
+    redis.call('HSET', box.groups, group, member)
+  end
+  redis.call('HSET', box.records, member, record)
+  local expires = expiry_of(record)
+  if expires then
+    redis.call('ZADD', box.expiring, expires, member)
+    schedule(box, expires)
+  end
+  if max_age >= 0 then
+    redis.call('ZADD', box.index, 'NX', string.format('%.0f', ms_of(member) + max_age + 1), box.stream)
+  end
+  local seen, read, dismissed = string.match(times, '^(%d*),(%d*),(%d*)$')
+  if seen then redis.call('HSET', box.times, member, times) end
+  if seen and dismissed ~= '' then
+    redis.call('ZADD', box.dismissed, 0, member)
+    return
+  end
+  redis.call('ZADD', box.active, 0, member)
+  if not seen or read == '' then redis.call('ZADD', box.unread, 0, member) end
+  if not seen or seen == '' then redis.call('ZADD', box.unseen, 0, member) end
+end
+
+-- The oldest members that are active and read; members[1] is the oldest.
+local function oldest_read(box, bound, limit)
+  local found, from = {}, '-'
+  while #found < limit do
+    local some = redis.call('ZRANGEBYLEX', box.active, from, bound, 'LIMIT', 0, MANY)
+    if #some == 0 then break end
+    for _, member in ipairs(filtered(box.unread, some, false)) do
+      if #found < limit then found[#found + 1] = member end
+    end
+    from = '(' .. some[#some]
+  end
+  return found
+end
+
+-- Two sorted lists as one, up to a limit.
+local function merged(a, b, limit)
+  local list, i, j = {}, 1, 1
+  while #list < limit and (a[i] or b[j]) do
+    if a[i] and (not b[j] or before(a[i], b[j])) then
+      list[#list + 1], i = a[i], i + 1
+    else
+      list[#list + 1], j = b[j], j + 1
+    end
+  end
+  return list
+end
+
+-- Removes what exceeds `max_items`.
+local function trim(box)
+  local active = redis.call('ZCARD', box.active)
+  local kept = active + redis.call('ZCARD', box.dismissed)
+  local excess = kept - max_items
+  if excess <= 0 then return end
+  local gone = redis.call('ZRANGE', box.dismissed, 0, excess - 1)
+  if not keep_unread then
+    remove(box, merged(redis.call('ZRANGE', box.active, 0, excess - 1), gone, excess))
+    return
+  end
+  if active > redis.call('ZCARD', box.unread) then gone = merged(oldest_read(box, '+', excess), gone, excess) end
+  remove(box, gone)
+  excess = kept - #gone - 10 * max_items
+  if excess > 0 then remove(box, redis.call('ZRANGE', box.active, 0, excess - 1)) end
+end
+
+-- Members that are due, up to a limit.
+local function due(box, now, limit)
+  local found = redis.call('ZRANGEBYSCORE', box.expiring, '-inf', now, 'LIMIT', 0, limit)
+  if max_age < 0 then return found end
+  local bound = '(' .. string.format('%011x', math.max(0, now - max_age))
+  local active
+  if keep_unread then
+    active = oldest_read(box, bound, limit)
+  else
+    active = redis.call('ZRANGEBYLEX', box.active, '-', bound, 'LIMIT', 0, limit)
+  end
+  local dismissed = redis.call('ZRANGEBYLEX', box.dismissed, '-', bound, 'LIMIT', 0, limit)
+  if #active == 0 and #dismissed == 0 then return found end
+  local known = {}
+  for _, member in ipairs(found) do known[member] = true end
+  for _, list in ipairs({active, dismissed}) do
+    for _, member in ipairs(list) do
+      if #found < limit and not known[member] then found[#found + 1] = member end
+    end
+  end
+  return found
+end
+
+-- Removes due items, up to a limit, and returns how many.
+local function purge(box, now, limit)
+  local gone = due(box, now, limit)
+  if #gone > 0 then remove(box, gone) end
+  return #gone
+end
+
+local function purge_all(box, now)
+  while purge(box, now, MANY) == MANY do end
+end
+
+-- The later of two ids.
+local function later(a, b) return packed(a) < packed(b) and b or a end
+
+-- The end of the log, as far as the inbox knows it: the stream may have been lost, or have expired.
+local function end_of(box) return later(head(box.stream), redis.call('HGET', box.logs, '') or '0') end
+
+local function counts(box)
+  return {redis.call('ZCARD', box.active), redis.call('ZCARD', box.unseen), redis.call('ZCARD', box.unread)}
+end
+
+-- Members of another log.
+local function of_log(box, log)
+  local found = {}
+  for _, key in ipairs({box.active, box.dismissed}) do
+    for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+      if string.sub(member, 17) == log then found[#found + 1] = member end
+    end
+  end
+  return found
+end

@@ -1,0 +1,90 @@
+-- Reads a page of an inbox and its counts, after copying what followed topics have got.
+--
+-- KEYS: stream, then the inbox. ARGV: retention (max_items, max_age or -1, "1" to keep what is unread); state, or "id" or
+-- "group"; limit; the member after which the list begins, or ""; the types, each as "length:bytes", or ""; the member or
+-- the group that is asked for; then for each topic what the logs said of it, what they are to say, and what is copied, a
+-- list of members and records.
+-- Returns how many items were copied, the counts, the end of the log, the other logs, and for each item the member, its
+-- record and its times. A state "all" returns up to the limit of both active and dismissed ones.
+
+local box = open(KEYS[1], 2)
+retain(ARGV[1], ARGV[2], ARGV[3])
+local state, limit, bound, asked = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[8]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local copied = 0
+for i = 9, #ARGV, 4 do
+  if redis.call('HGET', box.logs, ARGV[i]) == ARGV[i + 1] then
+    local rows = strings(ARGV[i + 3])
+    purge(box, now, MANY)
+    for j = 1, #rows, 2 do add(box, rows[j], rows[j + 1], '') end
+    trim(box)
+    redis.call('HSET', box.logs, ARGV[i], ARGV[i + 2])
+    copied = copied + #rows / 2
+  end
+end
+purge_all(box, now)
+
+local types
+for _, name in ipairs(strings(ARGV[7])) do
+  types = types or {}
+  types[name] = true
+end
+
+local function accepted(members)
+  if state == 'read' then members = filtered(box.unread, members, false) end
+  if not types then return members end
+  local found = {}
+  in_parts(members, function(part)
+    for i, record in ipairs(redis.call('HMGET', box.records, unpack(part))) do
+      if types[string.match(record, '^[^\n]*\n([^\n]*)')] then found[#found + 1] = part[i] end
+    end
+  end)
+  return found
+end
+
+local function scan(key, found)
+  local from, last = bound == '' and '+' or '(' .. bound, #found + limit
+  local size = (types or state == 'read') and math.max(limit, 100) or limit
+  while #found < last do
+    local some = redis.call('ZREVRANGEBYLEX', key, from, '-', 'LIMIT', 0, size)
+    for _, member in ipairs(accepted(some)) do
+      if #found < last then found[#found + 1] = member end
+    end
+    if #some < size then break end
+    from = '(' .. some[#some]
+  end
+end
+
+local found = {}
+local logs = redis.call('HGETALL', box.logs)
+if limit > 0 then
+  if state == 'id' then
+    found[1] = asked
+  elseif state == 'group' then
+    for i = 1, #logs, 2 do
+      local member = redis.call('HGET', box.groups, logs[i] .. '\n' .. asked)
+      if member then found[#found + 1] = member end
+    end
+  else
+    if state == 'unread' then
+      scan(box.unread, found)
+    elseif state ~= 'dismissed' then
+      scan(box.active, found)
+    end
+    if state == 'dismissed' or state == 'all' then scan(box.dismissed, found) end
+  end
+end
+
+local rows = {}
+in_parts(found, function(part)
+  local records = redis.call('HMGET', box.records, unpack(part))
+  local times = redis.call('HMGET', box.times, unpack(part))
+  for i, member in ipairs(part) do
+    if records[i] then
+      rows[#rows + 1], rows[#rows + 2], rows[#rows + 3] = member, records[i], times[i] or ''
+    end
+  end
+end)
+return {copied, counts(box), end_of(box), logs, rows}
