@@ -1,8 +1,8 @@
-// API: client.d.ts; reasons: docs/internals/browser.md.
+// API: client.d.ts; why: docs/internals/browser.md.
 const PROTOCOL = 'notify.v1';
 const FRAMES = ['message', 'notify.sync', 'notify.gap', 'notify.end', 'notify.position', 'notify.counts'];
-const TICK = 2000; // ms
-const AWAY = 30000; // ms
+const TICK = 2000;
+const AWAY = 30000;
 
 const guard = (fn, ...args) => {
   try {

@@ -1,24 +1,14 @@
-// What client.inbox() does; client.js loads it when it is first called. Reasons: docs/internals/browser.md.
-const PATIENCE = 15000; // ms for an answer
-const SHOWN = {
-  active: (item) => !item.dismissed_at,
-  unread: (item) => !item.dismissed_at && !item.read_at,
-  read: (item) => !item.dismissed_at && item.read_at,
-  dismissed: (item) => item.dismissed_at,
-  all: () => true,
-};
-// changes by which an item that is not held may come into a list
+// client.inbox(): client.js loads this. Reasons: docs/internals/browser.md.
+const TIMES = ['seen_at', 'read_at', 'dismissed_at'];
+const SETS = { seen: 1, read: 2, dismissed: 3 }; // so many of them
+const CLEARS = { unread: 1, restored: 2 }; // from there on
 const ADDS = { active: /unread|restored/, unread: /unread/, read: /^read|restored/, dismissed: /dismissed/, all: /^$/ };
-const SETS = { seen: ['seen_at'], read: ['seen_at', 'read_at'], dismissed: ['seen_at', 'read_at', 'dismissed_at'] };
-const CLEARS = { unread: ['read_at', 'dismissed_at'], restored: ['dismissed_at'] };
 
 const order = (id = '') => id.split('@')[0].split('-').map((part) => part.padStart(20)).join();
 const rank = (id) => id.replace(/[^@]*/, order);
 const code = (c) => `_${c === '%' ? '' : c.charCodeAt().toString(16).toUpperCase()}`;
 const nameOf = (log) => encodeURIComponent(log).replace(/[%_.!~*'()]/g, code);
-const isHashed = (name) => name.length > 22;
 
-/** The position in each log, by its name in the token; the user's own log comes first, and is called ''. */
 const places = (position) => {
   const parts = position.startsWith('m1.') ? position.slice(3).split('.') : ['', position];
   return new Map(parts.flatMap((id, i) => (i % 2 ? [[i > 1 ? parts[i - 1] : '', id]] : [])));
@@ -30,17 +20,17 @@ const isOlder = (one, other) => {
 };
 const changed = (item, { state, at }) => {
   const next = { ...item };
-  for (const name of SETS[state] ?? []) next[name] ??= at;
-  for (const name of CLEARS[state] ?? []) next[name] = null;
+  for (const name of TIMES.slice(0, SETS[state] ?? 0)) next[name] ??= at;
+  for (const name of TIMES.slice(state ? CLEARS[state] ?? 3 : 0)) next[name] = null;
   return next;
 };
 
 export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {}) {
   const { state: list = 'active', types, group } = typeof filter === 'string' ? { state: filter } : filter;
   const held = new Map();
-  const recent = []; // changes that may name items of other logs that are still to come
-  let own, ownName, topics, cursor, arrived, start, soon, again, timer, view, isBased, isClosed;
-  let base = new Map(), pending = [], isLive = client.status === 'connected';
+  const recent = [];
+  let own, ownName, isLive, topics, cursor, arrived, soon, again, timer, view, isClosed;
+  let base = new Map(), pending = [];
   let loads = Promise.resolve(), marks = loads;
 
   const compute = () =>
@@ -48,7 +38,9 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
       .map((item) => pending.reduce((now, change) => (hits(change, now) ? changed(now, change) : now), item))
       .filter(
         (item) =>
-          SHOWN[list](item) &&
+          (list === 'all' || !item.dismissed_at === (list !== 'dismissed')) &&
+          (list !== 'unread' || !item.read_at) &&
+          (list !== 'read' || item.read_at) &&
           (types ?? [item.type]).includes(item.type) &&
           (group ?? item.group) === item.group &&
           !(new Date(item.item.expires_at ?? NaN) <= Date.now()) &&
@@ -58,11 +50,12 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
       .sort((a, b) => (rank(a.id) < rank(b.id) ? 1 : -1));
   const publish = (news) => {
     Object.assign(box, news);
+    if (isClosed) return;
     clearTimeout(soon);
     clearTimeout(timer);
     soon = view = undefined;
     const left = [...held.values()].map(({ item }) => new Date(item.expires_at ?? NaN) - Date.now());
-    timer = isClosed || setTimeout(publish, Math.min(...left.filter((ms) => ms > 0), 2 ** 31 - 2) + 1);
+    timer = setTimeout(publish, Math.min(...left.filter((ms) => ms > 0), 2 ** 31 - 2) + 1);
     emit();
   };
   const count = (counts, position = counts.position) => {
@@ -72,7 +65,7 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
 
   const call = async (path, query, body, renew) => {
     const c = attempt(renew);
-    const late = setTimeout(() => c.abort(), PATIENCE);
+    const late = setTimeout(() => c.abort(), 15000);
     try {
       await c.login();
       const headers = { ...c.headers, 'Content-Type': 'application/json' };
@@ -87,32 +80,26 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
   };
   const load = async (isMore) => {
     if (isMore && !cursor) return;
-    const wasLive = isLive;
     const size = isMore ? limit : Math.min(100, Math.max(limit, box.items.length));
     const before = isMore ? cursor : undefined;
     arrived = [];
     publish({ loading: true });
     try {
       const page = await call('inbox', { state: list, types, group, before, limit: size });
-      const floor = places(page.position);
       if (!isMore) {
-        topics = new Set(floor.size > 1 ? (await call('following')).topics : []);
+        const follows = page.position.startsWith('m1.') && (await call('following')).topics;
+        topics = new Set(follows || []);
         held.clear();
-        base = floor;
-        own = page.user;
+        base = places(page.position);
+        own = isLive && page.user;
         ownName = page.position.split('.')[1];
-        isBased = wasLive || page.position === start;
       }
       cursor = page.next;
       for (const item of page.items) put({ item: {}, ...item });
-      for (const event of arrived) {
-        if (!isMore) fold(event);
-        else if (order(event.id) > order(floor.get(''))) alter(event);
-      }
+      arrived.forEach(isMore ? alter : fold);
       box.error = undefined;
       count(page.counts);
     } catch (error) {
-      isBased &&= isMore;
       box.error = error;
       throw error;
     } finally {
@@ -120,7 +107,6 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
       settle();
       publish({ loading: false, hasMore: !!cursor });
     }
-    if (isLive && !isBased) refresh();
   };
   const enqueue = (isMore) => {
     clearTimeout(again);
@@ -132,14 +118,15 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
   const refresh = () => enqueue();
   const stale = () => (again ??= setTimeout(refresh, 50));
 
-  const hits = ({ ids, group: its, up_to: end }, { id, user, group }) => {
+  const hits = (change, { id, user, group }) => {
+    const { ids, group: its, up_to: end } = change;
     if (ids) return ids.includes(id);
     if (its) return group === its;
     const [, log] = end.split(/@(.*)/s);
     const name = user === own ? '' : nameOf(user);
     const to = log ? log === user && end : places(end).get(name);
-    // undefined: the position of this log is under a hash
-    return to ? order(id) <= order(to) : isHashed(name) && end.includes('.~', 3) ? undefined : false;
+    if (to) return order(id) <= order(to);
+    if (name[22] && /\.~/.test(end) && !pending.includes(change)) stale();
   };
   const put = (item) => {
     const { id, user, group } = item;
@@ -160,17 +147,15 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     if (ADDS[list].test(state) && !payload.ids?.every(isKnown)) stale();
     recent.splice(0, recent.push(change) - 50);
     for (const item of held.values()) {
-      const hit = hits(change, item);
-      if (hit) held.set(item.id, changed(item, change));
-      if (hit === undefined) stale();
+      if (hits(change, item)) held.set(item.id, changed(item, change));
     }
   };
   const fold = (event) => {
     const { id, user, type, payload } = event;
     const name = user === own ? '' : nameOf(user);
     if (!id || (name && !topics.has(user)) || order(id) <= order(base.get(name))) return;
-    if (!isHashed(name)) base.set(name, id);
-    if (event.item) put({ ...event, id: name ? `${id}@${user}` : id, seen_at: null, read_at: null, dismissed_at: null });
+    if (!name[22]) base.set(name, id);
+    if (event.item) put({ ...event, id: name ? `${id}@${user}` : id, ...changed({}, {}) });
     if (!name && /^notify\.(followed|unfollowed|merged)$/.test(type)) {
       if (payload.since) topics.add(payload.topic);
       stale();
@@ -211,6 +196,10 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     return mark(state, { up_to: position ?? (base.size > 1 ? `m1.${tokens.join('.')}` : base.get('')) });
   };
 
+  const begin = () => {
+    if (!isLive || box.error) refresh();
+    isLive = true;
+  };
   const removers = [
     client.on('*', (event) => {
       arrived?.push(event);
@@ -222,12 +211,10 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     }),
     client.on('notify.counts', (counts) => count(counts)),
     client.on('sync', (sync) => {
-      if (!isLive) start = sync.position;
-      isLive = true;
       count(sync, sync.counts_position);
-      isBased ||= base.size === 1 && base.get('') === start;
-      if (!box.loading && (!isBased || box.error)) stale();
+      begin();
     }),
+    client.on('status', (status) => status === 'connected' && begin()),
     client.on('gap', () => {
       box.counts.position = '';
       stale();
@@ -246,8 +233,8 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     close() {
       isClosed = true;
       for (const remove of removers) remove();
-      for (const each of [soon, again, timer]) clearTimeout(each);
+      clearTimeout(timer);
     },
   });
-  refresh();
+  if (client.status === 'connected') begin();
 }
