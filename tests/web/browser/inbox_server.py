@@ -78,7 +78,9 @@ class InboxServer(Scripted):
             return bool(item.get("group") == change["group"])
         end = change["up_to"]
         if "@" in end:
-            return item["id"] == end or bool(item["user"] == end.partition("@")[2] and number(item["id"]) <= number(end))
+            return item["id"] == end or bool(
+                item["user"] == end.partition("@")[2] and number(item["id"]) <= number(end)
+            )
         parts = end.split(".")[1:] if end.startswith("m1.") else [USER, end]
         places = dict(zip(parts[::2], parts[1::2], strict=True))
         name = USER if item["user"] == USER else self.topics[item["user"]]
@@ -92,7 +94,9 @@ class InboxServer(Scripted):
     def place(self) -> str:
         """The position of the inbox."""
         here = self.position(len(self.log))
-        return ".".join(["m1", USER, here, *(f"{name}.{here}" for name in self.topics.values())]) if self.topics else here
+        return (
+            ".".join(["m1", USER, here, *(f"{name}.{here}" for name in self.topics.values())]) if self.topics else here
+        )
 
     def count(self) -> dict[str, Any]:
         active = [item for item in self.fold() if not item["dismissed_at"]]

@@ -202,7 +202,12 @@ def test_an_optimistic_change(page: Page, scripted: InboxServer) -> None:
     until(page, "inbox.items[1].read_at === null")
     page.evaluate("run(inbox.read({ids: ['1700000000000-1']}))")
     until(page, "inbox.items[2].read_at")
-    assert [seen.body["state"] for seen in scripted.requests("/inbox/mark")] == ["dismissed", "restored", "unread", "read"]
+    assert [seen.body["state"] for seen in scripted.requests("/inbox/mark")] == [
+        "dismissed",
+        "restored",
+        "unread",
+        "read",
+    ]
 
 
 @pytest.mark.parametrize("how", ["refused", "away"])
@@ -282,10 +287,18 @@ def test_read_up_to_what_is_shown(page: Page, scripted: InboxServer) -> None:
     page.evaluate("run(inbox.seen())")
     until(page, "window.answer")
     one = "1700000000000"
-    assert scripted.requests("/inbox/mark")[0].body == {"state": "seen", "up_to": f"m1.alice.{one}-3.news_3Asport.{one}-4"}
+    assert scripted.requests("/inbox/mark")[0].body == {
+        "state": "seen",
+        "up_to": f"m1.alice.{one}-3.news_3Asport.{one}-4",
+    }
     page.evaluate("run(inbox.readUpTo('1700000000000-2@news:sport'))")
     until(page, "inbox.items[2].read_at")
-    assert [bool(item) for item in page.evaluate("inbox.items.map((item) => item.read_at)")] == [False, False, True, False]
+    assert [bool(item) for item in page.evaluate("inbox.items.map((item) => item.read_at)")] == [
+        False,
+        False,
+        True,
+        False,
+    ]
     page.evaluate("run(inbox.readUpTo(inbox.items[1].id))")
     until(page, "inbox.items[3].read_at && inbox.items[1].read_at && !inbox.items[0].read_at")
 

@@ -284,7 +284,9 @@ def test_the_keyboard(page: Page, site: str, scripted: InboxServer) -> None:
     expect(bell.locator(ITEM)).to_have_count(3)
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowDown")
-    page.evaluate("addEventListener('notify-open', (event) => { event.preventDefault(); window.went = event.detail.payload.title; })")
+    page.evaluate(
+        "addEventListener('notify-open', (event) => { event.preventDefault(); window.went = event.detail.payload.title; })"
+    )
     page.keyboard.press("Enter")
     assert page.evaluate("went") == "Anna commented on your order"
     expect(bell.locator("[part=badge]")).to_have_text("2")
@@ -316,7 +318,9 @@ def test_hostile_content_stays_text(page: Page, site: str, scripted: InboxServer
     scripted.log.clear()
     evil = "<img src=x onerror=window.evil=1>"
     for url in ("javascript:window.evil=1", "//evil.example/x", "data:text/html,x", 7, {"a": 1}, ""):
-        scripted.send({"title": evil, "message": {"html": evil}, "action_url": url, "type": "__proto__"}, group=evil + str(url))
+        scripted.send(
+            {"title": evil, "message": {"html": evil}, "action_url": url, "type": "__proto__"}, group=evil + str(url)
+        )
     for payload in (None, 5, "text", [evil], {"title": ["a"]}):
         scripted.send(payload)
     served(scripted)
