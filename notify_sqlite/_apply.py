@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from notify import Event, InvalidEventIdError, ids
 from notify.adapters import split_positions
-from notify.inbox.abc import CHANGES, ITEM
+from notify.inbox.abc import ITEM
 
 from ._box import InboxWriter
 from ._follow import apply as apply_logs
-from ._items import InboxLimits, exact_key_of, key_of, row_of
+from ._items import InboxLimits, exact_key_of, key_of, payload_of, row_of
 from ._record import Row
 
 Times: TypeAlias = tuple[int | None, int | None, int | None]
@@ -33,11 +33,6 @@ MARKS: Final[Mapping[str, str]] = {
     f"notify.{effect}": effect for effect in ("seen", "read", "unread", "dismissed", "restored")
 }
 """The changes that affect single items."""
-
-
-def concerns(event: Event) -> bool:
-    """Return whether an event has an effect on an inbox."""
-    return event.type in CHANGES or (bool(event.meta) and ITEM in event.meta)
 
 
 def apply(db: sqlite3.Connection, sql: Mapping[str, str], events: Iterable[Event], limits: InboxLimits) -> None:
@@ -90,8 +85,7 @@ def after(effect: str, times: Sequence[int | None], now: int) -> Times | None:
 def _named(writer: InboxWriter, event: Event, effect: str) -> list[Row]:
     """Return the items that the payload names; none if it is not one that the library writes."""
     db, sql, user = writer.db, writer.sql, event.user
-    payload: Any = event.payload
-    match payload:
+    match payload_of(event):
         case {"ids": [*texts]}:
             keys = {exact_key_of(text) for text in texts} - {None}
             found = (db.execute(sql["named_item"], (user, *key)).fetchone() for key in keys if key is not None)

@@ -6,13 +6,12 @@ the rows and the position of the follower are written, so neither is lost or rep
 
 from __future__ import annotations
 
-from typing import Any
-
 from notify import Event, UsageError, ids
 from notify.inbox.abc import MAX_TOPICS
 
 from ._box import InboxWriter
 from ._connection import MAX_ROWS
+from ._items import payload_of
 from ._record import Row
 
 FOLLOWED = "notify.followed"
@@ -103,7 +102,7 @@ def _with(writer: InboxWriter, draft: Event, name: str, log: str) -> Event:
 
 def apply(writer: InboxWriter, event: Event) -> None:
     """Apply a change of what is followed or merged; nothing if it is not one that the library writes."""
-    payload: Any = event.payload
+    payload = payload_of(event)
     match event.type, payload:
         case "notify.followed", {"topic": str(topic), "since": str(since)} if ids.is_id(since) and topic != event.user:
             _follow(writer, event.user, topic, ids.pack(since))

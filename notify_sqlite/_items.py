@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from notify import Event, InvalidEventIdError, ids
 from notify.adapters import build_event, join_positions
@@ -71,13 +71,29 @@ def key_of(text: object) -> Key | None:
     if not isinstance(text, str):
         return None
     number, at, log = text.partition("@")
-    return (ids.pack(number), log) if ids.is_id(number) and bool(at) == bool(log) else None
+    is_key = ids.is_id(number) and bool(at) == bool(log) and is_text(log)
+    return (ids.pack(number), log) if is_key else None
 
 
 def exact_key_of(text: object) -> Key | None:
     """Return the key of an item's id; None if no item can have it."""
     key = key_of(text)
     return key if key is not None and ids.unpack(key[0]) == ids.canonical(str(text).partition("@")[0]) else None
+
+
+def is_text(text: str) -> bool:
+    """Return whether a column can hold this text: not if it has a lone surrogate."""
+    return text.isascii() or text.encode(errors="replace").decode() == text
+
+
+def payload_of(event: Event) -> Any:
+    """Return the payload of a change; None if it is not JSON that a column can hold."""
+    try:
+        payload = event.payload
+        json.dumps(payload, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return payload
 
 
 def id_of(id: int, log: str) -> str:
@@ -206,6 +222,8 @@ def _rows(
         return [] if row is None or limits.is_due(row[0], row[4], row[6]) else [row]
     types = None if query.types is None else json.dumps(query.types)
     filters = (*before, limits.now, limits.horizon, limits.keep_unread, types, types)
+    if query.group is not None and not is_text(query.group):
+        return []
     if query.group is None:
         return db.execute(sql[f"page_of_{query.state}"], (user, *filters, query.limit + 1)).fetchall()
     rows = db.execute(sql["items_of_group"], (user, query.group, *filters)).fetchall()

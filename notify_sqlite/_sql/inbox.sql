@@ -121,7 +121,8 @@ SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE u
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE user = ? AND id = ? AND log = ?
 
 -- name: named_group
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE user = ? AND grp = ?
+SELECT id, log, seen_at, read_at, dismissed_at, expires_at
+FROM {p}items INDEXED BY {p}items_current WHERE user = ? AND grp = ?
 
 -- name: up_to_seen
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items INDEXED BY {p}items_unseen
@@ -202,7 +203,8 @@ WHERE user = ? AND (id, log) < (?, ?)
 ORDER BY id DESC, log DESC LIMIT ?
 
 -- name: items_of_group
-SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta FROM {p}items
+SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta
+FROM {p}items INDEXED BY {p}items_current
 WHERE user = ? AND grp = ? AND (id, log) < (?, ?)
     AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
     AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
