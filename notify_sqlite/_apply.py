@@ -29,6 +29,9 @@ from ._record import Row
 Times: TypeAlias = tuple[int | None, int | None, int | None]
 """When an item was seen, read and dismissed."""
 
+_FEW: Final = 50
+"""Items that are changed one by one, which costs as much as a look at some hundred others in between them."""
+
 Listed: TypeAlias = tuple[Event, int, str]
 """An event that was appended, its packed id, and its `meta` as JSON."""
 
@@ -66,7 +69,7 @@ def mark(writer: InboxWriter, event: Event) -> list[Row]:
         for row in sorted(found, key=lambda row: (row[0], row[1]), reverse=True)
         if (times := after(effect, row[2:5], now)) is not None and not writer.limits.is_due(row[0], row[3], row[5])
     ]
-    if bounds is None:
+    if bounds is None or len(changed) <= _FEW:
         writer.set_times(box, changed)
     else:
         writer.set_up_to(box, changed, effect, bounds)
