@@ -94,6 +94,8 @@ def own_position(event: Event) -> bytes:
     match payload:
         case {"topic": str(topic), "since": _}:
             return name_in_positions(topic)
+        case {"session": str(session)}:
+            return name_in_positions(session)
         case {"up_to": str(position)}:
             try:
                 return split_positions(position, [event.user]).get(event.user, "").encode()

@@ -114,7 +114,7 @@ class RedisInbox:
         return Change(tuple(map(item_id, members)), counts, outcome if outcome.id else None), b""
 
     async def _merge(self, draft: Event, session: str) -> Change:
-        """Read the session, then merge what was read; again, if the inbox has changed its mind about it meanwhile."""
+        """Read the session, then merge what was read; again, if another merge of it was applied in between."""
         payload = draft.payload
         until = payload.get("until")
         while True:
@@ -159,25 +159,51 @@ class RedisInbox:
         """Copy what topics have got; return how many items, and the reply with the page if there was anything."""
         copied = 0
         page: list[Any] | None = None
+        for session, log in logs.items():
+            if log.last:
+                page = await self._page(user, query, await self._merged_later(user, session, log, logs))
+                copied += page[0]
+                logs = read_logs(page[3])
         todo = {topic: log for topic, log in logs.items() if log.is_followed}
         while todo:
             news = await self._news(user, todo)
             if not news:
                 break
             arguments: list[bytes] = []
-            again: set[str] = set()
             for topic, log in todo.items():
                 if topic in news:
                     end, more, rows = news[topic]
                     position = split_member(rows[-2])[0] if more else end
-                    copies = [row + topic.encode() if not i % 2 else row for i, row in enumerate(rows)]
+                    name = topic.encode()
+                    copies = [text for i in range(0, len(rows), 2) for text in (rows[i] + name, rows[i + 1], b"")]
                     arguments += [topic.encode(), log.text, log.at(position), strings(copies)]
-                    if more:
-                        again.add(topic)
             page = await self._page(user, query, arguments)
             copied += page[0]
-            todo = {topic: log for topic, log in read_logs(page[3]).items() if topic in again}
+            # Again: those with more, and those where a concurrent pull has copied something, but less.
+            todo = {
+                topic: log
+                for topic, log in read_logs(page[3]).items()
+                if log.is_followed and topic in news and ids.compare(log.position, news[topic][0]) < 0
+            }
         return copied, page
+
+    async def _merged_later(
+        self, user: str, session: str, known: RedisInboxLog, logs: Mapping[str, RedisInboxLog]
+    ) -> list[bytes]:
+        """Return what to copy from a session that a saved event has merged: it, then the topics that it followed."""
+        _, theirs, rows = await self._read_session(session, known.position, known.last)
+        order = known.text.split(b" ")[4]
+        found = {session: [session.encode(), known.text, known.at(known.last)]}
+        for topic, log in theirs.items():
+            if topic not in logs and topic != user:
+                found[topic] = [topic.encode(), b"", log.without_order() + order]
+        copies: dict[str, list[bytes]] = {name: [] for name in found}
+        for i in range(0, len(rows), 3):
+            _, name = split_member(rows[i])
+            if (name or session) in copies:
+                member = rows[i] if name else rows[i] + session.encode()
+                copies[name or session] += [member, *rows[i + 1 : i + 3]]
+        return [text for name, texts in found.items() for text in (*texts, strings(copies[name]))]
 
     async def _news(self, user: str, topics: Mapping[str, RedisInboxLog]) -> dict[str, tuple[str, bool, list[bytes]]]:
         """Ask topics for what they have got: in one pipeline to each master."""
@@ -251,7 +277,7 @@ class RedisInbox:
         check_user(user)
         reply = await self._page(user, query, ())
         logs = read_logs(reply[3])
-        if any(log.is_followed for log in logs.values()):
+        if any(log.is_open for log in logs.values()):
             _, newer = await self._pull(user, query, logs)
             reply = newer or reply
         return page_of(user, query, reply)

@@ -24,8 +24,8 @@ sort by id, then log, and counts and pages cost a logarithm. 44 bits are millise
 as a score would need 64, and a score has 53.
 
 The state of another log: its kind (`f` followed, `m` merged), the position after which it is listed, the position up to
-which it was copied, its name in positions (`join_positions`), and the member's digits of the event that added it, by
-which logs are ordered.
+which it was copied, its name in positions (`join_positions`), the member's digits of the event that added it, by which
+logs are ordered, and for a session up to where it is still to be copied, if a saved event says so.
 
 The keys do not expire: items leave by retention, and sorted sets and hashes without members do not exist. `:il` is left
 of an inbox that is empty, about 100 bytes, until `forget`: without it ids could be given again after the log is gone.
@@ -96,12 +96,14 @@ class RedisInboxLog(NamedTuple):
         kind: `FOLLOWED` or `MERGED`.
         since: the position after which its items are listed.
         position: up to where they were copied.
+        last: up to where they are still to be copied, of a session; usually empty.
         text: the state as it is stored.
     """
 
     kind: str
     since: str
     position: str
+    last: str
     text: bytes
 
     @property
@@ -109,24 +111,29 @@ class RedisInboxLog(NamedTuple):
         """Whether it is a topic, from which items are copied."""
         return self.kind == FOLLOWED
 
+    @property
+    def is_open(self) -> bool:
+        """Whether something may have to be copied from it."""
+        return self.is_followed or bool(self.last)
+
     def at(self, position: str) -> bytes:
         """Return the state after copying up to a position."""
-        kind, since, _, rest = self.text.split(b" ", 3)
-        return b" ".join((kind, since, position.encode(), rest))
+        kind, since, _, name, order = self.text.split(b" ")[:5]
+        return b" ".join((kind, since, position.encode(), name, order))
 
     def without_order(self) -> bytes:
         """Return the state but for the order, which another inbox gives it."""
-        return self.text.rpartition(b" ")[0] + b" "
+        return b" ".join(self.text.split(b" ")[:4]) + b" "
 
 
 def read_logs(reply: Sequence[bytes]) -> dict[str, RedisInboxLog]:
     """Return the logs of a reply to HGETALL, in the order in which they were added."""
     pairs = zip(reply[::2], reply[1::2], strict=True)
-    found: list[tuple[bytes, str, RedisInboxLog]] = []
+    found: list[tuple[str, str, RedisInboxLog]] = []
     for name, text in pairs:
         if name:
-            kind, since, position, _, order = text.decode().split(" ", 4)
-            found.append((order.encode(), name.decode(), RedisInboxLog(kind, since, position, text)))
+            kind, since, position, _, order, *last = text.decode().split(" ")
+            found.append((order, name.decode(), RedisInboxLog(kind, since, position, "".join(last), text)))
     return {name: log for _, name, log in sorted(found)}
 
 

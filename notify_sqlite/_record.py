@@ -17,6 +17,7 @@ from typing import Any, Final, Self, TypeAlias
 from notify import Event, Page, ids
 from notify.adapters import Retention, build_event, continuity
 from notify.event import NO_META
+from notify.inbox.abc import InboxRetention
 
 SEQUENCE_MASK: Final = (1 << ids.SEQUENCE_BITS) - 1
 
@@ -32,19 +33,21 @@ class Limits:
         horizon: packed id below which an event is too old; 0: no event is.
         key_horizon: packed id below which an idempotency key has lapsed.
         now: the first packed id of this millisecond.
+        inbox: the retention of inboxes.
     """
 
     max_len: int
     horizon: int
     key_horizon: int
     now: int
+    inbox: InboxRetention
 
     @classmethod
-    def at(cls, seconds: float, retention: Retention) -> Self:
+    def at(cls, seconds: float, retention: Retention, inbox: InboxRetention) -> Self:
         """Return the limits at this time, in seconds since 1970."""
         now = int(seconds * 1000)
         key_horizon = packed(now - int(retention.key_window * 1000))
-        return cls(retention.max_len, horizon_at(seconds, retention), key_horizon, packed(now))
+        return cls(retention.max_len, horizon_at(seconds, retention), key_horizon, packed(now), inbox)
 
 
 def horizon_at(seconds: float, retention: Retention) -> int:

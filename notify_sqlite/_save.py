@@ -9,40 +9,37 @@ seconds, counted from its own call: a push that was queued behind others is reje
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-from itertools import chain
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import anyio
 
-from notify import ClosedError, Event, NotifyError, OverloadedError, PushRejectedError, PushUncertainError, ids
-from notify.adapters import build_event
+from notify import ClosedError, Event, NotifyError, OverloadedError, PushRejectedError, PushUncertainError
+from notify.inbox.abc import Change
 
+from ._append import append
+from ._batch import ChangeDraft, Outcome, append_all
 from ._connection import MAX_ROWS, SQLiteDatabase
 from ._ephemeral import Sent, SQLiteEphemerals
 from ._errors import bug
-from ._record import SEQUENCE_MASK, Limits, Row, first_of_key
+from ._record import Limits
 from ._worker import Job
 
 logger = logging.getLogger("notify.sqlite")
 
-Outcome: TypeAlias = Event | NotifyError
-Done: TypeAlias = Callable[[Outcome], None]
+Done: TypeAlias = Callable[[Any], None]
+"""Takes an event, the `Change` of a change, or an error."""
 
-Pending: TypeAlias = tuple[Event, Done, float]
-"""An event to store, the function that takes its outcome, and until when it waits for the lock (`time.monotonic`)."""
+Pending: TypeAlias = tuple[Event | ChangeDraft, Done, float]
+"""What to store, the function that takes its outcome, and until when it waits for the lock (`time.monotonic`)."""
 
-_LOOKUPS: Final = 50
-"""Users whose heads one statement looks up."""
-
-_ROWS: Final = 50
-"""Rows that one statement inserts: with nine values each, within the limit of parameters that every SQLite has."""
+_CHANGES: Final = 10
+"""Changes of inboxes in one transaction: each of them may affect thousands of items."""
 
 
 class SQLiteSaver:
@@ -84,18 +81,18 @@ class SQLiteSaver:
         if not self.is_busy:
             self._begin()
 
-    async def save(self, events: Sequence[Event]) -> list[Outcome]:
-        """Store these events and return their outcomes, in the same order.
+    async def save(self, events: Sequence[Event | ChangeDraft]) -> list[Any]:
+        """Store these events and return their outcomes, in the same order: for a change, a `Change`.
 
         Cancelling the caller takes them out of the queue, except for those in the current transaction.
         """
         self._database.check()
-        outcomes: list[Outcome] = []
+        outcomes: list[Any] = []
         if not events:
             return outcomes
         finished = anyio.Event()
 
-        def last(outcome: Outcome) -> None:
+        def last(outcome: Any) -> None:
             outcomes.append(outcome)
             finished.set()
 
@@ -128,7 +125,7 @@ class SQLiteSaver:
         """Begin a transaction with what is queued, or none if nothing is; called in a callback of the event loop."""
         if self._rests():  # what was queued was cancelled
             return
-        batch = [self._queue.popleft() for _ in range(min(MAX_ROWS, len(self._queue)))]
+        batch = self._take()
         sent = self._ephemerals.take()
         self._current = batch, sent  # keeps I2
         if refusal is not None:
@@ -144,7 +141,18 @@ class SQLiteSaver:
             until = batch[0][2] if batch else sent[0][2]
             self._database.write_soon(job, until, durable=bool(batch), done=self._ended)
 
-    def _ended(self, stored: list[Event] | None, error: BaseException | None) -> None:
+    def _take(self) -> list[Pending]:
+        """Return what the next transaction stores."""
+        batch: list[Pending] = []
+        changes = 0
+        while self._queue and len(batch) < MAX_ROWS:
+            changes += self._queue[0][0].__class__ is ChangeDraft
+            if changes > _CHANGES:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _ended(self, stored: Sequence[Outcome] | None, error: BaseException | None) -> None:
         """Report the outcomes of the current transaction, and go on; called in a callback of the event loop."""
         batch, sent = self._current
         self._current = (), ()
@@ -168,16 +176,16 @@ class SQLiteSaver:
         self._database.settled()
         return True
 
-    def _succeeded(self, batch: Sequence[Pending], sent: Sequence[Sent], stored: Sequence[Event]) -> None:
+    def _succeeded(self, batch: Sequence[Pending], sent: Sequence[Sent], stored: Sequence[Outcome]) -> None:
         if sent:
             self._ephemerals.written()
         if batch:
             try:
-                self._on_stored(stored)
+                self._on_stored(_events(stored))
             except Exception as error:
                 bug(error)
-            for (_, done, _), event in zip(batch, stored, strict=True):
-                _report(done, event)
+            for (_, done, _), outcome in zip(batch, stored, strict=True):
+                _report(done, outcome)
 
     def _failed(self, batch: Sequence[Pending], sent: Sequence[Sent], error: NotifyError) -> None:
         """Reject what has waited long enough for the lock, and queue the rest again, in front; keeps I2."""
@@ -200,19 +208,30 @@ class SQLiteSaver:
             _report(self._queue.popleft()[1], ClosedError(f"the {owner} is closed"))
         self.is_busy = False
 
-    def _job(self, drafts: Sequence[Event], sent: Sequence[Sent]) -> Job[list[Event]]:
+    def _job(self, drafts: Sequence[Event | ChangeDraft], sent: Sequence[Sent]) -> Job[Sequence[Outcome]]:
         limits = self._limits()
-        job: Job[list[Event]] = partial(append, sql=self._database.sql, drafts=drafts, limits=limits)
+        has_changes = any(draft.__class__ is ChangeDraft for draft in drafts)
+        add: Callable[..., Sequence[Outcome]] = append_all if has_changes else append
+        job: Job[Sequence[Outcome]] = partial(add, sql=self._database.sql, drafts=drafts, limits=limits)
         if not sent:
             return job
         insert = self._ephemerals.job(sent, limits.now)
 
-        def both(db: sqlite3.Connection) -> list[Event]:
+        def both(db: sqlite3.Connection) -> Sequence[Outcome]:
             stored = job(db) if drafts else []
             insert(db)
             return stored
 
         return both
+
+
+def _events(outcomes: Sequence[Outcome]) -> list[Event]:
+    """Return the events that were stored."""
+    return [
+        event
+        for outcome in outcomes
+        if isinstance(event := outcome.event if isinstance(outcome, Change) else outcome, Event)
+    ]
 
 
 def _report(done: Done, outcome: Outcome) -> None:
@@ -221,95 +240,3 @@ def _report(done: Done, outcome: Outcome) -> None:
         done(outcome)
     except Exception:
         logger.exception("a callback of save_soon raised, which it must not")
-
-
-class _Head:
-    """Where the log of one user ends, while a transaction appends to it."""
-
-    __slots__ = ("id", "kept", "last_id")
-
-    def __init__(self, last_id: int = 0, kept: int = 0) -> None:
-        self.last_id, self.kept = last_id, kept
-        self.id = ids.unpack(last_id) if last_id else ids.ZERO
-
-
-def append(db: sqlite3.Connection, sql: Mapping[str, str], drafts: Sequence[Event], limits: Limits) -> list[Event]:
-    """Append at most `MAX_ROWS` events to their users' logs, inside a transaction, and return them as stored."""
-    execute = db.cursor().execute
-    heads = _heads(execute, sql, drafts)
-    grown: dict[str, _Head] = {}
-    keyed: dict[tuple[str, str], Event] = {}
-    rows: list[Row] = []
-    stored: list[Event] = []
-    (last,) = execute(sql["last_id"]).fetchone()
-    now = limits.now
-    for draft in drafts:
-        user, key, meta = draft.user, draft.key, draft.meta
-        if key is not None:
-            first = keyed.get((user, key)) or first_of_key(
-                execute(sql["event_of_key"], (user, key, limits.key_horizon)).fetchone(), draft
-            )
-            if first is not None:
-                stored.append(first)
-                continue
-        head = grown[user] = heads[user]
-        last = last + 1 if last >= now else now
-        id_ = f"{last >> ids.SEQUENCE_BITS}-{last & SEQUENCE_MASK}"  # unpacked in place: a third of the time
-        type_, data, micros, group = draft.type, draft.data, draft.micros, draft.group
-        event = build_event(id_, head.id, user, type_, data, micros, group, key, meta)
-        rows.append((user, last, head.last_id, type_, data, micros, group, key, json.dumps({**meta}) if meta else None))
-        if key is not None:
-            execute(sql["set_key"], (user, key, last, head.last_id))
-            keyed[user, key] = event
-        head.last_id, head.id = last, id_
-        head.kept += 1
-        stored.append(event)
-    if rows:
-        _insert(db, sql["insert_event"], rows)
-        _bound(execute, sql, grown, limits.max_len)
-        _insert(db, sql["set_head"], [(user, head.last_id, head.kept) for user, head in grown.items()])
-        execute(sql["set_last_id"], (last,))
-    return stored
-
-
-def _heads(execute: Any, sql: Mapping[str, str], drafts: Sequence[Event]) -> dict[str, _Head]:
-    """Return where the log of each of these users ends. Looking up many users at once takes half the time."""
-    heads = {draft.user: _Head() for draft in drafts}
-    users = list(heads)
-    for start in range(0, len(users), _LOOKUPS):
-        some = users[start : start + _LOOKUPS]
-        if len(some) < _LOOKUPS // 4:
-            found = [row for user in some for row in execute(sql["head_of"], (user,))]
-        else:
-            found = execute(sql["heads_of"], [*some, *some[-1:] * (_LOOKUPS - len(some))]).fetchall()
-        for user, last_id, kept in found:
-            heads[user] = _Head(last_id, kept)
-    return heads
-
-
-def _insert(db: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> None:
-    """Insert rows, `_ROWS` to a statement as far as possible, which takes a quarter less time."""
-    whole = len(rows) - len(rows) % _ROWS
-    for start in range(0, whole, _ROWS):
-        db.execute(_repeated(statement), [*chain.from_iterable(rows[start : start + _ROWS])])
-    db.executemany(statement, rows[whole:])
-
-
-@cache
-def _repeated(statement: str) -> str:
-    """Return the statement for `_ROWS` rows at once."""
-    begin = statement.index("VALUES (") + len("VALUES ")
-    row = statement[begin : statement.index(")", begin) + 1]
-    return statement.replace(row, ", ".join([row] * _ROWS), 1)
-
-
-def _bound(execute: Any, sql: Mapping[str, str], heads: Mapping[str, _Head], max_len: int) -> None:
-    """Remove the oldest events of the logs that are too long: a sixteenth at once, cheaper than one at each push."""
-    slack = max_len // 16
-    budget = MAX_ROWS
-    for user, head in heads.items():
-        excess = head.kept - max_len
-        if excess > slack and budget > 0:
-            removed = execute(sql["delete_oldest"], (user, user, min(excess, budget))).rowcount
-            head.kept -= removed
-            budget -= removed

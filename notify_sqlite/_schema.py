@@ -19,10 +19,14 @@ from notify import UsageError
 VERSION: Final = 1
 """Version of the tables of each part."""
 
-LATER: Final = frozenset({"create_schema", "create_ephemerals"})
+FILES: Final[Mapping[str, tuple[str, ...]]] = {"store": ("store", "inbox"), "presence": ("presence",)}
+"""The files of statements of each part."""
+
+LATER: Final = re.compile("create_schema|create_ephemerals|create_(inbox|items|follows).*")
 """What files of earlier releases lack. They can be read as they are; the first write adds it."""
 
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,30}")
+_COMMENT = re.compile("^-- .*\n", re.MULTILINE)
 _NAMED = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -36,15 +40,16 @@ class OtherTablesError(sqlite3.DatabaseError):
 
 @cache
 def statements(part: str, prefix: str) -> Mapping[str, str]:
-    """Return the statements of `_sql/<part>.sql` by name, for tables with this prefix.
+    """Return the statements of a part by name, for tables with this prefix.
 
     Raises:
         UsageError: not a valid prefix. It is the only text that is ever inserted into a statement.
     """
     if not _PREFIX.fullmatch(prefix):
         raise UsageError(f"table_prefix must match {_PREFIX.pattern}, not {prefix!r:.80}")
-    text = (files("notify_sqlite") / "_sql" / f"{part}.sql").read_text(encoding="utf-8")
-    return {name: sql.strip().replace("{p}", prefix) for name, sql in _NAMED.findall(text)}
+    texts = ((files("notify_sqlite") / "_sql" / f"{name}.sql").read_text(encoding="utf-8") for name in FILES[part])
+    found = [pair for text in texts for pair in _NAMED.findall(text)]
+    return {name: _COMMENT.sub("", sql).strip().replace("{p}", prefix) for name, sql in found}
 
 
 def is_readable(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
@@ -53,7 +58,7 @@ def is_readable(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
     Raises:
         NewerSchemaError: the file is newer than this library.
     """
-    return _has(db, sql, {name for name in _creates(sql) if name not in LATER})
+    return _has(db, sql, {name for name in _creates(sql) if not LATER.fullmatch(name)})
 
 
 def is_ready(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
@@ -112,7 +117,7 @@ def _has(db: sqlite3.Connection, sql: Mapping[str, str], names: set[str]) -> boo
 
 
 def _name(statement: str) -> str:
-    return re.split(r"\s+", statement)[5]  # CREATE TABLE IF NOT EXISTS name
+    return re.split(r"\s+", statement.partition("IF NOT EXISTS ")[2], maxsplit=1)[0]
 
 
 @cache

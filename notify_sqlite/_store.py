@@ -14,11 +14,14 @@ import anyio.lowlevel
 
 from notify import Event, Guarantees, NotifyError, Page, UsageError, ids
 from notify.adapters import Retention, check_user
+from notify.inbox.abc import Change, Follow, InboxRetention, ItemPage, ItemQuery
 
 from . import _record as record
+from ._batch import ChangeDraft
 from ._connection import MAX_ROWS, SQLiteDatabase
 from ._ephemeral import SQLiteEphemerals
 from ._errors import DRIVER
+from ._inbox import SQLiteInbox
 from ._opening import Path
 from ._save import SQLiteSaver
 from ._schema import script
@@ -41,6 +44,9 @@ class SQLiteStore:
         network: accept a file on a network file system, which only one host may ever open.
         clock: returns seconds since 1970.
 
+    Attributes:
+        inbox_retention: see `notify.inbox.abc.InboxStore`.
+
     Raises:
         UsageError: an argument is not acceptable.
     """
@@ -61,6 +67,7 @@ class SQLiteStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._retention = Retention(max_len, max_age, key_window)
+        self.inbox_retention = InboxRetention()
         self._clock = clock
         self._database = SQLiteDatabase(
             path,
@@ -74,6 +81,7 @@ class SQLiteStore:
         self._sql = self._database.sql
         self._ephemerals = SQLiteEphemerals(self._database, self._limits)
         self._saver = SQLiteSaver(self._database, self._limits, self._on_stored, self._ephemerals)
+        self._inbox = SQLiteInbox(self._database, self._limits)
         self._sweeper = SQLiteSweeper(self._database, self._limits, max_age)
 
     # -- Store ---------------------------------------------------------------------------------------------------
@@ -83,7 +91,8 @@ class SQLiteStore:
         (outcome,) = await self._saver.save([event])
         if isinstance(outcome, NotifyError):
             raise outcome
-        return outcome
+        stored: Event = outcome
+        return stored
 
     async def read(self, user: str, after: str, limit: int) -> Page:
         """See `notify.abc.Store.read`."""
@@ -138,6 +147,32 @@ class SQLiteStore:
         job = partial(record.pages, sql=self._sql, after=dict(after), limit=limit, horizon=self._horizon())
         return await self._database.read(job, record.no_pages(after))
 
+    # -- InboxStore ----------------------------------------------------------------------------------------------
+
+    async def change(self, draft: Event) -> Change:
+        """See `notify.inbox.abc.InboxStore.change`; changes and saves share transactions, in the order of the calls."""
+        (outcome,) = await self._saver.save([ChangeDraft(draft)])
+        if isinstance(outcome, NotifyError):
+            raise outcome
+        change: Change = outcome
+        return change
+
+    async def pull(self, user: str) -> int:
+        """See `notify.inbox.abc.InboxStore.pull`; at most 500 items in one transaction."""
+        return await self._inbox.pull(user)
+
+    async def items(self, user: str, query: ItemQuery) -> ItemPage:
+        """See `notify.inbox.abc.InboxStore.items`; the write lock is taken only if there is something to pull."""
+        return await self._inbox.items(user, query)
+
+    async def edges(self, *, user: str = "", topic: str = "", after: str = "", limit: int = 100) -> Sequence[Follow]:
+        """See `notify.inbox.abc.InboxStore.edges`."""
+        return await self._inbox.edges(user, topic, after, limit)
+
+    async def sweep(self, limit: int = 500) -> int:
+        """See `notify.inbox.abc.InboxStore.sweep`; at most 500 items in one transaction."""
+        return await self._inbox.sweep(limit)
+
     # -- Forget, Prepare -----------------------------------------------------------------------------------------
 
     async def forget(self, user: str) -> int:
@@ -179,7 +214,7 @@ class SQLiteStore:
         removed = 0
         if await self._is_empty():
             return removed
-        job = partial(erase, sql=self._sql, user=user, clock=self._clock)
+        job = partial(erase, sql=self._sql, user=user, limits=self._limits())
         while True:
             count, done = await self._database.change(job, "cannot be erased")
             removed += count
@@ -203,7 +238,7 @@ class SQLiteStore:
         return now
 
     def _limits(self) -> record.Limits:
-        return record.Limits.at(self._now(), self._retention)
+        return record.Limits.at(self._now(), self._retention, self.inbox_retention)
 
     def _horizon(self) -> int:
         return record.horizon_at(self._now(), self._retention)

@@ -12,11 +12,14 @@ from typing import Final
 
 import anyio
 
-from notify import NotifyError
+from notify import NotifyError, ids
 from notify.adapters import OutageLog
 
+from ._box import InboxWriter
 from ._connection import MAX_ROWS, SQLiteDatabase
 from ._ephemeral import horizon
+from ._follow import erase as erase_inbox
+from ._items import InboxLimits
 from ._record import Limits
 
 logger = logging.getLogger("notify.sqlite")
@@ -103,8 +106,8 @@ def remove_keys(db: sqlite3.Connection, sql: Mapping[str, str], before: int) -> 
     return len(rows)
 
 
-def erase(db: sqlite3.Connection, sql: Mapping[str, str], user: str, clock: Callable[[], float]) -> tuple[int, bool]:
-    """Erase some of a user, `MAX_ROWS` events and keys at most; return how many events, and whether all is done.
+def erase(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: Limits) -> tuple[int, bool]:
+    """Erase some of a user, `MAX_ROWS` events, keys and items at most; return how many events, and whether all is done.
 
     Presence that counts stays: it belongs to streams that are open.
     """
@@ -112,12 +115,13 @@ def erase(db: sqlite3.Connection, sql: Mapping[str, str], user: str, clock: Call
     try:
         events = db.execute(sql["forget_events"], (user, user, MAX_ROWS)).rowcount
         keys = db.execute(sql["forget_keys"], (user, user, MAX_ROWS)).rowcount
-        if MAX_ROWS in (events, keys):
+        now = limits.now >> ids.SEQUENCE_BITS
+        if MAX_ROWS in (events, keys) or not erase_inbox(InboxWriter(db, sql, InboxLimits.at(now, limits.inbox)), user):
             return events, False
         db.execute(sql["forget_head"], (user,))
         db.execute(sql["forget_ephemerals"], (user,))
         if db.execute(sql["presence_tables"]).fetchone() == (2,):
-            db.execute(sql["forget_presence"], (user, int(clock() * 1000)))
+            db.execute(sql["forget_presence"], (user, now))
         return events, True
     finally:
         db.execute("PRAGMA secure_delete = FAST").fetchone()

@@ -87,8 +87,10 @@ class SharedInboxSuite(InboxTests[InboxStoreT]):
 
             async def publish(one: InboxStoreT) -> None:
                 for number in range(10):
-                    names.append(f"{(await self.send(one, 'news', number)).id}@news")
-                    await self.mark(one, "alice", "dismissed", ids=[names[-1]])
+                    name = f"{(await self.send(one, 'news', number)).id}@news"
+                    names.append(name)
+                    await anyio.lowlevel.checkpoint()
+                    await self.mark(one, "alice", "dismissed", ids=[name])
 
             async def look(one: InboxStoreT) -> None:
                 for _ in range(10):
@@ -156,7 +158,7 @@ class ForgetInboxSuite(InboxTests[InboxStoreT]):
         assert [*await store.edges(user="carol"), *await store.edges(topic="carol")] == []
         assert [each.user for each in await store.edges(topic="news")] == ["bob"]
         assert [each.topic for each in await store.edges(user="bob")] == ["news"]
-        assert payloads(await self.list_all(store, "bob")) == [2, 1]
+        assert {*payloads(await self.list_all(store, "bob"))} == {2, 1}
         new = await self.send(store, "carol", "new")
         assert ids.compare(sent[0].id, new.id) < 0
         assert await self.states(store, "carol") == {new.id: "unseen"}

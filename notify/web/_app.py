@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
+from notify.inbox import Inbox
 
-from . import _auth, _files, _openapi, _polling, _publish, _sse, _websocket
+from . import _auth, _files, _inbox_http, _openapi, _polling, _publish, _routing, _sse, _websocket
 from ._authentication import Authenticate
 from ._options import WebOptions
 from ._reply import WebError, reply_to
-from ._request import Receive, Request, Scope, Send
+from ._request import Identity, Receive, Request, Scope, Send
 from ._site import Handler, Site, check_notifier
 
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
@@ -20,11 +21,19 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "events": {"GET": _polling.events},
     "ticket": {"POST": _auth.ticket},
     "push": {"POST": _publish.push},
+    "inbox": {"GET": _inbox_http.page},
+    "inbox/counts": {"GET": _inbox_http.counts},
+    "inbox/mark": {"POST": _inbox_http.mark},
+    _routing.ITEM: {"DELETE": _inbox_http.dismiss},
+    _routing.GROUP: {"DELETE": _inbox_http.dismiss_group},
+    "follow": {"POST": _inbox_http.follow},
+    _routing.TOPIC: {"DELETE": _inbox_http.unfollow},
+    "following": {"GET": _inbox_http.following},
     "health": {"GET": _files.health, "HEAD": _files.health},
     "openapi.json": {"GET": _openapi.document, "HEAD": _openapi.document},
     **{name: {"GET": _files.file, "HEAD": _files.file} for name in _files.FILES},
 }
-"""The handlers, by the last segment of the path and the method."""
+"""The handlers, by the end of the path and the method."""
 
 
 class NotifyApp:
@@ -36,7 +45,7 @@ class NotifyApp:
     Args:
         notifier: streams come from it; it is not closed.
         authenticate: called with each `Request`, plain or async; returns the user, an `Identity`, or None for 401.
-        inbox: reserved for the inbox, which this version does not have; only None is accepted.
+        inbox: an `Inbox` of the same notifier, whose items clients may list and mark; None for no inbox.
         heartbeat: seconds of silence after which a stream writes a comment.
         retry: minimum and maximum of the seconds after which a client reconnects; drawn for each connection.
         lifetime: seconds after which a stream ends, and its client reconnects; varied by a fifth.
@@ -51,6 +60,8 @@ class NotifyApp:
         publish_secrets: secrets for `POST /push`, which does not exist without them.
         on_push: called with each event after `POST /push` has pushed it; plain or async.
         dialect: serves the clients of another system; docs/howto/dialects.md has the names.
+        authorize_follow: called with an `Identity` and the name of a topic that a client wants to follow; plain or
+            async; it may if that returns True. By default the topic has to be among `Identity.addresses`.
 
     Raises:
         UsageError: an argument is unacceptable, or the notifier's store does not support signals.
@@ -61,7 +72,7 @@ class NotifyApp:
         notifier: Notifier[Any],
         authenticate: Authenticate,
         *,
-        inbox: Any = None,
+        inbox: Inbox | None = None,
         heartbeat: float = 15.0,
         retry: tuple[float, float] = (1.0, 5.0),
         lifetime: float = 900.0,
@@ -76,9 +87,8 @@ class NotifyApp:
         publish_secrets: Sequence[str | bytes] = (),
         on_push: Callable[..., Any] | None = None,
         dialect: str | None = None,
+        authorize_follow: Callable[[Identity, str], Any] | None = None,
     ) -> None:
-        if inbox is not None:
-            raise UsageError("inbox= expects None: this version of notify has no inbox yet")
         options = WebOptions(
             heartbeat=heartbeat,
             retry=retry,
@@ -94,6 +104,8 @@ class NotifyApp:
             publish_secrets=publish_secrets,
             on_push=on_push,
             dialect=dialect,
+            authorize_follow=authorize_follow,
+            inbox=inbox,
         )
         self._site = Site(check_notifier(notifier), authenticate, options)
 
@@ -157,9 +169,11 @@ async def _options(methods: Mapping[str, Handler], site: Site, request: Request,
 
 
 def _methods(site: Site, request: Request) -> Mapping[str, Handler]:
-    """Return the handlers of a path: by its end, because frameworks differ in what they leave of it."""
-    name = _auth.name_of(request)
-    methods = ROUTES.get(site.aliases.get(name, name))
+    """Return the handlers of a path."""
+    end = _routing.route_of(request.scope).endpoint
+    methods = ROUTES.get(site.aliases.get(end, end))
+    if methods is None and (named := _routing.named_of(request.scope)) is not None:
+        methods = ROUTES[named.endpoint]
     if methods is None:
         raise WebError(404, "not_found", "there is nothing at this path: try /health, /stream or /client.js")
     return methods

@@ -6,20 +6,17 @@ import logging
 from collections.abc import Iterable
 
 from ._files import FILES
+from ._gate import SAFE
 from ._login import Client, login_of
 from ._reply import Reply, WebError
 from ._request import Receive, Request, Send
+from ._routing import last_segment
 from ._site import Site
 
 logger = logging.getLogger("notify.web")
 
 PUBLIC = frozenset({*FILES, "health", "openapi.json"})
 """Served to any page: they show nothing of any user, and cost nothing."""
-
-
-def name_of(request: Request) -> str:
-    """Return the last segment of the path, by which requests are routed."""
-    return request.path.rstrip("/").rpartition("/")[2]
 
 
 def check_site(site: Site, request: Request) -> None:
@@ -30,7 +27,7 @@ def check_site(site: Site, request: Request) -> None:
     """
     if site.rules:
         request.response_headers += site.rules.cors(request.headers)
-    if name_of(request) in PUBLIC:
+    if request.method in SAFE and last_segment(request.path) in PUBLIC:  # DELETE has names that clients choose
         return
     scheme = str(request.scope.get("scheme", "http"))
     if request.scope["type"] == "websocket":

@@ -99,6 +99,11 @@ def answer(ref: Ref, **results: Any) -> str:
     return json.dumps({"ref": ref, "ok": True} | results, separators=(",", ":"))
 
 
+def answer_with(ref: Ref, members: bytes) -> str:
+    """Return the frame that answers a command with the members of a JSON object, which has at least one."""
+    return f'{{"ref":{json.dumps(ref)},"ok":true,{members[1:].decode()}'
+
+
 def refusal(error: CommandError) -> str:
     """Return the frame that answers a command that did not work."""
     described = {"code": error.code, "message": error.message}

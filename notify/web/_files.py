@@ -11,9 +11,12 @@ from typing import Final, NamedTuple
 
 from ._reply import Reply
 from ._request import Receive, Request, Send
+from ._routing import last_segment
 from ._site import Site
 
-FILES: Final = ("client.js", "client.d.ts", "components.js", "react.js", "react.d.ts")
+_FOLDER: Final = files("notify.web").joinpath("client")
+
+FILES: Final = tuple(sorted(found.name for found in _FOLDER.iterdir() if found.name.endswith((".js", ".d.ts"))))
 
 _TYPES: Final = {"js": b"text/javascript; charset=utf-8", "ts": b"text/plain; charset=utf-8"}
 _NO_GZIP: Final = re.compile(r"gzip *; *q=0(\.0*)?(?![.0-9])")
@@ -36,7 +39,7 @@ async def file(site: Site, request: Request, receive: Receive, send: Send) -> No
 
     Its URL has no version, so a cache has to ask whether its copy is still the current one; that costs no body.
     """
-    name = request.path.rstrip("/").rpartition("/")[2]
+    name = last_segment(request.path)
     accepted = request.headers.get("accept-encoding", "")
     is_zipped = "gzip" in accepted and not _NO_GZIP.search(accepted)
     found = _load(name, is_zipped)
@@ -72,7 +75,7 @@ async def health(site: Site, request: Request, receive: Receive, send: Send) -> 
 
 @cache
 def _load(name: str, is_zipped: bool) -> File:
-    body = files("notify.web").joinpath("client", name).read_bytes()
+    body = _FOLDER.joinpath(name).read_bytes()
     digest = hashlib.sha256(body).hexdigest()[:32]
     if is_zipped:
         return File(gzip.compress(body, 9, mtime=0), b'"%b-gzip"' % digest.encode())

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from notify import Event
+from notify.inbox.abc import ITEM
 
 HEARTBEAT: Final = b":\n"
 
@@ -30,17 +31,24 @@ KEPT_BYTES: Final = 1 << 20
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+_MILLISECONDS = re.compile("[0-9]{1,14}", re.ASCII)
+"""Times up to the year 5138; an item that expires later is shown as one that does not."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.:-]")
 _quote = json.encoder.encode_basestring_ascii  # ASCII, so that every character of a name is safe in a frame
 
 
-def wire_object(event: Event) -> bytes:
+def wire_object(event: Event, id: str = "") -> bytes:
     """Return the JSON object of an event, in one line.
 
     Members: `id` unless it is ephemeral, `user`, `type`, `payload`, `timestamp`; `group` and `meta` where there are
-    any, without what the library itself keeps in `meta`.
+    any, without what the library itself keeps in `meta`; `item` if an inbox lists it.
+
+    Args:
+        event: any one.
+        id: the `id` to show instead of the event's.
     """
-    id_ = f'"id":{_quote(event.id)},' if event.id else ""
+    id = id or event.id
+    id_ = f'"id":{_quote(id)},' if id else ""
     second, micros = divmod(event.micros, 1_000_000)
     tail = f',"timestamp":"{_text_of(second)}.{micros:06d}+00:00"'
     if event.group is not None:
@@ -49,6 +57,9 @@ def wire_object(event: Event) -> bytes:
         shown = {name: value for name, value in event.meta.items() if not name.startswith(CONTROL)}
         if shown:
             tail += f',"meta":{json.dumps(shown, separators=(",", ":"))}'
+        expiry = event.meta.get(ITEM)
+        if expiry is not None:
+            tail += f',"item":{{{_expires_at(expiry)}}}'
     head = f'{{{id_}"user":{_quote(event.user)},"type":{_quote(event.type)},"payload":'
     data = event.data
     if b"\n" in data or b"\r" in data:
@@ -56,10 +67,31 @@ def wire_object(event: Event) -> bytes:
     return b"%b%b%b}" % (head.encode(), data, tail.encode())
 
 
+def _expires_at(expiry: str) -> str:
+    """Return the member of an item that expires: its time in milliseconds since 1970, as text."""
+    if not _MILLISECONDS.fullmatch(expiry):
+        return ""
+    second, ms = divmod(int(expiry), 1000)
+    return f'"expires_at":"{_text_of(second)}.{ms:03d}000+00:00"'
+
+
 @lru_cache(maxsize=256)
 def _text_of(second: int) -> str:
     """Return the date and time of a second since 1970: most events share it with the one before them."""
     return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+
+
+def sync_members(event: Event | None) -> bytes:
+    """Return the counts in `notify.sync` as further members of its data, with the position for which they hold.
+
+    Args:
+        event: the signal; without an inbox its payload is empty. None if there was none.
+    """
+    if event is None or event.data == b"{}":
+        return b""
+    counts = event.payload
+    shown = {name: counts[name] for name in ("total", "unseen", "unread")} | {"counts_position": counts["position"]}
+    return b"," + one_line(shown)[1:-1]
 
 
 def one_line(value: Any) -> bytes:

@@ -1,25 +1,32 @@
 """GET /openapi.json: what the application serves, as OpenAPI 3.1.
 
-The document describes this very application: `POST /push` is in it only if it exists. The WebSocket, which OpenAPI has
-no words for, is described in docs/protocol.md. The server's address is relative, so the document is right under any
-mount and behind any proxy.
+The document describes this very application: `POST /push` and the inbox are in it only if they exist. The WebSocket,
+which OpenAPI has no words for, is described in docs/protocol.md. The server's address is relative, so the document is
+right under any mount and behind any proxy.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from ._files import FILES
+from ._inbox_openapi import SCHEMAS as INBOX_SCHEMAS
+from ._inbox_openapi import inbox_paths
+from ._openapi_parts import (
+    NAME,
+    POSITION,
+    TIME,
+    TYPE,
+    Json,
+    json_of,
+    operation,
+    parameter,
+    plain,
+    shared_parameters,
+)
 from ._reply import Reply
 from ._request import Receive, Request, Send
 from ._site import Site
-
-Json = dict[str, Any]
-
-_NAME: Final[Json] = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}
-_TYPE: Final[Json] = {"type": "string", "pattern": r"^[A-Za-z0-9_.:-]{1,128}$"}
-_POSITION: Final[Json] = {"type": "string", "description": "An id, the resume token of a stream, or 0 for everything."}
-_TIME: Final[Json] = {"type": "string", "format": "date-time"}
 
 _SCHEMAS: Final[Json] = {
     "Error": {
@@ -42,11 +49,16 @@ _SCHEMAS: Final[Json] = {
         "properties": {
             "id": {"type": "string", "description": "Absent if the event is not stored."},
             "user": {"type": "string", "description": "Whose log it is from; empty for a broadcast."},
-            "type": _TYPE,
+            "type": TYPE,
             "payload": {"description": "Any JSON value."},
-            "timestamp": _TIME,
+            "timestamp": TIME,
             "group": {"type": "string"},
             "meta": {"type": "object", "additionalProperties": {"type": "string"}},
+            "item": {
+                "type": "object",
+                "description": "Present if an inbox lists the event.",
+                "properties": {"expires_at": TIME},
+            },
         },
     },
     "Frame": {
@@ -54,7 +66,10 @@ _SCHEMAS: Final[Json] = {
         "description": "One server-sent event. Without `event` its data is an Event; docs/protocol.md has the others.",
         "properties": {
             "id": {"type": "string", "description": "Continue after it: the browser sends it as Last-Event-ID."},
-            "event": {"type": "string", "description": "`notify.sync`, `notify.gap`, `notify.end`, or a type."},
+            "event": {
+                "type": "string",
+                "description": "`notify.` and `sync`, `counts`, `gap` or `end`; or a type.",
+            },
             "data": {"type": "string", "contentMediaType": "application/json"},
             "retry": {"type": "integer", "description": "Milliseconds after which to reconnect."},
         },
@@ -65,6 +80,7 @@ _SCHEMAS: Final[Json] = {
         "properties": {
             "events": {"type": "array", "items": {"$ref": "#/components/schemas/Event"}},
             "position": {"type": "string", "description": "Ask with it next, as after=."},
+            "counts": {"type": "object", "description": "Of the inbox, if there is one: as GET /inbox/counts."},
             "gap": {"type": "object", "description": "Continuity up to these events cannot be proven."},
             "sync": {"type": "boolean", "description": "Whether these are all events that there are."},
         },
@@ -72,30 +88,36 @@ _SCHEMAS: Final[Json] = {
     "Ticket": {
         "type": "object",
         "required": ["ticket", "expires_at"],
-        "properties": {"ticket": {"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"}, "expires_at": _TIME},
+        "properties": {"ticket": {"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"}, "expires_at": TIME},
     },
     "Push": {
         "type": "object",
         "required": ["type"],
         "additionalProperties": False,
         "properties": {
-            "user": {**_NAME, "description": "One recipient; at most 255 bytes of UTF-8."},
+            "user": {**NAME, "description": "One recipient; at most 255 bytes of UTF-8."},
             "users": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1000},
+            "topic": {**NAME, "description": "A topic; its followers have it in their inboxes."},
             "broadcast": {"const": True, "description": "To every stream that is open now."},
-            "type": {**_TYPE, "description": "Types that begin with `notify.` are reserved."},
+            "type": {**TYPE, "description": "Types that begin with `notify.` are reserved."},
             "payload": {"description": "Any JSON value."},
-            "key": {"oneOf": [_NAME, {"type": "null"}], "description": "Makes the push idempotent."},
-            "group": {"oneOf": [_NAME, {"type": "null"}], "description": "What the event is about."},
+            "key": {"oneOf": [NAME, {"type": "null"}], "description": "Makes the push idempotent."},
+            "group": {"oneOf": [NAME, {"type": "null"}], "description": "What the event is about."},
             "ephemeral": {"type": "boolean", "description": "Not stored: only streams that are open now see it."},
+            "list": {"type": "boolean", "description": "Listed in the inboxes of the users."},
+            "ttl": {
+                "oneOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 316_224_000}, {"type": "null"}],
+                "description": "Seconds after which a listed event vanishes.",
+            },
         },
-        "oneOf": [{"required": ["user"]}, {"required": ["users"]}, {"required": ["broadcast"]}],
+        "oneOf": [{"required": [target]} for target in ("user", "users", "topic", "broadcast")],
     },
     "Pushed": {
         "type": "object",
         "required": ["id", "type"],
         "properties": {
             "id": {"type": ["string", "null"], "description": "Null where nothing is stored, and for several users."},
-            "type": _TYPE,
+            "type": TYPE,
             "ids": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
             "failed": {"type": "object", "additionalProperties": {"type": "object"}},
             "offline": {"type": "array", "items": {"type": "string"}},
@@ -111,48 +133,30 @@ _SCHEMAS: Final[Json] = {
     },
 }
 
-_REASONS: Final = {
-    "204": "Do not come back: the user was disconnected.",
-    "304": "The client has the current version of the file.",
-    "400": "The request is not understood.",
-    "401": "Credentials are missing, not valid or expired.",
-    "403": "Refused: another site, or an address that the client may not read.",
-    "404": "Not found.",
-    "405": "The method is not supported; Allow names those that are.",
-    "408": "The body was not complete in time.",
-    "413": "The body or the payload is too large.",
-    "415": "The body must be application/json.",
-    "422": "The target or another member is unacceptable.",
-    "429": "Too many attempts, or tickets of this user; Retry-After says how long to wait.",
-    "500": "The application's authenticate() returned something that is not an identity.",
-    "503": "Not available now; Retry-After says how long to wait.",
-}
-
-_RETRY: Final[Json] = {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds."}}
-_ALWAYS: Final = ("400", "403", "405", "500", "503")
-
 
 async def document(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /openapi.json."""
-    await Reply.json(described(bool(site.publish_secrets))).send(send, request.response_headers)
+    document = described(bool(site.publish_secrets), site.inbox is not None)
+    await Reply.json(document).send(send, request.response_headers)
 
 
-def described(has_push: bool) -> Json:
+def described(has_push: bool, has_inbox: bool) -> Json:
     """Return the document.
 
     Args:
         has_push: whether `POST /push` exists.
+        has_inbox: whether the endpoints of the inbox exist.
     """
     paths: Json = {
         "/stream": {"get": _stream()},
         "/events": {"get": _events()},
         "/ticket": {"post": _ticket()},
         "/health": {"get": _health()},
-        "/openapi.json": {"get": _operation("describe", "This document.", _plain("application/json"))},
+        "/openapi.json": {"get": operation("describe", "This document.", plain("application/json"))},
     }
     for name in FILES:
-        content = _plain("text/plain" if name.endswith(".ts") else "text/javascript")
-        paths[f"/{name}"] = {"get": _operation(name.replace(".", "_"), f"The browser client: {name}.", content, "304")}
+        content = plain("text/plain" if name.endswith(".ts") else "text/javascript")
+        paths[f"/{name}"] = {"get": operation(name.replace(".", "_"), f"The browser client: {name}.", content, "304")}
     schemes: Json = {
         "application": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "Or a cookie, or "
                         "whatever the application's authenticate() reads."},
@@ -161,6 +165,10 @@ def described(has_push: bool) -> Json:
     if has_push:
         paths["/push"] = {"post": _push()}
         schemes["secret"] = {"type": "http", "scheme": "bearer", "description": "A publish secret of the server."}
+    schemas = _SCHEMAS
+    if has_inbox:
+        paths |= inbox_paths()
+        schemas = schemas | INBOX_SCHEMAS
     return {
         "openapi": "3.1.0",
         "info": {
@@ -170,50 +178,17 @@ def described(has_push: bool) -> Json:
         },
         "servers": [{"url": "."}],
         "paths": paths,
-        "components": {"schemas": _SCHEMAS, "securitySchemes": schemes},
+        "components": {"schemas": schemas, "securitySchemes": schemes},
     }
-
-
-def _operation(name: str, summary: str, content: Json, *errors: str, success: str = "200", **others: Any) -> Json:
-    """Return an operation with its successful response, and the errors that any request may meet."""
-    responses: Json = {success: {"description": "Success.", "content": content}}
-    for status in sorted({*_ALWAYS, *errors}):
-        response: Json = {"description": _REASONS[status]}
-        if status not in {"204", "304"}:
-            response["content"] = _json("Error")
-        if status in {"429", "503"}:
-            response["headers"] = _RETRY
-        responses[status] = response
-    return {"operationId": name, "summary": summary, **others, "responses": responses}
-
-
-def _json(schema: str) -> Json:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-
-
-def _plain(kind: str) -> Json:
-    return {kind: {"schema": {}}}
-
-
-def _parameter(name: str, schema: Json, where: str = "query", **others: Any) -> Json:
-    return {"name": name, "in": where, "required": False, "schema": schema, **others}
-
-
-def _shared_parameters() -> list[Json]:
-    addresses = {"type": "array", "items": {"type": "string"}}
-    return [
-        _parameter("address", addresses, explode=True, description="Further logs that the client may read."),
-        _parameter("ticket", {"type": "string"}, description="From POST /ticket, in place of credentials."),
-    ]
 
 
 def _health() -> Json:
-    operation = _operation("health", "Whether each part of the notifier works.", _json("Health"))
-    operation["responses"]["503"] = {
+    described_health = operation("health", "Whether each part of the notifier works.", json_of("Health"))
+    described_health["responses"]["503"] = {
         "description": "A part has failed, or the server is shutting down.",
-        "content": _json("Health"),
+        "content": json_of("Health"),
     }
-    return operation
+    return described_health
 
 
 _OPEN: Final[list[Json]] = [{"application": []}, {"ticket": []}]
@@ -221,7 +196,7 @@ _OPEN: Final[list[Json]] = [{"application": []}, {"ticket": []}]
 
 def _stream() -> Json:
     positions = ("lastEventId", "last_event_id", "last_id")
-    return _operation(
+    return operation(
         "stream",
         "The events as server-sent events: first those after the position, then live ones.",
         {"text/event-stream": {"schema": {"$ref": "#/components/schemas/Frame"}}},
@@ -229,48 +204,48 @@ def _stream() -> Json:
         "401",
         security=_OPEN,
         parameters=[
-            _parameter("Last-Event-ID", _POSITION, "header", description="Goes before those in the query."),
-            *(_parameter(name, _POSITION) for name in positions),
-            _parameter("events", {"type": "string"}, description="`typed`: frames also have an `event:` field."),
-            *_shared_parameters(),
+            parameter("Last-Event-ID", POSITION, "header", description="Goes before those in the query."),
+            *(parameter(name, POSITION) for name in positions),
+            parameter("events", {"type": "string"}, description="`typed`: frames also have an `event:` field."),
+            *shared_parameters(),
         ],
     )
 
 
 def _events() -> Json:
-    return _operation(
+    return operation(
         "events",
         "The events after a position; with wait=, a long poll.",
-        _json("Events"),
+        json_of("Events"),
         "204",
         "401",
         security=_OPEN,
         parameters=[
-            _parameter("after", _POSITION),
-            _parameter("limit", {"type": "integer", "minimum": 1}),
-            _parameter("wait", {"type": "number", "minimum": 0}, description="Seconds to wait for an event."),
-            *_shared_parameters(),
+            parameter("after", POSITION),
+            parameter("limit", {"type": "integer", "minimum": 1}),
+            parameter("wait", {"type": "number", "minimum": 0}, description="Seconds to wait for an event."),
+            *shared_parameters(),
         ],
     )
 
 
 def _ticket() -> Json:
-    return _operation(
+    return operation(
         "ticket",
         "A ticket for one stream, for clients that can send no headers with it.",
-        _json("Ticket"),
+        json_of("Ticket"),
         *("401", "415", "429"),
         security=[{"application": []}],
     )
 
 
 def _push() -> Json:
-    return _operation(
+    return operation(
         "push",
         "Push an event to one user, to several, or to every open stream. Or sign as Standard Webhooks specifies.",
-        _json("Pushed"),
+        json_of("Pushed"),
         *("401", "408", "413", "415", "422", "429"),
         success="202",
         security=[{"secret": []}],
-        requestBody={"required": True, "content": _json("Push")},
+        requestBody={"required": True, "content": json_of("Push")},
     )

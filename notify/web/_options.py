@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from notify import UsageError
+from notify.inbox import Inbox
 
 from ._dialects import Dialect, find_dialect
 
@@ -37,6 +38,8 @@ class WebOptions:
     publish_secrets: Sequence[str | bytes] = ()
     on_push: Callable[..., Any] | None = None
     dialect: str | Dialect | None = None
+    authorize_follow: Callable[..., Any] | None = None
+    inbox: Inbox | None = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat", "lifetime", "send_timeout", "long_poll", "ticket_lifetime"):
@@ -52,8 +55,12 @@ class WebOptions:
             object.__setattr__(self, name, _sequence(name, getattr(self, name)))
         if self.dialect is not None and not isinstance(self.dialect, Dialect):
             object.__setattr__(self, "dialect", find_dialect(self.dialect))
-        if self.on_push is not None and not callable(self.on_push):
-            raise UsageError(f"on_push must be a function, not {self.on_push!r:.80}")
+        for name in ("on_push", "authorize_follow"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise UsageError(f"{name} must be a function, not {function!r:.80}")
+        if self.inbox is not None and not isinstance(self.inbox, Inbox):
+            raise UsageError(f"inbox must be an Inbox, not {self.inbox!r:.80}")
 
 
 def _is_number(value: object) -> bool:

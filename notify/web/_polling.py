@@ -2,13 +2,14 @@
 
 ```text
 GET /events?after=<position>&limit=<events>&wait=<seconds>
-{"events": [...], "position": "...", "sync": true, "gap": {"reason", "from", "to"}, "end": {"reason", "retry"}}
+{"events": [...], "position": "...", "sync": true, "counts": {...}, "gap": {...}, "end": {"reason", "retry"}}
 ```
 
 A page is a stream that is read for a moment: from the position asked for to the end of the log, to `limit` events or
 to `MAX_BYTES`. `position` is where the next request continues; `sync` says that the end of the log was reached, so a
 client that finds it false asks again at once. A page has one gap at most: where several logs have one, it ends before
-the second. `end` is there if the server ended the wait.
+the second. `end` is there if the server ended the wait. With an inbox, a page that reached the end of the log has its
+counts.
 
 A page without a position starts from now: it has no events, and fixes the position. Ephemeral events are seen by a
 request that is waiting, and by no other.
@@ -23,14 +24,17 @@ from typing import Any, Final
 
 import anyio
 
-from notify import ClosedError, Event, Position
+from notify import ClosedError, Event, NotifyError, Position
+from notify.inbox.abc import CHANGES, ITEM
 
 from . import _position
+from ._admission import Admission, admit
 from ._dialects import dump
 from ._frames import one_line
+from ._inbox_values import counts_value
 from ._reply import JSON_HEADERS, NO_STORE, Reply, WebError
 from ._request import Message, Receive, Request, Send
-from ._session import Admission, Ended, Session, admit, ended, translation_of
+from ._session import Ended, Session, ended, translation_of
 from ._site import Site
 from ._sse import Entrance, until_gone_watch
 from ._translation import Translation
@@ -134,6 +138,9 @@ class PollPage:
         self._bytes = 0
         self._gap: dict[str, Any] | None = None
         self._is_synced = False
+        self._counts: dict[str, Any] | None = None
+        self._are_new = False  # whether the stream has told of counts since the replay
+        self._is_stale = False  # whether the counts have changed since they were read
 
     def translate(self, translation: Translation | None) -> None:
         """Write the page in a dialect, from where its client starts."""
@@ -159,6 +166,9 @@ class PollPage:
                 await self._replay(session)
                 if wait and self._is_synced and self._is_empty:
                     await self._wait(session, wait)
+            if self._is_synced and self._is_stale and site.inbox is not None:
+                with suppress(NotifyError):  # the events are here; the next page has the counts
+                    self._counts = counts_value(await site.inbox.counts(admission.identity.user))
         except Ended as end:
             self.end = end
             self._is_synced = False
@@ -184,7 +194,7 @@ class PollPage:
 
     async def _wait(self, session: Session, seconds: float) -> None:
         with anyio.move_on_after(seconds):
-            while self._is_empty:
+            while self._is_empty and not self._are_new:
                 self._takes(await session.next(), session)
         while (event := session.next_nowait()) is not None and self._takes(event, session):
             pass
@@ -195,6 +205,10 @@ class PollPage:
             return True
         if event.type == "notify.sync":
             self._is_synced = True
+            self._note_counts(event)
+        elif event.type == "notify.counts":
+            self._note_counts(event)
+            self._are_new = True
         elif self._is_full or (event.type == "notify.gap" and self._gap is not None):
             self._is_synced = False
             return False
@@ -205,8 +219,14 @@ class PollPage:
         elif not self._translation.is_known(event):
             self._objects.append(self._translation.dialect.wrap(event))
             self._add(event.data)
+        if event.type in CHANGES or ITEM in event.meta:
+            self._is_stale = True
         self._position = session.last_id
         return True
+
+    def _note_counts(self, event: Event) -> None:
+        if event.payload:
+            self._counts, self._is_stale = event.payload, False
 
     def _add(self, data: bytes) -> None:
         self._events.append(data)
@@ -215,6 +235,8 @@ class PollPage:
     def messages(self, request: Request) -> list[Message]:
         """Return the response."""
         rest: dict[str, Any] = {"position": self._position, "sync": self._is_synced}
+        if self._counts is not None and self._is_synced:
+            rest["counts"] = self._counts
         if self._gap is not None:
             rest["gap"] = self._gap
         if self.end is not None:

@@ -4,14 +4,15 @@ The body is one JSON object:
 
     {"user": "alice", "type": "comment.created", "payload": {"post": 7}}
 
-`user`, `users` (up to 1,000) or `"broadcast": true` says to whom. The answer is 202 with `id` and `type`; the id is
-null where nothing is stored. Members that are not known are refused, so that a misspelt one is noticed.
+`user`, `users` (up to 1,000), `topic` or `"broadcast": true` says to whom. With `"list": true` an inbox lists what is
+pushed, for `ttl` seconds if that is given; what is published to a topic is always listed. The answer is 202 with `id`
+and `type`; the id is null where nothing is stored. Members that are not known are refused, so that a misspelt one is
+noticed.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -20,7 +21,9 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from notify import Event, NotifyError
+from notify.inbox import Inbox
 
+from ._body import check_json, parsed_json
 from ._reply import Reply, WebError, read_body, web_error
 from ._request import Receive, Request, Send
 from ._site import Site
@@ -31,25 +34,37 @@ logger = logging.getLogger("notify.web")
 MAX_USERS: Final = 1000
 """Users that one request may name."""
 
+MAX_TTL: Final = 10 * 366 * 86_400
+"""Seconds: ten years."""
+
 HOOKS_WITHIN: Final = 10.0
 """Seconds that `on_push` may take for all events of one request."""
 
-_MEMBERS: Final = frozenset({"user", "users", "broadcast", "type", "payload", "key", "group", "ephemeral"})
-_LATER: Final = frozenset({"topic", "list"})
+_TARGETS: Final = ("user", "users", "topic", "broadcast")
+_MEMBERS: Final = frozenset({*_TARGETS, "type", "payload", "key", "group", "ephemeral", "list", "ttl"})
 
 
 class PushOrder(NamedTuple):
     """What a request asks for.
 
     Attributes:
-        users: to whom; empty for a broadcast.
-        is_single: whether one user was named by `user`.
-        options: `type`, `payload`, `key`, `group`, `ephemeral` for `Notifier.push`.
+        users: to whom; empty for a broadcast. A topic is one.
+        is_single: whether one user was named by `user`, or a topic.
+        options: `type`, `payload`, `key`, `group`, and `ephemeral` for `Notifier.push`, or `ttl` for `Inbox.send`.
+        listed: whether an inbox lists it.
+        is_topic: whether it is published to a topic.
     """
 
     users: list[str]
     is_single: bool
     options: dict[str, Any]
+    listed: bool = False
+    is_topic: bool = False
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether nothing is stored."""
+        return bool(not self.users or self.options.get("ephemeral"))
 
 
 async def push(site: Site, request: Request, receive: Receive, send: Send) -> None:
@@ -61,11 +76,9 @@ async def push(site: Site, request: Request, receive: Receive, send: Send) -> No
     has_secret = secrets.check_bearer(request)
     body = await read_body(receive, site.options.max_body, site.options.send_timeout)
     message = "" if has_secret else secrets.check_signature(request, body)
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise WebError(415, "unsupported_media_type", f"the body must be application/json, not {kind:.80}")
+    check_json(request)
     order = parsed_order(body)
-    if message and (not order.users or order.options["ephemeral"]):
+    if message and order.is_ephemeral:
         if secrets.is_repeated(message):
             answer: dict[str, Any] = {"id": None, "type": order.options["type"]}
         else:
@@ -89,15 +102,32 @@ async def _pushed(site: Site, order: PushOrder, receive: Receive) -> dict[str, A
         await _call_hook(site, [shown], receive)
         return {"id": None, "type": shown.type}
     if order.is_single:
-        pushed = await notifier.push(order.users[0], **options)
+        pushed = await _push_one(site, order)
         await _call_hook(site, [] if pushed is None else [pushed], receive)
         return {"id": pushed.id or None if pushed is not None else None, "type": options["type"]}
-    report = await notifier.push_many(order.users, **options)
+    send_many = notifier.push_many if not order.listed else _inbox_of(site).send_many
+    report = await send_many(order.users, **options)
     await _call_hook(site, [*report.events.values()], receive)
     ids = {user: event.id or None for user, event in report.events.items()}
     failed = {user: _error_of(error) for user, error in report.failed.items()}
     answer = {"id": None, "type": options["type"], "ids": ids, "failed": failed}
     return {**answer, "offline": [*report.offline]} if report.offline else answer
+
+
+async def _push_one(site: Site, order: PushOrder) -> Event | None:
+    (user,) = order.users
+    if order.is_topic:
+        return await _inbox_of(site).publish(user, **order.options)
+    if order.listed:
+        return await _inbox_of(site).send(user, **order.options)
+    pushed: Event | None = await site.notifier.push(user, **order.options)
+    return pushed
+
+
+def _inbox_of(site: Site) -> Inbox:
+    if site.inbox is None:
+        raise _unfit("topic and list need an inbox, which this server does not have")
+    return site.inbox
 
 
 async def _call_hook(site: Site, events: Sequence[Event], receive: Receive) -> None:
@@ -148,30 +178,57 @@ def parsed_order(body: bytes) -> PushOrder:
     Raises:
         WebError: 400, not JSON; 422, not what is described above.
     """
-    found = _json(body)
+    found = parsed_json(body)
     if not isinstance(found, dict):
         raise _unfit("the body must be one JSON object")
-    if later := sorted(_LATER & found.keys()):
-        raise _unfit(f"{later[0]!r} needs an inbox, which this server does not have")
     if unknown := sorted(found.keys() - _MEMBERS):
         raise _unfit(f"unknown member {unknown[0]!r:.80}; known are {', '.join(sorted(_MEMBERS))}")
-    targets = [name for name in ("user", "users", "broadcast") if name in found]
+    targets = [name for name in _TARGETS if name in found]
     if len(targets) != 1:
-        raise _unfit("name the target by exactly one of user, users and broadcast")
-    ephemeral = found.get("ephemeral", targets == ["broadcast"])
-    if not isinstance(ephemeral, bool):
-        raise _unfit("ephemeral must be true or false")
+        raise _unfit(f"name the target by exactly one of {', '.join(_TARGETS)}")
     if not isinstance(found.get("type"), str):
         raise _unfit("type must be a string")
-    options = {name: found.get(name) for name in ("type", "payload", "key", "group")} | {"ephemeral": ephemeral}
-    return PushOrder(_users(found, targets[0]), targets == ["user"], options)
+    (target,) = targets
+    options = {name: found.get(name) for name in ("type", "payload", "key", "group")}
+    listed = _is_listed(found, target)
+    if listed:
+        options["ttl"] = _ttl(found)
+    else:
+        options["ephemeral"] = _flag(found, "ephemeral", target == "broadcast")
+    return PushOrder(_users(found, target), target in {"user", "topic"}, options, listed, target == "topic")
+
+
+def _is_listed(found: dict[str, Any], target: str) -> bool:
+    listed = _flag(found, "list", target == "topic")
+    if target == "topic" and not listed:
+        raise _unfit("what is published to a topic is listed: leave list out")
+    if listed and (target == "broadcast" or _flag(found, "ephemeral", False)):
+        raise _unfit("what is ephemeral cannot be listed")
+    if found.get("ttl") is not None and not listed:
+        raise _unfit("ttl needs list")
+    return listed
+
+
+def _flag(found: dict[str, Any], name: str, default: bool) -> bool:
+    value = found.get(name, default)
+    if not isinstance(value, bool):
+        raise _unfit(f"{name} must be true or false")
+    return value
+
+
+def _ttl(found: dict[str, Any]) -> float | None:
+    ttl = found.get("ttl")
+    is_number = isinstance(ttl, int | float) and not isinstance(ttl, bool)
+    if ttl is not None and not (is_number and 0 < ttl <= MAX_TTL):
+        raise _unfit(f"ttl must be a number of seconds of more than 0, and at most {MAX_TTL}")
+    return ttl
 
 
 def _users(found: dict[str, Any], target: str) -> list[str]:
     named = found[target]
-    if target == "user":
+    if target in {"user", "topic"}:
         if not isinstance(named, str):
-            raise _unfit("user must be a string")
+            raise _unfit(f"{target} must be a string")
         return [named]
     if target == "users":
         if not isinstance(named, list) or not all(isinstance(user, str) for user in named):
@@ -184,26 +241,6 @@ def _users(found: dict[str, Any], target: str) -> list[str]:
     if not found.get("ephemeral", True) or found.keys() & {"key", "group"}:
         raise _unfit("a broadcast is ephemeral, and has neither key nor group")
     return []
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body.decode(), parse_constant=_refuse_constant, object_pairs_hook=_object)
-    except RecursionError:
-        raise WebError(400, "invalid_json", "the body is nested too deeply") from None
-    except ValueError as error:  # also what is not UTF-8, and integers of thousands of digits
-        raise WebError(400, "invalid_json", f"the body is not JSON: {error!s:.200}") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a member occurs twice")
-    return found
 
 
 def _unfit(message: str) -> WebError:

@@ -20,21 +20,21 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, cast
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 import anyio
 
-from notify import BackendError, ClosedError, DisconnectedError, Event, InvalidEventIdError, Position, UsageError
-from notify.abc import Interruptible, Stream
+from notify import BackendError, ClosedError, DisconnectedError, Event, Position, UsageError
 
-from . import _auth, _position
+from . import _position
+from ._admission import Admission, subscribed
 from ._dialects import Dialect
 from ._position import Asked
 from ._reply import WebError
-from ._request import Identity, Request
+from ._request import Request
 from ._site import Site
 from ._ticker import NEVER
 from ._translation import Translation
@@ -49,47 +49,6 @@ MAX_QUEUE: Final = 60.0
 
 LIFETIME_JITTER: Final = 0.2
 """By which part a lifetime is made shorter or longer, so that clients of one moment do not come back together."""
-
-
-class Admission(NamedTuple):
-    """A client that may read.
-
-    Attributes:
-        identity: who it is.
-        logs: what it reads: the user, the session's log, the addresses that it has named.
-        moment: a `Notifier.moment` from before it was authenticated.
-        login: see `_login.login_of`.
-    """
-
-    identity: Identity
-    logs: tuple[str, ...]
-    moment: int
-    login: str = ""
-
-
-async def admit(site: Site, request: Request) -> Admission:
-    """Return what a client may read.
-
-    Raises:
-        WebError: 401 or 503 as by `identify`; 403 if it names an address that it may not read.
-    """
-    moment = await site.notifier.moment()
-    identity, login = await _auth.identify(site, request)
-    logs = logs_of(identity, request.query_all("address"))
-    return Admission(identity, logs, moment, login)
-
-
-def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the logs of a stream.
-
-    Raises:
-        WebError: 403 if an address is named that the identity does not have.
-    """
-    logs = [identity.user, *filter(None, [identity.session])]
-    addresses = [*named]
-    if addresses and not {*logs, *identity.addresses}.issuperset(addresses):
-        raise WebError(403, "forbidden", "this user may not read one of the addresses")
-    return tuple(dict.fromkeys([*logs, *addresses]))
 
 
 class Ended(Exception):
@@ -145,10 +104,6 @@ def translation_of(site: Site, request: Request, asked: Asked, admission: Admiss
     return Translation(site.dialect, asked.position, since, time.time(), len(admission.logs))
 
 
-class _OpenStream(Stream, Interruptible):
-    """What a notifier returns."""
-
-
 class Session:
     """One stream for one client; a context manager.
 
@@ -168,7 +123,7 @@ class Session:
             raises is for `is_due`.
         next_nowait: returns the next event if it is in hand; otherwise `next` says why there is none.
         is_invalid: whether the position that was asked for is not one.
-        is_one_log: whether the stream reads one log, so that its position is the id of the latest event.
+        is_one_log: whether the stream reads one log for certain, so that its position is the id of the latest event.
         user: whose stream this is.
         slot: see `_ticker.Timed`.
         written: when bytes were last written, by the monotonic clock: a heartbeat is due `heartbeat` seconds later.
@@ -199,7 +154,7 @@ class Session:
     def __init__(
         self, site: Site, admission: Admission, position: Position, abort: Callable[[], None], *, counted: bool = True
     ) -> None:
-        identity, logs = admission.identity, admission.logs
+        identity = admission.identity
         self._site = site
         self._abort = abort
         self._counted = counted
@@ -208,33 +163,21 @@ class Session:
         self._identity = identity
         self._login = admission.login
         self.user = identity.user
-        self.is_invalid = False
         self.slot = -1
         self.sending = 0.0
         self.written = time.monotonic()
         jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)
         self._until = self.written + site.options.lifetime * jitter
-        options: dict[str, Any] = {
-            "signals": True,
-            "expires_at": identity.expires_at,
-            "disconnected_since": admission.moment,
-        }
-        users: Any = logs[0] if len(logs) == 1 else logs
-        subscribe = site.notifier.subscribe
         try:
-            try:
-                stream = subscribe(users, position or None, **options)
-            except InvalidEventIdError:
-                self.is_invalid = True
-                stream = subscribe(users, None, **options)
+            self._stream, is_position = subscribed(site, admission, position)
         except ClosedError:
             raise ended(site, "shutdown") from None
         except UsageError as error:
             raise WebError(400, "bad_request", str(error)) from error
-        self._stream = cast("_OpenStream", stream)
+        self.is_invalid = not is_position
         self.wait = self._stream.next
         self.next_nowait = self._stream.next_nowait
-        self.is_one_log = len(logs) == 1
+        self.is_one_log = len(admission.logs) == 1 and site.inbox is None
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from notify.adapters import Background
 from ._authentication import Authenticate, Authentication
 from ._closing import Closing
 from ._dialects import Dialect
+from ._follow_rule import FollowRule
 from ._frames import FrameCache
 from ._gate import CrossSiteRules
 from ._health import HealthCheck
@@ -35,6 +36,7 @@ class Site:
         options: checked.
 
     Attributes:
+        inbox: whose items clients may list and mark; None without.
         closing: ends the streams when the server shuts down.
         linger: keeps a shutdown noticed between polls.
         limits: counts the streams.
@@ -42,6 +44,7 @@ class Site:
         frames: what was encoded of the latest events.
         dialect: whose clients events are written for; None for ours.
         aliases: further names of endpoints, which the dialect knows.
+        follow_rule: which topics a client may follow.
         ticker: calls connections back.
         tickets: issues and redeems tickets.
         authentication: asks `authenticate`; None without it.
@@ -59,6 +62,9 @@ class Site:
     ) -> None:
         self.notifier = notifier
         self.options = options
+        self.inbox = options.inbox
+        if self.inbox is not None and self.inbox.notifier is not notifier:
+            raise UsageError("inbox= must be an Inbox of the notifier that is the first argument")
         self.closing = Closing(drain=options.drain)
         self.linger = PollLinger(self.closing)
         self.limits = StreamLimits(options.max_streams, options.max_streams_per_user)
@@ -66,6 +72,7 @@ class Site:
         self.frames = FrameCache()
         self.dialect = options.dialect if isinstance(options.dialect, Dialect) else None
         self.aliases: Mapping[str, str] = self.dialect.aliases if self.dialect is not None else {}
+        self.follow_rule = FollowRule(options.authorize_follow)
         self._start()
         tickets = TICKETS_PER_STREAM * options.max_streams_per_user
         self.tickets = Tickets(notifier.store, options.ticket_lifetime, tickets)

@@ -19,12 +19,13 @@ import anyio.lowlevel
 from notify import BackendError, ClosedError, Event
 
 from . import _position
+from ._admission import Admission, admit
 from ._dialects import Frame
-from ._frames import HEARTBEAT, one_line, retry_line, sse_frame
+from ._frames import HEARTBEAT, one_line, retry_line, sse_frame, sync_members
 from ._position import Asked
 from ._reply import NO_STORE, Reply, WebError
 from ._request import Headers, Message, Receive, Request, Send
-from ._session import Admission, Ended, Session, admit, ended, retry_of, translation_of
+from ._session import Ended, Session, ended, retry_of, translation_of
 from ._site import Site
 from ._translation import Translation
 from ._watch import Watch, watch
@@ -293,22 +294,26 @@ class FrameFeed:
 
     def _frame(self, event: Event) -> bytes:
         if event.type == "notify.sync":
-            return self._sync()
+            return self._sync(event)
         if self._translation is not None:
             id_ = self._translation.id_of(event, self._session.last_id)
             return _named(self._translation.frames(event), id_)
         if event.type == "notify.gap":
             return sse_frame(one_line({**event.payload, "user": event.user}), event="notify.gap")
+        if event.type == "notify.counts":
+            return sse_frame(event.data, event="notify.counts")
         last_id = event.id if self._is_one_log else self._session.last_id
         return self._site.frames.sse(event, last_id, typed=self._typed)
 
-    def _sync(self) -> bytes:
+    def _sync(self, event: Event | None = None) -> bytes:
         self.is_synced = True
         if self._translation is not None:
             return _named(self._translation.sync())
         position = self._session.last_id
         # A position needs no escaping, and one of these is written for each connection.
-        data = f'{{"position":"{position}","heartbeat":{self._site.options.heartbeat}}}'.encode()
+        data = b'{"position":"%b","heartbeat":%b%b}' % (
+            position.encode(), str(self._site.options.heartbeat).encode(), sync_members(event)
+        )  # fmt: skip
         return sse_frame(data, event="notify.sync", id=position)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from notify import Event
 
 from ._dialects import Frame
-from ._frames import one_line, ws_text
+from ._frames import one_line, sync_members, ws_text
 from ._session import Session
 from ._site import Site
 from ._translation import Translation
@@ -69,24 +69,26 @@ class TextFeed:
 
     def _texts(self, event: Event) -> Iterator[str]:
         if event.type == "notify.sync":
-            yield from self._sync()
+            yield from self._sync(event)
         elif self._translation is not None:
             id_ = self._translation.id_of(event, self._session.last_id)
             yield from texts_of(self._translation.frames(event), id_)
         elif event.type == "notify.gap":
             yield ws_text(one_line({**event.payload, "user": event.user}), event="notify.gap")
+        elif event.type == "notify.counts":
+            yield ws_text(event.data, event="notify.counts")
         else:
             session = self._session
             yield self._site.frames.ws(event, event.id if session.is_one_log else session.last_id)
 
-    def _sync(self) -> Iterator[str]:
+    def _sync(self, event: Event | None = None) -> Iterator[str]:
         self._is_synced = True
         if self._translation is not None:
             yield from texts_of(self._translation.sync())
             return
         position = self._session.last_id
-        data = {"position": position, "heartbeat": self._site.options.heartbeat}
-        yield ws_text(one_line(data), event="notify.sync", id=position)
+        data = one_line({"position": position, "heartbeat": self._site.options.heartbeat})
+        yield ws_text(b"%b%b}" % (data[:-1], sync_members(event)), event="notify.sync", id=position)
 
 
 def texts_of(frames: Iterable[Frame], id_: str = "") -> Iterator[str]:

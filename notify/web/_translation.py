@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from notify import Event
+from notify.inbox.abc import CHANGES
 
 from ._dialects import Dialect, Frame, Since, dump, mode_of, steps_of
 
@@ -63,6 +64,8 @@ class Translation:
 
     def is_known(self, event: Event) -> bool:
         """Whether the client has an event of the replay, or does not want it."""
+        if event.type in CHANGES or event.type == "notify.counts":
+            return True
         if self._is_live or not event.id or (self.dialect.is_flushed and mode_of(event) != "timeseries"):
             return False
         if self._seen is None:

@@ -1,9 +1,10 @@
 """GET /ws: the same stream over a WebSocket, with commands the other way.
 
 ```text
-server:  {"event": "message" | "notify.sync" | "notify.gap" | "notify.ping" | "notify.end", "id"?, "data": {...}}
+server:  {"event": "message" | "notify.sync" | "notify.counts" | "notify.gap" | "notify.end" | ..., "id"?, "data": {}}
 client:  {"ref": 1, "do": "ping"}                             server:  {"ref": 1, "ok": true}
 client:  {"ref": 2, "do": "subscribe", "position": "..."}     server:  {"ref": 2, "error": {"code", "message"}}
+client:  {"ref": 3, "do": "mark", "state": "read", "ids": []} server:  {"ref": 3, "ok": true, "ids": [], ...}
 ```
 
 The stream begins with the connection, at the position in the URL, else from now. `subscribe` begins it again elsewhere:
@@ -40,12 +41,15 @@ import anyio
 from notify import ClosedError, NotifyError
 
 from . import _auth, _position
+from ._admission import Admission, admit
 from ._commands import Command, CommandError, CommandQueue, answer, position_of, refusal
 from ._frames import one_line, ws_text
+from ._inbox_commands import answered, is_for_inbox
 from ._position import Asked
 from ._reply import WebError, web_error
 from ._request import Receive, Request, Send
-from ._session import Admission, Ended, Reason, Session, admit, ended, translation_of
+from ._routing import last_segment
+from ._session import Ended, Reason, Session, ended, translation_of
 from ._site import Site
 from ._sse import Entrance
 from ._text_feed import PING, TextFeed, texts_of
@@ -70,7 +74,7 @@ _CODES: Final[Mapping[str, int]] = {
 async def serve(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /ws."""
     await receive()  # websocket.connect
-    if _auth.name_of(request) == "ws" and _is_of_own_site(site, request):
+    if last_segment(request.path) == "ws" and _is_of_own_site(site, request):
         with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
             await SocketConnection(site, request, receive, send).serve()
     else:
@@ -158,14 +162,17 @@ class SocketConnection:
                 await self._say(text)
             while True:
                 while (command := self._commands.take()) is not None:
-                    if (elsewhere := await self._obey(command)) is not None:
+                    if (elsewhere := await self._obey(admission, command)) is not None:
                         return elsewhere
                 for text in await feed.read():
                     await self._say(text)
 
-    async def _obey(self, command: Command | CommandError) -> str | None:
+    async def _obey(self, admission: Admission, command: Command | CommandError) -> str | None:
         """Do what a command says, and answer it; return where a `subscribe` begins."""
         try:
+            if isinstance(command, Command) and is_for_inbox(self._site, command):
+                await self._say(await answered(self._site, admission.identity, command))
+                return None
             elsewhere = _target(command)
         except CommandError as error:
             await self._say(refusal(error))

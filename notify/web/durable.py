@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
 
+from ._admission import Admission, admit
 from ._authentication import Authenticate
 from ._durable import Form as Form
 from ._durable import payload as payload
@@ -26,7 +27,7 @@ from ._frames import wire_object
 from ._options import WebOptions
 from ._reply import Reply, WebError
 from ._request import Message, Receive, Request, Scope, Send
-from ._session import Admission, Ended, admit
+from ._session import Ended
 from ._site import Site, check_notifier
 
 EVENTS: Final = Form(wire_object)

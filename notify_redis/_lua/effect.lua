@@ -4,7 +4,8 @@
 -- KEYS: for each event 10 more, its user's inbox. ARGV: after the general ones the retention (max_items, max_age or -1, "1"
 -- to keep what is unread); then for each event one more, how to apply it: "s" always; "c" only if it changes something,
 -- and not before followed topics were pulled; "p" likewise, topics were pulled. Then, for up_to, the position in the
--- user's own log that it contains; for a followed topic, its name in positions; for a merged session, what to copy.
+-- user's own log that it contains; for a followed topic, its name in positions; for a merged session, what to copy, or
+-- after "s" its name in positions: then the next one that looks copies it.
 --
 -- The result of "c" and "p" is a list: what a push returns, or "" if nothing was changed and nothing stored; the counts;
 -- the end of the log; the other logs; the members that were changed. Or one word: "pull" and the other logs, if topics
@@ -17,13 +18,16 @@ local OTHERS = {followed = true, unfollowed = true, merged = true}
 
 retain(ARGV[16], ARGV[17], ARGV[18])
 
--- The other logs of an inbox: for each its kind ("f" followed, "m" merged), since, position, name in positions, order.
+-- The other logs of an inbox, with what _inbox_keys.py says of them.
 local function other_logs(box)
   local found, all, count = {}, redis.call('HGETALL', box.logs), 0
   for i = 1, #all, 2 do
     if all[i] ~= '' then
-      local kind, since, position, name = string.match(all[i + 1], '^(%a) (%S+) (%S+) (%S+)')
-      found[all[i]] = {kind = kind, since = since, position = position, name = name, text = all[i + 1]}
+      local kind, since, position, name, order, last =
+        string.match(all[i + 1], '^(%a) (%S+) (%S+) (%S+) (%S+) ?(%S*)$')
+      found[all[i]] = {
+        kind = kind, since = since, position = position, name = name, order = order, last = last, text = all[i + 1],
+      }
       count = count + 1
     end
   end
@@ -136,6 +140,20 @@ local function mark(box, kind, members, now)
   end
 end
 
+local function state_of(log, position, last)
+  return table.concat({log.kind, log.since, position, log.name, log.order, last}, ' ')
+end
+
+-- Notes that a session is to be merged up to a position.
+local function merge_later(box, session, last, name, known)
+  if packed(last) <= packed(known and known.position or '0') then return nil end
+  return function(id)
+    local log = known or {kind = 'm', since = '0', position = '0', name = name, order = packed(id)}
+    if log.last and log.last ~= '' then last = later(last, log.last) end
+    redis.call('HSET', box.logs, session, state_of(log, log.position, last))
+  end
+end
+
 -- What a change of the other logs does: a function of the id, nil if it does nothing, or a word (see above).
 local function other_change(box, kind, user, payload, extra, is_checked, now)
   local logs, count = other_logs(box)
@@ -157,11 +175,13 @@ local function other_change(box, kind, user, payload, extra, is_checked, now)
     end
   end
   local session, last = payload.session, payload['until']
-  if extra == '' or type(session) ~= 'string' or type(last) ~= 'string' or session == user then return nil end
+  if type(session) ~= 'string' or type(last) ~= 'string' or session == user then return nil end
+  if last ~= '0' and not string.match(last, '^%d+%-%d+$') then return nil end
+  if not is_checked then return merge_later(box, session, last, extra, logs[session]) end
   local list = strings(extra) -- name of the session, its position as read, topics, then a field and text of each; rows
   local known = logs[session]
   if (known and known.text or '') ~= list[2] then return 'again' end
-  if known and packed(last) <= packed(known.position) then return nil end
+  if packed(last) <= packed(known and known.position or '0') then return nil end
   local topics, at = {}, 4
   for _ = 1, tonumber(list[3]) do
     if not logs[list[at]] then topics[list[at]] = list[at + 1] end
@@ -170,9 +190,8 @@ local function other_change(box, kind, user, payload, extra, is_checked, now)
   for _ in pairs(topics) do count = count + 1 end
   if is_checked and count + (known and 0 or 1) > MAX_LOGS then return 'room' end
   return function(id)
-    local text = known and string.gsub(known.text, '^(%a %S+) %S+', '%1 ' .. last)
-    text = text or table.concat({'m', '0', last, list[1], packed(id)}, ' ')
-    redis.call('HSET', box.logs, session, text)
+    known = known or {kind = 'm', since = '0', name = list[1], order = packed(id)}
+    redis.call('HSET', box.logs, session, state_of(known, last))
     for name, entry in pairs(topics) do redis.call('HSET', box.logs, name, entry .. packed(id)) end
     for i = at, #list, 3 do
       local log = string.sub(list[i], 17)
@@ -208,7 +227,7 @@ local function prepare(k, a, now)
     if mode == 'c' then
       local logs, _, all = other_logs(box)
       for _, entry in pairs(logs) do
-        if entry.kind == 'f' then return {result = {'pull', all}} end
+        if entry.kind == 'f' or entry.last ~= '' then return {result = {'pull', all}} end
       end
     end
     purge_all(box, now)

@@ -1,8 +1,9 @@
 -- Put in front of the scripts that read or write an inbox. _inbox_keys.py describes the keys of an inbox.
 
+local ALL = 1000000 -- more than an inbox has
 local MANY = 500 -- members handed to one command: far below what unpack() can hand over
 local LAST_MS = 253402300799999 -- the end of the year 9999; what expires later does not expire
-local max_items, max_age, keep_unread -- the retention, set by each script; a max_age of -1 is none
+local max_items, max_age, keep_unread -- the retention, set by each script; a max_age of -1: none
 
 local function retain(items, ms, keep)
   max_items, max_age, keep_unread = tonumber(items), tonumber(ms), keep == '1'

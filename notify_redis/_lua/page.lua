@@ -2,8 +2,8 @@
 --
 -- KEYS: stream, then the inbox. ARGV: retention (max_items, max_age or -1, "1" to keep what is unread); state, or "id" or
 -- "group"; limit; the member after which the list begins, or ""; the types, each as "length:bytes", or ""; the member or
--- the group that is asked for; then for each topic what the logs said of it, what they are to say, and what is copied, a
--- list of members and records.
+-- the group that is asked for; then for each topic its name, what the logs said of it or "", what they are to say, and
+-- what is copied, a list of members, records and times.
 -- Returns how many items were copied, the counts, the end of the log, the other logs, and for each item the member, its
 -- record and its times. A state "all" returns up to the limit of both active and dismissed ones.
 
@@ -15,16 +15,22 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local copied = 0
 for i = 9, #ARGV, 4 do
-  if redis.call('HGET', box.logs, ARGV[i]) == ARGV[i + 1] then
+  if (redis.call('HGET', box.logs, ARGV[i]) or '') == ARGV[i + 1] then
     local rows = strings(ARGV[i + 3])
     purge(box, now, MANY)
-    for j = 1, #rows, 2 do add(box, rows[j], rows[j + 1], '') end
+    for j = 1, #rows, 3 do add(box, rows[j], rows[j + 1], rows[j + 2]) end
     trim(box)
     redis.call('HSET', box.logs, ARGV[i], ARGV[i + 2])
-    copied = copied + #rows / 2
+    copied = copied + #rows / 3
   end
 end
-purge_all(box, now)
+
+local gone, is_gone = due(box, now, ALL), {}
+for _, member in ipairs(gone) do is_gone[member] = true end
+local left = counts(box)
+if #gone > 0 then
+  for i, key in ipairs({box.active, box.unseen, box.unread}) do left[i] = left[i] - #filtered(key, gone, true) end
+end
 
 local types
 for _, name in ipairs(strings(ARGV[7])) do
@@ -34,11 +40,16 @@ end
 
 local function accepted(members)
   if state == 'read' then members = filtered(box.unread, members, false) end
-  if not types then return members end
   local found = {}
+  if not types then
+    for _, member in ipairs(members) do
+      if not is_gone[member] then found[#found + 1] = member end
+    end
+    return found
+  end
   in_parts(members, function(part)
     for i, record in ipairs(redis.call('HMGET', box.records, unpack(part))) do
-      if types[string.match(record, '^[^\n]*\n([^\n]*)')] then found[#found + 1] = part[i] end
+      if types[string.match(record, '^[^\n]*\n([^\n]*)')] and not is_gone[part[i]] then found[#found + 1] = part[i] end
     end
   end)
   return found
@@ -46,7 +57,7 @@ end
 
 local function scan(key, found)
   local from, last = bound == '' and '+' or '(' .. bound, #found + limit
-  local size = (types or state == 'read') and math.max(limit, 100) or limit
+  local size = (types or state == 'read' or #gone > 0) and math.max(limit, 100) or limit
   while #found < last do
     local some = redis.call('ZREVRANGEBYLEX', key, from, '-', 'LIMIT', 0, size)
     for _, member in ipairs(accepted(some)) do
@@ -82,9 +93,9 @@ in_parts(found, function(part)
   local records = redis.call('HMGET', box.records, unpack(part))
   local times = redis.call('HMGET', box.times, unpack(part))
   for i, member in ipairs(part) do
-    if records[i] then
+    if records[i] and not is_gone[member] then
       rows[#rows + 1], rows[#rows + 2], rows[#rows + 3] = member, records[i], times[i] or ''
     end
   end
 end)
-return {copied, counts(box), end_of(box), logs, rows}
+return {copied, left, end_of(box), logs, rows}

@@ -29,6 +29,7 @@ from notify.testing import (
     StoreSuite,
     StreamStoreSuite,
 )
+from notify.testing.inbox import DurableInboxSuite, ForgetInboxSuite, InboxStoreSuite, SharedInboxSuite
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore
 
 
@@ -121,6 +122,24 @@ class TestSQLiteStreamStore(
     PrepareSuite,
     SharedStreamStoreSuite,
 ):
+    kind = SQLiteStreamStore
+
+
+class Inboxes(Made, InboxStoreSuite, DurableInboxSuite, SharedInboxSuite, ForgetInboxSuite):
+    """The suites for inboxes."""
+
+    lifetime = 0.3
+
+    async def traces(self, store: Any, user: str) -> list[str]:
+        rows = [(table, row) for table in await self.created(store) for row in self.rows(f"SELECT * FROM {table}")]
+        return [f"{table}: {row}" for table, row in rows if user in row]
+
+
+class TestSQLiteInbox(Inboxes):
+    kind = SQLiteStore
+
+
+class TestSQLiteStreamInbox(Inboxes):
     kind = SQLiteStreamStore
 
 

@@ -126,7 +126,8 @@ async def test_what_creates(path: Path, how: str) -> None:
         await store.prepare()
         await store.prepare()
     assert {name for name in tables(path) if name.startswith("notify_")} == {
-        "notify_schema", "notify_counter", "notify_heads", "notify_events", "notify_keys", "notify_ephemerals"
+        "notify_schema", "notify_counter", "notify_heads", "notify_events", "notify_keys", "notify_ephemerals",
+        "notify_inbox", "notify_items", "notify_follows",
     }  # fmt: skip
     event = await store.save(Event("alice", "t"))
     assert await reader.head("alice") == event.id

@@ -33,8 +33,8 @@ from notify import (
 )
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _opening
 from notify_sqlite import _record as record
+from notify_sqlite._append import append
 from notify_sqlite._connection import MAX_ROWS
-from notify_sqlite._save import append
 from notify_sqlite._schema import statements
 from notify_sqlite._worker import Worker, connect
 from tests.parts import until

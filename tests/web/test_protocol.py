@@ -21,11 +21,15 @@ import pytest
 from anyio.to_thread import run_sync
 
 from notify import Event, Notifier
+from notify.inbox.abc import CHANGES, MAX_IDS, Change, Counts, Item, ItemPage
 from notify.web import (
     Identity,
     NotifyApp,
     WebError,
     _commands,
+    _inbox,
+    _inbox_arguments,
+    _inbox_values,
     _polling,
     _reply,
     _session,
@@ -52,6 +56,16 @@ EVENT = Event(
 PLAIN = Event("alice", "comment.created", {"post": 7}, id=ID, prev="0", timestamp=PUSHED)
 EPHEMERAL = Event("alice", "typing", {"by": "bob"}, timestamp=PUSHED)
 GAP = Event("alice", "notify.gap", {"reason": "trimmed", "from": ID, "to": AFTER}, id=AFTER, prev=ID)
+CHANGED = "1795879843190-0"
+NEWS = f"m1.alice.{ID}.news.{AFTER}"
+SEEN = datetime(2026, 11, 28, 14, 31, tzinfo=UTC)
+READ = Event("alice", "notify.read", {"ids": [ID]}, id=CHANGED, prev=ID, timestamp=PUSHED)
+COUNTS = {"total": 12, "unseen": 2, "unread": 2, "position": CHANGED}
+TOLD = Event("alice", "notify.counts", COUNTS)
+SYNC = Event("alice", "notify.sync", {**COUNTS, "unread": 3, "position": AFTER}, id=AFTER, prev=AFTER)
+ITEM = Event("alice", "comment.created", {"post": 7}, id=ID, timestamp=PUSHED, group="post:7",
+             meta={"lang": "en", "notify.item": ""})  # fmt: skip
+STORY = Event("news", "story", {"title": "Snow"}, id=AFTER, timestamp=PUSHED, meta={"notify.item": "1795962643133"})
 END = _session.Ended("lifetime", 2741)
 
 
@@ -101,6 +115,21 @@ def socket_frames() -> bytes:
     )  # fmt: skip
 
 
+def page_of_items() -> bytes:
+    items = [Item(STORY, f"{AFTER}@news"), Item(ITEM, ID, seen_at=SEEN, read_at=SEEN)]
+    return _inbox_values.page_object("alice", ItemPage(items, ID, Counts(12, 2, 3, NEWS), NEWS)) + b"\n"
+
+
+def change_of(position: str) -> bytes:
+    return _inbox_values.change_object(Change([ID], Counts(12, 2, 2, position), READ))
+
+
+def poll_with_counts() -> bytes:
+    page = _polling.PollPage(site(), 100, CHANGED)
+    page._takes(Event("alice", "notify.sync", COUNTS, id=CHANGED, prev=CHANGED), session(last_id=CHANGED))
+    return bytes(page.messages(SimpleNamespace(response_headers=[]))[1]["body"]) + b"\n"  # type: ignore[arg-type]
+
+
 RENDERED: dict[str, Callable[[], bytes]] = {
     "message": lambda: FrameCache().sse(EVENT, ID),
     "typed": lambda: FrameCache().sse(PLAIN, ID, typed=True),
@@ -121,6 +150,22 @@ RENDERED: dict[str, Callable[[], bytes]] = {
         _commands.refusal(_commands.CommandError("unknown_command", "there is no command 'dance'", 3)),
     ),
     "poll": page_of_events,
+    "poll_counts": poll_with_counts,
+    "sync_counts": lambda: feed()._frame(SYNC),
+    "ws_counts": lambda: lines(*texts()._texts(TOLD)),
+    "inbox": page_of_items,
+    "inbox_change": lambda: change_of(f"m1.alice.{CHANGED}.news.{AFTER}") + b"\n",
+    "inbox_event": lambda: FrameCache().sse(READ, CHANGED),
+    "inbox_counts": lambda: feed()._frame(TOLD),
+    "inbox_topics": lambda: _inbox_values.topics_object(["news"]) + b"\n",
+    "inbox_commands": lambda: lines(
+        '{"ref": 4, "do": "counts"}',
+        _commands.answer_with(4, _text_feed.one_line(COUNTS)),
+        f'{{"ref": 5, "do": "mark", "state": "read", "ids": ["{ID}"]}}',
+        _commands.answer_with(5, change_of(CHANGED)),
+        '{"ref": 6, "do": "inbox", "limit": 0}',
+        _commands.refusal(_commands.CommandError("bad_request", "limit must be a whole number of 1 to 100", 6)),
+    ),
     "error": lambda: (
         _reply.reply_to(WebError(401, "unauthenticated", "credentials are missing or not valid")).body + b"\n"
     ),
@@ -134,6 +179,12 @@ def test_golden_frames(name: str) -> None:
     assert RENDERED[name]() == golden
     shown = golden.decode().rstrip("\n")
     assert f"```text\n{shown}\n```" in PAGE.read_text(encoding="utf-8")
+
+
+def test_what_the_code_says_of_a_limit() -> None:
+    """The message of the golden frame is that of the code."""
+    with pytest.raises(WebError, match=r"^limit must be a whole number of 1 to 100$"):
+        _inbox_arguments.listing_of({"limit": 0})
 
 
 def test_every_golden_file_is_used() -> None:
@@ -173,10 +224,21 @@ def test_command_errors() -> None:
     """The table of command errors has every code of the source."""
     found = set()
     for module in (_commands, _websocket):
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "CommandError":
                 found.add(typing.cast("ast.Constant", node.args[0]).value)
-    assert {code for code, *_ in table("| Error code |")} == found
+    codes = {code for code, *_ in table("| Error code |")}
+    assert codes - {"any of the [errors](#errors) below"} == found
+
+
+def test_inbox_tables() -> None:
+    """The tables of the inbox have every type of change, every command and every state."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert {kind for kind, *_ in table("| Type | Payload |")} == CHANGES
+    assert {command for command, *_ in table("| Command | Members |")} == {*_inbox.OPERATIONS}
+    assert f"`{'`, `'.join(_inbox_arguments.STATES[:-1])}` or `{_inbox_arguments.STATES[-1]}`" in text
+    for words in (f"1 to {_inbox_arguments.MAX_LIMIT}; {_inbox_arguments.LIMIT} by default", f"at most {MAX_IDS:,}"):
+        assert words in text, words
 
 
 def test_end_reasons() -> None:
@@ -204,7 +266,7 @@ def test_gap_reasons() -> None:
 def test_endpoints() -> None:
     """The first table names every endpoint."""
     first = PAGE.read_text(encoding="utf-8").split("| Request | What it is |")[1].split("\n\n")[0]
-    assert set(re.findall(r"/([\w.]+)`", first)) == {*ROUTES, "ws"}
+    assert set(re.findall(r"/([\w./{}]+)`", first)) == {*ROUTES, "ws"}
 
 
 def test_defaults() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from notify import Notifier
+from notify.inbox import Inbox
 from notify.web import Identity, NotifyApp, Request
 from notify_memory import MemoryStore
 
@@ -10,13 +11,17 @@ SECRET = "the secret of the contract"
 
 
 def authenticate(request: Request) -> Identity | None:
-    """One user, who may read any of two topics."""
-    return Identity("alice", ("news", "sports")) if request.headers.get("authorization") == f"Bearer {SECRET}" else None
+    """One user, who may read a few topics."""
+    topics = ("news", "sports", "a/b?c#ü%41 +")
+    return Identity("alice", topics) if request.headers.get("authorization") == f"Bearer {SECRET}" else None
 
+
+notifier = Notifier(MemoryStore())
 
 app = NotifyApp(
-    Notifier(MemoryStore()),
+    notifier,
     authenticate,
+    inbox=Inbox(notifier),
     lifetime=0.1,
     long_poll=0.1,
     retry=(0.1, 0.2),

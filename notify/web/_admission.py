@@ -1,0 +1,92 @@
+"""Who may read which logs, and the stream of them that the notifier, or the inbox, returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
+
+from notify import InvalidEventIdError, Position
+from notify.abc import Interruptible, Stream
+
+from . import _auth
+from ._reply import WebError
+from ._request import Identity, Request
+from ._site import Site
+
+
+class Admission(NamedTuple):
+    """A client that may read.
+
+    Attributes:
+        identity: who it is.
+        logs: what it reads: the user, the session's log, the addresses that it has named.
+        moment: a `Notifier.moment` from before it was authenticated.
+        login: see `_login.login_of`.
+    """
+
+    identity: Identity
+    logs: tuple[str, ...]
+    moment: int
+    login: str = ""
+
+
+async def admit(site: Site, request: Request) -> Admission:
+    """Return what a client may read.
+
+    Raises:
+        WebError: 401 or 503 as by `identify`; 403 if it names an address that it may not read.
+    """
+    moment = await site.notifier.moment()
+    identity, login = await _auth.identify(site, request)
+    logs = logs_of(identity, request.query_all("address"))
+    return Admission(identity, logs, moment, login)
+
+
+def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the logs of a stream.
+
+    Raises:
+        WebError: 403 if an address is named that the identity does not have.
+    """
+    logs = [identity.user, *filter(None, [identity.session])]
+    addresses = [*named]
+    if addresses and not {*logs, *identity.addresses}.issuperset(addresses):
+        raise WebError(403, "forbidden", "this user may not read one of the addresses")
+    return tuple(dict.fromkeys([*logs, *addresses]))
+
+
+class ReadStream(Stream, Interruptible):
+    """What a notifier and an inbox return."""
+
+
+def subscribed(site: Site, admission: Admission, position: Position) -> tuple[ReadStream, bool]:
+    """Return a stream that is not open yet, and whether the position is one; otherwise the stream starts from now.
+
+    With an inbox it also reads the topics that the user follows, and yields `notify.counts`.
+
+    Raises:
+        ClosedError: the notifier is closed.
+        UsageError: too many logs.
+    """
+    try:
+        return _subscribed(site, admission, position or None), True
+    except InvalidEventIdError:
+        return _subscribed(site, admission, None), False
+
+
+def _subscribed(site: Site, admission: Admission, position: Position) -> ReadStream:
+    identity, logs = admission.identity, admission.logs
+    options: dict[str, Any] = {
+        "signals": True,
+        "expires_at": identity.expires_at,
+        "disconnected_since": admission.moment,
+    }
+    stream: Any
+    if site.inbox is None:
+        users: Any = logs[0] if len(logs) == 1 else logs
+        stream = site.notifier.subscribe(users, position, **options)
+    else:
+        own = {identity.user, identity.session}
+        further = [log for log in logs if log not in own]
+        stream = site.inbox.subscribe(identity.user, position, session=identity.session, addresses=further, **options)
+    return cast("ReadStream", stream)

@@ -1,0 +1,84 @@
+"""Pure: which endpoint a request is for, by the end of its path.
+
+Frameworks differ in what of a mount they leave in the path, so only its end counts. A name may be part of the path:
+
+```text
+DELETE /inbox/{id}    DELETE /inbox/group/{group}    DELETE /follow/{topic}
+```
+
+Such a name is percent-encoded, a slash in it too, so it is taken from `raw_path`, which servers leave as it was sent.
+Only `DELETE` has names, which is why a group or a topic may be called like an endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+ITEM: Final = "inbox/{id}"
+GROUP: Final = "inbox/group/{group}"
+TOPIC: Final = "follow/{topic}"
+
+NAMED: Final = (ITEM, GROUP, TOPIC)
+"""Endpoints whose path ends with a name."""
+
+_BELOW_INBOX: Final = frozenset({"counts", "mark"})
+
+
+class Route(NamedTuple):
+    """What a request is for.
+
+    Attributes:
+        endpoint: the end of the path, or one of `NAMED`.
+        name: the name in the path, decoded; empty if there is none.
+    """
+
+    endpoint: str
+    name: str = ""
+
+
+def last_segment(path: str) -> str:
+    """Return the last segment of a path."""
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def route_of(scope: Mapping[str, Any]) -> Route:
+    """Return what a request is for; whether there is such an endpoint is not decided here."""
+    path = str(scope.get("path", ""))
+    method = scope.get("method", "GET")
+    if method == "DELETE" or (method == "OPTIONS" and _asks_for_delete(scope)):
+        named = named_of(scope)
+        if named is not None:
+            return named
+    segment = last_segment(path)
+    if segment in _BELOW_INBOX and path.rstrip("/").endswith(f"inbox/{segment}"):
+        return Route(f"inbox/{segment}")
+    return Route(segment)
+
+
+def named_of(scope: Mapping[str, Any]) -> Route | None:
+    """Return the endpoint with a name that a path could be for, whatever the method."""
+    raw_path = scope.get("raw_path")
+    if raw_path:
+        raw = raw_path.partition(b"?")[0].decode("latin-1")
+        found = _named([unquote(segment, errors="replace") for segment in raw.rstrip("/").split("/")])
+        if found is not None:
+            return found
+    return _named(str(scope.get("path", "")).rstrip("/").split("/"))
+
+
+def _asks_for_delete(scope: Mapping[str, Any]) -> bool:
+    wanted = (b"access-control-request-method", b"DELETE")
+    return any((name.lower(), value) == wanted for name, value in scope.get("headers", ()))
+
+
+def _named(segments: list[str]) -> Route | None:
+    *before, name = segments
+    if name and before[-2:] == ["inbox", "group"]:
+        return Route(GROUP, name)
+    if name and name not in _BELOW_INBOX and before[-1:] == ["inbox"]:
+        return Route(ITEM, name)
+    if name and before[-1:] == ["follow"]:
+        return Route(TOPIC, name)
+    return None

@@ -1,0 +1,134 @@
+"""Reading inboxes, taking over what topics have got, and removing what is due."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import anyio.lowlevel
+
+from notify import UsageError, ids
+from notify.adapters import check_user
+from notify.inbox.abc import Follow, ItemPage, ItemQuery
+
+from . import _items as items
+from . import _record as record
+from ._box import InboxWriter, find_due, sweep
+from ._connection import MAX_ROWS, SQLiteDatabase
+from ._follow import pull
+from ._items import InboxLimits
+from ._worker import Job
+
+T = TypeVar("T")
+
+_INBOXES: Final = 50
+"""Inboxes from which one transaction removes due items."""
+
+
+class SQLiteInbox:
+    """What a store does with inboxes beside saving.
+
+    Args:
+        database: with the tables of a store.
+        limits: returns what the retention allows now.
+    """
+
+    def __init__(self, database: SQLiteDatabase, limits: Callable[[], record.Limits]) -> None:
+        self._database = database
+        self._limits = limits
+        self._is_there = False
+
+    async def items(self, user: str, query: ItemQuery) -> ItemPage:
+        """See `notify.inbox.abc.InboxStore.items`."""
+        check_user(user)
+        page = await self._page(user, query, pulled=False)
+        if page is None:
+            await self.pull(user)
+            page = await self._page(user, query, pulled=True)
+        assert page is not None
+        return page
+
+    async def pull(self, user: str) -> int:
+        """See `notify.inbox.abc.InboxStore.pull`."""
+        check_user(user)
+        news: Job[bool] = partial(_has_news, sql=self._database.sql, user=user)
+        if not await self._read(news, False):
+            return 0
+        return await self._database.jobs.run(self._pull, user)
+
+    async def edges(self, user: str, topic: str, after: str, limit: int) -> Sequence[Follow]:
+        """See `notify.inbox.abc.InboxStore.edges`."""
+        if bool(user) == bool(topic):
+            raise UsageError(f"exactly one of user= and topic= must be given, not {user!r:.80} and {topic!r:.80}")
+        check_user(user or topic)
+        job = partial(items.edges, sql=self._database.sql, user=user, topic=topic, after=after, limit=limit)
+        return await self._read(job, ())
+
+    async def sweep(self, limit: int) -> int:
+        """See `notify.inbox.abc.InboxStore.sweep`."""
+        self._database.check()
+        return await self._database.jobs.run(self._sweep, limit)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    async def _page(self, user: str, query: ItemQuery, pulled: bool) -> ItemPage | None:
+        sql, limits = self._database.sql, self._now()
+
+        def job(db: sqlite3.Connection) -> ItemPage | None:
+            if self._has_inbox(db):
+                return items.page(db, sql, user, query, limits, pulled)
+            return items.empty_page(record.head(db, sql, user))
+
+        return await self._database.read(job, items.empty_page(ids.ZERO))
+
+    async def _pull(self, user: str) -> int:
+        copied, done = 0, False
+        while not done:
+            job = partial(_pull, sql=self._database.sql, user=user, limits=self._now())
+            count, done = await self._database.change(job, "the items of topics cannot be taken over")
+            copied += count
+            await anyio.lowlevel.checkpoint()
+        return copied
+
+    async def _sweep(self, limit: int) -> int:
+        removed = 0
+        no_users: Sequence[str] = ()
+        while removed < limit:
+            sql, limits = self._database.sql, self._now()
+            look: Job[Sequence[str]] = partial(find_due, sql=sql, limits=limits, limit=_INBOXES)
+            users = await self._read(look, no_users)
+            if not users:
+                break
+            most = min(limit - removed, MAX_ROWS)
+            job = partial(sweep, sql=sql, users=users, limits=limits, limit=most)
+            removed += await self._database.change(job, "due items cannot be removed")
+            await anyio.lowlevel.checkpoint()
+        return removed
+
+    async def _read(self, job: Job[T], empty: T) -> T:
+        """Run a job on the reading connection, unless there is no table of an inbox yet."""
+        return await self._database.read(lambda db: job(db) if self._has_inbox(db) else empty, empty)
+
+    def _has_inbox(self, db: sqlite3.Connection) -> bool:
+        """Return whether the file has the tables; that of an earlier release gets them with the first write."""
+        if not self._is_there:
+            self._is_there = db.execute(self._database.sql["has_inbox"]).fetchone() == (1,)
+        return self._is_there
+
+    def _now(self) -> InboxLimits:
+        limits = self._limits()
+        return InboxLimits.at(limits.now >> ids.SEQUENCE_BITS, limits.inbox)
+
+
+def _has_news(db: sqlite3.Connection, sql: Mapping[str, str], user: str) -> bool:
+    moved = db.execute(sql["moved_topics"], (user,)).fetchall()
+    return any(db.execute(sql["has_item_after"], (topic, position)).fetchone() == (1,) for topic, position, _ in moved)
+
+
+def _pull(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: InboxLimits) -> tuple[int, bool]:
+    writer = InboxWriter(db, sql, limits)
+    outcome = pull(writer, user, MAX_ROWS)
+    writer.flush()
+    return outcome

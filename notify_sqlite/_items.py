@@ -1,0 +1,236 @@
+"""The items of an inbox as its readers get them: keys, pages, counts, positions.
+
+The functions are synchronous and run in a connection's thread. A page and its counts are read in one transaction. An
+item is named by its packed id and its log, which is empty for the user's own; ids of items sort by the former first.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Final, Self, TypeAlias
+
+from notify import Event, InvalidEventIdError, ids
+from notify.adapters import build_event, join_positions
+from notify.inbox.abc import ITEM, Counts, Follow, InboxRetention, Item, ItemPage, ItemQuery
+
+from ._record import Row, packed
+from ._worker import roll_back
+
+Key: TypeAlias = tuple[int, str]
+"""The packed id of an item, and its log."""
+
+LAST: Final[Key] = ((1 << 63) - 1, "")
+"""After every item."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, which a datetime can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboxLimits:
+    """What the retention of inboxes allows at one moment.
+
+    Attributes:
+        now: milliseconds since 1970.
+        horizon: packed id below which an item is too old; 0: none is.
+        keep_unread: whether unread items stay, however old.
+        max_items: items of one inbox.
+    """
+
+    now: int
+    horizon: int
+    keep_unread: bool
+    max_items: int
+
+    @classmethod
+    def at(cls, now: int, retention: InboxRetention) -> Self:
+        """Return the limits at this time, in milliseconds since 1970."""
+        age = retention.max_age
+        horizon = 0 if age is None else packed(now - int(age * 1000))
+        return cls(now, horizon, retention.keep_unread, retention.max_items)
+
+    def is_due(self, id: int, read_at: int | None, expires_at: int | None) -> bool:
+        """Return whether an item no longer exists."""
+        if expires_at is not None and expires_at <= self.now:
+            return True
+        return id < self.horizon and not (self.keep_unread and read_at is None)
+
+
+# -- one item ----------------------------------------------------------------------------------------------------
+
+
+def key_of(text: object) -> Key | None:
+    """Return the key of an item's id, or the nearest that a column can hold; None if the text is not such an id."""
+    if not isinstance(text, str):
+        return None
+    number, at, log = text.partition("@")
+    return (ids.pack(number), log) if ids.is_id(number) and bool(at) == bool(log) else None
+
+
+def exact_key_of(text: object) -> Key | None:
+    """Return the key of an item's id; None if no item can have it."""
+    key = key_of(text)
+    return key if key is not None and ids.unpack(key[0]) == ids.canonical(str(text).partition("@")[0]) else None
+
+
+def id_of(id: int, log: str) -> str:
+    """Return the id of the item with this key."""
+    return f"{ids.unpack(id)}@{log}" if log else ids.unpack(id)
+
+
+def expiry_of(meta: Mapping[str, str]) -> int | None:
+    """Return when an item expires, in milliseconds since 1970."""
+    text = meta[ITEM]
+    expires = int(text[:20]) if text.isascii() and text.isdigit() else _LAST_MS + 1
+    return expires if expires <= _LAST_MS else None
+
+
+def item_of(user: str, row: Row) -> Item:
+    """Return the item of a row of `user`."""
+    id_, log, group, seen_at, read_at, dismissed_at, expires_at, type_, data, micros, meta = row
+    event = build_event(
+        ids.unpack(id_), "", log or user, type_, data, micros, group, None, MappingProxyType(json.loads(meta))
+    )
+    times = (seen_at, read_at, dismissed_at, expires_at)
+    return Item(event, id_of(id_, log), *(None if ms is None else _EPOCH + timedelta(milliseconds=ms) for ms in times))
+
+
+def row_of(event: Event) -> Row:
+    """Return the row of a stored event in its user's own inbox, as a new item."""
+    meta = json.dumps({**event.meta})
+    expires_at = expiry_of(event.meta)
+    return (
+        *(ids.pack(event.id), "", event.group, None, None, None, expires_at),
+        *(event.type, event.data, event.micros, meta),
+    )
+
+
+# -- an inbox ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    """Let all statements read one state of the file."""
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        roll_back(db)
+
+
+def due_items(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: InboxLimits, limit: int = -1
+) -> dict[Key, Row]:
+    """Return the due items of an inbox by their keys: id, log, the times it was seen, read, dismissed, and expires."""
+    rows = db.execute(sql["expired_items"], (user, limits.now, limit)).fetchall()
+    if limits.horizon:
+        rows += db.execute(sql["aged_items"], (user, limits.horizon, limits.keep_unread, limit)).fetchall()
+    return {(row[0], row[1]): row for row in rows}
+
+
+def may_be_due(limits: InboxLimits, oldest: int | None, expires: int | None) -> bool:
+    """Return whether an inbox with these lower bounds can have due items."""
+    return (oldest is not None and oldest < limits.horizon) or (expires is not None and expires <= limits.now)
+
+
+def counts(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: InboxLimits) -> tuple[Counts, list[str]]:
+    """Return the counts of an inbox, and which topics have items that are not in it; called in a transaction."""
+    row = db.execute(sql["counts"], (user, user, user)).fetchone()
+    head, follows, kept, total, unseen, unread, oldest, expires = row
+    own = ids.unpack(head or 0)
+    if kept is None:
+        return Counts(position=own), []
+    if may_be_due(limits, oldest, expires):
+        due = due_items(db, sql, user, limits).values()
+        total -= sum(dismissed_at is None for _, _, _, _, dismissed_at, _ in due)
+        unseen -= sum(seen_at is None for _, _, seen_at, _, _, _ in due)
+        unread -= sum(read_at is None for _, _, _, read_at, _, _ in due)
+    if not follows:
+        return Counts(total, unseen, unread, own), []
+    position, news = _positions(db, sql, user, own)
+    return Counts(total, unseen, unread, position), news
+
+
+def _positions(db: sqlite3.Connection, sql: Mapping[str, str], user: str, own: str) -> tuple[str, list[str]]:
+    """Return up to where the rows of an inbox are exact in each log; a topic without new items is so up to its end."""
+    topics: dict[str, str] = {user: own}
+    sessions: dict[str, str] = {}
+    news = []
+    for topic, _, position, merged, head in db.execute(sql["logs"], (user,)).fetchall():
+        if merged:
+            sessions[topic] = ids.unpack(position)
+            continue
+        if head is not None and head > position:
+            if db.execute(sql["has_item_after"], (topic, position)).fetchone() == (1,):
+                news.append(topic)
+            else:
+                position = head
+        topics[topic] = ids.unpack(position)
+    return join_positions(topics | sessions), news
+
+
+def page(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, query: ItemQuery, limits: InboxLimits, pulled: bool
+) -> ItemPage | None:
+    """Return a page and the counts; None if topics have items to be pulled first, unless that has just been done.
+
+    Raises:
+        InvalidEventIdError: `before` is not the id of an item.
+    """
+    before = LAST if query.before is None else key_of(query.before)
+    if before is None:
+        raise InvalidEventIdError(f"before= must be the id of an item, not {query.before!r:.80}")
+    with snapshot(db):
+        found, news = counts(db, sql, user, limits)
+        if news and not pulled:
+            return None
+        rows = _rows(db, sql, user, query, before, limits) if query.limit > 0 else []
+    items = [item_of(user, row) for row in rows[: query.limit]]
+    return ItemPage(items, items[-1].id if len(rows) > len(items) else None, found, found.position)
+
+
+def _rows(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, query: ItemQuery, before: Key, limits: InboxLimits
+) -> list[Row]:
+    """Return the rows of a page and one more, newest first."""
+    if query.id is not None:
+        key = exact_key_of(query.id)
+        row = None if key is None else db.execute(sql["item_of_id"], (user, *key)).fetchone()
+        return [] if row is None or limits.is_due(row[0], row[4], row[6]) else [row]
+    types = None if query.types is None else json.dumps(query.types)
+    filters = (*before, limits.now, limits.horizon, limits.keep_unread, types, types)
+    if query.group is None:
+        return db.execute(sql[f"page_of_{query.state}"], (user, *filters, query.limit + 1)).fetchall()
+    rows = db.execute(sql["items_of_group"], (user, query.group, *filters)).fetchall()
+    shown = [row for row in rows if is_in(query.state, row[4], row[5])]
+    return sorted(shown, key=lambda row: (row[0], row[1]), reverse=True)[: query.limit + 1]
+
+
+def is_in(state: str, read_at: int | None, dismissed_at: int | None) -> bool:
+    """Return whether an item with these times is in this state."""
+    if state in ("all", "dismissed"):
+        return state == "all" or dismissed_at is not None
+    return dismissed_at is None and (state == "active" or (state == "unread") == (read_at is None))
+
+
+def empty_page(position: str) -> ItemPage:
+    """Return the page of an inbox that has never had an item."""
+    return ItemPage((), None, Counts(position=position), position)
+
+
+def edges(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, topic: str, after: str, limit: int
+) -> Sequence[Follow]:
+    """Return the topics of a user, or the followers of a topic, by name, after this name."""
+    if topic:
+        rows = db.execute(sql["followers_after"], (topic, after, limit)).fetchall()
+        return [Follow(name, topic, ids.unpack(since)) for name, since in rows]
+    rows = db.execute(sql["topics_after"], (user, after, limit)).fetchall()
+    return [Follow(user, name, ids.unpack(since)) for name, since in rows]
