@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from notify import Event, NotifyError, ids
@@ -16,7 +18,6 @@ from ._store_base import StoreTests
 from ._types import InboxStoreT
 from ._waits import eventually
 
-NOBODY = "nobody"
 FOREVER = InboxRetention(max_items=100_000, max_age=None)
 
 
@@ -104,6 +105,13 @@ class InboxTests(StoreTests[InboxStoreT]):
             *([soon] if isinstance(store, SaveSoon) else []),
         ]
 
+    async def tick(self, store: InboxStore) -> None:
+        """Wait until the ids that logs give are of a later millisecond, so that they are greater in every log."""
+        first = await store.save(Event("clock", "t"))
+        with anyio.fail_after(self.patience):
+            while ids.parse((await store.save(Event("clock", "t"))).id)[0] == ids.parse(first.id)[0]:
+                await anyio.sleep(0.001)
+
     async def mark(self, store: InboxStore, user: str, effect: str, **named: Any) -> Change:
         """Apply a change that names items by `ids`, `up_to` or `group`."""
         return await store.change(Event(user, f"notify.{effect}", named))
@@ -131,6 +139,7 @@ class InboxTests(StoreTests[InboxStoreT]):
         while page is None or page.next is not None:
             page = await self.page(store, user, state=state, limit=limit, before=page.next if page else None)
             items += page.items
+            await anyio.lowlevel.checkpoint()
         keys = [(ids.parse(each.event.id), each.id.partition("@")[2]) for each in items]
         assert keys == sorted(set(keys), reverse=True)
         return items
