@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 import pytest
 
@@ -17,7 +18,6 @@ from ._store_base import StoreTests
 from ._types import InboxStoreT
 from ._waits import eventually
 
-NOBODY = "nobody"
 FOREVER = InboxRetention(max_items=100_000, max_age=None)
 
 
@@ -104,6 +104,13 @@ class InboxTests(StoreTests[InboxStoreT]):
             *([many] if isinstance(store, SaveMany) else []),
             *([soon] if isinstance(store, SaveSoon) else []),
         ]
+
+    async def tick(self, store: InboxStore) -> None:
+        """Wait until the ids that logs give are of a later millisecond, so that they are greater in every log."""
+        first = await store.save(Event("clock", "t"))
+        with anyio.fail_after(self.patience):
+            while ids.parse((await store.save(Event("clock", "t"))).id)[0] == ids.parse(first.id)[0]:
+                await anyio.sleep(0.001)
 
     async def mark(self, store: InboxStore, user: str, effect: str, **named: Any) -> Change:
         """Apply a change that names items by `ids`, `up_to` or `group`."""
