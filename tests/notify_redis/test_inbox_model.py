@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from notify import Event, ids
-from notify.inbox import InboxRetention
-from notify.inbox._folds import InboxFolds
+from notify.inbox import InboxFolds, InboxRetention
 from notify.inbox.abc import ITEM, ItemPage, ItemQuery
 from notify_redis import RedisStore
 from tests.servers.redis import Server
@@ -88,14 +87,14 @@ class Pair:
 
     async def save(self) -> None:
         drafts = [self.draft() for _ in range(self.random.randint(1, 4))]
-        merges = [draft for draft in drafts if draft.type == "notify.merged"]
-        drafts = merges[:1] or drafts  # a saved merge is copied by the next call, from the session as it is then
+        linked = [draft for draft in drafts if draft.type in ("notify.merged", "notify.followed")]
+        drafts = linked[:1] or drafts  # what such an event says of other logs takes effect there with the next call
         for outcome in await self.store.save_many(drafts):
             assert isinstance(outcome, Event)
             self.stored(outcome)
             if ITEM in outcome.meta:
                 self.sent.append((outcome.user, outcome.id))
-            if outcome.type == "notify.merged":
+            if linked:
                 await self.look(outcome.user)
 
     async def change(self) -> None:
