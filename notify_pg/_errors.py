@@ -80,30 +80,31 @@ def disposition_of(error: BaseException) -> PostgresDisposition:
         return PostgresDisposition.BUG
     if is_about_tls(error):
         return PostgresDisposition.REFUSED
-    state = _state(error)
+    state = state_of(error)
     if not isinstance(error, asyncpg.PostgresError) or not state:
         return PostgresDisposition.LOST
     return _STATES.get(state) or _CLASSES.get(state[:2]) or _CLASSES.get(state[:3]) or PostgresDisposition.REFUSED
 
 
-def _state(error: BaseException) -> str:
+def state_of(error: BaseException) -> str:
+    """Return the SQLSTATE of an error, empty if it has none."""
     return getattr(error, "sqlstate", None) or ""
 
 
 def is_locked(error: BaseException) -> bool:
     """Return whether the statement timed out on a lock that another transaction holds."""
-    return _state(error) == "55P03"
+    return state_of(error) == "55P03"
 
 
 def is_temporary(error: BaseException) -> bool:
     """Return whether the server is short of a resource, such as connections, and may accept one soon."""
-    return _state(error)[:2] == "53"
+    return state_of(error)[:2] == "53"
 
 
 def is_unreachable(error: BaseException) -> bool:
     """Return whether a failed attempt to connect means that the server is away: gone, cut off, starting, stopping."""
     if isinstance(error, asyncpg.PostgresError):
-        return _state(error)[:3] == "57P"
+        return state_of(error)[:3] == "57P"
     is_late = isinstance(error, TimeoutError) and not isinstance(error, ConnectTimeoutError) and error.errno is None
     return (
         isinstance(error, OSError) and not is_late and not isinstance(error, ssl.SSLError) and not is_about_tls(error)
@@ -117,12 +118,12 @@ def is_about_tls(error: BaseException) -> bool:
 
 def is_short_of_connections(error: BaseException) -> bool:
     """Return whether the server or the role has no connection left to give."""
-    return _state(error) == "53300"
+    return state_of(error) == "53300"
 
 
 def is_about_data(error: BaseException) -> bool:
     """Return whether one event of a batch may have caused the error: invalid data, a constraint, a limit."""
-    return _state(error)[:2] in ("22", "23", "54")
+    return state_of(error)[:2] in ("22", "23", "54")
 
 
 def detail_of(error: BaseException) -> str:
@@ -170,7 +171,7 @@ def _failure_phrase(error: BaseException) -> str:
     """Return what the server did, as the verb phrase of a message."""
     if is_about_tls(error):
         return "cannot be trusted as the DSN requires (sslmode, sslrootcert)"
-    state = _state(error)
+    state = state_of(error)
     if state[:2] in ("28", "3D") or state in ("53300", "57P03"):  # role, database, too many clients, starting up
         return "refused the connection"
     if not isinstance(error, asyncpg.PostgresError) or state[:2] in ("", "08"):

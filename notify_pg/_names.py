@@ -20,6 +20,8 @@ _SQL: Final = files(__package__) / "_sql"  # may be in a zip file
 _MAX_BYTES: Final = 63
 """Of an identifier. The server truncates longer ones silently, so two of them could collide."""
 
+INBOX_TABLES: Final = ("items", "inboxes", "follows")
+
 TABLES: Final = (
     "meta",
     "heads",
@@ -29,13 +31,39 @@ TABLES: Final = (
     "nonces",
     "outbox",
     "outbox_dead",
+    *INBOX_TABLES,
     "trackers",
     "presence",
 )
-USER_TABLES: Final = ("outbox", "outbox_dead", "heads", "events", "keys", "presence")
+USER_TABLES: Final = ("outbox", "outbox_dead", "heads", "events", "keys", *INBOX_TABLES, "presence")
 """Those with a column `user_id`, in the order in which a user is erased."""
 
-FUNCTIONS: Final = {"save": "save_1", "relay": "relay_1"}
+INBOX_FUNCTIONS: Final = (
+    "inbox_due",
+    "inbox_trim",
+    "inbox_items",
+    "inbox_mark",
+    "inbox_pull",
+    "inbox_unfollow",
+    "inbox_merge",
+    "inbox_apply",
+    "inbox_counts",
+    "save_inbox",
+    "change_inbox",
+    "pull_inbox",
+    "sweep_inboxes",
+    "leave_topic",
+)
+FUNCTIONS: Final = {"save": "save_1", "relay": "relay_1"} | {name: f"{name}_1" for name in INBOX_FUNCTIONS}
+
+INDEXES: Final = {
+    "presence_index": "presence_tracker_idx",
+    "items_group_index": "items_group_idx",
+    "items_expiry_index": "items_expiry_idx",
+    "inboxes_oldest_index": "inboxes_oldest_idx",
+    "inboxes_expiry_index": "inboxes_expiry_idx",
+    "follows_topic_index": "follows_topic_idx",
+}
 
 
 @lru_cache
@@ -77,8 +105,8 @@ class PostgresNames:
             "schema": f'"{schema}"',
             "schema_name": schema,
             "prefix": table_prefix,
-            "presence_index": f'"{table_prefix}presence_tracker_idx"',
         }
+        self._quoted |= {key: f'"{table_prefix}{name}"' for key, name in INDEXES.items()}
 
     @property
     def lock(self) -> int:

@@ -13,9 +13,9 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -27,6 +27,7 @@ from notify.event import check_pushed_type
 
 from ._connection import PostgresDatabase
 from ._errors import describe, is_about_data, rejected, unavailable
+from ._inbox import Fetch
 from ._pool import Connection
 from ._record import columns
 
@@ -54,6 +55,9 @@ MICROS_END: Final = 253_402_300_800_000_000
 """The year 10000, which a datetime cannot hold."""
 
 _SPACE: Final = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
+
+
+Statement: TypeAlias = Callable[[Sequence[Event], Fetch], Awaitable[tuple[str, tuple[Any, ...]]]]
 
 
 class TransactionWatcher:
@@ -118,7 +122,7 @@ class PostgresOutbox:
 
     Args:
         db: the database.
-        limits: maximum length, and key window in milliseconds.
+        statement: returns the statement that saves a batch, and its arguments from the fifth on.
         max_payload: bytes of JSON that an event may have.
         interval: seconds between polls for events that other processes have left.
         on_moved: called with the users whose logs have new events.
@@ -131,13 +135,13 @@ class PostgresOutbox:
         self,
         db: PostgresDatabase,
         *,
-        limits: tuple[int, int],
+        statement: Statement,
         max_payload: int,
         interval: float,
         on_moved: Callable[[Sequence[str]], None],
     ) -> None:
         self._db = db
-        self._limits = limits
+        self._statement = statement
         self._max_payload = max_payload
         self._interval = interval
         self._on_moved = on_moved
@@ -242,8 +246,8 @@ class PostgresOutbox:
             return {}
         try:
             async with connection.transaction():
-                columns_ = columns([draft for _, draft in drafts])
-                await connection.fetchrow(self._sql("save"), None, None, False, 0, *self._limits, *columns_)
+                sql, arguments = await self._statement([draft for _, draft in drafts], connection.fetch)
+                await connection.fetchrow(sql, None, None, False, 0, *arguments)
         except asyncpg.PostgresError as error:
             if not is_about_data(error):
                 raise

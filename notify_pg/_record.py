@@ -58,7 +58,7 @@ def event_of(user: str, row: Row) -> Event:
         micros,
         topic,
         key,
-        _meta(meta),
+        meta_of(meta),
     )
 
 
@@ -78,7 +78,7 @@ def page_of(user: str, after: str, rows: Sequence[Row]) -> Page:
         previous = [ids.unpack(before[0]), *names[:-1]]
     else:
         previous = [ids.unpack(number) for number in before]
-    frozen = map(_meta, metas) if any(metas) else repeat(NO_META)
+    frozen = map(meta_of, metas) if any(metas) else repeat(NO_META)
     events = [*map(build_event, names, previous, repeat(user), types, data, micros, topics, keys, frozen)]
     return Page.of(events, after, head)
 
@@ -87,5 +87,6 @@ def _order(row: Row) -> tuple[bool, int]:
     return (row[3] is not None, row[0])
 
 
-def _meta(text: str | None) -> Mapping[str, str]:
+def meta_of(text: str | None) -> Mapping[str, str]:
+    """Return the `meta` of an event, given its column."""
     return MappingProxyType(json.loads(text)) if text else NO_META

@@ -25,11 +25,9 @@ from typing import Any, Final
 
 from notify.adapters import backoff
 from notify.errors import UsageError
-from notify.event import Event
 
 from ._connection import PostgresDatabase
 from ._errors import PostgresDisposition, UnreachableError, detail_of, disposition_of, is_locked, is_temporary
-from ._record import columns
 
 _RETRIED_ONCE: Final = {
     PostgresDisposition.CONFLICT,
@@ -63,18 +61,15 @@ class PostgresRetries:
     Args:
         db: the database.
         sql: the statement.
-        limits: maximum length, and key window in milliseconds.
-        events: the batch.
+        arguments: its arguments from the fifth on; the first four are the nonce, the deadline, whether it may have
+            been executed before, and how long to wait for a lock.
         until: when to give up, by the monotonic clock.
     """
 
-    def __init__(
-        self, db: PostgresDatabase, sql: str, limits: tuple[int, int], events: Sequence[Event], until: float
-    ) -> None:
+    def __init__(self, db: PostgresDatabase, sql: str, arguments: Sequence[object], until: float) -> None:
         self._db = db
         self._sql = sql
-        self._limits = limits
-        self._columns = columns(events)
+        self._arguments = arguments
         self._until = until
         self._nonce = secrets.randbits(62)
         self._deadline: int | None = None
@@ -122,8 +117,7 @@ class PostgresRetries:
                 self._deadline,
                 self._lost is not None,
                 max(1, int(min(wait * 0.8, wait if lock_wait is None else lock_wait) * 1000)),
-                *self._limits,
-                *self._columns,
+                *self._arguments,
                 timeout=wait,
             )
         self._db.set_clock(row["clock"])

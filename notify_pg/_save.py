@@ -17,10 +17,11 @@ from functools import partial
 from typing import Any, Final
 
 from notify import Background, Event, NotifyError, ids
-from notify.errors import ClosedError, PushUncertainError, UsageError
+from notify.errors import BackendUnavailableError, ClosedError, PushUncertainError, UsageError
 
 from ._connection import PostgresDatabase
 from ._errors import UnreachableError, is_about_data, rejected, uncertain
+from ._inbox import Fetch, PostgresInbox
 from ._queue import Done, Outcome, PendingSave, SaveQueue
 from ._record import BITS, MASK, columns, event_of
 from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
@@ -56,6 +57,10 @@ class PostgresSaver:
         max_len: events kept for each user.
         key_window: seconds within which a repeated key returns the first event.
         on_stored: called with the new events of a batch, before any caller gets its outcome.
+
+    Attributes:
+        limits: maximum length, and key window in milliseconds.
+        inbox: applies what has an effect on an inbox.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class PostgresSaver:
         self._background = background
         self.limits = (max_len, int(key_window * 1000))
         self._on_stored = on_stored
+        self.inbox = PostgresInbox(db, self.limits, on_stored)
         self._save = db.names.sql("save")
         self._known = db.names.sql("events_by_id")
         self._unlocked = db.names.sql("unlocked_heads")
@@ -101,11 +107,17 @@ class PostgresSaver:
 
     async def save_in(self, event: Event, connection: Any) -> Event:
         """Save an event in the caller's transaction, in the caller's task and with the connection's own timeout."""
-        row = await connection.fetchrow(self._save, None, None, False, 0, *self.limits, *columns([event]))
+        statement, arguments = await self.statement([event], connection.fetch)
+        row = await connection.fetchrow(statement, None, None, False, 0, *arguments)
         if row["ns"]:
             return event.stored(ids.unpack(row["ids"][0]), ids.unpack(row["prevs"][0]))
         known = await connection.fetch(self._known, [event.user], row["known_ids"])
         return self._first_events([event], row, known)[0]
+
+    async def statement(self, events: Sequence[Event], fetch: Fetch) -> tuple[str, tuple[Any, ...]]:
+        """Return the statement that saves a batch, and its arguments from the fifth on."""
+        special = await self.inbox.save_arguments(events, fetch)
+        return special or (self._save, (*self.limits, *columns(events)))
 
     def close(self) -> None:
         """Resolve what is left; called after all tasks of the store have ended. Keeps I1."""
@@ -201,9 +213,12 @@ class PostgresSaver:
 
     async def _outcomes(self, events: Sequence[Event], until: float, lock_wait: float | None) -> Sequence[Outcome]:
         try:
-            row = await PostgresRetries(self._db, self._save, self.limits, events, until).run(lock_wait)
+            statement, arguments = await self.statement(events, self._db.fetch)
+            row = await PostgresRetries(self._db, statement, arguments, until).run(lock_wait)
         except UsageError as error:
             return [error] * len(events)
+        except BackendUnavailableError as error:
+            return [rejected(error.__cause__ or error, self._db.backend)] * len(events)
         except AttemptsFailedError as failed:
             if failed.is_unknown:
                 return [uncertain(failed.error, self._db.backend)] * len(events)

@@ -25,7 +25,7 @@ from notify.adapters import OutageLog
 from notify.errors import UsageError
 
 from ._errors import describe
-from ._names import PostgresNames
+from ._names import INBOX_TABLES, PostgresNames
 from ._partitions import DAY, DAYS_AHEAD, LOCK_WAIT, Partition, create_partition, missing_ranges, parse_bound
 
 logger = logging.getLogger("notify.pg")
@@ -34,7 +34,19 @@ VERSION: Final = 1
 """Of the layout. What is only added, for example a key or a function, leaves it, so that processes of earlier and later
 releases work side by side, and a release can be rolled back. Processes refuse tables with a higher version."""
 
-SCRIPTS: Final = ("create_schema", "schema_1", "schema_1_save", "schema_1_relay")
+SCRIPTS: Final = (
+    "create_schema",
+    "schema_1",
+    "schema_1_save",
+    "schema_1_relay",
+    "schema_1_inbox",
+    "schema_1_inbox_rows",
+    "schema_1_inbox_marks",
+    "schema_1_inbox_counts",
+    "schema_1_inbox_logs",
+    "schema_1_inbox_save",
+    "schema_1_inbox_sweep",
+)
 """The scripts that create what is missing, and bring what an earlier release created up to date."""
 
 STORE_TABLES: Final = ("meta", "heads", "events", "events_default", "keys", "nonces", "outbox")
@@ -190,7 +202,8 @@ class PostgresSchema:
             found.partitions.append(Partition(name, low, high, row["pages"] or 0, row["is_owned"]))
         else:
             found.tables[name] = row["is_owned"]
-            if row["is_filtered"] and name in self._tables and name != "events_default":  # read by way of the events
+            needed = (*self._tables, *(INBOX_TABLES if "heads" in self._tables else ()))
+            if row["is_filtered"] and name in needed and name != "events_default":  # read by way of the events
                 found.filtered.append(name)
             if not row["is_readable"]:
                 found.unreadable.append(name)
@@ -201,8 +214,9 @@ class PostgresSchema:
             tables = ", ".join(f"{self._names.schema}.{self._names.prefix}{name}" for name in sorted(found.filtered))
             role = await connection.fetchval("SELECT current_user")
             raise UsageError(
-                f"row level security hides rows of {tables} from the role {role!r}, so logs would look empty. Let the "
-                f"role own the tables, or ALTER ROLE {role} BYPASSRLS, or ALTER TABLE ... DISABLE ROW LEVEL SECURITY"
+                f"row level security hides rows of {tables} from the role {role!r}, so logs or inboxes would look "
+                f"empty. Let the role own the tables, or ALTER ROLE {role} BYPASSRLS, "
+                "or ALTER TABLE ... DISABLE ROW LEVEL SECURITY"
             )
         if "meta" not in found.tables or "meta" in found.unreadable or "meta" not in self._tables:
             return

@@ -16,6 +16,7 @@ from notify import Background, Event, Guarantees, NotifyError, Page, ids
 from notify.abc import Backlog
 from notify.adapters import Retention
 from notify.errors import UsageError
+from notify.inbox.abc import Change, Follow, InboxRetention, ItemPage, ItemQuery
 
 from ._connection import PostgresDatabase
 from ._errors import rejected
@@ -87,13 +88,14 @@ class PostgresStore:
         self._saver = PostgresSaver(
             self._db, self._background, max_len=max_len, key_window=key_window, on_stored=self._on_stored
         )
+        self._inbox = self._saver.inbox
         self._max_age_ms = _UNLIMITED_MS if max_age is None else int(max_age * 1000)
         self._retention = PostgresMaintenance(self._db, self._max_age_ms, int(key_window * 1000))
         self._transactions = TransactionWatcher(self._background)
         self._relays = relay is not None
         self._outbox = PostgresOutbox(
             self._db,
-            limits=self._saver.limits,
+            statement=self._saver.statement,
             max_payload=max_payload,
             interval=relay or RELAY_INTERVAL,
             on_moved=lambda users: self.wake(*users),
@@ -151,7 +153,7 @@ class PostgresStore:
     async def forget(self, user: str) -> int:
         """See `notify.abc.Forget.forget`; erases the user's presence and what waits in the outbox, too."""
         self._start()
-        return await self._background.run(self._retention.forget, user)
+        return await self._background.run(self._forget, user)
 
     @property
     def is_prepared(self) -> bool:
@@ -251,6 +253,42 @@ class PostgresStore:
         self._start()
         return await self._background.run(self._outbox.backlog)
 
+    # -- InboxStore ----------------------------------------------------------------------------------------------
+
+    @property
+    def inbox_retention(self) -> InboxRetention:
+        """See `notify.inbox.abc.InboxStore`."""
+        return self._inbox.retention
+
+    @inbox_retention.setter
+    def inbox_retention(self, retention: InboxRetention) -> None:
+        self._inbox.retention = retention
+
+    async def change(self, draft: Event) -> Change:
+        """See `notify.inbox.abc.InboxStore.change`."""
+        self._start()
+        return await self._background.run(self._inbox.change, draft)
+
+    async def pull(self, user: str) -> int:
+        """See `notify.inbox.abc.InboxStore.pull`."""
+        self._start()
+        return await self._background.run(self._inbox.pull, user)
+
+    async def items(self, user: str, query: ItemQuery) -> ItemPage:
+        """See `notify.inbox.abc.InboxStore.items`; does not wait for a transaction that holds the user's log."""
+        self._start()
+        return await self._background.run(self._inbox.items, user, query)
+
+    async def edges(self, *, user: str = "", topic: str = "", after: str = "", limit: int = 100) -> Sequence[Follow]:
+        """See `notify.inbox.abc.InboxStore.edges`."""
+        self._start()
+        return await self._background.run(self._inbox.edges, user, topic, after, limit)
+
+    async def sweep(self, limit: int = 500) -> int:
+        """See `notify.inbox.abc.InboxStore.sweep`; leaves inboxes that are being written to for later."""
+        self._start()
+        return await self._background.run(self._inbox.sweep, limit)
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -261,6 +299,11 @@ class PostgresStore:
             self._services.start(self._outbox.watch)
             if self._relays:
                 self._start_relay()
+
+    async def _forget(self, user: str) -> int:
+        count = await self._retention.forget(user)
+        await self._inbox.forget_topic(user)
+        return count
 
     async def _prepared(self) -> None:
         if not self._db.is_complete:

@@ -118,6 +118,8 @@ FURTHER = {
         "_reachable": "whether the server is known to be unreachable, for all parts of the process",
         "_partitions": "the daily partitions of the events, and the default one",
         "_queue": "saves that wait, each user's in the order of the calls",
+        "_effects": "what the events of a batch do to inboxes, as the functions of the database are told it",
+        "_items": "items, counts and pages from rows",
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
         "_schema": "tables and their migration",

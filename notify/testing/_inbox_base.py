@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 
 from notify import Event, NotifyError, ids
@@ -131,6 +132,7 @@ class InboxTests(StoreTests[InboxStoreT]):
         while page is None or page.next is not None:
             page = await self.page(store, user, state=state, limit=limit, before=page.next if page else None)
             items += page.items
+            await anyio.lowlevel.checkpoint()
         keys = [(ids.parse(each.event.id), each.id.partition("@")[2]) for each in items]
         assert keys == sorted(set(keys), reverse=True)
         return items

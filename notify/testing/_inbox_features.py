@@ -87,8 +87,10 @@ class SharedInboxSuite(InboxTests[InboxStoreT]):
 
             async def publish(one: InboxStoreT) -> None:
                 for number in range(10):
-                    names.append(f"{(await self.send(one, 'news', number)).id}@news")
-                    await self.mark(one, "alice", "dismissed", ids=[names[-1]])
+                    name = f"{(await self.send(one, 'news', number)).id}@news"
+                    names.append(name)
+                    await anyio.lowlevel.checkpoint()
+                    await self.mark(one, "alice", "dismissed", ids=[name])
 
             async def look(one: InboxStoreT) -> None:
                 for _ in range(10):

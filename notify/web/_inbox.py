@@ -3,14 +3,11 @@
 Each takes the members of a request and returns one JSON object. They act on the inbox of the client's own user, and on
 no other: there is no member that names one.
 
-A client follows a topic only if the application lets it: by default those among `Identity.addresses`, the logs that it
-may read anyway; `authorize_follow=` decides otherwise. It may end each of its follows.
+A client follows a topic only if `FollowRule` lets it; it may end each of its follows.
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -24,11 +21,6 @@ from ._inbox_values import change_object, counts_value, page_object, topics_obje
 from ._reply import WebError
 from ._request import Identity
 from ._site import Site
-
-logger = logging.getLogger("notify.web")
-
-AUTHORIZED_WITHIN: Final = 10.0
-"""Seconds that `authorize_follow` may take, if it is async."""
 
 MAX_TOPICS: Final = 100
 """Topics that are shown of those that a user follows: all that there can be."""
@@ -98,8 +90,7 @@ async def _marked(inbox: Inbox, identity: Identity, mark: arguments.Mark) -> byt
 
 async def _follow(site: Site, inbox: Inbox, identity: Identity, members: Mapping[str, Any]) -> bytes:
     asked = arguments.topic_of(members, history=True)
-    if not await _may_follow(site, identity, asked.topic):
-        raise WebError(403, "forbidden", "this user may not follow this topic")
+    await site.follow_rule.check(identity, asked.topic)
     return change_object(await inbox.follow(identity.user, asked.topic, history=asked.history))
 
 
@@ -116,21 +107,6 @@ async def _following(_: Site, inbox: Inbox, identity: Identity, members: Mapping
         if len(topics) >= MAX_TOPICS:
             break
     return topics_object(topics)
-
-
-async def _may_follow(site: Site, identity: Identity, topic: str) -> bool:
-    rule = site.options.authorize_follow
-    if rule is None:
-        return topic in identity.addresses
-    try:
-        allowed = rule(identity, topic)
-        if inspect.isawaitable(allowed):
-            with anyio.fail_after(AUTHORIZED_WITHIN):
-                allowed = await allowed
-    except Exception:
-        logger.exception("authorize_follow() failed, so a client could not follow a topic")
-        raise WebError(503, "unavailable", "the application could not decide: try again later") from None
-    return allowed is True
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

@@ -204,7 +204,7 @@ def _is_listed(found: dict[str, Any], target: str) -> bool:
         raise _unfit("what is published to a topic is listed: leave list out")
     if listed and (target == "broadcast" or _flag(found, "ephemeral", False)):
         raise _unfit("what is ephemeral cannot be listed")
-    if "ttl" in found and not listed:
+    if found.get("ttl") is not None and not listed:
         raise _unfit("ttl needs list")
     return listed
 

@@ -11,6 +11,7 @@ from notify.adapters import Background
 from ._authentication import Authenticate, Authentication
 from ._closing import Closing
 from ._dialects import Dialect
+from ._follow_rule import FollowRule
 from ._frames import FrameCache
 from ._gate import CrossSiteRules
 from ._health import HealthCheck
@@ -43,6 +44,7 @@ class Site:
         frames: what was encoded of the latest events.
         dialect: whose clients events are written for; None for ours.
         aliases: further names of endpoints, which the dialect knows.
+        follow_rule: which topics a client may follow.
         ticker: calls connections back.
         tickets: issues and redeems tickets.
         authentication: asks `authenticate`; None without it.
@@ -70,6 +72,7 @@ class Site:
         self.frames = FrameCache()
         self.dialect = options.dialect if isinstance(options.dialect, Dialect) else None
         self.aliases: Mapping[str, str] = self.dialect.aliases if self.dialect is not None else {}
+        self.follow_rule = FollowRule(options.authorize_follow)
         self._start()
         tickets = TICKETS_PER_STREAM * options.max_streams_per_user
         self.tickets = Tickets(notifier.store, options.ticket_lifetime, tickets)

@@ -49,6 +49,7 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
         detection = 0.5
         recovery = 2.0
         ttl = 0.1
+        lifetime = 0.4
         ahead = 0.0
 
         async def make(self) -> Any:
@@ -106,6 +107,9 @@ def subject(part: Callable[..., Any], suites: tuple[type[Suite[Any]], ...]) -> A
 
         async def created(self, store: Any) -> Any:
             return store.created()
+
+        async def lose_log(self, store: Any, user: str) -> None:
+            store.lose_log(user)
 
         async def crash(self, tracker: Any) -> None:
             await tracker.background.aclose(1.0)

@@ -9,6 +9,14 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
+from notify.testing.inbox import (
+    DurableInboxSuite,
+    ForgetInboxSuite,
+    InboxStoreSuite,
+    InboxTransactionSuite,
+    LosingInboxSuite,
+    SharedInboxSuite,
+)
 from notify.testing.presence import LeasedPresenceSuite, PresenceSuite
 from notify.testing.router import RouterSuite
 from notify.testing.store import (
@@ -151,6 +159,41 @@ class TestPostgresStreamStore(
 
     async def another(self, store: PostgresStreamStore) -> PostgresStreamStore:
         return await self.make()
+
+
+class TestPostgresInbox(
+    Transactions,
+    Database,
+    InboxStoreSuite,
+    DurableInboxSuite,
+    SharedInboxSuite,
+    InboxTransactionSuite,
+    ForgetInboxSuite,
+    LosingInboxSuite,
+):
+    backends = ("asyncio",)
+
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: Server) -> None:
+        self.dsn = postgres.dsn
+        self.schema = fresh_schema()
+
+    async def make(self) -> PostgresStore:
+        return PostgresStore(self.dsn, schema=self.schema)
+
+    async def reopen(self, store: PostgresStore) -> PostgresStore:
+        return await self.make()
+
+    async def another(self, store: PostgresStore) -> PostgresStore:
+        return await self.make()
+
+    async def lose_log(self, store: PostgresStore, user: str) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            for table in ("events", "keys", "heads"):
+                await connection.execute(f"DELETE FROM {self.schema}.notify_{table} WHERE user_id = $1", user)
+        finally:
+            await connection.close()
 
 
 class TestPostgresRouter(RouterSuite):

@@ -15,11 +15,13 @@ from notify.testing._router_base import Watched
 from notify.testing._suite import Suite
 from tests.conformance import (  # noqa: F401 - they fill the table
     broken_abilities,
+    broken_inboxes,
     broken_merged,
     broken_others,
     broken_outages,
     broken_stores,
     broken_streams,
+    broken_topics,
 )
 from tests.conformance.broken import BUGS, FAILURES, Bug, leaves, run
 

@@ -15,8 +15,7 @@ import pytest
 
 from notify import Event, Notifier, UsageError
 from notify.inbox import Inbox
-from notify.web import Identity, NotifyApp, Request
-from notify.web import _inbox as inbox_module
+from notify.web import Identity, NotifyApp, Request, _follow_rule
 from notify.web._inbox_arguments import is_item_id
 from notify.web._routing import route_of
 from notify_memory import MemoryStore, MemoryStreamStore
@@ -377,16 +376,17 @@ class TestTopics:
             site = Site(authorize_follow=rule)
             with caplog.at_level(logging.ERROR):
                 async with site.notifier, site.client() as client:
-                    assert (await client.post("/follow", json={"topic": "club"})).status_code == expected
+                    for _ in range(2):
+                        assert (await client.post("/follow", json={"topic": "club"})).status_code == expected
                     if rule is slow:
                         assert (await client.post("/follow", json={"topic": "news"})).status_code == 403
         assert [record.message for record in caplog.records] == [
-            "authorize_follow() failed, so a client could not follow a topic"
+            "authorize_follow() failed, so clients cannot follow topics until it works"
         ]
 
     async def test_a_rule_that_takes_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """503 after a while."""
-        monkeypatch.setattr(inbox_module, "AUTHORIZED_WITHIN", 0.02)
+        monkeypatch.setattr(_follow_rule, "WITHIN", 0.02)
         site = Site(authorize_follow=lambda *_: anyio.sleep_forever())
         async with site.notifier, site.client() as client:
             assert error_of(await client.post("/follow", json={"topic": "club"})) == (503, "unavailable")

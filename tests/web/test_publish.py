@@ -17,6 +17,7 @@ import pytest
 import standardwebhooks
 
 from notify import Event, Notifier, UsageError, ids
+from notify.inbox import Inbox
 from notify.web import NotifyApp
 from notify.web import _publish as publish_module
 from notify.web import _secrets as secrets_module
@@ -160,11 +161,80 @@ async def test_unacceptable_orders() -> None:
         assert notifier.statistics().pushes["stored"] == 0
 
 
-async def test_what_waits_for_an_inbox_says_so() -> None:
-    """`topic` and `list` are known, and not there yet."""
+async def test_an_inbox_is_needed() -> None:
+    """Without one, `topic` and `list` are refused as a target that is not known."""
     async with publisher() as (client, _):
-        for body in ({"topic": "news", "type": "note"}, {"user": "bob", "type": "note", "list": True}):
-            assert "inbox" in (await post(client, **body)).json()["error"]["message"]
+        for body in (
+            {"topic": "news", "type": "note"},
+            {"user": "bob", "type": "note", "list": True},
+            {"users": ["bob"], "type": "note", "list": True},
+        ):
+            answer = await post(client, **body)
+            assert (answer.status_code, error_of(answer)) == (422, "invalid_push")
+            assert "inbox" in answer.json()["error"]["message"]
+
+
+async def test_listed() -> None:
+    """An item of one user, of several, of a topic: 202 with its id, `on_push` is called, and it is in the inbox."""
+    seen: list[Event] = []
+    notifier = Notifier(MemoryStore())
+    inbox = Inbox(notifier)
+    async with publisher(notifier, inbox=inbox, on_push=seen.append) as (client, _):
+        answer = await post(client, user="bob", type="note", payload=1, group="g", key="k", list=True, ttl=3600)
+        again = await post(client, user="bob", type="note", payload=1, group="g", key="k", list=True)
+        assert (answer.status_code, again.json()) == (202, answer.json())
+        (item,) = (await inbox.list("bob")).items
+        assert (item.id, item.event.group, item.event.payload) == (answer.json()["id"], "g", 1)
+        assert item.expires_at is not None
+        many = (await post(client, users=["ann", "bob"], type="note", list=True)).json()
+        assert many["ids"].keys() == {"ann", "bob"}
+        assert [each.id for each in (await inbox.list("ann")).items] == [many["ids"]["ann"]]
+        topic = await post(client, topic="news", type="story", ttl=60)
+        assert (topic.status_code, topic.json()["type"]) == (202, "story")
+        assert [each.id for each in (await inbox.list("news")).items] == [topic.json()["id"]]
+        plain = await post(client, user="eve", type="note", list=False)
+        assert plain.status_code == 202
+        assert not (await inbox.list("eve")).items
+    assert [event.user for event in seen] == ["bob", "bob", "ann", "bob", "news", "eve"]
+
+
+async def test_listed_and_signed() -> None:
+    """A signed message that is repeated is listed once."""
+    notifier = Notifier(MemoryStore())
+    inbox = Inbox(notifier)
+    async with publisher(notifier, inbox=inbox) as (client, _):
+        body = '{"topic": "news", "type": "story"}'
+        answers = [(await client.post("/push", content=body, headers=signed(body))).json() for _ in range(2)]
+        assert answers[0] == answers[1]
+        assert len((await inbox.list("news")).items) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"user": "bob", "list": 1},
+        {"user": "bob", "list": None},
+        {"user": "bob", "list": True, "ephemeral": True},
+        {"user": "bob", "ttl": 60},
+        {"user": "bob", "list": True, "ttl": 0},
+        {"user": "bob", "list": True, "ttl": -1},
+        {"user": "bob", "list": True, "ttl": "60"},
+        {"user": "bob", "list": True, "ttl": True},
+        {"user": "bob", "list": True, "ttl": 1e300},
+        {"topic": "news", "list": False},
+        {"topic": "news", "ephemeral": True},
+        {"topic": "news", "user": "bob"},
+        {"topic": ["news"]},
+        {"topic": None},
+        {"broadcast": True, "list": True},
+        {"broadcast": True, "ttl": 60},
+    ],
+)
+def test_what_cannot_be_listed(body: dict[str, Any]) -> None:
+    """Members that contradict each other, or are of another form."""
+    with pytest.raises(WebError) as refused:
+        parsed_order(json.dumps({"type": "note", **body}).encode())
+    assert (refused.value.status, refused.value.code) == (422, "invalid_push")
 
 
 NOT_JSON = [

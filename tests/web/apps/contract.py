@@ -11,8 +11,9 @@ SECRET = "the secret of the contract"
 
 
 def authenticate(request: Request) -> Identity | None:
-    """One user, who may read any of two topics."""
-    return Identity("alice", ("news", "sports")) if request.headers.get("authorization") == f"Bearer {SECRET}" else None
+    """One user, who may read a few topics."""
+    topics = ("news", "sports", "a/b?c#ü%41 +")
+    return Identity("alice", topics) if request.headers.get("authorization") == f"Bearer {SECRET}" else None
 
 
 notifier = Notifier(MemoryStore())

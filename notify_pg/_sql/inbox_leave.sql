@@ -1,0 +1,1 @@
+SELECT {leave_topic}($1, $2) AS count

@@ -1,0 +1,1 @@
+SELECT {pull_inbox}($1, $2, $3, $4, $5) AS pulled

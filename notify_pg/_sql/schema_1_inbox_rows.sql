@@ -1,0 +1,145 @@
+-- Removes due items of one user, up to a limit.
+CREATE OR REPLACE FUNCTION {inbox_due}(
+    p_user text,
+    p_now bigint,            -- milliseconds
+    p_horizon bigint,        -- items before this id are too old
+    p_keep_unread boolean,   -- unless they are unread
+    p_limit integer,
+    OUT removed integer
+) LANGUAGE plpgsql AS $due$
+DECLARE
+    v_total integer;
+    v_unseen integer;
+    v_unread integer;
+BEGIN
+    PERFORM FROM {inboxes} b WHERE b.user_id = p_user AND (b.oldest < p_horizon OR b.expiry <= p_now);
+    IF NOT FOUND THEN
+        removed := 0;
+        RETURN;
+    END IF;
+    WITH due AS MATERIALIZED (
+        (SELECT i.id, i.log FROM {items} i WHERE i.user_id = p_user AND i.expires_at <= p_now LIMIT p_limit)
+        UNION
+        (SELECT i.id, i.log FROM {items} i
+            WHERE i.user_id = p_user AND i.id < p_horizon AND (i.read_at IS NOT NULL OR NOT p_keep_unread)
+            ORDER BY i.id LIMIT p_limit)
+        LIMIT p_limit
+    ), gone AS (
+        DELETE FROM {items} i USING due d WHERE i.user_id = p_user AND i.id = d.id AND i.log = d.log
+        RETURNING i.seen_at, i.read_at, i.dismissed_at
+    )
+    SELECT count(*), count(*) FILTER (WHERE dismissed_at IS NULL), count(*) FILTER (WHERE seen_at IS NULL),
+            count(*) FILTER (WHERE read_at IS NULL)
+        INTO removed, v_total, v_unseen, v_unread FROM gone;
+    UPDATE {inboxes} b SET kept = b.kept - removed, total = b.total - v_total, unseen = b.unseen - v_unseen,
+            unread = b.unread - v_unread,
+            oldest = (SELECT i.id FROM {items} i WHERE i.user_id = p_user ORDER BY i.id LIMIT 1),
+            expiry = (SELECT min(i.expires_at) FROM {items} i WHERE i.user_id = p_user AND i.expires_at IS NOT NULL)
+        WHERE b.user_id = p_user;
+END
+$due$;
+
+-- Removes the oldest items of one user, if there are more than may be kept.
+CREATE OR REPLACE FUNCTION {inbox_trim}(p_user text, p_max_items bigint, p_keep_unread boolean) RETURNS void
+LANGUAGE plpgsql AS $trim$
+DECLARE
+    v_keeps boolean := p_keep_unread;
+    v_max bigint := p_max_items;
+    v_excess bigint;
+BEGIN
+    LOOP
+        SELECT b.kept - v_max INTO v_excess FROM {inboxes} b WHERE b.user_id = p_user;
+        IF v_excess > 0 THEN
+            WITH old AS MATERIALIZED (
+                SELECT i.id, i.log FROM {items} i WHERE i.user_id = p_user AND (i.read_at IS NOT NULL OR NOT v_keeps)
+                ORDER BY i.id, i.log LIMIT v_excess
+            ), gone AS (
+                DELETE FROM {items} i USING old o WHERE i.user_id = p_user AND i.id = o.id AND i.log = o.log
+                RETURNING i.seen_at, i.read_at, i.dismissed_at
+            ), change AS (
+                SELECT count(*) AS kept, count(*) FILTER (WHERE dismissed_at IS NULL) AS total,
+                    count(*) FILTER (WHERE seen_at IS NULL) AS unseen, count(*) FILTER (WHERE read_at IS NULL) AS unread
+                FROM gone
+            )
+            UPDATE {inboxes} b SET kept = b.kept - c.kept, total = b.total - c.total, unseen = b.unseen - c.unseen,
+                unread = b.unread - c.unread
+            FROM change c WHERE b.user_id = p_user;
+        END IF;
+        EXIT WHEN NOT v_keeps;
+        v_keeps := false;
+        v_max := 10 * p_max_items;
+    END LOOP;
+END
+$trim$;
+
+-- Lists some of the events that a batch has appended: those with numbers in a range and an expiry (-1: none).
+CREATE OR REPLACE FUNCTION {inbox_items}(
+    p_first integer,
+    p_last integer,
+    p_users text[],
+    p_ids bigint[],          -- NULL for an event that was not appended
+    p_micros bigint[],       -- this and the next two: one element if it is the same for all
+    p_types text[],
+    p_data bytea[],
+    p_topics text[],
+    p_metas text[],
+    p_expiries bigint[],
+    p_now bigint,
+    p_horizon bigint,
+    p_max_items bigint,
+    p_keep_unread boolean
+) RETURNS void LANGUAGE plpgsql AS $items$
+DECLARE
+    v_user text;
+    v_full text[];
+BEGIN
+    FOR v_user IN
+        SELECT b.user_id FROM {inboxes} b
+        WHERE b.user_id = ANY (p_users[p_first:p_last]) AND (b.oldest < p_horizon OR b.expiry <= p_now)
+    LOOP
+        PERFORM {inbox_due}(v_user, p_now, p_horizon, p_keep_unread, 500);
+    END LOOP;
+
+    WITH item AS MATERIALIZED (
+        SELECT d.user_id, d.id, d.topic, nullif(d.expiry, -1) AS expiry, coalesce(d.micros, p_micros[1]) AS micros,
+            coalesce(d.type, p_types[1]) AS type, coalesce(d.data, p_data[1]) AS data, d.meta,
+            row_number() OVER (PARTITION BY d.user_id, d.topic ORDER BY d.id DESC) AS nth
+        FROM unnest(p_users, p_ids, p_micros, p_types, p_data, p_topics, p_metas, p_expiries) WITH ORDINALITY
+            AS d (user_id, id, micros, type, data, topic, meta, expiry, n)
+        WHERE d.n BETWEEN p_first AND p_last AND d.id IS NOT NULL AND d.expiry IS NOT NULL
+    ), replaced AS (
+        DELETE FROM {items} i USING item d
+        WHERE i.user_id = d.user_id AND i.group_name = d.topic AND i.log = '' AND d.nth = 1
+        RETURNING i.user_id, i.seen_at, i.read_at, i.dismissed_at
+    ), stored AS (
+        -- what is replaced has been removed before the first row is inserted: it is counted first
+        INSERT INTO {items} (user_id, id, log, group_name, expires_at, micros, type, data, meta)
+        SELECT d.user_id, d.id, '', d.topic, d.expiry, d.micros, d.type, d.data, d.meta
+        FROM item d CROSS JOIN (SELECT count(*) FROM replaced) AS r
+        WHERE d.topic IS NULL OR d.nth = 1
+        RETURNING user_id, id, expires_at
+    ), change AS (
+        SELECT c.user_id, sum(c.kept) AS kept, sum(c.total) AS total, sum(c.unseen) AS unseen, sum(c.unread) AS unread,
+            max(c.id) AS newest, min(c.id) AS oldest, min(c.expires_at) AS expiry
+        FROM (
+            SELECT s.user_id, 1 AS kept, 1 AS total, 1 AS unseen, 1 AS unread, s.id, s.expires_at FROM stored s
+            UNION ALL
+            SELECT r.user_id, -1, -(r.dismissed_at IS NULL)::integer, -(r.seen_at IS NULL)::integer,
+                -(r.read_at IS NULL)::integer, NULL, NULL FROM replaced r
+        ) AS c GROUP BY c.user_id
+    ), counted AS (
+        INSERT INTO {inboxes} AS b (user_id, position, kept, total, unseen, unread, oldest, expiry)
+        SELECT c.user_id, c.newest, c.kept, c.total, c.unseen, c.unread, c.oldest, c.expiry FROM change c
+        ON CONFLICT (user_id) DO UPDATE SET
+            position = excluded.position, kept = b.kept + excluded.kept, total = b.total + excluded.total,
+            unseen = b.unseen + excluded.unseen, unread = b.unread + excluded.unread,
+            oldest = least(b.oldest, excluded.oldest), expiry = least(b.expiry, excluded.expiry)
+        RETURNING b.user_id, b.kept
+    )
+    SELECT array_agg(c.user_id) INTO v_full FROM counted c WHERE c.kept > p_max_items;
+
+    FOREACH v_user IN ARRAY coalesce(v_full, '{}') LOOP
+        PERFORM {inbox_trim}(v_user, p_max_items, p_keep_unread);
+    END LOOP;
+END
+$items$;
