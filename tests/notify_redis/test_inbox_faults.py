@@ -178,7 +178,7 @@ async def test_replies_that_are_lost(server: Server, prefix: str, lost: int) -> 
             assert change.counts == (await store.items("alice", ItemQuery(limit=0))).counts
         proxy.drop_reply(request=b"notify.read", times=lost)
         assert (await store.change(Event("alice", "notify.read", {"ids": [sent[0].id]}))).event is None
-        assert len(await assert_folded(store, "alice")) == 10
+        assert len(await assert_folded(store, "alice")) == 9
 
 
 async def test_a_late_first_attempt_applies_nothing(victim: Server, prefix: str) -> None:
