@@ -16,6 +16,7 @@ import pytest
 from notify import Event, Notifier, UsageError
 from notify.inbox import Inbox
 from notify.web import Identity, NotifyApp, Request, _follow_rule
+from notify.web._frames import wire_object
 from notify.web._inbox_arguments import is_item_id
 from notify.web._routing import route_of
 from notify_memory import MemoryStore, MemoryStreamStore
@@ -529,6 +530,27 @@ def test_routing(method: str, path: str, expected: tuple[str, str]) -> None:
     )
     if "%2" not in path:
         assert route_of({"method": method, "path": decoded}) == expected
+
+
+def test_other_names() -> None:
+    """A dialect may have further names for endpoints, also where a name follows."""
+    aliases = {"notifications": "inbox"}
+    for path, expected in (
+        ("/notifications/1-0", ("inbox/{id}", "1-0")),
+        ("/notifications/group/g", ("inbox/group/{group}", "g")),
+        ("/notifications", ("inbox", "")),
+    ):
+        assert route_of({"method": "DELETE", "path": path}, aliases) == expected
+        assert route_of({"method": "DELETE", "path": path}) == (path.rpartition("/")[2], "")
+
+
+def test_an_expiry_that_is_not_a_time() -> None:
+    """It counts as none, as in every inbox."""
+    for expiry in ("", "never", "1" * 15, "-1", "\u0661"):
+        shown = json.loads(wire_object(Event("alice", "note", 1, id="1-0", meta={"notify.item": expiry})))
+        assert shown["item"] == {}
+    shown = json.loads(wire_object(Event("alice", "note", 1, id="1-0", meta={"notify.item": "1795962643133"})))
+    assert shown["item"] == {"expires_at": "2026-11-29T14:30:43.133000+00:00"}
 
 
 @pytest.mark.parametrize("text", ["1-0", "1795879843133-0", "1-0@a", "1-0@a@b", "1-0@ü/?", "18446744073709551616-1"])
