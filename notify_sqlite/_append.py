@@ -5,24 +5,16 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from functools import cache
-from itertools import chain
-from typing import Any, Final
+from typing import Any
 
 from notify import Event, ids
 from notify.adapters import build_event
 from notify.inbox.abc import CHANGES, ITEM
 
-from ._apply import apply
+from ._apply import Listed, apply
 from ._connection import MAX_ROWS
 from ._items import InboxLimits
-from ._record import SEQUENCE_MASK, Limits, Row, first_of_key
-
-_LOOKUPS: Final = 50
-"""Users whose heads one statement looks up."""
-
-_ROWS: Final = 50
-"""Rows that one statement inserts: with nine values each, within the limit of parameters that every SQLite has."""
+from ._record import SEQUENCE_MASK, Limits, Row, first_of_key, insert_many, rows_of_users
 
 
 class _Head:
@@ -53,7 +45,7 @@ def append(
     keyed: dict[tuple[str, str], Event] = {}
     rows: list[Row] = []
     stored: list[Event] = []
-    listed: list[Event] = []
+    listed: list[Listed] = []
     (last,) = execute(sql["last_id"]).fetchone()
     now = limits.now
     for draft in drafts:
@@ -70,7 +62,8 @@ def append(
         id_ = f"{last >> ids.SEQUENCE_BITS}-{last & SEQUENCE_MASK}"  # unpacked in place: a third of the time
         type_, data, micros, group = draft.type, draft.data, draft.micros, draft.group
         event = build_event(id_, head.id, user, type_, data, micros, group, key, meta)
-        rows.append((user, last, head.last_id, type_, data, micros, group, key, json.dumps({**meta}) if meta else None))
+        text = json.dumps({**meta}) if meta else None
+        rows.append((user, last, head.last_id, type_, data, micros, group, key, text))
         if key is not None:
             execute(sql["set_key"], (user, key, last, head.last_id))
             keyed[user, key] = event
@@ -78,11 +71,11 @@ def append(
         head.kept += 1
         stored.append(event)
         if type_ in CHANGES or (meta and ITEM in meta):
-            listed.append(event)
+            listed.append((event, last, text or "{}"))
     if rows:
-        _insert(db, sql["insert_event"], rows)
+        insert_many(db, sql["insert_event"], rows)
         _bound(execute, sql, grown, limits.max_len)
-        _insert(db, sql["set_head"], [(user, head.last_id, head.kept) for user, head in grown.items()])
+        insert_many(db, sql["set_head"], [(user, head.last_id, head.kept) for user, head in grown.items()])
         execute(sql["set_last_id"], (last,))
     if listed and not applied:
         apply(db, sql, listed, InboxLimits.at(now >> ids.SEQUENCE_BITS, limits.inbox))
@@ -90,34 +83,11 @@ def append(
 
 
 def _heads(execute: Any, sql: Mapping[str, str], drafts: Sequence[Event]) -> dict[str, _Head]:
-    """Return where the log of each of these users ends. Looking up many users at once takes half the time."""
+    """Return where the log of each of these users ends."""
     heads = {draft.user: _Head() for draft in drafts}
-    users = list(heads)
-    for start in range(0, len(users), _LOOKUPS):
-        some = users[start : start + _LOOKUPS]
-        if len(some) < _LOOKUPS // 4:
-            found = [row for user in some for row in execute(sql["head_of"], (user,))]
-        else:
-            found = execute(sql["heads_of"], [*some, *some[-1:] * (_LOOKUPS - len(some))]).fetchall()
-        for user, last_id, kept in found:
-            heads[user] = _Head(last_id, kept)
+    for user, last_id, kept in rows_of_users(execute, sql["head_of"], sql["heads_of"], [*heads]):
+        heads[user] = _Head(last_id, kept)
     return heads
-
-
-def _insert(db: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> None:
-    """Insert rows, `_ROWS` to a statement as far as possible, which takes a quarter less time."""
-    whole = len(rows) - len(rows) % _ROWS
-    for start in range(0, whole, _ROWS):
-        db.execute(_repeated(statement), [*chain.from_iterable(rows[start : start + _ROWS])])
-    db.executemany(statement, rows[whole:])
-
-
-@cache
-def _repeated(statement: str) -> str:
-    """Return the statement for `_ROWS` rows at once."""
-    begin = statement.index("VALUES (") + len("VALUES ")
-    row = statement[begin : statement.index(")", begin) + 1]
-    return statement.replace(row, ", ".join([row] * _ROWS), 1)
 
 
 def _bound(execute: Any, sql: Mapping[str, str], heads: Mapping[str, _Head], max_len: int) -> None:

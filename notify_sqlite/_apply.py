@@ -14,20 +14,26 @@ An id that this store gives is greater than every other in the file, so whatever
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
 from notify import Event, InvalidEventIdError, ids
 from notify.adapters import split_positions
-from notify.inbox.abc import CHANGES, ITEM
+from notify.inbox.abc import ITEM
 
 from ._box import InboxWriter
 from ._follow import apply as apply_logs
-from ._items import InboxLimits, exact_key_of, key_of, row_of
+from ._items import InboxLimits, exact_key_of, expiry_of, key_of, payload_of
 from ._record import Row
 
 Times: TypeAlias = tuple[int | None, int | None, int | None]
 """When an item was seen, read and dismissed."""
+
+_FEW: Final = 50
+"""Items that are changed one by one, which costs as much as a look at some hundred others in between them."""
+
+Listed: TypeAlias = tuple[Event, int, str]
+"""An event that was appended, its packed id, and its `meta` as JSON."""
 
 MARKS: Final[Mapping[str, str]] = {
     f"notify.{effect}": effect for effect in ("seen", "read", "unread", "dismissed", "restored")
@@ -35,19 +41,15 @@ MARKS: Final[Mapping[str, str]] = {
 """The changes that affect single items."""
 
 
-def concerns(event: Event) -> bool:
-    """Return whether an event has an effect on an inbox."""
-    return event.type in CHANGES or (bool(event.meta) and ITEM in event.meta)
-
-
-def apply(db: sqlite3.Connection, sql: Mapping[str, str], events: Iterable[Event], limits: InboxLimits) -> None:
+def apply(db: sqlite3.Connection, sql: Mapping[str, str], events: Sequence[Listed], limits: InboxLimits) -> None:
     """Apply events that were appended by this transaction, in order."""
     writer = InboxWriter(db, sql, limits)
-    for event in events:
+    writer.load_all([*{event.user: None for event, _, _ in events}])
+    for event, id_, meta in events:
         if ITEM in event.meta:
-            box = writer.box(event.user)
-            writer.add(box, row_of(event))
-            writer.trim(box)
+            content = (event.type, event.data, event.micros, meta)
+            row = (id_, "", event.group, None, None, None, expiry_of(event.meta), *content)
+            writer.send(writer.box(event.user), row)
         elif event.type in MARKS:
             mark(writer, event)
         else:
@@ -61,12 +63,16 @@ def mark(writer: InboxWriter, event: Event) -> list[Row]:
     effect, now = MARKS[event.type], writer.limits.now
     if not box.kept:
         return []
-    changed = []
-    for row in sorted(_named(writer, event, effect), key=lambda row: (row[0], row[1]), reverse=True):
-        times = after(effect, row[2:5], now)
-        if times is not None and not writer.limits.is_due(row[0], row[3], row[5]):
-            changed.append((row, times))
-    writer.set_times(box, changed)
+    found, bounds = _named(writer, event, effect)
+    changed = [
+        (row, times)
+        for row in sorted(found, key=lambda row: (row[0], row[1]), reverse=True)
+        if (times := after(effect, row[2:5], now)) is not None and not writer.limits.is_due(row[0], row[3], row[5])
+    ]
+    if bounds is None or len(changed) <= _FEW:
+        writer.set_times(box, changed)
+    else:
+        writer.set_up_to(box, changed, effect, bounds)
     return [row for row, _ in changed]
 
 
@@ -87,24 +93,21 @@ def after(effect: str, times: Sequence[int | None], now: int) -> Times | None:
             return None if dismissed_at is None else (seen_at, read_at, None)
 
 
-def _named(writer: InboxWriter, event: Event, effect: str) -> list[Row]:
-    """Return the items that the payload names; none if it is not one that the library writes."""
-    db, sql, user = writer.db, writer.sql, event.user
-    payload: Any = event.payload
-    match payload:
+def _named(writer: InboxWriter, event: Event, effect: str) -> tuple[list[Row], Mapping[str, int] | None]:
+    """Return the items that the payload names, none if it is malformed, and the bounds that it names them by."""
+    user = event.user
+    match payload_of(event):
         case {"ids": [*texts]}:
             keys = {exact_key_of(text) for text in texts} - {None}
-            found = (db.execute(sql["named_item"], (user, *key)).fetchone() for key in keys if key is not None)
-            return [row for row in found if row is not None]
+            return [row for key in keys if key is not None for row in writer.read("named_item", user, *key)], None
         case {"up_to": str(position)}:
             bounds = _bounds(writer, user, position)
-            rows = db.execute(sql[f"up_to_{effect}"], (user, max(bounds.values(), default=-1))).fetchall()
-            return [row for row in rows if row[0] <= bounds.get(row[1], -1)]
+            rows = writer.read(f"up_to_{effect}", user, max(bounds.values(), default=-1))
+            return [row for row in rows if row[0] <= bounds.get(row[1], -1)], bounds
         case {"group": str(group)}:
-            is_dismissed = effect == "restored"
-            rows = db.execute(sql["named_group"], (user, group)).fetchall()
-            return [row for row in rows if (row[4] is not None) == is_dismissed]
-    return []
+            rows = writer.read("named_group", user, group)
+            return [row for row in rows if (row[4] is not None) == (effect == "restored")], None
+    return [], None
 
 
 def _bounds(writer: InboxWriter, user: str, up_to: str) -> dict[str, int]:
@@ -112,7 +115,7 @@ def _bounds(writer: InboxWriter, user: str, up_to: str) -> dict[str, int]:
     key = key_of(up_to)
     if key is not None:
         return {key[1]: key[0]}
-    logs = [row[0] for row in writer.db.execute(writer.sql["logs"], (user,))]
+    logs = [row[0] for row in writer.read("logs", user)]
     try:
         found = split_positions(up_to, [user, *logs])
     except InvalidEventIdError:

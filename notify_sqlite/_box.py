@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from ._items import InboxLimits, due_items, may_be_due
-from ._record import Row
+from ._record import Row, insert_many, rows_of_users
 
 DUE_AT_ONCE: Final = 500
 """Due items that one transaction removes from an inbox at most."""
@@ -22,20 +22,31 @@ _OVERFULL: Final = 10
 
 
 class SQLiteBox:
-    """What one inbox contains, counted; see `create_inbox` in `_sql/inbox.sql`."""
+    """What one inbox contains, counted; see `create_inbox` in `_sql/inbox.sql`.
+
+    Args:
+        row: the user and the columns; the user alone for an inbox that has never had an item.
+    """
 
     __slots__ = ("changed", "expires", "kept", "oldest", "total", "unread", "unseen", "user")
 
-    def __init__(self, user: str, row: Row | None) -> None:
-        self.user = user
+    def __init__(self, row: Row) -> None:
         self.changed = False
+        self.user: str
         self.kept: int
         self.total: int
         self.unseen: int
         self.unread: int
         self.oldest: int | None
         self.expires: int | None
-        self.kept, self.total, self.unseen, self.unread, self.oldest, self.expires = row or (0, 0, 0, 0, None, None)
+        self.user, self.kept, self.total, self.unseen, self.unread, self.oldest, self.expires = (
+            row if len(row) > 1 else (*row, 0, 0, 0, 0, None, None)
+        )
+
+    @property
+    def row(self) -> Row:
+        """The row to be written."""
+        return (self.user, self.kept, self.total, self.unseen, self.unread, self.oldest, self.expires)
 
     def count(self, times: Sequence[int | None], sign: int) -> None:
         """Count a row that comes (1) or goes (-1), by the times it was seen, read and dismissed."""
@@ -45,6 +56,15 @@ class SQLiteBox:
         self.unread += sign * (read_at is None)
         self.changed = True
 
+    def came(self, id: int, times: Sequence[int | None], expires_at: int | None) -> None:
+        """Count a row that was inserted, and lower the bounds to it."""
+        self.kept += 1
+        self.count(times, 1)
+        if self.oldest is None or id < self.oldest:
+            self.oldest = id
+        if expires_at is not None and (self.expires is None or expires_at < self.expires):
+            self.expires = expires_at
+
 
 class InboxWriter:
     """Changes rows and counters inside one transaction.
@@ -52,6 +72,7 @@ class InboxWriter:
     Invariants:
         I1. After `flush`, each counter is the number of rows that it counts.
         I2. No item is older than `oldest` of its inbox, or expires before its `expires`.
+        I3. Items are read only after those in `_new` were inserted, which happens for many at once.
 
     Args:
         db: in a transaction.
@@ -64,13 +85,25 @@ class InboxWriter:
         self.sql = sql
         self.limits = limits
         self._boxes: dict[str, SQLiteBox] = {}
+        self._new: list[Row] = []
+        self._new_groups: set[tuple[str, str]] = set()
+
+    def read(self, name: str, *parameters: object) -> list[Row]:
+        """Return the rows that a statement finds; keeps I3."""
+        self._insert()
+        return self.db.execute(self.sql[name], parameters).fetchall()
+
+    def load_all(self, users: list[str]) -> None:
+        """Read the counters of these inboxes."""
+        for row in rows_of_users(self.db.execute, self.sql["box"], self.sql["boxes"], users):
+            self._boxes[row[0]] = SQLiteBox(row)
 
     def load(self, user: str) -> SQLiteBox:
         """Return the counters of an inbox, which may have due items."""
         box = self._boxes.get(user)
         if box is None:
             row = self.db.execute(self.sql["box"], (user,)).fetchone()
-            box = self._boxes[user] = SQLiteBox(user, row)
+            box = self._boxes[user] = SQLiteBox(row or (user,))
         return box
 
     def box(self, user: str) -> SQLiteBox:
@@ -80,19 +113,26 @@ class InboxWriter:
             self.remove_due(box, DUE_AT_ONCE)
         return box
 
-    def add(self, box: SQLiteBox, row: Row) -> None:
-        """Insert an item in the place of that of the same log and group; keeps I1 and I2."""
+    def send(self, box: SQLiteBox, row: Row) -> None:
+        """Add an item that was just appended, in the place of that of its group; keeps I1 and I2."""
+        group = row[2]
+        if group is not None:
+            if (box.user, group) in self._new_groups:
+                self._insert()
+            found = self.db.execute(self.sql["current_item"], (box.user, group, "")).fetchall()
+            self.remove(box, found)
+            self._new_groups.add((box.user, group))
+        self._new.append((box.user, *row))
+        box.came(row[0], (None, None, None), row[6])
+        self.trim(box)
+
+    def copy(self, box: SQLiteBox, row: Row) -> None:
+        """Add an item of another inbox in the place of that of its log and group; keeps I1 and I2."""
         id_, log, group, seen_at, read_at, dismissed_at, expires_at = row[:7]
         if group is not None:
-            self.remove(box, self.db.execute(self.sql["current_item"], (box.user, group, log)).fetchall())
-        if self.db.execute(self.sql["insert_item"], (box.user, *row)).rowcount == 0:
-            return  # it is there already
-        box.kept += 1
-        box.count((seen_at, read_at, dismissed_at), 1)
-        if box.oldest is None or id_ < box.oldest:
-            box.oldest = id_
-        if expires_at is not None and (box.expires is None or expires_at < box.expires):
-            box.expires = expires_at
+            self.remove(box, self.read("current_item", box.user, group, log))
+        if self.db.execute(self.sql["insert_item"], (box.user, *row)).rowcount == 1:  # else it was there already
+            box.came(id_, (seen_at, read_at, dismissed_at), expires_at)
 
     def remove(self, box: SQLiteBox, rows: Iterable[Row]) -> None:
         """Remove these items; keeps I1."""
@@ -109,41 +149,62 @@ class InboxWriter:
             return
         if self.limits.keep_unread:
             if box.kept > box.unread:
-                rows = self.db.execute(self.sql["oldest_read_items"], (box.user, excess)).fetchall()
-                self.remove(box, rows)
+                self.remove(box, self.read("oldest_read_items", box.user, excess))
             excess = box.kept - _OVERFULL * limit
         if excess > 0:
-            self.remove(box, self.db.execute(self.sql["oldest_items"], (box.user, excess)).fetchall())
+            self.remove(box, self.read("oldest_items", box.user, excess))
 
     def set_times(self, box: SQLiteBox, rows: Iterable[tuple[Row, Sequence[int | None]]]) -> None:
         """Give items other times at which they were seen, read and dismissed; keeps I1."""
-        update = self.sql["set_item"]
+        self.count_times(box, rows)
+        changes = [(*times, box.user, *row[:2]) for row, times in rows]
+        self.db.executemany(self.sql["set_item"], changes)
+
+    def set_up_to(
+        self,
+        box: SQLiteBox,
+        rows: Iterable[tuple[Row, Sequence[int | None]]],
+        effect: str,
+        bounds: Mapping[str, int],
+    ) -> None:
+        """As `set_times`, where these are all items up to a bound in each log that an effect changes: many at once."""
+        self.count_times(box, rows)
+        statement, limits = self.sql[f"set_{effect}"], self.limits
+        times = [limits.now] * (statement.partition("WHERE")[0].count("?"))
+        for log in {row[1] for row, _ in rows}:
+            range_ = (box.user, log, bounds[log], limits.now, limits.horizon, limits.keep_unread)
+            self.db.execute(statement, (*times, *range_))
+
+    def count_times(self, box: SQLiteBox, rows: Iterable[tuple[Row, Sequence[int | None]]]) -> None:
+        """Count items of which the times change."""
         for row, times in rows:
-            self.db.execute(update, (*times, box.user, *row[:2]))
             box.count(row[2:5], -1)
             box.count(times, 1)
 
     def remove_due(self, box: SQLiteBox, limit: int) -> int:
         """Remove due items, up to a limit, and return how many."""
+        self._insert()  # keeps I3
         rows = [*due_items(self.db, self.sql, box.user, self.limits, limit).values()][:limit]
         self.remove(box, rows)
-        if len(rows) < limit:
-            self.set_bounds(box)
+        if len(rows) < limit:  # the bounds are not raised by what is removed, so they may have been too low
+            bounds = self.db.execute(self.sql["bounds"], (box.user, box.user)).fetchone()
+            box.changed = box.changed or bounds != (box.oldest, box.expires)
+            box.oldest, box.expires = bounds
         return len(rows)
 
-    def set_bounds(self, box: SQLiteBox) -> None:
-        """Read the lower bounds again: as they are not raised by what is removed, they may be too low; keeps I2."""
-        bounds = self.db.execute(self.sql["bounds"], (box.user, box.user)).fetchone()
-        box.changed = box.changed or bounds != (box.oldest, box.expires)
-        box.oldest, box.expires = bounds
-
     def flush(self) -> None:
-        """Write the counters that have changed."""
-        for box in self._boxes.values():
-            if box.changed:
-                counters = (box.user, box.kept, box.total, box.unseen, box.unread, box.oldest, box.expires)
-                self.db.execute(self.sql["set_box"], counters)
-                box.changed = False
+        """Write what has changed."""
+        self._insert()
+        changed = [box for box in self._boxes.values() if box.changed]
+        insert_many(self.db, self.sql["set_box"], [box.row for box in changed])
+        for box in changed:
+            box.changed = False
+
+    def _insert(self) -> None:
+        if self._new:
+            insert_many(self.db, self.sql["insert_item"], self._new)
+            self._new.clear()
+            self._new_groups.clear()
 
 
 def find_due(db: sqlite3.Connection, sql: Mapping[str, str], limits: InboxLimits, limit: int) -> list[str]:
@@ -160,7 +221,7 @@ def find_due(db: sqlite3.Connection, sql: Mapping[str, str], limits: InboxLimits
 def _is_worth(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: InboxLimits) -> bool:
     if due_items(db, sql, user, limits, 1):
         return True
-    box = SQLiteBox(user, db.execute(sql["box"], (user,)).fetchone())
+    box = SQLiteBox(db.execute(sql["box"], (user,)).fetchone())
     bounds: Row = db.execute(sql["bounds"], (user, user)).fetchone()
     return bounds != (box.oldest, box.expires)
 

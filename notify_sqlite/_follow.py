@@ -6,13 +6,12 @@ the rows and the position of the follower are written, so neither is lost or rep
 
 from __future__ import annotations
 
-from typing import Any
-
 from notify import Event, UsageError, ids
 from notify.inbox.abc import MAX_TOPICS
 
 from ._box import InboxWriter
 from ._connection import MAX_ROWS
+from ._items import payload_of
 from ._record import Row
 
 FOLLOWED = "notify.followed"
@@ -28,14 +27,13 @@ def pull(writer: InboxWriter, user: str, limit: int = -1) -> tuple[int, bool]:
         user: the follower.
         limit: items that are looked at; -1: all.
     """
-    db, sql = writer.db, writer.sql
     copied, left = 0, limit
-    for topic, position, head in db.execute(sql["moved_topics"], (user,)).fetchall():
-        rows = db.execute(sql["items_after"], (topic, position, head, left)).fetchall()
+    for topic, position, head in writer.read("moved_topics", user):
+        rows = writer.read("items_after", topic, position, head, left)
         if rows:
             copied += _copy(writer, user, topic, rows, with_state=False)
         left -= len(rows) if limit > 0 else 0
-        db.execute(sql["set_position"], (position := rows[-1][0] if left == 0 else head, user, topic, position))
+        writer.read("set_position", position := rows[-1][0] if left == 0 else head, user, topic, position)
         if left == 0:
             return copied, False
     return copied, True
@@ -48,7 +46,7 @@ def _copy(writer: InboxWriter, user: str, log: str, rows: list[Row], *, with_sta
     for id_, _, group, seen_at, read_at, dismissed_at, expires_at, *content in rows:
         if not writer.limits.is_due(id_, read_at, expires_at):
             times = (seen_at, read_at, dismissed_at) if with_state else (None, None, None)
-            writer.add(box, (id_, log, group, *times, expires_at, *content))
+            writer.copy(box, (id_, log, group, *times, expires_at, *content))
             copied += 1
     writer.trim(box)
     return copied
@@ -61,7 +59,7 @@ def complete(writer: InboxWriter, draft: Event) -> Event | None:
         UsageError: more than `MAX_TOPICS` logs would be followed or merged.
     """
     user, payload = draft.user, draft.payload
-    logs = {row[0]: row for row in writer.db.execute(writer.sql["logs"], (user,))}
+    logs = {row[0]: row for row in writer.read("logs", user)}
     if draft.type == UNFOLLOWED:
         _, _, _, merged, _ = logs.get(payload["topic"], (None, None, None, True, None))
         return None if merged else draft
@@ -75,7 +73,7 @@ def complete(writer: InboxWriter, draft: Event) -> Event | None:
     draft = _with(writer, draft, "until", session)
     if session == user or ids.pack(draft.payload["until"]) <= (logs[session][2] if session in logs else 0):
         return None
-    theirs = {row[0] for row in writer.db.execute(writer.sql["logs"], (session,))}
+    theirs = {row[0] for row in writer.read("logs", session)}
     _check_room(logs.keys() | {session} | (theirs - {user}))
     return draft
 
@@ -89,11 +87,11 @@ def _with(writer: InboxWriter, draft: Event, name: str, log: str) -> Event:
     """Return the draft with the end of a log as this member of its payload, unless that has a value."""
     if draft.payload.get(name) is not None:
         return draft
-    head = writer.db.execute(writer.sql["head_of"], (log,)).fetchone()
+    head = writer.read("head_of", log)
     return Event(
         draft.user,
         draft.type,
-        draft.payload | {name: ids.unpack(head[1]) if head else ids.ZERO},
+        draft.payload | {name: ids.unpack(head[0][1]) if head else ids.ZERO},
         timestamp=draft.timestamp,
         group=draft.group,
         key=draft.key,
@@ -103,7 +101,7 @@ def _with(writer: InboxWriter, draft: Event, name: str, log: str) -> Event:
 
 def apply(writer: InboxWriter, event: Event) -> None:
     """Apply a change of what is followed or merged; nothing if it is not one that the library writes."""
-    payload: Any = event.payload
+    payload = payload_of(event)
     match event.type, payload:
         case "notify.followed", {"topic": str(topic), "since": str(since)} if ids.is_id(since) and topic != event.user:
             _follow(writer, event.user, topic, ids.pack(since))
@@ -128,9 +126,9 @@ def unfollow(writer: InboxWriter, user: str, topic: str, limit: int = -1) -> int
         topic: what is followed, or not.
         limit: items that are removed; -1: all.
     """
-    if writer.db.execute(writer.sql["follow"], (user, topic)).fetchone() is None:
+    if not writer.read("follow", user, topic):
         return 0
-    rows = writer.db.execute(writer.sql["items_of_log"], (user, topic, limit)).fetchall()
+    rows = writer.read("items_of_log", user, topic, limit)
     writer.remove(writer.load(user), rows)
     if len(rows) != limit:
         writer.db.execute(writer.sql["delete_follow"], (user, topic))
@@ -142,18 +140,13 @@ def _merge(writer: InboxWriter, user: str, session: str, until: int) -> None:
     db, sql = writer.db, writer.sql
     db.execute(sql["insert_follow"], (user, session, 0, 0, 1))
     writer.box(user).changed = True
-    logs = {row[0]: row for row in db.execute(sql["logs"], (user,))}
-    _copy(
-        writer,
-        user,
-        session,
-        db.execute(sql["items_after"], (session, logs[session][2], until, -1)).fetchall(),
-        with_state=True,
-    )
-    for topic, since, position, merged, _ in db.execute(sql["logs"], (session,)).fetchall():
+    logs = {row[0]: row for row in writer.read("logs", user)}
+    new = writer.read("items_after", session, logs[session][2], until, -1)
+    _copy(writer, user, session, new, with_state=True)
+    for topic, since, position, merged, _ in writer.read("logs", session):
         if topic not in logs and topic != user:
             db.execute(sql["insert_follow"], (user, topic, since, position, merged))
-            _copy(writer, user, topic, db.execute(sql["all_of_log"], (session, topic)).fetchall(), with_state=True)
+            _copy(writer, user, topic, writer.read("all_of_log", session, topic), with_state=True)
     db.execute(sql["set_position"], (until, user, session, until))
 
 
@@ -163,11 +156,11 @@ def erase(writer: InboxWriter, user: str) -> bool:
     What was merged into the inbox of another user stays: it is that user's.
     """
     db, sql = writer.db, writer.sql
-    rows = db.execute(sql["oldest_items"], (user, MAX_ROWS)).fetchall()
+    rows = writer.read("oldest_items", user, MAX_ROWS)
     writer.remove(writer.load(user), rows)
     left = MAX_ROWS - len(rows)
-    while left > 0 and (follower := db.execute(sql["followers_after"], (user, "", 1)).fetchone()) is not None:
-        left -= 1 + unfollow(writer, follower[0], user, left)
+    while left > 0 and (found := writer.read("followers_after", user, "", 1)):
+        left -= 1 + unfollow(writer, found[0][0], user, left)
     writer.flush()
     if left <= 0:
         return False

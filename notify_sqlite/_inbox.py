@@ -62,7 +62,8 @@ class SQLiteInbox:
         """See `notify.inbox.abc.InboxStore.edges`."""
         if bool(user) == bool(topic):
             raise UsageError(f"exactly one of user= and topic= must be given, not {user!r:.80} and {topic!r:.80}")
-        check_user(user or topic)
+        for name in (user or topic, after or topic or user):
+            check_user(name)
         job = partial(items.edges, sql=self._database.sql, user=user, topic=topic, after=after, limit=limit)
         return await self._read(job, ())
 

@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from notify import Event, InvalidEventIdError, ids
 from notify.adapters import build_event, join_positions
 from notify.inbox.abc import ITEM, Counts, Follow, InboxRetention, Item, ItemPage, ItemQuery
 
-from ._record import Row, packed
+from ._record import SEQUENCE_MASK, Row, packed
 from ._worker import roll_back
 
 Key: TypeAlias = tuple[int, str]
@@ -29,6 +30,9 @@ LAST: Final[Key] = ((1 << 63) - 1, "")
 """After every item."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PLAIN: Final = 64
+"""Characters of a `meta` that is worth keeping decoded: such as have no trace context."""
+
 _LAST_MS: Final = 253_402_300_799_999
 """The end of the year 9999, which a datetime can hold."""
 
@@ -71,13 +75,29 @@ def key_of(text: object) -> Key | None:
     if not isinstance(text, str):
         return None
     number, at, log = text.partition("@")
-    return (ids.pack(number), log) if ids.is_id(number) and bool(at) == bool(log) else None
+    is_key = ids.is_id(number) and bool(at) == bool(log) and is_text(log)
+    return (ids.pack(number), log) if is_key else None
 
 
 def exact_key_of(text: object) -> Key | None:
     """Return the key of an item's id; None if no item can have it."""
     key = key_of(text)
     return key if key is not None and ids.unpack(key[0]) == ids.canonical(str(text).partition("@")[0]) else None
+
+
+def is_text(text: str) -> bool:
+    """Return whether a column can hold this text: not if it has a lone surrogate."""
+    return text.isascii() or text.encode(errors="replace").decode() == text
+
+
+def payload_of(event: Event) -> Any:
+    """Return the payload of a change; None if it is not JSON that a column can hold."""
+    try:
+        payload = event.payload
+        json.dumps(payload, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return payload
 
 
 def id_of(id: int, log: str) -> str:
@@ -95,21 +115,26 @@ def expiry_of(meta: Mapping[str, str]) -> int | None:
 def item_of(user: str, row: Row) -> Item:
     """Return the item of a row of `user`."""
     id_, log, group, seen_at, read_at, dismissed_at, expires_at, type_, data, micros, meta = row
-    event = build_event(
-        ids.unpack(id_), "", log or user, type_, data, micros, group, None, MappingProxyType(json.loads(meta))
+    text = f"{id_ >> ids.SEQUENCE_BITS}-{id_ & SEQUENCE_MASK}"
+    event = build_event(text, "", log or user, type_, data, micros, group, None, _meta(meta))
+    return Item(
+        event,
+        f"{text}@{log}" if log else text,
+        None if seen_at is None else _EPOCH + timedelta(milliseconds=seen_at),
+        None if read_at is None else _EPOCH + timedelta(milliseconds=read_at),
+        None if dismissed_at is None else _EPOCH + timedelta(milliseconds=dismissed_at),
+        None if expires_at is None else _EPOCH + timedelta(milliseconds=expires_at),
     )
-    times = (seen_at, read_at, dismissed_at, expires_at)
-    return Item(event, id_of(id_, log), *(None if ms is None else _EPOCH + timedelta(milliseconds=ms) for ms in times))
 
 
-def row_of(event: Event) -> Row:
-    """Return the row of a stored event in its user's own inbox, as a new item."""
-    meta = json.dumps({**event.meta})
-    expires_at = expiry_of(event.meta)
-    return (
-        *(ids.pack(event.id), "", event.group, None, None, None, expires_at),
-        *(event.type, event.data, event.micros, meta),
-    )
+def _meta(text: str) -> Mapping[str, str]:
+    """Return the `meta` of an item, which is read-only; most items have the same."""
+    return _plain_meta(text) if len(text) < _PLAIN else MappingProxyType(json.loads(text))
+
+
+@lru_cache(maxsize=256)
+def _plain_meta(text: str) -> Mapping[str, str]:
+    return MappingProxyType(json.loads(text))
 
 
 # -- an inbox ----------------------------------------------------------------------------------------------------
@@ -140,8 +165,18 @@ def may_be_due(limits: InboxLimits, oldest: int | None, expires: int | None) -> 
     return (oldest is not None and oldest < limits.horizon) or (expires is not None and expires <= limits.now)
 
 
-def counts(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: InboxLimits) -> tuple[Counts, list[str]]:
-    """Return the counts of an inbox, and which topics have items that are not in it; called in a transaction."""
+def counts(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: InboxLimits, pulled: bool = False
+) -> tuple[Counts, list[str]]:
+    """Return the counts of an inbox, and which topics have items that are not in it.
+
+    Args:
+        db: in a transaction.
+        sql: the statements.
+        user: whose inbox.
+        limits: what the retention allows now.
+        pulled: whether this transaction has pulled, so that the positions of topics are up to date.
+    """
     row = db.execute(sql["counts"], (user, user, user)).fetchone()
     head, follows, kept, total, unseen, unread, oldest, expires = row
     own = ids.unpack(head or 0)
@@ -154,11 +189,13 @@ def counts(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: In
         unread -= sum(read_at is None for _, _, _, read_at, _, _ in due)
     if not follows:
         return Counts(total, unseen, unread, own), []
-    position, news = _positions(db, sql, user, own)
+    position, news = _positions(db, sql, user, own, pulled)
     return Counts(total, unseen, unread, position), news
 
 
-def _positions(db: sqlite3.Connection, sql: Mapping[str, str], user: str, own: str) -> tuple[str, list[str]]:
+def _positions(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, own: str, pulled: bool
+) -> tuple[str, list[str]]:
     """Return up to where the rows of an inbox are exact in each log; a topic without new items is so up to its end."""
     topics: dict[str, str] = {user: own}
     sessions: dict[str, str] = {}
@@ -167,7 +204,7 @@ def _positions(db: sqlite3.Connection, sql: Mapping[str, str], user: str, own: s
         if merged:
             sessions[topic] = ids.unpack(position)
             continue
-        if head is not None and head > position:
+        if not pulled and head is not None and head > position:
             if db.execute(sql["has_item_after"], (topic, position)).fetchone() == (1,):
                 news.append(topic)
             else:
@@ -206,6 +243,8 @@ def _rows(
         return [] if row is None or limits.is_due(row[0], row[4], row[6]) else [row]
     types = None if query.types is None else json.dumps(query.types)
     filters = (*before, limits.now, limits.horizon, limits.keep_unread, types, types)
+    if query.group is not None and not is_text(query.group):
+        return []
     if query.group is None:
         return db.execute(sql[f"page_of_{query.state}"], (user, *filters, query.limit + 1)).fetchall()
     rows = db.execute(sql["items_of_group"], (user, query.group, *filters)).fetchall()

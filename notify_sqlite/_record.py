@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, Self, TypeAlias
 
@@ -18,6 +20,12 @@ from notify import Event, Page, ids
 from notify.adapters import Retention, build_event, continuity
 from notify.event import NO_META
 from notify.inbox.abc import InboxRetention
+
+_LOOKUPS: Final = 50
+"""Users that one statement looks up."""
+
+_ROWS: Final = 50
+"""Rows that one statement inserts: with twelve values each, within the limit of parameters that every SQLite has."""
 
 SEQUENCE_MASK: Final = (1 << ids.SEQUENCE_BITS) - 1
 
@@ -58,6 +66,43 @@ def horizon_at(seconds: float, retention: Retention) -> int:
 def packed(ms: int) -> int:
     """Return the first packed id of this millisecond."""
     return max(ms, 0) << ids.SEQUENCE_BITS
+
+
+def rows_of_users(execute: Any, one: str, many: str, users: list[str]) -> Iterator[Row]:
+    """Yield the rows of these users. Looking up many at once takes half the time.
+
+    Args:
+        execute: of a cursor.
+        one: a statement that finds the row of one user, which begins with the user.
+        many: the same for `_LOOKUPS` users.
+        users: whose rows.
+    """
+    for start in range(0, len(users), _LOOKUPS):
+        some = users[start : start + _LOOKUPS]
+        if len(some) < _LOOKUPS // 4:
+            for user in some:
+                yield from execute(one, (user,))
+        else:
+            yield from execute(many, [*some, *some[-1:] * (_LOOKUPS - len(some))]).fetchall()
+
+
+def insert_many(db: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> None:
+    """Insert rows, `_ROWS` to a statement as far as possible, which takes a quarter less time."""
+    if len(rows) == 1:
+        db.execute(statement, rows[0])
+        return
+    whole = len(rows) - len(rows) % _ROWS
+    for start in range(0, whole, _ROWS):
+        db.execute(_repeated(statement), [*chain.from_iterable(rows[start : start + _ROWS])])
+    db.executemany(statement, rows[whole:])
+
+
+@cache
+def _repeated(statement: str) -> str:
+    """Return the statement for `_ROWS` rows at once."""
+    begin = statement.index("VALUES (") + len("VALUES ")
+    row = statement[begin : statement.index(")", begin) + 1]
+    return statement.replace(row, ", ".join([row] * _ROWS), 1)
 
 
 def page(db: sqlite3.Connection, sql: Mapping[str, str], user: str, after: str, limit: int, horizon: int) -> Page:

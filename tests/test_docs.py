@@ -52,7 +52,7 @@ WRITTEN = sorted(
 TEST_NAME = re.compile(r"`[\w/]+::\w+`")
 """A reference to a test."""
 
-HOWTOS = ("custom-router", "custom-store", "custom-presence")
+HOWTOS = ("custom-router", "custom-store", "custom-presence", "custom-inbox")
 """The pages that build a part and hold it to the suites."""
 
 SERVED = {"web.md", "sync-frameworks.md"}
@@ -202,6 +202,7 @@ def test_documented_parts_are_typed(tmp_path: Path) -> None:
         ("custom-store", "LiteStreamStore", 20),
         ("custom-router", "FolderRouter", 15),
         ("custom-presence", "DirectoryPresence", 40),
+        ("custom-inbox", "JournalStore", 110),
     ],
 )
 def test_documented_parts_are_short(name: str, part: str, limit: int) -> None:

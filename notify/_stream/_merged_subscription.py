@@ -103,7 +103,10 @@ class MergedSubscription(MergedAttachment):
 
     def add(self, user: str, position: Position = None) -> Awaitable[None]:
         """Read one more log; see `notify.abc.MergedStream.add`."""
-        self._raise_if_ended(ClosedError)
+        if self._seen < 0 and not self.is_over:
+            self._seen = -self._set.generation  # keeps I2: the interruption is for the reader
+        else:
+            self._raise_if_ended(ClosedError)
         check_user(user)
         user = plain(user)
         if user in self._logs:

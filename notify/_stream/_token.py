@@ -21,6 +21,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from .. import ids
@@ -54,8 +55,9 @@ def is_token(text: str) -> bool:
     return _VERSION.match(text) is not None
 
 
+@lru_cache(maxsize=4096)
 def name_of(user: str) -> str:
-    """Return how a token writes this log."""
+    """Return how a token writes this log; kept, because each page of an inbox with topics writes all of them again."""
     name = "".join(
         character if character.isascii() and (character.isalnum() or character == "-") else _escaped(character)
         for character in user

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, Protocol
 from weakref import ref
 
@@ -158,12 +159,13 @@ class SteeredStream:
     def _start_own_at(self, position: Position) -> None:
         """Exchange the position in the user's own log, before the stream is opened."""
         own, is_only = self._user, len(self._base) == 1
-        if is_only:
-            self._inner.add(SPARE)
-        self._inner.remove(own)
-        self._inner.add(own, position)
-        if is_only:
-            self._inner.remove(SPARE)
+        with suppress(ClosedError):  # it has been disconnected already, which the reader finds out by itself
+            if is_only:
+                self._inner.add(SPARE)
+            self._inner.remove(own)
+            self._inner.add(own, position)
+            if is_only:
+                self._inner.remove(SPARE)
 
     # -- events that pass ----------------------------------------------------------------------------------------
 

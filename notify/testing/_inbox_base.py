@@ -17,7 +17,6 @@ from ._store_base import StoreTests
 from ._types import InboxStoreT
 from ._waits import eventually
 
-NOBODY = "nobody"
 FOREVER = InboxRetention(max_items=100_000, max_age=None)
 
 
@@ -104,6 +103,10 @@ class InboxTests(StoreTests[InboxStoreT]):
             *([many] if isinstance(store, SaveMany) else []),
             *([soon] if isinstance(store, SaveSoon) else []),
         ]
+
+    async def tick(self, store: InboxStore) -> None:
+        """Wait until the ids that logs give are of a later millisecond, so that they are greater in every log."""
+        await self.fill_over_time(store, "clock")
 
     async def mark(self, store: InboxStore, user: str, effect: str, **named: Any) -> Change:
         """Apply a change that names items by `ids`, `up_to` or `group`."""

@@ -30,6 +30,7 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
         assert change.event.payload == {"topic": "news", "since": head}
         assert await self.read_all(store, "alice") == [change.event]
         own = await self.send(store, "alice", "own")
+        await self.tick(store)
         event = await self.send(store, "news", "after", group="g")
         await store.save(Event("news", "t", "plain"))
         page = await self.page(store, "alice")
@@ -73,7 +74,7 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
             assert (await self.unfollow(store, "alice", topic)).event is None
         await self.follow(store, "alice", "news")
         await self.send(store, "news", 3)
-        assert payloads((await self.page(store, "alice")).items) == [3, "own"]
+        assert {*payloads((await self.page(store, "alice")).items)} == {3, "own"}
 
     async def test_each_follower_has_its_own_states(self, store: InboxStore) -> None:
         """What one follower dismisses stays for the others and for the topic; they begin with unseen items."""
@@ -137,7 +138,8 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
         third = [await self.send(store, "news", number, group="g") for number in range(3, 6)][-1]
         page = await self.page(store, "alice", group="g", state="all")
         assert {*listed(page.items)} == {f"{third.id}@news", f"{other.id}@olds", own.id}
-        assert [*(await self.mark(store, "alice", "restored", group="g")).ids] == listed(page.items[1:])
+        restored = (await self.mark(store, "alice", "restored", group="g")).ids
+        assert [*restored] == [each.id for each in page.items if each.dismissed_at is not None]
 
     async def test_up_to_a_page_of_many_logs(self, store: InboxStore) -> None:
         """The position of a page affects, in each log, what the page could show, and nothing that arrived since."""
@@ -179,6 +181,7 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
         store.inbox_retention = InboxRetention(max_items=4)
         await self.follow(store, "alice", "news")
         own = [await self.send(store, "alice", number) for number in range(3)]
+        await self.tick(store)
         gone = await self.send(store, "news", "expired", expires=1)
         sent = [await self.send(store, "news", number) for number in range(3)]
         states = await self.states(store, "alice")
@@ -230,7 +233,7 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
             assert {*payloads(page.items)} == {"own", 2, 1}  # of several logs, perhaps of one millisecond
             await save([Event(user, "notify.read", {"up_to": page.position}), item(user, "new")])
             states = await self.states(store, user)
-            assert [*states.values()] == ["unseen", "read", "read", "read"]
+            assert sorted(states.values()) == ["read", "read", "read", "unseen"]
             assert [*await store.edges(topic=topic)] == [Follow(user, topic, sent[0].id)]
             await save([Event(user, "notify.unfollowed", {"topic": topic}), Event(user, "t")])
             assert payloads((await self.page(store, user)).items) == ["new", "own"]

@@ -170,9 +170,8 @@ async def _options(methods: Mapping[str, Handler], site: Site, request: Request,
 
 def _methods(site: Site, request: Request) -> Mapping[str, Handler]:
     """Return the handlers of a path."""
-    end = _routing.route_of(request.scope).endpoint
-    methods = ROUTES.get(site.aliases.get(end, end))
-    if methods is None and (named := _routing.named_of(request.scope)) is not None:
+    methods = ROUTES.get(_routing.route_of(request.scope, site.aliases).endpoint)
+    if methods is None and (named := _routing.named_of(request.scope, site.aliases)) is not None:
         methods = ROUTES[named.endpoint]
     if methods is None:
         raise WebError(404, "not_found", "there is nothing at this path: try /health, /stream or /client.js")

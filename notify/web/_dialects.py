@@ -60,6 +60,7 @@ class Dialect:
         cursor: the name of a position in the query of a poll, beside the usual ones.
         is_resumed: frames carry ids, and an event id is accepted beside `?since=`.
         is_flushed: the replay always begins at the beginning; `?since=` only leaves out what it need not repeat.
+        changed: makes the frames of a change of an inbox, and of its counts.
         page: makes the answer to a poll, of the objects and the position.
         aliases: further last segments of the path, and the endpoint that each means.
     """
@@ -76,6 +77,7 @@ class Dialect:
     without_since: Position = None
     is_resumed: bool = True
     is_flushed: bool = False
+    changed: Callable[[Event], list[Frame]] = lambda event: []
     page: Callable[[list[dict[str, Any]], str], object] = lambda objects, position: objects
     aliases: Mapping[str, str] = field(default_factory=dict)
 
@@ -220,6 +222,38 @@ def _marketplace(event: Event) -> dict[str, Any]:
     }
 
 
+def gone(id: str) -> Frame:
+    """Return the frame that removes a notification from the screens of `skrift` clients."""
+    return Frame("dismissed", dump({"type": "dismissed", "id": id, "mode": "ephemeral", "payload": {}}))
+
+
+def members_of(event: Event) -> dict[str, Any]:
+    """Return what the payload of a change says; nothing if it is malformed, in a log that was copied from elsewhere."""
+    payload = event.payload
+    return payload if isinstance(payload, dict) else {}
+
+
+def _ids(event: Event) -> list[str]:
+    """Return the ids of the events whose items a change names, as clients know them: without the log."""
+    ids = members_of(event).get("ids")
+    return [str(id).partition("@")[0] for id in ids] if isinstance(ids, list) else []
+
+
+def _skrift_changed(event: Event) -> list[Frame]:
+    return [gone(id) for id in _ids(event)] if event.type == "notify.dismissed" else []
+
+
+def _template_changed(event: Event) -> list[Frame]:
+    if event.type in ("notify.counts", "notify.sync"):
+        counts = members_of(event)
+        return [Frame("unread:count", dump(counts["unread"]))] if "unread" in counts else []
+    if event.type not in ("notify.read", "notify.dismissed"):
+        return []
+    if "up_to" in members_of(event):
+        return [Frame("notifications:cleared", b"{}")]
+    return [Frame("notification:updated", dump({"id": id, "read": True})) for id in _ids(event)]
+
+
 _TEMPLATE_FIELDS = frozenset({"title", "message", "action_url", "actionUrl"})
 
 DIALECTS: Final[Mapping[str, Dialect]] = {
@@ -234,6 +268,8 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             end="disconnecting",
             is_resumed=False,
             is_flushed=True,
+            changed=_skrift_changed,
+            aliases={"notifications": "inbox"},
         ),
         Dialect(
             "template",
@@ -250,6 +286,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
                     "unread:count",
                 }
             ),
+            changed=_template_changed,
         ),
         Dialect(
             "tutorial",

@@ -22,9 +22,6 @@ from ._reply import WebError
 from ._request import Identity
 from ._site import Site
 
-MAX_TOPICS: Final = 100
-"""Topics that are shown of those that a user follows: all that there can be."""
-
 Operation: TypeAlias = Callable[[Site, Inbox, Identity, Mapping[str, Any]], Awaitable[bytes]]
 
 
@@ -101,12 +98,7 @@ async def _unfollow(_: Site, inbox: Inbox, identity: Identity, members: Mapping[
 
 async def _following(_: Site, inbox: Inbox, identity: Identity, members: Mapping[str, Any]) -> bytes:
     arguments.nothing_of(members)
-    topics: list[str] = []
-    async for topic in inbox.following(identity.user):
-        topics.append(topic)
-        if len(topics) >= MAX_TOPICS:
-            break
-    return topics_object(topics)
+    return topics_object([topic async for topic in inbox.following(identity.user)])
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

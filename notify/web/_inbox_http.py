@@ -34,12 +34,12 @@ async def mark(site: Site, request: Request, receive: Receive, send: Send) -> No
 
 async def dismiss(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve DELETE /inbox/{id}."""
-    await _serve(site, request, send, "dismiss", {"id": route_of(request.scope).name})
+    await _serve(site, request, send, "dismiss", {"id": _name(site, request)})
 
 
 async def dismiss_group(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve DELETE /inbox/group/{group}."""
-    await _serve(site, request, send, "dismiss", {"group": route_of(request.scope).name})
+    await _serve(site, request, send, "dismiss", {"group": _name(site, request)})
 
 
 async def follow(site: Site, request: Request, receive: Receive, send: Send) -> None:
@@ -49,12 +49,16 @@ async def follow(site: Site, request: Request, receive: Receive, send: Send) -> 
 
 async def unfollow(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve DELETE /follow/{topic}."""
-    await _serve(site, request, send, "unfollow", {"topic": route_of(request.scope).name})
+    await _serve(site, request, send, "unfollow", {"topic": _name(site, request)})
 
 
 async def following(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /following."""
     await _serve(site, request, send, "following", {})
+
+
+def _name(site: Site, request: Request) -> str:
+    return route_of(request.scope, site.aliases).name
 
 
 async def _serve(site: Site, request: Request, send: Send, name: str, source: Mapping[str, Any] | Receive) -> None:

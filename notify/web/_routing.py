@@ -23,6 +23,8 @@ TOPIC: Final = "follow/{topic}"
 NAMED: Final = (ITEM, GROUP, TOPIC)
 """Endpoints whose path ends with a name."""
 
+NO_ALIASES: Final[Mapping[str, str]] = {}
+
 _BELOW_INBOX: Final = frozenset({"counts", "mark"})
 
 
@@ -43,29 +45,34 @@ def last_segment(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-def route_of(scope: Mapping[str, Any]) -> Route:
-    """Return what a request is for; whether there is such an endpoint is not decided here."""
+def route_of(scope: Mapping[str, Any], aliases: Mapping[str, str] = NO_ALIASES) -> Route:
+    """Return what a request is for; whether there is such an endpoint is not decided here.
+
+    Args:
+        scope: of the request.
+        aliases: further names of endpoints.
+    """
     path = str(scope.get("path", ""))
     method = scope.get("method", "GET")
     if method == "DELETE" or (method == "OPTIONS" and _asks_for_delete(scope)):
-        named = named_of(scope)
+        named = named_of(scope, aliases)
         if named is not None:
             return named
     segment = last_segment(path)
     if segment in _BELOW_INBOX and path.rstrip("/").endswith(f"inbox/{segment}"):
         return Route(f"inbox/{segment}")
-    return Route(segment)
+    return Route(aliases.get(segment, segment))
 
 
-def named_of(scope: Mapping[str, Any]) -> Route | None:
+def named_of(scope: Mapping[str, Any], aliases: Mapping[str, str] = NO_ALIASES) -> Route | None:
     """Return the endpoint with a name that a path could be for, whatever the method."""
     raw_path = scope.get("raw_path")
     if raw_path:
         raw = raw_path.partition(b"?")[0].decode("latin-1")
-        found = _named([unquote(segment, errors="replace") for segment in raw.rstrip("/").split("/")])
+        found = _named([unquote(segment, errors="replace") for segment in raw.rstrip("/").split("/")], aliases)
         if found is not None:
             return found
-    return _named(str(scope.get("path", "")).rstrip("/").split("/"))
+    return _named(str(scope.get("path", "")).rstrip("/").split("/"), aliases)
 
 
 def _asks_for_delete(scope: Mapping[str, Any]) -> bool:
@@ -73,12 +80,13 @@ def _asks_for_delete(scope: Mapping[str, Any]) -> bool:
     return any((name.lower(), value) == wanted for name, value in scope.get("headers", ()))
 
 
-def _named(segments: list[str]) -> Route | None:
+def _named(segments: list[str], aliases: Mapping[str, str]) -> Route | None:
     *before, name = segments
-    if name and before[-2:] == ["inbox", "group"]:
+    first, last = (aliases.get(segment, segment) for segment in ["", "", *before][-2:])
+    if name and (first, last) == ("inbox", "group"):
         return Route(GROUP, name)
-    if name and name not in _BELOW_INBOX and before[-1:] == ["inbox"]:
+    if name and name not in _BELOW_INBOX and last == "inbox":
         return Route(ITEM, name)
-    if name and before[-1:] == ["follow"]:
+    if name and last == "follow":
         return Route(TOPIC, name)
     return None

@@ -308,7 +308,7 @@ class FrameFeed:
     def _sync(self, event: Event | None = None) -> bytes:
         self.is_synced = True
         if self._translation is not None:
-            return _named(self._translation.sync())
+            return _named(self._translation.sync(event))
         position = self._session.last_id
         # A position needs no escaping, and one of these is written for each connection.
         data = b'{"position":"%b","heartbeat":%b%b}' % (

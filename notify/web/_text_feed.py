@@ -84,7 +84,7 @@ class TextFeed:
     def _sync(self, event: Event | None = None) -> Iterator[str]:
         self._is_synced = True
         if self._translation is not None:
-            yield from texts_of(self._translation.sync())
+            yield from texts_of(self._translation.sync(event))
             return
         position = self._session.last_id
         data = one_line({"position": position, "heartbeat": self._site.options.heartbeat})

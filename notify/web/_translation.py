@@ -8,7 +8,7 @@ from typing import Final
 from notify import Event
 from notify.inbox.abc import CHANGES
 
-from ._dialects import Dialect, Frame, Since, dump, mode_of, steps_of
+from ._dialects import Dialect, Frame, Since, gone, members_of, mode_of, steps_of
 
 MAX_GROUPS: Final = 1000
 """Groups whose latest notification a connection remembers, to say that it was replaced."""
@@ -41,11 +41,13 @@ class Translation:
         if self.dialect.hello is not None:
             yield self.dialect.hello
 
-    def sync(self) -> Iterator[Frame]:
-        """Yield the frames after the replay."""
+    def sync(self, event: Event | None = None) -> Iterator[Frame]:
+        """Yield the frames after the replay; its signal, if there was one, may contain the counts of an inbox."""
         self._is_live = True
         if self.dialect.sync is not None:
             yield self.dialect.sync
+        if event is not None:
+            yield from self.dialect.changed(event)
 
     def id_of(self, event: Event, last_id: str) -> str:
         """Return the id of an event's frames, for a stream that is at `last_id` after it; empty for none."""
@@ -54,9 +56,11 @@ class Translation:
     def frames(self, event: Event) -> Iterator[Frame]:
         """Yield the frames that an event becomes: none, if the client has it already."""
         if event.type == "notify.sync":
-            yield from self.sync()
+            yield from self.sync(event)
         elif event.type == "notify.gap":
             yield Frame(event.type, event.data)  # under a name that these clients have no handler for
+        elif event.type in CHANGES or event.type == "notify.counts":
+            yield from self._changed(event)
         elif not self.is_known(event):
             if self.dialect.is_flushed:
                 yield from self._replaced(event)
@@ -72,14 +76,21 @@ class Translation:
             return self.dialect.is_flushed  # a series is repeated only to a client that says since when
         return steps_of(event.id) <= self._seen
 
+    def _changed(self, event: Event) -> Iterator[Frame]:
+        """Yield the frames of a change: of a group that is dismissed the latest notification is known here alone."""
+        yield from self.dialect.changed(event)
+        if self.dialect.is_flushed and event.type == "notify.dismissed":
+            group = members_of(event).get("group")
+            for place in [place for place in self._latest if place[1] == group]:
+                yield gone(self._latest.pop(place))
+
     def _replaced(self, event: Event) -> Iterator[Frame]:
         if event.group is None:
             return
         place = (event.user, event.group)
         replaced = self._latest.pop(place, None)
         if replaced is not None:
-            gone = {"type": "dismissed", "id": replaced, "mode": "ephemeral", "payload": {}}
-            yield Frame("dismissed", dump(gone))
+            yield gone(replaced)
         if event.id:
             self._latest[place] = event.id
             if len(self._latest) > MAX_GROUPS:

@@ -49,9 +49,6 @@ CREATE INDEX IF NOT EXISTS {p}items_active ON {p}items (user, id, log) WHERE dis
 -- name: create_items_unread
 CREATE INDEX IF NOT EXISTS {p}items_unread ON {p}items (user, id, log) WHERE read_at IS NULL
 
--- name: create_items_unseen
-CREATE INDEX IF NOT EXISTS {p}items_unseen ON {p}items (user, id, log) WHERE seen_at IS NULL
-
 -- name: create_items_dismissed
 CREATE INDEX IF NOT EXISTS {p}items_dismissed ON {p}items (user, id, log) WHERE dismissed_at IS NOT NULL
 
@@ -73,7 +70,13 @@ CREATE INDEX IF NOT EXISTS {p}follows_by_topic ON {p}follows (topic, user)
 SELECT count(*) FROM sqlite_master WHERE name = '{p}inbox'
 
 -- name: box
-SELECT kept, total, unseen, unread, oldest, expires FROM {p}inbox WHERE user = ?
+SELECT user, kept, total, unseen, unread, oldest, expires FROM {p}inbox WHERE user = ?
+
+-- name: boxes
+SELECT user, kept, total, unseen, unread, oldest, expires FROM {p}inbox WHERE user IN (
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+)
 
 -- name: set_box
 INSERT INTO {p}inbox (user, kept, total, unseen, unread, oldest, expires) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -95,6 +98,31 @@ DELETE FROM {p}items WHERE user = ? AND id = ? AND log = ?
 
 -- name: set_item
 UPDATE {p}items SET seen_at = ?, read_at = ?, dismissed_at = ? WHERE user = ? AND id = ? AND log = ?
+
+-- name: set_seen
+UPDATE {p}items SET seen_at = ?
+WHERE user = ? AND log = ? AND id <= ? AND read_at IS NULL AND seen_at IS NULL
+    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
+
+-- name: set_read
+UPDATE {p}items SET seen_at = coalesce(seen_at, ?), read_at = ?
+WHERE user = ? AND log = ? AND id <= ? AND read_at IS NULL
+    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
+
+-- name: set_unread
+UPDATE {p}items SET read_at = NULL, dismissed_at = NULL
+WHERE user = ? AND log = ? AND id <= ? AND read_at IS NOT NULL
+    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
+
+-- name: set_dismissed
+UPDATE {p}items SET seen_at = coalesce(seen_at, ?), read_at = coalesce(read_at, ?), dismissed_at = ?
+WHERE user = ? AND log = ? AND id <= ? AND dismissed_at IS NULL
+    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
+
+-- name: set_restored
+UPDATE {p}items SET dismissed_at = NULL
+WHERE user = ? AND log = ? AND id <= ? AND dismissed_at IS NOT NULL
+    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
 
 -- name: current_item
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE user = ? AND grp = ? AND log = ?
@@ -121,11 +149,12 @@ SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE u
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE user = ? AND id = ? AND log = ?
 
 -- name: named_group
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE user = ? AND grp = ?
+SELECT id, log, seen_at, read_at, dismissed_at, expires_at
+FROM {p}items INDEXED BY {p}items_current WHERE user = ? AND grp = ?
 
 -- name: up_to_seen
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items INDEXED BY {p}items_unseen
-WHERE user = ? AND id <= ? AND seen_at IS NULL
+SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items INDEXED BY {p}items_unread
+WHERE user = ? AND id <= ? AND read_at IS NULL AND seen_at IS NULL
 
 -- name: up_to_read
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items INDEXED BY {p}items_unread
@@ -202,7 +231,8 @@ WHERE user = ? AND (id, log) < (?, ?)
 ORDER BY id DESC, log DESC LIMIT ?
 
 -- name: items_of_group
-SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta FROM {p}items
+SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta
+FROM {p}items INDEXED BY {p}items_current
 WHERE user = ? AND grp = ? AND (id, log) < (?, ?)
     AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
     AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))

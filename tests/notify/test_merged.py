@@ -322,6 +322,17 @@ async def test_logs_change_while_the_reader_waits(notifier: Notifier) -> None:
         await until(lambda: got == [event])
 
 
+async def test_adding_a_log_leaves_an_interruption_to_the_reader(notifier: Notifier) -> None:
+    """`add` neither raises nor takes it, so the reader is called back as intended."""
+    async with notifier.subscribe(["alice"]) as stream:
+        stream.interrupt()  # type: ignore[attr-defined]
+        await stream.add("bob")
+        with pytest.raises(TimeoutError):
+            await stream.next(2)
+        event = await notifier.push("bob", "t")
+        assert await stream.next(2) == event
+
+
 async def test_removing_the_log_that_hangs_frees_the_others() -> None:
     """The replay of all waits for each; without the log that hangs it goes on."""
     gate = anyio.Event()

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notify import Event, Notifier, UsageError
+from notify.inbox import Inbox
+from notify.inbox.abc import CHANGES
 from notify.web import NotifyApp
 from notify.web._dialects import DIALECTS, OVERLAP, Frame, Since, find_dialect, stamp
 from notify.web._translation import MAX_GROUPS, Translation
-from notify_memory import MemoryStreamStore
+from notify_memory import MemoryStore, MemoryStreamStore
 from tests.web.serving import serving, websocket
 
 NOW = 1_764_375_000.0
@@ -202,6 +204,65 @@ class TestTemplate:
     def test_its_other_names_are_types(self, type: str, payload: Any) -> None:
         """TP-42 to 45, 65: an application pushes them as types."""
         assert told("template", event(type, payload)) == [(type, payload)]
+
+
+class TestInbox:
+    """What the clients learn of an inbox."""
+
+    def change(self, kind: str, **named: Any) -> Event:
+        return event(f"notify.{kind}", named, sequence=9)
+
+    def test_skrift(self) -> None:
+        """A dismissal removes what it names, also by its group; other changes are not shown."""
+        first, second = event(sequence=1, group="g"), event(sequence=2, group="g").addressed_to("news")
+        frames = told("skrift", first, second, self.change("dismissed", ids=["1-0", "2-0@news"]))
+        assert [(name, value["id"]) for name, value in frames[2:]] == [("dismissed", "1-0"), ("dismissed", "2-0")]
+        frames = told("skrift", first, second, self.change("dismissed", group="g"))
+        assert [(name, value["id"]) for name, value in frames[2:]] == [
+            ("dismissed", first.id), ("dismissed", second.id),
+        ]  # fmt: skip
+        for kind in ("read", "seen", "unread", "restored", "followed"):
+            assert told("skrift", self.change(kind, ids=["1-0"])) == []
+        assert told("skrift", self.change("counts", unread=1)) == []
+
+    def test_template(self) -> None:
+        """What was read, one by one or all, and the unread count, which comes after the replay too."""
+        assert told("template", self.change("read", ids=["1-0@news"])) == [
+            ("notification:updated", {"id": "1-0", "read": True})
+        ]
+        assert told("template", self.change("dismissed", ids=["1-0"]))[0][0] == "notification:updated"
+        assert told("template", self.change("read", up_to="1-0")) == [("notifications:cleared", {})]
+        assert told("template", self.change("seen", up_to="1-0")) == []
+        assert told("template", self.change("counts", unread=3)) == [("unread:count", 3)]
+        assert told("template", self.change("sync", unread=3)) == [("unread:count", 3)]
+        assert told("template", event("notify.sync", {})) == []
+
+    @pytest.mark.parametrize("name", ["tutorial", "marketplace"])
+    def test_others(self, name: str) -> None:
+        """Nothing."""
+        for kind in CHANGES | {"notify.counts"}:
+            assert told(name, event(kind, {"ids": ["1-0"]})) == []
+
+    @pytest.mark.parametrize("name", ["skrift", "template", "tutorial", "marketplace"])
+    def test_a_malformed_one(self, name: str) -> None:
+        """It has no frames, and does no harm."""
+        for kind in CHANGES:
+            for payload in (None, [], "text", {"ids": 1}, {"group": 1}, {"ids": None}):
+                assert told(name, event(kind, payload)) == []
+
+    @pytest.mark.anyio
+    async def test_dismissing(self) -> None:
+        """The requests of `skrift` clients: by id and by group, at the path that they know."""
+        async with Notifier(MemoryStore()) as notifier:
+            inbox = Inbox(notifier)
+            sent = [await inbox.send("alice", "note", number, group=f"g{number}") for number in range(2)]
+            app = NotifyApp(notifier, lambda request: "alice", inbox=inbox, dialect="skrift")
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                for path, item in ((sent[0].id, sent[0]), ("group/g1", sent[1])):  # type: ignore[union-attr]
+                    answer = await client.delete(f"/notifications/{path}", headers={"sec-fetch-site": "same-origin"})
+                    assert answer.json()["ids"] == [item.id]  # type: ignore[union-attr]
+                assert (await client.get("/notifications")).json()["items"] == []
 
 
 def test_tutorial() -> None:

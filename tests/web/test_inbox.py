@@ -16,11 +16,19 @@ import pytest
 from notify import Event, Notifier, UsageError
 from notify.inbox import Inbox
 from notify.web import Identity, NotifyApp, Request, _follow_rule
+from notify.web._frames import wire_object
 from notify.web._inbox_arguments import is_item_id
 from notify.web._routing import route_of
 from notify_memory import MemoryStore, MemoryStreamStore
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Streams of an inbox are tested on both event loops elsewhere."""
+    return "asyncio"
+
 
 ADDRESSES = ("news", "a/b?c#ü%", "stream")
 
@@ -228,7 +236,6 @@ class TestMarks:
             assert error_of(answer) == (400, "invalid_position")
             assert (await client.get("/inbox/counts")).json()["unread"] == 1
 
-    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # on trio this client leaves a refused body unfinished
     async def test_bodies(self, site: Site) -> None:
         """Bounded in size, JSON, and declared as such."""
         as_json = {"content-type": "application/json"}
@@ -479,6 +486,19 @@ class TestEachEndpoint:
             assert answer.headers["retry-after"]
 
 
+@pytest.mark.parametrize(
+    "path", ["/inbox/health", "/inbox/openapi.json", "/inbox/group/client.js", "/follow/health", "/follow/stream"]
+)
+async def test_names_like_those_of_public_files(site: Site, path: str) -> None:
+    """They open no way around the cross-site rules."""
+    await site.send(group="client.js")
+    async with site.client(cookie="a=b", origin="https://evil.example") as client:
+        assert error_of(await client.delete(path)) == (403, "cross_site")
+        assert (await client.get("/health", headers={"sec-fetch-site": "cross-site"})).status_code == 200
+    async with site.client() as client:
+        assert (await client.delete(path)).status_code == 200
+
+
 async def test_closed(site: Site) -> None:
     """While the server shuts down: 503."""
     async with site.client() as client:
@@ -529,6 +549,27 @@ def test_routing(method: str, path: str, expected: tuple[str, str]) -> None:
     )
     if "%2" not in path:
         assert route_of({"method": method, "path": decoded}) == expected
+
+
+def test_other_names() -> None:
+    """A dialect may have further names for endpoints, also where a name follows."""
+    aliases = {"notifications": "inbox"}
+    for path, expected in (
+        ("/notifications/1-0", ("inbox/{id}", "1-0")),
+        ("/notifications/group/g", ("inbox/group/{group}", "g")),
+        ("/notifications", ("inbox", "")),
+    ):
+        assert route_of({"method": "DELETE", "path": path}, aliases) == expected
+        assert route_of({"method": "DELETE", "path": path}) == (path.rpartition("/")[2], "")
+
+
+def test_an_expiry_that_is_not_a_time() -> None:
+    """It counts as none, as in every inbox."""
+    for expiry in ("", "never", "1" * 15, "-1", "\u0661"):
+        shown = json.loads(wire_object(Event("alice", "note", 1, id="1-0", meta={"notify.item": expiry})))
+        assert shown["item"] == {}
+    shown = json.loads(wire_object(Event("alice", "note", 1, id="1-0", meta={"notify.item": "1795962643133"})))
+    assert shown["item"] == {"expires_at": "2026-11-29T14:30:43.133000+00:00"}
 
 
 @pytest.mark.parametrize("text", ["1-0", "1795879843133-0", "1-0@a", "1-0@a@b", "1-0@ü/?", "18446744073709551616-1"])

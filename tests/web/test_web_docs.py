@@ -43,13 +43,13 @@ def html() -> str:
 
 
 @contextmanager
-def serving(directory: Path, source: str, port: int | None = None) -> Iterator[str]:
+def serving(directory: Path, source: str, port: int | None = None, ready: str = "/") -> Iterator[str]:
     """Run a program as app.py, beside page.html, and yield its URL."""
     (directory / "app.py").write_text(source, encoding="utf-8")
     (directory / "page.html").write_text(html(), encoding="utf-8")
     run_here = f"import os; os.chdir({str(directory)!r}); from app import app"
     (directory / "here.py").write_text(run_here, encoding="utf-8")  # as in a terminal: files are found beside it
-    with WebServer("uvicorn", "here:app", directory, port=port, ready="/") as server:
+    with WebServer("uvicorn", "here:app", directory, port=port, ready=ready) as server:
         yield server.url
 
 
@@ -95,6 +95,37 @@ def test_the_program_of_a_framework(framework: str, tmp_path: Path) -> None:
         assert events.next()["id"] == received["id"]
         assert events.next()["payload"] == received["payload"]
         assert events.next("notify.sync")
+
+
+def test_the_program_with_an_inbox(tmp_path: Path) -> None:
+    """What its endpoint sends is listed, counted and dismissed; a topic among the addresses may be followed."""
+    with serving(tmp_path, program(WEB, "With an inbox"), ready="/notify/health") as url:
+        with stream(url, "/notify/stream") as events:
+            assert events.next("notify.sync")["unread"] == 0
+            assert httpx.post(f"{url}/hello").status_code == 200
+            item = events.next()
+            assert item["item"] == {}
+            assert events.next("notify.counts")["unread"] == 1
+            page = httpx.get(f"{url}/notify/inbox").json()
+            assert [each["id"] for each in page["items"]] == [item["id"]]
+            assert httpx.delete(f"{url}/notify/inbox/{item['id']}").json()["ids"] == [item["id"]]
+            assert events.next()["type"] == "notify.dismissed"
+            assert events.next("notify.counts")["total"] == 0
+        assert httpx.post(f"{url}/notify/follow", json={"topic": "news"}).status_code == 200
+        assert httpx.post(f"{url}/notify/follow", json={"topic": "bob"}).status_code == 403
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_rule_of_who_may_follow() -> None:
+    """It lets in what it names, and nothing else."""
+    (block,) = (block for block in snippets(WEB, "python") if "authorize_follow=" in block.source)
+    names: dict[str, Any] = {}
+    exec(block.source, names)
+    transport = httpx.ASGITransport(names["app"])
+    async with names["notifier"], httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for topic, status in (("blog:tech", 200), ("bob", 403), ("blog:tech\u00e9", 403)):
+            assert (await client.post("/follow", json={"topic": topic})).status_code == status
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -1,8 +1,8 @@
-// API: client.d.ts; how it works: docs/internals/browser.md.
+// API: client.d.ts; why: docs/internals/browser.md.
 const PROTOCOL = 'notify.v1';
 const FRAMES = ['message', 'notify.sync', 'notify.gap', 'notify.end', 'notify.position', 'notify.counts'];
-const TICK = 2000; // ms between pings to the leader
-const AWAY = 30000; // ms hidden
+const TICK = 2000;
+const AWAY = 30000;
 
 const guard = (fn, ...args) => {
   try {
@@ -72,7 +72,7 @@ const transports = {
     await c.login();
     const response = await c.get('stream', { last_event_id: c.stream.position, ticket: c.ticket });
     if (!/^text\/event-stream/.test(response.headers.get('Content-Type'))) throw Error('not an event stream');
-    c.alive(5000); // the first bytes come with the head
+    c.alive(5000);
     const reader = response.body.getReader();
     const decoder = new TextDecoder();
     const feed = parser(c.frame, (ms) => (c.stream.retry = ms));
@@ -89,22 +89,23 @@ const transports = {
     for (const name of FRAMES) {
       source.addEventListener(name, ({ lastEventId, data }) => {
         c.frame(name, lastEventId, data);
-        c.alive(c.synced ? Infinity : undefined); // heartbeats are invisible here
+        c.alive(c.synced ? Infinity : undefined);
       });
     }
     await new Promise((done) => (source.onerror = done));
     source.close();
-    if (!c.synced) await c.page(c.stream.position); // for its status
+    if (!c.synced) await c.page(c.stream.position);
   },
 
   async poll(c) {
     const until = Date.now() + 600000;
     for (let wait = 0; Date.now() < until; ) {
       const began = Date.now();
-      const { end, events, gap, position, sync } = await c.page(c.stream.position, wait);
+      const { counts, end, events, gap, position, sync } = await c.page(c.stream.position, wait);
       c.alive();
       if (gap) c.frame('notify.gap', events[0] ? undefined : position, gap);
       events.forEach((event, i) => c.frame('message', events[i + 1] ? undefined : position, event));
+      if (counts) c.frame('notify.counts', undefined, counts);
       if (end) return c.frame('notify.end', position, end);
       if (sync && !c.synced) c.frame('notify.sync', position, { position });
       else if (!events.length && Date.now() - began < 50 + 250 * wait) await c.sleep(1000 + 1000 * Math.random());
@@ -130,7 +131,6 @@ const transports = {
   },
 };
 
-/** A connection that is kept up until the server ends it. */
 function open(options, ask, tell) {
   const { transports: names, lastId, heartbeat = 15 } = options;
   let c, wake, status = 'connecting', opened, obeys, hurry, renewed, closed, fails = 0;
@@ -154,14 +154,12 @@ function open(options, ask, tell) {
     tell({ name, id, data });
     if (c.synced) set('connected');
   };
-  // A late timer: the page slept, and bytes may be waiting.
   const alive = (ms = 2500 * stream.beat) => {
     const due = Date.now() + ms + 1000;
     clearTimeout(c.timer);
     const check = () => (Date.now() > due ? alive(1000 * stream.beat) : c.abort((c.silent = true)));
     if (ms < Infinity && !c.signal.aborted) c.timer = setTimeout(check, ms);
   };
-  // Milliseconds to wait, or why the stream is over.
   const decide = (name) => {
     const { end = {}, status: code, synced, silent } = c;
     const expired = code === 401 || end.reason === 'expired';
@@ -172,7 +170,6 @@ function open(options, ask, tell) {
     const failed = !synced && !expired && !end.reason;
     renewed ||= expired;
     fails += failed;
-    // Not because the server is down.
     const other = code < 429 || name === 'eventsource' || name === 'websocket';
     if (stream.at < 0 || silent || (failed && other && fails % 3 === 0)) stream.at++;
     const wait = end.retry ?? c.wait;
@@ -226,7 +223,6 @@ function open(options, ask, tell) {
   return stream;
 }
 
-/** One stream for all tabs, run by the holder of a lock: a SharedWorker, or else a tab. */
 function share({ key, options, ask, receive }, inWorker) {
   const { locks } = navigator;
   const me = crypto.randomUUID();
@@ -261,7 +257,7 @@ function share({ key, options, ask, receive }, inWorker) {
   const request = (how) =>
     locks.request(key, how, lead).catch(() => {
       if (closed || !stream) return;
-      resign(); // stolen while this tab was frozen
+      resign();
       queue = enqueue();
       say({ join: 1 });
     });
@@ -402,7 +398,6 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
     lastId = id;
     guard(() => storage?.setItem(place, id));
   };
-  // Read what lies between this tab and the stream, then take what came since.
   const catchUp = (sync) => {
     const mine = (buffer = []);
     const done = (id) => {
@@ -442,6 +437,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
   };
   const ask = async (renew) => (typeof auth === 'function' ? await auth(!!renew) : auth) ?? {};
   const options = () => ({ url, lastId, heartbeat, withCredentials, transports: names, auth: !!auth });
+  const attempt = (renew) => Object.assign(new Attempt(), { options: options(), ask: () => ask(renew) });
   const alone = () => {
     const stream = open(options(), ask, receive);
     receive(stream.welcome());
@@ -474,6 +470,23 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
       const own = handlers.get(name) ?? new Set();
       handlers.set(name, own.add(fn));
       return () => own.delete(fn);
+    },
+    inbox(wanted) {
+      const listeners = new Set();
+      const box = {
+        items: [],
+        counts: { total: 0, unseen: 0, unread: 0, position: '' },
+        hasMore: false,
+        loading: true,
+        subscribe: (fn) => listeners.add(fn) && (() => listeners.delete(fn)),
+      };
+      const tell = () => [...listeners].forEach((fn) => guard(fn, box));
+      const ready = import('./inbox.js').then(({ fill }) => fill(box, client, attempt, tell, wanted));
+      for (const name of 'close more refresh seen read unread dismiss restore readUpTo'.split(' ')) {
+        box[name] = async (...given) => (await ready, box[name](...given));
+      }
+      ready.catch((error) => tell(Object.assign(box, { error, loading: false })));
+      return box;
     },
     close() {
       closed = true;

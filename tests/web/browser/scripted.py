@@ -54,6 +54,7 @@ class Seen:
     query: dict[str, str]
     headers: dict[str, str]
     at: float = field(default_factory=time.monotonic)
+    body: Any = None
 
 
 @dataclass
@@ -97,6 +98,8 @@ class Scripted:
         self.cut = 0
         self.headers: dict[str, str] = {}
         self.files: dict[str, tuple[str, bytes]] = {}
+        self.routes: dict[str, Callable[[Seen], Awaitable[Any]]] = {}
+        self.counts: Callable[[], dict[str, Any]] | None = None
 
     # -- what a test does ------------------------------------------------------------------------------------------
 
@@ -137,6 +140,10 @@ class Scripted:
             await self.events(seen, answer, send)
         elif path == "/ticket":
             await self.reply(send, json.dumps({"ticket": f"t{len(self.seen)}"}).encode(), "application/json", answer)
+        elif path in self.routes:
+            seen.body = json.loads(await read(receive) or "null")
+            result = await self.routes[path](seen)
+            await self.reply(send, json.dumps(result).encode(), "application/json", answer)
         elif path in self.files:
             kind, body = self.files[path]
             await self.reply(send, body, kind, answer)
@@ -164,12 +171,19 @@ class Scripted:
         while at < len(self.log):
             at += 1
             yield "message", self.position(at), self.log[at - 1]
-        yield "notify.sync", self.position(at), {"position": self.position(at), "heartbeat": self.heartbeat}
+        sync: dict[str, Any] = {"position": self.position(at), "heartbeat": self.heartbeat}
+        if self.counts is not None:
+            counts = self.counts()
+            sync |= {**counts, "position": sync["position"], "counts_position": counts["position"]}
+        yield "notify.sync", self.position(at), sync
         cut, signals, last = self.cut, len(self.ephemeral), time.monotonic()
         while self.cut == cut:
+            told = at
             while at < len(self.log):
                 at, last = at + 1, time.monotonic()
                 yield "message", self.position(at), self.log[at - 1]
+            if self.counts is not None and told < at:
+                yield "notify.counts", None, self.counts()
             while signals < len(self.ephemeral):
                 signals += 1
                 yield "message", None, self.ephemeral[signals - 1]
@@ -260,6 +274,16 @@ class Scripted:
             body |= {"events": [], "gap": answer.gap}
         await asyncio.sleep(answer.delay)
         await self.reply(send, json.dumps(body).encode(), "application/json", answer)
+
+
+async def read(receive: Receive) -> bytes:
+    """The body of a request."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
 
 
 @contextlib.contextmanager

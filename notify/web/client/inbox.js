@@ -1,0 +1,243 @@
+// client.inbox(): client.js loads this. Reasons: docs/internals/browser.md.
+const TIMES = ['seen_at', 'read_at', 'dismissed_at'];
+const SETS = { seen: 1, read: 2, dismissed: 3 }; // so many of them
+const CLEARS = { unread: 1, restored: 2 }; // from there on
+const ADDS = { active: /unread|restored/, unread: /unread/, read: /^read|restored/, dismissed: /dismissed/, all: /^$/ };
+
+const order = (id = '') => id.split('@')[0].split('-').map((part) => part.padStart(20)).join();
+const rank = (id) => id.replace(/[^@]*/, order);
+const code = (c) => `_${c === '%' ? '' : c.charCodeAt().toString(16).toUpperCase()}`;
+const nameOf = (log) => encodeURIComponent(log).replace(/[%_.!~*'()]/g, code);
+
+const places = (position) => {
+  const parts = position.startsWith('m1.') ? position.slice(3).split('.') : ['', position];
+  return new Map(parts.flatMap((id, i) => (i % 2 ? [[i > 1 ? parts[i - 1] : '', id]] : [])));
+};
+const isOlder = (one, other) => {
+  const ours = places(one);
+  const both = [...places(other)].map(([log, id]) => [order(ours.get(log) ?? id), order(id)]);
+  return both.some(([a, b]) => a < b) && !both.some(([a, b]) => a > b);
+};
+const changed = (item, { state, at }) => {
+  const next = { ...item };
+  for (const name of TIMES.slice(0, SETS[state] ?? 0)) next[name] ??= at;
+  for (const name of TIMES.slice(state ? CLEARS[state] ?? 3 : 0)) next[name] = null;
+  return next;
+};
+
+export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {}) {
+  const { state: list = 'active', types, group } = typeof filter === 'string' ? { state: filter } : filter;
+  const held = new Map();
+  const recent = [];
+  let own, ownName, isLive, topics, cursor, arrived, soon, again, timer, view, isClosed;
+  let base = new Map(), pending = [];
+  let loads = Promise.resolve(), marks = loads;
+
+  const compute = () =>
+    [...held.values()]
+      .map((item) => pending.reduce((now, change) => (hits(change, now) ? changed(now, change) : now), item))
+      .filter(
+        (item) =>
+          (list === 'all' || !item.dismissed_at === (list !== 'dismissed')) &&
+          (list !== 'unread' || !item.read_at) &&
+          (list !== 'read' || item.read_at) &&
+          (types ?? [item.type]).includes(item.type) &&
+          (group ?? item.group) === item.group &&
+          !(new Date(item.item.expires_at ?? NaN) <= Date.now()) &&
+          !(cursor && rank(item.id) < rank(cursor)) &&
+          (typeof filter !== 'function' || filter(item)),
+      )
+      .sort((a, b) => (rank(a.id) < rank(b.id) ? 1 : -1));
+  const publish = (news) => {
+    Object.assign(box, news);
+    if (isClosed) return;
+    clearTimeout(soon);
+    clearTimeout(timer);
+    soon = view = undefined;
+    const left = [...held.values()].map(({ item }) => new Date(item.expires_at ?? NaN) - Date.now());
+    timer = setTimeout(publish, Math.min(...left.filter((ms) => ms > 0), 2 ** 31 - 2) + 1);
+    emit();
+  };
+  const count = (counts, position = counts.position) => {
+    const { total, unseen, unread } = counts;
+    if (total >= 0 && !isOlder(position, box.counts.position)) publish({ counts: { total, unseen, unread, position } });
+  };
+
+  const call = async (path, query, body, renew) => {
+    const c = attempt(renew);
+    const late = setTimeout(() => c.abort(), 15000);
+    try {
+      await c.login();
+      const headers = { ...c.headers, 'Content-Type': 'application/json' };
+      const init = body && { method: 'POST', body: JSON.stringify(body), headers };
+      return await (await c.get(path, { ...query, ticket: c.ticket }, init)).json();
+    } catch (error) {
+      if (c.status === 401 && c.options.auth && !renew) return call(path, query, body, true);
+      throw Object.assign(error, { status: c.status });
+    } finally {
+      clearTimeout(late);
+    }
+  };
+  const load = async (isMore) => {
+    if (isMore && !cursor) return;
+    const size = isMore ? limit : Math.min(100, Math.max(limit, box.items.length));
+    const before = isMore ? cursor : undefined;
+    arrived = [];
+    publish({ loading: true });
+    try {
+      const page = await call('inbox', { state: list, types, group, before, limit: size });
+      if (!isMore) {
+        const follows = page.position.startsWith('m1.') && (await call('following')).topics;
+        topics = new Set(follows || []);
+        held.clear();
+        base = places(page.position);
+        own = isLive && page.user;
+        ownName = page.position.split('.')[1];
+      }
+      cursor = page.next;
+      for (const item of page.items) put({ item: {}, ...item });
+      arrived.forEach(isMore ? alter : fold);
+      box.error = undefined;
+      count(page.counts);
+    } catch (error) {
+      box.error = error;
+      throw error;
+    } finally {
+      arrived = undefined;
+      settle();
+      publish({ loading: false, hasMore: !!cursor });
+    }
+  };
+  const enqueue = (isMore) => {
+    clearTimeout(again);
+    again = undefined;
+    const result = loads.then(() => load(isMore));
+    loads = result.catch(() => {});
+    return result;
+  };
+  const refresh = () => enqueue();
+  const stale = () => (again ??= setTimeout(refresh, 50));
+
+  const hits = (change, { id, user, group }) => {
+    const { ids, group: its, up_to: end } = change;
+    if (ids) return ids.includes(id);
+    if (its) return group === its;
+    const [, log] = end.split(/@(.*)/s);
+    const name = user === own ? '' : nameOf(user);
+    const to = log ? log === user && end : places(end).get(name);
+    if (to) return order(id) <= order(to);
+    if (name[22] && /\.~/.test(end) && !pending.includes(change)) stale();
+  };
+  const put = (item) => {
+    const { id, user, group } = item;
+    if (held.has(id)) return;
+    for (const other of held.values()) {
+      if (!group || other.group !== group || other.user !== user) continue;
+      if (rank(other.id) > rank(id)) return;
+      held.delete(other.id);
+    }
+    for (const change of recent) if (user !== own && !change.group && hits(change, item)) item = changed(item, change);
+    held.set(id, item);
+  };
+  const alter = ({ type, payload, timestamp, user }) => {
+    const [, state] = /^notify\.(seen|read|unread|dismissed|restored)$/.exec(type) ?? [];
+    if (!state || user !== own) return;
+    const change = { ...payload, state, at: timestamp };
+    const isKnown = (id) => held.has(id) || (cursor && rank(id) < rank(cursor));
+    if (ADDS[list].test(state) && !payload.ids?.every(isKnown)) stale();
+    recent.splice(0, recent.push(change) - 50);
+    for (const item of held.values()) {
+      if (hits(change, item)) held.set(item.id, changed(item, change));
+    }
+  };
+  const fold = (event) => {
+    const { id, user, type, payload } = event;
+    const name = user === own ? '' : nameOf(user);
+    if (!id || (name && !topics.has(user)) || order(id) <= order(base.get(name))) return;
+    if (!name[22]) base.set(name, id);
+    if (event.item) put({ ...event, id: name ? `${id}@${user}` : id, ...changed({}, {}) });
+    if (!name && /^notify\.(followed|unfollowed|merged)$/.test(type)) {
+      if (payload.since) topics.add(payload.topic);
+      stale();
+    }
+    alter(event);
+  };
+  const settle = () => {
+    pending = pending.filter(({ until }) => !until || order(until) > order(base.get('')));
+  };
+
+  const mark = (state, target) => {
+    const change = { ...target, state, at: new Date().toISOString() };
+    pending.push(change);
+    publish();
+    const result = marks.then(async () => {
+      try {
+        const answer = await call('inbox/mark', {}, { state, ...target });
+        change.until = answer.event ?? places(answer.position).get('');
+        box.error = undefined;
+        count(answer.counts);
+        return answer;
+      } catch (error) {
+        pending = pending.filter((other) => other !== change);
+        box.error = error;
+        throw error;
+      } finally {
+        settle();
+        publish();
+      }
+    });
+    marks = result.catch(() => {});
+    return result;
+  };
+  const named = (state) => (target) =>
+    mark(state, target.ids || (target.group && !target.id) ? target : { ids: [target].flat().map((one) => one.id ?? one) });
+  const upTo = (state) => (position) => {
+    const isLate = (item) => item.user !== own && nameOf(item.user)[22] && !item[TIMES[SETS[state] - 1]];
+    const rest = position ? [] : box.items.filter(isLate).map(({ id }) => id);
+    if (rest[0]) mark(state, { ids: rest });
+    const tokens = [...base].map(([log, id]) => `${log || ownName}.${id}`);
+    return mark(state, { up_to: position ?? (base.size > 1 ? `m1.${tokens.join('.')}` : base.get('')) });
+  };
+
+  const begin = () => {
+    if (!isLive || box.error) refresh();
+    isLive = true;
+  };
+  const removers = [
+    client.on('*', (event) => {
+      arrived?.push(event);
+      if (!own) return;
+      fold(event);
+      settle();
+      view = undefined;
+      soon ??= setTimeout(publish);
+    }),
+    client.on('notify.counts', (counts) => count(counts)),
+    client.on('sync', (sync) => {
+      count(sync, sync.counts_position);
+      begin();
+    }),
+    client.on('status', (status) => status === 'connected' && begin()),
+    client.on('gap', () => {
+      box.counts.position = '';
+      stale();
+    }),
+  ];
+  Object.defineProperty(box, 'items', { get: () => (view ??= compute()), enumerable: true });
+  Object.assign(box, {
+    refresh,
+    more: () => enqueue(true),
+    seen: upTo('seen'),
+    readUpTo: upTo('read'),
+    read: named('read'),
+    unread: named('unread'),
+    dismiss: named('dismissed'),
+    restore: named('restored'),
+    close() {
+      isClosed = true;
+      for (const remove of removers) remove();
+      clearTimeout(timer);
+    },
+  });
+  if (client.status === 'connected') begin();
+}
