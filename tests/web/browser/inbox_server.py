@@ -1,4 +1,4 @@
-"""A scripted server with an inbox: a plain fold of its log, read and changed over HTTP, that waits where a test says."""
+"""A scripted server with an inbox: a plain fold of its log, over HTTP, whose answers wait where a test says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`client.inbox()`: items folded from the stream, pages and stream without a seam, and changes that are shown at once."""
+"""`client.inbox()`: items folded from the stream, pages without a seam, and changes that are shown at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ OPEN = """({options, wanted}) => {
   window.errors = [];
   inbox.subscribe(() => calls++);
   window.ids = (list = inbox.items) => list.map(({id}) => id.replace('1700000000000-', ''));
-  window.run = (promise) => promise.then((answer) => (window.answer = answer), (error) => errors.push(error.status ?? error.name));
+  const fail = (error) => errors.push(error.status ?? error.name);
+  window.run = (promise) => promise.then((answer) => (window.answer = answer), fail);
 }"""
 
 

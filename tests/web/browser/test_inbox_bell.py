@@ -1,4 +1,4 @@
-"""`<notify-bell>` in a real browser: what it shows, what it changes, by pointer, by keyboard and for a screen reader."""
+"""`<notify-bell>` in a real browser: what it shows and changes, by pointer, keyboard and for a screen reader."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ LIMIT = 8192
 
 PAGE = """<!doctype html><html lang=en DIR><meta charset=utf-8><meta name=viewport content="width=device-width">
 <title>Orders</title><link rel=icon href=data:,>
-<style>body { font: 15px/1.5 system-ui; margin: 0; background: light-dark(#f4f5f8, #0e1014); color: light-dark(#161922, #e9ebf0); color-scheme: light dark }
-header { display: flex; justify-content: space-between; align-items: center; padding: 10px 20px; background: light-dark(#fff, #16191f) }
+<style>
+body { font: 15px/1.5 system-ui; margin: 0; background: light-dark(#f4f5f8, #0e1014); color-scheme: light dark }
+body { color: light-dark(#161922, #e9ebf0) }
+header { display: flex; justify-content: space-between; align-items: center; padding: 10px 20px }
+header { background: light-dark(#fff, #16191f) }
 main { padding: 20px }</style>
 <header><strong>Shop</strong><notify-bell ATTRIBUTES></notify-bell></header>
 <main><h1>Orders</h1><button id=outside>A button of the page</button></main>
@@ -254,7 +257,8 @@ def test_the_keyboard(page: Page, site: str, scripted: InboxServer) -> None:
     """Open, move, dismiss, undo, change the tab, open an item, close: without a pointer."""
     served(scripted)
     bell = shown(page, site)
-    focused = "bell.shadowRoot.activeElement?.querySelector('[part=title]')?.textContent ?? bell.shadowRoot.activeElement?.textContent"
+    active = "bell.shadowRoot.activeElement"
+    focused = f"{active}?.querySelector('[part=title]')?.textContent ?? {active}?.textContent"
     page.locator("#outside").focus()
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
@@ -285,7 +289,10 @@ def test_the_keyboard(page: Page, site: str, scripted: InboxServer) -> None:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowDown")
     page.evaluate(
-        "addEventListener('notify-open', (event) => { event.preventDefault(); window.went = event.detail.payload.title; })"
+        """addEventListener('notify-open', (event) => {
+          event.preventDefault();
+          window.went = event.detail.payload.title;
+        })"""
     )
     page.keyboard.press("Enter")
     assert page.evaluate("went") == "Anna commented on your order"
