@@ -183,7 +183,7 @@ async def test_following_on_another_instance(pair: tuple[Inbox, Inbox]) -> None:
 
 @pytest.mark.parametrize("topics", [0, 9])
 async def test_marking_all_while_items_arrive(pair: tuple[Inbox, Inbox], topics: int) -> None:
-    """ "Mark all read" marks what the page's position held; what comes in between stays unread, in one log and in ten."""
+    """Marking all as read marks what the page's position held, and nothing that comes later, in one log and in ten."""
     here, there = pair
     names = [f"topic{number}" for number in range(topics)]
     for name in names:
