@@ -80,7 +80,7 @@ class InboxFold:
         """Apply an item, or a change of `MARKS`, that has been appended to the log of this user."""
         self.remove_due(now, retention, DUE_AT_ONCE)
         if ITEM in event.meta:
-            self._add([Row(event, "")], retention)
+            self._add((Row(event, ""),), retention)
         elif event.type in MARKS:
             self.rows.change(self.found(event, now, retention), event.type.removeprefix("notify."), now)
         self.position = event.id
@@ -192,7 +192,8 @@ class InboxFold:
 
     def remove_due(self, now: int, retention: InboxRetention, limit: int) -> int:
         """Remove due rows, up to a limit, and return how many."""
-        return self.rows.remove(self.rows.due(now, retention)[:limit])
+        due = self.rows.due(now, retention)
+        return self.rows.remove(due[:limit]) if due else 0
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ class InboxFolds:
             case {"topic": str(topic)} if event.type == _UNFOLLOWED and fold.unfollow(topic):
                 self._remove_follower(topic, fold.user)
             case {"session": str(session), "until": str(until)} if event.type == _MERGED and ids.is_id(until):
+                if session == fold.user:
+                    return
                 for topic in fold.merge(session, self._fold(session), until, now, self.retention):
                     if not fold.logs[topic].merged:
                         insort(self._followers.setdefault(topic, []), fold.user)

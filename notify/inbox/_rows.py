@@ -66,12 +66,9 @@ class Row:
             log: the log that it is from; empty for the user's own.
         """
         self.key: Key = (*ids.parse(event.id), log)
-        self.event = build_event(
-            event.id, "", event.user, event.type, event.data, event.micros, event.group, None, event.meta
-        )
+        self.event = event
         expiry = event.meta.get(ITEM, "")
-        expires = int(expiry[:20]) if expiry.isascii() and expiry.isdigit() else _LAST_MS + 1
-        self.expires = expires if expires <= _LAST_MS else None
+        self.expires = _expiry_of(expiry) if expiry else None
         self.seen: int | None = None
         self.read: int | None = None
         self.dismissed: int | None = None
@@ -91,7 +88,9 @@ class Row:
     def item(self) -> Item:
         """Return the item as its readers get it."""
         times = (self.seen, self.read, self.dismissed, self.expires)
-        return Item(self.event, id_of(self.key), *(None if ms is None else _moment(ms) for ms in times))
+        sent = self.event
+        event = build_event(sent.id, "", sent.user, sent.type, sent.data, sent.micros, sent.group, None, sent.meta)
+        return Item(event, id_of(self.key), *(None if ms is None else _moment(ms) for ms in times))
 
 
 class Rows:
@@ -118,9 +117,14 @@ class Rows:
         """Insert a row, in place of the one with its key, and of the one with its log and group."""
         group, log = row.event.group, row.key[2]
         replaced = self._groups.get(group, {}).get(log) if group is not None else None
-        self.remove([key for key in (replaced, row.key) if key is not None])  # keeps I2
+        if replaced is not None or row.key in self.by_key:
+            self.remove([key for key in (replaced, row.key) if key is not None])  # keeps I2
         self.by_key[row.key] = row
-        insort(self.lists[row.place], row.key)  # keeps I1
+        keys = self.lists[row.place]
+        if keys and row.key < keys[-1]:
+            insort(keys, row.key)
+        else:
+            keys.append(row.key)  # keeps I1
         self.unseen += row.seen is None  # keeps I3
         if row.expires is not None:
             insort(self._expiring, (row.expires, row.key))
@@ -129,10 +133,10 @@ class Rows:
 
     def remove(self, keys: Iterable[Key]) -> int:
         """Remove the rows with these keys and return how many there were."""
-        gone = [self.by_key.pop(key) for key in {*keys} & self.by_key.keys()]
+        gone = [row for key in keys if (row := self.by_key.pop(key, None)) is not None]
         self._leave(gone)
-        expiring = [(row.expires, row.key) for row in gone if row.expires is not None]
-        _take(self._expiring, expiring)
+        if self._expiring:
+            _take(self._expiring, [(row.expires, row.key) for row in gone if row.expires is not None])
         for row in gone:
             self.unseen -= row.seen is None  # keeps I3
             if row.event.group is not None:
@@ -195,8 +199,8 @@ class Rows:
         return min((self.lists[name][0] for name in names if self.lists[name]), default=None)
 
     def due(self, now: int, retention: InboxRetention) -> list[Key]:
-        """Return the keys of all rows that are due."""
-        due = set()
+        """Return the keys of all rows that are due; takes no time worth mentioning if there are none."""
+        due: set[Key] = set()
         for expires, key in self._expiring:
             if expires > now:
                 break
@@ -213,6 +217,11 @@ class Rows:
         return [*due]
 
     def _leave(self, rows: Collection[Row]) -> None:
+        if len(rows) <= _FEW:
+            for row in rows:
+                keys = self.lists[row.place]
+                del keys[bisect_left(keys, row.key)]
+            return
         for name, keys in _by_place(rows).items():
             _take(self.lists[name], keys)
 
@@ -247,6 +256,12 @@ def _give(entries: list[Key], new: Collection[Key]) -> None:
     else:
         for entry in new:
             insort(entries, entry)
+
+
+def _expiry_of(text: str) -> int | None:
+    """Return the milliseconds in the meta of an item; None if it is not a time that the library writes."""
+    expires = int(text[:20]) if text.isascii() and text.isdigit() else _LAST_MS + 1
+    return expires if expires <= _LAST_MS else None
 
 
 def _moment(ms: int) -> datetime:

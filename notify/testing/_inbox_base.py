@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-import anyio
 import anyio.lowlevel
 import pytest
 
@@ -107,10 +106,7 @@ class InboxTests(StoreTests[InboxStoreT]):
 
     async def tick(self, store: InboxStore) -> None:
         """Wait until the ids that logs give are of a later millisecond, so that they are greater in every log."""
-        first = await store.save(Event("clock", "t"))
-        with anyio.fail_after(self.patience):
-            while ids.parse((await store.save(Event("clock", "t"))).id)[0] == ids.parse(first.id)[0]:
-                await anyio.sleep(0.001)
+        await self.fill_over_time(store, "clock")
 
     async def mark(self, store: InboxStore, user: str, effect: str, **named: Any) -> Change:
         """Apply a change that names items by `ids`, `up_to` or `group`."""

@@ -7,6 +7,8 @@ export interface NotifyEvent<Payload = unknown> {
   readonly timestamp: string;
   readonly group?: string;
   readonly meta?: Readonly<Record<string, unknown>>;
+  /** Only on what an inbox lists. */
+  readonly item?: { readonly expires_at?: string };
 }
 
 /** Continuity cannot be proven between two positions: read the state again from its source. */
@@ -17,10 +19,14 @@ export interface Gap {
   readonly user?: string;
 }
 
-/** Everything up to `position` was delivered. `heartbeat` is in seconds. */
+/** Everything up to `position` was delivered. `heartbeat` is in seconds. The numbers are those of the inbox. */
 export interface Sync {
   readonly position: string;
   readonly heartbeat?: number;
+  readonly total?: number;
+  readonly unseen?: number;
+  readonly unread?: number;
+  readonly counts_position?: string;
 }
 
 /** The server ended the connection. After "disconnected" and "forbidden", and after "expired" where `auth` did not
@@ -58,6 +64,78 @@ export interface Options {
   heartbeat?: number;
 }
 
+/** An entry of an inbox: its event, with the item's own id (`<id>@<log>` where it comes from a topic), and its state. */
+export interface Item<Payload = unknown> extends NotifyEvent<Payload> {
+  readonly id: string;
+  readonly item: { readonly expires_at?: string };
+  readonly seen_at: string | null;
+  readonly read_at: string | null;
+  readonly dismissed_at: string | null;
+}
+
+/** Of the active items, exact for `position`. */
+export interface Counts {
+  readonly total: number;
+  readonly unseen: number;
+  readonly unread: number;
+  readonly position: string;
+}
+
+export type ItemState = "active" | "unread" | "read" | "dismissed" | "all";
+
+export interface ItemFilter {
+  /** Default: "active", that is, not dismissed. */
+  readonly state?: ItemState;
+  readonly types?: readonly string[];
+  readonly group?: string;
+}
+
+export interface InboxOptions {
+  /** What is listed: a state, several conditions, or a function that selects among the active items. */
+  filter?: ItemFilter | ItemState | ((item: Item) => boolean);
+  /** Items of a page, at most 100. Default: 20. */
+  limit?: number;
+}
+
+/** What a change did: `event` is the id of the event that says so, null if nothing has changed. */
+export interface Change {
+  readonly ids: readonly string[];
+  readonly counts: Counts;
+  readonly position: string;
+  readonly event: string | null;
+}
+
+/** Items by their ids, or all of a group. */
+export type Items = string | Item | readonly (string | Item)[] | { readonly ids: readonly string[] } | { readonly group: string };
+
+/** A list of items that follows the stream. A change is shown at once, and taken back if the server refuses it: then
+ * the promise rejects, and `error` says why; a rejection that is not handled is not reported. */
+export interface Inbox<Payload = unknown> {
+  /** Newest first; another array after each change. */
+  readonly items: readonly Item<Payload>[];
+  /** As the server tells them: they are never computed from `items`. */
+  readonly counts: Counts;
+  readonly hasMore: boolean;
+  readonly loading: boolean;
+  /** Why the last request failed; undefined after one that did not. `status` is that of HTTP, if there was an answer. */
+  readonly error?: Error & { readonly status?: number };
+  /** Call `listener` after each change; returns a function that removes it. */
+  subscribe(listener: (inbox: Inbox<Payload>) => void): () => void;
+  /** Read the next page. */
+  more(): Promise<void>;
+  /** Read the first page again. */
+  refresh(): Promise<void>;
+  /** Mark what is before a position, or an item's id, as seen or read; by default, everything that this page has. */
+  seen(upTo?: string): Promise<Change>;
+  readUpTo(upTo?: string): Promise<Change>;
+  read(items: Items): Promise<Change>;
+  unread(items: Items): Promise<Change>;
+  dismiss(items: Items): Promise<Change>;
+  restore(items: Items): Promise<Change>;
+  /** Stop to follow the stream. */
+  close(): void;
+}
+
 export interface Client {
   readonly status: Status;
   /** The position up to which everything was delivered. */
@@ -68,8 +146,11 @@ export interface Client {
   on(name: "gap", handler: (gap: Gap) => void): () => void;
   on(name: "sync", handler: (sync: Sync) => void): () => void;
   on(name: "end", handler: (end: End) => void): () => void;
+  on(name: "notify.counts", handler: (counts: Counts) => void): () => void;
   /** Events of one type, or of all types by "*" (also those called gap, sync, status or end). */
   on<Payload = unknown>(type: string, handler: (event: NotifyEvent<Payload>) => void): () => void;
+  /** A list of the user's items; the server needs `NotifyApp(inbox=...)`. Its module, `inbox.js`, is loaded at the first call. */
+  inbox<Payload = unknown>(options?: InboxOptions): Inbox<Payload>;
   /** End the connection for good. */
   close(): void;
 }

@@ -111,7 +111,8 @@ const TOASTS = `
  * `progress` from 0 to 1).
  *
  * Attributes: `limit` ("3", or "3 2": from 768 px, and below), `duration`, `duration-ephemeral`, `duration-<type>` (ms;
- * 0 stays), `dismiss` ("visual"; "server" also emits the DOM event `notify-dismiss`; "none" has no button), `types`
+ * 0 stays), `dismiss` ("visual"; "server" dismisses in the inbox too, unless the DOM event `notify-dismiss` is cancelled;
+ * "none" has no button), `types`
  * (further event types), `position` ("bottom-end", "top-start", ...), `label`, `label-close`, `label-action`, `hotkey`
  * ("F8" moves the focus to the toasts), `system` ("off": no browser notifications), `icon` (of those).
  */
@@ -125,6 +126,8 @@ export class NotifyToasts extends Base {
   #returnTo = null;
   #stop = null; // aborts the listeners
   #tabs = null;
+  #inboxes = new Map(); // by client
+  #inboxOf = new WeakMap(); // by event
 
   connectedCallback() {
     if (!this.#list) {
@@ -160,6 +163,8 @@ export class NotifyToasts extends Base {
     this.#tabs?.close();
     clearInterval(this.#timer);
     this.#timer = 0;
+    for (const inbox of this.#inboxes.values()) inbox.close();
+    this.#inboxes.clear();
   }
 
   /** Show one event; returns whether it is new. An event of a group takes the place of the one before it. */
@@ -188,8 +193,9 @@ export class NotifyToasts extends Base {
   /** Remove the toasts of these ids or of this group, also from the queue, and those of no id with no argument. */
   dismiss({ ids = null, group = null, user = null } = {}) {
     const goes = (event) =>
-      (user == null || event.user === user) &&
-      (ids ? ids.includes(event.id) : group != null ? event.group === group : true);
+      ids?.includes(`${event.id}@${event.user}`) ||
+      ((user == null || event.user === user) &&
+        (ids ? ids.includes(event.id) : group != null ? event.group === group : true));
     this.#queue = this.#queue.filter((event) => !goes(event));
     for (const toast of [...this.#shown]) if (goes(toast.event)) this.#leave(toast, "dismissed");
   }
@@ -203,10 +209,35 @@ export class NotifyToasts extends Base {
     }
     const types = ["generic", ...(this.getAttribute("types") ?? "").split(/\s+/)];
     if (!event?.type || !types.includes(event.type)) return;
+    if (event.id && event.item) this.#ask(event, domEvent.client);
     // Listeners that were added after this one may cancel too, so the verdict is read when all of them have run.
     queueMicrotask(() => {
       if (!domEvent.defaultPrevented && this.isConnected && this.show(event) && document.hidden) this.#notify(event);
     });
+  }
+
+  /** Ask the inbox of its client about an event that it lists; only `dismiss="server"` needs one. */
+  #ask(event, client) {
+    if (this.getAttribute("dismiss") !== "server" || !client?.inbox) return;
+    if (!this.#inboxes.has(client)) {
+      const inbox = client.inbox();
+      this.#inboxes.set(client, inbox);
+      inbox.subscribe(() => this.#compare(inbox));
+    }
+    this.#inboxOf.set(event, this.#inboxes.get(client));
+  }
+
+  /** Remove toasts whose items are not active any more: dismissed elsewhere, by whatever change, or expired. */
+  #compare(inbox) {
+    const { items, hasMore, loading, error } = inbox;
+    if (loading || error) return;
+    const active = new Set(items.map(({ id, user }) => `${id.split("@")[0]}@${user}`));
+    const isOver = (event) =>
+      this.#inboxOf.get(event) === inbox &&
+      !active.has(`${event.id}@${event.user}`) &&
+      (!hasMore || event.timestamp > items.at(-1)?.timestamp);
+    this.#queue = this.#queue.filter((event) => !isOver(event));
+    for (const toast of [...this.#shown]) if (isOver(toast.event)) this.#leave(toast, "dismissed");
   }
 
   // -- what is visible
@@ -312,8 +343,13 @@ export class NotifyToasts extends Base {
     element.inert = true;
     element.part.add("leaving");
     const isServer = this.getAttribute("dismiss") === "server";
-    if (isServer && event.id && reason !== "timeout" && reason !== "dismissed")
-      document.dispatchEvent(new CustomEvent("notify-dismiss", { detail: event }));
+    if (isServer && event.id && reason !== "timeout" && reason !== "dismissed") {
+      const asks = document.dispatchEvent(new CustomEvent("notify-dismiss", { detail: event, cancelable: true }));
+      const inbox = asks && this.#inboxOf.get(event);
+      const key = `${event.user}\n${event.id}`;
+      // Which of the two names the item depends on whose log it is from; the other one is ignored.
+      if (inbox) inbox.dismiss([event.id, `${event.id}@${event.user}`]).catch(() => this.#seen.delete(key) && this.show(event));
+    }
     const remove = () => {
       clearTimeout(timer);
       if (!this.#shown.includes(toast)) return;

@@ -1,4 +1,4 @@
-import type { Client, NotifyEvent, Options, Status } from "./client.js";
+import type { Client, Inbox, InboxOptions, NotifyEvent, Options, Status } from "./client.js";
 
 export interface NotifyState<Payload = unknown> {
   readonly status: Status;
@@ -21,3 +21,9 @@ export interface HookOptions extends Options {
 
 /** Follow the notifications at a URL, or those of a client that exists, for as long as the component is mounted. */
 export function useNotify<Payload = unknown>(source: string | URL | Client, options?: HookOptions): NotifyState<Payload>;
+
+/** The inbox of a client, or of a URL, as values and functions; `key` as for `useNotify`, and for another filter. */
+export function useInbox<Payload = unknown>(
+  source: string | URL | Client,
+  options?: Options & InboxOptions & { key?: string | number },
+): Omit<Inbox<Payload>, "subscribe" | "close">;

@@ -1,4 +1,4 @@
-// The hook for React: `const { status, events } = useNotify("/notify", { auth, key: token })`.
+// Hooks for React: `const { status, events } = useNotify("/notify", { auth, key: token })`, and `useInbox` likewise.
 import { useMemo, useSyncExternalStore } from 'react';
 import { connect } from './client.js';
 
@@ -55,4 +55,57 @@ const initial = () => EMPTY;
 export function useNotify(source, options = {}) {
   const store = useMemo(() => createStore(source, options), [source, options.key]);
   return useSyncExternalStore(store.subscribe, store.snapshot, initial);
+}
+
+const NO_COUNTS = { total: 0, unseen: 0, unread: 0, position: '' };
+const CALLS = ['more', 'refresh', 'seen', 'read', 'unread', 'dismiss', 'restore', 'readUpTo'];
+
+/** Keep an inbox as one immutable value; it is opened by the first subscriber. */
+function createInboxStore(source, { filter, limit, key, ...options }) {
+  let inbox, close;
+  const listeners = new Set();
+  // Before the first subscriber there is no inbox to change: a call waits for none, and does nothing.
+  const calls = Object.fromEntries(CALLS.map((name) => [name, async (...given) => inbox?.[name](...given)]));
+  const empty = { items: [], counts: NO_COUNTS, hasMore: false, loading: true, error: undefined, ...calls };
+  let snapshot = empty;
+  const open = () => {
+    const isOurs = typeof source.on !== 'function';
+    const client = isOurs ? connect(source, options) : source;
+    inbox = client.inbox({ filter, limit });
+    const set = () => {
+      const { items, counts, hasMore, loading, error } = inbox;
+      snapshot = { ...empty, items, counts, hasMore, loading, error };
+      for (const listener of [...listeners]) listener();
+    };
+    inbox.subscribe(set);
+    return () => {
+      inbox.close();
+      if (isOurs) client.close();
+    };
+  };
+  return {
+    initial: () => empty,
+    snapshot: () => snapshot,
+    subscribe(listener) {
+      listeners.add(listener);
+      close ??= open();
+      return () => {
+        listeners.delete(listener);
+        if (listeners.size) return;
+        close();
+        close = undefined;
+      };
+    },
+  };
+}
+
+/**
+ * Follow the inbox at a URL, or that of a client that exists: `const { items, counts, dismiss } = useInbox(client)`.
+ *
+ * It begins with the component and ends with it; it begins again when the source or `key` changes. `filter` and `limit`
+ * are those of `client.inbox`, and are read once for each beginning.
+ */
+export function useInbox(source, options = {}) {
+  const store = useMemo(() => createInboxStore(source, options), [source, options.key]);
+  return useSyncExternalStore(store.subscribe, store.snapshot, store.initial);
 }

@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from tests.web.browser.conftest import until
-from tests.web.browser.scripted import Scripted
+from tests.web.browser.inbox_server import InboxServer
+from tests.web.browser.scripted import Scripted, serving
 from tests.web.node import HERE, install
 
 CLIENT = Path(str(files("notify.web") / "client"))
@@ -35,6 +36,27 @@ function App() {
   const [token, setToken] = useState('one');
   window.setToken = setToken;
   return token && make(Notes, { token });
+}
+
+createRoot(document.querySelector('#root')).render(make(StrictMode, null, make(App)));
+"""
+
+INBOX = """
+import { StrictMode, createElement as make, useState } from 'react';
+import { createRoot } from 'react-dom/client';
+import { useInbox } from 'notify-streams/react';
+
+function List({ filter }) {
+  const inbox = useInbox('/notify', { share: false, key: filter, filter });
+  const { items, counts } = inbox;
+  window.inbox = inbox;
+  return make('p', { id: 'list' }, `${counts.unread}: ${items.map(({ payload }) => payload).join()}`);
+}
+
+function App() {
+  const [filter, setFilter] = useState('active');
+  window.setFilter = setFilter;
+  return filter && make(List, { filter });
 }
 
 createRoot(document.querySelector('#root')).render(make(StrictMode, null, make(App)));
@@ -98,3 +120,33 @@ def test_the_hook(project: Path, context: BrowserContext, site: str, scripted: S
     until(page, "document.querySelector('#notes') === null")
     page.wait_for_timeout(300)
     assert scripted.open == 0
+
+
+def test_the_hook_of_the_inbox(project: Path, context: BrowserContext) -> None:
+    """Items and counts follow the stream and what the component does; another key opens another list."""
+    server = InboxServer()
+    (project / "inbox.js").write_text(INBOX)
+    bundled = ["--bundle", "--format=esm", "--outfile=inbox.bundle.js", "--log-level=error"]
+    run(
+        project, "node_modules/esbuild/bin/esbuild", "inbox.js", '--define:process.env.NODE_ENV="development"', *bundled
+    )
+    page_text = b"<!doctype html><div id=root></div><script type=module src=/bundle></script>"
+    server.files = {
+        "/react": ("text/html", page_text),
+        "/bundle": ("text/javascript", (project / "inbox.bundle.js").read_bytes()),
+    }
+    server.send("one")
+    with serving(server) as site:
+        page = context.new_page()
+        page.goto(f"{site}/react")
+        until(page, "document.querySelector('#list')?.innerText === '1: one'")
+        server.send("two")
+        until(page, "document.querySelector('#list').innerText === '2: two,one'")
+        page.evaluate("void inbox.dismiss(inbox.items[1])")
+        until(page, "document.querySelector('#list').innerText === '1: two'")
+        page.evaluate("setFilter('dismissed')")
+        until(page, "document.querySelector('#list').innerText === '1: one'")
+        assert server.open == 1
+        page.evaluate("setFilter('')")
+        until(page, "document.querySelector('#list') === null")
+        page.close()

@@ -1,6 +1,6 @@
 // How the client is used in TypeScript: checked by the compiler, and never run.
-import { clients, connect, type Client, type End, type Gap, type Status, type Sync } from "notify-streams";
-import { useNotify } from "notify-streams/react";
+import { clients, connect, type Client, type End, type Gap, type Inbox, type Status, type Sync } from "notify-streams";
+import { useInbox, useNotify } from "notify-streams/react";
 
 const client: Client = connect("/notify", {
   auth: async (renew) => ({ Authorization: renew ? "new" : "old" }),
@@ -40,6 +40,25 @@ const { status, connected, events, last } = useNotify<{ title: string }>("/notif
 const titles: string[] = events.map(({ payload }) => payload.title);
 console.log(status, connected, titles, last?.payload.title);
 useNotify(client);
+
+const inbox: Inbox<{ title: string }> = client.inbox({ filter: { state: "unread", types: ["order"], group: "g" }, limit: 50 });
+client.inbox();
+client.inbox({ filter: "dismissed" });
+client.inbox({ filter: (item) => item.read_at === null });
+inbox.subscribe(({ items, counts }) => console.log(items[0]?.payload.title, counts.unread))();
+inbox.dismiss(inbox.items[0]!).then(({ ids, event }) => console.log(ids.length, event));
+inbox.read(["1-0", inbox.items[0]!]);
+inbox.restore({ group: "g" });
+inbox.readUpTo();
+inbox.seen(inbox.counts.position);
+client.on("notify.counts", ({ total }) => console.log(total + 1));
+const list = useInbox<{ title: string }>(client, { filter: "unread", limit: 5, key: 2 });
+list.read(list.items.map(({ id }) => id));
+
+// @ts-expect-error: not a state
+client.inbox({ filter: "gone" });
+// @ts-expect-error: counts are told, never set
+inbox.counts.total = 3;
 
 // @ts-expect-error: not a transport
 connect("/notify", { transports: ["smoke"] });

@@ -1,0 +1,123 @@
+"""`<notify-toasts dismiss="server">`: what is dismissed there is dismissed in the inbox, and the other way round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from tests.web.browser.inbox_server import InboxServer
+from tests.web.browser.scripted import Answer
+
+PAGE = """<!doctype html><meta charset=utf-8><title>page</title><link rel=icon href=data:,>
+<notify-toasts dismiss=server duration=0 duration-ephemeral=0 limit="9 9"></notify-toasts>
+<script type=module src=/notify/components.js></script>
+<script type=module>
+import { connect } from '/notify/client.js';
+window.client = connect('/notify', {share: false});
+window.types = [];
+client.on('*', ({type}) => types.push(type));
+</script>"""
+
+expect.set_options(timeout=15_000)
+
+
+@pytest.fixture
+def scripted() -> InboxServer:
+    server = InboxServer()
+    server.files["/toasts"] = ("text/html", PAGE.encode())
+    return server
+
+
+def opened(context: BrowserContext, site: str) -> tuple[Page, Locator]:
+    page = context.new_page()
+    page.goto(f"{site}/toasts")
+    page.wait_for_function("client.status === 'connected'")
+    return page, page.locator("notify-toasts [part~=toast]:not([inert]) [part=title]")
+
+
+def sent(server: InboxServer) -> list[Any]:
+    return [seen.body for seen in server.requests("/inbox/mark")]
+
+
+def test_dismissed_on_the_server(context: BrowserContext, site: str, scripted: InboxServer) -> None:
+    """The button dismisses the item; another page of the user loses its toast; what is not listed asks nobody."""
+    scripted.topics = {"news": "news"}
+    pages = [opened(context, site), opened(context, site)]
+    scripted.send({"title": "one"})
+    scripted.send({"title": "headline"}, user="news")
+    scripted.push({"title": "a push"}, type="generic", timestamp="2030")
+    for _, titles in pages:
+        expect(titles).to_have_text(["one", "headline", "a push"])
+    for number in range(3):
+        pages[0][0].locator("notify-toasts [part=close]").nth(2 - number).click()
+    expect(pages[0][1]).to_have_count(0)
+    expect(pages[1][1]).to_have_text(["a push"])
+    ids = {asked["ids"][0] if "@" not in asked["ids"][0] else asked["ids"][1] for asked in sent(scripted)}
+    assert ids == {"1700000000000-1", "1700000000000-2"}
+    assert [item["dismissed_at"] is not None for item in scripted.fold()] == [True, True]
+    for page, _ in pages:
+        page.wait_for_timeout(100)
+        assert page.evaluate("types.filter((type) => type === 'notify.dismissed').length") == 2
+
+
+def test_the_server_refuses(context: BrowserContext, site: str, scripted: InboxServer) -> None:
+    """The toast comes back."""
+    page, titles = opened(context, site)
+    scripted.send({"title": "one"})
+    expect(titles).to_have_text(["one"])
+    scripted.always["/inbox/mark"] = Answer(status=503)
+    page.locator("notify-toasts [part=close]").click()
+    page.wait_for_function("!document.querySelector('notify-toasts').shadowRoot.querySelector('[part~=leaving]')")
+    expect(titles).to_have_text(["one"])
+    assert scripted.requests("/inbox/mark")
+
+
+def test_cancelled(context: BrowserContext, site: str, scripted: InboxServer) -> None:
+    """`notify-dismiss` can be cancelled: the page does it in its own way."""
+    page, titles = opened(context, site)
+    page.evaluate("document.addEventListener('notify-dismiss', (event) => event.preventDefault())")
+    scripted.send({"title": "one"})
+    expect(titles).to_have_text(["one"])
+    page.locator("notify-toasts [part=close]").click()
+    expect(titles).to_have_count(0)
+    page.wait_for_timeout(100)
+    assert scripted.requests("/inbox/mark") == []
+
+
+@pytest.mark.parametrize("how", ["ids", "up_to"])
+def test_dismissed_while_away(context: BrowserContext, site: str, scripted: InboxServer, how: str) -> None:
+    """After a reconnect only what was dismissed is gone: not what is ephemeral, and not what is not listed."""
+    page, titles = opened(context, site)
+    scripted.send({"title": "listed"})
+    scripted.push({"title": "unlisted"}, type="generic", timestamp="2030")
+    scripted.ephemeral.append(
+        {"user": "alice", "type": "generic", "payload": {"title": "ephemeral"}, "timestamp": "2030"}
+    )
+    expect(titles).to_have_count(3)
+    scripted.send({"title": "stays"})
+    expect(titles).to_have_text(["listed", "unlisted", "ephemeral", "stays"])
+    scripted.always["/stream"] = Answer(status=503, headers={"retry-after": "1"})
+    scripted.end_streams()
+    page.wait_for_function("client.status === 'reconnecting'")
+    target = {"ids": ["1700000000000-1"]} if how == "ids" else {"up_to": "1700000000000-2"}
+    scripted.change("dismissed", **target)
+    scripted.always.clear()
+    expect(titles).to_have_text(["unlisted", "ephemeral", "stays"])
+    page.wait_for_function("client.status === 'connected'")
+    page.wait_for_timeout(200)
+    expect(titles).to_have_text(["unlisted", "ephemeral", "stays"])
+
+
+def test_gone_with_the_element(context: BrowserContext, site: str, scripted: InboxServer) -> None:
+    """Removed from the page, it follows no inbox."""
+    page, titles = opened(context, site)
+    scripted.send({"title": "one"})
+    expect(titles).to_have_text(["one"])
+    page.evaluate("window.toasts = document.querySelector('notify-toasts'); toasts.remove()")
+    count = len(scripted.requests("/inbox"))
+    scripted.push({"topic": "news", "since": "0"}, type="notify.followed")
+    page.wait_for_function("types.includes('notify.followed')")
+    page.wait_for_timeout(200)
+    assert len(scripted.requests("/inbox")) == count
