@@ -34,6 +34,16 @@ NAMES: Final = ("A", "B")
 USERS: Final = {"demo.alice": "Alice", "demo.bob": "Bob", "demo.carol": "Carol"}
 """Users of the demo; their ids cannot be those of an application by accident."""
 
+READER: Final = ("demo.dana", "Dana")
+"""Whose inbox the page shows in two browsers."""
+
+ITEMS: Final = (
+    {"title": "Welcome to your inbox", "message": "It is the same on every device"},
+    {"title": "Invoice 2041 was paid", "message": "By bank transfer", "type": "success"},
+    {"title": "Backup is two days old", "message": "The disk is nearly full", "type": "warning"},
+)
+"""What is in it at the start."""
+
 LIFETIME: Final = 7 * 86_400.0
 """Seconds for which the page's tokens are valid."""
 
@@ -100,4 +110,8 @@ async def _parts(options: argparse.Namespace, url: str) -> AsyncIterator[DemoApp
         traffic = Traffic([*instances.values()], ledger, [*users], tasks)
         traffic.set_rate(RATE)
         tasks.start_soon(traffic.run)
-        yield DemoApp(url.removeprefix("http://"), instances, ledger, traffic, users)
+        for payload in ITEMS:
+            order = {"user": READER[0], "type": "generic", "payload": payload, "list": True}
+            await instances[NAMES[0]].push({**order, "group": f"start: {payload['title']}"})
+        reader = (*READER, sign(READER[0], expires, secret.encode()))
+        yield DemoApp(url.removeprefix("http://"), instances, ledger, traffic, users, reader)

@@ -21,7 +21,7 @@ HEADER: Final = "x-notify-demo"
 _FILES: Final = {
     "": "demo/index.html",
     **{name: f"demo/{name}" for name in ("demo.css", "demo.js", "checker.js")},
-    **{name: f"client/{name}" for name in ("client.js", "components.js")},
+    **{name: f"client/{name}" for name in ("client.js", "components.js", "inbox.js", "bell.js")},
 }
 _KINDS: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _MAX_TEXT: Final = 500
@@ -43,6 +43,7 @@ class DemoApp:
         ledger: what was pushed and shown.
         traffic: pushes.
         users: the id of each user, with the name that the page shows and a token.
+        reader: the user whose inbox is shown, likewise; her events are not part of the history that is checked.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class DemoApp:
         ledger: Ledger,
         traffic: Traffic,
         users: Mapping[str, tuple[str, str]],
+        reader: tuple[str, str, str],
     ) -> None:
         self._authority = authority
         self._instances = instances
         self._ledger = ledger
         self._traffic = traffic
         self._users = users
+        self._reader = reader
         self._calm: dict[str, bool] = {}
         self._posts: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             name.removeprefix("_do_"): getattr(self, name) for name in dir(self) if name.startswith("_do_")
@@ -112,7 +115,22 @@ class DemoApp:
             for user, (name, token) in self._users.items()
         ]
         wires = [{"name": each.name, "url": each.url} for each in self._instances.values()]
-        return {"users": users, "instances": wires, "since": since, "rate": self._traffic.rate}
+        reader = dict(zip(("id", "name", "token"), self._reader, strict=True))
+        return {"users": users, "instances": wires, "since": since, "rate": self._traffic.rate, "reader": reader}
+
+    async def _do_item(self, asked: dict[str, Any]) -> Any:
+        """Send an item to the inbox that the page shows."""
+        payload = {name: str(asked[name])[:_MAX_TEXT] for name in ("title", "message", "type") if asked.get(name)}
+        order = {"user": self._reader[0], "type": "generic", "payload": payload, "list": True}
+        if asked.get("group"):
+            order["group"] = str(asked["group"])[:_MAX_TEXT]
+        for instance in self._instances.values():
+            if instance.is_serving:
+                try:
+                    return {"id": await instance.push(order)}
+                except OSError:
+                    continue
+        raise BadRequestError("no instance is running")
 
     async def _do_poll(self, asked: dict[str, Any]) -> Any:
         """Take what the page has shown since the last time, and say what has happened since."""

@@ -21,6 +21,7 @@ import anyio
 from .. import Notifier
 from ..errors import InvalidEventError, NotifyError, UsageError
 from ..event import check_user
+from ..inbox import Inbox, InboxStore
 from ._console import first_signal, say
 from ._opening import entered
 from ._tokens import check_secret, sign, verify
@@ -68,6 +69,8 @@ async def serve(options: argparse.Namespace) -> int:
     pushers = [check_secret(each, PUSH_SECRETS).decode() for each in os.environ.get(PUSH_SECRETS, "").split()]
     more: dict[str, Any] = {} if options.retry is None else {"retry": tuple(options.retry)}
     async with entered(options, PATIENCE) as store, Notifier(store) as notifier:
+        if isinstance(store, InboxStore):
+            more["inbox"] = Inbox(notifier)
         app = web.NotifyApp(notifier, authenticate, origins=options.origin, publish_secrets=pushers, **more)
         app = forwarded(app, [_network(each) for each in options.trust])
         with listening(options.host, options.port) as listener:

@@ -72,6 +72,9 @@ button { all: unset; box-sizing: border-box; cursor: pointer; color: inherit; bo
   border-radius: var(--notify-radius, 12px); box-shadow: var(--notify-shadow, 0 1px 2px #0000000f, 0 16px 40px -8px #00000047);
   animation: in .16s ease-out;
 }
+:host([inline]) { display: block; }
+:host([inline]) [part=bell] { display: none; }
+:host([inline]) [part=panel] { position: static; width: auto; box-shadow: none; animation: none; }
 :host([align=start]) [part=panel] { inset-inline: 0 auto; }
 [part=head] { display: flex; align-items: center; gap: 4px; padding: 10px 12px; border-bottom: 1px solid var(--_border); }
 [part=tabs] { display: flex; gap: 2px; flex: 1; }
@@ -110,12 +113,12 @@ button { all: unset; box-sizing: border-box; cursor: pointer; color: inherit; bo
 
 /**
  * Attributes: `read` ("view": what was visible for a second; "click": what was opened; "none"), `count` ("unread" or
- * "unseen": what the badge shows), `title-badge` and `app-badge` (the number in the page's title and on the application's
+ * "unseen": what the badge shows), `inline` (the panel alone, as a part of the page), `title-badge` and `app-badge` (the number in the page's title and on the application's
  * icon), `types` (only these), `limit` (of a page), `align` ("start" or "end"), and `label-<name>` for each text.
  * Properties: `client`, `describe` (item => ({title, message, url})). Events: `notify-open` (cancellable), detail: the item.
  */
 export class NotifyBell extends Base {
-  describe = ({ type, payload }) => ({ title: payload?.title ?? (payload?.message ? "" : type), message: payload?.message, url: payload?.action_url });
+  describe = this.describe ?? (({ type, payload }) => ({ title: payload?.title ?? (payload?.message ? "" : type), message: payload?.message, url: payload?.action_url }));
   #client = null;
   #boxes = {}; // an inbox for each tab that was opened
   #tab = "active";
@@ -134,6 +137,12 @@ export class NotifyBell extends Base {
 
   connectedCallback() {
     this.#nodes ??= this.#build();
+    if (Object.hasOwn(this, "client")) {
+      const { client } = this; // set before this module was there
+      delete this.client;
+      this.client = client;
+    }
+    if (this.#isInline) this.#nodes.panel.hidden = false;
     this.#stop = new AbortController();
     const listen = (target, name, handle) => target.addEventListener(name, handle, { signal: this.#stop.signal });
     listen(document, "notify-status", ({ client }) => {
@@ -174,6 +183,10 @@ export class NotifyBell extends Base {
 
   set open(isOpen) {
     this.#toggle(isOpen);
+  }
+
+  get #isInline() {
+    return this.hasAttribute("inline");
   }
 
   #text = (name) => this.getAttribute(name === "bell" ? "label" : `label-${name}`) ?? TEXTS[name];
@@ -369,7 +382,7 @@ export class NotifyBell extends Base {
 
   #toggle(isOpen) {
     const n = this.#nodes;
-    if (!n || isOpen === this.open) return;
+    if (!n || this.#isInline || isOpen === this.open) return;
     const hadFocus = this.shadowRoot.activeElement;
     n.panel.hidden = !isOpen;
     n.bell.setAttribute("aria-expanded", isOpen);

@@ -1,6 +1,7 @@
 // The page of `notify serve --demo`. It is a client like any other, six times: one for each user at each instance.
 import { connect } from "./client.js";
 import "./components.js";
+import "./bell.js";
 import { Checker, compare } from "./checker.js";
 
 const POLL = 500; // ms between two reports to the server of the demo
@@ -69,6 +70,31 @@ for (const { name, url } of facts.instances) {
     client.on("gap", (gap) => gaps.push([device.name, gap.reason, gap.from, gap.to]));
   }
 }
+
+// -- one inbox, two browsers ---------------------------------------------------------------------------------------------
+
+for (const { name, url } of facts.instances) {
+  const { reader } = facts;
+  const client = connect(url, { auth: () => ({ Authorization: `Bearer ${reader.token}` }), transports: ["fetch"], share: false });
+  const bell = (...names) => {
+    const element = Object.assign(document.createElement("notify-bell"), { client });
+    for (const attribute of names) element.setAttribute(attribute, attribute === "read" ? "click" : "");
+    return element;
+  };
+  const status = Object.assign(document.createElement("notify-status"), { client });
+  status.setAttribute("hide-after", 0);
+  const bar = make("div", { className: "bar" }, make("i", {}), make("b", { textContent: `${reader.name} at instance ${name}` }), status, bell("read"));
+  $("browsers").append(make("div", { className: `browser ${name.toLowerCase()}` }, bar, bell("inline", "read")));
+}
+$("item").onsubmit = (event) => {
+  event.preventDefault();
+  post("item", { title: $("subject").value });
+};
+let replaced = 0;
+$("replace").onclick = () => {
+  const done = (replaced = (replaced % 5) + 1) * 20;
+  post("item", { title: "Report", message: `${done} % done`, type: done === 100 ? "success" : "info", group: "report" });
+};
 
 /** Paint what has arrived with the next frame; a hidden page has no frames. */
 function soon(instance) {
