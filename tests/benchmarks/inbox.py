@@ -133,7 +133,9 @@ async def writes(open_store: Open, work: int) -> dict[str, list[float]]:
         notifier = await stack.enter_async_context(Notifier(used))
         inbox = Inbox(notifier, retention=_RETENTION)
         users = [f"user-{number}" for number in range(WRITERS)]
-        await _fill(lambda number: inbox.send(users[number % WRITERS], "comment.created", _PAYLOAD), range(10 * WRITERS))
+        await _fill(
+            lambda number: inbox.send(users[number % WRITERS], "comment.created", _PAYLOAD), range(10 * WRITERS)
+        )
         await _fill(lambda number: without.push(users[number % WRITERS], "comment.created"), range(10 * WRITERS))
         calls: dict[str, Callable[[int], Awaitable[object]]] = {
             "push": lambda number: without.push(users[number % WRITERS], "comment.created", _PAYLOAD),
