@@ -12,7 +12,7 @@ import pytest
 from notify import BackendUnavailableError, Event, Notifier, PushRejectedError, UsageError
 from notify.inbox import Inbox
 from notify.inbox.abc import MAX_TOPICS, InboxRetention, ItemQuery
-from notify.testing import FaultProxy, Faults
+from notify.testing import FaultProxy
 from notify_pg import PostgresStore, PostgresStreamStore
 from tests.notify_pg.conftest import Make
 from tests.notify_pg.roles import role
@@ -183,28 +183,24 @@ async def test_row_level_security_on_an_inbox(
 
 
 async def test_a_change_whose_reply_is_lost(postgres: Server, schema: str, sql: asyncpg.Connection) -> None:
-    """A further attempt finds the event that the first one has stored, and marks nothing twice."""
+    """A further attempt finds what the first one has stored, and applies nothing twice: changes, items, batches."""
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
         async with PostgresStore(dsn, schema=schema, timeout=LONG) as store:
             sent = [await store.save(item("a", n)) for n in range(2)]
-            proxy.down = Faults(blackhole=True)
-            task = asyncio.create_task(store.change(change("a", "read", ids=[sent[0].id])))
-            count = f"SELECT count(*) FROM {schema}.notify_events WHERE type = 'notify.read'"
-            await until(lambda: _is_one(sql, count), LONG)
-            proxy.down = Faults()
-            proxy.drop()
-            made = await task
+            proxy.drop_reply(request=b"notify.read")
+            made = await store.change(change("a", "read", ids=[sent[0].id]))
+            assert proxy.lost_replies == 1
             assert made.event is not None
             assert (made.event.payload, made.counts.unread) == ({"ids": [sent[0].id]}, 1)
+            count = f"SELECT count(*) FROM {schema}.notify_events WHERE type = 'notify.read'"
             assert await sql.fetchval(count) == 1
-            task = asyncio.create_task(store.save(item("a", 2, "g")))
-            assert (await task).prev == made.event.id
+            for drafts in ([item("a", 2, "marked")], [item("a", n, f"marked{n}") for n in range(3)]):
+                proxy.drop_reply(request=b"marked")
+                assert all(isinstance(outcome, Event) for outcome in await store.save_many(drafts))
+            assert proxy.lost_replies == 3
+            assert await listed(store, "a") == [2, 1, 0, 2, 1, 0]
         await assert_counted(sql, schema)
-
-
-async def _is_one(sql: asyncpg.Connection, query: str) -> bool:
-    return bool(await sql.fetchval(query) == 1)
 
 
 async def test_too_many_topics(make: Make, sql: asyncpg.Connection, schema: str) -> None:
