@@ -105,10 +105,8 @@ def _named(writer: InboxWriter, event: Event, effect: str) -> tuple[list[Row], M
             rows = writer.read(f"up_to_{effect}", user, max(bounds.values(), default=-1))
             return [row for row in rows if row[0] <= bounds.get(row[1], -1)], bounds
         case {"group": str(group)}:
-            is_dismissed = effect == "restored"
-            return [
-                row for row in writer.read("named_group", user, group) if (row[4] is not None) == is_dismissed
-            ], None
+            rows = writer.read("named_group", user, group)
+            return [row for row in rows if (row[4] is not None) == (effect == "restored")], None
     return [], None
 
 

@@ -65,5 +65,5 @@ def change(db: sqlite3.Connection, sql: Mapping[str, str], draft: Event, limits:
             if draft.type not in MARKS:
                 apply(writer, event)
         writer.flush()
-    found, _ = counts(db, sql, user, inbox)
+    found, _ = counts(db, sql, user, inbox, pulled=True)
     return Change(tuple(id_of(row[0], row[1]) for row in changed[:MAX_IDS]), found, event)

@@ -165,8 +165,18 @@ def may_be_due(limits: InboxLimits, oldest: int | None, expires: int | None) -> 
     return (oldest is not None and oldest < limits.horizon) or (expires is not None and expires <= limits.now)
 
 
-def counts(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: InboxLimits) -> tuple[Counts, list[str]]:
-    """Return the counts of an inbox, and which topics have items that are not in it; called in a transaction."""
+def counts(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: InboxLimits, pulled: bool = False
+) -> tuple[Counts, list[str]]:
+    """Return the counts of an inbox, and which topics have items that are not in it.
+
+    Args:
+        db: in a transaction.
+        sql: the statements.
+        user: whose inbox.
+        limits: what the retention allows now.
+        pulled: whether this transaction has pulled, so that the positions of topics are up to date.
+    """
     row = db.execute(sql["counts"], (user, user, user)).fetchone()
     head, follows, kept, total, unseen, unread, oldest, expires = row
     own = ids.unpack(head or 0)
@@ -179,11 +189,13 @@ def counts(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits: In
         unread -= sum(read_at is None for _, _, _, read_at, _, _ in due)
     if not follows:
         return Counts(total, unseen, unread, own), []
-    position, news = _positions(db, sql, user, own)
+    position, news = _positions(db, sql, user, own, pulled)
     return Counts(total, unseen, unread, position), news
 
 
-def _positions(db: sqlite3.Connection, sql: Mapping[str, str], user: str, own: str) -> tuple[str, list[str]]:
+def _positions(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, own: str, pulled: bool
+) -> tuple[str, list[str]]:
     """Return up to where the rows of an inbox are exact in each log; a topic without new items is so up to its end."""
     topics: dict[str, str] = {user: own}
     sessions: dict[str, str] = {}
@@ -192,7 +204,7 @@ def _positions(db: sqlite3.Connection, sql: Mapping[str, str], user: str, own: s
         if merged:
             sessions[topic] = ids.unpack(position)
             continue
-        if head is not None and head > position:
+        if not pulled and head is not None and head > position:
             if db.execute(sql["has_item_after"], (topic, position)).fetchone() == (1,):
                 news.append(topic)
             else:

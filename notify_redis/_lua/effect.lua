@@ -146,11 +146,9 @@ end
 
 -- Notes that a session is to be merged up to a position.
 local function merge_later(box, session, last, name, known)
-  if packed(last) <= packed(known and known.position or '0') then return nil end
   return function(id)
-    local log = known or {kind = 'm', since = '0', position = '0', name = name, order = packed(id)}
-    if log.last and log.last ~= '' then last = later(last, log.last) end
-    redis.call('HSET', box.logs, session, state_of(log, log.position, last))
+    local log = known or {kind = 'm', since = '0', position = '0', name = name, order = packed(id), last = '0'}
+    redis.call('HSET', box.logs, session, state_of(log, log.position, later(later(log.position, log.last), last)))
   end
 end
 
@@ -259,7 +257,7 @@ local function prepare(k, a, now)
 end
 
 -- The result for a change that an earlier attempt has applied: the items that it may have changed are those that are now
--- as it leaves them, since that moment.
+-- as it leaves them, since that moment (or another change of the same millisecond).
 local FIELDS = {seen = '^(%d+),', read = '^%d*,(%d+),', dismissed = ',(%d+)$'}
 local function report(k, a, place, now)
   local extra = ARGV[a + 3]

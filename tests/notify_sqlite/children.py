@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 from notify import Event, Notifier, NotifyError, RoutingInfo
+from notify.inbox.abc import ITEM, InboxRetention
 from notify.testing import History
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _checkpoint
 from notify_sqlite._schema import statements
@@ -309,6 +311,50 @@ def fill_up(path: str) -> None:
                 (await store.save(Event("alice", "t", "last"))).prev
                 == (await store.read("alice", "0", accepted)).position
             )
+
+    asyncio.run(main())
+
+
+def dismiss(path: str, user: str, item: str) -> None:
+    """Dismiss one item."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            await store.change(Event(user, "notify.dismissed", {"ids": [item]}))
+
+    asyncio.run(main())
+
+
+def send(path: str, count: str) -> None:
+    """Send items of one group, all at the same time."""
+
+    async def main() -> None:
+        async with SQLiteStore(path, timeout=30) as store, asyncio.TaskGroup() as tasks:
+            for number in range(int(count)):
+                tasks.create_task(store.save(Event("alice", "t", number, group="g", meta={ITEM: ""})))
+
+    asyncio.run(main())
+
+
+def work(path: str, seed: str) -> None:
+    """Send and change items of four users at random, until killed; say that each step is done."""
+    random = Random(int(seed))
+    users = ("alice", "bob", "news", "session")
+    effects = ("seen", "read", "unread", "dismissed", "restored")
+
+    async def main() -> None:
+        async with SQLiteStore(path, max_len=100_000, timeout=30) as store:
+            store.inbox_retention = InboxRetention(max_items=100_000, max_age=None)
+            while True:
+                user, group = random.choice(users), random.choice((None, None, "g", "h"))
+                sent = await store.save(Event(user, "t", group=group, meta={ITEM: ""}))
+                await store.save_many([Event(user, "t", n, group=group, meta={ITEM: ""}) for n in range(3)])
+                named = random.choice(({"ids": [sent.id]}, {"up_to": sent.id}, {"group": "g"}))
+                await store.change(Event(user, f"notify.{random.choice(effects)}", named))
+                if random.random() < 0.1:
+                    await store.change(Event("alice", "notify.followed", {"topic": "news", "since": "0"}))
+                    await store.change(Event("bob", "notify.merged", {"session": "session", "until": None}))
+                say("done")
 
     asyncio.run(main())
 

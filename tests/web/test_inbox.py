@@ -23,6 +23,13 @@ from notify_memory import MemoryStore, MemoryStreamStore
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Streams of an inbox are tested on both event loops elsewhere."""
+    return "asyncio"
+
+
 ADDRESSES = ("news", "a/b?c#ü%", "stream")
 
 
@@ -229,7 +236,6 @@ class TestMarks:
             assert error_of(answer) == (400, "invalid_position")
             assert (await client.get("/inbox/counts")).json()["unread"] == 1
 
-    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # on trio this client leaves a refused body unfinished
     async def test_bodies(self, site: Site) -> None:
         """Bounded in size, JSON, and declared as such."""
         as_json = {"content-type": "application/json"}
@@ -478,6 +484,19 @@ class TestEachEndpoint:
             answer = await client.request(method, path, json=body)
             assert error_of(answer) == (503, "unavailable")
             assert answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/inbox/health", "/inbox/openapi.json", "/inbox/group/client.js", "/follow/health", "/follow/stream"]
+)
+async def test_names_like_those_of_public_files(site: Site, path: str) -> None:
+    """They open no way around the cross-site rules."""
+    await site.send(group="client.js")
+    async with site.client(cookie="a=b", origin="https://evil.example") as client:
+        assert error_of(await client.delete(path)) == (403, "cross_site")
+        assert (await client.get("/health", headers={"sec-fetch-site": "cross-site"})).status_code == 200
+    async with site.client() as client:
+        assert (await client.delete(path)).status_code == 200
 
 
 async def test_closed(site: Site) -> None:

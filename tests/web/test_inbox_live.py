@@ -292,6 +292,8 @@ class TestFollowing:
             assert [kind[:2] for kind in kinds] == [("notify.followed", "alice"), ("note", "news")]
             assert kinds[1][2] == {"n": 1}
             during = client.last_id
+            assert during.startswith("m1.alice.")
+            assert ".news." in during
             await a.delete("/follow/news")
             await next_of(client, "notify.unfollowed")
             await a.send("news", 2)

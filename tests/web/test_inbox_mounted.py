@@ -22,7 +22,7 @@ TOPIC = "a/b?c#ü%41 +"
 """Everything that a path could be taken apart at."""
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "uvicorn-h11", "hypercorn", "granian", "daphne", "gunicorn"])
+@pytest.mark.parametrize("kind", ["uvicorn", "hypercorn", "granian", "daphne"])
 def test_servers(kind: str, tmp_path: Path) -> None:
     """Follow a topic, dismiss its item and its group, and end the follow, by names that have to be escaped."""
     with WebServer(kind, "tests.web.apps.contract:app", tmp_path) as server:
