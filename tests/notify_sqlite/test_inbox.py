@@ -138,7 +138,8 @@ async def test_too_many_topics_fail_alone(path: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"{", b"[]", b'{"ids": 1}', b'{"up_to": 5}', b'{"group": "\\ud800"}', b'{"topic": "\\ud800", "since": "0"}', b"3",
-     b'{"ids": [1, {}, null, "1-1@\\ud800"]}', b'{"topic": "x", "since": "y"}', b'{"session": "x", "until": null}'],
+     b'{"ids": [1, {}, null, "1-1@\\ud800"]}', b'{"topic": "x", "since": "y"}', b'{"session": "x", "until": null}',
+     b'{"session": "alice", "until": "99-0", "topic": "alice", "since": "0"}'],
 )  # fmt: skip
 async def test_a_malformed_change_has_no_effect(path: Path, data: bytes) -> None:
     """A log that is copied from elsewhere may hold anything: it is stored, and neither fails nor changes an inbox."""
@@ -325,6 +326,19 @@ async def test_a_long_pull_is_many_small_transactions(path: Path) -> None:
     assert assert_counted(path) == 3
 
 
+async def test_a_position_that_was_set_back_repeats_nothing(path: Path) -> None:
+    """What an inbox has already is not taken over again, and keeps its state."""
+    async with SQLiteStore(path) as store:
+        await follow(store, "alice", "news")
+        sent = [await store.save(item("news", number, group=group)) for number, group in enumerate((None, "g"))]
+        await mark(store, "alice", "read", ids=[f"{event.id}@news" for event in sent])
+        with opened(path) as file:
+            file.execute("UPDATE notify_follows SET position = 0")
+        assert await payloads(store, "alice", state="read") == [1, 0]
+        assert (await store.items("alice", ItemQuery())).counts.unread == 0
+    assert assert_counted(path) == 2
+
+
 # -- due items ---------------------------------------------------------------------------------------------------
 
 
@@ -356,6 +370,7 @@ async def test_bounds_that_are_too_low_are_read_again(path: Path) -> None:
     """Where what the bounds stand for was replaced, sweeping corrects them once."""
     now = 1_000_000_000.0
     async with SQLiteStore(path, clock=lambda: now) as store:
+        store.inbox_retention = InboxRetention(max_age=None)
         await store.save(item("alice", group="g", expires="1000000010000"))
         await store.save(item("alice", group="g"))
         now += 20
