@@ -367,6 +367,22 @@ def test_excuses_are_needed() -> None:
         assert phrase in {found.phrase.lower() for found in findings((ROOT / name).read_text(encoding="utf-8"))}
 
 
+def test_features_name_tests_that_exist() -> None:
+    """Each row names a test that exists, the snippets of a page that it links, or says why not."""
+    text = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| ((?:SK|TP|FL|GH)-\d+) \|.*\| ([^|]+) \|$", text.partition("\n## The inbox\n")[2], re.MULTILINE
+    )
+    assert len(rows) > 100
+    assert len({number for number, _ in rows}) == len(rows)
+    for number, shown in rows:
+        named = re.fullmatch(r"`([\w/]+)::(\w+)`", shown)
+        assert named or shown in {"page", "none"}, number
+        if named:
+            source = (ROOT / f"{named[1]}.py").read_text(encoding="utf-8")
+            assert re.search(rf"^ *(?:async def|def|class) {named[2]}\b", source, re.MULTILINE), (number, shown)
+
+
 def test_names_in_the_docs_exist() -> None:
     """Every error and every option of `Notifier(...)` that a page names exists."""
     errors = importlib.import_module("notify.errors")

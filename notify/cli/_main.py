@@ -28,6 +28,7 @@ from ..errors import BackendError, BackendUnavailableError, NotifyError, UsageEr
 from . import _commands, _serve
 from ._commands import PATIENCE
 from ._console import report, say, seconds
+from ._inbox import ACTIONS, add_inbox
 from ._urls import DEFAULT, import_backend, redact
 
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
@@ -83,8 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
 
-    def command(name: str, run: Callable[..., Awaitable[int]], text: str, **defaults: Any) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, parents=[everywhere], allow_abbrev=False)
+    def command(
+        name: str, run: Callable[..., Awaitable[int]] | None, text: str, *, into: Any = None, **defaults: Any
+    ) -> argparse.ArgumentParser:
+        place = commands if into is None else into
+        added: argparse.ArgumentParser = place.add_parser(
+            name, help=text, description=text, parents=[everywhere], allow_abbrev=False
+        )
         added.set_defaults(run=run, parser=added, **{"follows": False, "creates": False, **defaults})
         wait = f"how long to wait for the store (default: {TIMEOUT:g})"
         if name == "push":
@@ -125,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     forget = command("forget", _commands.forget, "erase all that the store holds about a user")
     forget.add_argument("user", metavar="USER", help="user id")
     forget.add_argument("--yes", action="store_true", help="required, because nothing brings it back")
+    add_inbox(command, _seconds, lambda inbox: inbox.add_subparsers(metavar="ACTION", parser_class=_Parser))
     _add_serve(command)
     command("check", _commands.check, "check every part once; exit status 1 if one does not work")
     stats = command("stats", _commands.stats, "describe the store, and the logs of users")
@@ -177,7 +184,9 @@ def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
         say(f"notify {__version__}")
         return None
     if options.run is None:
-        parser.error("a command is required: push, tail, head, trim, forget, init, serve, token, check or stats")
+        if options.parser is not None:
+            options.parser.error(f"an action is required: {ACTIONS}")
+        parser.error("a command is required: push, tail, head, trim, forget, inbox, init, serve, token, check or stats")
     options.has_store = options.store is not None
     if options.store is None:
         options.store = os.environ.get("NOTIFY_STORE") or DEFAULT

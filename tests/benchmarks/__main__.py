@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import fanout, idle, paused, plot, postgres, push, redis, redis_wake, replay, sqlite, wake, web
+from . import fanout, idle, inbox, paused, plot, postgres, push, redis, redis_wake, replay, sqlite, wake, web
 from .harness import Row, progress
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "push": push.measure,
     "fanout": fanout.measure,
     "idle": idle.measure,
+    "inbox": inbox.measure,
     "replay": replay.measure,
     "wake": wake.measure,
     "paused": paused.measure,

@@ -107,7 +107,7 @@ class Page:
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_consoles(name: str, tmp_path: Path) -> None:
     """The commands of a page, run in order in an empty directory, print what the page shows."""
     with ExitStack() as stack:

@@ -66,7 +66,6 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "sqlite stream": lambda path: SQLiteStreamStore(path / "log.db"),
 }
 """One store of each kind; the last two wait for a disk."""
-KINDS = {name: make for name, make in KINDS.items() if "sqlite" not in name or hasattr(SQLiteStore, "change")}
 
 
 @asynccontextmanager

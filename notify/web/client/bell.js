@@ -293,7 +293,7 @@ export class NotifyBell extends Base {
     n.more.toggleAttribute("disabled", !!loading);
     put(n.undo, this.#text("undo"));
     const at = `${counts.position} ${items[0]?.id}`;
-    if (document.hidden || !counts.unseen || box.error || at === this.#seenAt) return;
+    if (document.hidden || !counts.unseen || box.loading || box.error || at === this.#seenAt) return;
     this.#seenAt = at; // what a mark does not reach is not marked again and again
     box.seen().catch(() => {});
   }

@@ -494,6 +494,14 @@ def test_before_the_module_is_there(page: Page, scripted: InboxServer) -> None:
     shown(page, "read")
 
 
+def test_marks_before_there_is_a_list(page: Page, scripted: InboxServer) -> None:
+    """What is meant is what the list will have: it is read first."""
+    scripted.send("one")
+    page.evaluate("start({share: false}); inbox = got.client.inbox(); inbox.seen(); void inbox.readUpTo()")
+    until(page, "inbox.items[0]?.read_at && inbox.counts.unread === 0")
+    assert [seen.body["up_to"] for seen in scripted.requests("/inbox/mark")] == ["1700000000000-1"] * 2
+
+
 def test_subscribers(page: Page, scripted: InboxServer) -> None:
     """Each is called with the inbox; one that fails reaches no other; removed, it is not called; `close` ends it."""
     opened_inbox(page)

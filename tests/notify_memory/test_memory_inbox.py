@@ -1,0 +1,197 @@
+"""What the inboxes of memory stores do beyond the suite: corners of the fold, and what does not cost anything."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from random import Random
+
+import pytest
+
+from notify import Event, InvalidEventIdError, UsageError, ids
+from notify.adapters import split_positions
+from notify.inbox import InboxFold, InboxRetention, InboxStore
+from notify.inbox.abc import ITEM, ItemQuery
+from notify_memory import MemoryStore
+from notify_memory._open import NamedMemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    """Seconds since 1970, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+def item(user: str, payload: object = None, **options: str) -> Event:
+    return Event(user, "t", payload, meta={ITEM: ""}, **options)
+
+
+def change(user: str, effect: str, **payload: object) -> Event:
+    return Event(user, f"notify.{effect}", payload)
+
+
+async def test_plain_events_leave_no_inbox() -> None:
+    """Neither pushes nor reads of a user without items make an inbox."""
+    async with MemoryStore() as store:
+        for number in range(10):
+            await store.save(Event("alice", "t", number, meta={"a": "b"}))
+        await store.items("alice", ItemQuery())
+        await store.change(change("alice", "read", up_to="1-1"))
+        assert store._inboxes.users() == set()
+
+
+async def test_a_named_store_is_an_inbox_store_open_or_closed() -> None:
+    """Stores of one name share the retention; a closed one has the default, so that it can be asked what it is."""
+    first, second = NamedMemoryStore("inbox of two"), NamedMemoryStore("inbox of two")
+    first.inbox_retention = InboxRetention(max_items=3)
+    assert second.inbox_retention == InboxRetention(max_items=3)
+    assert isinstance(second, InboxStore)
+    await first.aclose()
+    assert isinstance(first, InboxStore)
+    assert first.inbox_retention == InboxRetention()
+    await second.aclose()
+
+
+async def test_arguments_that_cannot_be_meant() -> None:
+    """Edges of both or neither, and a place in the list that is not an item's id, are mistakes of the caller."""
+    async with MemoryStore() as store:
+        with pytest.raises(UsageError):
+            await store.edges(user="alice", topic="news")
+        with pytest.raises(UsageError):
+            await store.edges()
+        with pytest.raises(InvalidEventIdError):
+            await store.items("alice", ItemQuery(before="x"))
+
+
+async def test_an_inbox_knows_the_end_of_a_log_that_aged_away() -> None:
+    """The log is forgotten after twice its age; positions, marks and new follows go on from where it was."""
+    clock = Clock()
+    async with MemoryStore(max_age=60.0, clock=clock) as store:
+        old = await store.save(item("news", "old"))
+        clock.now += 1000
+        await store.save(Event("bob", "t"))
+        assert await store.head("news") == "0"
+        page = await store.items("news", ItemQuery())
+        assert page.position == old.id
+        await store.change(change("alice", "followed", topic="news", since=None))
+        await store.save(item("news", "new"))
+        assert [each.event.payload for each in (await store.items("alice", ItemQuery())).items] == ["new"]
+        assert [*(await store.change(change("news", "read", up_to=page.position))).ids] == [old.id]
+
+
+async def test_a_user_is_not_its_own_topic_or_session() -> None:
+    """Following or merging oneself changes nothing, by `change` or as a saved event."""
+    async with MemoryStore() as store:
+        event = await store.save(item("alice"))
+        follow = change("alice", "followed", topic="alice", since="0")
+        merge = change("alice", "merged", session="alice", until=event.id)
+        for draft in (follow, merge):
+            assert (await store.change(draft)).event is None
+            await store.save(draft)
+        assert [each.id for each in (await store.items("alice", ItemQuery(state="all"))).items] == [event.id]
+        assert [*await store.edges(user="alice")] == []
+
+
+async def test_a_merged_session_brings_the_sessions_merged_into_it() -> None:
+    """What was merged into a session is listed too, and is a log of the positions."""
+    async with MemoryStore() as store:
+        first = await store.save(item("first"))
+        await store.change(change("second", "merged", session="first", until=None))
+        await store.change(change("alice", "merged", session="second", until=None))
+        page = await store.items("alice", ItemQuery())
+        assert [each.id for each in page.items] == [f"{first.id}@first"]
+        logs = split_positions(page.position, ["alice", "first", "second"])
+        assert logs["first"] == first.id
+        assert (await store.change(change("alice", "merged", session="first", until=None))).event is None
+
+
+async def test_an_expiry_that_is_not_a_time_means_none() -> None:
+    """What another program writes into `meta` makes an item without an expiry, and no error."""
+    async with MemoryStore() as store:
+        for text in ("x", "-1", "1.5", "٣", "9" * 30, " 1"):
+            await store.save(Event("alice", "t", meta={ITEM: text}))
+        page = await store.items("alice", ItemQuery())
+        assert [each.expires_at for each in page.items] == [None] * 6
+
+
+async def test_publishing_touches_no_follower() -> None:
+    """However many follow, an item of a topic is one event; each follower's rows are filled when it looks."""
+    async with MemoryStore() as store:
+        for number in range(500):
+            await store.change(change(f"user {number}", "followed", topic="news", since=None))
+        await store.save(item("news"))
+        folds = store._inboxes._folds
+        assert sum(len(folds[f"user {number}"].rows) for number in range(500)) == 0
+        assert (await store.items("user 7", ItemQuery())).counts.unread == 1
+        assert sum(len(folds[f"user {number}"].rows) for number in range(500)) == 1
+
+
+async def test_ten_thousand_items_in_pages() -> None:
+    """While 1,000 items arrive and 500 are dismissed, pages skip nothing that stays and repeat nothing."""
+    random = Random(11)
+    async with MemoryStore() as store:
+        store.inbox_retention = InboxRetention(max_items=20_000)
+        sent = [(await store.save(item("alice", number))).id for number in range(10_000)]
+        dismissed: set[str] = set()
+        found: list[str] = []
+        page = await store.items("alice", ItemQuery(limit=100))
+        while True:
+            found += [each.id for each in page.items]
+            for _ in range(10):
+                await store.save(item("alice", "new"))
+            those = random.sample(sent, 5)
+            dismissed |= {*(await store.change(change("alice", "dismissed", ids=those))).ids}
+            if page.next is None:
+                break
+            page = await store.items("alice", ItemQuery(page.next, 100))
+        assert len(found) == len({*found})
+        assert {*sent} - dismissed <= {*found} <= {*sent}
+        assert page.counts.total <= 11_000
+
+
+async def test_due_items_leave_when_the_clock_says_so() -> None:
+    """Nothing is removed before its millisecond, everything at it; unread items stay if they are to be kept."""
+    clock = Clock()
+    async with MemoryStore(clock=clock) as store:
+        store.inbox_retention = InboxRetention(max_age=10.0, keep_unread=True)
+        sent = [await store.save(item("alice", number)) for number in range(2)]
+        await store.change(change("alice", "read", ids=[sent[0].id]))
+        clock.now += 10.0
+        assert (await store.items("alice", ItemQuery())).counts.total == 2
+        clock.now += 0.001
+        page = await store.items("alice", ItemQuery())
+        assert [each.id for each in page.items] == [sent[1].id]
+        assert (await store.sweep(), await store.sweep()) == (1, 0)
+        expiry = ids.time_of(sent[1].id) + timedelta(seconds=60)
+        meta = {ITEM: str(int(expiry.timestamp() * 1000))}
+        await store.save(Event("alice", "t", meta=meta))
+        clock.now = expiry.timestamp() - 0.001
+        assert (await store.items("alice", ItemQuery())).counts.total == 2
+        clock.now = expiry.timestamp()
+        assert (await store.items("alice", ItemQuery())).counts.total == 1
+
+
+def test_folding_a_suffix_again_changes_nothing() -> None:
+    """Effects are absolute: after any log, applying its last changes once more leaves every item as it is."""
+    random, effects = Random(3), ("seen", "read", "unread", "dismissed", "restored")
+    for _ in range(200):
+        fold, log = InboxFold("alice"), []
+        for number in range(12):
+            if log and random.random() < 0.6:
+                named = random.choice([{"ids": [random.choice(log).id]}, {"up_to": random.choice(log).id}])
+                draft = change("alice", random.choice(effects), **named)
+            else:
+                draft = item("alice", group=random.choice(["g", "h", "i"]))
+            log.append(draft.stored(f"5-{number}", "0"))
+            fold.apply(log[-1], 5, InboxRetention(max_age=None))
+        before = [(row.key, row.place, row.seen is None) for row in fold.rows.newest("all", None)]
+        start = max(number for number, event in enumerate(log) if event.type == "t") + 1
+        for event in log[start:]:
+            fold.apply(event, 6, InboxRetention(max_age=None))
+        assert [(row.key, row.place, row.seen is None) for row in fold.rows.newest("all", None)] == before
