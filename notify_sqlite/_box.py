@@ -130,8 +130,11 @@ class InboxWriter:
         """Add an item of another inbox in the place of that of its log and group; keeps I1 and I2."""
         id_, log, group, seen_at, read_at, dismissed_at, expires_at = row[:7]
         if group is not None:
-            self.remove(box, self.read("current_item", box.user, group, log))
-        if self.db.execute(self.sql["insert_item"], (box.user, *row)).rowcount == 1:  # else it was there already
+            found = self.read("current_item", box.user, group, log)
+            if found and found[0][0] == id_:
+                return  # it is there already, as after a position was restored from a backup
+            self.remove(box, found)
+        if self.db.execute(self.sql["insert_item"], (box.user, *row)).rowcount == 1:
             box.came(id_, (seen_at, read_at, dismissed_at), expires_at)
 
     def remove(self, box: SQLiteBox, rows: Iterable[Row]) -> None:
