@@ -368,7 +368,7 @@ def test_excuses_are_needed() -> None:
 
 
 def test_features_name_tests_that_exist() -> None:
-    """Each row about the inbox names a test that exists, the snippets of a page that it links, or says why not."""
+    """Each row names a test that exists, the snippets of a page that it links, or says why not."""
     text = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| ((?:SK|TP|FL|GH)-\d+) \|.*\| ([^|]+) \|$", text.partition("\n## The inbox\n")[2], re.MULTILINE

@@ -25,7 +25,7 @@ from notify.inbox.abc import InboxStore
 from notify_memory import MemoryStore
 
 from .harness import ROUNDS, Bar, Row, Spread, at_least, cpu_seconds, progress, rate, ratio, run
-from .inbox_stores import Open, every_store
+from .inbox_stores import PATIENCE, Open, every_store
 
 ITEMS = 10_000
 PAGE = 20
@@ -71,7 +71,11 @@ async def _median(call: Callable[[], Awaitable[object]]) -> float:
 
 async def reads(open_store: Open) -> dict[str, list[float]]:
     """Return the seconds of each kind of read, and of marks, round by round."""
-    async with open_store() as (store, _), Notifier(store) as notifier, Inbox(notifier, retention=_RETENTION) as inbox:
+    async with (
+        open_store() as (store, _),
+        Notifier(store, timeout=2 * PATIENCE) as notifier,
+        Inbox(notifier, retention=_RETENTION) as inbox,
+    ):
         await _fill(lambda _: inbox.send("alice", "comment.created", _PAYLOAD), range(ITEMS))
         log = await store.read("alice", "0", PAGE)
         before = "0" if len(log.events) < 2 else log.events[0].id
@@ -129,8 +133,8 @@ async def writes(open_store: Open, work: int) -> dict[str, list[float]]:
     async with AsyncExitStack() as stack:
         bare, _ = await stack.enter_async_context(open_store())
         used, _ = await stack.enter_async_context(open_store())
-        without = await stack.enter_async_context(Notifier(bare))
-        notifier = await stack.enter_async_context(Notifier(used))
+        without = await stack.enter_async_context(Notifier(bare, timeout=2 * PATIENCE))
+        notifier = await stack.enter_async_context(Notifier(used, timeout=2 * PATIENCE))
         inbox = Inbox(notifier, retention=_RETENTION)
         users = [f"user-{number}" for number in range(WRITERS)]
         await _fill(
@@ -155,7 +159,7 @@ async def sizes(open_store: Open) -> tuple[float, float]:
     """Return the bytes of an event in the log, and those that an item takes beyond them."""
 
     async def grown(write: Callable[[Notifier, str], Awaitable[object]]) -> float:
-        async with open_store() as (store, size), Notifier(store) as notifier:
+        async with open_store() as (store, size), Notifier(store, timeout=2 * PATIENCE) as notifier:
             await notifier.push("warm", "comment.created", _PAYLOAD)
             before = await size()
             await _fill(lambda number: write(notifier, f"user-{number % 10}"), range(SIZED))
@@ -175,7 +179,7 @@ async def _drain(streams: list[Stream], publish: Callable[[], Awaitable[object]]
 
         async def read(stream: Stream) -> None:
             for _ in range(PUBLISHED):
-                await stream.next(timeout=30)
+                await stream.next(timeout=PATIENCE)
 
         for stream in streams:
             readers.start_soon(read, stream)
@@ -190,7 +194,7 @@ async def topic() -> dict[str, list[float]]:
     """Return the seconds of deliveries to followers and to streams of the core, round by round."""
     store: InboxStore = MemoryStore()
     seconds: dict[str, list[float]] = {"streams": [], "followers": []}
-    async with Notifier(store) as notifier, Inbox(notifier) as inbox:
+    async with Notifier(store, timeout=2 * PATIENCE) as notifier, Inbox(notifier) as inbox:
         users = [f"user-{number}" for number in range(FOLLOWERS)]
         for user in users:
             await inbox.follow(user, "news")

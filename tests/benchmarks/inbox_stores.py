@@ -21,6 +21,9 @@ from notify_redis import RedisStreamStore
 from notify_sqlite import SQLiteStreamStore
 from tests.servers import postgres, redis
 
+PATIENCE = 60.0
+"""Seconds for one call, so that a busy machine makes a figure worse but ends no run."""
+
 Size = Callable[[], Awaitable[int]]
 """Returns the bytes that the store occupies."""
 
@@ -51,7 +54,7 @@ async def on_sqlite() -> AsyncIterator[tuple[InboxStore, Size]]:
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return path.stat().st_size
 
-        async with SQLiteStreamStore(path) as store:
+        async with SQLiteStreamStore(path, timeout=PATIENCE) as store:
             yield store, size
 
 
@@ -66,7 +69,7 @@ def on_redis(url: str) -> Open:
         async def size() -> int:
             return int((await client.info("memory"))["used_memory_dataset"])
 
-        async with client, RedisStreamStore(url, prefix=f"inbox{next(numbers)}") as store:
+        async with client, RedisStreamStore(url, prefix=f"inbox{next(numbers)}", timeout=PATIENCE) as store:
             yield store, size
 
     return opened
@@ -89,7 +92,7 @@ def on_postgres(dsn: str) -> Open:
                 )
             )
 
-        async with PostgresStreamStore(dsn, schema=schema) as store:
+        async with PostgresStreamStore(dsn, schema=schema, timeout=PATIENCE) as store:
             yield store, size
         await connection.execute(f"DROP SCHEMA {schema} CASCADE")
         await connection.close()

@@ -32,5 +32,9 @@ class InboxAsStore:
 
 
 class TestInboxStreams(PositionTests[Any], LifetimeTests[Any]):
+    # Here a gap names its log, as in every stream of several: test_inbox_stream.py looks at gaps.
+    test_a_trimmed_position_tells_a_gap = None  # type: ignore[assignment]
+    test_a_position_trimmed_empty_tells_a_gap = None  # type: ignore[assignment]
+
     async def make(self) -> Any:
         return InboxAsStore()
