@@ -9,9 +9,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from notify import Event, Notifier, PushRejectedError, UsageError
+from notify import BackendUnavailableError, Event, Notifier, PushRejectedError, UsageError
 from notify.inbox import Inbox
-from notify.inbox.abc import ItemQuery
+from notify.inbox.abc import MAX_TOPICS, InboxRetention, ItemQuery
 from notify.testing import FaultProxy
 from notify_pg import PostgresStore, PostgresStreamStore
 from tests.notify_pg.conftest import Make
@@ -70,6 +70,29 @@ async def _has(store: PostgresStore, user: str, count: int) -> bool:
     return len(await listed(store, user)) == count
 
 
+async def test_changes_and_reads_beside_an_open_transaction(
+    make: Make, postgres: Server, sql: asyncpg.Connection
+) -> None:
+    """While `save_in` holds a log, pages are read, without news of topics, and a change is rejected with the reason."""
+    await make(timeout=LONG)
+    store = await make(timeout=3.0)
+    await store.change(change("a", "followed", topic="news", since="0"))
+    await store.save(item("a", 1))
+    await store.save(item("news", 2))
+    async with sql.transaction():
+        await store.save_in(item("a", 3, "g"), sql)
+        await store.save_in(item("a", 4, "g"), sql)
+        page = await store.items("a", ItemQuery())
+        assert [each.event.payload for each in page.items] == [1]
+        assert page.position.endswith(".news.0")
+        with pytest.raises(PushRejectedError, match="another transaction holds the log"):
+            await store.change(change("a", "read", up_to=page.position))
+        with pytest.raises(BackendUnavailableError):
+            await store.pull("a")
+    assert sorted(map(str, await listed(store, "a"))) == ["1", "2", "4"]
+    assert await store.pull("a") == 0
+
+
 async def test_batches_changes_pulls_and_merges_never_deadlock(
     make: Make, sql: asyncpg.Connection, schema: str
 ) -> None:
@@ -98,6 +121,25 @@ async def test_batches_changes_pulls_and_merges_never_deadlock(
         for seed in range(4):
             tasks.create_task(write(stores[seed % 2], seed))
     await assert_counted(sql, schema)
+
+
+async def test_an_item_from_any_program_by_the_outbox(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """A row with `notify.item` becomes an item, with its group and expiry; a broken expiry means none."""
+    store = await make(relay=0.05, timeout=LONG)
+    await sql.executemany(
+        f"INSERT INTO {schema}.notify_outbox (user_id, type, data, topic, meta) VALUES ('a', 'n', $1, $2, $3)",
+        [
+            (b"1", "g", '{"notify.item": ""}'),
+            (b"2", "g", '{"notify.item": "never"}'),
+            (b"3", None, '{"notify.item": "99999999999999", "x": "y"}'),
+            (b"4", None, None),
+        ],
+    )
+    await until(lambda: _has(store, "a", 2), LONG)
+    page = await store.items("a", ItemQuery())
+    assert [(each.event.payload, each.event.group, each.expires_at is None) for each in page.items] == [
+        (3, None, False), (2, "g", True),
+    ]  # fmt: skip
 
 
 async def test_a_role_that_may_not_create_the_tables(
@@ -159,3 +201,41 @@ async def test_a_change_whose_reply_is_lost(postgres: Server, schema: str, sql: 
             assert proxy.lost_replies == 3
             assert await listed(store, "a") == [2, 1, 0, 2, 1, 0]
         await assert_counted(sql, schema)
+
+
+async def test_too_many_topics(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """What would exceed the limit is refused, and changes nothing."""
+    store = await make(timeout=LONG)
+    await store.change(change("a", "followed", topic="t0", since="0"))
+    await sql.execute(
+        f"INSERT INTO {schema}.notify_follows SELECT 'a', 't' || n, 0, 0, false FROM generate_series(1, $1) n",
+        MAX_TOPICS - 1,
+    )
+    head = await store.head("a")
+    with pytest.raises(UsageError, match="can follow 99 topics"):
+        await store.change(change("a", "followed", topic="one more", since=None))
+    assert await store.head("a") == head
+    assert len(await store.edges(user="a", limit=1000)) == MAX_TOPICS
+    with pytest.raises(UsageError, match="exactly one"):
+        await store.edges()
+
+
+async def test_a_sweep_of_many_inboxes(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """More inboxes than one statement looks at are swept, up to the limit; so are those whose heads retention took."""
+    store = await make(timeout=LONG)
+    store.inbox_retention = InboxRetention(max_age=None)
+    await store.save_many([item(f"u{n}", n, None, "99999999999999") for n in range(230)] + [item("u0", 1)])
+    await sql.execute(f"UPDATE {schema}.notify_items SET expires_at = 1 WHERE expires_at IS NOT NULL")
+    await sql.execute(f"UPDATE {schema}.notify_inboxes SET expiry = 1")
+    await sql.execute(f"DELETE FROM {schema}.notify_heads WHERE user_id < 'u5'")
+    assert await store.sweep(20) == 20
+    assert await store.sweep() == 210
+    assert await store.sweep() == 0
+    assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_items") == 1
+    store.inbox_retention = InboxRetention(max_age=0.0)
+    await until(lambda: _sweeps(store), LONG)
+    await assert_counted(sql, schema)
+
+
+async def _sweeps(store: PostgresStore) -> bool:
+    return await store.sweep() == 1
