@@ -34,6 +34,8 @@ from notify.errors import (
 
 logger = logging.getLogger("notify.pg")
 
+REMEDY: Final = "run `notify init` as a role that may, or let it run the output of `notify init --print-sql`"
+
 
 class ConnectTimeoutError(TimeoutError):
     """A connection was not established in time."""
@@ -136,8 +138,16 @@ def describe(error: BaseException) -> str:
     text = str(error).partition("\n")[0]
     if isinstance(error, UnreachableError):
         return text
-    hint = "; lower pool_size=, or raise the limit" if is_short_of_connections(error) else ""
-    return f"{type(error).__name__}: {text}".rstrip(": ") + hint
+    return f"{type(error).__name__}: {text}".rstrip(": ") + _hint(error)
+
+
+def _hint(error: BaseException) -> str:
+    """Return what to do about an error, as the end of its description."""
+    if is_short_of_connections(error):
+        return "; lower pool_size=, or raise the limit"
+    if state_of(error) in ("42P01", "42883"):  # a release added the table or function, and this role may not create it
+        return f"; {REMEDY}"
+    return ""
 
 
 def rejected(error: BaseException, backend: str) -> NotifyError:

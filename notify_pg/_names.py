@@ -42,6 +42,7 @@ INBOX_FUNCTIONS: Final = (
     "inbox_due",
     "inbox_trim",
     "inbox_items",
+    "inbox_item",
     "inbox_mark",
     "inbox_pull",
     "inbox_unfollow",

@@ -13,7 +13,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
@@ -24,6 +24,7 @@ from notify.abc import Backlog
 from notify.adapters import OutageLog
 from notify.errors import BackendUnavailableError, InvalidEventError, PayloadTooLargeError
 from notify.event import check_pushed_type
+from notify.inbox.abc import ITEM
 
 from ._connection import PostgresDatabase
 from ._errors import describe, is_about_data, rejected, unavailable
@@ -295,10 +296,18 @@ def draft_of(row: Any, max_payload: int) -> Event:
         raise InvalidEventError("micros must be in the years 1970 to 9999")
     names = {"group": row["topic"], "key": row["key"], "meta": meta, "timestamp": EPOCH + row["micros"] * MICROSECOND}
     Event(row["user_id"], row["type"], payload, **names)
+    _check_meta(meta)
     data = _SPACE.sub(lambda found: found[1] or b"", row["data"])  # the numbers stay as they were written
     if len(data) > max_payload:
         raise PayloadTooLargeError(len(data), max_payload)
     return Event(row["user_id"], row["type"], data=data, **names)
+
+
+def _check_meta(meta: Mapping[str, str] | None) -> None:
+    """Raise InvalidEventError for a name that is reserved, but for the one that makes an item of an event."""
+    reserved = [name for name in meta or () if name.startswith("notify.") and name != ITEM]
+    if reserved:
+        raise InvalidEventError(f"names in meta that begin with notify. are reserved: {reserved[0]!r:.80}")
 
 
 def _refuse(constant: str) -> None:

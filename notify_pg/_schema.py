@@ -24,7 +24,7 @@ import asyncpg  # type: ignore[import-untyped]
 from notify.adapters import OutageLog
 from notify.errors import UsageError
 
-from ._errors import describe
+from ._errors import REMEDY, describe
 from ._names import INBOX_TABLES, PostgresNames
 from ._partitions import DAY, DAYS_AHEAD, LOCK_WAIT, Partition, create_partition, missing_ranges, parse_bound
 
@@ -53,8 +53,6 @@ STORE_TABLES: Final = ("meta", "heads", "events", "events_default", "keys", "non
 PRESENCE_TABLES: Final = ("trackers", "presence")
 STORE_FUNCTIONS: Final = ("save_1", "relay_1")
 """What a store, or presence, cannot work without. What a later release adds it can, until that is created."""
-
-REMEDY: Final = "run `notify init` as a role that may, or let it run the output of `notify init --print-sql`"
 
 
 @dataclass

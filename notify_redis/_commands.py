@@ -16,7 +16,7 @@ from notify.errors import InvalidEventIdError, NotifyError
 from notify.inbox.abc import CHANGES, ITEM, InboxRetention
 
 from ._connection import bulks
-from ._inbox_keys import name_in_positions
+from ._inbox_keys import LAST_MS, name_in_positions
 from ._names import RedisNames
 from ._record import encode
 from ._scripts import APPLY, PUSH, Script
@@ -78,7 +78,9 @@ class PendingPush:
         keyed = b"$0\r\n" if event.key is None else b"$1\r\n1"
         self.arguments = b"$%d\r\n%b\r\n%b\r\n$%d\r\n%b\r\n" % (len(nonce), nonce, keyed, len(record), record)
         self.effect: bytes | None = None
-        if event.type in CHANGES or (event.meta and ITEM in event.meta):
+        if event.meta and ITEM in event.meta:
+            self.effect = _item_effect(event)
+        elif event.type in CHANGES:
             self.effect = ALWAYS + own_position(event)
         self.answer: list[Any] | None = None
         self.unknown_since: float | None = None
@@ -86,6 +88,14 @@ class PendingPush:
         self.announced: Event | None = None
         self.is_held = False
         self.outcome: Outcome | None = None
+
+
+def _item_effect(event: Event) -> bytes:
+    """Return how the script inserts an item."""
+    expiry = event.meta[ITEM]
+    expires = expiry if expiry.isascii() and expiry.isdigit() and int(expiry[:20]) <= LAST_MS else ""
+    group = "" if event.group is None else f"\n{event.group}"
+    return f"i{expires}{group}".encode()
 
 
 def own_position(event: Event) -> bytes:

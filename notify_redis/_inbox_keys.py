@@ -45,6 +45,9 @@ PARTS: Final = ("ia", "id", "in", "iu", "ib", "it", "ig", "ix", "il")
 FOLLOWED: Final = "f"
 MERGED: Final = "m"
 
+LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, which a datetime can hold; what expires later does not expire."""
+
 _LAST_MS: Final = (1 << 44) - 1
 _LAST_SEQUENCE: Final = (1 << 20) - 1
 

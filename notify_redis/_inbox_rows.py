@@ -10,12 +10,20 @@ from notify import Event, InvalidEventIdError
 from notify.adapters import build_event
 from notify.inbox.abc import ITEM, Counts, Item, ItemPage, ItemQuery
 
-from ._inbox_keys import RedisInboxLog, item_id, member_of, position_of, read_logs, split_item_id, split_member, strings
+from ._inbox_keys import (
+    LAST_MS,
+    RedisInboxLog,
+    item_id,
+    member_of,
+    position_of,
+    read_logs,
+    split_item_id,
+    split_member,
+    strings,
+)
 from ._record import decode
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999, which a datetime can hold; what expires later does not expire."""
 
 
 class RedisInboxReply(NamedTuple):
@@ -96,14 +104,14 @@ def _item(member: bytes, record: bytes, times: bytes) -> tuple[Item, str]:
         event = _without_key(event)
     seen, read, dismissed = times.split(b",") if times else (b"", b"", b"")
     expiry = event.meta.get(ITEM, "")
-    expires = int(expiry[:20]) if expiry.isascii() and expiry.isdigit() else _LAST_MS + 1
+    expires = int(expiry[:20]) if expiry.isascii() and expiry.isdigit() else LAST_MS + 1
     item = Item(
         event,
         item_id(member),
         _moment(seen),
         _moment(read),
         _moment(dismissed),
-        _EPOCH + timedelta(milliseconds=expires) if expires <= _LAST_MS else None,
+        _EPOCH + timedelta(milliseconds=expires) if expires <= LAST_MS else None,
     )
     return item, "dismissed" if dismissed else "read" if read else "unread"
 

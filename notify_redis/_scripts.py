@@ -25,7 +25,7 @@ class Script:
 
 
 PUSH: Final = Script("head", "wake", "plain", "push")
-APPLY: Final = Script("head", "wake", "inbox", "effect", "push")
+APPLY: Final = Script("head", "wake", "inbox", "change", "effect", "push")
 PAGE: Final = Script("head", "inbox", "page")
 NEWS: Final = Script("head", "inbox", "news")
 FOLLOW: Final = Script("head", "inbox", "follow")

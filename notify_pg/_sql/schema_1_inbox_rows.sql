@@ -91,15 +91,8 @@ CREATE OR REPLACE FUNCTION {inbox_items}(
 ) RETURNS void LANGUAGE plpgsql AS $items$
 DECLARE
     v_user text;
-    v_full text[];
+    v_busy text[];
 BEGIN
-    FOR v_user IN
-        SELECT b.user_id FROM {inboxes} b
-        WHERE b.user_id = ANY (p_users[p_first:p_last]) AND (b.oldest < p_horizon OR b.expiry <= p_now)
-    LOOP
-        PERFORM {inbox_due}(v_user, p_now, p_horizon, p_keep_unread, 500);
-    END LOOP;
-
     WITH item AS MATERIALIZED (
         SELECT d.user_id, d.id, d.topic, nullif(d.expiry, -1) AS expiry, coalesce(d.micros, p_micros[1]) AS micros,
             coalesce(d.type, p_types[1]) AS type, coalesce(d.data, p_data[1]) AS data, d.meta,
@@ -134,12 +127,55 @@ BEGIN
             position = excluded.position, kept = b.kept + excluded.kept, total = b.total + excluded.total,
             unseen = b.unseen + excluded.unseen, unread = b.unread + excluded.unread,
             oldest = least(b.oldest, excluded.oldest), expiry = least(b.expiry, excluded.expiry)
-        RETURNING b.user_id, b.kept
+        RETURNING b.user_id, b.kept > p_max_items OR b.oldest < p_horizon OR b.expiry <= p_now AS is_busy
     )
-    SELECT array_agg(c.user_id) INTO v_full FROM counted c WHERE c.kept > p_max_items;
+    SELECT array_agg(c.user_id) INTO v_busy FROM counted c WHERE c.is_busy;
 
-    FOREACH v_user IN ARRAY coalesce(v_full, '{}') LOOP
+    FOREACH v_user IN ARRAY coalesce(v_busy, '{}') LOOP
+        PERFORM {inbox_due}(v_user, p_now, p_horizon, p_keep_unread, 500);
         PERFORM {inbox_trim}(v_user, p_max_items, p_keep_unread);
     END LOOP;
 END
 $items$;
+
+-- As the function above, for one event.
+CREATE OR REPLACE FUNCTION {inbox_item}(
+    p_user text, p_id bigint, p_micros bigint, p_type text, p_data bytea, p_topic text, p_meta text, p_expiry bigint,
+    p_now bigint, p_horizon bigint, p_max_items bigint, p_keep_unread boolean
+) RETURNS void LANGUAGE plpgsql AS $item$
+DECLARE
+    v_seen bigint;
+    v_read bigint;
+    v_dismissed bigint;
+    v_kept integer := 1;     -- this and the next three: what is added
+    v_total integer := 1;
+    v_unseen integer := 1;
+    v_unread integer := 1;
+    v_expiry bigint := nullif(p_expiry, -1);
+    v_is_busy boolean;
+BEGIN
+    IF p_topic IS NOT NULL THEN
+        DELETE FROM {items} i WHERE i.user_id = p_user AND i.group_name = p_topic AND i.log = ''
+            RETURNING i.seen_at, i.read_at, i.dismissed_at INTO v_seen, v_read, v_dismissed;
+        IF FOUND THEN
+            v_kept := 0;
+            v_total := (v_dismissed IS NOT NULL)::integer;
+            v_unseen := (v_seen IS NOT NULL)::integer;
+            v_unread := (v_read IS NOT NULL)::integer;
+        END IF;
+    END IF;
+    INSERT INTO {items} (user_id, id, log, group_name, expires_at, micros, type, data, meta)
+        VALUES (p_user, p_id, '', p_topic, v_expiry, p_micros, p_type, p_data, p_meta);
+    INSERT INTO {inboxes} AS b (user_id, position, kept, total, unseen, unread, oldest, expiry)
+        VALUES (p_user, p_id, v_kept, v_total, v_unseen, v_unread, p_id, v_expiry)
+        ON CONFLICT (user_id) DO UPDATE SET
+            position = excluded.position, kept = b.kept + excluded.kept, total = b.total + excluded.total,
+            unseen = b.unseen + excluded.unseen, unread = b.unread + excluded.unread,
+            oldest = least(b.oldest, excluded.oldest), expiry = least(b.expiry, excluded.expiry)
+        RETURNING b.kept > p_max_items OR b.oldest < p_horizon OR b.expiry <= p_now INTO v_is_busy;
+    IF v_is_busy THEN
+        PERFORM {inbox_due}(p_user, p_now, p_horizon, p_keep_unread, 500);
+        PERFORM {inbox_trim}(p_user, p_max_items, p_keep_unread);
+    END IF;
+END
+$item$;

@@ -25,20 +25,28 @@ CREATE OR REPLACE FUNCTION {save_inbox}(
     OUT known_ns integer[],
     OUT known_ids bigint[],
     OUT known_prevs bigint[]
-) LANGUAGE plpgsql AS $save_inbox$
+) LANGUAGE plpgsql
+SET enable_seqscan = off  -- a plan for the few rows of the beginning would be kept
+AS $save_inbox$
 DECLARE
     v_count integer := cardinality(p_users);
-    v_ids bigint[] := array_fill(NULL::bigint, ARRAY[v_count]);
+    v_ids bigint[];
+    v_is_behind boolean;
+    v_is_repeated boolean;
     v_now bigint;
     v_horizon bigint;
     v_first integer := 1;
-    v_user text;
-    v_id bigint;
 BEGIN
     -- No id at or below one that the inbox has seen, even if the log was lost. Logs are locked in the order of saves.
-    PERFORM FROM {inboxes} b LEFT JOIN {heads} h ON h.user_id = b.user_id
-        WHERE b.user_id = ANY (p_users) AND b.position > coalesce(h.last_id, 0);
-    IF FOUND THEN
+    IF v_count = 1 THEN
+        SELECT b.position > coalesce(h.last_id, 0) INTO v_is_behind
+            FROM {inboxes} b LEFT JOIN {heads} h ON h.user_id = b.user_id WHERE b.user_id = p_users[1];
+    ELSE
+        SELECT bool_or(b.position > coalesce(h.last_id, 0)) INTO v_is_behind
+            FROM unnest(p_users) AS u (user_id) JOIN {inboxes} b ON b.user_id = u.user_id
+            LEFT JOIN {heads} h ON h.user_id = u.user_id;
+    END IF;
+    IF v_is_behind THEN
         PERFORM set_config('lock_timeout', p_wait::text, true) WHERE p_nonce IS NOT NULL;
         INSERT INTO {heads} AS h (user_id, last_id, prev_id, step, total)
             SELECT b.user_id, b.position, 0, 0, 0 FROM {inboxes} b
@@ -54,31 +62,46 @@ BEGIN
     IF ns IS NULL THEN
         RETURN;
     END IF;
-    FOR k IN 1 .. cardinality(ns) LOOP
-        v_ids[ns[k]] := ids[k];
-    END LOOP;
-    SELECT d.user_id, d.id INTO v_user, v_id FROM unnest(p_users, v_ids, p_expiries, p_changes)
-        AS d (user_id, id, expiry, change)
-        WHERE d.id IS NOT NULL AND (d.expiry IS NOT NULL OR d.change IS NOT NULL) ORDER BY d.expiry IS NULL LIMIT 1;
-    PERFORM FROM {inboxes} b WHERE b.user_id = v_user AND b.position >= v_id;
-    IF FOUND OR v_id IS NULL THEN  -- an earlier attempt that has stored the batch has applied it, too
-        RETURN;
-    END IF;
-
+    -- An earlier attempt that has stored the batch has applied it, too; then this one has stored nothing, or comes later.
+    v_is_repeated := p_again OR pg_current_xact_id_if_assigned() IS NULL;
     v_now := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_horizon := coalesce((v_now - p_max_age) << 20, 0);
-    FOR k IN 1 .. coalesce(cardinality(p_changes), 0) LOOP
-        CONTINUE WHEN p_changes[k] IS NULL OR v_ids[k] IS NULL;
-        IF k > v_first THEN
-            PERFORM {inbox_items}(v_first, k - 1, p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas,
+
+    IF v_count = 1 AND p_changes IS NULL THEN
+        IF v_is_repeated THEN
+            PERFORM FROM {inboxes} b WHERE b.user_id = p_users[1] AND b.position >= ids[1];
+            IF FOUND THEN
+                RETURN;
+            END IF;
+        END IF;
+        PERFORM {inbox_item}(p_users[1], ids[1], p_micros[1], p_types[1], p_data[1], p_topics[1], p_metas[1],
+            p_expiries[1], v_now, v_horizon, p_max_items, p_keep_unread);
+    ELSE
+        v_ids := array_fill(NULL::bigint, ARRAY[v_count]);
+        FOR k IN 1 .. cardinality(ns) LOOP
+            v_ids[ns[k]] := ids[k];
+        END LOOP;
+        IF v_is_repeated THEN
+            PERFORM FROM unnest(p_users, v_ids, p_expiries) AS d (user_id, id, expiry)
+                JOIN {inboxes} b ON b.user_id = d.user_id AND b.position >= d.id WHERE d.expiry IS NOT NULL;
+            IF FOUND THEN
+                RETURN;
+            END IF;
+        END IF;
+        FOR k IN 1 .. coalesce(cardinality(p_changes), 0) LOOP
+            CONTINUE WHEN p_changes[k] IS NULL OR v_ids[k] IS NULL;
+            IF k > v_first THEN
+                PERFORM {inbox_items}(v_first, k - 1, p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas,
+                    p_expiries, v_now, v_horizon, p_max_items, p_keep_unread);
+            END IF;
+            PERFORM {inbox_apply}(p_users[k], v_ids[k], p_changes[k]::jsonb, v_now, v_horizon, p_max_items,
+                p_keep_unread);
+            v_first := k + 1;
+        END LOOP;
+        IF v_first <= v_count THEN
+            PERFORM {inbox_items}(v_first, v_count, p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas,
                 p_expiries, v_now, v_horizon, p_max_items, p_keep_unread);
         END IF;
-        PERFORM {inbox_apply}(p_users[k], v_ids[k], p_changes[k]::jsonb, v_now, v_horizon, p_max_items, p_keep_unread);
-        v_first := k + 1;
-    END LOOP;
-    IF v_first <= v_count THEN
-        PERFORM {inbox_items}(v_first, v_count, p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas,
-            p_expiries, v_now, v_horizon, p_max_items, p_keep_unread);
     END IF;
 
     IF (date_part('epoch', clock_timestamp()) * 1000000)::bigint >= p_deadline THEN
@@ -119,7 +142,9 @@ CREATE OR REPLACE FUNCTION {change_inbox}(
     OUT last bigint,         -- the end of the log
     OUT topics text[],       -- that are followed, then sessions that were merged
     OUT positions bigint[]
-) LANGUAGE plpgsql AS $change_inbox$
+) LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $change_inbox$
 DECLARE
     v_change jsonb := p_change;
     v_now bigint;
@@ -187,7 +212,9 @@ $change_inbox$;
 -- Copies what the topics that one user follows have got; returns how many items. Locks nothing if there is nothing new.
 CREATE OR REPLACE FUNCTION {pull_inbox}(
     p_user text, p_wait integer, p_max_items bigint, p_max_age bigint, p_keep_unread boolean, OUT pulled integer
-) LANGUAGE plpgsql AS $pull_inbox$
+) LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $pull_inbox$
 DECLARE
     v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_horizon bigint := coalesce((v_now - p_max_age) << 20, 0);

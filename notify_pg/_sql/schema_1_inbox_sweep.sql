@@ -10,7 +10,9 @@ CREATE OR REPLACE FUNCTION {sweep_inboxes}(
     OUT looked integer,      -- at how many inboxes, of at most 100
     OUT bound bigint,        -- of the last one
     OUT last_user text
-) LANGUAGE plpgsql AS $sweep$
+) LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $sweep$
 DECLARE
     v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_horizon bigint := coalesce((v_now - p_max_age) << 20, 0);
@@ -51,7 +53,9 @@ END
 $sweep$;
 
 -- Removes a topic from the inboxes of some of its followers, and returns of how many.
-CREATE OR REPLACE FUNCTION {leave_topic}(p_topic text, p_limit integer) RETURNS integer LANGUAGE plpgsql AS $leave$
+CREATE OR REPLACE FUNCTION {leave_topic}(p_topic text, p_limit integer) RETURNS integer LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $leave$
 DECLARE
     v_users text[] := ARRAY(
         SELECT f.user_id FROM {follows} f WHERE f.topic = p_topic AND NOT f.is_merged ORDER BY f.user_id LIMIT p_limit

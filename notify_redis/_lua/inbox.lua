@@ -102,12 +102,11 @@ local function group_of(member, record)
   return group and string.sub(member, 17) .. '\n' .. group
 end
 
--- When a record says that it expires; nil: it does not. The second result: whether it is an item at all.
+-- When a record says that it expires; nil: it does not.
 local function expiry_of(record)
-  local meta = string.match(record, '^[^\n]*\n[^\n]*\n[^\n]*\n[^\n]*\n[^\n]*\n([^\n]+)')
-  if not meta or not string.find(meta, '"notify.item":"', 1, true) then return nil, false end
+  local meta = string.match(record, '^[^\n]*\n[^\n]*\n[^\n]*\n[^\n]*\n[^\n]*\n([^\n]+)') or ''
   local ms = tonumber(string.match(meta, '"notify%.item":"(%d+)"') or '')
-  return ms and ms <= LAST_MS and ms or nil, true
+  return ms and ms <= LAST_MS and ms or nil
 end
 
 local function remove(box, members)
@@ -131,33 +130,37 @@ end
 -- Notes in the index of the partition that an item may be due at this time.
 local function schedule(box, ms) redis.call('ZADD', box.index, 'LT', string.format('%.0f', ms), box.stream) end
 
--- Inserts an item, in place of the one of its log and group. `times`: as stored; '' for a new one.
-local function add(box, member, record, times)
-  if #member > 16 and redis.call('HEXISTS', box.records, member) == 1 then remove(box, {member}) end
-  local group = group_of(member, record)
+-- Inserts a new item, in place of the one of its log and group: their field in the groups, or nil.
+local function add(box, member, record, group, expires)
   if group then
     local replaced = redis.call('HGET', box.groups, group)
     if replaced then remove(box, {replaced}) end
     redis.call('HSET', box.groups, group, member)
   end
   redis.call('HSET', box.records, member, record)
-  local expires = expiry_of(record)
+  redis.call('ZADD', box.active, 0, member)
+  redis.call('ZADD', box.unread, 0, member)
+  redis.call('ZADD', box.unseen, 0, member)
   if expires then
     redis.call('ZADD', box.expiring, expires, member)
     schedule(box, expires)
   end
-  if max_age >= 0 then
-    redis.call('ZADD', box.index, 'NX', string.format('%.0f', ms_of(member) + max_age + 1), box.stream)
-  end
+end
+
+-- Inserts an item of another log, with its times as they are stored; '' for a new one.
+local function copy(box, member, record, times)
+  if redis.call('HEXISTS', box.records, member) == 1 then remove(box, {member}) end
+  add(box, member, record, group_of(member, record), expiry_of(record))
+  if max_age >= 0 then schedule(box, ms_of(member) + max_age + 1) end
   local seen, read, dismissed = string.match(times, '^(%d*),(%d*),(%d*)$')
-  if seen then redis.call('HSET', box.times, member, times) end
-  if seen and dismissed ~= '' then
+  if not seen then return end
+  redis.call('HSET', box.times, member, times)
+  if seen ~= '' then redis.call('ZREM', box.unseen, member) end
+  if read ~= '' then redis.call('ZREM', box.unread, member) end
+  if dismissed ~= '' then
+    redis.call('ZREM', box.active, member)
     redis.call('ZADD', box.dismissed, 0, member)
-    return
   end
-  redis.call('ZADD', box.active, 0, member)
-  if not seen or read == '' then redis.call('ZADD', box.unread, 0, member) end
-  if not seen or seen == '' then redis.call('ZADD', box.unseen, 0, member) end
 end
 
 -- The oldest members that are active and read; members[1] is the oldest.
@@ -189,10 +192,10 @@ end
 
 -- Removes what exceeds `max_items`.
 local function trim(box)
-  local active = redis.call('ZCARD', box.active)
-  local kept = active + redis.call('ZCARD', box.dismissed)
+  local kept = redis.call('HLEN', box.records)
   local excess = kept - max_items
   if excess <= 0 then return end
+  local active = redis.call('ZCARD', box.active)
   local gone = redis.call('ZRANGE', box.dismissed, 0, excess - 1)
   if not keep_unread then
     remove(box, merged(redis.call('ZRANGE', box.active, 0, excess - 1), gone, excess))
@@ -225,6 +228,19 @@ local function due(box, now, limit)
     end
   end
   return found
+end
+
+-- Notes in the index of the partition when the next item may be due; not at all if none ever is.
+local function reschedule(box)
+  local soonest = tonumber(redis.call('ZRANGE', box.expiring, 0, 0, 'WITHSCORES')[2])
+  if max_age >= 0 then
+    local active = keep_unread and oldest_read(box, '+', 1) or redis.call('ZRANGE', box.active, 0, 0)
+    for _, member in ipairs(merged(active, redis.call('ZRANGE', box.dismissed, 0, 0), 1)) do
+      soonest = math.min(soonest or LAST_MS, ms_of(member) + max_age + 1)
+    end
+  end
+  redis.call('ZREM', box.index, box.stream)
+  if soonest then schedule(box, soonest) end
 end
 
 -- Removes due items, up to a limit, and returns how many.

@@ -18,7 +18,7 @@ for i = 9, #ARGV, 4 do
   if (redis.call('HGET', box.logs, ARGV[i]) or '') == ARGV[i + 1] then
     local rows = strings(ARGV[i + 3])
     purge(box, now, MANY)
-    for j = 1, #rows, 3 do add(box, rows[j], rows[j + 1], rows[j + 2]) end
+    for j = 1, #rows, 3 do copy(box, rows[j], rows[j + 1], rows[j + 2]) end
     trim(box)
     redis.call('HSET', box.logs, ARGV[i], ARGV[i + 2])
     copied = copied + #rows / 3

@@ -98,10 +98,8 @@ local function push(k, a)
         return effect.result
       end
     end
-    if effect then
-      id = following(prev, effect.floor)
-    elseif prev == '0' then
-      id = following(prev, redis.call('HGET', stream .. ':il', '') or '0')
+    if effect or prev == '0' then
+      id = following(prev, prev == '0' and redis.call('HGET', stream .. ':il', '') or '0')
     end
     id = redis.pcall('XADD', stream, 'MAXLEN', trim, max_len, id, 'p', prev, 'n', nonce, 'e', body)
     if type(id) == 'table' then return '!' .. id.err end

@@ -63,6 +63,7 @@ SET_ASIDE = {
     "data deep": {"data": b"[" * 3000 + b"]" * 3000},
     "data 65 KiB": {"data": b'"' + b"x" * 65_535 + b'"'},
     "data 1 MiB": {"data": b'"' + b"x" * (1 << 20) + b'"'},
+    "meta reserved": {"meta": '{"notify.other": ""}'},
     "meta too long": {"meta": json.dumps({"a": "x" * 9000})},
 }
 """What only the relay can tell."""

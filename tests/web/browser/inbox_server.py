@@ -24,12 +24,16 @@ class InboxServer(Scripted):
     Attributes:
         topics: logs whose items are listed too; ids come from the one sequence of the log.
         gates: paths whose answers are ready, and are sent when the event is set.
+        is_late: pages are read when the event is set, not before.
+        lost: ids of items that retention has removed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.topics: dict[str, str] = {}
         self.gates: dict[str, threading.Event] = {}
+        self.is_late = False
+        self.lost: set[str] = set()
         self.counts = self.count
         self.routes = {"/inbox": self.list, "/inbox/mark": self.mark, "/following": self.following}
 
@@ -69,6 +73,7 @@ class InboxServer(Scripted):
                         self.apply(item, event["type"].removeprefix("notify."), event["timestamp"])
         now = datetime.now(UTC).isoformat()
         alive = [item for item in items.values() if item["item"].get("expires_at", "9") > now]
+        alive = [item for item in alive if item["id"] not in self.lost]
         return sorted(alive, key=lambda item: number(item["id"]), reverse=True)
 
     def hits(self, change: dict[str, Any], item: dict[str, Any]) -> bool:
@@ -111,6 +116,8 @@ class InboxServer(Scripted):
             await asyncio.sleep(0.005)
 
     async def list(self, seen: Seen) -> dict[str, Any]:
+        if self.is_late:
+            await self.wait("/inbox")
         page = self.page(seen.query)
         await self.wait("/inbox")
         return page

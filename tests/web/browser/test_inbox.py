@@ -153,6 +153,27 @@ def test_no_seam_between_the_page_and_the_stream(page: Page, scripted: InboxServ
 
 
 @pytest.mark.usefixtures("released")
+def test_a_page_that_knows_more(page: Page, scripted: InboxServer) -> None:
+    """What came while the page was on its way and is not in it, although it could be, has been removed since."""
+    scripted.is_late = True
+    gate = scripted.gate("/inbox")
+    page.evaluate(OPEN, {"options": {}, "wanted": {}})
+    until(page, "got.client.status === 'connected'")
+    for number in range(200):
+        if scripted.requests("/inbox"):
+            break
+        page.wait_for_timeout(50 if number else 0)
+    scripted.send("kept")
+    scripted.send("removed by retention")
+    until(page, "got.types.length === 2")
+    scripted.lost.add("1700000000000-2")
+    gate.set()
+    shown(page, 1)
+    scripted.send("new")
+    shown(page, 3, 1)
+
+
+@pytest.mark.usefixtures("released")
 def test_no_seam_between_pages(page: Page, scripted: InboxServer) -> None:
     """Items arrive, are replaced and are dismissed while further pages are read."""
     for number in range(12):
