@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import pytest
@@ -17,7 +15,6 @@ from notify import Event
 from notify.inbox import InboxFolds, InboxRetention, InboxStore, ItemPage
 from notify.inbox.abc import ITEM, ItemQuery
 from notify_memory import MemoryStore, MemoryStreamStore
-from notify_sqlite import SQLiteStore, SQLiteStreamStore
 
 from .inboxes import Step, Trial, retentions, steps
 
@@ -37,18 +34,9 @@ async def memory_streaming() -> AsyncIterator[Sequence[InboxStore]]:
         yield [store]
 
 
-@asynccontextmanager
-async def sqlite() -> AsyncIterator[Sequence[InboxStore]]:
-    with TemporaryDirectory() as directory:
-        path = Path(directory) / "notify.db"
-        async with SQLiteStore(path) as store, SQLiteStreamStore(path, max_len=50) as other:
-            yield [store, other]
-
-
 WRITERS: dict[str, tuple[Writers, str]] = {
     "memory": (memory, "trio"),
     "memory streaming": (memory_streaming, "asyncio"),
-    "sqlite": (sqlite, "asyncio"),
 }
 """How the writers of each backend are opened, two stores on the same data if it can be shared, and on which loop."""
 

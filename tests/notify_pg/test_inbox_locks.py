@@ -1,0 +1,161 @@
+"""Inboxes beside open transactions, the outbox, roles without rights, row level security, tables without inboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from notify import Event, Notifier, PushRejectedError, UsageError
+from notify.inbox import Inbox
+from notify.inbox.abc import ItemQuery
+from notify.testing import FaultProxy
+from notify_pg import PostgresStore, PostgresStreamStore
+from tests.notify_pg.conftest import Make
+from tests.notify_pg.roles import role
+from tests.notify_pg.test_inbox import assert_counted, change, item
+from tests.parts import until
+from tests.servers.postgres import Server
+
+pytestmark = pytest.mark.anyio
+
+LONG = 20.0
+"""Seconds for a call, so that a busy machine fails no test."""
+
+FIRST_RELEASE = Path(__file__).parent / "first_release.sql"
+
+
+async def listed(store: PostgresStore, user: str) -> list[object]:
+    page = await store.items(user, ItemQuery(state="all"))
+    assert page.counts.total == sum(each.dismissed_at is None for each in page.items)
+    return [each.event.payload for each in page.items]
+
+
+async def test_two_transactions_that_send_in_opposite_order(
+    make: Make, postgres: Server, sql: asyncpg.Connection
+) -> None:
+    """Neither waits for the other, nor does another save or change of these users; all is listed after the commits."""
+    store = await make(PostgresStreamStore, timeout=LONG)
+    other = await asyncpg.connect(postgres.dsn)
+    async with Notifier(store) as notifier, Inbox(notifier) as inbox:
+        first = await inbox.send("a", "n", 0)
+        assert first is not None
+        async with sql.transaction():
+            await inbox.send("a", "n", 1, connection=sql)
+            async with other.transaction():
+                await inbox.send("b", "n", 2, group="g", connection=other)
+                await inbox.send("a", "n", 3, connection=other)
+                async with asyncio.timeout(LONG / 2):
+                    await inbox.send("b", "n", 4, connection=sql)
+                    await inbox.send("a", "n", 5, group="g")
+                    assert (await inbox.mark_read("a", [first.id])).counts.unread == 1
+                assert await listed(store, "a") == [5, 0]
+        await until(lambda: _has(store, "a", 4), LONG)
+        await until(lambda: _has(store, "b", 2), LONG)
+        assert {*await listed(store, "a")} == {0, 1, 3, 5}
+        assert {*await listed(store, "b")} == {2, 4}
+        transaction = sql.transaction()
+        await transaction.start()
+        await inbox.send("a", "n", 6, connection=sql)
+        await transaction.rollback()
+        await inbox.send("a", "n", 7)
+        assert 6 not in await listed(store, "a")
+    await other.close()
+
+
+async def _has(store: PostgresStore, user: str, count: int) -> bool:
+    return len(await listed(store, user)) == count
+
+
+async def test_batches_changes_pulls_and_merges_never_deadlock(
+    make: Make, sql: asyncpg.Connection, schema: str
+) -> None:
+    """Writers of the same users in any order, with pulls, merges, sweeps and forgetting: nothing fails."""
+    stores = [await make(timeout=LONG), await make(timeout=LONG)]
+    users = ["a", "b", "c"]
+    for user in users:
+        for topic in users:
+            if user != topic:
+                await stores[0].change(change(user, "followed", topic=topic, since="0"))
+
+    async def write(store: PostgresStore, seed: int) -> None:
+        for n in range(6):
+            order = users if (seed + n) % 2 else users[::-1]
+            outcomes = await store.save_many([item(user, n, f"g{n % 2}", "1" if n % 3 else "") for user in order])
+            assert all(isinstance(outcome, Event) for outcome in outcomes), outcomes
+            await store.change(change(order[0], "dismissed", group="g0"))
+            await store.pull(order[1])
+            await store.change(change(order[2], "merged", session=f"guest{seed}", until=None))
+            await store.save(item(f"guest{seed}", n))
+            await store.sweep()
+            if n == 3:
+                await store.forget(f"guest{seed}")
+
+    async with asyncio.TaskGroup() as tasks:
+        for seed in range(4):
+            tasks.create_task(write(stores[seed % 2], seed))
+    await assert_counted(sql, schema)
+
+
+async def test_a_role_that_may_not_create_the_tables(
+    postgres: Server, sql: asyncpg.Connection, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Plain pushes work, inboxes are empty, and what would be lost is refused with the remedy, until that is run."""
+    await sql.execute(f"CREATE SCHEMA {schema}")
+    await sql.execute(FIRST_RELEASE.read_text().replace("{schema}", schema))
+    async with role(postgres, schema) as app, PostgresStore(app.dsn, schema=schema, timeout=LONG) as store:
+        event = await store.save(Event("a", "n", 0))
+        page = await store.items("a", ItemQuery())
+        assert ([*page.items], page.position) == ([], event.id)
+        assert [*await store.edges(user="a")] == []
+        assert (await store.pull("a"), await store.sweep()) == (0, 0)
+        for call in (store.save(item("a", 1)), store.change(change("a", "read", up_to="1-1"))):
+            with pytest.raises(PushRejectedError, match="run `notify init` as a role that may"):
+                await call
+        assert (await store.save(Event("a", "n", 2))).prev == event.id
+        async with PostgresStore(postgres.dsn, schema=schema, timeout=LONG) as owner:
+            await owner.prepare()
+        with pytest.raises(PushRejectedError, match="permission denied for table notify_i"):
+            await store.save(item("a", 3))
+        await sql.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {app.name}")
+        await store.save(item("a", 4))
+        assert await listed(store, "a") == [4]
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert any("notify_items" in text and "notify init" in text for text in said)
+
+
+async def test_row_level_security_on_an_inbox(
+    make: Make, postgres: Server, sql: asyncpg.Connection, schema: str
+) -> None:
+    """It is an error at the first use, as for the other tables, since inboxes would look empty."""
+    await make(timeout=LONG)
+    await sql.execute(f"ALTER TABLE {schema}.notify_items ENABLE ROW LEVEL SECURITY")
+    async with role(postgres, schema) as app:
+        store = PostgresStore(app.dsn, schema=schema, timeout=LONG)
+        with pytest.raises(UsageError, match=r"row level security hides rows of .*notify_items"):
+            await store.items("a", ItemQuery())
+        await store.aclose()
+
+
+async def test_a_change_whose_reply_is_lost(postgres: Server, schema: str, sql: asyncpg.Connection) -> None:
+    """A further attempt finds what the first one has stored, and applies nothing twice: changes, items, batches."""
+    async with FaultProxy("127.0.0.1", postgres.port) as proxy:
+        dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
+        async with PostgresStore(dsn, schema=schema, timeout=LONG) as store:
+            sent = [await store.save(item("a", n)) for n in range(2)]
+            proxy.drop_reply(request=b"notify.read")
+            made = await store.change(change("a", "read", ids=[sent[0].id]))
+            assert proxy.lost_replies == 1
+            assert made.event is not None
+            assert (made.event.payload, made.counts.unread) == ({"ids": [sent[0].id]}, 1)
+            count = f"SELECT count(*) FROM {schema}.notify_events WHERE type = 'notify.read'"
+            assert await sql.fetchval(count) == 1
+            for drafts in ([item("a", 2, "marked")], [item("a", n, f"marked{n}") for n in range(3)]):
+                proxy.drop_reply(request=b"marked")
+                assert all(isinstance(outcome, Event) for outcome in await store.save_many(drafts))
+            assert proxy.lost_replies == 3
+            assert await listed(store, "a") == [2, 1, 0, 2, 1, 0]
+        await assert_counted(sql, schema)
