@@ -206,9 +206,9 @@ async def topic() -> dict[str, list[float]]:
                 async with AsyncExitStack() as stack:
                     for stream in streams:
                         await stack.enter_async_context(stream)
-                    before = notifier.statistics().pushed_stored
+                    before = notifier.statistics().pushes["stored"]
                     seconds[name].append(await _drain(list(streams), lambda log=log: inbox.publish(log, "n", _PAYLOAD)))
-                    assert notifier.statistics().pushed_stored - before == PUBLISHED  # one write each
+                    assert notifier.statistics().pushes["stored"] - before == PUBLISHED  # one write each
     return seconds
 
 
