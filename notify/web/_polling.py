@@ -73,7 +73,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
                 await site.closing.farewell(send, *messages)
             return
         if wait:
-            site.linger.extend(site.ticker)
+            site.linger.extend(site.background)
     # OSError is what `send` raises once the client is gone, on servers of the newest version of ASGI.
     with suppress(OSError), anyio.move_on_after(site.options.send_timeout):
         for message in messages:

@@ -83,7 +83,6 @@ class Site:
     async def aclose(self) -> None:
         """End the streams and the tasks. Idempotent; a server that starts again finds everything ready."""
         self.closing.begin("closed")
-        self.linger.close()
         await self.background.aclose()
         self._start()
 

@@ -39,12 +39,6 @@ class ServerHandlers:
             signal.signal(number, handler)
 
 
-@pytest.fixture(autouse=True)
-def _handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Applications of other tests in this process, whose event loops ended with streams open, count no more."""
-    monkeypatch.setattr(_closing, "_HANDLERS", _closing.SignalHandlers())
-
-
 @pytest.fixture
 def server() -> Iterator[ServerHandlers]:
     handlers = ServerHandlers()

@@ -291,13 +291,39 @@ class TestEnds:
             for _ in range(3):
                 await client.page(wait=0.01)
                 assert len(app._site.closing) == 1
-            assert app._site.linger.tick(0.0) > 0.0  # not over yet: it is filed again
-            assert len(app._site.closing) == 1
             await until(lambda: not len(app._site.closing))
             monkeypatch.setattr(_linger, "LINGER", 1000.0)
             await client.page(wait=0.01)
         await app.aclose()
         assert not len(app._site.closing)
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+    def test_an_event_loop_that_ends_after_a_poll(self, anyio_backend: str) -> None:
+        """Nothing of it stays: the process has its own handlers of signals again, and the next loop its own polls."""
+        own = signal.default_int_handler
+        before = signal.signal(signal.SIGTERM, own)
+        app = application(Notifier(MemoryStreamStore()))
+
+        async def receive() -> Any:
+            await anyio.sleep_forever()
+
+        async def poll() -> None:
+            answered: list[Any] = []
+
+            async def send(message: Any) -> None:
+                answered.append(message)
+
+            scope = {"type": "http", "path": "/events", "query_string": b"user=alice&wait=0.01", "headers": []}
+            await app(scope, receive, send)
+            assert answered[0]["status"] == 200
+            assert len(app._site.closing) == 1
+
+        try:
+            anyio.run(poll, backend=anyio_backend)
+            assert len(app._site.closing) == 0
+            assert signal.getsignal(signal.SIGTERM) is own
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     async def test_shutdown_during_authentication(self, notifier: Notifier) -> None:
         """The request does not wait any more once the client is known."""
