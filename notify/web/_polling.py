@@ -16,6 +16,7 @@ request that is waiting, and by no other.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,6 +40,10 @@ LIMIT: Final = 100
 """Events of a page, where the client does not say."""
 
 MAX_LIMIT: Final = 1000
+
+READ_TIMEOUT: Final = 10.0
+"""Seconds after which a page ends with what was read; without anything, the client is told to come back later."""
+
 MAX_BYTES: Final = 1 << 20
 """Bytes of events after which a page ends; the event that exceeds it is the page's last."""
 
@@ -152,13 +157,17 @@ class PollPage:
             session = entrance.session = Session(site, admission, self._start, abort, counted=wait > 0)
             if site.closing.begun:  # while the client was authenticated
                 session.shut_down()
-            async with session:
-                self._position = session.last_id
-                if session.is_invalid:
-                    self._gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
-                await self._replay(session)
-                if wait and self._is_synced and self._is_empty:
-                    await self._wait(session, wait)
+            with anyio.move_on_after(READ_TIMEOUT) as patience:
+                async with session:
+                    self._position = session.last_id
+                    if session.is_invalid:
+                        self._gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
+                    await self._replay(session)
+                    patience.deadline = math.inf
+                    if wait and self._is_synced and self._is_empty:
+                        await self._wait(session, wait)
+            if patience.cancelled_caught and self._is_empty:
+                self.end = ended(site, "overload")
         except Ended as end:
             self.end = end
             self._is_synced = False
