@@ -95,6 +95,19 @@ async def test_a_notifier_is_needed() -> None:
         EventStream(other, "alice", scope())
 
 
+@on_asyncio
+async def test_options_that_vary_with_the_request_fill_no_memory(notifier: Notifier) -> None:
+    """What such streams would share is dropped, except where one is open: that still counts against its limits."""
+    first = EventStream(notifier, "alice", scope(), max_streams=1).chunks()
+    await anext(first)
+    for number in range(500):
+        EventStream(notifier, "alice", scope(), lifetime=100.0 + number)
+    assert len(vars(notifier)["_web_sites"]) <= 101
+    second = EventStream(notifier, "alice", scope(), max_streams=1).chunks()
+    assert b"overload" in await anext(second)
+    await first.aclose()
+
+
 @pytest.mark.parametrize("framework", STREAMS)
 async def test_a_framework_that_is_not_installed(
     notifier: Notifier, framework: str, monkeypatch: pytest.MonkeyPatch
