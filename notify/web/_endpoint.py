@@ -76,6 +76,8 @@ class EventStream:
         **options: Any,
     ) -> None:
         self._site = _shared_site(notifier, WebOptions(**options))
+        # that of `Notifier.moment`, which waits: the response may begin seconds later
+        self._moment = self._site.notifier._parts.streams.generation
         if not isinstance(user, Identity):
             names: Any = addresses if isinstance(addresses, str) else tuple(addresses)
             user = Identity(user, names, expires_at, session)
@@ -141,8 +143,8 @@ class EventStream:
         return Chunks(self)
 
     async def _admission(self) -> Admission:
-        login = login_of(self._identity, self._request)
-        return Admission(self._identity, self._logs, await self._site.notifier.moment(), login)
+        await self._site.notifier.moment()  # so that this instance is informed of disconnections
+        return Admission(self._identity, self._logs, self._moment, login_of(self._identity, self._request))
 
 
 class Chunks:
