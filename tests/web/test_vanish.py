@@ -178,11 +178,11 @@ async def test_a_client_that_stops_reading(kind: str, tmp_path: Path, anyio_back
                 began = time.monotonic()
                 await get(server.port, "/inside/push?user=alice&count=300&size=40000")
                 await get(server.port, "/inside/push?user=alice&first=300")
-            assert time.monotonic() - began < 5.0
+            assert time.monotonic() - began < 15.0
             assert [message["payload"]["n"] for message in reading.messages][:300] == [*range(300)]
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_read_on, reading)
-                await until(partial(_streams, server.port, 1), 1.0 + 2.0)
+                await until(partial(_streams, server.port, 1), 1.0 + 9.0)
                 tasks.cancel_scope.cancel()
             assert not stopped.complete
 
