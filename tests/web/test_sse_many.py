@@ -66,6 +66,7 @@ def alive(*kinds: str) -> int:
     return sum(type(each).__name__ in kinds for each in gc.get_objects())
 
 
+@pytest.mark.timeout(300)  # a minute is not enough for ten thousand on a busy machine
 async def test_ten_thousand_connections_leave_nothing() -> None:
     """Of those that leave and of those that the server cancels: no stream, object, task, timer or presence."""
     presence = MemoryPresence()
@@ -103,6 +104,7 @@ async def test_ten_thousand_connections_leave_nothing() -> None:
         assert alive("Task") <= tasks + 5  # those of the notifier itself
 
 
+@pytest.mark.timeout(300)  # a minute is not enough for ten thousand on a busy machine
 async def test_ten_thousand_reconnects_starve_no_stream() -> None:
     """All catch up within a minute, a few read at a time, and an open stream gets live events in between."""
     at_once = highest = 0
