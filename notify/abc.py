@@ -8,7 +8,8 @@ that the notifier looks for once, in its constructor (`SaveMany`, `SaveSoon`, `S
 `Immediate`, `Liveness`, `Ephemerals`, `Forget`, `Prepare`, `HasOutbox`, `Enqueue`, `ReceivingRouter`,
 `ImmediatePresence`, `Interruptible`). An ability counts only if no subclass has overridden the plain method that it
 stands in for: a subclass that overrides `save` alone gets its `save` called, not an inherited `save_many`. The
-attribute `guarantees` says how strong an implementation is (durable, shared, leased).
+attribute `guarantees` says how strong an implementation is (durable, shared, leased). Methods have to be defined in a
+class: from Python 3.12 on, those that only `__getattr__` provides are not found.
 
 The suites in `notify.testing` test an implementation against everything that is written here. `notify.adapters`
 contains what most implementations need.

@@ -148,10 +148,25 @@ class PlainStreamStore:
     def __init__(self, name: str) -> None:
         self._store = factory(name)
 
-    def __getattr__(self, name: str):
-        if name in ("save", "read", "head", "trim", "aclose", "subscribe", "guarantees"):
-            return getattr(self._store, name)
-        raise AttributeError(name)
+    guarantees = FolderStreamStore.guarantees
+
+    async def save(self, event):
+        return await self._store.save(event)
+
+    async def read(self, user, after, limit):
+        return await self._store.read(user, after, limit)
+
+    async def head(self, user):
+        return await self._store.head(user)
+
+    async def trim(self, before):
+        return await self._store.trim(before)
+
+    async def aclose(self):
+        await self._store.aclose()
+
+    def subscribe(self, user, last_id=None):
+        return self._store.subscribe(user, last_id)
 
 def plain(url: str, **options):
     assert not options, options

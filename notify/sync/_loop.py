@@ -54,7 +54,7 @@ class NotifierLoop:
         factory: called on the loop; see `SyncNotifier`.
 
     Raises:
-        UsageError: gevent or eventlet has patched the standard library.
+        UsageError: gevent or eventlet has patched the standard library; or the interpreter is shutting down.
     """
 
     notifier: Notifier
@@ -70,7 +70,14 @@ class NotifierLoop:
         self._submitted = Condition()
         self._thread = Thread(target=anyio.run, args=(self._main,), name="notify-sync", daemon=True)
         _loops.add(self)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # Python 3.12 and later start no thread once the main thread has ended
+            _loops.discard(self)
+            raise UsageError(
+                "the first use of a SyncNotifier came while the interpreter was shutting down, which starts no threads "
+                "any more: push or read once before the main thread ends"
+            ) from error
 
     @property
     def is_forked(self) -> bool:

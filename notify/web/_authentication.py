@@ -7,13 +7,17 @@ traceback may quote what the request carried, as in `KeyError: '<a token>'`: cre
 
 from __future__ import annotations
 
+import base64
 import inspect
 import logging
+import re
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote, quote_plus, unquote
 
 import anyio
 
@@ -40,7 +44,8 @@ QUIET: Final = 60.0
 MAX_ADDRESSES: Final = 1000
 """Logs that a client may be allowed to name."""
 
-_SECRET_HEADERS: Final = ("authorization", "cookie", "proxy-authorization")
+_SECRET_HEADERS: Final = re.compile("auth|cookie|key|secret|session|token|websocket-protocol")
+_HARMLESS: Final = frozenset({"bearer", "basic", "notify.v1"})
 _LEAST_SECRET: Final = 4
 
 
@@ -153,21 +158,35 @@ def may_use(request: Request, bound: str) -> bool:
 
 
 def redacted(error: BaseException, request: Request) -> str:
-    """Return the traceback of an error without what the request carried as credentials."""
+    """Return the traceback of an error without what the request carried as credentials, however they are written."""
     text = "".join(traceback.format_exception(error)).rstrip()
-    for secret in sorted(set(_secrets(request)), key=len, reverse=True):
+    secrets = {form for secret in _secrets(request) for form in _forms(secret) if len(form) >= _LEAST_SECRET}
+    for secret in sorted(secrets - _HARMLESS, key=len, reverse=True):
         text = text.replace(secret, "...")
     return text
 
 
 def _secrets(request: Request) -> Iterable[str]:
-    for name in _SECRET_HEADERS:
-        value = request.headers.get(name, "")
-        for word in (value, *value.split()):
-            if len(word) >= _LEAST_SECRET and word.lower() not in {"bearer", "basic"}:
-                yield word
-    values = (*request.cookies.values(), *request.query.values())
-    yield from (value for value in values if len(value) >= _LEAST_SECRET)
+    for name, value in request.headers.items():
+        if _SECRET_HEADERS.search(name):
+            yield value
+            yield from re.split(r"[\s,]+", value)
+    yield from request.cookies.values()
+    yield from request.query.values()
+    query = request.scope.get("query_string", b"").decode("latin-1")
+    yield from (field.partition("=")[2] for field in query.split("&"))  # as it is in the URL: `%2f` is `%2F`, too
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            pair = base64.b64decode(given).decode()
+            yield from (pair, pair.partition(":")[2])
+
+
+def _forms(secret: str) -> Iterable[str]:
+    """Yield a secret as it is and decoded, each of them percent-encoded too, and all of these as `repr` shows them."""
+    for plain in (secret, unquote(secret)):
+        for form in (plain, quote(plain), quote(plain, safe=""), quote_plus(plain)):
+            yield from (form, repr(form)[1:-1])
 
 
 class WrongIdentityError(TypeError):

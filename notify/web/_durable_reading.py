@@ -135,7 +135,7 @@ class Reading:
                         events, up_to_date = self._in_hand(session)
                 headers = [*_offset(session), *NO_STORE, (b"stream-cursor", self._cursor.encode())]
             if not self._site.closing.begun:
-                self._site.linger.extend(self._site.ticker)  # a signal before the next poll would go unnoticed
+                self._site.linger.extend(self._site.background)  # a signal before the next poll would go unnoticed
         return self._reply(200 if events else 204, events, up_to_date, headers)
 
     async def follow(self, receive: Receive, send: Send) -> None:

@@ -5,7 +5,8 @@ Some frameworks let a response send by itself: `EventStream` is an ASGI applicat
 It has no task, no timer and no cancel scope of its own, because it is suspended whenever the framework sends.
 
 The endpoints of one notifier that have the same options share their limits, and end together when the server shuts
-down. What they share is kept in the notifier, for as long as that exists: options must not vary with the request.
+down. What they share is kept in the notifier. Options that vary with the request share nothing, so they limit
+nothing; what is kept for them is dropped in time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from notify import BackendError, ClosedError, Notifier, NotifyError, UsageError
 from notify.adapters import check_user
@@ -30,6 +31,9 @@ from ._request import Identity, Receive, Request, Scope, Send
 from ._session import Ended, Session, ended, translation_of
 from ._site import Site, check_notifier
 from ._sse import HEADERS, Entrance, FrameFeed, end_frames, serve
+
+MAX_SITES: Final = 100
+"""Sets of options of one notifier for which something is kept although no stream is open."""
 
 
 def missing(framework: str, package: str) -> ModuleNotFoundError:
@@ -73,6 +77,8 @@ class EventStream:
         **options: Any,
     ) -> None:
         self._site = _shared_site(notifier, WebOptions(**options))
+        # that of `Notifier.moment`, which waits: the response may begin seconds later
+        self._moment = self._site.notifier._parts.streams.generation
         if not isinstance(user, Identity):
             names: Any = addresses if isinstance(addresses, str) else tuple(addresses)
             user = Identity(user, names, expires_at, session)
@@ -138,8 +144,8 @@ class EventStream:
         return Chunks(self)
 
     async def _admission(self) -> Admission:
-        login = login_of(self._identity, self._request)
-        return Admission(self._identity, self._logs, await self._site.notifier.moment(), login)
+        await self._site.notifier.moment()  # so that this instance is informed of disconnections
+        return Admission(self._identity, self._logs, self._moment, login_of(self._identity, self._request))
 
 
 class Chunks:
@@ -265,5 +271,9 @@ def _shared_site(notifier: Notifier[Any], options: WebOptions) -> Site:
     sites: dict[WebOptions, Site] = vars(notifier).setdefault("_web_sites", {})
     site = sites.get(options)
     if site is None:
+        if len(sites) >= MAX_SITES:
+            for each, idle in [*sites.items()]:
+                if not idle.closing:
+                    sites.pop(each, None)  # another thread may have removed it
         site = sites.setdefault(options, Site(check_notifier(notifier), None, options))
     return site

@@ -95,8 +95,9 @@ class Turns:
         self._waiting: dict[object, anyio.Event] = {}  # first come first; an interrupted one keeps its place
 
     def start(self, ticker: Ticker) -> None:
-        """Be called back by this ticker from now on; the one before has ended."""
-        self.slot = -1
+        """Be called back by this ticker from now on, and no more by the one before."""
+        if self._ticker is not None:
+            self._ticker.discard(self)
         self._ticker = ticker
         self._file()
 

@@ -17,6 +17,7 @@ request that is waiting, and by no other.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,6 +44,10 @@ LIMIT: Final = 100
 """Events of a page, where the client does not say."""
 
 MAX_LIMIT: Final = 1000
+
+READ_TIMEOUT: Final = 10.0
+"""Seconds after which a page ends with what was read; without anything, the client is told to come back later."""
+
 MAX_BYTES: Final = 1 << 20
 """Bytes of events after which a page ends; the event that exceeds it is the page's last."""
 
@@ -77,7 +82,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
                 await site.closing.farewell(send, *messages)
             return
         if wait:
-            site.linger.extend(site.ticker)
+            site.linger.extend(site.background)
     # OSError is what `send` raises once the client is gone, on servers of the newest version of ASGI.
     with suppress(OSError), anyio.move_on_after(site.options.send_timeout):
         for message in messages:
@@ -159,14 +164,18 @@ class PollPage:
             session = entrance.session = Session(site, admission, self._start, abort, counted=wait > 0)
             if site.closing.begun:  # while the client was authenticated
                 session.shut_down()
-            async with session:
-                self._position = session.last_id
-                if session.is_invalid:
-                    self._gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
-                await self._replay(session)
-                if wait and self._is_synced and self._is_empty:
-                    await self._wait(session, wait)
-            if self._is_synced and self._is_stale and site.inbox is not None:
+            with anyio.move_on_after(READ_TIMEOUT) as patience:
+                async with session:
+                    self._position = session.last_id
+                    if session.is_invalid:
+                        self._gap = {"reason": "invalid", "from": "", "to": session.last_id, "user": session.user}
+                    await self._replay(session)
+                    patience.deadline = math.inf
+                    if wait and self._is_synced and self._is_empty:
+                        await self._wait(session, wait)
+            if patience.cancelled_caught and self._is_empty:
+                self.end = ended(site, "overload")
+            elif self._is_synced and self._is_stale and site.inbox is not None:
                 with suppress(NotifyError):  # the events are here; the next page has the counts
                     self._counts = counts_value(await site.inbox.counts(admission.identity.user))
         except Ended as end:

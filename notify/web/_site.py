@@ -88,11 +88,15 @@ class Site:
         self.turns.start(self.ticker)
 
     async def aclose(self) -> None:
-        """End the streams and the tasks. Idempotent; a server that starts again finds everything ready."""
+        """End the streams and the tasks. Idempotent; a server that starts again finds everything ready.
+
+        One task goes on if there are streams whose clients do not read: until the last of them was given up.
+        """
         self.closing.begin("closed")
-        self.linger.close()
-        await self.background.aclose()
-        self._start()
+        background, ticker = self.background, self.ticker
+        self._start()  # before anything is awaited: streams that end, or open just now, need a ticker that runs
+        self.ticker.take_over(ticker)
+        await background.aclose()
 
 
 Handler: TypeAlias = Callable[[Site, Request, Receive, Send], Awaitable[None]]

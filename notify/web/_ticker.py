@@ -58,6 +58,14 @@ class Ticker:
         timed.slot = slot
         self._slots.setdefault(slot, {})[timed] = None
 
+    def take_over(self, other: Ticker) -> None:
+        """File here what is filed there; it is asked soon when it is due."""
+        now = time.monotonic()
+        for filed in tuple(other._slots.values()):
+            for timed in tuple(filed):
+                other.discard(timed)
+                self.add(timed, now)
+
     def discard(self, timed: Timed) -> None:
         """Remove a connection. Idempotent."""
         filed = self._slots.get(timed.slot)

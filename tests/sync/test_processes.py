@@ -37,6 +37,7 @@ def test_a_script_ends_by_itself(tmp_path: Path) -> None:
 def test_pushes_of_threads_finish_before_the_end(tmp_path: Path) -> None:
     """Threads that still push when the main thread has ended are waited for, as without the library."""
     source = """
+    notifier.push("bob", "first")
     def push(name):
         while threading.main_thread().is_alive(): time.sleep(0.01)
         for number in range(20): notifier.push("alice", name, number)
@@ -77,10 +78,23 @@ def test_a_stream_does_not_keep_the_process(tmp_path: Path) -> None:
 
 
 def test_handlers_of_the_application_can_push_at_exit(tmp_path: Path) -> None:
-    """An `atexit` handler pushes: it runs before the notifier is closed, also if this is the first push."""
+    """An `atexit` handler pushes: it runs before the notifier is closed."""
     source = START + "import atexit\natexit.register(lambda: print(notifier.push('alice', 'last').type))"
-    assert output_of(tmp_path, source) == ["last"]
-    assert types(tmp_path) == ["last"]
+    assert output_of(tmp_path, source + "\nnotifier.push('alice', 'first')") == ["last"]
+    assert types(tmp_path) == ["first", "last"]
+
+
+def test_the_first_push_at_exit(tmp_path: Path) -> None:
+    """It works, or, where Python starts no thread any more (3.12 and later), the error says what to do."""
+    source = START + "import atexit\natexit.register(lambda: print(notifier.push('alice', 'last').type))"
+    began = time.monotonic()
+    done = script(tmp_path, source)
+    assert time.monotonic() - began < 40
+    if sys.version_info < (3, 12):
+        assert (done.returncode, done.stdout) == (0, "last\n"), done
+    else:
+        assert "UsageError: the first use of a SyncNotifier came while the interpreter was shutting down" in done.stderr
+        assert "could not be closed" not in done.stderr
 
 
 def test_a_server_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:

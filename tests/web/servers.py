@@ -54,12 +54,20 @@ _GRANIAN = (
 _GUNICORN = ("-m", "gunicorn", "{app}", "--bind", "127.0.0.1:{port}", "--log-level", "warning")
 _IN_4_SECONDS = ("--timeout-graceful-shutdown", "4")
 
+_HYPERCORN_ASYNCIO = (
+    Kind((*_HYPERCORN, "--worker-class", "asyncio"), "cancelled", 1.0)
+    if sys.version_info < (3, 12)
+    else Kind((*_HYPERCORN, "--workers", "0"), "signal", 1.0)
+)
+"""Its supervised worker waits for all connections to close before it counts the time of `--graceful-timeout`, and from
+Python 3.12 on asyncio's `Server.wait_closed` really waits for them."""
+
 KINDS: dict[str, Kind] = {
     "uvicorn": Kind((*_UVICORN, "--http", "httptools", "--loop", "uvloop"), graceful=_IN_4_SECONDS),
     "uvicorn-h11": Kind((*_UVICORN, "--http", "h11", "--loop", "asyncio", "--ws", "wsproto"), graceful=_IN_4_SECONDS),
     "uvicorn-workers": Kind((*_UVICORN, "--workers", "2"), graceful=_IN_4_SECONDS),
     "uvicorn-reload": Kind((*_UVICORN, "--reload", "--reload-dir", "{watched}"), graceful=_IN_4_SECONDS),
-    "hypercorn": Kind((*_HYPERCORN, "--worker-class", "asyncio"), "cancelled", 1.0),
+    "hypercorn": _HYPERCORN_ASYNCIO,
     "hypercorn-uvloop": Kind((*_HYPERCORN, "--worker-class", "uvloop"), "cancelled", 1.0),
     "hypercorn-trio": Kind((*_HYPERCORN, "--worker-class", "trio"), "cancelled", 1.0),
     "hypercorn-w0": Kind((*_HYPERCORN, "--workers", "0"), "signal", 1.0),

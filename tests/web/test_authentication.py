@@ -139,6 +139,36 @@ async def test_a_failure_is_logged_once_with_its_traceback(caplog: pytest.LogCap
         assert secret not in caplog.text + error.message
 
 
+@pytest.mark.parametrize(
+    ("query", "headers", "raised"),
+    [
+        (b"token=a%2fsecret%3D%3D", {}, lambda request: request.scope["query_string"]),
+        (b"token=a%2fsecret%3D%3D", {}, lambda request: request.query["token"]),
+        (b"token=a%2fsecret%3D%3D", {}, lambda request: "https://idp.example/?t=a%2Fsecret%3D%3D"),
+        (b"token=a/secret==", {}, lambda request: "https://idp.example/?t=a%2Fsecret%3D%3D"),
+        (b"", {"cookie": "sid=a%2Fsecret%3D%3D"}, lambda request: "a/secret=="),
+        (b"", {"cookie": 'sid="a/secret=="'}, lambda request: request.headers["cookie"]),
+        (b"", {"cookie": "sid=it's\\a secret"}, lambda request: request.cookies),
+        (b"", {"authorization": "Basic YWxpY2U6YSBzZWNyZXQ="}, lambda request: ["alice", "a secret"]),
+        (b"", {"x_api_key": "a/secret=="}, lambda request: dict(request.headers)),
+        (b"", {"sec_websocket_protocol": "notify.v1, bearer.a-secret"}, lambda request: "bearer.a-secret"),
+    ],
+)
+async def test_no_form_of_a_credential_is_logged(
+    query: bytes, headers: dict[str, str], raised: Callable[[Request], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Decoded or percent-encoded, in the case of either, in a header of the application's own, or within a `repr`."""
+
+    def fails(request: Request) -> str:
+        raise KeyError(raised(request))
+
+    await refusal(made(fails), request(query, **headers))
+    assert "KeyError" in caplog.text
+    shown = caplog.text.partition("\nKeyError")[2]
+    assert "secret" not in shown
+    assert "..." in shown
+
+
 async def test_failures_of_some_clients_do_not_fill_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,12 +39,6 @@ class ServerHandlers:
             signal.signal(number, handler)
 
 
-@pytest.fixture(autouse=True)
-def _handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Applications of other tests in this process, whose event loops ended with streams open, count no more."""
-    monkeypatch.setattr(_closing, "_HANDLERS", _closing.SignalHandlers())
-
-
 @pytest.fixture
 def server() -> Iterator[ServerHandlers]:
     handlers = ServerHandlers()
@@ -317,7 +311,7 @@ async def test_the_farewell_is_sent_in_a_cancelled_scope() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("drain", "cancelled", "bound"), [(0.0, False, 0.5), (0.8, False, 0.8), (0.8, True, 0.5)])
+@pytest.mark.parametrize(("drain", "cancelled", "bound"), [(0.0, False, 0.5), (0.8, False, 0.8), (20.0, True, 0.5)])
 async def test_a_farewell_to_a_reader_that_stopped(drain: float, cancelled: bool, bound: float) -> None:
     """It takes what is left of the drain window, half a second at least; at most that once the server cancels."""
     closing, wire = Closing(drain=drain), Wire(anyio.sleep_forever)
@@ -330,7 +324,7 @@ async def test_a_farewell_to_a_reader_that_stopped(drain: float, cancelled: bool
             await closing.farewell(wire, *MESSAGES, cancelled=cancelled)
         took = anyio.current_time() - began
     assert wire.sent == ["one"]
-    assert bound - 0.01 <= took < bound + 0.3
+    assert bound - 0.01 <= took < bound + 10
 
 
 @pytest.mark.anyio
@@ -341,7 +335,7 @@ async def test_late_farewells_have_half_a_second() -> None:
     await anyio.sleep(0.01)
     began = anyio.current_time()
     await closing.farewell(wire, *MESSAGES)
-    assert FAREWELL - 0.01 <= anyio.current_time() - began < FAREWELL + 0.3
+    assert FAREWELL - 0.01 <= anyio.current_time() - began < FAREWELL + 10
 
 
 @pytest.mark.anyio
@@ -356,15 +350,17 @@ async def test_a_farewell_that_fails_raises() -> None:
 
 
 @pytest.mark.parametrize("after", ["one", "two", "linger"])
-def test_a_task_that_is_cancelled_during_its_farewell(after: str) -> None:
+def test_a_task_that_is_cancelled_during_its_farewell(after: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """asyncio's cancellation does not know shields: the rest is sent, then the task ends as cancelled."""
+    linger = 0.3  # so that the task is still in it when it is cancelled
+    monkeypatch.setattr(_closing, "LINGER", linger)
 
     async def main() -> tuple[list[str], float]:
         closing, wire = Closing(), Wire(lambda: asyncio.sleep(0.01))
         task = asyncio.create_task(closing.farewell(wire, *MESSAGES))
         await until(lambda: (wire.sent or [""])[-1] == ("one" if after == "one" else "two"))
         if after == "linger":
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
         began = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -373,7 +369,7 @@ def test_a_task_that_is_cancelled_during_its_farewell(after: str) -> None:
 
     sent, took = asyncio.run(main())
     assert sent == ["one", "two"]
-    assert LINGER - 0.005 <= took < FAREWELL + 0.1
+    assert linger - 0.005 <= took < FAREWELL + 10
 
 
 def test_a_second_interrupt_ends_a_python_program() -> None:

@@ -30,7 +30,7 @@ from notify.web.litestar import event_stream as litestar_stream
 from notify.web.quart import event_stream as quart_stream
 from notify.web.starlette import event_stream as starlette_stream
 from notify_memory import MemoryStreamStore
-from tests.parts import until
+from tests.parts import PlainStore, until
 from tests.web.applications import APPS, Make, reading, served
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +93,52 @@ async def test_a_notifier_is_needed() -> None:
     other: Any = MemoryStreamStore()
     with pytest.raises(UsageError, match="must be a Notifier"):
         EventStream(other, "alice", scope())
+
+
+@on_asyncio
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_a_disconnection_before_the_response_begins(is_first: bool) -> None:
+    """Middleware runs in between, and the first stream of a process waits for its store: it is not missed."""
+    gate = anyio.Event()
+
+    class Slow(PlainStore):
+        async def head(self, user: str) -> str:
+            await gate.wait()
+            return await super().head(user)
+
+    async with Notifier(Slow()) as notifier:
+        notifier._is_informed = not is_first
+        stream, other = (EventStream(notifier, user, scope()).chunks() for user in ("alice", "bob"))
+        frames: list[bytes] = []
+
+        async def read(chunks: Any) -> None:
+            frames.append(await anext(chunks))
+            await chunks.aclose()
+
+        async with anyio.create_task_group() as group:
+            if is_first:
+                group.start_soon(read, stream)
+                await anyio.wait_all_tasks_blocked()
+            await notifier.disconnect("alice")
+            gate.set()
+            if not is_first:
+                group.start_soon(read, stream)
+        await read(other)
+    assert b'"disconnected"' in frames[0]
+    assert b"notify.end" not in frames[1]
+
+
+@on_asyncio
+async def test_options_that_vary_with_the_request_fill_no_memory(notifier: Notifier) -> None:
+    """What such streams would share is dropped, except where one is open: that still counts against its limits."""
+    first = EventStream(notifier, "alice", scope(), max_streams=1).chunks()
+    await anext(first)
+    for number in range(500):
+        EventStream(notifier, "alice", scope(), lifetime=100.0 + number)
+    assert len(vars(notifier)["_web_sites"]) <= 101
+    second = EventStream(notifier, "alice", scope(), max_streams=1).chunks()
+    assert b"overload" in await anext(second)
+    await first.aclose()
 
 
 @pytest.mark.parametrize("framework", STREAMS)

@@ -205,7 +205,7 @@ async def test_replies_and_bodies() -> None:
     async def silent() -> Any:
         await anyio.sleep_forever()
 
-    with anyio.fail_after(2), pytest.raises(WebError) as caught:
+    with anyio.fail_after(10), pytest.raises(WebError) as caught:
         await read_body(silent, 9, 0.01)
     assert caught.value.status == 408
 
@@ -542,7 +542,7 @@ async def test_a_block_is_aborted_and_goes_on_after_it(plain: bool) -> None:
 
     for _ in range(2):
         line: Any = watch(abort_soon) if plain else GroupWatch(abort_soon)
-        with anyio.fail_after(2):
+        with anyio.fail_after(10):
             async with line:
                 await anyio.sleep_forever()
         assert line.aborted

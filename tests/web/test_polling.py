@@ -12,10 +12,11 @@ import anyio
 import httpx
 import pytest
 
-from notify import Notifier
-from notify.web import Identity, NotifyApp, Request, _linger
+from notify import Notifier, Page
+from notify._stream._reads import PAGE_SIZE
+from notify.web import Identity, NotifyApp, Request, _linger, _polling
 from notify_memory import MemoryStreamStore
-from tests.parts import until
+from tests.parts import PlainStore, until
 from tests.web.servers import WebServer
 from tests.web.serving import serving
 
@@ -291,13 +292,65 @@ class TestEnds:
             for _ in range(3):
                 await client.page(wait=0.01)
                 assert len(app._site.closing) == 1
-            assert app._site.linger.tick(0.0) > 0.0  # not over yet: it is filed again
-            assert len(app._site.closing) == 1
             await until(lambda: not len(app._site.closing))
             monkeypatch.setattr(_linger, "LINGER", 1000.0)
             await client.page(wait=0.01)
         await app.aclose()
         assert not len(app._site.closing)
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+    def test_an_event_loop_that_ends_after_a_poll(self, anyio_backend: str) -> None:
+        """Nothing of it stays: the process has its own handlers of signals again, and the next loop its own polls."""
+        own = signal.default_int_handler
+        before = signal.signal(signal.SIGTERM, own)
+        app = application(Notifier(MemoryStreamStore()))
+
+        async def receive() -> Any:
+            await anyio.sleep_forever()
+
+        async def poll() -> None:
+            answered: list[Any] = []
+
+            async def send(message: Any) -> None:
+                answered.append(message)
+
+            scope = {"type": "http", "path": "/events", "query_string": b"user=alice&wait=0.01", "headers": []}
+            await app(scope, receive, send)
+            assert answered[0]["status"] == 200
+            assert len(app._site.closing) == 1
+
+        try:
+            anyio.run(poll, backend=anyio_backend)
+            assert len(app._site.closing) == 0
+            assert signal.getsignal(signal.SIGTERM) is own
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    @pytest.mark.parametrize("wait", [0, 20])
+    @pytest.mark.parametrize("pages", [0, 1])
+    async def test_a_store_that_hangs(self, wait: int, pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The page ends after a time: with what was read before, else with the order to come back later."""
+
+        class Hanging(PlainStore):
+            async def read(self, user: str, after: str, limit: int) -> Page:
+                if user == "alice" and self.calls.count("read") >= pages:
+                    await anyio.sleep_forever()
+                return await super().read(user, after, limit)
+
+        monkeypatch.setattr(_polling, "READ_TIMEOUT", 0.4)
+        store = Hanging()
+        async with Notifier(store) as notifier, serving(application(notifier)) as place, Poller(place) as client:
+            await client.page()
+            for n in range(PAGE_SIZE * pages):
+                await notifier.push("alice", "order", n)
+            store.calls.clear()
+            started = anyio.current_time()
+            page = await client.page(after="0", wait=wait, limit=1000)
+            assert 0.3 < anyio.current_time() - started < 10
+            assert (payloads(page), page["sync"]) == ([*range(PAGE_SIZE * pages)], False)
+            assert page.get("end", {}).get("reason") == (None if pages else "overload")
+            assert page["position"] == (page["events"][-1]["id"] if pages else "0")
+            await until(lambda: notifier.statistics().open_streams == 0)
 
     async def test_shutdown_during_authentication(self, notifier: Notifier) -> None:
         """The request does not wait any more once the client is known."""

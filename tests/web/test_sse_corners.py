@@ -78,17 +78,20 @@ class Stuck(Client):
             await anyio.sleep_forever()
 
 
-async def test_a_shutdown_does_not_wait_for_a_client_that_does_not_read() -> None:
-    """Longer than the streams have to sign off."""
+@pytest.mark.parametrize("how", ["begin_shutdown", "aclose"])
+async def test_a_shutdown_does_not_wait_for_a_client_that_does_not_read(how: str) -> None:
+    """Longer than the streams have to sign off; nor is such a client forgotten, and its stream kept for ever."""
     async with Notifier(MemoryStore()) as notifier:
-        app = NotifyApp(notifier, authenticate, drain=0.2, send_timeout=1.0)
+        app = NotifyApp(notifier, authenticate, drain=0.2, send_timeout=60.0)
         client = Stuck(app, "alice")
         began = time.monotonic()
         async with anyio.create_task_group() as group:
             group.start_soon(client.run)
             await until(lambda: client.body)
-            app.begin_shutdown()
-        assert time.monotonic() - began < 0.9
+            ended = getattr(app, how)()
+            if ended is not None:
+                await ended
+        assert time.monotonic() - began < 20
         assert notifier.statistics().open_streams == 0
 
 
@@ -110,7 +113,7 @@ async def test_a_stream_that_ends_while_it_is_opened(how: str) -> None:
         notifier._is_informed = True
         app = NotifyApp(notifier, authenticate, lifetime=0.5 if how == "lifetime" else 900.0)
         client = Client(app, "alice")
-        with anyio.fail_after(2):
+        with anyio.fail_after(10):
             async with anyio.create_task_group() as group:
                 group.start_soon(client.run)
                 await until(lambda: app._site.limits.open)
@@ -285,7 +288,7 @@ async def test_a_head_that_cannot_be_sent() -> None:
         for busy in (False, True):
             while busy and not app._site.turns.is_busy:
                 await app._site.turns.acquire(object())
-            with anyio.fail_after(3):
+            with anyio.fail_after(10):
                 await Deadlocked(app, "alice").run()
         assert notifier.statistics().open_streams == 0
 
@@ -309,7 +312,7 @@ async def test_waking_a_session_that_is_being_opened_does_not_end_it() -> None:
             await anyio.wait_all_tasks_blocked()
             session_of(app, "alice").wake()
             gate.set()
-            with anyio.fail_after(3):
+            with anyio.fail_after(10):
                 await client.synced.wait()
             assert b":\n" not in client.body.replace(b"data:", b"")
             client.left.set()
@@ -360,5 +363,5 @@ async def test_a_send_that_fails(path: str, allowed: int, is_ending: bool) -> No
             else:
                 await app(scope, receive, send)
         for site in (app._site, durable._site):
-            assert site.limits.open == len(site.ticker) - (site.linger.slot >= 0) == 0
+            assert site.limits.open == len(site.ticker) == 0
         assert notifier.statistics().open_streams == 0

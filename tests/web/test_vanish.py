@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -178,11 +179,11 @@ async def test_a_client_that_stops_reading(kind: str, tmp_path: Path, anyio_back
                 began = time.monotonic()
                 await get(server.port, "/inside/push?user=alice&count=300&size=40000")
                 await get(server.port, "/inside/push?user=alice&first=300")
-            assert time.monotonic() - began < 5.0
+            assert time.monotonic() - began < 15.0
             assert [message["payload"]["n"] for message in reading.messages][:300] == [*range(300)]
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_read_on, reading)
-                await until(partial(_streams, server.port, 1), 1.0 + 2.0)
+                await until(partial(_streams, server.port, 1), 1.0 + 9.0)
                 tasks.cancel_scope.cancel()
             assert not stopped.complete
 
@@ -213,6 +214,8 @@ async def test_a_server_that_cancels_leaves_nothing(anyio_backend_name: str) -> 
                 clients = await connected(stack, port, FEW)
                 assert notifier.statistics().open_streams == len(web._site.closing) == FEW
                 ending.set()
+                if anyio_backend_name == "asyncio" and sys.version_info >= (3, 12):
+                    web.begin_shutdown()  # there it waits for the connections before it cancels them
                 with anyio.fail_after(5):
                     for client in clients:
                         await client.read_all()

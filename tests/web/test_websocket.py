@@ -152,7 +152,7 @@ class TestStream:
                 assert (await client.receive())["data"]["heartbeat"] == 0.2
                 started = anyio.current_time()
                 assert [await client.receive(), await client.receive()] == [{"event": "notify.ping", "data": {}}] * 2
-                assert anyio.current_time() - started < 2
+                assert anyio.current_time() - started < 5
 
 
 class TestCommands:
