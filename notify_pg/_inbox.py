@@ -183,7 +183,7 @@ class PostgresInbox:
             return []
 
     async def _without_inbox(self, user: str) -> ItemPage:
-        """Return the page of somebody who has no inbox, because there are no inboxes."""
+        """Return the page of a user who has no inbox, because there are no inboxes."""
         rows = await self._db.read(self._sql("head"), user)
         row = {"total": 0, "unseen": 0, "unread": 0, "last": rows[0]["last_id"] if rows else 0}
         counts = counts_of(user, row | {"topics": None, "positions": None})

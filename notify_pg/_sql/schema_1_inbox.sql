@@ -1,4 +1,4 @@
--- The inboxes: what was sent and is listed. Whoever writes one of these rows has locked the user's row of the heads before.
+-- The inboxes: what was sent and is listed. A transaction that writes one of these rows has locked the user's row of heads.
 
 -- An event that is listed, with a copy of its contents, since the log is kept for a shorter time. No index on the states:
 -- with 1000 items, what it costs a mark of them all is more than it saves.

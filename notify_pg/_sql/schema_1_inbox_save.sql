@@ -13,7 +13,7 @@ CREATE OR REPLACE FUNCTION {save_inbox}(
     p_topics text[],
     p_keys text[],
     p_metas text[],
-    p_expiries bigint[],     -- of each item, in milliseconds, -1 for none; NULL for what is no item
+    p_expiries bigint[],     -- of each item, in milliseconds, -1 for none; NULL for other events
     p_changes text[],        -- of each event that changes an inbox; NULL if there is none
     p_max_items bigint,
     p_max_age bigint,        -- milliseconds; NULL: without a limit

@@ -1,4 +1,4 @@
--- Removes due items of some inboxes whose logs nobody else holds. Call it with the last row of the call before.
+-- Removes due items of some inboxes whose logs no other transaction holds. Call it with the last row of the call before.
 CREATE OR REPLACE FUNCTION {sweep_inboxes}(
     p_expiring boolean,      -- whether to look for what expires, or for what is too old
     p_after bigint,          -- continue behind the inbox with this bound, and this user
