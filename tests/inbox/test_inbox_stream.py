@@ -106,7 +106,7 @@ async def test_next_with_timeout_zero_finds_what_is_stored() -> None:
             event = await send(inbox)
             assert [stream.next_nowait(), stream.next_nowait()] == [event, None]
         signalling = inbox.subscribe("alice", event.id, signals=True)
-        assert (await signalling.next(0)).type == "notify.sync"
+        assert (await signalling.next(5)).type == "notify.sync"
         await signalling.aclose()
 
 
