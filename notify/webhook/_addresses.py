@@ -46,9 +46,12 @@ def _meant(given: IPv4Address | IPv6Address) -> Iterator[IPv4Address | IPv6Addre
     if given.ipv4_mapped is not None:
         yield given.ipv4_mapped
         return
-    yield given
-    if given.sixtofour is not None:
+    if (
+        given.sixtofour is not None
+    ):  # whether the whole of 2002::/16 counts as public differs between versions of Python
         yield given.sixtofour
+        return
+    yield given
     if any(given in network for network in _NAT64) or given in _V4_COMPATIBLE:
         yield last
     if int(given) >> 32 & 0xFFFF_FFFF in _ISATAP:

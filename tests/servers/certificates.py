@@ -22,7 +22,7 @@ class Certificates:
         self._owner = owner if os.geteuid() == 0 else ""
         directory.chmod(0o755)
         self._run("req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", "ca.key", "-out", "ca.crt", "-days", "2",
-                  "-subj", "/CN=authority")  # fmt: skip
+                  "-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign,cRLSign")  # fmt: skip
 
     def sign(self, name: str, *subjects: str) -> tuple[Path, Path]:
         """Return certificate and key for these alternative names, such as `DNS:localhost`."""

@@ -230,12 +230,11 @@ function share({ key, options, ask, receive }, inWorker) {
   const post = (message) => channel.postMessage(message);
   const say = (message) => post({ from: me, ...message });
   const tabs = new Set();
-  let stream, term, before, release, leave, queue, answered, closed, missed = 0, last = Date.now();
+  let stream, term, release, leave, queue, answered, closed, missed = 0, last = Date.now();
 
   const lead = () =>
     closed ||
     new Promise((free) => {
-      before = term;
       term = crypto.randomUUID();
       const tell = (message) => {
         post({ term, ...message });
@@ -276,7 +275,7 @@ function share({ key, options, ask, receive }, inWorker) {
       else if (kick) stream?.kick(kick);
       else if (stream) post({ term, to: from, ...(join && stream.welcome()) });
     }
-    if (message.ended && message.term === before) return receive(message);
+    if (message.ended) return receive(message);
     if (from || stream || to !== me) return;
     missed = 0;
     queue ??= enqueue();

@@ -272,7 +272,7 @@ def test_all_tabs_learn_that_it_is_over(context: BrowserContext, site: str, scri
     for page in pages:
         until(page, "got.client.status === 'closed'")
         assert page.evaluate("got.ends") == [{"reason": "disconnected"}]
-    assert len(scripted.requests("/stream")) == 2
+    assert 2 <= len(scripted.requests("/stream")) <= 4  # another tab may take over before it learns of the end
     pages[0].evaluate("start()")
     until(pages[0], "got.client.status === 'connected'")
     assert pages[1].evaluate("got.client.status") == "closed"
