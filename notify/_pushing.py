@@ -241,9 +241,22 @@ class Pushing(Generic[Pushed]):
             raise PushUncertainError(message, backend=self._store_name) from error
 
     async def broadcast(
-        self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None, data: bytes | None = None
+        self,
+        type: str,
+        payload: Any = None,
+        *,
+        group: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        data: bytes | None = None,
     ) -> Event:
         """Show an ephemeral event to every stream that is open now, on every instance.
+
+        Args:
+            type: as for `push`.
+            payload: as for `push`.
+            group: as for `push`.
+            meta: as for `push`.
+            data: as for `push`.
 
         Returns:
             The event; its `user` and `id` are empty.
@@ -260,7 +273,8 @@ class Pushing(Generic[Pushed]):
         check_pushed_type(type)
         if data is not None or self._dumps is not None:
             data = self._encoded(payload, data)
-        event = Event("-", type, payload, data=data, meta=None if meta is None else pushed_meta(meta))
+        frozen = None if meta is None else pushed_meta(meta)
+        event = Event("-", type, payload, data=data, group=group, meta=frozen)
         self._check_size(event)
         self._guard.check()
         event = self._parts.fan_out.show(event.addressed_to(""), None)

@@ -120,10 +120,16 @@ class SyncNotifier(Generic[Pushed]):
         return result
 
     def broadcast(
-        self, type: str, payload: Any = None, *, meta: Mapping[str, str] | None = None, data: bytes | None = None
+        self,
+        type: str,
+        payload: Any = None,
+        *,
+        group: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        data: bytes | None = None,
     ) -> Event:
         """Show an ephemeral event to every open stream; see `Notifier.broadcast`."""
-        result: Event = self._call("broadcast", type, payload, meta=meta, data=data)
+        result: Event = self._call("broadcast", type, payload, group=group, meta=meta, data=data)
         return result
 
     def forget(self, user: str) -> int:

@@ -98,7 +98,7 @@ async def _pushed(site: Site, order: PushOrder, receive: Receive) -> dict[str, A
     """Push, call the hook, and return the answer."""
     notifier, options = site.notifier, order.options
     if not order.users:
-        shown = await notifier.broadcast(options["type"], options["payload"])
+        shown = await notifier.broadcast(options["type"], options["payload"], group=options["group"])
         await _call_hook(site, [shown], receive)
         return {"id": None, "type": shown.type}
     if order.is_single:
@@ -238,8 +238,8 @@ def _users(found: dict[str, Any], target: str) -> list[str]:
         return named
     if named is not True:
         raise _unfit("broadcast must be true")
-    if not found.get("ephemeral", True) or found.keys() & {"key", "group"}:
-        raise _unfit("a broadcast is ephemeral, and has neither key nor group")
+    if not found.get("ephemeral", True) or "key" in found:
+        raise _unfit("a broadcast is ephemeral, and has no key")
     return []
 
 

@@ -94,7 +94,11 @@ async def test_many_users_broadcasts_and_ephemeral_events() -> None:
         assert (many["id"], many["type"], many["ids"].keys()) == (None, "note", {"bob", "carol"})
         assert many["failed"]["\x00"]["code"] == "invalid_event"
         assert (await stream.next(5)).id == many["ids"]["bob"]
-        for body in ({"broadcast": True}, {"broadcast": True, "ephemeral": True}, {"user": "bob", "ephemeral": True}):
+        for body in (
+            {"broadcast": True, "group": "g"},
+            {"broadcast": True, "ephemeral": True},
+            {"user": "bob", "ephemeral": True},
+        ):
             answer = await post(client, type="live", payload=7, **body)
             assert (answer.status_code, answer.json()) == (202, {"id": None, "type": "live"})
             assert (await stream.next(5)).payload == 7
@@ -117,7 +121,7 @@ ORDERS: list[tuple[Any, int, str]] = [
     ({"broadcast": False, "type": "note"}, 422, "invalid_push"),
     ({"broadcast": 1, "type": "note"}, 422, "invalid_push"),
     ({"broadcast": True, "type": "note", "key": "k"}, 422, "invalid_push"),
-    ({"broadcast": True, "type": "note", "group": "g"}, 422, "invalid_push"),
+    ({"broadcast": True, "type": "note", "group": ""}, 422, "invalid_event"),
     ({"broadcast": True, "type": "note", "ephemeral": False}, 422, "invalid_push"),
     ({"user": "bob"}, 422, "invalid_push"),
     ({"user": "bob", "type": 5}, 422, "invalid_push"),
