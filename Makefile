@@ -62,7 +62,7 @@ quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command 
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twenty-five minutes
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3 --dist loadfile $(TESTS)
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=98
 
