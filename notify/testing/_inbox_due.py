@@ -68,13 +68,19 @@ class InboxDueTests(InboxTests[InboxStoreT]):
         """It removes what is due and nothing else, at most `limit` items in one call, until none are left."""
         users = [f"user{number}" for number in range(7)]
         stays = {user: await self.send(store, user, "stays") for user in users}
+        expires = max(ids.parse(event.id)[0] for event in stays.values()) + round(self.lifetime * 2000)
         for user in users:
-            await self.send(store, user, "due", expires=1)
+            await self.send(store, user, "due", expires=expires)
+
+        async def due() -> None:
+            assert (await self.page(store, users[-1], state="all")).counts.total == 1
+
+        await eventually(due, self.patience)
         removed: list[int] = []
         while not removed or removed[-1] >= 3:
             removed.append(await store.sweep(limit=3))
             assert len(removed) < 10
-        assert sum(removed) == 7
+        assert 0 < sum(removed) <= 7  # a store may have removed at once what was due when it was written
         assert max(removed) <= 3
         assert await store.sweep() == 0
         for user in users:
