@@ -60,9 +60,9 @@ serve: $(VENV)/.ready ## two instances in a browser: kill them, cut the wire, wa
 quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
-test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twenty-five minutes
+test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about half an hour
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=98
 
