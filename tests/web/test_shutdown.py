@@ -123,6 +123,7 @@ class Clients:
 
     async def check_resumed(self, numbers: list[int], missed: list[int]) -> None:
         """Each goes on where it was, and has received everything once."""
+        await until(self._is_serving, 20.0)
         for each in (*self.streams, *self.sockets):
             seen = [message["payload"]["n"] for message in each.messages]
             target = f"?user=alice&last_id={each.last_id}"
@@ -140,6 +141,15 @@ class Clients:
             after = poll.json["position"]
             found = await get(self.port, f"/events?user=quiet&after={after}")
             assert [event["payload"]["n"] for event in found["events"]] == missed
+
+    async def _is_serving(self) -> bool:
+        """Whether a new stream is not sent away: a server that reloads may do so twice."""
+        try:
+            async with RawClient(self.port, "/stream?user=another") as client:
+                await client.read_until(b"event: notify.")
+        except (OSError, AssertionError):
+            return False
+        return b"notify.sync" in client.body
 
 
 class Pushing:
