@@ -56,10 +56,15 @@ class Transactions:
 
 
 class Database:
-    """What is in the database, looked at without the store."""
+    """A schema of the test's own, and what is in it, looked at without the store."""
 
     dsn: str
     schema: str
+
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: Server) -> None:
+        self.dsn = postgres.dsn
+        self.schema = fresh_schema()
 
     async def traces(self, store: PostgresStore, user: str) -> Collection[str]:
         """The rows of any table of the schema whose text has the user in it."""
@@ -101,11 +106,6 @@ class TestPostgresStore(
 ):
     backends = ("asyncio",)
 
-    @pytest.fixture(autouse=True)
-    def server(self, postgres: Server) -> None:
-        self.dsn = postgres.dsn
-        self.schema = fresh_schema()
-
     async def make(self) -> PostgresStore:
         return PostgresStore(self.dsn, schema=self.schema)
 
@@ -140,11 +140,6 @@ class TestPostgresStreamStore(
 ):
     backends = ("asyncio",)
 
-    @pytest.fixture(autouse=True)
-    def server(self, postgres: Server) -> None:
-        self.dsn = postgres.dsn
-        self.schema = fresh_schema()
-
     async def make(self) -> PostgresStreamStore:
         return PostgresStreamStore(self.dsn, schema=self.schema)
 
@@ -172,11 +167,6 @@ class TestPostgresInbox(
     LosingInboxSuite,
 ):
     backends = ("asyncio",)
-
-    @pytest.fixture(autouse=True)
-    def server(self, postgres: Server) -> None:
-        self.dsn = postgres.dsn
-        self.schema = fresh_schema()
 
     async def make(self) -> PostgresStore:
         return PostgresStore(self.dsn, schema=self.schema)
