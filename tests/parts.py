@@ -18,7 +18,7 @@ from notify.abc import Registration
 from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait until the condition (a function, perhaps asynchronous) holds; TimeoutError if it does not in time."""
     with anyio.fail_after(seconds):
         while True:

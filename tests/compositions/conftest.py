@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from notify import Notifier
+from notify.errors import BackendError
+from tests.parts import until
 from tests.servers.postgres import Server as PostgresServer
 from tests.servers.postgres import fresh_schema
 from tests.servers.postgres import own_postgres as own_postgres
@@ -73,6 +75,17 @@ def start(stack: AsyncExitStack) -> Start:
             if cls is not None
         }
         options = {"poll_interval": NEVER, "audit_interval": NEVER, **options}
-        return await stack.enter_async_context(Notifier(**made, **options))
+        notifier = await stack.enter_async_context(Notifier(**made, **options))
+
+        async def answers() -> bool:
+            try:
+                await notifier.push("nobody else", "t")
+            except BackendError:
+                return False
+            return True
+
+        # A short timeout is for servers that are frozen or dead. On a busy machine, connecting may take longer.
+        await until(answers, 20)
+        return notifier
 
     return start

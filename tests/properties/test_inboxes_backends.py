@@ -21,6 +21,7 @@ from tests.servers.postgres import postgres as postgres
 from tests.servers.redis import single
 
 from .test_inboxes import Writers, hold
+from .test_inboxes import pytestmark as pytestmark
 
 EXAMPLES = max(6, settings().max_examples // 50)
 

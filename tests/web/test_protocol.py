@@ -8,7 +8,7 @@ import json
 import re
 import threading
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from anyio.lowlevel import checkpoint
 from anyio.to_thread import run_sync
 
 from notify import Event, Notifier
@@ -318,16 +319,17 @@ class Reader:
         """The data of the frames of one name."""
         return [data for kind, data, _ in self.items if kind == name]
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something that the client has seen."""
+    async def until(self, condition: Callable[[], bool], act: Callable[[], Awaitable[object]] = checkpoint) -> None:
+        """Wait for something that the client has seen, and act until then."""
         with anyio.fail_after(30):
             while not condition():
                 assert self.error is None
+                await act()
                 await anyio.sleep(0.01)
 
-    async def ended(self) -> None:
-        """Wait until the client stops by itself."""
-        await self.until(lambda: not self._thread.is_alive())
+    async def ended(self, act: Callable[[], Awaitable[object]] = checkpoint) -> None:
+        """Wait until the client stops by itself, and act until then: what reaches it only while it is connected."""
+        await self.until(lambda: not self._thread.is_alive(), act)
 
 
 def test_client_is_short_and_plain() -> None:
@@ -361,8 +363,7 @@ async def test_client_over_many_connections(follow: Callable[..., Any]) -> None:
                 pushed.append((await notifier.push("alice", "row", {"n": number})).id)
                 await anyio.sleep(0.03)
             await reader.until(lambda: len(reader.of("message")) >= 60)
-            await notifier.disconnect("alice")
-            await reader.ended()
+            await reader.ended(lambda: notifier.disconnect("alice"))
     assert [event["id"] for event in reader.of("message")] == pushed
     assert [position for kind, _, position in reader.items if kind == "message"] == pushed
     assert len(reader.of("notify.sync")) > 3
