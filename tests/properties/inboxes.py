@@ -275,7 +275,8 @@ class Trial:
         """Compare the pages that follow from a query."""
         while True:
             page = await store.items(user, query)
-            assert seen(page) == seen(self.model.page(user, query, self.now()))
+            expected = self.model.page(user, query, self.now())
+            assert seen(page) == seen(expected), f"{user} {query}: {seen(page)}, not {seen(expected)}"
             self.positions.setdefault(user, []).append(page.position)
             names = self.names.setdefault(user, [])
             names += [each.id for each in reversed(page.items) if each.id not in names]
