@@ -13,10 +13,10 @@ QUICK ?= not redis.md and not postgres.md and not transactions.md and not docume
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web/test_shutdown.py tests/web/test_vanish.py
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick test soak servers check docs dist bench clean
+.PHONY: help demo serve quick test test-failed covered test-browsers soak servers check docs dist bench clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
@@ -63,6 +63,14 @@ quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about half an hour
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 3 --dist loadfile $(TESTS)
+	@$(MAKE) --no-print-directory covered
+
+test-failed: $(VENV)/.ready ## what failed in `make test`, ten tests at most, once more and one after the other
+	@test $$($(BIN)/python -c 'import json; print(len(json.load(open(".pytest_cache/v/cache/lastfailed"))))') -le 10
+	$(BIN)/coverage run -m pytest -v --last-failed --last-failed-no-failures none $(TESTS)
+	@$(MAKE) --no-print-directory covered
+
+covered:
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=98
 

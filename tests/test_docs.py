@@ -160,7 +160,6 @@ def definitions(name: str) -> str:
     return "\n".join(block.source for block in plain)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", HOWTOS)
 def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
     """The part that a how-to builds passes the shipped suite as the how-to runs it, on both event loops."""
@@ -184,7 +183,6 @@ def test_documented_part_passes_the_suite(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_documented_parts_are_typed(tmp_path: Path) -> None:
     """The parts that the how-tos build, and their test classes, pass mypy as strict as it is."""
     for name in HOWTOS:

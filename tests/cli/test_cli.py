@@ -23,8 +23,6 @@ from notify.cli import main
 from notify.testing.history import History
 from tests.cli.commands import NOTIFY, PATIENCE, Done, environment, notify, running
 
-pytestmark = pytest.mark.timeout(120)
-
 ID = r"\d+-\d+"
 
 

@@ -21,7 +21,7 @@ from notify.testing.history import History
 from tests.cli.commands import Done, Running, notify, running
 from tests.servers import postgres, redis
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 class Place(NamedTuple):

@@ -26,7 +26,7 @@ from notify_memory import MemoryStreamStore
 from tests.cli.commands import notify
 from tests.cli.demo import demo
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,6 @@ from notify.web import Request
 from notify.web._commands import MAX_COMMAND
 from tests.cli.commands import Done, Running, notify, running
 
-pytestmark = pytest.mark.timeout(120)
-
 SECRET = "s" * 32
 OTHER = "t" * 32
 TOKENS = {"NOTIFY_TOKEN_SECRET": SECRET}

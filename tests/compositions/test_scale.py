@@ -70,7 +70,6 @@ def connections(server: Server) -> int:
     return sum(map(len, kinds)) - 1
 
 
-@pytest.mark.timeout(180)
 async def test_connections_to_redis(own_place: Place, own_redis: Server, start: Start) -> None:
     """An instance with ten thousand subscribed users has three connections to the server, and a second one three."""
     one = await start(own_place, COMPOSITIONS["redis"])
@@ -82,7 +81,6 @@ async def test_connections_to_redis(own_place: Place, own_redis: Server, start: 
     assert connections(own_redis) - before <= 6
 
 
-@pytest.mark.timeout(180)
 async def test_connections_to_a_cluster(own_place: Place, start: Start) -> None:
     """Three connections to each node of a cluster, for ten thousand users all over it."""
     with cluster() as nodes:
@@ -105,7 +103,6 @@ LISTENING = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AN
 ALL = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 
 
-@pytest.mark.timeout(180)
 async def test_connections_to_postgres(own_place: Place, start: Start) -> None:
     """An instance with ten thousand subscribed users listens over one connection, beside its pool of eight."""
     sql = await asyncpg.connect(own_place.dsn)

@@ -19,7 +19,7 @@ from .backends import Backend, Fleet
 from .scene import gap_of_each, scene
 from .stores import open_store
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 everywhere = pytest.mark.parametrize(
     "backend", ["sqlite", "redis", "redis cluster", "redis xread", "postgres"], indirect=True

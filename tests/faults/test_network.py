@@ -14,7 +14,7 @@ from notify.testing._link import Switches
 from .backends import Backend, Servers
 from .scene import scene
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 behind_a_proxy = pytest.mark.parametrize("backend", ["redis", "redis xread", "postgres"], indirect=True)
 SERVERS = ["redis", "redis cluster", "redis sentinel", "postgres"]

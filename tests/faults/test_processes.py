@@ -14,7 +14,7 @@ from tests.servers.postgres import bouncing
 from .backends import Backend, Fleet, Postgres, SQLite
 from .scene import scene
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 EVERYWHERE = ["sqlite", "redis", "redis cluster", "redis sentinel", "redis xread", "redis cluster xread", "postgres"]
 everywhere = pytest.mark.parametrize("backend", EVERYWHERE, indirect=True)

@@ -310,7 +310,6 @@ async def test_a_server_that_is_away_does_not_prevent_the_start() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_servers_by_url(tmp_path: Path) -> None:
     """Options of the URL reach a real server: prefix, schema and length."""
     with redis.single() as server:

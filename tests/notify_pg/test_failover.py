@@ -15,7 +15,7 @@ from notify_pg import PostgresStreamStore
 from tests.parts import until
 from tests.servers.postgres import Server, running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

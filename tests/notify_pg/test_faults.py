@@ -23,7 +23,7 @@ from notify_pg._errors import PostgresDisposition, disposition_of
 from tests.parts import until
 from tests.servers.postgres import Server, running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -21,7 +21,7 @@ from tests.notify_pg.conftest import Make
 from tests.parts import until
 from tests.servers.postgres import Server, running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 USERS = 200
 TASKS = 256

@@ -120,7 +120,6 @@ async def test_channels_cannot_collide() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_databases_behind_sentinels(prefix: str) -> None:
     """The database of a service is a world of its own too, by URL and by client."""
     with sentinels() as all_:

@@ -172,7 +172,6 @@ async def test_a_master_that_is_demoted(victim: Server, server: Server, prefix: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_sentinels_that_die(
     prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

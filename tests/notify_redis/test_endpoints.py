@@ -135,7 +135,6 @@ async def test_slots_without_a_master(prefix: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_nodes_of_the_list_that_are_gone(prefix: str) -> None:
     """Of several nodes in the URL one that answers is enough, whichever it is."""
     with cluster() as all_:

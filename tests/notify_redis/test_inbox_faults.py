@@ -137,7 +137,6 @@ async def test_a_network_in_trouble(server: Server, prefix: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", ["sentinels", "cluster"])
 async def test_a_replica_that_is_promoted(prefix: str, kind: str) -> None:
     """On the new master log and inbox still agree, whatever the failover has lost of both."""

@@ -189,7 +189,6 @@ async def nothing(_server: Server, pour: Pour) -> None:
     ],
 )
 @pytest.mark.parametrize("users", [len(USERS), 1])
-@pytest.mark.timeout(120)
 async def test_a_server_in_trouble(
     victim: Server, prefix: str, sabotage: Callable[[Server, Pour], Awaitable[None]], users: int
 ) -> None:
@@ -199,7 +198,6 @@ async def test_a_server_in_trouble(
         await pour.check(store)
 
 
-@pytest.mark.timeout(120)
 async def test_a_network_in_trouble(server: Server, prefix: str) -> None:
     """Connections that are cut within a pipeline, and replies that are lost, reorder nothing."""
     async with proxied(server) as proxy, aclosing(store_at(url(proxy), prefix)) as store:
@@ -234,7 +232,6 @@ async def test_pushes_before_the_first_connection(prefix: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["asked for", "killed"])
 async def test_a_failover_of_the_sentinels_under_load(prefix: str, how: str) -> None:
     """Pushes that are repeated at the new master stay in order."""
@@ -255,7 +252,6 @@ async def test_a_failover_of_the_sentinels_under_load(prefix: str, how: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 async def test_slots_that_move_while_pushes_are_in_flight(prefix: str) -> None:
     """Pushes that are redirected, wait for a move, or are for another master by now, stay in order."""
     with cluster() as all_:
@@ -270,7 +266,6 @@ async def test_slots_that_move_while_pushes_are_in_flight(prefix: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 async def test_a_failover_of_the_cluster_under_load(prefix: str) -> None:
     """When a replica takes over, pushes that are repeated there stay in order."""
     with cluster(replicas=True) as all_:

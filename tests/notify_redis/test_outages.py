@@ -239,7 +239,6 @@ def test_verdicts_are_shared_by_address() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_a_master_of_a_cluster_that_is_replaced(prefix: str) -> None:
     """While a master is away its users' calls fail at once; the replica that takes over is found in the background."""
     with cluster(replicas=True) as all_:
@@ -259,7 +258,6 @@ async def kill_master_of_alice(all_: Cluster) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_a_master_behind_sentinels_that_is_replaced(prefix: str) -> None:
     """Calls fail at once until the sentinels have chosen another master, which is then used."""
     with sentinels() as all_:

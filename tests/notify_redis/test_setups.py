@@ -56,7 +56,6 @@ async def caught_up(master: Server, replica: Server) -> None:
     await until(lambda: int(plain_info(replica, "replication")["slave_repl_offset"]) >= offset, 10)
 
 
-@pytest.mark.timeout(120)
 @by_wake
 @pytest.mark.parametrize("how", ["asked for", "master hangs"])
 async def test_a_failover_of_the_sentinels(prefix: str, how: str, wake: Wake) -> None:
@@ -95,7 +94,6 @@ async def persistently(store: RedisStreamStore, event: Event) -> Event:
     return stored[0]
 
 
-@pytest.mark.timeout(120)
 async def test_a_failover_without_lag(prefix: str) -> None:
     """Where the replica had everything, a master that dies costs a moment: nothing is lost, and there is no gap."""
     with sentinels() as all_:
@@ -119,7 +117,6 @@ async def test_a_failover_without_lag(prefix: str) -> None:
             assert after[0].prev == kept[-1].id
 
 
-@pytest.mark.timeout(120)
 async def test_a_failover_with_replication_lag(prefix: str) -> None:
     """Events that the promoted replica never got are lost: readers get a gap `rewound`; ids are not reused."""
     with sentinels() as all_:
@@ -182,7 +179,6 @@ def owned(server: Server, name: bytes) -> list[tuple[int, int]]:
 
 
 @by_wake
-@pytest.mark.timeout(120)
 async def test_slots_that_move_under_load(prefix: str, wake: Wake) -> None:
     """While the slots of all users move to other masters, every push is stored once and every stream misses nothing."""
     users = ("alice", "bob", "carol")
@@ -201,7 +197,6 @@ async def test_slots_that_move_under_load(prefix: str, wake: Wake) -> None:
             assert set(load.outcomes) == {"ok"}
 
 
-@pytest.mark.timeout(120)
 async def test_a_slot_that_is_half_moved(prefix: str) -> None:
     """While a move stands still with the keys on the other side, pushes wait; when it is over they are stored, once."""
     with cluster() as all_:
@@ -232,7 +227,6 @@ def redirected(server: Server) -> bool:
 
 
 @by_wake
-@pytest.mark.timeout(120)
 async def test_a_master_of_the_cluster_that_is_killed(prefix: str, wake: Wake) -> None:
     """While one master is away, users of the others are served; after its restart, its own are again."""
     users = [f"user{number}" for number in range(6)]
@@ -271,7 +265,6 @@ async def test_reading_from_all_masters_while_one_is_away(prefix: str) -> None:
 
 
 @by_wake
-@pytest.mark.timeout(120)
 async def test_a_replica_of_the_cluster_that_takes_over(prefix: str, wake: Wake) -> None:
     """When a master is killed its replica takes over: pushes and streams of its users follow within half a minute."""
     users = [f"user{number}" for number in range(6)]
@@ -296,7 +289,6 @@ async def test_a_replica_of_the_cluster_that_takes_over(prefix: str, wake: Wake)
             assert set(load.gaps) <= {"rewound"}
 
 
-@pytest.mark.timeout(120)
 async def test_connections_to_each_node(prefix: str) -> None:
     """A process has at most three connections to each master of a cluster, however many users have streams in it."""
     users = [f"user{number}" for number in range(300)]

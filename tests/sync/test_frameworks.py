@@ -13,7 +13,7 @@ import pytest
 
 from tests.sync.scripts import PATIENCE, background, events, free_port, script, stop, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 def request(url: str, method: str = "GET") -> tuple[int, str]:

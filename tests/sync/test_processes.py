@@ -11,7 +11,7 @@ import pytest
 
 from tests.sync.scripts import background, events, output_of, script, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 START = """
 import os, sys, threading, time

@@ -25,7 +25,7 @@ from tests.parts import until, untraced_environment
 from tests.web.node import install
 from tests.web.servers import WebServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 NPM = Path(__file__).parent / "npm"
 LIBRARIES = ("eventsource", "reconnecting-eventsource", "fetch-event-source", "eventsource-parser")

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.cli.demo import demo
 from tests.web.pages import ROOT, chromium, screenshot, site
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 SOON = 30_000

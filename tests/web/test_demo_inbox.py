@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 from tests.cli.demo import demo
 from tests.web.pages import chromium, screenshot
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SOON = 30_000
 

@@ -322,7 +322,6 @@ def test_limits(logs: Logs, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 def test_public_client_over_a_restart(npm: Path, logs: Logs, tmp_path: Path, live: str) -> None:
     """The public client reads everything once and in order, live, while the server is restarted."""

@@ -121,7 +121,6 @@ async def test_clients_that_leave_leave_nothing(kind: str, tmp_path: Path, anyio
 
 @outside
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 async def test_ten_thousand_connections_leave_nothing(tmp_path: Path, anyio_backend: str) -> None:
     """After 2,500 of each way, and 2,500 that the server ended, memory is where it was too."""
     with served("uvicorn", tmp_path, heartbeat=60.0) as server:

@@ -21,8 +21,6 @@ from tests.test_docs import ROOT, Snippet, snippets
 from tests.web.pages import chromium
 from tests.web.servers import PATIENCE, WebServer, free_port
 
-pytestmark = pytest.mark.timeout(90)
-
 WEB = ROOT / "docs" / "howto" / "web.md"
 OTHERS = ROOT / "docs" / "howto" / "from-others.md"
 AUTH = ROOT / "docs" / "howto" / "auth.md"

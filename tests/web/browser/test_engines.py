@@ -10,8 +10,6 @@ import pytest
 from tests.web.browser.engines import ENGINES, Engine, Tab, launched, until
 from tests.web.browser.scripted import Answer, Scripted
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
@@ -98,11 +96,11 @@ def test_going_back_resumes(engine: Engine, site: str, scripted: Scripted) -> No
     connected(tab)
     scripted.push(1)
     until(tab, "got.payloads.length === 1")
-    tab.js("(location.href = '/other', 0)")
+    tab.js("(setTimeout(() => { location.href = '/other' }), 0)")
     until(tab, "location.pathname === '/other' && window.ready")
     assert waited(lambda: scripted.open == 0)
     scripted.push(2)
-    tab.js("(history.back(), 0)")
+    tab.js("(setTimeout(() => history.back()), 0)")
     until(tab, "location.pathname === '/' && window.ready")
     tab.js("window.got ? 0 : start({storage: localStorage})")
     until(tab, "got.payloads.at(-1) === 2")
