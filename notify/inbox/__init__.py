@@ -1,4 +1,4 @@
-"""Notifications that are listed, counted, read, replaced and dismissed, on all devices of a user at once."""
+"""Notifications that a user can list, count, read and dismiss, in the same state on every device."""
 
 from ._fold import InboxFold as InboxFold
 from ._folds import InboxFolds as InboxFolds

@@ -1,12 +1,13 @@
-"""What an inbox consists of, and the interface of a store that keeps inboxes: adapter authors read this.
+"""What an inbox consists of, and `InboxStore`, the interface of a store with inboxes. Written for authors of stores.
 
-An inbox is the fold of its user's log. Two kinds of event have an effect on it:
+An inbox is the fold of its user's log: what is left when the events of the log are applied one after the other. Two
+kinds of event have an effect on it:
 
 - an **item**: an event whose `meta` contains `ITEM`. It is listed in the inbox until retention, its time to live, or a
   later item of the same log and group removes it.
-- a **change**: an event whose type is in `CHANGES`. It affects only items that are before it.
+- a **change**: an event whose type is in `CHANGES`. It affects only items that come before it.
 
-| type | payload | effect on each item that it names |
+| type | payload | what each item that it names is afterwards |
 |---|---|---|
 | `notify.seen` | `ids`, `up_to` or `group` | seen |
 | `notify.read` | `ids`, `up_to` or `group` | seen, read |
@@ -17,10 +18,11 @@ An inbox is the fold of its user's log. Two kinds of event have an effect on it:
 | `notify.unfollowed` | `topic` | the topic's items are no longer listed |
 | `notify.merged` | `session`, `until` | the session's items up to `until` are listed too, in their present states |
 
-Each effect is absolute: it says what an item is afterwards, whatever it was before. A time (`seen_at`, ...) is that of
-the first event that had this effect since the item last was without it.
+Each effect is absolute: what an item is afterwards does not depend on what it was before, so applying an event again is
+harmless. A time (`seen_at`, ...) is that of the event that brought the item into that state; further events of the same
+effect leave it alone.
 
-**The store applies events in the step that appends them**, in every way in which it saves, so the rows of an inbox,
+**The store applies events in the step that appends them**, in every way in which it saves. So the rows of an inbox,
 its counters and the end of its log never disagree, and log retention removes nothing that has not been applied.
 
 An item is *due*, and no longer exists for any method, once its `expires_at` has come, or once it is older than
@@ -40,7 +42,7 @@ from notify.abc import Store
 from notify.event import Event
 
 ITEM: Final = "notify.item"
-"""The name in `meta` that makes an event an item. Its value is when that expires, in ms since 1970, or empty."""
+"""The name in `meta` that makes an event an item. Its value: when the item expires, in ms since 1970, or empty."""
 
 CHANGES: Final = frozenset(
     {
@@ -57,13 +59,13 @@ CHANGES: Final = frozenset(
 """The types of events that change an inbox."""
 
 MAX_IDS: Final = 1000
-"""Items that one change may name by their ids."""
+"""How many items one change may name by their ids."""
 
 MAX_TOPICS: Final = 99
-"""Topics that one user may follow and sessions merged into one inbox, together: a stream reads at most 100 logs."""
+"""How many topics one user may follow, merged sessions included: a stream reads at most 100 logs, one is the user's."""
 
 State: TypeAlias = Literal["active", "unread", "read", "dismissed", "all"]
-"""`active`: not dismissed. `unread` and `read`: active ones. `all`: dismissed ones too."""
+"""`active`: not dismissed. `unread`, `read`: the active items that are. `all`: active and dismissed items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,9 @@ class InboxRetention:
     """How many items an inbox keeps, and for how long.
 
     Attributes:
-        max_items: items of each inbox, dismissed ones too; the oldest are removed by the insert that exceeds it.
-        max_age: seconds since an item was sent; None: without a limit.
-        keep_unread: unread items are removed neither because of their age, nor by `max_items` unless there are more
-            than ten times as many.
+        max_items: items in one inbox, dismissed ones included. The insert that exceeds it removes the oldest.
+        max_age: seconds for which an item is kept after it was sent; None: no limit.
+        keep_unread: exempt unread items from `max_age`, and from `max_items` until there are ten times as many.
     """
 
     max_items: int = 1000
@@ -87,12 +88,12 @@ class Item:
     """One entry of an inbox.
 
     Attributes:
-        event: the event that was sent. `prev` and `key` are not kept. `event.user` is the log from which it comes.
+        event: the event that was sent, without its `prev` and `key`, which are not kept. `event.user` is its log.
         id: the event's id; `<id>@<log>` if it comes from another log (a topic, a merged session).
-        seen_at: when it was first shown; None: not yet.
-        read_at: when it was read; None: unread.
+        seen_at: when it was marked as seen; None: unseen.
+        read_at: when it was marked as read; None: unread.
         dismissed_at: when it was dismissed; None: active.
-        expires_at: when it vanishes by itself; None: with `InboxRetention`.
+        expires_at: when its time to live ends; None: only `InboxRetention` limits it.
     """
 
     event: Event
@@ -104,7 +105,7 @@ class Item:
 
     @property
     def is_unread(self) -> bool:
-        """Whether it was not read."""
+        """Whether it is unread."""
         return self.read_at is None
 
 
@@ -114,9 +115,9 @@ class Counts:
 
     Attributes:
         total: all of them.
-        unseen: those that were never shown.
-        unread: those that were not read.
-        position: for which these numbers are exact: `notify.adapters.join_positions` of the positions in the user's
+        unseen: those that are not marked as seen.
+        unread: those that are not marked as read.
+        position: where these numbers are exact: `notify.adapters.join_positions` of the positions in the user's own
             log and in each log that is followed or was merged.
     """
 
@@ -132,7 +133,7 @@ class ItemQuery:
 
     Attributes:
         before: only items that come after this one in the list; an item's id, whether or not it still exists.
-        limit: items at most; 0 for the counts alone.
+        limit: how many items at most; 0: only the counts are wanted.
         state: see `State`.
         types: only items of these types; None: of all.
         group: only items of this group, of any log; None: of all.
@@ -149,13 +150,13 @@ class ItemQuery:
 
 @dataclass(frozen=True, slots=True)
 class ItemPage:
-    """A part of an inbox, read consistently with the counts.
+    """A part of an inbox, and the counts at the same moment.
 
     Attributes:
         items: newest first.
-        next: `before` of the next page; None if this is the last one.
-        counts: of the whole inbox, at the same moment.
-        position: as `counts.position`; `up_to` of a mark that is to affect nothing that came after this page was read.
+        next: `before` of the next page; None: this is the last one.
+        counts: of the whole inbox, whatever the page is restricted to.
+        position: the same as `counts.position`. Pass it as `up_to` to mark only what was there when this page was read.
     """
 
     items: Sequence[Item]
@@ -169,9 +170,9 @@ class Change:
     """What a change did.
 
     Attributes:
-        ids: the items that are now in another state; newest first; at most `MAX_IDS` of them.
-        counts: of the inbox after it.
-        event: the event that was stored; None if nothing changed, so that nothing was stored.
+        ids: the items whose state has changed, newest first; at most `MAX_IDS` of them.
+        counts: of the inbox afterwards.
+        event: the event that was stored; None: nothing changed, so nothing was stored.
     """
 
     ids: Sequence[str]
@@ -184,8 +185,8 @@ class Follow:
     """That a user follows a topic.
 
     Attributes:
-        user: who follows.
-        topic: the log that is followed.
+        user: the follower.
+        topic: the name of the log that is followed.
         since: the position in that log after which its items are listed.
     """
 
@@ -196,14 +197,14 @@ class Follow:
 
 @runtime_checkable
 class InboxStore(Store, Protocol):
-    """A store that keeps inboxes; see the beginning of this module for what it applies, and when.
+    """A store that keeps inboxes; the beginning of this module says what it applies, and when.
 
-    Every way of saving applies items: `save`, `save_many`, `save_soon`, `save_in`, an outbox. An event of a change type
-    that is saved (a log that is copied from elsewhere) is applied as well. An id is never given at or below the
-    greatest position that the inbox has seen in this log: after a restored backup or a failover, ids continue above it.
+    Every way of saving applies items: `save`, `save_many`, `save_soon`, `save_in`, an outbox. If an event of a type in
+    `CHANGES` is saved, as when a log is copied from another store, that is applied as well. No new id is at or below
+    the greatest position that the inbox has seen in this log: after a restored backup or a failover, ids go on above.
 
     Attributes:
-        inbox_retention: set by `notify.inbox.Inbox`; the default until then.
+        inbox_retention: set by `notify.inbox.Inbox`, the default until then. Not stored: each process has its own.
     """
 
     inbox_retention: InboxRetention
@@ -216,13 +217,13 @@ class InboxStore(Store, Protocol):
         woken as by `save`.
 
         Args:
-            draft: an event of a type in `CHANGES` for the user, checked by the caller. For `notify.followed`, a
-                `since` of null is replaced by the end of the topic's log, and the stored event contains that; the
-                same holds for `until` of `notify.merged`.
+            draft: an event of a type in `CHANGES`, checked by the caller. A null `since` of `notify.followed` is
+                replaced by the end of the topic's log, and a null `until` of `notify.merged` by the end of the
+                session's; the stored event has that value.
 
         Raises:
-            PushRejectedError: certainly not stored.
-            PushUncertainError: the outcome is unknown. Repeating a change is harmless.
+            PushRejectedError: certainly not stored; repeating it is safe.
+            PushUncertainError: the outcome is unknown; repeating it is safe, too.
             UsageError: more than `MAX_TOPICS` topics would be followed.
             ClosedError: the store is closed.
 
@@ -232,10 +233,10 @@ class InboxStore(Store, Protocol):
 
     @abstractmethod
     async def pull(self, user: str) -> int:
-        """Copy the items that followed topics have got since the last pull into the user's rows; return how many.
+        """Copy what followed topics have got since the last pull into the user's rows; return how many items that are.
 
-        Only rows and positions of the user change: nothing is appended. Items of a topic that replace others (`group`)
-        replace their copies as well. An interrupted or concurrent pull loses and repeats nothing.
+        Only the user's rows and positions change: nothing is appended. An item that has replaced another one in
+        the topic (`group`) replaces its copy. A pull that is interrupted or concurrent loses and repeats nothing.
 
         Raises, cancellation, concurrency: as `Forget.forget`.
         Cost: one read if there is nothing new; else proportional to what is new.
@@ -243,22 +244,26 @@ class InboxStore(Store, Protocol):
 
     @abstractmethod
     async def items(self, user: str, query: ItemQuery) -> ItemPage:
-        """Return items and counts, with what followed topics have got.
+        """Pull, then return items and counts of one moment.
 
         Raises:
             BackendUnavailableError: not reachable; safe to repeat.
             ClosedError: the store is closed.
 
-        Cancellation: no item is lost.
+        Cancellation: a pull may have happened or not; no item is lost.
         Concurrency: any number of tasks.
         Cost: one indexed read, whatever the size of the inbox; for a user who follows topics, that of `pull` too.
         """
 
     @abstractmethod
     async def edges(self, *, user: str = "", topic: str = "", after: str = "", limit: int = 100) -> Sequence[Follow]:
-        """Return the topics that a user follows, or the followers of a topic, by name, after the name `after`.
+        """Return the next follows of a user, sorted by topic, or of a topic, sorted by user.
 
-        Exactly one of `user` and `topic` is given. Sessions that were merged are not among them.
+        Args:
+            user: the follower; this or `topic` is given, not both. Sessions that were merged are not follows.
+            topic: what is followed.
+            after: the topic or user after which to go on; empty: from the beginning.
+            limit: how many at most.
 
         Raises, cancellation, concurrency: as `Store.read`.
         Cost: one round trip, proportional to what is returned.
@@ -266,7 +271,7 @@ class InboxStore(Store, Protocol):
 
     @abstractmethod
     async def sweep(self, limit: int = 500) -> int:
-        """Remove due items, of any inbox, and return how many: fewer than `limit` when none are left.
+        """Remove at most `limit` due items, of any inbox, and return how many: fewer than `limit` when none are left.
 
         Raises:
             BackendUnavailableError: not reachable; safe to repeat.
