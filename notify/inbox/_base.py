@@ -1,4 +1,8 @@
-"""What every method of an inbox stands on: the notifier, its store, the hooks, and the tasks that the inbox owns."""
+"""What all methods of an inbox use: the notifier, its store, the hooks, and the tasks that the inbox owns.
+
+`Inbox` is in four modules, each a class that extends the one before: `_base`, `_subscribing` (streams), `_marking`
+(changes), `_inbox` (sending and reading).
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,10 @@ from .abc import Change, InboxRetention, InboxStore, ItemQuery
 DEFAULT_RETENTION: Final = InboxRetention()
 
 _GRACE: Final = 1.0
-"""Seconds that closing waits for the tasks of an inbox."""
+"""Seconds for which `aclose` waits for the tasks of an inbox."""
 
 _retentions: WeakKeyDictionary[InboxStore, InboxRetention] = WeakKeyDictionary()
-"""The retention that an inbox has set on its store."""
+"""The retention that the first Inbox on each store object has set: a second one with another is an error."""
 
 
 class InboxBase:
@@ -66,7 +70,10 @@ class InboxBase:
     # -- changes -------------------------------------------------------------------------------------------------
 
     async def _change(self, user: str, state: str, payload: dict[str, Any]) -> Change:
-        """Apply a change, announce it, and pass it on to the hooks."""
+        """Apply a change, announce it and call the hooks.
+
+        Cancellation: the change is applied and announced or neither; the hooks may not be called.
+        """
         draft = change_event(user, state, payload)
         if payload.get("ids") == []:
             with self._reading():
@@ -77,7 +84,7 @@ class InboxBase:
         return change
 
     async def _apply(self, draft: Event) -> Change:
-        """Store a change and announce it: in a task, so that a cancelled caller leaves no change unannounced."""
+        """Store a change and announce it; in a task, so that a cancelled caller leaves no change unannounced."""
         try:
             change = await self._store.change(draft)
         except NotifyError:
@@ -91,7 +98,7 @@ class InboxBase:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Make the library's error of what a read of the store has raised."""
+        """Turn what a store raises during a read, if it is not an error of the library, into one."""
         try:
             yield
         except NotifyError:
@@ -103,11 +110,11 @@ class InboxBase:
     # -- lifecycle -----------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """End the tasks of the inbox; the notifier and its streams are not affected. Idempotent.
+        """End the tasks of the inbox; the notifier and its own streams are not affected. Idempotent.
 
-        Later changes and subscriptions raise ClosedError.
+        Later changes, and streams that are opened later, raise ClosedError; sending and reading still work.
 
-        Cancellation: takes effect only after everything is released.
+        Cancellation: takes effect only after everything is released, about a second later at most.
         """
         with anyio.CancelScope(shield=True):
             await self._background.aclose(_GRACE)
@@ -125,10 +132,10 @@ class InboxBase:
 
 
 def _inbox_store(notifier: Notifier[Any]) -> InboxStore:
-    """Return the store of a notifier, if it keeps inboxes.
+    """Return the store of a notifier.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it does not keep inboxes.
     """
     given: object = notifier  # untyped code may pass anything
     if not isinstance(given, Notifier):

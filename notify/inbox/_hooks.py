@@ -1,7 +1,6 @@
-"""Functions of the application that run when an item is sent and when an inbox is changed.
+"""Hooks: objects of the application that are called when an item is sent and when an inbox is changed.
 
-A hook never prevents what the application has asked for by failing: the failure is logged and counted, and the work
-goes on without it.
+A hook that fails never prevents a send or a change: the failure is logged and counted, and the hook is skipped.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ class BeforeSend(Protocol):
     """A hook that may change or withhold an item."""
 
     def before_send(self, draft: Event) -> Event | Awaitable[Event | None] | None:
-        """Return what is sent in place of the draft, for the same user; None: nothing is sent."""
+        """Return what is sent instead of the draft, to the same user; the draft itself; or None: nothing is sent."""
 
 
 class AfterSend(Protocol):
     """A hook that learns of items that were sent."""
 
     def after_send(self, event: Event) -> Awaitable[None] | None:
-        """React to an item that is stored. A repeated idempotency key calls it again, with the first event."""
+        """React to an item that was stored. If a `key` is repeated, this is called again, with the first event."""
 
 
 class AfterChange(Protocol):
     """A hook that learns of changes."""
 
     def after_change(self, user: str, change: Change) -> Awaitable[None] | None:
-        """React to a change of an inbox that was stored."""
+        """React to a change that was stored; not called for one that changed nothing."""
 
 
 Hook: TypeAlias = BeforeSend | AfterSend | AfterChange
@@ -53,13 +52,13 @@ class InboxHooks:
         hooks: objects with at least one of the methods of a hook.
 
     Attributes:
-        before: whether any wants to know before an item is sent; and so on.
-        after: likewise.
-        changed: likewise.
-        failures: calls that failed.
+        before: the `before_send` methods, in order; empty if there are none.
+        after: the `after_send` methods.
+        changed: the `after_change` methods.
+        failures: how many calls have failed.
 
     Raises:
-        UsageError: one has no such method.
+        UsageError: a hook has none of the methods.
     """
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
@@ -74,7 +73,7 @@ class InboxHooks:
                     place.append(_Call(f"{type(hook).__name__}.{name}", function))
 
     async def before_send(self, draft: Event) -> Event | None:
-        """Return what is sent in place of this draft; None: nothing is sent."""
+        """Pass a draft through the hooks and return what is sent; None: a hook withheld it."""
         for call in self.before:
             answer = await self._run(call, draft)
             if answer is None:
@@ -84,12 +83,12 @@ class InboxHooks:
         return draft
 
     async def after_send(self, event: Event) -> None:
-        """Pass on an item that was sent."""
+        """Call the hooks for an item that was sent."""
         for call in self.after:
             await self._run(call, event)
 
     async def after_change(self, user: str, change: Change) -> None:
-        """Pass on a change that was stored."""
+        """Call the hooks for a change that was stored."""
         for call in self.changed:
             await self._run(call, user, change)
 
@@ -109,7 +108,7 @@ class InboxHooks:
 
 
 def _checked(answer: Any, draft: Event) -> Event:
-    """Return what a hook has returned in place of a draft, as an item.
+    """Return the event that `before_send` returned, made an item if it is not one: a hook need not know `meta`.
 
     Raises:
         ValueError: it is not an event for the same user.
@@ -126,7 +125,7 @@ _FAILED: Final = object()
 
 
 class _Call:
-    """One method of one hook, and whether it fails at present."""
+    """One method of one hook, and whether it is failing."""
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.function = function

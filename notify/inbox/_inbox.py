@@ -1,4 +1,4 @@
-"""`Inbox`: what applications call."""
+"""`Inbox`, the class that applications use: sending and reading. Its base classes add marks, follows and streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .abc import Counts, Item, ItemPage, ItemQuery, State
 
 
 class Inbox(InboxMarks):
-    """Items of users: listed, counted, read, replaced and dismissed, on all devices of a user at once.
+    """The inboxes of all users: sends items, lists and counts them, and changes their states on every device at once.
 
     ```python
     inbox = Inbox(notifier)
@@ -26,18 +26,22 @@ class Inbox(InboxMarks):
     await inbox.mark_read_up_to("alice", page.position)
     ```
 
-    Used as `async with Inbox(notifier)`, it also removes due items in the background, in one process at a time; without
-    that, only writes to an inbox remove what is due there, and `sweep`. It needs no end beside its notifier's.
+    `async with Inbox(notifier)` also removes due items in the background, in one process at a time. Without that, they
+    are removed by the next write to their inbox, and by `sweep`. An inbox that is not used so need not be closed: it
+    holds nothing open beyond its notifier.
 
     Args:
         notifier: sends the items; its store has to be an `InboxStore`.
-        retention: how many items each inbox keeps, and for how long; every Inbox on one store has the same.
+        retention: how many items each inbox keeps, and for how long. It is not stored, so pass the same one to every
+            Inbox on the store, in every process.
         hooks: objects with one or more of `before_send(draft) -> draft | None`, `after_send(event)` and
-            `after_change(user, change)`, plain or async. They are called in this order. A call that fails is logged
-            once for each outage and counted in `hook_failures`, and the work goes on without it.
+            `after_change(user, change)`, plain or async, called in the order given. A call that fails is logged once
+            for each outage and counted in `hook_failures`; the item is sent, or the change made, as if there were no
+            such hook.
 
     Raises:
-        UsageError: the notifier's store does not keep inboxes, or has another retention; a hook has no such method.
+        UsageError: the notifier's store does not keep inboxes; an Inbox on this store object has another retention; or
+            a hook has none of the methods.
     """
 
     # -- sending -------------------------------------------------------------------------------------------------
@@ -61,19 +65,19 @@ class Inbox(InboxMarks):
             type: as for `push`.
             payload: as for `push`.
             key: as for `push`: a repeated one sends nothing.
-            group: what the item is about. It takes the place of the item of this group, in whatever state that is.
+            group: what the item is about. The item replaces the one in this group, whatever state that is in.
             meta: as for `push`.
-            ttl: seconds after which the item vanishes by itself.
+            ttl: seconds after which the item expires; None: never.
             connection: a connection of the store's driver with an open transaction, for a store with an outbox
-                (PostgreSQL): the item is listed soon after the commit, if there is one. Locks nothing. The policy for
-                absent users and `after_send` do not apply.
+                (PostgreSQL). The item is listed soon after the commit, and never if the transaction is rolled back.
+                Locks nothing. `offline=` of the notifier and `after_send` do not apply.
 
         Returns:
-            The stored event. None if a hook withheld it, if `offline="drop"` dropped it, and with `connection`.
+            The stored event. None if a hook withheld it, if `offline="drop"` dropped it, and always with `connection`.
 
         Raises:
-            InvalidEventError: an argument is unacceptable; nothing was stored.
-            UsageError: `ttl` is unacceptable, or `connection` was given and the store has no outbox.
+            InvalidEventError: an argument is not valid; nothing was stored.
+            UsageError: `ttl` is not valid, or `connection` was given and the store has no outbox.
             BackendError: as by `push`.
             ClosedError: the notifier is closed.
 
@@ -111,21 +115,22 @@ class Inbox(InboxMarks):
         """Send the same item to many users, in bounded batches of one round trip each.
 
         Args:
-            users: the recipients; one who is named twice gets it once.
-            type: as for `send`; and so are the others.
-            payload: likewise.
-            key: likewise; it applies to each user separately.
-            group: likewise.
-            meta: likewise.
-            ttl: likewise.
+            users: the recipients; a user named twice gets the item once.
+            type: as for `send`.
+            payload: as for `send`.
+            key: as for `send`, for each user separately.
+            group: as for `send`.
+            meta: as for `send`.
+            ttl: as for `send`.
 
         Returns:
-            The report of `push_many`. A user for whom a hook withheld the item is not in it.
+            The report of `push_many`. Users for whom a hook withheld the item are not in it.
 
         Raises:
-            InvalidEventError: an argument other than a single user is unacceptable; nothing was stored.
-            UsageError: `ttl` is unacceptable.
-            BackendError: every single user failed; this is the first one's error.
+            InvalidEventError: an argument is not valid; nothing was stored. A single user id that is not valid is in
+                the report, unless all are.
+            UsageError: `ttl` is not valid.
+            BackendError: sending failed for every user; this is the first error.
             ClosedError: the notifier is closed.
 
         Order, cancellation, concurrency, cost: as `push_many`.
@@ -165,16 +170,16 @@ class Inbox(InboxMarks):
         meta: Mapping[str, str] | None = None,
         ttl: float | None = None,
     ) -> Event | None:
-        """Send an item to everyone who follows a topic, with one write: followers read it from the topic.
+        """Send an item to all followers of a topic with one write. Followers' inboxes copy it when they are next read.
 
         Args:
-            topic: the log of the topic.
-            type: as for `send`; and so are the others.
-            payload: likewise.
-            key: likewise.
-            group: likewise.
-            meta: likewise.
-            ttl: likewise.
+            topic: the name of the topic, which is that of its log.
+            type: as for `send`.
+            payload: as for `send`.
+            key: as for `send`.
+            group: as for `send`.
+            meta: as for `send`.
+            ttl: as for `send`.
 
         Returns:
             The event in the topic's log; None as by `send`.
@@ -195,20 +200,20 @@ class Inbox(InboxMarks):
         types: Iterable[str] | None = None,
         group: str | None = None,
     ) -> ItemPage:
-        """Return a page of a user's items, newest first, with the counts of the whole inbox at the same moment.
+        """Return a page of a user's items, newest first, and the counts of the whole inbox at the same moment.
 
         Args:
             user: whose inbox.
-            before: `next` of the page before, or the id of an item, whether or not it still exists; None: the newest.
-            limit: items at most.
+            before: `next` of the previous page, or the id of an item, which need not exist any more; None: the newest.
+            limit: how many items at most.
             state: `active` (not dismissed), `unread` or `read` (of the active ones), `dismissed` or `all`.
             types: only items of these types.
             group: only items of this group.
 
         Raises:
-            InvalidEventError: `user` or `group` is unacceptable.
+            InvalidEventError: `user` or `group` is not valid.
             InvalidEventIdError: `before` is not the id of an item.
-            UsageError: `limit`, `state` or `types` is unacceptable.
+            UsageError: `limit`, `state` or `types` is not valid.
             BackendUnavailableError: not reachable; safe to repeat.
             ClosedError: the store is closed.
 
@@ -223,7 +228,7 @@ class Inbox(InboxMarks):
             return await self._store.items(plain(user), query)
 
     async def get(self, user: str, id: str) -> Item | None:
-        """Return one item of a user, in whatever state; None if there is none, or it is not one.
+        """Return one item of a user, in whatever state; None: the id is unknown, expired, another user's or malformed.
 
         Raises, cancellation, concurrency, cost: as `list`.
         """
@@ -248,7 +253,9 @@ class Inbox(InboxMarks):
     # -- retention -----------------------------------------------------------------------------------------------
 
     async def sweep(self, limit: int = 500) -> int:
-        """Remove due items, of any inbox, and return how many: fewer than `limit` when none are left.
+        """Remove at most `limit` due items, of any inbox, and return how many: fewer than `limit` when none are left.
+
+        `async with Inbox(notifier)` calls this in the background.
 
         Raises:
             BackendUnavailableError: not reachable; safe to repeat.

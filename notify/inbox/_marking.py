@@ -1,4 +1,4 @@
-"""Changing what an inbox contains: marks, dismissal, follows, merges."""
+"""Changing inboxes: marks (seen, read, dismissed and their opposites), follows and merges."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from .abc import Change
 
 
 class InboxMarks(InboxStreams):
-    """The changes. Each is one event in the user's log, which every device of the user receives.
+    """The changes of an inbox. Each is one event in the user's log, which every device of the user receives.
 
-    Every method that returns a `Change`:
+    What is the same for every method that returns a `Change`:
 
-    - affects only items that were sent before the change is stored, and stores nothing if it changes nothing,
-    - ignores ids that are unknown, of other users, expired or malformed: nothing in the answer tells them apart,
-    - raises `PushRejectedError` if the change is certainly not stored, `PushUncertainError` if that is unknown (to
-      repeat it is harmless), `InvalidEventError` for a user, topic, session or group that is unacceptable, and
-      `ClosedError` if the inbox or the store is closed,
-    - if its caller is cancelled, takes effect or does not, as a whole, and is announced if it does,
-    - can be called by any number of tasks, and costs one round trip, whatever the number of items; one more for a user
-      who follows topics.
+    - It affects only items that were sent before, and stores nothing if it changes nothing.
+    - Ids that are unknown, expired, malformed or another user's are ignored, and the answer does not tell these apart.
+
+    Raises:
+        PushRejectedError: certainly not stored; repeating it is safe.
+        PushUncertainError: whether it was stored is unknown; repeating it is safe, too.
+        InvalidEventError: a user, topic, session or group is not valid.
+        ClosedError: the inbox or the store is closed.
+
+    Order: changes of one user have the order of their events in the user's log.
+    Cancellation: the whole change is made, and announced to the devices, or nothing is.
+    Concurrency: any number of tasks.
+    Cost: one round trip, whatever the number of items; one more for a user who follows topics.
     """
 
     async def mark(
@@ -39,39 +44,41 @@ class InboxMarks(InboxStreams):
         up_to: str | None = None,
         group: str | None = None,
     ) -> Change:
-        """Give items another state: what the following methods do, for code that gets the state as a value.
+        """Give items another state: what the methods below do, for code that gets the state as a value.
+
+        Exactly one of `ids`, `up_to` and `group` names the items.
 
         Args:
             user: whose inbox.
             state: `seen`, `read`, `unread`, `dismissed` or `restored`.
-            ids: the items, at most 1,000; or this, or one of the next two, alone.
-            up_to: every item up to a position (`page.position`, `counts.position`) or to an item's id.
-            group: the items of this group.
+            ids: one id or at most 1,000 ids of items.
+            up_to: every item up to a position (`page.position`, `counts.position`) or up to the item with this id.
+            group: the item of this group, in each log.
 
         Raises:
-            UsageError: another state; more than 1,000 ids; not exactly one of the three is given.
+            UsageError: there is no such state; more than 1,000 ids; not exactly one of the three is given.
             InvalidEventIdError: `up_to` is neither a position nor an id.
         """
         return await self._change(user, state, mark_payload(user, state, ids, up_to, group))
 
     async def mark_seen(self, user: str, *, up_to: str) -> Change:
-        """Note that every item up to a position was shown, whether or not it was read: a badge goes to zero."""
+        """Mark every item up to a position as seen: it was on a screen, whether or not it was read."""
         return await self.mark(user, "seen", up_to=up_to)
 
     async def mark_read(self, user: str, ids: str | Iterable[str]) -> Change:
-        """Mark items as read; they count as seen too."""
+        """Mark items as read, and as seen."""
         return await self.mark(user, "read", ids=ids)
 
     async def mark_read_up_to(self, user: str, up_to: str) -> Change:
-        """Mark every item up to a position as read: with `page.position`, nothing that came after the page was read."""
+        """Mark every item up to a position as read: with `page.position`, none that came after the page was listed."""
         return await self.mark(user, "read", up_to=up_to)
 
     async def mark_unread(self, user: str, ids: str | Iterable[str]) -> Change:
-        """Mark items as not read; dismissed ones are active again."""
+        """Mark items as unread; dismissed ones become active again."""
         return await self.mark(user, "unread", ids=ids)
 
     async def dismiss(self, user: str, ids: str | Iterable[str]) -> Change:
-        """Remove items from the list, until they are restored; they count as read too."""
+        """Remove items from the list until they are restored; marks them as read and seen."""
         return await self.mark(user, "dismissed", ids=ids)
 
     async def dismiss_up_to(self, user: str, up_to: str) -> Change:
@@ -79,7 +86,7 @@ class InboxMarks(InboxStreams):
         return await self.mark(user, "dismissed", up_to=up_to)
 
     async def dismiss_group(self, user: str, group: str) -> Change:
-        """Dismiss the items of a group."""
+        """Dismiss the item of a group, in each log that has one."""
         return await self.mark(user, "dismissed", group=group)
 
     async def restore(self, user: str, ids: str | Iterable[str]) -> Change:
@@ -89,13 +96,13 @@ class InboxMarks(InboxStreams):
     # -- other logs ----------------------------------------------------------------------------------------------
 
     async def follow(self, user: str, topic: str, *, history: bool = False) -> Change:
-        """List the items of a topic too, from now on, and show them in the open streams of the user's inbox.
+        """List a topic's items in the user's inbox from now on, and deliver them to the inbox's open streams.
 
         Args:
-            user: who follows.
-            topic: the log that `publish` sends to. Topics and users have one space of names: keep them apart, for
-                example by a prefix.
-            history: list the items that the topic has already, too.
+            user: the follower.
+            topic: the log that `publish` sends to. Topics and users share one namespace: keep them apart, for example
+                by a prefix.
+            history: also list the items that the topic already has.
 
         Raises:
             UsageError: the user follows 99 topics already, merged sessions included; or `topic` is the user.
@@ -104,27 +111,27 @@ class InboxMarks(InboxStreams):
         return await self._change(user, "followed", {"topic": plain(topic), "since": "0" if history else None})
 
     async def unfollow(self, user: str, topic: str) -> Change:
-        """Stop listing a topic: its items vanish from the user's inbox."""
+        """Stop following a topic: its items are removed from the user's inbox."""
         _check_other(user, "topic", topic)
         return await self._change(user, "unfollowed", {"topic": plain(topic)})
 
     async def merge(self, session: str, into: str) -> Change:
-        """Copy what an inbox has, with all states and follows, into another: that of a session, at the login.
+        """Copy the items of one inbox, with their states, and its follows into another: a session's at login.
 
-        A second merge copies only what has arrived since. The session's own inbox stays as it is.
+        Another merge copies only what has arrived since the last one. The session's own inbox stays as it is.
 
         Args:
-            session: the log of the session.
-            into: the user.
+            session: whose inbox is copied.
+            into: the user whose inbox gets the copies.
 
         Raises:
-            UsageError: there would be more than 99 topics and sessions; or both are the same.
+            UsageError: the user would have more than 99 topics and merged sessions; or both names are the same.
         """
         _check_other(into, "session", session)
         return await self._change(into, "merged", {"session": plain(session), "until": None})
 
     def following(self, user: str) -> AsyncIterator[str]:
-        """Return the topics that a user follows, by name, read in pages.
+        """Iterate over the topics that a user follows, sorted by name, read in pages.
 
         Raises:
             BackendUnavailableError: from the iterator: not reachable; safe to repeat.
@@ -133,7 +140,7 @@ class InboxMarks(InboxStreams):
         return Names(partial(self._store.edges, user=plain(user)), lambda follow: follow.topic, self._reading)
 
     def followers(self, topic: str) -> AsyncIterator[str]:
-        """Return the users who follow a topic, by name, read in pages.
+        """Iterate over the users who follow a topic, sorted by name, read in pages.
 
         Raises:
             BackendUnavailableError: from the iterator: not reachable; safe to repeat.
