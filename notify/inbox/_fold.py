@@ -1,15 +1,16 @@
 """Pure: the inbox of one user, as the fold of what was appended to its log; `notify.inbox.abc` has the rules.
 
-This is the truth that every store is held to: the memory store consists of it, and the suites compare other stores
-with it. What it needs from outside is an argument: the time, the retention, the end of a log, another inbox.
+This class is the reference for every store: the memory store uses it, and the suites compare other stores with it. It
+has no clock and does no I/O, so that the same events give the same rows wherever they are applied: the time, the
+retention, the end of a log and other inboxes are arguments. Times are milliseconds since 1970.
 
-| effect | an item that it finds | and does not touch |
+| effect | changes these items | leaves these alone |
 |---|---|---|
-| seen | unseen: seen now | seen |
-| read | unread: read now, and seen now unless it was seen before | read, dismissed |
-| unread | read or dismissed: neither of them; still seen | unread |
-| dismissed | active: dismissed now, and read and seen now unless it was before | dismissed |
-| restored | dismissed: active; still read and seen | active |
+| seen | unseen ones: seen now | seen ones |
+| read | unread ones: read now, and seen now unless seen before | read ones, dismissed ones |
+| unread | read or dismissed ones: unread and active, still seen | unread ones |
+| dismissed | active ones: dismissed now; read and seen now unless they were before | dismissed ones |
+| restored | dismissed ones: active, still read and seen | active ones |
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ MARKS: Final[Mapping[str, tuple[str, ...]]] = {
     "notify.dismissed": ("unread", "read"),
     "notify.restored": ("dismissed",),
 }
-"""The changes that affect single items, and the lists of rows that each of them finds something in."""
+"""The changes that affect single items, each with the lists of rows (`Rows.lists`) in which it can find any."""
 
 DUE_AT_ONCE: Final = 500
-"""Due rows that one write removes at most."""
+"""How many due rows one write removes at most: a write to a neglected inbox must not take long."""
 
 OVERFULL: Final = 10
-"""How many times `max_items` unread items may be kept by `keep_unread`."""
+"""`keep_unread` keeps at most this many times `max_items` items: an inbox that is never read must not grow on."""
 
 
 @dataclass(slots=True)
 class Followed:
-    """A log beside the user's own, the items of which are listed too.
+    """A log other than the user's own whose items the inbox also lists: a topic, or a session that was merged.
 
     Attributes:
         since: the position after which its items are listed.
-        position: up to where they were taken over.
-        merged: whether it is a session that was merged, which is not read again.
+        position: the position up to which they were copied.
+        merged: whether it is a merged session, from which nothing is copied until the next merge.
     """
 
     since: str
@@ -60,12 +61,12 @@ class InboxFold:
     """The inbox of one user.
 
     Args:
-        user: whose it is.
+        user: whose inbox it is.
 
     Attributes:
         rows: the items.
-        position: id of the last event that was applied.
-        logs: what is followed and what was merged, by its name.
+        position: the id of the last event that was applied.
+        logs: the followed topics and merged sessions, by name.
     """
 
     def __init__(self, user: str) -> None:
@@ -86,7 +87,7 @@ class InboxFold:
         self.position = event.id
 
     def found(self, event: Event, now: int, retention: InboxRetention) -> list[Row]:
-        """Return the rows that a change of `MARKS` gives another state, newest first; the event may be a draft."""
+        """Return the rows whose state a change of `MARKS` changes, newest first; the event may be a draft."""
         rows = [row for row in self._named(event) if row.place in MARKS[event.type]]
         if event.type == "notify.seen":
             rows = [row for row in rows if row.seen is None]
@@ -97,7 +98,7 @@ class InboxFold:
         return sorted((row for row in rows if row.key not in due), key=lambda row: row.key, reverse=True)
 
     def _named(self, event: Event) -> Collection[Row]:
-        """Return the rows that the payload names; none if it is not one that the library writes."""
+        """Return the rows that the payload names; an empty list if the library does not write such a payload."""
         payload: Any = event.payload
         match payload:
             case {"ids": [*texts]}:
@@ -111,7 +112,7 @@ class InboxFold:
         return ()
 
     def _bounds(self, up_to: str) -> dict[str, tuple[int, int]]:
-        """Return the position in each log that the text names."""
+        """Return the position in each log that `up_to` covers; the user's own log is the empty string."""
         key = key_of(up_to)
         if key is not None:
             return {key[2]: key[:2]}
@@ -122,7 +123,7 @@ class InboxFold:
         return {"" if log == self.user else log: ids.parse(id) for log, id in found.items()}
 
     def _add(self, rows: Collection[Row], retention: InboxRetention) -> None:
-        """Insert rows, then remove what is too much."""
+        """Insert rows, then remove the oldest beyond `max_items`."""
         for row in rows:
             self.rows.add(row)
         while len(self.rows) > retention.max_items:
@@ -137,7 +138,7 @@ class InboxFold:
     # -- other logs ----------------------------------------------------------------------------------------------
 
     def follow(self, topic: str, since: str) -> None:
-        """List the items of a topic from here on; does nothing if that is so already."""
+        """List the items of a topic after a position; does nothing if the topic is followed already."""
         self.logs.setdefault(topic, Followed(since, since))
 
     def unfollow(self, topic: str) -> bool:
@@ -149,14 +150,14 @@ class InboxFold:
         return True
 
     def pull(self, topic: str, source: InboxFold | None, head: str, now: int, retention: InboxRetention) -> int:
-        """Take over the items that a topic has got since the last time, as new ones, and return how many.
+        """Copy the items that a topic has got since the last pull, as unseen ones, and return how many.
 
         Args:
-            topic: one that is followed.
+            topic: the name of a followed topic.
             source: the topic's own inbox; None if it has none.
-            head: the end of the topic's log; the inbox has been read at this moment or later.
+            head: the end of the topic's log, read before `source`, so that no item at or before it is missing there.
             now: milliseconds since 1970.
-            retention: the one of all inboxes.
+            retention: that of all inboxes.
         """
         followed = self.logs[topic]
         if ids.compare(head, followed.position) <= 0:
@@ -174,7 +175,7 @@ class InboxFold:
         return [row for row in rows if row.key not in due]
 
     def merge(self, session: str, source: InboxFold, until: str, now: int, retention: InboxRetention) -> list[str]:
-        """Take over the items and follows of a session up to a position, and return which topics are new."""
+        """Copy the items and follows of a session up to a position, and return the topics that are new here."""
         known = self.logs.setdefault(session, Followed(ids.ZERO, ids.ZERO, merged=True))
         last = ids.parse(until)
         new = [row for row in source.own_after(known.position, now, retention) if row.key[:2] <= last]
@@ -191,19 +192,19 @@ class InboxFold:
     # -- retention -----------------------------------------------------------------------------------------------
 
     def remove_due(self, now: int, retention: InboxRetention, limit: int) -> int:
-        """Remove due rows, up to a limit, and return how many."""
+        """Remove at most `limit` due rows, and return how many were removed."""
         due = self.rows.due(now, retention)
         return self.rows.remove(due[:limit]) if due else 0
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def positions(self, head: str) -> str:
-        """Return the position for which the rows are exact; `head` is the end of the user's log."""
+        """Return the position for which the rows are exact; `head` is the end of the user's own log."""
         logs = sorted(self.logs, key=lambda log: (self.logs[log].merged, log))
         return join_positions({self.user: head} | {log: self.logs[log].position for log in logs})
 
     def counts(self, head: str, now: int, retention: InboxRetention) -> Counts:
-        """Return how many rows there are that are active and not due."""
+        """Return how many rows are active and not due."""
         due = [self.rows.by_key[key] for key in self.rows.due(now, retention)]
         unread = len(self.rows.lists["unread"]) - sum(row.place == "unread" for row in due)
         read = len(self.rows.lists["read"]) - sum(row.place == "read" for row in due)
@@ -214,7 +215,7 @@ class InboxFold:
         """Return the items that a query asks for.
 
         Raises:
-            InvalidEventIdError: `query.before` is not an item's id.
+            InvalidEventIdError: `query.before` is not the id of an item.
         """
         counts = self.counts(head, now, retention)
         due = {*self.rows.due(now, retention)}
@@ -241,5 +242,5 @@ class InboxFold:
 
 
 def ids_of(rows: Collection[Row], limit: int) -> tuple[str, ...]:
-    """Return the ids of the first rows."""
+    """Return the ids of the first `limit` rows."""
     return tuple(id_of(row.key) for row in islice(rows, limit))

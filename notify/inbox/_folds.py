@@ -1,7 +1,7 @@
 """Pure: all inboxes of one store, and who follows which topic.
 
-One object of this kind, to which every appended event is shown in the order of appending, is a complete model of an
-`InboxStore`. The ends of the logs come from a function, because a log has events that have no effect on an inbox.
+An `InboxFolds` that is given every appended item and change in order is a complete model of an `InboxStore`. The ends
+of logs come from a function, because a log also has other events, which are not given.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class InboxFolds:
         head: returns the end of a user's log, `"0"` if there is none.
 
     Attributes:
-        retention: how much each inbox keeps, and for how long.
+        retention: how many items each inbox keeps, and for how long.
     """
 
     def __init__(self, head: Callable[[str], str]) -> None:
@@ -50,7 +50,7 @@ class InboxFolds:
             self._apply_to_logs(fold, event, now)
 
     def _apply_to_logs(self, fold: InboxFold, event: Event, now: int) -> None:
-        """Apply a change of which other logs are listed; a payload that the library does not write has no effect."""
+        """Apply a follow, unfollow or merge; a payload that the library does not write has no effect."""
         match event.payload:
             case {"topic": str(topic), "since": str(since)} if event.type == _FOLLOWED and ids.is_id(since):
                 if topic not in fold.logs and topic != fold.user:
@@ -66,7 +66,9 @@ class InboxFolds:
                         insort(self._followers.setdefault(topic, []), fold.user)
 
     def prepare(self, draft: Event, now: int) -> tuple[Event | None, Sequence[str]]:
-        """Return what has to be appended for a change, None if nothing would change, and the items that it affects.
+        """Return the event to append for a change (None: nothing would change) and the ids of the items it affects.
+
+        Followed topics are pulled first. A `since` or `until` that the draft leaves open is filled in.
 
         Raises:
             UsageError: more than `MAX_TOPICS` logs would be followed or merged.
@@ -108,7 +110,7 @@ class InboxFolds:
             del self._followers[topic]
 
     def pull(self, user: str, now: int) -> int:
-        """Take over what the topics that a user follows have got, and return how many items."""
+        """Copy what the followed topics of a user have got since the last pull, and return how many items."""
         fold = self._folds.get(user)
         if fold is None or not fold.logs:
             return 0
@@ -116,7 +118,7 @@ class InboxFolds:
         return sum(fold.pull(topic, self._folds.get(topic), self._end(topic), now, self.retention) for topic in topics)
 
     def sweep(self, limit: int, now: int) -> int:
-        """Remove due items of any inbox, and return how many. Takes a look at each inbox."""
+        """Remove at most `limit` due items of any inbox, and return how many. Cost: linear in the number of inboxes."""
         removed = 0
         for fold in self._folds.values():
             if removed < limit:
@@ -124,7 +126,7 @@ class InboxFolds:
         return removed
 
     def forget(self, user: str) -> None:
-        """Remove an inbox, whom its user follows, and who follows it."""
+        """Remove an inbox, the follows of its user, and as a topic from the inboxes of its followers."""
         fold = self._folds.pop(user, None)
         for topic, followed in () if fold is None else fold.logs.items():
             if not followed.merged:
@@ -133,11 +135,11 @@ class InboxFolds:
             self._folds[follower].unfollow(user)
 
     def _fold(self, user: str) -> InboxFold:
-        """Return a user's inbox; an empty one if there is none, which is not kept."""
+        """Return a user's inbox; if there is none, an empty one, which is not kept."""
         return self._folds.get(user) or InboxFold(user)
 
     def _end(self, user: str) -> str:
-        """Return the end of a log; an inbox knows it even if the log was lost, or forgotten because of its age."""
+        """Return the end of a log: also that of a log that was lost or has expired, as far as its inbox has seen it."""
         return max(self._head(user), self._fold(user).position, key=ids.parse)
 
     def clear(self) -> None:
@@ -148,7 +150,7 @@ class InboxFolds:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def users(self) -> set[str]:
-        """Return everybody who has an inbox or is followed."""
+        """Return the names of all users who have an inbox, and of all topics that are followed."""
         return self._folds.keys() | self._followers.keys()
 
     def counts(self, user: str, now: int) -> Counts:
@@ -159,12 +161,12 @@ class InboxFolds:
         """Return items and counts of an inbox, as it is after the last pull.
 
         Raises:
-            InvalidEventIdError: `query.before` is not an item's id.
+            InvalidEventIdError: `query.before` is not the id of an item.
         """
         return self._fold(user).page(query, self._end(user), now, self.retention)
 
     def edges(self, user: str, topic: str, after: str, limit: int) -> Sequence[Follow]:
-        """Return whom a user follows, or who follows a topic, by name, after a name."""
+        """Return the next follows of a user, or of a topic; see `notify.inbox.abc.InboxStore.edges`."""
         if topic:
             followers = self._followers.get(topic, [])
             start = bisect_right(followers, after)
@@ -175,7 +177,7 @@ class InboxFolds:
 
 
 def _completed(draft: Event, name: str, value: str) -> Event:
-    """Return the draft with this member of its payload, unless it has a value already."""
+    """Return the draft with this member of its payload filled in, unless it has a value already."""
     payload = draft.payload
     if payload.get(name) is not None:
         return draft

@@ -1,4 +1,4 @@
-"""Iterating over names that a store returns in pages."""
+"""Iterating over followers and followed topics, which a store returns in pages."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Final, Self
 from .abc import Follow
 
 PAGE: Final = 500
-"""Names in one page."""
+"""How many names are read at once."""
 
 
 class Names:
-    """The names of one end of the edges; an async iterator that holds nothing open between two steps.
+    """An async iterator over names, sorted. It holds nothing open between two steps, so it need not be closed.
 
     Args:
-        read: returns the edges after a name.
-        name: returns the name of an edge.
-        reading: what a read of the store is done in.
+        read: returns the follows after a name: `InboxStore.edges` with a user or a topic.
+        name: returns the name to yield for a follow: its topic or its user.
+        reading: the context manager that translates the errors of a read.
     """
 
     def __init__(
@@ -43,7 +43,10 @@ class Names:
         """Return the next name.
 
         Raises:
-            BackendUnavailableError: the store is not reachable; the next call goes on here.
+            BackendUnavailableError: the store is not reachable; the next call tries this name again.
+
+        Cancellation: no name is lost.
+        Cost: one round trip for each `PAGE` names.
         """
         if not self._page and not self._ended:
             with self._reading():

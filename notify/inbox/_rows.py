@@ -1,8 +1,8 @@
-"""Pure: the rows of one inbox, sorted, counted and indexed, so that no read looks at more of them than it returns.
+"""Pure: the rows of one inbox, sorted, counted and indexed, so that a page does not look at every row.
 
-A row is in exactly one of three lists, each sorted by the row's key: `unread`, `read` and `dismissed`. What a query
-asks for is one of these lists, or the merge of several. Adding, moving and removing a few rows finds each place by
-bisection; a change of many rows rebuilds the lists that it affects.
+Each row is in exactly one of three lists, sorted by key: `unread`, `read` and `dismissed`. The answer to a query is one
+of these lists, or several merged. A few rows are inserted, moved or removed by bisection; a change of many rows
+rebuilds the lists that it affects, because each insertion into a list is linear in its length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from notify.event import build_event
 from .abc import ITEM, InboxRetention, Item, State
 
 Key: TypeAlias = tuple[int, int, str]
-"""What rows are sorted by: both numbers of the id, then the log; the user's own log is the empty string."""
+"""What rows are sorted by: the two numbers of the event's id, then the log; empty for the user's own log."""
 
 STATES: Final[dict[State, tuple[str, ...]]] = {
     "active": ("unread", "read"),
@@ -31,6 +31,8 @@ STATES: Final[dict[State, tuple[str, ...]]] = {
 """The lists that contain the items of each state."""
 
 _FEW: Final = 16
+"""Up to this many rows, one insertion or removal after the other is faster than rebuilding a list."""
+
 _NOWHERE: Final = (-1, -1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS: Final = 253_402_300_799_999
@@ -40,7 +42,7 @@ _T = TypeVar("_T", Key, tuple[int, Key])
 
 
 def key_of(id: object) -> Key | None:
-    """Return the key of an item's id, `<id>` or `<id>@<log>`; None if the text is not one."""
+    """Return the key of an item's id, `<id>` or `<id>@<log>`; None if it is not the id of an item."""
     if not isinstance(id, str):
         return None
     number, at, log = id.partition("@")
@@ -54,7 +56,7 @@ def id_of(key: Key) -> str:
 
 
 class Row:
-    """One item; times are milliseconds since 1970, None where it did not happen."""
+    """One item. Times are milliseconds since 1970; None: not seen, not read, not dismissed, does not expire."""
 
     __slots__ = ("dismissed", "event", "expires", "key", "read", "seen")
 
@@ -63,7 +65,7 @@ class Row:
 
         Args:
             event: the event.
-            log: the log that it is from; empty for the user's own.
+            log: the log that it comes from; empty for the user's own.
         """
         self.key: Key = (*ids.parse(event.id), log)
         self.event = event
@@ -75,18 +77,18 @@ class Row:
 
     @property
     def place(self) -> str:
-        """The name of the list that this row belongs to."""
+        """The name of the list to which this row belongs."""
         return "dismissed" if self.dismissed is not None else "unread" if self.read is None else "read"
 
     def copy(self, log: str, *, with_state: bool) -> Row:
-        """Return this row as another inbox lists it."""
+        """Return a copy for another inbox, where it comes from `log`; without its state it is unseen."""
         row = Row(self.event, log)
         if with_state:
             row.seen, row.read, row.dismissed = self.seen, self.read, self.dismissed
         return row
 
     def item(self) -> Item:
-        """Return the item as its readers get it."""
+        """Return the item as `Inbox.list` does."""
         times = (self.seen, self.read, self.dismissed, self.expires)
         sent = self.event
         event = build_event(sent.id, "", sent.user, sent.type, sent.data, sent.micros, sent.group, None, sent.meta)
@@ -99,7 +101,7 @@ class Rows:
     Invariants:
         I1. Each row is in the list `row.place`, and in no other; the lists are sorted.
         I2. No two rows have both the same log and the same group.
-        I3. `unseen` is the number of rows in `unread` that were not seen: what was read or dismissed was seen too.
+        I3. `unseen` is the number of rows that are not seen. All are in `unread`: reading and dismissing mark as seen.
     """
 
     def __init__(self) -> None:
@@ -110,11 +112,11 @@ class Rows:
         self._groups: dict[str, dict[str, Key]] = {}
 
     def __len__(self) -> int:
-        """Return how many there are, due ones included."""
+        """Return how many rows there are, due ones included."""
         return len(self.by_key)
 
     def add(self, row: Row) -> None:
-        """Insert a row, in place of the one with its key, and of the one with its log and group."""
+        """Insert a row. It replaces the row with the same key, and the one with the same log and group."""
         group, log = row.event.group, row.key[2]
         replaced = self._groups.get(group, {}).get(log) if group is not None else None
         if replaced is not None or row.key in self.by_key:
@@ -147,7 +149,7 @@ class Rows:
         return len(gone)
 
     def change(self, rows: Collection[Row], effect: str, now: int) -> None:
-        """Give these rows an effect: the type of a change without `notify.`."""
+        """Apply an effect to rows; `effect` is the type of a change without `notify.`."""
         self._leave(rows)
         for row in rows:
             self.unseen -= row.seen is None
@@ -176,7 +178,7 @@ class Rows:
         return [self.by_key[key] for key in keys if key[2] == log]
 
     def up_to(self, bounds: dict[str, tuple[int, int]], names: Iterable[str]) -> list[Row]:
-        """Return the rows, in these lists, whose log has a bound at or after them."""
+        """Return the rows in these lists that are at or before the bound of their log; none of logs without a bound."""
         if not bounds:
             return []
         end = _behind(max(bounds.values()))
@@ -188,7 +190,7 @@ class Rows:
         ]
 
     def newest(self, state: State, before: Key | None) -> Iterator[Row]:
-        """Iterate over the rows in a state, newest first, beginning after the row `before`, if there is one."""
+        """Iterate over the rows in a state, newest first; with `before`, over those that are older than this key."""
         parts = [self.lists[name] for name in STATES[state]]
         ends = [len(keys) if before is None else bisect_left(keys, before) for keys in parts]
         backwards = (map(keys.__getitem__, range(end - 1, -1, -1)) for keys, end in zip(parts, ends, strict=True))
@@ -199,7 +201,7 @@ class Rows:
         return min((self.lists[name][0] for name in names if self.lists[name]), default=None)
 
     def due(self, now: int, retention: InboxRetention) -> list[Key]:
-        """Return the keys of all rows that are due; takes no time worth mentioning if there are none."""
+        """Return the keys of all due rows. Cost: proportional to their number; at least four comparisons."""
         due: set[Key] = set()
         for expires, key in self._expiring:
             if expires > now:
@@ -227,7 +229,7 @@ class Rows:
 
 
 def _behind(position: tuple[int, int]) -> Key:
-    """Return what is greater than every key at this position, of whatever log, and not greater than any other."""
+    """Return a bound between the keys at this position, of any log, and those after it."""
     return (position[0], position[1] + 1, "")
 
 
@@ -259,7 +261,7 @@ def _give(entries: list[Key], new: Collection[Key]) -> None:
 
 
 def _expiry_of(text: str) -> int | None:
-    """Return the milliseconds in the meta of an item; None if it is not a time that the library writes."""
+    """Return the milliseconds since 1970 in the meta of an item; None if the library does not write such a text."""
     expires = int(text[:20]) if text.isascii() and text.isdigit() else _LAST_MS + 1
     return expires if expires <= _LAST_MS else None
 
