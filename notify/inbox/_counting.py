@@ -1,7 +1,7 @@
-"""Tells streams how many items there are: shared reads for all streams of a process.
+"""Reads the counts that streams yield, once for all streams of a user in this process.
 
-Concurrent requests for one user are one read, and while it runs there is no second one for that user. Reads of
-different users run side by side, a few at a time: an item of a topic concerns all its followers at the same moment.
+Concurrent requests for one user are one read, and while it runs no second one is started for that user. Users are read
+concurrently, but only a few at a time, because an item of a topic changes the counts of all its followers at once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .abc import Counts
 logger = logging.getLogger("notify")
 
 CONCURRENT_READS: Final = 8
-"""Users whose counts are read at the same time."""
+"""How many users' counts are read at the same time."""
 
 STEP: Final = 0.1
-"""Seconds to which the times of expiry are rounded up: what expires within one step is one read for each user."""
+"""Seconds to which times of expiry are rounded up, so that items that expire together cause one read per user."""
 
 CLOCK_CHECK: Final = 1.0
-"""Seconds after which the wall clock is compared again: it may have been set."""
+"""Seconds after which the wall clock is read again, because it may have been set."""
 
 
 class Counted(Protocol):
@@ -42,11 +42,11 @@ class Counted(Protocol):
         """Whose counts."""
 
     def answered(self, counts: Counts | None) -> None:
-        """Take the counts; None if they could not be read so far. Never waits."""
+        """Accept the counts; None: they could not be read, which is retried unless the inbox is closed. Never waits."""
 
 
 class Counting:
-    """Reads counts for the streams of one inbox object, which it does not keep alive.
+    """Reads counts for the streams of one Inbox; refers to the streams weakly, so that it does not keep them alive.
 
     Invariant: while users wait for a read, as many tasks run as there are such users, at most `CONCURRENT_READS`.
 
@@ -94,7 +94,7 @@ class Counting:
                 self._tasks += 1
 
     async def _work(self) -> None:
-        """Read for one user after the other, until none waits."""
+        """Read the counts of one waiting user after the other, until no user waits."""
         delays = backoff(random.random)
         try:
             while (user := self._next()) is not None:
@@ -117,7 +117,7 @@ class Counting:
         return next((user for user in self._waiting if user not in self._reading), None)
 
     async def _read_for(self, user: str) -> bool:
-        """Read once for all streams of the user that wait; return whether that is over with."""
+        """Read once for all waiting streams of a user; return whether to go on at once, instead of after a pause."""
         streams = self._waiting.pop(user)
         counts: Counts | None = None
         self._reading.add(user)
@@ -140,11 +140,11 @@ class Counting:
     # -- expiry --------------------------------------------------------------------------------------------------
 
     def expires(self, stream: Counted, ms: int) -> None:
-        """Request the counts when an item expires that the stream has yielded. Never waits.
+        """Request the counts for a stream at the time when an item that it has yielded expires. Never waits.
 
         Args:
             stream: gets the counts.
-            ms: when it expires, in milliseconds since 1970.
+            ms: when the item expires, in milliseconds since 1970.
         """
         moment = math.floor(ms / 1000 / STEP + 1) * STEP
         streams = self._due.get(moment)
@@ -164,7 +164,7 @@ class Counting:
             self._timer.set()
 
     async def _watch(self) -> None:
-        """Request counts as items expire, until no stream waits for that: one task, whatever the number of items."""
+        """Request counts as items expire, while a stream waits for one to expire. One task, whatever their number."""
         try:
             while any(self._due.values()):
                 while self._moments and self._moments[0] <= self._clock():

@@ -1,7 +1,7 @@
-"""Pure: checks what callers name, and builds the payloads of changes: nothing unchecked reaches a store.
+"""Pure: checks the arguments of an inbox and builds the payloads of changes, so that nothing unchecked reaches a store.
 
-Every text that is not the id of an item is ignored, as an unknown id is, so that an answer says nothing about what
-exists. Everything else that is malformed is refused.
+A text that is not the id of an item is ignored, as an unknown id is, so that the answer does not reveal which items
+exist. Everything else that is malformed is an error.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from notify.event import Event, check_name, plain
 from .abc import ITEM, MAX_IDS, InboxRetention, ItemQuery, State
 
 MAX_CHANGE: Final = 65_536
-"""Bytes of JSON that a change may have: what every router carries."""
+"""Bytes of JSON that a change may have: as many as every router carries."""
 
 MARKS: Final = ("seen", "read", "unread", "dismissed", "restored")
-"""What `Inbox.mark` makes of an item; each is a change of the type `notify.<state>`."""
+"""The states that `Inbox.mark` accepts; each is a change of the type `notify.<state>`."""
 
 _LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999
 _STATES: Final = get_args(State)
@@ -28,14 +28,14 @@ _PLAIN_ITEM: Final = {ITEM: ""}
 
 
 def item_meta(ttl: float | None, now: float) -> dict[str, str]:
-    """Return what makes an event an item.
+    """Return the entry of `meta` that makes an event an item.
 
     Args:
-        ttl: seconds until it vanishes by itself; None for never.
+        ttl: seconds until the item expires; None: never.
         now: seconds since 1970.
 
     Raises:
-        UsageError: `ttl` is not a number greater than 0, or the item would outlive the year 9999.
+        UsageError: `ttl` is not a number greater than 0, or ends after the year 9999.
     """
     if ttl is None:
         return _PLAIN_ITEM
@@ -53,7 +53,7 @@ def change_event(user: str, state: str, payload: dict[str, Any]) -> Event:
 
     Raises:
         InvalidEventError: `user` is not a user id.
-        PayloadTooLargeError: the ids are too long together.
+        PayloadTooLargeError: the payload has more than `MAX_CHANGE` bytes, because the ids are too long together.
     """
     event = Event(user, f"notify.{state}", payload)
     if len(event.data) > MAX_CHANGE:
@@ -62,7 +62,7 @@ def change_event(user: str, state: str, payload: dict[str, Any]) -> Event:
 
 
 def item_id(text: str, user: str) -> str | None:
-    """Return the one spelling of an item's id in this user's inbox; None if the text is not one."""
+    """Return an item's id in its canonical spelling for this user's inbox; None if the text is not an item's id."""
     number, at, log = text.partition("@")
     if not ids.is_id(number):
         return None
@@ -73,10 +73,10 @@ def item_id(text: str, user: str) -> str | None:
 
 
 def item_ids(named: str | Iterable[str], user: str) -> list[str]:
-    """Return the ids of items, each once, without texts that are not one.
+    """Return the ids of items, each once, without the texts that are not an item's id.
 
     Raises:
-        UsageError: more than `MAX_IDS` are named, or something else than text is.
+        UsageError: more than `MAX_IDS` are given, or one of them is not text.
     """
     given: Any = (named,) if isinstance(named, str) else named
     if not isinstance(given, Iterable) or isinstance(given, bytes):
@@ -93,7 +93,7 @@ def item_ids(named: str | Iterable[str], user: str) -> list[str]:
 
 
 def position(up_to: str, user: str) -> str:
-    """Return a position, or the id of an item, in its one spelling.
+    """Return a position, or the id of an item, in its canonical spelling.
 
     Raises:
         InvalidEventIdError: it is neither.
@@ -112,12 +112,12 @@ def position(up_to: str, user: str) -> str:
 def mark_payload(
     user: str, state: str, named: str | Iterable[str] | None, up_to: str | None, group: str | None
 ) -> dict[str, Any]:
-    """Return the payload of a change that affects items; `ids` may be empty in it.
+    """Return the payload of a mark; its `ids` may be empty, and then there is nothing to store.
 
     Raises:
-        UsageError: not a state that items can be given, or not exactly one of ids, `up_to` and `group` is given.
-        InvalidEventIdError: `up_to` is not a position.
-        InvalidEventError: `group` is not a group.
+        UsageError: `state` is not in `MARKS`, or not exactly one of ids, `up_to` and `group` is given.
+        InvalidEventIdError: `up_to` is neither a position nor the id of an item.
+        InvalidEventError: `group` is not the name of a group.
     """
     if state not in MARKS:
         raise UsageError(f"items are marked as {', '.join(MARKS)}, not {state!r:.80}")
@@ -137,9 +137,9 @@ def item_query(
     """Return the query of a page.
 
     Raises:
-        UsageError: `limit`, `state` or `types` is unacceptable.
+        UsageError: `limit`, `state` or `types` is not valid.
         InvalidEventIdError: `before` is not the id of an item.
-        InvalidEventError: `group` is not a group.
+        InvalidEventError: `group` is not the name of a group.
     """
     size: object = limit
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -160,12 +160,12 @@ def item_query(
     if named is not None and not all(isinstance(type, str) for type in named):
         raise UsageError(f"types must be event types, not {named!r:.80}")
     if named == ():
-        limit = 0  # no item is of one of no types; the counts are asked for nevertheless
+        limit = 0  # no item can match an empty list of types, but the counts are still wanted
     return ItemQuery(before=after, limit=limit, state=state, types=named or None, group=plain(group))
 
 
 def check_retention(retention: InboxRetention) -> None:
-    """Raise UsageError unless each value is acceptable."""
+    """Raise UsageError unless each value is valid."""
     items, age, keep = (getattr(retention, name, None) for name in ("max_items", "max_age", "keep_unread"))
     if not isinstance(retention, InboxRetention):
         raise UsageError(f"retention must be an InboxRetention, not {retention!r:.80}")

@@ -1,7 +1,7 @@
-"""Pure: which topics a stream reads, by what the store answers and by what is in the user's log.
+"""Pure: which topics a stream reads, from what the store answers and from the events in the user's log.
 
-Both say the same at different times: the store answers for the moment of its answer, and the log repeats, in a replay,
-what has long been so. What came first is decided by positions in the user's own log.
+Both say which topics a user follows, but at different times: the store's answer is of the moment when it is read, while
+a replay of the log repeats follows of long ago. Positions in the user's own log decide which of them is newer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .abc import Follow
 
 
 class Steps(NamedTuple):
-    """What a stream has to do: read these topics too, each from a position; and stop reading those."""
+    """What a stream has to do: read the topics `add`, each from a position, and stop reading the topics `remove`."""
 
     add: Mapping[str, str]
     remove: Iterable[str]
@@ -30,7 +30,7 @@ class FollowSet:
     """The topics that one user follows, as far as a stream of that user knows.
 
     Attributes:
-        topics: by name, each with the position from which it was listed.
+        topics: by name, each with the position after which its items are listed.
     """
 
     def __init__(self) -> None:
@@ -42,8 +42,8 @@ class FollowSet:
         """Accept what the store has answered.
 
         Args:
-            follows: all that the user follows.
-            head: the end of the user's log, read before that.
+            follows: all topics that the user follows.
+            head: the end of the user's log, read before `follows`, which therefore include every event up to it.
         """
         found = {follow.topic: follow.since for follow in follows}
         self._steered = {topic: id for topic, id in self._steered.items() if ids.compare(id, head) > 0}
@@ -60,7 +60,7 @@ class FollowSet:
         return Steps(add, remove)
 
     def steer(self, event: Event) -> Steps:
-        """Accept an event of the user's own log; one that `topics` accounts for already changes nothing."""
+        """Accept an event of the user's own log; one that `topics` already includes changes nothing."""
         payload: Any = event.payload
         match payload:
             case {"topic": str(topic)} if ids.compare(event.id, self._known) > 0:
@@ -77,10 +77,10 @@ class FollowSet:
 
 
 def start_of(topic: str, since: str, last_id: Position, user: str) -> Position:
-    """Return from where a stream that starts at `last_id` reads a topic that has been followed since a position.
+    """Return from where a stream that starts at `last_id` reads a topic that the user follows since a position.
 
-    Where `last_id` has a position for the topic, it counts. Otherwise the topic was not read when `last_id` was made,
-    so nothing after `since` was seen; except that what is wanted is explicitly only what is new, or newer than a time.
+    If `last_id` has a position for the topic, that is it. Otherwise the topic was not read when `last_id` was made, so
+    the reader has seen nothing after `since`. If only new events are wanted (None), or those after a time, that counts.
     """
     if last_id is None or last_id == "":
         return None
@@ -90,5 +90,5 @@ def start_of(topic: str, since: str, last_id: Position, user: str) -> Position:
 
 
 def is_plain_id(last_id: Position) -> bool:
-    """Return whether this is the position of a stream that read one log, the user's own."""
+    """Return whether this is the position of a stream that read only one log, the user's own."""
     return isinstance(last_id, str) and last_id != ids.ZERO and ids.is_id(last_id)

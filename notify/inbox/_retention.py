@@ -1,10 +1,10 @@
 """Removing due items in the background: in one process at a time, whichever processes there are.
 
-Time is divided into slots. A slot belongs to the process that is first to save an event with the slot's number as its
-idempotency key, in a log that is reserved for this; the others get that event back and see that it is not theirs. So
-the store that keeps the inboxes decides, by what every store can do, and a process that dies loses its slot by the
-clock. A round ends with its slot, so two processes are never at work, as far as their clocks agree; where they do not,
-they remove different items or find none.
+Time is divided into slots. A slot belongs to the process that is the first to save an event with the slot's number as
+its idempotency key, in a log that is reserved for this; the others get that event back and see that it is not theirs.
+So the store decides, with nothing but what every store can do, and if a process dies, another one gets the next slot.
+A round ends with its slot, so while clocks agree, only one process removes items. If they do not, two may, which is
+only a waste: they remove different items, or find none.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .abc import InboxStore
 logger = logging.getLogger("notify")
 
 LOG: Final = "notify.inbox"
-"""The user whose log the slots are taken in."""
+"""The log in which processes claim slots."""
 
 INTERVAL: Final = 60.0
 """Seconds of one slot."""
 
 BATCH: Final = 500
-"""Items that one call of the store removes."""
+"""How many items one call of the store removes at most."""
 
 _FIRST: Final = 1.0
-"""Seconds after which a process looks for the first time: one that ends at once writes nothing."""
+"""Seconds before a process claims its first slot, so that one that ends at once writes nothing."""
 
 
 class Sweeper:
@@ -43,7 +43,7 @@ class Sweeper:
 
     Args:
         store: keeps the inboxes.
-        interval: seconds of one slot; the same in every process.
+        interval: the length of a slot in seconds; the same in every process.
         clock: returns seconds since 1970.
     """
 
@@ -58,7 +58,7 @@ class Sweeper:
         )
 
     async def run(self) -> None:
-        """Take part until cancelled."""
+        """Claim slots and remove due items until cancelled. Failures are logged, and retried in the next slot."""
         await anyio.sleep(min(_FIRST, self._interval))
         while True:
             slot = int(self._clock() // self._interval)
@@ -73,7 +73,7 @@ class Sweeper:
             await anyio.sleep(delay)
 
     async def round(self, slot: int) -> int:
-        """Remove what is due, if this process gets the slot; return how many items were removed."""
+        """Claim a slot, and if this process gets it, remove all due items; return how many."""
         if not await self._gets(slot):
             return 0
         removed = 0
@@ -89,5 +89,5 @@ class Sweeper:
         return bool(taken.payload == {"by": name})
 
     def _remaining(self, slot: int) -> float:
-        """Return for how many seconds a slot lasts from now."""
+        """Return how many seconds are left of a slot."""
         return max(0.0, min((slot + 1) * self._interval - self._clock(), self._interval))

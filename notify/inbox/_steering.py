@@ -1,6 +1,6 @@
-"""The part of an inbox's stream that decides which logs it reads: at its opening, and as events of its user pass.
+"""The part of an inbox's stream that decides which logs it reads: when it opens, and when it yields follows.
 
-`InboxStream` adds what the reader sees, and the counts.
+`InboxStream` adds the public methods and the counts.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .abc import Follow
 logger = logging.getLogger("notify")
 
 SPARE: Final = "notify.inbox"
-"""A log that stands in for the user's own while its position is exchanged, and is never read."""
+"""A placeholder for the user's own log while that is re-added at another position: a stream needs at least one log."""
 
 
 class Inner(MergedStream, Interruptible, Protocol):
-    """What a notifier returns for several logs."""
+    """The stream that a notifier returns for several logs, and that an inbox's stream wraps."""
 
 
 class SteeredStream:
-    """A stream of several logs to which topics are added, and from which they are removed.
+    """A stream of several logs that adds and removes topics as its user follows and unfollows them.
 
     Args:
         inner: the stream of the user's log and the further logs, not open yet.
@@ -94,7 +94,16 @@ class SteeredStream:
     # -- opening -------------------------------------------------------------------------------------------------
 
     async def _prepare(self, timeout: float | None) -> None:
-        """Wait until the topics are known, as `next` waits; a later call goes on waiting for the same answer."""
+        """Wait until the followed topics are known.
+
+        Args:
+            timeout: seconds; None: without a limit; 0: only as long as a store needs that answers at once.
+
+        Raises:
+            TimeoutError: they are not known in time. The read goes on, and a later call waits for the same one.
+            ClosedError: the stream was closed.
+            NotifyError: they could not be read.
+        """
         with anyio.fail_after(timeout if timeout is None or timeout > 0 else None):
             while not self._ready:
                 self._read_follows()
@@ -121,7 +130,7 @@ class SteeredStream:
             raise failure
 
     def _read_follows(self) -> None:
-        """Start to read what the user follows; if that is in progress, once more when it has ended."""
+        """Start to read what the user follows; if a read is in progress, start another one when it has ended."""
         if self._reading:
             self._stale = self._ready
             return
@@ -134,7 +143,7 @@ class SteeredStream:
             self._reading = True
 
     def follows_read(self, head: str, follows: Iterable[Follow]) -> None:
-        """Take what the user follows, and the end of the user's log from before that was read."""
+        """Accept what the user follows, and the end of the user's log, which was read before that."""
         self._reading = False
         steps = self._follows.replace(follows, head)
         if self._ready:
@@ -151,15 +160,15 @@ class SteeredStream:
         self._wake_up()
 
     def follows_failed(self, error: NotifyError) -> None:
-        """Note that it could not be read."""
+        """Note that the follows could not be read: an error while the stream opens, later only a missed refresh."""
         self._reading = False
         self._failure = None if self._ready else error
         self._wake_up()
 
     def _start_own_at(self, position: Position) -> None:
-        """Exchange the position in the user's own log, before the stream is opened."""
+        """Start the user's own log at another position, before the stream is opened."""
         own, is_only = self._user, len(self._base) == 1
-        with suppress(ClosedError):  # it has been disconnected already, which the reader finds out by itself
+        with suppress(ClosedError):  # disconnected already: the next call of the reader raises it
             if is_only:
                 self._inner.add(SPARE)
             self._inner.remove(own)
@@ -170,14 +179,14 @@ class SteeredStream:
     # -- events that pass ----------------------------------------------------------------------------------------
 
     def _steer(self, event: Event) -> None:
-        """React to a change of the user's own log that may affect which topics are followed."""
+        """React to an event of the user's own log that may change which topics are followed."""
         if event.type in ("notify.followed", "notify.unfollowed"):
             self._take(self._follows.steer(event))
         elif event.type == "notify.merged":
             self._read_follows()  # the session's follows are the user's now
 
     def _take(self, steps: Steps) -> None:
-        """Read other topics than before."""
+        """Start and stop reading topics."""
         for topic in steps.remove:
             if topic not in self._base:
                 position = split_positions(self._inner.last_id, [self._user, topic]).get(topic)
@@ -191,7 +200,7 @@ class SteeredStream:
         try:
             self._inner.add(topic, position)
         except ClosedError:
-            return  # the reader finds that out by itself
+            return  # the next call of the reader raises it
         except (UsageError, InvalidEventIdError) as error:
             if not self._is_full:
                 logger.warning("the stream of inbox %r does not show topic %r: %s", self._user, topic, error)

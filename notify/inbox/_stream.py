@@ -1,8 +1,8 @@
-"""The stream of an inbox: a stream of several logs that the events of the user's own log steer, and that yields counts.
+"""The stream of an inbox: the user's own log and the topics that the user follows, and the counts.
 
-It wraps a stream of the notifier, which does the work: cursors, waiting, ending. What this one adds is decided in the
-step in which an event passes, or comes from a task that all streams share; such a task interrupts the wrapped stream,
-so there is one place to wait, and no task for each stream.
+It wraps a stream of the notifier, which has the cursors, waits and ends. What this one adds happens either when an
+event passes through it, or in a task that all streams of an inbox share. Such a task interrupts the wrapped stream to
+hand over its result, so a stream waits in one place only and needs no task of its own.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from .abc import CHANGES, ITEM, Counts
 
 
 class InboxStream(SteeredStream):
-    """One reader's path through an inbox: the user's own log, further logs, and the topics that the user follows.
+    """What one reader gets of an inbox: the user's own log, further logs, and the topics that the user follows.
 
-    A `MergedStream` with everything that the streams of a notifier have (`Interruptible` too), which see.
+    `Inbox.subscribe` returns it. A `notify.abc.MergedStream` and `notify.abc.Interruptible`, like the streams of a
+    notifier, and used in the same way.
 
     Args:
         inner: the stream of the user's log and the further logs, not open yet.
@@ -76,14 +77,14 @@ class InboxStream(SteeredStream):
 
     @property
     def last_id(self) -> str:
-        """The resume token, with the position in each topic too. Before the stream is open: what it was given."""
+        """The resume token, which includes the position in each topic. Before the stream is open: what it was given."""
         if not self._ready and isinstance(self._last_id, str):
             return self._last_id
         return self._inner.last_id
 
     @property
     def dropped(self) -> int:
-        """How many ephemeral events were lost because the reader was away and the buffer full."""
+        """How many ephemeral events were lost because the reader was too slow and the buffer was full."""
         return self._inner.dropped
 
     @property
@@ -96,7 +97,7 @@ class InboxStream(SteeredStream):
         return self
 
     async def __anext__(self) -> Event:
-        """As `next()`, but a closed stream ends the loop."""
+        """As `next()`, but the end of the stream ends the loop; SlowConsumerError is still raised."""
         try:
             return await self.next()
         except SlowConsumerError:
@@ -131,7 +132,7 @@ class InboxStream(SteeredStream):
             self._busy = False
 
     def next_nowait(self) -> Event | None:
-        """Return the next event that is in hand; see `notify.abc.Interruptible`."""
+        """Return the next event if it is there without waiting; see `notify.abc.Interruptible`."""
         self._check_idle()
         while self._ready and (event := self._inner.next_nowait()) is not None:
             shown = self._passing(event)
@@ -199,7 +200,7 @@ class InboxStream(SteeredStream):
     # -- events that pass ----------------------------------------------------------------------------------------
 
     def _passing(self, event: Event) -> Event | None:
-        """React to an event that the wrapped stream has yielded; return None if the reader does not get it."""
+        """React to an event of the wrapped stream; return None if the reader does not get it, or not yet."""
         if event.type == "notify.sync":
             self._synced = True
             if self._signals:
@@ -224,14 +225,14 @@ class InboxStream(SteeredStream):
     # -- counts --------------------------------------------------------------------------------------------------
 
     def _request_counts(self) -> None:
-        """Ask for counts if something has passed that changes them, now that nothing else is in hand."""
+        """Request counts if an event has passed that changes them; called after a burst, not within one."""
         if self._counts_due and self._synced:
             self._counts_due = False
             if self._signals:
                 self._counting.request(self)
 
     def answered(self, counts: Counts | None) -> None:
-        """Take counts that were asked for; see `_counting.Counted`."""
+        """Accept the counts that were requested; see `_counting.Counted`."""
         if counts is not None or self._sync is not None:
             self._answer = (counts,)
             self._rouse()
@@ -241,10 +242,13 @@ class InboxStream(SteeredStream):
         self._inner.interrupt()
 
     def _signal(self, error: TimeoutError) -> Event | None:
-        """Return the signal for which the wrapped stream was interrupted; None if it only has to go on waiting.
+        """Return the signal for which the wrapped stream was interrupted; None: there is none, wait on.
+
+        Args:
+            error: what the wrapped stream has raised.
 
         Raises:
-            TimeoutError: it was interrupted by the caller, or not at all: its timeout has passed.
+            TimeoutError: `error`, because the caller interrupted the stream or its timeout has passed.
         """
         roused, self._roused = self._roused, False
         if self._interrupted:

@@ -1,4 +1,4 @@
-"""Streams of inboxes, and the tasks that they share."""
+"""`Inbox.subscribe`, and the tasks that all streams of an Inbox share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("notify")
 
 
 class InboxStreams(InboxBase):
-    """Subscribing."""
+    """Adds streams to an inbox."""
 
     def __init__(
         self, notifier: Notifier[Any], *, retention: InboxRetention = DEFAULT_RETENTION, hooks: Iterable[Hook] = ()
@@ -51,27 +51,27 @@ class InboxStreams(InboxBase):
         expires_at: datetime | None = None,
         disconnected_since: int | None = None,
     ) -> InboxStream:
-        """Return a stream of what an inbox gets: first what is in the logs after `last_id`, then live.
+        """Return a stream of what an inbox receives: first the events in its logs after `last_id`, then live ones.
 
         It is a `MergedStream` of the user's own log, the further logs, and the topics that the user follows. Items and
-        changes are ordinary events in it. A follow takes effect in the order of the stream, on every instance: after
-        `notify.followed`, the topic's events come too, from the follow on; after `notify.unfollowed`, they do not. A
-        topic that is followed and for which `last_id` has no position is read from the follow on, unless only new
-        events are wanted.
+        changes are ordinary events in it. A follow takes effect in stream order, on every instance: after
+        `notify.followed` the stream also yields the topic's events since the follow, and after `notify.unfollowed` no
+        more of them. If `last_id` has no position for a followed topic, its events since the follow are yielded, unless
+        only new events are wanted.
 
         Args:
             user: whose inbox.
             last_id: as for `Notifier.subscribe`; a plain id is a position in the user's own log.
-            session: a further log: the one of a session.
+            session: a further log, that of a session.
             addresses: further logs, for example that of a page.
-            signals: also yield `notify.gap`, `notify.sync` and `notify.counts`. The latter follows items, changes, and
-                the expiry of items that were yielded: once for a burst, and with a short delay. Its payload is
+            signals: also yield `notify.gap`, `notify.sync` and `notify.counts`. The last follows items, changes, and
+                the expiry of items that were yielded, after a short delay and once for a burst. Its payload is
                 `{"total", "unseen", "unread", "position"}`: the counts, exact for that position. `notify.sync` has the
-                same payload, or an empty one if the counts cannot be read. Both have no id of their own.
-            track: as for `Notifier.subscribe`; and so are the others.
-            max_lag: likewise.
-            expires_at: likewise.
-            disconnected_since: likewise.
+                same payload, or an empty one if the counts cannot be read. Neither has an id of its own.
+            track: as for `Notifier.subscribe`.
+            max_lag: as for `Notifier.subscribe`.
+            expires_at: as for `Notifier.subscribe`.
+            disconnected_since: as for `Notifier.subscribe`.
 
         Raises:
             InvalidEventError: `user`, `session` or an address is not a user id.
@@ -103,7 +103,7 @@ class InboxStreams(InboxBase):
         self._background.start(self._read_follows, stream, user)
 
     async def _read_follows(self, reference: ref[SteeredStream], user: str) -> None:
-        """Read what a user follows, for one stream; once that is open, until it succeeds."""
+        """Read what a user follows, for one stream. A failure ends its opening; once it is open, it is retried."""
         delays = backoff(random.random)
         error: NotifyError = ClosedError("the inbox is closed")
         answered = False
