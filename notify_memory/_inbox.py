@@ -1,7 +1,7 @@
-"""The inboxes of a memory store: the pure fold itself, which other backends are compared with.
+"""The inboxes of a memory store: `InboxFolds` itself, with which the other backends are compared.
 
-Each item and each change is shown to `InboxFolds` by the save that appends it. Nothing waits in between, so the rows,
-the counters and the end of the log agree at every moment.
+The save that appends an item or a change also passes it to `InboxFolds`. Nothing awaits in between, so the rows, the
+counters and the end of the log agree at every moment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from notify.inbox.abc import Change, Follow, InboxRetention, ItemPage, ItemQuery
 
 
 class MemoryInboxes(ABC):
-    """What makes a memory store an `InboxStore`."""
+    """Mixin that makes a memory store an `InboxStore`."""
 
     def __init__(self) -> None:
         """Begin without inboxes."""
@@ -74,6 +74,6 @@ class MemoryInboxes(ABC):
         return self._inboxes.edges(user, topic, after, limit)
 
     async def sweep(self, limit: int = 500) -> int:
-        """See `notify.inbox.abc.InboxStore.sweep`. Takes a look at each inbox."""
+        """See `notify.inbox.abc.InboxStore.sweep`. Cost: linear in the number of inboxes."""
         self._check_open()
         return self._inboxes.sweep(limit, self._now())

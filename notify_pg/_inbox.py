@@ -1,11 +1,11 @@
-"""Inboxes in tables beside the logs: what of a batch is applied to them, and their changes and pages.
+"""Inboxes in tables beside the logs: how a batch is applied to them, and their changes and pages.
 
 Whatever appends an item or a change applies it in the same transaction: batches, the caller's own transaction, the
-relay of the outbox. A batch without any is appended by the same statement as ever, and touches none of these tables.
+relay of the outbox. A batch without items and changes is appended by a statement that touches none of these tables.
 
-Every transaction that writes to an inbox has locked its user's row of the heads before, the users of a batch in the
-order of their names, as batches without items do. So none of them waits for another in a circle, and the rows, their
-counts and the end of the log agree in every snapshot. Topics and sessions that are copied from are read, never locked.
+Every transaction that writes to an inbox first locks its user's row of `heads`; a batch locks those of its users in the
+order of their names, as batches without items do. So no two transactions can deadlock, and the rows, their counts and
+the end of the log agree in every snapshot. The topics and sessions from which rows are copied are read, never locked.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Fetch = Callable[..., Awaitable[Sequence[Any]]]
 """Runs a query and returns its rows."""
 
 PULL_WAIT: Final = 100
-"""Milliseconds that a read waits for a log which another transaction holds; then it shows what was copied before."""
+"""Milliseconds that a read waits for a log that another transaction has locked, before it returns what it has."""
 
 SWEPT: Final = 100
-"""Inboxes that one statement of a sweep looks at."""
+"""How many inboxes one statement of a sweep looks at."""
 
 TOO_MANY_TOPICS: Final = "NT002"
-"""The SQLSTATE with which `change_inbox` refuses a topic."""
+"""The SQLSTATE with which `change_inbox` refuses a topic beyond `MAX_TOPICS`."""
 
 
 class PostgresInbox:
@@ -51,7 +51,7 @@ class PostgresInbox:
 
     Args:
         db: the database.
-        limits: maximum length of a log, and key window in milliseconds.
+        limits: the maximum length of a log in events, and the key window in milliseconds.
         on_stored: called with the event that a change has appended.
 
     Attributes:
@@ -70,10 +70,11 @@ class PostgresInbox:
 
         Args:
             events: the batch.
-            fetch: runs a query, which is needed only where a change of several logs is copied from elsewhere.
+            fetch: runs a query. One is needed only if the batch has a change with a position in several logs, as when
+                a log is copied from another store.
 
         Returns:
-            None if none of the events has an effect on an inbox.
+            None: no event of the batch has an effect on an inbox.
         """
         effects = effects_of(events)
         if effects is None:
@@ -88,7 +89,7 @@ class PostgresInbox:
     async def change(self, draft: Event) -> Change:
         """See `notify.inbox.abc.InboxStore.change`.
 
-        Where the reply to an attempt is lost, a further one returns the event, and no ids.
+        If the reply to the first attempt is lost, the repeated one returns the stored event, but no ids.
         """
         until = time.monotonic() + self._db.timeout
         logs: list[str] = []
@@ -113,7 +114,7 @@ class PostgresInbox:
         return made
 
     async def pull(self, user: str, wait: int | None = None) -> int:
-        """See `notify.inbox.abc.InboxStore.pull`; `wait`: milliseconds to wait for the user's log."""
+        """See `notify.inbox.abc.InboxStore.pull`; `wait`: milliseconds to wait for the lock of the user's log."""
         wait = int(self._db.timeout * 800) if wait is None else wait
         max_items, *rest = retention_arguments(self.retention)
         rows = await self._read(self._sql("inbox_pull"), user, wait, max_items, *rest)
@@ -144,7 +145,7 @@ class PostgresInbox:
         return [follow_of(row) for row in await self._read(sql, user or topic, after, limit)]
 
     async def sweep(self, limit: int) -> int:
-        """See `notify.inbox.abc.InboxStore.sweep`. Inboxes that are being written to are left for later."""
+        """See `notify.inbox.abc.InboxStore.sweep`. Skips inboxes that another transaction has locked."""
         _, max_age, keep_unread = retention_arguments(self.retention)
         removed = 0
         for is_expiring in (True, False):
@@ -161,12 +162,12 @@ class PostgresInbox:
         return removed
 
     async def forget_topic(self, topic: str) -> None:
-        """Remove a topic from the inboxes of its followers, some of them in each transaction."""
+        """Remove a topic from the inboxes of its followers, `SWEPT` of them in each transaction."""
         while any(row["count"] == SWEPT for row in await self._read(self._sql("inbox_leave"), topic, SWEPT)):
             pass
 
     async def _pull_if_free(self, user: str) -> None:
-        """Pull, unless another transaction holds the user's log: a read does not wait for its end."""
+        """Pull, unless another transaction has locked the user's log: a read does not wait until that ends."""
         try:
             await self.pull(user, PULL_WAIT)
         except BackendUnavailableError as error:
@@ -174,7 +175,7 @@ class PostgresInbox:
                 raise
 
     async def _read(self, query: str, *args: object) -> list[Any]:
-        """Run a query; no rows where the tables, or those of the inboxes, do not exist."""
+        """Run a query; return no rows if its tables do not exist yet."""
         try:
             return await self._db.read(query, *args)
         except BackendUnavailableError as error:
@@ -183,7 +184,7 @@ class PostgresInbox:
             return []
 
     async def _without_inbox(self, user: str) -> ItemPage:
-        """Return the page of a user who has no inbox, because there are no inboxes."""
+        """Return the empty page of a user, where the tables of inboxes do not exist yet."""
         rows = await self._db.read(self._sql("head"), user)
         row = {"total": 0, "unseen": 0, "unread": 0, "last": rows[0]["last_id"] if rows else 0}
         counts = counts_of(user, row | {"topics": None, "positions": None})

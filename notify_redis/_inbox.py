@@ -1,12 +1,12 @@
-"""Inboxes: rows, counts and pages, changed by scripts in the slot of their user (`_inbox_keys` has the layout).
+"""Inboxes: rows, counts and pages, kept by scripts in the slot of their user (`_inbox_keys` has the layout).
 
-Items and changes are saved as all events are (`_save`, `_attempt`, `_retry`), by a longer script, which applies what it
-appends (`_lua/effect.lua`). What belongs to another log is in another slot, so it takes steps:
+Items and changes are saved as all events are (`_save`, `_attempt`, `_retry`), by a longer script, which also applies
+what it appends (`_lua/effect.lua`). A script sees one slot, and another log is in another slot, so these take steps:
 
-- a page asks the user's slot. If that names topics, one pipeline asks their slots for news, and only what is new is
-  copied: by compare-and-set on the state of each topic, so that concurrent or repeated pulls copy everything once.
-- a change is refused, with nothing stored, as long as the user follows topics that were not asked for news.
-- a session's rows are read in its slot and handed to the change that merges it, again by compare-and-set.
+- A page first asks the user's slot. If the user follows topics, one pipeline asks their slots for new items, and only
+  those are copied, by compare-and-set on the state of each topic: concurrent or repeated pulls copy everything once.
+- A change of a user with topics is first refused, with nothing stored, and sent again after a pull.
+- A merge reads the session's rows in its slot and passes them to the change, again by compare-and-set.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from ._scripts import DUE, FOLLOW, LEAVE, NEWS, PAGE, SESSION, SWEEP, Script
 Asking = Callable[[Sequence[tuple[int, bytes]]], Awaitable[list[Any]]]
 
 TOPICS_PER_CALL: Final = 32
-"""Topics that are asked for news by one call of the script: a third of a millisecond of the server's time."""
+"""How many topics one call of the script asks for new items: a script blocks its server, so a call has to be short."""
 
 ITEMS_PER_TOPIC: Final = 500
-"""Items that one pull copies from a topic before it looks again."""
+"""How many items one step of a pull copies from a topic."""
 
 FOLLOWERS_PER_CALL: Final = 200
+"""How many followers one pipeline reads or removes."""
 
 NO_ITEMS: Final = ItemQuery(limit=0)
 
@@ -49,11 +50,12 @@ class RedisInbox:
     """The inboxes of a store.
 
     Args:
-        client: where the partitions are.
-        names: of keys.
-        commands: of pushes; knows the retention.
+        client: knows which master has which partition.
+        names: the names of keys.
+        commands: the commands of pushes; has the retention.
         saver: saves changes.
-        ask: sends commands that may be repeated.
+        ask: sends commands to partitions and returns the replies; repeats them after a failure, so they have to be
+            idempotent.
     """
 
     def __init__(
@@ -92,10 +94,13 @@ class RedisInbox:
         return change
 
     async def _apply(self, draft: Event, extra: bytes) -> tuple[Change, bytes]:
-        """Apply a change, after pulling topics if there are any; the second result: the word of a refusal.
+        """Apply a change, after pulling topics if there are any.
+
+        Returns:
+            The change, and why the script has refused it: empty unless the session of a merge has to be read again.
 
         Raises:
-            UsageError: it would make too many logs.
+            UsageError: the user would have more than `MAX_TOPICS` topics and merged sessions.
         """
         outcome, answer = await self._saver.change(draft, b"c" + extra)
         if answer and answer[0] == b"pull":
@@ -114,7 +119,7 @@ class RedisInbox:
         return Change(tuple(map(item_id, members)), counts, outcome if outcome.id else None), b""
 
     async def _merge(self, draft: Event, session: str) -> Change:
-        """Read the session, then merge what was read; again, if another merge of it was applied in between."""
+        """Read the session, then merge what was read; start again if another merge of it was applied in between."""
         payload = draft.payload
         until = payload.get("until")
         while True:
@@ -156,7 +161,7 @@ class RedisInbox:
     async def _pull(
         self, user: str, query: ItemQuery, logs: Mapping[str, RedisInboxLog]
     ) -> tuple[int, list[Any] | None]:
-        """Copy what topics have got; return how many items, and the reply with the page if there was anything."""
+        """Copy new items of topics; return how many, and the last reply of the page script if anything was copied."""
         copied = 0
         page: list[Any] | None = None
         for session, log in logs.items():
@@ -190,7 +195,7 @@ class RedisInbox:
     async def _merged_later(
         self, user: str, session: str, known: RedisInboxLog, logs: Mapping[str, RedisInboxLog]
     ) -> list[bytes]:
-        """Return what to copy from a session that a saved event has merged: it, then the topics that it followed."""
+        """Return what to copy for a `notify.merged` that was saved as an event: the session, then its topics."""
         _, theirs, rows = await self._read_session(session, known.position, known.last)
         order = known.text.split(b" ")[4]
         found = {session: [session.encode(), known.text, known.at(known.last)]}
@@ -206,7 +211,7 @@ class RedisInbox:
         return [text for name, texts in found.items() for text in (*texts, strings(copies[name]))]
 
     async def _news(self, user: str, topics: Mapping[str, RedisInboxLog]) -> dict[str, tuple[str, bool, list[bytes]]]:
-        """Ask topics for what they have got: in one pipeline to each master."""
+        """Ask topics for new items, in one pipeline to each master: by topic, the end, whether there are more, rows."""
         await self._ask_where()
         chunks = self._client.chunks(topics, partition_of, TOPICS_PER_CALL)
         fixed = (*retention_arguments(self.retention), user.encode(), b"%d" % ITEMS_PER_TOPIC)
@@ -222,12 +227,12 @@ class RedisInbox:
         return news
 
     async def _ask_where(self) -> None:
-        """Find the masters, at first use."""
+        """Find the masters, at the first use, because commands are grouped by them."""
         if not self._client.is_located:
             await self._ask([(0, pack(b"PING"))])
 
     async def _note_follower(self, topic: str, user: str) -> str:
-        """Note a follower in the topic's index, and return the end of the topic's log."""
+        """Add a follower to the topic's index, and return the end of the topic's log."""
         keys = (*self._names.inbox(topic), self._names.followers(topic))
         (end,) = await self._ask([self._call(FOLLOW, keys, partition_of(topic), user.encode())])
         return str(end.decode())
@@ -236,7 +241,7 @@ class RedisInbox:
         await self._ask([(partition_of(topic), pack(b"ZREM", self._names.followers(topic), user.encode()))])
 
     async def edges(self, user: str, topic: str, after: str, limit: int) -> Sequence[Follow]:
-        """See `notify.inbox.abc.InboxStore.edges`; each follower that the topic's index names is checked."""
+        """See `notify.inbox.abc.InboxStore.edges`; checks each follower in the topic's index, which may be outdated."""
         check_user(user or topic)
         if user:
             logs = await self._logs(user)
@@ -260,7 +265,7 @@ class RedisInbox:
         return [member.decode() for member in members]
 
     async def _states(self, users: Sequence[str], topic: str) -> dict[str, str]:
-        """Return since when each of these users has followed a topic."""
+        """Return, by user, the position since which each of these users has followed a topic."""
         commands = [(partition_of(user), pack(b"HGET", self._names.inbox(user)[-2], topic.encode())) for user in users]
         replies = await self._ask(commands) if commands else []
         pairs = zip(users, replies, strict=True)
@@ -290,7 +295,7 @@ class RedisInbox:
     # -- retention -----------------------------------------------------------------------------------------------
 
     async def sweep(self, limit: int) -> int:
-        """See `notify.inbox.abc.InboxStore.sweep`; goes by the index of each partition, never over the keyspace."""
+        """See `notify.inbox.abc.InboxStore.sweep`; uses the index of each partition, and never scans the keyspace."""
         removed = 0
         todo = list(range(PARTITIONS))
         while todo and removed < limit:
@@ -310,7 +315,7 @@ class RedisInbox:
         return int(removed)
 
     async def forget(self, user: str) -> None:
-        """Erase an inbox, whom its user follows, and who follows the user; the caller erases the log."""
+        """Erase an inbox, the follows of its user, and as a topic from its followers; the caller erases the log."""
         logs = await self._logs(user)
         for topic, log in logs.items():
             if log.is_followed:

@@ -1,4 +1,4 @@
-"""How an inbox lies in Redis: its keys, the members of its sorted sets, and what is written in them.
+"""The layout of an inbox in Redis: its keys, the members of its sorted sets, and the values of its hashes.
 
 The keys of one inbox, all in its user's slot (`RedisNames.inbox`); `_lua/inbox.lua` has the functions that keep them
 consistent, and only scripts write them:
@@ -10,25 +10,26 @@ consistent, and only scripts write them:
 | `:in` | sorted set | those active ones that are unseen |
 | `:iu` | sorted set | those active ones that are unread |
 | `:ib` | hash | member to the event's record (see `_record`) |
-| `:it` | hash | member to `seen,read,dismissed` in milliseconds, each of them empty or not; none for a new item |
-| `:ig` | hash | log, newline, group to member: one item of each |
-| `:ix` | sorted set | members of items that expire, by the millisecond |
-| `:il` | hash | the empty field: id of the last event that was applied; other logs, followed or merged: their state |
+| `:it` | hash | member to `seen,read,dismissed`, each in milliseconds since 1970 or empty; no field for a new item |
+| `:ig` | hash | log, newline, group to the member of its one item |
+| `:ix` | sorted set | members of items that expire; the score is when, in milliseconds since 1970 |
+| `:il` | hash | empty field: id of the last event that was applied; name of a followed or merged log: its state |
 
-Two more keys are shared: `::inboxes`, in each partition, the streams of inboxes by a time before which nothing in them
-is due; and `:if`, in a topic's slot, the followers by name. That one is derived: readers check it against `:il`, and
-every pull of a follower repairs it.
+Two more keys are not of one inbox. `::inboxes`, in each partition: inboxes, scored by a time before which nothing in
+them is due. `:if`, in a topic's slot: its followers, by name. That one is only an index: readers check it against
+`:il`, and every pull of a follower repairs it.
 
-A member is sixteen hexadecimal digits of the id, then the log if that is not the user's own. The score is 0, so members
-sort by id, then log, and counts and pages cost a logarithm. 44 bits are milliseconds and 20 the sequence number: an id
-as a score would need 64, and a score has 53.
+A member is sixteen hexadecimal digits of the id, 44 bits for the milliseconds and 20 for the sequence number, then the
+name of the log if that is not the user's own. All scores are 0, so members sort by id, then log, and a count or the
+start of a page costs O(log n). The id cannot be the score: it needs 64 bits, and a score is exact up to 53.
 
-The state of another log: its kind (`f` followed, `m` merged), the position after which it is listed, the position up to
-which it was copied, its name in positions (`join_positions`), the member's digits of the event that added it, by which
-logs are ordered, and for a session up to where it is still to be copied, if a saved event says so.
+The state of another log has these fields, separated by spaces: its kind (`f` followed, `m` merged), the position after
+which its items are listed, the position up to which they were copied, its name in positions (`join_positions`), the
+digits of the event that added it, by which logs are ordered, and, for a session whose merge was saved as an event but
+not copied yet, up to where it is to be copied.
 
-The keys do not expire: items leave by retention, and sorted sets and hashes without members do not exist. `:il` is left
-of an inbox that is empty, about 100 bytes, until `forget`: without it ids could be given again after the log is gone.
+The keys do not expire: retention removes items, and Redis removes empty sets and hashes. `:il`, about 100 bytes, stays
+until `forget`, even if the inbox is empty: without it, ids could be given a second time once the log is gone.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ _LAST_SEQUENCE: Final = (1 << 20) - 1
 
 
 def member_of(id: str, log: str = "") -> bytes:
-    """Return the member of an item; what does not fit becomes the nearest that does.
+    """Return the member of an item; an id that does not fit becomes the greatest that does.
 
     Raises:
-        InvalidEventIdError: not an id.
+        InvalidEventIdError: `id` is not an id.
     """
     ms, sequence = ids.parse(id)
     if ms > _LAST_MS:
@@ -82,12 +83,12 @@ def split_item_id(text: str) -> tuple[str, str] | None:
 
 
 def strings(texts: Iterable[bytes]) -> bytes:
-    """Return texts as one, which scripts take apart again."""
+    """Return texts as one, each after its length, so that scripts can split them again."""
     return b"".join([b"%d:%b" % (len(text), text) for text in texts])
 
 
 def name_in_positions(log: str) -> bytes:
-    """Return how a position in several logs writes a log."""
+    """Return the name that a log has within a position of several logs."""
     other = "a" if log != "a" else "b"
     return join_positions({log: ids.ZERO, other: ids.ZERO}).split(".", 2)[1].encode()
 
@@ -99,7 +100,7 @@ class RedisInboxLog(NamedTuple):
         kind: `FOLLOWED` or `MERGED`.
         since: the position after which its items are listed.
         position: up to where they were copied.
-        last: up to where they are still to be copied, of a session; usually empty.
+        last: up to where the items of a session are still to be copied; usually empty.
         text: the state as it is stored.
     """
 

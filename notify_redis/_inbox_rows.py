@@ -1,4 +1,4 @@
-"""Pages of an inbox: how one is asked for, and what the reply means."""
+"""Pages of an inbox: the arguments of the script that reads one, and what its reply means."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RedisInboxReply(NamedTuple):
-    """What a script says of an inbox.
+    """What every script returns about an inbox.
 
     Attributes:
-        counts: of active items.
-        logs: that are followed or were merged.
+        counts: how many active items there are.
+        logs: the followed and merged logs, by name.
     """
 
     counts: Counts
@@ -39,7 +39,7 @@ class RedisInboxReply(NamedTuple):
 
     @classmethod
     def of(cls, user: str, counts: Sequence[int], own: bytes, logs: Sequence[bytes]) -> RedisInboxReply:
-        """Return it from the parts of a reply."""
+        """Parse the parts of a reply."""
         found = read_logs(logs)
         return cls(Counts(counts[0], counts[1], counts[2], position_of(user, own.decode(), found)), found)
 
@@ -85,7 +85,7 @@ def page_of(user: str, query: ItemQuery, reply: Sequence[Any]) -> ItemPage:
 
 
 def _is_asked(query: ItemQuery, member: bytes, item: Item, state: str) -> bool:
-    """Whether the query asks for an item; the script has selected it unless it was found by its group."""
+    """Whether an item matches the query. Only pages of a group need this: the script filters all others itself."""
     if query.id is not None or query.group is None:
         return True
     if query.before is not None:

@@ -1,4 +1,4 @@
-"""Reading inboxes, taking over what topics have got, and removing what is due."""
+"""Reading inboxes, copying what topics have got, and removing due items. Saving and changing are in `_box`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ._worker import Job
 T = TypeVar("T")
 
 _INBOXES: Final = 50
-"""Inboxes from which one transaction removes due items."""
+"""From how many inboxes one transaction removes due items, so that it does not hold the lock of the file for long."""
 
 
 class SQLiteInbox:
-    """What a store does with inboxes beside saving.
+    """What a store does with inboxes, apart from saving.
 
     Args:
-        database: with the tables of a store.
-        limits: returns what the retention allows now.
+        database: has the tables of a store.
+        limits: returns the present time and the limits of the retention.
     """
 
     def __init__(self, database: SQLiteDatabase, limits: Callable[[], record.Limits]) -> None:
@@ -109,11 +109,11 @@ class SQLiteInbox:
         return removed
 
     async def _read(self, job: Job[T], empty: T) -> T:
-        """Run a job on the reading connection, unless there is no table of an inbox yet."""
+        """Run a job on the reading connection; return `empty` if the file has no tables of inboxes yet."""
         return await self._database.read(lambda db: job(db) if self._has_inbox(db) else empty, empty)
 
     def _has_inbox(self, db: sqlite3.Connection) -> bool:
-        """Return whether the file has the tables; that of an earlier release gets them with the first write."""
+        """Return whether the file has the tables of inboxes; that of an earlier release gets them with a write."""
         if not self._is_there:
             self._is_there = db.execute(self._database.sql["has_inbox"]).fetchone() == (1,)
         return self._is_there
