@@ -80,7 +80,7 @@ def item_ids(named: str | Iterable[str], user: str) -> list[str]:
     """
     given: Any = (named,) if isinstance(named, str) else named
     if not isinstance(given, Iterable) or isinstance(given, bytes):
-        raise UsageError(f"ids must be an iterable of the ids of items, not {named!r:.80}")
+        raise UsageError(f"ids must be the id of an item, such as item.id, or an iterable of ids, not {named!r:.80}")
     texts: dict[str, None] = {}
     for text in given:
         if not isinstance(text, str):
@@ -106,7 +106,9 @@ def position(up_to: str, user: str) -> str:
         found = item_id(text, user)
         if found is not None:
             return found
-    raise InvalidEventIdError(f"up_to must be a position of the inbox or the id of an item, not {up_to!r:.80}")
+    raise InvalidEventIdError(
+        f"up_to must be a position, such as page.position, or the id of an item, not {up_to!r:.80}"
+    )
 
 
 def mark_payload(
@@ -122,7 +124,7 @@ def mark_payload(
     if state not in MARKS:
         raise UsageError(f"items are marked as {', '.join(MARKS)}, not {state!r:.80}")
     if sum(each is not None for each in (named, up_to, group)) != 1:
-        raise UsageError("a mark takes either ids, up_to= or group=, and exactly one of them")
+        raise UsageError("mark() takes exactly one of ids=, up_to= and group=")
     if named is not None:
         return {"ids": item_ids(named, user)}
     if up_to is not None:

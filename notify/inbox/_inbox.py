@@ -9,7 +9,7 @@ from typing import Any
 from notify import Event, InvalidEventError, NotifyError, PushReport, UsageError
 from notify.abc import Enqueue, ability
 from notify.adapters import check_user
-from notify.event import plain
+from notify.event import check_name, plain
 
 from ._events import item_id, item_meta, item_query
 from ._marking import InboxMarks
@@ -186,6 +186,7 @@ class Inbox(InboxMarks):
 
         Raises, order, cancellation, concurrency, cost: as `send`, whatever the number of followers.
         """
+        check_name("topic", topic)
         return await self.send(topic, type, payload, key=key, group=group, meta=meta, ttl=ttl)
 
     # -- reading -------------------------------------------------------------------------------------------------

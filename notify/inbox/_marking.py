@@ -7,7 +7,7 @@ from functools import partial
 
 from notify import UsageError
 from notify.adapters import check_user
-from notify.event import plain
+from notify.event import check_name, plain
 
 from ._events import mark_payload
 from ._names import Names
@@ -145,12 +145,12 @@ class InboxMarks(InboxStreams):
         Raises:
             BackendUnavailableError: from the iterator: not reachable; safe to repeat.
         """
-        check_user(topic)
+        check_name("topic", topic)
         return Names(partial(self._store.edges, topic=plain(topic)), lambda follow: follow.user, self._reading)
 
 
 def _check_other(user: str, what: str, log: str) -> None:
     check_user(user)
-    check_user(log)
+    check_name(what, log)
     if user == log:
         raise UsageError(f"{what} and user are both {user!r:.80}: an inbox lists its own items anyway")

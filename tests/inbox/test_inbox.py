@@ -330,6 +330,17 @@ async def test_what_cannot_be_ids(named: Any) -> None:
             await Inbox(notifier).dismiss("alice", named)
 
 
+async def test_what_is_passed_in_place_of_an_id_or_a_position(inbox: Inbox) -> None:
+    """An item, its event or a page: the message says which attribute is meant."""
+    await sent(inbox, 1)
+    page: Any = await inbox.list("alice")
+    for named in (page.items[0], page.items, page.items[0].event):
+        with pytest.raises(UsageError, match=r"such as item\.id"):
+            await inbox.mark_read("alice", named)
+    with pytest.raises(InvalidEventIdError, match=r"such as page\.position"):
+        await inbox.mark_read_up_to("alice", page)
+
+
 async def test_a_thousand_ids(inbox: Inbox) -> None:
     """1,000 different ids are accepted, however often each is named."""
     own = await sent(inbox, 3)
@@ -436,16 +447,20 @@ async def test_other_logs_are_checked(inbox: Inbox) -> None:
     for call in (inbox.follow, inbox.unfollow):
         with pytest.raises(UsageError, match="both"):
             await call("alice", "alice")
-        with pytest.raises(InvalidEventError):
+        with pytest.raises(InvalidEventError, match="topic must be"):
             await call("alice", "")
-        with pytest.raises(InvalidEventError):
+        with pytest.raises(InvalidEventError, match="user must be"):
             await call("", "topic")
+    with pytest.raises(InvalidEventError, match="session must be"):
+        await inbox.merge("", into="alice")
     with pytest.raises(UsageError):
         await inbox.merge("alice", into="alice")
     with pytest.raises(InvalidEventError):
         inbox.following("")
-    with pytest.raises(InvalidEventError):
+    with pytest.raises(InvalidEventError, match="topic must be"):
         inbox.followers("")
+    with pytest.raises(InvalidEventError, match="topic must be"):
+        await inbox.publish("", "t")
 
 
 # -- construction and failures --------------------------------------------------------------------------------------
