@@ -99,16 +99,22 @@ def position(up_to: str, user: str) -> str:
         InvalidEventIdError: it is neither.
     """
     text: object = up_to  # untyped code may pass anything
+    found = None
     if isinstance(text, str):
-        if "@" not in text:
-            split_positions(text, [user])  # refuses what is not a position
-            return ids.canonical(text) if ids.is_id(text) else plain(text)
-        found = item_id(text, user)
-        if found is not None:
-            return found
-    raise InvalidEventIdError(
-        f"up_to must be a position, such as page.position, or the id of an item, not {up_to!r:.80}"
-    )
+        found = item_id(text, user) if "@" in text else _plain_position(text, user)
+    if found is None:
+        raise InvalidEventIdError(
+            f"up_to must be a position, such as page.position, or the id of an item, not {up_to!r:.80}"
+        )
+    return found
+
+
+def _plain_position(text: str, user: str) -> str | None:
+    try:
+        split_positions(text, [user])
+    except InvalidEventIdError:
+        return None
+    return ids.canonical(text) if ids.is_id(text) else plain(text)
 
 
 def mark_payload(

@@ -75,7 +75,7 @@ def test_topics(capsys: pytest.CaptureFixture[str]) -> None:
         (("list", "alice", "--before", "x"), "before"),
         (("read", "alice"), "exactly one"),
         (("read", "alice", "1-1", "--all"), "exactly one"),
-        (("dismiss", "alice", "--up-to", "x"), "event id"),
+        (("dismiss", "alice", "--up-to", "x"), "up_to must be"),
         (("follow", "alice", "--stop"), "TOPIC"),
         (("counts", "alice", "--nonsense"), "unrecognized"),
     ],

@@ -361,7 +361,7 @@ async def test_a_change_fits_into_a_message() -> None:
 async def test_positions_are_checked(call: str, up_to: Any) -> None:
     """What is neither a position nor an id is refused."""
     async with Notifier(MemoryStore()) as notifier:
-        with pytest.raises((InvalidEventIdError, UsageError)):
+        with pytest.raises((InvalidEventIdError, UsageError), match="up_to"):
             await getattr(Inbox(notifier), call)("alice", up_to)
 
 
