@@ -201,6 +201,6 @@ def retention_arguments(retention: InboxRetention) -> tuple[bytes, bytes, bytes]
 def _head(events: int, has_effects: bool) -> bytes:
     """Return the beginning of a call for this number of events."""
     script: Script
-    script, keys, others, each = (APPLY, 14, 14, 4) if has_effects else (PUSH, 4, 11, 3)
+    script, keys, others, each = (APPLY, 15, 14, 4) if has_effects else (PUSH, 4, 11, 3)
     head = bulks(b"EVALSHA", script.sha, b"%d" % (keys * events))
     return b"*%d\r\n%b" % (others + ARGUMENTS + (keys + each) * events, head)

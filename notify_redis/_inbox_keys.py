@@ -9,11 +9,12 @@ consistent, and only scripts write them:
 | `:id` | sorted set | members of dismissed items |
 | `:in` | sorted set | those active ones that are unseen |
 | `:iu` | sorted set | those active ones that are unread |
-| `:ib` | hash | member to the event's record (see `_record`) |
+| `:ib` | hash | member to the event's record (see `_record`); empty field: id of the last event that was applied |
 | `:it` | hash | member to `seen,read,dismissed`, each in milliseconds since 1970 or empty; no field for a new item |
 | `:ig` | hash | log, newline, group to the member of its one item |
 | `:ix` | sorted set | members of items that expire; the score is when, in milliseconds since 1970 |
-| `:il` | hash | empty field: id of the last event that was applied; name of a followed or merged log: its state |
+| `:iw` | string | members of new items that are not in `:ia`, `:in` and `:iu` yet, one after the other |
+| `:il` | hash | name of a followed or merged log: its state |
 
 Two more keys are not of one inbox. `::inboxes`, in each partition: inboxes, scored by a time before which nothing in
 them is due. `:if`, in a topic's slot: its followers, by name. That one is only an index: readers check it against
@@ -28,8 +29,14 @@ which its items are listed, the position up to which they were copied, its name 
 digits of the event that added it, by which logs are ordered, and, for a session whose merge was saved as an event but
 not copied yet, up to where it is to be copied.
 
-The keys do not expire: retention removes items, and Redis removes empty sets and hashes. `:il`, about 100 bytes, stays
-until `forget`, even if the inbox is empty: without it, ids could be given a second time once the log is gone.
+The keys do not expire: retention removes items, and Redis removes empty sets and hashes. The empty field of `:ib`,
+about 100 bytes, stays until `forget`, even if the inbox is empty: without it, ids could be given a second time once
+the log is gone.
+
+A new item that has no group and does not expire takes two writes, to `:ib` and `:iw`. The next script that changes or
+removes items moves it from `:iw` to the sorted sets, and so does the append that makes it a hundred: adding many
+members in one command costs less than one at a time. Scripts that only read look at `:iw` too and leave it as it is,
+because the server may refuse writes.
 """
 
 from __future__ import annotations
@@ -40,7 +47,7 @@ from typing import Final, NamedTuple
 from notify import ids
 from notify.adapters import join_positions
 
-PARTS: Final = ("ia", "id", "in", "iu", "ib", "it", "ig", "ix", "il")
+PARTS: Final = ("ia", "id", "in", "iu", "ib", "it", "ig", "ix", "iw", "il")
 """The suffixes of an inbox's keys, in the order in which scripts get them."""
 
 FOLLOWED: Final = "f"
@@ -135,9 +142,8 @@ def read_logs(reply: Sequence[bytes]) -> dict[str, RedisInboxLog]:
     pairs = zip(reply[::2], reply[1::2], strict=True)
     found: list[tuple[str, str, RedisInboxLog]] = []
     for name, text in pairs:
-        if name:
-            kind, since, position, _, order, *last = text.decode().split(" ")
-            found.append((order, name.decode(), RedisInboxLog(kind, since, position, "".join(last), text)))
+        kind, since, position, _, order, *last = text.decode().split(" ")
+        found.append((order, name.decode(), RedisInboxLog(kind, since, position, "".join(last), text)))
     return {name: log for _, name, log in sorted(found)}
 
 

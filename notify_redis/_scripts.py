@@ -11,28 +11,35 @@ class Script:
     """One script.
 
     Args:
-        names: the files that make up the script: functions first, because scripts cannot call each other.
+        names: the files that make up the script: functions first, because scripts cannot call each other. Several
+            together are the body of one function, `the_rest`, which makes theirs only when it is called.
 
     Attributes:
         source: its text.
         sha: the SHA-1 of the text, in hexadecimal digits.
     """
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str | tuple[str, ...]) -> None:
         folder = files(__package__).joinpath("_lua")
-        self.source = b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names)
+
+        def text(name: str | tuple[str, ...]) -> bytes:
+            if isinstance(name, str):
+                return folder.joinpath(f"{name}.lua").read_bytes()
+            return b"\n".join([b"local function the_rest()", *map(text, name), b"end"])
+
+        self.source = b"\n".join(map(text, names))
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
 PUSH: Final = Script("head", "wake", "plain", "push")
-APPLY: Final = Script("head", "wake", "inbox", "change", "effect", "push")
-PAGE: Final = Script("head", "inbox", "page")
-NEWS: Final = Script("head", "inbox", "news")
-FOLLOW: Final = Script("head", "inbox", "follow")
-SESSION: Final = Script("head", "inbox", "session")
+APPLY: Final = Script("head", "wake", "box", ("inbox", "change"), "effect", "push")
+PAGE: Final = Script("head", "box", "inbox", "page")
+NEWS: Final = Script("head", "box", "inbox", "news")
+FOLLOW: Final = Script("head", "box", "inbox", "follow")
+SESSION: Final = Script("head", "box", "inbox", "session")
 DUE: Final = Script("due")
-SWEEP: Final = Script("head", "inbox", "sweep")
-LEAVE: Final = Script("head", "inbox", "leave")
+SWEEP: Final = Script("head", "box", "inbox", "sweep")
+LEAVE: Final = Script("head", "box", "inbox", "leave")
 READ: Final = Script("head", "read")
 LEASE: Final = Script("lease")
 TELL: Final = Script("wake", "tell")

@@ -1,6 +1,5 @@
--- Put in front of effect.lua: changes, as one function, so that a call with items alone does not make all of these.
-
-local function changes()
+-- Applies changes, and items that are more than an append. After inbox.lua; both together are one function in front of
+-- effect.lua, so that a call with plain items alone makes none of their functions.
 
 local MAX_LOGS, MAX_IDS = 99, 1000
 local MARKS = {seen = true, read = true, unread = true, dismissed = true, restored = true}
@@ -11,14 +10,12 @@ local FIELDS = {seen = '^(%d+),', read = '^%d*,(%d+),', dismissed = ',(%d+)$'}
 local function other_logs(box)
   local found, all, count = {}, redis.call('HGETALL', box.logs), 0
   for i = 1, #all, 2 do
-    if all[i] ~= '' then
-      local kind, since, position, name, order, last =
-        string.match(all[i + 1], '^(%a) (%S+) (%S+) (%S+) (%S+) ?(%S*)$')
-      found[all[i]] = {
-        kind = kind, since = since, position = position, name = name, order = order, last = last, text = all[i + 1],
-      }
-      count = count + 1
-    end
+    local kind, since, position, name, order, last =
+      string.match(all[i + 1], '^(%a) (%S+) (%S+) (%S+) (%S+) ?(%S*)$')
+    found[all[i]] = {
+      kind = kind, since = since, position = position, name = name, order = order, last = last, text = all[i + 1],
+    }
+    count = count + 1
   end
   return found, count, all
 end
@@ -125,7 +122,7 @@ local function mark(box, kind, members, moment_ms, now)
     end
   end)
   if keep_unread and max_age >= 0 then
-    for _, member in ipairs(members) do schedule(box, ms_of(member) + max_age + 1) end
+    for _, member in ipairs(members) do schedule(box.index, box.stream, ms_of(member) + max_age + 1) end
     purge_all(box, now)
   end
 end
@@ -226,7 +223,7 @@ local function prepare(box, record, mode, extra, now)
     apply = function(id)
       if #members > 0 then mark(box, kind, members, ms(id), now) end
       if others then others(id) end
-      redis.call('HSET', box.logs, '', id)
+      redis.call('HSET', box.records, '', id)
     end,
     report = mode ~= 's' and function(place) return answer(box, place, members) end,
   }
@@ -252,5 +249,13 @@ local function report(box, record, extra, place, now)
   return answer(box, string.match(place, '^%S+ %S+') or '', found)
 end
 
-return {prepare = prepare, report = report}
+-- Inserts a new item, after the removal of due ones if there may be any.
+local function insert(box, member, record, extra, may_be_due, now)
+  if may_be_due then purge(box, now, MANY) end
+  local expires, group = string.match(extra, '^(%d*)\n?(.*)$')
+  add(box, member, record, group ~= '' and '\n' .. group or nil, tonumber(expires))
+  trim(box)
+  if may_be_due then reschedule(box) end
 end
+
+return {open = open, prepare = prepare, report = report, insert = insert}

@@ -11,8 +11,8 @@ if ARGV[1] == '' and ms(head(stream)) == time[1] * 1000 + math.floor(time[2] / 1
 local count = redis.call('XLEN', stream)
 for _, key in ipairs(redis.call('ZRANGE', keys, 0, -1)) do redis.call('UNLINK', keys .. ':' .. key) end
 redis.call('UNLINK', stream, KEYS[3], keys)
-redis.call('UNLINK', unpack(KEYS, 5, 13))
-redis.call('UNLINK', KEYS[15])
+redis.call('UNLINK', unpack(KEYS, 5, 14))
+redis.call('UNLINK', KEYS[16])
 redis.call('ZREM', KEYS[2], stream)
-redis.call('ZREM', KEYS[14], stream)
+redis.call('ZREM', KEYS[15], stream)
 return count

@@ -1,16 +1,10 @@
--- Put in front of the scripts that read or write an inbox. _inbox_keys.py describes the keys of an inbox.
+-- Put in front of the scripts that read an inbox, or remove or change items, after box.lua.
 
 local ALL = 1000000 -- more than an inbox has
 local MANY = 500 -- members handed to one command: far below what unpack() can hand over
-local LAST_MS = 253402300799999 -- the end of the year 9999; what expires later does not expire
-local max_items, max_age, keep_unread -- the retention, set by each script; a max_age of -1: none
-
-local function retain(items, ms, keep)
-  max_items, max_age, keep_unread = tonumber(items), tonumber(ms), keep == '1'
-end
 
 -- The keys of one inbox, from KEYS[first] on.
-local function open(stream, first)
+local function keys_of(stream, first)
   return {
     stream = stream,
     active = KEYS[first],
@@ -21,8 +15,9 @@ local function open(stream, first)
     times = KEYS[first + 5],
     groups = KEYS[first + 6],
     expiring = KEYS[first + 7],
-    logs = KEYS[first + 8],
-    index = KEYS[first + 9],
+    waiting = KEYS[first + 8],
+    logs = KEYS[first + 9],
+    index = KEYS[first + 10],
   }
 end
 
@@ -36,15 +31,6 @@ local function strings(text)
     at = colon + size + 1
   end
   return list
-end
-
--- The sixteen hexadecimal digits of an id, which sort as ids do; what does not fit becomes the nearest that does.
-local function packed(id)
-  local ms, sequence = string.match(id, '^(%d+)%-(%d+)$')
-  if not ms then return '0000000000000000' end
-  ms, sequence = tonumber(ms), tonumber(sequence)
-  if ms > 17592186044415 then return 'ffffffffffffffff' end
-  return string.format('%011x%05x', ms, math.min(sequence, 1048575))
 end
 
 -- The member of an item's id, "<id>" or "<id>@<log>"; nil if the text is not one.
@@ -83,6 +69,37 @@ local function zadd(key, members)
     scored[2 * i - 1], scored[2 * i] = 0, members[i]
   end
   redis.call('ZADD', key, unpack(scored))
+end
+
+-- The members of new items that are in no sorted set yet, one after the other.
+local function waiting(box) return redis.call('GET', box.waiting) or '' end
+
+-- These members, newest first: up to a limit, those after a member.
+local function newest_of(text, limit, after)
+  local members = {}
+  for at = #text - 15, 1, -16 do
+    local member = string.sub(text, at, at + 15)
+    if #members == limit or after and member <= after then break end
+    members[#members + 1] = member
+  end
+  return members
+end
+
+-- Moves them to the sorted sets.
+local function settle_waiting(box)
+  local members = newest_of(waiting(box), ALL)
+  if #members == 0 then return end
+  zadd(box.active, members)
+  zadd(box.unseen, members)
+  zadd(box.unread, members)
+  redis.call('DEL', box.waiting)
+end
+
+-- The inbox whose keys begin at KEYS[first], with every item in its sorted sets.
+local function open(stream, first)
+  local box = keys_of(stream, first)
+  settle_waiting(box)
+  return box
 end
 
 -- Those of the members that are in the set, or are not.
@@ -127,9 +144,6 @@ local function remove(box, members)
   end)
 end
 
--- Notes in the index of the partition that an item may be due at this time.
-local function schedule(box, ms) redis.call('ZADD', box.index, 'LT', string.format('%.0f', ms), box.stream) end
-
 -- Inserts a new item, in place of the one of its log and group: their field in the groups, or nil.
 local function add(box, member, record, group, expires)
   if group then
@@ -143,7 +157,7 @@ local function add(box, member, record, group, expires)
   redis.call('ZADD', box.unseen, 0, member)
   if expires then
     redis.call('ZADD', box.expiring, expires, member)
-    schedule(box, expires)
+    schedule(box.index, box.stream, expires)
   end
 end
 
@@ -151,7 +165,7 @@ end
 local function copy(box, member, record, times)
   if redis.call('HEXISTS', box.records, member) == 1 then remove(box, {member}) end
   add(box, member, record, group_of(member, record), expiry_of(record))
-  if max_age >= 0 then schedule(box, ms_of(member) + max_age + 1) end
+  if max_age >= 0 then schedule(box.index, box.stream, ms_of(member) + max_age + 1) end
   local seen, read, dismissed = string.match(times, '^(%d*),(%d*),(%d*)$')
   if not seen then return end
   redis.call('HSET', box.times, member, times)
@@ -161,6 +175,33 @@ local function copy(box, member, record, times)
     redis.call('ZREM', box.active, member)
     redis.call('ZADD', box.dismissed, 0, member)
   end
+end
+
+-- Inserts items of other logs: for each the member, the record and the times.
+local function copy_all(box, rows)
+  local fields, members, oldest = {}, {}, nil
+  for i = 1, #rows, 3 do
+    local member, record, times = rows[i], rows[i + 1], rows[i + 2]
+    if times ~= '' or group_of(member, record) or expiry_of(record) then
+      copy(box, member, record, times)
+    else
+      members[#members + 1] = member
+      fields[member] = record
+      oldest = math.min(oldest or LAST_MS, ms_of(member))
+    end
+  end
+  if #members == 0 then return end
+  remove(box, filtered(box.active, members, true))
+  remove(box, filtered(box.dismissed, members, true))
+  in_parts(members, function(part)
+    local pairs_of = {}
+    for i, member in ipairs(part) do pairs_of[2 * i - 1], pairs_of[2 * i] = member, fields[member] end
+    redis.call('HSET', box.records, unpack(pairs_of))
+    zadd(box.active, part)
+    zadd(box.unseen, part)
+    zadd(box.unread, part)
+  end)
+  if max_age >= 0 then schedule(box.index, box.stream, oldest + max_age + 1) end
 end
 
 -- The oldest members that are active and read; members[1] is the oldest.
@@ -192,10 +233,10 @@ end
 
 -- Removes what exceeds `max_items`.
 local function trim(box)
-  local kept = redis.call('HLEN', box.records)
+  local active = redis.call('ZCARD', box.active)
+  local kept = active + redis.call('ZCARD', box.dismissed)
   local excess = kept - max_items
   if excess <= 0 then return end
-  local active = redis.call('ZCARD', box.active)
   local gone = redis.call('ZRANGE', box.dismissed, 0, excess - 1)
   if not keep_unread then
     remove(box, merged(redis.call('ZRANGE', box.active, 0, excess - 1), gone, excess))
@@ -240,7 +281,7 @@ local function reschedule(box)
     end
   end
   redis.call('ZREM', box.index, box.stream)
-  if soonest then schedule(box, soonest) end
+  if soonest then schedule(box.index, box.stream, soonest) end
 end
 
 -- Removes due items, up to a limit, and returns how many.
@@ -258,7 +299,7 @@ end
 local function later(a, b) return packed(a) < packed(b) and b or a end
 
 -- The end of the log, as far as the inbox knows it: the stream may have been lost, or have expired.
-local function end_of(box) return later(head(box.stream), redis.call('HGET', box.logs, '') or '0') end
+local function end_of(box) return later(head(box.stream), redis.call('HGET', box.records, '') or '0') end
 
 local function counts(box)
   return {redis.call('ZCARD', box.active), redis.call('ZCARD', box.unseen), redis.call('ZCARD', box.unread)}

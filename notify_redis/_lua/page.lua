@@ -7,27 +7,39 @@
 -- Returns how many items were copied, the counts, the end of the log, the other logs, and for each item the member, its
 -- record and its times. A state "all" returns up to the limit of both active and dismissed ones.
 
-local box = open(KEYS[1], 2)
+local box = keys_of(KEYS[1], 2)
 retain(ARGV[1], ARGV[2], ARGV[3])
 local state, limit, bound, asked = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[8]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local copied = 0
+local copies, states = {}, {}
 for i = 9, #ARGV, 4 do
   if (redis.call('HGET', box.logs, ARGV[i]) or '') == ARGV[i + 1] then
-    local rows = strings(ARGV[i + 3])
-    purge(box, now, MANY)
-    for j = 1, #rows, 3 do copy(box, rows[j], rows[j + 1], rows[j + 2]) end
-    trim(box)
-    redis.call('HSET', box.logs, ARGV[i], ARGV[i + 2])
-    copied = copied + #rows / 3
+    for _, text in ipairs(strings(ARGV[i + 3])) do copies[#copies + 1] = text end
+    states[#states + 1], states[#states + 2] = ARGV[i], ARGV[i + 2]
   end
+end
+local copied = #copies / 3
+if #states > 0 then
+  settle_waiting(box)
+  purge(box, now, MANY)
+  copy_all(box, copies)
+  trim(box)
+  redis.call('HSET', box.logs, unpack(states))
+end
+
+-- A read writes nothing, so it works where the server refuses writes. But what waits should not be due.
+local fresh = waiting(box)
+if fresh ~= '' and max_age >= 0 and not keep_unread and ms_of(fresh) < now - max_age then
+  settle_waiting(box)
+  fresh = ''
 end
 
 local gone, is_gone = due(box, now, ALL), {}
 for _, member in ipairs(gone) do is_gone[member] = true end
 local left = counts(box)
+for i = 1, 3 do left[i] = left[i] + #fresh / 16 end
 if #gone > 0 then
   for i, key in ipairs({box.active, box.unseen, box.unread}) do left[i] = left[i] - #filtered(key, gone, true) end
 end
@@ -68,17 +80,27 @@ local function scan(key, found)
   end
 end
 
+local function scan_fresh(found)
+  local some = {}
+  for _, member in ipairs(newest_of(fresh, (types or bound ~= '') and ALL or limit)) do
+    if bound == '' or before(member, bound) then some[#some + 1] = member end
+  end
+  for _, member in ipairs(accepted(some)) do found[#found + 1] = member end
+end
+
 local found = {}
 local logs = redis.call('HGETALL', box.logs)
 if limit > 0 then
   if state == 'id' then
     found[1] = asked
   elseif state == 'group' then
-    for i = 1, #logs, 2 do
-      local member = redis.call('HGET', box.groups, logs[i] .. '\n' .. asked)
+    local fields = {'\n' .. asked}
+    for i = 1, #logs, 2 do fields[#fields + 1] = logs[i] .. '\n' .. asked end
+    for _, member in ipairs(redis.call('HMGET', box.groups, unpack(fields))) do
       if member then found[#found + 1] = member end
     end
   else
+    if state ~= 'read' and state ~= 'dismissed' then scan_fresh(found) end
     if state == 'unread' then
       scan(box.unread, found)
     elseif state ~= 'dismissed' then

@@ -99,7 +99,7 @@ local function push(k, a)
       end
     end
     if effect or prev == '0' then
-      id = following(prev, prev == '0' and redis.call('HGET', stream .. ':il', '') or '0')
+      id = following(prev, prev == '0' and redis.call('HGET', stream .. ':ib', '') or '0')
     end
     id = redis.pcall('XADD', stream, 'MAXLEN', trim, max_len, id, 'p', prev, 'n', nonce, 'e', body)
     if type(id) == 'table' then return '!' .. id.err end

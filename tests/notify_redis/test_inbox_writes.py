@@ -1,0 +1,127 @@
+"""What an item costs the server: counted commands, whatever the machine; and that what waits is never missed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from notify import Event
+from notify.inbox import InboxRetention
+from notify.inbox.abc import ITEM, ItemQuery
+from notify_redis import RedisStore
+from tests.servers.redis import Server
+
+pytestmark = pytest.mark.anyio
+
+MANY = 230
+"""More than twice as many as wait for the sorted sets at most."""
+
+WRITES = ("append", "hset", "zadd", "del")
+
+
+@pytest.fixture
+async def store(server: Server, prefix: str) -> AsyncIterator[RedisStore]:
+    async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
+        await store.save(item("nobody", 0))  # connects
+        yield store
+
+
+def item(user: str, payload: Any, group: str | None = None, expires: str = "") -> Event:
+    return Event(user, "t", payload, group=group, meta={ITEM: expires})
+
+
+async def commands(server: Server, call: Callable[[], Awaitable[Any]]) -> dict[str, int]:
+    """Return how often each command was called."""
+    server.ask("CONFIG", "RESETSTAT")
+    await call()
+    stats = server.ask("INFO", "commandstats")
+    return {name.removeprefix("cmdstat_"): figures["calls"] for name, figures in stats.items()}
+
+
+async def listed(store: RedisStore, user: str = "alice", **query: Any) -> list[Any]:
+    page = await store.items(user, ItemQuery(limit=1000, **query))
+    return [each.event.payload for each in page.items]
+
+
+async def test_an_item_is_two_writes(server: Server, store: RedisStore) -> None:
+    """Beside the log: its record with the end of the log, and its place among those that wait for the sorted sets."""
+    await store.save(item("alice", 0))  # the first one notes in the index when it may be due
+    counted = await commands(server, lambda: store.save(item("alice", 1)))
+    assert {name: counted.get(name, 0) for name in WRITES} == {"append": 1, "hset": 1, "zadd": 0, "del": 0}
+
+
+async def test_a_plain_event_touches_no_inbox(server: Server, store: RedisStore) -> None:
+    """Whether or not its user has one."""
+    for user in ("alice", "bob"):
+        await store.save(item(user, 0) if user == "alice" else Event(user, "t"))
+        counted = await commands(server, lambda user=user: store.save(Event(user, "t")))
+        assert not {*WRITES, "hlen", "zscore"} & counted.keys()
+
+
+async def test_items_that_wait_are_in_every_answer(store: RedisStore) -> None:
+    """After any number of items: counts, pages of each kind, changes, and what followers get."""
+    await store.change(Event("bob", "notify.followed", {"topic": "alice", "since": "0"}))
+    for number in range(MANY):
+        await store.save(item("alice", number))
+    newest = list(range(MANY - 1, -1, -1))
+    assert await listed(store, "bob") == newest
+    counts = (await store.items("alice", ItemQuery(limit=0))).counts
+    assert (counts.total, counts.unseen, counts.unread) == (MANY, MANY, MANY)
+    for state in ("active", "unread", "all"):
+        await store.save(item("alice", state))
+        newest.insert(0, state)
+        assert await listed(store, state=state) == newest
+    last = await store.save(item("alice", "last"))
+    change = await store.change(Event("alice", "notify.read", {"up_to": last.id}))
+    assert len(change.ids) == MANY + 4
+    assert change.counts.unread == 0
+
+
+async def test_reading_writes_nothing(server: Server, store: RedisStore) -> None:
+    """So it works where the server refuses writes: page by page, of some types, counts, and one item."""
+    sent = [await store.save(item("alice", number)) for number in range(5)]
+
+    async def read() -> None:
+        for state in ("active", "unread", "all"):
+            assert await listed(store, state=state) == [4, 3, 2, 1, 0]
+            assert await listed(store, state=state, types=("t",), before=sent[2].id) == [1, 0]
+        page = await store.items("alice", ItemQuery(limit=2, before=sent[4].id))
+        assert [each.id for each in page.items] == [sent[3].id, sent[2].id]
+        assert (await store.items("alice", ItemQuery(limit=2, before=page.next))).next is None
+        assert await listed(store, id=sent[1].id) == [1]
+        assert await listed(store, state="read") == await listed(store, state="dismissed") == []
+
+    counted = await commands(server, read)
+    assert not {*WRITES, "zrem"} & counted.keys()
+
+
+async def test_items_that_wait_are_replaced_and_removed(store: RedisStore) -> None:
+    """An item of a group, one that is over the bound, and a forgotten user leave none behind."""
+    store.inbox_retention = InboxRetention(max_items=3)
+    for number in range(3):
+        await store.save(item("alice", number))
+    await store.save(item("alice", "first", "g"))
+    assert await listed(store) == ["first", 2, 1]
+    await store.save(item("alice", 3))
+    await store.save(item("alice", "second", "g"))
+    assert await listed(store) == ["second", 3, 2]
+    await store.save(item("alice", 4))
+    assert await listed(store) == [4, "second", 3]
+    for number in range(3):
+        await store.save(item("bob", number))
+    await store.forget("bob")
+    await store.save(item("bob", "after"))
+    assert await listed(store, "bob") == ["after"]
+    assert (await store.items("bob", ItemQuery(limit=0))).counts.total == 1
+
+
+async def test_an_item_after_due_ones_is_in_the_index(server: Server, store: RedisStore) -> None:
+    """Where an insert removes all others because they are due, `sweep` still finds the new item in its time."""
+    await store.save(item("alice", "due", expires="1"))
+    await store.save(item("alice", "stays"))
+    stream, *_, index = store._names.inbox("alice")
+    assert (server.ask("ZSCORE", index, stream) or 0) > 1
+    assert await listed(store) == ["stays"]
