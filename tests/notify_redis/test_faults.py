@@ -134,15 +134,24 @@ async def test_replies_that_vanish(server: Server, prefix: str) -> None:
     async with proxied(server) as proxy, aclosing(RedisStore(url(proxy), prefix=prefix, timeout=2.5)) as store:
         await store.save(Event("alice", "first"))
         proxy.down = Faults(blackhole=True)
-        began = monotonic()
-        with pytest.raises(PushUncertainError) as caught:
+        with anyio.fail_after(20), pytest.raises(PushUncertainError) as caught:  # no reply would ever end it
             await store.save(Event("alice", "second"))
-        assert monotonic() - began < 3.5
+        assert proxy.swallowed > 0
         assert caught.value.backend == "RedisStore"
         proxy.heal()
         await proxy.reset()
-        events = [*(await store.read("alice", "0", 10)).events]
-        assert len(events) <= 2
+        events: list[Event] = []
+
+        async def is_back() -> bool:
+            """Calls fail at once until a connection has been made, which may take two seconds: see the outages."""
+            try:
+                events[:] = (await store.read("alice", "0", 10)).events
+            except BackendUnavailableError:
+                return False
+            return True
+
+        await until(is_back)
+        assert [event.type for event in events] in (["first"], ["first", "second"])
         assert (await store.save(Event("alice", "third"))).prev == events[-1].id
 
 
