@@ -21,7 +21,7 @@ from ._layers import LayerPushing
 from ._open import open_store
 from ._pushing import Pushed
 from ._runtime._health import examine, until_receiving, until_relayed
-from ._runtime._options import check_positive
+from ._runtime._options import check_numbers, check_positive
 from ._runtime._results import Health
 from ._runtime._stats import Statistics, snapshot
 from ._stream._expiry import moment_of
@@ -251,7 +251,7 @@ class Notifier(LayerPushing[Pushed]):
         Raises:
             InvalidEventError: `user` is not a user id.
             InvalidEventIdError: `last_id` is not a position.
-            UsageError: `expires_at` is not a datetime with a time zone; or no user is named, or more than 100.
+            UsageError: `expires_at`, `max_lag` or `disconnected_since` is unacceptable; no user is named, or over 100.
             UsageError: `signals`, `max_lag` or several users, with a stream store that has no `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
@@ -259,6 +259,7 @@ class Notifier(LayerPushing[Pushed]):
         self._guard.check_if_running()
         if self._draining:
             raise ClosedError("the notifier is draining")
+        check_numbers(max_lag=max_lag, disconnected_since=disconnected_since)
         external, expires = self._parts.external, moment_of(expires_at)
         options: dict[str, Any] = {"track": track, "expires": expires}
         if external is None:

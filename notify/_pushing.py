@@ -209,7 +209,7 @@ class Pushing(Generic[Pushed]):
             data = self._encoded(payload, data)
         first = draft("-", type, payload, key, group, meta, True, data)
         self._check_size(first)
-        if isinstance(users, str | bytes):
+        if isinstance(users, str | bytes) or not isinstance(users, Iterable):
             raise InvalidEventError(
                 f"push_many() expects an iterable of user ids, got a single {users.__class__.__name__}: {users!r:.80}"
             )

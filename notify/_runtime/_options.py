@@ -31,3 +31,10 @@ def check_whole(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, int):
             raise UsageError(f"{name} must be a whole number greater than 0, not {value!r}")
+
+
+def check_numbers(**values: object) -> None:
+    """Raise UsageError unless every value that is given is a whole number of at least 0."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise UsageError(f"{name} must be a whole number of at least 0, not {value!r:.80}")

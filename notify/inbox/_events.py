@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 
 from notify import InvalidEventError, InvalidEventIdError, PayloadTooLargeError, UsageError, ids
 from notify.adapters import check_user, split_positions
-from notify.event import Event, check_name, plain
+from notify.event import Event, check_name, check_type, plain
 
 from .abc import ITEM, MAX_IDS, InboxRetention, ItemQuery, State
 
@@ -23,6 +23,7 @@ MARKS: Final = ("seen", "read", "unread", "dismissed", "restored")
 """The states that `Inbox.mark` accepts; each is a change of the type `notify.<state>`."""
 
 _LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999
+_MOST: Final = 1_000_000_000  # items of an inbox, and seconds that it keeps them: every backend can calculate with that
 _STATES: Final = get_args(State)
 _PLAIN_ITEM: Final = {ITEM: ""}
 
@@ -40,9 +41,9 @@ def item_meta(ttl: float | None, now: float) -> dict[str, str]:
     if ttl is None:
         return _PLAIN_ITEM
     seconds: object = ttl  # untyped code may pass anything
-    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise UsageError(f"ttl must be a number of seconds greater than 0, not {ttl!r:.80}")
-    expires = math.ceil((now + ttl) * 1000)
+    expires = math.ceil((now + min(ttl, _LAST_MS)) * 1000)
     if expires > _LAST_MS:
         raise UsageError(f"ttl must end before the year 10000: leave it out for an item that stays, not {ttl!r:.80}")
     return {ITEM: str(expires)}
@@ -147,15 +148,13 @@ def item_query(
     Raises:
         UsageError: `limit`, `state` or `types` is not valid.
         InvalidEventIdError: `before` is not the id of an item.
-        InvalidEventError: `group` is not the name of a group.
+        InvalidEventError: `group` is not the name of a group, or one of `types` is not an event type.
     """
-    size: object = limit
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UsageError(f"limit must be a whole number greater than 0, not {limit!r:.80}")
+    limit = check_limit(limit)
     if state not in _STATES:
         raise UsageError(f"state must be one of {', '.join(_STATES)}, not {state!r:.80}")
-    if isinstance(types, str):
-        raise UsageError(f"types must be an iterable of event types, not the text {types!r:.80}")
+    if types is not None and (isinstance(types, str) or not isinstance(types, Iterable)):
+        raise UsageError(f"types must be an iterable of event types, not {types!r:.80}")
     after = None
     if before is not None:
         text: object = before
@@ -165,11 +164,23 @@ def item_query(
     if group is not None:
         check_name("group", group)
     named = None if types is None else tuple(types)
-    if named is not None and not all(isinstance(type, str) for type in named):
-        raise UsageError(f"types must be event types, not {named!r:.80}")
+    for type in named or ():
+        check_type(type)
     if named == ():
         limit = 0  # no item can match an empty list of types, but the counts are still wanted
     return ItemQuery(before=after, limit=limit, state=state, types=named or None, group=plain(group))
+
+
+def check_limit(limit: int) -> int:
+    """Return how many items are asked for: not more than any inbox has.
+
+    Raises:
+        UsageError: not a whole number greater than 0.
+    """
+    size: object = limit  # untyped code may pass anything
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UsageError(f"limit must be a whole number greater than 0, not {limit!r:.80}")
+    return min(limit, _MOST)
 
 
 def check_retention(retention: InboxRetention) -> None:
@@ -177,10 +188,10 @@ def check_retention(retention: InboxRetention) -> None:
     items, age, keep = (getattr(retention, name, None) for name in ("max_items", "max_age", "keep_unread"))
     if not isinstance(retention, InboxRetention):
         raise UsageError(f"retention must be an InboxRetention, not {retention!r:.80}")
-    if isinstance(items, bool) or not isinstance(items, int) or items < 1:
-        raise UsageError(f"max_items must be a whole number greater than 0, not {items!r:.80}")
-    if age is not None and (not isinstance(age, int | float) or not 0 < age < math.inf):
-        raise UsageError(f"max_age must be seconds greater than 0, or None, not {age!r:.80}")
+    if isinstance(items, bool) or not isinstance(items, int) or not 1 <= items <= _MOST:
+        raise UsageError(f"max_items must be a whole number of 1 to {_MOST}, not {items!r:.80}")
+    if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not 0 < age <= _MOST):
+        raise UsageError(f"max_age must be more than 0 and at most {_MOST} seconds, or None, not {age!r:.80}")
     if not isinstance(keep, bool):
         raise UsageError(f"keep_unread must be True or False, not {keep!r:.80}")
 

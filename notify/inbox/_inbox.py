@@ -11,7 +11,7 @@ from notify.abc import Enqueue, ability
 from notify.adapters import check_user
 from notify.event import check_name, plain
 
-from ._events import item_id, item_meta, item_query
+from ._events import check_limit, item_id, item_meta, item_query
 from ._marking import InboxMarks
 from .abc import Counts, Item, ItemPage, ItemQuery, State
 
@@ -137,17 +137,21 @@ class Inbox(InboxMarks):
         """
         reserved = item_meta(ttl, time.time())
         first = self._notifier.draft("-", type, payload, key=key, group=group, meta=meta, reserved=reserved)
-        if isinstance(users, str | bytes):
+        if isinstance(users, str | bytes) or not isinstance(users, Iterable):
             raise InvalidEventError(f"send_many() expects an iterable of user ids, got a single {users!r:.80}")
         failed: dict[str, NotifyError] = {}
         drafts: dict[str, Event] = {}
-        for given in dict.fromkeys(users):
+        seen: set[str] = set()
+        for given in users:
             user: Any = plain(given)
             try:
                 check_user(user)
             except InvalidEventError as error:
                 failed[str(user)] = error
                 continue
+            if user in seen:
+                continue
+            seen.add(user)
             draft = await self._hooks.before_send(first.addressed_to(user))
             if draft is not None:
                 drafts[user] = draft
@@ -212,7 +216,7 @@ class Inbox(InboxMarks):
             group: only items of this group.
 
         Raises:
-            InvalidEventError: `user` or `group` is not valid.
+            InvalidEventError: `user`, `group` or one of `types` is not valid.
             InvalidEventIdError: `before` is not the id of an item.
             UsageError: `limit`, `state` or `types` is not valid.
             BackendUnavailableError: not reachable; safe to repeat.
@@ -259,6 +263,7 @@ class Inbox(InboxMarks):
         `async with Inbox(notifier)` calls this in the background.
 
         Raises:
+            UsageError: `limit` is not valid.
             BackendUnavailableError: not reachable; safe to repeat.
             ClosedError: the store is closed.
 
@@ -266,5 +271,6 @@ class Inbox(InboxMarks):
         Concurrency: any number of tasks and processes.
         Cost: proportional to what is removed.
         """
+        limit = check_limit(limit)
         with self._reading():
             return await self._store.sweep(limit)

@@ -23,7 +23,7 @@ from .abc import Follow
 
 logger = logging.getLogger("notify")
 
-SPARE: Final = "notify.inbox"
+_SPARE: Final = "notify.inbox"
 """A placeholder for the user's own log while that is re-added at another position: a stream needs at least one log."""
 
 
@@ -169,12 +169,20 @@ class SteeredStream:
         """Start the user's own log at another position, before the stream is opened."""
         own, is_only = self._user, len(self._base) == 1
         with suppress(ClosedError):  # disconnected already: the next call of the reader raises it
+            spare = self._spare()
             if is_only:
-                self._inner.add(SPARE)
+                self._inner.add(spare)
             self._inner.remove(own)
             self._inner.add(own, position)
             if is_only:
-                self._inner.remove(SPARE)
+                self._inner.remove(spare)
+
+    def _spare(self) -> str:
+        """Return the placeholder: a name that is none of those that are read."""
+        name = _SPARE
+        while name in self._inner.users:
+            name += "."
+        return name
 
     # -- events that pass ----------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from notify.abc import Gap
 from notify.event import NO_META, build_event
 
 from ._counting import Counting
-from ._steering import SPARE, Inner, SteeredStream
+from ._steering import Inner, SteeredStream
 from .abc import CHANGES, ITEM, Counts
 
 
@@ -161,7 +161,8 @@ class InboxStream(SteeredStream):
         if user == self._user:
             raise UsageError(f"{user!r} is the log of this inbox: close the stream instead of removing it")
         self._base.discard(user)
-        return self._inner.remove(SPARE if user in self._follows.topics else user)  # removing that has no effect
+        # Removing what is not read has no effect.
+        return self._inner.remove(self._spare() if user in self._follows.topics else user)
 
     async def aclose(self) -> None:
         """End the stream at once; no event is yielded after it. Idempotent, never waits."""

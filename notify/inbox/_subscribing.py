@@ -79,8 +79,8 @@ class InboxStreams(InboxBase):
             UsageError: as by `Notifier.subscribe` for several users.
             ClosedError: the notifier is closed or draining. Opening the stream raises it if the inbox is closed.
         """
-        if isinstance(addresses, str):
-            raise UsageError(f"addresses must be an iterable of user ids, not the text {addresses!r:.80}")
+        if isinstance(addresses, str) or not isinstance(addresses, Iterable):
+            raise UsageError(f"addresses must be an iterable of user ids, not {addresses!r:.80}")
         logs = [user, *([session] if session else ()), *addresses]
         inner = self._notifier.subscribe(
             logs,
@@ -121,9 +121,10 @@ class InboxStreams(InboxBase):
                     await anyio.sleep(next(delays))
                 else:
                     self._follows_outage.recovered()
-                    stream, answered = reference(), True
+                    stream = reference()
                     if stream is not None:
                         stream.follows_read(head, follows)
+                    answered = True
         finally:
             stream = reference()
             if not answered and stream is not None:

@@ -99,7 +99,7 @@ async def test_an_item_expires(inbox: Inbox) -> None:
     assert await inbox.sweep() == 0
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "1", 1e12])
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "1", True, 1e12, 10**400])
 async def test_ttl_is_checked(ttl: Any) -> None:
     """Seconds greater than 0, within the years that a time can name."""
     async with Notifier(MemoryStore()) as notifier:
@@ -118,6 +118,8 @@ async def test_arguments_of_send_are_those_of_push(inbox: Inbox) -> None:
         inbox.send("alice", "t", group=""),
         inbox.publish("", "t"),
         inbox.send_many("alice", "t"),
+        inbox.send_many(5, "t"),  # type: ignore[arg-type]
+        inbox.send_many([["alice"]], "t"),  # type: ignore[list-item]
         inbox.send_many(["alice"], "notify.x"),
     ):
         with pytest.raises(InvalidEventError):
@@ -193,6 +195,9 @@ async def test_pages(inbox: Inbox) -> None:
         {"state": "new"},
         {"types": "app.item"},
         {"types": [1]},
+        {"types": 1},
+        {"types": ["t\0"]},
+        {"types": ["\ud800"]},
         {"before": "x"},
         {"before": ""},
         {"before": 5},
@@ -204,6 +209,17 @@ async def test_arguments_of_list_are_checked(options: dict[str, Any]) -> None:
     async with Notifier(MemoryStore()) as notifier:
         with pytest.raises(UsageError):
             await Inbox(notifier).list("alice", **options)
+
+
+async def test_a_limit_of_any_size(inbox: Inbox) -> None:
+    """It may be more than any inbox has, or than a backend can hold; `sweep` refuses what `list` refuses."""
+    sent = await inbox.send("alice", "t")
+    assert sent is not None
+    assert [each.id for each in (await inbox.list("alice", limit=10**400)).items] == [sent.id]
+    assert await inbox.sweep(10**400) == 0
+    for limit in (0, -1, True, 1.5, "1"):
+        with pytest.raises(UsageError, match="limit"):
+            await inbox.sweep(limit)  # type: ignore[arg-type]
 
 
 # -- marking --------------------------------------------------------------------------------------------------------
@@ -480,8 +496,11 @@ async def test_other_logs_are_checked(inbox: Inbox) -> None:
                 {"max_items": 0},
                 {"max_items": 1.5},
                 {"max_items": True},
+                {"max_items": 2**63},
                 {"max_age": 0},
                 {"max_age": "1"},
+                {"max_age": True},
+                {"max_age": 2e10},
                 {"max_age": float("nan")},
                 {"keep_unread": 1},
             )

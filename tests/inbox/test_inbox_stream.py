@@ -242,8 +242,12 @@ async def test_interrupting(inbox: Inbox, signals: bool) -> None:
         (("alice",), {"session": "\x00"}, InvalidEventError),
         (("alice",), {"addresses": "page"}, UsageError),
         (("alice",), {"addresses": [""]}, InvalidEventError),
+        (("alice",), {"addresses": 5}, UsageError),
         (("alice",), {"addresses": [str(number) for number in range(100)]}, UsageError),
         (("alice",), {"expires_at": 5}, UsageError),
+        (("alice",), {"max_lag": "5"}, UsageError),
+        (("alice",), {"max_lag": -1}, UsageError),
+        (("alice",), {"disconnected_since": "1-1"}, UsageError),
     ],
 )
 async def test_arguments_are_checked_at_once(arguments: Any, options: Any, error: type[Exception]) -> None:
@@ -251,6 +255,19 @@ async def test_arguments_are_checked_at_once(arguments: Any, options: Any, error
     async with Notifier(MemoryStore()) as notifier:
         with pytest.raises(error):
             Inbox(notifier).subscribe(*arguments, **options)
+
+
+async def test_a_user_may_have_any_name(inbox: Inbox) -> None:
+    """Also that of a log of the library, alone, as a further log and as a topic."""
+    for name in ("notify.inbox", "notify.inbox."):
+        async with inbox.subscribe(name) as own, inbox.subscribe("alice", addresses=[name]) as beside:
+            await inbox.follow("alice", name)
+            sent = await inbox.send(name, "t")
+            assert (await read(own, 1))[-1] == sent
+            assert (await read(beside, 2))[-1] == sent
+            await beside.remove(name)
+            assert name in beside.users
+            await inbox.unfollow("alice", name)
 
 
 # -- further logs ---------------------------------------------------------------------------------------------------

@@ -586,7 +586,7 @@ async def test_push_many_of_nobody(store: Any) -> None:
     assert plain.calls == []
 
 
-@pytest.mark.parametrize("users", ["abc", b"abc"])
+@pytest.mark.parametrize("users", ["abc", b"abc", 5, None])
 async def test_push_many_to_one_name_is_refused(users: Any) -> None:
     """A single user id is a mistake of the caller, not a list of its letters; nothing is stored."""
     plain = BatchStore()
