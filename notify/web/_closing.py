@@ -6,7 +6,8 @@ after the last one. A stream never completes by itself, so three layers notify i
 1. Signals. While streams are open, and only then, a handler of SIGTERM and SIGINT stands on top of the server's own.
    It tells the streams, then calls the server's. `loop.add_signal_handler` keeps working below it, because the
    interpreter writes the byte that wakes the loop before any Python handler runs. Default and ignored signals are left
-   alone: a process that has no handler did not ask to end gracefully.
+   alone: a process that has no handler did not ask to end gracefully. The signal is also kept for the applications of
+   the process that had no stream open: a request that the server had accepted may still open one.
 2. `begin`, for everything else: the lifespan, a server in a thread, `NotifyApp.begin_shutdown()`.
 3. `farewell`. A server that has no handler, or no patience, cancels the connection's task. The sign-off is then sent
    in a shielded scope of at most half a second.
@@ -23,7 +24,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import anyio
 
@@ -103,6 +104,7 @@ class Closing:
     def reopen(self) -> None:
         """Serve again: the application is started once more, or the process outlived a signal."""
         self.begun = ""
+        _HANDLERS.forget()
 
     def returning(self, retry: tuple[float, float]) -> tuple[float, float]:
         """Return the range of seconds from which each client's own delay is drawn: wider if many leave at once."""
@@ -154,7 +156,7 @@ class Closing:
         if len(self._open) == 1:
             self._call_soon = _call_soon()
             if self._signals:
-                _HANDLERS.add(self)
+                self._signalled(_HANDLERS.add(self))
         if self.begun:  # read after `_call_soon` was set, as `begin` in another thread sets and reads them: keeps I1
             stream.stop()
 
@@ -164,10 +166,10 @@ class Closing:
             self._call_soon = None
             _HANDLERS.discard(self)  # keeps I2
 
-    def _signalled(self, number: int) -> None:
-        if not self.begun:
-            self.begin(signal.Signals(number).name)
-            self._forgotten_at = monotonic() + FORGOTTEN
+    def _signalled(self, received: Received | None) -> None:
+        if received is not None and not self.begun and received.call_soon == self._call_soon:
+            self.begin(signal.Signals(received.number).name)
+            self._forgotten_at = received.forgotten_at
 
 
 class OpenStream:
@@ -191,17 +193,30 @@ class OpenStream:
             self._stop()
 
 
+class Received(NamedTuple):
+    """A signal that this process was sent.
+
+    Attributes:
+        number: which one.
+        forgotten_at: the time, by the monotonic clock, after which the process has outlived it.
+        call_soon: that of the event loop which ran: another one belongs to a server that was started afterwards.
+    """
+
+    number: int
+    forgotten_at: float
+    call_soon: Callable[[Callable[[], None]], object] | None
+
+
 class SignalLink:
     """A handler on top of another: it tells the applications with open streams, then calls the one below."""
 
-    __slots__ = ("_applications", "below")
+    __slots__ = ("_tell", "below")
 
-    def __init__(self, applications: Mapping[Closing, None], below: Callable[[int, FrameType | None], Any]) -> None:
-        self._applications, self.below = applications, below
+    def __init__(self, tell: Callable[[int], None], below: Callable[[int, FrameType | None], Any]) -> None:
+        self._tell, self.below = tell, below
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        for application in tuple(self._applications):
-            application._signalled(number)
+        self._tell(number)
         self.below(number, frame)
 
 
@@ -214,16 +229,33 @@ class SignalHandlers:
 
     def __init__(self) -> None:
         self._applications: dict[Closing, None] = {}
+        self._received: Received | None = None
 
-    def add(self, application: Closing) -> None:
-        """Install the handlers; outside the main thread, where Python does not allow it, do nothing."""
+    def add(self, application: Closing) -> Received | None:
+        """Install the handlers; outside the main thread, where Python does not allow it, do nothing.
+
+        Returns:
+            The signal by which the process is ending, if one was received.
+        """
         if threading.current_thread() is not threading.main_thread():
-            return
+            return None
         self._applications[application] = None
         for number in SIGNALS:
             current = signal.getsignal(number)
             if callable(current) and not isinstance(current, SignalLink):
-                signal.signal(number, SignalLink(self._applications, current))
+                signal.signal(number, SignalLink(self._tell, current))
+        if self._received is not None and monotonic() > self._received.forgotten_at:
+            self._received = None
+        return self._received
+
+    def forget(self) -> None:
+        """Forget the signal that was received: the process serves again."""
+        self._received = None
+
+    def _tell(self, number: int) -> None:
+        for application in tuple(self._applications):
+            self._received = Received(number, monotonic() + FORGOTTEN, application._call_soon)
+            application._signalled(self._received)
 
     def discard(self, application: Closing) -> None:
         """Restore the handlers if this was the last application with open streams."""

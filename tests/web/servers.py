@@ -69,6 +69,7 @@ KINDS: dict[str, Kind] = {
     "uvicorn-reload": Kind((*_UVICORN, "--reload", "--reload-dir", "{watched}"), graceful=_IN_4_SECONDS),
     "hypercorn": _HYPERCORN_ASYNCIO,
     "hypercorn-uvloop": Kind((*_HYPERCORN, "--worker-class", "uvloop"), "cancelled", 1.0),
+    "hypercorn-workers": Kind((*_HYPERCORN, "--worker-class", "uvloop", "--workers", "2"), "cancelled", 1.0),
     "hypercorn-trio": Kind((*_HYPERCORN, "--worker-class", "trio"), "cancelled", 1.0),
     "hypercorn-w0": Kind((*_HYPERCORN, "--workers", "0"), "signal", 1.0),
     "granian": Kind(_GRANIAN, graceful=("--workers-kill-timeout", "4")),

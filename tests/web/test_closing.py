@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import anyio
@@ -267,6 +268,54 @@ async def test_a_signal_that_did_not_end_the_process_is_forgotten(
 
 
 @pytest.mark.anyio
+async def test_an_application_without_streams_learns_of_a_signal_later(
+    server: ServerHandlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another application of the process was told ends the first stream of this one, until it is forgotten."""
+    clock = [1000.0]
+    monkeypatch.setattr(_closing, "monotonic", lambda: clock[0])
+    told, late, served, unhooked = Closing(), Closing(), Closing(), Closing(signals=False)
+    with told.stream(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (told.begun, late.begun) == ("SIGTERM", "")
+    stopped: list[str] = []
+    with late.stream(lambda: stopped.append("late")), unhooked.stream(lambda: stopped.append("unhooked")):
+        assert (late.begun, unhooked.begun, stopped) == ("SIGTERM", "", ["late"])
+    clock[0] += _closing.FORGOTTEN + 1
+    with late.stream(lambda: None), served.stream(lambda: None):
+        assert late.begun == served.begun == ""
+
+
+@pytest.mark.anyio
+async def test_an_application_that_starts_again_forgets_the_signal(server: ServerHandlers) -> None:
+    """The process was not ended by it, so what opens in any other application lives, too."""
+    first, second = Closing(), Closing()
+    with first.stream(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+    first.reopen()
+    with second.stream(lambda: None):
+        assert second.begun == ""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_signal_counts_for_the_event_loop_that_ran(backend: str, server: ServerHandlers) -> None:
+    """The server that is started in the same process afterwards serves."""
+    begun: list[str] = []
+
+    async def main(*, ends: bool) -> None:
+        with Closing().stream(lambda: None):
+            if ends:
+                os.kill(os.getpid(), signal.SIGTERM)
+        late = Closing()
+        with late.stream(lambda: None):
+            begun.append(late.begun)
+
+    anyio.run(partial(main, ends=True), backend=backend)
+    anyio.run(partial(main, ends=False), backend=backend)
+    assert begun == ["SIGTERM", ""]
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("streams", "expected"), [(0, (1.0, 5.0)), (1000, (1.0, 5.0)), (10_000, (1.0, 21.0)), (40_000, (1.0, 61.0))]
 )
@@ -354,6 +403,7 @@ def test_a_task_that_is_cancelled_during_its_farewell(after: str, monkeypatch: p
     """asyncio's cancellation does not know shields: the rest is sent, then the task ends as cancelled."""
     linger = 0.3  # so that the task is still in it when it is cancelled
     monkeypatch.setattr(_closing, "LINGER", linger)
+    monkeypatch.setattr(_closing, "FAREWELL", 20.0)  # or a slow machine would spend it before the task is cancelled
 
     async def main() -> tuple[list[str], float]:
         closing, wire = Closing(), Wire(lambda: asyncio.sleep(0.01))

@@ -1,7 +1,8 @@
 """A `NotifyApp` as a server loads it: the store and the options come from the environment.
 
 `?user=` says who a client is. Beside the application's own paths: `/inside` shows the signal handlers and what is
-open; `/inside/push?user=...&count=...` pushes in the server; `?delay=` makes `authenticate` take its time.
+open; `/inside/push?user=...&count=...` pushes in the server; `?delay=` makes `authenticate` take its time. `/view` is
+an endpoint that authenticates by itself, and returns a stream after `?delay=` seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import anyio
 
 from notify import Notifier
-from notify.web import NotifyApp, Request
+from notify.web import EventStream, NotifyApp, Request
 from notify_memory import MemoryPresence
 
 STORE = os.environ.get("TEST_STORE", "memory://")
@@ -37,6 +38,9 @@ web = NotifyApp(notifier, authenticate, **OPTIONS)
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     """Answer what tests ask for, and pass everything else on."""
+    if scope.get("path") == "/view":
+        await view(Request(scope), receive, send)
+        return
     handler = INSIDE.get(scope.get("path", "")) if scope["type"] == "http" else None
     if handler is None:
         await web(scope, receive, send)
@@ -48,6 +52,18 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def view(request: Request, receive: Any, send: Any) -> None:
+    """Stream to the user whom the query names, as an endpoint of a framework does."""
+    global in_views
+    in_views += 1
+    user = await authenticate(request)
+    await EventStream(notifier, user or "", request.scope)(request.scope, receive, send)
+
+
+in_views = 0
+"""Requests for `/view` so far."""
+
+
 async def state(_: Request) -> dict[str, Any]:
     """What is open in this process, this request included."""
     statistics = notifier.statistics()
@@ -57,6 +73,7 @@ async def state(_: Request) -> dict[str, Any]:
         "handlers": [type(signal.getsignal(number)).__name__ for number in numbers],
         "streams": statistics.open_streams,
         "closing": len(web._site.closing),
+        "views": in_views,
         "tasks": _tasks(),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "present": sorted(user for user, places in presence.locate_nowait(USERS).items() if places),
