@@ -55,6 +55,7 @@ class EventStream:
         addresses: further logs that the client may name in `?address=`.
         session: identifies the session; it is also the name of a log, whose events are streamed too.
         expires_at: when the credentials expire; the stream ends then.
+        disconnected_since: a `Notifier.moment` from before the client was authenticated; disconnections count from it.
         options: those of `NotifyApp`.
 
     Attributes:
@@ -74,11 +75,13 @@ class EventStream:
         addresses: Iterable[str] = (),
         session: str = "",
         expires_at: datetime | None = None,
+        disconnected_since: int | None = None,
         **options: Any,
     ) -> None:
         self._site = _shared_site(notifier, WebOptions(**options))
         # that of `Notifier.moment`, which waits: the response may begin seconds later
-        self._moment = self._site.notifier._parts.streams.generation
+        now = self._site.notifier._parts.streams.generation
+        self._moment = now if disconnected_since is None else disconnected_since
         if not isinstance(user, Identity):
             names: Any = addresses if isinstance(addresses, str) else tuple(addresses)
             user = Identity(user, names, expires_at, session)

@@ -19,6 +19,9 @@ _FOLDER: Final = files("notify.web").joinpath("client")
 FILES: Final = tuple(sorted(found.name for found in _FOLDER.iterdir() if found.name.endswith((".js", ".d.ts"))))
 
 _TYPES: Final = {"js": b"text/javascript; charset=utf-8", "ts": b"text/plain; charset=utf-8"}
+_LITESTAR: Final = "litestar_app"
+"""In the scope below Litestar, whose compression compresses compressed files again, and says so only once."""
+
 _NO_GZIP: Final = re.compile(r"gzip *; *q=0(\.0*)?(?![.0-9])")
 
 
@@ -41,7 +44,7 @@ async def file(site: Site, request: Request, receive: Receive, send: Send) -> No
     """
     name = last_segment(request.path)
     accepted = request.headers.get("accept-encoding", "")
-    is_zipped = "gzip" in accepted and not _NO_GZIP.search(accepted)
+    is_zipped = "gzip" in accepted and not _NO_GZIP.search(accepted) and _LITESTAR not in request.scope
     found = _load(name, is_zipped)
     headers = [
         (b"etag", found.etag),

@@ -30,9 +30,10 @@ def event_stream(request: Request, notifier: Notifier[Any], user: str | Identity
         request: where to continue, `?events=typed` and `?address=` are read from it.
         notifier: streams come from it.
         user: whose events are streamed: a user id or an `Identity`. The endpoint has made sure who it is.
-        options: `addresses`, `session` and `expires_at` of an `Identity`, and the keywords of `NotifyApp`: `heartbeat`,
-            `retry`, `lifetime`, `send_timeout`, `max_streams`, `max_streams_per_user`, `drain`, `origins`. The
-            endpoints that have the same options share the limits.
+        options: `addresses`, `session` and `expires_at` of an `Identity`; `disconnected_since`, a `Notifier.moment`
+            from before the client was authenticated; and the keywords of `NotifyApp`: `heartbeat`, `retry`,
+            `lifetime`, `send_timeout`, `max_streams`, `max_streams_per_user`, `drain`, `origins`. The endpoints that
+            have the same options share the limits.
 
     Raises:
         UsageError: an argument is unacceptable.

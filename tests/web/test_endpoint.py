@@ -129,6 +129,28 @@ async def test_a_disconnection_before_the_response_begins(is_first: bool) -> Non
 
 
 @on_asyncio
+async def test_a_disconnection_before_the_call(notifier: Notifier) -> None:
+    """It counts if the endpoint has taken the moment before it authenticated the client; otherwise it is too late."""
+    moment = await notifier.moment()
+    await notifier.disconnect("alice")
+    for since, is_over in ((moment, True), (await notifier.moment(), False), (None, False)):
+        for user in ("alice", Identity("alice"), Identity("bob", session="alice")):
+            chunks = EventStream(notifier, user, scope(), disconnected_since=since).chunks()
+            assert (b'"disconnected"' in await anext(chunks)) == is_over
+            await chunks.aclose()
+
+
+@on_asyncio
+@frameworks
+async def test_a_disconnection_while_a_framework_authenticates(notifier: Notifier, make: Make) -> None:
+    """Every `event_stream` takes the moment."""
+    moment = await notifier.moment()
+    await notifier.disconnect("alice")
+    async with served(make(notifier, disconnected_since=moment)) as client, reading(client, "/live/alice") as reader:
+        assert (await reader.frame())["data"]["reason"] == "disconnected"
+
+
+@on_asyncio
 async def test_options_that_vary_with_the_request_fill_no_memory(notifier: Notifier) -> None:
     """What such streams would share is dropped, except where one is open: that still counts against its limits."""
     first = EventStream(notifier, "alice", scope(), max_streams=1).chunks()

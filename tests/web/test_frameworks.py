@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import Any
 
 import anyio
@@ -342,17 +343,33 @@ async def test_a_client_that_leaves_in_the_middle_of_a_send(make: Make) -> None:
 # -- middleware ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("path", ["/live/alice", "/notify/stream?user=alice"])
 @pytest.mark.parametrize("name", ["starlette", "fastapi", "litestar", "django"])
-async def test_compression(notifier: Notifier, name: str) -> None:
-    """Middleware that compresses does not hold an event back, and the client can read it."""
+async def test_compression(notifier: Notifier, name: str, path: str) -> None:
+    """Middleware that compresses does not hold an event or the last frame back, and the client can read it."""
     app = APPS[name](notifier, middleware="gzip")
-    async with served(app) as client, reading(client, "/live/alice", headers={"accept-encoding": "gzip"}) as reader:
+    async with served(app) as client, reading(client, path, headers={"accept-encoding": "gzip"}) as reader:
         assert (await reader.frame())["event"] == "notify.sync"
         for number in range(3):
             await notifier.push("alice", "t", number)
-            assert (await reader.frame(2))["data"]["payload"] == number
+            assert (await reader.frame(5))["data"]["payload"] == number
         if name != "litestar":  # which compresses everything, and flushes each chunk
             assert reader.response.headers.get("content-encoding", "identity") == "identity"
+        await notifier.disconnect("alice")
+        assert (await reader.frame(5))["data"]["reason"] == "disconnected"
+        assert await reader.rest() == ""
+
+
+@pytest.mark.parametrize("name", ["starlette", "fastapi", "litestar"])
+async def test_polls_and_files_are_compressed(notifier: Notifier, name: str) -> None:
+    """What is not a stream passes too: once, and whole, whether it was compressed before or not."""
+    await pushed(notifier, 50)
+    async with served(APPS[name](notifier, middleware="gzip")) as client:
+        client.headers["accept-encoding"] = "gzip"
+        page = await client.get("/notify/events?user=alice&after=0")
+        assert (page.headers["content-encoding"], len(page.json()["events"])) == ("gzip", 50)
+        file = await client.get("/notify/client.js")
+        assert file.content == files("notify.web").joinpath("client/client.js").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["starlette", "fastapi"])
