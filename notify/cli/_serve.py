@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import os
+import re
 import select
 import socket
 import sys
@@ -43,7 +44,14 @@ TOKEN_SECRET: Final = "NOTIFY_TOKEN_SECRET"
 PUSH_SECRETS: Final = "NOTIFY_PUSH_SECRETS"
 
 Authenticate: TypeAlias = "Callable[[Request], Identity | None]"
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAPPED_PREFIX: Final = 96
+"""Bits before an IPv4 address that is written as IPv6, `::ffff:10.0.0.1`."""
+
+_WITHOUT_PORT: Final = re.compile(r"^(?:\[([^\[\]]*)\]|([0-9.]+))(?::[0-9]{1,5})?$", re.ASCII)
+"""An entry of X-Forwarded-For, to which some proxies add the port: `192.0.2.1:4711`, `[2001:db8::1]:4711`."""
 
 _NO_WAY = (
     f"serve needs a way to identify its clients: set {TOKEN_SECRET}, which signs their tokens, or name the header in"
@@ -141,19 +149,27 @@ def authentication(options: argparse.Namespace, environment: Mapping[str, str]) 
 
 
 def _network(text: str) -> Network:
+    """Return the network of an option; IPv4 that is written as IPv6 is IPv4, as the addresses compared with it are."""
     try:
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError:
         raise UsageError(f"--trust expects an address or a network such as 10.0.0.0/8, got {text!r:.80}") from None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return network if mapped is None else ipaddress.IPv4Network((mapped, network.prefixlen - MAPPED_PREFIX))
 
 
 def _is_trusted(client: str, trusted: list[Network]) -> bool:
+    address: Any = _address(client)
+    return address is not None and any(address.version == each.version and address in each for each in trusted)
+
+
+def _address(text: str) -> Address | None:
+    """Return an address; one of IPv4 that is written as IPv6 is IPv4."""
     try:
-        address: Any = ipaddress.ip_address(client)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return any(address.version == network.version and address in network for network in trusted)
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def forwarded(app: Any, trusted: list[Network]) -> Any:
@@ -183,18 +199,11 @@ def _origin_of(peer: str, chain: list[str], trusted: list[Network]) -> str:
     """Return the last address of the chain that is not a trusted proxy: what stands before it may be forged."""
     address = peer
     for each in reversed(chain):
-        if not _is_trusted(address, trusted) or not _is_address(each.strip()):
+        before = _address(_WITHOUT_PORT.sub(r"\1\2", each.strip()))
+        if before is None or not _is_trusted(address, trusted):
             break
-        address = each.strip()
+        address = str(before)
     return address
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_user(user: str) -> bool:

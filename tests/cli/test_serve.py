@@ -267,6 +267,12 @@ def test_trusted_header(client: str | None, value: str, user: str | None) -> Non
         ("10.0.0.1", ["203.0.113.9, 192.0.2.1"], "192.0.2.1"),  # the client has written the first one
         ("10.0.0.1", ["203.0.113.9", " 192.0.2.1 , 10.0.0.2"], "192.0.2.1"),
         ("::ffff:10.0.0.1", ["2001:db8::1"], "2001:db8::1"),
+        ("10.0.0.1", ["192.0.2.1:4711"], "192.0.2.1"),
+        ("10.0.0.1", ["[2001:db8::1]:4711"], "2001:db8::1"),
+        ("10.0.0.1", ["[2001:db8::1]"], "2001:db8::1"),
+        ("10.0.0.1", ["203.0.113.9:80, 192.0.2.1:4711, [::ffff:10.0.0.2]:80"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.1, [::1"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1:port"], "10.0.0.1"),
         ("10.0.0.1", ["10.0.0.3"], "10.0.0.3"),
         ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", ["192.0.2.1, unknown"], "10.0.0.1"),
@@ -288,6 +294,20 @@ async def test_the_address_of_a_pusher(client: str | None, forwarded: list[str],
         await wrapped({"type": kind, "path": path, "headers": headers, "client": peer}, None, None)
     assert [scope["client"] for scope in scopes] == [(seen, 0), peer, peer, peer]
     assert forwarded_app(app, []) is app
+
+
+@pytest.mark.parametrize(
+    ("trust", "client", "user"),
+    [
+        ("::ffff:10.0.0.1", "10.0.0.1", "alice"), ("::ffff:10.0.0.1", "::ffff:10.0.0.1", "alice"),
+        ("::ffff:10.0.0.0/104", "10.9.9.9", "alice"), ("::ffff:10.0.0.0/104", "11.0.0.1", None),
+        ("::ffff:10.0.0.1", "10.0.0.2", None),
+    ],
+)  # fmt: skip
+def test_trusted_networks_of_ipv4_that_are_written_as_ipv6(trust: str, client: str, user: str | None) -> None:
+    """A socket for both families reports its IPv4 peers in this form, so it is what a log shows the operator."""
+    identity = authentication(options("X-User", trust), {})(request(client, x_user="alice"))
+    assert (identity and identity.user) == user
 
 
 def test_both_ways() -> None:
