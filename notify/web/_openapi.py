@@ -194,6 +194,10 @@ def _health() -> Json:
 _OPEN: Final[list[Json]] = [{"application": []}, {"ticket": []}]
 
 
+def _last_event_id() -> Json:
+    return parameter("Last-Event-ID", POSITION, "header", description="Goes before those in the query.")
+
+
 def _stream() -> Json:
     positions = ("lastEventId", "last_event_id", "last_id")
     return operation(
@@ -204,7 +208,7 @@ def _stream() -> Json:
         "401",
         security=_OPEN,
         parameters=[
-            parameter("Last-Event-ID", POSITION, "header", description="Goes before those in the query."),
+            _last_event_id(),
             *(parameter(name, POSITION) for name in positions),
             parameter("events", {"type": "string"}, description="`typed`: frames also have an `event:` field."),
             *shared_parameters(),
@@ -221,6 +225,7 @@ def _events() -> Json:
         "401",
         security=_OPEN,
         parameters=[
+            _last_event_id(),
             parameter("after", POSITION),
             parameter("limit", {"type": "integer", "minimum": 1}),
             parameter("wait", {"type": "number", "minimum": 0}, description="Seconds to wait for an event."),

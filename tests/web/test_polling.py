@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Poller:
     def __init__(self, place: str) -> None:
         self._client = httpx.AsyncClient(base_url=f"http://{place}", timeout=20, trust_env=False)
 
-    async def get(self, **query: Any) -> httpx.Response:
-        return await self._client.get("/events", params={"user": "alice"} | query)
+    async def get(self, *, headers: Mapping[str, str] | None = None, **query: Any) -> httpx.Response:
+        return await self._client.get("/events", params={"user": "alice"} | query, headers=headers)
 
     async def page(self, **query: Any) -> Any:
         response = await self.get(**query)
@@ -82,6 +82,29 @@ class TestPages:
             assert shown["id"] == event.id
             assert shown["group"] == "g"
             assert (await client.page(after=event.id))["events"] == []
+
+    @pytest.mark.parametrize(
+        ("header", "query", "found"),
+        [
+            ("2", {"after": "0"}, [2]),
+            ("", {"after": "2", "last_id": "0"}, [2]),
+            ("", {"after": "", "last_id": "2"}, [2]),
+            ("nonsense", {"after": "0"}, []),
+        ],
+    )
+    async def test_which_position_counts(
+        self, notifier: Notifier, header: str, query: dict[str, str], found: list[int]
+    ) -> None:
+        """`Last-Event-ID` wins over `after`, and that over the other names; an empty one is as good as none."""
+        ids = {"0": "0", "nonsense": "nonsense"}
+        for n in range(3):
+            ids[str(n + 1)] = (await notifier.push("alice", "order", n)).id
+        params = {name: ids.get(value, value) for name, value in query.items()}
+        async with serving(application(notifier)) as place, Poller(place) as client:
+            response = await client.get(headers={"Last-Event-ID": ids.get(header, header)}, **params)
+        page = response.json()
+        assert payloads(page) == found
+        assert ("gap" in page) == (header == "nonsense")
 
     @pytest.mark.parametrize("limit", [1, 7, 100])
     async def test_pages_join(self, notifier: Notifier, limit: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import math
 import re
+import socket
 import threading
 import typing
 from collections.abc import Awaitable, Callable, Iterator
@@ -42,6 +44,7 @@ from notify.web._app import ROUTES
 from notify.web._frames import HEARTBEAT, FrameCache
 from notify.web._options import WebOptions
 from notify_memory import MemoryStore
+from tests.web.servers import WebServer
 from tests.web.serving import serving
 
 ROOT = Path(__file__).parents[2]
@@ -398,6 +401,55 @@ async def test_client_cut_at_any_byte(follow: Callable[..., Any]) -> None:
             await reader.until(lambda: len(reader.of("message")) >= 40)
             await notifier.disconnect("alice")
     assert [event["id"] for event in reader.of("message")] == pushed
+
+
+@pytest.mark.anyio
+async def test_client_over_a_server_that_is_killed(follow: Callable[..., Any], tmp_path: Path) -> None:
+    """SIGKILL in the middle of a stream, pushes while there is no server, another one: each event once and in order."""
+    store, pushed, goal = f"sqlite:///{tmp_path}/events.db", list[str](), math.inf
+    env = {"NOTIFY_TEST_STORE": store}
+    async with Notifier.from_url(store) as notifier:
+
+        async def push() -> None:
+            while len(pushed) < goal:
+                pushed.append((await notifier.push("alice", "row", key=str(len(pushed)))).id)
+                await anyio.sleep(0.005)
+
+        with WebServer("uvicorn", "tests.web.stored:app", tmp_path, env=env) as server:
+            reader = Reader(follow(f"{server.url}/stream?user=alice", "0"))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(push)
+                await reader.until(lambda: len(reader.of("message")) >= 5)
+                server.kill()
+                goal = len(pushed) + 20
+        with WebServer("uvicorn", "tests.web.stored:app", tmp_path, env=env, port=server.port):
+            goal += 20
+            await push()
+            await reader.until(lambda: len(reader.of("message")) >= goal)
+            await reader.ended(lambda: notifier.disconnect("alice"))
+    assert [event["id"] for event in reader.of("message")] == pushed
+    assert not reader.of("notify.gap")
+
+
+def test_client_tries_for_as_long_as_there_is_no_server(
+    follow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it fails, it waits half a minute at most."""
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2000:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # which does not listen
+        items = follow("http://{}:{}/stream".format(*nobody.getsockname()))
+        with pytest.raises(KeyboardInterrupt):
+            next(items)
+    assert 1 <= waits[0] <= 4
+    assert all(15 <= wait <= 30 for wait in waits[10:])
 
 
 def quick() -> dict[str, str]:
