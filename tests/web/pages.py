@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent.parent
 CLIENT = ROOT / "notify" / "web" / "client"
@@ -21,6 +21,11 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
+PATIENCE = 30_000
+"""Milliseconds within which everything in a browser has to happen, on a busy machine."""
+
+expect.set_options(timeout=PATIENCE)
+
 KINDS = {".js": "text/javascript", ".html": "text/html; charset=utf-8", ".css": "text/css"}
 
 
@@ -28,7 +33,7 @@ KINDS = {".js": "text/javascript", ".html": "text/html; charset=utf-8", ".css": 
 def chromium() -> Iterator[Browser]:
     """Run a browser."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS, timeout=4 * PATIENCE)
         try:
             yield browser
         finally:
@@ -69,6 +74,13 @@ def site(pages: dict[str, str], headers: dict[str, str] | None = None) -> Iterat
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def settled(elements: Locator) -> None:
+    """Wait until the animations of these elements have ended."""
+    elements.evaluate_all(
+        "all => Promise.all(all.flatMap((node) => node.getAnimations()).map((each) => each.finished))"
+    )
 
 
 def screenshot(page: Any, name: str) -> Path:

@@ -94,7 +94,7 @@ button { all: unset; box-sizing: border-box; cursor: pointer; color: inherit; bo
 [part=dot] { width: 8px; height: 8px; margin-top: 6px; border-radius: 50%; background: var(--_tone, var(--_info)); transition: opacity .3s; }
 [part~=read] [part=dot] { opacity: 0; }
 [part~=success] { --_tone: var(--_success); } [part~=warning] { --_tone: var(--_warning); } [part~=error] { --_tone: var(--_error); }
-[part=title] { font-weight: 600; overflow-wrap: anywhere; }
+[part=title] { font-weight: 600; overflow-wrap: anywhere; max-height: 4.35em; overflow: hidden; }
 [part~=read] [part=title] { font-weight: 450; }
 [part=message] { color: var(--_muted); overflow-wrap: anywhere; white-space: pre-line; max-height: 5.8em; overflow: hidden; }
 [part=time] { color: var(--_muted); font-size: 12px; }
@@ -108,7 +108,8 @@ button { all: unset; box-sizing: border-box; cursor: pointer; color: inherit; bo
 @keyframes in { from { opacity: 0; transform: translateY(-6px); } }
 @media (max-width: 599.98px) { [part=panel] { position: fixed; inset: 64px 12px auto !important; width: auto; } }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
-@media (forced-colors: active) { [part=panel], [part=badge] { border: 1px solid CanvasText; } [part=dot] { background: CanvasText; } }
+@media (forced-colors: active) { [part=panel], [part=badge] { border: 1px solid CanvasText; } [part=dot] { background: CanvasText; }
+  [role=tab][aria-selected=true] { forced-color-adjust: none; background: SelectedItem; color: SelectedItemText; } }
 `;
 
 /**

@@ -65,10 +65,10 @@ const TOASTS = `
 :host([position$=start]) { inset-inline: 0 auto; --_from: -24px; }
 :host(:dir(rtl)) { --_from: -24px; }
 :host([position$=start]:dir(rtl)) { --_from: 24px; }
-[part=list] { display: flex; flex-direction: column; gap: var(--_gap); }
+[part=list] { display: flex; flex-direction: column; gap: var(--_gap); max-height: calc(100dvh - 40px); }
 [part~=toast] {
   --_tone: var(--_info);
-  box-sizing: border-box; pointer-events: auto; position: relative; overflow: hidden;
+  box-sizing: border-box; pointer-events: auto; position: relative; overflow: hidden auto; min-height: 50px;
   display: grid; grid-template-columns: 20px minmax(0, 1fr) auto; column-gap: 12px; align-items: start;
   padding: 14px; padding-inline-end: 10px;
   background: var(--_bg); border: 1px solid var(--_border); border-radius: var(--notify-radius, 12px);
@@ -81,12 +81,12 @@ const TOASTS = `
 [part~=leaving] { animation: out .18s ease-in both; pointer-events: none; }
 [part=icon] { width: 20px; height: 20px; color: var(--_tone); }
 [part=body] { min-width: 0; overflow-wrap: anywhere; }
-[part=title] { font-weight: 600; }
+[part=title], [part=action] { font-weight: 600; max-height: 4.35em; overflow: auto; }
 [part=message] { color: var(--_muted); white-space: pre-line; max-height: 8.7em; overflow: auto; }
 [part=title]:empty, [part=message]:empty { display: none; }
-[part=action] { display: inline-block; margin-top: 6px; color: var(--_tone); font-weight: 600; text-underline-offset: 3px; }
+[part=action] { display: inline-block; vertical-align: top; margin-top: 6px; color: var(--_tone); text-underline-offset: 3px; }
 [part=progress] { display: block; appearance: none; width: 100%; height: 4px; margin-top: 9px; border: 0;
-  border-radius: 2px; overflow: hidden; background: var(--_border); }
+  border-radius: 2px; overflow: hidden; background: var(--_border); forced-color-adjust: none; }
 [part=progress]::-webkit-progress-bar { background: none; }
 [part=progress]::-webkit-progress-value { background: var(--_tone); border-radius: 2px; transition: width .2s; }
 [part=progress]::-moz-progress-bar { background: var(--_tone); border-radius: 2px; }
@@ -196,29 +196,43 @@ export class NotifyToasts extends Base {
       ids?.includes(`${event.id}@${event.user}`) ||
       ((user == null || event.user === user) &&
         (ids ? ids.includes(event.id) : group != null ? event.group === group : true));
+    this.#drop(goes);
+  }
+
+  #drop(goes) {
     this.#queue = this.#queue.filter((event) => !goes(event));
     for (const toast of [...this.#shown]) if (goes(toast.event)) this.#leave(toast, "dismissed");
   }
 
   #heard(domEvent) {
     const event = domEvent.detail;
-    if (event?.type === "notify.dismissed" && event.payload) {
-      const { ids, group } = event.payload;
-      if (ids || group) this.dismiss({ ids, group, user: event.user });
-      return;
-    }
+    if (event?.type === "notify.dismissed") return this.#dismissed(event, domEvent.client).catch(reportError);
     const types = ["generic", ...(this.getAttribute("types") ?? "").split(/\s+/)];
     if (!event?.type || !types.includes(event.type)) return;
-    if (event.id && event.item) this.#ask(event, domEvent.client);
+    if (event.id && event.item && this.getAttribute("dismiss") === "server") this.#ask(event, domEvent.client);
     // Listeners that were added after this one may cancel too, so the verdict is read when all of them have run.
     queueMicrotask(() => {
       if (!domEvent.defaultPrevented && this.isConnected && this.show(event) && document.hidden) this.#notify(event);
     });
   }
 
-  /** Ask the inbox of its client about an event that it lists; only `dismiss="server"` needs one. */
+  /** Remove what was dismissed elsewhere. */
+  async #dismissed({ payload, user }, client) {
+    const { ids, group, up_to: end } = payload ?? {};
+    if (ids) this.dismiss({ ids, user });
+    else if (group) this.dismiss({ group }); // of whatever log
+    if (!end) return;
+    const { covers } = await import("./inbox.js");
+    this.#drop((event) => {
+      const isCovered = event.item && covers(end, event, user);
+      if (isCovered === undefined && event.item && /\.~/.test(end)) this.#ask(event, client); // a long name is a hash
+      return isCovered;
+    });
+  }
+
+  /** Have the inbox of its client decide whether an event that it lists stays. */
   #ask(event, client) {
-    if (this.getAttribute("dismiss") !== "server" || !client?.inbox) return;
+    if (!client?.inbox) return;
     if (!this.#inboxes.has(client)) {
       const inbox = client.inbox();
       this.#inboxes.set(client, inbox);
@@ -236,8 +250,7 @@ export class NotifyToasts extends Base {
       this.#inboxOf.get(event) === inbox &&
       !active.has(`${event.id}@${event.user}`) &&
       (!hasMore || event.timestamp > items.at(-1)?.timestamp);
-    this.#queue = this.#queue.filter((event) => !isOver(event));
-    for (const toast of [...this.#shown]) if (isOver(toast.event)) this.#leave(toast, "dismissed");
+    this.#drop(isOver);
   }
 
   // -- what is visible
@@ -442,7 +455,7 @@ const STATUS = `
 :host { display: inline-block; color-scheme: light dark; font: 13px/1.4 var(--notify-font, system-ui, sans-serif); }
 [part~=status] { display: inline-flex; align-items: center; gap: 8px; transition: opacity .3s; }
 [part~=quiet] { opacity: 0; visibility: hidden; transition: opacity .3s, visibility 0s .3s; }
-[part=dot] { flex: none; width: 9px; height: 9px; border-radius: 50%; background: var(--_tone); }
+[part=dot] { flex: none; width: 9px; height: 9px; border-radius: 50%; background: var(--_tone); forced-color-adjust: none; }
 [part~=status] { --_tone: var(--notify-muted, light-dark(#8a91a0, #7d8492)); }
 [part~=connected] { --_tone: var(--notify-success, light-dark(#1c9a5e, #55cd8f)); }
 [part~=connecting] { --_tone: var(--notify-warning, light-dark(#d8920f, #f0b849)); }

@@ -1,7 +1,7 @@
 // client.inbox(): client.js loads this. Reasons: docs/internals/browser.md.
 const TIMES = ['seen_at', 'read_at', 'dismissed_at'];
-const SETS = { seen: 1, read: 2, dismissed: 3 }; // so many of them
-const CLEARS = { unread: 1, restored: 2 }; // from there on
+const SETS = { seen: 1, read: 2, dismissed: 3 }; // the first n
+const CLEARS = { unread: 1, restored: 2 };
 const ADDS = { active: /unread|restored/, unread: /unread/, read: /^read|restored/, dismissed: /dismissed/, all: /^$/ };
 
 const order = (id = '') => id.split('@')[0].split('-').map((part) => part.padStart(20)).join();
@@ -18,6 +18,14 @@ const isOlder = (one, other) => {
   const both = [...places(other)].map(([log, id]) => [order(ours.get(log) ?? id), order(id)]);
   return both.some(([a, b]) => a < b) && !both.some(([a, b]) => a > b);
 };
+
+// undefined: the log is not named
+export const covers = (end, { id, user }, own) => {
+  const [, log] = end.split(/@(.*)/s);
+  const to = log ? log === user && end : places(end).get(user === own ? '' : nameOf(user));
+  return to && order(id) <= order(to);
+};
+
 const changed = (item, { state, at }) => {
   const next = { ...item };
   for (const name of TIMES.slice(0, SETS[state] ?? 0)) next[name] ??= at;
@@ -28,9 +36,8 @@ const changed = (item, { state, at }) => {
 export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {}) {
   const { state: list = 'active', types, group } = typeof filter === 'string' ? { state: filter } : filter;
   const held = new Map();
-  const recent = [];
   let own, ownName, isLive, topics, cursor, arrived, soon, again, timer, view, isClosed;
-  let base = new Map(), pending = [];
+  let base = new Map(), pending = [], recent = [];
   let loads = Promise.resolve(), marks = loads;
 
   const compute = () =>
@@ -90,6 +97,7 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
         const follows = page.position.startsWith('m1.') && (await call('following')).topics;
         topics = new Set(follows || []);
         held.clear();
+        recent = recent.filter(({ ids }) => ids);
         base = places(page.position);
         own = isLive && page.user;
         ownName = page.position.split('.')[1];
@@ -118,15 +126,13 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
   const refresh = () => enqueue();
   const stale = () => (again ??= setTimeout(refresh, 50));
 
-  const hits = (change, { id, user, group }) => {
-    const { ids, group: its, up_to: end } = change;
-    if (ids) return ids.includes(id);
-    if (its) return group === its;
-    const [, log] = end.split(/@(.*)/s);
-    const name = user === own ? '' : nameOf(user);
-    const to = log ? log === user && end : places(end).get(name);
-    if (to) return order(id) <= order(to);
-    if (name[22] && /\.~/.test(end) && !pending.includes(change)) stale();
+  const hits = (change, item) => {
+    const { ids, group, up_to: end } = change;
+    if (ids) return ids.includes(item.id);
+    if (group) return item.group === group;
+    const isCovered = covers(end, item, own);
+    if (isCovered === undefined && nameOf(item.user)[22] && /\.~/.test(end) && !pending.includes(change)) stale();
+    return isCovered;
   };
   const put = (item) => {
     const { id, user, group } = item;
@@ -145,7 +151,7 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     const change = { ...payload, state, at: timestamp };
     const isKnown = (id) => held.has(id) || (cursor && rank(id) < rank(cursor));
     if (ADDS[list].test(state) && !payload.ids?.every(isKnown)) stale();
-    recent.splice(0, recent.push(change) - 50);
+    recent = [...recent, change].slice(-50);
     for (const item of held.values()) {
       if (hits(change, item)) held.set(item.id, changed(item, change));
     }

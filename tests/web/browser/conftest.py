@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.web.browser.scripted import Scripted, serving
+from tests.web.pages import ARGUMENTS, PATIENCE
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A busy machine takes its time: a test may wait for several things in turn, for each as long as `PATIENCE`."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(180))
 
 
 @pytest.fixture(scope="module")  # its event loop would stop the asynchronous tests that follow in the process
@@ -26,6 +26,7 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium",
             args=ARGUMENTS,
+            timeout=4 * PATIENCE,
             ignore_default_args=["--disable-back-forward-cache"],
         )
         yield browser
@@ -36,7 +37,7 @@ def chromium() -> Iterator[Browser]:
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     """A browser profile of the test's own; an uncaught error of a page fails the test."""
     context = chromium.new_context()
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE)
     errors: list[str] = []
     context.on("weberror", lambda error: errors.append(str(error.error)))
     yield context
@@ -68,7 +69,7 @@ def opened(context: BrowserContext, site: str) -> Page:
     return page
 
 
-def until(page: Page, condition: str, timeout: float = 15) -> None:
+def until(page: Page, condition: str, timeout: float = PATIENCE / 1000) -> None:
     """Wait until an expression of the page is true."""
     try:
         page.wait_for_function(condition, timeout=1000 * timeout, polling=20)

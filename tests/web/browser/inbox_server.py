@@ -24,6 +24,7 @@ class InboxServer(Scripted):
     Attributes:
         topics: logs whose items are listed too; ids come from the one sequence of the log.
         gates: paths whose answers are ready, and are sent when the event is set.
+        held: the paths of such answers, in the order of the requests.
         is_late: pages are read when the event is set, not before.
         lost: ids of items that retention has removed.
     """
@@ -32,6 +33,7 @@ class InboxServer(Scripted):
         super().__init__()
         self.topics: dict[str, str] = {}
         self.gates: dict[str, threading.Event] = {}
+        self.held: list[str] = []
         self.is_late = False
         self.lost: set[str] = set()
         self.counts = self.count
@@ -112,6 +114,8 @@ class InboxServer(Scripted):
 
     async def wait(self, path: str) -> None:
         gate = self.gates.get(path)
+        if gate is not None:
+            self.held.append(path)
         while gate is not None and not gate.is_set():  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.005)
 

@@ -11,7 +11,7 @@ from tests.web.browser.inbox_server import InboxServer
 from tests.web.browser.scripted import Answer
 
 PAGE = """<!doctype html><meta charset=utf-8><title>page</title><link rel=icon href=data:,>
-<notify-toasts dismiss=server duration=0 duration-ephemeral=0 limit="9 9"></notify-toasts>
+<notify-toasts dismiss=DISMISS duration=0 duration-ephemeral=0 limit="9 9"></notify-toasts>
 <script type=module src=/notify/components.js></script>
 <script type=module>
 import { connect } from '/notify/client.js';
@@ -20,19 +20,21 @@ window.types = [];
 client.on('*', ({type}) => types.push(type));
 </script>"""
 
-expect.set_options(timeout=15_000)
+LONG = "a topic with a name that is too long"
+"""A position has a hash in the place of such a name."""
 
 
 @pytest.fixture
 def scripted() -> InboxServer:
     server = InboxServer()
-    server.files["/toasts"] = ("text/html", PAGE.encode())
+    for dismiss in ("server", "visual"):
+        server.files[f"/{dismiss}"] = ("text/html", PAGE.replace("DISMISS", dismiss).encode())
     return server
 
 
-def opened(context: BrowserContext, site: str) -> tuple[Page, Locator]:
+def opened(context: BrowserContext, site: str, dismiss: str = "server") -> tuple[Page, Locator]:
     page = context.new_page()
-    page.goto(f"{site}/toasts")
+    page.goto(f"{site}/{dismiss}")
     page.wait_for_function("client.status === 'connected'")
     return page, page.locator("notify-toasts [part~=toast]:not([inert]) [part=title]")
 
@@ -108,6 +110,43 @@ def test_dismissed_while_away(context: BrowserContext, site: str, scripted: Inbo
     page.wait_for_function("client.status === 'connected'")
     page.wait_for_timeout(200)
     expect(titles).to_have_text(["unlisted", "ephemeral", "stays"])
+
+
+@pytest.mark.parametrize("dismiss", ["visual", "server"])
+def test_dismissed_up_to(context: BrowserContext, site: str, scripted: InboxServer, dismiss: str) -> None:
+    """What a position covers in each of several logs goes, or up to an item in its log; what came later stays."""
+    scripted.topics = {"news:sport": "news_3Asport", LONG: "~" + 22 * "x"}
+    page, titles = opened(context, site, dismiss)
+    scripted.send({"title": "one"})
+    scripted.send({"title": "headline"}, user="news:sport")
+    scripted.send({"title": "long"}, user=LONG)
+    scripted.push({"title": "unlisted"}, type="generic", timestamp="2030")
+    up_to = scripted.place()
+    scripted.send({"title": "two"})
+    scripted.send({"title": "score"}, user="news:sport")
+    scripted.send({"title": "longer"}, user=LONG)
+    expect(titles).to_have_text(["one", "headline", "long", "unlisted", "two", "score", "longer"])
+    scripted.change("dismissed", up_to=up_to)
+    expect(titles).to_have_text(["unlisted", "two", "score", "longer"])
+    scripted.change("dismissed", up_to="1700000000000-6@news:sport")
+    expect(titles).to_have_text(["unlisted", "two", "longer"])
+    scripted.send({"title": "last"})
+    scripted.change("dismissed", up_to="1700000000000-5")
+    expect(titles).to_have_text(["unlisted", "longer", "last"])
+    assert len(scripted.requests("/inbox")) <= 5  # for the logs whose names are hashes
+    assert page.evaluate("types.length") == 11
+
+
+def test_a_group_of_several_logs(context: BrowserContext, site: str, scripted: InboxServer) -> None:
+    """A group is dismissed in the user's own log and in those of topics."""
+    scripted.topics = {"news": "news"}
+    _, titles = opened(context, site, "visual")
+    scripted.send({"title": "mine"}, group="a")
+    scripted.send({"title": "theirs"}, group="a", user="news")
+    scripted.send({"title": "other"}, group="b", user="news")
+    expect(titles).to_have_text(["mine", "theirs", "other"])
+    scripted.change("dismissed", group="a")
+    expect(titles).to_have_text(["other"])
 
 
 def test_gone_with_the_element(context: BrowserContext, site: str, scripted: InboxServer) -> None:
