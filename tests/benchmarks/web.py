@@ -7,20 +7,17 @@ under the same uvicorn with uvloop. Server and load client are processes of thei
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from tests.servers import redis
 
+from . import web_paint
 from .harness import ROUNDS, Bar, Row, Spread, progress
+from .web_process import Process
 
 CONNECTIONS = int(os.environ.get("CONNECTIONS", "1000"))
 WARM_UP = 100
@@ -33,46 +30,8 @@ PAUSE = 50e-6
 BEHIND = 100
 RESUMED = 1000
 RESUMED_BAR = 50_000
-ROOT = Path(__file__).parents[2]
 
 Figures = dict[str, float]
-
-
-class Process:
-    """A process that is asked by lines of JSON."""
-
-    def __init__(self, module: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def tell(self, do: str, **arguments: Any) -> None:
-        """Ask without waiting for the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> Any:
-        """Return the answer."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the process ended with status {self._process.wait()}")
-        return json.loads(line)
-
-    def ask(self, do: str, **arguments: Any) -> Any:
-        """Ask, and return the answer."""
-        self.tell(do, **arguments)
-        return self.answer()
-
-    def stop(self) -> None:
-        """End the process: at the end of its input."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 @contextmanager
@@ -211,6 +170,8 @@ def measure() -> list[Row]:
     for transport in ("sse", "ws"):
         name = f"web, {CONNECTIONS:,} connections by {transport}"
         rows += rows_of(transport, rounds(name, lambda kind, transport=transport: one_server(kind, transport)))  # type: ignore[misc]
+    progress("web, push to paint")
+    rows.append(web_paint.measure())
     progress("web, resume")
     speeds = [resumed() for _ in range(ROUNDS)]
     speed = statistics.median(speeds)
