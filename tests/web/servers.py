@@ -23,7 +23,7 @@ from typing import NamedTuple, Self
 
 ROOT = Path(__file__).parent.parent.parent
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds within which a server has to answer, on a busy machine."""
 
 

@@ -39,7 +39,7 @@ SHOWN = "[part~=toast]:not([inert])"
 LASTING = 'duration="600000"'
 """Where the time of a toast is not what is tested, it does not run out, however slow the machine is."""
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -11,13 +10,6 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.web.browser.scripted import Scripted, serving
 from tests.web.pages import ARGUMENTS, PATIENCE
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A busy machine takes its time: a test may wait for several things in turn, for each as long as `PATIENCE`."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(180))
 
 
 @pytest.fixture(scope="module")  # its event loop would stop the asynchronous tests that follow in the process

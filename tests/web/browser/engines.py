@@ -20,7 +20,7 @@ from selenium.webdriver.webkitgtk.options import Options
 from selenium.webdriver.webkitgtk.service import Service
 
 from tests.web.node import HERE, install
-from tests.web.pages import ARGUMENTS
+from tests.web.pages import ARGUMENTS, PATIENCE
 
 ENGINES = ("chromium", *os.environ.get("BROWSERS", "").split())
 
@@ -73,7 +73,7 @@ def launched(name: str) -> Iterator[Engine]:
 def chromium() -> Iterator[Engine]:
     """Run Chromium."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS, timeout=4 * PATIENCE)
         context = browser.new_context()
 
         class ChromiumTab:

@@ -85,7 +85,7 @@ class Answer:
 class Scripted:
     """An application under uvicorn, in a thread of its own; streams look for news every few milliseconds."""
 
-    def __init__(self, heartbeat: float = 0.4) -> None:
+    def __init__(self, heartbeat: float = 2.0) -> None:
         self.heartbeat = heartbeat
         self.retry = 50
         self.log: list[dict[str, Any]] = []
@@ -293,7 +293,7 @@ def serving(app: Callable[..., Awaitable[None]]) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not server.started:
         assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.01)
@@ -301,5 +301,5 @@ def serving(app: Callable[..., Awaitable[None]]) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive(), "the server did not stop"

@@ -29,7 +29,7 @@ def connected(tab: Tab) -> None:
     until(tab, "got.client.status === 'connected'")
 
 
-def waited(condition: object, seconds: float = 15) -> bool:
+def waited(condition: object, seconds: float = 30) -> bool:
     """Whether a condition of the server becomes true in time."""
     assert callable(condition)
     end = time.monotonic() + seconds

@@ -11,7 +11,7 @@ from tests.web.browser.devtools import Chromium, Profile, Tab, launched
 from tests.web.browser.engines import until
 from tests.web.browser.scripted import Scripted
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 START = """(() => {
   window.ticks = 0;

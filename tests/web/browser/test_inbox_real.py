@@ -61,13 +61,13 @@ def send(site: str, title: str, **order: Any) -> str:
     """Send an item, as another program does."""
     order = {"user": "alice", **order} if "topic" not in order else order
     body = {"type": "generic", "payload": {"title": title}, "list": True, **order}
-    answer = httpx.post(f"{site}/notify/push", json=body, headers={"authorization": f"Bearer {SECRET}"})
+    answer = httpx.post(f"{site}/notify/push", json=body, headers={"authorization": f"Bearer {SECRET}"}, timeout=30)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
 def follow(site: str, topic: str) -> None:
-    answer = httpx.post(f"{site}/notify/follow", json={"topic": topic}, headers=TOKEN)
+    answer = httpx.post(f"{site}/notify/follow", json={"topic": topic}, headers=TOKEN, timeout=30)
     assert answer.status_code == 200, answer.text
 
 
@@ -146,8 +146,9 @@ def test_expiry(context: BrowserContext, site: str) -> None:
     """An item with a time to live goes by itself, and the counts are told."""
     send(site, "stays")
     page = opened(context, site)
-    send(site, "goes", ttl=1)
-    until(page, "titles() === 'goes,stays'")
+    page.evaluate("window.shown = []; inbox.subscribe(() => shown.push(titles())); 0")
+    send(site, "goes", ttl=3)
+    until(page, "shown.includes('goes,stays')")
     until(page, "titles() === 'stays'")
     until(page, "inbox.counts.total === 1")
 

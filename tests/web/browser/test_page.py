@@ -135,6 +135,7 @@ def test_always_stays_and_trusts_no_connection_after_a_long_time(page: Page, scr
 
 def test_a_timer_that_is_late_does_not_end_a_connection(page: Page, scripted: Scripted) -> None:
     """A page that slept finds its timer late: it waits for what the connection has to say first."""
+    scripted.heartbeat = 0.4
     start(page, heartbeat=0.4)
     status(page, "connected")
     page.evaluate("for (const end = Date.now() + 3000; Date.now() < end; );")
@@ -229,7 +230,7 @@ def warnings_of(page: Page) -> list[str]:
 
 def wait_for(page: Page, condition: Callable[[], bool]) -> None:
     """Wait until something outside of the page is true."""
-    for _ in range(300):
+    for _ in range(600):
         if condition():
             return
         page.wait_for_timeout(50)

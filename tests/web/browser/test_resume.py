@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,25 @@ def in_another_instance(store: str, work: Callable[[Notifier[Any]], Awaitable[An
             await work(notifier)
 
     with ThreadPoolExecutor(1) as threads:  # the main thread has the event loop of the driver
-        threads.submit(anyio.run, run).result(30)
+        threads.submit(anyio.run, run).result(90)
+
+
+@contextmanager
+def logging_out(store: str) -> Iterator[None]:
+    """Sign the user out in another instance, which is there for as long as the block: it sends in the background."""
+    over = threading.Event()
+
+    async def log_out(notifier: Notifier[Any]) -> None:
+        await notifier.disconnect("alice")
+        await anyio.to_thread.run_sync(over.wait)
+
+    with ThreadPoolExecutor(1) as threads:
+        result = threads.submit(in_another_instance, store, log_out)
+        try:
+            yield
+        finally:
+            over.set()
+        result.result(60)
 
 
 def push(store: str, *payloads: Any, type: str = "note") -> None:
@@ -72,6 +92,11 @@ def load(page: Page, site: str, **options: Any) -> None:
 
 def connected(page: Page) -> None:
     until(page, "got.client.status === 'connected'", 30)
+
+
+def streams(server: WebServer) -> int:
+    """How many streams the server has."""
+    return int(httpx.get(f"{server.url}/inside", timeout=30).json()["streams"])
 
 
 def has(page: Page, payloads: list[Any]) -> None:
@@ -140,11 +165,11 @@ def test_a_page_that_comes_back_from_the_cache_resumes(context: BrowserContext, 
     push(store, 1)
     has(page, [1])
     page.goto(f"{server.url}/health")
-    for _ in range(100):
-        if httpx.get(f"{server.url}/inside").json()["streams"] == 0:
+    for _ in range(600):
+        if streams(server) == 0:
             break
         page.wait_for_timeout(50)
-    assert httpx.get(f"{server.url}/inside").json()["streams"] == 0
+    assert streams(server) == 0
     push(store, 2)
     page.go_back(wait_until="commit")
     has(page, [1, 2])
@@ -157,7 +182,7 @@ def test_eight_tabs_have_one_stream(context: BrowserContext, server: WebServer, 
     pages = [opened(context, server.url) for _ in range(8)]
     for page in pages:
         connected(page)
-    assert httpx.get(f"{server.url}/inside").json()["streams"] == 1
+    assert streams(server) == 1
     push(store, 1)
     server.kill()
     push(store, 2)
@@ -165,7 +190,7 @@ def test_eight_tabs_have_one_stream(context: BrowserContext, server: WebServer, 
     push(store, 3)
     for page in pages:
         has(page, [1, 2, 3])
-    assert httpx.get(f"{server.url}/inside").json()["streams"] == 1
+    assert streams(server) == 1
 
 
 def test_a_logout_closes_every_tab(context: BrowserContext, server: WebServer, store: str) -> None:
@@ -173,18 +198,14 @@ def test_a_logout_closes_every_tab(context: BrowserContext, server: WebServer, s
     pages = [opened(context, server.url, storage="localStorage") for _ in range(3)]
     for page in pages:
         connected(page)
-
-    async def log_out(notifier: Notifier[Any]) -> None:
-        await notifier.disconnect("alice")
-        await anyio.sleep(0.5)  # it is sent in the background
-
-    in_another_instance(store, log_out)
+    with logging_out(store):
+        for page in pages:
+            until(page, "got.client.status === 'closed'")
     for page in pages:
-        until(page, "got.client.status === 'closed'")
         assert page.evaluate("got.ends") == [{"reason": "disconnected"}]
     load(pages[0], server.url, storage="localStorage")
     until(pages[0], "got.client.status === 'closed'")
-    assert httpx.get(f"{server.url}/inside").json()["streams"] == 0
+    assert streams(server) == 0
 
 
 @pytest.mark.parametrize("transport", ["fetch", "eventsource", "poll", "websocket"])
@@ -192,15 +213,10 @@ def test_a_logout_is_final(context: BrowserContext, server: WebServer, store: st
     """By every transport: the client is closed, and does not come back by itself."""
     page = opened(context, server.url, transports=[transport], share=False)
     connected(page)
-
-    async def log_out(notifier: Notifier[Any]) -> None:
-        await notifier.disconnect("alice")
-        await anyio.sleep(0.5)  # it is sent in the background
-
-    in_another_instance(store, log_out)
-    until(page, "got.client.status === 'closed'")
+    with logging_out(store):
+        until(page, "got.client.status === 'closed'")
     assert page.evaluate("got.ends") == [{"reason": "disconnected"}]
-    assert httpx.get(f"{server.url}/inside").json()["streams"] == 0
+    assert streams(server) == 0
 
 
 class BufferingProxy:
@@ -240,7 +256,8 @@ def test_behind_a_proxy_that_buffers(context: BrowserContext, server: WebServer,
         connected(page)
         push(store, 3)
         has(page, [1, 2, 3])
-        assert [path for path in proxy.paths if path == "/notify/stream"] == ["/notify/stream"] * 2
+        assert proxy.paths.count("/notify/stream") >= 2
+        assert "/notify/events" in proxy.paths
         page.close()
 
 

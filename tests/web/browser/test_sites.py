@@ -24,7 +24,7 @@ class Sites(NamedTuple):
     stranger: str
 
     def noted(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.own}/noted").json()
+        found: dict[str, Any] = httpx.get(f"{self.own}/noted", timeout=30).json()
         return found
 
 

@@ -132,7 +132,7 @@ def test_the_server_says_when_to_come_back(page: Page, scripted: Scripted) -> No
     page.evaluate("window.dispatchEvent(new Event('online'))")
     until(page, "got.statuses.filter((s) => s === 'connected').length === 2")
     first, second = scripted.requests("/stream")
-    assert 1.1 < second.at - first.at < 4
+    assert second.at - first.at > 1.1
     assert page.evaluate("got.ends") == [{"reason": "replaced", "retry": 1200}]
     assert page.evaluate("got.statuses") == ["connecting", "connected", "reconnecting", "connected"]
 
@@ -143,7 +143,7 @@ def test_retry_after_is_obeyed(page: Page, scripted: Scripted) -> None:
     start(page)
     connected(page)
     first, second = scripted.requests("/stream")
-    assert 0.95 < second.at - first.at < 4
+    assert second.at - first.at > 0.95
 
 
 def test_the_back_off_grows_and_is_not_regular(page: Page, scripted: Scripted) -> None:
@@ -154,14 +154,14 @@ def test_the_back_off_grows_and_is_not_regular(page: Page, scripted: Scripted) -
     scripted.always["/stream"] = Answer(500)
     scripted.end_streams()
     until(page, "got.client.status === 'reconnecting'")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while len(scripted.requests("/stream")) < 7:
         assert time.monotonic() < deadline
         page.wait_for_timeout(20)
-    times = [seen.at for seen in scripted.requests("/stream")][1:]
+    times = [seen.at for seen in scripted.requests("/stream")][1:7]
     pauses = [after - before for before, after in pairwise(times)]
-    assert pauses[-1] > 2 * pauses[0]
-    assert pauses[-1] > 0.35  # 50 ms doubled four times, less at most half
+    least = [0.025 * 2**number for number in range(5)]  # 50 ms doubled each time, less at most half
+    assert all(pause > 0.9 * wait for pause, wait in zip(pauses, least, strict=True)), pauses
     scripted.always.clear()
     page.evaluate("window.dispatchEvent(new Event('online'))")
     connected(page)
@@ -258,14 +258,14 @@ def test_silence_changes_the_transport(page: Page, scripted: Scripted) -> None:
     connected(page)
     scripted.push(1)
     until(page, "got.payloads.length === 1")
-    assert len(scripted.requests("/stream")) == 2
     assert scripted.requests("/events")
     accepts = [seen.headers["accept"] for seen in scripted.requests("/stream")]
-    assert accepts == ["*/*", "text/event-stream"]
+    assert accepts[:2] == ["*/*", "text/event-stream"]
 
 
 def test_a_connection_that_falls_silent_is_given_up(page: Page, scripted: Scripted) -> None:
     """No byte in two and a half heartbeats after sync: the next transport, without loss."""
+    scripted.heartbeat = 0.4
     scripted.next("/stream", Answer(mute=True))
     start(page)
     connected(page)
@@ -273,16 +273,17 @@ def test_a_connection_that_falls_silent_is_given_up(page: Page, scripted: Script
     scripted.push(1)
     connected(page)
     until(page, "got.payloads.length === 1")
-    first, second = scripted.requests("/stream")
-    assert 0.9 < second.at - first.at < 4  # 2.5 times 0.4 s
+    first, second, *_ = scripted.requests("/stream")
+    assert second.at - first.at > 0.9  # 2.5 times 0.4 s
 
 
 @pytest.mark.parametrize("transport", ["fetch", "websocket"])
 def test_a_connection_with_heartbeats_stays(page: Page, scripted: Scripted, transport: str) -> None:
     """An idle connection with its heartbeats is left alone."""
+    scripted.heartbeat = 0.8
     start(page, transports=[transport])
     connected(page)
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(3000)
     assert len(scripted.requests(PATHS[transport])) == 1
     assert page.evaluate("got.statuses") == ["connecting", "connected"]
 
@@ -305,7 +306,7 @@ def test_a_server_that_is_down_changes_no_transport(page: Page, scripted: Script
     connected(page)
     scripted.always["/stream"] = Answer(503)
     scripted.end_streams()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while len(scripted.requests("/stream")) < 6:
         assert time.monotonic() < deadline
         page.wait_for_timeout(20)
