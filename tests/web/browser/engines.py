@@ -133,7 +133,7 @@ def firefox() -> Iterator[Engine]:
     try:
         yield Firefox()
     finally:
-        process.communicate('{"do": "quit"}\n', 20)
+        process.communicate('{"do": "quit"}\n', 90)
 
 
 @contextmanager

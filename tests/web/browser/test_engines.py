@@ -10,6 +10,8 @@ import pytest
 from tests.web.browser.engines import ENGINES, Engine, Tab, launched, until
 from tests.web.browser.scripted import Answer, Scripted
 
+pytestmark = pytest.mark.timeout(300)  # what is missing is installed first
+
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
