@@ -10,6 +10,7 @@ the end of the log agree in every snapshot. The topics and sessions from which r
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,10 +32,16 @@ from ._items import (
     retention_arguments,
 )
 from ._record import columns
-from ._retry import AttemptsFailedError, PostgresRetries
+from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
 
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
 """Runs a query and returns its rows."""
+
+LOCK_WAIT: Final = 0.1
+"""Seconds that any change waits for a log that another transaction has locked."""
+
+MAX_LOCK_WAITERS: Final = 2
+"""How many changes wait longer at the same time; each of them occupies a connection."""
 
 PULL_WAIT: Final = 100
 """Milliseconds that a read waits for a log that another transaction has locked, before it returns what it has."""
@@ -63,6 +70,7 @@ class PostgresInbox:
         self._limits = limits
         self._on_stored = on_stored
         self._sql = db.names.sql
+        self._lock_waiters = asyncio.Semaphore(MAX_LOCK_WAITERS)
         self.retention = InboxRetention()
 
     async def save_arguments(self, events: Sequence[Event], fetch: Fetch) -> tuple[str, tuple[Any, ...]] | None:
@@ -89,7 +97,9 @@ class PostgresInbox:
     async def change(self, draft: Event) -> Change:
         """See `notify.inbox.abc.InboxStore.change`.
 
-        If the reply to the first attempt is lost, the repeated one returns the stored event, but no ids.
+        A change is a statement of its own, not part of a batch: it returns more, and the order of concurrent calls is
+        not promised. If the reply to the first attempt is lost, the repeated one returns the same; but no ids, if the
+        server crashed in between.
         """
         until = time.monotonic() + self._db.timeout
         logs: list[str] = []
@@ -99,7 +109,7 @@ class PostgresInbox:
         column = [None if values is None else values[0] for values in columns([draft])]
         arguments = (*self._limits, *column, json.dumps(change), MAX_TOPICS, *retention_arguments(self.retention))
         try:
-            row = await PostgresRetries(self._db, self._sql("inbox_change"), arguments, until).run(None)
+            row = await self._attempts(self._sql("inbox_change"), arguments, until)
         except AttemptsFailedError as failed:
             if failed.is_unknown:
                 raise uncertain(failed.error, self._db.backend) from failed.error
@@ -112,6 +122,14 @@ class PostgresInbox:
         if made.event is not None:
             self._on_stored([made.event])
         return made
+
+    async def _attempts(self, sql: str, arguments: tuple[object, ...], until: float) -> Any:
+        """Return the row with which the statement of a change answers; raises as `PostgresRetries.run(None)`."""
+        try:
+            return await PostgresRetries(self._db, sql, arguments, until).run(LOCK_WAIT)
+        except LogLockedError:
+            async with self._lock_waiters:
+                return await PostgresRetries(self._db, sql, arguments, until).run(None)
 
     async def pull(self, user: str, wait: int | None = None) -> int:
         """See `notify.inbox.abc.InboxStore.pull`; `wait`: milliseconds to wait for the lock of the user's log."""

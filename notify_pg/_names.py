@@ -49,6 +49,7 @@ INBOX_FUNCTIONS: Final = (
     "inbox_merge",
     "inbox_apply",
     "inbox_counts",
+    "inbox_page",
     "save_inbox",
     "change_inbox",
     "pull_inbox",

@@ -43,6 +43,7 @@ SCRIPTS: Final = (
     "schema_1_inbox_rows",
     "schema_1_inbox_marks",
     "schema_1_inbox_counts",
+    "schema_1_inbox_page",
     "schema_1_inbox_logs",
     "schema_1_inbox_save",
     "schema_1_inbox_sweep",

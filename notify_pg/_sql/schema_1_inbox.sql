@@ -46,3 +46,12 @@ CREATE TABLE IF NOT EXISTS {follows} (
     PRIMARY KEY (user_id, topic)
 ) WITH (fillfactor = 80);
 CREATE INDEX IF NOT EXISTS {follows_topic_index} ON {follows} (topic, user_id) WHERE NOT is_merged;
+
+-- The items that a change has affected, next to the nonce of its attempt: where the reply is lost, the next one returns them.
+DO $changed$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = '{nonces}'::regclass AND attname = 'changed_logs') THEN
+        ALTER TABLE {nonces} ADD COLUMN changed_ids bigint[], ADD COLUMN changed_logs text[];
+    END IF;
+END
+$changed$;

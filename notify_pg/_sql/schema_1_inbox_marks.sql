@@ -33,12 +33,15 @@ BEGIN
     WITH named AS MATERIALIZED (
         SELECT i.place, i.seen_at, i.read_at, i.dismissed_at
         FROM (
-            SELECT x.ctid AS place, x.id, x.log, x.seen_at, x.read_at, x.dismissed_at, x.expires_at
+            SELECT x.*
             FROM unnest(
                 ARRAY(SELECT jsonb_array_elements_text(p_change -> 'ids'))::bigint[],
                 ARRAY(SELECT jsonb_array_elements_text(p_change -> 'logs'))
             ) AS k (id, log)
-            JOIN {items} x ON x.user_id = p_user AND x.id = k.id AND x.log = k.log
+            CROSS JOIN LATERAL (  -- never a join: without statistics, that compares each name with each item
+                SELECT i.ctid AS place, i.id, i.log, i.seen_at, i.read_at, i.dismissed_at, i.expires_at
+                FROM {items} i WHERE i.user_id = p_user AND i.id = k.id AND i.log = k.log OFFSET 0
+            ) AS x
             UNION ALL
             SELECT x.ctid, x.id, x.log, x.seen_at, x.read_at, x.dismissed_at, x.expires_at
             FROM {items} x
@@ -66,12 +69,11 @@ BEGIN
             (i.dismissed_at IS NULL)::integer - (n.dismissed_at IS NULL)::integer AS total,
             (i.seen_at IS NULL)::integer - (n.seen_at IS NULL)::integer AS unseen,
             (i.read_at IS NULL)::integer - (n.read_at IS NULL)::integer AS unread
-    ), ordered AS (
-        SELECT array_agg(o.id ORDER BY o.id DESC, o.log DESC) AS ids, array_agg(o.log ORDER BY o.id DESC, o.log DESC) AS logs
-        FROM done o
+    ), newest AS (
+        SELECT array_agg(o.id) AS ids, array_agg(o.log) AS logs
+        FROM (SELECT d.id, d.log FROM done d ORDER BY d.id DESC, d.log DESC LIMIT 1000) AS o
     )
-    SELECT count(*), sum(d.total), sum(d.unseen), sum(d.unread), (SELECT o.ids[:1000] FROM ordered o),
-            (SELECT o.logs[:1000] FROM ordered o)
+    SELECT count(*), sum(d.total), sum(d.unseen), sum(d.unread), (SELECT n.ids FROM newest n), (SELECT n.logs FROM newest n)
         INTO changed, v_total, v_unseen, v_unread, ids, logs
         FROM done d;
     IF changed > 0 THEN

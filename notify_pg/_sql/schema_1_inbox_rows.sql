@@ -73,6 +73,9 @@ END
 $trim$;
 
 -- Lists some of the events that a batch has appended: those with numbers in a range and an expiry (-1: none).
+--
+-- Rows that exist are found one by one and then updated by their place. A join could compare each with all others: its
+-- plan would be that for the few rows of the beginning.
 CREATE OR REPLACE FUNCTION {inbox_items}(
     p_first integer,
     p_last integer,
@@ -81,7 +84,7 @@ CREATE OR REPLACE FUNCTION {inbox_items}(
     p_micros bigint[],       -- this and the next two: one element if it is the same for all
     p_types text[],
     p_data bytea[],
-    p_topics text[],
+    p_topics text[],         -- NULL if no event has one
     p_metas text[],
     p_expiries bigint[],
     p_now bigint,
@@ -90,46 +93,77 @@ CREATE OR REPLACE FUNCTION {inbox_items}(
     p_keep_unread boolean
 ) RETURNS void LANGUAGE plpgsql AS $items$
 DECLARE
+    v_ids bigint[] := p_ids;
     v_user text;
     v_busy text[];
+    v_gone_users text[];     -- of items that are replaced; then whether each was active, unseen and unread
+    v_gone_total integer[];
+    v_gone_unseen integer[];
+    v_gone_unread integer[];
 BEGIN
+    IF p_topics IS NOT NULL THEN
+        SELECT array_agg(CASE WHEN d.topic IS NULL OR d.nth = 1 THEN d.id END ORDER BY d.n) INTO v_ids
+            FROM (
+                SELECT u.n, u.id, u.topic,
+                    row_number() OVER (
+                        PARTITION BY u.user_id, u.topic, u.id IS NULL, u.expiry IS NULL, u.n > p_last
+                        ORDER BY u.n DESC) AS nth
+                FROM unnest(p_users, p_ids, p_topics, p_expiries) WITH ORDINALITY AS u (user_id, id, topic, expiry, n)
+            ) AS d;
+        WITH gone AS (
+            DELETE FROM {items} i USING (
+                SELECT x.place
+                FROM unnest(p_users, v_ids, p_topics, p_expiries) WITH ORDINALITY AS d (user_id, id, topic, expiry, n)
+                CROSS JOIN LATERAL (
+                    SELECT y.ctid AS place FROM {items} y
+                    WHERE y.user_id = d.user_id AND y.group_name = d.topic AND y.log = '' OFFSET 0
+                ) AS x
+                WHERE d.n BETWEEN p_first AND p_last AND d.id IS NOT NULL AND d.expiry IS NOT NULL
+            ) AS o
+            WHERE i.ctid = o.place
+            RETURNING i.user_id, i.seen_at, i.read_at, i.dismissed_at
+        )
+        SELECT array_agg(g.user_id), array_agg((g.dismissed_at IS NULL)::integer), array_agg((g.seen_at IS NULL)::integer),
+                array_agg((g.read_at IS NULL)::integer)
+            INTO v_gone_users, v_gone_total, v_gone_unseen, v_gone_unread FROM gone g;
+    END IF;
+
     WITH item AS MATERIALIZED (
         SELECT d.user_id, d.id, d.topic, nullif(d.expiry, -1) AS expiry, coalesce(d.micros, p_micros[1]) AS micros,
-            coalesce(d.type, p_types[1]) AS type, coalesce(d.data, p_data[1]) AS data, d.meta,
-            row_number() OVER (PARTITION BY d.user_id, d.topic ORDER BY d.id DESC) AS nth
-        FROM unnest(p_users, p_ids, p_micros, p_types, p_data, p_topics, p_metas, p_expiries) WITH ORDINALITY
+            coalesce(d.type, p_types[1]) AS type, coalesce(d.data, p_data[1]) AS data, d.meta
+        FROM unnest(p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas, p_expiries) WITH ORDINALITY
             AS d (user_id, id, micros, type, data, topic, meta, expiry, n)
         WHERE d.n BETWEEN p_first AND p_last AND d.id IS NOT NULL AND d.expiry IS NOT NULL
-    ), replaced AS (
-        DELETE FROM {items} i USING item d
-        WHERE i.user_id = d.user_id AND i.group_name = d.topic AND i.log = '' AND d.nth = 1
-        RETURNING i.user_id, i.seen_at, i.read_at, i.dismissed_at
     ), stored AS (
-        -- what is replaced has been removed before the first row is inserted: it is counted first
         INSERT INTO {items} (user_id, id, log, group_name, expires_at, micros, type, data, meta)
-        SELECT d.user_id, d.id, '', d.topic, d.expiry, d.micros, d.type, d.data, d.meta
-        FROM item d CROSS JOIN (SELECT count(*) FROM replaced) AS r
-        WHERE d.topic IS NULL OR d.nth = 1
-        RETURNING user_id, id, expires_at
-    ), change AS (
+        SELECT d.user_id, d.id, '', d.topic, d.expiry, d.micros, d.type, d.data, d.meta FROM item d
+    ), change AS MATERIALIZED (
         SELECT c.user_id, sum(c.kept) AS kept, sum(c.total) AS total, sum(c.unseen) AS unseen, sum(c.unread) AS unread,
-            max(c.id) AS newest, min(c.id) AS oldest, min(c.expires_at) AS expiry
+            max(c.id) AS newest, min(c.id) AS oldest, min(c.expiry) AS expiry
         FROM (
-            SELECT s.user_id, 1 AS kept, 1 AS total, 1 AS unseen, 1 AS unread, s.id, s.expires_at FROM stored s
+            SELECT d.user_id, 1 AS kept, 1 AS total, 1 AS unseen, 1 AS unread, d.id, d.expiry FROM item d
             UNION ALL
-            SELECT r.user_id, -1, -(r.dismissed_at IS NULL)::integer, -(r.seen_at IS NULL)::integer,
-                -(r.read_at IS NULL)::integer, NULL, NULL FROM replaced r
+            SELECT g.user_id, -1, -g.total, -g.unseen, -g.unread, NULL, NULL
+            FROM unnest(v_gone_users, v_gone_total, v_gone_unseen, v_gone_unread) AS g (user_id, total, unseen, unread)
         ) AS c GROUP BY c.user_id
     ), counted AS (
-        INSERT INTO {inboxes} AS b (user_id, position, kept, total, unseen, unread, oldest, expiry)
-        SELECT c.user_id, c.newest, c.kept, c.total, c.unseen, c.unread, c.oldest, c.expiry FROM change c
-        ON CONFLICT (user_id) DO UPDATE SET
-            position = excluded.position, kept = b.kept + excluded.kept, total = b.total + excluded.total,
-            unseen = b.unseen + excluded.unseen, unread = b.unread + excluded.unread,
-            oldest = least(b.oldest, excluded.oldest), expiry = least(b.expiry, excluded.expiry)
+        UPDATE {inboxes} b SET
+            position = c.newest, kept = b.kept + c.kept, total = b.total + c.total, unseen = b.unseen + c.unseen,
+            unread = b.unread + c.unread, oldest = least(b.oldest, c.oldest), expiry = least(b.expiry, c.expiry)
+        FROM change c CROSS JOIN LATERAL (
+            SELECT x.ctid AS place FROM {inboxes} x WHERE x.user_id = c.user_id OFFSET 0
+        ) AS o
+        WHERE b.ctid = o.place
         RETURNING b.user_id, b.kept > p_max_items OR b.oldest < p_horizon OR b.expiry <= p_now AS is_busy
+    ), created AS (
+        INSERT INTO {inboxes} (user_id, position, kept, total, unseen, unread, oldest, expiry)
+        SELECT c.user_id, c.newest, c.kept, c.total, c.unseen, c.unread, c.oldest, c.expiry FROM change c
+        WHERE (SELECT count(*) FROM counted) < (SELECT count(*) FROM change)
+            AND c.user_id NOT IN (SELECT k.user_id FROM counted k)
+        RETURNING user_id, kept > p_max_items OR oldest < p_horizon OR expiry <= p_now AS is_busy
     )
-    SELECT array_agg(c.user_id) INTO v_busy FROM counted c WHERE c.is_busy;
+    SELECT array_agg(b.user_id) INTO v_busy
+        FROM (SELECT * FROM counted UNION ALL SELECT * FROM created) AS b WHERE b.is_busy;
 
     FOREACH v_user IN ARRAY coalesce(v_busy, '{}') LOOP
         PERFORM {inbox_due}(v_user, p_now, p_horizon, p_keep_unread, 500);

@@ -26,27 +26,24 @@ CREATE OR REPLACE FUNCTION {save_inbox}(
     OUT known_ids bigint[],
     OUT known_prevs bigint[]
 ) LANGUAGE plpgsql
-SET enable_seqscan = off  -- a plan for the few rows of the beginning would be kept
+SET enable_seqscan = off     -- this and the next: a plan for the few rows of the beginning would be kept
+SET enable_bitmapscan = off
 AS $save_inbox$
 DECLARE
     v_count integer := cardinality(p_users);
     v_ids bigint[];
-    v_is_behind boolean;
+    v_is_ahead boolean;
+    v_floor bigint;
     v_is_repeated boolean;
     v_now bigint;
     v_horizon bigint;
     v_first integer := 1;
 BEGIN
     -- No id at or below one that the inbox has seen, even if the log was lost. Logs are locked in the order of saves.
-    IF v_count = 1 THEN
-        SELECT b.position > coalesce(h.last_id, 0) INTO v_is_behind
-            FROM {inboxes} b LEFT JOIN {heads} h ON h.user_id = b.user_id WHERE b.user_id = p_users[1];
-    ELSE
-        SELECT bool_or(b.position > coalesce(h.last_id, 0)) INTO v_is_behind
-            FROM unnest(p_users) AS u (user_id) JOIN {inboxes} b ON b.user_id = u.user_id
-            LEFT JOIN {heads} h ON h.user_id = u.user_id;
-    END IF;
-    IF v_is_behind THEN
+    v_floor := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint << 20;
+    SELECT bool_or((SELECT b.position FROM {inboxes} b WHERE b.user_id = u.user_id) >= v_floor)
+        INTO v_is_ahead FROM unnest(p_users) AS u (user_id);
+    IF v_is_ahead THEN  -- of the clock; usually the log is so as well
         PERFORM set_config('lock_timeout', p_wait::text, true) WHERE p_nonce IS NOT NULL;
         INSERT INTO {heads} AS h (user_id, last_id, prev_id, step, total)
             SELECT b.user_id, b.position, 0, 0, 0 FROM {inboxes} b
@@ -144,11 +141,13 @@ CREATE OR REPLACE FUNCTION {change_inbox}(
     OUT positions bigint[]
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
+SET enable_bitmapscan = off
 AS $change_inbox$
 DECLARE
     v_change jsonb := p_change;
     v_now bigint;
     v_horizon bigint;
+    v_is_stored boolean;     -- by an earlier attempt
     v_is_changed boolean := false;
     v_end bigint;
     v_source text := coalesce(p_change ->> 'topic', p_change ->> 'session');
@@ -164,13 +163,17 @@ BEGIN
         WHERE h.user_id = p_user AND b.user_id = p_user AND b.position > h.last_id;
     v_now := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_horizon := coalesce((v_now - p_max_age) << 20, 0);
-    data := p_data;
 
-    PERFORM FROM {nonces} n WHERE n.nonce = p_nonce;
-    IF FOUND THEN  -- an earlier attempt has stored it
+    SELECT n.changed_ids, n.changed_logs INTO ids, logs FROM {nonces} n WHERE n.nonce = p_nonce;
+    v_is_stored := FOUND;
+    IF v_is_stored OR p_again THEN  -- a crash of the server empties the table
         SELECT e.id, e.prev, e.data INTO id, prev, data FROM {events} e
             WHERE e.user_id = p_user AND e.id >= (p_deadline / 1000 - 600000) << 20 AND e.nonce = p_nonce + 1;
-    ELSE
+        v_is_stored := v_is_stored OR FOUND;
+    END IF;
+
+    IF NOT v_is_stored THEN
+        data := p_data;
         PERFORM {inbox_pull}(p_user, v_now, v_horizon, p_max_items, p_keep_unread);
         IF v_change ? 'before' THEN  -- the end of the other log completes the event
             SELECT greatest(max(e.last), 0) INTO v_end FROM (
@@ -199,6 +202,7 @@ BEGIN
                     ARRAY[p_type], ARRAY[data], ARRAY[p_topic], CASE WHEN p_key IS NOT NULL THEN ARRAY[p_key] END,
                     ARRAY[p_meta]) AS s;
             UPDATE {inboxes} b SET position = id WHERE b.user_id = p_user;
+            UPDATE {nonces} n SET changed_ids = ids, changed_logs = logs WHERE n.nonce = p_nonce;
         ELSE
             DELETE FROM {heads} h WHERE h.user_id = p_user AND h.last_id = 0;
         END IF;
@@ -214,6 +218,7 @@ CREATE OR REPLACE FUNCTION {pull_inbox}(
     p_user text, p_wait integer, p_max_items bigint, p_max_age bigint, p_keep_unread boolean, OUT pulled integer
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
+SET enable_bitmapscan = off
 AS $pull_inbox$
 DECLARE
     v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;

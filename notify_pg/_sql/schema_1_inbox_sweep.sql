@@ -12,6 +12,7 @@ CREATE OR REPLACE FUNCTION {sweep_inboxes}(
     OUT last_user text
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
+SET enable_bitmapscan = off
 AS $sweep$
 DECLARE
     v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
@@ -55,6 +56,7 @@ $sweep$;
 -- Removes a topic from the inboxes of some of its followers, and returns of how many.
 CREATE OR REPLACE FUNCTION {leave_topic}(p_topic text, p_limit integer) RETURNS integer LANGUAGE plpgsql
 SET enable_seqscan = off
+SET enable_bitmapscan = off
 AS $leave$
 DECLARE
     v_users text[] := ARRAY(

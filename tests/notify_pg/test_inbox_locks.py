@@ -93,6 +93,22 @@ async def test_changes_and_reads_beside_an_open_transaction(
     assert await store.pull("a") == 0
 
 
+async def test_changes_of_a_locked_log_leave_connections_for_others(make: Make, sql: asyncpg.Connection) -> None:
+    """However many wait for one log, saves and reads of other users go on."""
+    store = await make(timeout=LONG, pool_size=6)
+    sent = [await store.save(item("a", n)) for n in range(12)]
+    async with asyncio.TaskGroup() as tasks:
+        async with sql.transaction():
+            await store.save_in(item("a", 12), sql)
+            changes = [tasks.create_task(store.change(change("a", "read", ids=[each.id]))) for each in sent]
+            async with asyncio.timeout(LONG / 2):
+                for n in range(3):
+                    await store.save(item("b", n))
+                    assert len(await listed(store, "b")) == n + 1
+            assert not any(each.done() for each in changes)
+    assert [(await each).ids for each in changes] == [(each.id,) for each in sent]
+
+
 async def test_batches_changes_pulls_and_merges_never_deadlock(
     make: Make, sql: asyncpg.Connection, schema: str
 ) -> None:
@@ -192,7 +208,7 @@ async def test_a_change_whose_reply_is_lost(postgres: Server, schema: str, sql: 
             made = await store.change(change("a", "read", ids=[sent[0].id]))
             assert proxy.lost_replies == 1
             assert made.event is not None
-            assert (made.event.payload, made.counts.unread) == ({"ids": [sent[0].id]}, 1)
+            assert (made.event.payload, made.ids, made.counts.unread) == ({"ids": [sent[0].id]}, (sent[0].id,), 1)
             count = f"SELECT count(*) FROM {schema}.notify_events WHERE type = 'notify.read'"
             assert await sql.fetchval(count) == 1
             for drafts in ([item("a", 2, "marked")], [item("a", n, f"marked{n}") for n in range(3)]):
