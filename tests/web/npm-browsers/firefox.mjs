@@ -6,6 +6,7 @@ const browser = await puppeteer.launch({
   browser: 'firefox',
   executablePath: '/usr/bin/firefox-esr',
   headless: true,
+  timeout: 120_000, // a busy machine
   args: ['--no-remote'],
 });
 const pages = [];
