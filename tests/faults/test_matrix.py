@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
@@ -44,3 +47,18 @@ def test_every_fault_has_a_test_and_an_expectation_for_each_backend() -> None:
         if path != Path(__file__):
             tests = re.findall(r"^ *(?:async )?def test_(\w+)\(", path.read_text(), re.MULTILINE)
             assert {f"{path.stem.removeprefix('test_')}::{test}" for test in tests} <= named
+
+
+@pytest.mark.parametrize("module", ["logs", "network", "processes", "servers"])
+def test_both_kinds_of_wake_have_cells(module: str) -> None:
+    """Each test of one backend at a time that runs on a server with pub/sub runs on one with wake streams too."""
+    tests = vars(import_module(f"tests.faults.test_{module}"))
+    lists = {
+        name: set(mark.args[1])
+        for name, test in tests.items()
+        for mark in getattr(test, "pytestmark", ())
+        if name.startswith("test_") and mark.args[:1] == ("backend",)
+    }
+    on_redis = {name: backends for name, backends in lists.items() if "redis" in backends}
+    assert on_redis
+    assert {name for name, backends in on_redis.items() if "redis xread" not in backends} == set()
