@@ -125,3 +125,42 @@ async def test_an_item_after_due_ones_is_in_the_index(server: Server, store: Red
     stream, *_, index = store._names.inbox("alice")
     assert (server.ask("ZSCORE", index, stream) or 0) > 1
     assert await listed(store) == ["stays"]
+
+
+async def test_the_round_trips_of_a_change(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the docstring of `change` says, for each kind of change, with topics and without, with news and without."""
+    trips = 0
+    inbox = store._inbox
+    ask, save = inbox._ask, inbox._saver.change
+
+    async def counted_ask(commands: Any) -> Any:
+        nonlocal trips
+        trips += 1
+        return await ask(commands)
+
+    async def counted_save(draft: Event, effect: bytes) -> Any:
+        nonlocal trips
+        trips += 1
+        return await save(draft, effect)
+
+    monkeypatch.setattr(inbox, "_ask", counted_ask)
+    monkeypatch.setattr(inbox._saver, "change", counted_save)
+
+    async def of(user: str, type_: str, payload: Any) -> int:
+        nonlocal trips
+        trips = 0
+        await store.change(Event(user, f"notify.{type_}", payload))
+        return trips
+
+    sent = [await store.save(item("alice", number)) for number in range(4)]
+    assert await of("alice", "read", {"ids": [sent[0].id]}) == 1
+    assert await of("alice", "read", {"ids": [sent[0].id]}) == 1  # changes nothing
+    assert await of("alice", "merged", {"session": "bob", "until": None}) == 3
+    assert await of("alice", "followed", {"topic": "news", "since": None}) == 2
+    assert await of("alice", "read", {"ids": [sent[1].id]}) == 3
+    await store.save(item("news", 0))
+    assert await of("alice", "read", {"ids": [sent[2].id]}) == 4
+    assert await of("alice", "read", {"ids": [sent[3].id]}) == 3
+    await of("carol", "followed", {"topic": "sport", "since": None})
+    assert await of("dave", "merged", {"session": "carol", "until": None}) == 4
+    assert await of("alice", "unfollowed", {"topic": "news"}) == 4
