@@ -104,7 +104,10 @@ class PostgresInbox:
         until = time.monotonic() + self._db.timeout
         logs: list[str] = []
         if has_positions(draft):
-            logs = [row["topic"] for row in await self._db.read(self._sql("inbox_logs"), [draft.user])]
+            try:
+                logs = [row["topic"] for row in await self._read(self._sql("inbox_logs"), [draft.user])]
+            except BackendUnavailableError as error:
+                raise rejected(error.__cause__ or error, self._db.backend) from error.__cause__
         change = completed_change_of(draft, logs)
         column = [None if values is None else values[0] for values in columns([draft])]
         arguments = (*self._limits, *column, json.dumps(change), MAX_TOPICS, *retention_arguments(self.retention))

@@ -16,12 +16,13 @@ from typing import Any, Final
 
 from notify import Event, ids
 from notify.adapters import check_user
-from notify.errors import NotifyError, UsageError
+from notify.errors import BackendUnavailableError, NotifyError, UsageError
 from notify.inbox.abc import MAX_IDS, MAX_TOPICS, Change, Counts, Follow, InboxRetention, ItemPage, ItemQuery
 
 from ._client import RedisClient
 from ._commands import PushCommands, own_position, retention_arguments
 from ._connection import pack
+from ._errors import rejected
 from ._inbox_keys import RedisInboxLog, item_id, name_in_positions, read_logs, split_member, strings
 from ._inbox_rows import RedisInboxReply, page_of, query_arguments
 from ._names import PARTITIONS, RedisNames, partition_of
@@ -80,6 +81,12 @@ class RedisInbox:
 
     async def change(self, draft: Event) -> Change:
         """See `notify.inbox.abc.InboxStore.change`."""
+        try:
+            return await self._change(draft)
+        except BackendUnavailableError as error:  # of a step that precedes the change itself
+            raise rejected(error, self._client.name) from error.__cause__
+
+    async def _change(self, draft: Event) -> Change:
         payload: Any = draft.payload
         if draft.type == _MERGED and payload["session"] != draft.user:
             return await self._merge(draft, payload["session"])

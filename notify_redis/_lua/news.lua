@@ -37,7 +37,7 @@ local news = {}
 for i = 1, #KEYS / 13 do
   local k = i * 13 - 12
   local box, position = keys_of(KEYS[k], k + 1), packed(ARGV[5 + i])
-  redis.call('ZADD', KEYS[k + 12], 0, follower)
+  if not redis.call('ZSCORE', KEYS[k + 12], follower) then redis.call('ZADD', KEYS[k + 12], 0, follower) end
   local last = end_of(box)
   if packed(last) > position then
     local members, rows = members_after(box, position), {}
