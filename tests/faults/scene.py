@@ -184,7 +184,8 @@ class Scene:
         self.space = backend.fresh_space()
         self.processes: list[Process] = []
         self._directory = directory
-        self.urls = {"push": url or backend.url, "read": read_url or url or backend.url, "browse": url or backend.url}
+        self.urls = dict.fromkeys(("push", "tend", "browse"), url or backend.url)
+        self.urls["read"] = read_url or url or backend.url
         self.store = {"max_len": 100_000, **backend.options, **(store or {})}
         self._options = options
         self._names = count()
@@ -215,7 +216,7 @@ class Scene:
 
     @property
     def pushers(self) -> list[Process]:
-        return self.living("push")
+        return [*self.living("push"), *self.living("tend")]
 
     @property
     def readers(self) -> list[Process]:
@@ -305,15 +306,15 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    backend: Backend, directory: Path, *, pushers: int = 2, readers: int = 1, **options: Any
+    backend: Backend, directory: Path, *, pushers: int = 2, readers: int = 1, role: str = "push", **options: Any
 ) -> AsyncIterator[Scene]:
-    """Run pushers and readers until the block ends; it begins once they have done something."""
+    """Run pushers (`tend`: inboxes too) and readers until the block ends; it begins once they have done something."""
     scene = Scene(backend, directory, **options)
     try:
         for _ in range(readers):
             scene.start("read")
         for _ in range(pushers):
-            scene.start("push")
+            scene.start(role)
         await scene.ready()
         await scene.more("saw", 50)
         yield scene

@@ -19,7 +19,7 @@ from random import Random
 import anyio
 import anyio.lowlevel
 
-from notify import BackendError, BackendUnavailableError, Notifier, PushUncertainError, Stream, StreamStore, ids
+from notify import BackendError, BackendUnavailableError, Event, Notifier, PushUncertainError, Stream, StreamStore, ids
 from notify.testing import History
 from notify.testing.history import Reader
 
@@ -51,6 +51,7 @@ class Worker:
         self.gate.set()
         self.busy = 0
         self.stopped = False
+        self.save = self.push_one
 
     async def obey(self) -> None:
         """Do as told until told to stop."""
@@ -103,9 +104,11 @@ class Worker:
         """Push, and return whether the outcome is known."""
         try:
             with anyio.move_on_after(self.haste()), self.history.pushing(user, value, key=key) as attempt:
-                event = await self.notifier.push(user, "n", [value, "x" * self.size], key=key)
-                assert event is not None
-                attempt.ok(event.id)
+                event = await self.save(user, value, [value, "x" * self.size], key)
+                if event is None:
+                    attempt.rejected()
+                else:
+                    attempt.ok(event.id)
                 return True
         except PushUncertainError:
             pass
@@ -113,6 +116,10 @@ class Worker:
             await anyio.sleep(0.02)
             return True
         return False
+
+    async def push_one(self, user: str, value: str, payload: list[str], key: str | None) -> Event | None:
+        """Push once. Workers of other roles save something else: `save`."""
+        return await self.notifier.push(user, "n", payload, key=key)
 
     async def push_many(self, lane: int) -> None:
         """Push to everybody at once, in another order each time."""
@@ -159,8 +166,8 @@ class Worker:
                 event = await stream.next()
                 if event.type == "notify.gap":
                     reader.gap(event.payload["reason"], event.payload["from"], event.payload["to"])
-                elif event.type == "n":
-                    reader.event(event, event.payload[0])
+                elif event.type != "notify.sync":
+                    reader.event(event, event.meta.get("by") or event.payload[0])
                 if self.restless and self.random.random() < 0.02:
                     return
 
@@ -193,7 +200,11 @@ async def run(options: argparse.Namespace) -> None:
         store = open_store(options.store, options.space, **json.loads(options.options))
         worker = Worker(options, store, history)
         async with anyio.create_task_group() as tasks:
-            if options.role == "push":
+            if options.role == "tend":
+                from .tending import Tending  # as above
+
+                worker.save = Tending(worker.notifier, store, worker.random).save
+            if options.role in ("push", "tend"):
                 for user in worker.users:
                     for lane in range(options.lanes):
                         tasks.start_soon(worker.push, user, lane)
@@ -209,7 +220,7 @@ async def run(options: argparse.Namespace) -> None:
                         tasks.start_soon(worker.browse, user, start, options.port)
             say("ready")
             await worker.obey()
-            if options.role != "push":
+            if options.role not in ("push", "tend"):
                 tasks.cancel_scope.cancel()
         await worker.notifier.aclose()
         await store.aclose()
@@ -222,7 +233,7 @@ async def run(options: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=["push", "read", "browse"])
+    parser.add_argument("role", choices=["push", "tend", "read", "browse"])
     parser.add_argument("--store", required=True, help="the URL of the store")
     parser.add_argument("--space", required=True, help="the prefix or schema that keeps this run apart from others")
     parser.add_argument("--options", default="{}", help="of the store's constructor, as JSON")
