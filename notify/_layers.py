@@ -6,6 +6,7 @@ An application has no need of this: `push` builds its events. `notify.inbox` is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import anyio.lowlevel
@@ -14,8 +15,8 @@ from ._push._pipeline import PUSHES_PER_YIELD
 from ._push._writer import checked_event
 from ._pushing import Pushed, Pushing
 from ._runtime._results import PushReport
-from .errors import InvalidEventError, NotifyError, PayloadTooLargeError, UsageError
-from .event import Event, draft, freeze_meta, plain
+from .errors import ClosedError, InvalidEventError, NotifyError, PayloadTooLargeError, UsageError
+from .event import Draft, Event, draft, freeze_meta, plain
 
 
 class LayerPushing(Pushing[Pushed]):
@@ -45,7 +46,8 @@ class LayerPushing(Pushing[Pushed]):
             group: likewise.
             meta: likewise.
             data: likewise.
-            reserved: further `meta`, the names of which begin with `notify.`.
+            reserved: further `meta`, the names of which begin with `notify.`. A `MappingProxyType` must never change:
+                without `meta`, the event gets this very object, unchecked.
 
         Raises:
             InvalidEventError: an argument is unacceptable.
@@ -56,8 +58,12 @@ class LayerPushing(Pushing[Pushed]):
         if len(event.data) > self._options.max_payload:
             raise PayloadTooLargeError(len(event.data), self._options.max_payload)
         if reserved is not None:
-            event.meta = freeze_meta({**event.meta, **reserved} if meta else reserved)
-        event.user = plain(user)
+            if not meta and reserved.__class__ is MappingProxyType:
+                event.meta = reserved
+            else:
+                event.meta = freeze_meta({**event.meta, **reserved})
+        if user.__class__ is not str:
+            event.user = plain(user)
         return event
 
     async def push_event(self, event: Event, *, connection: Any = None) -> Pushed:
@@ -82,21 +88,34 @@ class LayerPushing(Pushing[Pushed]):
 
         Order, cancellation, concurrency, cost: as `push`.
         """
-        self._check_open()
-        self._check_built(event)
+        if self._closed:
+            raise ClosedError("the notifier is closed")
+        if (
+            self._save_directly is None
+            or event.__class__ is not Draft
+            or not event.user
+            or len(event.data) > self._options.max_payload
+        ):
+            self._check_built(event)
         self._guard.check()
         pushed: Any  # what the overloads of the constructor say
         if self._save_directly is None or connection is not None or self._unsent:
             pushed = await self._push(event, False, connection)
         else:
             try:  # as in `push`
-                pushed = checked_event(self._save_directly(event))
+                pushed = stored = self._save_directly(event)
+                if stored.__class__ is not Event:
+                    checked_event(stored)
             except Exception as error:
                 raise self._pipeline.save_failed(error)  # noqa: B904 - it carries its cause
-            self._counters.pushed_stored += 1
+            counters = self._counters
+            counters.pushed_stored = count = counters.pushed_stored + 1
             streams = self._users.get(event.user)
-            if streams is not None and streams.offer(pushed):
-                self._counters.delivered_local += streams.streams
+            if streams is not None and streams.offer(stored):
+                counters.delivered_local += streams.streams
+            if count % PUSHES_PER_YIELD:
+                return pushed  # type: ignore[no-any-return]
+            self._pushes_since_yield = PUSHES_PER_YIELD
         self._pushes_since_yield += 1
         if self._pushes_since_yield >= PUSHES_PER_YIELD:
             self._pushes_since_yield = 0

@@ -7,12 +7,12 @@ exist. Everything else that is malformed is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, get_args
 
 from notify import InvalidEventError, InvalidEventIdError, PayloadTooLargeError, UsageError, ids
 from notify.adapters import check_user, split_positions
-from notify.event import Event, check_name, check_type, plain
+from notify.event import Event, check_name, check_type, freeze_meta, plain
 
 from .abc import ITEM, MAX_IDS, InboxRetention, ItemQuery, State
 
@@ -25,10 +25,11 @@ MARKS: Final = ("seen", "read", "unread", "dismissed", "restored")
 _LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999
 _MOST: Final = 1_000_000_000  # items of an inbox, and seconds that it keeps them: every backend can calculate with that
 _STATES: Final = get_args(State)
-_PLAIN_ITEM: Final = {ITEM: ""}
+PLAIN_ITEM: Final[Mapping[str, str]] = freeze_meta({ITEM: ""})
+"""The meta of an item that does not vanish by itself: one object for all of them."""
 
 
-def item_meta(ttl: float | None, now: float) -> dict[str, str]:
+def item_meta(ttl: float | None, now: float) -> Mapping[str, str]:
     """Return the entry of `meta` that makes an event an item.
 
     Args:
@@ -39,7 +40,7 @@ def item_meta(ttl: float | None, now: float) -> dict[str, str]:
         UsageError: `ttl` is not a number greater than 0, or ends after the year 9999.
     """
     if ttl is None:
-        return _PLAIN_ITEM
+        return PLAIN_ITEM
     seconds: object = ttl  # untyped code may pass anything
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise UsageError(f"ttl must be a number of seconds greater than 0, not {ttl!r:.80}")

@@ -11,7 +11,7 @@ from notify.abc import Enqueue, ability
 from notify.adapters import check_user
 from notify.event import check_name, plain
 
-from ._events import check_limit, item_id, item_meta, item_query
+from ._events import PLAIN_ITEM, check_limit, item_id, item_meta, item_query
 from ._marking import InboxMarks
 from .abc import Counts, Item, ItemPage, ItemQuery, State
 
@@ -84,7 +84,7 @@ class Inbox(InboxMarks):
         Order, cancellation, concurrency: as `push`.
         Cost: one save.
         """
-        reserved = item_meta(ttl, time.time())
+        reserved = PLAIN_ITEM if ttl is None else item_meta(ttl, time.time())
         event = self._notifier.draft(user, type, payload, key=key, group=group, meta=meta, reserved=reserved)
         if connection is not None and not ability(self._store, Enqueue):
             raise UsageError(f"{self._name} has no outbox for items of a transaction: send without connection=")
