@@ -124,6 +124,8 @@ class InboxWriter:
             self._new_groups.add((box.user, group))
         self._new.append((box.user, *row))
         box.came(row[0], (None, None, None), row[6])
+        if self.limits.is_due(row[0], None, row[6]):
+            self.remove_due(box, DUE_AT_ONCE)  # before others have to go for it
         self.trim(box)
 
     def copy(self, box: SQLiteBox, row: Row) -> None:

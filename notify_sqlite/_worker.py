@@ -17,6 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -68,6 +69,11 @@ class JobConnection(sqlite3.Connection):
                 # has no further use, so it stops here.
                 threading.Event().wait()
 
+    def __del__(self) -> None:
+        """Close a connection that was opened for a caller who had been cancelled by then, in whichever thread."""
+        with suppress(sqlite3.Error):  # it could not be opened
+            self.close()
+
 
 class _JobResult:
     """Has the one method of a cursor that `execute_fetchall` calls."""
@@ -100,13 +106,17 @@ async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aio
         path: the file, absolute.
         create: whether to create the file if it does not exist.
         timeout: seconds for which each statement waits for a lock.
+
+    Raises:
+        sqlite3.Error: the file cannot be opened.
+    Cancellation: a connection that is being opened is closed; that is waited for, for a second at most.
     """
     made: list[aiosqlite.Connection] = []
     url = f"{Path(path).as_uri()}?mode={'rwc' if create else 'rw'}"
 
     def make() -> None:
         options: dict[str, Any] = {"factory": JobConnection, "isolation_level": None, "timeout": timeout, "uri": True}
-        made.append(aiosqlite.connect(url, **options))
+        made.append(aiosqlite.connect(url, check_same_thread=False, **options))
 
     maker = threading.Thread(target=make, daemon=True)  # a thread inherits from the one that makes it to be a daemon
     maker.start()
@@ -114,10 +124,12 @@ async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aio
     (connection,) = made
     try:
         return await connection
-    except sqlite3.Error:
+    except BaseException:
         # aiosqlite stops its thread without waiting for it. The thread could outlive the event loop and complain.
         thread: Any = getattr(connection, "_thread", connection)
-        thread.join(1.0)
+        with anyio.move_on_after(1.0, shield=True):
+            while thread.is_alive():
+                await anyio.sleep(0.001)
         raise
 
 

@@ -101,9 +101,11 @@ class InboxFold:
         ):
             fresh.append(event)  # keeps I2
         else:
-            self.remove_due(now, retention, DUE_AT_ONCE)
             if ITEM in event.meta:
-                self._add([Row(event, "")], retention)
+                self.rows.add(Row(event, ""))
+            self.remove_due(now, retention, DUE_AT_ONCE)  # before others have to go for an item that is due already
+            if ITEM in event.meta:
+                self._trim(retention)
             elif event.type in MARKS:
                 self.rows.change(self.found(event, now, retention), event.type.removeprefix("notify."), now)
         self.position = event.id

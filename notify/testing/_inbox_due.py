@@ -103,6 +103,17 @@ class InboxDueTests(InboxTests[InboxStoreT]):
         group = [await self.send(store, "bob", number, group="g") for number in range(8)]
         assert await self.states(store, "bob") == {group[-1].id: "unseen"}
 
+    async def test_what_is_due_on_arrival_displaces_nothing(self, store: InboxStore) -> None:
+        """An item that comes too late, as from an outbox, replaces that of its group; no other has to go for it."""
+        store.inbox_retention = InboxRetention(max_items=2)
+        sent = [await self.send(store, "alice", "a"), await self.send(store, "alice", "b", group="g")]
+        await self.send(store, "alice", "late", expires=1)
+        assert await self.states(store, "alice") == {event.id: "unseen" for event in sent}
+        await self.send_all(store, [item("alice", number, expires=1) for number in range(3)])
+        assert await self.states(store, "alice") == {event.id: "unseen" for event in sent}
+        await self.send(store, "alice", "late", group="g", expires=1)
+        assert await self.states(store, "alice") == {sent[0].id: "unseen"}
+
     async def test_unread_items_are_kept(self, store: InboxStore) -> None:
         """With `keep_unread` the oldest read one gives way, an unread one only beyond ten times `max_items`."""
         store.inbox_retention = InboxRetention(max_items=3, keep_unread=True)

@@ -249,11 +249,13 @@ local function report(box, record, extra, place, now)
   return answer(box, string.match(place, '^%S+ %S+') or '', found)
 end
 
--- Inserts a new item, after the removal of due ones if there may be any.
+-- Inserts a new item. Due ones, and the new one if it is due already, are removed before others have to go for it.
 local function insert(box, member, record, extra, may_be_due, now)
-  if may_be_due then purge(box, now, MANY) end
   local expires, group = string.match(extra, '^(%d*)\n?(.*)$')
-  add(box, member, record, group ~= '' and '\n' .. group or nil, tonumber(expires))
+  expires = tonumber(expires)
+  may_be_due = may_be_due or expires and expires <= now
+  add(box, member, record, group ~= '' and '\n' .. group or nil, expires)
+  if may_be_due then purge(box, now, MANY) end
   trim(box)
   if may_be_due then reschedule(box) end
 end

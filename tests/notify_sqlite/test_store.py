@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import sqlite3
@@ -702,3 +703,22 @@ async def test_the_settings_are_those_promised(path: Path) -> None:
         assert await full._database.maintain(settings) == ["wal", 2, 0, 0]
         assert await normal._database.maintain(settings) == ["wal", 1, 0, 0]
         assert (await full._database.read(settings, []))[2] == 1
+
+
+async def test_a_connection_that_nobody_waits_for_is_closed(tmp_path: Path) -> None:
+    """A task that is cancelled while it opens a connection leaves no open file and no thread, however far that had come."""
+    file = tmp_path / "notify.db"
+    threads = threading.active_count()
+
+    async def open_it() -> None:
+        await (await connect(str(file), create=True)).close()
+
+    for steps in range(40):
+        task = asyncio.ensure_future(open_it())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert threading.active_count() == threads
+    gc.collect()
+    assert not [each for each in Path("/proc/self/fd").iterdir() if str(file) in os.path.realpath(each)]

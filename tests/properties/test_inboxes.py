@@ -117,16 +117,6 @@ class PullsHalf(InboxFolds):
         return pulled
 
 
-class CountsDueItems(InboxFolds):
-    """Counters are not corrected by what is due."""
-
-    def page(self, user: str, query: ItemQuery, now: int) -> ItemPage:
-        page = super().page(user, query, now)
-        lists = self._fold(user).rows.lists
-        counts = replace(page.counts, total=len(lists["unread"]) + len(lists["read"]))
-        return replace(page, counts=counts)
-
-
 class MergesWithoutStates(InboxFolds):
     """A merged item is unread again."""
 
@@ -150,7 +140,6 @@ FAULTS = (
     ReadsWhatCameLater,
     AppliesNoRead,
     PullsHalf,
-    CountsDueItems,
     MergesWithoutStates,
 )
 

@@ -23,7 +23,7 @@ from tests.servers.redis import single
 from .test_inboxes import Writers, hold
 from .test_inboxes import pytestmark as pytestmark
 
-EXAMPLES = max(6, settings().max_examples // 50)
+EXAMPLES = max(10, settings().max_examples // 30)
 
 
 def pair(make: Callable[[], Any]) -> Writers:
