@@ -128,7 +128,7 @@ async def connect(path: str, *, create: bool, timeout: float = LOCK_WAIT) -> aio
         # aiosqlite stops its thread without waiting for it. The thread could outlive the event loop and complain.
         thread: Any = getattr(connection, "_thread", connection)
         with anyio.move_on_after(1.0, shield=True):
-            while thread.is_alive():
+            while thread.is_alive():  # noqa: ASYNC110 - a thread has nothing to wait for in the event loop
                 await anyio.sleep(0.001)
         raise
 

@@ -12,7 +12,7 @@ from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, Phase, given, settings
 
 from notify import Event
-from notify.inbox import InboxFolds, InboxRetention, InboxStore, ItemPage
+from notify.inbox import InboxFolds, InboxRetention, InboxStore
 from notify.inbox.abc import ITEM, ItemQuery
 from notify_memory import MemoryStore, MemoryStreamStore
 
