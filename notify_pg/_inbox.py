@@ -10,11 +10,12 @@ the end of the log agree in every snapshot. The topics and sessions from which r
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
+
+import anyio
 
 from notify import Event
 from notify.errors import BackendUnavailableError, UsageError
@@ -70,7 +71,7 @@ class PostgresInbox:
         self._limits = limits
         self._on_stored = on_stored
         self._sql = db.names.sql
-        self._lock_waiters = asyncio.Semaphore(MAX_LOCK_WAITERS)
+        self._lock_waiters = anyio.Semaphore(MAX_LOCK_WAITERS)
         self.retention = InboxRetention()
 
     async def save_arguments(self, events: Sequence[Event], fetch: Fetch) -> tuple[str, tuple[Any, ...]] | None:

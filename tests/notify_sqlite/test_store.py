@@ -710,15 +710,14 @@ async def test_a_connection_that_nobody_waits_for_is_closed(tmp_path: Path) -> N
     file = tmp_path / "notify.db"
     threads = threading.active_count()
 
-    async def open_it() -> None:
-        await (await connect(str(file), create=True)).close()
-
     for steps in range(40):
-        task = asyncio.ensure_future(open_it())
+        task = asyncio.ensure_future(connect(str(file), create=True))
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
+        if not task.cancelled():
+            await task.result().close()
         assert threading.active_count() == threads
     gc.collect()
     assert not open_files(file)
