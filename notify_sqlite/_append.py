@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from notify import Event, ids
@@ -62,7 +63,7 @@ def append(
         id_ = f"{last >> ids.SEQUENCE_BITS}-{last & SEQUENCE_MASK}"  # unpacked in place: a third of the time
         type_, data, micros, group = draft.type, draft.data, draft.micros, draft.group
         event = build_event(id_, head.id, user, type_, data, micros, group, key, meta)
-        text = json.dumps({**meta}) if meta else None
+        text = None if not meta else _text_of(meta) if len(meta) > 1 else _plain_text(*next(iter(meta.items())))
         rows.append((user, last, head.last_id, type_, data, micros, group, key, text))
         if key is not None:
             execute(sql["set_key"], (user, key, last, head.last_id))
@@ -80,6 +81,16 @@ def append(
     if listed and not applied:
         apply(db, sql, listed, InboxLimits.at(now >> ids.SEQUENCE_BITS, limits.inbox))
     return stored
+
+
+def _text_of(meta: Mapping[str, str]) -> str:
+    return json.dumps({**meta})
+
+
+@lru_cache(maxsize=256)
+def _plain_text(name: str, value: str) -> str:
+    """Return the text of a `meta` of one pair: most items have the same."""
+    return _text_of({name: value})
 
 
 def _heads(execute: Any, sql: Mapping[str, str], drafts: Sequence[Event]) -> dict[str, _Head]:

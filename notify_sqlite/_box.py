@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from ._items import InboxLimits, due_items, may_be_due
+from ._items import PLACES, InboxLimits, due_items, may_be_due, place_of
 from ._record import Row, insert_many, rows_of_users
 
 DUE_AT_ONCE: Final = 500
@@ -26,9 +26,12 @@ class SQLiteBox:
 
     Args:
         row: the user and the columns; the user alone for an inbox that has never had an item.
+
+    Attributes:
+        written: the bounds as the table has them; empty if it has none.
     """
 
-    __slots__ = ("changed", "expires", "kept", "oldest", "total", "unread", "unseen", "user")
+    __slots__ = ("changed", "expires", "kept", "oldest", "total", "unread", "unseen", "user", "written")
 
     def __init__(self, row: Row) -> None:
         self.changed = False
@@ -42,6 +45,7 @@ class SQLiteBox:
         self.user, self.kept, self.total, self.unseen, self.unread, self.oldest, self.expires = (
             row if len(row) > 1 else (*row, 0, 0, 0, 0, None, None)
         )
+        self.written = row[5:]
 
     @property
     def row(self) -> Row:
@@ -122,7 +126,7 @@ class InboxWriter:
             found = self.db.execute(self.sql["current_item"], (box.user, group, "")).fetchall()
             self.remove(box, found)
             self._new_groups.add((box.user, group))
-        self._new.append((box.user, *row))
+        self._new.append((box.user, 0, *row))
         box.came(row[0], (None, None, None), row[6])
         if self.limits.is_due(row[0], None, row[6]):
             self.remove_due(box, DUE_AT_ONCE)  # before others have to go for it
@@ -131,18 +135,18 @@ class InboxWriter:
     def copy(self, box: SQLiteBox, row: Row) -> None:
         """Add an item of another inbox in the place of that of its log and group; keeps I1 and I2."""
         id_, log, group, seen_at, read_at, dismissed_at, expires_at = row[:7]
+        if self.read("named_item", box.user, id_, log):
+            return  # it is there already, as after a position was restored from a backup
         if group is not None:
-            found = self.read("current_item", box.user, group, log)
-            if found and found[0][0] == id_:
-                return  # it is there already, as after a position was restored from a backup
-            self.remove(box, found)
-        if self.db.execute(self.sql["insert_item"], (box.user, *row)).rowcount == 1:
-            box.came(id_, (seen_at, read_at, dismissed_at), expires_at)
+            self.remove(box, self.read("current_item", box.user, group, log))
+        times = (seen_at, read_at, dismissed_at)
+        self.db.execute(self.sql["insert_item"], (box.user, place_of(times), *row))
+        box.came(id_, times, expires_at)
 
     def remove(self, box: SQLiteBox, rows: Iterable[Row]) -> None:
         """Remove these items; keeps I1."""
         for row in rows:
-            self.db.execute(self.sql["delete_item"], (box.user, *row[:2]))
+            self.db.execute(self.sql["delete_item"], (box.user, place_of(row[2:5]), *row[:2]))
             box.kept -= 1
             box.count(row[2:5], -1)
 
@@ -154,15 +158,21 @@ class InboxWriter:
             return
         if self.limits.keep_unread:
             if box.kept > box.unread:
-                self.remove(box, self.read("oldest_read_items", box.user, excess))
+                self.remove(box, self.oldest(box, excess, (1, 2)))
             excess = box.kept - _OVERFULL * limit
         if excess > 0:
-            self.remove(box, self.read("oldest_items", box.user, excess))
+            self.remove(box, self.oldest(box, excess, PLACES["all"]))
+
+    def oldest(self, box: SQLiteBox, count: int, places: Iterable[int]) -> list[Row]:
+        """Return the oldest items of these places."""
+        sizes = (box.unread, box.total - box.unread, box.kept - box.total)
+        rows = [row for place in places if sizes[place] for row in self.read("oldest_items", box.user, place, count)]
+        return sorted(rows, key=lambda row: (row[0], row[1]))[:count]
 
     def set_times(self, box: SQLiteBox, rows: Iterable[tuple[Row, Sequence[int | None]]]) -> None:
         """Give items other times at which they were seen, read and dismissed; keeps I1."""
         self.count_times(box, rows)
-        changes = [(*times, box.user, *row[:2]) for row, times in rows]
+        changes = [(*times, place_of(times), box.user, place_of(row[2:5]), *row[:2]) for row, times in rows]
         self.db.executemany(self.sql["set_item"], changes)
 
     def set_up_to(
@@ -192,7 +202,7 @@ class InboxWriter:
         rows = [*due_items(self.db, self.sql, box.user, self.limits, limit).values()][:limit]
         self.remove(box, rows)
         if len(rows) < limit:  # the bounds are not raised by what is removed, so they may have been too low
-            bounds = self.db.execute(self.sql["bounds"], (box.user, box.user)).fetchone()
+            bounds = self.db.execute(self.sql["bounds"], (box.user,) * 4).fetchone()
             box.changed = box.changed or bounds != (box.oldest, box.expires)
             box.oldest, box.expires = bounds
         return len(rows)
@@ -201,9 +211,11 @@ class InboxWriter:
         """Write what has changed."""
         self._insert()
         changed = [box for box in self._boxes.values() if box.changed]
-        insert_many(self.db, self.sql["set_box"], [box.row for box in changed])
+        insert_many(self.db, self.sql["set_counts"], [box.row for box in changed if box.written == box.row[5:]])
+        insert_many(self.db, self.sql["set_box"], [box.row for box in changed if box.written != box.row[5:]])
         for box in changed:
             box.changed = False
+            box.written = box.row[5:]
 
     def _insert(self) -> None:
         if self._new:
@@ -227,7 +239,7 @@ def _is_worth(db: sqlite3.Connection, sql: Mapping[str, str], user: str, limits:
     if due_items(db, sql, user, limits, 1):
         return True
     box = SQLiteBox(db.execute(sql["box"], (user,)).fetchone())
-    bounds: Row = db.execute(sql["bounds"], (user, user)).fetchone()
+    bounds: Row = db.execute(sql["bounds"], (user,) * 4).fetchone()
     return bounds != (box.oldest, box.expires)
 
 

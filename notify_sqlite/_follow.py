@@ -11,7 +11,7 @@ from notify.inbox.abc import MAX_TOPICS
 
 from ._box import InboxWriter
 from ._connection import MAX_ROWS
-from ._items import payload_of
+from ._items import PLACES, payload_of
 from ._record import Row
 
 FOLLOWED = "notify.followed"
@@ -29,7 +29,7 @@ def pull(writer: InboxWriter, user: str, limit: int = -1) -> tuple[int, bool]:
     """
     copied, left = 0, limit
     for topic, position, head in writer.read("moved_topics", user):
-        rows = writer.read("items_after", topic, position, head, left)
+        rows = _items_between(writer, topic, position, head, left)
         if rows:
             copied += _copy(writer, user, topic, rows, with_state=False)
         left -= len(rows) if limit > 0 else 0
@@ -37,6 +37,13 @@ def pull(writer: InboxWriter, user: str, limit: int = -1) -> tuple[int, bool]:
         if left == 0:
             return copied, False
     return copied, True
+
+
+def _items_between(writer: InboxWriter, user: str, after: int, until: int, limit: int = -1) -> list[Row]:
+    """Return the items of a user's own log after one position and up to another, oldest first; -1: all of them."""
+    rows = [row for place in PLACES["all"] for row in writer.read("items_after", user, place, after, until, limit)]
+    rows.sort(key=lambda row: row[0])
+    return rows if limit < 0 else rows[:limit]
 
 
 def _copy(writer: InboxWriter, user: str, log: str, rows: list[Row], *, with_state: bool) -> int:
@@ -141,7 +148,7 @@ def _merge(writer: InboxWriter, user: str, session: str, until: int) -> None:
     db.execute(sql["insert_follow"], (user, session, 0, 0, 1))
     writer.box(user).changed = True
     logs = {row[0]: row for row in writer.read("logs", user)}
-    new = writer.read("items_after", session, logs[session][2], until, -1)
+    new = _items_between(writer, session, logs[session][2], until)
     _copy(writer, user, session, new, with_state=True)
     for topic, since, position, merged, _ in writer.read("logs", session):
         if topic not in logs and topic != user:
@@ -156,8 +163,9 @@ def erase(writer: InboxWriter, user: str) -> bool:
     What was merged into the inbox of another user stays: it is that user's.
     """
     db, sql = writer.db, writer.sql
-    rows = writer.read("oldest_items", user, MAX_ROWS)
-    writer.remove(writer.load(user), rows)
+    box = writer.load(user)
+    rows = writer.oldest(box, MAX_ROWS, PLACES["all"])
+    writer.remove(box, rows)
     left = MAX_ROWS - len(rows)
     while left > 0 and (found := writer.read("followers_after", user, "", 1)):
         left -= 1 + unfollow(writer, found[0][0], user, left)

@@ -67,6 +67,21 @@ class InboxLimits:
         return id < self.horizon and not (self.keep_unread and read_at is None)
 
 
+PLACES: Final[Mapping[str, tuple[int, ...]]] = {
+    "active": (0, 1),
+    "unread": (0,),
+    "read": (1,),
+    "dismissed": (2,),
+    "all": (0, 1, 2),
+}
+"""The places of items in each state; see `create_items` in `_sql/inbox.sql`."""
+
+
+def place_of(times: Sequence[int | None]) -> int:
+    """Return the place of an item that was seen, read and dismissed at these times."""
+    return 2 if times[2] is not None else 0 if times[1] is None else 1
+
+
 # -- one item ----------------------------------------------------------------------------------------------------
 
 
@@ -246,17 +261,13 @@ def _rows(
     if query.group is not None and not is_text(query.group):
         return []
     if query.group is None:
-        return db.execute(sql[f"page_of_{query.state}"], (user, *filters, query.limit + 1)).fetchall()
-    rows = db.execute(sql["items_of_group"], (user, query.group, *filters)).fetchall()
-    shown = [row for row in rows if is_in(query.state, row[4], row[5])]
-    return sorted(shown, key=lambda row: (row[0], row[1]), reverse=True)[: query.limit + 1]
-
-
-def is_in(state: str, read_at: int | None, dismissed_at: int | None) -> bool:
-    """Return whether an item with these times is in this state."""
-    if state in ("all", "dismissed"):
-        return state == "all" or dismissed_at is not None
-    return dismissed_at is None and (state == "active" or (state == "unread") == (read_at is None))
+        found: list[Row] = []
+        for place in PLACES[query.state]:
+            found += db.execute(sql["items_of_place"], (user, place, *filters, query.limit + 1)).fetchall()
+    else:
+        rows = db.execute(sql["items_of_group"], (user, query.group, *filters)).fetchall()
+        found = [row for row in rows if place_of(row[3:6]) in PLACES[query.state]]
+    return sorted(found, key=lambda row: (row[0], row[1]), reverse=True)[: query.limit + 1]
 
 
 def empty_page(position: str) -> ItemPage:

@@ -25,7 +25,7 @@ _LOOKUPS: Final = 50
 """Users that one statement looks up."""
 
 _ROWS: Final = 50
-"""Rows that one statement inserts: with twelve values each, within the limit of parameters that every SQLite has."""
+"""Rows that one statement inserts: with thirteen values each, within the limit of parameters that every SQLite has."""
 
 SEQUENCE_MASK: Final = (1 << ids.SEQUENCE_BITS) - 1
 

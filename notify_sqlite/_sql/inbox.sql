@@ -19,10 +19,14 @@ CREATE INDEX IF NOT EXISTS {p}inbox_by_oldest ON {p}inbox (oldest, user) WHERE o
 -- name: create_inbox_by_expires
 CREATE INDEX IF NOT EXISTS {p}inbox_by_expires ON {p}inbox (expires, user) WHERE expires IS NOT NULL
 
--- The user's own log is ''. An unread item was not dismissed, one that was never shown is unread.
+-- The user's own log is ''. `place` is 0 for an unread item, 1 for one that was read, 2 for one that was dismissed, which
+-- was read too; one that was never shown is unread. Rows are in the order of their insertion, so those of a transaction
+-- are on a few pages, whoever they are for; each adds one entry to the index by place, if it has no group and no expiry.
 -- name: create_items
 CREATE TABLE IF NOT EXISTS {p}items (
+    number INTEGER PRIMARY KEY,
     user TEXT NOT NULL,
+    place INTEGER NOT NULL,
     id INTEGER NOT NULL,
     log TEXT NOT NULL,
     grp TEXT,
@@ -33,24 +37,17 @@ CREATE TABLE IF NOT EXISTS {p}items (
     type TEXT NOT NULL,
     data BLOB NOT NULL,
     micros INTEGER NOT NULL,
-    meta TEXT NOT NULL,
-    PRIMARY KEY (user, id, log)
-) WITHOUT ROWID
+    meta TEXT NOT NULL
+)
+
+-- name: create_items_by_place
+CREATE UNIQUE INDEX IF NOT EXISTS {p}items_by_place ON {p}items (user, place, id, log)
 
 -- name: create_items_current
 CREATE UNIQUE INDEX IF NOT EXISTS {p}items_current ON {p}items (user, grp, log) WHERE grp IS NOT NULL
 
 -- name: create_items_expiring
 CREATE INDEX IF NOT EXISTS {p}items_expiring ON {p}items (user, expires_at) WHERE expires_at IS NOT NULL
-
--- name: create_items_active
-CREATE INDEX IF NOT EXISTS {p}items_active ON {p}items (user, id, log) WHERE dismissed_at IS NULL
-
--- name: create_items_unread
-CREATE INDEX IF NOT EXISTS {p}items_unread ON {p}items (user, id, log) WHERE read_at IS NULL
-
--- name: create_items_dismissed
-CREATE INDEX IF NOT EXISTS {p}items_dismissed ON {p}items (user, id, log) WHERE dismissed_at IS NOT NULL
 
 -- Topics that are followed, and sessions that were merged, which are not read again.
 -- name: create_follows
@@ -83,45 +80,56 @@ INSERT INTO {p}inbox (user, kept, total, unseen, unread, oldest, expires) VALUES
 ON CONFLICT (user) DO UPDATE SET kept = excluded.kept, total = excluded.total, unseen = excluded.unseen,
     unread = excluded.unread, oldest = excluded.oldest, expires = excluded.expires
 
+-- Leaves the indexes of the bounds alone.
+-- name: set_counts
+INSERT INTO {p}inbox (user, kept, total, unseen, unread, oldest, expires) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (user) DO UPDATE SET kept = excluded.kept, total = excluded.total, unseen = excluded.unseen,
+    unread = excluded.unread
+
 -- name: bounds
 SELECT
-    (SELECT id FROM {p}items WHERE user = ? ORDER BY id LIMIT 1),
+    (SELECT min(id) FROM (
+        SELECT min(id) AS id FROM {p}items WHERE user = ? AND place = 0
+        UNION ALL SELECT min(id) FROM {p}items WHERE user = ? AND place = 1
+        UNION ALL SELECT min(id) FROM {p}items WHERE user = ? AND place = 2
+    )),
     (SELECT min(expires_at) FROM {p}items WHERE user = ? AND expires_at IS NOT NULL)
 
 -- name: insert_item
-INSERT OR IGNORE INTO {p}items
-    (user, id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO {p}items
+    (user, place, id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: delete_item
-DELETE FROM {p}items WHERE user = ? AND id = ? AND log = ?
+DELETE FROM {p}items WHERE user = ? AND place = ? AND id = ? AND log = ?
 
 -- name: set_item
-UPDATE {p}items SET seen_at = ?, read_at = ?, dismissed_at = ? WHERE user = ? AND id = ? AND log = ?
+UPDATE {p}items SET seen_at = ?, read_at = ?, dismissed_at = ?, place = ?
+WHERE user = ? AND place = ? AND id = ? AND log = ?
 
 -- name: set_seen
 UPDATE {p}items SET seen_at = ?
-WHERE user = ? AND log = ? AND id <= ? AND read_at IS NULL AND seen_at IS NULL
+WHERE user = ? AND log = ? AND id <= ? AND place = 0 AND seen_at IS NULL
     AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
 
 -- name: set_read
-UPDATE {p}items SET seen_at = coalesce(seen_at, ?), read_at = ?
-WHERE user = ? AND log = ? AND id <= ? AND read_at IS NULL
+UPDATE {p}items SET seen_at = coalesce(seen_at, ?), read_at = ?, place = 1
+WHERE user = ? AND log = ? AND id <= ? AND place = 0
     AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
 
 -- name: set_unread
-UPDATE {p}items SET read_at = NULL, dismissed_at = NULL
-WHERE user = ? AND log = ? AND id <= ? AND read_at IS NOT NULL
+UPDATE {p}items SET read_at = NULL, dismissed_at = NULL, place = 0
+WHERE user = ? AND log = ? AND id <= ? AND place IN (1, 2)
     AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
 
 -- name: set_dismissed
-UPDATE {p}items SET seen_at = coalesce(seen_at, ?), read_at = coalesce(read_at, ?), dismissed_at = ?
-WHERE user = ? AND log = ? AND id <= ? AND dismissed_at IS NULL
+UPDATE {p}items SET seen_at = coalesce(seen_at, ?), read_at = coalesce(read_at, ?), dismissed_at = ?, place = 2
+WHERE user = ? AND log = ? AND id <= ? AND place IN (0, 1)
     AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
 
 -- name: set_restored
-UPDATE {p}items SET dismissed_at = NULL
-WHERE user = ? AND log = ? AND id <= ? AND dismissed_at IS NOT NULL
+UPDATE {p}items SET dismissed_at = NULL, place = 1
+WHERE user = ? AND log = ? AND id <= ? AND place = 2
     AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
 
 -- name: current_item
@@ -133,44 +141,42 @@ WHERE user = ? AND expires_at IS NOT NULL AND expires_at <= ? LIMIT ?
 
 -- name: aged_items
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
-WHERE user = ? AND id < ? AND (read_at IS NOT NULL OR NOT ?) ORDER BY id, log LIMIT ?
+WHERE user = ? AND place IN (0, 1, 2) AND id < ? AND (place > 0 OR NOT ?) LIMIT ?
 
 -- name: oldest_items
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE user = ? ORDER BY id, log LIMIT ?
-
--- name: oldest_read_items
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
-WHERE user = ? AND read_at IS NOT NULL ORDER BY id, log LIMIT ?
+WHERE user = ? AND place = ? ORDER BY id, log LIMIT ?
 
 -- name: items_of_log
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE user = ? AND log = ? LIMIT ?
 
 -- name: named_item
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE user = ? AND id = ? AND log = ?
+SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
+WHERE user = ? AND place IN (0, 1, 2) AND id = ? AND log = ?
 
 -- name: named_group
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at
 FROM {p}items INDEXED BY {p}items_current WHERE user = ? AND grp = ?
 
 -- name: up_to_seen
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items INDEXED BY {p}items_unread
-WHERE user = ? AND id <= ? AND read_at IS NULL AND seen_at IS NULL
+SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
+WHERE user = ? AND place = 0 AND id <= ? AND seen_at IS NULL
 
 -- name: up_to_read
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items INDEXED BY {p}items_unread
-WHERE user = ? AND id <= ? AND read_at IS NULL
+SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
+WHERE user = ? AND place = 0 AND id <= ?
 
 -- name: up_to_unread
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
-WHERE user = ? AND id <= ? AND read_at IS NOT NULL
+WHERE user = ? AND place IN (1, 2) AND id <= ?
 
 -- name: up_to_dismissed
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items INDEXED BY {p}items_active
-WHERE user = ? AND id <= ? AND dismissed_at IS NULL
+SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
+WHERE user = ? AND place IN (0, 1) AND id <= ?
 
 -- name: up_to_restored
-SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items INDEXED BY {p}items_dismissed
-WHERE user = ? AND id <= ? AND dismissed_at IS NOT NULL
+SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
+WHERE user = ? AND place = 2 AND id <= ?
 
 -- name: due_boxes_by_age
 SELECT oldest, user FROM {p}inbox WHERE oldest IS NOT NULL AND oldest < ? AND (oldest, user) > (?, ?)
@@ -189,43 +195,12 @@ FROM (SELECT 1) LEFT JOIN {p}inbox AS i ON i.user = ?
 
 -- name: item_of_id
 SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta FROM {p}items
-WHERE user = ? AND id = ? AND log = ?
+WHERE user = ? AND place IN (0, 1, 2) AND id = ? AND log = ?
 
--- name: page_of_active
+-- name: items_of_place
 SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta
-FROM {p}items INDEXED BY {p}items_active
-WHERE user = ? AND (id, log) < (?, ?) AND dismissed_at IS NULL
-    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
-    AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
-ORDER BY id DESC, log DESC LIMIT ?
-
--- name: page_of_unread
-SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta
-FROM {p}items INDEXED BY {p}items_unread
-WHERE user = ? AND (id, log) < (?, ?) AND read_at IS NULL
-    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
-    AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
-ORDER BY id DESC, log DESC LIMIT ?
-
--- name: page_of_read
-SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta
-FROM {p}items INDEXED BY {p}items_active
-WHERE user = ? AND (id, log) < (?, ?) AND dismissed_at IS NULL AND read_at IS NOT NULL
-    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
-    AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
-ORDER BY id DESC, log DESC LIMIT ?
-
--- name: page_of_dismissed
-SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta
-FROM {p}items INDEXED BY {p}items_dismissed
-WHERE user = ? AND (id, log) < (?, ?) AND dismissed_at IS NOT NULL
-    AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
-    AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
-ORDER BY id DESC, log DESC LIMIT ?
-
--- name: page_of_all
-SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta FROM {p}items
-WHERE user = ? AND (id, log) < (?, ?)
+FROM {p}items INDEXED BY {p}items_by_place
+WHERE user = ? AND place = ? AND (id, log) < (?, ?)
     AND (expires_at IS NULL OR expires_at > ?) AND (id >= ? OR read_at IS NULL AND ?)
     AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
 ORDER BY id DESC, log DESC LIMIT ?
@@ -247,15 +222,15 @@ FROM {p}follows AS f CROSS JOIN {p}heads AS h ON h.user = f.topic
 WHERE f.user = ? AND f.merged = 0 AND h.last_id > f.position
 
 -- name: has_item_after
-SELECT EXISTS (SELECT 1 FROM {p}items WHERE user = ? AND id > ? AND log = '')
+SELECT EXISTS (SELECT 1 FROM {p}items WHERE user = ? AND place IN (0, 1, 2) AND id > ? AND log = '')
 
 -- name: items_after
 SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta FROM {p}items
-WHERE user = ? AND id > ? AND id <= ? AND log = '' ORDER BY id LIMIT ?
+WHERE user = ? AND place = ? AND id > ? AND id <= ? AND log = '' ORDER BY id LIMIT ?
 
 -- name: all_of_log
 SELECT id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta FROM {p}items
-WHERE user = ? AND log = ? ORDER BY id
+WHERE user = ? AND log = ?
 
 -- name: set_position
 UPDATE {p}follows SET position = ? WHERE user = ? AND topic = ? AND position < ?
