@@ -21,7 +21,7 @@ CREATE INDEX IF NOT EXISTS {p}inbox_by_expires ON {p}inbox (expires, user) WHERE
 
 -- The user's own log is ''. `place` is 0 for an unread item, 1 for one that was read, 2 for one that was dismissed, which
 -- was read too; one that was never shown is unread. Rows are in the order of their insertion, so those of a transaction
--- are on a few pages, whoever they are for; each adds one entry to the index by place, if it has no group and no expiry.
+-- are on a few pages, for any number of users; each adds one entry to the index by place, if it has no group and no expiry.
 -- name: create_items
 CREATE TABLE IF NOT EXISTS {p}items (
     number INTEGER PRIMARY KEY,
