@@ -302,6 +302,16 @@ class KeepsOneMore(Listed):
     folds = OneMore
 
 
+class CountsLateItems(InboxFolds):
+    def apply(self, event: Event, now: int) -> None:
+        super().apply(event, 0 if ITEM in event.meta else now)  # at that time, none is due
+
+
+@caught_by("test_what_is_due_on_arrival_displaces_nothing", InboxStoreSuite)
+class DisplacesForLateItems(Listed):
+    folds = CountsLateItems
+
+
 @caught_by("test_the_old_become_due", InboxStoreSuite)
 @caught_by("test_topics_count_for_retention", InboxStoreSuite)
 class IgnoresRetention(Listed):

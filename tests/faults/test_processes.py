@@ -126,7 +126,7 @@ async def test_a_pooler_between_the_processes(backend: Backend, tmp_path: Path) 
     """Through a pooler that hands on no notifications, the processes look for news by themselves: late, but no loss."""
     assert isinstance(backend, Postgres)
     with bouncing(backend.server) as pooler:
-        async with scene(backend, tmp_path, url=pooler.dsn) as at_work:
+        async with scene(backend, tmp_path, url=pooler.dsn, store={"timeout": 20.0}) as at_work:
             await at_work.more("saw", 500)
             verdict = await at_work.judge()
     assert not verdict.gaps

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from notify import Notifier
-from notify.inbox import Inbox
+from notify.inbox import Inbox, InboxRetention
 from notify.inbox._retention import BATCH, Sweeper
 from notify_memory import MemoryStore, MemoryStreamStore
 from tests.inbox.parts import PlainInboxStore
@@ -17,13 +17,15 @@ from tests.parts import until
 
 pytestmark = pytest.mark.anyio
 
+SHORT = InboxRetention(max_age=0.001)
+
 
 async def expire(store: Any, count: int) -> None:
-    """Store items of different users that are due."""
+    """Store items of different users that become due by their age: one that has expired on arrival is gone at once."""
     async with Notifier(store) as notifier:
-        inbox = Inbox(notifier)
-        await inbox.send_many([f"user{number}" for number in range(count)], "t", ttl=0.001)
-        await anyio.sleep(0.01)
+        inbox = Inbox(notifier, retention=SHORT)
+        await inbox.send_many([f"user{number}" for number in range(count)], "t")
+    await anyio.sleep(0.01)
 
 
 async def test_an_inbox_in_use_removes_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +33,7 @@ async def test_an_inbox_in_use_removes_what_is_due(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("notify.inbox._retention._FIRST", 0.01)
     store = PlainInboxStore()
     await expire(store, 3)
-    async with Notifier(store) as notifier, Inbox(notifier) as inbox:
+    async with Notifier(store) as notifier, Inbox(notifier, retention=SHORT) as inbox:
         await until(lambda: "sweep" in store.calls)
         assert await inbox.sweep() == 0
         assert inbox._background.running == 1

@@ -21,9 +21,6 @@ from .inboxes import Step, Trial, retentions, steps
 Writers: TypeAlias = Callable[[], AbstractAsyncContextManager[Sequence[InboxStore]]]
 EXAMPLES = max(25, settings().max_examples // 25)
 
-# The stores run on, and draw their jitter from `random`, while an example is made.
-pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
-
 
 @asynccontextmanager
 async def memory() -> AsyncIterator[Sequence[InboxStore]]:

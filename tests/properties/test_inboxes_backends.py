@@ -21,7 +21,6 @@ from tests.servers.postgres import postgres as postgres
 from tests.servers.redis import single
 
 from .test_inboxes import Writers, hold
-from .test_inboxes import pytestmark as pytestmark
 
 EXAMPLES = max(10, settings().max_examples // 30)
 

@@ -41,7 +41,7 @@ def test_pushes_of_threads_finish_before_the_end(tmp_path: Path) -> None:
     def push(name):
         while threading.main_thread().is_alive(): time.sleep(0.01)
         for number in range(20): notifier.push("alice", name, number)
-        print(name)
+        print(name + chr(10), end="")  # in one piece
     for name in "ab": threading.Thread(target=push, args=(name,)).start()
     """
     assert sorted(output_of(tmp_path, START + source.replace("\n    ", "\n"))) == ["a", "b"]
