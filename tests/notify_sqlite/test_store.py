@@ -718,8 +718,8 @@ async def test_a_connection_that_nobody_waits_for_is_closed(tmp_path: Path) -> N
         await asyncio.wait([task])
         if not task.cancelled():
             await task.result().close()
-            await until(lambda: threading.active_count() == threads)
-        assert threading.active_count() == threads
+            await until(lambda: threading.active_count() <= threads)
+        assert threading.active_count() <= threads
     gc.collect()
     assert not open_files(file)
 
