@@ -11,7 +11,7 @@ NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/te
 	tests/web/test_proxies.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
-	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web/test_shutdown.py tests/web/test_vanish.py
+	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web
 .DEFAULT_GOAL := help
 .PHONY: help demo serve quick test test-failed covered test-browsers soak servers check docs dist bench clean
 

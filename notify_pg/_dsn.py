@@ -13,6 +13,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -155,10 +156,11 @@ def check_dsn(dsn: str) -> Dsn:
 
 def _read(dsn: str) -> dict[str, str]:
     """Return the words of a DSN, decoded."""
-    try:
+    parts = None
+    with suppress(ValueError):  # its text holds part of the DSN, so it must not be the context of another error either
         parts = urlsplit(dsn)
-    except ValueError:
-        raise _malformed() from None  # the text of the error holds part of the DSN
+    if parts is None:
+        raise _malformed()
     scheme, dialect, driver = parts.scheme.partition("+")
     if scheme in ("postgresql", "postgres") and dialect:
         raise UsageError(f"the DSN is a URL for SQLAlchemy; write {scheme}:// without +{driver}, as in {FORM}")
@@ -194,10 +196,9 @@ def _decode(text: str) -> str:
     """Decode as libpq does: a plus sign is one."""
     if _BAD_PERCENT.search(text):
         raise _malformed()
-    try:
+    with suppress(UnicodeDecodeError):  # it holds the text
         return unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise _malformed() from None
+    raise _malformed()
 
 
 def _split_hosts(hosts: str) -> dict[str, str]:
@@ -232,14 +233,16 @@ def _is_direct(negotiation: str) -> bool:
 def _read_service(service: str, file: str) -> dict[str, str]:
     """Return the words of a service; the driver would take an unknown one for the local server."""
     path = Path(file or os.environ.get("PGSERVICEFILE") or Path("~/.pg_service.conf").expanduser())
-    parser = configparser.ConfigParser(interpolation=None)
+    parser: configparser.ConfigParser | None = None
     try:
-        with path.open(encoding="utf-8") as lines:
-            parser.read_file(lines)
+        with path.open(encoding="utf-8") as lines, suppress(configparser.Error, UnicodeDecodeError):  # they show a line
+            found = configparser.ConfigParser(interpolation=None)
+            found.read_file(lines)
+            parser = found
     except OSError as error:
         raise UsageError(f"the service file {str(path)!r} cannot be read: {error.strerror}") from None
-    except (configparser.Error, UnicodeDecodeError):
-        raise UsageError(f"the service file {str(path)!r} is malformed") from None  # the error shows a line of it
+    if parser is None:
+        raise UsageError(f"the service file {str(path)!r} is malformed")
     if not parser.has_section(service):
         raise UsageError(f"the service file {str(path)!r} has no such service; see 'service' in the DSN, or PGSERVICE")
     return {"database" if word == "dbname" else word: value for word, value in parser.items(service)}

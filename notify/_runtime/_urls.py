@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
@@ -116,10 +117,9 @@ def _malformed(scheme: str, text: str) -> UsageError:
 def _decoded(scheme: str, text: str) -> str:
     if _BAD_PERCENT.search(text) or _SPACE.search(text):
         raise _malformed(scheme, _ENCODE)
-    try:
+    with suppress(UnicodeDecodeError):  # which contains the text, so it must not be the context of another error either
         return unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise _malformed(scheme, "percent-encoded characters must be UTF-8") from None
+    raise _malformed(scheme, "percent-encoded characters must be UTF-8")
 
 
 def _hosts(scheme: str, text: str) -> tuple[tuple[str, int | None], ...]:

@@ -54,6 +54,7 @@ def reveals(text: str, secret: str) -> bool:
 @example("s3cr?db=1&x=y")
 @example("s3cr@et")
 @example("s3cr%et")
+@example("s3cr%80et")
 @example("s3cr:et")
 @example("s3cr et")
 @example("[::1]")
