@@ -138,8 +138,8 @@ PURE = {
     "notify.inbox._following",
 }  # fmt: skip
 PURE_LIBRARY = {
-    "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools",
-    "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "re", "typing", "urllib",
+    "__future__", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "datetime", "enum",
+    "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "re", "typing", "urllib",
 }  # fmt: skip
 PURE_MAY_USE = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.event", "notify.inbox.abc"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
