@@ -57,7 +57,7 @@ demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, 
 serve: $(VENV)/.ready ## two instances in a browser: kill them, cut the wire, watch the verdict; Ctrl-C ends it
 	@$(BIN)/notify serve --demo $(SERVE)
 
-quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; under two minutes
+quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; about three minutes
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about half an hour
