@@ -16,7 +16,7 @@ from .._runtime._background import Background, without_stray_cancellation
 from .._runtime._backoff import backoff
 from .._runtime._stats import Counters
 from ..abc import Page
-from ..errors import BackendUnavailableError, UsageError
+from ..errors import BackendUnavailableError, ClosedError, UsageError
 from ..event import Event
 from ..ids import GapReason
 from ._cursor import Watermark
@@ -156,7 +156,7 @@ class Reads:
             self._background.start(self._run, read)
 
     async def _run(self, read: Read) -> None:
-        outcome: Page | Exception = BackendUnavailableError("the read was abandoned", backend=self._name)
+        outcome: Page | Exception = ClosedError(f"{self._name} is closed")  # what else can cancel this task
         watermark = self._watermark(read.user)
         delays = backoff(random.random)
         try:
