@@ -1,0 +1,1 @@
+"""Notifications through the right channel, at the right hour, once."""
