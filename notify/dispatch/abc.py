@@ -34,6 +34,7 @@ that the caller passes; leases are measured by the store's own clock.
 from __future__ import annotations
 
 import enum
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,22 @@ class State(enum.IntEnum):
         return self < State.ACCEPTED
 
 
+def delivery_id(notification: str, user: str, channel: str, endpoint: str = "") -> str:
+    """Return the id of a delivery: 32 characters that providers accept as a message id, a topic and a collapse key."""
+    return _digest(notification, user, channel, endpoint)
+
+
+def endpoint_id(channel: str, kind: str, address: str) -> str:
+    """Return the id of an endpoint, from which its address cannot be read."""
+    return _digest(channel, kind, address)
+
+
+def _digest(*parts: str) -> str:
+    """Hash the parts, so that no other division of the same characters has the same result."""
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A device or address of a user on one channel.
@@ -77,7 +94,7 @@ class Endpoint:
         kind: what sort of address, where a channel has several, such as `"token"` and `"topic"` of FCM.
         meta: what else the channel needs, such as the keys of a push subscription.
         session: the session in which it was registered, before login.
-        id: names it in URLs and logs: a hash of channel, kind and address, which contains neither. Given by `register`.
+        id: `endpoint_id`, which names it in URLs and logs without its address. Given by `register`.
         generation: raised by each registration, so that an old answer does not retire a device that came back.
         created_at: when it was registered first; None: not stored.
         last_seen_at: when it was registered last.
@@ -150,8 +167,7 @@ class Delivery:
     """One notification to one recipient over one channel, and to one endpoint once it is due.
 
     Attributes:
-        id: names it towards providers, in callbacks and in links; always the same for the same notification, user,
-            channel and endpoint.
+        id: `delivery_id`, which names it towards providers, in callbacks and in links.
         notification: the id of the notification.
         user: the recipient.
         channel: the name of the channel.
