@@ -1,4 +1,4 @@
-"""What a channel answers. A channel returns one of these for whatever a provider says; it raises for its own faults only."""
+"""What a channel answers: one of these for whatever a provider says. It raises for its own faults only."""
 
 from __future__ import annotations
 
@@ -106,6 +106,4 @@ class Misconfigured:
     error: str
 
 
-Outcome: TypeAlias = (
-    Accepted | Delivered | Rejected | EndpointGone | Throttled | Transient | Ambiguous | Misconfigured
-)
+Outcome: TypeAlias = Accepted | Delivered | Rejected | EndpointGone | Throttled | Transient | Ambiguous | Misconfigured

@@ -1,0 +1,198 @@
+"""Pure: rules that every store of deliveries follows, written once. `notify.dispatch.abc` exports them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from notify.errors import UsageError
+
+from ._records import Delivery, DigestJoin, Move, RecipientRecord, State, Submission
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+MILLISECOND: Final = timedelta(milliseconds=1)
+
+BY_CLAIM: Final[Mapping[State, frozenset[State]]] = {
+    State.CLAIMED: frozenset(
+        {
+            State.SENDING,
+            State.WAITING,
+            State.SKIPPED,
+            State.EXPIRED,
+            State.EXPANDED,
+            State.JOINED,
+            State.PARKED,
+            State.CANCELLED,
+        }
+    ),
+    State.SENDING: frozenset(
+        {
+            State.SENDING,
+            State.ACCEPTED,
+            State.DELIVERED,
+            State.WAITING,
+            State.FAILED,
+            State.GONE,
+            State.PARKED,
+            State.UNKNOWN,
+        }
+    ),
+}
+"""The states to which the holder of the latest claim can move a delivery. SENDING to SENDING: only a later claim."""
+
+LATER: Final[Mapping[State, frozenset[State]]] = {
+    State.SENDING: frozenset({State.ACCEPTED, State.DELIVERED, State.BOUNCED, State.FAILED}),
+    State.ACCEPTED: frozenset({State.DELIVERED, State.BOUNCED}),
+    State.UNKNOWN: frozenset({State.ACCEPTED, State.DELIVERED, State.BOUNCED, State.FAILED}),
+    State.PARKED: frozenset({State.WAITING, State.CANCELLED}),
+}
+"""The steps of `resolve`. A provider's report may come before the worker's own."""
+
+OUTCOMES: Final = BY_CLAIM[State.SENDING] - {State.SENDING}
+"""What a worker may report of an attempt."""
+
+PROMISING: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN})
+"""After these, a delivery that waits for the channel is due after its delay: the message has perhaps arrived."""
+
+STOPPABLE: Final = frozenset({State.WAITING, State.CLAIMED, State.PARKED})
+"""What can be cancelled: certainly nothing has been sent."""
+
+
+def is_undecided(state: State) -> bool:
+    """Return whether a delivery may still be sent, so that those that wait for its channel go on waiting."""
+    return state.is_open or state is State.PARKED
+
+
+def millis(moment: datetime) -> int:
+    """Return an instant in milliseconds since 1970, rounded down.
+
+    Raises:
+        UsageError: the datetime is naive.
+    """
+    if moment.tzinfo is None:
+        raise UsageError(f"instants are aware datetimes, and {moment!r} is naive: add tzinfo=datetime.UTC")
+    return (moment - EPOCH) // MILLISECOND
+
+
+def instant(milliseconds: int) -> datetime:
+    """Return the instant so many milliseconds after 1970, in UTC."""
+    return EPOCH + milliseconds * MILLISECOND
+
+
+def exact(moment: datetime) -> datetime:
+    """Return an instant as stores keep it: in UTC, rounded down to the millisecond."""
+    return instant(millis(moment))
+
+
+def exact_or_none(moment: datetime | None) -> datetime | None:
+    """Return an optional instant as stores keep it."""
+    return None if moment is None else exact(moment)
+
+
+def span(seconds: float) -> int:
+    """Return a duration in milliseconds."""
+    return round(seconds * 1000)
+
+
+def delivery_id(notification: str, user: str, channel: str, endpoint: str = "") -> str:
+    """Return the id of a delivery: 32 characters that providers accept as a message id, a topic and a collapse key."""
+    return _digest(notification, user, channel, endpoint)
+
+
+def endpoint_id(channel: str, kind: str, address: str) -> str:
+    """Return the id of an endpoint, from which its address cannot be read."""
+    return _digest(channel, kind, address)
+
+
+def digest_id(key: str, generation: int) -> str:
+    """Return the id of a digest, which is that of its notification too."""
+    return f"{_digest(key)}:{generation}"
+
+
+def next_generation(last: int | None, opened_at: int) -> int:
+    """Return the generation of a digest that opens at a time in milliseconds, after the last one of its key.
+
+    It grows with the time, so that a number is not used again after the digests before it have been purged.
+    """
+    return max(opened_at, 1 + (last or 0))
+
+
+def slid(join: DigestJoin, opened_at: int, closes_at: int, due_at: int) -> tuple[int, int]:
+    """Return when an open digest closes, and when it is due, after one more notification; all in milliseconds."""
+    if join.slides_until is None:
+        return closes_at, due_at
+    wanted, ceiling = millis(join.closes_at), opened_at + span(join.slides_until)
+    due = millis(join.due_at) if wanted <= ceiling else ceiling
+    return max(closes_at, min(wanted, ceiling)), max(due_at, due)
+
+
+def merge_patch(document: bytes, patch: bytes) -> bytes:
+    """Apply a JSON merge patch (RFC 7386) to a JSON object; the result is compact, its keys are sorted.
+
+    Raises:
+        UsageError: the patch is not a JSON object.
+    """
+    try:
+        change = json.loads(patch)
+    except ValueError as error:
+        raise UsageError(f"a patch must be JSON: {error}") from error
+    if not isinstance(change, dict):
+        raise UsageError(f"a patch must be a JSON object, got {type(change).__name__}")
+    merged = _merged(json.loads(document or b"{}"), change)
+    return json.dumps(merged, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+
+
+def check_move(move: Move) -> None:
+    """Raise UsageError for a move that no worker can make."""
+    if not any(move.to in after for after in BY_CLAIM.values()):
+        raise UsageError(f"a claimed delivery cannot be moved to {move.to.name}")
+    if (move.to is State.JOINED) != (move.join is not None):
+        raise UsageError(f"join= belongs to a move to JOINED, and only there: {move.to.name}")
+    if move.children and move.to is not State.EXPANDED:
+        raise UsageError(f"children= belong to a move to EXPANDED, not to {move.to.name}")
+
+
+def check_submission(submission: Submission) -> None:
+    """Raise UsageError for rows of another notification, or of a user who is not among the recipients."""
+    name, users = submission.notification.id, {record.user for record in submission.recipients}
+    rows: list[RecipientRecord | Delivery | DigestJoin] = [*submission.recipients, *submission.deliveries]
+    for row in (*rows, *submission.joins):
+        if row.notification != name or row.user not in users:
+            raise UsageError(
+                f"a {type(row).__name__} of a submission is of notification {row.notification!r} to {row.user!r:.80}: "
+                f"all rows of a submission belong to its notification, {name!r}, and to its recipients"
+            )
+    channels = {(delivery.user, delivery.channel) for delivery in submission.deliveries}
+    for delivery in submission.deliveries:
+        check_new(delivery)
+        if delivery.after and (delivery.user, delivery.after) not in channels:
+            raise UsageError(
+                f"no delivery to {delivery.user!r:.80} is over channel {delivery.after!r}, named by after="
+            )
+
+
+def check_new(delivery: Delivery) -> None:
+    """Raise UsageError for a new delivery that no worker would ever take."""
+    if delivery.state is State.WAITING and delivery.due_at is None and not delivery.after:
+        raise UsageError(f"a waiting delivery needs due_at= or after=, that of channel {delivery.channel!r} has none")
+
+
+def _digest(*parts: str) -> str:
+    """Hash the parts, so that no other division of the same characters has the same result."""
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _merged(document: Any, patch: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with a patch applied; neither is changed."""
+    result = dict(document) if isinstance(document, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _merged(result.get(name), value) if isinstance(value, dict) else value
+    return result

@@ -1,0 +1,392 @@
+"""A store of deliveries in the memory of one process: the reference implementation, written to be read.
+
+No method waits for anything, so none can be interrupted halfway and nothing needs a lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from notify import Guarantees, UsageError
+from notify.adapters import LoopGuard
+from notify.dispatch.abc import (
+    BY_CLAIM,
+    LATER,
+    OUTCOMES,
+    PROMISING,
+    STOPPABLE,
+    Attempt,
+    Claim,
+    Delivery,
+    DigestItem,
+    Move,
+    Notification,
+    RecipientRecord,
+    State,
+    Submission,
+    Submitted,
+    check_move,
+    check_new,
+    check_submission,
+    exact,
+    exact_or_none,
+    instant,
+    is_undecided,
+    span,
+)
+
+from ._dispatch_digests import MemoryDigests
+from ._dispatch_users import MemoryUserRecords
+
+
+class _Key(NamedTuple):
+    fingerprint: str
+    notification: str
+    keep_until: datetime | None
+
+
+@dataclass
+class _Row:
+    """A delivery, when its lease ends in milliseconds of the store's clock, and with which fence it was last begun."""
+
+    delivery: Delivery
+    lease_until: int = 0
+    begun: int = 0
+
+
+class MemoryDispatchStore(MemoryUserRecords):
+    """Keeps notifications and deliveries in this process; they are gone when it ends. asyncio or trio.
+
+    Args:
+        clock: returns seconds since 1970; leases are measured by it.
+
+    Invariants:
+        I1. Every delivery is of a recipient with a record, and every record is of a stored notification.
+        I2. Nothing that waits for another channel is overlooked: `_settle` follows each change of a state.
+    """
+
+    guarantees: ClassVar = Guarantees()
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self._clock = clock
+        self._guard = LoopGuard(type(self).__name__)
+        self._check = self._guard.check
+        self._notifications: dict[str, Notification] = {}
+        self._cursors: dict[str, str] = {}
+        self._records: dict[tuple[str, str], RecipientRecord] = {}
+        self._rows: dict[str, _Row] = {}
+        self._keys: dict[tuple[str, str], _Key] = {}
+        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._digests = MemoryDigests(self._store, self._address_of)
+
+    # -- DispatchStore -------------------------------------------------------------------------------------------
+
+    async def submit(self, submission: Submission, *, connection: Any = None) -> Submitted:
+        """See `notify.dispatch.abc.DispatchStore.submit`; takes no connection."""
+        self._check()
+        if connection is not None:
+            raise UsageError("MemoryDispatchStore has no transactions: submit without connection=")
+        check_submission(submission)
+        new = replace(
+            submission.notification,
+            created_at=exact(submission.notification.created_at),
+            expires_at=exact_or_none(submission.notification.expires_at),
+        )
+        if submission.key is not None:
+            kept = self._keys.get((submission.tenant, submission.key))
+            if kept is None or (kept.keep_until is not None and kept.keep_until <= new.created_at):
+                kept = _Key(submission.fingerprint, new.id, exact_or_none(submission.keep_until))
+                self._keys[submission.tenant, submission.key] = kept
+            elif kept.fingerprint != submission.fingerprint:
+                raise UsageError(f"the key {submission.key!r:.80} was used for another request: use a new one")
+            elif kept.notification != new.id or submission.cursor is None:
+                return Submitted(kept.notification, True, self._cursors.get(kept.notification))
+        self._notifications.setdefault(new.id, new)
+        if submission.cursor is not None:
+            self._cursors[new.id] = submission.cursor
+        added = {record.user for record in submission.recipients if (new.id, record.user) not in self._records}
+        for record in submission.recipients:
+            self._records.setdefault((record.notification, record.user), record)
+        self._add([each for each in submission.deliveries if each.user in added], new.created_at)
+        for join in submission.joins:
+            if join.user in added:
+                self._digests.join(join, new.created_at)
+        return Submitted(new.id, False, self._cursors.get(new.id))
+
+    async def claim(
+        self, now: datetime, *, lease: float, limit: int = 50, channels: Sequence[str] | None = None
+    ) -> Sequence[Claim]:
+        """See `notify.dispatch.abc.DispatchStore.claim`."""
+        self._check()
+        clock, moment = self._now(), exact(now)
+
+        def is_due(row: _Row) -> bool:
+            each = row.delivery
+            if not each.state.is_open or (channels is not None and each.channel not in channels):
+                return False
+            if each.state is not State.WAITING:
+                return row.lease_until <= clock
+            return each.due_at is not None and each.due_at <= moment
+
+        due = sorted(filter(is_due, self._rows.values()), key=_urgency)[:limit]
+        for row in due:
+            each, row.lease_until = row.delivery, clock + span(lease)
+            is_waiting = each.state is State.WAITING
+            row.delivery = replace(
+                each,
+                state=each.state if each.state is State.SENDING else State.CLAIMED,
+                fence=each.fence + 1,
+                due_at=instant(row.lease_until),
+                updated_at=moment if is_waiting else each.updated_at,
+            )
+        return [self._claim_of(row.delivery) for row in due]
+
+    async def advance(self, moves: Sequence[Move], now: datetime) -> Sequence[bool]:
+        """See `notify.dispatch.abc.DispatchStore.advance`."""
+        self._check()
+        for move in moves:
+            check_move(move)
+            for child in move.children:
+                check_new(child)
+        return [self._make(move, exact(now)) for move in moves]
+
+    async def resolve(
+        self, id: str, to: State, now: datetime, *, reason: str = "", provider_id: str = ""
+    ) -> Delivery | None:
+        """See `notify.dispatch.abc.DispatchStore.resolve`."""
+        self._check()
+        row = self._rows.get(id)
+        if row is not None and to in LATER.get(row.delivery.state, ()):
+            self._enter(row, to, exact(now), reason, provider_id)
+            self._settle(row.delivery, exact(now))
+        return None if row is None else row.delivery
+
+    async def cancel(
+        self,
+        notification: str,
+        now: datetime,
+        *,
+        user: str | None = None,
+        channel: str | None = None,
+        reason: str = "cancelled",
+    ) -> int:
+        """See `notify.dispatch.abc.DispatchStore.cancel`."""
+        self._check()
+        stopped = [
+            row
+            for row in self._rows.values()
+            if row.delivery.notification == notification
+            and row.delivery.state in STOPPABLE
+            and user in (None, row.delivery.user)
+            and channel in (None, row.delivery.channel)
+        ]
+        for row in stopped:
+            self._enter(row, State.CANCELLED, exact(now), reason)
+        for row in stopped:
+            self._settle(row.delivery, exact(now))
+        return len(stopped) + self._digests.leave(notification, user, channel)
+
+    # -- DispatchRecords, DeliveryTracking -----------------------------------------------------------------------
+
+    async def record(
+        self, notification: str, user: str
+    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[Attempt]] | None:
+        """See `notify.dispatch.abc.DispatchRecords.record`."""
+        self._check()
+        found = self._records.get((notification, user))
+        if found is None:
+            return None
+        deliveries = sorted(self._deliveries(notification, user), key=lambda each: (each.channel, each.endpoint))
+        names = {each.id for each in deliveries}
+        attempts = [attempt for attempt in self._attempts.values() if attempt.delivery in names]
+        attempts.sort(key=lambda attempt: attempt.at)
+        return self._notifications[notification], found, deliveries, attempts
+
+    async def delivery(self, id: str) -> Claim | None:
+        """See `notify.dispatch.abc.DispatchRecords.delivery`."""
+        self._check()
+        row = self._rows.get(id)
+        return None if row is None else self._claim_of(row.delivery)
+
+    async def stuck(self, states: Sequence[State], *, after: str = "", limit: int = 100) -> Sequence[Delivery]:
+        """See `notify.dispatch.abc.DispatchRecords.stuck`."""
+        self._check()
+        names = sorted(id for id, row in self._rows.items() if row.delivery.state in states and id > after)
+        return [self._rows[id].delivery for id in names[:limit]]
+
+    async def hurry(self, now: datetime, *, user: str | None = None, channel: str | None = None) -> int:
+        """See `notify.dispatch.abc.DispatchRecords.hurry`."""
+        self._check()
+        if user is None and channel is None:
+            raise UsageError("hurry() needs user= or channel=: everything at once would be a stampede")
+        moment, count = exact(now), 0
+        for row in self._rows.values():
+            each = row.delivery
+            if user not in (None, each.user) or channel not in (None, each.channel):
+                continue
+            if each.state is State.PARKED and channel is not None:
+                self._enter(row, State.WAITING, moment, each.reason)
+                count += 1
+            elif each.state is State.WAITING and each.due_at is not None and each.due_at > moment:
+                if not each.after or each.fence:
+                    row.delivery = replace(each, due_at=moment)
+                    count += 1
+        return count
+
+    async def purge(self, before: datetime, *, limit: int = 500) -> int:
+        """See `notify.dispatch.abc.DispatchRecords.purge`."""
+        self._check()
+        moment = exact(before)
+        needed = {row.delivery.notification for row in self._rows.values() if row.delivery.state.is_open}
+        needed |= self._digests.needed(needed)
+        old = [each.id for each in self._notifications.values() if each.created_at < moment and each.id not in needed]
+        removed = {*old[:limit]}
+        for id in removed:
+            del self._notifications[id]
+            self._cursors.pop(id, None)
+            self._digests.remove(id)
+        self._records = {key: record for key, record in self._records.items() if key[0] not in removed}  # keeps I1
+        gone = {id for id, row in self._rows.items() if row.delivery.notification in removed}
+        self._rows = {id: row for id, row in self._rows.items() if id not in gone}
+        self._attempts = {key: attempt for key, attempt in self._attempts.items() if attempt.delivery not in gone}
+        self._keys = {
+            key: kept for key, kept in self._keys.items() if kept.keep_until is None or kept.keep_until >= moment
+        }
+        self._purge_user_records(moment)
+        return len(removed)
+
+    async def track(self, id: str, act: Literal["opened", "clicked"], now: datetime) -> Delivery | None:
+        """See `notify.dispatch.abc.DeliveryTracking.track`."""
+        self._check()
+        row = self._rows.get(id)
+        if row is None:
+            return None
+        each = row.delivery
+        row.delivery = replace(
+            each,
+            opened_at=each.opened_at or exact(now),
+            clicked_at=each.clicked_at or (exact(now) if act == "clicked" else None),
+        )
+        return row.delivery
+
+    # -- DigestStore ---------------------------------------------------------------------------------------------
+
+    async def close_digests(self, now: datetime, *, limit: int = 50) -> int:
+        """See `notify.dispatch.abc.DigestStore.close_digests`."""
+        self._check()
+        return self._digests.close_due(exact(now), limit)
+
+    async def digest_items(self, digest: str, *, after: int = 0, limit: int = 500) -> Sequence[DigestItem]:
+        """See `notify.dispatch.abc.DigestStore.digest_items`."""
+        self._check()
+        return self._digests.items(digest, self._notifications)[after : after + limit]
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Close; every method raises ClosedError from now on. Idempotent."""
+        self._guard.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the store itself."""
+        self._check()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        """Return the store's clock in milliseconds."""
+        return int(self._clock() * 1000)
+
+    def _claim_of(self, delivery: Delivery) -> Claim:
+        return Claim(
+            delivery,
+            self._notifications[delivery.notification],
+            self._records[delivery.notification, delivery.user],
+            delivery.state is State.SENDING,
+        )
+
+    def _deliveries(self, notification: str, user: str) -> list[Delivery]:
+        rows = (row.delivery for row in self._rows.values())
+        return [each for each in rows if (each.notification, each.user) == (notification, user)]
+
+    def _address_of(self, notification: str, user: str) -> bytes:
+        return self._records[notification, user].address
+
+    def _add(self, deliveries: Iterable[Delivery], now: datetime) -> None:
+        for each in deliveries:
+            due, expires = exact_or_none(each.due_at), exact_or_none(each.expires_at)
+            self._rows.setdefault(each.id, _Row(replace(each, due_at=due, expires_at=expires, updated_at=now)))
+
+    def _store(self, notification: Notification, record: RecipientRecord, deliveries: Sequence[Delivery]) -> None:
+        self._notifications[notification.id] = notification
+        self._records[notification.id, record.user] = record
+        self._add(deliveries, notification.created_at)
+
+    def _make(self, move: Move, now: datetime) -> bool:
+        row = self._rows.get(move.id)
+        if row is None:
+            return False
+        before = row.delivery
+        is_made = before.fence == move.fence and move.to in BY_CLAIM.get(before.state, ())
+        if move.to is State.SENDING:
+            is_made = is_made and row.begun < move.fence and row.lease_until > self._now()
+        if move.to in OUTCOMES and (before.state is State.SENDING if is_made else row.begun >= move.fence):
+            attempt = Attempt(move.id, now, move.fence, move.to, move.reason, move.error, not is_made)
+            self._attempts.setdefault((move.id, move.fence), attempt)
+        if not is_made:
+            return False
+        if move.to is State.SENDING:
+            row.begun = move.fence
+        refunded = move.refund and before.state is State.SENDING
+        attempts = before.attempts + (move.to is State.SENDING) - refunded
+        row.delivery = replace(before, attempts=attempts)
+        self._enter(row, move.to, now, move.reason, move.provider_id, exact_or_none(move.due_at))
+        self._add(move.children, now)
+        if move.join is not None:
+            self._digests.join(move.join, now)
+        self._settle(row.delivery, now)
+        return True
+
+    def _enter(
+        self, row: _Row, to: State, now: datetime, reason: str, provider_id: str = "", due_at: datetime | None = None
+    ) -> None:
+        each = row.delivery
+        row.delivery = replace(
+            each,
+            state=to,
+            due_at=(due_at or now) if to is State.WAITING else each.due_at,
+            reason=reason,
+            provider_id=provider_id or each.provider_id,
+            updated_at=now,
+        )
+
+    def _settle(self, changed: Delivery, now: datetime) -> None:
+        """Give those that wait for the channel of a changed delivery their `due_at`; keeps I2."""
+        ours = self._deliveries(changed.notification, changed.user)
+        states = [each.state for each in ours if each.channel == changed.channel]
+        is_promising = any(state in PROMISING for state in states)
+        if not is_promising and any(is_undecided(state) for state in states):
+            return
+        for each in ours:
+            if each.after == changed.channel and each.state is State.WAITING and not each.fence:
+                later = now + timedelta(milliseconds=span(each.delay))
+                due = (each.due_at or later) if is_promising else min(each.due_at or now, now)
+                self._rows[each.id].delivery = replace(each, due_at=due)
+
+
+def _urgency(row: _Row) -> tuple[int, datetime, str]:
+    assert row.delivery.due_at is not None
+    return -row.delivery.priority, row.delivery.due_at, row.delivery.id
