@@ -31,7 +31,6 @@ from notify.dispatch.abc import (
     Submission,
     Submitted,
     check_move,
-    check_new,
     check_submission,
     exact,
     exact_or_none,
@@ -152,8 +151,6 @@ class MemoryDispatchStore(MemoryUserRecords):
         self._check()
         for move in moves:
             check_move(move)
-            for child in move.children:
-                check_new(child)
         return [self._make(move, exact(now)) for move in moves]
 
     async def resolve(

@@ -71,6 +71,9 @@ ROLES = {
     "_connection": "connecting, pools",
     "_errors": "the driver's errors, translated in one table",
     "_open": "the entry points of `notify.stores`: from a URL to a store",
+    "_dispatch": "notifications and their deliveries, claimed by workers",
+    "_dispatch_digests": "digests that collect notifications until they are due",
+    "_dispatch_users": "what is kept of users: preferences, endpoints, counts for caps",
 }  # fmt: skip
 """The modules of a backend: the same names in each, as far as it has the role."""
 
@@ -346,9 +349,9 @@ def test_no_two_classes_share_a_name() -> None:
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
-@pytest.mark.parametrize("name", ["__init__", "history", "faults"])
+@pytest.mark.parametrize("name", ["__init__", "history", "faults", "dispatch"])
 def test_checkers_need_no_pytest(name: str) -> None:
-    """The history checker and the fault proxy work without pytest, nor does importing the package need it."""
+    """The history checker, the fault proxy and the virtual clock work without pytest, as does importing the package."""
     todo, done = [CORE / "testing" / f"{name}.py"], set[Path]()
     while todo:
         path = todo.pop()

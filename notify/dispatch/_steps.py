@@ -152,12 +152,15 @@ def check_move(move: Move) -> None:
         raise UsageError(f"a claimed delivery cannot be moved to {move.to.name}")
     if (move.to is State.JOINED) != (move.join is not None):
         raise UsageError(f"join= belongs to a move to JOINED, and only there: {move.to.name}")
+    _check_instants(move.due_at, *(() if move.join is None else (move.join.closes_at, move.join.due_at)))
+    for child in move.children:
+        check_new(child)
     if move.children and move.to is not State.EXPANDED:
         raise UsageError(f"children= belong to a move to EXPANDED, not to {move.to.name}")
 
 
 def check_submission(submission: Submission) -> None:
-    """Raise UsageError for rows of another notification, or of a user who is not among the recipients."""
+    """Raise UsageError for rows of another notification or a stranger, deliveries that nobody takes, naive instants."""
     name, users = submission.notification.id, {record.user for record in submission.recipients}
     rows: list[RecipientRecord | Delivery | DigestJoin] = [*submission.recipients, *submission.deliveries]
     for row in (*rows, *submission.joins):
@@ -166,6 +169,9 @@ def check_submission(submission: Submission) -> None:
                 f"a {type(row).__name__} of a submission is of notification {row.notification!r} to {row.user!r:.80}: "
                 f"all rows of a submission belong to its notification, {name!r}, and to its recipients"
             )
+    _check_instants(submission.notification.created_at, submission.notification.expires_at, submission.keep_until)
+    for join in submission.joins:
+        _check_instants(join.closes_at, join.due_at)
     channels = {(delivery.user, delivery.channel) for delivery in submission.deliveries}
     for delivery in submission.deliveries:
         check_new(delivery)
@@ -176,9 +182,15 @@ def check_submission(submission: Submission) -> None:
 
 
 def check_new(delivery: Delivery) -> None:
-    """Raise UsageError for a new delivery that no worker would ever take."""
+    """Raise UsageError for a new delivery that no worker would ever take, and for naive instants."""
+    _check_instants(delivery.due_at, delivery.expires_at)
     if delivery.state is State.WAITING and delivery.due_at is None and not delivery.after:
         raise UsageError(f"a waiting delivery needs due_at= or after=, that of channel {delivery.channel!r} has none")
+
+
+def _check_instants(*moments: datetime | None) -> None:
+    for moment in moments:
+        exact_or_none(moment)
 
 
 def _digest(*parts: str) -> str:

@@ -60,7 +60,6 @@ from ._steps import OUTCOMES as OUTCOMES
 from ._steps import PROMISING as PROMISING
 from ._steps import STOPPABLE as STOPPABLE
 from ._steps import check_move as check_move
-from ._steps import check_new as check_new
 from ._steps import check_submission as check_submission
 from ._steps import delivery_id as delivery_id
 from ._steps import digest_id as digest_id

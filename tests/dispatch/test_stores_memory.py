@@ -1,0 +1,44 @@
+"""The suites x the store of deliveries in memory."""
+
+from __future__ import annotations
+
+from notify.testing.dispatch import (
+    CapStoreSuite,
+    DispatchStoreSuite,
+    EndpointStoreSuite,
+    GateStoreSuite,
+    PreferenceStoreSuite,
+    VirtualClock,
+)
+from notify_memory import MemoryDispatchStore
+
+
+class Made:
+    """How the suites' stores are made: with a clock that is turned by hand."""
+
+    async def make(self) -> MemoryDispatchStore:
+        self.clock = VirtualClock()
+        return MemoryDispatchStore(clock=self.clock)
+
+    async def let_pass(self, store: object, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+class TestMemoryDispatchStore(Made, DispatchStoreSuite[MemoryDispatchStore]):
+    pass
+
+
+class TestMemoryPreferences(Made, PreferenceStoreSuite):
+    pass
+
+
+class TestMemoryEndpoints(Made, EndpointStoreSuite):
+    pass
+
+
+class TestMemoryCaps(Made, CapStoreSuite):
+    pass
+
+
+class TestMemoryGates(Made, GateStoreSuite):
+    pass
