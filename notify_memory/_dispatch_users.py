@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
 from notify import UsageError
 from notify.dispatch.abc import CapWindow, Endpoint, endpoint_id, exact, merge_patch, millis
-
-
-@dataclass
-class _Count:
-    """How many notifications a bucket has counted, and when that may be forgotten."""
-
-    count: int
-    expires_at: datetime
 
 
 class MemoryUserRecords(ABC):
@@ -30,7 +22,7 @@ class MemoryUserRecords(ABC):
         self._preferences: dict[str, bytes] = {}
         self._consents: dict[str, list[tuple[datetime, str, str, bytes]]] = {}
         self._endpoints: dict[str, Endpoint] = {}
-        self._counts: dict[str, _Count] = {}
+        self._counts: dict[str, dict[str, datetime]] = {}
         self._verdicts: dict[tuple[str, str], tuple[int, datetime]] = {}
         self._gates: dict[str, datetime] = {}
 
@@ -119,7 +111,13 @@ class MemoryUserRecords(ABC):
     # -- CapStore, GateStore -------------------------------------------------------------------------------------
 
     async def admit(
-        self, notification: str, user: str, windows: Sequence[CapWindow], *, mode: Literal["check", "record"] = "check"
+        self,
+        notification: str,
+        user: str,
+        windows: Sequence[CapWindow],
+        now: datetime,
+        *,
+        mode: Literal["check", "record"] = "check",
     ) -> int:
         """See `notify.dispatch.abc.CapStore.admit`."""
         self._check()
@@ -128,12 +126,12 @@ class MemoryUserRecords(ABC):
         kept, _ = self._verdicts.get((notification, user), (None, None))
         if kept == -1 or (kept is not None and mode == "check"):
             return kept
-        full = (number for number, each in enumerate(windows) if self._count(each) >= each.limit)
+        full = (number for number, each in enumerate(windows) if self._count(each, now) >= each.limit)
         verdict = next(full, -1) if mode == "check" else -1
         self._verdicts[notification, user] = verdict, max(exact(each.expires_at) for each in windows)
         if verdict == -1:
             for each in windows:
-                self._counts[each.bucket] = _Count(self._count(each) + 1, exact(each.expires_at))
+                self._counts.setdefault(each.bucket, {})[notification] = exact(each.expires_at)
         return verdict
 
     async def refund(self, notification: str, user: str, windows: Sequence[CapWindow]) -> None:
@@ -141,8 +139,8 @@ class MemoryUserRecords(ABC):
         self._check()
         verdict, _ = self._verdicts.pop((notification, user), (None, None))
         for each in windows:
-            if verdict == -1 and self._count(each):
-                self._counts[each.bucket].count -= 1
+            if verdict == -1:
+                self._counts.get(each.bucket, {}).pop(notification, None)
 
     async def close_gate(self, gate: str, until: datetime) -> None:
         """See `notify.dispatch.abc.GateStore.close_gate`."""
@@ -154,9 +152,9 @@ class MemoryUserRecords(ABC):
         self._check()
         return {gate: until for gate, until in self._gates.items() if until > now}
 
-    def _count(self, window: CapWindow) -> int:
-        kept = self._counts.get(window.bucket)
-        return 0 if kept is None else kept.count
+    def _count(self, window: CapWindow, now: datetime) -> int:
+        """Return how many notifications are in the bucket of a window."""
+        return sum(expires_at > now for expires_at in self._counts.get(window.bucket, {}).values())
 
     def _purge_user_records(self, before: datetime) -> None:
         """Remove what `DispatchRecords.purge` says: endpoints retired before, counts that have expired."""
@@ -164,5 +162,8 @@ class MemoryUserRecords(ABC):
             id: each for id, each in self._endpoints.items() if each.retired_at is None or each.retired_at >= before
         }
         clock = self._now()
-        self._counts = {bucket: each for bucket, each in self._counts.items() if millis(each.expires_at) > clock}
+        for bucket, counted in list(self._counts.items()):
+            self._counts[bucket] = {id: each for id, each in counted.items() if millis(each) > clock}
+            if not self._counts[bucket]:
+                del self._counts[bucket]
         self._verdicts = {key: each for key, each in self._verdicts.items() if millis(each[1]) > clock}

@@ -304,10 +304,13 @@ class Attempt:
 class CapWindow:
     """One period over which a frequency cap counts.
 
+    A notification that is counted leaves its bucket at `expires_at`. For a cap by the calendar this is after the end of
+    the period that the bucket is named for; for a cap by seconds, one bucket holds those of the last ones.
+
     Attributes:
         bucket: names it: the user, the cap and the period, such as `alice/promo/day/2027-01-05`.
-        limit: how many notifications it lets through.
-        expires_at: when the count may be forgotten.
+        limit: how many notifications may be in the bucket at a time.
+        expires_at: when a notification that is counted now leaves it.
     """
 
     bucket: str

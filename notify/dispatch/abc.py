@@ -288,7 +288,13 @@ class CapStore(Protocol):
 
     @abstractmethod
     async def admit(
-        self, notification: str, user: str, windows: Sequence[CapWindow], *, mode: Literal["check", "record"] = "check"
+        self,
+        notification: str,
+        user: str,
+        windows: Sequence[CapWindow],
+        now: datetime,
+        *,
+        mode: Literal["check", "record"] = "check",
     ) -> int:
         """Check all windows, then count in all of them, in one atomic step; the verdict is kept.
 
@@ -299,6 +305,7 @@ class CapStore(Protocol):
             notification: its id.
             user: the recipient, to whom all windows belong.
             windows: at least one.
+            now: the present time: what has left a bucket by then is not counted.
             mode: `record` counts and admits whatever the limits say.
 
         Returns:
