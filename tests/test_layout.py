@@ -33,6 +33,7 @@ FLOORS = (
     ["_notifier"],
     ["adapters", "__init__"],
     ["inbox"],
+    ["dispatch"],
     ["sync", "testing", "webhook"],
     ["web"],
     ["cli"],
@@ -42,15 +43,16 @@ FLOORS = (
 
 PUBLIC = {
     "notify", "notify.abc", "notify.adapters", "notify.errors", "notify.ids", "notify.event", "notify.inbox",
-    "notify.inbox.abc",
+    "notify.inbox.abc", "notify.dispatch", "notify.dispatch.abc",
 }  # fmt: skip
 """What a backend, the command line and the suites may import of the core."""
 
-OUTSIDE = ["cli", "inbox", "testing", "web", "webhook"]
+OUTSIDE = ["cli", "dispatch", "inbox", "testing", "web", "webhook"]
 """Rooms of `notify` that use the core as a stranger would: by its public modules alone."""
 
 BESIDE = {
     "cli": {"notify.web", "notify.testing.faults", "notify.testing.history", "notify.inbox"},
+    "dispatch": {"notify.inbox"},
     "testing": {"notify.inbox"},
     "web": {"notify.webhook", "notify.inbox"},
 }
@@ -139,12 +141,20 @@ PURE = {
     "notify._stream._splice", "notify._stream._ring", "notify._stream._cursor", "notify.webhook._signature",
     "notify.inbox._rows", "notify.inbox._fold", "notify.inbox._folds", "notify.inbox._events",
     "notify.inbox._following",
+    "notify.dispatch._caps", "notify.dispatch._checks", "notify.dispatch._decisions", "notify.dispatch._digests",
+    "notify.dispatch._layers", "notify.dispatch._outcomes", "notify.dispatch._plan", "notify.dispatch._preferences",
+    "notify.dispatch._quiet", "notify.dispatch._reasons", "notify.dispatch._registry", "notify.dispatch._retry",
+    "notify.dispatch._types", "notify.dispatch._zones",
 }  # fmt: skip
 PURE_LIBRARY = {
-    "__future__", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "datetime", "enum",
-    "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "re", "typing", "urllib",
+    "__future__", "abc", "base64", "binascii", "bisect", "calendar", "collections", "contextlib", "dataclasses",
+    "datetime", "email", "enum", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "re",
+    "tomllib", "types", "typing", "urllib", "zoneinfo",
 }  # fmt: skip
-PURE_MAY_USE = {"notify", "notify.abc", "notify.adapters", "notify.errors", "notify.event", "notify.inbox.abc"}
+PURE_MAY_USE = {
+    "notify", "notify.abc", "notify.adapters", "notify.errors", "notify.event", "notify.inbox.abc",
+    "notify.dispatch.abc",
+}  # fmt: skip
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
 
 LOOPS = {

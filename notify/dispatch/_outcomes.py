@@ -1,4 +1,4 @@
-"""What a channel answers: one of these for whatever a provider says. It raises for its own faults only."""
+"""Pure: what a channel answers: one of these for whatever a provider says. It raises for its own faults only."""
 
 from __future__ import annotations
 

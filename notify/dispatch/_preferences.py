@@ -1,0 +1,208 @@
+"""Pure: what users switch on and off.
+
+Preferences are a JSON object, so that an application can store them where it likes:
+
+```text
+{"all": true,
+ "channels": {"sms": false},
+ "categories": {"marketing": {"*": true, "email": false}},
+ "types": {"comment.created": {"*": true, "email": false}},
+ "opt_in": {"promotions": true},
+ "quiet_hours": [{"start": "22:00", "end": "07:00"}],
+ "tz": "Europe/Berlin",
+ "extra": {...}}
+```
+
+Everything may be missing: what is missing is not decided here. `PRECEDENCE` says which entry decides. A category or a
+type is always an object, with `*` for all its channels: a merge patch that sets one entry then leaves the others alone,
+where `true` in the place of an object would remove them silently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from notify.errors import UsageError
+
+from ._checks import check_name, keep
+from ._quiet import QuietHours
+from ._types import NotificationType
+from ._zones import check_zone
+
+ALL: Final = "*"
+"""The name for all channels, in the entry of a category or a type."""
+
+PRECEDENCE: Final[tuple[tuple[str, frozenset[bool]], ...]] = (
+    ("types/{type}/{channel}", frozenset({True, False})),
+    ("categories/{category}/{channel}", frozenset({True, False})),
+    ("channels/{channel}", frozenset({False})),
+    ("types/{type}/*", frozenset({True, False})),
+    ("categories/{category}/*", frozenset({True, False})),
+    ("channels/{channel}", frozenset({True})),
+    ("all", frozenset({True, False})),
+)
+"""The first of these entries that is there, with one of these values, decides.
+
+The most specific one wins, but for one exception: a channel that is off stays off for types and categories that are on,
+unless their entry names the channel.
+"""
+
+
+def _object(what: str, value: Any, *, names: bool = True) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"preferences: {what} must be an object, not {value!r:.80}")
+    for name in value if names else ():
+        check_name(f"preferences: a name in {what}", name)
+    return value
+
+
+def _switches(what: str, value: Any, *, is_group: bool = False) -> Mapping[str, bool]:
+    if is_group and isinstance(value, bool):
+        raise UsageError(
+            f'preferences: {what} must be an object; write {{"*": {str(value).lower()}}} for all its channels'
+        )
+    if not isinstance(value, Mapping):
+        raise UsageError(f"preferences: {what} must be an object of true and false, not {value!r:.80}")
+    for name, switch in value.items():
+        if not (is_group and name == ALL):
+            check_name(f"preferences: a name in {what}", name)
+        if not isinstance(switch, bool):
+            raise UsageError(f"preferences: {what}/{name} must be true or false, not {switch!r:.80}")
+    return MappingProxyType(dict(value))
+
+
+class Choice(NamedTuple):
+    """Whether something is on, and which entry says so."""
+
+    on: bool
+    rule: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """The choices of one user, or those that an operator made for all.
+
+    Attributes:
+        all: everything on or off.
+        channels: by channel.
+        categories: by category, then by channel or `*`.
+        types: by type, then by channel or `*`.
+        opt_in: consents, by name.
+        quiet_hours: when to be left alone; None: not decided here; an empty one: never.
+        tz: the IANA name of the user's zone; empty: not decided here.
+        extra: what the application keeps beside them.
+    """
+
+    all: bool | None = None
+    channels: Mapping[str, bool] = field(default_factory=dict)
+    categories: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    types: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    opt_in: Mapping[str, bool] = field(default_factory=dict)
+    quiet_hours: QuietHours | None = None
+    tz: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.all is not None and not isinstance(self.all, bool):
+            raise UsageError(f"preferences: all must be true or false, not {self.all!r:.80}")
+        for name in ("channels", "opt_in"):
+            keep(self, **{name: _switches(name, getattr(self, name))})
+        for name in ("categories", "types"):
+            groups = _object(name, getattr(self, name))
+            checked = {key: _switches(f"{name}/{key}", value, is_group=True) for key, value in groups.items()}
+            keep(self, **{name: MappingProxyType(checked)})
+        if self.quiet_hours is not None and not isinstance(self.quiet_hours, QuietHours):
+            raise UsageError(f"preferences: quiet_hours must be QuietHours(...), not {self.quiet_hours!r:.80}")
+        check_zone(self.tz, "preferences: tz")
+        keep(self, extra=MappingProxyType(dict(_object("extra", self.extra, names=False))))
+
+    def choice(self, type: NotificationType, channel: str) -> Choice | None:
+        """Return what these preferences say about a channel of a type; None: nothing."""
+        type_, category = self.types.get(type.key, {}), self.categories.get(type.category, {})
+        by_channel = self.channels.get(channel)
+        values = (
+            type_.get(channel),
+            category.get(channel),
+            by_channel,
+            type_.get(ALL),
+            category.get(ALL),
+            by_channel,
+            self.all,
+        )
+        for (rule, deciding), value in zip(PRECEDENCE, values, strict=True):
+            if value in deciding:
+                return Choice(bool(value), rule.format(type=type.key, category=type.category, channel=channel))
+        return None
+
+    def to_json(self) -> bytes:
+        """Return them as `PreferenceStore` keeps them, without what is not decided."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["quiet_hours"] = None if self.quiet_hours is None else self.quiet_hours.to_json()
+        kept = {name: value for name, value in values.items() if value is not None and (value or value in (False, []))}
+        return json.dumps(kept, default=dict, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes | str | Mapping[str, Any]) -> Preferences:
+        """Make preferences from JSON.
+
+        Raises:
+            UsageError: the text is not JSON, or says something that preferences cannot say.
+        """
+        return _parsed(data) if isinstance(data, bytes) else _read(_object("preferences", _loads(data), names=False))
+
+
+def check_patch(patch: bytes | str | Mapping[str, Any]) -> bytes:
+    """Check a JSON merge patch (RFC 7386) for preferences before it is stored, and return it encoded.
+
+    Whatever preferences it is applied to, the result is fit for `Preferences.from_json`, since each entry is checked by
+    itself: lists are replaced as a whole.
+
+    Raises:
+        UsageError: it is not JSON, or would set something that preferences cannot say.
+    """
+    given = _object("the patch", _loads(patch), names=False)
+    _read(_without_null(given))
+    for name in ("channels", "categories", "types", "opt_in", "extra"):
+        if given.get(name, {}) is not None and not isinstance(given.get(name, {}), Mapping):
+            raise UsageError(f"preferences: {name} must be an object, not {given[name]!r:.80}")
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_null(each) for key, each in value.items() if each is not None}
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _parsed(data: bytes) -> Preferences:
+    return _read(_object("preferences", _loads(data), names=False))
+
+
+def _loads(data: Any) -> Any:
+    if not isinstance(data, bytes | str):
+        return data
+    try:
+        return json.loads(data or b"{}")
+    except ValueError as error:
+        raise UsageError(f"preferences must be JSON, not {data!r:.80}") from error
+
+
+_KNOWN: Final = frozenset(each.name for each in fields(Preferences))
+
+
+def _read(values: Mapping[str, Any]) -> Preferences:
+    if unknown := values.keys() - _KNOWN:
+        raise UsageError(
+            f"preferences have no {', '.join(sorted(unknown))}; they have {', '.join(sorted(_KNOWN))}, "
+            "and the application's own values belong into extra"
+        )
+    given = dict(values)
+    if "quiet_hours" in given:
+        given["quiet_hours"] = QuietHours.from_json(given["quiet_hours"])
+    return Preferences(**given)

@@ -1,0 +1,73 @@
+"""Pure: why a notification is sent, held, collected or skipped, in words that programs compare and `explain` prints."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Reason(enum.StrEnum):
+    """Why a decision was made, or why a delivery is in its state. The values are stored: they never change."""
+
+    ALLOWED = "allowed"
+    """Nothing forbids it."""
+    MANDATORY = "mandatory"
+    """The type is mandatory on this channel, so preferences were not asked."""
+    LISTED_ONLY = "listed_only"
+    """The inbox is switched off for this type, so the item is listed without an alert."""
+
+    OPTED_OUT = "opted_out"
+    """Preferences switch it off."""
+    NOT_OPTED_IN = "not_opted_in"
+    """The type needs a consent that was not given."""
+    NOT_INSTALLED = "not_installed"
+    """The dispatcher has no channel of this name."""
+    NO_ENDPOINT = "no_endpoint"
+    """The recipient has no device or address on this channel."""
+    SUPPRESSED = "suppressed"
+    """Every address on this channel is suppressed: mail to it bounced, or the recipient stopped it."""
+    UNKNOWN_RECIPIENT = "unknown_recipient"
+    """There is no such user."""
+    UNKNOWN_TYPE = "unknown_type"
+    """The type is no longer registered."""
+
+    QUIET_HOURS = "quiet_hours"
+    """It is quiet: held until the end, collected until then, or dropped, as the rule says."""
+    FALLBACK = "fallback"
+    """It waits for another channel, and for the time after it."""
+    CONNECTED = "connected"
+    """The recipient is connected, and this channel is for those who are away."""
+    READ_ALREADY = "read_already"
+    """The recipient has read, dismissed or lost the item in the inbox, and this channel is for unread ones."""
+    REACHED_ALREADY = "reached_already"
+    """The channel for which this one would have stepped in has been accepted."""
+
+    DIGEST = "digest"
+    """It is collected, and sent together with others."""
+    DIGEST_EMPTY = "digest_empty"
+    """Nothing that the digest collected is still worth sending."""
+
+    CAP_DAY = "cap_day"
+    """The limit of its day is reached."""
+    CAP_WEEK = "cap_week"
+    """The limit of its week is reached."""
+    CAP_MONTH = "cap_month"
+    """The limit of its month is reached."""
+    CAP_ROLLING = "cap_rolling"
+    """The limit of the last seconds that the cap names is reached."""
+    CAPS_UNAVAILABLE = "caps_unavailable"
+    """The counts cannot be reached, so it waits."""
+
+    EXPIRED = "expired"
+    """Its time to live is over, or would be before it could be sent."""
+    CANCELLED = "cancelled"
+    """It was cancelled."""
+    RETRY = "retry"
+    """The provider did not take it, and is asked again later."""
+    THROTTLED = "throttled"
+    """The provider wants to be left alone for some time."""
+    ATTEMPTS_SPENT = "attempts_spent"
+    """The provider did not take it, as often as it was asked."""
+    AMBIGUOUS = "ambiguous"
+    """It may have been sent: no answer came."""
+    MISCONFIGURED = "misconfigured"
+    """The settings of the channel are wrong."""

@@ -1,0 +1,116 @@
+"""Pure: when a delivery that was not taken is tried again.
+
+Delays grow and are random from 0 on, so that the deliveries that one outage has gathered do not come back together. A
+provider's own request is the least delay. A throttled attempt does not count, so it never uses up a schedule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from notify.errors import UsageError
+
+from ._checks import check_all, check_count, check_seconds, keep
+from ._outcomes import Outcome, Throttled, Transient
+
+LONGEST_WAIT: Final = 86_400.0
+"""A provider that asks for more seconds than this is asked again after them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySchedule:
+    """How often a delivery is tried, and how long it waits in between.
+
+    Attributes:
+        attempts: how often, with the first.
+        base: the longest first delay in seconds; each further one may be twice as long.
+        longest: no delay is longer, unless the provider asks for it.
+        delays: exact delays instead, one less than `attempts`; up to a tenth is added at random.
+        throttled: the shortest delay after the provider wanted to be left alone and did not say for how long.
+    """
+
+    attempts: int = 8
+    base: float = 14.0
+    longest: float = 900.0
+    delays: tuple[float, ...] = ()
+    throttled: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_count("RetrySchedule.attempts", self.attempts)
+        for name in ("base", "longest", "throttled"):
+            check_seconds(f"RetrySchedule.{name}", getattr(self, name))
+        keep(self, delays=check_all("RetrySchedule.delays", self.delays, (int, float)))
+        for each in self.delays:
+            check_seconds("RetrySchedule.delays", each, zero=True)
+        if self.delays and len(self.delays) != self.attempts - 1:
+            raise UsageError(
+                f"RetrySchedule.delays must be one less than attempts={self.attempts}, since they lie between them; "
+                f"there are {len(self.delays)}"
+            )
+
+
+PROMPT: Final = RetrySchedule()
+"""For push messages and SMS: eight tries within half an hour."""
+
+PATIENT: Final = RetrySchedule(
+    attempts=10, delays=(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400), throttled=60.0
+)
+"""For e-mail and webhooks: ten tries within three days, as Standard Webhooks recommend."""
+
+
+def delay(attempt: int, outcome: Outcome, schedule: RetrySchedule, chance: float) -> float | None:
+    """Return how many seconds to wait before the next attempt.
+
+    Args:
+        attempt: the number of the attempt that led to this outcome, from 1.
+        outcome: what the channel answered: `Transient`, `Throttled`, or another one that is safe to repeat.
+        schedule: see `RetrySchedule`.
+        chance: a number in [0, 1), for example `random.random()`.
+
+    Returns:
+        None: it was tried often enough. A throttled one always has a further attempt, until it expires.
+    """
+    asked = outcome.retry_after if isinstance(outcome, Throttled | Transient) else None
+    least = 0.0 if asked is None else _sensible(asked)
+    if isinstance(outcome, Throttled):
+        return least if asked is not None and least > 0 else schedule.throttled * (1 + chance)
+    if attempt >= schedule.attempts:
+        return None
+    if schedule.delays:
+        return max(least, schedule.delays[attempt - 1] * (1 + chance / 10))
+    return max(least, chance * min(schedule.longest, schedule.base * 2.0 ** min(attempt - 1, 60)))
+
+
+def _sensible(seconds: float) -> float:
+    return min(seconds, LONGEST_WAIT) if seconds > 0 else 0.0  # a comparison with NaN is false
+
+
+def retry_after(value: str, now: datetime) -> float | None:
+    """Return the seconds that a `Retry-After` header asks for, as a number or an HTTP date; None: it is neither.
+
+    Args:
+        value: the header.
+        now: the present time.
+    """
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return _sensible(float(text[:20]))
+    try:
+        until = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return _sensible((until - now).total_seconds()) if until.tzinfo is not None else None
+
+
+def jitter(id: str, seconds: float = 120.0) -> float:
+    """Return a delay of up to `seconds` for a delivery, always the same for the same one.
+
+    It is added where many are released at the same instant, such as 07:00, and it depends on the id alone, so that
+    planning the same thing twice says the same.
+    """
+    digits = hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()[:6]
+    return seconds * int.from_bytes(digits, "big") / 2**48
