@@ -31,7 +31,7 @@ class CapStoreSuite(Suite[CapStore]):
 
     async def ask(self, store: CapStore, *names: str, windows: Sequence[CapWindow], user: str = "alice") -> list[int]:
         """Ask for one notification after the other."""
-        return [await store.admit(name, user, windows) for name in names]
+        return [await store.admit(name, user, windows, START) for name in names]
 
     async def test_a_cap_lets_its_limit_through(self, store: CapStore) -> None:
         """As many are admitted as the limit says; users and buckets are counted apart."""
@@ -81,14 +81,24 @@ class CapStoreSuite(Suite[CapStore]):
         windows = _windows(1, 3)
         assert await self.ask(store, *"ab", windows=windows) == [-1, 0]
         for name in "bcbc":
-            assert await store.admit(name, "alice", windows, mode="record") == -1
+            assert await store.admit(name, "alice", windows, START, mode="record") == -1
         assert await self.ask(store, *"bcd", windows=windows) == [-1, -1, 0]
         assert await self.ask(store, "e", windows=windows[1:]) == [0]
+
+    async def test_a_count_ends(self, store: CapStore) -> None:
+        """A notification leaves its bucket at the time given when it was counted, not before and not all at once."""
+
+        async def ask(name: str, now: float) -> int:
+            return await store.admit(name, "alice", [CapWindow("alice/promo/rolling/60", 2, at(now + 60))], at(now))
+
+        assert [await ask(name, now) for name, now in (("a", 0), ("b", 40), ("c", 59.999))] == [-1, -1, 0]
+        assert [await ask(name, now) for name, now in (("d", 60), ("e", 60), ("f", 99.999))] == [-1, 0, 0]
+        assert [await ask(name, now) for name, now in (("g", 100), ("h", 100), ("c", 200))] == [-1, 0, 0]
 
     async def test_without_windows(self, store: CapStore) -> None:
         """There is nothing to ask without a window."""
         with pytest.raises(UsageError):
-            await store.admit("a", "alice", [])
+            await store.admit("a", "alice", [], START)
 
     async def test_admissions_at_the_same_time(self, store: CapStore) -> None:
         """Of 200 concurrent questions, about 40 notifications, exactly the limit is admitted, each as a whole."""
@@ -96,7 +106,7 @@ class CapStoreSuite(Suite[CapStore]):
         answers: dict[str, list[int]] = {}
 
         async def ask(name: str) -> None:
-            answers.setdefault(name, []).append(await store.admit(name, "alice", windows))
+            answers.setdefault(name, []).append(await store.admit(name, "alice", windows, START))
 
         await together(*(partial(ask, f"n{number % 40}") for number in range(200)))
         assert all(len({*each}) == 1 and len(each) == 5 for each in answers.values())
@@ -110,7 +120,7 @@ class CapStoreSuite(Suite[CapStore]):
 
         async def ask(number: int) -> None:
             order = windows if number % 2 else windows[::-1]
-            answers.append(await store.admit(f"n{number}", "alice", order))
+            answers.append(await store.admit(f"n{number}", "alice", order, START))
 
         await together(*(partial(ask, number) for number in range(50)))
         assert sorted(answers) == [-1] * 25 + [0] * 25
@@ -119,7 +129,7 @@ class CapStoreSuite(Suite[CapStore]):
         """After `aclose`, every method raises ClosedError."""
         await self.close(store)
         for call in (
-            partial(store.admit, "a", "alice", _windows(1)),
+            partial(store.admit, "a", "alice", _windows(1), START),
             partial(store.refund, "a", "alice", _windows(1)),
         ):
             with pytest.raises(ClosedError):
