@@ -81,6 +81,8 @@ class Job:
         locale: the recipient's, such as `"de-AT"`; empty: unknown.
         collapse: notifications with the same value replace each other on the device; empty: none does.
         headers: what the dispatcher adds for channels that have headers, such as `List-Unsubscribe` for e-mail.
+        alert: False: list it without an alert, since the user has switched this channel off. For the inbox only.
+        created_at: when the notification was submitted, the same in each attempt; None: unknown.
     """
 
     id: str
@@ -99,6 +101,8 @@ class Job:
     locale: str = ""
     collapse: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    alert: bool = True
+    created_at: datetime | None = None
 
 
 @runtime_checkable

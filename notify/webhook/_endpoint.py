@@ -51,7 +51,7 @@ class WebhookEndpoint:
                 raise UsageError(f"{what} must be a collection of str, not a str: use [{names!r:.80}]")
         self.types = frozenset(types)
         self.users = None if users is None else frozenset(users)
-        self.headers = [_checked_header(name, value) for name, value in (headers or {}).items()]
+        self.headers = dict(_checked_header(name, value) for name, value in (headers or {}).items())
 
     def wants(self, event: Event) -> bool:
         """Return whether the event is sent here."""
@@ -84,11 +84,11 @@ def _checked_name(url: Any) -> str:
     return f"{parts.scheme}://{host}" + (f":{port}" if port else "")
 
 
-def _checked_header(name: object, value: object) -> tuple[bytes, bytes]:
+def _checked_header(name: object, value: object) -> tuple[str, str]:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(f"headers= has a name that HTTP does not allow: {name!r:.80}")
     if name.lower() in _OURS or name.lower().startswith("webhook-"):
         raise UsageError(f"headers= must not contain {name!r}: the library sets that header itself")
     if not isinstance(value, str) or not _VALUE.fullmatch(value):
         raise UsageError(f"the value of {name!r} in headers= must be a str of printable ASCII")
-    return name.encode(), value.encode()
+    return name, value

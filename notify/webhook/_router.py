@@ -8,7 +8,6 @@ import secrets
 import ssl
 import time
 from collections.abc import Iterable
-from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from types import TracebackType
 from typing import Any, ClassVar, Final, NamedTuple, Self
@@ -17,8 +16,8 @@ import anyio
 
 from notify import BackendError, Event, Guarantees, RoutingInfo, UsageError
 from notify.adapters import LoopGuard, OutageLog, backoff
+from notify.http import HttpError, HttpPool
 
-from ._addresses import AddressRefusedError
 from ._endpoint import WebhookEndpoint
 from ._signature import signed
 
@@ -96,7 +95,7 @@ class WebhookRouter:
         self._timeout = timeout
         self._max_retry_after = max_retry_after
         self._guard = LoopGuard("WebhookRouter")
-        self._client = _client()(allow_private, ssl_context)
+        self._client = _pool(allow_private, ssl_context)
         self._outages = {
             endpoint: OutageLog(
                 logger, f"webhooks to {endpoint.name} fail", f"webhooks to {endpoint.name} succeed again"
@@ -182,25 +181,28 @@ class WebhookRouter:
     async def _attempt(self, endpoint: WebhookEndpoint, id_: str, body: bytes) -> tuple[Answer | None, str]:
         """Post once; return the answer, and what to call it if it is a failure."""
         timestamp = str(int(time.time()))
-        headers = [
-            *endpoint.headers,
-            (b"Content-Type", b"application/json"),
-            (b"User-Agent", b"notify-streams"),
-            (b"webhook-id", id_.encode()),
-            (b"webhook-timestamp", timestamp.encode()),
-            (b"webhook-signature", " ".join(signed(key, id_, timestamp, body) for key in endpoint.keys).encode()),
-        ]
+        headers = {
+            **endpoint.headers,
+            "Content-Type": "application/json",
+            "User-Agent": "notify-streams",
+            "webhook-id": id_,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": " ".join(signed(key, id_, timestamp, body) for key in endpoint.keys),
+        }
         try:
-            with anyio.fail_after(self._timeout):
-                status, found = await self._client.post(endpoint.url, headers, body)
-        except AddressRefusedError as error:
-            raise WebhookDeliveryError(f"nothing was sent: {error}", attempts=0, status=None) from error
-        except TimeoutError:
-            return None, f"did not answer within {self._timeout:g} s"
-        except OSError as error:
+            found = await self._client.request(
+                "POST", endpoint.url, headers=headers, content=body, timeout=self._timeout
+            )
+        except HttpError as error:
+            if error.code == "address":
+                raise WebhookDeliveryError(f"nothing was sent: {error}", attempts=0, status=None) from error
+            if error.code == "timeout":
+                return None, f"did not answer within {self._timeout:g} s"
             return None, f"could not be reached: {error}"
-        redirect = " (a redirect, which is not followed)" if 300 <= status < 400 else ""
-        return Answer(status, retry_after(found, time.time())), f"answered {status}{redirect}"
+        if found.is_cut:
+            return None, "broke off its answer"
+        redirect = " (a redirect, which is not followed)" if 300 <= found.status < 400 else ""
+        return Answer(found.status, found.retry_after(time.time())), f"answered {found.status}{redirect}"
 
 
 def _check_numbers(retries: Any, **seconds: Any) -> None:
@@ -218,22 +220,9 @@ def message_id(event: Event) -> str:
     return f"msg_{sha256(f'{event.id} {event.user}'.encode()).hexdigest()[:32]}"
 
 
-def retry_after(text: str | None, now: float) -> float | None:
-    """Return the seconds that a `Retry-After` asks for, as a number or a date; None if it is absent or malformed."""
-    if text is None:
-        return None
-    if text.isascii() and text.isdigit() and len(text) < 10:
-        return float(text)
+def _pool(allow_private: bool, ssl_context: ssl.SSLContext | None) -> HttpPool:
+    """Return a pool, or name the extra that is missing."""
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _client() -> Any:
-    """Import the client, or name the extra that is missing."""
-    try:
-        from ._client import WebhookClient
+        return HttpPool(allow_private=allow_private, ssl_context=ssl_context)
     except ImportError as error:
         raise UsageError("WebhookRouter needs the extra webhook: pip install 'notify-streams[webhook]'") from error
-    return WebhookClient

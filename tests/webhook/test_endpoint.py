@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from notify import Event, UsageError
+from notify.http._addresses import AddressRefusedError, is_public, resolve
 from notify.webhook import WebhookEndpoint, WebhookRouter
-from notify.webhook._addresses import AddressRefusedError, is_public, resolve
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -244,9 +244,9 @@ async def test_a_public_address_is_accepted(host: str) -> None:
 
 
 def test_the_extra_that_is_missing_is_named() -> None:
-    """Without httpcore a router cannot be made, and says what to install."""
+    """Without httpcore2 a router cannot be made, and says what to install."""
     script = (
-        "import sys; sys.modules['httpcore'] = None\n"
+        "import sys; sys.modules['httpcore2'] = None\n"
         "from notify.webhook import WebhookRouter\n"
         "try: WebhookRouter([])\nexcept Exception as error: print(type(error).__name__, error)"
     )

@@ -1,4 +1,4 @@
-"""Which addresses a webhook may be sent to: a URL that a customer entered must not reach into our own network.
+"""Which addresses a request may be sent to: a URL that a customer entered must not reach into our own network.
 
 The check is made after the name is resolved, on each address, and the connection goes to the very address that was
 checked. So neither an unusual spelling (`0x7f.1`, `2130706433`, `[::ffff:127.0.0.1]`) nor a name that resolves
