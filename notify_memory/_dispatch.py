@@ -8,17 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from notify import Guarantees, UsageError
 from notify.adapters import LoopGuard
 from notify.dispatch.abc import (
-    BY_CLAIM,
     LATER,
-    OUTCOMES,
-    PROMISING,
     STOPPABLE,
     Attempt,
     Claim,
@@ -32,10 +29,14 @@ from notify.dispatch.abc import (
     Submitted,
     check_move,
     check_submission,
+    due_after,
     exact,
     exact_or_none,
     instant,
-    is_undecided,
+    instant_or_none,
+    judge,
+    millis,
+    millis_or_none,
     span,
 )
 
@@ -337,10 +338,9 @@ class MemoryDispatchStore(MemoryUserRecords):
         if row is None:
             return False
         before = row.delivery
-        is_made = before.fence == move.fence and move.to in BY_CLAIM.get(before.state, ())
-        if move.to is State.SENDING:
-            is_made = is_made and row.begun < move.fence and row.lease_until > self._now()
-        if move.to in OUTCOMES and (before.state is State.SENDING if is_made else row.begun >= move.fence):
+        has_lease = row.lease_until > self._now()
+        is_made, is_listed = judge(move, before.state, before.fence, row.begun, has_lease=has_lease)
+        if is_listed:
             attempt = Attempt(move.id, now, move.fence, move.to, move.reason, move.error, not is_made)
             self._attempts.setdefault((move.id, move.fence), attempt)
         if not is_made:
@@ -374,14 +374,10 @@ class MemoryDispatchStore(MemoryUserRecords):
         """Give those that wait for the channel of a changed delivery their `due_at`; keeps I2."""
         ours = self._deliveries(changed.notification, changed.user)
         states = [each.state for each in ours if each.channel == changed.channel]
-        is_promising = any(state in PROMISING for state in states)
-        if not is_promising and any(is_undecided(state) for state in states):
-            return
         for each in ours:
             if each.after == changed.channel and each.state is State.WAITING and not each.fence:
-                later = now + timedelta(milliseconds=span(each.delay))
-                due = (each.due_at or later) if is_promising else min(each.due_at or now, now)
-                self._rows[each.id].delivery = replace(each, due_at=due)
+                due = due_after(states, millis_or_none(each.due_at), each.delay, millis(now))
+                self._rows[each.id].delivery = replace(each, due_at=instant_or_none(due))
 
 
 def _urgency(row: _Row) -> tuple[int, datetime, str]:

@@ -1,6 +1,7 @@
 """One SQLite file: several processes, nothing to run."""
 
 try:
+    from ._dispatch import SQLiteDispatchStore as SQLiteDispatchStore
     from ._presence import SQLitePresence as SQLitePresence
     from ._store import SQLiteStore as SQLiteStore
     from ._stream_store import SQLiteStreamStore as SQLiteStreamStore
@@ -9,4 +10,4 @@ except ModuleNotFoundError as error:
         "notify_sqlite needs aiosqlite: pip install 'notify-streams[sqlite]'", name="aiosqlite"
     ) from error
 
-__all__ = ["SQLitePresence", "SQLiteStore", "SQLiteStreamStore"]
+__all__ = ["SQLiteDispatchStore", "SQLitePresence", "SQLiteStore", "SQLiteStreamStore"]

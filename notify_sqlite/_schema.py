@@ -15,16 +15,30 @@ from importlib.resources import files
 from typing import Final
 
 from notify import UsageError
+from notify.dispatch.abc import DELIVERY_COLUMNS, ENDPOINT_COLUMNS, NOTIFICATION_COLUMNS, RECIPIENT_COLUMNS
 
 VERSION: Final = 1
 """Version of the tables of each part."""
 
-FILES: Final[Mapping[str, tuple[str, ...]]] = {"store": ("store", "inbox"), "presence": ("presence",)}
+FILES: Final[Mapping[str, tuple[str, ...]]] = {
+    "store": ("store", "inbox"),
+    "presence": ("presence",),
+    "dispatch": ("dispatch", "dispatch_digests", "dispatch_users"),
+}
 """The files of statements of each part."""
 
 LATER: Final = re.compile("create_schema|create_ephemerals|create_(inbox|items|follows).*")
 """What files of earlier releases lack. They can be read as they are; the first write adds it."""
 
+COLUMNS: Final = {
+    "delivery": DELIVERY_COLUMNS,
+    "notification": NOTIFICATION_COLUMNS,
+    "recipient": RECIPIENT_COLUMNS,
+    "endpoint": ENDPOINT_COLUMNS,
+}
+"""What `{name}` in a statement stands for, and `{t.name}` for the columns of the table `t`."""
+
+_COLUMNS = re.compile(r"\{(\w\.)?(" + "|".join(COLUMNS) + r")\}")
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _COMMENT = re.compile("^-- .*\n", re.MULTILINE)
 _NAMED = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.DOTALL | re.MULTILINE)
@@ -49,7 +63,7 @@ def statements(part: str, prefix: str) -> Mapping[str, str]:
         raise UsageError(f"table_prefix must match {_PREFIX.pattern}, not {prefix!r:.80}")
     texts = ((files("notify_sqlite") / "_sql" / f"{name}.sql").read_text(encoding="utf-8") for name in FILES[part])
     found = [pair for text in texts for pair in _NAMED.findall(text)]
-    return {name: _COMMENT.sub("", sql).strip().replace("{p}", prefix) for name, sql in found}
+    return {name: _filled(_COMMENT.sub("", sql).strip().replace("{p}", prefix)) for name, sql in found}
 
 
 def is_readable(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
@@ -93,6 +107,10 @@ def create(db: sqlite3.Connection, sql: Mapping[str, str]) -> None:
 def script(sql: Mapping[str, str]) -> str:
     """Return what `create` executes, as text for an administrator."""
     return "".join(f"{statement};\n" for statement in _script(sql))
+
+
+def _filled(sql: str) -> str:
+    return _COLUMNS.sub(lambda found: ", ".join(f"{found[1] or ''}{name}" for name in COLUMNS[found[2]]), sql)
 
 
 def _creates(sql: Mapping[str, str]) -> Iterator[str]:

@@ -99,6 +99,8 @@ FURTHER = {
         "_box": "one transaction's changes to rows, counters and bounds of inboxes; due items",
         "_follow": "items of other logs: topics, merged sessions",
         "_items": "rows of inboxes as their readers get them",
+        "_delivery_rows": "one transaction's changes to deliveries: submissions, claims, moves",
+        "_digest_rows": "one transaction's changes to digests",
     },
     "notify_redis": {
         "_attempt": "what one attempt sends, and what its replies mean: first and later ones alike",

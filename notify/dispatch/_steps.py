@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -62,9 +62,36 @@ STOPPABLE: Final = frozenset({State.WAITING, State.CLAIMED, State.PARKED})
 """What can be cancelled: certainly nothing has been sent."""
 
 
-def is_undecided(state: State) -> bool:
-    """Return whether a delivery may still be sent, so that those that wait for its channel go on waiting."""
-    return state.is_open or state is State.PARKED
+def judge(move: Move, state: State, fence: int, begun: int, *, has_lease: bool) -> tuple[bool, bool]:
+    """Return whether a move is made, and whether it is the outcome of an attempt, which is listed in any case.
+
+    Args:
+        move: what a worker wants.
+        state: of the delivery.
+        fence: of its latest claim.
+        begun: of the claim that began to send it last; 0: none has.
+        has_lease: whether the lease of the latest claim has not ended.
+    """
+    is_made = fence == move.fence and move.to in BY_CLAIM.get(state, ())
+    if move.to is State.SENDING:
+        is_made = is_made and has_lease and begun < fence
+    return is_made, move.to in OUTCOMES and (state is State.SENDING if is_made else begun >= move.fence)
+
+
+def due_after(states: Collection[State], due_at: int | None, delay: float, now: int) -> int | None:
+    """Return when a delivery that waits for a channel is due, in milliseconds.
+
+    Args:
+        states: of all deliveries over that channel.
+        due_at: when it is due so far.
+        delay: its own, in seconds.
+        now: the present time.
+    """
+    if any(state in PROMISING for state in states):
+        return now + span(delay) if due_at is None else due_at
+    if any(state.is_open or state is State.PARKED for state in states):
+        return due_at
+    return now if due_at is None else min(due_at, now)
 
 
 def millis(moment: datetime) -> int:

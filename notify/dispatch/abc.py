@@ -31,7 +31,8 @@ separate interfaces, since an application may keep them elsewhere: in its own ta
 Instants are aware datetimes in UTC, exact to the millisecond; what is more exact is rounded down. Durations are float
 seconds. Policy decides by the `now` that the caller passes; leases are measured by the store's own clock.
 
-The functions exported here are the rules that all stores share: ids, legal steps, merge patches, sliding digests.
+The functions exported here are the rules that all stores share: ids, legal steps, merge patches, sliding digests, and
+the columns of stores on SQL databases.
 """
 
 from __future__ import annotations
@@ -41,6 +42,20 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from ._columns import DELIVERY_COLUMNS as DELIVERY_COLUMNS
+from ._columns import ENDPOINT_COLUMNS as ENDPOINT_COLUMNS
+from ._columns import NOTIFICATION_COLUMNS as NOTIFICATION_COLUMNS
+from ._columns import RECIPIENT_COLUMNS as RECIPIENT_COLUMNS
+from ._columns import channels_text as channels_text
+from ._columns import delivery_of as delivery_of
+from ._columns import delivery_row as delivery_row
+from ._columns import endpoint_of as endpoint_of
+from ._columns import instant_or_none as instant_or_none
+from ._columns import meta_text as meta_text
+from ._columns import millis_or_none as millis_or_none
+from ._columns import notification_of as notification_of
+from ._columns import notification_row as notification_row
+from ._columns import recipient_row as recipient_row
 from ._records import Attempt as Attempt
 from ._records import CapWindow as CapWindow
 from ._records import Claim as Claim
@@ -63,11 +78,12 @@ from ._steps import check_move as check_move
 from ._steps import check_submission as check_submission
 from ._steps import delivery_id as delivery_id
 from ._steps import digest_id as digest_id
+from ._steps import due_after as due_after
 from ._steps import endpoint_id as endpoint_id
 from ._steps import exact as exact
 from ._steps import exact_or_none as exact_or_none
 from ._steps import instant as instant
-from ._steps import is_undecided as is_undecided
+from ._steps import judge as judge
 from ._steps import merge_patch as merge_patch
 from ._steps import millis as millis
 from ._steps import next_generation as next_generation

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from notify.dispatch.abc import (
+    BY_CLAIM,
     Attempt,
     Claim,
     Delivery,
@@ -147,27 +148,36 @@ class DispatchTests(Suite[DeliveryStoreT]):
             await self.let_pass(store, lease)
 
     async def bring(self, store: DeliveryStore, state: State, name: str, **more: Any) -> Delivery:
-        """Submit a delivery and bring it into a state; return it. Nothing else may be due."""
-        row = to("alice", notification=name, **more)
-        await store.submit(submission(row))
-        if state is State.WAITING:
-            return row
-        if state is State.CANCELLED:
-            await store.cancel(name, at(0))
-        elif state in (State.CLAIMED, State.EXPANDED, State.EXPIRED, State.SKIPPED, State.JOINED):
-            claim = await self.take_one(store)
-            if state is not State.CLAIMED:
-                join = joining(notification=name, key=name) if state is State.JOINED else None
-                assert await store.advance([move(claim, state, join=join)], at(0)) == [True]
-        else:
-            claim = await self.begin(store)
-            if state is State.BOUNCED:
-                assert await store.advance([move(claim, State.ACCEPTED)], at(0)) == [True]
-                await store.resolve(row.id, State.BOUNCED, at(0))
-            elif state is not State.SENDING:
-                assert await store.advance([move(claim, state)], at(0)) == [True]
-        assert (await self.look(store, row.id)).state is state
+        """Submit a delivery of a notification and bring it into a state; return it. Nothing else may be due."""
+        (row,) = await self.bring_all(store, state, name, ["alice"], **more)
         return row
+
+    async def bring_all(
+        self, store: DeliveryStore, state: State, name: str, users: Sequence[str], **more: Any
+    ) -> list[Delivery]:
+        """Submit a notification to users and bring its deliveries into a state. Nothing else may be due."""
+        rows = [to(user, notification=name, **more) for user in users]
+        await store.submit(submission(*rows))
+        if state is State.CANCELLED:
+            assert await store.cancel(name, at(0)) == len(rows)
+        elif state is not State.WAITING:
+            claims = await self.take(store, limit=len(rows) + 1)
+            assert len(claims) == len(rows)
+            way = {State.CLAIMED: [], State.SENDING: [State.SENDING], State.BOUNCED: [State.SENDING, State.ACCEPTED]}
+            by_worker = [state] if state in BY_CLAIM[State.CLAIMED] - {State.PARKED} else [State.SENDING, state]
+            for step in way.get(state, by_worker):
+                moves = [move(claim, step, join=self.join_of(claim, step)) for claim in claims]
+                assert await store.advance(moves, at(0)) == [True] * len(moves)
+            for row in rows if state is State.BOUNCED else ():
+                await store.resolve(row.id, State.BOUNCED, at(0))
+        for row in rows:
+            assert (await self.look(store, row.id)).state is state
+        return rows
+
+    def join_of(self, claim: Claim, step: State) -> DigestJoin | None:
+        """Return the join that belongs to a move to JOINED, of a digest of its own."""
+        name, user = claim.notification.id, claim.delivery.user
+        return joining(user, notification=name, key=f"{name} {user}") if step is State.JOINED else None
 
     async def finish(self, store: DeliveryStore) -> None:
         """Bring what is open into a final state, so that it is not claimed by what follows."""

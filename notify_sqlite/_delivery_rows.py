@@ -1,0 +1,237 @@
+"""What one transaction does to the rows of deliveries. Every function runs in the connection's thread."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from notify import UsageError
+from notify.dispatch.abc import (
+    LATER,
+    NOTIFICATION_COLUMNS,
+    Claim,
+    Delivery,
+    Move,
+    Notification,
+    RecipientRecord,
+    State,
+    Submission,
+    Submitted,
+    delivery_of,
+    delivery_row,
+    due_after,
+    judge,
+    millis,
+    millis_or_none,
+    notification_of,
+    notification_row,
+    recipient_row,
+    span,
+)
+
+from . import _digest_rows as digests
+
+_ABOVE_ALL: Final = 1 << 62
+_FIRST: Final = 18
+_SECOND: Final = _FIRST + len(NOTIFICATION_COLUMNS)
+
+
+class Standing(NamedTuple):
+    """Where a delivery stands, as far as moves depend on it."""
+
+    number: int
+    state: State
+    fence: int
+    begun: int
+    lease_until: int
+    notification: str
+    user: str
+    channel: str
+
+
+class DeliveryRows:
+    """The rows of one file, inside one transaction.
+
+    Args:
+        db: the connection.
+        sql: the statements.
+    """
+
+    def __init__(self, db: sqlite3.Connection, sql: Mapping[str, str]) -> None:
+        self._db = db
+        self._sql = sql
+
+    def submit(self, submission: Submission) -> Submitted:
+        """See `notify.dispatch.abc.DispatchStore.submit`."""
+        db, sql, new = self._db, self._sql, submission.notification
+        created = millis(new.created_at)
+        if submission.key is not None:
+            kept = db.execute(sql["get_request"], (submission.tenant, submission.key, created)).fetchone()
+            if kept is None:
+                until = millis_or_none(submission.keep_until)
+                row = (submission.tenant, submission.key, submission.fingerprint, new.id, until)
+                db.execute(sql["set_request"], row)
+            elif kept[0] != submission.fingerprint:
+                raise UsageError(f"the key {submission.key!r:.80} was used for another request: use a new one")
+            elif kept[1] != new.id or submission.cursor is None:
+                return Submitted(kept[1], True, self._cursor(kept[1]))
+        self.add_notification(new)
+        if submission.cursor is not None:
+            db.execute(sql["set_cursor"], (submission.cursor, new.id))
+        added = {
+            record.user
+            for record in submission.recipients
+            if db.execute(sql["add_recipient"], recipient_row(record)).rowcount
+        }
+        self.add_deliveries([each for each in submission.deliveries if each.user in added], created)
+        for join in submission.joins:
+            if join.user in added:
+                digests.join(self, db, sql, join, created)
+        return Submitted(new.id, False, self._cursor(new.id))
+
+    def _cursor(self, notification: str) -> str | None:
+        row = self._db.execute(self._sql["get_cursor"], (notification,)).fetchone()
+        return None if row is None else row[0]
+
+    def add_notification(self, notification: Notification) -> None:
+        """Store a notification, unless it exists."""
+        self._db.execute(self._sql["add_notification"], notification_row(notification))
+
+    def add_recipient(self, record: RecipientRecord) -> None:
+        """Store a recipient, unless it exists."""
+        self._db.execute(self._sql["add_recipient"], recipient_row(record))
+
+    def add_deliveries(self, deliveries: Iterable[Delivery], now: int) -> None:
+        """Store deliveries, unless they exist."""
+        self._db.executemany(self._sql["add_delivery"], [delivery_row(each, now) for each in deliveries])
+
+    # -- claims --------------------------------------------------------------------------------------------------
+
+    def due(self, now: int, clock: int, limit: int, channels: Sequence[str] | None) -> list[int]:
+        """Return the numbers of the rows that are due, the most urgent first.
+
+        Each priority has its own stretch of the index, where what is due comes first. What is open and not due is
+        never read, apart from claims of which the lease lasts longer than `now`, and the other way round.
+        """
+        found: list[int] = []
+        priority = _ABOVE_ALL
+        while len(found) < limit:
+            (below,) = self._db.execute(self._sql["next_priority"], (priority,)).fetchone()
+            if below is None:
+                break
+            priority = below
+            arguments = (priority, max(now, clock), now, clock)
+            rest = limit - len(found)
+            if channels is None:
+                rows = self._db.execute(self._sql["due"], (*arguments, rest))
+            else:
+                rows = self._db.execute(self._sql["due_of_channels"], (*arguments, json.dumps([*channels]), rest))
+            found += [number for (number,) in rows]
+        return found
+
+    def claim(self, now: int, clock: int, lease: float, limit: int, channels: Sequence[str] | None) -> list[Claim]:
+        """See `notify.dispatch.abc.DispatchStore.claim`."""
+        until = clock + span(lease)
+        numbers = self.due(now, clock, limit, channels)
+        self._db.executemany(self._sql["claim"], [(now, until, until, number) for number in numbers])
+        return [claim_of(self._db.execute(self._sql["claimed"], (number,)).fetchone()) for number in numbers]
+
+    # -- moves ---------------------------------------------------------------------------------------------------
+
+    def standing(self, id: str) -> Standing | None:
+        """Return where a delivery stands; None: there is none with this id."""
+        row = self._db.execute(self._sql["standing"], (id,)).fetchone()
+        return None if row is None else Standing(row[0], State(row[1]), *row[2:])
+
+    def advance(self, moves: Sequence[Move], now: int, clock: int) -> list[bool]:
+        """See `notify.dispatch.abc.DispatchStore.advance`."""
+        return [self._move(move, now, clock) for move in moves]
+
+    def _move(self, move: Move, now: int, clock: int) -> bool:
+        row = self.standing(move.id)
+        if row is None:
+            return False
+        has_lease = row.lease_until > clock
+        is_made, is_listed = judge(move, row.state, row.fence, row.begun, has_lease=has_lease)
+        if is_listed:
+            outcome = (move.id, move.fence, now, int(move.to), move.reason, move.error, not is_made)
+            self._db.execute(self._sql["add_attempt"], outcome)
+        if not is_made:
+            return False
+        refunded = int(move.refund and row.state is State.SENDING)
+        if move.to is State.SENDING:
+            self._db.execute(self._sql["begin"], (move.reason, now, row.number))
+        elif move.to is State.WAITING:
+            due = now if move.due_at is None else millis(move.due_at)
+            self._db.execute(self._sql["wait_again"], (move.reason, now, refunded, due, row.number))
+        else:
+            self._db.execute(self._sql["set_state"], (int(move.to), move.reason, now, row.number))
+            if refunded:
+                self._db.execute(self._sql["refund"], (row.number,))
+        if move.provider_id:
+            self._db.execute(self._sql["set_provider_id"], (move.provider_id, row.number))
+        self.add_deliveries(move.children, now)
+        if move.join is not None:
+            digests.join(self, self._db, self._sql, move.join, now)
+        if not move.to.is_open:
+            self.settle(row.notification, row.user, [row.channel], now)
+        return True
+
+    def settle(self, notification: str, user: str, channels: Collection[str], now: int) -> None:
+        """Give what waits for these channels its `due_at`, by what has become of their deliveries."""
+        for channel in channels:
+            place = (notification, user, channel)
+            waiting = self._db.execute(self._sql["waiting_for"], place).fetchall()
+            if not waiting:
+                continue
+            states = [State(state) for (state,) in self._db.execute(self._sql["states_of_channel"], place)]
+            for number, due_at, delay in waiting:
+                due = due_after(states, due_at, delay, now)
+                self._db.execute(self._sql["set_due"], (due, number))
+
+    def resolve(self, id: str, to: State, now: int, reason: str, provider_id: str) -> Delivery | None:
+        """See `notify.dispatch.abc.DispatchStore.resolve`."""
+        row = self.standing(id)
+        if row is None:
+            return None
+        if to in LATER.get(row.state, ()):
+            if to is State.WAITING:
+                self._db.execute(self._sql["wait_again"], (reason, now, 0, now, row.number))
+            else:
+                self._db.execute(self._sql["set_state"], (int(to), reason, now, row.number))
+            if provider_id:
+                self._db.execute(self._sql["set_provider_id"], (provider_id, row.number))
+            self.settle(row.notification, row.user, [row.channel], now)
+        return claim_of(self._db.execute(self._sql["claimed"], (row.number,)).fetchone()).delivery
+
+    def cancel(self, notification: str, now: int, user: str | None, channel: str | None, reason: str) -> int:
+        """See `notify.dispatch.abc.DispatchStore.cancel`."""
+        rows = self._db.execute(self._sql["stoppable"], (notification, user, channel)).fetchall()
+        for number, _, _ in rows:
+            self._db.execute(self._sql["set_state"], (int(State.CANCELLED), reason, now, number))
+        for owner, name in {(row[1], row[2]) for row in rows}:
+            self.settle(notification, owner, [name], now)
+        return len(rows) + digests.leave(self._db, self._sql, notification, user, channel)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def purge(self, notification: str, limit: int) -> bool:
+        """Remove a notification with what belongs to it; return False if the limit left something of it."""
+        db, sql = self._db, self._sql
+        db.execute(sql["remove_attempts"], (notification, limit))
+        removed = db.execute(sql["remove_deliveries"], (notification, limit)).rowcount
+        removed = max(removed, db.execute(sql["remove_recipients"], (notification, notification, limit)).rowcount)
+        if removed == limit:
+            return False
+        for name in ("remove_digest", "remove_items", "remove_item", "remove_notification"):
+            db.execute(sql[name], (notification,))
+        return True
+
+
+def claim_of(row: Sequence[object]) -> Claim:
+    """Return the delivery, its notification and its recipient of a joined row."""
+    delivery = delivery_of(row[:_FIRST])
+    record = RecipientRecord(*row[_SECOND:])  # type: ignore[arg-type]
+    return Claim(delivery, notification_of(row[_FIRST:_SECOND]), record, delivery.state is State.SENDING)
