@@ -24,7 +24,7 @@ from notify.dispatch.abc import (
 )
 
 
-class Rows(Protocol):
+class DeliverySink(Protocol):
     """Stores the notification of a digest."""
 
     def add_notification(self, notification: Notification) -> None:
@@ -37,7 +37,7 @@ class Rows(Protocol):
         """Store deliveries."""
 
 
-def join(rows: Rows, db: sqlite3.Connection, sql: Mapping[str, str], join: DigestJoin, now: int) -> None:
+def join(rows: DeliverySink, db: sqlite3.Connection, sql: Mapping[str, str], join: DigestJoin, now: int) -> None:
     """Put a notification into the open digest of a key, which is opened if need be; close it at its limit."""
     if db.execute(sql["has_joined"], (join.notification, join.key)).fetchone():
         return
@@ -70,7 +70,7 @@ def leave(
     return len(found)
 
 
-def close_due(rows: Rows, db: sqlite3.Connection, sql: Mapping[str, str], now: int, limit: int) -> int:
+def close_due(rows: DeliverySink, db: sqlite3.Connection, sql: Mapping[str, str], now: int, limit: int) -> int:
     """Close digests that are due, the earliest first; return how many."""
     due = db.execute(sql["due_digests"], (now, limit)).fetchall()
     for (id,) in due:
@@ -78,7 +78,7 @@ def close_due(rows: Rows, db: sqlite3.Connection, sql: Mapping[str, str], now: i
     return len(due)
 
 
-def close(rows: Rows, db: sqlite3.Connection, sql: Mapping[str, str], id: str, now: int) -> None:
+def close(rows: DeliverySink, db: sqlite3.Connection, sql: Mapping[str, str], id: str, now: int) -> None:
     """Close a digest and store its notification."""
     db.execute(sql["close_digest"], (id,))
     user, type, channels = db.execute(sql["get_digest"], (id,)).fetchone()

@@ -115,23 +115,29 @@ class SQLiteUserRecords:
     # -- CapStore, GateStore -------------------------------------------------------------------------------------
 
     async def admit(
-        self, notification: str, user: str, windows: Sequence[CapWindow], *, mode: Literal["check", "record"] = "check"
+        self,
+        notification: str,
+        user: str,
+        windows: Sequence[CapWindow],
+        now: datetime,
+        *,
+        mode: Literal["check", "record"] = "check",
     ) -> int:
         """See `notify.dispatch.abc.CapStore.admit`."""
         self._database.check()
         if not windows:
             raise UsageError("admit() needs at least one window: without a cap there is nothing to ask")
-        ends = [millis(each.expires_at) for each in windows]
+        moment, ends = millis(now), [millis(each.expires_at) for each in windows]
 
         def job(db: sqlite3.Connection) -> int:
             kept = self._verdict(db, notification, user)
             if kept == -1 or (kept is not None and mode == "check"):
                 return kept
-            full = (number for number, each in enumerate(windows) if self._count(db, each) >= each.limit)
+            full = (number for number, each in enumerate(windows) if self._count(db, each, moment) >= each.limit)
             verdict = next(full, -1) if mode == "check" else -1
             db.execute(self._sql["set_verdict"], (notification, user, verdict, max(ends)))
             if verdict == -1:
-                rows = zip((each.bucket for each in windows), ends, strict=True)
+                rows = [(each.bucket, notification, end) for each, end in zip(windows, ends, strict=True)]
                 db.executemany(self._sql["count_up"], rows)
             return verdict
 
@@ -144,7 +150,7 @@ class SQLiteUserRecords:
             verdict = self._verdict(db, notification, user)
             db.execute(self._sql["remove_verdict"], (notification, user))
             if verdict == -1:
-                db.executemany(self._sql["uncount"], [(each.bucket,) for each in windows])
+                db.executemany(self._sql["uncount"], [(each.bucket, notification) for each in windows])
 
         await self._transact(job)
 
@@ -166,9 +172,9 @@ class SQLiteUserRecords:
         row = db.execute(self._sql["get_verdict"], (notification, user)).fetchone()
         return None if row is None else row[0]
 
-    def _count(self, db: sqlite3.Connection, window: CapWindow) -> int:
-        row = db.execute(self._sql["get_count"], (window.bucket,)).fetchone()
-        return 0 if row is None else row[0]
+    def _count(self, db: sqlite3.Connection, window: CapWindow, now: int) -> int:
+        (count,) = db.execute(self._sql["get_count"], (window.bucket, now)).fetchone()
+        return int(count)
 
     # -- inside --------------------------------------------------------------------------------------------------
 

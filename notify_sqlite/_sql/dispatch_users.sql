@@ -46,9 +46,10 @@ CREATE INDEX IF NOT EXISTS {p}endpoints_retired ON {p}endpoints (retired_at) WHE
 
 -- name: create_cap_counts
 CREATE TABLE IF NOT EXISTS {p}cap_counts (
-    bucket TEXT PRIMARY KEY NOT NULL,
-    count INTEGER NOT NULL,
-    expires_at INTEGER NOT NULL
+    bucket TEXT NOT NULL,
+    notification_id TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (bucket, notification_id)
 ) WITHOUT ROWID
 
 -- name: create_cap_counts_expiring
@@ -117,14 +118,13 @@ INSERT OR REPLACE INTO {p}cap_verdicts (notification_id, user_id, verdict, expir
 DELETE FROM {p}cap_verdicts WHERE notification_id = ? AND user_id = ?
 
 -- name: get_count
-SELECT count FROM {p}cap_counts WHERE bucket = ?
+SELECT count(*) FROM {p}cap_counts WHERE bucket = ? AND expires_at > ?
 
 -- name: count_up
-INSERT INTO {p}cap_counts (bucket, count, expires_at) VALUES (?, 1, ?)
-ON CONFLICT (bucket) DO UPDATE SET count = count + 1, expires_at = excluded.expires_at
+INSERT OR REPLACE INTO {p}cap_counts (bucket, notification_id, expires_at) VALUES (?, ?, ?)
 
 -- name: uncount
-UPDATE {p}cap_counts SET count = count - 1 WHERE bucket = ? AND count > 0
+DELETE FROM {p}cap_counts WHERE bucket = ? AND notification_id = ?
 
 -- name: close_gate
 INSERT INTO {p}gates (gate, until) VALUES (?, ?)
@@ -134,7 +134,9 @@ ON CONFLICT (gate) DO UPDATE SET until = max(until, excluded.until)
 SELECT gate, until FROM {p}gates WHERE until > ?
 
 -- name: remove_counts
-DELETE FROM {p}cap_counts WHERE bucket IN (SELECT bucket FROM {p}cap_counts WHERE expires_at <= ? LIMIT ?)
+DELETE FROM {p}cap_counts WHERE (bucket, notification_id) IN (
+    SELECT bucket, notification_id FROM {p}cap_counts WHERE expires_at <= ? LIMIT ?
+)
 
 -- name: remove_verdicts
 DELETE FROM {p}cap_verdicts WHERE (notification_id, user_id) IN (
