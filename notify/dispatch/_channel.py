@@ -127,3 +127,12 @@ class Channel(Protocol):
 
         Order: none.    Cancellation: unknown, as `Ambiguous`.    Concurrency: any number of tasks.
         """
+
+
+@runtime_checkable
+class Gated(Protocol):
+    """A channel that reaches several providers, each of which may want to be left alone: push services, for example."""
+
+    @abstractmethod
+    def gate(self, endpoint: Endpoint) -> str:
+        """Return the name of the provider of an endpoint, as `Throttled.gate` has it."""

@@ -55,7 +55,7 @@ class Templates(Protocol):
 
 
 class DataTemplates:
-    """Takes the text from the data: `title`, `body` or `message`, `short`, `url` or `action_url`, `icon`, `image`, `tag`.
+    """Takes the text from the data: `title`, `body` (or `message`), `short`, `url` (or `action_url`), and pictures.
 
     A dispatcher without templates uses this. A digest lists the titles of its notifications.
     """

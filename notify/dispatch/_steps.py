@@ -37,6 +37,7 @@ BY_CLAIM: Final[Mapping[State, frozenset[State]]] = {
             State.WAITING,
             State.FAILED,
             State.GONE,
+            State.EXPIRED,
             State.PARKED,
             State.UNKNOWN,
         }

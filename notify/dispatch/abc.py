@@ -13,7 +13,7 @@ Holds, delays, retries and fallbacks are all the same thing: the `due_at` of a d
 |---|---|---|
 | WAITING | submit, hold, retry, throttle | CLAIMED, CANCELLED |
 | CLAIMED | `claim`, again after its lease | SENDING, WAITING, SKIPPED, EXPIRED, EXPANDED, JOINED, PARKED, CANCELLED |
-| SENDING | `advance`, before the first byte is sent | ACCEPTED, DELIVERED, WAITING, FAILED, GONE, PARKED, UNKNOWN |
+| SENDING | `advance`, before the first byte | ACCEPTED, DELIVERED, WAITING, FAILED, GONE, EXPIRED, PARKED, UNKNOWN |
 | ACCEPTED | the provider took it | DELIVERED, BOUNCED |
 | UNKNOWN | perhaps sent: the outcome cannot be known | ACCEPTED, DELIVERED, BOUNCED, FAILED |
 | PARKED | the channel's configuration is wrong | WAITING, CANCELLED |

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from gettext import GNUTranslations, NullTranslations, find, translation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 _LOCALE: Final = re.compile("[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,4}")
+
+_MAX_LOCALES: Final = 64
+"""How many locales have their compiled templates kept."""
+
+_MAX_FOUND: Final = 10_000
+"""How many names of files are kept. The locales in them are what users say."""
 
 _TEXTS: Final = ("title", "body", "short", "url", "icon", "image", "tag")
 
@@ -68,7 +75,8 @@ class JinjaTemplates:
             raise UsageError(f"JinjaTemplates expects a directory of templates; {str(directory)!r} is not one")
         self._domain = domain
         self._localedir = localedir
-        self._base = _environment(self._directory, is_sandboxed, {**_babel_filters(), **(filters or {})})
+        self._make = partial(_environment, self._directory, is_sandboxed, {**_babel_filters(), **(filters or {})})
+        self._make()  # so that a missing extra is told here
         self._by_locale: dict[str, Environment] = {}
         self._found: dict[tuple[str, str, str, str, bool], str | None] = {}
 
@@ -93,7 +101,7 @@ class JinjaTemplates:
             "locale": rendering.locale,
             "tz": rendering.tz,
         }
-        texts = _blocks(environment.get_template(name), values)
+        texts: dict[str, Any] = _blocks(environment.get_template(name), values)
         page = self._find(rendering, "html", is_digest)
         html = environment.get_template(page).render(values) if page is not None else ""
         return Content(html=html, **texts)
@@ -102,6 +110,8 @@ class JinjaTemplates:
         """Return the name of the first file that exists for this type, channel and locale."""
         key = (rendering.type, rendering.channel, rendering.locale, kind, is_digest)
         if key not in self._found:
+            if len(self._found) >= _MAX_FOUND:
+                self._found.clear()
             names = _names(rendering, kind, is_digest)
             self._found[key] = next((name for name in names if (self._directory / name).is_file()), None)
         return self._found[key]
@@ -110,12 +120,11 @@ class JinjaTemplates:
         """Return the environment whose texts are translated to this locale."""
         found = self._by_locale.get(locale)
         if found is None:
-            found = self._base.overlay()
-            found.globals = {**self._base.globals}
+            if len(self._by_locale) >= _MAX_LOCALES:  # a locale is what a user says it is
+                self._by_locale.clear()
+            found = self._by_locale[locale] = self._make()
             install: Any = found
             install.install_gettext_translations(self._translations(locale), newstyle=True)
-            found.globals["locale"] = locale
-            self._by_locale[locale] = found
         return found
 
     def _translations(self, locale: str) -> NullTranslations | GNUTranslations:
@@ -144,7 +153,7 @@ def _fallbacks(locale: str) -> Iterator[str]:
             yield "-".join(parts[:count])
 
 
-def _blocks(template: Template, values: Mapping[str, Any]) -> dict[str, str]:
+def _blocks(template: Template, values: Mapping[str, Any]) -> dict[str, Any]:
     """Render the blocks that `Content` has, each without the space around it."""
     context = template.new_context(dict(values))
     return {name: "".join(template.blocks[name](context)).strip() for name in _TEXTS if name in template.blocks}

@@ -1,0 +1,385 @@
+"""`Dispatcher`, the class that applications use: plans, submits, sends, explains."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final, Literal, Self
+
+import anyio
+
+from notify import BackendError, UsageError
+from notify.abc import PresenceTracker
+from notify.adapters import OutageLog
+from notify.inbox import Inbox
+
+from ._channel import Channel
+from ._content import DataTemplates, Templates
+from ._decisions import Plan
+from ._explain import Explanation
+from ._parts import SCHEDULES, DispatchParts, Recipients, check_channels, check_presence, part
+from ._planning import given_at_submit, known, plan, recipient_of
+from ._preferences import Preferences, check_patch
+from ._registry import TypeRegistry
+from ._retry import RetrySchedule
+from ._submitting import Audience, batches, check_key, draft, fingerprint, plans, submission
+from ._types import NotificationType, Recipient
+from ._worker import DispatchWorker, Tick, logger
+from .abc import (
+    CapStore,
+    DigestStore,
+    DispatchRecords,
+    DispatchStore,
+    EndpointStore,
+    GateStore,
+    PreferenceStore,
+    Submitted,
+)
+
+_BATCH: Final = 50
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What `submit` returns.
+
+    Attributes:
+        id: of the notification; `explain` and `cancel` take it.
+        is_replay: the idempotency key was used before, for the same request; nothing was stored now.
+        count: how many recipients were submitted by this call.
+    """
+
+    id: str
+    is_replay: bool = False
+    count: int = 1
+
+
+class Dispatcher:
+    """Sends notifications over the channels that their type, the recipient's preferences and the hour allow.
+
+    ```python
+    dispatcher = Dispatcher(inbox, store, types, {"in_app": InAppChannel(inbox)}, recipients=recipients)
+    ticket = await dispatcher.submit("comment.created", "alice", {"title": "Bob answered"})
+    await dispatcher.run()  # in any number of processes
+    print(await dispatcher.explain(ticket.id, "alice"))
+    ```
+
+    Args:
+        inbox: the inbox, which tells what has been read; None: there is none.
+        store: keeps deliveries. What it does not keep as well has to be given by name.
+        types: the types that can be submitted.
+        channels: by name. `in_app` is that of the inbox.
+        recipients: from user ids to what is known of these users; see `Recipient`. Users it leaves out are unknown.
+        templates: makes texts; None: they are in the data (`DataTemplates`).
+        presence: the tracker of the notifier, for channels that are for those who are away.
+        preferences: keeps preferences; None: the store does.
+        endpoints: keeps devices and addresses; None: the store does.
+        caps: counts for frequency caps; None: the store does.
+        gates: keeps which providers want to be left alone; None: the store does.
+        defaults: preferences of users who have not decided.
+        tz: the IANA zone of users whose zone is unknown.
+        schedules: how channels are retried, by their names.
+        timeout: seconds for which a channel may take to send one message.
+        lease: seconds after which what a worker that died has taken is taken by another one.
+        clock: returns the present time, aware.
+
+    Raises:
+        UsageError: a part is missing or does not fit, or a type uses a channel that is not there.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox | None,
+        store: DispatchStore,
+        types: TypeRegistry | Iterable[NotificationType],
+        channels: Mapping[str, Channel],
+        *,
+        recipients: Recipients,
+        templates: Templates | None = None,
+        presence: PresenceTracker | None = None,
+        preferences: PreferenceStore | None = None,
+        endpoints: EndpointStore | None = None,
+        caps: CapStore | None = None,
+        gates: GateStore | None = None,
+        defaults: Preferences | None = None,
+        tz: str = "UTC",
+        schedules: Mapping[str, RetrySchedule] = _NOTHING,
+        timeout: float = 20.0,
+        lease: float = 60.0,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        registry = types if isinstance(types, TypeRegistry) else TypeRegistry(types)
+        by_name = check_channels(channels)
+        registry.check_channels(by_name)
+        check_presence(presence, registry)
+        if not 0 < timeout < lease:
+            raise UsageError(f"Dispatcher: lease must be greater than timeout={timeout:g} seconds, not {lease:g}")
+        self._parts = DispatchParts(
+            inbox=inbox,
+            presence=presence,
+            store=part("store", None, store, DispatchStore),
+            records=part("store", None, store, DispatchRecords),
+            preferences=part("preferences", preferences, store, PreferenceStore),
+            endpoints=part("endpoints", endpoints, store, EndpointStore),
+            caps=part("caps", caps, store, CapStore),
+            gates=part("gates", gates, store, GateStore),
+            digests=part("store", None, store, DigestStore),
+            types=registry,
+            channels=by_name,
+            recipients=recipients,
+            templates=DataTemplates() if templates is None else templates,
+            defaults=Preferences() if defaults is None else defaults,
+            tz=tz,
+            clock=_utc_now if clock is None else clock,
+            chance=random.random,
+            schedules={**SCHEDULES, **schedules},
+        )
+        self._worker = DispatchWorker(self._parts, batch=_BATCH, lease=lease, timeout=timeout)
+        self._submitted = anyio.Event()
+
+    @property
+    def types(self) -> TypeRegistry:
+        """The types that can be submitted."""
+        return self._parts.types
+
+    # -- before --------------------------------------------------------------------------------------------------
+
+    async def plan(
+        self, key: str, to: str | Recipient, data: Mapping[str, Any] | None = None, *, now: datetime | None = None
+    ) -> Plan:
+        """Return what `submit` would do for a recipient, and why; it stores and sends nothing.
+
+        Frequency caps are not in it: they are counted when something is sent.
+
+        Args:
+            key: the type.
+            to: a user id, or a recipient who needs no account.
+            data: what would be submitted.
+            now: the time for which to plan; None: the present one.
+
+        Raises:
+            UsageError: the type is not registered, or an argument is not valid.
+            BackendError: what is known of the recipient cannot be read.
+        """
+        moment = self._parts.clock() if now is None else now
+        user, given = recipient_of(to)
+        return (await plans(self._parts, draft(self._parts, key, data, moment, meta={}), [user], given, moment))[0]
+
+    async def submit(
+        self,
+        key: str,
+        to: str | Recipient,
+        data: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+        tenant: str = "",
+        on_error: Literal["raise", "log"] = "raise",
+    ) -> Ticket | None:
+        """Store a notification; `run` sends it, here or in another process.
+
+        Args:
+            key: the type.
+            to: a user id, or a recipient who needs no account.
+            data: a JSON object: what the text is made of.
+            idempotency_key: repeating the call with the same key and the same arguments stores nothing, for a day.
+            connection: a connection of the store's driver with an open transaction. The notification is stored in a
+                savepoint of it, and sent after its commit.
+            tenant: the scope of the idempotency key.
+            on_error: `"log"`: a store that fails is logged, and None is returned, so that the caller goes on.
+
+        Raises:
+            UsageError: the type is not registered, or refuses the data; the key was used for another request.
+            BackendError: it is not stored (`PushRejectedError`), or perhaps (`PushUncertainError`): repeat it with the
+                same idempotency key.
+
+        Order: none.    Cancellation: stored or not.    Concurrency: any number of tasks.
+        Cost: a few reads, one transaction.
+        """
+        now = self._parts.clock()
+        user, given = recipient_of(to)
+        request = draft(self._parts, key, data, now, meta={})
+        id_key = check_key(idempotency_key)
+        try:
+            found = await plans(self._parts, request, [user], given, now)
+            rows = submission(
+                request,
+                found,
+                given,
+                tenant=tenant,
+                key=id_key,
+                fingerprint=fingerprint(request.type.key, user, request.notification.data),
+            )
+            stored: Submitted = await self._parts.store.submit(rows, connection=connection)
+        except BackendError:
+            if on_error == "raise":
+                raise
+            logger.error("a notification of type %s was not stored", request.type.key, exc_info=True)
+            return None
+        self._wake()
+        return Ticket(stored.notification, stored.is_replay)
+
+    async def submit_many(
+        self,
+        key: str,
+        audience: Audience,
+        data: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str,
+        tenant: str = "",
+        batch: int = 500,
+    ) -> Ticket:
+        """Submit one notification to many recipients, in batches of one transaction each.
+
+        If it is interrupted, repeat it with the same arguments: it goes on where it stopped, and submits no recipient
+        twice.
+
+        Args:
+            key: the type.
+            audience: user ids and recipients; see `Audience`.
+            data: as for `submit`.
+            idempotency_key: names this submission.
+            tenant: the scope of the idempotency key.
+            batch: how many recipients one transaction has.
+
+        Returns:
+            The ticket, with how many recipients this call has submitted.
+
+        Raises: as `submit`.    Cancellation: some batches are stored; repeat it.    Cost: bounded memory.
+        """
+        now = self._parts.clock()
+        id_key = check_key(idempotency_key)
+        if id_key is None:
+            raise UsageError("submit_many() needs an idempotency_key, so that it can go on after an interruption")
+        request = draft(self._parts, key, data, now, meta={})
+        mark = fingerprint(request.type.key, "", request.notification.data)
+        options: dict[str, Any] = {"tenant": tenant, "key": id_key, "fingerprint": mark}
+        first = await self._parts.store.submit(submission(request, [], {}, cursor="", **options))
+        if first.is_replay:
+            request = draft(self._parts, key, data, now, meta={}, id=first.notification)
+        count = 0
+        async for users, given, cursor in batches(audience, first.cursor or "", batch):
+            found = await plans(self._parts, request, users, given, now)
+            await self._parts.store.submit(submission(request, found, given, cursor=cursor, **options))
+            count += len(users)
+            self._wake()
+        return Ticket(request.notification.id, first.is_replay, count)
+
+    # -- afterwards ----------------------------------------------------------------------------------------------
+
+    async def explain(self, ticket: str, user: str) -> Explanation | None:
+        """Return what was decided for a recipient, what was done, and what has changed since; None: there is none.
+
+        Raises:
+            BackendUnavailableError: not reachable; safe to repeat.
+        """
+        record = await self._parts.records.record(ticket, user)
+        if record is None:
+            return None
+        notification, recipient, deliveries, attempts = record
+        planned = Plan.from_json(notification.type, user, recipient.decisions)
+        present = None
+        if notification.type in self._parts.types:
+            type = self._parts.types.resolve(notification.type)
+            given = given_at_submit(recipient)
+            who = (await known(self._parts, [user], () if given is None else [user]))[user]
+            who = who if given is None else who.of(given)
+            expires_at = notification.expires_at
+            present = plan(self._parts, type, user, who, now=notification.created_at, expires_at=expires_at)
+        return Explanation(notification, user, planned, present, deliveries, attempts)
+
+    async def cancel(self, ticket: str, *, user: str | None = None, channel: str | None = None) -> int:
+        """Stop what has not begun to be sent, and return how many deliveries that were.
+
+        Args:
+            ticket: the id of the notification.
+            user: only for this recipient.
+            channel: only over this channel.
+
+        Raises: as `submit`.    Cancellation: done or not; safe to repeat.
+        """
+        return await self._parts.store.cancel(ticket, self._parts.clock(), user=user, channel=channel)
+
+    async def set_preferences(
+        self, user: str, patch: Mapping[str, Any], *, by: str = "", source: str = ""
+    ) -> Preferences:
+        """Change what a user switches on and off, by a JSON merge patch, and look again at what waits for the user.
+
+        Args:
+            user: whose preferences.
+            patch: what changes; a value of None removes an entry.
+            by: who changes them; empty: the user.
+            source: from where, such as `"preference page"`.
+
+        Raises:
+            UsageError: the patch says something that preferences cannot say; nothing has changed.
+        """
+        now = self._parts.clock()
+        text = await self._parts.preferences.patch(user, check_patch(patch), by=by or user, source=source, now=now)
+        await self._parts.records.hurry(now, user=user)
+        self._wake()
+        return Preferences.from_json(text)
+
+    async def preferences(self, user: str) -> Preferences:
+        """Return what a user has switched on and off."""
+        found = await self._parts.preferences.preferences([user])
+        return Preferences.from_json(found[user]) if user in found else Preferences()
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    async def tick(self, now: datetime | None = None) -> Tick:
+        """Do one step of `run`: close digests that are due, and handle one batch of deliveries.
+
+        Args:
+            now: what is due by then is handled; None: the present time.
+
+        Raises:
+            BackendError: the store failed; safe to repeat.
+
+        Cancellation: what has begun to be sent is finished first.
+        """
+        return await self._worker.tick(self._parts.clock() if now is None else now)
+
+    async def run(self, *, poll_interval: float = 1.0) -> None:
+        """Send what is due until cancelled. Any number of processes may run; a store that fails is tried again.
+
+        Args:
+            poll_interval: seconds after which to look for what other processes have submitted.
+
+        Cancellation: what has begun to be sent is finished first, within `timeout` and some seconds.
+        """
+        outage = OutageLog(logger, "deliveries cannot be read, which is retried", "deliveries are sent again")
+        while True:
+            self._submitted = anyio.Event()
+            handled = 0
+            try:
+                handled = (await self.tick()).claimed
+            except BackendError as error:
+                outage.failed(error)
+            else:
+                outage.recovered()
+            if not handled:
+                with anyio.move_on_after(poll_interval):
+                    await self._submitted.wait()
+
+    @asynccontextmanager
+    async def running(self, *, poll_interval: float = 1.0) -> AsyncIterator[Self]:
+        """`run` for as long as the block lasts."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: self.run(poll_interval=poll_interval))
+            try:
+                yield self
+            finally:
+                tasks.cancel_scope.cancel()
+
+    def _wake(self) -> None:
+        self._submitted.set()
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

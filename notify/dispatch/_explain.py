@@ -1,0 +1,85 @@
+"""Why a notification reached a user as it did, or did not: what was decided, what was done, what has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ._decisions import Decision, Hold, Join, Plan, Send, Skip
+from .abc import Attempt, Delivery, Notification
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything about one notification to one user. `str()` of it is a text for people.
+
+    Attributes:
+        notification: what was submitted.
+        user: the recipient.
+        planned: what was decided at submit.
+        present: what would be decided now; None: its type is no longer registered.
+        deliveries: one for each channel, and one for each endpoint of those that were due.
+        attempts: each outcome of sending, oldest first.
+    """
+
+    notification: Notification
+    user: str
+    planned: Plan
+    present: Plan | None
+    deliveries: Sequence[Delivery]
+    attempts: Sequence[Attempt]
+
+    @property
+    def changed(self) -> Sequence[Decision]:
+        """What would be decided now where that differs from what was decided at submit, times aside."""
+        if self.present is None:
+            return ()
+        before = {each.channel: _substance(each) for each in self.planned.decisions}
+        return [each for each in self.present.decisions if before.get(each.channel) != _substance(each)]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        submitted = self.notification.created_at
+        yield f"{self.notification.type} {self.notification.id} to {self.user}, {submitted:%F %T} UTC"
+        for decision in self.planned.decisions:
+            yield f"  {decision.channel}: {phrase(decision)}"
+            for each in self.deliveries:
+                if each.channel == decision.channel:
+                    yield from self._of(each)
+        for decision in self.changed:
+            yield f"  now it would be: {decision.channel}: {phrase(decision)}"
+
+    def _of(self, delivery: Delivery) -> Iterator[str]:
+        where = f" endpoint {delivery.endpoint[:8]}" if delivery.endpoint else ""
+        why = f" ({delivery.reason})" if delivery.reason else ""
+        due = f", due {delivery.due_at:%F %T}" if delivery.state.is_open and delivery.due_at is not None else ""
+        yield f"    {delivery.state.name.lower()}{why}{where}{due}"
+        for each in self.attempts:
+            if each.delivery == delivery.id:
+                late = ", too late" if each.is_late else ""
+                error = f": {each.error}" if each.error else ""
+                yield f"      {each.at:%T} {each.state.name.lower()} {each.reason}{late}{error}".rstrip()
+
+
+def phrase(decision: Decision) -> str:
+    """Return a decision in words."""
+    by = f" by {decision.layer}" + (f" {decision.rule}" if decision.rule else "")
+    match decision:
+        case Send():
+            return f"send, {decision.reason}{by}"
+        case Hold(until=None):
+            return f"hold until {decision.delay:g} s after {decision.after}, {decision.reason}{by}"
+        case Hold():
+            return f"hold until {decision.until:%F %T} UTC, {decision.reason}{by}"
+        case Join():
+            return f"collect until {decision.until:%F %T} UTC, {decision.reason}{by}"
+        case Skip():
+            return f"skip, {decision.reason}{by}"
+
+
+def _substance(decision: Decision) -> tuple[object, ...]:
+    """Return what matters of a decision: not its times, which pass by themselves."""
+    kind = Send if isinstance(decision, Hold) else type(decision)  # what was held is sent when its time has come
+    return (kind, decision.channel, decision.reason if kind is Skip else "", getattr(decision, "silent", False))

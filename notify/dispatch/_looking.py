@@ -1,0 +1,313 @@
+"""The last look before sending: what has changed since a delivery was submitted, and whether it is sent now.
+
+Everything is asked again that may have changed: the type, preferences, quiet hours, devices, who is connected, what is
+read, whether the provider wants to be left alone, and last, whether the frequency caps have room.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from notify import BackendError, NotifyError
+from notify.adapters import OutageLog
+
+from ._caps import is_counted, mode_of, reason_of, resets_at, windows
+from ._channel import Channel, Gated, Job
+from ._channel_log import ChannelLog
+from ._content import Rendering
+from ._decisions import Hold, Join, Send, Skip
+from ._digests import joins_of, leading_window
+from ._parts import DispatchParts
+from ._plan import Look, usable
+from ._planning import Known, given_at_submit, known, plan
+from ._reasons import Reason
+from ._submitting import release_of
+from ._types import IN_APP, NotificationType
+from .abc import Claim, Delivery, Endpoint, Move, State, delivery_id
+
+logger = logging.getLogger("notify")
+
+_DIGEST_PAGE: Final = 500
+"""How many notifications of a digest its text is made of at most."""
+
+_LOOK_AGAIN: Final = 30.0
+"""Seconds after which a delivery is looked at again if what decides about it could not be read."""
+
+_REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, State.SENDING})
+"""States of a delivery that has perhaps arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A claimed delivery that nothing is against."""
+
+    claim: Claim
+    type: NotificationType
+    job: Job
+
+
+class Looker:
+    """Decides what becomes of claimed deliveries.
+
+    Args:
+        parts: of the dispatcher.
+        log: what is logged about channels.
+    """
+
+    def __init__(self, parts: DispatchParts, log: ChannelLog) -> None:
+        self._parts = parts
+        self._log = log
+        self._lookups = OutageLog(
+            logger,
+            "what is known of recipients cannot be read, so their deliveries wait",
+            "what is known of recipients can be read again",
+        )
+
+    async def look(self, claims: Sequence[Claim], now: datetime) -> tuple[list[Move], list[Ready]]:
+        """Return what becomes of each claim: a move, or it is ready to be sent."""
+        given = [given_at_submit(each.recipient) for each in claims]
+        asked = {each.delivery.user for each, recipient in zip(claims, given, strict=True) if recipient is None}
+        users = [each.delivery.user for each in claims]
+        try:
+            found = await known(self._parts, users, set(users) - asked)
+            gates = await self._parts.gates.gates(now)
+        except Exception as error:  # `recipients` is the application's
+            self._lookups.failed(error)
+            return [_later(each, error, now) for each in claims if not each.is_ambiguous], []
+        self._lookups.recovered()
+        moves: list[Move] = []
+        ready: list[Ready] = []
+        for each, recipient in zip(claims, given, strict=True):
+            who = found[each.delivery.user]
+            try:
+                result = await self._decide(each, who if recipient is None else who.of(recipient), gates, now)
+            except BackendError as error:
+                if each.is_ambiguous:  # as it is, it is claimed again as ambiguous
+                    continue
+                result = _later(each, error, now)
+            if isinstance(result, Ready):
+                ready.append(result)
+            else:
+                moves.append(result)
+        return moves, ready
+
+    async def _decide(self, claim: Claim, known: Known, gates: Mapping[str, datetime], now: datetime) -> Move | Ready:
+        delivery, notification = claim.delivery, claim.notification
+        channel = self._parts.channels[delivery.channel]
+        if claim.is_ambiguous and not channel.deduplicates:
+            return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
+        if notification.type not in self._parts.types and self._parts.types.unknown == "error":
+            return _ended(claim, State.SKIPPED, Reason.UNKNOWN_TYPE)
+        type = self._parts.types.resolve(notification.type)
+        look = await self._now(claim, type)
+        decided = plan(
+            self._parts, type, delivery.user, known, now=now, expires_at=delivery.expires_at, look=look
+        ).decisions[0]
+        if isinstance(decided, Send) and decided.leading and not await self._leads(claim, type, now):
+            look = replace(look, has_lost_lead=True)
+            decided = plan(
+                self._parts, type, delivery.user, known, now=now, expires_at=delivery.expires_at, look=look
+            ).decisions[0]
+        match decided:
+            case Skip(reason=Reason.EXPIRED):
+                return _ended(claim, State.EXPIRED, Reason.EXPIRED)
+            case Skip(reason=reason):
+                return _ended(claim, State.SKIPPED, reason)
+            case Hold(reason=reason):
+                return _ended(claim, State.WAITING, reason, due_at=release_of(decided, delivery.id))
+            case Join(reason=reason):
+                (join,) = joins_of(
+                    type, delivery.user, [decided], notification=notification.id, data=json.loads(notification.data)
+                )
+                return _ended(claim, State.JOINED, reason, join=join)
+        assert isinstance(decided, Send)
+        targets = usable(type, delivery.channel, known.endpoints) if channel.has_endpoints else []
+        if channel.has_endpoints and not delivery.endpoint:
+            children = [_child(delivery, each, now) for each in targets]
+            return _ended(claim, State.EXPANDED, Reason.ALLOWED, children=children)
+        target = next((each for each in targets if each.id == delivery.endpoint), None)
+        if channel.has_endpoints and target is None:
+            return _ended(claim, State.SKIPPED, Reason.NO_ENDPOINT)
+        if (until := gates.get(_gate(channel, delivery.channel, target))) is not None:
+            return _ended(claim, State.WAITING, Reason.THROTTLED, due_at=until)
+        if (refused := await self._count(claim, type, known.zone(self._parts.tz), now)) is not None:
+            return refused
+        return await self._prepare(claim, type, known, target, decided, now)
+
+    async def _now(self, claim: Claim, type: NotificationType) -> Look:
+        """Return what the plan has to know of this moment, asking only what the type makes necessary."""
+        delivery = claim.delivery
+        look = Look(channel=delivery.channel, is_digest=claim.notification.digest is not None)
+        fallback = type.fallback.get(delivery.channel)
+        if fallback is None or claim.notification.digest is not None:
+            return look
+        record = await self._parts.records.record(delivery.notification, delivery.user)
+        others = [each for each in record[2] if each.channel == fallback.of] if record is not None else []
+        if fallback.use == "failed":
+            return replace(look, is_reached=any(each.state in _REACHED for each in others))
+        is_read = await self._is_read(delivery.user, others)
+        is_connected = fallback.use == "away" and not is_read and await self._is_connected(delivery.user)
+        return replace(look, is_read=is_read, is_connected=is_connected)
+
+    async def _is_read(self, user: str, items: Iterable[Delivery]) -> bool:
+        """Return whether the item that the inbox has accepted is read, dismissed or gone."""
+        id = next((each.provider_id for each in items if each.channel == IN_APP and each.provider_id), "")
+        if not id or self._parts.inbox is None:
+            return False
+        item = await self._parts.inbox.get(user, id)
+        return item is None or item.read_at is not None or item.dismissed_at is not None
+
+    async def _is_connected(self, user: str) -> bool:
+        """Return whether the user has an open stream; no, if that cannot be known: better twice than not at all."""
+        if self._parts.presence is None:
+            return False
+        try:
+            return user in await self._parts.presence.locate([user])
+        except NotifyError:
+            return False
+
+    async def _leads(self, claim: Claim, type: NotificationType, now: datetime) -> bool:
+        """Return whether this notification is sent at once, since none was sent lately."""
+        data = json.loads(claim.notification.data)
+        suffix, window = leading_window(type, claim.delivery.user, claim.delivery.channel, data, now)
+        return await self._parts.caps.admit(claim.notification.id + suffix, claim.delivery.user, [window], now) < 0
+
+    async def _count(self, claim: Claim, type: NotificationType, tz: str, now: datetime) -> Move | None:
+        """Take a place in the frequency caps; return what becomes of the delivery if there is none."""
+        delivery = claim.delivery
+        if not is_counted(type, delivery.channel):
+            return None
+        mode = mode_of(type, delivery.channel)
+        periods = windows(type, delivery.user, tz, now)
+        try:
+            full = await self._parts.caps.admit(delivery.notification, delivery.user, periods, now, mode=mode)
+        except BackendError as error:
+            if type.category != "marketing":
+                return None
+            due_at = now + timedelta(seconds=60 * (0.5 + self._parts.chance()))
+            return move(claim, State.WAITING, Reason.CAPS_UNAVAILABLE, due_at=due_at, error=str(error))
+        if full < 0:
+            return None
+        cap = type.caps[full]
+        if type.over_cap != "hold":
+            return _ended(claim, State.SKIPPED, reason_of(cap))
+        await self._parts.caps.refund(delivery.notification, delivery.user, periods)
+        until = resets_at(cap, tz, now)
+        if delivery.expires_at is not None and until >= delivery.expires_at:
+            return _ended(claim, State.EXPIRED, reason_of(cap))
+        return _ended(claim, State.WAITING, reason_of(cap), due_at=until)
+
+    async def _prepare(
+        self,
+        claim: Claim,
+        type: NotificationType,
+        known: Known,
+        endpoint: Endpoint | None,
+        decided: Send,
+        now: datetime,
+    ) -> Move | Ready:
+        """Make the text, and the message that the channel gets."""
+        delivery, notification = claim.delivery, claim.notification
+        data: dict[str, Any] = json.loads(notification.data)
+        items: list[dict[str, Any]] = []
+        if notification.digest is not None:
+            items = await self._digest(notification.digest, delivery.user, type, now)
+            if not items:
+                return _ended(claim, State.SKIPPED, Reason.DIGEST_EMPTY)
+            data = items[-1]
+        recipient = known.recipient
+        rendering = Rendering(
+            type=type.key,
+            channel=delivery.channel,
+            user=delivery.user,
+            locale=recipient.locale if recipient is not None else "",
+            tz=known.zone(self._parts.tz),
+            data=data,
+            items=items if len(items) > 1 else (),
+            count=len(items),
+        )
+        try:
+            content = self._parts.templates.render(rendering)
+        except Exception as error:
+            self._log.misconfigured(delivery.channel, f"no text can be made for {type.key}: {error}")
+            return _ended(claim, State.PARKED, Reason.MISCONFIGURED, error=f"{type.key}: {error!r:.300}")
+        job = Job(
+            id=delivery.id,
+            notification=notification.id,
+            type=type.key,
+            category=type.category,
+            user=delivery.user,
+            channel=delivery.channel,
+            endpoint=endpoint,
+            content=content,
+            data=data,
+            priority=type.priority,
+            expires_at=delivery.expires_at,
+            now=now,
+            attempt=delivery.attempts + 1,
+            locale=rendering.locale,
+            collapse=content.tag,
+            alert=not decided.silent,
+            created_at=notification.created_at,
+        )
+        return Ready(claim, type, job)
+
+    async def _digest(self, id: str, user: str, type: NotificationType, now: datetime) -> list[dict[str, Any]]:
+        """Return the data of what a digest has collected and is still worth sending."""
+        found = await self._parts.digests.digest_items(id, limit=_DIGEST_PAGE)
+        items = []
+        for each in found:
+            expires_at = each.notification.expires_at
+            if expires_at is not None and expires_at <= now:
+                continue
+            if type.digest is not None and type.digest.drop_read:
+                record = await self._parts.records.record(each.notification.id, user)
+                if record is not None and await self._is_read(user, record[2]):
+                    continue
+            items.append(json.loads(each.notification.data))
+        return items
+
+
+def move(claim: Claim, to: State, reason: str = "", **more: Any) -> Move:
+    return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, **more)
+
+
+def _later(claim: Claim, error: Exception, now: datetime) -> Move:
+    """Return the move of a claim that could not be looked at."""
+    due_at = now + timedelta(seconds=_LOOK_AGAIN)
+    return move(claim, State.WAITING, Reason.RETRY, due_at=due_at, error=type(error).__name__)
+
+
+def _ended(claim: Claim, to: State, reason: str, **more: Any) -> Move:
+    """Return the move of a claim that is not sent now. An ambiguous one may have been, so it stays unknown."""
+    if claim.is_ambiguous:
+        return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
+    return move(claim, to, reason, **more)
+
+
+def _gate(channel: Channel, name: str, endpoint: Endpoint | None) -> str:
+    """Return the name of the gate through which a channel reaches an endpoint."""
+    return gate_name(name, channel.gate(endpoint) if endpoint is not None and isinstance(channel, Gated) else "")
+
+
+def gate_name(channel: str, gate: str) -> str:
+    return f"{channel}/{gate}" if gate else channel
+
+
+def _child(delivery: Delivery, endpoint: Endpoint, now: datetime) -> Delivery:
+    """Return the delivery to one endpoint of a channel."""
+    return Delivery(
+        id=delivery_id(delivery.notification, delivery.user, delivery.channel, endpoint.id),
+        notification=delivery.notification,
+        user=delivery.user,
+        channel=delivery.channel,
+        endpoint=endpoint.id,
+        due_at=now,
+        expires_at=delivery.expires_at,
+        priority=delivery.priority,
+    )

@@ -1,0 +1,130 @@
+"""What a dispatcher consists of, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias, TypeVar
+
+from notify import UsageError
+from notify.abc import PresenceTracker
+from notify.inbox import Inbox
+
+from ._channel import Channel
+from ._content import Templates
+from ._preferences import Preferences
+from ._registry import TypeRegistry
+from ._retry import PATIENT, PROMPT, RetrySchedule
+from ._types import Recipient
+from .abc import (
+    CapStore,
+    DigestStore,
+    DispatchRecords,
+    DispatchStore,
+    EndpointStore,
+    GateStore,
+    PreferenceStore,
+)
+
+T = TypeVar("T")
+
+Recipients: TypeAlias = Callable[[Sequence[str]], Awaitable[Iterable[Recipient]]]
+"""From user ids to what is known of these users. A user that it leaves out does not exist."""
+
+SCHEDULES: Final[Mapping[str, RetrySchedule]] = {"email": PATIENT, "webhook": PATIENT}
+"""How channels are retried, by name; the others by `PROMPT`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchParts:
+    """The parts of a dispatcher.
+
+    Attributes:
+        inbox: where `in_app` puts items, which tells what is read; None: there is no inbox.
+        presence: tells who is connected; None: there is no tracker, and no user counts as connected.
+        store: keeps deliveries.
+        records: reads them.
+        preferences: keeps what users switch on and off.
+        endpoints: keeps devices and addresses.
+        caps: counts for frequency caps.
+        gates: keeps which providers want to be left alone.
+        digests: closes digests.
+        types: what can be submitted.
+        channels: what can be sent, by name.
+        recipients: see `Recipients`.
+        templates: make texts.
+        defaults: preferences of users who have not decided.
+        tz: the zone of users whose zone is unknown.
+        clock: returns the present time.
+        chance: returns a number in [0, 1).
+        schedules: how channels are retried, by name.
+    """
+
+    inbox: Inbox | None
+    presence: PresenceTracker | None
+    store: DispatchStore
+    records: DispatchRecords
+    preferences: PreferenceStore
+    endpoints: EndpointStore
+    caps: CapStore
+    gates: GateStore
+    digests: DigestStore
+    types: TypeRegistry
+    channels: Mapping[str, Channel]
+    recipients: Recipients
+    templates: Templates
+    defaults: Preferences
+    tz: str
+    clock: Callable[[], datetime]
+    chance: Callable[[], float]
+    schedules: Mapping[str, RetrySchedule]
+
+    def schedule(self, channel: str) -> RetrySchedule:
+        """Return how a channel is retried."""
+        return self.schedules.get(channel, PROMPT)
+
+
+def part(name: str, given: Any, store: Any, kind: type[T]) -> T:
+    """Return what was given for a part, or the store if it can do that too.
+
+    Raises:
+        UsageError: neither can.
+    """
+    found = store if given is None else given
+    if isinstance(found, kind):
+        return found
+    raise UsageError(
+        f"Dispatcher: {type(found).__name__} is not a {kind.__name__}; pass {name}= with one, such as a "
+        "SQLiteDispatchStore or a PostgresDispatchStore"
+    )
+
+
+def check_channels(channels: object) -> dict[str, Channel]:
+    """Return the channels by name.
+
+    Raises:
+        UsageError: it is not a mapping of names to channels.
+    """
+    if not isinstance(channels, Mapping):
+        raise UsageError(f"Dispatcher expects channels={{name: channel}}, not {channels!r:.80}")
+    for name, channel in channels.items():
+        if not isinstance(name, str) or not isinstance(channel, Channel):
+            raise UsageError(
+                f"Dispatcher: channels[{name!r:.40}] must be a channel (has_endpoints, deduplicates, send), "
+                f"not {channel!r:.80}"
+            )
+    return dict(channels)
+
+
+def check_presence(presence: object, types: TypeRegistry) -> None:
+    """Raise UsageError if a type needs to know who is connected, and nothing does."""
+    if presence is not None:
+        return
+    for each in types:
+        for channel, fallback in each.fallback.items():
+            if fallback.use == "away":
+                raise UsageError(
+                    f"the type {each.key!r} uses {channel} for those who are away: pass presence= with the tracker "
+                    "that the notifier has, or use 'unread'"
+                )

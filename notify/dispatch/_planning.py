@@ -1,0 +1,128 @@
+"""Gathers what plans depend on, for many recipients in a few reads, and asks `plan_recipient`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from notify import UsageError
+
+from ._decisions import Plan, skip_all
+from ._layers import Layers
+from ._parts import DispatchParts
+from ._plan import Look, plan_recipient
+from ._preferences import Preferences
+from ._reasons import Reason
+from ._types import NotificationType, Recipient
+from .abc import Endpoint, RecipientRecord, endpoint_id
+
+_NO_PREFERENCES = Preferences()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of one recipient.
+
+    Attributes:
+        recipient: None: there is no such user.
+        layers: the preferences that count.
+        endpoints: devices and addresses, retired ones too.
+    """
+
+    recipient: Recipient | None
+    layers: Layers
+    endpoints: Sequence[Endpoint]
+
+    def zone(self, default: str) -> str:
+        """Return the name of the recipient's zone."""
+        return self.layers.zone(self.recipient.tz if self.recipient else "", default)
+
+    def of(self, recipient: Recipient) -> Known:
+        """Return the same with a recipient who was given whole, and the endpoints that came with it."""
+        further = [
+            replace(each, user=recipient.id, id=endpoint_id(each.channel, each.kind, each.address))
+            for each in recipient.endpoints
+        ]
+        stored = {each.id for each in self.endpoints}
+        return Known(recipient, self.layers, [*self.endpoints, *(each for each in further if each.id not in stored)])
+
+
+async def known(parts: DispatchParts, users: Iterable[str], given: Collection[str] = ()) -> dict[str, Known]:
+    """Look up what is known of users.
+
+    Args:
+        parts: of the dispatcher.
+        users: their ids.
+        given: those of them who were given whole, so that the application is not asked: `Known.of` adds them.
+    """
+    ids = list(dict.fromkeys(users))
+    missing = [user for user in ids if user not in given]
+    found = {each.id: each for each in await parts.recipients(missing)} if missing else {}
+    preferences = await parts.preferences.preferences(ids)
+    endpoints = await parts.endpoints.endpoints(ids, retired=True)
+    result: dict[str, Known] = {}
+    for user in ids:
+        own = Preferences.from_json(preferences[user]) if user in preferences else _NO_PREFERENCES
+        nobody = Known(None, Layers(user=own, default=parts.defaults), endpoints.get(user, ()))
+        result[user] = nobody.of(found[user]) if user in found else nobody
+    return result
+
+
+def plan(
+    parts: DispatchParts,
+    type: NotificationType,
+    user: str,
+    known: Known,
+    *,
+    now: datetime,
+    expires_at: datetime | None,
+    look: Look | None = None,
+) -> Plan:
+    """Return what is to be done for one recipient."""
+    if known.recipient is None:
+        names = type.channels if look is None else [look.channel]
+        return skip_all(type.key, user, names, Reason.UNKNOWN_RECIPIENT, "recipients")
+    return plan_recipient(
+        type,
+        known.recipient,
+        known.layers,
+        known.endpoints,
+        parts.channels,
+        now=now,
+        expires_at=expires_at,
+        tz=parts.tz,
+        look=look,
+    )
+
+
+def recipient_of(to: object) -> tuple[str, dict[str, Recipient]]:
+    """Return the id of a recipient, and the recipient by id if it was given whole.
+
+    Raises:
+        UsageError: it is neither a user id nor a Recipient.
+    """
+    if isinstance(to, Recipient):
+        return to.id, {to.id: to}
+    if isinstance(to, str) and to:
+        return to, {}
+    raise UsageError(f"the recipient must be a user id or a Recipient, not {to!r:.80}")
+
+
+def address_of(recipient: Recipient) -> bytes:
+    """Return a recipient who was given at submit as `RecipientRecord.address` keeps it."""
+    endpoints = [
+        {"channel": each.channel, "address": each.address, "kind": each.kind, "meta": dict(each.meta)}
+        for each in recipient.endpoints
+    ]
+    return json.dumps({"tz": recipient.tz, "locale": recipient.locale, "endpoints": endpoints}).encode()
+
+
+def given_at_submit(record: RecipientRecord) -> Recipient | None:
+    """Return the recipient who was given at submit; None: it was a user id."""
+    if not record.address:
+        return None
+    values = json.loads(record.address)
+    endpoints = [Endpoint(user=record.user, **each) for each in values["endpoints"]]
+    return Recipient(record.user, values["tz"], values["locale"], endpoints)

@@ -1,0 +1,688 @@
+"""Planning, submitting, sending and explaining, with a clock that is turned by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from notify import Notifier, PushRejectedError, UsageError
+from notify.dispatch._channel import Channel, Job
+from notify.dispatch._decisions import Hold, Join, Send, Skip
+from notify.dispatch._dispatcher import Dispatcher, Ticket
+from notify.dispatch._outcomes import (
+    Accepted,
+    Ambiguous,
+    EndpointGone,
+    Misconfigured,
+    Outcome,
+    Rejected,
+    Throttled,
+    Transient,
+)
+from notify.dispatch._reasons import Reason
+from notify.dispatch._types import Digest, Fallback, FrequencyCap, NotificationType, Recipient
+from notify.dispatch.abc import Endpoint, Move, State, Submission, Submitted
+from notify.inbox import Inbox
+from notify.testing.dispatch import VirtualClock
+from notify_memory import MemoryDispatchStore, MemoryPresence, MemoryStreamStore
+
+pytestmark = pytest.mark.anyio
+
+START = datetime(2027, 1, 5, 12, tzinfo=UTC)
+NIGHT = {"quiet_hours": [{"start": "22:00", "end": "07:00"}]}
+
+
+class Recorder:
+    """A channel that keeps what it is asked to send, and answers as it was told."""
+
+    def __init__(self, *, has_endpoints: bool = False, deduplicates: bool = False) -> None:
+        self.has_endpoints = has_endpoints
+        self.deduplicates = deduplicates
+        self.jobs: list[Job] = []
+        self.answers: list[Outcome | Exception] = []
+
+    async def send(self, job: Job) -> Outcome:
+        """Keep the job and return the next answer; Accepted when none is left."""
+        self.jobs.append(job)
+        answer = self.answers.pop(0) if self.answers else Accepted(f"p{len(self.jobs)}")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class InboxChannel(Recorder):
+    """A channel that lists items."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__(deduplicates=True)
+        self.inbox = inbox
+
+    async def send(self, job: Job) -> Outcome:
+        """Send an item."""
+        self.jobs.append(job)
+        event = await self.inbox.send(job.user, job.type, dict(job.data), key=job.id)
+        assert event is not None
+        return Accepted(event.id)
+
+
+class World:
+    """A dispatcher with everything around it."""
+
+    def __init__(self, types: Iterable[NotificationType], store: MemoryDispatchStore | None = None) -> None:
+        self.clock = VirtualClock(START)
+        self.presence = MemoryPresence()
+        self.notifier = Notifier(MemoryStreamStore(), presence=self.presence, linger=0)
+        self.inbox = Inbox(self.notifier)
+        self.store = MemoryDispatchStore(clock=self.clock) if store is None else store
+        self.email = Recorder()
+        self.push = Recorder(has_endpoints=True, deduplicates=True)
+        self.in_app = InboxChannel(self.inbox)
+        self.is_away = False
+        self.users = {"alice": Recipient("alice", tz="Europe/Berlin", locale="de"), "bob": Recipient("bob")}
+        channels: dict[str, Channel] = {"in_app": self.in_app, "email": self.email, "web_push": self.push}
+        self.dispatcher = Dispatcher(
+            self.inbox,
+            self.store,
+            types,
+            channels,
+            recipients=self.recipients,
+            presence=self.presence,
+            clock=self.clock.now,
+        )
+
+    async def recipients(self, ids: Sequence[str]) -> list[Recipient]:
+        """Return those that exist."""
+        if self.is_away:
+            raise ConnectionError("the database of users is away")
+        return [self.users[user] for user in ids if user in self.users]
+
+    async def settle(self) -> None:
+        """Handle what is due until nothing is."""
+        while (await self.dispatcher.tick()).claimed:
+            pass
+
+    async def pass_time(self, by: str) -> None:
+        """Let time pass and handle what is due then."""
+        self.clock.advance(by)
+        await self.settle()
+
+    async def submit(self, key: str = "note", to: str | Recipient = "alice", **data: Any) -> str:
+        """Submit and return the ticket's id."""
+        ticket = await self.dispatcher.submit(key, to, data or {"title": "hello"})
+        assert ticket is not None
+        return ticket.id
+
+    async def states(self, ticket: str, user: str = "alice") -> dict[str, list[State]]:
+        """Return the states of a notification's deliveries by channel, without those that were expanded."""
+        record = await self.store.record(ticket, user)
+        assert record is not None
+        result: dict[str, list[State]] = {}
+        for each in record[2]:
+            if each.state is not State.EXPANDED:
+                result.setdefault(each.channel, []).append(each.state)
+        return result
+
+    async def device(self, name: str, user: str = "alice") -> Endpoint:
+        """Register a device for push messages."""
+        return await self.store.register(Endpoint(user, "web_push", f"https://push.example/{name}"), self.clock.now())
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[..., World]]:
+    """Return a function that makes a world; each is closed afterwards."""
+    made: list[World] = []
+
+    def make(*types: NotificationType, **options: Any) -> World:
+        made.append(World(types, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.notifier.aclose()
+
+
+def note(*channels: str, **more: Any) -> NotificationType:
+    """Return a type with these channels."""
+    return NotificationType("note", channels=channels, **more)
+
+
+# -- sending -----------------------------------------------------------------------------------------------------
+
+
+async def test_each_channel_sends_once(make: Callable[..., World]) -> None:
+    """The job says who, what, over what; one delivery for each channel is accepted."""
+    world = make(note("in_app", "email"))
+    ticket = await world.submit(title="Bob answered", body="Yes", url="/7")
+    await world.settle()
+    assert await world.states(ticket) == {"in_app": [State.ACCEPTED], "email": [State.ACCEPTED]}
+    (job,) = world.email.jobs
+    assert (job.user, job.type, job.channel, job.attempt, job.locale) == ("alice", "note", "email", 1, "de")
+    assert (job.content.title, job.content.body, job.content.url) == ("Bob answered", "Yes", "/7")
+    assert job.endpoint is None
+    page = await world.inbox.list("alice")
+    assert [item.event.payload["title"] for item in page.items] == ["Bob answered"]
+
+
+async def test_each_device_has_its_own_state(make: Callable[..., World]) -> None:
+    """One device is gone and retired; the other one gets the message; the next notification goes to that alone."""
+    world = make(note("web_push"))
+    await world.device("a")
+    await world.device("b")
+    world.push.answers = [EndpointGone("410"), Accepted("x")]
+    ticket = await world.submit()
+    await world.settle()
+    assert sorted((await world.states(ticket))["web_push"]) == [State.ACCEPTED, State.GONE]
+    gone = next(job.endpoint for job in world.push.jobs[:1])
+    await world.submit()
+    await world.settle()
+    assert gone is not None
+    assert len(world.push.jobs) == 3
+    assert world.push.jobs[2].endpoint is not None
+    assert world.push.jobs[2].endpoint.id != gone.id
+
+
+async def test_device_that_came_back_is_not_retired_by_an_old_answer(make: Callable[..., World]) -> None:
+    """An endpoint that registers again while a message to it is on its way stays in use."""
+    world = make(note("web_push"))
+    device = await world.device("a")
+
+    async def send(job: Job) -> Outcome:
+        await world.device("a")
+        return EndpointGone("410")
+
+    world.push.send = send  # type: ignore[method-assign]
+    await world.submit()
+    await world.settle()
+    found = await world.store.endpoint(device.id)
+    assert found is not None
+    assert found.retired_at is None
+
+
+async def test_recipient_without_account_needs_no_lookup(make: Callable[..., World]) -> None:
+    """A recipient who was given whole is sent to at the given endpoints, and to no other one's."""
+    world = make(note("web_push"))
+    guests = [
+        Recipient("guest", endpoints=[Endpoint("guest", "web_push", f"https://push.example/{name}")])
+        for name in ("one", "two")
+    ]
+    tickets = [await world.submit("note", guest, title=guest.endpoints[0].address) for guest in guests]
+    await world.settle()
+    sent = {(job.content.title, job.endpoint.address) for job in world.push.jobs if job.endpoint is not None}
+    assert sent == {(each.endpoints[0].address, each.endpoints[0].address) for each in guests}
+    assert [await world.states(each, "guest") for each in tickets] == [{"web_push": [State.ACCEPTED]}] * 2
+
+
+async def test_unknown_recipient_is_a_skip(make: Callable[..., World]) -> None:
+    """Nothing is raised for a user who does not exist; the reason is kept."""
+    world = make(note("in_app", "email"))
+    ticket = await world.submit(to="carol")
+    await world.settle()
+    found = await world.dispatcher.explain(ticket, "carol")
+    assert found is not None
+    assert {each.reason for each in found.planned.decisions} == {Reason.UNKNOWN_RECIPIENT}
+    assert found.deliveries == []
+
+
+async def test_users_who_cannot_be_looked_up_are_not_skipped(
+    make: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    """ "Not there" and "could not look" differ: the delivery waits until the application answers."""
+    world = make(note("email"))
+    ticket = await world.submit()
+    world.is_away = True
+    await world.settle()
+    assert await world.states(ticket) == {"email": [State.WAITING]}
+    world.is_away = False
+    await world.pass_time("1m")
+    assert await world.states(ticket) == {"email": [State.ACCEPTED]}
+    lines = [each.message for each in caplog.records if "known of recipients" in each.message]
+    assert [("again" in each) for each in lines] == [False, True]
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------
+
+
+async def test_transient_failure_is_tried_again(make: Callable[..., World]) -> None:
+    """The second attempt is a later one of the same delivery, with the same id."""
+    world = make(note("email"))
+    world.email.answers = [Transient("451")]
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.states(ticket) == {"email": [State.WAITING]}
+    await world.pass_time("1h")
+    assert await world.states(ticket) == {"email": [State.ACCEPTED]}
+    assert [job.attempt for job in world.email.jobs] == [1, 2]
+    assert len({job.id for job in world.email.jobs}) == 1
+
+
+async def test_attempts_come_to_an_end(make: Callable[..., World]) -> None:
+    """A provider that never takes it ends as failed, after as many attempts as the schedule has."""
+    world = make(note("web_push"))
+    await world.device("a")
+    world.push.answers = [Transient("500")] * 100
+    ticket = await world.submit()
+    for _ in range(20):
+        await world.pass_time("1h")
+    assert await world.states(ticket) == {"web_push": [State.FAILED]}
+    assert len(world.push.jobs) == 8
+
+
+async def test_expiry_ends_attempts(make: Callable[..., World]) -> None:
+    """What has become worthless is not sent any more, and is no failure."""
+    world = make(note("email", ttl=600.0))
+    world.email.answers = [Transient("451", retry_after=3600.0)]
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.states(ticket) == {"email": [State.EXPIRED]}
+
+
+async def test_throttled_provider_is_left_alone_by_all(make: Callable[..., World]) -> None:
+    """One answer closes the gate for every delivery of the channel, and counts no attempt."""
+    world = make(note("email"))
+    world.email.answers = [Throttled(120.0)]
+    first = await world.submit()
+    await world.settle()
+    second = await world.submit(to="bob")
+    await world.settle()
+    assert len(world.email.jobs) == 1
+    await world.pass_time("3m")
+    assert await world.states(first) == {"email": [State.ACCEPTED]}
+    assert await world.states(second, "bob") == {"email": [State.ACCEPTED]}
+    assert [job.attempt for job in world.email.jobs] == [1, 1, 1]
+
+
+async def test_ambiguous_is_repeated_only_where_that_is_recognised(make: Callable[..., World]) -> None:
+    """E-mail ends as unknown after one attempt; a push message is sent again under the same id."""
+    world = make(note("email", "web_push"))
+    await world.device("a")
+    world.email.answers = [Ambiguous()]
+    world.push.answers = [Ambiguous()]
+    ticket = await world.submit()
+    await world.settle()
+    await world.pass_time("1h")
+    assert await world.states(ticket) == {"email": [State.UNKNOWN], "web_push": [State.ACCEPTED]}
+    assert len(world.email.jobs) == 1
+    assert len(world.push.jobs) == 2
+    assert len({job.id for job in world.push.jobs}) == 1
+
+
+async def test_wrong_key_never_retires_a_device(make: Callable[..., World], caplog: pytest.LogCaptureFixture) -> None:
+    """A channel that is misconfigured parks its deliveries, says so once, and loses no endpoint."""
+    world = make(note("web_push"))
+    devices = [await world.device(name) for name in ("a", "b")]
+    world.push.answers = [Misconfigured("the VAPID key is refused")] * 2
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.states(ticket) == {"web_push": [State.PARKED, State.PARKED]}
+    assert [(await world.store.endpoint(each.id)) is not None for each in devices] == [True, True]
+    assert sum("misconfigured" in each.message for each in caplog.records) == 1
+    await world.store.hurry(world.clock.now(), channel="web_push")
+    await world.settle()
+    assert await world.states(ticket) == {"web_push": [State.ACCEPTED, State.ACCEPTED]}
+
+
+async def test_channel_that_raises_may_have_sent(make: Callable[..., World], caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of a channel is logged with its traceback, and the delivery is unknown; others go on."""
+    world = make(note("email", "in_app"))
+    world.email.answers = [RuntimeError("a fault")]
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.states(ticket) == {"email": [State.UNKNOWN], "in_app": [State.ACCEPTED]}
+    (logged,) = [each for each in caplog.records if "raised instead" in each.message]
+    assert logged.exc_info is not None
+
+
+async def test_channel_that_hangs_is_left(make: Callable[..., World]) -> None:
+    """Sending has a bound; what was not answered in time is unknown."""
+    world = make(note("email"))
+    world.dispatcher._worker._timeout = 0.05
+
+    async def send(job: Job) -> Outcome:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    world.email.send = send  # type: ignore[method-assign]
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.states(ticket) == {"email": [State.UNKNOWN]}
+
+
+async def test_refusals_without_reason_retire_after_a_day(make: Callable[..., World]) -> None:
+    """Five unclear refusals over a day retire an endpoint that never worked; one that worked stays."""
+    world = make(note("web_push"))
+    new, proven = await world.device("new"), await world.device("proven")
+    await world.store.observe(proven.id, proven.generation, world.clock.now(), ok=True)
+    for _ in range(6):
+        world.push.answers = [Rejected("400", is_unclear=True)] * 2
+        await world.submit()
+        await world.pass_time("6h")
+    first, second = await world.store.endpoint(new.id), await world.store.endpoint(proven.id)
+    assert first is not None
+    assert first.retired_at is not None
+    assert first.reason == "refused"
+    assert second is not None
+    assert second.retired_at is None
+
+
+# -- rules at the hour of sending --------------------------------------------------------------------------------
+
+
+async def test_quiet_hours_hold_until_their_end(make: Callable[..., World]) -> None:
+    """At 23:00 in Berlin an e-mail waits until 07:00 there, plus what spreads the releases; an item does not."""
+    world = make(note("email", "in_app"))
+    await world.dispatcher.set_preferences("alice", NIGHT)
+    world.clock.set(START + timedelta(hours=10))
+    plan = await world.dispatcher.plan("note", "alice")
+    assert isinstance(plan["email"], Hold)
+    assert plan["email"].until == datetime(2027, 1, 6, 6, tzinfo=UTC)
+    ticket = await world.submit()
+    await world.settle()
+    await world.pass_time("7h 59m")
+    assert await world.states(ticket) == {"email": [State.WAITING], "in_app": [State.ACCEPTED]}
+    await world.pass_time("4m")
+    assert await world.states(ticket) == {"email": [State.ACCEPTED], "in_app": [State.ACCEPTED]}
+
+
+async def test_changed_preferences_release_what_is_held(make: Callable[..., World]) -> None:
+    """The end of quiet hours releases what they held at once; what is switched off by then is not sent."""
+    world = make(note("email", "web_push"))
+    await world.device("a")
+    await world.dispatcher.set_preferences("alice", NIGHT)
+    world.clock.set(START + timedelta(hours=10))
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.states(ticket) == {"email": [State.WAITING], "web_push": [State.WAITING]}
+    await world.dispatcher.set_preferences("alice", {"quiet_hours": [], "channels": {"email": False}})
+    await world.settle()
+    assert await world.states(ticket) == {"email": [State.SKIPPED], "web_push": [State.ACCEPTED]}
+    found = await world.dispatcher.explain(ticket, "alice")
+    assert found is not None
+    assert [(each.channel, each.reason) for each in found.changed] == [("email", Reason.OPTED_OUT)]
+    assert "now it would be: email: skip, opted_out by user channels/email" in str(found)
+
+
+async def test_cap_lets_so_many_through(make: Callable[..., World]) -> None:
+    """The third of a day is skipped on every channel, with its reason; the next day has room again."""
+    world = make(note("email", "web_push", caps=[FrequencyCap(2, "day")]))
+    await world.device("a")
+    tickets = [await world.submit() for _ in range(3)]
+    await world.settle()
+    states = [await world.states(each) for each in tickets]
+    assert sorted(map(str, states)) == sorted(
+        map(
+            str,
+            [{"email": [State.ACCEPTED], "web_push": [State.ACCEPTED]}] * 2
+            + [{"email": [State.SKIPPED], "web_push": [State.SKIPPED]}],
+        )
+    )
+    await world.pass_time("24h")
+    later = await world.submit()
+    await world.settle()
+    assert (await world.states(later))["email"] == [State.ACCEPTED]
+
+
+async def test_cap_can_hold_until_there_is_room(make: Callable[..., World]) -> None:
+    """With over_cap="hold", the second one is sent when the recipient's next day begins."""
+    world = make(note("email", caps=[FrequencyCap(1, "day")], over_cap="hold"))
+    await world.submit()
+    await world.settle()
+    second = await world.submit()
+    await world.settle()
+    assert len(world.email.jobs) == 1
+    await world.pass_time("10h 59m")
+    assert await world.states(second) == {"email": [State.WAITING]}
+    await world.pass_time("2m")
+    assert await world.states(second) == {"email": [State.ACCEPTED]}
+
+
+# -- fallbacks ---------------------------------------------------------------------------------------------------
+
+FALLBACKS = {"web_push": Fallback("away"), "email": Fallback("unread", 900.0)}
+
+
+async def test_email_if_unread_in_fifteen_minutes(make: Callable[..., World]) -> None:
+    """E-mail is sent a quarter of an hour after the item, to those who have not read it."""
+    world = make(note("in_app", "email", fallback={"email": Fallback("unread", 900.0)}))
+    read, unread = await world.submit(title="read"), await world.submit(title="unread")
+    await world.settle()
+    item = next(each for each in (await world.inbox.list("alice")).items if each.event.payload["title"] == "read")
+    await world.inbox.mark_read("alice", [item.id])
+    await world.pass_time("14m")
+    assert not world.email.jobs
+    await world.pass_time("2m")
+    assert [job.content.title for job in world.email.jobs] == ["unread"]
+    assert (await world.states(read))["email"] == [State.SKIPPED]
+    assert (await world.states(unread))["email"] == [State.ACCEPTED]
+
+
+async def test_dismissed_is_read(make: Callable[..., World]) -> None:
+    """An item that was dismissed, and one that is gone, needs no e-mail."""
+    world = make(note("in_app", "email", fallback={"email": Fallback("unread", 900.0)}))
+    ticket = await world.submit()
+    await world.settle()
+    await world.inbox.dismiss("alice", [(await world.inbox.list("alice")).items[0].id])
+    await world.pass_time("16m")
+    assert (await world.states(ticket))["email"] == [State.SKIPPED]
+
+
+async def test_push_only_for_those_who_are_away(make: Callable[..., World]) -> None:
+    """A user with an open stream gets no push message; after that has ended, the next one is sent."""
+    world = make(note("in_app", "web_push", fallback={"web_push": Fallback("away")}))
+    await world.device("a")
+    async with world.notifier.subscribe("alice"):
+        first = await world.submit()
+        await world.settle()
+        assert (await world.states(first))["web_push"] == [State.SKIPPED]
+    second = await world.submit()
+    with anyio.fail_after(10):
+        while await world.presence.locate(["alice"]):  # noqa: ASYNC110  leaving is announced by no event
+            await anyio.sleep(0.01)
+    await world.settle()
+    assert (await world.states(second))["web_push"] == [State.ACCEPTED]
+
+
+async def test_fallback_is_due_at_once_if_the_inbox_failed(make: Callable[..., World]) -> None:
+    """An item that could not be listed cannot be read, so the e-mail does not wait."""
+    world = make(note("in_app", "email", fallback={"email": Fallback("unread", 900.0)}))
+
+    async def send(job: Job) -> Outcome:
+        return Rejected("no")
+
+    world.in_app.send = send  # type: ignore[method-assign]
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.states(ticket) == {"in_app": [State.FAILED], "email": [State.ACCEPTED]}
+
+
+# -- digests -----------------------------------------------------------------------------------------------------
+
+
+async def test_digest_sends_once_what_was_collected(make: Callable[..., World]) -> None:
+    """Three notifications are one e-mail after the window; one alone has its own text."""
+    world = make(note("in_app", "email", digest=Digest(window=600.0)))
+    for number in range(3):
+        await world.submit(title=f"t{number}")
+    await world.settle()
+    assert not world.email.jobs
+    assert len((await world.inbox.list("alice")).items) == 3
+    await world.pass_time("11m")
+    assert [job.content.title for job in world.email.jobs] == ["t2 (+ 2)"]
+    await world.submit(title="alone")
+    await world.settle()
+    await world.pass_time("11m")
+    assert [job.content.title for job in world.email.jobs] == ["t2 (+ 2)", "alone"]
+
+
+async def test_digest_of_what_was_cancelled_sends_nothing(make: Callable[..., World]) -> None:
+    """If the only notification of a digest is cancelled, there is no empty message."""
+    world = make(note("email", digest=Digest(window=600.0)))
+    ticket = await world.submit()
+    assert await world.dispatcher.cancel(ticket) == 1
+    await world.pass_time("11m")
+    assert not world.email.jobs
+
+
+# -- plan, submit, explain ---------------------------------------------------------------------------------------
+
+
+async def test_plan_stores_nothing(make: Callable[..., World]) -> None:
+    """A plan says what would be done, with the reason and who decided."""
+    world = make(note("in_app", "email", "web_push", digest=Digest(window=60.0, channels=["email"])))
+    await world.dispatcher.set_preferences("alice", {"all": True})
+    plan = await world.dispatcher.plan("note", "alice", {"title": "x"})
+    assert [type(each) for each in plan.decisions] == [Send, Join, Skip]
+    assert [(each.reason, each.layer) for each in plan.decisions] == [
+        (Reason.ALLOWED, "user"),
+        (Reason.DIGEST, "type"),
+        (Reason.NO_ENDPOINT, "endpoints"),
+    ]
+    assert (await world.dispatcher.tick()).claimed == 0
+
+
+async def test_same_key_stores_nothing_again(make: Callable[..., World]) -> None:
+    """The same request has the same ticket; another one under that key is refused."""
+    world = make(note("email"))
+    first = await world.dispatcher.submit("note", "alice", {"title": "x"}, idempotency_key="k")
+    again = await world.dispatcher.submit("note", "alice", {"title": "x"}, idempotency_key="k")
+    assert first is not None
+    assert again == Ticket(first.id, is_replay=True)
+    with pytest.raises(UsageError, match="another request"):
+        await world.dispatcher.submit("note", "bob", {"title": "x"}, idempotency_key="k")
+    await world.settle()
+    assert len(world.email.jobs) == 1
+
+
+async def test_audience_goes_on_where_it_stopped(make: Callable[..., World]) -> None:
+    """A submission that is interrupted and repeated reaches each recipient once."""
+    world = make(note("email"))
+    world.users |= {f"u{number:02}": Recipient(f"u{number:02}") for number in range(25)}
+    asked: list[str] = []
+    stop = True
+
+    async def audience(after: str) -> AsyncIterator[str]:
+        asked.append(after)
+        for user in sorted(world.users):
+            if user > after:
+                if stop and user == "u12":
+                    raise ConnectionError
+                yield user
+
+    with pytest.raises(ConnectionError):
+        await world.dispatcher.submit_many("note", audience, {}, idempotency_key="k", batch=5)
+    stop = False
+    ticket = await world.dispatcher.submit_many("note", audience, {}, idempotency_key="k", batch=5)
+    assert (asked, ticket.is_replay, ticket.count) == (["", "u07"], True, 17)
+    await world.settle()
+    assert sorted(job.user for job in world.email.jobs) == sorted(world.users)
+    assert len({job.notification for job in world.email.jobs}) == 1
+
+
+async def test_plain_iterable_is_an_audience_too(make: Callable[..., World]) -> None:
+    """Repeating it submits each recipient once."""
+    world = make(note("email"))
+    for _ in range(2):
+        await world.dispatcher.submit_many("note", ["alice", Recipient("guest")], {}, idempotency_key="k", batch=1)
+    await world.settle()
+    assert sorted(job.user for job in world.email.jobs) == ["alice", "guest"]
+
+
+async def test_cancel_says_how_many_it_stopped(make: Callable[..., World]) -> None:
+    """What was sent is not stopped; what waits is."""
+    world = make(note("in_app", "email", fallback={"email": Fallback("unread", 900.0)}))
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.dispatcher.cancel(ticket) == 1
+    assert await world.dispatcher.cancel(ticket) == 0
+    await world.pass_time("1h")
+    assert await world.states(ticket) == {"in_app": [State.ACCEPTED], "email": [State.CANCELLED]}
+
+
+async def test_type_that_was_removed_is_skipped(make: Callable[..., World]) -> None:
+    """A worker that does not know the type says so, and sends nothing."""
+    store = MemoryDispatchStore(clock=VirtualClock(START))
+    old, new = make(note("email"), store=store), make(NotificationType("other", channels=["email"]), store=store)
+    ticket = await old.submit()
+    await new.settle()
+    assert await old.states(ticket) == {"email": [State.SKIPPED]}
+    assert (await store.stuck([State.SKIPPED]))[0].reason == Reason.UNKNOWN_TYPE
+    assert not new.email.jobs
+
+
+async def test_dead_worker_leaves_nothing_behind(make: Callable[..., World]) -> None:
+    """What was claimed is sent by another worker after the lease; what was begun is unknown, or sent again."""
+    world = make(note("email", "in_app"))
+    claimed = await world.submit()
+    await world.store.claim(world.clock.now(), lease=60.0)
+    begun = await world.submit()
+    moves = await world.store.claim(world.clock.now(), lease=60.0)
+    await world.store.advance(
+        [Move(each.delivery.id, each.delivery.fence, State.SENDING) for each in moves], world.clock.now()
+    )
+    await world.settle()
+    assert not world.email.jobs
+    await world.pass_time("61s")
+    assert await world.states(claimed) == {"email": [State.ACCEPTED], "in_app": [State.ACCEPTED]}
+    assert await world.states(begun) == {"email": [State.UNKNOWN], "in_app": [State.ACCEPTED]}
+
+
+@pytest.mark.parametrize(
+    ("to", "data", "match"),
+    [
+        ("", None, "user id"),
+        (7, None, "user id"),
+        ("alice", [1], "mapping"),
+        ("alice", {"x": float("nan")}, "JSON"),
+        ("alice", {"x": object()}, "JSON"),
+    ],
+)
+async def test_bad_arguments_are_refused(make: Callable[..., World], to: Any, data: Any, match: str) -> None:
+    """The error says what was expected, and nothing is stored."""
+    world = make(note("email"))
+    with pytest.raises(UsageError, match=match):
+        await world.dispatcher.submit("note", to, data)
+    assert (await world.dispatcher.tick()).claimed == 0
+
+
+async def test_store_that_fails_can_leave_the_caller_alone(make: Callable[..., World]) -> None:
+    """With on_error="log" a store that fails does not break the request that notifies."""
+
+    class Failing(MemoryDispatchStore):
+        async def submit(self, submission: Submission, *, connection: Any = None) -> Submitted:
+            raise PushRejectedError("down", backend="store")
+
+    world = make(note("email"), store=Failing())
+    assert await world.dispatcher.submit("note", "alice", {}, on_error="log") is None
+    with pytest.raises(PushRejectedError):
+        await world.dispatcher.submit("note", "alice", {})
+
+
+async def test_run_sends_what_is_submitted(make: Callable[..., World]) -> None:
+    """A running dispatcher sends at once what its own process submits, and stops with its block."""
+    world = make(note("email"))
+    with anyio.fail_after(20):
+        async with world.dispatcher.running(poll_interval=60.0):
+            await world.submit()
+            while not world.email.jobs:  # noqa: ASYNC110  the channel has no event
+                await anyio.sleep(0.01)
+    assert len(world.email.jobs) == 1
+
+
+def test_parts_are_checked() -> None:
+    """A channel that is missing, and a rule that needs to know who is connected, are refused when it is made."""
+
+    async def recipients(ids: Sequence[str]) -> Iterable[Recipient]:
+        return [Recipient(each) for each in ids]
+
+    channels: Mapping[str, Channel] = {"in_app": Recorder()}
+    store = MemoryDispatchStore()
+    with pytest.raises(UsageError, match="email"):
+        Dispatcher(None, store, [note("in_app", "email")], channels, recipients=recipients)
+    away = note("in_app", "web_push", fallback={"web_push": Fallback("away")})
+    with pytest.raises(UsageError, match="presence="):
+        Dispatcher(None, store, [away], {**channels, "web_push": Recorder()}, recipients=recipients)
+    with pytest.raises(UsageError, match="lease"):
+        Dispatcher(None, store, [note("in_app")], channels, recipients=recipients, timeout=60.0, lease=30.0)
