@@ -157,7 +157,7 @@ PURE_LIBRARY = {
 }  # fmt: skip
 PURE_MAY_USE = {
     "notify", "notify.abc", "notify.adapters", "notify.errors", "notify.event", "notify.inbox.abc",
-    "notify.dispatch.abc",
+    "notify.dispatch.abc", "notify.http",
 }  # fmt: skip
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "breakpoint"}
 
@@ -165,6 +165,7 @@ LOOPS = {
     "notify._runtime._background": {"asyncio", "trio"},
     "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._waking": {"asyncio"},
+    "notify.dispatch.channels._smtp": {"asyncio"},
     "notify_pg._connect": {"asyncio"},
     "notify.sync._loop": {"asyncio"},
     "notify.web._endpoint": {"asyncio"},

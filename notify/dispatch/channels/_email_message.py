@@ -1,0 +1,109 @@
+"""Pure: from a job to the bytes of an e-mail."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import EmailPolicy
+from email.utils import format_datetime, parseaddr
+from typing import Any, Final
+
+from notify.errors import UsageError
+
+from .._channel import Job
+
+_UNFOLDED: Final = ("list-", "message-id")
+"""How the names of headers begin whose values must stay in one piece: folding would encode a long URL."""
+
+_NAME: Final = re.compile(r"[!-9;-~]+", re.ASCII)
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]+")
+_RESERVED: Final = frozenset({"from", "to", "cc", "bcc", "sender", "subject", "date", "message-id", "mime-version"})
+
+
+class MailPolicy(EmailPolicy):
+    """Lines end as SMTP wants it, and long URLs of `List-Unsubscribe` stay readable for programs."""
+
+    def fold(self, name: str, value: Any) -> str:
+        """Write one header."""
+        return f"{name}: {value}\r\n" if name.lower().startswith(_UNFOLDED) else super().fold(name, value)
+
+    def fold_binary(self, name: str, value: Any) -> bytes:
+        """Write one header as bytes."""
+        if name.lower().startswith(_UNFOLDED):
+            return self.fold(name, value).encode("ascii", "replace")
+        return super().fold_binary(name, value)
+
+
+POLICY: Final = MailPolicy(linesep="\r\n", cte_type="7bit")
+"""The policy of every message: 7-bit, which every server takes."""
+
+
+class AddressMalformedError(ValueError):
+    """It is not an address. The message does not show it."""
+
+
+def mailbox(text: str) -> Address:
+    """Parse an address with or without a name, such as `Example <no-reply@example.com>`.
+
+    A domain in another script is written in its ASCII form.
+
+    Raises:
+        AddressMalformedError: it is not one address.
+    """
+    name, spec = parseaddr(text)
+    local, at, domain = spec.rpartition("@")
+    if not at or not local or not domain or _CONTROLS.search(text) or re.search(r"\s", spec):
+        raise AddressMalformedError("this is not an e-mail address") from None
+    try:
+        return Address(name, local, domain if domain.isascii() else domain.encode("idna").decode())
+    except (ValueError, IndexError, UnicodeError):
+        raise AddressMalformedError("this is not an e-mail address") from None
+
+
+def sender_of(text: str) -> Address:
+    """Parse the sender.
+
+    Raises:
+        UsageError: it is not an address.
+    """
+    try:
+        return mailbox(text)
+    except AddressMalformedError:
+        raise UsageError("sender must be an address, such as 'Example <no-reply@example.com>'") from None
+
+
+def message_id(job: Job, domain: str) -> str:
+    """Return the Message-ID without angle brackets: the same in each attempt."""
+    return f"{job.id}@{domain}"
+
+
+def build(job: Job, sender: Address, recipient: Address, now: datetime) -> EmailMessage:
+    """Return the message: text, HTML if there is any, and the headers of the job.
+
+    Raises:
+        UsageError: `Job.headers` has a name or a value that is not allowed.
+    """
+    content = job.content
+    message = EmailMessage(policy=POLICY)
+    message["Message-ID"] = f"<{message_id(job, sender.domain)}>"
+    message["Date"] = format_datetime(job.created_at or now)
+    message["From"] = sender
+    message["To"] = recipient
+    message["Subject"] = _CONTROLS.sub(" ", content.title).strip()
+    message["Auto-Submitted"] = "auto-generated"
+    if job.locale and job.locale.isascii():
+        message["Content-Language"] = _CONTROLS.sub("", job.locale)
+    for name, value in job.headers.items():
+        if not _NAME.fullmatch(name) or name.lower() in _RESERVED or _CONTROLS.search(value):
+            raise UsageError(f"Job.headers must not set {name!r:.80}, or its value has a line break")
+        del message[name]
+        message[name] = value
+    text = content.body or content.short
+    if content.url and content.url not in text:
+        text = f"{text}\n\n{content.url}" if text else content.url
+    message.set_content(text + "\n", cte="quoted-printable")
+    if content.html:
+        message.add_alternative(content.html, subtype="html", cte="quoted-printable")
+    return message

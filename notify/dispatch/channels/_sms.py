@@ -1,0 +1,108 @@
+"""`SmsChannel`: text messages through a gateway that speaks HTTP."""
+
+from __future__ import annotations
+
+import re
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
+
+from notify.http import HttpAnswer, HttpClient, HttpError
+
+from .._channel import Job
+from .._outcomes import EndpointGone, Misconfigured, Outcome, Rejected
+from ._requests import HttpChannel, unanswered
+
+_NUMBER = re.compile(r"\+[1-9][0-9]{5,14}", re.ASCII)
+_PUNCTUATION = re.compile(r"[\s().\-/\u00a0]")
+
+
+@dataclass(frozen=True, slots=True)
+class SmsRequest:
+    """What is posted to a gateway. The repr shows nothing of it.
+
+    Attributes:
+        url: where to.
+        headers: with those that log in.
+        content: the body.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+
+
+@runtime_checkable
+class SmsGateway(Protocol):
+    """How one gateway is asked, and what its answers mean."""
+
+    @abstractmethod
+    def request(self, job: Job, number: str, text: str) -> SmsRequest | Misconfigured:
+        """Return what to post for one message; Misconfigured: a setting is missing."""
+
+    @abstractmethod
+    def outcome(self, answer: HttpAnswer, now: float) -> Outcome:
+        """Return what an answer means, at `now` in seconds since 1970."""
+
+
+class SmsChannel(HttpChannel):
+    """Sends the short text, or the body, to the number that is the endpoint's address, such as `+431234567`.
+
+    Gateways do not recognise a repeated message, as a rule. So a message of which the outcome is unknown is not sent
+    again, unless `deduplicates` says that the gateway is an exception.
+
+    Args:
+        gateway: `HttpSmsGateway`, `TwilioSmsGateway`, or one of your own.
+        max_length: characters of a text at most; a longer one is refused, since each part costs.
+        deduplicates: whether the gateway recognises a repeated delivery id.
+        client: sends the requests; None: a pool of its own, with a new connection for each message, so that none is
+            lost on a connection that is just being closed.
+        timeout: seconds for one request.
+        allow_private: whether the pool connects to addresses that are not public, such as those of your own network.
+
+    Raises:
+        UsageError: an argument is not valid, or the extra `sms` is not installed.
+    """
+
+    has_endpoints: ClassVar = True
+
+    def __init__(
+        self,
+        gateway: SmsGateway,
+        *,
+        max_length: int = 1600,
+        deduplicates: bool = False,
+        client: HttpClient | None = None,
+        timeout: float = 10.0,
+        allow_private: bool = False,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__("sms", client, timeout, allow_private, idle=0.0)
+        self.deduplicates = deduplicates
+        self._gateway = gateway
+        self._max_length = max_length
+        self._clock = wall_clock
+
+    async def send(self, job: Job) -> Outcome:
+        """See `Channel.send`."""
+        assert job.endpoint is not None, "an SMS is sent to an endpoint"
+        number = _PUNCTUATION.sub("", job.endpoint.address)
+        if not _NUMBER.fullmatch(number):
+            return EndpointGone("malformed")
+        text = job.content.short or job.content.body or job.content.title
+        if not text:
+            return Rejected("empty", error="the content has no text")
+        if len(text) > self._max_length:
+            return Rejected(
+                "too_long", error=f"the text has {len(text)} characters, over max_length={self._max_length}"
+            )
+        request = self._gateway.request(job, number, text)
+        if isinstance(request, Misconfigured):
+            return request
+        try:
+            answer = await self._post(request.url, request.headers, request.content)
+        except HttpError as error:
+            return unanswered(error, is_provider=True)
+        return self._gateway.outcome(answer, self._clock())
