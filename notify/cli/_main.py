@@ -28,6 +28,8 @@ from ..errors import BackendError, BackendUnavailableError, NotifyError, UsageEr
 from . import _commands, _serve
 from ._commands import PATIENCE
 from ._console import report, say, seconds
+from ._dispatch import ACTIONS as DISPATCH_ACTIONS
+from ._dispatch import add_dispatch
 from ._inbox import ACTIONS, add_inbox
 from ._urls import DEFAULT, import_backend, redact
 
@@ -132,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("user", metavar="USER", help="user id")
     forget.add_argument("--yes", action="store_true", help="required, because nothing brings it back")
     add_inbox(command, _seconds, lambda inbox: inbox.add_subparsers(metavar="ACTION", parser_class=_Parser))
+    add_dispatch(command, _seconds, lambda dispatch: dispatch.add_subparsers(metavar="ACTION", parser_class=_Parser))
     _add_serve(command)
     command("check", _commands.check, "check every part once; exit status 1 if one does not work")
     stats = command("stats", _commands.stats, "describe the store, and the logs of users")
@@ -185,8 +188,10 @@ def _prepare(arguments: Sequence[str] | None) -> argparse.Namespace | None:
         return None
     if options.run is None:
         if options.parser is not None:
-            options.parser.error(f"an action is required: {ACTIONS}")
-        parser.error("a command is required: push, tail, head, trim, forget, inbox, init, serve, token, check or stats")
+            actions = DISPATCH_ACTIONS if options.parser.prog.endswith("dispatch") else ACTIONS
+            options.parser.error(f"an action is required: {actions}")
+        known = "push, tail, head, trim, forget, inbox, dispatch, init, serve, token, check or stats"
+        parser.error(f"a command is required: {known}")
     options.has_store = options.store is not None
     if options.store is None:
         options.store = os.environ.get("NOTIFY_STORE") or DEFAULT

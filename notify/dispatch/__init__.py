@@ -1,1 +1,97 @@
-"""Notifications through the right channel, at the right hour, once."""
+"""Notifications over the right channel, at the right hour, once, and the reason for each decision.
+
+`Dispatcher` puts the parts together: types, preferences, channels, a store. Everything that decides is pure and can be
+used alone.
+"""
+
+from ._channel import Action as Action
+from ._channel import Channel as Channel
+from ._channel import Content as Content
+from ._channel import Gated as Gated
+from ._channel import Job as Job
+from ._content import DataTemplates as DataTemplates
+from ._content import Rendering as Rendering
+from ._content import Templates as Templates
+from ._decisions import Decision as Decision
+from ._decisions import Hold as Hold
+from ._decisions import Join as Join
+from ._decisions import Plan as Plan
+from ._decisions import Send as Send
+from ._decisions import Skip as Skip
+from ._dispatcher import Dispatcher as Dispatcher
+from ._dispatcher import Ticket as Ticket
+from ._explain import Explanation as Explanation
+from ._outcomes import Accepted as Accepted
+from ._outcomes import Ambiguous as Ambiguous
+from ._outcomes import Delivered as Delivered
+from ._outcomes import EndpointGone as EndpointGone
+from ._outcomes import Misconfigured as Misconfigured
+from ._outcomes import Outcome as Outcome
+from ._outcomes import Rejected as Rejected
+from ._outcomes import Throttled as Throttled
+from ._outcomes import Transient as Transient
+from ._preferences import Preferences as Preferences
+from ._quiet import QuietHours as QuietHours
+from ._quiet import QuietRule as QuietRule
+from ._reasons import Reason as Reason
+from ._registry import TypeRegistry as TypeRegistry
+from ._retry import RetrySchedule as RetrySchedule
+from ._submitting import Audience as Audience
+from ._types import Digest as Digest
+from ._types import Fallback as Fallback
+from ._types import FrequencyCap as FrequencyCap
+from ._types import NotificationType as NotificationType
+from ._types import Recipient as Recipient
+from ._worker import Tick as Tick
+from .abc import DispatchStore as DispatchStore
+from .abc import Endpoint as Endpoint
+from .abc import State as State
+from .templates import JinjaTemplates as JinjaTemplates
+from .templates import TemplateMissingError as TemplateMissingError
+
+__all__ = [
+    "Accepted",
+    "Action",
+    "Ambiguous",
+    "Audience",
+    "Channel",
+    "Content",
+    "DataTemplates",
+    "Decision",
+    "Delivered",
+    "Digest",
+    "DispatchStore",
+    "Dispatcher",
+    "Endpoint",
+    "EndpointGone",
+    "Explanation",
+    "Fallback",
+    "FrequencyCap",
+    "Gated",
+    "Hold",
+    "JinjaTemplates",
+    "Job",
+    "Join",
+    "Misconfigured",
+    "NotificationType",
+    "Outcome",
+    "Plan",
+    "Preferences",
+    "QuietHours",
+    "QuietRule",
+    "Reason",
+    "Recipient",
+    "Rejected",
+    "Rendering",
+    "RetrySchedule",
+    "Send",
+    "Skip",
+    "State",
+    "TemplateMissingError",
+    "Templates",
+    "Throttled",
+    "Tick",
+    "Ticket",
+    "Transient",
+    "TypeRegistry",
+]

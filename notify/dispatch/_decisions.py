@@ -127,6 +127,10 @@ class Plan:
                 return decision
         raise KeyError(channel)
 
+    def __str__(self) -> str:
+        """Return a text for people: one line for each channel."""
+        return "\n".join(f"{each.channel}: {phrase(each)}" for each in self.decisions)
+
     def to_json(self) -> bytes:
         """Return the decisions as `RecipientRecord.decisions` keeps them."""
         return json.dumps([to_json(each) for each in self.decisions], separators=(",", ":")).encode()
@@ -156,6 +160,22 @@ def from_json(value: Mapping[str, Any]) -> Decision:
     if "endpoints" in given:
         given["endpoints"] = tuple(given["endpoints"])
     return kind(**given)
+
+
+def phrase(decision: Decision) -> str:
+    """Return a decision in words."""
+    by = f" by {decision.layer}" + (f" {decision.rule}" if decision.rule else "")
+    match decision:
+        case Send():
+            return f"send, {decision.reason}{by}"
+        case Hold(until=None):
+            return f"hold until {decision.delay:g} s after {decision.after}, {decision.reason}{by}"
+        case Hold():
+            return f"hold until {decision.until:%F %T} UTC, {decision.reason}{by}"
+        case Join():
+            return f"collect until {decision.until:%F %T} UTC, {decision.reason}{by}"
+        case Skip():
+            return f"skip, {decision.reason}{by}"
 
 
 def skip_all(type: str, user: str, channels: Sequence[str], reason: Reason, layer: str) -> Plan:

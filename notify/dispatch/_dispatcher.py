@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,12 +31,14 @@ from ._types import NotificationType, Recipient
 from ._worker import DispatchWorker, Tick, logger
 from .abc import (
     CapStore,
+    Delivery,
     DigestStore,
     DispatchRecords,
     DispatchStore,
     EndpointStore,
     GateStore,
     PreferenceStore,
+    State,
     Submitted,
 )
 
@@ -304,6 +306,36 @@ class Dispatcher:
         Raises: as `submit`.    Cancellation: done or not; safe to repeat.
         """
         return await self._parts.store.cancel(ticket, self._parts.clock(), user=user, channel=channel)
+
+    async def stuck(
+        self, states: Iterable[str] | None = None, *, after: str = "", limit: int = 100
+    ) -> Sequence[Delivery]:
+        """Return deliveries that need an operator, by id.
+
+        Args:
+            states: names of states, in lower case; None: `unknown`, `parked` and `failed`.
+            after: only those after this id.
+            limit: how many at most.
+
+        Raises:
+            UsageError: there is no such state.
+            BackendUnavailableError: not reachable; safe to repeat.
+        """
+        names = [each.upper() for each in (states or ("unknown", "parked", "failed"))]
+        if unknown := [name for name in names if name not in State.__members__]:
+            raise UsageError(
+                f"there is no state {unknown[0].lower()!r}; they are {', '.join(State.__members__).lower()}"
+            )
+        return await self._parts.records.stuck([State[name] for name in names], after=after, limit=limit)
+
+    async def release(self, channel: str) -> int:
+        """Try what waits or is parked on a channel again now, as after its key was replaced; return how many.
+
+        Raises: as `submit`.    Cancellation: done or not; safe to repeat.
+        """
+        released = await self._parts.records.hurry(self._parts.clock(), channel=channel)
+        self._wake()
+        return released
 
     async def set_preferences(
         self, user: str, patch: Mapping[str, Any], *, by: str = "", source: str = ""

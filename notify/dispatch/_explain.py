@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ._decisions import Decision, Hold, Join, Plan, Send, Skip
+from ._decisions import Decision, Hold, Plan, Send, Skip, phrase
 from .abc import Attempt, Delivery, Notification
 
 
@@ -61,22 +61,6 @@ class Explanation:
                 late = ", too late" if each.is_late else ""
                 error = f": {each.error}" if each.error else ""
                 yield f"      {each.at:%T} {each.state.name.lower()} {each.reason}{late}{error}".rstrip()
-
-
-def phrase(decision: Decision) -> str:
-    """Return a decision in words."""
-    by = f" by {decision.layer}" + (f" {decision.rule}" if decision.rule else "")
-    match decision:
-        case Send():
-            return f"send, {decision.reason}{by}"
-        case Hold(until=None):
-            return f"hold until {decision.delay:g} s after {decision.after}, {decision.reason}{by}"
-        case Hold():
-            return f"hold until {decision.until:%F %T} UTC, {decision.reason}{by}"
-        case Join():
-            return f"collect until {decision.until:%F %T} UTC, {decision.reason}{by}"
-        case Skip():
-            return f"skip, {decision.reason}{by}"
 
 
 def _substance(decision: Decision) -> tuple[object, ...]:

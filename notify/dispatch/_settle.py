@@ -31,6 +31,7 @@ from ._outcomes import (
     Throttled,
     Transient,
 )
+from ._reasons import Reason
 from .abc import Claim, Move, State
 
 Effect: TypeAlias = Literal["", "success", "refusal", "gone", "suppressed"]
@@ -98,15 +99,15 @@ def settle(
             return Settlement(again(code, delay(attempts, retry_after), error))
         case Throttled(retry_after, gate):
             seconds = min(max(THROTTLED_FOR if retry_after is None else retry_after, 1.0), MAX_RETRY_AFTER)
-            return Settlement(again("THROTTLED", seconds, "", refund=True), gate=gate)
+            return Settlement(again(Reason.THROTTLED, seconds, "", refund=True), gate=gate)
         case Ambiguous(error) if retries:
-            return Settlement(again("AMBIGUOUS", delay(attempts, None), error))
+            return Settlement(again(Reason.AMBIGUOUS, delay(attempts, None), error))
         case Ambiguous(error):
-            return Settlement(move(State.UNKNOWN, "AMBIGUOUS", error=error))
+            return Settlement(move(State.UNKNOWN, Reason.AMBIGUOUS, error=error))
         case Rejected(code, is_unclear, suppress, error):
             effect: Effect = "suppressed" if suppress else "refusal" if is_unclear else ""
             return Settlement(move(State.FAILED, code, error=error), effect)
         case EndpointGone(code):
             return Settlement(move(State.GONE, code), "gone")
         case Misconfigured(error):
-            return Settlement(move(State.PARKED, "MISCONFIGURED", error=error))
+            return Settlement(move(State.PARKED, Reason.MISCONFIGURED, error=error))

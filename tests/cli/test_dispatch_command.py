@@ -1,0 +1,171 @@
+"""`notify dispatch`: an application's dispatcher over one SQLite file, used by commands in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from notify.dispatch import Dispatcher, Recipient
+from notify_sqlite import SQLiteDispatchStore
+from tests.cli.commands import notify, running
+from tests.parts import until
+
+APPLICATION = """
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from notify.dispatch import Accepted, Ambiguous, Dispatcher, Misconfigured, NotificationType, Recipient
+from notify_sqlite import SQLiteDispatchStore
+
+FILE = Path(__file__).with_name("shop.db")
+
+
+class Paper:
+    has_endpoints = False
+    deduplicates = False
+
+    async def send(self, job):
+        with FILE.with_name("sent").open("a") as file:
+            file.write(f"{job.user} {job.content.title}\\n")
+        if Path(FILE.with_name("broken")).exists():
+            return Misconfigured("no paper")
+        return Ambiguous() if job.content.title == "lost" else Accepted()
+
+
+async def recipients(ids):
+    return [Recipient(each) for each in ids]
+
+
+@asynccontextmanager
+async def dispatcher() -> AsyncIterator[Dispatcher]:
+    async with SQLiteDispatchStore(FILE) as store:
+        yield Dispatcher(None, store, [NotificationType("order.sent", channels=["paper"])], {"paper": Paper()},
+                         recipients=recipients)
+
+
+number = 7
+"""
+TARGET = "shop:dispatcher"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Return the directory of an application."""
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    return tmp_path
+
+
+def submit(directory: Path, *titles: str) -> list[str]:
+    """Submit notifications to alice, as the application does; return their tickets."""
+
+    class Paper:
+        has_endpoints = False
+        deduplicates = False
+
+        async def send(self, job: object) -> object:
+            raise AssertionError("another process sends")
+
+    async def recipients(ids: object) -> list[Recipient]:
+        return [Recipient("alice")]
+
+    async def main() -> list[str]:
+        from notify.dispatch import NotificationType
+
+        async with SQLiteDispatchStore(directory / "shop.db") as store:
+            types = [NotificationType("order.sent", channels=["paper"])]
+            dispatcher = Dispatcher(None, store, types, {"paper": Paper()}, recipients=recipients)  # type: ignore[dict-item]
+            tickets = [await dispatcher.submit("order.sent", "alice", {"title": title}) for title in titles]
+            return [each.id for each in tickets if each is not None]
+
+    return anyio.run(main)
+
+
+def sent(directory: Path) -> list[str]:
+    """Return what was sent."""
+    file = directory / "sent"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_plan_says_what_would_be_sent(shop: Path) -> None:
+    """A plan has one line for each channel, and sends nothing."""
+    done = notify(shop, "dispatch", "plan", TARGET, "order.sent", "alice", '{"title": "x"}')
+    assert (done.status, done.out) == (0, "paper: send, allowed by type\n")
+    assert not sent(shop)
+
+
+def test_tick_sends_what_is_due_and_explain_tells(shop: Path) -> None:
+    """What was submitted is sent once; afterwards there is nothing left."""
+    (ticket,) = submit(shop, "first")
+    assert notify(shop, "dispatch", "tick", TARGET).out == "taken 1, sent 1, digests closed 0\n"
+    assert notify(shop, "dispatch", "tick", TARGET).out == "taken 0, sent 0, digests closed 0\n"
+    assert sent(shop) == ["alice first"]
+    lines = notify(shop, "dispatch", "explain", TARGET, ticket, "alice").out.splitlines()
+    assert lines[0].startswith(f"order.sent {ticket} to alice, ")
+    assert lines[1:3] == ["  paper: send, allowed by type", "    accepted"]
+    other = notify(shop, "dispatch", "explain", TARGET, ticket, "bob")
+    assert (other.status, other.err) == (1, f"notify: nothing was submitted as {ticket} to bob\n")
+
+
+def test_dead_lists_what_needs_attention_and_release_tries_again(shop: Path) -> None:
+    """What is unknown or parked is listed as JSON; parked deliveries are sent after the channel was mended."""
+    submit(shop, "lost")
+    notify(shop, "dispatch", "tick", TARGET)
+    (shop / "broken").touch()
+    submit(shop, "later")
+    notify(shop, "dispatch", "tick", TARGET)
+    listed = [json.loads(line) for line in notify(shop, "dispatch", "dead", TARGET).out.splitlines()]
+    assert sorted((each["state"], each["reason"]) for each in listed) == [
+        ("parked", "misconfigured"),
+        ("unknown", "ambiguous"),
+    ]
+    only = notify(shop, "dispatch", "dead", TARGET, "--state", "parked").out.splitlines()
+    assert [json.loads(line)["state"] for line in only] == ["parked"]
+    (shop / "broken").unlink()
+    assert notify(shop, "dispatch", "release", TARGET, "paper").out == "released 1\n"
+    notify(shop, "dispatch", "tick", TARGET)
+    assert sent(shop) == ["alice lost", "alice later", "alice later"]
+    refused = notify(shop, "dispatch", "dead", TARGET, "--state", "asleep")
+    assert refused.status == 2
+    assert "asleep" in refused.err
+
+
+def test_run_sends_what_others_submit_until_it_is_stopped(shop: Path) -> None:
+    """A worker sees what another process submits, and ends with the status of its signal."""
+    with running(shop, "dispatch", "run", TARGET, "--poll", "0.05") as worker:
+        worker.wait_for("sending what shop:dispatcher has due", worker.err)
+        submit(shop, "live")
+        anyio.run(until, lambda: sent(shop) == ["alice live"])
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.wait().status == 128 + signal.SIGTERM
+    assert sent(shop) == ["alice live"]
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("shop", "expected MODULE:NAME"),
+        ("shap:dispatcher", "there is no module 'shap'"),
+        ("shop:dispitcher", "shop has no 'dispitcher'"),
+        ("shop:number", "expected a Dispatcher"),
+    ],
+)
+def test_wrong_targets_are_told(shop: Path, target: str, text: str) -> None:
+    """The error says what is wrong with the place of the dispatcher, in one line."""
+    done = notify(shop, "dispatch", "tick", target)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert text in done.err
+
+
+def test_action_is_required(shop: Path) -> None:
+    """Without an action the error names them."""
+    done = notify(shop, "dispatch")
+    assert done.status == 2
+    assert "run, tick, plan, explain, dead, release or keys" in done.err
+    assert os.listdir(shop) == ["shop.py"]
