@@ -201,7 +201,7 @@ async def keys(options: argparse.Namespace) -> int:
     from ..dispatch.channels import WebPushChannel, generate_vapid_key
 
     private = generate_vapid_key()
-    channel = WebPushChannel(private, subject="mailto:nobody@example.com")
+    channel = WebPushChannel(private, subject="mailto:operator@example.com")
     say(f"private {private}")
     say(f"public {channel.public_key}")
     return 0

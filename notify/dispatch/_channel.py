@@ -120,7 +120,7 @@ class Channel(Protocol):
 
     @abstractmethod
     async def send(self, job: Job) -> Outcome:
-        """Send one message and say what came of it.
+        """Send one message and return the outcome.
 
         What a provider answers is an outcome, never an exception. An exception is a fault of the channel itself: the
         dispatcher logs it, and treats it as `Ambiguous` (it cannot know whether bytes went out).

@@ -24,7 +24,7 @@ class Rendering:
         locale: the recipient's, such as `"de-AT"`; empty: unknown.
         tz: the recipient's IANA zone; empty: unknown.
         data: what was submitted; of a digest, that of its newest notification.
-        items: the data of each notification of a digest, oldest first; empty: it is no digest.
+        items: the data of each notification of a digest, oldest first; empty: it is not a digest.
         count: how many notifications a digest has, if `items` are only some of them.
     """
 

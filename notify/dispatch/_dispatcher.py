@@ -160,7 +160,7 @@ class Dispatcher:
 
         Args:
             key: the type.
-            to: a user id, or a recipient who needs no account.
+            to: a user id, or a whole `Recipient`, which needs no account.
             data: what would be submitted.
             now: the time for which to plan; None: the present one.
 
@@ -187,7 +187,7 @@ class Dispatcher:
 
         Args:
             key: the type.
-            to: a user id, or a recipient who needs no account.
+            to: a user id, or a whole `Recipient`, which needs no account.
             data: a JSON object: what the text is made of.
             idempotency_key: repeating the call with the same key and the same arguments stores nothing, for a day.
             connection: a connection of the store's driver with an open transaction. The notification is stored in a

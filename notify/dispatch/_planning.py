@@ -65,8 +65,8 @@ async def known(parts: DispatchParts, users: Iterable[str], given: Collection[st
     result: dict[str, Known] = {}
     for user in ids:
         own = Preferences.from_json(preferences[user]) if user in preferences else _NO_PREFERENCES
-        nobody = Known(None, Layers(user=own, default=parts.defaults), endpoints.get(user, ()))
-        result[user] = nobody.of(found[user]) if user in found else nobody
+        unknown = Known(None, Layers(user=own, default=parts.defaults), endpoints.get(user, ()))
+        result[user] = unknown.of(found[user]) if user in found else unknown
     return result
 
 

@@ -1,4 +1,4 @@
-"""Takes deliveries that are due, looks at the rules once more, sends, and records what came of it.
+"""Takes deliveries that are due, looks at the rules once more, sends, and records the outcome.
 
 | step | what may change in it |
 |---|---|
@@ -148,7 +148,7 @@ class DispatchWorker:
         return Ambiguous(f"no answer within {self._timeout:g} s")
 
     async def _finish(self, ready: Ready, outcome: Outcome, now: datetime) -> None:
-        """Store what came of it."""
+        """Store an outcome."""
         channel, claim = ready.job.channel, ready.claim
         attempts = claim.delivery.attempts + 1
 
