@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import anyio
@@ -69,6 +70,12 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         return ClosingStream(await self._inner.connect_tcp(*where))
 
 
+@cache
+def system_context() -> ssl.SSLContext:
+    """Return the context that trusts what the system trusts, read once."""
+    return ssl.create_default_context()
+
+
 class Exchange:
     """How far a request has come, as the driver traces it."""
 
@@ -93,7 +100,7 @@ class Connections:
 
     def __init__(self, allow_private: bool, ssl_context: ssl.SSLContext | None, idle: float) -> None:
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=ssl_context or ssl.create_default_context(),
+            ssl_context=ssl_context or system_context(),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=MAX_IDLE if idle > 0 else 0,
             keepalive_expiry=idle,
