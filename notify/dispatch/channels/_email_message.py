@@ -7,7 +7,7 @@ from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import EmailPolicy
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime, getaddresses
 from typing import Any, Final
 
 from notify.errors import UsageError
@@ -19,7 +19,9 @@ _UNFOLDED: Final = ("list-", "message-id")
 
 _NAME: Final = re.compile(r"[!-9;-~]+", re.ASCII)
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]+")
-_RESERVED: Final = frozenset({"from", "to", "cc", "bcc", "sender", "subject", "date", "message-id", "mime-version"})
+_RESERVED: Final = frozenset(
+    {"from", "to", "cc", "bcc", "sender", "subject", "date", "message-id", "mime-version", "content-type"}
+)
 
 
 class MailPolicy(EmailPolicy):
@@ -52,9 +54,9 @@ def mailbox(text: str) -> Address:
     Raises:
         AddressMalformedError: it is not one address.
     """
-    name, spec = parseaddr(text)
+    (name, spec), *others = getaddresses([text]) or [("", "")]
     local, at, domain = spec.rpartition("@")
-    if not at or not local or not domain or _CONTROLS.search(text) or re.search(r"\s", spec):
+    if others or not at or not local or not domain or _CONTROLS.search(text) or re.search(r"\s", spec):
         raise AddressMalformedError("this is not an e-mail address") from None
     try:
         return Address(name, local, domain if domain.isascii() else domain.encode("idna").decode())
@@ -93,8 +95,6 @@ def build(job: Job, sender: Address, recipient: Address, now: datetime) -> Email
     message["To"] = recipient
     message["Subject"] = _CONTROLS.sub(" ", content.title).strip()
     message["Auto-Submitted"] = "auto-generated"
-    if job.locale and job.locale.isascii():
-        message["Content-Language"] = _CONTROLS.sub("", job.locale)
     for name, value in job.headers.items():
         if not _NAME.fullmatch(name) or name.lower() in _RESERVED or _CONTROLS.search(value):
             raise UsageError(f"Job.headers must not set {name!r:.80}, or its value has a line break")
@@ -106,4 +106,6 @@ def build(job: Job, sender: Address, recipient: Address, now: datetime) -> Email
     message.set_content(text + "\n", cte="quoted-printable")
     if content.html:
         message.add_alternative(content.html, subtype="html", cte="quoted-printable")
+    if job.locale and job.locale.isascii():
+        message["Content-Language"] = _CONTROLS.sub("", job.locale)  # set last: the text clears such headers
     return message

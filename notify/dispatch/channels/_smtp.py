@@ -92,6 +92,8 @@ async def deliver(server: Server, envelope: Envelope, provider_id: str) -> Outco
     except ssl.SSLCertVerificationError:
         return Misconfigured("the certificate of the SMTP server was not accepted")
     except Exception as error:
+        if _is_lacking(error):
+            return Misconfigured("the SMTP server has no STARTTLS, or none of our kinds of login: compare encryption=")
         if not _is_network(error):
             raise
         return _broken(dialogue.phase, "connect", provider_id)
@@ -135,6 +137,14 @@ def _is_network(error: Exception) -> bool:
     import aiosmtplib
 
     return isinstance(error, OSError | EOFError | aiosmtplib.SMTPException)
+
+
+def _is_lacking(error: Exception) -> bool:
+    """Return whether the server lacks an extension. Both drivers raise their plain class for a kind of login."""
+    import aiosmtplib
+
+    lacking = aiosmtplib.SMTPNotSupported | smtplib.SMTPNotSupportedError
+    return isinstance(error, lacking) or type(error) in {aiosmtplib.SMTPException, smtplib.SMTPException}
 
 
 async def _with_aiosmtplib(server: Server, envelope: Envelope, dialogue: Dialogue) -> None:
@@ -201,6 +211,8 @@ def _with_smtplib(server: Server, envelope: Envelope, dialogue: Dialogue) -> Non
         _check(client.data(envelope.content))
         dialogue.phase = "done"
         with suppress(smtplib.SMTPException, OSError):
+            if client.sock is not None:
+                client.sock.settimeout(QUIT_SECONDS)
             client.quit()
     except smtplib.SMTPResponseException as error:
         text = error.smtp_error

@@ -1,0 +1,431 @@
+"""E-mail over a real SMTP server in this process, with scripted answers, and one that hangs or breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+
+from notify import UsageError
+from notify.dispatch._channel import Content
+from notify.dispatch._outcomes import Accepted, Ambiguous, Misconfigured, Outcome, Rejected, Transient
+from notify.dispatch.channels import EmailChannel
+from notify.dispatch.channels._smtp import Phase, refused
+from tests.dispatch.jobs import endpoint, job
+
+pytestmark = pytest.mark.anyio
+
+SENDER = "Example <no-reply@example.com>"
+BOB = endpoint("bob@example.com")
+
+
+class Mailbox:
+    """Handles what aiosmtpd receives: answers as it was told to, and keeps the messages."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str] = {}
+        self.messages: list[EmailMessage] = []
+        self.raw: list[bytes] = []
+        self.envelopes: list[Any] = []
+
+    def told(self, phase: str) -> str:
+        return self.answers.get(phase, "")
+
+    async def act(self, server: SMTP, phase: str) -> str:
+        """Answer, hang, close or reset, as scripted for this phase."""
+        answer = self.told(phase)
+        if answer == "hang":
+            await asyncio.sleep(60)
+        if answer == "close":
+            assert server.transport is not None
+            server.transport.close()
+            await asyncio.sleep(60)
+        if answer == "reset":
+            assert server.transport is not None
+            server.transport.abort()
+            await asyncio.sleep(60)
+        return answer
+
+    async def handle_EHLO(self, server: SMTP, session: Any, _envelope: Any, hostname: str, responses: Any) -> Any:
+        session.host_name = hostname
+        return [answer] if (answer := await self.act(server, "ehlo")) else responses
+
+    async def handle_MAIL(self, server: SMTP, _session: Any, envelope: Any, address: str, options: Any) -> str:
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return await self.act(server, "mail") or "250 OK"
+
+    async def handle_RCPT(self, server: SMTP, _session: Any, envelope: Any, address: str, _options: Any) -> str:
+        envelope.rcpt_tos.append(address)
+        return await self.act(server, "rcpt") or "250 OK"
+
+    async def handle_DATA(self, server: SMTP, _session: Any, envelope: Any) -> str:
+        answer = await self.act(server, "data")
+        if not answer:
+            self.envelopes.append(envelope)
+            self.raw.append(envelope.content)
+            self.messages.append(message_from_bytes(envelope.content, policy=policy.default))  # type: ignore[arg-type]
+        return answer or "250 2.0.0 OK"
+
+
+class Service(Controller):
+    """A controller that takes a free port, and whose server may speak UTF-8."""
+
+    port = 0
+
+    def factory(self) -> SMTP:
+        return SMTP(self.handler, **self.SMTP_kwargs)
+
+    def _trigger_server(self) -> None:
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
+
+
+@contextmanager
+def serving(mailbox: Mailbox, **options: Any) -> Iterator[int]:
+    service = Service(mailbox, hostname="127.0.0.1", port=0, ready_timeout=60, **options)
+    service.start()
+    try:
+        yield service.port
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[Mailbox, int]]:
+    mailbox = Mailbox()
+    with serving(mailbox, enable_SMTPUTF8=True) as port:
+        yield mailbox, port
+
+
+@pytest.fixture
+def mailbox(shared: tuple[Mailbox, int]) -> Mailbox:
+    found = shared[0]
+    found.__init__()  # type: ignore[misc]
+    return found
+
+
+@pytest.fixture
+def channel(mailbox: Mailbox, shared: tuple[Mailbox, int]) -> EmailChannel:
+    return EmailChannel("127.0.0.1", shared[1], sender=SENDER, encryption="none")
+
+
+# -- what is sent ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_message(channel: EmailChannel, mailbox: Mailbox) -> None:
+    """Text and HTML, the headers of automatic mail, and ids and dates that stay the same at each attempt."""
+    created = datetime(2027, 1, 5, 11, 0, tzinfo=UTC)
+    content = Content("Grüße", "Bob wrote: hällo", html="<p>Bob wrote: hällo</p>", url="https://example.com/7")
+    given = job(BOB, content=content, locale="de-AT", created_at=created)
+    assert await channel.send(given) == Accepted("0123456789abcdef0123456789abcdef@example.com")
+    (message,) = mailbox.messages
+    assert {name: str(message[name]) for name in ("From", "To", "Subject", "Auto-Submitted", "Date", "Message-ID")} == {
+        "From": SENDER,
+        "To": "bob@example.com",
+        "Subject": "Grüße",
+        "Auto-Submitted": "auto-generated",
+        "Date": "Tue, 05 Jan 2027 11:00:00 +0000",
+        "Message-ID": "<0123456789abcdef0123456789abcdef@example.com>",
+    }
+    assert message["Content-Language"] == "de-AT"
+    text, html = message.iter_parts()
+    assert isinstance(text, EmailMessage)
+    assert isinstance(html, EmailMessage)
+    assert text.get_content().splitlines() == ["Bob wrote: hällo", "", "https://example.com/7"]
+    assert "<p>Bob wrote: hällo</p>" in html.get_content()
+    (envelope,) = mailbox.envelopes
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("no-reply@example.com", ["bob@example.com"])
+    assert mailbox.raw[0].isascii()
+
+
+async def test_one_click_unsubscribe(channel: EmailChannel, mailbox: Mailbox) -> None:
+    """RFC 8058: both headers arrive, and a long URL is not folded or encoded, so that programs can read it."""
+    link = f"<https://example.com/unsubscribe?token={'x' * 200}>, <mailto:unsubscribe@example.com>"
+    headers = {"List-Unsubscribe": link, "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+    await channel.send(job(BOB, headers=headers))
+    assert f"\r\nList-Unsubscribe: {link}\r\n".encode() in mailbox.raw[0]
+    assert b"\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n" in mailbox.raw[0]
+
+
+async def test_lines_and_dots_survive(channel: EmailChannel, mailbox: Mailbox) -> None:
+    """Lines with a dot alone, long lines and trailing blanks arrive as they were; a title is one line."""
+    body = "one\n.\n..two  \n" + "x" * 2000 + "\nlast"
+    await channel.send(job(BOB, content=Content("two\r\nlines\tBcc: eve@example.com", body)))
+    (message,) = mailbox.messages
+    assert message.get_content().splitlines() == body.splitlines()
+    assert message["Subject"] == "two lines Bcc: eve@example.com"
+    assert message["Bcc"] is None
+
+
+@pytest.mark.parametrize("headers", [{"Bcc": "eve@example.com"}, {"X-A": "a\r\nBcc: eve@example.com"}, {"X A": "b"}])
+async def test_headers_that_are_not_allowed(channel: EmailChannel, mailbox: Mailbox, headers: dict[str, str]) -> None:
+    """A header cannot smuggle another recipient in; that is a fault of the application, not of the endpoint."""
+    assert isinstance(await channel.send(job(BOB, headers=headers)), Misconfigured)
+    assert mailbox.messages == []
+
+
+async def test_addresses_in_other_scripts(channel: EmailChannel, mailbox: Mailbox) -> None:
+    """A domain is sent in its ASCII form; a local part needs SMTPUTF8."""
+    assert isinstance(await channel.send(job(endpoint("bob@exämple.com"))), Accepted)
+    assert mailbox.envelopes[0].rcpt_tos == ["bob@xn--exmple-cua.com"]
+    assert isinstance(await channel.send(job(endpoint("jürgen@example.com"))), Accepted)
+    assert mailbox.envelopes[1].rcpt_tos == ["jürgen@example.com"]
+    assert "SMTPUTF8" in mailbox.envelopes[1].mail_options
+
+
+async def test_a_server_without_smtputf8() -> None:
+    """The message is refused before it is sent."""
+    mailbox = Mailbox()
+    with serving(mailbox, enable_SMTPUTF8=False) as port:
+        channel = EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none")
+        found = await channel.send(job(endpoint("jürgen@example.com")))
+    assert isinstance(found, Rejected)
+    assert (found.code, found.suppress, mailbox.messages) == ("smtputf8", False, [])
+
+
+@pytest.mark.parametrize("address", ["", "bob", "@example.com", "bob@", "a b@c.d", "a@b\r\nDATA", "<a@b>, <c@d>"])
+async def test_an_address_that_is_not_one(channel: EmailChannel, mailbox: Mailbox, address: str) -> None:
+    """It is suppressed, nothing is sent, and the outcome does not show it."""
+    found = await channel.send(job(endpoint(address)))
+    assert found == Rejected("malformed", suppress=True, error="the endpoint's address is not an e-mail address")
+    assert mailbox.messages == []
+
+
+async def test_bounces_go_elsewhere(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
+    """With `return_path`."""
+    channel = EmailChannel(
+        "127.0.0.1", shared[1], sender=SENDER, encryption="none", return_path="bounces@mail.example.com"
+    )
+    await channel.send(job(BOB))
+    assert mailbox.envelopes[0].mail_from == "bounces@mail.example.com"
+
+
+async def test_many_at_once(channel: EmailChannel, mailbox: Mailbox) -> None:
+    """At most as many connections as allowed; all messages arrive."""
+    async with anyio.create_task_group() as tasks:
+        for number in range(25):
+            tasks.start_soon(channel.send, job(BOB, id=f"{number:032}"))
+    assert len({message["Message-ID"] for message in mailbox.messages}) == 25
+
+
+# -- what answers mean -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phase", "answer", "expected"),
+    [
+        ("rcpt", "550 5.1.1 no such user", Rejected("550", suppress=True)),
+        ("rcpt", "550 no such user", Rejected("550", suppress=True)),
+        ("rcpt", "553 5.1.3 bad address", Rejected("553", suppress=True)),
+        ("rcpt", "550 5.2.1 mailbox disabled", Rejected("550", suppress=True)),
+        ("rcpt", "552 5.2.2 mailbox full", Rejected("552", is_unclear=True)),
+        ("rcpt", "550 5.7.1 blocked", Rejected("550", is_unclear=True)),
+        ("rcpt", "554 5.7.1 relay access denied", Rejected("554", is_unclear=True)),
+        ("rcpt", "450 4.2.0 greylisted", Transient("450")),
+        ("rcpt", "451 4.3.0 try again", Transient("451")),
+        ("rcpt", "452 4.2.2 mailbox full", Transient("452")),
+        ("rcpt", "421 4.3.2 shutting down", Transient("421")),
+        ("data", "451 try again", Transient("451")),
+        ("data", "554 5.7.1 this looks like spam", Rejected("554")),
+        ("data", "552 5.3.4 too big", Rejected("552")),
+        ("mail", "552 5.3.4 too big", Rejected("552")),
+        ("mail", "550 5.7.1 who are you", Misconfigured("the SMTP server refused sender= with 550")),
+        ("mail", "451 try again", Transient("451")),
+    ],
+)
+async def test_each_answer_has_its_outcome(
+    channel: EmailChannel, mailbox: Mailbox, phase: str, answer: str, expected: Outcome
+) -> None:
+    """By its code and by what it answers. Only an address that does not exist is suppressed."""
+    mailbox.answers[phase] = answer
+    assert await channel.send(job(BOB)) == expected
+    mailbox.answers.clear()
+    assert isinstance(await channel.send(job(BOB)), Accepted)
+
+
+@pytest.mark.parametrize(
+    ("phase", "code", "kind"),
+    [
+        ("login", 535, Misconfigured),
+        ("login", 454, Transient),
+        ("connect", 554, Misconfigured),
+        ("connect", 421, Transient),
+        ("sender", 530, Misconfigured),
+    ],
+)
+def test_codes_of_other_phases(phase: Phase, code: int, kind: type[Outcome]) -> None:
+    """A refused login is a setting; a server that is busy is not."""
+    assert isinstance(refused(phase, code), kind)
+
+
+@pytest.mark.parametrize("how", ["hang", "close", "reset"])
+@pytest.mark.parametrize("phase", ["ehlo", "mail", "rcpt", "data"])
+async def test_a_server_that_goes_away(shared: tuple[Mailbox, int], mailbox: Mailbox, phase: str, how: str) -> None:
+    """Before the message was sent it certainly was not taken; afterwards that is unknown."""
+    mailbox.answers[phase] = how
+    channel = EmailChannel(
+        "127.0.0.1", shared[1], sender=SENDER, encryption="none", timeout=0.4 if how == "hang" else 60.0
+    )
+    found = await channel.send(job(BOB))
+    assert isinstance(found, Ambiguous if phase == "data" else Transient), found
+
+
+async def test_nothing_listens() -> None:
+    """A refused connection is transient."""
+    with serving(Mailbox()) as port:
+        pass
+    channel = EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none")
+    found = await channel.send(job(BOB))
+    assert found == Transient("connect", error="the SMTP server was lost in the phase connect")
+
+
+@asynccontextmanager
+async def speaking(*lines: bytes) -> AsyncIterator[int]:
+    """A server that says this, one line for each that it gets, then is silent."""
+
+    async def handle(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):  # the client has gone
+                for line in lines:
+                    await stream.send(line)
+                    await stream.receive()
+                await anyio.sleep_forever()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, handle)
+        yield listener.extra(anyio.abc.SocketAttribute.local_port)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("lines", [[b"554 go away\r\n"], [b"220 hi\r\n", b"502 what?\r\n", b"502 what?\r\n"]])
+async def test_a_server_that_does_not_want_us(lines: list[bytes]) -> None:
+    """Its greeting, or its answer to EHLO and HELO, is a refusal of this host."""
+    async with speaking(*lines) as port:
+        found = await EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none").send(job(BOB))
+    assert isinstance(found, Misconfigured), found
+
+
+async def test_a_slow_goodbye_changes_nothing() -> None:
+    """What was accepted is accepted, though the server hangs at QUIT."""
+    lines = [b"220 hi\r\n", b"250 me\r\n", b"250 OK\r\n", b"250 OK\r\n", b"354 go on\r\n", b"250 taken\r\n"]
+    async with speaking(*lines) as port:
+        channel = EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none", timeout=30.0)
+        with anyio.fail_after(20):
+            assert isinstance(await channel.send(job(BOB)), Accepted)
+
+
+async def test_cancelling_leaves_no_connection(mailbox: Mailbox, shared: tuple[Mailbox, int]) -> None:
+    """A cancelled message frees its slot, and the next one is sent."""
+    mailbox.answers["data"] = "hang"
+    channel = EmailChannel("127.0.0.1", shared[1], sender=SENDER, encryption="none", max_connections=1, timeout=0.5)
+    with anyio.move_on_after(0.1):
+        await channel.send(job(BOB))
+    mailbox.answers.clear()
+    assert isinstance(await channel.send(job(BOB)), Accepted)
+
+
+# -- encryption and login --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server with a certificate of its own, and of a client that trusts it."""
+    folder: Path = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "certificate.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "30",
+    ]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key)]
+    subprocess.run([*command, "-out", str(cert)], check=True, capture_output=True)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(cert, key)
+    return server, ssl.create_default_context(cafile=str(cert))
+
+
+def login(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
+    assert isinstance(data, LoginPassword)
+    return AuthResult(success=data.password == b"sesame", handled=False)
+
+
+@pytest.mark.parametrize("password", ["sesame", "hush"])
+async def test_starttls_and_login(certificate: tuple[ssl.SSLContext, ssl.SSLContext], password: str) -> None:
+    """The login is made over TLS; a wrong password is a matter of the settings, and is not shown."""
+    server, client = certificate
+    mailbox = Mailbox()
+    options = {"tls_context": server, "require_starttls": True, "auth_required": True, "authenticator": login}
+    with serving(mailbox, **options) as port:
+        channel = EmailChannel("localhost", port, sender=SENDER, username="me", password=password, ssl_context=client)
+        found = await channel.send(job(BOB))
+    assert len(mailbox.messages) == (password == "sesame")
+    assert isinstance(found, Accepted if password == "sesame" else Misconfigured), found
+    assert "hush" not in f"{found} {channel!r} {channel._server!r}"
+
+
+async def test_a_server_that_demands_encryption(certificate: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    """Without it, that is a matter of the settings."""
+    with serving(Mailbox(), tls_context=certificate[0], require_starttls=True) as port:
+        channel = EmailChannel("localhost", port, sender=SENDER, encryption="none")
+        assert isinstance(await channel.send(job(BOB)), Misconfigured)
+
+
+async def test_a_certificate_that_is_not_trusted(certificate: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    """Nothing is sent, and the settings are to blame."""
+    mailbox = Mailbox()
+    with serving(mailbox, tls_context=certificate[0]) as port:
+        found = await EmailChannel("localhost", port, sender=SENDER).send(job(BOB))
+    assert (found, mailbox.messages) == (Misconfigured("the certificate of the SMTP server was not accepted"), [])
+
+
+async def test_a_server_without_starttls(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
+    """The message is not sent in the clear."""
+    found = await EmailChannel("127.0.0.1", shared[1], sender=SENDER).send(job(BOB))
+    assert isinstance(found, Misconfigured), found
+    assert mailbox.messages == []
+
+
+async def test_implicit_tls(certificate: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    """TLS from the first byte."""
+    mailbox = Mailbox()
+    with serving(mailbox, ssl_context=certificate[0]) as port:
+        channel = EmailChannel("localhost", port, sender=SENDER, encryption="implicit", ssl_context=certificate[1])
+        assert isinstance(await channel.send(job(BOB)), Accepted)
+    assert len(mailbox.messages) == 1
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+async def test_without_a_host_it_is_misconfigured() -> None:
+    """A channel without settings says so."""
+    assert isinstance(await EmailChannel(None, sender=SENDER).send(job(BOB)), Misconfigured)
+
+
+def test_settings_are_checked() -> None:
+    """A sender that is not an address, and an encryption that does not exist."""
+    with pytest.raises(UsageError, match="sender"):
+        EmailChannel("localhost", sender="example")
+    with pytest.raises(UsageError, match="encryption"):
+        EmailChannel("localhost", sender=SENDER, encryption="tls")  # type: ignore[arg-type]
