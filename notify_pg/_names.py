@@ -12,6 +12,7 @@ from hashlib import blake2b
 from importlib.resources import files
 from typing import Final
 
+from notify.dispatch.abc import DELIVERY_COLUMNS, ENDPOINT_COLUMNS, NOTIFICATION_COLUMNS, RECIPIENT_COLUMNS
 from notify.errors import UsageError
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
@@ -68,6 +69,67 @@ INDEXES: Final = {
 }
 
 
+DISPATCH_TABLES: Final = (
+    "dispatch_meta",
+    "notifications",
+    "recipients",
+    "deliveries",
+    "attempts",
+    "requests",
+    "digests",
+    "digest_items",
+    "preferences",
+    "consents",
+    "endpoints",
+    "cap_counts",
+    "cap_verdicts",
+    "gates",
+)
+"""Of the store of deliveries, which exist only where one is used."""
+
+DISPATCH_FUNCTIONS: Final = {
+    name: f"{name}_1"
+    for name in (
+        "close_digest",
+        "join_digest",
+        "close_digests",
+        "leave_digests",
+        "settle_deliveries",
+        "submit_notification",
+        "advance_deliveries",
+        "resolve_delivery",
+        "cancel_deliveries",
+        "purge_notification",
+        "admit_notification",
+        "refund_notification",
+    )
+}
+
+DISPATCH_INDEXES: Final = {
+    "notifications_age_index": "notifications_age_idx",
+    "deliveries_due_index": "deliveries_due_idx",
+    "deliveries_recipient_index": "deliveries_recipient_idx",
+    "deliveries_user_index": "deliveries_user_idx",
+    "deliveries_stuck_index": "deliveries_stuck_idx",
+    "digests_open_index": "digests_open_idx",
+    "digests_due_index": "digests_due_idx",
+    "digest_items_index": "digest_items_idx",
+    "consents_index": "consents_idx",
+    "endpoints_index": "endpoints_idx",
+    "endpoints_retired_index": "endpoints_retired_idx",
+    "cap_counts_index": "cap_counts_idx",
+    "cap_verdicts_index": "cap_verdicts_idx",
+}
+
+COLUMNS: Final = {
+    "delivery_columns": ", ".join(DELIVERY_COLUMNS),
+    "endpoint_columns": ", ".join(ENDPOINT_COLUMNS),
+    "d_delivery_columns": ", ".join(f"d.{name}" for name in DELIVERY_COLUMNS),
+    "n_notification_columns": ", ".join(f"n.{name}" for name in NOTIFICATION_COLUMNS),
+    "r_recipient_columns": ", ".join(f"r.{name}" for name in RECIPIENT_COLUMNS),
+}
+
+
 @lru_cache
 def _text(operation: str) -> str:
     return (_SQL / f"{operation}.sql").read_text(encoding="utf-8")
@@ -102,13 +164,15 @@ class PostgresNames:
         self.prefix = table_prefix
         self.wake_channel = self._channel("wake")
         self.route_channel = self._channel("route")
-        names = {name: name for name in TABLES} | FUNCTIONS
+        names = {name: name for name in (*TABLES, *DISPATCH_TABLES)} | FUNCTIONS | DISPATCH_FUNCTIONS
         self._quoted = {key: self._qualified(name) for key, name in names.items()} | {
             "schema": f'"{schema}"',
             "schema_name": schema,
             "prefix": table_prefix,
         }
-        self._quoted |= {key: f'"{table_prefix}{name}"' for key, name in INDEXES.items()}
+        self._quoted |= {
+            key: f'"{table_prefix}{name}"' for key, name in {**INDEXES, **DISPATCH_INDEXES}.items()
+        } | COLUMNS
 
     @property
     def lock(self) -> int:
@@ -129,6 +193,10 @@ class PostgresNames:
     def functions(self) -> list[str]:
         """The names of all our functions, without the schema."""
         return [f"{self.prefix}{name}" for name in FUNCTIONS.values()]
+
+    def function(self, name: str) -> str:
+        """Return the quoted, qualified name of one of our functions."""
+        return self._quoted[name]
 
     def table(self, name: str) -> str:
         """Return the quoted, qualified name of one of our tables or partitions."""

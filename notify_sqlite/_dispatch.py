@@ -191,7 +191,8 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         moment = millis(now)
 
         def job(db: sqlite3.Connection) -> int:
-            count = db.execute(self._sql["hurry"], (moment, moment, user, channel)).rowcount
+            name = "hurry_channel" if user is None else "hurry_user"
+            count = db.execute(self._sql[name], (moment, moment, user, channel)).rowcount
             if channel is not None:
                 count += db.execute(self._sql["unpark"], (moment, moment, user, channel)).rowcount
             return count

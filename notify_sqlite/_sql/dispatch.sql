@@ -67,6 +67,9 @@ CREATE TABLE IF NOT EXISTS {p}deliveries (
 -- name: create_deliveries_due
 CREATE INDEX IF NOT EXISTS {p}deliveries_due ON {p}deliveries (priority, due_at) WHERE state < 10
 
+-- name: create_deliveries_of_user
+CREATE INDEX IF NOT EXISTS {p}deliveries_of_user ON {p}deliveries (user_id) WHERE state = 0
+
 -- name: create_deliveries_of_recipient
 CREATE INDEX IF NOT EXISTS {p}deliveries_of_recipient ON {p}deliveries (notification_id, user_id)
 
@@ -204,10 +207,13 @@ ORDER BY at, fence
 -- name: in_states
 SELECT {delivery} FROM {p}deliveries WHERE state IN (SELECT value FROM json_each(?)) AND id > ? ORDER BY id LIMIT ?
 
--- name: hurry
+-- name: hurry_user
 UPDATE {p}deliveries SET due_at = ?
-WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0)
-    AND coalesce(user_id = ?, 1) AND coalesce(channel = ?, 1)
+WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0) AND user_id = ? AND coalesce(channel = ?, 1)
+
+-- name: hurry_channel
+UPDATE {p}deliveries SET due_at = ?
+WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0) AND ? IS NULL AND channel = ?
 
 -- name: unpark
 UPDATE {p}deliveries SET state = 0, due_at = ?, updated_at = ?

@@ -1,0 +1,134 @@
+"""Deliveries as the functions of the database are told of them, and rows of deliveries read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from notify.dispatch.abc import (
+    BY_CLAIM,
+    DELIVERY_COLUMNS,
+    LATER,
+    NOTIFICATION_COLUMNS,
+    OUTCOMES,
+    Attempt,
+    Claim,
+    Delivery,
+    DigestJoin,
+    Move,
+    RecipientRecord,
+    State,
+    Submission,
+    channels_text,
+    delivery_of,
+    delivery_row,
+    instant,
+    millis,
+    millis_or_none,
+    notification_of,
+    notification_row,
+    span,
+)
+
+_FIRST: Final = len(DELIVERY_COLUMNS)
+_SECOND: Final = _FIRST + len(NOTIFICATION_COLUMNS)
+
+LEGAL_BY_CLAIM: Final = [100 * before + after for before, states in BY_CLAIM.items() for after in states]
+LEGAL_LATER: Final = [100 * before + after for before, states in LATER.items() for after in states]
+LISTED: Final = [int(state) for state in OUTCOMES]
+
+
+def deliveries_json(deliveries: Iterable[Delivery], parents: Iterable[str] | None = None) -> str:
+    """Return new deliveries as JSON, each with its parent if there are any."""
+    rows = [dict(zip(DELIVERY_COLUMNS, delivery_row(each, 0), strict=True)) for each in deliveries]
+    if parents is not None:
+        rows = [{**row, "parent": parent} for row, parent in zip(rows, parents, strict=True)]
+    return json.dumps(rows)
+
+
+def join_value(join: DigestJoin) -> dict[str, Any]:
+    """Return a join of a digest as a JSON value."""
+    return {
+        "key": join.key,
+        "notification": join.notification,
+        "user_id": join.user,
+        "type": join.type,
+        "channels": channels_text(join),
+        "closes_at": millis(join.closes_at),
+        "due_at": millis(join.due_at),
+        "slides": None if join.slides_until is None else span(join.slides_until),
+        "limit": join.limit,
+    }
+
+
+def submit_arguments(submission: Submission) -> list[Any]:
+    """Return the arguments of the function that submits."""
+    records = submission.recipients
+    return [
+        submission.tenant,
+        submission.key,
+        submission.fingerprint,
+        millis_or_none(submission.keep_until),
+        submission.cursor,
+        *notification_row(submission.notification),
+        [record.user for record in records],
+        [record.decisions for record in records],
+        [record.address for record in records],
+        deliveries_json(submission.deliveries),
+        json.dumps([join_value(join) for join in submission.joins]),
+    ]
+
+
+def advance_arguments(moves: Sequence[Move], now: int) -> list[Any]:
+    """Return the arguments of the function that makes moves, each of another delivery."""
+    rows = [
+        {
+            "id": move.id,
+            "fence": move.fence,
+            "state": int(move.to),
+            "due_at": millis_or_none(move.due_at),
+            "reason": move.reason,
+            "provider_id": move.provider_id,
+            "refund": move.refund,
+            "error": move.error,
+        }
+        for move in moves
+    ]
+    children = [(child, move.id) for move in moves for child in move.children]
+    joins = [{**join_value(move.join), "parent": move.id} for move in moves if move.join is not None]
+    return [
+        json.dumps(rows),
+        deliveries_json((child for child, _ in children), (parent for _, parent in children)) if children else None,
+        json.dumps(joins) if joins else None,
+        now,
+        LEGAL_BY_CLAIM,
+        LISTED,
+    ]
+
+
+def runs(moves: Sequence[Move]) -> Iterator[Sequence[Move]]:
+    """Divide moves into runs in which each is of another delivery, in their order."""
+    run: list[Move] = []
+    seen: set[str] = set()
+    for move in moves:
+        if move.id in seen:
+            yield run
+            run, seen = [], set()
+        run.append(move)
+        seen.add(move.id)
+    if run:
+        yield run
+
+
+def claim_of(row: Sequence[Any]) -> Claim:
+    """Return the delivery, its notification and its recipient of a joined row."""
+    columns = tuple(row)
+    delivery = delivery_of(columns[:_FIRST])
+    record = RecipientRecord(*columns[_SECOND:])
+    return Claim(delivery, notification_of(columns[_FIRST:_SECOND]), record, delivery.state is State.SENDING)
+
+
+def attempt_of(row: Sequence[Any]) -> Attempt:
+    """Return the attempt of these columns."""
+    return Attempt(row[0], instant(row[1]), row[2], State(row[3]), row[4], row[5], row[6])

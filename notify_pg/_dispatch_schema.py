@@ -1,0 +1,107 @@
+"""The tables and functions of a store of deliveries: they exist only where one is used, and have their own version."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import asyncpg  # type: ignore[import-untyped]
+
+from notify.errors import UsageError
+
+from ._errors import REMEDY, describe
+from ._names import DISPATCH_FUNCTIONS, DISPATCH_TABLES, PostgresNames
+
+VERSION: Final = 1
+"""Of the layout. What is only added leaves it. Processes refuse tables with a higher version."""
+
+SCRIPTS: Final = (
+    "create_schema",
+    "dispatch_1",
+    "dispatch_1_digests",
+    "dispatch_1_deliveries",
+    "dispatch_1_caps",
+    "set_dispatch_version",
+)
+"""What creates them; may be run again."""
+
+
+class PostgresDispatchSchema:
+    """Looks at the tables and functions, and creates what is missing; has the methods of `PostgresSchema`.
+
+    Args:
+        names: what they are called.
+    """
+
+    def __init__(self, names: PostgresNames) -> None:
+        self._names = names
+        self._tables = [f"{names.prefix}{name}" for name in DISPATCH_TABLES]
+        self._functions = [f"{names.prefix}{name}" for name in DISPATCH_FUNCTIONS.values()]
+
+    async def inspect(self, connection: Any) -> bool:
+        """Return whether everything exists, without creating anything.
+
+        Raises:
+            UsageError: the tables cannot be used: row level security hides rows, or they are of a later version.
+        """
+        return not await self._missing(connection)
+
+    async def keep(self, connection: Any) -> None:
+        """Do nothing: these tables need no housekeeping."""
+
+    async def prepare(self, connection: Any) -> bool:
+        """Create what is missing, in the connection's current transaction; return True.
+
+        Raises:
+            UsageError: as `inspect`.
+            asyncpg.PostgresError: this role may not create it; the text names the remedy.
+        """
+        if await self._missing(connection):
+            await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+            await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
+            missing = await self._missing(connection)
+            if missing:
+                await self._create(connection, missing)
+        return True
+
+    def script(self) -> str:
+        """Return what creates all this in an empty database, as a file for `psql`; it may be run again."""
+        names = self._names
+        body = "\n".join(names.sql(name, version=VERSION).rstrip("\n;") + ";\n" for name in SCRIPTS)
+        return (
+            f"-- Creates the tables of deliveries of notify in schema {names.schema}; may be run again. A role that only\n"
+            "-- uses them needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables.\n"
+            "BEGIN;\nSET LOCAL client_min_messages = warning;\nSET LOCAL standard_conforming_strings = on;\n"
+            f"SELECT pg_advisory_xact_lock({names.lock});\n\n{body}\nCOMMIT;\n"
+        )
+
+    async def _missing(self, connection: Any) -> list[str]:
+        """Return the tables and functions that do not exist. Raises as `inspect`."""
+        names = self._names
+        rows = await connection.fetch(names.sql("inspect"), names.schema, self._tables, self._functions, "")
+        found = {row["name"] for row in rows if row["kind"] in ("table", "function")}
+        filtered = sorted(row["name"] for row in rows if row["kind"] == "table" and row["is_filtered"])
+        if filtered:
+            role = await connection.fetchval("SELECT current_user")
+            raise UsageError(
+                f"row level security hides rows of {', '.join(filtered)} from the role {role!r}, so deliveries would "
+                f"be overlooked. Let the role own the tables, or ALTER ROLE {role} BYPASSRLS"
+            )
+        missing = [name for name in (*self._tables, *self._functions) if name not in found]
+        if self._tables[0] in found:
+            version = await connection.fetchval(f"SELECT max(version) FROM {names.table('dispatch_meta')}")
+            if (version or 0) > VERSION:
+                raise UsageError(
+                    f"the tables of deliveries in schema {names.schema!r} are of version {version}, but this library "
+                    f"knows only up to version {VERSION}: upgrade the library"
+                )
+        return missing
+
+    async def _create(self, connection: Any, missing: list[str]) -> None:
+        try:
+            async with connection.transaction():
+                await connection.execute("SET LOCAL standard_conforming_strings = on")
+                scripts = [self._names.sql(script, version=VERSION) for script in SCRIPTS]
+                await connection.execute("SET LOCAL client_min_messages = warning;\n" + ";\n".join(scripts))
+        except asyncpg.PostgresError as error:
+            reason = f"{describe(error).partition(': ')[2]}; {', '.join(missing)} cannot be created"
+            raise type(error)(f"{reason} in schema {self._names.schema!r}: {REMEDY}") from error

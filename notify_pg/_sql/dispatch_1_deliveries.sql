@@ -1,0 +1,266 @@
+-- Each statement of a function has a snapshot of its own, taken after the locks of the statements before it were acquired.
+
+-- Gives what waits for a channel its due time, by what has become of the deliveries over that channel.
+--
+-- The waiting row is locked before these are read: of two transactions that end the last two of them, the second one
+-- sees what the first one did.
+CREATE OR REPLACE FUNCTION {settle_deliveries}(
+    p_notifications text[], p_users text[], p_channels text[], p_now bigint
+) RETURNS void LANGUAGE plpgsql AS $settle$
+DECLARE
+    v_row record;
+    v_promising boolean;
+    v_undecided boolean;
+BEGIN
+    FOR v_row IN
+        SELECT d.id, d.notification_id, d.user_id, d.after_channel
+        FROM (SELECT DISTINCT f.n, f.u, f.c FROM unnest(p_notifications, p_users, p_channels) AS f(n, u, c)) f
+        JOIN {deliveries} d ON d.notification_id = f.n AND d.user_id = f.u AND d.after_channel = f.c
+        WHERE d.state = 0 AND d.fence = 0
+        ORDER BY d.id FOR UPDATE OF d
+    LOOP
+        SELECT coalesce(bool_or(d.state IN (10, 11, 25)), false), coalesce(bool_or(d.state < 10 OR d.state = 27), false)
+            INTO v_promising, v_undecided
+            FROM {deliveries} d
+            WHERE d.notification_id = v_row.notification_id AND d.user_id = v_row.user_id
+                AND d.channel = v_row.after_channel;
+        IF v_promising THEN
+            UPDATE {deliveries} d SET due_at = p_now + round(d.delay * 1000)::bigint
+                WHERE d.id = v_row.id AND d.due_at IS NULL;
+        ELSIF NOT v_undecided THEN
+            UPDATE {deliveries} d SET due_at = least(d.due_at, p_now) WHERE d.id = v_row.id;
+        END IF;
+    END LOOP;
+END
+$settle$;
+
+-- Stores a notification with recipients, deliveries and joins of digests.
+CREATE OR REPLACE FUNCTION {submit_notification}(
+    p_tenant text,
+    p_key text,              -- NULL: none
+    p_fingerprint text,
+    p_keep_until bigint,
+    p_cursor text,
+    p_id text,
+    p_type text,
+    p_data bytea,
+    p_created_at bigint,
+    p_expires_at bigint,
+    p_digest text,
+    p_meta bytea,
+    p_users text[],
+    p_decisions bytea[],
+    p_addresses bytea[],
+    p_deliveries json,
+    p_joins json,
+    OUT answer text,         -- `stored`, `replay`, or `other`: the key was used for another request
+    OUT notification text,
+    OUT reached text         -- how far the audience of that notification has been submitted
+) LANGUAGE plpgsql AS $submit$
+DECLARE
+    v_known record;
+    v_added text[];
+    v_join record;
+BEGIN
+    answer := 'stored';
+    notification := p_id;
+    IF p_key IS NOT NULL THEN
+        INSERT INTO {requests} AS r (tenant, key, fingerprint, notification_id, keep_until)
+            VALUES (p_tenant, p_key, p_fingerprint, p_id, p_keep_until)
+            ON CONFLICT (tenant, key) DO UPDATE SET
+                fingerprint = excluded.fingerprint, notification_id = excluded.notification_id,
+                keep_until = excluded.keep_until
+            WHERE r.keep_until <= p_created_at;
+        IF NOT FOUND THEN
+            SELECT r.fingerprint, r.notification_id INTO v_known
+                FROM {requests} r WHERE r.tenant = p_tenant AND r.key = p_key;
+            IF v_known.fingerprint <> p_fingerprint THEN
+                answer := 'other';
+                RETURN;
+            ELSIF v_known.notification_id <> p_id OR p_cursor IS NULL THEN
+                answer := 'replay';
+                notification := v_known.notification_id;
+                SELECT n.cursor INTO reached FROM {notifications} n WHERE n.id = v_known.notification_id;
+                RETURN;
+            END IF;
+        END IF;
+    END IF;
+    INSERT INTO {notifications} (id, type, data, created_at, expires_at, digest_id, meta, cursor)
+        VALUES (p_id, p_type, p_data, p_created_at, p_expires_at, p_digest, p_meta, p_cursor) ON CONFLICT DO NOTHING;
+    IF p_cursor IS NOT NULL THEN
+        UPDATE {notifications} n SET cursor = p_cursor WHERE n.id = p_id;
+    END IF;
+    SELECT n.cursor INTO reached FROM {notifications} n WHERE n.id = p_id;
+    -- in one order everywhere, so that parts of an audience that overlap do not block each other
+    WITH added AS (
+        INSERT INTO {recipients} (notification_id, user_id, decisions, address)
+            SELECT p_id, r.u, r.d, r.a FROM unnest(p_users, p_decisions, p_addresses) WITH ORDINALITY AS r(u, d, a, n)
+            ORDER BY r.u, r.n
+            ON CONFLICT DO NOTHING RETURNING user_id
+    )
+    SELECT array_agg(a.user_id) INTO v_added FROM added a;
+    INSERT INTO {deliveries} (id, notification_id, user_id, channel, endpoint, state, due_at, expires_at, priority,
+            after_channel, delay, fence, attempts, reason, provider_id, updated_at)
+        SELECT d.id, p_id, d.user_id, d.channel, d.endpoint, d.state, d.due_at, d.expires_at, d.priority, d.after_channel,
+            d.delay, d.fence, d.attempts, d.reason, d.provider_id, p_created_at
+        FROM json_to_recordset(p_deliveries) AS d(id text, user_id text, channel text, endpoint text, state smallint,
+            due_at bigint, expires_at bigint, priority integer, after_channel text, delay double precision, fence integer,
+            attempts integer, reason text, provider_id text)
+        WHERE d.user_id = ANY (v_added)
+        ON CONFLICT DO NOTHING;
+    FOR v_join IN
+        SELECT j.* FROM json_to_recordset(p_joins) AS j(key text, user_id text, type text, channels text,
+            closes_at bigint, due_at bigint, slides bigint, "limit" integer)
+        WHERE j.user_id = ANY (v_added) ORDER BY j.key COLLATE "C"
+    LOOP
+        PERFORM {join_digest}(v_join.key, p_id, v_join.user_id, v_join.type, v_join.channels, v_join.closes_at,
+            v_join.due_at, v_join.slides, v_join.limit, p_created_at);
+    END LOOP;
+END
+$submit$;
+
+-- Makes moves, each of another delivery, as far as they are legal; returns the ids of those that were made.
+CREATE OR REPLACE FUNCTION {advance_deliveries}(
+    p_moves json,
+    p_children json,         -- deliveries to endpoints, each with the id of its `parent`
+    p_joins json,            -- joins of digests, each with the id of its `parent`
+    p_now bigint,
+    p_legal integer[],       -- legal steps, as 100 * state before + state after
+    p_outcomes integer[],    -- states after an attempt
+    OUT made text[]
+) LANGUAGE plpgsql AS $advance$
+DECLARE
+    v_clock bigint;
+    v_notifications text[];
+    v_users text[];
+    v_channels text[];
+    v_join record;
+BEGIN
+    PERFORM FROM {deliveries} d WHERE d.id IN (SELECT m.id FROM json_to_recordset(p_moves) AS m(id text))
+        ORDER BY d.id FOR UPDATE;
+    v_clock := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
+    WITH judged AS (
+        SELECT m.*, d.state AS was, d.begun,
+            d.fence = m.fence AND 100 * d.state + m.state = ANY (p_legal)
+                AND (m.state <> 2 OR (d.begun < d.fence AND d.lease_until > v_clock)) AS is_made
+        FROM json_to_recordset(p_moves) AS m(id text, fence integer, state integer, due_at bigint, reason text,
+            provider_id text, refund boolean, error text)
+        JOIN {deliveries} d ON d.id = m.id
+    ), done AS (
+        UPDATE {deliveries} d SET
+            state = j.state,
+            reason = j.reason,
+            updated_at = p_now,
+            due_at = CASE j.state WHEN 0 THEN coalesce(j.due_at, p_now) ELSE d.due_at END,
+            attempts = d.attempts + (j.state = 2)::integer - (j.refund AND j.was = 2)::integer,
+            begun = CASE j.state WHEN 2 THEN d.fence ELSE d.begun END,
+            provider_id = CASE j.provider_id WHEN '' THEN d.provider_id ELSE j.provider_id END
+        FROM judged j WHERE d.id = j.id AND j.is_made
+        RETURNING d.id, d.notification_id, d.user_id, d.channel, d.state
+    ), listed AS (
+        INSERT INTO {attempts} (delivery_id, fence, at, state, reason, error, is_late)
+            SELECT j.id, j.fence, p_now, j.state, j.reason, j.error, NOT j.is_made FROM judged j
+            WHERE j.state = ANY (p_outcomes) AND CASE WHEN j.is_made THEN j.was = 2 ELSE j.begun >= j.fence END
+            ON CONFLICT DO NOTHING
+    )
+    SELECT array_agg(d.id), array_agg(d.notification_id) FILTER (WHERE d.state >= 10),
+            array_agg(d.user_id) FILTER (WHERE d.state >= 10), array_agg(d.channel) FILTER (WHERE d.state >= 10)
+        INTO made, v_notifications, v_users, v_channels FROM done d;
+    IF p_children IS NOT NULL THEN
+        INSERT INTO {deliveries} (id, notification_id, user_id, channel, endpoint, state, due_at, expires_at, priority,
+                after_channel, delay, fence, attempts, reason, provider_id, updated_at)
+            SELECT d.id, d.notification_id, d.user_id, d.channel, d.endpoint, d.state, d.due_at, d.expires_at, d.priority,
+                d.after_channel, d.delay, d.fence, d.attempts, d.reason, d.provider_id, p_now
+            FROM json_to_recordset(p_children) AS d(parent text, id text, notification_id text, user_id text,
+                channel text, endpoint text, state smallint, due_at bigint, expires_at bigint, priority integer,
+                after_channel text, delay double precision, fence integer, attempts integer, reason text, provider_id text)
+            WHERE d.parent = ANY (made)
+            ON CONFLICT DO NOTHING;
+    END IF;
+    IF p_joins IS NOT NULL THEN
+        FOR v_join IN
+            SELECT j.* FROM json_to_recordset(p_joins) AS j(parent text, key text, notification text, user_id text,
+                type text, channels text, closes_at bigint, due_at bigint, slides bigint, "limit" integer)
+            WHERE j.parent = ANY (made) ORDER BY j.key COLLATE "C"
+        LOOP
+            PERFORM {join_digest}(v_join.key, v_join.notification, v_join.user_id, v_join.type, v_join.channels,
+                v_join.closes_at, v_join.due_at, v_join.slides, v_join.limit, p_now);
+        END LOOP;
+    END IF;
+    IF v_notifications IS NOT NULL THEN
+        PERFORM {settle_deliveries}(v_notifications, v_users, v_channels, p_now);
+    END IF;
+END
+$advance$;
+
+-- Makes a step that needs no claim, if it is legal.
+CREATE OR REPLACE FUNCTION {resolve_delivery}(
+    p_id text, p_state integer, p_now bigint, p_reason text, p_provider_id text, p_legal integer[]
+) RETURNS void LANGUAGE plpgsql AS $resolve$
+DECLARE
+    v_row record;
+BEGIN
+    UPDATE {deliveries} d SET
+        state = p_state,
+        reason = p_reason,
+        updated_at = p_now,
+        due_at = CASE p_state WHEN 0 THEN p_now ELSE d.due_at END,
+        provider_id = CASE p_provider_id WHEN '' THEN d.provider_id ELSE p_provider_id END
+        WHERE d.id = p_id AND 100 * d.state + p_state = ANY (p_legal)
+        RETURNING d.notification_id, d.user_id, d.channel INTO v_row;
+    IF FOUND THEN
+        PERFORM {settle_deliveries}(ARRAY[v_row.notification_id], ARRAY[v_row.user_id], ARRAY[v_row.channel], p_now);
+    END IF;
+END
+$resolve$;
+
+-- Cancels deliveries that have not begun, and takes the notification out of open digests; returns how many.
+CREATE OR REPLACE FUNCTION {cancel_deliveries}(
+    p_notification text, p_now bigint, p_user text, p_channel text, p_channels text, p_reason text
+) RETURNS integer LANGUAGE plpgsql AS $cancel$
+DECLARE
+    v_notifications text[];
+    v_users text[];
+    v_channels text[];
+BEGIN
+    PERFORM FROM {deliveries} d
+        WHERE d.notification_id = p_notification AND coalesce(d.user_id = p_user, true)
+            AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
+        ORDER BY d.id FOR UPDATE;
+    WITH done AS (
+        UPDATE {deliveries} d SET state = 22, reason = p_reason, updated_at = p_now
+            WHERE d.notification_id = p_notification AND coalesce(d.user_id = p_user, true)
+                AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
+            RETURNING d.notification_id, d.user_id, d.channel
+    )
+    SELECT array_agg(d.notification_id), array_agg(d.user_id), array_agg(d.channel)
+        INTO v_notifications, v_users, v_channels FROM done d;
+    IF v_notifications IS NOT NULL THEN
+        PERFORM {settle_deliveries}(v_notifications, v_users, v_channels, p_now);
+    END IF;
+    RETURN coalesce(cardinality(v_notifications), 0) + {leave_digests}(p_notification, p_user, p_channels);
+END
+$cancel$;
+
+-- Removes a notification with what belongs to it, at most so many deliveries and recipients; returns whether all is gone.
+CREATE OR REPLACE FUNCTION {purge_notification}(p_id text, p_limit integer) RETURNS boolean LANGUAGE plpgsql AS $purge$
+DECLARE
+    v_deliveries text[];
+    v_users text[];
+BEGIN
+    SELECT array_agg(x.id) INTO v_deliveries
+        FROM (SELECT d.id FROM {deliveries} d WHERE d.notification_id = p_id LIMIT p_limit) x;
+    DELETE FROM {attempts} WHERE delivery_id = ANY (v_deliveries);
+    DELETE FROM {deliveries} WHERE id = ANY (v_deliveries);
+    SELECT array_agg(x.user_id) INTO v_users
+        FROM (SELECT r.user_id FROM {recipients} r WHERE r.notification_id = p_id LIMIT p_limit) x;
+    DELETE FROM {recipients} WHERE notification_id = p_id AND user_id = ANY (v_users);
+    IF cardinality(v_deliveries) = p_limit OR cardinality(v_users) = p_limit THEN
+        RETURN false;
+    END IF;
+    DELETE FROM {digests} WHERE id = p_id;
+    DELETE FROM {digest_items} WHERE digest_id = p_id OR notification_id = p_id;
+    DELETE FROM {notifications} WHERE id = p_id;
+    RETURN true;
+END
+$purge$;

@@ -1,0 +1,1 @@
+SELECT {endpoint_columns} FROM {endpoints} WHERE id = $1
