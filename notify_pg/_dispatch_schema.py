@@ -68,7 +68,7 @@ class PostgresDispatchSchema:
         names = self._names
         body = "\n".join(names.sql(name, version=VERSION).rstrip("\n;") + ";\n" for name in SCRIPTS)
         return (
-            f"-- Creates the tables of deliveries of notify in schema {names.schema}; may be run again. A role that only\n"
+            f"-- Creates the tables of deliveries in schema {names.schema}; may be run again. A role that only\n"
             "-- uses them needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables.\n"
             "BEGIN;\nSET LOCAL client_min_messages = warning;\nSET LOCAL standard_conforming_strings = on;\n"
             f"SELECT pg_advisory_xact_lock({names.lock});\n\n{body}\nCOMMIT;\n"

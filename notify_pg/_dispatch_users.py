@@ -137,17 +137,17 @@ class PostgresUserRecords:
     # -- inside --------------------------------------------------------------------------------------------------
 
     async def _row(self, operation: str, *arguments_and_connection: Any) -> Any:
-        """Run a statement of ours and return its first row; the connection comes last."""
+        """Run a statement and return its first row; the connection comes last."""
         *arguments, connection = arguments_and_connection
         return await connection.fetchrow(self._names.sql(operation), *arguments)
 
     async def _value(self, operation: str, *arguments_and_connection: Any) -> Any:
-        """Run a statement of ours and return its first value; the connection comes last."""
+        """Run a statement and return its first value; the connection comes last."""
         *arguments, connection = arguments_and_connection
         return await connection.fetchval(self._names.sql(operation), *arguments)
 
     async def _call(self, function: str, *arguments_and_connection: Any) -> Any:
-        """Call a function of ours and return its value; the connection comes last."""
+        """Call a function of the database and return its value; the connection comes last."""
         *arguments, connection = arguments_and_connection
         names = ", ".join(f"${number}" for number in range(1, len(arguments) + 1))
         return await connection.fetchval(f"SELECT {self._names.function(function)}({names})", *arguments)

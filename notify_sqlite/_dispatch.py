@@ -95,7 +95,7 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         """
         self._database.check()
         if connection is not None:
-            raise UsageError("SQLiteDispatchStore cannot store in a transaction of yours: submit without connection=")
+            raise UsageError("SQLiteDispatchStore takes no connection: submit without connection=")
         check_submission(submission)
         return await self._write(lambda rows: rows.submit(submission))
 

@@ -132,6 +132,9 @@ FURTHER = {
         "_pool": "connections that need no reset between two borrowers",
         "_retention": "partitions and rows that expired",
         "_schema": "tables and their migration",
+        "_delivery_rows": "deliveries as the functions of the database are told of them, and as they are read",
+        "_dispatch_calls": "what follows a failed call about deliveries, and which error the caller gets",
+        "_dispatch_schema": "the tables of deliveries, which exist only where they are used",
     },
 }
 """Modules that one backend has beside them, and what they are for: roles that the others do not have."""
@@ -172,6 +175,7 @@ LOOPS = {
     "notify.web._watch": {"asyncio"},
     "notify.web._closing": {"asyncio"},
     "notify_pg._connection": {"asyncio"},
+    "notify_pg._dispatch_calls": {"asyncio"},
     "notify_pg._listen": {"asyncio"},
     "notify_pg._outbox": {"asyncio"},
     "notify_pg._pool": {"asyncio"},

@@ -201,7 +201,7 @@ class Submission:
         fingerprint: of the request; a repeated key with another one is refused.
         keep_until: when the key may be forgotten: it counts for notifications created before; None: always.
         cursor: how far the audience has been submitted; None: this is not a part of an audience. The further parts
-            repeat the key with the notification under which it was stored, and are no replays.
+            repeat the key with the notification under which it was stored: they are stored, too.
     """
 
     notification: Notification

@@ -188,7 +188,7 @@ def check_move(move: Move) -> None:
 
 
 def check_submission(submission: Submission) -> None:
-    """Raise UsageError for rows of another notification or a stranger, deliveries that nobody takes, naive instants."""
+    """Raise UsageError for rows of another notification or of a stranger, for lost deliveries and naive instants."""
     name, users = submission.notification.id, {record.user for record in submission.recipients}
     rows: list[RecipientRecord | Delivery | DigestJoin] = [*submission.recipients, *submission.deliveries]
     for row in (*rows, *submission.joins):

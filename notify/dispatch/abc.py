@@ -7,7 +7,7 @@ Written for authors of stores. Three kinds of row describe one notification:
 - one `Delivery` for each channel of each recipient. When it is due, a delivery over a channel with endpoints (devices,
   addresses) is replaced by one delivery for each endpoint (`EXPANDED`), so that each has its own state and attempts.
 
-Holds, delays, retries and fallbacks are all the same thing: the `due_at` of a delivery.
+Holds, delays, retries and fallbacks are one thing: the `due_at` of a delivery.
 
 | state | entered by | leaves to |
 |---|---|---|
@@ -350,7 +350,7 @@ class GateStore(Protocol):
 class DigestStore(Protocol):
     """Closes digests and reads what they have collected; `submit` and `advance` open and join them.
 
-    A digest is open until it is closed; what comes later opens the next generation with the same key. Joining twice
+    A digest is open until it is closed; later notifications open the next generation with the same key. Joining twice
     changes nothing. Errors as those of `DispatchStore`.
     """
 

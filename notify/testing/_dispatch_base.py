@@ -54,7 +54,7 @@ else:
 
 
 def at(seconds: float) -> datetime:
-    """Return the time so many seconds after the start of the tests."""
+    """Return the time `seconds` after the start of the tests."""
     return START + timedelta(seconds=seconds)
 
 
@@ -118,7 +118,7 @@ class DispatchTests(Suite[DeliveryStoreT]):
             yield store
 
     async def let_pass(self, store: DeliveryStore, seconds: float) -> None:
-        """Let so many seconds pass by the store's clock. Override it where that clock can be set."""
+        """Let `seconds` pass by the store's clock. Override it where that clock can be set."""
         await anyio.sleep(seconds)
 
     async def take(self, store: DeliveryStore, now: float = 0.0, **more: Any) -> Sequence[Claim]:

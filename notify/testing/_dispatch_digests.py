@@ -35,7 +35,7 @@ class DispatchDigestTests(DispatchTests[DeliveryStoreT]):
         return [item.notification.id for item in await store.digest_items(digest, **more)]
 
     async def test_a_digest_is_closed_when_due(self, store: DeliveryStore) -> None:
-        """Closing stores a notification with a delivery over each channel, once; what comes later opens the next."""
+        """Closing stores a notification with a delivery over each channel, once; later notifications open the next."""
         await self.join(store, "a", channels=("email", "push"), closes=60.0)
         await self.join(store, "b", 5, channels=("email", "push"), closes=65.0)
         await self.join(store, "other", key="other")
@@ -135,7 +135,7 @@ class DispatchDigestTests(DispatchTests[DeliveryStoreT]):
         assert await store.close_digests(at(900)) == 1
 
     async def test_the_limit_closes(self, store: DeliveryStore) -> None:
-        """The notification that reaches the limit closes the digest in the same step; what was cancelled is no part."""
+        """The notification that reaches the limit closes the digest in the same step; cancelled ones do not count."""
         await self.join(store, "a", limit=3)
         await self.join(store, "b", 1, limit=3)
         assert await store.cancel("a", at(1)) == 1

@@ -73,7 +73,7 @@ class DispatchMoveTests(DispatchTests[DeliveryStoreT]):
         assert (found.state, found.updated_at, found.attempts) == (State.ACCEPTED, at(1), 1)
 
     async def test_sending_needs_a_lease(self, store: DeliveryStore) -> None:
-        """Nothing is begun after the lease has ended; what had begun may be finished, if nobody has claimed it."""
+        """Nothing is begun after the lease has ended; what had begun may be finished, unless it was claimed again."""
         await store.submit(submission(to("alice")))
         claim = await self.lapsed(store, begun=False)
         assert await store.advance([move(claim, State.SENDING)], at(0)) == [False]
@@ -174,7 +174,7 @@ class DispatchMoveTests(DispatchTests[DeliveryStoreT]):
         assert [each.delivery.endpoint for each in await self.take(store, 1)] == ["a"]
 
     async def test_many_moves_at_once(self, store: DeliveryStore) -> None:
-        """Moves of one call are made in their order, each or not; one that nobody can make refuses the whole call."""
+        """Moves of one call are made in their order, each or not; one that is never legal refuses the whole call."""
         await store.submit(submission(*(to("alice", f"c{number}") for number in range(6))))
         claims = sorted(await self.take(store), key=lambda claim: claim.delivery.channel)
         begin = [move(claim, State.SENDING) for claim in claims]

@@ -174,9 +174,9 @@ class DispatchRaceTests(DispatchTests[DeliveryStoreT]):
             await interrupted(partial(store.record, name, "alice"), attempt)
             await interrupted(partial(store.close_digests, at(0)), attempt)
         await store.close_digests(at(10**6))
-        claims = await self.take(store, 10**6)
-        assert len(claims) == 16
-        for claim in claims:
+        digests = await self.take(store, 10**6)
+        assert len(digests) == 16
+        for claim in digests:
             assert await store.digest_items(claim.notification.id) == []
 
     async def test_one_key_for_many_users(self, store: DeliveryStore) -> None:

@@ -129,13 +129,13 @@ class DispatchSubmitTests(DispatchTests[DeliveryStoreT]):
         assert await store.submit(good) == Submitted("n", False)
 
     async def test_an_audience_in_parts(self, store: DeliveryStore) -> None:
-        """Parts repeat the key, with the first notification; who begins anew learns how far the others have come."""
+        """Parts repeat the key, with the first notification; a later start learns how far it has come."""
         first = submission(to("alice"), key="k", fingerprint="f", cursor="a")
         assert await store.submit(first) == Submitted("n", False, "a")
         second = submission(to("bob"), key="k", fingerprint="f", cursor="b")
         assert await store.submit(second) == Submitted("n", False, "b")
-        anew = submission(to("alice", notification="m"), key="k", fingerprint="f", cursor="a")
-        assert await store.submit(anew) == Submitted("n", True, "b")
+        again = submission(to("alice", notification="m"), key="k", fingerprint="f", cursor="a")
+        assert await store.submit(again) == Submitted("n", True, "b")
         with pytest.raises(UsageError):
             await store.submit(replace(second, fingerprint="g"))
         last = submission(to("bob"), to("carol"), key="k", fingerprint="f", cursor="")
@@ -152,7 +152,7 @@ class DispatchSubmitTests(DispatchTests[DeliveryStoreT]):
         assert (found[1].decisions, [*found[2]], [*found[3]]) == (b'[{"skip":"OPTED_OUT"}]', [], [])
 
     async def test_a_final_delivery_is_kept(self, store: DeliveryStore) -> None:
-        """A delivery may be submitted in a final state, for the record; nobody claims it."""
+        """A delivery may be submitted in a final state, for the record; it is never claimed."""
         row = replace(to("alice", "sms", seconds=None), state=State.SKIPPED, reason="OPTED_OUT")
         await store.submit(submission(row, to("alice")))
         assert channels(await self.take(store)) == ["email"]

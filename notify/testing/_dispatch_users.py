@@ -135,7 +135,7 @@ class EndpointStoreSuite(Suite[EndpointStore]):
         assert await store.endpoint("unknown") is None
 
     async def test_registering_again(self, store: EndpointStore) -> None:
-        """The same device is one endpoint: it is renewed, in use again, and belongs to whoever came with it last."""
+        """The same device is one endpoint: it is renewed, in use again, and of the last user who registered it."""
         given = Endpoint("alice", "push", "address", meta={"a": "1"})
         first = await store.register(given, START)
         await store.observe(first.id, 1, at(1), ok=True)
@@ -147,7 +147,7 @@ class EndpointStoreSuite(Suite[EndpointStore]):
         assert await store.endpoints(["alice", "bob"], retired=True) == {"bob": [renewed]}
 
     async def test_what_registering_ignores(self, store: EndpointStore) -> None:
-        """Health and generation are the store's business: what comes with the endpoint is not taken over."""
+        """Health and generation are the store's business: they are not taken from the endpoint that is given."""
         odd = Endpoint(
             *("alice", "push", "address"), id="mine", generation=7, created_at=at(-9), last_seen_at=at(-9),
             last_success_at=at(-9), failures=3, failing_since=at(-9), retired_at=at(-9), reason="r",
