@@ -9,17 +9,20 @@ from __future__ import annotations
 import calendar
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
+
+from notify.errors import UsageError
 
 from ._checks import WEEKDAYS
 from ._decisions import Join
 from ._reasons import Reason
 from ._types import Digest, NotificationType
 from ._zones import DAY, day_of, instant, utc, zone_of
-from .abc import CapWindow, DigestJoin
+from .abc import CapWindow, DigestItem, DigestJoin
 
 _LONGEST_KEY: Final = 300
 """A longer key is replaced by its hash: stores have it in an index."""
@@ -67,6 +70,59 @@ def field_of(data: Any, path: str) -> Any:
     return data
 
 
+@dataclass(frozen=True, slots=True)
+class DigestSummary:
+    """What a digest has to say.
+
+    Attributes:
+        total: how many notifications are in it.
+        actors: the different values of a field, such as who did it, in order of their first notification.
+        items: the data of some of them, oldest first.
+    """
+
+    total: int = 0
+    actors: tuple[Any, ...] = ()
+    items: tuple[Any, ...] = ()
+
+    def with_items(
+        self,
+        items: Iterable[DigestItem],
+        *,
+        now: datetime,
+        read: Collection[str] = (),
+        actor: str = "actor",
+        shown: int = 10,
+        keep: Literal["first", "last"] = "last",
+    ) -> DigestSummary:
+        """Return the summary with one more page of what was collected, without what is no longer worth sending.
+
+        Args:
+            items: the next ones, in the order in which they joined.
+            now: the present time: those that have expired are left out.
+            read: ids of notifications that are read, which are left out.
+            actor: the field of the data that says who did it, with dots for inner fields.
+            shown: how many of the items are kept; all are counted.
+            keep: which of them.
+        """
+        total, actors, kept = self.total, dict.fromkeys(map(_hashable, self.actors)), [*self.items]
+        for each in items:
+            expires_at = each.notification.expires_at
+            if each.notification.id in read or (expires_at is not None and expires_at <= now):
+                continue
+            data = json.loads(each.notification.data)
+            total += 1
+            if (who := field_of(data, actor)) is not None:
+                actors.setdefault(_hashable(who))
+            kept.append(data)
+            if len(kept) > shown:
+                kept.pop(-1 if keep == "first" else 0)
+        return DigestSummary(total, tuple(actors), tuple(kept))
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, Hashable) else json.dumps(value, sort_keys=True)
+
+
 def joins_of(
     type: NotificationType, user: str, decisions: Sequence[object], *, notification: str, data: Any
 ) -> tuple[DigestJoin, ...]:
@@ -106,17 +162,18 @@ def _join(type: NotificationType, user: str, group: Sequence[Join], notification
 
 
 def leading_window(type: NotificationType, user: str, channel: str, data: Any, now: datetime) -> tuple[str, CapWindow]:
-    """Return what decides whether a leading notification is sent at once (see `Digest.leading`): a count of one.
+    """Return what decides whether a notification is sent at once (see `Digest.leading`): a count of one.
 
-    It is asked of the `CapStore` under an id of its own, beside that of the notification, since verdicts are kept.
-    When a digest of the same key is sent, it is recorded in the same way, so that what follows is collected again.
+    `CapStore.admit` is asked under an id beside that of the notification, since verdicts are kept. What it refuses is
+    collected, and recorded by a second call with `mode="record"`, so that nothing is sent at once while the digest is
+    open. With `"look_back"`, the digest itself is recorded when it is sent.
 
     Returns:
         What to add to the id of the notification, and the window.
     """
     digest = type.digest
     if digest is None or not digest.leading:
-        raise ValueError(f"the type {type.key} has no leading edge")
+        raise UsageError(f"the type {type.key!r} has no leading= in its digest; each notification is collected")
     key = hashlib.sha256(key_of(type, user, [channel], data).encode()).hexdigest()[:32]
     seconds = digest.look_back if digest.look_back is not None else digest.window
     assert seconds is not None

@@ -1,12 +1,18 @@
-"""Pure: whose preferences count: an operator's, the user's, the application's defaults."""
+"""Pure: whose preferences count: an operator's, the user's, the application's defaults.
+
+An entry that a strong layer does not have is inherited from the next weaker one, and `PRECEDENCE` decides among all of
+them. So a user who switches e-mail on does not get the newsletter that is off by default: the default is more specific.
+But what a strong layer has switched off, no weaker layer switches on, however specific it is: a user who switches
+everything off gets nothing, whatever is on by default. What an operator decides for a user (`override`) is final.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from ._preferences import Preferences
+from ._preferences import ENTRIES, Preferences, first_deciding
 from ._quiet import QuietHours
 from ._types import NotificationType
 
@@ -16,8 +22,8 @@ class Effective(NamedTuple):
 
     Attributes:
         on: whether it is used.
-        layer: whose preferences decided; `"mandatory"` or `"type"` where none did.
-        rule: which entry of them, such as `"types/comment.created/email"`; empty where none did.
+        layer: whose preferences decided: a name of `Layers`, or `"mandatory"`, or `"type"` where none says anything.
+        rule: which entry of them, such as `"types/comment.created/email"`; empty where none decided.
     """
 
     on: bool
@@ -30,12 +36,12 @@ NO_PREFERENCES: Final = Preferences()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """The preferences that count for one user, from strong to weak. The first one that says anything decides.
+    """The preferences that count for one user, from strong to weak.
 
     Attributes:
-        override: what an operator decided against the user's own choice.
-        member: the user's choice as a member of the tenant at hand.
-        user: the user's choice.
+        override: what an operator decided for this user.
+        member: the user's choices as a member of the tenant at hand.
+        user: the user's choices.
         tenant: the defaults of the tenant.
         default: the defaults of the application.
     """
@@ -47,18 +53,30 @@ class Layers:
     default: Preferences = NO_PREFERENCES
 
     def __iter__(self) -> Iterator[tuple[str, Preferences]]:
-        """Yield the name of each layer and its preferences, strong ones first."""
-        for each in fields(self):
-            yield each.name, getattr(self, each.name)
+        """Yield the name of each layer that is given and its preferences, strong ones first."""
+        for name in _NAMES:
+            preferences: Preferences = getattr(self, name)
+            if preferences is not NO_PREFERENCES:
+                yield name, preferences
 
     def effective(self, type: NotificationType, channel: str) -> Effective:
         """Return whether a channel is used for a type, and why. A consent that the type needs is not looked at."""
         if type.is_mandatory(channel):
             return Effective(True, "mandatory")
+        values: list[bool | None] = [None] * len(ENTRIES)
+        owners = [""] * len(ENTRIES)
+        deciding = None
         for layer, preferences in self:
-            if (choice := preferences.choice(type, channel)) is not None:
-                return Effective(choice.on, layer, choice.rule)
-        return Effective(True, "type")
+            for number, value in enumerate(preferences.entries(type, channel)):
+                if value is not None and values[number] is None:
+                    values[number], owners[number] = value, layer
+            deciding = first_deciding(values)
+            if deciding is not None and (not values[deciding] or layer == "override"):
+                break
+        if deciding is None:
+            return Effective(True, "type")
+        rule = ENTRIES[deciding].format(type=type.key, category=type.category, channel=channel)
+        return Effective(bool(values[deciding]), owners[deciding], rule)
 
     def consent(self, type: NotificationType) -> Effective:
         """Return whether the consent that a type needs is given; it is where the type needs none."""
@@ -70,7 +88,7 @@ class Layers:
         return Effective(False, "type")
 
     def quiet_hours(self) -> tuple[str, QuietHours | None]:
-        """Return the quiet hours that count, and whose they are."""
+        """Return the quiet hours that count, those of the strongest layer that has any, and whose they are."""
         for layer, preferences in self:
             if preferences.quiet_hours is not None:
                 return layer, preferences.quiet_hours
@@ -87,20 +105,4 @@ class Layers:
         return own or recipient or self.tenant.tz or self.default.tz or default
 
 
-def strictest(*preferences: Preferences) -> Preferences:
-    """Return preferences that say what any of these says; what one of them switches off is off."""
-    merged: dict[str, Any] = {}
-    for each in preferences:
-        for one in fields(each):
-            merged[one.name] = _stricter(merged.get(one.name), getattr(each, one.name))
-    return Preferences(**{name: value for name, value in merged.items() if value is not None})
-
-
-def _stricter(one: Any, other: Any) -> Any:
-    if isinstance(one, bool) and isinstance(other, bool):
-        return one and other
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return {key: _stricter(one.get(key), other.get(key)) for key in {**one, **other}}
-    if isinstance(one, QuietHours) and isinstance(other, QuietHours):
-        return QuietHours(*dict.fromkeys(one.rules + other.rules))
-    return one if other is None or other == "" else other if one is None else one
+_NAMES: Final = tuple(each.name for each in fields(Layers))

@@ -3,16 +3,17 @@
 `plan`, `submit` and the last look before sending all ask `plan_recipient`, so what `plan` says is what happens unless
 something changed in between. For each channel of the type, in this order, the first that applies decides:
 
-1. the dispatcher has no such channel                               Skip NOT_INSTALLED
-2. it has expired                                                   Skip EXPIRED
-3. the type needs a consent that is not given                       Skip NOT_OPTED_IN
-4. preferences switch it off (see `_preferences`)                   Skip OPTED_OUT; the inbox lists it silently
-5. the recipient has no endpoint, or suppressed ones only           Skip NO_ENDPOINT, SUPPRESSED
-6. the channel is a fallback, whose time has not come               Hold FALLBACK
+1. the type does not have the channel any more                      Skip CHANNEL_NOT_ALLOWED
+2. the dispatcher has no such channel                               Skip NOT_INSTALLED
+3. it has expired                                                   Skip EXPIRED
+4. the type needs a consent that is not given                       Skip NOT_OPTED_IN
+5. preferences switch it off (see `_preferences`)                   Skip OPTED_OUT; the inbox lists it silently
+6. the recipient has no endpoint, or suppressed ones only           Skip NO_ENDPOINT, SUPPRESSED
+7. the channel is a fallback, whose time has not come               Hold FALLBACK
    the channel is a fallback that is not needed                     Skip CONNECTED, READ_ALREADY, REACHED_ALREADY
-7. the type is collected                                            Join DIGEST
-8. it is quiet                                                      Hold, Join or Skip QUIET_HOURS; Skip EXPIRED
-9. nothing is against it                                            Send
+8. the type is collected                                            Join DIGEST
+9. it is quiet                                                      Hold, Join or Skip QUIET_HOURS; Skip EXPIRED
+10. nothing is against it                                           Send
 
 Caps are not looked at here: they are counted when the delivery is about to be sent (see `_caps`).
 """
@@ -109,7 +110,8 @@ def plan_recipient(
         now: the present time, or that at which it is to be sent.
         expires_at: when it has become worthless; None: never.
         tz: the zone of recipients whose zone is unknown.
-        look: what is known when a delivery is about to be sent; None: this is before.
+        look: what is known when a delivery is about to be sent, of which the plan has the only decision; None: this is
+            before.
 
     Raises:
         UsageError: `now` has no time zone, or a zone does not exist.
@@ -117,7 +119,7 @@ def plan_recipient(
     zone = layers.zone(recipient.tz, check_zone(tz, "tz"))
     question = _Question(type, recipient, layers, endpoints, channels, utc(now), expires_at, zone, look)
     decided: dict[str, Decision] = {}
-    names = type.channels if look is None else [name for name in type.channels if name == look.channel]
+    names = type.channels if look is None else (look.channel,)
     for channel in sorted(names, key=lambda name: name in type.fallback):  # a fallback asks what the other one does
         decided[channel] = _decide(question, channel, decided)
     return Plan(type.key, recipient.id, tuple(decided[channel] for channel in names))
@@ -137,6 +139,8 @@ def usable(type: NotificationType, channel: str, endpoints: Sequence[Endpoint]) 
 def _decide(question: _Question, channel: str, decided: Mapping[str, Decision]) -> Decision:
     """Return the decision for one channel, by the steps that the module lists."""
     type, now = question.type, question.now
+    if channel not in type.channels:
+        return Skip(channel=channel, reason=Reason.CHANNEL_NOT_ALLOWED, layer="type")
     if channel not in question.channels:
         return Skip(channel=channel, reason=Reason.NOT_INSTALLED, layer="dispatcher")
     if question.expires_at is not None and now >= question.expires_at:

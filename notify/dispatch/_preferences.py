@@ -21,21 +21,31 @@ where `true` in the place of an object would remove them silently.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, get_args
 
 from notify.errors import UsageError
 
 from ._checks import check_name, keep
 from ._quiet import QuietHours
-from ._types import NotificationType
+from ._types import Category, NotificationType
 from ._zones import check_zone
 
 ALL: Final = "*"
 """The name for all channels, in the entry of a category or a type."""
+
+ENTRIES: Final = (
+    "types/{type}/{channel}",
+    "categories/{category}/{channel}",
+    "channels/{channel}",
+    "types/{type}/*",
+    "categories/{category}/*",
+    "all",
+)
+"""Where preferences may say something about a channel of a type."""
 
 PRECEDENCE: Final[tuple[tuple[str, frozenset[bool]], ...]] = (
     ("types/{type}/{channel}", frozenset({True, False})),
@@ -51,6 +61,17 @@ PRECEDENCE: Final[tuple[tuple[str, frozenset[bool]], ...]] = (
 The most specific one wins, but for one exception: a channel that is off stays off for types and categories that are on,
 unless their entry names the channel.
 """
+
+_NOTHING: Final[Mapping[str, bool]] = MappingProxyType({})
+_STEPS: Final = tuple((ENTRIES.index(entry), deciding) for entry, deciding in PRECEDENCE)
+
+
+def first_deciding(values: Sequence[bool | None]) -> int | None:
+    """Return which of the `ENTRIES`, given what they say, decides by `PRECEDENCE`; None: none says anything."""
+    for entry, deciding in _STEPS:
+        if values[entry] in deciding:
+            return entry
+    return None
 
 
 def _object(what: str, value: Any, *, names: bool = True) -> Mapping[str, Any]:
@@ -74,13 +95,6 @@ def _switches(what: str, value: Any, *, is_group: bool = False) -> Mapping[str, 
         if not isinstance(switch, bool):
             raise UsageError(f"preferences: {what}/{name} must be true or false, not {switch!r:.80}")
     return MappingProxyType(dict(value))
-
-
-class Choice(NamedTuple):
-    """Whether something is on, and which entry says so."""
-
-    on: bool
-    rule: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,29 +135,23 @@ class Preferences:
         check_zone(self.tz, "preferences: tz")
         keep(self, extra=MappingProxyType(dict(_object("extra", self.extra, names=False))))
 
-    def choice(self, type: NotificationType, channel: str) -> Choice | None:
-        """Return what these preferences say about a channel of a type; None: nothing."""
-        type_, category = self.types.get(type.key, {}), self.categories.get(type.category, {})
-        by_channel = self.channels.get(channel)
-        values = (
-            type_.get(channel),
-            category.get(channel),
-            by_channel,
-            type_.get(ALL),
-            category.get(ALL),
-            by_channel,
+    def entries(self, type: NotificationType, channel: str) -> tuple[bool | None, ...]:
+        """Return what each of the `ENTRIES` says about a channel of a type; None: nothing."""
+        by_type, by_category = self.types.get(type.key, _NOTHING), self.categories.get(type.category, _NOTHING)
+        return (
+            by_type.get(channel),
+            by_category.get(channel),
+            self.channels.get(channel),
+            by_type.get(ALL),
+            by_category.get(ALL),
             self.all,
         )
-        for (rule, deciding), value in zip(PRECEDENCE, values, strict=True):
-            if value in deciding:
-                return Choice(bool(value), rule.format(type=type.key, category=type.category, channel=channel))
-        return None
 
     def to_json(self) -> bytes:
         """Return them as `PreferenceStore` keeps them, without what is not decided."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["quiet_hours"] = None if self.quiet_hours is None else self.quiet_hours.to_json()
-        kept = {name: value for name, value in values.items() if value is not None and (value or value in (False, []))}
+        kept = {name: value for name, value in values.items() if value is not None and value != "" and value != {}}
         return json.dumps(kept, default=dict, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -156,21 +164,45 @@ class Preferences:
         return _parsed(data) if isinstance(data, bytes) else _read(_object("preferences", _loads(data), names=False))
 
 
-def check_patch(patch: bytes | str | Mapping[str, Any]) -> bytes:
+def check_patch(
+    patch: bytes | str | Mapping[str, Any],
+    *,
+    types: Iterable[NotificationType] | None = None,
+    channels: Collection[str] | None = None,
+) -> bytes:
     """Check a JSON merge patch (RFC 7386) for preferences before it is stored, and return it encoded.
 
-    Whatever preferences it is applied to, the result is fit for `Preferences.from_json`, since each entry is checked by
-    itself: lists are replaced as a whole.
+    Whatever preferences it is applied to, the result is fit for `Preferences.from_json`: each entry is checked by
+    itself, and lists are replaced as a whole. What is removed (`null`) may have any name.
+
+    Args:
+        patch: what a user changes.
+        types: the registered types: an entry for another one, or for a consent that none needs, is refused.
+        channels: the installed channels: an entry for another one is refused.
 
     Raises:
-        UsageError: it is not JSON, or would set something that preferences cannot say.
+        UsageError: it is not JSON, would set something that preferences cannot say, or something without effect.
     """
     given = _object("the patch", _loads(patch), names=False)
-    _read(_without_null(given))
-    for name in ("channels", "categories", "types", "opt_in", "extra"):
-        if given.get(name, {}) is not None and not isinstance(given.get(name, {}), Mapping):
-            raise UsageError(f"preferences: {name} must be an object, not {given[name]!r:.80}")
-    return json.dumps(given, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    set_ = _read(_without_null(given))
+    if types is not None:
+        known = list(types)
+        _check_among("a type", set_.types, {each.key for each in known})
+        _check_among("a category", set_.categories, get_args(Category))
+        _check_among("a consent", set_.opt_in, {each.opt_in for each in known if each.opt_in is not None})
+    if channels is not None:
+        groups = (*set_.types.values(), *set_.categories.values())
+        _check_among("a channel", {*set_.channels, *(name for each in groups for name in each)}, {*channels, ALL})
+    try:
+        return json.dumps(given, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"preferences: extra must be JSON: {error}") from error
+
+
+def _check_among(what: str, names: Iterable[str], known: Collection[str]) -> None:
+    if wrong := sorted({*names} - {*known}):
+        listed = ", ".join(sorted(known)) or "none"
+        raise UsageError(f"preferences: {', '.join(wrong)} is not the name of {what}; there are {listed}")
 
 
 def _without_null(value: Any) -> Any:

@@ -27,6 +27,9 @@ Action = Literal["hold", "drop", "digest"]
 _LONGEST: Final = timedelta(days=15)
 """Rules that are quiet for longer than this are taken to be quiet without end."""
 
+_WEEK: Final = 7 * 24
+"""Hours."""
+
 _SAMPLES: Final = (datetime(2027, 1, 6, 12, tzinfo=UTC), datetime(2027, 7, 7, 12, tzinfo=UTC))
 """In winter and in summer: rules of several zones may cover the week in one of them only."""
 
@@ -98,10 +101,11 @@ class QuietHours:
         for rule in rules:
             if not isinstance(rule, QuietRule):
                 raise UsageError(f"QuietHours takes QuietRule(...), not {rule!r:.80}")
-        named = {channel for rule in rules for channel in rule.channels or ()}
-        for channel in sorted({*named, IN_APP, "any other"}):
-            for priority in PRIORITIES:
-                self._check_release(channel, priority)
+        if sum(map(_hours_a_week, rules)) >= _WEEK:  # else some time is left out, however they lie
+            named = {channel for rule in rules for channel in rule.channels or ()}
+            for channel in sorted({*named, IN_APP, "any other"}):
+                for priority in PRIORITIES:
+                    self._check_release(channel, priority)
 
     def _check_release(self, channel: str, priority: Priority) -> None:
         rules = self.of(channel, priority)
@@ -139,6 +143,12 @@ class QuietHours:
         if not isinstance(value, list | tuple):
             raise UsageError(f"quiet_hours must be a list of rules, not {value!r:.80}")
         return cls(*map(_rule_from_json, value))
+
+
+def _hours_a_week(rule: QuietRule) -> float:
+    minutes = [wall.hour * 60 + wall.minute for wall in (rule.start, rule.end)]
+    length = 24 * 60 if rule.all_day else (minutes[1] - minutes[0]) % (24 * 60) + 1  # rounded up
+    return len(rule.days) * length / 60
 
 
 NEVER: Final = datetime.max.replace(tzinfo=UTC)

@@ -19,6 +19,8 @@ class Reason(enum.StrEnum):
     """Preferences switch it off."""
     NOT_OPTED_IN = "not_opted_in"
     """The type needs a consent that was not given."""
+    CHANNEL_NOT_ALLOWED = "channel_not_allowed"
+    """The type does not use this channel, or does no longer."""
     NOT_INSTALLED = "not_installed"
     """The dispatcher has no channel of this name."""
     NO_ENDPOINT = "no_endpoint"

@@ -2,6 +2,7 @@
 
 ```toml
 unknown = "in_app"                       # what a key means that is not here; "error" unless given
+defaults.channels = { sms = false }      # what is on and off unless a user says otherwise, as in `Preferences`
 
 [types."comment.created"]
 channels = ["in_app", "web_push", "email"]
@@ -22,14 +23,16 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import fields
-from typing import Any, Final, Literal
+from dataclasses import MISSING, fields
+from typing import Any, Final, Literal, get_args
 
 from notify.errors import UsageError
 
 from ._checks import check_choice, check_seconds
+from ._layers import NO_PREFERENCES
+from ._preferences import Preferences, check_patch
 from ._quiet import clock_of
-from ._types import IN_APP, Digest, Fallback, FrequencyCap, NotificationType
+from ._types import IN_APP, Digest, Fallback, FrequencyCap, NotificationType, Per
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
@@ -47,16 +50,24 @@ class TypeRegistry:
     Args:
         types: the types; more can be added.
         unknown: what `resolve` makes of a key that is not registered: an error, or a type that reaches the inbox only.
+        defaults: what is on and off where nothing else decides.
 
     Raises:
         UsageError: two types have the same key.
     """
 
     def __init__(
-        self, types: Iterable[NotificationType] = (), *, unknown: Literal["error", "in_app"] = "error"
+        self,
+        types: Iterable[NotificationType] = (),
+        *,
+        unknown: Literal["error", "in_app"] = "error",
+        defaults: Preferences = NO_PREFERENCES,
     ) -> None:
         check_choice("TypeRegistry.unknown", unknown, ("error", "in_app"))
+        if not isinstance(defaults, Preferences):
+            raise UsageError(f"TypeRegistry.defaults must be Preferences(...), not {defaults!r:.80}")
         self.unknown = unknown
+        self.defaults = defaults
         self._types: dict[str, NotificationType] = {}
         self.add(*types)
 
@@ -108,7 +119,8 @@ class TypeRegistry:
         return NotificationType(key, channels=(IN_APP,))
 
     def check_channels(self, installed: Collection[str]) -> None:
-        """Raise UsageError if a type uses a channel that is not installed."""
+        """Raise UsageError if a type uses a channel that is not installed, or a default is about what there is not."""
+        check_patch(self.defaults.to_json(), types=self, channels=installed)
         for each in self:
             if missing := [name for name in each.channels if name not in installed]:
                 raise UsageError(
@@ -127,12 +139,21 @@ class TypeRegistry:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"the types are not TOML: {error}") from error
-        if further := document.keys() - {"types", "unknown"}:
-            raise UsageError(f"a TOML file of types has [types.<key>] and unknown, not {', '.join(sorted(further))}")
+        if further := document.keys() - {"types", "unknown", "defaults"}:
+            raise UsageError(
+                f"a TOML file of types has [types.<key>], [defaults] and unknown, not {', '.join(sorted(further))}"
+            )
         types = document.get("types", {})
         if not isinstance(types, dict):
             raise UsageError(f"types must be a table for each type, such as [types.welcome], not {types!r:.80}")
-        return cls([_type(key, value) for key, value in types.items()], unknown=document.get("unknown", "error"))
+        defaults = Preferences.from_json(document["defaults"]) if "defaults" in document else NO_PREFERENCES
+        registry = cls(
+            [_type(key, value) for key, value in types.items()],
+            unknown=document.get("unknown", "error"),
+            defaults=defaults,
+        )
+        check_patch(defaults.to_json(), types=registry)
+        return registry
 
 
 def duration(value: object, what: str = "a duration") -> float:
@@ -155,39 +176,46 @@ def _type(key: str, value: object) -> NotificationType:
     what = f"the type {key!r}"
     values = _values(NotificationType, value, what, without={"key", "schema"})
     if "caps" in values:
-        if not isinstance(values["caps"], list):
-            raise UsageError(
-                f"{what}: caps must be a list such as [{{ limit = 2, per = 'day' }}], not {values['caps']!r:.80}"
-            )
-        values["caps"] = [FrequencyCap(**_values(FrequencyCap, cap, f"{what}: caps")) for cap in values["caps"]]
+        caps = values["caps"]
+        if not isinstance(caps, list):
+            raise UsageError(f"{what}: caps must be a list such as [{{ limit = 2, per = 'day' }}], not {caps!r:.80}")
+        values["caps"] = [_part(FrequencyCap, cap, f"{what}: caps") for cap in caps]
     if "digest" in values:
-        digest = _values(Digest, values["digest"], f"{what}: digest")
-        if isinstance(digest.get("at"), str):
-            digest["at"] = clock_of(f"{what}: Digest.at", digest["at"])
-        values["digest"] = Digest(**digest)
+        values["digest"] = _part(Digest, values["digest"], f"{what}: digest")
     if "fallback" in values:
         if not isinstance(values["fallback"], dict):
             raise UsageError(f"{what}: fallback must be a table for each channel, not {values['fallback']!r:.80}")
         values["fallback"] = {
-            channel: Fallback(**_values(Fallback, each, f"{what}: fallback.{channel}"))
+            channel: _part(Fallback, each, f"{what}: fallback.{channel}")
             for channel, each in values["fallback"].items()
         }
-    if "channels" not in values:
-        raise UsageError(f"{what}: channels must name at least one channel, such as channels = ['in_app']")
     return NotificationType(key, **values)
 
 
+def _part(kind: type[Any], value: object, what: str) -> Any:
+    values = _values(kind, value, what)
+    if isinstance(values.get("at"), str):
+        values["at"] = clock_of(f"{what}: at", values["at"])
+    try:
+        return kind(**values)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from error.__cause__
+
+
 def _values(kind: type[Any], value: object, what: str, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return the fields of a table, durations as seconds; raise UsageError if it has other ones."""
-    known = {each.name for each in fields(kind)} - {*without}
-    if not isinstance(value, Mapping) or not value.keys() <= known:
-        wrong = ", ".join(sorted(value.keys() - known)) if isinstance(value, Mapping) else f"{value!r:.80}"
+    """Return the fields of a table, durations as seconds; raise UsageError if it has other ones, or lacks some."""
+    known = {each.name: each for each in fields(kind) if each.name not in without}
+    if not isinstance(value, Mapping) or not value.keys() <= known.keys():
+        wrong = ", ".join(sorted(value.keys() - known.keys())) if isinstance(value, Mapping) else f"{value!r:.80}"
         raise UsageError(f"{what} must have only {', '.join(sorted(known))}, not {wrong}")
+    for name, each in known.items():
+        if name not in value and each.default is MISSING and each.default_factory is MISSING:
+            raise UsageError(f"{what} needs {name}; it has {', '.join(value) or 'nothing'}")
     return {
-        name: duration(each, f"{what}: {name}") if name in _DURATIONS[kind] and _is_duration(name, each) else each
+        name: duration(each, f"{what}: {name}") if name in _DURATIONS[kind] and not _is_period(name, each) else each
         for name, each in value.items()
     }
 
 
-def _is_duration(name: str, value: object) -> bool:
-    return not (name == "per" and value in ("day", "week", "month"))
+def _is_period(name: str, value: object) -> bool:
+    return name == "per" and value in get_args(Per)

@@ -110,8 +110,9 @@ class Digest:
         limit: how many notifications end it at once; None: no limit.
         key: the field of the data by whose value digests are kept apart, with dots for inner fields; empty: one for
             the whole type.
-        leading: `"first"`: the first is sent at once, those that follow within `window` are collected;
-            `"look_back"`: one is sent at once if none was sent within the last `look_back` seconds.
+        leading: `"first"`: one is sent at once if `window` seconds before it none of its key was sent or collected,
+            and is not part of the digest of those that follow; `"look_back"`: the same with `look_back` seconds, and
+            a digest that was sent counts, too; empty: each one is collected.
         look_back: see `leading`, in seconds.
         channels: which channels collect; None: all but the inbox.
         drop_read: leave out what has been read by then.
