@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = sorted(path.parent for top in ROOT.glob("notify*/__init__.py") for path in top.parent.rglob("__init__.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-DATA = ("**/*.sql", "**/*.lua", "**/py.typed", "web/client/*", "web/demo/*")
+DATA = ("**/*.sql", "**/*.lua", "**/py.typed", "web/client/*", "web/demo/*", "dispatch/presets/*")
 """Files of a package that are not Python."""
 
 pytestmark = pytest.mark.timeout(300)

@@ -18,9 +18,11 @@ from ._decisions import Join as Join
 from ._decisions import Plan as Plan
 from ._decisions import Send as Send
 from ._decisions import Skip as Skip
+from ._digests import DigestSummary as DigestSummary
 from ._dispatcher import Dispatcher as Dispatcher
 from ._dispatcher import Ticket as Ticket
 from ._explain import Explanation as Explanation
+from ._layers import Layers as Layers
 from ._outcomes import Accepted as Accepted
 from ._outcomes import Ambiguous as Ambiguous
 from ._outcomes import Delivered as Delivered
@@ -30,12 +32,17 @@ from ._outcomes import Outcome as Outcome
 from ._outcomes import Rejected as Rejected
 from ._outcomes import Throttled as Throttled
 from ._outcomes import Transient as Transient
+from ._plan import plan_recipient as plan_recipient
 from ._preferences import Preferences as Preferences
+from ._preferences import check_patch as check_patch
+from ._presets import preset as preset
 from ._quiet import QuietHours as QuietHours
 from ._quiet import QuietRule as QuietRule
 from ._reasons import Reason as Reason
 from ._registry import TypeRegistry as TypeRegistry
 from ._retry import RetrySchedule as RetrySchedule
+from ._settings import settings_of_gh as settings_of_gh
+from ._settings import settings_of_tp as settings_of_tp
 from ._submitting import Audience as Audience
 from ._types import Digest as Digest
 from ._types import Fallback as Fallback
@@ -60,6 +67,7 @@ __all__ = [
     "Decision",
     "Delivered",
     "Digest",
+    "DigestSummary",
     "DispatchStore",
     "Dispatcher",
     "Endpoint",
@@ -72,6 +80,7 @@ __all__ = [
     "JinjaTemplates",
     "Job",
     "Join",
+    "Layers",
     "Misconfigured",
     "NotificationType",
     "Outcome",
@@ -94,4 +103,9 @@ __all__ = [
     "Ticket",
     "Transient",
     "TypeRegistry",
+    "check_patch",
+    "plan_recipient",
+    "preset",
+    "settings_of_gh",
+    "settings_of_tp",
 ]
