@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "howto" / "operations.md").read_text(encoding="utf-8")
 TOPS = sorted(path.parent.name for path in ROOT.glob("notify*/__init__.py"))
-TELEMETRY = ROOT / "notify" / "_runtime" / "_telemetry.py"
+TELEMETRY = [ROOT / "notify" / "_runtime" / "_telemetry.py", ROOT / "notify" / "dispatch" / "_telemetry.py"]
 
 OUTAGE_LOG = ROOT / "notify" / "_runtime" / "_outage_log.py"
 """The one module that logs texts which it was given."""
@@ -77,11 +77,13 @@ def test_every_row_says_what_to_do() -> None:
 
 def test_every_metric_and_span_is_listed() -> None:
     """Each instrument and span that the telemetry names is in the page, with its labels; no other is."""
-    strings = {node.value for node in ast.walk(ast.parse(TELEMETRY.read_text())) if isinstance(node, ast.Constant)}
+    nodes = [node for path in TELEMETRY for node in ast.walk(ast.parse(path.read_text()))]
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant)}
     ours = {text for text in strings if isinstance(text, str) and re.fullmatch(r"notify\.[a-z_.]+", text)}
     tables = PAGE.partition("\n## Loggers\n")[0]
-    assert ours - {"notify.type"} == set(re.findall(r"^\| `(notify\.[a-z_.]+)`", tables, re.MULTILINE))
-    assert "`notify.type`" in tables
+    labels = {f"notify.{name}" for name in ("type", "channel", "state", "reason", "attempt")}
+    assert ours - labels == set(re.findall(r"^\| `(notify\.[a-z_.]+)`", tables, re.MULTILINE))
+    assert all(f"`{label}`" in tables for label in labels)
 
 
 @pytest.mark.parametrize("top", TOPS)

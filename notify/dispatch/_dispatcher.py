@@ -27,6 +27,7 @@ from ._preferences import Preferences, check_patch
 from ._registry import TypeRegistry
 from ._retry import RetrySchedule
 from ._submitting import Audience, batches, check_key, draft, fingerprint, plans, submission
+from ._telemetry import DispatchTelemetry
 from ._types import NotificationType, Recipient
 from ._worker import DispatchWorker, Tick, logger
 from .abc import (
@@ -141,7 +142,8 @@ class Dispatcher:
             chance=random.random,
             schedules={**SCHEDULES, **schedules},
         )
-        self._worker = DispatchWorker(self._parts, batch=_BATCH, lease=lease, timeout=timeout)
+        self._telemetry = DispatchTelemetry()
+        self._worker = DispatchWorker(self._parts, self._telemetry, batch=_BATCH, lease=lease, timeout=timeout)
         self._submitted = anyio.Event()
 
     @property
@@ -205,24 +207,21 @@ class Dispatcher:
         """
         now = self._parts.clock()
         user, given = recipient_of(to)
-        request = draft(self._parts, key, data, now, meta={})
         id_key = check_key(idempotency_key)
-        try:
-            found = await plans(self._parts, request, [user], given, now)
-            rows = submission(
-                request,
-                found,
-                given,
-                tenant=tenant,
-                key=id_key,
-                fingerprint=fingerprint(request.type.key, user, request.notification.data),
-            )
-            stored: Submitted = await self._parts.store.submit(rows, connection=connection)
-        except BackendError:
-            if on_error == "raise":
-                raise
-            logger.error("a notification of type %s was not stored", request.type.key, exc_info=True)
-            return None
+        with self._telemetry.submitting(key) as meta:
+            request = draft(self._parts, key, data, now, meta=meta)
+            mark = fingerprint(request.type.key, user, request.notification.data)
+            try:
+                found = await plans(self._parts, request, [user], given, now)
+                rows = submission(request, found, given, tenant=tenant, key=id_key, fingerprint=mark)
+                stored: Submitted = await self._parts.store.submit(rows, connection=connection)
+            except BackendError:
+                if on_error == "raise":
+                    raise
+                logger.error("a notification of type %s was not stored", request.type.key, exc_info=True)
+                return None
+        if not stored.is_replay:
+            self._telemetry.submitted(request.type.key, 1)
         self._wake()
         return Ticket(stored.notification, stored.is_replay)
 
@@ -258,17 +257,19 @@ class Dispatcher:
         id_key = check_key(idempotency_key)
         if id_key is None:
             raise UsageError("submit_many() needs an idempotency_key, so that it can go on after an interruption")
-        request = draft(self._parts, key, data, now, meta={})
-        mark = fingerprint(request.type.key, "", request.notification.data)
-        options: dict[str, Any] = {"tenant": tenant, "key": id_key, "fingerprint": mark}
-        first = await self._parts.store.submit(submission(request, [], {}, cursor="", **options))
-        if first.is_replay:
-            request = draft(self._parts, key, data, now, meta={}, id=first.notification)
+        with self._telemetry.submitting(key) as meta:
+            request = draft(self._parts, key, data, now, meta=meta)
+            mark = fingerprint(request.type.key, "", request.notification.data)
+            options: dict[str, Any] = {"tenant": tenant, "key": id_key, "fingerprint": mark}
+            first = await self._parts.store.submit(submission(request, [], {}, cursor="", **options))
+            if first.is_replay:
+                request = draft(self._parts, key, data, now, meta=meta, id=first.notification)
         count = 0
         async for users, given, cursor in batches(audience, first.cursor or "", batch):
             found = await plans(self._parts, request, users, given, now)
             await self._parts.store.submit(submission(request, found, given, cursor=cursor, **options))
             count += len(users)
+            self._telemetry.submitted(request.type.key, len(users))
             self._wake()
         return Ticket(request.notification.id, first.is_replay, count)
 

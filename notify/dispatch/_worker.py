@@ -33,7 +33,8 @@ from ._outcomes import Ambiguous, Misconfigured, Outcome, Transient
 from ._parts import DispatchParts
 from ._retry import delay
 from ._settle import Settlement, settle
-from .abc import Endpoint, State
+from ._telemetry import DispatchTelemetry
+from .abc import Claim, Endpoint, Move, State
 
 logger = logging.getLogger("notify")
 
@@ -61,16 +62,20 @@ class DispatchWorker:
 
     Args:
         parts: of the dispatcher.
+        telemetry: what is measured.
         batch: how many deliveries it takes at once.
         lease: seconds for which they are its own.
         timeout: seconds for which a channel may take to send one.
     """
 
-    def __init__(self, parts: DispatchParts, *, batch: int, lease: float, timeout: float) -> None:
+    def __init__(
+        self, parts: DispatchParts, telemetry: DispatchTelemetry, *, batch: int, lease: float, timeout: float
+    ) -> None:
         self._parts = parts
         self._batch = batch
         self._lease = lease
         self._timeout = timeout
+        self._telemetry = telemetry
         self._log = ChannelLog()
         self._looker = Looker(parts, self._log)
 
@@ -89,10 +94,18 @@ class DispatchWorker:
         if not claims:
             return Tick(digests=digests)
         moves, ready = await self._looker.look(claims, now)
-        await self._parts.store.advance(moves, now)
+        await self._advance(claims, moves, now)
         with anyio.CancelScope(shield=True):
             sent = await self._send(ready, now)
         return Tick(len(claims), sent, digests)
+
+    async def _advance(self, claims: Sequence[Claim], moves: Sequence[Move], now: datetime) -> None:
+        """Make moves of deliveries that are not sent now."""
+        channels = {each.delivery.id: each.delivery.channel for each in claims}
+        made = await self._parts.store.advance(moves, now) if moves else []
+        for each, is_made in zip(moves, made, strict=True):
+            if is_made and each.to is not State.WAITING:
+                self._telemetry.ended(channels[each.id], each.to)
 
     # -- begin, send, finish -------------------------------------------------------------------------------------
 
@@ -111,14 +124,11 @@ class DispatchWorker:
             nonlocal count
             if await self._begin([each], now):
                 count += 1
-                await self._finish(each, await self._outcome(each), now)
-
-        async def at_once(each: Ready) -> None:
-            await self._finish(each, await self._outcome(each), now)
+                await self._deliver(each, now)
 
         async with anyio.create_task_group() as tasks:
             for each in begun:
-                tasks.start_soon(at_once, each)
+                tasks.start_soon(self._deliver, each, now)
             for each in apart:
                 tasks.start_soon(by_itself, each)
         return count
@@ -136,8 +146,19 @@ class DispatchWorker:
             return []
         return [each for each, is_made in zip(ready, made, strict=True) if is_made]
 
+    async def _deliver(self, ready: Ready, now: datetime) -> None:
+        """Send one message, and store the outcome."""
+        began = anyio.current_time()
+        with self._telemetry.sending(ready.job, ready.claim.notification) as span:
+            outcome = await self._outcome(ready)
+            seconds = anyio.current_time() - began
+            now += timedelta(seconds=seconds)
+            result = self._settled(ready, outcome, now)
+            self._telemetry.sent(span, ready.job, result.move.to, result.move.reason, seconds)
+        await self._store(ready, result, now)
+
     async def _outcome(self, ready: Ready) -> Outcome:
-        """Send one message, for `timeout` seconds at most."""
+        """Return what a channel answers, within `timeout` seconds."""
         channel = self._parts.channels[ready.job.channel]
         with anyio.move_on_after(self._timeout):
             try:
@@ -147,28 +168,27 @@ class DispatchWorker:
                 return Ambiguous(f"{type(error).__name__} in the channel")
         return Ambiguous(f"no answer within {self._timeout:g} s")
 
-    async def _finish(self, ready: Ready, outcome: Outcome, now: datetime) -> None:
-        """Store an outcome."""
-        channel, claim = ready.job.channel, ready.claim
-        attempts = claim.delivery.attempts + 1
+    def _settled(self, ready: Ready, outcome: Outcome, now: datetime) -> Settlement:
+        """Return what follows from an outcome, and log what has to be logged."""
+        channel = ready.job.channel
+        if isinstance(outcome, Misconfigured):
+            self._log.misconfigured(channel, outcome.error)
 
         def next_delay(attempt: int, retry_after: float | None) -> float | None:
             again = Transient("", retry_after) if isinstance(outcome, Ambiguous) else outcome
             return delay(attempt, again, self._parts.schedule(channel), self._parts.chance())
 
         result = settle(
-            claim,
+            ready.claim,
             outcome,
             now,
             retries=self._parts.channels[channel].deduplicates,
-            attempts=attempts,
+            attempts=ready.claim.delivery.attempts + 1,
             delay=next_delay,
         )
-        if isinstance(outcome, Misconfigured):
-            self._log.misconfigured(channel, outcome.error)
-        elif result.effect == "success":
+        if result.effect == "success":
             self._log.works(channel)
-        await self._store(ready, result, now)
+        return result
 
     async def _store(self, ready: Ready, result: Settlement, now: datetime) -> None:
         """Store an outcome, trying again for some seconds while the store is not reachable."""
@@ -176,11 +196,13 @@ class DispatchWorker:
         with anyio.move_on_after(_FINISH):
             while True:
                 try:
-                    await self._parts.store.advance([result.move], now)
+                    (is_made,) = await self._parts.store.advance([result.move], now)
                     await self._follow(ready, result, now)
                 except BackendError:
                     await anyio.sleep(next(wait))
                 else:
+                    if is_made and result.move.to is not State.WAITING:
+                        self._telemetry.ended(ready.job.channel, result.move.to)
                     return
         logger.warning("the outcome of delivery %s could not be stored: it is unknown", ready.claim.delivery.id)
 

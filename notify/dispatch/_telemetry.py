@@ -1,0 +1,67 @@
+"""Metrics and spans of dispatch, by the OpenTelemetry API alone. Without an SDK they cost next to nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.trace import Span, Status, StatusCode
+
+from ._channel import Job
+from .abc import Notification, State
+
+_SCOPE: Final = "notify"
+
+
+class DispatchTelemetry:
+    """The metrics and spans of one dispatcher."""
+
+    def __init__(self) -> None:
+        meter = metrics.get_meter(_SCOPE)
+        self._tracer = trace.get_tracer(_SCOPE)
+        self._submissions = meter.create_counter("notify.dispatch.submissions", "1", "recipients submitted, by type")
+        self._outcomes = meter.create_counter(
+            "notify.dispatch.outcomes", "1", "what became of deliveries that a worker took, by channel and state"
+        )
+        self._duration = meter.create_histogram("notify.dispatch.send.duration", "s", "one call of a channel")
+
+    @contextmanager
+    def submitting(self, type: str) -> Iterator[Mapping[str, str]]:
+        """Run a submission inside a span, and yield what `Notification.meta` carries to the worker."""
+        attributes = {"messaging.system": "notify", "messaging.operation.type": "send", "notify.type": type}
+        with self._tracer.start_as_current_span(
+            "notify.dispatch.submit", kind=trace.SpanKind.PRODUCER, attributes=attributes
+        ):
+            carrier: dict[str, str] = {}
+            propagate.inject(carrier)
+            yield carrier
+
+    def submitted(self, type: str, recipients: int) -> None:
+        """Count what was stored."""
+        self._submissions.add(recipients, {"notify.type": type})
+
+    @contextmanager
+    def sending(self, job: Job, notification: Notification) -> Iterator[Span]:
+        """Run one call of a channel inside a span that is linked to the submission."""
+        submitted = trace.get_current_span(propagate.extract(json.loads(notification.meta))).get_span_context()
+        with self._tracer.start_as_current_span(
+            "notify.dispatch.send",
+            kind=trace.SpanKind.CLIENT,
+            attributes={"notify.type": job.type, "notify.channel": job.channel, "notify.attempt": job.attempt},
+            links=[trace.Link(submitted)] if submitted.is_valid else [],
+        ) as span:
+            yield span
+
+    def sent(self, span: Span, job: Job, state: State, reason: str, seconds: float) -> None:
+        """Record the outcome of one call of a channel."""
+        span.set_attributes({"notify.state": state.name.lower(), "notify.reason": reason})
+        if state in (State.FAILED, State.GONE, State.PARKED, State.UNKNOWN):
+            span.set_status(Status(StatusCode.ERROR, reason))
+        self._duration.record(seconds, {"notify.channel": job.channel})
+
+    def ended(self, channel: str, state: State) -> None:
+        """Count what became of a delivery."""
+        self._outcomes.add(1, {"notify.channel": channel, "notify.state": state.name.lower()})
