@@ -171,3 +171,49 @@ def test_without_an_sdk_nothing_is_recorded() -> None:
         print(json.dumps([[dict(event.meta) for event in events], notifier._live._hub.observe is None]))
     """)
     assert result == [[{}, {"mine": "kept"}], True]
+
+
+def test_spans_and_counts_of_dispatch() -> None:
+    """A submission and what its worker sends are linked spans; outcomes are counted by channel and state."""
+    found, points, linked = run("""
+        from notify.dispatch import Accepted, Dispatcher, NotificationType, Recipient, Rejected
+        from notify_memory import MemoryDispatchStore
+
+        class Paper:
+            has_endpoints = deduplicates = False
+            async def send(self, job):
+                return Rejected("503") if job.user == "bob" else Accepted()
+
+        async def recipients(ids):
+            return [Recipient(each) for each in ids]
+
+        async def main():
+            paper = NotificationType("note", channels=["paper"])
+            dispatcher = Dispatcher(None, MemoryDispatchStore(), [paper], {"paper": Paper()}, recipients=recipients)
+            for user in ("alice", "bob", "carol"):
+                await dispatcher.submit("note", user)
+            await dispatcher.tick()
+
+        reader, exporter = meters(), spans()
+        asyncio.run(main())
+        finished = exporter.get_finished_spans()
+        submitted = {each.context.span_id for each in finished if each.name == "notify.dispatch.submit"}
+        sent = [each for each in finished if each.name == "notify.dispatch.send"]
+        print(json.dumps([
+            sorted([each.name, each.attributes.get("notify.state", ""), each.status.status_code.name]
+                   for each in finished),
+            read(reader),
+            submitted == {link.context.span_id for each in sent for link in each.links},
+        ]))
+    """)
+    assert found == [
+        ["notify.dispatch.send", "accepted", "UNSET"],
+        ["notify.dispatch.send", "accepted", "UNSET"],
+        ["notify.dispatch.send", "failed", "ERROR"],
+        *[["notify.dispatch.submit", "", "UNSET"]] * 3,
+    ]
+    assert linked
+    assert points["notify.dispatch.submissions[note]"] == 3
+    assert points["notify.dispatch.outcomes[paper,accepted]"] == 2
+    assert points["notify.dispatch.outcomes[paper,failed]"] == 1
+    assert points["notify.dispatch.send.duration[paper]"] == 3
