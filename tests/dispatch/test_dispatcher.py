@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -39,6 +40,7 @@ from notify.dispatch import (
 from notify.dispatch.abc import Move, Submission, Submitted
 from notify.testing.dispatch import VirtualClock
 from notify_memory import MemoryDispatchStore
+from notify_sqlite import SQLiteDispatchStore
 from tests.dispatch.world import START, Recorder, World, note
 
 pytestmark = pytest.mark.anyio
@@ -46,18 +48,34 @@ pytestmark = pytest.mark.anyio
 NIGHT = {"quiet_hours": [{"start": "22:00", "end": "07:00"}]}
 
 
+@pytest.fixture(params=["asyncio-memory", "trio-memory", "asyncio-sqlite"])
+def setting(request: pytest.FixtureRequest) -> str:
+    """Return an event loop and a store; SQLite's driver needs asyncio."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def make() -> AsyncIterator[Callable[..., World]]:
+def anyio_backend(setting: str) -> str:
+    """Return the event loop."""
+    return setting.partition("-")[0]
+
+
+@pytest.fixture
+async def make(setting: str, tmp_path: Path) -> AsyncIterator[Callable[..., World]]:
     """Return a function that makes a world; each is closed afterwards."""
     made: list[World] = []
 
-    def make(*types: NotificationType, **options: Any) -> World:
-        made.append(World(types, **options))
+    def make(*types: NotificationType, store: Any = None) -> World:
+        clock = VirtualClock(START)
+        if store is None and setting.endswith("sqlite"):
+            store = SQLiteDispatchStore(tmp_path / "deliveries.db", clock=clock)
+        made.append(World(types, clock, store))
         return made[-1]
 
     yield make
     for each in made:
         await each.notifier.aclose()
+        await each.store.aclose()
 
 
 # -- sending -----------------------------------------------------------------------------------------------------
@@ -513,12 +531,12 @@ async def test_cancel_says_how_many_it_stopped(make: Callable[..., World]) -> No
 
 async def test_type_that_was_removed_is_skipped(make: Callable[..., World]) -> None:
     """A worker that does not know the type says so, and sends nothing."""
-    store = MemoryDispatchStore(clock=VirtualClock(START))
-    old, new = make(note("email"), store=store), make(NotificationType("other", channels=["email"]), store=store)
+    old = make(note("email"))
+    new = make(NotificationType("other", channels=["email"]), store=old.store)
     ticket = await old.submit()
     await new.settle()
     assert await old.states(ticket) == {"email": [State.SKIPPED]}
-    assert (await store.stuck([State.SKIPPED]))[0].reason == Reason.UNKNOWN_TYPE
+    assert (await old.store.stuck([State.SKIPPED]))[0].reason == Reason.UNKNOWN_TYPE
     assert not new.email.jobs
 
 

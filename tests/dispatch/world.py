@@ -61,12 +61,12 @@ class InboxChannel(Recorder):
 class World:
     """A dispatcher with everything around it."""
 
-    def __init__(self, types: Iterable[NotificationType], store: MemoryDispatchStore | None = None) -> None:
-        self.clock = VirtualClock(START)
+    def __init__(self, types: Iterable[NotificationType], clock: VirtualClock | None = None, store: Any = None) -> None:
+        self.clock = VirtualClock(START) if clock is None else clock
         self.presence = MemoryPresence()
         self.notifier = Notifier(MemoryStreamStore(), presence=self.presence, linger=0)
         self.inbox = Inbox(self.notifier)
-        self.store = MemoryDispatchStore(clock=self.clock) if store is None else store
+        self.store: Any = MemoryDispatchStore(clock=self.clock) if store is None else store
         self.email = Recorder()
         self.push = Recorder(has_endpoints=True, deduplicates=True)
         self.in_app = InboxChannel(self.inbox)
@@ -117,7 +117,10 @@ class World:
 
     async def device(self, name: str, user: str = "alice") -> Endpoint:
         """Register a device for push messages."""
-        return await self.store.register(Endpoint(user, "web_push", f"https://push.example/{name}"), self.clock.now())
+        device: Endpoint = await self.store.register(
+            Endpoint(user, "web_push", f"https://push.example/{name}"), self.clock.now()
+        )
+        return device
 
 
 def note(*channels: str, **more: Any) -> NotificationType:
