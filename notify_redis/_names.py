@@ -8,9 +8,10 @@ Rules:
        the separator or a brace: names cannot collide, and no user id can address another slot or another user's key.
     3. `prefix:{tag}:user` is the user's stream and channel. Further parts, or an empty user, make other names:
        `:k:<key>` an idempotency key, `:k` the index of these, `:p` presence, `:i` and a letter a part of the inbox
-       (see `_inbox_keys`); `::users` the users of a partition, `::inboxes` its inboxes, `::retries` what a repeated
-       attempt appended, `::w:` a wake stream, `::wn:` its counter, `::i:<instance>` a router's channel, `::c:<name>`
-       a probe's channel, `::e:` the channel of broadcasts.
+       (see `_inbox_keys`), `:c:<bucket>` what a cap has counted, `:v:<notification>` its verdict; `::users` the users
+       of a partition, `::inboxes` its inboxes, `::retries` what a repeated attempt appended, `::w:` a wake stream,
+       `::wn:` its counter, `::gates:` gates of providers, `::i:<instance>` a router's channel, `::c:<name>` a probe's
+       channel, `::e:` the channel of broadcasts.
     4. Keys of different databases are apart, but channels are not: pub/sub has no databases. So the name of a channel
        in a database other than 0 ends with `:d<database>`.
     5. The layout is part of the stored data: it never changes for a prefix.
@@ -139,6 +140,14 @@ class RedisNames:
     def presence(self, user: str) -> bytes:
         """Return the name of the hash with the user's locations."""
         return self.of_user(user)[0] + b":p"
+
+    def cap(self, user: str, bucket: str) -> bytes:
+        """Return the name of the sorted set of what a frequency cap has counted."""
+        return b"%b:c:%b" % (self.of_user(user)[0], encode(bucket).encode())
+
+    def verdict(self, user: str, notification: str) -> bytes:
+        """Return the name of the key that stores whether a notification was admitted."""
+        return b"%b:v:%b" % (self.of_user(user)[0], encode(notification).encode())
 
     def named(self, partition: int, kind: str, name: str = "") -> bytes:
         """Return the name of a key that does not belong to a user."""

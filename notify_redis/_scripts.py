@@ -45,5 +45,10 @@ LEASE: Final = Script("lease")
 TELL: Final = Script("wake", "tell")
 WATCH: Final = Script("wake", "watch")
 FORGET: Final = Script("head", "forget")
-SCRIPTS: Final = (PUSH, APPLY, READ, LEASE, TELL, WATCH, FORGET, PAGE, NEWS, FOLLOW, SESSION, DUE, SWEEP, LEAVE)
+CAPS: Final = Script("caps")
+GATE: Final = Script("gate")
+SCRIPTS: Final = (
+    *(PUSH, APPLY, READ, LEASE, TELL, WATCH, FORGET, PAGE, NEWS, FOLLOW, SESSION, DUE, SWEEP, LEAVE),
+    *(CAPS, GATE),
+)
 """Loaded on every new connection, and again after a reply NOSCRIPT."""

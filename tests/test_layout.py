@@ -109,6 +109,7 @@ FURTHER = {
         "_client": "which master has which partition",
         "_pipeline": "one shared connection, with the replies in order",
         "_pubsub": "one pub/sub connection, used once",
+        "_caps": "counts of frequency caps, and gates of providers",
         "_reach": "whether a server can be reached: one verdict for all connections to it",
         "_endpoint": "a URL or a client of the driver, read for where Redis is and how to log in",
         "_xread": "being told by streams instead: one blocked read of each master",

@@ -1,0 +1,80 @@
+"""The suites x what Redis keeps for deliveries: counts of caps and gates; on one server, and on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import pytest
+
+from notify.dispatch.abc import CapWindow
+from notify.testing.dispatch import CapStoreSuite, GateStoreSuite
+from notify_redis import RedisCaps
+from tests.servers.redis import Cluster, Server, cluster, single
+
+_PREFIXES = (f"caps{number}" for number in count())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with single() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def formed() -> Iterator[Cluster]:
+    with cluster() as all_:
+        yield all_
+
+
+class OnServer:
+    """On one server, each store with a prefix of its own."""
+
+    backends = ("asyncio",)
+
+    @pytest.fixture(autouse=True)
+    def place(self, server: Server) -> None:
+        self.url = server.url
+
+    async def make(self) -> RedisCaps:
+        return RedisCaps(self.url, prefix=next(_PREFIXES))
+
+
+class OnCluster(OnServer):
+    """On a cluster of three masters."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, formed: Cluster) -> None:
+        self.url = formed.url
+
+
+class TestCaps(OnServer, CapStoreSuite):
+    pass
+
+
+class TestGates(OnServer, GateStoreSuite):
+    pass
+
+
+class TestCapsOnCluster(OnCluster, CapStoreSuite):
+    pass
+
+
+class TestGatesOnCluster(OnCluster, GateStoreSuite):
+    pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_counted_expires(server: Server) -> None:
+    """Every key has an end, some time after what it holds has left, so nothing has to be cleaned up."""
+    prefix, now = next(_PREFIXES), datetime.now(UTC)
+    async with RedisCaps(server.url, prefix=prefix) as store:
+        windows = [CapWindow("alice/day", 1, now + timedelta(days=1)), CapWindow("alice/week", 9, now + timedelta(7))]
+        assert [await store.admit(name, "alice", windows, now) for name in "ab"] == [-1, 0]
+        await store.close_gate("fcm", now + timedelta(days=1))
+    with server.client() as client:
+        keys = client.keys(f"{prefix}:*")
+        ends = sorted((client.pexpiretime(key) / 1000 - now.timestamp() - 3600) / 86_400 for key in keys)
+    assert ends == pytest.approx([1, 1, 7, 7, 7], abs=0.001)  # a count and the gate; a count and two verdicts
