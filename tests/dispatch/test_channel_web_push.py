@@ -33,7 +33,7 @@ from notify.dispatch.channels import _web_push_crypto as crypto
 from notify.http import HttpPool
 from notify.testing import _push_check as check
 from notify.testing._push_service import PushReply, PushService
-from tests.dispatch.jobs import endpoint, job
+from tests.dispatch.jobs import endpoint, job, when_sent
 from tests.web.node import install
 from tests.web.servers import free_port
 
@@ -302,10 +302,13 @@ async def test_an_expired_subscription(service: PushService) -> None:
 
 async def test_no_answer_is_ambiguous(service: PushService) -> None:
     """A service that takes the message and says nothing."""
-    service.answer(0)
-    async with channel(timeout=0.3) as sender:
-        found = await sender.send(job(service.subscribe().endpoint("alice")))
-    assert found == Ambiguous("there was no answer in time")
+
+    async def attempt(timeout: float) -> Outcome:
+        service.answer(0)
+        async with channel(timeout=timeout) as sender:
+            return await sender.send(job(service.subscribe().endpoint("alice")))
+
+    assert await when_sent(attempt) == Ambiguous("there was no answer in time")
 
 
 async def test_no_connection_is_transient() -> None:

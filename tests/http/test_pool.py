@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -71,7 +71,10 @@ async def test_the_status_counts_when_the_body_breaks_off(hang: bool) -> None:
     """Once the status has arrived it is the answer, though the connection is lost or the time is over."""
     reply = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nab"
     async with serving(answering(reply, hang=hang)) as url:
-        answer = await post(url, 0.5 if hang else 10.0)
+        for timeout in (0.5, 5.0, 50.0) if hang else (50.0,):  # on a busy machine, the status takes longer
+            with suppress(HttpError):
+                answer = await post(url, timeout)
+                break
     assert (answer.status, answer.is_cut) == (200, True)
 
 
@@ -86,7 +89,10 @@ async def test_what_is_not_an_answer_comes_after_sending(reply: bytes) -> None:
 async def test_no_answer_in_time_comes_after_sending() -> None:
     """A server that takes the request and is silent leaves it unknown."""
     async with serving(answering(b"HTTP/1.1 200", hang=True)) as url:
-        error = await failure(url, 0.3)
+        for timeout in (0.3, 3.0, 30.0):  # on a busy machine, sending takes longer
+            error = await failure(url, timeout)
+            if error.is_sent:
+                break
     assert (error.is_sent, error.code) == (True, "timeout")
 
 

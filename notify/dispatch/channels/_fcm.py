@@ -185,6 +185,8 @@ def _load(given: Any) -> Any:
 
     if isinstance(given, str | os.PathLike):
         given = json.loads(Path(given).read_text(encoding="utf-8"))
+    if not isinstance(given, Mapping) and not hasattr(given, "refresh"):
+        raise ValueError("not credentials")
     if isinstance(given, Mapping):
         return service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]
             given, scopes=[SCOPE]
