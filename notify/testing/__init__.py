@@ -144,7 +144,14 @@ _WITH_ASSERTS = (
     *("_stream_notifier", "_stream_positions", "_router_base", "_presence_base", "_presence_features"),
     *("_outage_base", "_outage_stores", "_inbox_base", "_inbox_items", "_inbox_marks"),
     *("_inbox_pages", "_inbox_due", "_inbox_topics", "_inbox_merge", "_inbox_races", "_inbox_features", *_SUITES),
-    *("_dispatch_base", "_dispatch_caps", "_dispatch_claims", "_dispatch_digests", "_dispatch_features"),
+    *(
+        "_dispatch_base",
+        "_dispatch_caps",
+        "_dispatch_channel",
+        "_dispatch_claims",
+        "_dispatch_digests",
+        "_dispatch_features",
+    ),
     *("_dispatch_moves", "_dispatch_races", "_dispatch_records", "_dispatch_reports", "_dispatch_submit"),
     *("_dispatch_suite", "_dispatch_users"),
 )

@@ -1,4 +1,4 @@
-"""What tests of deliveries need: a clock that is turned by hand, and the conformance suites for stores.
+"""What tests of deliveries need: a clock that is turned by hand, fakes, and the conformance suites.
 
 To test a store of your own, subclass a suite, define how to make yours, and run pytest.
 
@@ -15,7 +15,9 @@ to be added to the bases of the same class, are for its guarantees and abilities
 test waits for leases.
 
 `PreferenceStoreSuite`, `EndpointStoreSuite`, `CapStoreSuite` and `GateStoreSuite` are for the other interfaces, each of
-which may be a store by itself. Only the suites need pytest; they are imported when they are first asked for.
+which may be a store by itself. `ChannelSuite` and `RemoteChannelSuite` are for channels. `RecordingChannel` stands in
+for one, and `PushService` for the push service of a browser. Only the suites need pytest; they are imported when they
+are first asked for.
 """
 
 from __future__ import annotations
@@ -24,10 +26,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._clock import VirtualClock as VirtualClock
+from ._push_service import PushMessage as PushMessage
+from ._push_service import PushReply as PushReply
+from ._push_service import PushService as PushService
+from ._push_service import PushSubscription as PushSubscription
+from ._recording import RecordingChannel as RecordingChannel
 
 if TYPE_CHECKING:
     from ._dispatch_caps import CapStoreSuite as CapStoreSuite
     from ._dispatch_caps import GateStoreSuite as GateStoreSuite
+    from ._dispatch_channel import ChannelSuite as ChannelSuite
+    from ._dispatch_channel import RemoteChannelSuite as RemoteChannelSuite
     from ._dispatch_features import DispatchTransactionSuite as DispatchTransactionSuite
     from ._dispatch_features import DurableDispatchSuite as DurableDispatchSuite
     from ._dispatch_features import SharedDispatchSuite as SharedDispatchSuite
@@ -37,23 +46,32 @@ if TYPE_CHECKING:
 
 _SUITES = {
     "CapStoreSuite": "_dispatch_caps",
+    "ChannelSuite": "_dispatch_channel",
     "DispatchStoreSuite": "_dispatch_suite",
     "DispatchTransactionSuite": "_dispatch_features",
     "DurableDispatchSuite": "_dispatch_features",
     "EndpointStoreSuite": "_dispatch_users",
     "GateStoreSuite": "_dispatch_caps",
     "PreferenceStoreSuite": "_dispatch_users",
+    "RemoteChannelSuite": "_dispatch_channel",
     "SharedDispatchSuite": "_dispatch_features",
 }
 
 __all__ = [
     "CapStoreSuite",
+    "ChannelSuite",
     "DispatchStoreSuite",
     "DispatchTransactionSuite",
     "DurableDispatchSuite",
     "EndpointStoreSuite",
     "GateStoreSuite",
     "PreferenceStoreSuite",
+    "PushMessage",
+    "PushReply",
+    "PushService",
+    "PushSubscription",
+    "RecordingChannel",
+    "RemoteChannelSuite",
     "SharedDispatchSuite",
     "VirtualClock",
 ]

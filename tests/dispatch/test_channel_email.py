@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -96,6 +97,7 @@ class Service(Controller):
 
 @contextmanager
 def serving(mailbox: Mailbox, **options: Any) -> Iterator[int]:
+    logging.getLogger("mail.log").setLevel(logging.ERROR)  # the server's own log, which shows addresses
     service = Service(mailbox, hostname="127.0.0.1", port=0, ready_timeout=60, **options)
     service.start()
     try:

@@ -93,7 +93,7 @@ def build(job: Job, sender: Address, recipient: Address, now: datetime) -> Email
     message["Date"] = format_datetime(job.created_at or now)
     message["From"] = sender
     message["To"] = recipient
-    message["Subject"] = _CONTROLS.sub(" ", content.title).strip()
+    message["Subject"] = _whole(_CONTROLS.sub(" ", content.title).strip())
     message["Auto-Submitted"] = "auto-generated"
     for name, value in job.headers.items():
         if not _NAME.fullmatch(name) or name.lower() in _RESERVED or _CONTROLS.search(value):
@@ -103,9 +103,14 @@ def build(job: Job, sender: Address, recipient: Address, now: datetime) -> Email
     text = content.body or content.short
     if content.url and content.url not in text:
         text = f"{text}\n\n{content.url}" if text else content.url
-    message.set_content(text + "\n", cte="quoted-printable")
+    message.set_content(_whole(text) + "\n", cte="quoted-printable")
     if content.html:
-        message.add_alternative(content.html, subtype="html", cte="quoted-printable")
+        message.add_alternative(_whole(content.html), subtype="html", cte="quoted-printable")
     if job.locale and job.locale.isascii():
         message["Content-Language"] = _CONTROLS.sub("", job.locale)  # set last: the text clears such headers
     return message
+
+
+def _whole(text: str) -> str:
+    """Return the text with a question mark for half a surrogate pair, which UTF-8 does not have."""
+    return text.encode("utf-8", "replace").decode()

@@ -21,7 +21,7 @@ from notify.http import HttpAnswer, HttpClient, HttpError
 from .._channel import Job
 from .._outcomes import Misconfigured, Outcome, Rejected, Transient
 from ._fcm_message import KINDS, UnsendableError, fcm_message, outcome
-from ._requests import HttpChannel, missing, unanswered
+from ._requests import HttpChannel, encoded, missing, unanswered
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 
@@ -90,7 +90,7 @@ class FcmChannel(HttpChannel):
             message = self._message(job, fcm_message(job, kind, job.endpoint.address, self._android_channel))
         except UnsendableError as error:
             return Rejected("unsendable", error=str(error))
-        content = json.dumps({**self._options, "message": message}, ensure_ascii=False).encode()
+        content = encoded({**self._options, "message": message})
         token = await self._tokens.get()
         if not isinstance(token, str):
             return token

@@ -81,7 +81,7 @@ def fcm_message(job: Job, kind: str, target: str, android_channel: str) -> dict[
     message["webpush"] = {"headers": webpush}
     if content.url.startswith("https://"):
         message["webpush"]["fcm_options"] = {"link": content.url}
-    size = len(json.dumps([message.get("notification"), data], ensure_ascii=False).encode())
+    size = len(json.dumps([message.get("notification"), data], ensure_ascii=False).encode("utf-8", "replace"))
     if size > MAX_BYTES[kind]:
         raise UnsendableError(f"text and data have {size} bytes; FCM takes {MAX_BYTES[kind]} for a {kind}")
     return message

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from notify import UsageError
@@ -72,6 +73,11 @@ class HttpChannel:
         return f"<{type(self).__name__}>"
 
 
+def encoded(value: Any) -> bytes:
+    """Return compact JSON. Half a surrogate pair, which JSON may contain and UTF-8 may not, becomes a question mark."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+
+
 def missing(who: str, extra: str) -> str:
     """Return the message that names the extra that a class needs."""
     return f"{who} needs the extra {extra}: pip install 'notify-streams[{extra}]'"
@@ -81,6 +87,14 @@ def origin(url: str) -> str:
     """Return scheme, host and port of a URL: what may be logged of it."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def gate_of(url: str) -> str:
+    """Return the origin of an endpoint's URL, as `Gated.gate` does; empty: it has none."""
+    try:
+        return origin(url)
+    except ValueError:
+        return ""
 
 
 def unanswered(error: HttpError, *, is_provider: bool) -> Outcome:

@@ -120,7 +120,7 @@ class TwilioSmsGateway:
             "Accept": "application/json",
         }
         url = f"{self._base}/2010-04-01/Accounts/{quote(self._account, safe='')}/Messages.json"
-        return SmsRequest(url, headers, urlencode(fields).encode())
+        return SmsRequest(url, headers, urlencode(fields, errors="replace").encode())
 
     def outcome(self, answer: HttpAnswer, now: float) -> Outcome:
         """See `SmsGateway.outcome`. Twilio's own code decides, where there is one."""

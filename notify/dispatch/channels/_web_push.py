@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from base64 import urlsafe_b64encode
@@ -17,7 +16,8 @@ from notify.http import HttpAnswer, HttpClient, HttpError
 
 from .._channel import Job
 from .._outcomes import Accepted, EndpointGone, Misconfigured, Outcome, Rejected, Throttled, Transient
-from ._requests import HttpChannel, missing, origin, unanswered
+from ..abc import Endpoint
+from ._requests import HttpChannel, encoded, gate_of, missing, origin, unanswered
 from ._web_push_crypto import MAX_PLAINTEXT, VapidSigner, check_subject, decode, encrypt
 
 LONGEST_TTL: Final = 28 * 86_400
@@ -120,6 +120,10 @@ class WebPushChannel(HttpChannel):
             return key
         raise UsageError("web push is not configured: pass private_key= to WebPushChannel")
 
+    def gate(self, endpoint: Endpoint) -> str:
+        """See `Gated.gate`: the origin of the endpoint's address."""
+        return gate_of(endpoint.address)
+
     async def send(self, job: Job) -> Outcome:
         """See `Channel.send`."""
         assert job.endpoint is not None, "web push is sent to an endpoint"
@@ -154,13 +158,13 @@ class WebPushChannel(HttpChannel):
     def _content(self, job: Job) -> bytes:
         """Return the JSON of the message: the whole one if that fits, or if it is not to be shortened."""
         payload = dict(self._payload(job))
-        content = _json(payload)
+        content = encoded(payload)
         if len(content) <= MAX_PLAINTEXT or not self._shortens:
             return content
         kept = ("title", "body", "url", "tag", "silent", "type", "id", "notification")
         short = {**{name: payload[name] for name in kept if name in payload}, "short": True}
         body = str(short.get("body", ""))
-        while len(content := _json(short)) > MAX_PLAINTEXT and body:
+        while len(content := encoded(short)) > MAX_PLAINTEXT and body:
             body = body[: max(0, len(body) - max(1, (len(content) - MAX_PLAINTEXT) // 6))]
             short["body"] = body and body + "\u2026"
         return content
@@ -200,7 +204,3 @@ def outcome(answer: HttpAnswer, gate: str, now: float) -> Outcome:
     if status >= 500 or status in {408, 425}:
         return Transient(code, wait)
     return Rejected(code, is_unclear=True)
-
-
-def _json(payload: Mapping[str, Any]) -> bytes:
-    return json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
@@ -13,7 +12,8 @@ from notify.webhook import WebhookEndpoint, sign
 
 from .._channel import Job
 from .._outcomes import Accepted, EndpointGone, Misconfigured, Outcome, Rejected, Throttled, Transient
-from ._requests import HttpChannel, origin, unanswered
+from ..abc import Endpoint
+from ._requests import HttpChannel, encoded, gate_of, origin, unanswered
 
 
 def webhook_payload(job: Job) -> Mapping[str, Any]:
@@ -72,6 +72,10 @@ class WebhookChannel(HttpChannel):
         self._headers = dict(headers or {})
         self._clock = wall_clock
 
+    def gate(self, endpoint: Endpoint) -> str:
+        """See `Gated.gate`: the origin of the endpoint's address."""
+        return gate_of(endpoint.address)
+
     async def send(self, job: Job) -> Outcome:
         """See `Channel.send`."""
         assert job.endpoint is not None, "a webhook is sent to an endpoint"
@@ -82,7 +86,7 @@ class WebhookChannel(HttpChannel):
             WebhookEndpoint(url, secret)
         except UsageError as error:
             return Rejected("endpoint", is_unclear=True, error=str(error))
-        body = json.dumps(self._payload(job), separators=(",", ":"), ensure_ascii=False).encode()
+        body = encoded(self._payload(job))
         timestamp = int(self._clock())
         headers = {
             **self._headers,

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from notify import UsageError
 
-from .._channel import Channel
+from .._channel import Channel, Gated
+from ..abc import Endpoint
 
 
 class ChannelWrapper:
@@ -30,6 +31,10 @@ class ChannelWrapper:
         self._channels = tuple(channels)
         self.has_endpoints: bool = channels[0].has_endpoints
         self.deduplicates: bool = all(channel.deduplicates for channel in channels)
+
+    def gate(self, endpoint: Endpoint) -> str:
+        """See `Gated.gate`: what the first of the channels says that is one."""
+        return next((channel.gate(endpoint) for channel in self._channels if isinstance(channel, Gated)), "")
 
     async def aclose(self) -> None:
         """Close the channels that can be closed, each of them even if another one fails."""
