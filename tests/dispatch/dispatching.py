@@ -1,0 +1,155 @@
+"""Other processes on one store of deliveries: `python -m tests.dispatch.dispatching STORE ROLE ARGUMENTS`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from notify.dispatch.abc import CapWindow, Claim, Move, Notification, RecipientRecord, State, Submission
+
+ROOT = Path(__file__).parent.parent.parent
+
+OPEN = (State.WAITING, State.CLAIMED, State.SENDING)
+
+
+def open_store(place: str) -> Any:
+    """Return the store that a JSON text like `["sqlite", PATH]` or `["postgres", DSN, SCHEMA]` names."""
+    kind, *rest = json.loads(place)
+    if kind == "sqlite":
+        from notify_sqlite import SQLiteDispatchStore
+
+        return SQLiteDispatchStore(rest[0], timeout=30)
+    if kind == "redis":
+        from notify_redis import RedisCaps
+
+        return RedisCaps(rest[0], prefix=rest[1])
+    from notify_pg import PostgresDispatchStore
+
+    return PostgresDispatchStore(rest[0], schema=rest[1], timeout=30, pool_size=2)
+
+
+@contextmanager
+def processes() -> Iterator[Any]:
+    """Return a function that starts a process, and kill in the end those that still run."""
+    with ExitStack() as stack:
+
+        def start(*arguments: object) -> subprocess.Popen[str]:
+            command = [sys.executable, "-W", "error", "-m", "tests.dispatch.dispatching", *map(str, arguments)]
+            pipe = subprocess.PIPE
+            process = stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+            )
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+async def line(process: subprocess.Popen[str]) -> str:
+    """Return the next line that the process prints."""
+    assert process.stdout is not None
+    text = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 60)
+    assert text, process.stderr and process.stderr.read()
+    return text.strip()
+
+
+async def rest(process: subprocess.Popen[str]) -> list[str]:
+    """Let the process go on if it waits; return what it prints until it ends."""
+    output, errors = await asyncio.to_thread(process.communicate, "go\n", 120)
+    assert process.returncode == 0, errors
+    return output.splitlines()
+
+
+def say(*words: object) -> None:
+    """Print one line at once."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+def now() -> datetime:
+    """The present time."""
+    return datetime.now(UTC)
+
+
+async def send(claim: Claim, file: int) -> None:
+    """Send a message, for good: to a file."""
+    os.write(file, f"{claim.delivery.id}\n".encode())
+
+
+async def work(store: Any, sent: str, lease: str, limit: str, stop: str = "") -> None:
+    """Deliver until nothing is open; say what is claimed. With `stop`, halt at that step of the first delivery."""
+
+    async def reach(step: str, claim: Claim) -> None:
+        if step == stop:
+            say("reached", claim.delivery.id)
+            await asyncio.Event().wait()
+
+    file = os.open(sent, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+    say("ready")
+    await asyncio.to_thread(sys.stdin.readline)
+    while True:
+        claims = await store.claim(now(), lease=float(lease), limit=int(limit))
+        for claim in claims:
+            say("claimed", claim.delivery.id, claim.delivery.fence)
+        for claim in claims:
+            row = claim.delivery
+            await reach("claimed", claim)
+            if claim.is_ambiguous:
+                await store.advance([Move(row.id, row.fence, State.UNKNOWN)], now())
+                continue
+            if await store.advance([Move(row.id, row.fence, State.SENDING)], now()) != [True]:
+                continue
+            await reach("begun", claim)
+            await send(claim, file)
+            await reach("sent", claim)
+            await store.advance([Move(row.id, row.fence, State.ACCEPTED)], now())
+            await reach("finished", claim)
+        if not claims:
+            if not await store.stuck(OPEN, limit=1):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def count(store: Any, first: str, last: str, limit: str) -> None:
+    """Ask a cap of alice for numbered notifications, all at the same time; say those that are admitted."""
+    say("ready")
+    await asyncio.to_thread(sys.stdin.readline)
+    windows = [CapWindow("alice/cap", int(limit), now() + timedelta(days=1))]
+
+    async def ask(number: int) -> None:
+        if await store.admit(f"n{number}", "alice", windows, now()) == -1:
+            say("admitted", number)
+
+    await asyncio.gather(*(ask(number) for number in range(int(first), int(last))))
+
+
+async def submit(store: Any, name: str, users: int) -> list[str]:
+    """Submit a notification to so many users and return the ids of its deliveries."""
+    from notify.dispatch.abc import Delivery, delivery_id
+
+    created = now()
+    rows = [
+        Delivery(delivery_id(name, f"user{number}", "log"), name, f"user{number}", "log", due_at=created)
+        for number in range(users)
+    ]
+    records = [RecipientRecord(name, row.user) for row in rows]
+    await store.submit(Submission(Notification(name, "t", b"{}", created), records, rows))
+    return [row.id for row in rows]
+
+
+async def main(place: str, role: str, *arguments: str) -> None:
+    """Play a role."""
+    async with open_store(place) as store:
+        await {"work": work, "count": count}[role](store, *arguments)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
