@@ -186,8 +186,12 @@ async def test_without_settings_it_is_misconfigured(project: str | None, credent
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
 
+MESSAGES = json.loads((Path(__file__).parent / "golden" / "firebase_messages.json").read_text(encoding="utf-8"))
+"""What the encoder of Google's own library makes of the same messages."""
+
+
 async def test_a_message(server: FakeServer, account: dict[str, str]) -> None:
-    """Text, data as strings, link and metadata; the blocks of each platform."""
+    """Text, data as strings, link and metadata, and the blocks of each platform: as Google's library encodes them."""
     given = job(
         PHONE,
         content=Content("Hi", "there", url="https://example.com/7", image="https://example.com/7.png"),
@@ -197,54 +201,17 @@ async def test_a_message(server: FakeServer, account: dict[str, str]) -> None:
     )
     async with channel(server, account) as fcm:
         await fcm.send(given)
-    (message,) = sent(server)
-    assert json.loads(message["data"].pop("_meta")) == {
-        "type": "comment.created",
-        "channel": "test",
-        "priority": "high",
-    }
-    assert message == {
-        "token": "token-hush",
-        "notification": {"title": "Hi", "body": "there", "image": "https://example.com/7.png"},
-        "data": {
-            "post": "7",
-            "name": "x",
-            "deep": '{"a":null}',
-            "url": "https://example.com/7",
-            "id": "0123456789abcdef0123456789abcdef",
-        },
-        "android": {
-            "priority": "high",
-            "ttl": "3600s",
-            "notification": {"tag": "0123456789abcdef0123456789abcdef", "channel_id": "high_importance_channel"},
-        },
-        "apns": {
-            "headers": {
-                "apns-priority": "10",
-                "apns-collapse-id": "0123456789abcdef0123456789abcdef",
-                "apns-expiration": "1799154000",
-            },
-            "payload": {"aps": {"sound": "default"}},
-        },
-        "webpush": {
-            "headers": {"Urgency": "high", "TTL": "3600"},
-            "fcm_options": {"link": "https://example.com/7"},
-        },
-    }
+        await fcm.send(job(endpoint("fid-1", "fid"), content=Content("Hi", tag="t"), priority="low"))
+    assert sent(server) == [MESSAGES["alert"], MESSAGES["installation"]]
 
 
 async def test_a_silent_message(server: FakeServer, account: dict[str, str]) -> None:
     """Without text it wakes the application: no notification, and Apple's priority for the background."""
     async with channel(server, account) as fcm:
-        await fcm.send(job(PHONE, content=Content(), collapse="sync"))
+        await fcm.send(job(endpoint("news", "topic"), content=Content(), collapse="sync"))
         await fcm.send(job(PHONE, content=Content("Hi", silent=True)))
     silent, soundless = sent(server)
-    assert "notification" not in silent
-    assert silent["android"] == {"priority": "normal", "collapse_key": "sync"}
-    assert silent["apns"] == {
-        "headers": {"apns-priority": "5", "apns-collapse-id": "sync", "apns-push-type": "background"},
-        "payload": {"aps": {"content-available": 1}},
-    }
+    assert silent == MESSAGES["silent"]
     assert soundless["apns"]["payload"] == {"aps": {}}
 
 
