@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
-from notify import Event, Notifier, RoutingInfo, webhook
+from notify import Event, Notifier, RoutingInfo, http, webhook
 from notify_memory import MemoryStore
 from tests.code import code_lines
 from tests.language import EXCUSED, HABITS, Habit, findings, pattern_of
@@ -52,7 +52,7 @@ WRITTEN = sorted(
 TEST_NAME = re.compile(r"`[\w/]+::\w+`")
 """A reference to a test."""
 
-HOWTOS = ("custom-router", "custom-store", "custom-presence", "custom-inbox")
+HOWTOS = ("custom-router", "custom-store", "custom-presence", "custom-inbox", "custom-channel")
 """The pages that build a part and hold it to the suites."""
 
 SERVED = {"web.md", "sync-frameworks.md"}
@@ -201,6 +201,7 @@ def test_documented_parts_are_typed(tmp_path: Path) -> None:
         ("custom-router", "FolderRouter", 15),
         ("custom-presence", "DirectoryPresence", 40),
         ("custom-inbox", "JournalStore", 110),
+        ("custom-channel", "ChatChannel", 20),
     ],
 )
 def test_documented_parts_are_short(name: str, part: str, limit: int) -> None:
@@ -394,7 +395,7 @@ def test_each_name_of_the_inbox_is_on_a_page() -> None:
 def test_names_in_the_docs_exist() -> None:
     """Every error and every option of `Notifier(...)` that a page names exists."""
     errors = importlib.import_module("notify.errors")
-    known = {*dir(builtins), *webhook.__all__, "OperationalError", "HistoryError", "BrokenResourceError"}
+    known = {*dir(builtins), *http.__all__, *webhook.__all__, "OperationalError", "HistoryError", "BrokenResourceError"}
     for page in PAGES:
         named = set(re.findall(r"\b[A-Z][A-Za-z]+Error\b", page.read_text(encoding="utf-8")))
         assert {name for name in named - known if not hasattr(errors, name)} == set(), page

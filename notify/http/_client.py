@@ -52,7 +52,7 @@ class HttpError(Exception):
 
     Attributes:
         is_sent: whether any byte of the request may have gone out. If not, the request certainly had no effect.
-        code: `"address"` (not a public one), `"connect"`, `"tls"` (the certificate was not accepted), `"timeout"` or
+        code: `"address"` (malformed, or not a public one), `"connect"`, `"tls"` (the certificate was not accepted), `"timeout"` or
             `"broken"`.
     """
 

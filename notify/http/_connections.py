@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpcore2
@@ -15,6 +17,8 @@ from ._client import HttpAnswer, HttpError
 
 MAX_ANSWER = 65_536
 """Bytes of an answer that are read. If it is longer, its connection is closed."""
+
+_URL = re.compile(r"[\x21-\x7e]{1,8000}", re.ASCII)
 
 MAX_CONNECTIONS = 100
 MAX_IDLE = 20
@@ -111,6 +115,8 @@ class Connections:
         self, method: str, url: str, headers: Mapping[str, str], content: bytes, timeout: float
     ) -> HttpAnswer:
         """Do what `HttpClient.request` says. Once the status is known it counts, whatever becomes of the body."""
+        if not is_url(url):
+            raise HttpError("the URL is malformed", is_sent=False, code="address")
         progress = Exchange()
         try:
             with anyio.move_on_after(timeout):
@@ -145,6 +151,16 @@ class Connections:
     async def aclose(self) -> None:
         """Close them all."""
         await self._pool.aclose()
+
+
+def is_url(url: str) -> bool:
+    """Return whether a URL can be asked for: absolute, percent-encoded, http or https."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    return bool(_URL.fullmatch(url) and parts.scheme in {"http", "https"} and host)
 
 
 def failure(error: Exception, progress: Exchange) -> HttpError:

@@ -144,6 +144,27 @@ async def test_private_addresses_are_refused() -> None:
     assert (caught.value.is_sent, caught.value.code) == (False, "address")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "x",
+        "ftp://a/",
+        "http://",
+        "https://[",
+        "http://a b/",
+        "http://a/\r\nX: y",
+        "http://ä/",
+        "http://a:x/",
+        "\ud800",
+    ],
+)
+async def test_a_malformed_url(url: str) -> None:
+    """It is refused before anything is sent."""
+    error = await failure(url)
+    assert (error.is_sent, error.code) == (False, "address")
+
+
 async def test_cancelling_leaves_the_pool_usable() -> None:
     """A cancelled request takes no connection of the pool with it."""
     replies = [b"", b"HTTP/1.1 204 No Content\r\n\r\n"]

@@ -17,7 +17,7 @@ from .._outcomes import Ambiguous, Misconfigured, Outcome, Rejected, Transient
 USER_AGENT = "notify-streams"
 
 _PHRASES = {
-    "address": "the host has an address that is not public",
+    "address": "the URL is malformed, or its host has an address that is not public",
     "connect": "the connection failed",
     "tls": "the certificate of the server was not accepted",
     "timeout": "there was no answer in time",
