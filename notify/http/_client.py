@@ -52,8 +52,8 @@ class HttpError(Exception):
 
     Attributes:
         is_sent: whether any byte of the request may have gone out. If not, the request certainly had no effect.
-        code: `"address"` (malformed, or not a public one), `"connect"`, `"tls"` (the certificate was not accepted), `"timeout"` or
-            `"broken"`.
+        code: `"address"` (malformed, or not a public one), `"connect"`, `"tls"` (the certificate was not accepted),
+            `"timeout"` or `"broken"`.
     """
 
     def __init__(self, message: str, *, is_sent: bool, code: str) -> None:
