@@ -15,7 +15,8 @@ from datetime import date, datetime, timedelta
 from typing import Final, Literal
 
 from ._reasons import Reason
-from ._types import IN_APP, FrequencyCap, NotificationType
+from ._type_parts import FrequencyCap
+from ._types import IN_APP, NotificationType
 from ._zones import DAY, day_of, start_of, utc, zone_of
 from .abc import CapWindow
 

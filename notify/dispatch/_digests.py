@@ -20,7 +20,8 @@ from notify.errors import UsageError
 from ._checks import WEEKDAYS
 from ._decisions import Join
 from ._reasons import Reason
-from ._types import Digest, NotificationType
+from ._type_parts import Digest
+from ._types import NotificationType
 from ._zones import DAY, day_of, instant, utc, zone_of
 from .abc import CapWindow, DigestItem, DigestJoin
 

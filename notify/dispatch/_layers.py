@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
 from ._preferences import ENTRIES, Preferences, first_deciding
-from ._quiet import QuietHours
+from ._quiet_hours import QuietHours
 from ._types import NotificationType
 
 

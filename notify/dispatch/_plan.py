@@ -30,9 +30,10 @@ from notify.errors import UsageError
 from ._decisions import Decision, Hold, Join, Plan, Send, Skip
 from ._digests import closes_at
 from ._layers import Effective, Layers
-from ._quiet import NEVER, covering, release
+from ._quiet import NEVER, quiet_time
 from ._reasons import Reason
-from ._types import IN_APP, Fallback, NotificationType, Recipient
+from ._type_parts import Fallback
+from ._types import IN_APP, NotificationType, Recipient
 from ._zones import check_zone, utc
 from .abc import Endpoint
 
@@ -225,14 +226,13 @@ def _quiet_until(question: _Question, channel: str, targets: Sequence[Endpoint],
     if hours is None or question.type.quiet_hours == "ignore":
         return None
     rules = hours.of(channel, question.type.priority)
-    ends = []
+    found = []
     for tz in sorted({_zone_of_device(each, question.zone) for each in targets} or {question.zone}):
-        end = release(rules, at, tz)
-        if end is None:
+        quiet = quiet_time(rules, at, tz)
+        if quiet is None:
             return None
-        ends.append((end, tz))
-    until, tz = min(ends)
-    active = [rule for rule, _ in covering(rules, at, tz)]
+        found.append(quiet)
+    until, active = min(found, key=lambda each: each.until)
     action = next(action for action in ("drop", "digest", "hold") if any(rule.action == action for rule in active))
     deciding = next(rule for rule in active if rule.action == action)
     return _Quiet(until, action, layer, f"quiet_hours/{hours.rules.index(deciding)}")

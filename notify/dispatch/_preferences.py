@@ -30,7 +30,7 @@ from typing import Any, Final, get_args
 from notify.errors import UsageError
 
 from ._checks import check_name, keep
-from ._quiet import QuietHours
+from ._quiet_hours import QuietHours
 from ._types import Category, NotificationType
 from ._zones import check_zone
 

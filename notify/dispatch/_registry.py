@@ -32,7 +32,8 @@ from ._checks import check_choice, check_seconds
 from ._layers import NO_PREFERENCES
 from ._preferences import Preferences, check_patch
 from ._quiet import clock_of
-from ._types import IN_APP, Digest, Fallback, FrequencyCap, NotificationType, Per
+from ._type_parts import Digest, Fallback, FrequencyCap, Per
+from ._types import IN_APP, NotificationType
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 from notify.errors import UsageError
 
 from ._preferences import Preferences
-from ._quiet import QuietHours, QuietRule, clock_of
+from ._quiet import QuietRule, clock_of
+from ._quiet_hours import QuietHours
 from ._types import NotificationType
 
 _TP_CHANNELS: Final = {"inApp": "in_app", "push": "push", "email": "email", "sms": "sms"}

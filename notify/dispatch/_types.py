@@ -1,4 +1,4 @@
-"""Pure: types of notifications and what they consist of, checked when they are made.
+"""Pure: types of notifications and their recipients, checked when they are made.
 
 A type says everything about a kind of notification that is the same for all recipients. It is a value: a program makes
 it, or a TOML file (see `TypeRegistry.from_toml`).
@@ -8,163 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from notify.errors import UsageError
 
 from ._channel import Priority
-from ._checks import (
-    check_all,
-    check_choice,
-    check_count,
-    check_days,
-    check_known,
-    check_name,
-    check_names,
-    check_seconds,
-    check_text,
-    check_wall,
-    keep,
-)
+from ._checks import check_all, check_choice, check_known, check_name, check_names, check_seconds, check_text, keep
+from ._type_parts import IN_APP as IN_APP
+from ._type_parts import Digest, Fallback, FrequencyCap
 from ._zones import check_zone
 from .abc import Endpoint
 
 Category: TypeAlias = Literal["transactional", "system", "marketing"]
-Per: TypeAlias = Literal["day", "week", "month"]
-
-IN_APP: Final = "in_app"
-"""The name of the channel of the inbox: the one that needs no endpoint, and that others can be a fallback of."""
 
 PRIORITIES: Final[tuple[Priority, ...]] = ("low", "normal", "high", "critical")
 """From weak to strong."""
-
-_DAY: Final = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Fallback:
-    """When a channel is used at all. A channel without one is always used.
-
-    Attributes:
-        use: `"away"`: unless the recipient is connected, or has read the item; `"unread"`: unless the recipient has
-            read or dismissed the item; `"failed"`: unless another channel was accepted.
-        after: seconds to wait after the other channel was accepted. If that fails or is skipped, there is no waiting.
-        of: the other channel; the inbox unless `use` is `"failed"`.
-    """
-
-    use: Literal["away", "unread", "failed"]
-    after: float = 0.0
-    of: str = IN_APP
-
-    def __post_init__(self) -> None:
-        check_choice("Fallback.use", self.use, ("away", "unread", "failed"))
-        check_seconds("Fallback.after", self.after, zero=True)
-        check_name("Fallback.of", self.of)
-        if self.use == "failed" and self.of == IN_APP:
-            raise UsageError("Fallback.of: name the channel for which this one steps in, such as of='push'")
-        if self.use != "failed" and self.of != IN_APP:
-            raise UsageError(
-                f"Fallback.of is {self.of!r}, but only of {IN_APP!r} it is known what was read; leave it out, or write "
-                "use='failed'"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class FrequencyCap:
-    """How many notifications a recipient gets in a period.
-
-    Attributes:
-        limit: how many at most.
-        per: `"day"`, `"week"` (from Monday) or `"month"` of the recipient's calendar; a number: the last seconds,
-            whenever they began.
-        scope: what is counted together: each type by itself, all types of the category that have such a cap, or all
-            types that have such a cap.
-    """
-
-    limit: int
-    per: Per | float = "day"
-    scope: Literal["type", "category", "user"] = "type"
-
-    def __post_init__(self) -> None:
-        check_count("FrequencyCap.limit", self.limit)
-        if isinstance(self.per, str):
-            check_choice("FrequencyCap.per", self.per, get_args(Per), "or a number of seconds")
-        else:
-            check_seconds("FrequencyCap.per", self.per)
-        check_choice("FrequencyCap.scope", self.scope, ("type", "category", "user"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Digest:
-    """How notifications are collected and sent together. Give either `window` or `every`.
-
-    Attributes:
-        window: seconds from the first notification to the end. With `ceiling`: from the latest one.
-        ceiling: the most seconds from the first notification to the end, if each one moves the end.
-        every: the end is a time of the recipient's calendar: once a day, a week, a month.
-        at: that time.
-        days: the days of the week, for `every="week"`, such as `("mon", "thu")`.
-        day: the day of the month, for `every="month"`; the last one where the month is shorter.
-        limit: how many notifications end it at once; None: no limit.
-        key: the field of the data by whose value digests are kept apart, with dots for inner fields; empty: one for
-            the whole type.
-        leading: `"first"`: one is sent at once if `window` seconds before it none of its key was sent or collected,
-            and is not part of the digest of those that follow; `"look_back"`: the same with `look_back` seconds, and
-            a digest that was sent counts, too; empty: each one is collected.
-        look_back: see `leading`, in seconds.
-        channels: which channels collect; None: all but the inbox.
-        drop_read: leave out what has been read by then.
-    """
-
-    window: float | None = None
-    ceiling: float | None = None
-    every: Per | None = None
-    at: time = time(9)
-    days: Collection[str] = ("mon",)
-    day: int = 1
-    limit: int | None = None
-    key: str = ""
-    leading: Literal["", "first", "look_back"] = ""
-    look_back: float | None = None
-    channels: Collection[str] | None = None
-    drop_read: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.window is None) == (self.every is None):
-            raise UsageError("Digest needs one end: window= in seconds, or every='day', 'week' or 'month'")
-        if self.window is not None:
-            check_seconds("Digest.window", self.window)
-        else:
-            check_choice("Digest.every", self.every, get_args(Per))
-        if self.ceiling is not None:
-            check_seconds("Digest.ceiling", self.ceiling)
-            if self.window is None or self.ceiling <= self.window:
-                raise UsageError(f"Digest.ceiling must be greater than window={self.window}, not {self.ceiling}")
-        check_wall("Digest.at", self.at)
-        keep(self, days=check_days("Digest.days", self.days))
-        check_count("Digest.day", self.day, most=31)
-        if self.limit is not None:
-            check_count("Digest.limit", self.limit, least=2)
-        if self.channels is not None:
-            keep(self, channels=check_names("Digest.channels", self.channels))
-        self._check_leading()
-
-    def _check_leading(self) -> None:
-        check_choice("Digest.leading", self.leading, ("", "first", "look_back"))
-        if (self.look_back is None) == (self.leading == "look_back"):
-            raise UsageError("Digest.look_back= and leading='look_back' belong together; give both or neither")
-        if self.look_back is not None:
-            check_seconds("Digest.look_back", self.look_back)
-        if self.leading == "first" and self.window is None:
-            raise UsageError("Digest.leading='first' needs a window= in seconds, which begins with the first")
-
-    @property
-    def longest(self) -> float:
-        """The most seconds that a notification waits in it, quiet hours aside."""
-        nominal = {"day": _DAY, "week": 7 * _DAY, "month": 31 * _DAY}
-        return self.ceiling or self.window or nominal[str(self.every)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from notify import UsageError
 from notify.dispatch._caps import is_counted, mode_of, reason_of, resets_at, windows
 from notify.dispatch._reasons import Reason
-from notify.dispatch._types import FrequencyCap, NotificationType
+from notify.dispatch._type_parts import FrequencyCap
+from notify.dispatch._types import NotificationType
 from notify_memory import MemoryDispatchStore
 from tests.dispatch.values import COMMENT, NOW, OFFER, utc
 

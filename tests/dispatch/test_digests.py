@@ -19,7 +19,8 @@ from notify.dispatch._layers import Layers
 from notify.dispatch._plan import Look, plan_recipient
 from notify.dispatch._preferences import Preferences
 from notify.dispatch._reasons import Reason
-from notify.dispatch._types import Digest, NotificationType, Recipient
+from notify.dispatch._type_parts import Digest
+from notify.dispatch._types import NotificationType, Recipient
 from notify.dispatch.abc import DigestItem, DigestJoin, Notification
 from notify_memory import MemoryDispatchStore
 from tests.dispatch.values import CHANNELS, NOW, endpoint, utc

@@ -18,7 +18,8 @@ from notify.dispatch._layers import Layers
 from notify.dispatch._plan import STOPPED, SUPPRESSED, Look, plan_recipient, usable
 from notify.dispatch._preferences import Preferences
 from notify.dispatch._reasons import Reason
-from notify.dispatch._types import Digest, Fallback, FrequencyCap, NotificationType, Recipient
+from notify.dispatch._type_parts import Digest, Fallback, FrequencyCap
+from notify.dispatch._types import NotificationType, Recipient
 from notify.dispatch.abc import Endpoint
 from tests.dispatch.values import CHANNELS, COMMENT, NOW, OFFER, Way, endpoint, utc
 

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from notify import UsageError
 from notify.dispatch._layers import Effective, Layers
 from notify.dispatch._preferences import ENTRIES, PRECEDENCE, Preferences, check_patch
-from notify.dispatch._quiet import QuietHours, QuietRule
-from notify.dispatch._types import FrequencyCap, NotificationType
+from notify.dispatch._quiet import QuietRule
+from notify.dispatch._quiet_hours import QuietHours
+from notify.dispatch._type_parts import FrequencyCap
+from notify.dispatch._types import NotificationType
 from notify.dispatch.abc import merge_patch
 from tests.dispatch.values import COMMENT, OFFER
 

@@ -12,10 +12,11 @@ from notify.dispatch._layers import Layers
 from notify.dispatch._plan import Look, plan_recipient
 from notify.dispatch._preferences import Preferences
 from notify.dispatch._presets import preset
-from notify.dispatch._quiet import QuietHours
+from notify.dispatch._quiet_hours import QuietHours
 from notify.dispatch._reasons import Reason
 from notify.dispatch._settings import settings_of_gh, settings_of_tp
-from notify.dispatch._types import IN_APP, Fallback, NotificationType, Recipient
+from notify.dispatch._type_parts import Fallback
+from notify.dispatch._types import IN_APP, NotificationType, Recipient
 from tests.dispatch.values import CHANNELS, NOW, endpoint, utc
 
 GH, TP = preset("gh"), preset("tp")

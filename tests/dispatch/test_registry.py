@@ -11,7 +11,8 @@ from notify import UsageError
 from notify.dispatch import _registry
 from notify.dispatch._preferences import Preferences
 from notify.dispatch._registry import TypeRegistry, duration
-from notify.dispatch._types import Digest, Fallback, FrequencyCap, NotificationType
+from notify.dispatch._type_parts import Digest, Fallback, FrequencyCap
+from notify.dispatch._types import NotificationType
 from tests.dispatch.values import COMMENT, OFFER
 
 

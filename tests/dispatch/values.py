@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from notify.dispatch._types import FrequencyCap, NotificationType
+from notify.dispatch._type_parts import FrequencyCap
+from notify.dispatch._types import NotificationType
 from notify.dispatch.abc import Endpoint
 
 
