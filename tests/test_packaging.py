@@ -85,6 +85,7 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
         ".js",
         ".ts",
         ".json",
+        ".toml",
         ".html",
         ".css",
     }
