@@ -14,7 +14,7 @@ import anyio
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from google.auth import jwt
+from google.auth import exceptions, jwt
 
 from notify.dispatch._channel import Content, Job
 from notify.dispatch._outcomes import (
@@ -180,6 +180,38 @@ async def test_credentials_in_a_file(server: FakeServer, account: dict[str, str]
 async def test_without_settings_it_is_misconfigured(project: str | None, credentials: Any) -> None:
     """A channel without settings says so, and the others go on."""
     async with FcmChannel(project, credentials) as fcm:
+        assert isinstance(await fcm.send(job(PHONE)), Misconfigured)
+
+
+class Login:
+    """Credentials of another kind, as google-auth's objects are used."""
+
+    token, expiry = "access-own", None
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = [*errors]
+        self.refreshed = 0
+
+    def refresh(self, _request: Any) -> None:
+        self.refreshed += 1
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+async def test_credentials_of_another_kind(server: FakeServer) -> None:
+    """An object of google-auth is used as it is, and fetched from once if its token does not end; what it raises says
+    whether the settings are wrong."""
+    login = Login(
+        exceptions.RefreshError("busy", retryable=True),  # type: ignore[no-untyped-call]
+        exceptions.RefreshError("revoked"),  # type: ignore[no-untyped-call]
+        exceptions.DefaultCredentialsError("none"),  # type: ignore[no-untyped-call]
+    )
+    async with channel(server, login) as fcm:
+        found = [await fcm.send(job(PHONE)) for _ in range(5)]
+    assert [type(each) for each in found] == [Transient, Misconfigured, Misconfigured, Accepted, Accepted]
+    assert login.refreshed == 4
+    assert server.requests[-1].headers["authorization"] == "Bearer access-own"
+    async with channel(server, object()) as fcm:
         assert isinstance(await fcm.send(job(PHONE)), Misconfigured)
 
 
