@@ -10,7 +10,6 @@ devices and fallbacks are the same notification. What is critical or mandatory i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Final, Literal
 
@@ -91,8 +90,3 @@ def _first_day_after(per: str, day: date) -> date:
     if per == "week":
         return day + (7 - day.weekday()) * DAY
     return (day.replace(day=1) + 31 * DAY).replace(day=1)
-
-
-def first_full(sent: Sequence[int], type: NotificationType) -> FrequencyCap | None:
-    """Return the cap that is reached, given how many are counted for each; None: there is room. For estimates."""
-    return next((cap for cap, count in zip(type.caps, sent, strict=True) if count >= cap.limit), None)

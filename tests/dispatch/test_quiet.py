@@ -211,7 +211,9 @@ def test_json(chosen: list[QuietRule]) -> None:
         hours = QuietHours(*chosen)
     except UsageError:
         return  # they cover the week
-    assert QuietHours.from_json(json.loads(json.dumps(hours.to_json()))) == hours
+    stored = QuietHours.from_json(json.loads(json.dumps(hours.to_json())))
+    assert stored == hours
+    assert (hash(stored), repr(stored)) == (hash(hours), repr(hours))
 
 
 WEEK = [
