@@ -37,12 +37,14 @@ class Rejected:
         is_unclear: it may be the endpoint that is wrong: repeated refusals retire it (see `notify.dispatch`).
         suppress: the endpoint must get nothing more unless it is mandatory, as after a hard bounce.
         error: text for people, without addresses and secrets.
+        stop: its owner wants nothing more, as by answering STOP: nothing may be sent to it, mandatory or not.
     """
 
     code: str
     is_unclear: bool = False
     suppress: bool = False
     error: str = ""
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

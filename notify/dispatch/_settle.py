@@ -6,7 +6,7 @@
 | Transient | WAITING while attempts and time are left, else FAILED or EXPIRED | | |
 | Throttled | WAITING, the attempt is not counted; EXPIRED if that is too late | | its gate closes |
 | Ambiguous | as Transient if the far side recognises repetitions, else UNKNOWN | | |
-| Rejected | FAILED | a refusal if unclear; retired if `suppress` | |
+| Rejected | FAILED | a refusal if unclear; retired if `suppress` or `stop` | |
 | EndpointGone | GONE | retired | |
 | Misconfigured | PARKED | | |
 
@@ -34,7 +34,7 @@ from ._outcomes import (
 from ._reasons import Reason
 from .abc import Claim, Move, State
 
-Effect: TypeAlias = Literal["", "success", "refusal", "gone", "suppressed"]
+Effect: TypeAlias = Literal["", "success", "refusal", "gone", "suppressed", "stopped"]
 
 THROTTLED_FOR: Final = 60.0
 """Seconds for which a provider that names no time is left alone."""
@@ -104,8 +104,8 @@ def settle(
             return Settlement(again(Reason.AMBIGUOUS, delay(attempts, None), error))
         case Ambiguous(error):
             return Settlement(move(State.UNKNOWN, Reason.AMBIGUOUS, error=error))
-        case Rejected(code, is_unclear, suppress, error):
-            effect: Effect = "suppressed" if suppress else "refusal" if is_unclear else ""
+        case Rejected(code, is_unclear, suppress, error, stop):
+            effect: Effect = "stopped" if stop else "suppressed" if suppress else "refusal" if is_unclear else ""
             return Settlement(move(State.FAILED, code, error=error), effect)
         case EndpointGone(code):
             return Settlement(move(State.GONE, code), "gone")

@@ -126,7 +126,7 @@ async def test_answers_of_the_generic_gateway(server: FakeServer, reply: Reply, 
     [
         (400, 21211, EndpointGone("21211")),
         (400, 21614, EndpointGone("21614")),
-        (400, 21610, Rejected("21610", suppress=True, error="the recipient has stopped messages")),
+        (400, 21610, Rejected("21610", stop=True, error="the recipient has stopped messages")),
         (400, 21617, Rejected("21617")),
         (400, 21408, Rejected("21408")),
         (401, 20003, Misconfigured("Twilio answered 401 (20003): compare account=, token= and sender=")),

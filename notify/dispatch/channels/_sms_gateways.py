@@ -131,7 +131,7 @@ class TwilioSmsGateway:
         if number in _GONE:
             return EndpointGone(str(number))
         if number in _STOPPED:
-            return Rejected(str(number), suppress=True, error="the recipient has stopped messages")
+            return Rejected(str(number), stop=True, error="the recipient has stopped messages")
         if number in _OURS or answer.status in {401, 403, 404}:
             return Misconfigured(f"Twilio answered {answer.status} ({number}): compare account=, token= and sender=")
         if number in _THROTTLED:
