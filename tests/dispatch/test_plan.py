@@ -383,14 +383,20 @@ def test_wrong_arguments() -> None:
         plan_recipient(COMMENT, Recipient("a"), Layers(), [], CHANNELS, now=NOW, expires_at=None, tz="Berlin")
 
 
-def test_rules_of_two_documents_without_an_end() -> None:
-    """Rules whose zones make them endless only for this recipient drop what they would hold without end."""
-    rules = [{"start": "08:00", "end": "20:00"}, {"start": "19:00", "end": "07:00", "tz": "UTC"}]
-    always = NotificationType("a", channels=["push"])
-    assert isinstance(plan(always, {"quiet_hours": rules}, tz="UTC")["push"], Hold)
-    endless = [{"start": "07:00", "end": "19:00", "tz": "UTC"}, {"start": "23:00", "end": "12:00"}]
-    found = plan(always, {"quiet_hours": endless}, tz="Asia/Kolkata")["push"]
-    assert found.reason in (Reason.QUIET_HOURS, Reason.ALLOWED)
+def test_rules_without_an_end_for_this_recipient() -> None:
+    """Rules of two zones may cover the week for recipients of one zone only: nothing is held without end."""
+    rules = [{"start": "00:00", "end": "12:00"}, {"start": "12:00", "end": "00:00", "tz": "Asia/Tokyo"}]
+    push = NotificationType("a", channels=["push"])
+    daily = NotificationType("a", channels=["push"], digest=Digest(window=60))
+    held = plan(push, {"quiet_hours": rules}, tz="UTC")["push"]
+    assert isinstance(held, Hold)
+    assert held.until == utc("2027-01-05 15:00")
+    assert plan(push, {"quiet_hours": rules}, tz="Asia/Tokyo")["push"] == Skip(
+        channel="push", reason=Reason.QUIET_HOURS, layer="user", rule="quiet_hours/1"
+    )
+    joined = plan(daily, {"quiet_hours": rules}, tz="Asia/Tokyo")["push"]
+    assert isinstance(joined, Join)
+    assert joined.until == joined.closes_at == NOW + MINUTE
 
 
 # -- properties -----------------------------------------------------------------------------------------------------
