@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import fanout, idle, inbox, paused, plot, postgres, push, redis, redis_wake, replay, sqlite, wake, web
+from . import dispatch, fanout, idle, inbox, paused, plot, postgres, push, redis, redis_wake, replay, sqlite, wake, web
 from .harness import Row, progress
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    "dispatch": dispatch.measure,
     "push": push.measure,
     "fanout": fanout.measure,
     "idle": idle.measure,
