@@ -94,6 +94,7 @@ DISPATCH_FUNCTIONS: Final = {
         "join_digest",
         "close_digests",
         "leave_digests",
+        "claim_deliveries",
         "settle_deliveries",
         "submit_notification",
         "advance_deliveries",

@@ -1,4 +1,56 @@
--- Each statement of a function has a snapshot of its own, taken after the locks of the statements before it were acquired.
+-- Each statement of a function has a snapshot of its own, taken after the locks of the statements before it were taken.
+-- Rows are found by their keys, however few there are when a statement is planned: hence the settings of the functions.
+
+-- Claims what is due: the highest priority first, and of each what has been due for longest. Rows are locked one by one as
+-- they are taken, so workers share what is due without waiting for each other.
+CREATE OR REPLACE FUNCTION {claim_deliveries}(p_now bigint, p_lease bigint, p_limit integer, p_channels text[])
+RETURNS TABLE (
+    id text, notification_id text, user_id text, channel text, endpoint text, state smallint, due_at bigint,
+    expires_at bigint, priority integer, after_channel text, delay double precision, fence integer, attempts integer,
+    reason text, provider_id text, updated_at bigint, opened_at bigint, clicked_at bigint,
+    n_id text, n_type text, n_data bytea, n_created_at bigint, n_expires_at bigint, n_digest_id text, n_meta bytea,
+    r_notification_id text, r_user_id text, r_decisions bytea, r_address bytea
+) LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $claim$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        WITH RECURSIVE clock AS MATERIALIZED (
+            SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint AS now
+        ), levels (priority) AS (
+            (SELECT max(d.priority) FROM {deliveries} d WHERE d.state < 10)
+            UNION ALL
+            SELECT (SELECT max(d.priority) FROM {deliveries} d WHERE d.state < 10 AND d.priority < l.priority)
+            FROM levels l WHERE l.priority IS NOT NULL
+        ), due AS MATERIALIZED (
+            SELECT x.id, x.due_at FROM levels l, LATERAL (
+                SELECT d.id, d.due_at FROM {deliveries} d
+                WHERE d.state < 10 AND d.priority = l.priority AND d.due_at <= greatest(p_now, (SELECT now FROM clock))
+                    AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= (SELECT now FROM clock) END
+                    AND (p_channels IS NULL OR d.channel = ANY (p_channels))
+                ORDER BY d.due_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+            ) x LIMIT p_limit
+        ), claimed AS (
+            UPDATE {deliveries} d SET
+                updated_at = CASE d.state WHEN 0 THEN p_now ELSE d.updated_at END,
+                state = greatest(d.state, 1),
+                fence = d.fence + 1,
+                due_at = c.now + p_lease,
+                lease_until = c.now + p_lease
+            FROM due, clock c WHERE d.id = due.id
+            RETURNING d.*, due.due_at AS was_due_at
+        )
+        SELECT {d_delivery_columns}, {n_notification_columns}, {r_recipient_columns}
+        FROM claimed d
+        JOIN {notifications} n ON n.id = d.notification_id
+        JOIN {recipients} r ON r.notification_id = d.notification_id AND r.user_id = d.user_id
+        ORDER BY d.priority DESC, d.was_due_at;
+END
+$claim$;
 
 -- Gives what waits for a channel its due time, by what has become of the deliveries over that channel.
 --
@@ -6,7 +58,12 @@
 -- sees what the first one did.
 CREATE OR REPLACE FUNCTION {settle_deliveries}(
     p_notifications text[], p_users text[], p_channels text[], p_now bigint
-) RETURNS void LANGUAGE plpgsql AS $settle$
+) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $settle$
 DECLARE
     v_row record;
     v_promising boolean;
@@ -128,7 +185,12 @@ CREATE OR REPLACE FUNCTION {advance_deliveries}(
     p_legal integer[],       -- legal steps, as 100 * state before + state after
     p_outcomes integer[],    -- states after an attempt
     OUT made text[]
-) LANGUAGE plpgsql AS $advance$
+) LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $advance$
 DECLARE
     v_clock bigint;
     v_notifications text[];
@@ -217,7 +279,12 @@ $resolve$;
 -- Cancels deliveries that have not begun, and takes the notification out of open digests; returns how many.
 CREATE OR REPLACE FUNCTION {cancel_deliveries}(
     p_notification text, p_now bigint, p_user text, p_channel text, p_channels text, p_reason text
-) RETURNS integer LANGUAGE plpgsql AS $cancel$
+) RETURNS integer LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $cancel$
 DECLARE
     v_notifications text[];
     v_users text[];

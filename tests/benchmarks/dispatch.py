@@ -48,7 +48,8 @@ Step = Callable[[str, Sequence[Any]], Awaitable[Any]]
 """Executes one of the statements for some rows, in a transaction of its own, and returns rows."""
 
 _TABLE = """CREATE TABLE deliveries (id {key}, notification bigint NOT NULL, recipient text NOT NULL,
-channel text NOT NULL, endpoint text NOT NULL, state smallint NOT NULL DEFAULT 0, due_at bigint NOT NULL, fence int NOT NULL DEFAULT 0,
+channel text NOT NULL, endpoint text NOT NULL, state smallint NOT NULL DEFAULT 0, due_at bigint NOT NULL,
+fence int NOT NULL DEFAULT 0,
 lease_until bigint, attempts smallint NOT NULL DEFAULT 0, reason text, provider_id text)"""
 _COLUMNS = ("id", "notification", "recipient", "channel", "endpoint", "due_at")
 _INDEX = "CREATE INDEX deliveries_due ON deliveries (due_at) WHERE state < 10"
