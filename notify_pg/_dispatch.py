@@ -208,7 +208,8 @@ class PostgresDispatchStore(PostgresUserRecords):
         self._db.check()
         if user is None and channel is None:
             raise UsageError("hurry() needs user= or channel=: everything at once would be a stampede")
-        return int(await self._calls.write(partial(self._value, "dispatch_hurry", millis(now), user, channel)))
+        name = "dispatch_hurry_channel" if user is None else "dispatch_hurry_user"
+        return int(await self._calls.write(partial(self._value, name, millis(now), user, channel)))
 
     async def purge(self, before: datetime, *, limit: int = 500) -> int:
         """See `notify.dispatch.abc.DispatchRecords.purge`; a notification with many recipients in several steps."""

@@ -217,7 +217,7 @@ WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0) AND ? IS NU
 
 -- name: unpark
 UPDATE {p}deliveries SET state = 0, due_at = ?, updated_at = ?
-WHERE state = 27 AND coalesce(user_id = ?, 1) AND channel = ?
+WHERE state >= 20 AND state = 27 AND coalesce(user_id = ?, 1) AND channel = ?
 
 -- name: set_opened
 UPDATE {p}deliveries SET opened_at = coalesce(opened_at, ?) WHERE id = ?
