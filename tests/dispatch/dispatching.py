@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
-from notify.dispatch.abc import CapWindow, Claim, Move, Notification, RecipientRecord, State, Submission
+from notify.dispatch.abc import CapWindow, Claim, DigestJoin, Move, Notification, RecipientRecord, State, Submission
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -131,6 +132,31 @@ async def count(store: Any, first: str, last: str, limit: str) -> None:
     await asyncio.gather(*(ask(number) for number in range(int(first), int(last))))
 
 
+async def collect(store: Any, number: str, of: str) -> None:
+    """Do one part of a lot of work on three digests: join them, some notifications twice, and close what is due."""
+    random = Random(3)
+    work = [(f"n{each}", f"k{random.randrange(3)}", each // 40) for each in range(600)]
+    work += random.sample(work, 200)
+    work += [("", "", second) for second in range(30)] * 3
+    work.sort(key=lambda each: (each[2], random.random()))
+    start = datetime(2027, 1, 5, tzinfo=UTC)
+    say("ready")
+    await asyncio.to_thread(sys.stdin.readline)
+
+    async def act(part: int) -> None:
+        for name, key, second in work[part :: 2 * int(of)]:
+            at = start + timedelta(seconds=second)
+            if not name:
+                await store.close_digests(at)
+                continue
+            closes = at + timedelta(seconds=5)
+            join = DigestJoin(key, name, "alice", "t", ["log"], closes, closes, limit=20)
+            records = [RecipientRecord(name, "alice")]
+            await store.submit(Submission(Notification(name, "t", b"{}", at), records, (), [join]))
+
+    await asyncio.gather(act(2 * int(number)), act(2 * int(number) + 1))
+
+
 async def submit(store: Any, name: str, users: int) -> list[str]:
     """Submit a notification to so many users and return the ids of its deliveries."""
     from notify.dispatch.abc import Delivery, delivery_id
@@ -148,7 +174,7 @@ async def submit(store: Any, name: str, users: int) -> list[str]:
 async def main(place: str, role: str, *arguments: str) -> None:
     """Play a role."""
     async with open_store(place) as store:
-        await {"work": work, "count": count}[role](store, *arguments)
+        await {"work": work, "count": count, "collect": collect}[role](store, *arguments)
 
 
 if __name__ == "__main__":

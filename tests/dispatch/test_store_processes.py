@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,21 @@ async def test_a_cap_that_four_processes_ask(place: str) -> None:
         said = await asyncio.gather(*map(rest, askers))
     admitted = [text for each in said for text in each]
     assert len({*admitted}) == len(admitted) == 7
+
+
+@on_sql
+async def test_digests_that_four_processes_join(place: str) -> None:
+    """Of 600 notifications and 200 repeats each is in one digest; each digest has one delivery, and none is empty."""
+    async with open_store(place) as store:
+        with processes() as start:
+            joiners = [start(place, "collect", number, 4) for number in range(4)]
+            await asyncio.gather(*map(line, joiners))
+            await asyncio.gather(*map(rest, joiners))
+        end = datetime(2027, 1, 6, tzinfo=UTC)
+        await store.close_digests(end, limit=500)
+        assert await store.close_digests(end) == 0
+        claims = await store.claim(end, lease=600, limit=500)
+        found = [await store.digest_items(claim.notification.id) for claim in claims]
+    assert len({claim.notification.id for claim in claims}) == len(claims)
+    assert all(1 <= len(items) <= 20 for items in found)
+    assert Counter(item.notification.id for items in found for item in items) == {f"n{n}": 1 for n in range(600)}
