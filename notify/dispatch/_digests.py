@@ -166,7 +166,7 @@ def leading_window(type: NotificationType, user: str, channel: str, data: Any, n
     """Return what decides whether a notification is sent at once (see `Digest.leading`): a count of one.
 
     `CapStore.admit` is asked under an id beside that of the notification, since verdicts are kept. What it refuses is
-    collected, and recorded by a second call with `mode="record"`, so that nothing is sent at once while the digest is
+    collected, and recorded under one more id with `mode="record"`, so that nothing is sent at once while the digest is
     open. With `"look_back"`, the digest itself is recorded when it is sent.
 
     Returns:

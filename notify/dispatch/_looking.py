@@ -172,10 +172,15 @@ class Looker:
             return False
 
     async def _leads(self, claim: Claim, type: NotificationType, now: datetime) -> bool:
-        """Return whether this notification is sent at once, since none was sent lately."""
+        """Return whether this notification is sent at once, since none was sent or collected lately."""
+        delivery, caps = claim.delivery, self._parts.caps
         data = json.loads(claim.notification.data)
-        suffix, window = leading_window(type, claim.delivery.user, claim.delivery.channel, data, now)
-        return await self._parts.caps.admit(claim.notification.id + suffix, claim.delivery.user, [window], now) < 0
+        suffix, window = leading_window(type, delivery.user, delivery.channel, data, now)
+        id = claim.notification.id + suffix
+        if await caps.admit(id, delivery.user, [window], now) < 0:
+            return True
+        await caps.admit(f"{id}/collected", delivery.user, [window], now, mode="record")
+        return False
 
     async def _count(self, claim: Claim, type: NotificationType, tz: str, now: datetime) -> Move | None:
         """Take a place in the frequency caps; return what becomes of the delivery if there is none."""
@@ -220,6 +225,9 @@ class Looker:
             if not items:
                 return _ended(claim, State.SKIPPED, Reason.DIGEST_EMPTY)
             data = items[-1]
+            if type.digest is not None and type.digest.leading == "look_back":
+                suffix, window = leading_window(type, delivery.user, delivery.channel, data, now)
+                await self._parts.caps.admit(notification.id + suffix, delivery.user, [window], now, mode="record")
         recipient = known.recipient
         rendering = Rendering(
             type=type.key,

@@ -263,7 +263,7 @@ async def test_who_leads(type: NotificationType, minutes: list[int], sent: list[
         if await store.admit(f"{minute}{suffix}", "alice", [window], now) == -1:
             found.append(minute)
         else:
-            assert await store.admit(f"{minute}{suffix}", "alice", [window], now, mode="record") == -1
+            assert await store.admit(f"{minute}{suffix}/collected", "alice", [window], now, mode="record") == -1
     assert found == sent
     await store.aclose()
 
