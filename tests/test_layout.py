@@ -32,7 +32,7 @@ FLOORS = (
     ["_layers"],
     ["_notifier"],
     ["adapters", "__init__"],
-    ["http", "inbox"],
+    ["http", "inbox", "_asgi"],
     ["webhook"],
     ["dispatch"],
     ["sync", "testing"],
@@ -48,14 +48,14 @@ PUBLIC = {
 }  # fmt: skip
 """What a backend, the command line and the suites may import of the core."""
 
-OUTSIDE = ["cli", "dispatch", "http", "inbox", "testing", "web", "webhook"]
+OUTSIDE = ["_asgi", "cli", "dispatch", "http", "inbox", "testing", "web", "webhook"]
 """Rooms of `notify` that use the core as a stranger would: by its public modules alone."""
 
 BESIDE = {
     "cli": {"notify.web", "notify.testing.faults", "notify.testing.history", "notify.inbox"},
-    "dispatch": {"notify.http", "notify.inbox", "notify.webhook"},
+    "dispatch": {"notify._asgi", "notify.http", "notify.inbox", "notify.webhook"},
     "testing": {"notify.dispatch.channels", "notify.inbox"},
-    "web": {"notify.webhook", "notify.inbox"},
+    "web": {"notify._asgi", "notify.webhook", "notify.inbox"},
     "webhook": {"notify.http"},
 }
 """Other rooms that such a room uses, by their public modules too."""

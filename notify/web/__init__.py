@@ -11,9 +11,9 @@ from ._credentials import end_session as end_session
 from ._credentials import session_id as session_id
 from ._endpoint import EventStream as EventStream
 from ._mount import mount as mount
-from ._reply import WebError as WebError
-from ._request import Identity as Identity
-from ._request import Request as Request
+from ._shared import Identity as Identity
+from ._shared import Request as Request
+from ._shared import WebError as WebError
 
 __all__ = [
     "EventStream",

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 from notify import InvalidEventIdError, Position
+from notify._asgi import Identity, Request, WebError
 from notify.abc import Interruptible, Stream
 
 from . import _auth
-from ._reply import WebError
-from ._request import Identity, Request
 from ._site import Site
 
 

@@ -7,13 +7,11 @@ from functools import partial
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
+from notify._asgi import Authenticate, Identity, Receive, Request, Scope, Send, WebError, reply_to
 from notify.inbox import Inbox
 
 from . import _auth, _files, _inbox_http, _openapi, _polling, _publish, _routing, _sse, _websocket
-from ._authentication import Authenticate
 from ._options import WebOptions
-from ._reply import WebError, reply_to
-from ._request import Identity, Receive, Request, Scope, Send
 from ._site import Handler, Site, check_notifier
 
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {

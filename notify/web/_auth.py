@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from notify._asgi import SAFE, Receive, Reply, Request, Send, WebError
+
 from ._files import FILES
-from ._gate import SAFE
 from ._login import Client, login_of
-from ._reply import Reply, WebError
-from ._request import Receive, Request, Send
 from ._routing import last_segment
 from ._site import Site
 

@@ -1,55 +1,14 @@
-"""Who a client is: by the application's `authenticate`, or by a ticket that such a client was given.
-
-`authenticate` is the application's code, so what goes wrong in it is logged with its traceback, once when it begins to
-fail, and answered with 503: the client is not to blame, and comes back. The response never says more than that. The
-traceback may quote what the request carried, as in `KeyError: '<a token>'`: credentials of the request are redacted.
-"""
+"""Who opens a stream: whom the application's `authenticate` names, or who was given the ticket."""
 
 from __future__ import annotations
 
-import base64
-import inspect
-import logging
-import re
-import traceback
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
-from datetime import UTC, datetime
-from time import monotonic
-from typing import Any, Final, TypeAlias
-from urllib.parse import quote, quote_plus, unquote
+from notify._asgi import WITHIN, Authenticate, Identification, Request, WebError, is_own_origin, parsed, still_valid
 
-import anyio
-
-from notify import InvalidEventError, UsageError
-from notify.adapters import check_user
-
-from ._gate import is_own_origin, parsed
 from ._login import Client, login_of
-from ._reply import WebError
-from ._request import Identity, Request
 from ._tickets import Tickets
 
-logger = logging.getLogger("notify.web")
 
-Authenticate: TypeAlias = Callable[[Request], "Identity | str | Awaitable[Identity | str | None] | None"]
-"""The application's function: it returns who the client is, or None."""
-
-WITHIN: Final = 10.0
-"""Seconds that `authenticate` may take."""
-
-QUIET: Final = 60.0
-"""Seconds in which failures are logged once, where some requests succeed between them."""
-
-MAX_ADDRESSES: Final = 1000
-"""Logs that a client may be allowed to name."""
-
-_SECRET_HEADERS: Final = re.compile("auth|cookie|key|secret|session|token|websocket-protocol")
-_HARMLESS: Final = frozenset({"bearer", "basic", "notify.v1"})
-_LEAST_SECRET: Final = 4
-
-
-class Authentication:
+class Authentication(Identification):
     """Asks the application, and redeems tickets.
 
     Args:
@@ -62,41 +21,8 @@ class Authentication:
     """
 
     def __init__(self, authenticate: Authenticate, tickets: Tickets, *, timeout: float = WITHIN) -> None:
-        if not callable(authenticate):
-            raise UsageError(
-                "authenticate must be a function from a request to a user id, an Identity or None, "
-                f"not {authenticate!r:.80}"
-            )
-        self._authenticate = authenticate
+        super().__init__(authenticate, timeout=timeout)
         self._tickets = tickets
-        self._timeout = timeout
-        self._is_failing = False
-        self._quiet_until = 0.0
-
-    async def identify(self, request: Request) -> Identity:
-        """Return who sent this request, by `authenticate` alone.
-
-        Raises:
-            WebError: 401, the client has no valid credentials; 403, the application refused it; 500 or 503,
-                `authenticate` has failed.
-
-        Cancellation: cancels `authenticate`.
-        Concurrency: any number of tasks.
-        """
-        try:
-            identity = checked(await self._call(request))
-        except WebError:
-            raise
-        except Exception as error:
-            refusal = _refusal_of(error)
-            if refusal is None:
-                self._failed(request, error)
-                refusal = _failure_of(error)
-            raise refusal from None
-        if self._is_failing:
-            self._is_failing = False
-            logger.warning("authenticate() works again")
-        return _current(identity)
 
     async def identify_stream(self, request: Request) -> Client:
         """Return who opens a stream: by the ticket in the URL or among the subprotocols, else as `identify`.
@@ -115,22 +41,8 @@ class Authentication:
         client = await self._tickets.redeem(ticket, lambda bound: may_use(request, bound))
         if client is None:
             raise WebError(401, "invalid_ticket", "the ticket is not valid, has expired or was used: take a new one")
-        _current(client.identity)
+        still_valid(client.identity)
         return client
-
-    async def _call(self, request: Request) -> Any:
-        found: Any = self._authenticate(request)
-        if found.__class__ is str or not inspect.isawaitable(found):
-            return found
-        with anyio.move_on_after(self._timeout):
-            return await found
-        raise TimeoutError(f"authenticate() has not returned within {self._timeout:g} s")
-
-    def _failed(self, request: Request, error: Exception) -> None:
-        now = monotonic()
-        if not self._is_failing and now >= self._quiet_until:
-            logger.error("authenticate() failed, so clients get errors until it works: %s", redacted(error, request))
-            self._is_failing, self._quiet_until = True, now + QUIET
 
 
 def ticket_of(request: Request) -> str | None:
@@ -155,102 +67,3 @@ def may_use(request: Request, bound: str) -> bool:
         return parsed(origin) == parsed(bound)
     scheme = str(request.scope.get("scheme", "http"))
     return headers.get("sec-fetch-site") == "same-origin" or is_own_origin(bound, scheme, headers.get("host", ""))
-
-
-def redacted(error: BaseException, request: Request) -> str:
-    """Return the traceback of an error without what the request carried as credentials, however they are written."""
-    text = "".join(traceback.format_exception(error)).rstrip()
-    secrets = {form for secret in _secrets(request) for form in _forms(secret) if len(form) >= _LEAST_SECRET}
-    for secret in sorted(secrets - _HARMLESS, key=len, reverse=True):
-        text = text.replace(secret, "...")
-    return text
-
-
-def _secrets(request: Request) -> Iterable[str]:
-    for name, value in request.headers.items():
-        if _SECRET_HEADERS.search(name):
-            yield value
-            yield from re.split(r"[\s,]+", value)
-    yield from request.cookies.values()
-    yield from request.query.values()
-    query = request.scope.get("query_string", b"").decode("latin-1")
-    yield from (field.partition("=")[2] for field in query.split("&"))  # as it is in the URL: `%2f` is `%2F`, too
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "basic":
-        with suppress(ValueError):
-            pair = base64.b64decode(given).decode()
-            yield from (pair, pair.partition(":")[2])
-
-
-def _forms(secret: str) -> Iterable[str]:
-    """Yield a secret as it is and decoded, each of them percent-encoded too, and all of these as `repr` shows them."""
-    for plain in (secret, unquote(secret)):
-        for form in (plain, quote(plain), quote(plain, safe=""), quote_plus(plain)):
-            yield from (form, repr(form)[1:-1])
-
-
-class WrongIdentityError(TypeError):
-    """The application's function returned something else."""
-
-
-def checked(found: Any) -> Identity:
-    """Return what `authenticate` has returned as an identity.
-
-    Ids that cannot be those of a user usually were taken from the request, so they are the client's fault.
-    """
-    if found is None:
-        raise WebError(401, "unauthenticated", "credentials are missing or not valid", [_CHALLENGE])
-    if found.__class__ is str:
-        return Identity(_known_user(found))
-    identity: Any = Identity(found) if isinstance(found, str) else found
-    if not isinstance(identity, Identity):
-        raise WrongIdentityError(
-            f"authenticate() must return a str, an Identity or None, not {type(found).__name__}; "
-            "convert an id of another type, such as a number, with str(...)"
-        )
-    expires: Any = identity.expires_at
-    addresses: Any = identity.addresses
-    if expires is not None and (not isinstance(expires, datetime) or expires.utcoffset() is None):
-        raise WrongIdentityError("Identity.expires_at must be a datetime with a time zone")
-    if isinstance(addresses, str):
-        raise WrongIdentityError("Identity.addresses must be a list of names of logs, not one str")
-    addresses = tuple(addresses)
-    names: list[Any] = [identity.user, *addresses, *([] if identity.session == "" else [identity.session])]
-    if len(addresses) > MAX_ADDRESSES or not all(isinstance(name, str) for name in names):
-        raise WrongIdentityError(f"an Identity has a user, a session and up to {MAX_ADDRESSES} addresses, each a str")
-    for name in names:
-        _known_user(name)
-    return Identity(identity.user, addresses, expires, identity.session)
-
-
-def _known_user(name: str) -> str:
-    try:
-        check_user(name)
-    except InvalidEventError:
-        message = "the credentials do not name a user: an id has 1 to 255 bytes without control characters"
-        raise WebError(401, "unauthenticated", message, [_CHALLENGE]) from None
-    return name
-
-
-def _current(identity: Identity) -> Identity:
-    if identity.expires_at is not None and identity.expires_at <= datetime.now(UTC):
-        raise WebError(401, "expired", "the credentials have expired: renew them", [_CHALLENGE])
-    return identity
-
-
-def _refusal_of(error: Exception) -> WebError | None:
-    """Return the answer for an exception of a web framework that means "refused", such as `HTTPException(401)`."""
-    status = getattr(error, "status_code", None)
-    if status == 401:
-        return WebError(401, "unauthenticated", "credentials are missing or not valid", [_CHALLENGE])
-    return WebError(403, "forbidden", "the application refused the client") if status == 403 else None
-
-
-def _failure_of(error: Exception) -> WebError:
-    if isinstance(error, WrongIdentityError):
-        return WebError(500, "authenticate_failed", str(error))
-    message = "authenticate() of the application failed: this is not the client's fault; the server's log says more"
-    return WebError(503, "authenticate_failed", message)
-
-
-_CHALLENGE: Final = (b"www-authenticate", b"Bearer")

@@ -11,8 +11,7 @@ import secrets
 from typing import Any, Final, Protocol
 
 from notify import Notifier, UsageError
-
-from ._request import Request
+from notify._asgi import Request
 
 SESSION_KEY: Final = "notify.session"
 """Where the id stands in a session."""

@@ -11,12 +11,11 @@ from typing import Final
 import anyio
 
 from notify import Event, InvalidEventIdError, NotifyError
+from notify._asgi import NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError, reply_to
 
 from ._admission import Admission
 from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, offset_of, position_of, sse_frames
 from ._frames import HEARTBEAT
-from ._reply import NO_STORE, Reply, WebError, reply_to
-from ._request import Headers, Message, Receive, Request, Send
 from ._session import Ended, Session, ended
 from ._site import Site
 from ._sse import HEADERS, until_gone_watch

@@ -19,15 +19,25 @@ from datetime import datetime
 from typing import Any, Final
 
 from notify import BackendError, ClosedError, Notifier, NotifyError, UsageError
+from notify._asgi import (
+    NO_STORE,
+    Identity,
+    Receive,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    WebError,
+    WrongIdentityError,
+    checked,
+    reply_to,
+)
 from notify.adapters import check_user
 
 from . import _position
 from ._admission import Admission, logs_of
-from ._authentication import WrongIdentityError, checked
 from ._login import login_of
 from ._options import WebOptions
-from ._reply import NO_STORE, Reply, WebError, reply_to
-from ._request import Identity, Receive, Request, Scope, Send
 from ._session import Ended, Session, ended, translation_of
 from ._site import Site, check_notifier
 from ._sse import HEADERS, Entrance, FrameFeed, end_frames, serve

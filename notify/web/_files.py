@@ -9,8 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-from ._reply import Reply
-from ._request import Receive, Request, Send
+from notify._asgi import Receive, Reply, Request, Send
+
 from ._routing import last_segment
 from ._site import Site
 

@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import anyio
 
-from ._reply import WebError
-from ._request import Identity
+from notify._asgi import Identity, WebError
 
 logger = logging.getLogger("notify.web")
 

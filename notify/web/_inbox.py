@@ -13,13 +13,12 @@ from typing import Any, Final, TypeAlias
 
 import anyio
 
+from notify._asgi import Identity, WebError
 from notify.inbox import Change, Inbox
 
 from . import _inbox_arguments as arguments
 from ._frames import one_line
 from ._inbox_values import change_object, counts_value, page_object, topics_object
-from ._reply import WebError
-from ._request import Identity
 from ._site import Site
 
 Operation: TypeAlias = Callable[[Site, Inbox, Identity, Mapping[str, Any]], Awaitable[bytes]]

@@ -13,12 +13,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, get_args
 
+from notify._asgi import WebError
 from notify.adapters import check_user, split_positions
 from notify.errors import InvalidEventError, InvalidEventIdError
 from notify.ids import is_id
 from notify.inbox.abc import MAX_IDS, State
-
-from ._reply import WebError
 
 LIMIT: Final = 20
 """Items of a page, where the client does not say."""

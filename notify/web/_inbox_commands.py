@@ -6,11 +6,10 @@ The answer has the members of the HTTP response beside `ref` and `ok`. Errors ha
 from __future__ import annotations
 
 from notify import NotifyError
+from notify._asgi import Identity, WebError, web_error
 
 from ._commands import Command, CommandError, answer_with
 from ._inbox import OPERATIONS, perform
-from ._reply import WebError, web_error
-from ._request import Identity
 from ._site import Site
 
 

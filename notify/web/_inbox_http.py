@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ._body import read_object
+from notify._asgi import JSON_HEADERS, Receive, Reply, Request, Send, WebError, read_object
+
 from ._inbox import inbox_of, perform
-from ._reply import JSON_HEADERS, Reply, WebError
-from ._request import Receive, Request, Send
 from ._routing import route_of
 from ._site import Site
 
@@ -74,7 +73,11 @@ async def _serve(site: Site, request: Request, send: Send, name: str, source: Ma
     inbox_of(site)
     assert site.authentication is not None  # an application that has routes authenticates
     identity = await site.authentication.identify(request)
-    members = source if isinstance(source, Mapping) else await read_object(site, request, source)
+    members = (
+        source
+        if isinstance(source, Mapping)
+        else await read_object(request, source, site.options.max_body, site.options.send_timeout)
+    )
     body = await perform(site, identity, name, members)
     await Reply(200, body, JSON_HEADERS).send(send, request.response_headers)
 

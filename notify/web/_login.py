@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from notify._asgi import Identity, Request
+
 from ._position import digest
-from ._request import Identity, Request
 
 
 class Client(NamedTuple):

@@ -15,8 +15,7 @@ from typing import Any, Final
 import anyio
 
 from notify import UsageError
-
-from ._request import ASGIApp, Message, Receive, Scope, Send
+from notify._asgi import ASGIApp, Message, Receive, Scope, Send
 
 _logger: Final = logging.getLogger("notify.web")
 

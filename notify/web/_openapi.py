@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from notify._asgi import Receive, Reply, Request, Send
+
 from ._files import FILES
 from ._inbox_openapi import SCHEMAS as INBOX_SCHEMAS
 from ._inbox_openapi import inbox_paths
@@ -24,8 +26,6 @@ from ._openapi_parts import (
     plain,
     shared_parameters,
 )
-from ._reply import Reply
-from ._request import Receive, Request, Send
 from ._site import Site
 
 _SCHEMAS: Final[Json] = {

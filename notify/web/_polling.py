@@ -26,6 +26,7 @@ from typing import Any, Final
 import anyio
 
 from notify import ClosedError, Event, NotifyError, Position
+from notify._asgi import JSON_HEADERS, NO_STORE, Message, Receive, Reply, Request, Send, WebError
 from notify.inbox.abc import CHANGES, ITEM
 
 from . import _position
@@ -33,8 +34,6 @@ from ._admission import Admission, admit
 from ._dialects import dump
 from ._frames import one_line
 from ._inbox_values import counts_value
-from ._reply import JSON_HEADERS, NO_STORE, Reply, WebError
-from ._request import Message, Receive, Request, Send
 from ._session import Ended, Session, ended, translation_of
 from ._site import Site
 from ._sse import Entrance, until_gone_watch

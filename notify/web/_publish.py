@@ -21,11 +21,9 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from notify import Event, NotifyError
+from notify._asgi import Receive, Reply, Request, Send, WebError, check_json, parsed_json, read_body, web_error
 from notify.inbox import Inbox
 
-from ._body import check_json, parsed_json
-from ._reply import Reply, WebError, read_body, web_error
-from ._request import Receive, Request, Send
 from ._site import Site
 from ._sse import until_gone_watch
 

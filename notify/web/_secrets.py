@@ -19,10 +19,9 @@ from time import monotonic, time
 from typing import Any, Final
 
 from notify import UsageError
+from notify._asgi import Request, WebError
 from notify.webhook import WebhookVerificationError, sign, verify
 
-from ._reply import WebError
-from ._request import Request
 from ._throttle import Throttle
 
 MAX_SEEN: Final = 10_000

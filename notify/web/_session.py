@@ -28,13 +28,12 @@ from typing import Any, Final, Literal, Self, TypeAlias, cast
 import anyio
 
 from notify import BackendError, ClosedError, DisconnectedError, Event, Position, UsageError
+from notify._asgi import Request, WebError
 
 from . import _position
 from ._admission import Admission, subscribed
 from ._dialects import Dialect
 from ._position import Asked
-from ._reply import WebError
-from ._request import Request
 from ._site import Site
 from ._ticker import NEVER
 from ._translation import Translation

@@ -6,19 +6,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from notify import Notifier, UsageError
+from notify._asgi import Authenticate, CrossSiteRules, Receive, Request, Send
 from notify.adapters import Background
 
-from ._authentication import Authenticate, Authentication
+from ._authentication import Authentication
 from ._closing import Closing
 from ._dialects import Dialect
 from ._follow_rule import FollowRule
 from ._frames import FrameCache
-from ._gate import CrossSiteRules
 from ._health import HealthCheck
 from ._limits import StreamLimits, Turns
 from ._linger import PollLinger
 from ._options import WebOptions
-from ._request import Receive, Request, Send
 from ._secrets import PublishSecrets
 from ._ticker import Ticker
 from ._tickets import Tickets

@@ -17,14 +17,13 @@ import anyio
 import anyio.lowlevel
 
 from notify import BackendError, ClosedError, Event
+from notify._asgi import NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError
 
 from . import _position
 from ._admission import Admission, admit
 from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame, sync_members
 from ._position import Asked
-from ._reply import NO_STORE, Reply, WebError
-from ._request import Headers, Message, Receive, Request, Send
 from ._session import Ended, Session, ended, retry_of, translation_of
 from ._site import Site
 from ._translation import Translation

@@ -33,12 +33,11 @@ from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from notify import BackendUnavailableError, Event, NotifyError, Store, ids
+from notify._asgi import Identity, WebError
 from notify.abc import Forget, ability
 
 from ._login import Client
 from ._open_tickets import OpenTickets
-from ._reply import WebError
-from ._request import Identity
 
 ISSUED: Final = "notify.ticket"
 USED: Final = "notify.ticket.used"

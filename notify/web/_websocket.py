@@ -39,6 +39,7 @@ from typing import Any, Final
 import anyio
 
 from notify import ClosedError, NotifyError
+from notify._asgi import Receive, Request, Send, WebError, web_error
 
 from . import _auth, _position
 from ._admission import Admission, admit
@@ -46,8 +47,6 @@ from ._commands import Command, CommandError, CommandQueue, answer, position_of,
 from ._frames import one_line, ws_text
 from ._inbox_commands import answered, is_for_inbox
 from ._position import Asked
-from ._reply import WebError, web_error
-from ._request import Receive, Request, Send
 from ._routing import last_segment
 from ._session import Ended, Reason, Session, ended, translation_of
 from ._site import Site

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from notify import Notifier, UsageError
+from notify._asgi import Identity
 
 from ._endpoint import EventStream, missing
-from ._request import Identity
 
 if TYPE_CHECKING:
     from django.http import HttpRequest  # type: ignore[import-untyped]

@@ -17,16 +17,14 @@ from contextlib import suppress
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
+from notify._asgi import Authenticate, Message, Receive, Reply, Request, Scope, Send, WebError
 
 from ._admission import Admission, admit
-from ._authentication import Authenticate
 from ._durable import Form as Form
 from ._durable import payload as payload
 from ._durable_reading import Reading, refusal, unavailable
 from ._frames import wire_object
 from ._options import WebOptions
-from ._reply import Reply, WebError
-from ._request import Message, Receive, Request, Scope, Send
 from ._session import Ended
 from ._site import Site, check_notifier
 

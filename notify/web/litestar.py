@@ -14,9 +14,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from notify import Notifier
+from notify._asgi import Identity
 
 from ._endpoint import EventStream, missing
-from ._request import Identity
 
 if TYPE_CHECKING:
     from litestar import Request, Response

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from notify import Notifier
+from notify._asgi import Identity
 
 from ._endpoint import EventStream, missing
-from ._request import Identity
 
 if TYPE_CHECKING:
     from quart import Request, Response

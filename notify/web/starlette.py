@@ -14,9 +14,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from notify import Notifier
+from notify._asgi import Identity, Receive, Scope, Send
 
 from ._endpoint import EventStream, missing
-from ._request import Identity, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from starlette.requests import Request

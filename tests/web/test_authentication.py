@@ -13,12 +13,11 @@ import pytest
 from django.contrib.sessions.backends.base import SessionBase
 
 from notify import Notifier, UsageError
-from notify.web import _authentication as module
+from notify._asgi import Identity, Request, WebError
+from notify._asgi import _identify as module
 from notify.web._authentication import Authentication, may_use, ticket_of
 from notify.web._credentials import SESSION_KEY, bearer_token, end_session, session_id
 from notify.web._login import Client, login_of
-from notify.web._reply import WebError
-from notify.web._request import Identity, Request
 from notify.web._tickets import Tickets
 from notify_memory import MemoryStore
 from tests.web import applications

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from notify import UsageError
-from notify.web._gate import CrossSiteRules, is_own_origin, parsed
+from notify._asgi import CrossSiteRules, is_own_origin, parsed
 
 HOST = "push.example"
 OWN = f"https://{HOST}"

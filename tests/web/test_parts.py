@@ -26,6 +26,7 @@ from notify import (
     PushUncertainError,
     UsageError,
 )
+from notify._asgi import Reply, read_body, reply_to
 from notify.adapters import Background
 from notify.web import Identity, Request, WebError, _frames
 from notify.web._admission import logs_of
@@ -33,7 +34,6 @@ from notify.web._frames import Encoded, FrameCache, sse_frame, wire_object, ws_t
 from notify.web._limits import HOLD, StreamLimits, Turns
 from notify.web._options import WebOptions
 from notify.web._position import Asked, asked, mark, parse
-from notify.web._reply import Reply, read_body, reply_to
 from notify.web._ticker import NEVER, Ticker
 from notify.web._watch import GroupWatch, watch
 from tests.parts import until

@@ -17,12 +17,12 @@ import pytest
 import standardwebhooks
 
 from notify import Event, Notifier, UsageError, ids
+from notify._asgi import WebError
 from notify.inbox import Inbox
 from notify.web import NotifyApp
 from notify.web import _publish as publish_module
 from notify.web import _secrets as secrets_module
 from notify.web._publish import parsed_order
-from notify.web._reply import WebError
 from notify.web._throttle import Throttle
 from notify_memory import MemoryPresence, MemoryStore
 from tests.parts import until

@@ -13,11 +13,10 @@ import anyio
 import pytest
 
 from notify import BackendUnavailableError, Event, Page, Store, ids
+from notify._asgi import Identity, WebError
 from notify.web import _tickets as tickets_module
 from notify.web._login import Client
 from notify.web._open_tickets import OpenTickets
-from notify.web._reply import WebError
-from notify.web._request import Identity
 from notify.web._tickets import Tickets
 from notify_memory import MemoryStore
 from notify_pg import PostgresStore

@@ -1,4 +1,4 @@
-"""The JSON body of a request: bounded in bytes and in time, strict, and always one object."""
+"""The JSON body of a request: bounded in bytes and in time, strict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from ._reply import WebError, read_body
 from ._request import Receive, Request
-from ._site import Site
 
 
 def check_json(request: Request) -> None:
@@ -17,17 +16,17 @@ def check_json(request: Request) -> None:
         raise WebError(415, "unsupported_media_type", f"the body must be application/json, not {kind:.80}")
 
 
-async def read_object(site: Site, request: Request, receive: Receive) -> dict[str, Any]:
+async def read_object(request: Request, receive: Receive, limit: int, seconds: float) -> dict[str, Any]:
     """Return the JSON object in the body of a request.
 
     Raises:
-        WebError: it is not one, is too large, or is not complete in time.
+        WebError: it is not one, has more than `limit` bytes, or is not complete after `seconds`.
 
     Cancellation: nothing has happened.
     Concurrency: once for each request.
     """
     check_json(request)
-    found = parsed_json(await read_body(receive, site.options.max_body, site.options.send_timeout))
+    found = parsed_json(await read_body(receive, limit, seconds))
     if not isinstance(found, dict):
         raise WebError(400, "bad_request", "the body must be one JSON object")
     return found
