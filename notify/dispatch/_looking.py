@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from notify import BackendError, NotifyError
+from notify import BackendError, ClosedError, NotifyError, UsageError
 from notify.adapters import OutageLog
 
 from ._caps import is_counted, mode_of, reason_of, resets_at, windows
@@ -37,6 +37,9 @@ _DIGEST_PAGE: Final = 500
 
 _LOOK_AGAIN: Final = 30.0
 """Seconds after which a delivery is looked at again if what decides about it could not be read."""
+
+_LOOK_AT_VALUES_AGAIN: Final = 900.0
+"""Seconds after which a delivery is looked at again if values of its recipient are refused."""
 
 _REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, State.SENDING})
 """States of a delivery that has perhaps arrived."""
@@ -77,6 +80,8 @@ class Looker:
             found = await known(self._parts, users, set(users) - asked)
             gates = await self._parts.gates.gates(now)
         except Exception as error:  # `recipients` is the application's
+            if isinstance(error, UsageError) and not isinstance(error, ClosedError):
+                return await self._look_apart(claims, error, now)
             self._lookups.failed(error)
             return [_later(each, error, now) for each in claims if not each.is_ambiguous], []
         self._lookups.recovered()
@@ -94,6 +99,22 @@ class Looker:
                 ready.append(result)
             else:
                 moves.append(result)
+        return moves, ready
+
+    async def _look_apart(
+        self, claims: Sequence[Claim], error: UsageError, now: datetime
+    ) -> tuple[list[Move], list[Ready]]:
+        """Look at each recipient alone, since a value of one is refused: a zone, or preferences of another version."""
+        moves: list[Move] = []
+        ready: list[Ready] = []
+        users = dict.fromkeys(each.delivery.user for each in claims)
+        if len(users) == 1:
+            logger.warning("a recipient's values are refused, so its deliveries wait: %s", error)
+            return [_later(each, error, now, _LOOK_AT_VALUES_AGAIN) for each in claims if not each.is_ambiguous], []
+        for user in users:
+            found = await self.look([each for each in claims if each.delivery.user == user], now)
+            moves += found[0]
+            ready += found[1]
         return moves, ready
 
     async def _decide(self, claim: Claim, known: Known, gates: Mapping[str, datetime], now: datetime) -> Move | Ready:
@@ -285,9 +306,9 @@ def move(claim: Claim, to: State, reason: str = "", **more: Any) -> Move:
     return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, **more)
 
 
-def _later(claim: Claim, error: Exception, now: datetime) -> Move:
+def _later(claim: Claim, error: Exception, now: datetime, seconds: float = _LOOK_AGAIN) -> Move:
     """Return the move of a claim that could not be looked at."""
-    due_at = now + timedelta(seconds=_LOOK_AGAIN)
+    due_at = now + timedelta(seconds=seconds)
     return move(claim, State.WAITING, Reason.RETRY, due_at=due_at, error=type(error).__name__)
 
 
