@@ -84,7 +84,7 @@ class Dispatcher:
         endpoints: keeps devices and addresses; None: the store does.
         caps: counts for frequency caps; None: the store does.
         gates: keeps which providers want to be left alone; None: the store does.
-        defaults: preferences of users who have not decided.
+        defaults: preferences of users who have not decided; None: those of `types`.
         tz: the IANA zone of users whose zone is unknown.
         schedules: how channels are retried, by their names.
         timeout: seconds for which a channel may take to send one message.
@@ -136,7 +136,7 @@ class Dispatcher:
             channels=by_name,
             recipients=recipients,
             templates=DataTemplates() if templates is None else templates,
-            defaults=Preferences() if defaults is None else defaults,
+            defaults=registry.defaults if defaults is None else defaults,
             tz=tz,
             clock=_utc_now if clock is None else clock,
             chance=random.random,
@@ -350,10 +350,12 @@ class Dispatcher:
             source: from where, such as `"preference page"`.
 
         Raises:
-            UsageError: the patch says something that preferences cannot say; nothing has changed.
+            UsageError: the patch says what preferences cannot say, or names what there is not; nothing has changed.
         """
-        now = self._parts.clock()
-        text = await self._parts.preferences.patch(user, check_patch(patch), by=by or user, source=source, now=now)
+        now, types = self._parts.clock(), self._parts.types
+        known_types = types if types.unknown == "error" else None
+        checked = check_patch(patch, types=known_types, channels=self._parts.channels)
+        text = await self._parts.preferences.patch(user, checked, by=by or user, source=source, now=now)
         await self._parts.records.hurry(now, user=user)
         self._wake()
         return Preferences.from_json(text)

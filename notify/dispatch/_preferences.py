@@ -177,7 +177,8 @@ def check_patch(
 
     Args:
         patch: what a user changes.
-        types: the registered types: an entry for another one, or for a consent that none needs, is refused.
+        types: the registered types: an entry for another one is refused. A consent may have any name, since it can be
+            given before a type needs it.
         channels: the installed channels: an entry for another one is refused.
 
     Raises:
@@ -189,7 +190,6 @@ def check_patch(
         known = list(types)
         _check_among("a type", set_.types, {each.key for each in known})
         _check_among("a category", set_.categories, get_args(Category))
-        _check_among("a consent", set_.opt_in, {each.opt_in for each in known if each.opt_in is not None})
     if channels is not None:
         groups = (*set_.types.values(), *set_.categories.values())
         _check_among("a channel", {*set_.channels, *(name for each in groups for name in each)}, {*channels, ALL})

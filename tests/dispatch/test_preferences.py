@@ -300,7 +300,6 @@ PATCHES: dict[str, Any] = {
     "types/offers must be an object": {"types": {"offers": False}},
     "coment.created is not the name of a type; there are comment.created, offers": {"types": {"coment.created": {}}},
     "promo is not the name of a category; there are marketing, system, transactional": {"categories": {"promo": {}}},
-    "news is not the name of a consent; there are promotions": {"opt_in": {"news": True}},
     "fax is not the name of a channel; there are *, email, in_app": {"channels": {"fax": True}},
     "fax, telex is not the name of a channel": {"types": {"offers": {"fax": True, "*": True, "telex": False}}},
     "preferences: extra must be JSON": {"extra": {"x": float("nan")}},
@@ -322,6 +321,7 @@ def test_patches() -> None:
     gone = {"types": {"coment.created": None, "offers": {"fax": None}}, "channels": None, "opt_in": {"x": None}}
     assert json.loads(check_patch(gone, types=TYPES, channels=["in_app", "email"])) == gone
     assert check_patch('{"types": {"any": {"fax": true}}}') == b'{"types":{"any":{"fax":true}}}'
+    assert check_patch({"opt_in": {"news": True}}, types=TYPES) == b'{"opt_in":{"news":true}}'
     assert check_patch(FULL, types=TYPES, channels=["in_app", "email", "sms"])
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from notify import UsageError
+from notify.dispatch import Dispatcher, TypeRegistry
 from notify.dispatch._decisions import Hold, Join, Send, Skip
 from notify.dispatch._layers import Layers
 from notify.dispatch._plan import Look, plan_recipient
@@ -17,6 +19,8 @@ from notify.dispatch._reasons import Reason
 from notify.dispatch._settings import settings_of_gh, settings_of_tp
 from notify.dispatch._type_parts import Fallback
 from notify.dispatch._types import IN_APP, NotificationType, Recipient
+from notify.dispatch.channels import LogChannel
+from notify_memory import MemoryDispatchStore
 from tests.dispatch.values import CHANNELS, NOW, endpoint, utc
 
 GH, TP = preset("gh"), preset("tp")
@@ -306,3 +310,34 @@ def test_values_of_the_tutorial() -> None:
         "unread_message_count": (IN_APP,),
         "task_progress": (IN_APP,),
     }
+
+
+@pytest.mark.anyio
+async def test_a_dispatcher_with_a_preset() -> None:
+    """A registry brings its defaults along, and what would have no effect is refused when preferences are changed."""
+
+    async def recipients(ids: Sequence[str]) -> list[Recipient]:
+        return [Recipient(user, endpoints=DEVICES) for user in ids]
+
+    store = MemoryDispatchStore()
+    names = ("push", "email", "sms", "in_app")
+    dispatcher = Dispatcher(None, store, preset("gh"), dict.fromkeys(names, LogChannel()), recipients=recipients)
+    plan = await dispatcher.plan("discount_offer", "alice", {})
+    assert {each.channel: type(each) for each in plan.decisions} == {
+        "push": Send,
+        "email": Skip,
+        "sms": Skip,
+        "in_app": Send,
+    }
+    await dispatcher.set_preferences("alice", {"types": {"discount_offer": {"email": True}}, "channels": {"sms": True}})
+    plan = await dispatcher.plan("discount_offer", "alice", {})
+    assert {type(each) for each in plan.decisions} == {Send}
+    with pytest.raises(UsageError, match="fax is not the name of a channel"):
+        await dispatcher.set_preferences("alice", {"channels": {"fax": True}})
+    strict = Dispatcher(
+        None, store, TypeRegistry([*preset("gh")]), dict.fromkeys(names, LogChannel()), recipients=recipients
+    )
+    with pytest.raises(UsageError, match="discount_ofer is not the name of a type"):
+        await strict.set_preferences("alice", {"types": {"discount_ofer": {"email": True}}})
+    assert (await dispatcher.preferences("alice")).channels == {"sms": True}
+    await store.aclose()

@@ -76,6 +76,16 @@ CASES = {
     "a day of 25 hours": ([all_day(BERLIN, "sun")], "2027-10-31 12:00", "2027-10-31 23:00"),
     "a day that begins at 01:00": ([all_day(SANTIAGO, "sun")], "2026-09-06 04:00", "2026-09-07 03:00"),
     "and the second before it": ([all_day(SANTIAGO, "sun")], "2026-09-06 03:59:59", None),
+    "set back over midnight, tomorrow has begun": (
+        [rule("00:00-06:00", "America/St_Johns")],
+        "2010-11-07 02:45",
+        "2010-11-07 09:30",
+    ),
+    "set back over midnight, the day before yesterday has not ended": (
+        [rule("23:45-23:30", "America/St_Johns", days=("fri",))],
+        "2010-11-07 02:30:30",
+        "2010-11-07 03:00",
+    ),
     "without an end": ([all_day(BERLIN)], "2027-01-09 12:00", "never"),
 }
 
