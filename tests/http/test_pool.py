@@ -104,6 +104,19 @@ async def test_a_refused_connection_comes_before_sending() -> None:
     assert (error.is_sent, error.code) == (False, "connect")
 
 
+async def test_a_request_that_is_only_half_sent() -> None:
+    """The first bytes are out, so it is not certain what became of it."""
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        url = f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/"  # accepts, and never reads
+        async with HttpPool(allow_private=True) as pool:
+            for timeout in (0.3, 3.0, 30.0):
+                with pytest.raises(HttpError) as caught:
+                    await pool.request("POST", url, headers={}, content=bytes(50_000_000), timeout=timeout)
+                if caught.value.is_sent:
+                    break
+    assert (caught.value.is_sent, caught.value.code) == (True, "timeout")
+
+
 async def test_a_handshake_without_end_comes_before_sending() -> None:
     """Bytes of TLS are no bytes of the request."""
 
