@@ -372,7 +372,7 @@ def test_a_key_in_pem() -> None:
 
 
 async def test_many_at_once(service: PushService) -> None:
-    """Messages are encrypted in threads, and each arrives at its browser."""
+    """Each message arrives at its browser."""
     browsers = [service.subscribe() for _ in range(20)]
     async with channel() as sender, anyio.create_task_group() as tasks:
         for number, browser in enumerate(browsers):

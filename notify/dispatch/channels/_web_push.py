@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, ClassVar, Final, Literal
 
-import anyio.to_thread
-
 from notify import UsageError
 from notify.http import HttpAnswer, HttpClient, HttpError
 
@@ -145,7 +143,7 @@ class WebPushChannel(HttpChannel):
         if len(content) > MAX_PLAINTEXT:
             return Rejected("too_large", error=f"the message has {len(content)} bytes; {MAX_PLAINTEXT} are allowed")
         try:
-            body = await anyio.to_thread.run_sync(encrypt, content, p256dh, auth)
+            body = encrypt(content, p256dh, auth)  # 0.13 ms: less than it costs to hand it to a thread
         except ValueError:
             return Rejected("subscription", is_unclear=True, error="the keys of the subscription are malformed")
         now = self._clock()
