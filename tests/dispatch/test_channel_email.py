@@ -334,6 +334,21 @@ async def test_a_slow_goodbye_changes_nothing() -> None:
             assert isinstance(await channel.send(job(BOB)), Accepted)
 
 
+async def test_waiting_for_a_connection_is_bounded(mailbox: Mailbox, shared: tuple[Mailbox, int]) -> None:
+    """A message that gets none in its time was certainly not sent."""
+    mailbox.answers["data"] = "hang"
+    channel = EmailChannel("127.0.0.1", shared[1], sender=SENDER, encryption="none", max_connections=1, timeout=1.0)
+    found: list[Outcome] = []
+
+    async def send() -> None:
+        found.append(await channel.send(job(BOB)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(send)
+    assert sum(isinstance(each, Transient) for each in found) >= 4
+
+
 async def test_cancelling_leaves_no_connection(mailbox: Mailbox, shared: tuple[Mailbox, int]) -> None:
     """A cancelled message frees its slot, and the next one is sent."""
     mailbox.answers["data"] = "hang"

@@ -183,6 +183,22 @@ async def test_without_settings_it_is_misconfigured(project: str | None, credent
         assert isinstance(await fcm.send(job(PHONE)), Misconfigured)
 
 
+async def test_a_token_server_that_hangs(server: FakeServer, account: dict[str, str]) -> None:
+    """One message asks it; those that wait share what became of that, and do not wait one after the other."""
+    server.answer(Reply(how="hang"), path="/token")
+    found: list[Outcome] = []
+    async with channel(server, account, timeout=0.5) as fcm:
+
+        async def send() -> None:
+            found.append(await fcm.send(job(PHONE)))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(send)
+    assert [type(each) for each in found] == [Transient] * 20
+    assert len(server.requests) <= 2
+
+
 class Login:
     """Credentials of another kind, as google-auth's objects are used."""
 

@@ -30,7 +30,7 @@ class EmailChannel:
         password: for the login.
         encryption: `"starttls"`, `"implicit"` (TLS from the first byte) or `"none"`.
         return_path: where bounces go; None: to the sender.
-        timeout: seconds for one message, from the connection to the server's answer.
+        timeout: seconds for one message, from the wait for a connection to the server's answer.
         max_connections: how many messages are sent at the same time.
         ssl_context: how the server's certificate is checked; as the system does by default.
         hostname: how this host calls itself; None: its name.
@@ -93,8 +93,7 @@ class EmailChannel:
         is_international = not (recipient.addr_spec + self._return_path).isascii()
         content = message.as_bytes(policy=POLICY.clone(utf8=is_international))
         envelope = Envelope(self._return_path, recipient.addr_spec, content, is_international)
-        async with self._slots:
-            return await deliver(self._server, envelope, message_id(job, self._sender.domain))
+        return await deliver(self._server, envelope, message_id(job, self._sender.domain), self._slots)
 
     def __repr__(self) -> str:
         return f"<EmailChannel over {self._server.host if self._server else None}>"

@@ -113,7 +113,8 @@ class FcmChannel(HttpChannel):
 class AccessTokens:
     """The token with which a channel logs in: fetched when it is needed first, replaced before it ends.
 
-    Invariant I1: one task fetches at a time; the others wait for its result.
+    Invariants:
+        I1: one task fetches at a time; those that wait for it take its result, also if that is a failure.
     """
 
     def __init__(self, credentials: Any, client: HttpClient, timeout: float, clock: Callable[[], float]) -> None:
@@ -125,14 +126,22 @@ class AccessTokens:
         self._lock = anyio.Lock()
         self._token = ""
         self._expires = 0.0
+        self._fetched = 0
+        self._failure: Transient | Misconfigured | None = None
 
     async def get(self, *, refused: str = "") -> str | Transient | Misconfigured:
         """Return a token that is not `refused`, or why there is none."""
+        before = self._fetched
         async with self._lock:  # keeps I1
+            if self._fetched != before and self._failure is not None:
+                return self._failure
             if self._token and self._token != refused and self._clock() < self._expires - MARGIN:
                 return self._token
-            failure = await anyio.to_thread.run_sync(self._refresh)
-            return failure or self._token
+            self._failure = Transient("token", error="the access token could not be fetched in time")
+            with anyio.move_on_after(self._timeout):
+                self._failure = await anyio.to_thread.run_sync(self._refresh, abandon_on_cancel=True)
+            self._fetched += 1
+            return self._failure or self._token
 
     def _refresh(self) -> Transient | Misconfigured | None:
         """Fetch a token, in a worker thread: the library that signs the request for it is synchronous."""
@@ -161,6 +170,7 @@ class AccessTokens:
         """Send a request of the library, from its thread, with the client of the channel."""
         from google.auth import exceptions
 
+        anyio.from_thread.check_cancelled()  # the library tries again several times, also when it is too late
         content = body.encode() if isinstance(body, str) else body or b""
         call = partial(self._client.request, headers=dict(headers or {}), content=content, timeout=self._timeout)
         try:

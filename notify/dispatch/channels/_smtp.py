@@ -7,7 +7,7 @@ import re
 import smtplib
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -76,15 +76,21 @@ class InternationalError(Exception):
     """The address has characters outside ASCII, and the server has no SMTPUTF8."""
 
 
-async def deliver(server: Server, envelope: Envelope, provider_id: str) -> Outcome:
-    """Send one message over a connection of its own, and return what became of it."""
+async def deliver(
+    server: Server, envelope: Envelope, provider_id: str, slots: AbstractAsyncContextManager[Any]
+) -> Outcome:
+    """Send one message over a connection of its own, and return what became of it.
+
+    Waiting for one of the `slots` counts as connecting.
+    """
     dialogue = Dialogue()
     try:
         with anyio.move_on_after(server.timeout):
-            if _is_asyncio():
-                await _with_aiosmtplib(server, envelope, dialogue)
-            else:
-                await anyio.to_thread.run_sync(_with_smtplib, server, envelope, dialogue, abandon_on_cancel=True)
+            async with slots:
+                if _is_asyncio():
+                    await _with_aiosmtplib(server, envelope, dialogue)
+                else:
+                    await anyio.to_thread.run_sync(_with_smtplib, server, envelope, dialogue, abandon_on_cancel=True)
     except SmtpRefusedError as error:
         return refused(dialogue.phase, error.code, error.text)
     except InternationalError:
