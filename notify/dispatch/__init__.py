@@ -18,7 +18,6 @@ from ._decisions import Join as Join
 from ._decisions import Plan as Plan
 from ._decisions import Send as Send
 from ._decisions import Skip as Skip
-from ._digests import DigestSummary as DigestSummary
 from ._dispatcher import Dispatcher as Dispatcher
 from ._dispatcher import Ticket as Ticket
 from ._explain import Explanation as Explanation
@@ -67,7 +66,6 @@ __all__ = [
     "Decision",
     "Delivered",
     "Digest",
-    "DigestSummary",
     "DispatchStore",
     "Dispatcher",
     "Endpoint",

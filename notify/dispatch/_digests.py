@@ -9,10 +9,9 @@ from __future__ import annotations
 import calendar
 import hashlib
 import json
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from notify.errors import UsageError
@@ -23,7 +22,7 @@ from ._reasons import Reason
 from ._type_parts import Digest
 from ._types import NotificationType
 from ._zones import DAY, day_of, instant, utc, zone_of
-from .abc import CapWindow, DigestItem, DigestJoin
+from .abc import CapWindow, DigestJoin
 
 _LONGEST_KEY: Final = 300
 """A longer key is replaced by its hash: stores have it in an index."""
@@ -69,59 +68,6 @@ def field_of(data: Any, path: str) -> Any:
     for name in path.split("."):
         data = data.get(name) if isinstance(data, Mapping) else None
     return data
-
-
-@dataclass(frozen=True, slots=True)
-class DigestSummary:
-    """What a digest has to say.
-
-    Attributes:
-        total: how many notifications are in it.
-        actors: the different values of a field, such as who did it, in order of their first notification.
-        items: the data of some of them, oldest first.
-    """
-
-    total: int = 0
-    actors: tuple[Any, ...] = ()
-    items: tuple[Any, ...] = ()
-
-    def with_items(
-        self,
-        items: Iterable[DigestItem],
-        *,
-        now: datetime,
-        read: Collection[str] = (),
-        actor: str = "actor",
-        shown: int = 10,
-        keep: Literal["first", "last"] = "last",
-    ) -> DigestSummary:
-        """Return the summary with one more page of what was collected, without what is no longer worth sending.
-
-        Args:
-            items: the next ones, in the order in which they joined.
-            now: the present time: those that have expired are left out.
-            read: ids of notifications that are read, which are left out.
-            actor: the field of the data that says who did it, with dots for inner fields.
-            shown: how many of the items are kept; all are counted.
-            keep: which of them.
-        """
-        total, actors, kept = self.total, dict.fromkeys(map(_hashable, self.actors)), [*self.items]
-        for each in items:
-            expires_at = each.notification.expires_at
-            if each.notification.id in read or (expires_at is not None and expires_at <= now):
-                continue
-            data = json.loads(each.notification.data)
-            total += 1
-            if (who := field_of(data, actor)) is not None:
-                actors.setdefault(_hashable(who))
-            kept.append(data)
-            if len(kept) > shown:
-                kept.pop(-1 if keep == "first" else 0)
-        return DigestSummary(total, tuple(actors), tuple(kept))
-
-
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, Hashable) else json.dumps(value, sort_keys=True)
 
 
 def joins_of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -33,7 +34,10 @@ from .abc import Claim, Delivery, Endpoint, Move, State, delivery_id
 logger = logging.getLogger("notify")
 
 _DIGEST_PAGE: Final = 500
-"""How many notifications of a digest its text is made of at most."""
+"""How many notifications of a digest are read at a time; all are counted."""
+
+_DIGEST_SHOWN: Final = 500
+"""Of how many notifications of a digest, the newest ones, the texts are made of at most."""
 
 _LOOK_AGAIN: Final = 30.0
 """Seconds after which a delivery is looked at again if what decides about it could not be read."""
@@ -240,9 +244,9 @@ class Looker:
         """Make the text, and the message that the channel gets."""
         delivery, notification = claim.delivery, claim.notification
         data: dict[str, Any] = json.loads(notification.data)
-        items: list[dict[str, Any]] = []
+        count, items = 1, deque([data])
         if notification.digest is not None:
-            items = await self._digest(notification.digest, delivery.user, type, now)
+            count, items = await self._digest(notification.digest, delivery.user, type, now)
             if not items:
                 return _ended(claim, State.SKIPPED, Reason.DIGEST_EMPTY)
             data = items[-1]
@@ -257,8 +261,8 @@ class Looker:
             locale=recipient.locale if recipient is not None else "",
             tz=known.zone(self._parts.tz),
             data=data,
-            items=items if len(items) > 1 else (),
-            count=len(items),
+            items=tuple(items) if count > 1 else (),
+            count=count,
         )
         try:
             content = self._parts.templates.render(rendering)
@@ -286,20 +290,27 @@ class Looker:
         )
         return Ready(claim, type, job)
 
-    async def _digest(self, id: str, user: str, type: NotificationType, now: datetime) -> list[dict[str, Any]]:
-        """Return the data of what a digest has collected and is still worth sending."""
-        found = await self._parts.digests.digest_items(id, limit=_DIGEST_PAGE)
-        items = []
-        for each in found:
-            expires_at = each.notification.expires_at
-            if expires_at is not None and expires_at <= now:
-                continue
-            if type.digest is not None and type.digest.drop_read:
-                record = await self._parts.records.record(each.notification.id, user)
-                if record is not None and await self._is_read(user, record[2]):
+    async def _digest(
+        self, id: str, user: str, type: NotificationType, now: datetime
+    ) -> tuple[int, deque[dict[str, Any]]]:
+        """Return how much a digest has collected that is still worth sending, and the data of the newest of it."""
+        count, newest = 0, deque[dict[str, Any]](maxlen=_DIGEST_SHOWN)
+        after, drop_read = 0, type.digest is not None and type.digest.drop_read
+        while page := await self._parts.digests.digest_items(id, after=after, limit=_DIGEST_PAGE):
+            after += len(page)
+            for each in page:
+                expires_at = each.notification.expires_at
+                if expires_at is not None and expires_at <= now:
                     continue
-            items.append(json.loads(each.notification.data))
-        return items
+                if drop_read:
+                    record = await self._parts.records.record(each.notification.id, user)
+                    if record is not None and await self._is_read(user, record[2]):
+                        continue
+                count += 1
+                newest.append(json.loads(each.notification.data))
+            if len(page) < _DIGEST_PAGE:
+                break
+        return count, newest
 
 
 def move(claim: Claim, to: State, reason: str = "", **more: Any) -> Move:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
@@ -14,14 +13,14 @@ from hypothesis import strategies as st
 
 from notify import UsageError
 from notify.dispatch._decisions import Join, Send, Skip
-from notify.dispatch._digests import DigestSummary, closes_at, field_of, joins_of, key_of, leading_window
+from notify.dispatch._digests import closes_at, field_of, joins_of, key_of, leading_window
 from notify.dispatch._layers import Layers
 from notify.dispatch._plan import Look, plan_recipient
 from notify.dispatch._preferences import Preferences
 from notify.dispatch._reasons import Reason
 from notify.dispatch._type_parts import Digest
 from notify.dispatch._types import NotificationType, Recipient
-from notify.dispatch.abc import DigestItem, DigestJoin, Notification
+from notify.dispatch.abc import DigestJoin
 from notify_memory import MemoryDispatchStore
 from tests.dispatch.values import CHANNELS, NOW, endpoint, utc
 
@@ -266,35 +265,3 @@ async def test_who_leads(type: NotificationType, minutes: list[int], sent: list[
             assert await store.admit(f"{minute}{suffix}/collected", "alice", [window], now, mode="record") == -1
     assert found == sent
     await store.aclose()
-
-
-def item(number: int, expires_at: datetime | None = None, **data: Any) -> DigestItem:
-    content = json.dumps({"number": number, **data}).encode()
-    return DigestItem(NOW, Notification(f"n{number}", "comment", content, NOW, expires_at))
-
-
-def test_a_summary() -> None:
-    """All are counted, each actor is named once, and some of them are kept, page by page."""
-    pages = [[item(number, actor=f"user{number % 3}") for number in range(start, start + 4)] for start in (0, 4)]
-    summary = DigestSummary()
-    for page in pages:
-        summary = summary.with_items(page, now=NOW, shown=3)
-    assert (summary.total, summary.actors) == (8, ("user0", "user1", "user2"))
-    assert [each["number"] for each in summary.items] == [5, 6, 7]
-    first = DigestSummary().with_items([*pages[0], *pages[1]], now=NOW, shown=2, keep="first")
-    assert [each["number"] for each in first.items] == [0, 1]
-
-
-def test_what_is_no_longer_worth_sending() -> None:
-    """Expired and read ones are left out; nothing may be left."""
-    items = [item(1, NOW), item(2, NOW + MINUTE), item(3), item(4)]
-    summary = DigestSummary().with_items(items, now=NOW, read={"n3"})
-    assert [each["number"] for each in summary.items] == [2, 4]
-    assert DigestSummary().with_items(items[:1], now=NOW) == DigestSummary(0, (), ())
-
-
-def test_actors_of_any_kind() -> None:
-    """A field may be anything, or missing."""
-    items = [item(1, by={"id": 1}), item(2, by={"id": 1}), item(3, by=None), item(4)]
-    assert DigestSummary().with_items(items, now=NOW, actor="by").actors == ('{"id": 1}',)
-    assert DigestSummary().with_items(items, now=NOW, actor="by.id").actors == (1,)

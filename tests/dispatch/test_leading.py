@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from notify.dispatch import Digest, NotificationType
+from notify.dispatch import Content, DataTemplates, Digest, NotificationType, Rendering, _looking
 from tests.dispatch.world import World
 
 pytestmark = pytest.mark.anyio
@@ -71,3 +71,23 @@ async def test_a_digest_counts_for_looking_back(world: World) -> None:
     sent = await titles(world, "back", ("15m", ""), ("2h", "d"))
     assert len(sent) == 4
     assert sent[3].startswith("d")
+
+
+async def test_a_digest_counts_all_and_shows_the_newest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read page by page: all that are worth sending are counted, and the newest are in the text."""
+    monkeypatch.setattr(_looking, "_DIGEST_PAGE", 4)
+    monkeypatch.setattr(_looking, "_DIGEST_SHOWN", 3)
+    rendered: list[Rendering] = []
+    render = DataTemplates.render
+
+    def remember(templates: DataTemplates, rendering: Rendering) -> Content:
+        rendered.append(rendering)
+        return render(templates, rendering)
+
+    monkeypatch.setattr(DataTemplates, "render", remember)
+    for number in range(9):  # the first is sent by itself; eight are two whole pages
+        await titles(world, "first", ("1s", f"t{number}"))
+    await world.pass_time("1h")
+    assert [each.count for each in rendered[:2]] == [1, 8]
+    assert rendered[0].items == ()
+    assert [each["title"] for each in rendered[1].items] == ["t6", "t7", "t8"]
