@@ -157,8 +157,8 @@ PURE = {
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "abc", "base64", "binascii", "bisect", "calendar", "collections", "contextlib", "dataclasses",
-    "datetime", "email", "enum", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math",
-    "re", "tomllib", "types", "typing", "urllib", "zoneinfo",
+    "datetime", "email", "enum", "functools", "hashlib", "heapq", "hmac", "html", "ipaddress", "itertools", "json",
+    "math", "re", "tomllib", "types", "typing", "urllib", "zoneinfo",
 }  # fmt: skip
 PURE_MAY_USE = {
     "notify", "notify.abc", "notify.adapters", "notify.errors", "notify.event", "notify.inbox.abc",

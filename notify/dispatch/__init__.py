@@ -22,6 +22,7 @@ from ._dispatcher import Dispatcher as Dispatcher
 from ._dispatcher import Ticket as Ticket
 from ._explain import Explanation as Explanation
 from ._layers import Layers as Layers
+from ._links import Links as Links
 from ._outcomes import Accepted as Accepted
 from ._outcomes import Ambiguous as Ambiguous
 from ._outcomes import Delivered as Delivered
@@ -52,6 +53,9 @@ from ._worker import Tick as Tick
 from .abc import DispatchStore as DispatchStore
 from .abc import Endpoint as Endpoint
 from .abc import State as State
+from .app import DispatchApp as DispatchApp
+from .app import Report as Report
+from .app import UnsubscribeView as UnsubscribeView
 from .templates import JinjaTemplates as JinjaTemplates
 from .templates import TemplateMissingError as TemplateMissingError
 
@@ -66,6 +70,7 @@ __all__ = [
     "Decision",
     "Delivered",
     "Digest",
+    "DispatchApp",
     "DispatchStore",
     "Dispatcher",
     "Endpoint",
@@ -79,6 +84,7 @@ __all__ = [
     "Job",
     "Join",
     "Layers",
+    "Links",
     "Misconfigured",
     "NotificationType",
     "Outcome",
@@ -90,6 +96,7 @@ __all__ = [
     "Recipient",
     "Rejected",
     "Rendering",
+    "Report",
     "RetrySchedule",
     "Send",
     "Skip",
@@ -101,6 +108,7 @@ __all__ = [
     "Ticket",
     "Transient",
     "TypeRegistry",
+    "UnsubscribeView",
     "check_patch",
     "plan_recipient",
     "preset",

@@ -26,6 +26,7 @@ class Rendering:
         data: what was submitted; of a digest, that of its newest notification.
         items: the data of each notification of a digest, oldest first; empty: it is not a digest.
         count: how many notifications a digest has, if `items` are only some of them.
+        unsubscribe_url: what to show in a marketing message; empty: the dispatcher has no links, or it is another one.
     """
 
     type: str
@@ -36,6 +37,7 @@ class Rendering:
     data: Mapping[str, Any] = field(default_factory=dict)
     items: Sequence[Mapping[str, Any]] = ()
     count: int = 0
+    unsubscribe_url: str = ""
 
 
 @runtime_checkable

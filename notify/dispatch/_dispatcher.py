@@ -21,7 +21,8 @@ from ._channel import Channel
 from ._content import DataTemplates, Templates
 from ._decisions import Plan
 from ._explain import Explanation
-from ._parts import SCHEDULES, DispatchParts, Recipients, check_channels, check_presence, part
+from ._links import Links
+from ._parts import SCHEDULES, DispatchParts, Recipients, check_channels, check_links, check_presence, part
 from ._planning import given_at_submit, known, plan, recipient_of
 from ._preferences import Preferences, check_patch
 from ._registry import TypeRegistry
@@ -89,6 +90,7 @@ class Dispatcher:
         schedules: how channels are retried, by their names.
         timeout: seconds for which a channel may take to send one message.
         lease: seconds after which what a worker that died has taken is taken by another one.
+        links: signed links to a `DispatchApp`, for unsubscribing from marketing; None: messages have none.
         clock: returns the present time, aware.
 
     Raises:
@@ -114,6 +116,7 @@ class Dispatcher:
         schedules: Mapping[str, RetrySchedule] = _NOTHING,
         timeout: float = 20.0,
         lease: float = 60.0,
+        links: Links | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         registry = types if isinstance(types, TypeRegistry) else TypeRegistry(types)
@@ -141,6 +144,7 @@ class Dispatcher:
             clock=_utc_now if clock is None else clock,
             chance=random.random,
             schedules={**SCHEDULES, **schedules},
+            links=check_links(links),
         )
         self._telemetry = DispatchTelemetry()
         self._worker = DispatchWorker(self._parts, self._telemetry, batch=_BATCH, lease=lease, timeout=timeout)

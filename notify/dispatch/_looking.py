@@ -253,7 +253,7 @@ class Looker:
             if type.digest is not None and type.digest.leading == "look_back":
                 suffix, window = leading_window(type, delivery.user, delivery.channel, data, now)
                 await self._parts.caps.admit(notification.id + suffix, delivery.user, [window], now, mode="record")
-        recipient = known.recipient
+        recipient, links = known.recipient, self._parts.links
         rendering = Rendering(
             type=type.key,
             channel=delivery.channel,
@@ -263,6 +263,7 @@ class Looker:
             data=data,
             items=tuple(items) if count > 1 else (),
             count=count,
+            unsubscribe_url=links.unsubscribe_url(delivery.user, type.category, delivery.channel) if links else "",
         )
         try:
             content = self._parts.templates.render(rendering)
@@ -288,7 +289,7 @@ class Looker:
             alert=not decided.silent,
             created_at=notification.created_at,
         )
-        return Ready(claim, type, job)
+        return Ready(claim, type, job if links is None else links.added_to(job))
 
     async def _digest(
         self, id: str, user: str, type: NotificationType, now: datetime

@@ -13,6 +13,7 @@ from notify.inbox import Inbox
 
 from ._channel import Channel
 from ._content import Templates
+from ._links import Links
 from ._preferences import Preferences
 from ._registry import TypeRegistry
 from ._retry import PATIENT, PROMPT, RetrySchedule
@@ -59,6 +60,7 @@ class DispatchParts:
         clock: returns the present time.
         chance: returns a number in [0, 1).
         schedules: how channels are retried, by name.
+        links: signed links in messages; None: there are none.
     """
 
     inbox: Inbox | None
@@ -79,6 +81,7 @@ class DispatchParts:
     clock: Callable[[], datetime]
     chance: Callable[[], float]
     schedules: Mapping[str, RetrySchedule]
+    links: Links | None = None
 
     def schedule(self, channel: str) -> RetrySchedule:
         """Return how a channel is retried."""
@@ -128,3 +131,10 @@ def check_presence(presence: object, types: TypeRegistry) -> None:
                     f"the type {each.key!r} uses {channel} for those who are away: pass presence= with the tracker "
                     "that the notifier has, or use 'unread'"
                 )
+
+
+def check_links(links: object) -> Links | None:
+    """Return the links; raise UsageError if they are something else."""
+    if links is None or isinstance(links, Links):
+        return links
+    raise UsageError(f"Dispatcher: links must be Links(base_url, keys), not {type(links).__name__}")

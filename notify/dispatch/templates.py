@@ -100,6 +100,7 @@ class JinjaTemplates:
             "user": rendering.user,
             "locale": rendering.locale,
             "tz": rendering.tz,
+            "unsubscribe_url": rendering.unsubscribe_url,
         }
         texts: dict[str, Any] = _blocks(environment.get_template(name), values)
         page = self._find(rendering, "html", is_digest)

@@ -118,6 +118,11 @@ class WebPushChannel(HttpChannel):
             return key
         raise UsageError("web push is not configured: pass private_key= to WebPushChannel")
 
+    @property
+    def public_keys(self) -> list[str]:
+        """The public keys of all keys, `public_key` first; empty: the channel has none."""
+        return [*self._signers]
+
     def gate(self, endpoint: Endpoint) -> str:
         """See `Gated.gate`: the origin of the endpoint's address."""
         return gate_of(endpoint.address)

@@ -1,0 +1,160 @@
+"""What the handlers of one `DispatchApp` share, and who may do what."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from notify import UsageError
+from notify._asgi import CrossSiteRules, Identification, Identity, Reply, Request, WebError
+from notify._asgi import Receive as Receive
+
+from ._checks import check_name
+from ._dispatcher import Dispatcher
+from ._parts import DispatchParts
+from ._types import Recipient
+from .abc import State
+
+logger = logging.getLogger("notify")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a provider reports of a message after it was sent.
+
+    Attributes:
+        delivery: the id of the delivery: `Job.id`, which channels send as the message's id.
+        state: `DELIVERED`, `BOUNCED`, `FAILED` or `ACCEPTED`. A step that is not possible any more changes nothing.
+        reason: the provider's code.
+        provider_id: what the provider calls the message.
+        retire: why the endpoint gets nothing more: `"suppressed"` (the mailbox does not exist; mandatory types may
+            still use it) or `"stopped"` (the recipient answered STOP); empty: it stays.
+    """
+
+    delivery: str
+    state: State
+    reason: str = ""
+    provider_id: str = ""
+    retire: str = ""
+
+
+ReadReports: TypeAlias = Callable[[Request, bytes], "Iterable[Report] | Awaitable[Iterable[Report] | None] | None"]
+"""From a provider's request and its body to reports. It verifies the signature: None means that it is not valid."""
+
+NamedAudience: TypeAlias = Callable[[str], AsyncIterable[str | Recipient]]
+"""A function that yields recipients after a given id; see `Audience`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchSite:
+    """The parts of an application; see `DispatchApp`."""
+
+    dispatcher: Dispatcher
+    parts: DispatchParts
+    identification: Identification
+    rules: CrossSiteRules
+    admin: Callable[[Identity], Any] | None
+    session_of: Callable[[Request], str | None] | None
+    audiences: Mapping[str, NamedAudience]
+    callbacks: Mapping[str, ReadReports]
+    devices: frozenset[str]
+    web_push: str
+    unsubscribe_page: Callable[..., str]
+    allow_private: bool
+    max_devices: int
+    max_body: int
+    timeout: float
+
+    async def check_admin(self, request: Request) -> Identity:
+        """Return the identity behind a request, if `admin` accepts it.
+
+        Raises:
+            WebError: 404, there is no `admin`; 401; 403, it refuses; 503, it failed.
+        """
+        if self.admin is None:
+            raise WebError(404, "not_found", "there is nothing at this path: it needs admin=")
+        identity = await self.identification.identify(request)
+        if await asked("admin", self.admin, identity) is not True:
+            raise WebError(403, "forbidden", "this is for administrators")
+        return identity
+
+
+Handler: TypeAlias = Callable[[DispatchSite, Request, Receive, Mapping[str, str]], Awaitable[Reply]]
+"""Answers one request, whose names in the path are the last argument."""
+
+
+async def awaited(result: Any) -> Any:
+    """Return what a function of the application returned, which may be async."""
+    return await result if inspect.isawaitable(result) else result
+
+
+async def asked(name: str, function: Callable[..., Any], argument: object) -> Any:
+    """Return what a function of the application says, which may be async.
+
+    Raises:
+        WebError: 503, it failed; only the log says how.
+    """
+    try:
+        return await awaited(function(argument))
+    except WebError:
+        raise
+    except Exception as error:
+        log_failure(f"{name}=", error)
+        raise WebError(503, f"{name}_failed", f"{name}= of the application failed: the log says more") from None
+
+
+def log_failure(what: str, error: BaseException) -> None:
+    """Log that a function of the application failed."""
+    logger.error("%s of the DispatchApp failed: %s", what, place_of(error))
+
+
+def place_of(error: BaseException) -> str:
+    """Return what went wrong where, without the message, which may quote what a request carried."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__}{place}"
+
+
+def check_functions(what: str, given: object) -> dict[str, Any]:
+    """Return functions by name; raise UsageError if they are something else."""
+    if not isinstance(given, Mapping) or not all(callable(each) for each in given.values()):
+        raise UsageError(f"DispatchApp: {what} must be functions by name, not {given!r:.80}")
+    return {check_name(f"DispatchApp: a name in {what}", name): each for name, each in given.items()}
+
+
+def check_devices(devices: Collection[str] | None, parts: DispatchParts) -> frozenset[str]:
+    """Return the channels for which clients may register devices, beside web push.
+
+    Raises:
+        UsageError: one of them is not installed, or has no endpoints.
+    """
+    if devices is None:
+        return frozenset({"fcm"} & {name for name, each in parts.channels.items() if each.has_endpoints})
+    if isinstance(devices, str):
+        raise UsageError(f"DispatchApp: devices must be a list of channels, not {devices!r:.80}")
+    for name in devices:
+        if name not in parts.channels or not parts.channels[name].has_endpoints:
+            raise UsageError(f"DispatchApp: devices has {name!r:.80}, which is not a channel with endpoints")
+    return frozenset(devices)
+
+
+def members_of(found: Mapping[str, Any], code: str, known: Iterable[str], required: Iterable[str] = ()) -> None:
+    """Raise WebError, 422, if a JSON object has other members, or lacks some."""
+    names = [*required, *known]
+    if unknown := sorted(found.keys() - {*names}):
+        raise WebError(422, code, f"unknown member {unknown[0]!r:.80}; known are {', '.join(sorted(names))}")
+    if missing := [name for name in required if name not in found]:
+        raise WebError(422, code, f"{missing[0]} is missing")
+
+
+def text_of(found: Mapping[str, Any], name: str, code: str, *, most: int = 255, default: str = "") -> str:
+    """Return a member that is text; raise WebError, 422, if it is not, is too long, or has control characters."""
+    value = found.get(name, default)
+    if not isinstance(value, str) or len(value) > most or not value.isprintable():
+        raise WebError(422, code, f"{name} must be text of at most {most} characters, without control characters")
+    return value

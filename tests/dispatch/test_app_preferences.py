@@ -1,0 +1,78 @@
+"""Preferences over HTTP: patched, and read with what they come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.dispatch.app import refused, serving
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_preferences_are_patched_and_read_with_their_layer() -> None:
+    """Each type and channel says whether it is on, by whose entry; null removes an entry."""
+    async with serving() as site, site.client("alice") as client:
+        before = (await client.get("preferences")).json()
+        assert before["preferences"] == {}
+        assert before["effective"]["note"]["fcm"] == {"on": True, "layer": "type", "rule": ""}
+        assert before["opt_in"] == {"offers": {"on": False, "layer": "type", "rule": ""}}
+        patch = {"channels": {"fcm": False}, "opt_in": {"offers": True}, "tz": "Europe/Berlin"}
+        answer = await client.patch("preferences", json=patch)
+        assert answer.status_code == 200
+        assert answer.json()["preferences"] == patch
+        assert answer.json()["effective"]["note"]["fcm"] == {"on": False, "layer": "user", "rule": "channels/fcm"}
+        assert answer.json()["opt_in"]["offers"]["on"]
+        rules = [{"start": "22:00", "end": "07:00"}]
+        kind = {"content-type": "application/merge-patch+json"}
+        answer = await client.patch("preferences", json={"channels": None, "quiet_hours": rules}, headers=kind)
+        assert answer.json()["effective"]["note"]["fcm"]["layer"] == "type"
+        assert answer.json()["quiet_hours"]["layer"] == "user"
+        assert answer.json() == (await client.get("preferences")).json()
+        changes = await site.store.consents("alice")
+        assert [(by, source) for _, by, source, _ in changes] == [("alice", "http")] * 2
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"all": "yes"},
+        {"channels": {"pigeon": False}},
+        {"types": {"nothing": {"email": False}}},
+        {"types": {"note": False}},
+        {"categories": {"news": {"email": False}}},
+        {"opt_in": {"everything": True}},
+        {"quiet_hours": [{"start": "25:00", "end": "07:00"}]},
+        {"tz": "Europe/Nowhere"},
+        {"unknown": 1},
+        [],
+        "text",
+    ],
+)
+async def test_what_preferences_cannot_say_is_refused(patch: Any) -> None:
+    """It is 422, names what is wrong, and changes nothing."""
+    async with serving() as site, site.client("alice") as client:
+        refused(await client.patch("preferences", json=patch), 422, "invalid_preferences")
+        assert not await site.store.preferences(["alice"])
+
+
+async def test_a_request_that_is_not_a_patch_is_refused() -> None:
+    """Not JSON, NaN, a member twice, another media type, too large, from nobody."""
+    async with serving(max_body=1000) as site, site.client("alice") as client, site.client() as nobody:
+        for body in (b"{", b'{"all": NaN}', b'{"all": true, "all": false}', b"\xff", b"[" * 900):
+            kind = {"content-type": "application/json"}
+            refused(await client.patch("preferences", content=body, headers=kind), 400, "invalid_json")
+        kind = {"content-type": "text/html"}
+        refused(await client.patch("preferences", content=b"{}", headers=kind), 415, "unsupported_media_type")
+        refused(await client.patch("preferences", json={"extra": {"x": "y" * 1000}}), 413, "payload_too_large")
+        refused(await nobody.patch("preferences", json={}), 401, "unauthenticated")
+        refused(await nobody.get("preferences"), 401, "unauthenticated")
+
+
+async def test_preferences_do_not_grow_without_end() -> None:
+    """What they would come to has the bound of a request."""
+    async with serving(max_body=1000) as site, site.client("alice") as client:
+        assert (await client.patch("preferences", json={"extra": {"a": "x" * 600}})).status_code == 200
+        refused(await client.patch("preferences", json={"extra": {"b": "x" * 600}}), 413, "payload_too_large")
+        assert (await client.patch("preferences", json={"extra": {"a": "x" * 500}})).status_code == 200
