@@ -27,7 +27,7 @@ from ._planning import given_at_submit, known, plan, recipient_of
 from ._preferences import Preferences, check_patch
 from ._registry import TypeRegistry
 from ._retry import RetrySchedule
-from ._submitting import Audience, batches, check_key, draft, fingerprint, plans, submission
+from ._submitting import Audience, batches, check_key, draft, fingerprint, plans, plans_of_many, submission
 from ._telemetry import DispatchTelemetry
 from ._types import NotificationType, Recipient
 from ._worker import DispatchWorker, Tick, logger
@@ -270,7 +270,7 @@ class Dispatcher:
                 request = draft(self._parts, key, data, now, meta=meta, id=first.notification)
         count = 0
         async for users, given, cursor in batches(audience, first.cursor or "", batch):
-            found = await plans(self._parts, request, users, given, now)
+            found = await plans_of_many(self._parts, request, users, given, now)
             await self._parts.store.submit(submission(request, found, given, cursor=cursor, **options))
             count += len(users)
             self._telemetry.submitted(request.type.key, len(users))

@@ -27,7 +27,7 @@ from ._parts import DispatchParts
 from ._plan import Look, usable
 from ._planning import Known, given_at_submit, known, plan
 from ._reasons import Reason
-from ._submitting import release_of
+from ._submitting import VALUES_AGAIN, release_of
 from ._types import IN_APP, NotificationType
 from .abc import Claim, Delivery, Endpoint, Move, State, delivery_id
 
@@ -41,9 +41,6 @@ _DIGEST_SHOWN: Final = 500
 
 _LOOK_AGAIN: Final = 30.0
 """Seconds after which a delivery is looked at again if what decides about it could not be read."""
-
-_LOOK_AT_VALUES_AGAIN: Final = 900.0
-"""Seconds after which a delivery is looked at again if values of its recipient are refused."""
 
 _REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, State.SENDING})
 """States of a delivery that has perhaps arrived."""
@@ -114,7 +111,9 @@ class Looker:
         users = dict.fromkeys(each.delivery.user for each in claims)
         if len(users) == 1:
             logger.warning("a recipient's values are refused, so its deliveries wait: %s", error)
-            return [_later(each, error, now, _LOOK_AT_VALUES_AGAIN) for each in claims if not each.is_ambiguous], []
+            due_at, reason = now + timedelta(seconds=VALUES_AGAIN), Reason.RECIPIENT_REFUSED
+            waiting = [each for each in claims if not each.is_ambiguous]
+            return [move(each, State.WAITING, reason, due_at=due_at, error="UsageError") for each in waiting], []
         for user in users:
             found = await self.look([each for each in claims if each.delivery.user == user], now)
             moves += found[0]
@@ -318,9 +317,9 @@ def move(claim: Claim, to: State, reason: str = "", **more: Any) -> Move:
     return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, **more)
 
 
-def _later(claim: Claim, error: Exception, now: datetime, seconds: float = _LOOK_AGAIN) -> Move:
+def _later(claim: Claim, error: Exception, now: datetime) -> Move:
     """Return the move of a claim that could not be looked at."""
-    due_at = now + timedelta(seconds=seconds)
+    due_at = now + timedelta(seconds=_LOOK_AGAIN)
     return move(claim, State.WAITING, Reason.RETRY, due_at=due_at, error=type(error).__name__)
 
 

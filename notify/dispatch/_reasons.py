@@ -29,6 +29,8 @@ class Reason(enum.StrEnum):
     """Every address on this channel is suppressed: mail to it bounced, or the recipient stopped it."""
     UNKNOWN_RECIPIENT = "unknown_recipient"
     """There is no such user."""
+    RECIPIENT_REFUSED = "recipient_refused"
+    """The recipient's time zone or preferences are not what they should be, so it is looked at again later."""
     UNKNOWN_TYPE = "unknown_type"
     """The type is no longer registered."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
-from notify import UsageError
+from notify import ClosedError, UsageError
 
 from ._decisions import Hold, Plan, Send
 from ._digests import joins_of
@@ -26,6 +26,9 @@ MAX_KEY: Final = 255
 
 KEEP_KEY: Final = timedelta(days=1)
 """How long an idempotency key is kept at least."""
+
+VALUES_AGAIN: Final = 900.0
+"""Seconds after which a delivery is looked at again if values of its recipient are refused."""
 
 Audience: TypeAlias = (
     Iterable[str | Recipient] | AsyncIterable[str | Recipient] | Callable[[str], AsyncIterable[str | Recipient]]
@@ -86,6 +89,30 @@ async def plans(
         who = each.of(given[user]) if user in given else each
         result.append(plan(parts, draft.type, user, who, now=now, expires_at=expires_at))
     return result
+
+
+async def plans_of_many(
+    parts: DispatchParts, draft: NotificationDraft, users: Sequence[str], given: Mapping[str, Recipient], now: datetime
+) -> list[Plan]:
+    """Return what is to be done for each of many users.
+
+    A recipient whose values are refused, such as a zone that does not exist, does not stop the others: its deliveries
+    are stored, and looked at again later.
+    """
+    try:
+        return await plans(parts, draft, users, given, now)
+    except ClosedError:
+        raise
+    except UsageError:
+        if len(users) == 1:
+            until = now + timedelta(seconds=VALUES_AGAIN)
+            refused = Reason.RECIPIENT_REFUSED
+            held = [Hold(channel=each, reason=refused, layer="recipients", until=until) for each in draft.type.channels]
+            return [Plan(draft.type.key, users[0], tuple(held))]
+    found: list[Plan] = []
+    for user in users:
+        found += await plans_of_many(parts, draft, [user], given, now)
+    return found
 
 
 def submission(

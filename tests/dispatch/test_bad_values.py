@@ -74,3 +74,19 @@ async def test_submitting_to_one_says_what_is_wrong(world: Users) -> None:
     """A submission to that user alone raises the error."""
     with pytest.raises(UsageError, match="'bob': the time zone 'Mars/Phobos' is unknown"):
         await world.submit(to="bob")
+
+
+async def test_submitting_to_many_goes_on(world: Users) -> None:
+    """A submission to many is stored for all; the one is looked at again when its zone may be right."""
+    ticket = await world.dispatcher.submit_many("note", USERS, {"title": "hello"}, idempotency_key="2")
+    assert ticket.count == 4
+    await world.settle()
+    assert sorted(job.user for job in world.email.jobs) == ["alice", "carol", "dora"]
+    record = await world.store.record(ticket.id, "bob")
+    assert b"recipient_refused" in record[1].decisions
+    assert await world.states(ticket.id, "bob") == {"email": [State.WAITING]}
+    await world.pass_time("16m")
+    assert await world.states(ticket.id, "bob") == {"email": [State.WAITING]}
+    world.zone = "UTC"
+    await world.pass_time("16m")
+    assert await world.states(ticket.id, "bob") == {"email": [State.ACCEPTED]}
