@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,11 +20,11 @@ from notify.inbox import Inbox
 from ._channel import Channel
 from ._content import DataTemplates, Templates
 from ._decisions import Plan
-from ._explain import Explanation
 from ._links import Links
+from ._operations import DispatchOperations
 from ._parts import SCHEDULES, DispatchParts, Recipients, check_channels, check_links, check_presence, part
-from ._planning import given_at_submit, known, plan, recipient_of
-from ._preferences import Preferences, check_patch
+from ._planning import recipient_of
+from ._preferences import Preferences
 from ._registry import TypeRegistry
 from ._retry import RetrySchedule
 from ._submitting import Audience, batches, check_key, draft, fingerprint, plans, plans_of_many, submission
@@ -33,14 +33,12 @@ from ._types import NotificationType, Recipient
 from ._worker import DispatchWorker, Tick, logger
 from .abc import (
     CapStore,
-    Delivery,
     DigestStore,
     DispatchRecords,
     DispatchStore,
     EndpointStore,
     GateStore,
     PreferenceStore,
-    State,
     Submitted,
 )
 
@@ -63,7 +61,7 @@ class Ticket:
     count: int = 1
 
 
-class Dispatcher:
+class Dispatcher(DispatchOperations):
     """Sends notifications over the channels that their type, the recipient's preferences and the hour allow.
 
     ```python
@@ -276,98 +274,6 @@ class Dispatcher:
             self._telemetry.submitted(request.type.key, len(users))
             self._wake()
         return Ticket(request.notification.id, first.is_replay, count)
-
-    # -- afterwards ----------------------------------------------------------------------------------------------
-
-    async def explain(self, ticket: str, user: str) -> Explanation | None:
-        """Return what was decided for a recipient, what was done, and what has changed since; None: there is none.
-
-        Raises:
-            BackendUnavailableError: not reachable; safe to repeat.
-        """
-        record = await self._parts.records.record(ticket, user)
-        if record is None:
-            return None
-        notification, recipient, deliveries, attempts = record
-        planned = Plan.from_json(notification.type, user, recipient.decisions)
-        present = None
-        if notification.type in self._parts.types:
-            type = self._parts.types.resolve(notification.type)
-            given = given_at_submit(recipient)
-            who = (await known(self._parts, [user], () if given is None else [user]))[user]
-            who = who if given is None else who.of(given)
-            expires_at = notification.expires_at
-            present = plan(self._parts, type, user, who, now=notification.created_at, expires_at=expires_at)
-        return Explanation(notification, user, planned, present, deliveries, attempts)
-
-    async def cancel(self, ticket: str, *, user: str | None = None, channel: str | None = None) -> int:
-        """Stop what has not begun to be sent, and return how many deliveries that were.
-
-        Args:
-            ticket: the id of the notification.
-            user: only for this recipient.
-            channel: only over this channel.
-
-        Raises: as `submit`.    Cancellation: done or not; safe to repeat.
-        """
-        return await self._parts.store.cancel(ticket, self._parts.clock(), user=user, channel=channel)
-
-    async def stuck(
-        self, states: Iterable[str] | None = None, *, after: str = "", limit: int = 100
-    ) -> Sequence[Delivery]:
-        """Return deliveries that need an operator, by id.
-
-        Args:
-            states: names of states, in lower case; None: `unknown`, `parked` and `failed`.
-            after: only those after this id.
-            limit: how many at most.
-
-        Raises:
-            UsageError: there is no such state.
-            BackendUnavailableError: not reachable; safe to repeat.
-        """
-        names = [each.upper() for each in (states or ("unknown", "parked", "failed"))]
-        if unknown := [name for name in names if name not in State.__members__]:
-            raise UsageError(
-                f"there is no state {unknown[0].lower()!r}; they are {', '.join(State.__members__).lower()}"
-            )
-        return await self._parts.records.stuck([State[name] for name in names], after=after, limit=limit)
-
-    async def release(self, channel: str) -> int:
-        """Try what waits or is parked on a channel again now, as after its key was replaced; return how many.
-
-        Raises: as `submit`.    Cancellation: done or not; safe to repeat.
-        """
-        released = await self._parts.records.hurry(self._parts.clock(), channel=channel)
-        self._wake()
-        return released
-
-    async def set_preferences(
-        self, user: str, patch: Mapping[str, Any], *, by: str = "", source: str = ""
-    ) -> Preferences:
-        """Change what a user switches on and off, by a JSON merge patch, and look again at what waits for the user.
-
-        Args:
-            user: whose preferences.
-            patch: what changes; a value of None removes an entry.
-            by: who changes them; empty: the user.
-            source: from where, such as `"preference page"`.
-
-        Raises:
-            UsageError: the patch says what preferences cannot say, or names what there is not; nothing has changed.
-        """
-        now, types = self._parts.clock(), self._parts.types
-        known_types = types if types.unknown == "error" else None
-        checked = check_patch(patch, types=known_types, channels=self._parts.channels)
-        text = await self._parts.preferences.patch(user, checked, by=by or user, source=source, now=now)
-        await self._parts.records.hurry(now, user=user)
-        self._wake()
-        return Preferences.from_json(text)
-
-    async def preferences(self, user: str) -> Preferences:
-        """Return what a user has switched on and off."""
-        found = await self._parts.preferences.preferences([user])
-        return Preferences.from_json(found[user]) if user in found else Preferences()
 
     # -- sending -------------------------------------------------------------------------------------------------
 

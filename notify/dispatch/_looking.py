@@ -143,7 +143,9 @@ class Looker:
             case Skip(reason=reason):
                 return _ended(claim, State.SKIPPED, reason)
             case Hold(reason=reason):
-                return _ended(claim, State.WAITING, reason, due_at=release_of(decided, delivery.id))
+                return _ended(
+                    claim, State.WAITING, reason, due_at=release_of(decided, delivery.id, delivery.expires_at)
+                )
             case Join(reason=reason):
                 (join,) = joins_of(
                     type, delivery.user, [decided], notification=notification.id, data=json.loads(notification.data)

@@ -162,7 +162,7 @@ def deliveries_of(draft: NotificationDraft, plan: Plan) -> list[Delivery]:
                 notification=notification.id,
                 user=plan.user,
                 channel=each.channel,
-                due_at=each.at if isinstance(each, Send) else release_of(each, id),
+                due_at=each.at if isinstance(each, Send) else release_of(each, id, notification.expires_at),
                 expires_at=notification.expires_at,
                 priority=PRIORITIES.index(draft.type.priority),
                 after=each.after if isinstance(each, Hold) else "",
@@ -173,11 +173,12 @@ def deliveries_of(draft: NotificationDraft, plan: Plan) -> list[Delivery]:
     return found
 
 
-def release_of(hold: Hold, id: str) -> datetime | None:
-    """Return when a held delivery is due. The ends of quiet hours are spread, since all of them are at 07:00."""
+def release_of(hold: Hold, id: str, expires_at: datetime | None) -> datetime | None:
+    """Return when a held delivery is due: the ends of quiet hours are spread, since most of them are at 07:00."""
     if hold.until is None or hold.reason is not Reason.QUIET_HOURS:
         return hold.until
-    return hold.until + timedelta(seconds=jitter(id))
+    spread = hold.until + timedelta(seconds=jitter(id))
+    return spread if expires_at is None or spread < expires_at else hold.until
 
 
 def check_key(key: object) -> str | None:

@@ -148,11 +148,11 @@ class DispatchWorker:
 
     async def _deliver(self, ready: Ready, now: datetime) -> None:
         """Send one message, and store the outcome."""
-        began = anyio.current_time()
+        began, began_at = anyio.current_time(), self._parts.clock()
         with self._telemetry.sending(ready.job, ready.claim.notification) as span:
             outcome = await self._outcome(ready)
             seconds = anyio.current_time() - began
-            now += timedelta(seconds=seconds)
+            now += max(timedelta(0), self._parts.clock() - began_at)
             result = self._settled(ready, outcome, now)
             self._telemetry.sent(span, ready.job, result.move.to, result.move.reason, seconds)
         await self._store(ready, result, now)
