@@ -139,9 +139,10 @@ SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE u
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
 WHERE user = ? AND expires_at IS NOT NULL AND expires_at <= ? LIMIT ?
 
+-- The first place is 1 if unread items stay, so that none of them is looked at, and else 0.
 -- name: aged_items
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
-WHERE user = ? AND place IN (0, 1, 2) AND id < ? AND (place > 0 OR NOT ?) LIMIT ?
+WHERE user = ? AND place IN (?, 1, 2) AND id < ? LIMIT ?
 
 -- name: oldest_items
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items

@@ -64,13 +64,13 @@ async def assert_counted(sql: asyncpg.Connection, schema: str) -> None:
         SELECT b.*, i.* FROM {schema}.notify_inboxes b FULL JOIN (
             SELECT user_id, count(*) AS kept, count(*) FILTER (WHERE dismissed_at IS NULL) AS total,
                 count(*) FILTER (WHERE seen_at IS NULL) AS unseen, count(*) FILTER (WHERE read_at IS NULL) AS unread,
-                min(id) AS oldest, min(expires_at) AS expiry
+                min(id) AS oldest, min(expires_at) AS expiry, min(id) FILTER (WHERE read_at IS NOT NULL) AS first_read
             FROM {schema}.notify_items GROUP BY user_id
         ) i ON i.user_id = b.user_id
         WHERE (b.kept, b.total, b.unseen, b.unread) IS DISTINCT FROM
                 (coalesce(i.kept, 0), coalesce(i.total, 0), coalesce(i.unseen, 0), coalesce(i.unread, 0))
-            OR b.oldest > i.oldest OR b.expiry > i.expiry OR (b.oldest IS NULL AND i.oldest IS NOT NULL)
-            OR (b.expiry IS NULL AND i.expiry IS NOT NULL)
+            OR b.oldest > i.oldest OR b.expiry > i.expiry OR b.kept_before > i.first_read
+            OR (b.oldest IS NULL AND i.oldest IS NOT NULL) OR (b.expiry IS NULL AND i.expiry IS NOT NULL)
         """
     )
     assert wrong == []

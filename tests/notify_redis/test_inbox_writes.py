@@ -164,3 +164,35 @@ async def test_the_round_trips_of_a_change(store: RedisStore, monkeypatch: pytes
     await of("carol", "followed", {"topic": "sport", "since": None})
     assert await of("dave", "merged", {"session": "carol", "until": None}) == 4
     assert await of("alice", "unfollowed", {"topic": "news"}) == 4
+
+
+async def test_old_items_that_are_kept_because_they_are_unread(server: Server, store: RedisStore) -> None:
+    """However many, no read, send, change or sweep looks at them; those that are read after all are removed."""
+    store.inbox_retention = InboxRetention(max_items=5000, max_age=0.0, keep_unread=True)
+
+    async def work(user: str) -> int:
+        newest = (await store.items(user, ItemQuery(limit=1))).items[0].id
+        reads = 0
+        for call in (
+            lambda: store.save(item(user, "more")),
+            lambda: store.items(user, ItemQuery(limit=0)),
+            lambda: store.change(Event(user, "notify.read", {"ids": [newest]})),
+            lambda: store.save(item(user, "more")),
+            store.sweep,
+        ):
+            done = await commands(server, call)
+            reads += sum(done.get(name, 0) for name in ("zrange", "zrangebylex", "zlexcount", "zmscore"))
+        assert (await store.items(user, ItemQuery(id=newest))).items == []
+        return reads
+
+    await store.save_many([item("bob", n) for n in range(MANY)])
+    few = await work("bob")
+    for _ in range(4):
+        await store.save_many([item("alice", n) for n in range(1000)])
+    assert await work("alice") < few + 60
+    page = await store.items("alice", ItemQuery(limit=5000))
+    assert len(page.items) == 4001
+    for each in (page.items[-1], page.items[2000]):
+        await store.change(Event("alice", "notify.read", {"ids": [each.id]}))
+        assert (await store.items("alice", ItemQuery(id=each.id))).items == []
+    assert (await store.items("alice", ItemQuery(limit=0))).counts.total == 3999

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,8 @@ from notify.event import build_event
 from notify.inbox import InboxRetention, InboxStore
 from notify.inbox.abc import MAX_IDS, ItemQuery
 from notify_sqlite import SQLiteStore, SQLiteStreamStore
+from notify_sqlite._box import find_due
+from notify_sqlite._items import InboxLimits, counts
 from notify_sqlite._schema import create, statements
 from tests.servers.sqlite import content, exists, locked, opened
 
@@ -289,6 +292,31 @@ async def test_every_page_is_found_by_an_index(path: Path) -> None:
         }
     assert len(plans) > 35
     assert not [name for name, plan in plans.items() if re.search(r"SCAN (notify_|[fh]\b)|TEMP B-TREE", plan)]
+
+
+async def test_old_items_that_are_kept_because_they_are_unread(path: Path) -> None:
+    """No send, read or sweep looks at them, as the steps of the database's machine show; what is read is removed."""
+    async with SQLiteStore(path) as store:
+        store.inbox_retention = InboxRetention(max_items=250, max_age=0.0, keep_unread=True)
+        await store.save_many([item("alice", number) for number in range(2000)])
+        sql, limits = store._database.sql, InboxLimits.at(time.time_ns() // 1_000_000 + 60_000, store.inbox_retention)
+        steps = 0
+
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+
+        await store._database.maintain(lambda db: db.set_progress_handler(step, 1))
+        newest = await store.save(item("alice"))
+        assert (await store._database.maintain(lambda db: counts(db, sql, "alice", limits)))[0].total == 2001
+        assert await store._database.maintain(lambda db: find_due(db, sql, limits, 10)) == []
+        await mark(store, "alice", "read", ids=[newest.id])
+        await store.save(item("alice"))
+        assert steps < 4000  # two for each item
+        await store._database.maintain(lambda db: db.set_progress_handler(None, 1))
+        assert (await store.items("alice", ItemQuery(id=newest.id))).items == []
+        assert (await store.items("alice", ItemQuery(limit=0))).counts.total == 2001
+    assert_counted(path)
 
 
 async def test_what_cannot_be_asked_is_refused(path: Path) -> None:
