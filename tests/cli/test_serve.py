@@ -71,6 +71,7 @@ def one_line(done: Done, status: int) -> str:
 def test_a_browser_gets_what_another_process_pushes(tmp_path: Path) -> None:
     """With a token of `notify token` a client reads its user's events, also under any prefix; Ctrl-C ends it: 130."""
     with serving(tmp_path) as (server, url):
+        server.wait_for("created", server.err)
         assert server.err == ["notify: created 'notify.db'"]
         token = notify(tmp_path, "token", "alice", variables=TOKENS).out.strip()
         assert notify(tmp_path, "push", "alice", "comment.created", '{"post": 7}').status == 0
