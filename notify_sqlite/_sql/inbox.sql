@@ -100,6 +100,9 @@ INSERT INTO {p}items
     (user, place, id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
+-- name: insert_plain_item
+INSERT INTO {p}items (user, place, id, log, type, data, micros, meta) VALUES (?, 0, ?, '', ?, ?, ?, ?)
+
 -- name: delete_item
 DELETE FROM {p}items WHERE user = ? AND place = ? AND id = ? AND log = ?
 
