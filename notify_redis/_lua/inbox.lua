@@ -66,7 +66,7 @@ local function zadd(key, members)
   if #members == 0 then return end
   local scored = {}
   for i = 1, #members do
-    scored[2 * i - 1], scored[2 * i] = 0, members[i]
+    scored[2 * i - 1], scored[2 * i] = '0', members[i] -- a number would be formatted each time
   end
   redis.call('ZADD', key, unpack(scored))
 end
