@@ -209,7 +209,8 @@ class Rows:
     def of_log(self, log: str, after: tuple[int, int] = (0, 0)) -> list[Row]:
         """Return the rows of one log that are after a position, oldest first."""
         start = _behind(after)
-        keys = merge(*(keys[bisect_left(keys, start) :] for keys in self.lists.values()))
+        parts = [keys[bisect_left(keys, start) :] for keys in self.lists.values() if keys and keys[-1] >= start]
+        keys = parts[0] if len(parts) == 1 else merge(*parts)  # mostly they are all unread
         return [self.by_key[key] for key in keys if key[2] == log]
 
     def up_to(self, bounds: dict[str, tuple[int, int]], names: Iterable[str]) -> list[Row]:

@@ -228,7 +228,7 @@ class InboxStore(Store, Protocol):
             ClosedError: the store is closed.
 
         Order, cancellation, concurrency: as `Store.save`.
-        Cost: one round trip, whatever the number of items; for a user who follows topics, one more.
+        Cost: one round trip, whatever the number of items; for a user who follows topics, `pull` and one more at most.
         """
 
     @abstractmethod
