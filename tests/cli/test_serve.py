@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from notify.cli._serve import MAX_FRAME, authentication, listening
 from notify.cli._serve import forwarded as forwarded_app
-from notify.cli._tokens import Claim, sign, verify
+from notify.cli._tokens import TokenClaim, sign, verify
 from notify.errors import NotifyError, UsageError
 from notify.web import Request
 from notify.web._commands import MAX_COMMAND
@@ -393,7 +393,7 @@ def test_none_of_its_parts_can_be_changed() -> None:
     token = sign("alice", NOW + 60, SECRET.encode())
     for position in range(len(token)):
         changed = token[:position] + ("B" if token[position] == "A" else "A") + token[position + 1 :]
-        assert not isinstance(verify(changed, SECRET.encode(), NOW), Claim), position
+        assert not isinstance(verify(changed, SECRET.encode(), NOW), TokenClaim), position
 
 
 def test_the_secret_never_shows(tmp_path: Path) -> None:
