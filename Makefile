@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
 	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py \
-	tests/web/test_proxies.py
+	tests/inbox/test_servers.py tests/web/test_proxies.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web
