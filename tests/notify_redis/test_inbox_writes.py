@@ -196,3 +196,16 @@ async def test_old_items_that_are_kept_because_they_are_unread(server: Server, s
         await store.change(Event("alice", "notify.read", {"ids": [each.id]}))
         assert (await store.items("alice", ItemQuery(id=each.id))).items == []
     assert (await store.items("alice", ItemQuery(limit=0))).counts.total == 3999
+
+
+async def test_a_topic_costs_one_write(server: Server, store: RedisStore) -> None:
+    """An item of a topic executes the same commands with 500 followers as with one."""
+    for topic, followers in (("small", 1), ("large", 500)):
+        for number in range(followers):
+            await store.change(Event(f"user{number}", "notify.followed", {"topic": topic, "since": "0"}))
+        await store.save(item(topic, 0))
+    done = [await commands(server, lambda topic=topic: store.save(item(topic, 1))) for topic in ("small", "large")]
+    few, many = ({name: calls.get(name, 0) for name in (*WRITES, "evalsha", "xadd")} for calls in done)
+    assert few == many
+    assert (many["xadd"], many["evalsha"]) == (1, 1)
+    assert await listed(store, "user499") == [1, 0]

@@ -319,6 +319,18 @@ async def test_old_items_that_are_kept_because_they_are_unread(path: Path) -> No
     assert_counted(path)
 
 
+async def test_a_topic_costs_one_write(path: Path) -> None:
+    """An item of a topic executes the same statements with 300 followers as with one."""
+    async with SQLiteStore(path) as store:
+        for topic, followers in (("small", 1), ("large", 300)):
+            for number in range(followers):
+                await follow(store, f"user{number}", topic, "0")
+            await store.save(item(topic, 0))
+        few, many = [await executed(store, [item(topic, 1)]) for topic in ("small", "large")]
+        assert [text.split()[:3] for text in few] == [text.split()[:3] for text in many]
+        assert await payloads(store, "user299") == [1, 0]
+
+
 async def test_what_cannot_be_asked_is_refused(path: Path) -> None:
     """Names and positions that do not exist raise usage errors, or find nothing if they could be an item's."""
     async with SQLiteStore(path) as store:
