@@ -10,6 +10,7 @@ import pytest
 from notify import Event, InvalidEventIdError, UsageError, ids
 from notify.adapters import split_positions
 from notify.inbox import InboxFold, InboxRetention, InboxStore, _fold
+from notify.inbox._rows import Row, Rows
 from notify.inbox.abc import ITEM, ItemQuery
 from notify_memory import MemoryStore
 from notify_memory._open import NamedMemoryStore
@@ -278,3 +279,37 @@ def test_a_page_is_made_of_the_same_items_again() -> None:
     again = fold.page(ItemQuery(), "6-0", 6, retention).items
     assert [a is b for a, b in zip(first, again, strict=True)] == [True, False, True]
     assert [each.is_unread for each in again] == [True, False, True]
+
+
+def row(ms: int, log: str = "") -> Row:
+    return Row(item("alice").stored(f"{ms}-0", "0"), log)
+
+
+def content(rows: Rows) -> object:
+    return [*rows.by_key], rows.lists, rows.unseen, rows.oldest_ms
+
+
+@pytest.mark.parametrize("before", [[], [row(5, "news")], [row(4), row(6)], [row(9, "news"), row(12, "news")]])
+def test_items_that_are_inserted_together(before: list[Row]) -> None:
+    """They make the same rows as one at a time: also among later items of topics, and if one of them is known."""
+    together, each = Rows(), Rows()
+    for known in before:
+        together.add(known)
+        each.add(known)
+    fresh = [row(ms) for ms in (4, 8, 11)]
+    together.add_fresh(fresh)
+    for new in fresh:
+        each.add(new)
+    assert content(together) == content(each)
+    assert together.lists["unread"] == sorted(together.by_key)
+
+
+def test_only_what_is_too_old_is_due() -> None:
+    """Of one list the items up to the age limit, and unread ones are kept where that is wanted."""
+    rows = Rows()
+    for ms in (1000, 2000, 5000):
+        rows.add(row(ms))
+    rows.change([rows.by_key[2000, 0, ""]], "read", 6000)
+    for keep_unread, due in ((False, [1000, 2000]), (True, [2000])):
+        retention = InboxRetention(max_age=2.0, keep_unread=keep_unread)
+        assert sorted(key[0] for key in rows.due(6500, retention)) == due

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from notify import Event
+from notify import Event, InvalidEventIdError
 from notify.inbox import InboxRetention
 from notify.inbox.abc import ITEM, ItemQuery
 from notify_redis import RedisStore
@@ -209,3 +209,15 @@ async def test_a_topic_costs_one_write(server: Server, store: RedisStore) -> Non
     assert few == many
     assert (many["xadd"], many["evalsha"]) == (1, 1)
     assert await listed(store, "user499") == [1, 0]
+
+
+async def test_a_place_in_the_list_is_the_id_of_an_item(store: RedisStore) -> None:
+    """One that is greater than any that Redis gives is before all items; what is not an id is a mistake."""
+    sent = await store.save(item("alice", 1))
+    for number in ((1 << 44) - 1, 1 << 44, (1 << 64) - 1):
+        assert await listed(store, before=f"{number}-{(1 << 64) - 1}") == [1]
+        assert await listed(store, id=f"{number}-1") == []
+    assert await listed(store, before=sent.id) == []
+    for before in ("x", "1-1@", "1-1-1"):
+        with pytest.raises(InvalidEventIdError, match="before="):
+            await listed(store, before=before)

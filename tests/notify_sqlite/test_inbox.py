@@ -374,6 +374,21 @@ async def test_a_long_pull_is_many_small_transactions(path: Path) -> None:
     assert assert_counted(path) == 3
 
 
+async def test_what_is_due_is_not_pulled(path: Path) -> None:
+    """An item of a topic that has expired since, or is too old, does not become one of its followers."""
+    now = 1_000_000_000.0
+    async with SQLiteStore(path, clock=lambda: now, max_age=None) as store:
+        store.inbox_retention = InboxRetention(max_items=10, max_age=100.0)
+        await store.save_many([item("news", "old"), item("news", "expired", expires="1000000095000")])
+        now += 90
+        await store.save(item("news", "new"))
+        await follow(store, "bob", "news", "0")
+        now += 15
+        assert await store.pull("bob") == 1
+        assert await payloads(store, "bob", state="all") == ["new"]
+    assert_counted(path)
+
+
 async def test_a_position_that_was_set_back_repeats_nothing(path: Path) -> None:
     """What an inbox has already is not taken over again, and keeps its state."""
     async with SQLiteStore(path) as store:
