@@ -62,7 +62,7 @@ quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command 
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about half an hour
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3 --dist loadfile $(TESTS)
+	$(BIN)/coverage run -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 	@$(MAKE) --no-print-directory covered
 
 test-failed: $(VENV)/.ready ## what failed in `make test`, ten tests at most, once more and one after the other
