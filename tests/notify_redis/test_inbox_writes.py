@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from notify import Event, InvalidEventIdError
+from notify import Event, InvalidEventIdError, ids
 from notify.inbox import InboxRetention
 from notify.inbox.abc import ITEM, ItemQuery
 from notify_redis import RedisStore
@@ -221,3 +221,13 @@ async def test_a_place_in_the_list_is_the_id_of_an_item(store: RedisStore) -> No
     for before in ("x", "1-1@", "1-1-1"):
         with pytest.raises(InvalidEventIdError, match="before="):
             await listed(store, before=before)
+
+
+async def test_the_id_of_an_item_where_the_clock_is_behind(server: Server, store: RedisStore) -> None:
+    """It follows the last one, and stays within the bits that a member has for it."""
+    first = await store.save(item("alice", 0))
+    stream, ahead = store._names.stream("alice"), ids.parse(first.id)[0] + 3_600_000
+    server.ask("XADD", stream, f"{ahead}-1048574", "p", first.id, "n", "a", "e", "1alice\nt\n0\n\n\n\n1")
+    sent = [await store.save(item("alice", number)) for number in (1, 2)]
+    assert [event.id for event in sent] == [f"{ahead}-1048575", f"{ahead + 1}-0"]
+    assert [each.id for each in (await store.items("alice", ItemQuery())).items] == [sent[1].id, sent[0].id, first.id]
