@@ -19,7 +19,7 @@ import anyio.lowlevel
 from notify import BackendError, ClosedError, Event
 
 from . import _position
-from ._admission import Admission, admit
+from ._admission import Admission, admit, logs_of
 from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame, sync_members
 from ._position import Asked
@@ -58,6 +58,21 @@ class Entrance:
 def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaitable[None]:
     """Serve GET /stream."""
     return serve(site, partial(admit, site, request), request, receive, send)
+
+
+async def head(site: Site, request: Request, receive: Receive, send: Send) -> None:
+    """Serve HEAD /stream: the head of what GET would send, for monitoring and proxies.
+
+    Nothing is opened, and no ticket is used up: it is not looked at, so the request needs other credentials.
+
+    Raises:
+        WebError: the client is refused.
+    """
+    assert site.authentication is not None
+    identity = await site.authentication.identify(request)
+    logs_of(identity, request.query_all("address"))
+    await send(_head(request))
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def serve(
