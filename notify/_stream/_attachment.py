@@ -41,10 +41,10 @@ class Attachment(BaseStream):
         user: str,
         position: Position,
         *,
-        signals: bool,
-        track: bool,
-        max_lag: int | None,
-        expires: float | None,
+        signals: bool = False,
+        track: bool = True,
+        max_lag: int | None = None,
+        expires: float | None = None,
         since: int | None = None,
     ) -> None:
         self._streams: UserStreams | None = None  # first: the finaliser reads it even if the position is refused

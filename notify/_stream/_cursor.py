@@ -327,7 +327,8 @@ class Cursor:
 
 
 def control(user: str, type_: str, position: str, prev: str, payload: dict[str, str], micros: int) -> Event:
-    return build_event(position, prev, user, type_, encode_payload(payload), micros, None, None, NO_META)
+    data = encode_payload(payload) if payload else b"{}"  # that of `notify.sync`, with which every stream begins
+    return build_event(position, prev, user, type_, data, micros, None, None, NO_META)
 
 
 def _is_excused(start: Start | None, page: Page) -> bool:

@@ -15,20 +15,17 @@ The states and what leads from one to the next are those of `_cursor.py`; this i
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio.lowlevel
 
-from ..abc import Gap, Position
+from ..abc import Gap
 from ..errors import ClosedError
 from ..event import Event
 from ._attachment import Attachment
-from ._base_stream import Source
 from ._cursor import CursorState
 from ._ring import RESYNC
-from ._stream_set import StreamSet
 
-_LIVE = CursorState.LIVE  # a member of an enum is a descriptor in Python 3.11: 80 ns at each access
+# a member of an enum is a descriptor in Python 3.11: 80 ns at each access
+_NEW, _BEHIND, _LIVE = CursorState.NEW, CursorState.BEHIND, CursorState.LIVE
 
 
 class Subscription(Attachment):
@@ -43,22 +40,6 @@ class Subscription(Attachment):
     """
 
     __slots__ = ()
-
-    def __init__(
-        self,
-        source: Source,
-        stream_set: StreamSet,
-        user: str,
-        position: Position,
-        *,
-        signals: bool = False,
-        max_lag: int | None = None,
-        track: bool = True,
-        expires: float | None = None,
-        since: int | None = None,
-    ) -> None:
-        options: dict[str, Any] = {"track": track, "max_lag": max_lag, "expires": expires, "since": since}
-        super().__init__(source, stream_set, user, position, signals=signals, **options)
 
     # -- what the reader sees ------------------------------------------------------------------------------------
 
@@ -219,13 +200,13 @@ class Subscription(Attachment):
         cursor = self._cursor
         was_open = cursor.opened
         try:
-            if cursor.state is CursorState.NEW:
+            if cursor.state is _NEW:
                 await self._open()
-            if cursor.state is CursorState.BEHIND and self._failure is None and self.is_attached and not self.is_over:
+            if cursor.state is _BEHIND and self._failure is None and self._streams is not None and not self.is_over:
                 if not cursor.page:  # attached again with a page in hand: that comes first
                     self._source.request(self)
             await self._receive_page()
-            if cursor.state is CursorState.BEHIND and cursor.page:
+            if cursor.state is _BEHIND and cursor.page:
                 self._source.prefetch(self)
                 # One step for the task of the read, one for that of the store: then the server has been asked, and
                 # works while this page is handed out.

@@ -128,9 +128,6 @@ class Ours:
     async def start(self) -> None:
         await self.notifier.__aenter__()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.app(scope, receive, send)
-
     async def push(self, user: str, payload: Any) -> None:
         await self.notifier.push(user, TYPE, payload)
 
@@ -186,7 +183,8 @@ async def main(kind: str, redis_url: str = "") -> None:
     app: Any = {"bare": Bare, "ours": Ours}[kind](redis_url)
     await app.start()
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="off", log_level="error", backlog=4096)
+    served = app if kind == "bare" else app.app
+    config = uvicorn.Config(served, loop="uvloop", http="httptools", lifespan="off", log_level="error", backlog=4096)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
     while not server.started:  # noqa: ASYNC110 - nothing to wait on
