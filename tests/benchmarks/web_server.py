@@ -142,11 +142,18 @@ class Commands:
         self.app = app
 
     async def memory(self) -> dict[str, Any]:
-        """Return the resident bytes of this process."""
+        """Return the resident bytes of this process, and how many objects the garbage collector knows."""
         gc.collect()
+        objects = len(gc.get_objects())
         with open("/proc/self/statm") as statm:  # noqa: ASYNC230 - of the kernel, at once
             pages = int(statm.read().split()[1])
-        return {"bytes": pages * os.sysconf("SC_PAGE_SIZE")}
+        return {"bytes": pages * os.sysconf("SC_PAGE_SIZE"), "objects": objects}
+
+    async def deserted(self) -> dict[str, Any]:
+        """Wait until every stream has ended."""
+        while self.app.notifier.statistics().open_streams:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.01)
+        return {}
 
     async def cpu(self) -> dict[str, Any]:
         """Return the seconds that this process has computed."""
