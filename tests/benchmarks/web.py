@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from tests.servers import redis
 
-from . import web_paint
+from . import web_paint, web_steps
 from .harness import ROUNDS, Bar, Row, Spread, progress
 from .web_process import Process
 
@@ -195,6 +195,8 @@ def measure() -> list[Row]:
     for transport in ("sse", "ws"):
         name = f"web, {CONNECTIONS:,} connections by {transport}"
         rows += rows_of(transport, rounds(name, lambda kind, transport=transport: one_server(kind, transport)))  # type: ignore[misc]
+    progress("web, steps of a connect")
+    rows += web_steps.measure()
     progress("web, push to paint")
     rows.append(web_paint.measure())
     progress("web, resume")

@@ -191,7 +191,9 @@ async def main(kind: str, redis_url: str = "") -> None:
     await app.start()
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     served = app if kind == "bare" else app.app
-    config = uvicorn.Config(served, loop="uvloop", http="httptools", lifespan="off", log_level="error", backlog=4096)
+    options: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "lifespan": "off", "log_level": "error"}
+    options["ws_ping_interval"] = None  # the load client answers no pings, and thousands need longer than the 40 s
+    config = uvicorn.Config(served, backlog=4096, **options)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
     while not server.started:  # noqa: ASYNC110 - nothing to wait on
