@@ -207,7 +207,7 @@ class Reading:
                     if event.id:
                         events.append(event)
                         size += len(event.data)
-        except TimeoutError as error:
+        except TimeoutError as error:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
             raise WebError(503, "unavailable", "the storage is not available: try again later") from error
         finally:
             self._site.turns.release(session)
