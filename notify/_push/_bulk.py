@@ -58,11 +58,12 @@ class Bulk:
 
     def begin(self, drafts: Sequence[Event], ephemeral: bool) -> list[Save]:
         """Fix the places of the events of a `push_many` among the pushes of their users. Never waits."""
-        saves = [Save(event, self._guard.new_waiter()) for event in drafts]
+        saves = [Save(event) for event in drafts]
         if self._writer is not None and not ephemeral:
-            for save in saves:
-                self.advance(save.event.user)
-                self.unsent[save.event.user] = save
+            if self.unsent:  # of other calls: the users of one call are different ones
+                for save in saves:
+                    self.advance(save.event.user)
+            self.unsent.update((save.event.user, save) for save in saves)
         return saves
 
     def advance(self, user: str) -> None:
@@ -108,10 +109,15 @@ class Bulk:
         else:
             await self._save_each(self._writer, saves)
         for save in saves:
-            while not save.accepted:  # another push has accepted it, and its presence check is in progress
-                await save.waiter
+            if not save.accepted:  # another push has accepted it, and its presence check is in progress
+                await self._accepted(save)
             if not save.absent and save.outcome is None and self._writer is not None:
                 await self._writer.outcome(save)
+
+    async def _accepted(self, save: Save) -> None:
+        waiter = save.waiter = save.waiter or self._guard.new_waiter()
+        while not save.accepted:
+            await waiter
 
     async def _save_each(self, writer: Writer, saves: Sequence[Save]) -> None:
         """Save with `save` in a store that cannot `save_many`, several at a time."""
