@@ -17,7 +17,13 @@ from ..errors import NotifyError
 from ..event import Event
 from ._gate import Gate
 from ._save import Save
-from ._writer import BATCH_SIZE, Writer
+from ._writer import Writer
+
+BATCH: Final = 250
+"""Events in one `save_many`."""
+
+IN_FLIGHT: Final = 3
+"""Batches in flight of one `push_many`: the store works on two while the outcomes of the third are passed on."""
 
 CONCURRENT_SAVES: Final = 32
 """Concurrent saves of one `push_many` on a store that cannot `save_many`."""
@@ -77,23 +83,45 @@ class Bulk:
         events: dict[str, Event] = {}
         offline: list[str] = []
         try:
-            for start in range(0, len(saves), BATCH_SIZE):
-                batch = saves[start : start + BATCH_SIZE]
-                await self._push_batch(batch, ephemeral)
-                for save in batch:
-                    user = save.event.user
-                    if save.absent:
-                        offline.append(user)
-                    elif isinstance(save.outcome, Event):
-                        events[user] = save.outcome
-                    else:
-                        assert save.outcome is not None  # an event that is shown has its outcome at once
-                        failed[user] = self._failed(save.outcome, save.event)
-                await anyio.lowlevel.checkpoint()
+            await self._push_batches(saves, ephemeral)
         finally:
             for save in saves:  # some are left only if the notifier is closed
                 self._take(save)
+        for save in saves:
+            user, outcome = save.event.user, save.outcome
+            if save.absent:
+                offline.append(user)
+            elif isinstance(outcome, Event):
+                events[user] = outcome
+            else:
+                assert outcome is not None  # an event that is shown has its outcome at once
+                failed[user] = self._failed(outcome, save.event)
         return PushReport(events, failed, offline)
+
+    async def _push_batches(self, saves: Sequence[Save], ephemeral: bool) -> None:
+        """Push all batches, each until its events have their outcomes; other tasks get a turn after each.
+
+        Several are in flight only where the store can `save_many`. Their users are different ones, so no order is lost.
+        """
+        batches = iter([saves[start : start + BATCH] for start in range(0, len(saves), BATCH)])
+        failures: list[Exception] = []
+
+        async def push_some() -> None:
+            try:
+                for batch in batches:
+                    await self._push_batch(batch, ephemeral)
+                    await anyio.lowlevel.checkpoint()
+            except Exception as error:
+                failures.append(error)
+
+        if len(saves) > BATCH and self._writer is not None and self._writer.can_save_many and not ephemeral:
+            async with anyio.create_task_group() as group:
+                for _ in range(IN_FLIGHT):
+                    group.start_soon(push_some)
+        else:
+            await push_some()
+        if failures:
+            raise failures[0]
 
     async def _push_batch(self, saves: Sequence[Save], ephemeral: bool) -> None:
         """Push one batch, until each event has its outcome."""
