@@ -160,7 +160,7 @@ async def test_heartbeats_within_a_replay(monkeypatch: pytest.MonkeyPatch) -> No
 
     async def late_turn(session: Session) -> bool:
         calls["turn"] += 1
-        return calls["turn"] not in (2, 4) and await turn(session)
+        return calls["turn"] % 2 == 1 and await turn(session)
 
     async def late_next(session: Session) -> Event | None:
         calls["next"] += 1
@@ -181,7 +181,7 @@ async def test_heartbeats_within_a_replay(monkeypatch: pytest.MonkeyPatch) -> No
                     text += chunk
                     if "upToDate" in text:
                         app.begin_shutdown()
-    assert text.split("\n").count(":") == 2
+    assert text.split("\n").count(":") >= 2
     assert [id for id in sent if f'"{id}"' in text] == sent
 
 
