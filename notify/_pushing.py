@@ -204,7 +204,7 @@ class Pushing(Generic[Pushed]):
 
         Order, concurrency: as `push`.
         Cancellation: abandons the wait; the work continues.
-        Cost: one save for 250 users if the store can `save_many`; other pushes proceed at the same time.
+        Cost: one save for 166 users if the store can `save_many`; other pushes proceed at the same time.
         """
         self._check_open()
         if data is not None or self._dumps is not None:

@@ -26,6 +26,7 @@ from notify import (
     Stream,
     UsageError,
 )
+from notify._push._bulk import BATCH
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.parts import BatchStore, NotingRouter, PlainStore, SlowPresence, until
 
@@ -634,7 +635,7 @@ async def test_push_many_batches_are_bounded_and_others_proceed() -> None:
             assert await notifier.push("alice", "t") is not None
         gate.set()
     sizes = [int(call.split()[1]) for call in store.calls if call.startswith("save_many")]
-    assert max(sizes) == 250
+    assert max(sizes) == BATCH
     assert sum(sizes) == 10_001
 
 
@@ -662,7 +663,7 @@ async def test_push_many_keeps_three_batches_in_flight() -> None:
             reports.append(await notifier.push_many(users, "t", number))
 
         group.start_soon(push_many, 0)
-        await until(lambda: running == [250, 250, 250])
+        await until(lambda: running == [BATCH, BATCH, BATCH])
         for user in ("u0", "u600", "u1299"):  # in flight; and one that is not sent yet
             group.start_soon(notifier.push, user, "t", 1)
         await anyio.wait_all_tasks_blocked()
