@@ -7,7 +7,7 @@ through `_push/_pipeline.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -60,6 +60,10 @@ class Pushing(Generic[Pushed]):
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
         self._dumps = options.dumps
+        # bound once, so that a push has no frame more: thousands of them may wait for the store at the same time
+        self._push: Callable[[Event, bool, Any], Awaitable[Event | None]] = parts.pipeline.push
+        if parts.telemetry.tracing:
+            self._push = self._push_traced
 
     @property
     def store(self) -> Store | None:
@@ -163,9 +167,7 @@ class Pushing(Generic[Pushed]):
         check_json(data, what)
         return bytes(data)
 
-    async def _push(self, event: Event, ephemeral: bool, connection: Any) -> Event | None:
-        if not self._parts.telemetry.tracing:
-            return await self._pipeline.push(event, ephemeral, connection)
+    async def _push_traced(self, event: Event, ephemeral: bool, connection: Any) -> Event | None:
         with self._parts.telemetry.push_span(event) as traced:
             return await self._pipeline.push(traced, ephemeral, connection)
 
@@ -202,7 +204,7 @@ class Pushing(Generic[Pushed]):
 
         Order, concurrency: as `push`.
         Cancellation: abandons the wait; the work continues.
-        Cost: one save for 500 users if the store can `save_many`; other pushes proceed at the same time.
+        Cost: one save for 166 users if the store can `save_many`; other pushes proceed at the same time.
         """
         self._check_open()
         if data is not None or self._dumps is not None:

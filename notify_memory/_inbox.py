@@ -19,15 +19,15 @@ class MemoryInboxes(ABC):
 
     def __init__(self) -> None:
         """Begin without inboxes."""
-        self._inboxes = InboxFolds(self.head_nowait)
+        self._inboxes = InboxFolds(self._end)
 
     @abstractmethod
     def save_nowait(self, event: Event) -> Event:
         """See `notify.abc.Immediate.save_nowait`."""
 
     @abstractmethod
-    def head_nowait(self, user: str) -> str:
-        """See `notify.abc.Immediate.head_nowait`."""
+    def _end(self, user: str) -> str:
+        """Return the id of the last event ever appended to a user's log."""
 
     @abstractmethod
     def _check_open(self) -> None: ...

@@ -210,8 +210,7 @@ class MemoryStore(MemoryInboxes):
     def head_nowait(self, user: str) -> str:
         """See `notify.abc.Store.head`."""
         self._check_open()
-        log = self._logs.get(user)
-        return ids.ZERO if log is None else log.last_id
+        return self._end(user)
 
     # -- Forget, Prepare -----------------------------------------------------------------------------------------
 
@@ -271,6 +270,10 @@ class MemoryStore(MemoryInboxes):
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
+
+    def _end(self, user: str) -> str:
+        log = self._logs.get(user)
+        return ids.ZERO if log is None else log.last_id
 
     def _check_open(self) -> None:
         if self._closed:

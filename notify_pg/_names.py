@@ -174,6 +174,7 @@ class PostgresNames:
         self._quoted |= {
             key: f'"{table_prefix}{name}"' for key, name in {**INDEXES, **DISPATCH_INDEXES}.items()
         } | COLUMNS
+        self._texts: dict[str, str] = {}
 
     @property
     def lock(self) -> int:
@@ -205,10 +206,15 @@ class PostgresNames:
 
     def sql(self, operation: str, **more: int | str) -> str:
         """Return the text of `_sql/<operation>.sql` with our names, these integers and further tables filled in."""
+        if not more and operation in self._texts:  # each read asks
+            return self._texts[operation]
         values = self._quoted | {
             key: str(value) if isinstance(value, int) else self._qualified(value) for key, value in more.items()
         }
-        return _PLACEHOLDER.sub(lambda found: values[found[1]], _text(operation))
+        text = _PLACEHOLDER.sub(lambda found: values[found[1]], _text(operation))
+        if not more:
+            self._texts[operation] = text
+        return text
 
     def _number(self, purpose: str) -> int:
         digest = blake2b(f"{self.schema}.{self.prefix} {purpose}".encode(), digest_size=8).digest()

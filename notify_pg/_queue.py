@@ -24,28 +24,35 @@ BATCH_BYTES: Final = 1 << 20
 
 
 class PendingSave:
-    """One event that is being saved."""
+    """One event that is being saved.
 
-    __slots__ = ("done", "event", "until")
+    Attributes:
+        following: the next save of the same user, while both wait.
+        last: of the first save of a user that waits: the last one, if there are others.
+    """
+
+    __slots__ = ("done", "event", "following", "last", "until")
 
     def __init__(self, event: Event, until: float, done: Done) -> None:
         self.event = event
         self.until = until
         self.done = done
+        self.following: PendingSave | None = None
+        self.last: PendingSave | None = None
 
 
 class SaveQueue:
-    """Waiting saves.
+    """Waiting saves. Those of one user are linked to each other: a container for each user would be most of the cost.
 
     Invariants:
-        I1. A user is in `_ready`, once, if and only if saves of that user wait and none is in flight.
-        I2. No two batches in flight have a user in common, and one user's saves leave in the order in which they came.
+        I1. A user is in `_users`, with the first save that waits, while saves of that user wait or are in flight, only.
+        I2. `_ready` has that save, once, if and only if none of the same user is in flight.
+        I3. No two batches in flight have a user in common, and one user's saves leave in the order in which they came.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[PendingSave]] = {}
-        self._ready: deque[str] = deque()
-        self._in_flight: set[str] = set()
+        self._users: dict[str, PendingSave | None] = {}
+        self._ready: deque[PendingSave] = deque()
         self._count = 0
 
     def __len__(self) -> int:
@@ -60,41 +67,55 @@ class SaveQueue:
         """Append a save."""
         user = save.event.user
         self._count += 1
-        waiting = self._waiting.get(user)
-        if waiting is not None:
-            waiting.append(save)
+        users = self._users
+        if user not in users:
+            users[user] = save
+            self._ready.append(save)  # keeps I2
             return
-        self._waiting[user] = deque((save,))
-        if user not in self._in_flight:
-            self._ready.append(user)  # keeps I1
+        first = users[user]
+        if first is None:
+            users[user] = save
+        else:
+            (first.last or first).following = save
+            first.last = save
 
     def take(self) -> list[PendingSave]:
-        """Take the next batch; its users are in flight until `release`. Keeps I2."""
+        """Take the next batch; its users are in flight until `release`. Keeps I3."""
         saves: list[PendingSave] = []
         size = 0
         while self._ready and len(saves) < BATCH and size < BATCH_BYTES:
-            user = self._ready.popleft()
-            waiting = self._waiting[user]
-            self._in_flight.add(user)
-            while waiting and len(saves) < BATCH and size < BATCH_BYTES:
-                saves.append(waiting.popleft())
-                size += len(saves[-1].event.data)
-            if not waiting:
-                del self._waiting[user]
+            save: PendingSave | None = self._ready.popleft()
+            assert save is not None
+            user, last = save.event.user, save.last
+            while save is not None and len(saves) < BATCH and size < BATCH_BYTES:
+                saves.append(save)
+                size += len(save.event.data)
+                save.last = None
+                following, save.following = save.following, None
+                save = following
+            if save is not None and save is not last:
+                save.last = last
+            self._users[user] = save
         self._count -= len(saves)
         return saves
 
     def release(self, users: Iterable[str]) -> None:
         """Let the next saves of these users go; all earlier ones are resolved."""
         for user in users:
-            self._in_flight.discard(user)
-            if user in self._waiting:
-                self._ready.append(user)  # keeps I1
+            first = self._users.pop(user, None)
+            if first is not None:
+                self._users[user] = first
+                self._ready.append(first)  # keeps I2
 
     def clear(self) -> list[PendingSave]:
-        """Take what is left, when the store closes."""
-        left = [save for waiting in self._waiting.values() for save in waiting]
-        self._waiting.clear()
+        """Take what is left, when the store closes or the server is unreachable."""
+        left: list[PendingSave] = []
+        for save in self._users.values():
+            while save is not None:
+                left.append(save)
+                save = save.following
+        free = {save.event.user for save in self._ready}
+        self._users = {user: None for user in self._users if user not in free}
         self._ready.clear()
         self._count = 0
         return left

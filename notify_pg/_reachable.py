@@ -43,12 +43,13 @@ class Reachability:
 
     Attributes:
         listeners: called with the error when the server is found to be unreachable.
+        is_unreachable: whether it is known to be.
     """
 
     def __init__(self) -> None:
         self.listeners: set[Callable[[UnreachableError], None]] = set()
         self._cause: Exception | None = None
-        self._is_unreachable = False
+        self.is_unreachable = False
         self._settled = asyncio.Event()
         self._settled.set()
         self._back = asyncio.Event()
@@ -57,7 +58,7 @@ class Reachability:
     @property
     def error(self) -> UnreachableError | None:
         """The error for a call, if the server is known to be unreachable."""
-        if not self._is_unreachable:
+        if not self.is_unreachable:
             return None
         error = UnreachableError()
         error.__cause__ = self._cause
@@ -112,14 +113,14 @@ class Reachability:
         """Note that the server answers."""
         self._back.set()
         self._cause = None
-        self._is_unreachable = False
+        self.is_unreachable = False
         self._settled.set()
 
     def _give_up(self, doubt: asyncio.Event) -> None:
         """End a doubt that has lasted too long, unless it has ended in between."""
         if doubt.is_set() or doubt is not self._settled:
             return
-        self._is_unreachable = True
+        self.is_unreachable = True
         self._back = asyncio.Event()
         doubt.set()
         error = self.error
@@ -194,6 +195,9 @@ class ServerWatch:
     @property
     def error(self) -> UnreachableError | None:
         """The error of every call, while the server is known to be unreachable."""
+        server = self._server
+        if server is not None and not server.is_unreachable:  # each push asks
+            return None
         return self._shared().error
 
     async def admit(self) -> None:

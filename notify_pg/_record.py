@@ -43,7 +43,7 @@ def _once(column: list[Any]) -> list[Any]:
 
 def _filled(column: list[str | None]) -> list[str | None] | None:
     """Return the column, or None if it is empty: the driver looks at each element three times."""
-    return column if any(value is not None for value in column) else None
+    return None if column.count(None) == len(column) else column
 
 
 def event_of(user: str, row: Row) -> Event:

@@ -32,6 +32,8 @@ IN_FLIGHT: Final = 2
 FURTHER: Final = 2
 """Further batches in flight, each of a few saves that would otherwise wait for a batch without need."""
 
+MAX_IN_FLIGHT: Final = IN_FLIGHT + FURTHER
+
 FEW: Final = 4
 """Saves, at most, that go in such a batch. More of them wait and share a statement, which is cheaper for each."""
 
@@ -89,7 +91,8 @@ class PostgresSaver:
     def save_soon(self, event: Event, done: Done) -> None:
         """Queue an event; `done` is called with its outcome. Never waits."""
         self._add(PendingSave(event, time.monotonic() + self._db.timeout, done))
-        self._start()
+        if self._draining < MAX_IN_FLIGHT:
+            self._start()
 
     def save_many(self, events: Sequence[Event], done: Callable[[Sequence[Outcome]], None]) -> None:
         """Queue events; `done` is called once, with an outcome for each. Never waits."""
@@ -142,7 +145,7 @@ class PostgresSaver:
 
     def _start(self) -> None:
         """Start a task if there is a batch for it."""
-        if self._queue and self._draining < IN_FLIGHT + FURTHER and not self._background.closed:
+        if self._queue and self._draining < MAX_IN_FLIGHT and not self._background.closed:
             self._draining += 1
             self._background.start(self._drain)
 

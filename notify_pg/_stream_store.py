@@ -114,8 +114,9 @@ class PostgresStreamStore(PostgresStore):
 
     def _on_stored(self, events: list[Event]) -> None:
         super()._on_stored(events)
+        offer = self._live.offer
         for event in events:
-            self._live.offer(event)
+            offer(event)
 
     def _on_wake(self, payload: str) -> None:
         """Read what a message announces, all its users in one query; our own events have been offered already."""

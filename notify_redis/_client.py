@@ -26,7 +26,7 @@ from redis.exceptions import ResponseError
 from notify.adapters import Background, LoopGuard, OutageLog, backoff
 from notify.errors import ClosedError, NotifyError
 
-from ._connection import Address, Connection, Endpoint, RedisUrl, format_address
+from ._connection import Address, Connection, RedisEndpoint, RedisUrl, format_address
 from ._discovery import ask_cluster, ask_sentinels, connect_master
 from ._endpoint import endpoint_of
 from ._errors import FAILURES, Disposition, NotSentError, RefusedError, bug, disposition_of, phrase
@@ -100,7 +100,7 @@ class RedisClient:
     """
 
     def __init__(self, url: RedisUrl, name: str) -> None:
-        self.endpoint: Endpoint = endpoint_of(url)
+        self.endpoint: RedisEndpoint = endpoint_of(url)
         self.name = name
         self.background = Background(name)
         self._guard = LoopGuard(name, asyncio_only=True)

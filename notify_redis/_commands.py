@@ -26,8 +26,13 @@ HOUR_MS: Final = 3_600_000
 
 _CACHED_NAMES: Final = 65_536
 
+PLAIN: Final = b"i"
+"""An item that has no group and does not expire."""
+
 ALWAYS: Final = b"s"
 """An event that is stored whether or not it changes its inbox."""
+
+_PLAIN_BULK: Final = bulks(PLAIN)
 
 Outcome: TypeAlias = Event | NotifyError
 Done: TypeAlias = Callable[[Outcome], None]
@@ -93,6 +98,8 @@ class PendingPush:
 def _item_effect(event: Event) -> bytes:
     """Return how the script inserts an item."""
     expiry = event.meta[ITEM]
+    if not expiry and event.group is None:
+        return PLAIN
     expires = expiry if expiry.isascii() and expiry.isdigit() and int(expiry[:20]) <= LAST_MS else ""
     group = "" if event.group is None else f"\n{event.group}"
     return f"i{expires}{group}".encode()
@@ -187,7 +194,7 @@ class PushCommands:
         """Return the arguments of events of which some have an effect."""
         found = [bulks(*retention_arguments(self.inbox_retention))]
         for push in pushes:
-            found += (push.arguments, bulks(push.effect or b""))
+            found += (push.arguments, _PLAIN_BULK if push.effect is PLAIN else bulks(push.effect or b""))
         return found
 
 

@@ -52,7 +52,7 @@ class Connection(Protocol):
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class RedisEndpoint:
     """Where Redis is and how to log in.
 
     Attributes:
@@ -85,11 +85,11 @@ class Endpoint:
         """Whether the seeds are nodes of a cluster."""
         return bool(self.seeds) and not self.service
 
-    def at(self, address: Address) -> Endpoint:
+    def at(self, address: Address) -> RedisEndpoint:
         """Return the endpoint of one server."""
         return replace(self, options={**self.options, "host": address[0], "port": address[1]}, seeds=(), service="")
 
-    def sentinel(self, address: Address) -> Endpoint:
+    def sentinel(self, address: Address) -> RedisEndpoint:
         """Return the endpoint of one sentinel."""
         options = {**self.sentinel_options, "host": address[0], "port": address[1]}
         return replace(self, kind=self.sentinel_kind, options=options, seeds=(), service="")

@@ -9,7 +9,7 @@ import anyio
 from redis.asyncio import SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
-from ._connection import Address, Connection, Endpoint, ask, format_address, hang_up, pack
+from ._connection import Address, Connection, RedisEndpoint, ask, format_address, hang_up, pack
 from ._errors import NotSentError, RefusedError, caused, not_sent, phrase
 from ._names import TAGS, slot_of
 
@@ -17,7 +17,7 @@ QUERY_TIMEOUT: Final = 1.0
 """Seconds that one sentinel or node may take to answer."""
 
 
-async def _ask_one(endpoint: Endpoint, *command: bytes) -> Any:
+async def _ask_one(endpoint: RedisEndpoint, *command: bytes) -> Any:
     """Return the reply of one server, or the NotSentError that says why there is none."""
     try:
         with anyio.fail_after(QUERY_TIMEOUT):
@@ -40,7 +40,7 @@ def _unknown(text: str, failures: Sequence[NotSentError]) -> NotSentError:
     return caused(kind(f"{text}: {texts}"), failures[0]) if failures else kind(text)
 
 
-async def ask_sentinels(endpoint: Endpoint) -> Address:
+async def ask_sentinels(endpoint: RedisEndpoint) -> Address:
     """Return the address of the master that the most recent election chose: the highest config-epoch.
 
     Raises:
@@ -73,7 +73,7 @@ async def ask_sentinels(endpoint: Endpoint) -> Address:
     return max(answers)[1]
 
 
-async def connect_master(endpoint: Endpoint, address: Address) -> Connection:
+async def connect_master(endpoint: RedisEndpoint, address: Address) -> Connection:
     """Return a connection to a server that says itself that it is the master.
 
     Raises:
@@ -96,7 +96,7 @@ async def connect_master(endpoint: Endpoint, address: Address) -> Connection:
     return connection
 
 
-async def ask_cluster(endpoint: Endpoint, known: Sequence[Address]) -> list[Address]:
+async def ask_cluster(endpoint: RedisEndpoint, known: Sequence[Address]) -> list[Address]:
     """Return the address of each partition's master.
 
     Args:

@@ -34,7 +34,7 @@ from redis.exceptions import RedisError
 from notify.adapters import StoreUrl
 from notify.errors import UsageError
 
-from ._connection import CONNECT_TIMEOUT, Address, Endpoint, RedisUrl, pinned
+from ._connection import CONNECT_TIMEOUT, Address, RedisEndpoint, RedisUrl, pinned
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _DROPPED: Final = (
@@ -67,7 +67,7 @@ _DRIVER_TIMEOUT: Final = signature(Redis).parameters["socket_connect_timeout"].d
 _UNKNOWN: Final = re.compile(r"unexpected keyword argument '\w+'")
 
 
-def endpoint_of(url: RedisUrl) -> Endpoint:
+def endpoint_of(url: RedisUrl) -> RedisEndpoint:
     """Return the endpoint that a URL, client or pool describes.
 
     Raises:
@@ -95,7 +95,7 @@ def endpoint_of(url: RedisUrl) -> Endpoint:
 # -- URLs --------------------------------------------------------------------------------------------------------------
 
 
-def _of_url(parts: StoreUrl) -> Endpoint:
+def _of_url(parts: StoreUrl) -> RedisEndpoint:
     if parts.scheme not in _SCHEMES:
         raise UsageError(f"not a Redis URL: {parts.scheme}://; use {'://, '.join(_SCHEMES)}://")
     scheme, _, topology = parts.scheme.partition("+")
@@ -125,7 +125,7 @@ def _of_url(parts: StoreUrl) -> Endpoint:
     return _endpoint(kind, options)
 
 
-def _of_sentinels(parts: StoreUrl, kind: type[Any], given: dict[str, str]) -> Endpoint:
+def _of_sentinels(parts: StoreUrl, kind: type[Any], given: dict[str, str]) -> RedisEndpoint:
     """Read `redis+sentinel://user:password@host:port,host:port/service/db?sentinel_NAME=...`."""
     service, _, database = parts.path.partition("/")
     if not service:
@@ -187,7 +187,7 @@ def _typed(given: Mapping[str, str], *unknown: str) -> dict[str, Any]:
 # -- clients -----------------------------------------------------------------------------------------------------------
 
 
-def _of_client(client: object) -> Endpoint:
+def _of_client(client: object) -> RedisEndpoint:
     if isinstance(client, RedisCluster):
         return _of_cluster(client)
     if isinstance(client, Redis):
@@ -203,7 +203,7 @@ def _of_client(client: object) -> Endpoint:
     raise UsageError(f"url must be a Redis URL, client or pool, got {type(client).__name__}")
 
 
-def _of_cluster(client: Any) -> Endpoint:
+def _of_cluster(client: Any) -> RedisEndpoint:
     given = client.get_connection_kwargs()
     is_tls = issubclass(given.get("connection_class", DriverConnection), SSLConnection)
     kind = SSLConnection if is_tls else DriverConnection
@@ -214,7 +214,7 @@ def _of_cluster(client: Any) -> Endpoint:
     return _endpoint(kind, options, seeds=seeds, remap=manager.address_remap)
 
 
-def _of_sentinel_pool(pool: Any) -> Endpoint:
+def _of_sentinel_pool(pool: Any) -> RedisEndpoint:
     if not pool.is_master:
         raise UsageError("url is a client of replicas, which are never used: pass sentinel.master_for(NAME)")
     manager = pool.sentinel_manager
@@ -235,10 +235,10 @@ def _of_sentinel_pool(pool: Any) -> Endpoint:
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
-def _endpoint(kind: Any, options: Mapping[str, Any], **others: Any) -> Endpoint:
+def _endpoint(kind: Any, options: Mapping[str, Any], **others: Any) -> RedisEndpoint:
     given = options.get("socket_connect_timeout")
     timeout = CONNECT_TIMEOUT if given is None or given == _DRIVER_TIMEOUT else float(given)
-    return Endpoint(kind, _cleaned(options), connect_timeout=timeout, **others)
+    return RedisEndpoint(kind, _cleaned(options), connect_timeout=timeout, **others)
 
 
 def _cleaned(options: Mapping[str, Any]) -> dict[str, Any]:

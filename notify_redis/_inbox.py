@@ -219,7 +219,7 @@ class RedisInbox:
 
     async def _news(self, user: str, topics: Mapping[str, RedisInboxLog]) -> dict[str, tuple[str, bool, list[bytes]]]:
         """Ask topics for new items, in one pipeline to each master: by topic, the end, whether there are more, rows."""
-        await self._ask_where()
+        # The masters are known: what is followed was read from one of them.
         chunks = self._client.chunks(topics, partition_of, TOPICS_PER_CALL)
         fixed = (*retention_arguments(self.retention), user.encode(), b"%d" % ITEMS_PER_TOPIC)
         commands = []
@@ -232,11 +232,6 @@ class RedisInbox:
             for number, end, more, rows in reply:
                 news[some[number - 1]] = (end.decode(), bool(more), rows)
         return news
-
-    async def _ask_where(self) -> None:
-        """Find the masters, at the first use, because commands are grouped by them."""
-        if not self._client.is_located:
-            await self._ask([(0, pack(b"PING"))])
 
     async def _note_follower(self, topic: str, user: str) -> str:
         """Add a follower to the topic's index, and return the end of the topic's log."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ._connection import Connection, Endpoint, ask, pack
+from ._connection import Connection, RedisEndpoint, ask, pack
 from ._errors import NotSentError
 
 logger = logging.getLogger("notify.redis")
 
 
-async def self_check(connection: Connection, endpoint: Endpoint, name: str) -> None:
+async def self_check(connection: Connection, endpoint: RedisEndpoint, name: str) -> None:
     """Log a warning for each such setting; those that the login may not read are skipped.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 
 from notify import Event, ids
 from notify.adapters import build_event
+from notify.event import NO_META
 from notify.inbox.abc import CHANGES, ITEM
 
 from ._apply import Listed, apply
@@ -49,6 +50,8 @@ def append(
     listed: list[Listed] = []
     (last,) = execute(sql["last_id"]).fetchone()
     now = limits.now
+    same_meta: Mapping[str, str] = NO_META  # most items share one
+    text: str | None = None
     for draft in drafts:
         user, key, meta = draft.user, draft.key, draft.meta
         if key is not None:
@@ -63,7 +66,9 @@ def append(
         id_ = f"{last >> ids.SEQUENCE_BITS}-{last & SEQUENCE_MASK}"  # unpacked in place: a third of the time
         type_, data, micros, group = draft.type, draft.data, draft.micros, draft.group
         event = build_event(id_, head.id, user, type_, data, micros, group, key, meta)
-        text = None if not meta else _text_of(meta) if len(meta) > 1 else _plain_text(*next(iter(meta.items())))
+        if meta is not same_meta:
+            same_meta = meta
+            text = None if not meta else _text_of(meta) if len(meta) > 1 else _plain_text(*next(iter(meta.items())))
         rows.append((user, last, head.last_id, type_, data, micros, group, key, text))
         if key is not None:
             execute(sql["set_key"], (user, key, last, head.last_id))
@@ -71,7 +76,7 @@ def append(
         head.last_id, head.id = last, id_
         head.kept += 1
         stored.append(event)
-        if type_ in CHANGES or (meta and ITEM in meta):
+        if type_ in CHANGES or (text is not None and ITEM in meta):
             listed.append((event, last, text or "{}"))
     if rows:
         insert_many(db, sql["insert_event"], rows)

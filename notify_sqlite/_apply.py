@@ -46,7 +46,10 @@ def apply(db: sqlite3.Connection, sql: Mapping[str, str], events: Sequence[Liste
     writer = InboxWriter(db, sql, limits)
     writer.load_all([*{event.user: None for event, _, _ in events}])
     for event, id_, meta in events:
-        if ITEM in event.meta:
+        expiry = event.meta.get(ITEM)
+        if expiry == "" and event.group is None:
+            writer.send_plain(writer.box(event.user), id_, (event.type, event.data, event.micros, meta))
+        elif expiry is not None:
             content = (event.type, event.data, event.micros, meta)
             row = (id_, "", event.group, None, None, None, expiry_of(event.meta), *content)
             writer.send(writer.box(event.user), row)

@@ -48,8 +48,14 @@ class SQLiteBox:
         self.written = row[5:]
 
     @property
-    def row(self) -> Row:
-        """The row to be written."""
+    def has_written_bounds(self) -> bool:
+        """Whether the table has a row with these bounds."""
+        return self.written == (self.oldest, self.expires)
+
+    def write(self) -> Row:
+        """Return the row to be written, and note that it is."""
+        self.changed = False
+        self.written = (self.oldest, self.expires)
         return (self.user, self.kept, self.total, self.unseen, self.unread, self.oldest, self.expires)
 
     def count(self, times: Sequence[int | None], sign: int) -> None:
@@ -76,7 +82,7 @@ class InboxWriter:
     Invariants:
         I1. After `flush`, each counter is the number of rows that it counts.
         I2. No item is older than `oldest` of its inbox, or expires before its `expires`.
-        I3. Items are read only after those in `_new` were inserted, which happens for many at once.
+        I3. Items are read only after those in `_new` and `_new_plain` were inserted, which happens for many at once.
 
     Args:
         db: in a transaction.
@@ -90,6 +96,7 @@ class InboxWriter:
         self.limits = limits
         self._boxes: dict[str, SQLiteBox] = {}
         self._new: list[Row] = []
+        self._new_plain: list[Row] = []
         self._new_groups: set[tuple[str, str]] = set()
 
     def read(self, name: str, *parameters: object) -> list[Row]:
@@ -112,10 +119,23 @@ class InboxWriter:
 
     def box(self, user: str) -> SQLiteBox:
         """Return the counters of an inbox, the due items of which have been removed, up to `DUE_AT_ONCE`."""
-        box = self.load(user)
+        box = self._boxes.get(user) or self.load(user)
         if may_be_due(self.limits, box.oldest, box.expires):
             self.remove_due(box, DUE_AT_ONCE)
         return box
+
+    def send_plain(self, box: SQLiteBox, id: int, content: Row) -> None:
+        """As `send`, for an item that has no group and does not expire, as most: a third of the time."""
+        self._new_plain.append((box.user, id, *content))
+        box.kept += 1
+        box.total += 1
+        box.unseen += 1
+        box.unread += 1
+        box.changed = True
+        if box.oldest is None or id < box.oldest:
+            box.oldest = id
+        if box.kept > self.limits.max_items:
+            self.trim(box)
 
     def send(self, box: SQLiteBox, row: Row) -> None:
         """Add an item that was just appended, in the place of that of its group; keeps I1 and I2."""
@@ -211,13 +231,15 @@ class InboxWriter:
         """Write what has changed."""
         self._insert()
         changed = [box for box in self._boxes.values() if box.changed]
-        insert_many(self.db, self.sql["set_counts"], [box.row for box in changed if box.written == box.row[5:]])
-        insert_many(self.db, self.sql["set_box"], [box.row for box in changed if box.written != box.row[5:]])
-        for box in changed:
-            box.changed = False
-            box.written = box.row[5:]
+        statements = [self.sql["set_counts"] if box.has_written_bounds else self.sql["set_box"] for box in changed]
+        for statement in dict.fromkeys(statements):
+            some = [box.write() for box, its in zip(changed, statements, strict=True) if its is statement]
+            insert_many(self.db, statement, some)
 
     def _insert(self) -> None:
+        if self._new_plain:
+            insert_many(self.db, self.sql["insert_plain_item"], self._new_plain)
+            self._new_plain.clear()
         if self._new:
             insert_many(self.db, self.sql["insert_item"], self._new)
             self._new.clear()

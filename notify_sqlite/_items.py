@@ -171,7 +171,7 @@ def due_items(
     """Return the due items of an inbox by their keys: id, log, the times it was seen, read, dismissed, and expires."""
     rows = db.execute(sql["expired_items"], (user, limits.now, limit)).fetchall()
     if limits.horizon:
-        rows += db.execute(sql["aged_items"], (user, limits.horizon, limits.keep_unread, limit)).fetchall()
+        rows += db.execute(sql["aged_items"], (user, int(limits.keep_unread), limits.horizon, limit)).fetchall()
     return {(row[0], row[1]): row for row in rows}
 
 

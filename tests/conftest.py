@@ -1,13 +1,16 @@
-"""Fixtures for every test: both event loops, and nothing left running."""
+"""What applies to every test: both event loops, time limits, and the order of the files."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.longest import LONGEST
 
 # Where CI is set, pytest explains a failed comparison with the whole difference, which takes minutes for thousands of
 # events; a test that waits for something fails many times before it passes.
@@ -30,6 +33,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     finally:
         if remaining:
             signal.setitimer(signal.ITIMER_REAL, remaining)
+
+
+_PLACES = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; within a file, and from file to file after them, the order stays random."""
+    items.sort(key=lambda item: _PLACES.get(item.path, len(_PLACES)))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.longest import LONGEST
+
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "notify"
 PACKAGES = sorted(path.parent for path in ROOT.glob("notify*/__init__.py"))
@@ -539,3 +541,9 @@ def test_interfaces_are_small() -> None:
 
 def is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(ast.unparse(decorator) == "property" for decorator in node.decorator_list)
+
+
+def test_the_longest_files_exist() -> None:
+    """A test file that is renamed or split is so in the order, too."""
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
+    assert len(set(LONGEST)) == len(LONGEST)

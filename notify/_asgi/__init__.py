@@ -27,6 +27,7 @@ from ._reply import error_value as error_value
 from ._reply import read_body as read_body
 from ._reply import reply_to as reply_to
 from ._reply import web_error as web_error
+from ._reply import without_body as without_body
 from ._request import ASGIApp as ASGIApp
 from ._request import Headers as Headers
 from ._request import Identity as Identity
@@ -69,4 +70,5 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "reply_to",
     "still_valid",
     "web_error",
+    "without_body",
 ]

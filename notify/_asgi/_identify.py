@@ -82,7 +82,10 @@ class Identification:
         Concurrency: any number of tasks.
         """
         try:
-            identity = checked(await self._call(request))
+            found: Any = self._authenticate(request)
+            if found.__class__ is not str and inspect.isawaitable(found):
+                found = await self._awaited(found)
+            identity = checked(found)
         except WebError:
             raise
         except Exception as error:
@@ -96,10 +99,7 @@ class Identification:
             logger.warning("authenticate() works again")
         return still_valid(identity)
 
-    async def _call(self, request: Request) -> Any:
-        found: Any = self._authenticate(request)
-        if found.__class__ is str or not inspect.isawaitable(found):
-            return found
+    async def _awaited(self, found: Awaitable[Any]) -> Any:
         with anyio.move_on_after(self._timeout):
             return await found
         raise TimeoutError(f"authenticate() has not returned within {self._timeout:g} s")

@@ -85,12 +85,21 @@ class Reply:
     def messages(self, more: Iterable[tuple[bytes, bytes]] = ()) -> list[Message]:
         """Return the response, with further headers."""
         headers = [*self.headers, *more]
-        if self.status != 204:
+        if self.body:  # those without one are 204, and the head of a stream
             headers.append((b"content-length", b"%d" % len(self.body)))
         return [
             {"type": "http.response.start", "status": self.status, "headers": headers},
             {"type": "http.response.body", "body": self.body},
         ]
+
+
+def without_body(send: Send) -> Send:
+    """Return a `send` for the response to HEAD: its head is that of GET, the length included, and its body empty."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
 
 
 def web_error(error: errors.NotifyError) -> WebError:

@@ -140,7 +140,7 @@ class Request:
         client = self.scope.get("client")
         return str(client[0]) if client else ""
 
-    if not TYPE_CHECKING:  # or a type checker would accept every name
+    if not TYPE_CHECKING:  # pragma: no branch - a type checker would accept every name
 
         def __getattr__(self, name: str) -> Any:
             """Say where the attributes are that other kinds of request have, such as `session` and `user`."""

@@ -98,8 +98,10 @@ class FanOut:
         self._uncertain: dict[tuple[str, str | None], None] = {}
 
     def saved(self, save: Save, stored: Event) -> None:
-        """Show and route an event that was stored."""
-        self._counters.delivered_local += self._offer(stored)
+        """Count, show and route an event that was stored."""
+        counters = self._counters
+        counters.pushed_stored += 1
+        counters.delivered_local += self._offer(stored)
         if self._routes:
             self._route(stored, save.locations)
         if self._sinks:

@@ -68,27 +68,38 @@ class Pipeline:
         self._guard = guard
         self._bulk = Bulk(writer=writer, gate=gate, store=self._store, show=self._show, failed=self.failed, guard=guard)
         self.unsent = self._bulk.unsent
+        self._waits_here = writer is not None and writer.reports_all  # one frame less for each push that waits
         if writer is not None:
-            writer.on_saved = self._saved
+            writer.on_saved = fan_out.saved
             writer.observe = telemetry.saved if telemetry.measuring else None
 
     async def push(self, event: Event, ephemeral: bool, connection: Any = None) -> Event | None:
         """Push one checked draft; return it as stored, or None where the policy for absent users dropped it."""
-        save = Save(event, self._guard.new_waiter())
+        waiter = self._guard.new_waiter()
+        save = Save(event, waiter)
         if self.unsent:
             self._bulk.advance(event.user)
         stores = self._writer is not None and not ephemeral
-        self._gate.pass_through(save, _nothing if connection is not None else self._store if stores else self._show)
+        accept = _nothing if connection is not None else self._store if stores else self._show
+        if self._gate.locator is None:  # as `pass_through` does
+            save.accepted = True
+            accept(save)
+        else:
+            self._gate.pass_through(save, accept)
         while not save.accepted:
-            await save.waiter
+            await waiter
         if save.absent:
             return None
         if connection is not None:
             return await self._push_in(event, ephemeral, connection)
         outcome = save.outcome
-        if outcome is None:
-            assert self._writer is not None
-            outcome = await self._writer.outcome(save)
+        while outcome is None:
+            if self._waits_here:
+                await waiter
+                outcome = save.outcome
+            else:
+                assert self._writer is not None
+                outcome = await self._writer.outcome(save)
         if isinstance(outcome, NotifyError):
             raise self.failed(outcome, event)
         if self._fan_out.is_routing:
@@ -115,7 +126,7 @@ class Pipeline:
             return
         if self._telemetry.measuring:
             self._telemetry.saved(time.perf_counter() - began, 1)
-        self._saved(save, stored)
+        self._fan_out.saved(save, stored)
         save.finish(stored)
 
     async def _push_in(self, event: Event, ephemeral: bool, connection: Any) -> Event:
@@ -130,10 +141,6 @@ class Pipeline:
             raise self.save_failed(error)  # noqa: B904 - it carries its cause
         self._counters.pushed_stored += 1
         return stored
-
-    def _saved(self, save: Save, stored: Event) -> None:
-        self._counters.pushed_stored += 1
-        self._fan_out.saved(save, stored)
 
     def begin(self, drafts: Sequence[Event], ephemeral: bool) -> list[Save]:
         """Fix the places of the events of a `push_many` among the pushes of their users. Never waits."""

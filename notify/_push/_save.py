@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from .._runtime._waking import Waiter, wake
+from .._runtime._waking import Waiter
 from ..abc import RoutingInfo
 from ..errors import NotifyError
 from ..event import Event
@@ -30,12 +30,26 @@ class Save:
         accepted: whether its place among the saves of its user is fixed.
         waits_in: where it waits to be sent; None once it is on its way.
         deadline: when it counts as failed, for a store that batches by itself.
-        waiter: what the caller waits on.
+        report: called with this save and its outcome, for such a store; set before the save is handed over.
+        waiter: what the caller waits on; None until it waits.
     """
 
-    __slots__ = ("absent", "accepted", "deadline", "event", "locations", "micros", "outcome", "waiter", "waits_in")
+    __slots__ = (
+        "absent",
+        "accepted",
+        "deadline",
+        "event",
+        "locations",
+        "micros",
+        "outcome",
+        "report",
+        "waiter",
+        "waits_in",
+    )
 
-    def __init__(self, event: Event, waiter: Waiter) -> None:
+    report: Callable[[Save, Event | NotifyError], None]
+
+    def __init__(self, event: Event, waiter: Waiter | None = None) -> None:
         self.event = event
         self.micros = event.micros
         self.locations: Locations = UNLOCATED
@@ -46,7 +60,12 @@ class Save:
         self.deadline = 0.0
         self.waiter = waiter
 
+    def __call__(self, outcome: Event | NotifyError) -> None:
+        """Report the outcome: a save is itself the callback of `save_soon`: one object less for each push."""
+        self.report(self, outcome)
+
     def finish(self, outcome: Event | NotifyError) -> None:
         """Set the outcome and wake the caller, if it still waits."""
         self.outcome = outcome
-        wake(self.waiter)
+        if self.waiter is not None:
+            self.waiter.wake()

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Final, TypeVar
 
 import anyio
@@ -47,7 +46,8 @@ class Writer:
     Invariants:
         I1. Saves of one user reach the store in the order of `submit`. A store that batches by itself, or one that is
             given one batch at a time, keeps it. With plain saves, a user has a lane: one save at a time.
-        I2. A user in the batch of a `save_all` has an entry in `_held`, where that user's later saves wait.
+        I2. A user in the batch of a `save_all` has an entry in `_held`, where that user's later saves wait; None while
+            there are none.
 
     Args:
         store: where events are saved: by `save_soon` if it batches by itself, else in batches if it can `save_many`,
@@ -57,6 +57,7 @@ class Writer:
 
     Attributes:
         can_save_many: whether `save_all` is of use.
+        reports_all: whether every accepted save gets its outcome in time without `outcome` being called.
         on_saved: called with each save and the stored event, in the task that saved it, before its caller knows.
         observe: if set, called with the duration of each call of the store in seconds and its number of events.
     """
@@ -75,6 +76,7 @@ class Writer:
         self._many: SaveMany | None = store if ability(store, SaveMany, save_many="save") else None
         self._soon: SaveSoon | None = store if ability(store, SaveSoon, save_soon="save") else None
         self.can_save_many = self._many is not None
+        self.reports_all = self._soon is not None
         self._handed: dict[Save, None] = {}  # the oldest first
         self._late: dict[Save, None] = {}
         self._all_reported: anyio.Event | None = None
@@ -86,11 +88,12 @@ class Writer:
         self._guard = guard
         self._counters = counters
         self.observe: Callable[[float, int], None] | None = None
+        self._on_report = self._report  # bound once: one object less for each push
         self._queue: deque[Save] = deque()
         self._batch: Sequence[Save] = ()
         self._draining = False
         self._lanes: dict[str, deque[Save]] = {}
-        self._held: dict[str, deque[Save]] = {}
+        self._held: dict[str, deque[Save] | None] = {}
 
     def submit(self, save: Save) -> None:
         """Accept a save: its place among those of its user is fixed when this returns. Never waits.
@@ -102,16 +105,22 @@ class Writer:
         if self._counters.pending_pushes >= self._max_pending:
             message = f"{self._counters.pending_pushes} pushes are pending, which is the limit (max_pending)"
             raise OverloadedError(message, backend=self._name)
-        held = self._held.get(save.event.user) if self._held else None
-        if held is not None:
+        if self._held and save.event.user in self._held:
+            held = self._held[save.event.user]
+            if held is None:
+                held = self._held[save.event.user] = deque()
             held.append(save)
             save.waits_in = held
+        elif self._soon is not None and not self._background.closed:
+            self._hand_over(self._soon, save)  # as `_forward` does
         else:
             self._forward(save)
         self._counters.pending_pushes += 1
 
     async def outcome(self, save: Save) -> Event | NotifyError:
         """Wait for the outcome of an accepted save, `timeout` seconds at most."""
+        if save.waiter is None:
+            save.waiter = self._guard.new_waiter()
         if self._soon is not None:
             while save.outcome is None:
                 await save.waiter
@@ -128,11 +137,12 @@ class Writer:
         """Save one batch of a `push_many`, until each has its outcome; called in a task of the notifier."""
         assert self._many is not None
         busy = {save.event.user for save in (*self._handed, *self._late, *self._queue, *self._batch)}
+        held = self._held
         batch: list[Save] = []
         others: list[Save] = []
         for save in saves:
             user = save.event.user
-            if user in busy or user in self._held:  # keeps I1: behind what is on its way
+            if user in busy or user in held:  # keeps I1: behind what is on its way
                 others.append(save)
                 try:
                     self.submit(save)
@@ -140,13 +150,15 @@ class Writer:
                     save.finish(error)
             else:
                 batch.append(save)
-                self._held[user] = deque()  # keeps I2
+                held[user] = None  # keeps I2
         try:
             if batch:
                 await self._save_batch(self._many, batch)
         finally:
             for save in batch:
-                self._release(self._held.pop(save.event.user))
+                behind = held.pop(save.event.user)
+                if behind is not None:
+                    self._release(behind)
         for save in others:
             await self.outcome(save)
 
@@ -184,13 +196,14 @@ class Writer:
 
     def _hand_over(self, store: SaveSoon, save: Save) -> None:
         save.waits_in = None
+        save.report = self._on_report
         save.deadline = time.monotonic() + self._timeout  # anyio's clock is the same, and costs as much as the rest
         if not self._handed and not self._late:
             self._all_reported = anyio.Event()
             self._background.start(self._watch_deadlines, self._all_reported)
         self._handed[save] = None
         try:
-            store.save_soon(save.event, partial(self._report, save))
+            store.save_soon(save.event, save)
         except Exception as error:
             self._report(save, as_push_error(error, self._name))
 
@@ -283,7 +296,7 @@ class Writer:
         events = [save.event for save in saves]
         try:
             with self._bounded(len(events)):
-                outcomes = [_checked(outcome) for outcome in await many.save_many(events)]
+                outcomes = _all_checked(await many.save_many(events))
             if len(outcomes) != len(events):
                 raise ValueError(f"save_many() returned {len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301 - as if it raised
         except Exception as error:
@@ -324,6 +337,13 @@ class Writer:
 
 def _ignore(_save: Save, _stored: Event) -> None:
     """Do nothing."""
+
+
+def _all_checked(outcomes: Iterable[T]) -> list[T]:
+    return [
+        outcome if outcome.__class__ is Event and ids.is_id(outcome.id) else _checked(outcome)  # type: ignore[attr-defined]
+        for outcome in outcomes
+    ]
 
 
 def _checked(outcome: T) -> T:

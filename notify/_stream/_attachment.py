@@ -12,7 +12,7 @@ from functools import partial
 from .._runtime._waking import wake
 from ..abc import Page, Position
 from ._base_stream import BaseStream, Source
-from ._cursor import Cursor, State, Watermark
+from ._cursor import Cursor, CursorState, Watermark
 from ._position import Start, parse_position
 from ._stream_set import StreamSet
 from ._user_streams import UserStreams
@@ -41,10 +41,10 @@ class Attachment(BaseStream):
         user: str,
         position: Position,
         *,
-        signals: bool,
-        track: bool,
-        max_lag: int | None,
-        expires: float | None,
+        signals: bool = False,
+        track: bool = True,
+        max_lag: int | None = None,
+        expires: float | None = None,
         since: int | None = None,
     ) -> None:
         self._streams: UserStreams | None = None  # first: the finaliser reads it even if the position is refused
@@ -89,13 +89,13 @@ class Attachment(BaseStream):
 
     async def _fix_position(self) -> None:
         if self._cursor.start is Start.NOW and self._source.has_log:
-            self._cursor.state = State.BEHIND
+            self._cursor.state = CursorState.BEHIND
             self._source.request(self)
             await self._receive_page()
 
     async def _receive_page(self) -> None:
         """Wait for the page that was requested, unless it is there, and accept it."""
-        if self._cursor.state is State.READING and self._prefetched is None and self.waiter is not None:
+        if self._cursor.state is CursorState.READING and self._prefetched is None and self.waiter is not None:
             await self.waiter
         if self._prefetched is not None:
             self._accept(*self._prefetched)
@@ -105,9 +105,9 @@ class Attachment(BaseStream):
         if self._streams is None or self._failure is not None or self._must_return:
             return
         if self._source.has_log:
-            self._cursor.state = State.BEHIND
+            self._cursor.state = CursorState.BEHIND
         else:
-            self._cursor.state = State.LIVE
+            self._cursor.state = CursorState.LIVE
             self._cursor.open()
 
     @property
@@ -128,11 +128,11 @@ class Attachment(BaseStream):
     @property
     def is_reading(self) -> bool:
         """Whether the stream waits for a page."""
-        return self._cursor.state is State.READING
+        return self._cursor.state is CursorState.READING
 
     def start_reading(self) -> None:
         """Note that a page was requested."""
-        self._cursor.state = State.READING
+        self._cursor.state = CursorState.READING
 
     def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         """Take a page that was read from `wanted`: called by the live side of the log, from any task.
@@ -165,7 +165,7 @@ class Attachment(BaseStream):
             self._detach()
             return
         if cursor.page:
-            cursor.state = State.BEHIND  # a failed prefetch is repeated when the page in hand is used up
+            cursor.state = CursorState.BEHIND  # a failed prefetch is repeated when the page in hand is used up
             return
         self._failure = error
         if cursor.opened:
@@ -173,7 +173,7 @@ class Attachment(BaseStream):
             return
         if self.is_reading:
             wake(self.waiter)
-        cursor.state = State.BEHIND
+        cursor.state = CursorState.BEHIND
 
     def _accept(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         self._prefetched = self._failure = None

@@ -238,8 +238,11 @@ class CatchUp:
             await anyio.lowlevel.checkpoint()
         elif self._read_many is not None:
             if known:
-                with anyio.fail_after(self._timeout):
+                pages: Mapping[str, Page] | None = None
+                with anyio.move_on_after(self._timeout):  # `fail_after` costs half as much again
                     pages = await self._read_many.read_many(known, self._hub.buffer_size)
+                if pages is None:
+                    raise TimeoutError
                 self._take({user: _checked(user, pages[user]) for user in known if user in pages})
         else:
             for user, position in known.items():

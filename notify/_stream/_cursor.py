@@ -40,7 +40,7 @@ _OPENED, _SYNCED, _SIGNALS, _SAW_BEGINNING = 1, 2, 4, 8
 """Facts about a cursor in one number: there may be one for each of many logs of many streams."""
 
 
-class State(Enum):
+class CursorState(Enum):
     """See the table above."""
 
     NEW = "not attached"
@@ -104,7 +104,7 @@ class Cursor:
     def __init__(self, position: Position, counters: Counters, *, signals: bool = False) -> None:
         self.last_id = position.id
         self.start: Start | None = position.start
-        self.state = State.NEW
+        self.state = CursorState.NEW
         self.page: list[Event] | None = None
         self.index = 0
         self.counters = counters
@@ -181,7 +181,7 @@ class Cursor:
         unread = self.ephemerals_in(ring) - self._ephemerals - missed
         if unread:
             self._need_rare().unread = unread  # lost only if the reader comes back
-        self.state = State.NEW
+        self.state = CursorState.NEW
         if self.page:
             self._need_rare().kept_page, self.page = self.page, None
 
@@ -208,7 +208,7 @@ class Cursor:
     def take(self, ring: Ring) -> Event | None:
         """Return the next event for this cursor in the ring and move past it (keeps I1), or None."""
         remaining = ring.end - self.index
-        while remaining and self.state is State.LIVE:
+        while remaining and self.state is CursorState.LIVE:
             if remaining > len(ring.events) or remaining > ring.size:
                 self._fall_off(ring)
                 remaining = ring.end - self.index
@@ -216,7 +216,7 @@ class Cursor:
             event = ring.events[-remaining]
             verdict = self._judge(event, ring)
             if verdict is Contiguity.BEHIND:
-                self.state = State.BEHIND
+                self.state = CursorState.BEHIND
                 self.index += event is RESYNC
                 return None
             self.index += 1
@@ -252,7 +252,7 @@ class Cursor:
         self._ephemerals = self.ephemerals_gone(ring)
         self.index = ring.end - ring.readable
         if not ring.volatile:
-            self.state = State.BEHIND
+            self.state = CursorState.BEHIND
 
     def lag(self, ring: Ring, limit: int) -> int:
         """Return how many live events are still to be handed out; exact only above `limit`."""
@@ -288,7 +288,7 @@ class Cursor:
                 gap = self._cross_gap(page.gap, ids.ZERO, user, micros)
                 self.last_id = ids.ZERO
                 self.start = Start.ZERO
-                self.state = State.BEHIND
+                self.state = CursorState.BEHIND
                 return gap
             end = (events[0].prev or self.last_id) if events else page.position
             gap = self._cross_gap(page.gap, end, user, micros)
@@ -300,7 +300,7 @@ class Cursor:
             self._facts = self._facts & ~_SAW_BEGINNING | _SAW_BEGINNING * (page.position == ids.ZERO)
         self.counters.delivered_replayed += len(events)
         self._facts |= _OPENED
-        self.state = State.LIVE if reached_end else State.BEHIND
+        self.state = CursorState.LIVE if reached_end else CursorState.BEHIND
         if reached_end:
             self._proven = watermark.end
             if self._facts & _SIGNALS and not self._facts & _SYNCED:
@@ -327,7 +327,8 @@ class Cursor:
 
 
 def control(user: str, type_: str, position: str, prev: str, payload: dict[str, str], micros: int) -> Event:
-    return build_event(position, prev, user, type_, encode_payload(payload), micros, None, None, NO_META)
+    data = encode_payload(payload) if payload else b"{}"  # that of `notify.sync`, with which every stream begins
+    return build_event(position, prev, user, type_, data, micros, None, None, NO_META)
 
 
 def _is_excused(start: Start | None, page: Page) -> bool:

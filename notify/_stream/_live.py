@@ -138,9 +138,17 @@ class LiveLog:
         if self._closed:
             raise ClosedError(f"{self._hub.name} is closed")
         check_user(user)
-        options: dict[str, Any] = {"signals": signals, "max_lag": max_lag, "track": track, "expires": expires}
-        options["since"] = since
-        return Subscription(self._hub, stream_set, plain(user), last_id, **options)
+        return Subscription(
+            self._hub,
+            stream_set,
+            plain(user),
+            last_id,
+            signals=signals,
+            max_lag=max_lag,
+            track=track,
+            expires=expires,
+            since=since,
+        )
 
     def _subscribe_many(
         self, users: Iterable[str], last_id: Position, stream_set: StreamSet, **options: Any

@@ -28,7 +28,7 @@ from ..abc import Gap, Position
 from ..errors import UsageError
 from ..event import check_user, plain
 from ._base_stream import BaseStream, Source
-from ._cursor import GAPS_KEPT, State
+from ._cursor import GAPS_KEPT, CursorState
 from ._merged_log import MergedLog, Shared
 from ._position import NOW, Start, parse_positions
 from ._stream_set import StreamSet
@@ -121,9 +121,9 @@ class MergedAttachment(BaseStream):
         if log.page:
             self._number += 1
             heappush(self._heap, (*ids.parse(log.page[-1].id), self._number, log))
-        elif log.state is not State.LIVE:
+        elif log.state is not CursorState.LIVE:
             self._pending[log] = None
-            if log.state is State.BEHIND and not self._abandoned:
+            if log.state is CursorState.BEHIND and not self._abandoned:
                 self._source.request(log)
         elif log.streams is not None and log.index == log.streams.end:
             log.rest()
@@ -149,7 +149,7 @@ class MergedAttachment(BaseStream):
             logger.warning("gap (%s) for user %r between %s and %s", gap.reason, log.user, gap.start, gap.end)
             self._gaps.append(replace(gap, user=log.user))
         self._yield_due = self._shared.opened and was_fixed  # lets other tasks run during a long replay
-        if log.state is State.BEHIND and log.page and not self._abandoned:
+        if log.state is CursorState.BEHIND and log.page and not self._abandoned:
             self._source.prefetch(log)
         self._settle(log)
         self._note_opened()
@@ -205,7 +205,7 @@ class MergedAttachment(BaseStream):
         everyone.streams = self._source.everyone
         everyone.streams.streams += 1
         everyone.attach(everyone.streams)
-        everyone.state = State.LIVE
+        everyone.state = CursorState.LIVE
         everyone.rest()
 
     def _attach_log(self, user: str, log: MergedLog, *, streams: int) -> None:
@@ -228,9 +228,9 @@ class MergedAttachment(BaseStream):
         if log in self._shared.ready:
             self._shared.ready.remove(log)
         if self._source.has_log:
-            log.state = State.BEHIND
+            log.state = CursorState.BEHIND
         else:
-            log.state = State.LIVE
+            log.state = CursorState.LIVE
             log.open()
         self._settle(log)
 

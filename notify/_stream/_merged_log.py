@@ -14,7 +14,7 @@ from .._runtime._stats import Counters
 from .._runtime._waking import Waiter, wake
 from ..abc import Page
 from ..event import Event
-from ._cursor import Cursor, State, Watermark
+from ._cursor import Cursor, CursorState, Watermark
 from ._position import Position
 from ._ring import RESYNC, Ring
 from ._splice import Contiguity
@@ -127,11 +127,11 @@ class MergedLog(Cursor):
     @property
     def is_reading(self) -> bool:
         """Whether it waits for a page."""
-        return self.state is State.READING
+        return self.state is CursorState.READING
 
     def start_reading(self) -> None:
         """Note that a page was requested."""
-        self.state = State.READING
+        self.state = CursorState.READING
 
     def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         """Take a page that was read from `wanted`; see `Attachment.receive`."""
@@ -148,7 +148,7 @@ class MergedLog(Cursor):
     def fail(self, error: Exception) -> None:
         """Note that a read has failed; see `Attachment.fail`."""
         owner = self.shared.owner()
-        self.state = State.BEHIND
+        self.state = CursorState.BEHIND
         if not self.page and owner is not None:  # a failed prefetch is repeated when the page in hand is used up
             owner.read_failed(self, error)
 

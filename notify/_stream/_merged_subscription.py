@@ -20,7 +20,7 @@ from ..abc import Gap, Position
 from ..errors import ClosedError, UsageError
 from ..event import Event, check_user, plain
 from . import _token
-from ._cursor import State, control
+from ._cursor import CursorState, control
 from ._merged_attachment import MergedAttachment
 from ._merged_log import MergedLog
 from ._position import Start, parse_position
@@ -168,7 +168,7 @@ class MergedSubscription(MergedAttachment):
         ready = self._shared.ready
         while ready:
             log = ready.popleft()
-            if log.streams is None or log.state is not State.LIVE:
+            if log.streams is None or log.state is not CursorState.LIVE:
                 continue  # removed, or reading the log since
             event = log.take(log.streams)
             self._settle(log)
@@ -232,7 +232,7 @@ class MergedSubscription(MergedAttachment):
             if not self._pending and not has_looked:
                 has_looked = True
                 for log in self._logs.values():
-                    if log.state is State.LIVE:
+                    if log.state is CursorState.LIVE:
                         self._begin_log(log)
             elif not any(log in self._pending for log in self._shared.arrived):
                 return None

@@ -15,20 +15,17 @@ The states and what leads from one to the next are those of `_cursor.py`; this i
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio.lowlevel
 
-from ..abc import Gap, Position
+from ..abc import Gap
 from ..errors import ClosedError
 from ..event import Event
 from ._attachment import Attachment
-from ._base_stream import Source
-from ._cursor import State
+from ._cursor import CursorState
 from ._ring import RESYNC
-from ._stream_set import StreamSet
 
-_LIVE = State.LIVE  # a member of an enum is a descriptor in Python 3.11: 80 ns at each access
+# a member of an enum is a descriptor in Python 3.11: 80 ns at each access
+_NEW, _BEHIND, _LIVE = CursorState.NEW, CursorState.BEHIND, CursorState.LIVE
 
 
 class Subscription(Attachment):
@@ -43,22 +40,6 @@ class Subscription(Attachment):
     """
 
     __slots__ = ()
-
-    def __init__(
-        self,
-        source: Source,
-        stream_set: StreamSet,
-        user: str,
-        position: Position,
-        *,
-        signals: bool = False,
-        max_lag: int | None = None,
-        track: bool = True,
-        expires: float | None = None,
-        since: int | None = None,
-    ) -> None:
-        options: dict[str, Any] = {"track": track, "max_lag": max_lag, "expires": expires, "since": since}
-        super().__init__(source, stream_set, user, position, signals=signals, **options)
 
     # -- what the reader sees ------------------------------------------------------------------------------------
 
@@ -81,7 +62,7 @@ class Subscription(Attachment):
     @property
     def synced(self) -> bool:
         """Whether the replay is over: what follows is live."""
-        return self._cursor.state is State.LIVE and not self._cursor.page
+        return self._cursor.state is CursorState.LIVE and not self._cursor.page
 
     async def __anext__(self, ended: type[Exception] = StopAsyncIteration) -> Event:
         """As `next()`, but a closed stream ends the loop.
@@ -178,7 +159,7 @@ class Subscription(Attachment):
         cursor = self._cursor
         has_looked = self._source.immediate is None
         while True:
-            if cursor.state is State.NEW:
+            if cursor.state is CursorState.NEW:
                 if self._streams is None:
                     self._raise_if_ended(ClosedError)
                     self._attach()
@@ -190,19 +171,19 @@ class Subscription(Attachment):
                 return event
             streams = self._streams
             assert streams is not None  # what leads to an end was asked above
-            if cursor.state is State.LIVE:
+            if cursor.state is CursorState.LIVE:
                 taken = cursor.take(streams)
                 if taken is not None and self._source.observe is not None:
                     self._source.observe(taken)
                 if taken is not None or (has_looked and self.synced):
                     return taken
-                cursor.state, has_looked = State.BEHIND, True
-            if cursor.state is State.BEHIND:
+                cursor.state, has_looked = CursorState.BEHIND, True
+            if cursor.state is CursorState.BEHIND:
                 self._raise_failure()
                 self._source.request(self)
             if self._prefetched is not None:
                 self._accept(*self._prefetched)
-            elif cursor.state is State.READING:
+            elif cursor.state is CursorState.READING:
                 return None
 
     def __repr__(self) -> str:
@@ -219,13 +200,13 @@ class Subscription(Attachment):
         cursor = self._cursor
         was_open = cursor.opened
         try:
-            if cursor.state is State.NEW:
+            if cursor.state is _NEW:
                 await self._open()
-            if cursor.state is State.BEHIND and self._failure is None and self.is_attached and not self.is_over:
+            if cursor.state is _BEHIND and self._failure is None and self._streams is not None and not self.is_over:
                 if not cursor.page:  # attached again with a page in hand: that comes first
                     self._source.request(self)
             await self._receive_page()
-            if cursor.state is State.BEHIND and cursor.page:
+            if cursor.state is _BEHIND and cursor.page:
                 self._source.prefetch(self)
                 # One step for the task of the read, one for that of the store: then the server has been asked, and
                 # works while this page is handed out.

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, get_args
 
 from .. import Notifier
+from ..abc import StreamStore
 from ..errors import UsageError
 from ..event import check_user
 from ..inbox import Change, Counts, Inbox, InboxRetention, Item
@@ -89,8 +90,12 @@ async def _inbox(options: argparse.Namespace) -> AsyncIterator[Inbox]:
     check_user(options.user)
     async with entered(options) as store, Notifier(store, timeout=options.timeout + MARGIN) as notifier:
         yield Inbox(notifier, retention=_KEEP_ALL)
-        if not options.creates and not is_prepared(store):
-            raise MissingError(nothing_at(options.store))
+        _check_prepared(store, options)
+
+
+def _check_prepared(store: StreamStore, options: argparse.Namespace) -> None:
+    if not options.creates and not is_prepared(store):
+        raise MissingError(nothing_at(options.store))
 
 
 async def send(options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ _HEADER: Final = {"alg": "HS256", "typ": "JWT"}
 _MAX_LENGTH: Final = 8_192
 
 
-class Claim(NamedTuple):
+class TokenClaim(NamedTuple):
     """What a token says.
 
     Attributes:
@@ -64,7 +64,7 @@ def sign(user: str, expires_at: float, secret: bytes) -> str:
     return f"{text}.{_base64(_signature(text, secret))}"
 
 
-def verify(token: str, secret: bytes, now: float) -> Claim | None:
+def verify(token: str, secret: bytes, now: float) -> TokenClaim | None:
     """Return what a token says; None unless its signature, its audience and its times are right."""
     if len(token) > _MAX_LENGTH or token.count(".") != 2 or not token.isascii():
         return None
@@ -84,7 +84,7 @@ def verify(token: str, secret: bytes, now: float) -> Claim | None:
     expires, begins = _time(claims.get("exp")), _time(claims.get("nbf", 0))
     if expires is None or begins is None or not begins - LEEWAY <= now < expires:
         return None
-    return Claim(user, datetime.fromtimestamp(expires, UTC))
+    return TokenClaim(user, datetime.fromtimestamp(expires, UTC))
 
 
 def _time(value: Any) -> float | None:

@@ -36,7 +36,7 @@ _LAST_LABEL: Final = re.compile("(?:xn--[a-z0-9-]+|[a-z]{2,})", re.ASCII)
 _DECODED: Final = re.compile("[A-Za-z0-9_-]+={0,2}", re.ASCII)
 
 
-class Owner:
+class EndpointOwner:
     """Whose devices a request is about: a user's, or those of a session before login."""
 
     __slots__ = ("session", "user")
@@ -52,7 +52,7 @@ class Owner:
         return not endpoint.user and bool(self.session) and endpoint.session == self.session
 
 
-async def owner_of(site: DispatchSite, request: Request) -> Owner:
+async def owner_of(site: DispatchSite, request: Request) -> EndpointOwner:
     """Return whose devices a request is about.
 
     Raises:
@@ -66,8 +66,8 @@ async def owner_of(site: DispatchSite, request: Request) -> Owner:
             session = await asked("session_of", site.session_of, request)
         if not isinstance(session, str) or not 0 < len(session) <= 255:
             raise
-        return Owner("", session)
-    return Owner(identity.user, identity.session)
+        return EndpointOwner("", session)
+    return EndpointOwner(identity.user, identity.session)
 
 
 async def vapid_key(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
@@ -152,7 +152,7 @@ def device_value(device: Endpoint) -> dict[str, Any]:
     }
 
 
-async def _register(site: DispatchSite, owner: Owner, device: Endpoint) -> Reply:
+async def _register(site: DispatchSite, owner: EndpointOwner, device: Endpoint) -> Reply:
     """Store a device; where a user then has too many, remove those that were seen longest ago."""
     now = site.parts.clock()
     stored = await site.parts.endpoints.register(replace(device, session=owner.session), now)

@@ -34,14 +34,14 @@ CLOCK_CHECK: Final = 1.0
 """Seconds after which the wall clock is read again, because it may have been set."""
 
 
-class Counted(Protocol):
+class CountsReceiver(Protocol):
     """A stream that yields counts."""
 
     @property
     def user(self) -> str:
         """Whose counts."""
 
-    def answered(self, counts: Counts | None) -> None:
+    def accept_counts(self, counts: Counts | None) -> None:
         """Accept the counts; None: they could not be read, which is retried unless the inbox is closed. Never waits."""
 
 
@@ -65,10 +65,10 @@ class Counting:
         self._read = read
         self._background = background
         self._clock = clock
-        self._waiting: dict[str, WeakSet[Counted]] = {}
+        self._waiting: dict[str, WeakSet[CountsReceiver]] = {}
         self._reading: set[str] = set()
         self._tasks = 0
-        self._due: dict[float, WeakSet[Counted]] = {}
+        self._due: dict[float, WeakSet[CountsReceiver]] = {}
         self._moments: list[float] = []
         self._timer: anyio.Event | None = None
         self._outage = OutageLog(
@@ -79,7 +79,7 @@ class Counting:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def request(self, stream: Counted) -> None:
+    def request(self, stream: CountsReceiver) -> None:
         """Read the counts of the stream's user soon, and pass them to the stream. Never waits."""
         streams = self._waiting.get(stream.user)
         if streams is None:
@@ -111,7 +111,7 @@ class Counting:
         """Answer the streams that wait, because the inbox is closed."""
         while self._waiting:
             for stream in tuple(self._waiting.popitem()[1]):
-                stream.answered(None)
+                stream.accept_counts(None)
 
     def _next(self) -> str | None:
         return next((user for user in self._waiting if user not in self._reading), None)
@@ -134,12 +134,12 @@ class Counting:
         finally:
             self._reading.discard(user)
             for stream in tuple(streams):  # also if this task is cancelled: a stream waits for an answer
-                stream.answered(counts)
+                stream.accept_counts(counts)
         return False
 
     # -- expiry --------------------------------------------------------------------------------------------------
 
-    def expires(self, stream: Counted, ms: int) -> None:
+    def expires(self, stream: CountsReceiver, ms: int) -> None:
         """Request the counts for a stream at the time when an item that it has yielded expires. Never waits.
 
         Args:

@@ -15,16 +15,17 @@ retention, the end of a log and other inboxes are arguments. Times are milliseco
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from notify import Event, InvalidEventIdError, ids
 from notify.adapters import join_positions, split_positions
 
-from ._rows import Key, Row, Rows, id_of, key_of
-from .abc import ITEM, Counts, InboxRetention, ItemPage, ItemQuery
+from ._rows import STATES, Key, Row, Rows, id_of, key_of
+from .abc import ITEM, Counts, InboxRetention, ItemPage, ItemQuery, State
 
 MARKS: Final[Mapping[str, tuple[str, ...]]] = {
     "notify.seen": ("unread",),
@@ -38,8 +39,8 @@ MARKS: Final[Mapping[str, tuple[str, ...]]] = {
 DUE_AT_ONCE: Final = 500
 """How many due rows one write removes at most: a write to a neglected inbox must not take long."""
 
-FRESH: Final = 256
-"""Items that are inserted together at most: their insertion delays the next read by a fraction of a millisecond."""
+SPARE: Final = 256
+"""Fresh items beyond `max_items` that wait for their removal: removing many at once costs less."""
 
 OVERFULL: Final = 10
 """`keep_unread` keeps at most this many times `max_items` items: an inbox that is never read must not grow on."""
@@ -67,9 +68,9 @@ class InboxFold:
         user: whose inbox it is.
 
     Invariants:
-        I1. `_rows` is read only while `_fresh` is empty, so that `rows` is every item.
-        I2. An item in `_fresh` needs nothing but to be inserted: it has neither a group nor an expiry, and when it was
-            appended no other item was due. So inserting many at once later makes the same rows, and costs half as much.
+        I1. Every item is in `_rows` or in `_fresh`. `rows` puts all of them into `_rows`; `_read` need not.
+        I2. An item in `_fresh` has no group, expiry or state, and is newer than every row; nothing in the inbox is due
+            before `_calm_until`. So a row that is made later is the same one; changes and pages need one.
 
     Attributes:
         position: the id of the last event that was applied.
@@ -79,7 +80,8 @@ class InboxFold:
     def __init__(self, user: str) -> None:
         self.user = user
         self._rows = Rows()
-        self._fresh: list[Event] = []
+        self._fresh: list[Event | Row] = []
+        self._most = 0
         self._calm_until: float = 0
         self._retention = InboxRetention()
         self.position = ids.ZERO
@@ -94,12 +96,14 @@ class InboxFold:
             event.group is None
             and event.meta.get(ITEM) == ""
             and (
-                len(fresh) < FRESH and now < self._calm_until and retention is self._retention
+                now < self._calm_until and retention is self._retention
                 if fresh
                 else self._is_calm(event, now, retention)
             )
         ):
             fresh.append(event)  # keeps I2
+            if len(fresh) == self._most:
+                del fresh[:SPARE]  # older than what the retention keeps
         else:
             if ITEM in event.meta:
                 self.rows.add(Row(event, ""))
@@ -111,19 +115,31 @@ class InboxFold:
         self.position = event.id
 
     def _is_calm(self, event: Event, now: int, retention: InboxRetention) -> bool:
-        """Return whether nothing is due, and note until when that is so, with this item too."""
+        """Return whether this item can be the first of `_fresh`; if so, note what makes the following ones so too."""
+        rows, number = self._rows, ids.parse(event.id)
         self._retention = retention
-        self._calm_until = self._rows.calm_until(ids.parse(event.id)[0], retention)
-        return now < self._calm_until
+        self._most = retention.max_items * (OVERFULL if retention.keep_unread else 1) + SPARE
+        self._calm_until = rows.calm_until(number[0], retention)
+        return now < self._calm_until and all(keys[-1][:2] < number for keys in rows.lists.values() if keys)
 
     @property
     def rows(self) -> Rows:
-        """The items; keeps I1."""
+        """The rows of all items; keeps I1."""
         if self._fresh:
             fresh, self._fresh = self._fresh, []
-            self._rows.add_fresh([Row(event, "") for event in fresh])
+            self._rows.add_fresh([_row(entry) for entry in fresh])
             self._trim(self._retention)
         return self._rows
+
+    def _read(self, now: int, retention: InboxRetention) -> Rows:
+        """Return the rows; if nothing is due and none is too many, all of `_fresh` is listed too, and stays there."""
+        if (
+            now < self._calm_until
+            and retention is self._retention
+            and len(self._rows) + len(self._fresh) <= retention.max_items
+        ):
+            return self._rows
+        return self.rows
 
     def found(self, event: Event, now: int, retention: InboxRetention) -> list[Row]:
         """Return the rows whose state a change of `MARKS` changes, newest first; the event may be a draft."""
@@ -202,7 +218,7 @@ class InboxFold:
             retention: that of all inboxes.
         """
         followed = self.logs[topic]
-        if ids.compare(head, followed.position) <= 0:
+        if head == followed.position or ids.compare(head, followed.position) <= 0:
             return 0
         new = [] if source is None else source.own_after(followed.position, now, retention)
         self.remove_due(now, retention, DUE_AT_ONCE)
@@ -247,10 +263,12 @@ class InboxFold:
 
     def counts(self, head: str, now: int, retention: InboxRetention) -> Counts:
         """Return how many rows are active and not due."""
-        due = [self.rows.by_key[key] for key in self.rows.due(now, retention)]
-        unread = len(self.rows.lists["unread"]) - sum(row.place == "unread" for row in due)
-        read = len(self.rows.lists["read"]) - sum(row.place == "read" for row in due)
-        unseen = self.rows.unseen - sum(row.seen is None for row in due)
+        rows = self._read(now, retention)
+        fresh = len(self._fresh)
+        due = [rows.by_key[key] for key in rows.due(now, retention)]
+        unread = len(rows.lists["unread"]) - sum(row.place == "unread" for row in due) + fresh
+        read = len(rows.lists["read"]) - sum(row.place == "read" for row in due)
+        unseen = rows.unseen - sum(row.seen is None for row in due) + fresh
         return Counts(unread + read, unseen, unread, self.positions(head))
 
     def page(self, query: ItemQuery, head: str, now: int, retention: InboxRetention) -> ItemPage:
@@ -260,7 +278,7 @@ class InboxFold:
             InvalidEventIdError: `query.before` is not the id of an item.
         """
         counts = self.counts(head, now, retention)
-        due = {*self.rows.due(now, retention)}
+        due = {*self._read(now, retention).due(now, retention)}
         rows = [row for row in islice(self._asked(query, due), query.limit + 1 if query.limit else 0)]
         items = [row.item() for row in rows[: query.limit]]
         return ItemPage(items, items[-1].id if len(rows) > len(items) else None, counts, counts.position)
@@ -274,13 +292,32 @@ class InboxFold:
         before = None if query.before is None else key_of(query.before)
         if query.before is not None and before is None:
             raise InvalidEventIdError(f"before= must be the id of an item, not {query.before!r:.80}")
-        for row in self.rows.newest(query.state, before):
+        for row in self._newest(query.state, before):
             if (
                 row.key not in due
                 and (query.types is None or row.event.type in query.types)
                 and (query.group is None or row.event.group == query.group)
             ):
                 yield row
+
+    def _newest(self, state: State, before: Key | None) -> Iterator[Row]:
+        """Iterate over the rows in a state, newest first; with `before`, over those that are older than this key."""
+        listed = self._rows.newest(state, before)
+        if not self._fresh or "unread" not in STATES[state]:
+            return listed
+        return chain(self._newest_fresh(before), listed)
+
+    def _newest_fresh(self, before: Key | None) -> Iterator[Row]:
+        fresh = self._fresh
+        end = len(fresh) if before is None else bisect_left(fresh, before, key=lambda entry: _row(entry).key)
+        for index in range(end - 1, -1, -1):
+            row = fresh[index] = _row(fresh[index])  # the next page needs it again
+            yield row
+
+
+def _row(entry: Event | Row) -> Row:
+    """Return the row of a fresh item."""
+    return entry if isinstance(entry, Row) else Row(entry, "")
 
 
 def ids_of(rows: Collection[Row], limit: int) -> tuple[str, ...]:

@@ -140,7 +140,8 @@ class InboxFolds:
 
     def _end(self, user: str) -> str:
         """Return the end of a log: also that of a log that was lost or has expired, as far as its inbox has seen it."""
-        return max(self._head(user), self._fold(user).position, key=ids.parse)
+        head, fold = self._head(user), self._folds.get(user)
+        return head if fold is None or fold.position == head else max(head, fold.position, key=ids.parse)
 
     def clear(self) -> None:
         """Remove everything."""

@@ -1,6 +1,7 @@
 """Hooks: objects of the application that are called when an item is sent and when an inbox is changed.
 
-A hook that fails never prevents a send or a change: the failure is logged and counted, and the hook is skipped.
+A hook that fails, or that does not return within `TIMEOUT`, never prevents a send or a change: the failure is logged
+and counted, and the hook is skipped.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
 from typing import Any, Final, Protocol, TypeAlias
 
-from notify import Event, UsageError
+import anyio
+
+from notify import Event, InvalidEventError, UsageError
 from notify.adapters import OutageLog
+from notify.event import check_pushed_type
 
 from .abc import ITEM, Change
 
 logger = logging.getLogger("notify")
+
+TIMEOUT: Final = 10.0
+"""Seconds that one call of an async hook may take. It holds up only the send or the change that it is called for."""
 
 
 class BeforeSend(Protocol):
@@ -72,31 +79,57 @@ class InboxHooks:
                 if callable(function):
                     place.append(_Call(f"{type(hook).__name__}.{name}", function))
 
-    async def before_send(self, draft: Event) -> Event | None:
-        """Pass a draft through the hooks and return what is sent; None: a hook withheld it."""
+    async def before_send(self, drafts: Iterable[Event]) -> list[Event]:
+        """Pass the drafts of one call through the hooks, and return what is sent: not those that a hook withheld."""
+        late: set[_Call] = set()
+        sent = []
+        for draft in drafts:
+            changed = await self._changed(draft, late)
+            if changed is not None:
+                sent.append(changed)
+        return sent
+
+    async def _changed(self, draft: Event, late: set[_Call]) -> Event | None:
         for call in self.before:
-            answer = await self._run(call, draft)
+            answer = await self._run(call, late, draft)
             if answer is None:
                 return None
             if answer is not _FAILED:
                 draft = answer
         return draft
 
-    async def after_send(self, event: Event) -> None:
-        """Call the hooks for an item that was sent."""
-        for call in self.after:
-            await self._run(call, event)
+    async def after_send(self, events: Iterable[Event]) -> None:
+        """Call the hooks for the items that one call has sent."""
+        late: set[_Call] = set()
+        for event in events:
+            for call in self.after:
+                await self._run(call, late, event)
 
     async def after_change(self, user: str, change: Change) -> None:
         """Call the hooks for a change that was stored."""
         for call in self.changed:
-            await self._run(call, user, change)
+            await self._run(call, set(), user, change)
 
-    async def _run(self, call: _Call, *args: Any) -> Any:
+    async def _run(self, call: _Call, late: set[_Call], *args: Any) -> Any:
+        """Call a hook once.
+
+        Args:
+            call: which.
+            late: those that have not returned in time for an earlier item of the same `send_many`: they are skipped,
+                since otherwise a thousand items would wait a thousand times as long.
+            args: what the hook gets.
+        """
+        if call in late:
+            self.failures += 1
+            return _FAILED
         try:
             answer = call.function(*args)
             if isawaitable(answer):
-                answer = await answer
+                with anyio.move_on_after(TIMEOUT) as scope:
+                    answer = await answer
+                if scope.cancelled_caught:
+                    late.add(call)
+                    raise TimeoutError(f"it has not returned within {TIMEOUT:g} s")  # noqa: TRY301 - logged as others
             if answer is not None and call in self.before:
                 answer = _checked(answer, *args)
         except Exception as error:
@@ -111,11 +144,12 @@ def _checked(answer: Any, draft: Event) -> Event:
     """Return the event that `before_send` returned, made an item if it is not one: a hook need not know `meta`.
 
     Raises:
-        ValueError: it is not an event for the same user.
+        InvalidEventError: it is not an event for the same user, or its type is reserved: it would change an inbox.
     """
     if not isinstance(answer, Event) or answer.id or answer.user != draft.user:
-        raise ValueError(f"returned {answer!r:.150}, not an event without an id for the same user")
+        raise InvalidEventError(f"returned {answer!r:.150}, not an event without an id for the same user")
     changed: Event = answer
+    check_pushed_type(changed.type)
     if ITEM not in changed.meta:
         changed = changed.with_meta({**changed.meta, ITEM: draft.meta[ITEM]})
     return changed

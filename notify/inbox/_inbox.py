@@ -12,11 +12,11 @@ from notify.adapters import check_user
 from notify.event import check_name, plain
 
 from ._events import PLAIN_ITEM, check_limit, item_id, item_meta, item_query
-from ._marking import InboxMarks
+from ._marking import InboxMarking
 from .abc import Counts, Item, ItemPage, ItemQuery, State
 
 
-class Inbox(InboxMarks):
+class Inbox(InboxMarking):
     """The inboxes of all users: sends items, lists and counts them, and changes their states on every device at once.
 
     ```python
@@ -33,11 +33,11 @@ class Inbox(InboxMarks):
     Args:
         notifier: sends the items; its store has to be an `InboxStore`.
         retention: how many items each inbox keeps, and for how long. It is not stored, so pass the same one to every
-            Inbox on the store, in every process.
+            Inbox on the store, in every process. Processes that remove due items in the background warn if they differ.
         hooks: objects with one or more of `before_send(draft) -> draft | None`, `after_send(event)` and
-            `after_change(user, change)`, plain or async, called in the order given. A call that fails is logged once
-            for each outage and counted in `hook_failures`; the item is sent, or the change made, as if there were no
-            such hook.
+            `after_change(user, change)`, plain or async, called in the order given. A call that fails, or that takes
+            longer than 10 seconds, is logged once for each outage and counted in `hook_failures`; the item is sent, or
+            the change made, as if there were no such hook. A plain hook runs on the event loop and must not block.
 
     Raises:
         UsageError: the notifier's store does not keep inboxes; an Inbox on this store object has another retention; or
@@ -89,16 +89,16 @@ class Inbox(InboxMarks):
         if connection is not None and not ability(self._store, Enqueue):
             raise UsageError(f"{self._name} has no outbox for items of a transaction: send without connection=")
         if self._hooks.before:
-            changed = await self._hooks.before_send(event)
-            if changed is None:
+            changed = await self._hooks.before_send([event])
+            if not changed:
                 return None
-            event = changed
+            (event,) = changed
         if connection is not None and ability(self._store, Enqueue):
             await self._store.enqueue(event, connection=connection)
             return None
         sent: Event | None = await self._notifier.push_event(event)
         if sent is not None and self._hooks.after:
-            await self._hooks.after_send(sent)
+            await self._hooks.after_send([sent])
         return sent
 
     async def send_many(
@@ -140,7 +140,7 @@ class Inbox(InboxMarks):
         if isinstance(users, str | bytes) or not isinstance(users, Iterable):
             raise InvalidEventError(f"send_many() expects an iterable of user ids, got a single {users!r:.80}")
         failed: dict[str, NotifyError] = {}
-        drafts: dict[str, Event] = {}
+        drafts: list[Event] = []
         seen: set[str] = set()
         for given in users:
             user: Any = plain(given)
@@ -152,15 +152,14 @@ class Inbox(InboxMarks):
             if user in seen:
                 continue
             seen.add(user)
-            draft = await self._hooks.before_send(first.addressed_to(user))
-            if draft is not None:
-                drafts[user] = draft
-        report = await self._notifier.push_events(drafts.values())
+            drafts.append(first.addressed_to(user))
+        if self._hooks.before:
+            drafts = await self._hooks.before_send(drafts)
+        report = await self._notifier.push_events(drafts)
         if failed and not drafts:
             raise next(iter(failed.values()))
         if self._hooks.after:
-            for event in report.events.values():
-                await self._hooks.after_send(event)
+            await self._hooks.after_send(report.events.values())
         return PushReport(report.events, {**failed, **report.failed}, report.offline)
 
     async def publish(

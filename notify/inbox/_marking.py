@@ -10,12 +10,12 @@ from notify.adapters import check_user
 from notify.event import check_name, plain
 
 from ._events import mark_payload
-from ._names import Names
-from ._subscribing import InboxStreams
+from ._follow_names import FollowNames
+from ._subscribing import InboxSubscribing
 from .abc import Change
 
 
-class InboxMarks(InboxStreams):
+class InboxMarking(InboxSubscribing):
     """The changes of an inbox. Each is one event in the user's log, which every device of the user receives.
 
     What is the same for every method that returns a `Change`:
@@ -32,7 +32,8 @@ class InboxMarks(InboxStreams):
     Order: changes of one user have the order of their events in the user's log.
     Cancellation: the whole change is made, and announced to the devices, or nothing is.
     Concurrency: any number of tasks.
-    Cost: one round trip, whatever the number of items; one more for a user who follows topics.
+    Cost: one round trip, whatever the number of items; at least one more for a user who follows topics, which are read
+    first.
     """
 
     async def mark(
@@ -137,7 +138,7 @@ class InboxMarks(InboxStreams):
             BackendUnavailableError: from the iterator: not reachable; safe to repeat.
         """
         check_user(user)
-        return Names(partial(self._store.edges, user=plain(user)), lambda follow: follow.topic, self._reading)
+        return FollowNames(partial(self._store.edges, user=plain(user)), lambda follow: follow.topic, self._reading)
 
     def followers(self, topic: str) -> AsyncIterator[str]:
         """Iterate over the users who follow a topic, sorted by name, read in pages.
@@ -146,7 +147,7 @@ class InboxMarks(InboxStreams):
             BackendUnavailableError: from the iterator: not reachable; safe to repeat.
         """
         check_name("topic", topic)
-        return Names(partial(self._store.edges, topic=plain(topic)), lambda follow: follow.user, self._reading)
+        return FollowNames(partial(self._store.edges, topic=plain(topic)), lambda follow: follow.user, self._reading)
 
 
 def _check_other(user: str, what: str, log: str) -> None:

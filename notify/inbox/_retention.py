@@ -5,6 +5,9 @@ its idempotency key, in a log that is reserved for this; the others get that eve
 So the store decides, with nothing but what every store can do, and if a process dies, another one gets the next slot.
 A round ends with its slot, so while clocks agree, only one process removes items. If they do not, two may, which is
 only a waste: they remove different items, or find none.
+
+The event that claims a slot says which retention its process has. A process that does not get the slot compares that
+with its own, and warns if they differ, because then each removes with every write what the other one would keep.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Final
 
 import anyio
@@ -21,7 +25,7 @@ import anyio
 from notify import Event
 from notify.adapters import OutageLog
 
-from .abc import InboxStore
+from .abc import InboxRetention, InboxStore
 
 logger = logging.getLogger("notify")
 
@@ -56,6 +60,7 @@ class Sweeper:
             "due items of inboxes are not being removed, which is retried",
             "due items of inboxes are being removed again",
         )
+        self._warned_of: object = None
 
     async def run(self) -> None:
         """Claim slots and remove due items until cancelled. Failures are logged, and retried in the next slot."""
@@ -84,10 +89,35 @@ class Sweeper:
                 return removed
 
     async def _gets(self, slot: int) -> bool:
-        name = secrets.token_hex(8)
-        taken = await self._store.save(Event(LOG, "notify.sweep", {"by": name}, key=f"{self._interval:g}.{slot}"))
-        return bool(taken.payload == {"by": name})
+        claim = {"by": secrets.token_hex(8), "retention": asdict(self._store.inbox_retention)}
+        taken = await self._store.save(Event(LOG, "notify.sweep", claim, key=f"{self._interval:g}.{slot}"))
+        if taken.payload["by"] == claim["by"]:
+            return True
+        self._compare(taken.payload.get("retention"))
+        return False
+
+    def _compare(self, other: object) -> None:
+        """Warn, once for each, if the process that has the slot has another retention; None: an older release."""
+        own = self._store.inbox_retention
+        if other is None or other == asdict(own):
+            self._warned_of = None
+        elif other != self._warned_of:
+            self._warned_of = other
+            logger.warning(
+                "another process has %s for the inboxes of this store, this one %s: "
+                "pass the same to every Inbox on the store, or each removes what the other keeps",
+                _shown(other),
+                own,
+            )
 
     def _remaining(self, slot: int) -> float:
         """Return how many seconds are left of a slot."""
         return max(0.0, min((slot + 1) * self._interval - self._clock(), self._interval))
+
+
+def _shown(retention: object) -> str:
+    """Return what a claim says, as the repr of a retention if it is one of this release."""
+    try:
+        return repr(InboxRetention(**retention))  # type: ignore[arg-type]
+    except TypeError:
+        return repr(retention)[:150]

@@ -60,7 +60,7 @@ def id_of(key: Key) -> str:
 class Row:
     """One item. Times are milliseconds since 1970; None: not seen, not read, not dismissed, does not expire."""
 
-    __slots__ = ("dismissed", "event", "expires", "key", "read", "seen")
+    __slots__ = ("_item", "dismissed", "event", "expires", "key", "read", "seen")
 
     def __init__(self, event: Event, log: str) -> None:
         """Make an unseen row of a stored event.
@@ -77,6 +77,7 @@ class Row:
         self.seen: int | None = None
         self.read: int | None = None
         self.dismissed: int | None = None
+        self._item: Item | None = None
 
     @property
     def place(self) -> str:
@@ -91,11 +92,28 @@ class Row:
         return row
 
     def item(self) -> Item:
-        """Return the item as `Inbox.list` does."""
-        times = (self.seen, self.read, self.dismissed, self.expires)
-        sent = self.event
-        event = build_event(sent.id, "", sent.user, sent.type, sent.data, sent.micros, sent.group, None, sent.meta)
-        return Item(event, id_of(self.key), *(None if ms is None else _moment(ms) for ms in times))
+        """Return the item as `Inbox.list` does: the same object until its state changes, because pages repeat."""
+        item = self._item
+        if item is None:
+            times = (self.seen, self.read, self.dismissed, self.expires)
+            sent = self.event
+            event = build_event(sent.id, "", sent.user, sent.type, sent.data, sent.micros, sent.group, None, sent.meta)
+            item = self._item = Item(event, id_of(self.key), *(None if ms is None else _moment(ms) for ms in times))
+        return item
+
+    def change(self, effect: str, now: int) -> None:
+        """Apply an effect: the type of a change without `notify.`."""
+        self._item = None
+        if effect in ("seen", "read", "dismissed") and self.seen is None:
+            self.seen = now
+        if effect in ("read", "dismissed") and self.read is None:
+            self.read = now
+        if effect == "dismissed":
+            self.dismissed = now
+        elif effect in ("unread", "restored"):
+            self.dismissed = None
+        if effect == "unread":
+            self.read = None
 
 
 class Rows:
@@ -179,16 +197,7 @@ class Rows:
         self._leave(rows)
         for row in rows:
             self.unseen -= row.seen is None
-            if effect in ("seen", "read", "dismissed") and row.seen is None:
-                row.seen = now
-            if effect in ("read", "dismissed") and row.read is None:
-                row.read = now
-            if effect == "dismissed":
-                row.dismissed = now
-            elif effect in ("unread", "restored"):
-                row.dismissed = None
-            if effect == "unread":
-                row.read = None
+            row.change(effect, now)
             self.unseen += row.seen is None  # keeps I3
         for name, keys in _by_place(rows).items():
             _give(self.lists[name], keys)  # keeps I1
@@ -200,7 +209,8 @@ class Rows:
     def of_log(self, log: str, after: tuple[int, int] = (0, 0)) -> list[Row]:
         """Return the rows of one log that are after a position, oldest first."""
         start = _behind(after)
-        keys = merge(*(keys[bisect_left(keys, start) :] for keys in self.lists.values()))
+        parts = [keys[bisect_left(keys, start) :] for keys in self.lists.values() if keys and keys[-1] >= start]
+        keys = parts[0] if len(parts) == 1 else merge(*parts)  # mostly they are all unread
         return [self.by_key[key] for key in keys if key[2] == log]
 
     def up_to(self, bounds: dict[str, tuple[int, int]], names: Iterable[str]) -> list[Row]:

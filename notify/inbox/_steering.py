@@ -51,12 +51,12 @@ class SteeredStream:
         "_interrupted",
         "_is_full",
         "_last_id",
-        "_left",
         "_read",
         "_reading",
         "_ready",
         "_roused",
         "_stale",
+        "_unfollowed",
         "_user",
         "_wake",
     )
@@ -70,7 +70,7 @@ class SteeredStream:
         self._last_id = last_id
         self._read = read_follows
         self._follows = FollowSet()
-        self._left: dict[str, str] = {}  # positions in topics that are not followed any more
+        self._unfollowed: dict[str, str] = {}  # how far each topic was read that is not followed any more
         self._is_full = False
         self._ready = self._closed = False
         self._reading = self._stale = False  # whether follows are being read, and whether they are to be read again
@@ -199,10 +199,10 @@ class SteeredStream:
             if topic not in self._base:
                 position = split_positions(self._inner.last_id, [self._user, topic]).get(topic)
                 if position is not None:
-                    self._left[topic] = position
+                    self._unfollowed[topic] = position
                 self._inner.remove(topic)
         for topic, since in steps.add.items():
-            self._add(topic, max(since, self._left.pop(topic, ids.ZERO), key=ids.parse))
+            self._add(topic, max(since, self._unfollowed.pop(topic, ids.ZERO), key=ids.parse))
 
     def _add(self, topic: str, position: Position) -> None:
         try:

@@ -212,15 +212,15 @@ class InboxStream(SteeredStream):
             if event.user == self._user:
                 self._read_follows()
             return event if self._signals else None
-        if event.type in CHANGES:
-            if event.user == self._user:
+        if ITEM in event.meta:  # first, as in a store: an event with this name is an item, whatever its type
+            if event.user == self._user or event.user in self._follows.topics:
                 self._counts_due = True
-                self._steer(event)
-        elif ITEM in event.meta and (event.user == self._user or event.user in self._follows.topics):
+                expiry = event.meta[ITEM]
+                if self._signals and expiry.isdigit():
+                    self._counting.expires(self, int(expiry))
+        elif event.type in CHANGES and event.user == self._user:
             self._counts_due = True
-            expiry = event.meta[ITEM]
-            if self._signals and expiry.isdigit():
-                self._counting.expires(self, int(expiry))
+            self._steer(event)
         return event
 
     # -- counts --------------------------------------------------------------------------------------------------
@@ -232,8 +232,8 @@ class InboxStream(SteeredStream):
             if self._signals:
                 self._counting.request(self)
 
-    def answered(self, counts: Counts | None) -> None:
-        """Accept the counts that were requested; see `_counting.Counted`."""
+    def accept_counts(self, counts: Counts | None) -> None:
+        """Accept the counts that were requested; see `_counting.CountsReceiver`."""
         if counts is not None or self._sync is not None:
             self._answer = (counts,)
             self._rouse()

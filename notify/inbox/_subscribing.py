@@ -24,7 +24,7 @@ from .abc import MAX_TOPICS, Counts, InboxRetention, ItemQuery
 logger = logging.getLogger("notify")
 
 
-class InboxStreams(InboxBase):
+class InboxSubscribing(InboxBase):
     """Adds streams to an inbox."""
 
     def __init__(

@@ -228,7 +228,8 @@ class InboxStore(Store, Protocol):
             ClosedError: the store is closed.
 
         Order, cancellation, concurrency: as `Store.save`.
-        Cost: one round trip, whatever the number of items; for a user who follows topics, one more.
+        Cost: one round trip for a mark, whatever the number of items, and a few for a follow or a merge. For a user who
+            follows topics, that of `pull` and one more at most.
         """
 
     @abstractmethod

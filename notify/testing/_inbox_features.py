@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 import pytest
 
@@ -126,6 +127,25 @@ class InboxTransactionSuite(InboxTests[InboxStoreT]):
                 second = await inside(store).save_in(item("alice", "second"), connection)
                 assert await self.states(store, "alice") == {before.id: "unseen"}
             assert await self.states(store, "alice") == {second.id: "unseen", first.id: "unseen"}
+        await self.assert_folded(store, "alice")
+
+    async def test_an_earlier_writer_that_commits_last(self, store: InboxStoreT) -> None:
+        """An item of a transaction that began first and commits last is listed and counted, as one saved in between."""
+        shown = await self.send(store, "alice", "shown")
+        async with self.connection(store) as connection, anyio.create_task_group() as tasks:
+            async with self.transaction(connection):
+                slow = await inside(store).save_in(item("alice", "slow"), connection)
+                tasks.start_soon(partial(self.send, store, "alice", "quick"))
+                for _ in range(10):  # so that it has begun, if the store lets it
+                    await anyio.lowlevel.checkpoint()
+                page = await self.page(store, "alice")
+        log = await self.read_all(store, "alice")
+        assert_chain(log)
+        assert slow in log
+        assert {event.payload for event in log} == {"shown", "slow", "quick"}
+        assert await self.states(store, "alice") == {event.id: "unseen" for event in reversed(log)}
+        change = await self.mark(store, "alice", "read", up_to=page.position)
+        assert ([*change.ids], change.counts.unread) == ([shown.id], 2)
         await self.assert_folded(store, "alice")
 
     async def send_and_fail(self, store: InboxStoreT, connection: Any) -> None:

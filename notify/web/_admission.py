@@ -9,7 +9,6 @@ from notify import InvalidEventIdError, Position
 from notify._asgi import Identity, Request, WebError
 from notify.abc import Interruptible, Stream
 
-from . import _auth
 from ._site import Site
 
 
@@ -36,9 +35,10 @@ async def admit(site: Site, request: Request) -> Admission:
         WebError: 401 or 503 as by `identify`; 403 if it names an address that it may not read.
     """
     moment = await site.notifier.moment()
-    identity, login = await _auth.identify(site, request)
-    logs = logs_of(identity, request.query_all("address"))
-    return Admission(identity, logs, moment, login)
+    assert site.authentication is not None
+    identity, login = await site.authentication.identify_stream(request)
+    named = request.query_all("address") if "address" in request.query else ()
+    return Admission(identity, logs_of(identity, named), moment, login)
 
 
 def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
     Raises:
         WebError: 403 if an address is named that the identity does not have.
     """
-    logs = [identity.user, *filter(None, [identity.session])]
+    logs = [identity.user, identity.session] if identity.session else [identity.user]
     addresses = [*named]
     if addresses and not {*logs, *identity.addresses}.issuperset(addresses):
         raise WebError(403, "forbidden", "this user may not read one of the addresses")
@@ -74,18 +74,21 @@ def subscribed(site: Site, admission: Admission, position: Position) -> tuple[Re
 
 
 def _subscribed(site: Site, admission: Admission, position: Position) -> ReadStream:
-    identity, logs = admission.identity, admission.logs
-    options: dict[str, Any] = {
-        "signals": True,
-        "expires_at": identity.expires_at,
-        "disconnected_since": admission.moment,
-    }
+    identity, logs, moment, _ = admission
+    users: Any = logs[0] if len(logs) == 1 else logs
+    expires = identity.expires_at
     stream: Any
     if site.inbox is None:
-        users: Any = logs[0] if len(logs) == 1 else logs
-        stream = site.notifier.subscribe(users, position, **options)
+        stream = site.notifier.subscribe(users, position, signals=True, expires_at=expires, disconnected_since=moment)
     else:
         own = {identity.user, identity.session}
-        further = [log for log in logs if log not in own]
-        stream = site.inbox.subscribe(identity.user, position, session=identity.session, addresses=further, **options)
+        stream = site.inbox.subscribe(
+            identity.user,
+            position,
+            session=identity.session,
+            addresses=[log for log in logs if log not in own],
+            signals=True,
+            expires_at=expires,
+            disconnected_since=moment,
+        )
     return cast("ReadStream", stream)

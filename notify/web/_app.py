@@ -7,15 +7,26 @@ from functools import partial
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
-from notify._asgi import Authenticate, Identity, Receive, Request, Scope, Send, WebError, reply_to
+from notify._asgi import Authenticate, Identity, Receive, Request, Scope, Send, WebError, reply_to, without_body
 from notify.inbox import Inbox
 
 from . import _auth, _files, _inbox_http, _openapi, _polling, _publish, _routing, _sse, _websocket
 from ._options import WebOptions
 from ._site import Handler, Site, check_notifier
 
-ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
-    "stream": {"GET": _sse.stream},
+
+def _with_head(methods: Mapping[str, Handler]) -> Mapping[str, Handler]:
+    """Return the handlers with one of HEAD, which answers as GET does, without the body."""
+    get = methods.get("GET")
+    return methods if get is None else {"HEAD": partial(_head, get), **methods}
+
+
+async def _head(get: Handler, site: Site, request: Request, receive: Receive, send: Send) -> None:
+    await get(site, request, receive, without_body(send))
+
+
+_HANDLERS: Final[Mapping[str, Mapping[str, Handler]]] = {
+    "stream": {"GET": _sse.stream, "HEAD": _sse.head},
     "events": {"GET": _polling.events},
     "ticket": {"POST": _auth.ticket},
     "push": {"POST": _publish.push},
@@ -27,10 +38,12 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "follow": {"POST": _inbox_http.follow},
     _routing.TOPIC: {"DELETE": _inbox_http.unfollow},
     "following": {"GET": _inbox_http.following},
-    "health": {"GET": _files.health, "HEAD": _files.health},
-    "openapi.json": {"GET": _openapi.document, "HEAD": _openapi.document},
-    **{name: {"GET": _files.file, "HEAD": _files.file} for name in _files.FILES},
+    "health": {"GET": _files.health},
+    "openapi.json": {"GET": _openapi.document},
+    **{name: {"GET": _files.file} for name in _files.FILES},
 }
+
+ROUTES: Final = {endpoint: _with_head(methods) for endpoint, methods in _HANDLERS.items()}
 """The handlers, by the end of the path and the method."""
 
 
@@ -121,6 +134,7 @@ class NotifyApp:
             try:
                 await self._handler(request)(self._site, request, receive, send)
             except (WebError, NotifyError) as error:
+                send = without_body(send) if request.method == "HEAD" else send
                 await reply_to(error).send(send, request.response_headers)
         elif kind == "websocket":
             await _websocket.serve(self._site, Request(scope), receive, send)

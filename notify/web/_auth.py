@@ -45,20 +45,6 @@ async def send_options(site: Site, request: Request, methods: Iterable[str], sen
     await Reply(204, headers=[allow, *site.rules.preflight(request.headers, supported)]).send(send)
 
 
-async def identify(site: Site, request: Request) -> Client:
-    """Return who a client is, for a stream: by its ticket if it has one, else by `authenticate`.
-
-    Raises:
-        WebError: 401, 403, or 500 and 503 if `authenticate` fails.
-        BackendError: its ticket could not be looked up.
-
-    Cancellation: its ticket may be used up.
-    Concurrency: any number of tasks.
-    """
-    assert site.authentication is not None
-    return await site.authentication.identify_stream(request)
-
-
 async def ticket(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve POST /ticket."""
     assert site.authentication is not None

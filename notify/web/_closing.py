@@ -21,10 +21,11 @@ import asyncio
 import signal
 import sys
 import threading
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from types import FrameType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import anyio
 
@@ -81,7 +82,7 @@ class Closing:
             stop: called once, on the event loop, when the end begins; at once if it has begun. It must end a `send`
                 that is blocked, too: the `cancel` of a scope is right. It must not raise.
         """
-        return OpenStream(self, stop)
+        return StoppedStream(self, stop)
 
     def begin(self, why: str = "asked") -> None:
         """Begin the shutdown. May be called from any thread, from a signal handler, and more than once.
@@ -175,13 +176,14 @@ class Closing:
 class OpenStream:
     """One open connection, while entered."""
 
-    __slots__ = ("_closing", "_stop", "_stopped")
+    __slots__ = ("_closing", "_stopped")
 
-    def __init__(self, closing: Closing, stop: Stop) -> None:
-        self._closing, self._stop, self._stopped = closing, stop, False
+    def __init__(self, closing: Closing) -> None:
+        self._closing, self._stopped = closing, False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._closing._opened(self)
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._closing._closed(self)
@@ -190,7 +192,25 @@ class OpenStream:
         """Notify the connection; only the first call has an effect."""
         if not self._stopped:
             self._stopped = True
-            self._stop()
+            self.end()
+
+    @abstractmethod
+    def end(self) -> None:
+        """End the connection; see `Closing.stream`."""
+
+
+class StoppedStream(OpenStream):
+    """One that a function stops."""
+
+    __slots__ = ("_stop",)
+
+    def __init__(self, closing: Closing, stop: Stop) -> None:
+        super().__init__(closing)
+        self._stop = stop
+
+    def end(self) -> None:
+        """Call the function."""
+        self._stop()
 
 
 class Received(NamedTuple):

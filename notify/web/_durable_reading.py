@@ -206,7 +206,7 @@ class Reading:
                     if event.id:
                         events.append(event)
                         size += len(event.data)
-        except TimeoutError as error:
+        except TimeoutError as error:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
             raise WebError(503, "unavailable", "the storage is not available: try again later") from error
         finally:
             self._site.turns.release(session)
@@ -223,7 +223,7 @@ class Reading:
     def _in_hand(self, session: Session, event: Event | None = None) -> tuple[list[Event], bool]:
         events: list[Event] = []
         size = 0
-        event = event or session.next_nowait()
+        event = event or session.stream.next_nowait()
         while event is not None:
             if event.type == "notify.gap":
                 raise WebError(410, "gone", "the log no longer reaches back to this offset: begin again at -1")
@@ -232,7 +232,7 @@ class Reading:
                 size += len(event.data)
             if size >= self._site.options.max_body:
                 return events, False
-            event = session.next_nowait()
+            event = session.stream.next_nowait()
         return events, True
 
     async def _more(self, session: Session) -> bytes:

@@ -175,8 +175,7 @@ class Chunks:
     def __init__(self, stream: EventStream) -> None:
         self._stream = stream
         self._site = stream._site
-        self._entrance = Entrance()
-        self._line = self._site.closing.stream(self._entrance.shut_down)
+        self._entrance = Entrance(self._site.closing)
         self._session: Session | None = None
         self._feed: FrameFeed | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -251,7 +250,7 @@ class Chunks:
         session = Session(site, admission, position, self._abort)
         await session.__aenter__()
         self._session = self._entrance.session = session  # keeps I1
-        self._line.__enter__()
+        self._entrance.__enter__()
         if self._is_over:  # closed by another task before there was a session
             raise StopAsyncIteration
         self._feed = FrameFeed(site, session, translation, typed=stream._request.query.get("events") == "typed")
@@ -266,7 +265,7 @@ class Chunks:
         self._is_over = True
         session, self._session = self._session, None  # keeps I1
         if session is not None:
-            self._line.__exit__(None, None, None)
+            self._entrance.__exit__(None, None, None)
             with suppress(StopIteration):  # closing a stream never waits
                 session.__aexit__(None, None, None).send(None)
 

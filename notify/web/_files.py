@@ -58,7 +58,7 @@ async def file(site: Site, request: Request, receive: Receive, send: Send) -> No
     headers += [(b"content-type", _TYPES[name[-2:]]), (b"content-length", b"%d" % len(found.body))]
     if is_zipped:
         headers.append((b"content-encoding", b"gzip"))
-    await _send(request, send, 200, b"" if request.method == "HEAD" else found.body, headers)
+    await _send(request, send, 200, found.body, headers)
 
 
 async def health(site: Site, request: Request, receive: Receive, send: Send) -> None:
@@ -72,8 +72,7 @@ async def health(site: Site, request: Request, receive: Receive, send: Send) -> 
         parts = {part: "ok" if outcome == "ok" else "failed" for part, outcome in (await site.health.parts()).items()}
     is_ok = "failed" not in parts.values()
     reply = Reply.json({"ok": is_ok, "parts": parts}, 200 if is_ok else 503)
-    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-    await _send(request, send, reply.status, b"" if request.method == "HEAD" else reply.body, headers)
+    await reply.send(send, request.response_headers)
 
 
 @cache
@@ -91,6 +90,5 @@ def _is_current(known: str, etag: bytes) -> bool:
 
 
 async def _send(request: Request, send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    """Send a response whose length is that of the whole file, even if the body is left out."""
     await send({"type": "http.response.start", "status": status, "headers": headers + request.response_headers})
     await send({"type": "http.response.body", "body": body})

@@ -186,8 +186,7 @@ class FrameCache:
             if not kept.typed:
                 kept.typed = sse_frame(kept.data, event=_UNSAFE.sub("", event.type), id=event.id)
             return kept.typed
-        if not kept.message:
-            kept.message = sse_frame(kept.data, id=event.id)
+        kept.message = sse_frame(kept.data, id=event.id)
         return kept.message
 
     def ws(self, event: Event, last_id: str) -> str:

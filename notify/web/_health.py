@@ -41,7 +41,10 @@ class HealthCheck:
         """
         if time.monotonic() >= self._until:
             async with self._lock:
-                if time.monotonic() >= self._until:  # keeps I1: another caller may have checked
-                    self._parts = (await self._notifier.check()).parts
-                    self._until = time.monotonic() + KEPT
+                await self._check()
         return self._parts
+
+    async def _check(self) -> None:
+        if time.monotonic() >= self._until:  # keeps I1: another caller may have checked
+            self._parts = (await self._notifier.check()).parts
+            self._until = time.monotonic() + KEPT

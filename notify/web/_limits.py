@@ -104,22 +104,27 @@ class Turns:
     @property
     def is_busy(self) -> bool:
         """Whether a holder would have to wait."""
-        self._take_back(time.monotonic())
+        if len(self._held) >= self._turns:
+            self._take_back(time.monotonic())
         return len(self._held) >= self._turns
 
     def is_held_by(self, holder: object) -> bool:
         """Whether this holder has a turn."""
         return holder in self._held
 
+    def take(self, holder: object) -> bool:
+        """Begin a turn, if the holder would not have to wait; return whether it has."""
+        if self.is_busy:
+            return False
+        self._held[holder] = time.monotonic()  # no task waits, by I1
+        return True
+
     async def acquire(self, holder: object) -> bool:
         """Wait for a turn; return False after `interrupt`: then the place in the queue is kept until `discard`.
 
         Order: first come, first served.    Cancellation: leaves the queue; a turn that was just granted is passed on.
         """
-        if holder in self._held:  # granted after an interruption
-            return True
-        if not self.is_busy:  # no task waits, by I1
-            self._held[holder] = time.monotonic()
+        if holder in self._held or self.take(holder):  # it may have been granted after an interruption
             return True
         turn = self._waiting[holder] = anyio.Event()
         self._file()  # keeps I1

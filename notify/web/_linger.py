@@ -48,9 +48,6 @@ class PollLinger:
             while (left := self._until - time.monotonic()) > 0:  # noqa: ASYNC110 - all that is left, unless extended
                 await anyio.sleep(left)
         finally:
-            self._close()
-
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open.__exit__(None, None, None)
-            self._open = None
+            opened, self._open = self._open, None
+            assert opened is not None  # `extend` sets it before this task begins
+            opened.__exit__(None, None, None)

@@ -38,6 +38,8 @@ def login_of(identity: Identity, request: Request) -> str:
     if identity.session:
         return identity.session
     headers = request.headers
+    if "authorization" not in headers and "cookie" not in headers:
+        return ""
     credentials = [headers.get("authorization", ""), *request.cookies_read()]
     if not any(credentials):
         credentials.append(headers.get("cookie", ""))

@@ -62,8 +62,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
     further = (site.dialect.cursor,) if site.dialect is not None else ()
     asked = _position.asked(request.headers, request.query, (*further, *FIELDS))
     page = PollPage(site, limit, asked.position)
-    entrance = Entrance()
-    with site.closing.stream(entrance.shut_down):
+    with Entrance(site.closing) as entrance:
         if site.closing.begun:
             page.end = ended(site, "shutdown")
         elif wait and site.limits.is_full:
@@ -204,7 +203,7 @@ class PollPage:
         with anyio.move_on_after(seconds):
             while self._is_empty and not self._are_new:
                 self._takes(await session.next(), session)
-        while (event := session.next_nowait()) is not None and self._takes(event, session):
+        while (event := session.stream.next_nowait()) is not None and self._takes(event, session):
             pass
 
     def _takes(self, event: Event | None, session: Session) -> bool:

@@ -118,13 +118,13 @@ class Session:
         counted: whether it counts against the limits.
 
     Attributes:
-        wait: awaited for the next event as `next` is, but without a frame between the task and the stream; what it
-            raises is for `is_due`.
-        next_nowait: returns the next event if it is in hand; otherwise `next` says why there is none.
+        has_log: whether there is a log to resume from; otherwise the stream yields no `notify.sync`.
         is_invalid: whether the position that was asked for is not one.
         is_one_log: whether the stream reads one log for certain, so that its position is the id of the latest event.
         user: whose stream this is.
         slot: see `_ticker.Timed`.
+        stream: its `next` may be awaited directly, without a frame between the task and the stream: what it raises is
+            for `is_due`. Its `next_nowait` returns the next event if it is in hand.
         written: when bytes were last written, by the monotonic clock: a heartbeat is due `heartbeat` seconds later.
         sending: since when a send has been in progress; 0 if none is.
     """
@@ -137,16 +137,15 @@ class Session:
         "_login",
         "_reason",
         "_site",
-        "_stream",
         "_until",
         "_woken",
+        "has_log",
         "is_invalid",
         "is_one_log",
-        "next_nowait",
         "sending",
         "slot",
+        "stream",
         "user",
-        "wait",
         "written",
     )
 
@@ -168,14 +167,13 @@ class Session:
         jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)
         self._until = self.written + site.options.lifetime * jitter
         try:
-            self._stream, is_position = subscribed(site, admission, position)
+            self.stream, is_position = subscribed(site, admission, position)
         except ClosedError:
             raise ended(site, "shutdown") from None
         except UsageError as error:
             raise WebError(400, "bad_request", str(error)) from error
+        self.has_log = site.notifier.store is not None
         self.is_invalid = not is_position
-        self.wait = self._stream.next
-        self.next_nowait = self._stream.next_nowait
         self.is_one_log = len(admission.logs) == 1 and site.inbox is None
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -183,12 +181,7 @@ class Session:
     @property
     def last_id(self) -> str:
         """The position of the stream; empty if there is no log."""
-        return self._stream.last_id if self.has_log else ""
-
-    @property
-    def has_log(self) -> bool:
-        """Whether there is a log to resume from; otherwise the stream yields no `notify.sync`."""
-        return self._site.notifier.store is not None
+        return self.stream.last_id if self.has_log else ""
 
     async def next(self) -> Event | None:
         """Return the next event; None if a heartbeat is due, or after `wake`.
@@ -199,7 +192,7 @@ class Session:
         """
         while True:
             try:
-                return await self._stream.next()
+                return await self.stream.next()
             except (TimeoutError, ClosedError, BackendError) as error:
                 if self.is_due(error):
                     return None
@@ -211,7 +204,7 @@ class Session:
             Ended: the connection is to end.
         Cancellation: loses and repeats nothing.
         """
-        if not await self.turn():
+        if not self._site.turns.take(self) and not await self.turn():
             return None
         try:
             return await self.next()
@@ -261,7 +254,7 @@ class Session:
         """End the wait in progress, or else the following one."""
         self._site.turns.interrupt(self)
         if self._is_open:  # opening it cannot be interrupted without ending it
-            self._stream.interrupt()
+            self.stream.interrupt()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -270,7 +263,7 @@ class Session:
         if self._reason is None:
             self._reason = cast("Reason", reason)
             self._site.turns.interrupt(self)
-            self._stream.interrupt()
+            self.stream.interrupt()
             if self.sending and reason == "shutdown":  # a client that does not read is not waited for
                 self._site.ticker.discard(self)
                 self._site.ticker.add(self, self._patience())
@@ -339,8 +332,8 @@ class Session:
             site.limits.add(self)
         site.ticker.add(self, self.tick(self.written))
         try:
-            if not site.turns.is_busy:
-                await self.turn()
+            self._raise_if_stopped()
+            if site.turns.take(self):
                 return
             with anyio.fail_after(MAX_QUEUE):
                 while not await self.turn():
@@ -362,7 +355,7 @@ class Session:
         if not self._site.turns.is_held_by(self):
             await self.line_up()
         try:
-            await self._stream.__aenter__()
+            await self.stream.__aenter__()
         except BaseException as error:
             self._release()
             if isinstance(error, TimeoutError | ClosedError | BackendError):
@@ -377,7 +370,7 @@ class Session:
     ) -> None:
         """Close the stream."""
         self._release()
-        await self._stream.__aexit__(kind, error, trace)
+        await self.stream.__aexit__(kind, error, trace)
 
     def _release(self) -> None:
         self._site.ticker.discard(self)

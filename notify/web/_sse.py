@@ -20,7 +20,8 @@ from notify import BackendError, ClosedError, Event
 from notify._asgi import NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError
 
 from . import _position
-from ._admission import Admission, admit
+from ._admission import Admission, admit, logs_of
+from ._closing import Closing, OpenStream
 from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame, sync_members
 from ._position import Asked
@@ -40,15 +41,16 @@ HEADERS: Final[Headers] = [
 """No proxy may keep back, compress or store a stream."""
 
 
-class Entrance:
+class Entrance(OpenStream):
     """Passes the shutdown of the server on to the session, once there is one."""
 
     __slots__ = ("session",)
 
-    def __init__(self) -> None:
+    def __init__(self, closing: Closing) -> None:
+        super().__init__(closing)
         self.session: Session | None = None
 
-    def shut_down(self) -> None:
+    def end(self) -> None:
         """End the session, if there is one."""
         if self.session is not None:
             self.session.shut_down()
@@ -57,6 +59,21 @@ class Entrance:
 def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaitable[None]:
     """Serve GET /stream."""
     return serve(site, partial(admit, site, request), request, receive, send)
+
+
+async def head(site: Site, request: Request, receive: Receive, send: Send) -> None:
+    """Serve HEAD /stream: the head of what GET would send, for monitoring and proxies.
+
+    Nothing is opened, and no ticket is used up: it is not looked at, so the request needs other credentials.
+
+    Raises:
+        WebError: the client is refused.
+    """
+    assert site.authentication is not None
+    identity = await site.authentication.identify(request)
+    logs_of(identity, request.query_all("address"))
+    await send(_head(request))
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def serve(
@@ -74,8 +91,7 @@ async def serve(
     Raises:
         WebError: it cannot be opened; nothing was sent.
     """
-    entrance = Entrance()
-    with site.closing.stream(entrance.shut_down):
+    with Entrance(site.closing) as entrance:
         try:
             admission = await _admission(site, admitted)
         except Ended as end:
@@ -85,8 +101,8 @@ async def serve(
         if asked.is_refused(admission.login):
             await Reply(204, headers=NO_STORE).send(send, request.response_headers)
             return
-        line = until_gone_watch(receive)
-        async with line:
+        del admitted  # what is not needed any more would be kept for hours
+        async with until_gone_watch(receive) as line:
             await _run(site, admission, asked, entrance, line, request, send)
 
 
@@ -139,7 +155,7 @@ async def _run(
                 session.sending = 0.0
                 if feed.is_synced:  # in as few frames as possible: each costs every event, and memory
                     try:
-                        chunk = feed.encoded(await session.wait())
+                        chunk = feed.encoded(await session.stream.next())
                     except (TimeoutError, ClosedError, BackendError) as error:
                         chunk = HEARTBEAT if session.is_due(error) else await feed.read()
                 else:
@@ -182,27 +198,22 @@ async def _end(site: Site, request: Request, send: Send, end: Ended, *, started:
                 await send(message)
 
 
-async def until_gone(receive: Receive) -> None:
-    """Wait until the client has gone; what it sends is ignored."""
+async def until_gone(receive: Receive, line: Watch) -> None:
+    """Wait until the client has gone, then abort; what it sends is ignored."""
     has_body = True
     try:
         while (message := await receive())["type"] != "http.disconnect":
             if not has_body:  # a server that does not wait here must not be polled in a busy loop
                 await anyio.lowlevel.checkpoint()
             has_body = message.get("more_body", False)
-    except Exception:
-        return
+    except Exception:  # what servers raise after the end differs
+        pass
+    line.abort()
 
 
 def until_gone_watch(receive: Receive) -> Watch:
     """Return a watch that aborts its block when the client has gone."""
-
-    async def run() -> None:
-        await until_gone(receive)
-        line.abort()
-
-    line = watch(run)
-    return line
+    return watch(partial(until_gone, receive))
 
 
 def _head(request: Request) -> Message:
@@ -280,7 +291,8 @@ class FrameFeed:
     def encoded(self, event: Event) -> bytes:
         """Return the frames of an event and of those that are in hand after it."""
         frame = self._frame(event)
-        following = self._session.next_nowait()
+        stream = self._session.stream
+        following = stream.next_nowait()
         if following is None:
             return frame or HEARTBEAT  # in a dialect an event may be no frame; no bytes are the end to some servers
         frames, size = [frame], len(frame)
@@ -288,7 +300,7 @@ class FrameFeed:
             frame = self._frame(following)
             frames.append(frame)
             size += len(frame)
-            following = self._session.next_nowait() if size < CHUNK else None
+            following = stream.next_nowait() if size < CHUNK else None
         return b"".join(frames) or HEARTBEAT
 
     def _frame(self, event: Event) -> bytes:

@@ -64,7 +64,7 @@ class TextFeed:
             for text in self._texts(event):
                 frames.append(text)
                 size += len(text)
-            event = session.next_nowait() if size < CHUNK else None
+            event = session.stream.next_nowait() if size < CHUNK else None
         return frames
 
     def _texts(self, event: Event) -> Iterator[str]:

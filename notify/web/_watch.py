@@ -7,9 +7,9 @@ own task, as `asyncio.timeout` does. Elsewhere it is a task group.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import anyio
 
@@ -35,13 +35,17 @@ class Watch(Protocol):
         """End the function."""
 
 
+Watching: TypeAlias = Callable[[Watch], Coroutine[Any, Any, None]]
+"""What runs beside the block."""
+
+
 class TaskWatch:
     """See `Watch`: on asyncio."""
 
     __slots__ = ("_cancelling", "_function", "_task", "_watcher", "aborted")
 
-    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
-        self._function: Callable[[], Any] = function
+    def __init__(self, function: Watching) -> None:
+        self._function: Watching | None = function
         self._task: asyncio.Task[Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._cancelling = 0
@@ -58,7 +62,9 @@ class TaskWatch:
         task = asyncio.current_task()
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
-        self._watcher = task.get_loop().create_task(self._function())
+        function, self._function = self._function, None  # one object fewer for each open connection
+        assert function is not None
+        self._watcher = task.get_loop().create_task(function(self))
         return self
 
     async def __aexit__(
@@ -80,8 +86,8 @@ class GroupWatch:
 
     __slots__ = ("_function", "_group", "aborted")
 
-    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
-        self._function: Callable[[], Any] = function
+    def __init__(self, function: Watching) -> None:
+        self._function = function
         self._group = anyio.create_task_group()
         self.aborted = False
 
@@ -93,7 +99,7 @@ class GroupWatch:
     async def __aenter__(self) -> Self:
         """Start the function."""
         await self._group.__aenter__()
-        self._group.start_soon(self._function)
+        self._group.start_soon(self._function, self)
         return self
 
     async def __aexit__(
@@ -107,11 +113,11 @@ class GroupWatch:
         return bool(await self._group.__aexit__(kind, error, trace))
 
 
-def watch(function: Callable[[], Awaitable[None]]) -> Watch:
+def watch(function: Watching) -> Watch:
     """Return the watch of the running event loop.
 
     Args:
-        function: runs beside the block, and raises nothing.
+        function: runs beside the block, and raises nothing; it is called with the watch.
     """
     try:
         asyncio.get_running_loop()

@@ -52,7 +52,7 @@ from ._session import Ended, Reason, Session, ended, translation_of
 from ._site import Site
 from ._sse import Entrance
 from ._text_feed import PING, TextFeed, texts_of
-from ._watch import watch
+from ._watch import Watch, watch
 
 PROTOCOL: Final = "notify.v1"
 
@@ -94,7 +94,7 @@ class SocketConnection:
     def __init__(self, site: Site, request: Request, receive: Receive, send: Send) -> None:
         self._site, self._request, self._receive, self._send = site, request, receive, send
         self._line = watch(self._listen)
-        self._entrance = Entrance()
+        self._entrance = Entrance(site.closing)
         self._commands = CommandQueue()
         self._is_gone = False
 
@@ -105,7 +105,7 @@ class SocketConnection:
             await self._accept()
             await self._end("overload")
             return
-        with site.closing.stream(self._entrance.shut_down):
+        with self._entrance:
             if site.closing.begun:
                 await self._accept()
                 await self._end("shutdown")
@@ -179,14 +179,14 @@ class SocketConnection:
         await self._say(answer(command.ref))
         return elsewhere
 
-    async def _listen(self) -> None:
+    async def _listen(self, line: Watch) -> None:
         """Receive commands until the client is gone."""
         while (message := await self._received()) is not None:
             self._commands.put(message, time.monotonic())
             if self._entrance.session is not None:  # else it could not be opened
                 self._entrance.session.wake()
         self._is_gone = True
-        self._line.abort()
+        line.abort()
 
     async def _received(self) -> Any:
         """Return the next message of the client; None if it is gone."""

@@ -22,7 +22,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS {items_group_index} ON {items} (user_id, group
 CREATE INDEX IF NOT EXISTS {items_expiry_index} ON {items} (user_id, expires_at) WHERE expires_at IS NOT NULL;
 
 -- One row for each user who has an inbox. No item is older than `oldest`, none expires before `expiry`; there may be
--- none that is so old, or expires so early.
+-- none that is so old, or expires so early. Every item before the id `kept_before` is unread: a retention that keeps unread
+-- items does not look at them again.
 CREATE TABLE IF NOT EXISTS {inboxes} (
     user_id text COLLATE "C" NOT NULL PRIMARY KEY,
     position bigint NOT NULL,       -- id of the last event that was applied
@@ -31,7 +32,8 @@ CREATE TABLE IF NOT EXISTS {inboxes} (
     unseen integer NOT NULL,
     unread integer NOT NULL,
     oldest bigint,
-    expiry bigint
+    expiry bigint,
+    kept_before bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX IF NOT EXISTS {inboxes_oldest_index} ON {inboxes} (oldest, user_id) WHERE oldest IS NOT NULL;
 CREATE INDEX IF NOT EXISTS {inboxes_expiry_index} ON {inboxes} (expiry, user_id) WHERE expiry IS NOT NULL;

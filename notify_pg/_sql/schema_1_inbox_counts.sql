@@ -15,10 +15,12 @@ CREATE OR REPLACE FUNCTION {inbox_counts}(
 ) LANGUAGE plpgsql STABLE AS $counts$
 DECLARE
     v_has_due boolean;
+    v_kept_before bigint;
 BEGIN
     SELECT greatest(h.last_id, b.position, 0), coalesce(b.total, 0), coalesce(b.unseen, 0), coalesce(b.unread, 0),
-            b.expiry <= p_now OR b.oldest < p_horizon
-        INTO last, total, unseen, unread, v_has_due
+            b.expiry <= p_now OR (b.oldest < p_horizon AND (b.kept_before < p_horizon OR NOT p_keep_unread)),
+            CASE WHEN p_keep_unread THEN b.kept_before ELSE 0 END
+        INTO last, total, unseen, unread, v_has_due, v_kept_before
         FROM (SELECT) AS one LEFT JOIN {heads} h ON h.user_id = p_user LEFT JOIN {inboxes} b ON b.user_id = p_user;
     IF v_has_due THEN
         SELECT total - count(*) FILTER (WHERE d.dismissed_at IS NULL), unseen - count(*) FILTER (WHERE d.seen_at IS NULL),
@@ -28,7 +30,8 @@ BEGIN
                 SELECT i.seen_at, i.read_at, i.dismissed_at FROM {items} i WHERE i.user_id = p_user AND i.expires_at <= p_now
                 UNION ALL
                 SELECT i.seen_at, i.read_at, i.dismissed_at FROM {items} i
-                WHERE i.user_id = p_user AND i.id < p_horizon AND (i.read_at IS NOT NULL OR NOT p_keep_unread)
+                WHERE i.user_id = p_user AND i.id >= v_kept_before AND i.id < p_horizon
+                    AND (i.read_at IS NOT NULL OR NOT p_keep_unread)
                     AND (i.expires_at IS NULL OR i.expires_at > p_now)
             ) AS d;
     END IF;

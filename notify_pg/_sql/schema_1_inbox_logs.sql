@@ -145,7 +145,8 @@ BEGIN
         ON CONFLICT (user_id) DO UPDATE SET
             kept = b.kept + excluded.kept, total = b.total + excluded.total, unseen = b.unseen + excluded.unseen,
             unread = b.unread + excluded.unread, oldest = least(b.oldest, excluded.oldest),
-            expiry = least(b.expiry, excluded.expiry);
+            expiry = least(b.expiry, excluded.expiry),
+            kept_before = least(b.kept_before, excluded.oldest);
     UPDATE {follows} f SET position = greatest(f.position, p_until) WHERE f.user_id = p_user AND f.topic = p_session;
     PERFORM {inbox_trim}(p_user, p_max_items, p_keep_unread);
 END

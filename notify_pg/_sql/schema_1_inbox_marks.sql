@@ -22,6 +22,7 @@ DECLARE
     v_total integer;
     v_unseen integer;
     v_unread integer;
+    v_first bigint;
 BEGIN
     changed := 0;
     PERFORM FROM {inboxes} b WHERE b.user_id = p_user AND CASE v_kind
@@ -73,11 +74,13 @@ BEGIN
         SELECT array_agg(o.id) AS ids, array_agg(o.log) AS logs
         FROM (SELECT d.id, d.log FROM done d ORDER BY d.id DESC, d.log DESC LIMIT 1000) AS o
     )
-    SELECT count(*), sum(d.total), sum(d.unseen), sum(d.unread), (SELECT n.ids FROM newest n), (SELECT n.logs FROM newest n)
-        INTO changed, v_total, v_unseen, v_unread, ids, logs
+    SELECT count(*), sum(d.total), sum(d.unseen), sum(d.unread), min(d.id), (SELECT n.ids FROM newest n),
+            (SELECT n.logs FROM newest n)
+        INTO changed, v_total, v_unseen, v_unread, v_first, ids, logs
         FROM done d;
     IF changed > 0 THEN
-        UPDATE {inboxes} b SET total = b.total + v_total, unseen = b.unseen + v_unseen, unread = b.unread + v_unread
+        UPDATE {inboxes} b SET total = b.total + v_total, unseen = b.unseen + v_unseen, unread = b.unread + v_unread,
+                kept_before = CASE WHEN v_unread < 0 THEN least(b.kept_before, v_first) ELSE b.kept_before END
             WHERE b.user_id = p_user;
     END IF;
 END

@@ -11,8 +11,11 @@ DECLARE
     v_total integer;
     v_unseen integer;
     v_unread integer;
+    v_kept_before bigint;
 BEGIN
-    PERFORM FROM {inboxes} b WHERE b.user_id = p_user AND (b.oldest < p_horizon OR b.expiry <= p_now);
+    SELECT CASE WHEN p_keep_unread THEN b.kept_before ELSE 0 END INTO v_kept_before FROM {inboxes} b
+        WHERE b.user_id = p_user
+            AND (b.expiry <= p_now OR (b.oldest < p_horizon AND (b.kept_before < p_horizon OR NOT p_keep_unread)));
     IF NOT FOUND THEN
         removed := 0;
         RETURN;
@@ -21,7 +24,8 @@ BEGIN
         (SELECT i.id, i.log FROM {items} i WHERE i.user_id = p_user AND i.expires_at <= p_now LIMIT p_limit)
         UNION
         (SELECT i.id, i.log FROM {items} i
-            WHERE i.user_id = p_user AND i.id < p_horizon AND (i.read_at IS NOT NULL OR NOT p_keep_unread)
+            WHERE i.user_id = p_user AND i.id >= v_kept_before AND i.id < p_horizon
+                AND (i.read_at IS NOT NULL OR NOT p_keep_unread)
             ORDER BY i.id LIMIT p_limit)
         LIMIT p_limit
     ), gone AS (
@@ -34,7 +38,10 @@ BEGIN
     UPDATE {inboxes} b SET kept = b.kept - removed, total = b.total - v_total, unseen = b.unseen - v_unseen,
             unread = b.unread - v_unread,
             oldest = (SELECT i.id FROM {items} i WHERE i.user_id = p_user ORDER BY i.id LIMIT 1),
-            expiry = (SELECT min(i.expires_at) FROM {items} i WHERE i.user_id = p_user AND i.expires_at IS NOT NULL)
+            expiry = (SELECT min(i.expires_at) FROM {items} i WHERE i.user_id = p_user AND i.expires_at IS NOT NULL),
+            kept_before = CASE WHEN p_keep_unread AND removed < p_limit THEN greatest(b.kept_before, coalesce((
+                SELECT i.id FROM {items} i WHERE i.user_id = p_user AND i.id >= p_horizon ORDER BY i.id LIMIT 1), p_horizon))
+                ELSE b.kept_before END
         WHERE b.user_id = p_user;
 END
 $due$;
@@ -46,23 +53,27 @@ DECLARE
     v_keeps boolean := p_keep_unread;
     v_max bigint := p_max_items;
     v_excess bigint;
+    v_kept_before bigint;
 BEGIN
     LOOP
-        SELECT b.kept - v_max INTO v_excess FROM {inboxes} b WHERE b.user_id = p_user;
+        SELECT least(b.kept - v_max, CASE WHEN v_keeps THEN b.kept - b.unread END), CASE WHEN v_keeps THEN b.kept_before ELSE 0 END
+            INTO v_excess, v_kept_before FROM {inboxes} b WHERE b.user_id = p_user;
         IF v_excess > 0 THEN
             WITH old AS MATERIALIZED (
-                SELECT i.id, i.log FROM {items} i WHERE i.user_id = p_user AND (i.read_at IS NOT NULL OR NOT v_keeps)
+                SELECT i.id, i.log FROM {items} i
+                WHERE i.user_id = p_user AND i.id >= v_kept_before AND (i.read_at IS NOT NULL OR NOT v_keeps)
                 ORDER BY i.id, i.log LIMIT v_excess
             ), gone AS (
                 DELETE FROM {items} i USING old o WHERE i.user_id = p_user AND i.id = o.id AND i.log = o.log
-                RETURNING i.seen_at, i.read_at, i.dismissed_at
+                RETURNING i.id, i.seen_at, i.read_at, i.dismissed_at
             ), change AS (
                 SELECT count(*) AS kept, count(*) FILTER (WHERE dismissed_at IS NULL) AS total,
-                    count(*) FILTER (WHERE seen_at IS NULL) AS unseen, count(*) FILTER (WHERE read_at IS NULL) AS unread
+                    count(*) FILTER (WHERE seen_at IS NULL) AS unseen, count(*) FILTER (WHERE read_at IS NULL) AS unread,
+                    max(id) AS last
                 FROM gone
             )
             UPDATE {inboxes} b SET kept = b.kept - c.kept, total = b.total - c.total, unseen = b.unseen - c.unseen,
-                unread = b.unread - c.unread
+                unread = b.unread - c.unread, kept_before = greatest(b.kept_before, c.last)
             FROM change c WHERE b.user_id = p_user;
         END IF;
         EXIT WHEN NOT v_keeps;
@@ -154,7 +165,8 @@ BEGIN
             SELECT x.ctid AS place FROM {inboxes} x WHERE x.user_id = c.user_id OFFSET 0
         ) AS o
         WHERE b.ctid = o.place
-        RETURNING b.user_id, b.kept > p_max_items OR b.oldest < p_horizon OR b.expiry <= p_now AS is_busy
+        RETURNING b.user_id, b.kept > p_max_items OR b.expiry <= p_now
+            OR (b.oldest < p_horizon AND (b.kept_before < p_horizon OR NOT p_keep_unread)) AS is_busy
     ), created AS (
         INSERT INTO {inboxes} (user_id, position, kept, total, unseen, unread, oldest, expiry)
         SELECT c.user_id, c.newest, c.kept, c.total, c.unseen, c.unread, c.oldest, c.expiry FROM change c
@@ -206,7 +218,8 @@ BEGIN
             position = excluded.position, kept = b.kept + excluded.kept, total = b.total + excluded.total,
             unseen = b.unseen + excluded.unseen, unread = b.unread + excluded.unread,
             oldest = least(b.oldest, excluded.oldest), expiry = least(b.expiry, excluded.expiry)
-        RETURNING b.kept > p_max_items OR b.oldest < p_horizon OR b.expiry <= p_now INTO v_is_busy;
+        RETURNING b.kept > p_max_items OR b.expiry <= p_now
+            OR (b.oldest < p_horizon AND (b.kept_before < p_horizon OR NOT p_keep_unread)) INTO v_is_busy;
     IF v_is_busy THEN
         PERFORM {inbox_due}(p_user, p_now, p_horizon, p_keep_unread, 500);
         PERFORM {inbox_trim}(p_user, p_max_items, p_keep_unread);

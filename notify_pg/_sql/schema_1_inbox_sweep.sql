@@ -32,6 +32,7 @@ BEGIN
         SELECT array_agg(b.user_id), array_agg(b.oldest) INTO v_users, v_bounds FROM (
             SELECT x.user_id, x.oldest FROM {inboxes} x
             WHERE (x.oldest, x.user_id) > (p_after, p_after_user) AND x.oldest < v_horizon
+                AND (x.kept_before < v_horizon OR NOT p_keep_unread)
             ORDER BY x.oldest, x.user_id LIMIT 100
         ) AS b;
     END IF;

@@ -25,8 +25,9 @@ end
 
 -- Inserts a new item. Where nothing has to be removed, its member waits for the sorted sets: one write instead of three.
 -- The index says whether another item may be due; where it says nothing yet, this one is the first.
-local function insert(k, id, record, extra, now)
+local function insert(id, k, a, now)
   local stream, records, index, member = KEYS[k], KEYS[k + 8], KEYS[k + 14], packed(id)
+  local record, extra = ARGV[a + 2], string.sub(ARGV[a + 3], 2)
   local due_at = redis.call('ZSCORE', index, stream)
   local may_be_due = due_at and tonumber(due_at) <= now
   if not due_at and max_age >= 0 then schedule(index, stream, ms(id) + max_age + 1) end
@@ -38,15 +39,16 @@ local function insert(k, id, record, extra, now)
   end
 end
 
+local ITEM = {apply = insert}
+
 -- How an event is applied: nil for one that has no effect on an inbox. Else `result`, if nothing is to be stored; else
--- `apply`, which is called with the id, and `report`, which returns what the script is to return.
+-- `apply`, which is called with the id, k, a and now, and `report`, which returns what the script is to return.
 local function prepare(k, a, now)
-  local mode, extra = string.sub(ARGV[a + 3], 1, 1), string.sub(ARGV[a + 3], 2)
-  if mode == '' then return nil end
-  if mode == 'i' then
-    return {apply = function(id) insert(k, id, ARGV[a + 2], extra, now) end}
-  end
-  return rest().prepare(rest().open(KEYS[k], k + 4), ARGV[a + 2], mode, extra, now)
+  local how = ARGV[a + 3]
+  if how == '' then return nil end
+  local mode = string.sub(how, 1, 1)
+  if mode == 'i' then return ITEM end
+  return rest().prepare(rest().open(KEYS[k], k + 4), ARGV[a + 2], mode, string.sub(how, 2), now)
 end
 
 -- What the script is to return for an event that was stored by an earlier attempt, at this place.

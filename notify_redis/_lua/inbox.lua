@@ -66,7 +66,7 @@ local function zadd(key, members)
   if #members == 0 then return end
   local scored = {}
   for i = 1, #members do
-    scored[2 * i - 1], scored[2 * i] = 0, members[i]
+    scored[2 * i - 1], scored[2 * i] = '0', members[i] -- a number would be formatted each time
   end
   redis.call('ZADD', key, unpack(scored))
 end
@@ -206,14 +206,21 @@ end
 
 -- The oldest members that are active and read; members[1] is the oldest.
 local function oldest_read(box, bound, limit)
-  local found, from = {}, '-'
-  while #found < limit do
-    local some = redis.call('ZRANGEBYLEX', box.active, from, bound, 'LIMIT', 0, MANY)
-    if #some == 0 then break end
-    for _, member in ipairs(filtered(box.unread, some, false)) do
+  local active = redis.call('ZLEXCOUNT', box.active, '-', bound)
+  limit = math.min(limit, active - redis.call('ZLEXCOUNT', box.unread, '-', bound))
+  if limit <= 0 then return {} end
+  local from, last = 0, active -- the first `from` members are unread, not all of the first `last` are
+  while last - from > MANY do
+    local middle = math.floor((from + last) / 2)
+    local member = redis.call('ZRANGE', box.active, middle - 1, middle - 1)[1]
+    if redis.call('ZLEXCOUNT', box.unread, '-', '[' .. member) == middle then from = middle else last = middle end
+  end
+  local found = {}
+  while #found < limit and from < active do
+    for _, member in ipairs(filtered(box.unread, redis.call('ZRANGE', box.active, from, from + MANY - 1), false)) do
       if #found < limit then found[#found + 1] = member end
     end
-    from = '(' .. some[#some]
+    from = from + MANY
   end
   return found
 end

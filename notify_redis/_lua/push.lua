@@ -98,13 +98,15 @@ local function push(k, a)
         return effect.result
       end
     end
-    if effect or prev == '0' then
-      id = following(prev, prev == '0' and redis.call('HGET', stream .. ':ib', '') or '0')
+    if prev == '0' then
+      id = following(prev, redis.call('HGET', stream .. ':ib', '') or '0')
+    elseif effect and ms(prev) >= now then
+      id = following(prev, '0')
     end
     id = redis.pcall('XADD', stream, 'MAXLEN', trim, max_len, id, 'p', prev, 'n', nonce, 'e', body)
     if type(id) == 'table' then return '!' .. id.err end
     appended = true
-    if effect then effect.apply(id) end
+    if effect then effect.apply(id, k, a, now) end
     place = id .. ' ' .. prev
     if math.floor(ms(prev) / HOUR) ~= math.floor(now / HOUR) then
       if ttl > 0 then

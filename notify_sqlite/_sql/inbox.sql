@@ -100,6 +100,9 @@ INSERT INTO {p}items
     (user, place, id, log, grp, seen_at, read_at, dismissed_at, expires_at, type, data, micros, meta)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
+-- name: insert_plain_item
+INSERT INTO {p}items (user, place, id, log, type, data, micros, meta) VALUES (?, 0, ?, '', ?, ?, ?, ?)
+
 -- name: delete_item
 DELETE FROM {p}items WHERE user = ? AND place = ? AND id = ? AND log = ?
 
@@ -139,9 +142,10 @@ SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE u
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
 WHERE user = ? AND expires_at IS NOT NULL AND expires_at <= ? LIMIT ?
 
+-- The first place is 1 if unread items stay, so that none of them is looked at, and else 0.
 -- name: aged_items
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
-WHERE user = ? AND place IN (0, 1, 2) AND id < ? AND (place > 0 OR NOT ?) LIMIT ?
+WHERE user = ? AND place IN (?, 1, 2) AND id < ? LIMIT ?
 
 -- name: oldest_items
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items

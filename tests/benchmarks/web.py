@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from tests.servers import redis
 
-from . import web_paint
+from . import web_paint, web_steps
 from .harness import ROUNDS, Bar, Row, Spread, progress
 from .web_process import Process
 
@@ -30,6 +30,11 @@ PAUSE = 50e-6
 BEHIND = 100
 RESUMED = 1000
 RESUMED_BAR = 50_000
+
+STORM = 10_000
+"""Clients that come back at the same moment, as after a restart."""
+
+MISSED = 3
 
 Figures = dict[str, float]
 
@@ -95,6 +100,26 @@ def resumed() -> float:
         path = path_of("ours", "sse") + "&last_id=0"
         done = client.ask("connect", users=RESUMED, port=port, path=path, wanted=RESUMED * BEHIND)
         return float(RESUMED * BEHIND / done["all"])
+
+
+def left_by_a_storm() -> Row:
+    """Let many clients come back at the same moment and leave, three times; return what only the third has left."""
+    with processes("ours") as ((server,), (port,), client):
+        server.ask("fill", users=STORM, events=MISSED)
+        path = path_of("ours", "sse") + "&last_id=0"
+        after, seconds = [], []
+        for number in range(3):
+            progress(f"web, reconnects: round {number + 1} of 3")
+            done = client.ask("connect", users=STORM, port=port, path=path, wanted=STORM * MISSED, window=STORM)
+            seconds.append(done["all"])
+            client.ask("close")
+            server.ask("deserted")
+            after.append(server.ask("memory"))
+    left = after[2]["objects"] - after[1]["objects"]
+    swing = (after[2]["bytes"] - after[1]["bytes"]) / STORM  # of the allocator's, up or down: the bare one's too
+    took = statistics.median(seconds)
+    note = f"{STORM:,} clients at once, {MISSED} events behind, in {took:.1f} s; {swing:+,.0f} bytes each"
+    return Row("web, left by a third storm", "objects", left, bar=Bar("<= 0", left <= 0), note=note)
 
 
 def through_redis(url: str) -> Callable[[str], Figures]:
@@ -170,6 +195,8 @@ def measure() -> list[Row]:
     for transport in ("sse", "ws"):
         name = f"web, {CONNECTIONS:,} connections by {transport}"
         rows += rows_of(transport, rounds(name, lambda kind, transport=transport: one_server(kind, transport)))  # type: ignore[misc]
+    progress("web, steps of a connect")
+    rows += web_steps.measure()
     progress("web, push to paint")
     rows.append(web_paint.measure())
     progress("web, resume")
@@ -177,6 +204,7 @@ def measure() -> list[Row]:
     speed = statistics.median(speeds)
     note = f"{RESUMED:,} clients come back at once, {BEHIND} events behind; {min(speeds):,.0f} to {max(speeds):,.0f}"
     rows.append(Row("web, resume", "events/s", speed, bar=Bar(f">= {RESUMED_BAR:,}", speed >= RESUMED_BAR), note=note))
+    rows.append(left_by_a_storm())
     with redis.single() as server:
         results = rounds("web, through Redis", through_redis(server.url))
     rows += [row(f"web, through Redis, {figure}", "µs", results, figure, None) for figure in ("p50", "p99", "live cpu")]

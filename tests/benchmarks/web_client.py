@@ -112,10 +112,10 @@ class Commands:
         self.load = Load()
 
     async def connect(
-        self, port: int, users: int, path: str, transport: str = "sse", wanted: int = 0
+        self, port: int, users: int, path: str, transport: str = "sse", wanted: int = 0, window: int = WINDOW
     ) -> dict[str, Any]:
         """Open a connection for each user, a window of them at a time; with `wanted`, also wait for so many events."""
-        slots = asyncio.Semaphore(WINDOW)
+        slots = asyncio.Semaphore(window)
         loop = asyncio.get_running_loop()
         self.load.begin(wanted)
 

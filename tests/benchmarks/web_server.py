@@ -128,9 +128,6 @@ class Ours:
     async def start(self) -> None:
         await self.notifier.__aenter__()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.app(scope, receive, send)
-
     async def push(self, user: str, payload: Any) -> None:
         await self.notifier.push(user, TYPE, payload)
 
@@ -145,11 +142,18 @@ class Commands:
         self.app = app
 
     async def memory(self) -> dict[str, Any]:
-        """Return the resident bytes of this process."""
+        """Return the resident bytes of this process, and how many objects the garbage collector knows."""
         gc.collect()
+        objects = len(gc.get_objects())
         with open("/proc/self/statm") as statm:  # noqa: ASYNC230 - of the kernel, at once
             pages = int(statm.read().split()[1])
-        return {"bytes": pages * os.sysconf("SC_PAGE_SIZE")}
+        return {"bytes": pages * os.sysconf("SC_PAGE_SIZE"), "objects": objects}
+
+    async def deserted(self) -> dict[str, Any]:
+        """Wait until every stream has ended."""
+        while self.app.notifier.statistics().open_streams:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.01)
+        return {}
 
     async def cpu(self) -> dict[str, Any]:
         """Return the seconds that this process has computed."""
@@ -186,7 +190,10 @@ async def main(kind: str, redis_url: str = "") -> None:
     app: Any = {"bare": Bare, "ours": Ours}[kind](redis_url)
     await app.start()
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="off", log_level="error", backlog=4096)
+    served = app if kind == "bare" else app.app
+    options: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "lifespan": "off", "log_level": "error"}
+    options["ws_ping_interval"] = None  # the load client answers no pings, and thousands need longer than the 40 s
+    config = uvicorn.Config(served, backlog=4096, **options)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
     while not server.started:  # noqa: ASYNC110 - nothing to wait on

@@ -21,7 +21,7 @@ import pytest
 from notify import ids
 from notify.cli import main
 from notify.testing.history import History
-from tests.cli.commands import NOTIFY, PATIENCE, Done, environment, notify, running
+from tests.cli.commands import NOTIFY, PATIENCE, Done, called, environment, notify, running
 
 ID = r"\d+-\d+"
 
@@ -635,7 +635,8 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
 )
 def test_wrong_command_lines(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     """A wrong command line: one line that names the mistake, without passwords, status 2, and no file is created."""
-    line = one_line(notify(tmp_path, *arguments), 2)
+    run = notify if "--stdin" in arguments else called
+    line = one_line(run(tmp_path, *arguments), 2)
     assert words in line
     assert "geheim" not in line
     assert not list(tmp_path.iterdir())
@@ -658,7 +659,7 @@ def test_wrong_command_lines(tmp_path: Path, arguments: tuple[str, ...], words: 
 def test_missing_file(tmp_path: Path, command: tuple[str, ...]) -> None:
     """Commands that only read never create the file: they say what does."""
     said = "notify: there is nothing at sqlite:///notify.db yet: a push or notify init creates it\n"
-    assert one_line(notify(tmp_path, *command), 1) == said
+    assert one_line(called(tmp_path, *command), 1) == said
     assert not list(tmp_path.iterdir())
 
 
@@ -873,9 +874,10 @@ def test_version_and_help(tmp_path: Path) -> None:
     )
     copied = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert copied.stdout == "notify 0+unknown\n"
+    overview = notify(tmp_path, "--help").out
     for command in ("push", "tail", "head", "trim", "forget", "init", "check", "stats"):
-        assert re.search(rf"^ +{command} ", notify(tmp_path, "--help").out, re.M)
-        assert notify(tmp_path, command, "--help").out.startswith(f"usage: notify {command} ")
+        assert re.search(rf"^ +{command} ", overview, re.M)
+        assert called(tmp_path, command, "--help").out.startswith(f"usage: notify {command} ")
 
 
 def test_verbose(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from websockets.sync.client import connect
 from notify import Notifier
 from notify.cli._demo_instance import Instance
 from notify.cli._demo_ledger import Ledger, Pushed
+from notify.cli._demo_page import DemoApp
 from notify.cli._demo_traffic import Traffic
 from notify.errors import NotifyError, UsageError
 from notify_memory import MemoryStreamStore
@@ -224,6 +225,40 @@ async def test_a_process_that_cannot_start(tmp_path: Path) -> None:
             tasks.start_soon(instance.start)
         assert instance.starts == 2
         assert instance.is_running
+        instance.kill()
+        while instance.is_running:  # noqa: ASYNC110 - likewise; it is left although it has ended
+            await anyio.sleep(0.01)
+
+
+class Stub:
+    """An instance that answers what it is told to."""
+
+    is_serving, url = True, "http://127.0.0.1:1"
+
+    def __init__(self, answer: str | OSError) -> None:
+        self.answer = answer
+
+    async def push(self, order: dict[str, Any]) -> str:
+        assert (order["user"], order["list"]) == ("demo.reader", True)
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.anyio
+async def test_an_item_goes_through_an_instance_that_answers() -> None:
+    """One that does not answer is passed over; if there is no other, the page is told so."""
+    unused: Any = None
+    reader = ("demo.reader", "Reader", "token")
+    for stubs, body, status in (
+        ({"A": Stub(OSError("gone")), "B": Stub("7-0")}, {"id": "7-0"}, 200),
+        ({"A": Stub(OSError("gone"))}, {"error": "no instance is running"}, 400),
+    ):
+        instances: Any = stubs
+        app = DemoApp("demo", instances, unused, unused, {}, reader)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://demo") as client:
+            answer = await client.post("/api/item", json={"title": "x"}, headers={"X-Notify-Demo": "1"})
+        assert (answer.status_code, answer.json()) == (status, body)
 
 
 def test_reports_are_checked(url: str) -> None:

@@ -7,8 +7,8 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from notify.cli import _serve
 from notify.cli._serve import MAX_FRAME, authentication, listening
 from notify.cli._serve import forwarded as forwarded_app
-from notify.cli._tokens import Claim, sign, verify
+from notify.cli._tokens import TokenClaim, sign, verify
 from notify.errors import NotifyError, UsageError
 from notify.web import Request
 from notify.web._commands import MAX_COMMAND
 from tests.cli.commands import Done, Running, notify, running
+from tests.parts import BatchStore
 
 SECRET = "s" * 32
 OTHER = "t" * 32
@@ -71,6 +73,7 @@ def one_line(done: Done, status: int) -> str:
 def test_a_browser_gets_what_another_process_pushes(tmp_path: Path) -> None:
     """With a token of `notify token` a client reads its user's events, also under any prefix; Ctrl-C ends it: 130."""
     with serving(tmp_path) as (server, url):
+        server.wait_for("created", server.err)
         assert server.err == ["notify: created 'notify.db'"]
         token = notify(tmp_path, "token", "alice", variables=TOKENS).out.strip()
         assert notify(tmp_path, "push", "alice", "comment.created", '{"post": 7}').status == 0
@@ -296,6 +299,29 @@ async def test_the_address_of_a_pusher(client: str | None, forwarded: list[str],
     assert forwarded_app(app, []) is app
 
 
+@pytest.mark.anyio
+async def test_a_store_without_inboxes_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another distribution adds by its scheme may be just a log: streams work, and there is no inbox."""
+    answers: list[int] = []
+
+    @asynccontextmanager
+    async def entered(*_: object) -> AsyncIterator[BatchStore]:
+        yield BatchStore()
+
+    async def run_server(app: Any, *_: object, **__: object) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            found = [await client.get(path, headers=bearer("alice")) for path in ("/events", "/inbox")]
+        answers.extend(answer.status_code for answer in found)
+        return 0
+
+    monkeypatch.setenv("NOTIFY_TOKEN_SECRET", SECRET)
+    monkeypatch.setattr(_serve, "entered", entered)
+    monkeypatch.setattr(_serve, "run_server", run_server)
+    settings = {"demo": False, "retry": None, "origin": [], "host": "127.0.0.1", "port": 0, "with_stdin": False}
+    assert await _serve.serve(argparse.Namespace(**vars(options()), **settings, store="other://")) == 0
+    assert answers == [200, 404]
+
+
 @pytest.mark.parametrize(
     ("trust", "client", "user"),
     [
@@ -392,7 +418,7 @@ def test_none_of_its_parts_can_be_changed() -> None:
     token = sign("alice", NOW + 60, SECRET.encode())
     for position in range(len(token)):
         changed = token[:position] + ("B" if token[position] == "A" else "A") + token[position + 1 :]
-        assert not isinstance(verify(changed, SECRET.encode(), NOW), Claim), position
+        assert not isinstance(verify(changed, SECRET.encode(), NOW), TokenClaim), position
 
 
 def test_the_secret_never_shows(tmp_path: Path) -> None:

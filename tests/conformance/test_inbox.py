@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import count
 
+from notify import Guarantees
 from notify.testing.inbox import ForgetInboxSuite, InboxStoreSuite, LosingInboxSuite
 from notify_memory import MemoryStore, MemoryStreamStore
 from notify_memory._open import NamedMemoryStore
+from tests.inbox.parts import PlainInboxStore
+
+
+class Plain(PlainInboxStore):
+    """The methods of the protocol and nothing else, such as a batch."""
+
+    guarantees = Guarantees()
+
+
+class TestPlainInbox(InboxStoreSuite[Plain]):
+    lifetime = 0.3
+
+    async def make(self) -> Plain:
+        return Plain()
 
 
 class TestMemoryInbox(InboxStoreSuite[MemoryStore], ForgetInboxSuite[MemoryStore], LosingInboxSuite[MemoryStore]):

@@ -30,10 +30,16 @@ STORE = """
 """
 
 
+@pytest.fixture(autouse=True)
+def needed_plugins_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All a suite needs is AnyIO's plugin; to import those of this project takes most of the time of each process."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def suite_of(pytester: pytest.Pytester, text: str, *options: str) -> pytest.RunResult:
     """Run an outside author's test file in a process of its own."""
     pytester.makepyfile(text)
-    return pytester.runpytest_subprocess("-q", "-ra", "-p", "no:randomly", "-W", "error", "--strict-markers", *options)
+    return pytester.runpytest_subprocess("-q", "-ra", "-p", "anyio", "-W", "error", "--strict-markers", *options)
 
 
 def count(suite: type) -> int:

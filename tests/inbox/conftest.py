@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+_ASYNCIO_ONLY = ("sqlite", "redis", "postgres")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the combinations that cannot be."""
@@ -15,5 +17,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_impossible(spec: object) -> bool:
     params = getattr(spec, "params", {})
-    kind = params.get("inbox", params.get("pair", ""))
-    return params.get("anyio_backend") == "trio" and isinstance(kind, str) and kind.startswith("sqlite")
+    kind = params.get("inbox", params.get("stores", ""))
+    return params.get("anyio_backend") == "trio" and isinstance(kind, str) and kind.startswith(_ASYNCIO_ONLY)

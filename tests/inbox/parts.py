@@ -83,7 +83,7 @@ async def inbox_on(kind: str, path: Path, **options: Any) -> AsyncIterator[Inbox
         await store.aclose()
 
 
-async def read(stream: InboxStream, count: int, seconds: float = 5.0) -> list[Event]:
+async def read(stream: InboxStream, count: int, seconds: float = 30.0) -> list[Event]:
     """The next so many events that are not signals."""
     events: list[Event] = []
     while len(events) < count:
@@ -93,7 +93,7 @@ async def read(stream: InboxStream, count: int, seconds: float = 5.0) -> list[Ev
     return events
 
 
-async def read_until(stream: InboxStream, condition: Callable[[Event], object], seconds: float = 5.0) -> list[Event]:
+async def read_until(stream: InboxStream, condition: Callable[[Event], object], seconds: float = 30.0) -> list[Event]:
     """Every event up to the first that meets a condition."""
     events: list[Event] = []
     with anyio.fail_after(seconds):

@@ -1,17 +1,22 @@
-"""How an inbox must behave while things go wrong or happen at once; two instances where instances are meant."""
+"""How an inbox must behave while things go wrong or happen at once; two instances where instances are meant.
+
+`README.md` says which test shows what. The tests with two instances run on servers in `test_servers.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from notify import Event, Notifier, RoutingInfo
-from notify.inbox import Inbox, InboxStream
+from notify import Event, Notifier, RoutingInfo, ids
+from notify.inbox import Inbox, InboxRetention, InboxStream
+from notify.inbox.abc import ITEM
 from notify_memory import MemoryRouter, MemoryStore, MemoryStreamStore
 from notify_sqlite import SQLiteStreamStore
 from tests.inbox.parts import PlainInboxStore, read, read_until, unread
@@ -19,40 +24,50 @@ from tests.inbox.parts import PlainInboxStore, read, read_until, unread
 pytestmark = pytest.mark.anyio
 
 
-def shared_memory(path: Path) -> tuple[Any, Any]:
-    store = MemoryStreamStore()
+def shared_memory(path: Path, **options: Any) -> tuple[Any, Any]:
+    store = MemoryStreamStore(**options)
     return store, store
 
 
-def two_files(path: Path) -> tuple[Any, Any]:
-    return SQLiteStreamStore(path / "log.db"), SQLiteStreamStore(path / "log.db")
+def two_files(path: Path, **options: Any) -> tuple[Any, Any]:
+    return SQLiteStreamStore(path / "log.db", **options), SQLiteStreamStore(path / "log.db", **options)
 
 
-def plain(path: Path) -> tuple[Any, Any]:
-    inner = MemoryStore()
+def plain(path: Path, **options: Any) -> tuple[Any, Any]:
+    inner = MemoryStore(**options)
     return PlainInboxStore(inner), PlainInboxStore(inner)
 
 
-PAIRS: dict[str, Callable[[Path], tuple[Any, Any]]] = {"memory": shared_memory, "sqlite": two_files, "plain": plain}
+PAIRS = {"memory": shared_memory, "sqlite": two_files, "plain": plain}
+
+Stores = Callable[..., tuple[Any, Any]]
+"""Makes the stores of two processes that share their data, with the options given."""
+
+
+@pytest.fixture(params=PAIRS)
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+    return partial(PAIRS[request.param], tmp_path)
 
 
 @asynccontextmanager
-async def two_instances(kind: str, path: Path) -> AsyncIterator[tuple[Inbox, Inbox]]:
+async def two_instances(
+    stores: tuple[Any, Any], retention: InboxRetention | None = None
+) -> AsyncIterator[tuple[Inbox, Inbox]]:
     """Inboxes of two processes on one store; over a plain one with a router, and with polls that come late."""
-    router = MemoryRouter() if kind == "plain" else None
-    stores = PAIRS[kind](path)
+    router = MemoryRouter() if isinstance(stores[0], PlainInboxStore) else None
     async with AsyncExitStack() as stack:
         inboxes = []
         for store in stores:
             stack.push_async_callback(store.aclose)
             notifier = await stack.enter_async_context(Notifier(store, router=router, poll_interval=0.5))
-            inboxes.append(await stack.enter_async_context(Inbox(notifier)))
+            inbox = Inbox(notifier, retention=retention or InboxRetention())
+            inboxes.append(await stack.enter_async_context(inbox))
         yield inboxes[0], inboxes[1]
 
 
-@pytest.fixture(params=PAIRS)
-async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Inbox, Inbox]]:
-    async with two_instances(request.param, tmp_path) as pair:
+@pytest.fixture
+async def pair(stores: Stores) -> AsyncIterator[tuple[Inbox, Inbox]]:
+    async with two_instances(stores()) as pair:
         yield pair
 
 
@@ -253,3 +268,91 @@ async def test_a_hundred_sends_of_one_group(pair: tuple[Inbox, Inbox]) -> None:
         page = await here.list("alice", state="all")
         assert [item.id for item in page.items] == [events[-1].id]
         assert (await there.dismiss_group("alice", "g")).counts.total == 0
+
+
+async def test_pages_while_thousands_come_and_go(stores: Stores) -> None:
+    """Of 10,000 items, 500 are dismissed and 1,000 arrive while another process pages: none is skipped or twice."""
+    async with two_instances(stores(), InboxRetention(max_items=20_000)) as (here, there):
+        store: Any = here.notifier.store
+        kept, gone, seen = set[str](), set[str](), list[str]()
+        for start in range(0, 10_000, 500):
+            saved = await save(store, start, 500)
+            gone |= {saved[number] for number in range(0, 500, 20)}
+            kept |= {*saved} - gone
+        paging = anyio.Event()
+
+        async def arrive() -> None:
+            await paging.wait()
+            for start in range(10_000, 11_000, 50):
+                await save(store, start, 50)
+
+        async def vanish() -> None:
+            await paging.wait()
+            doomed = sorted(gone)
+            for start in range(0, 500, 25):
+                await here.dismiss("alice", doomed[start : start + 25])
+
+        async def page() -> None:
+            before = None
+            while True:
+                found = await there.list("alice", limit=200, before=before)
+                seen.extend(item.id for item in found.items)
+                paging.set()
+                if found.next is None:
+                    return
+                before = found.next
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as group:
+            for task in (arrive, vanish, page):
+                group.start_soon(task)
+        assert seen == sorted({*seen}, key=ids.parse, reverse=True)
+        assert kept <= {*seen} <= kept | gone
+        counts = await there.counts("alice")
+        assert counts.total == 10_000 + 1000 - 500
+
+
+async def save(store: Any, first: int, count: int) -> list[str]:
+    """Save items of one user, in one batch if the store can; return their ids."""
+    drafts = [Event("alice", "app.item", number, meta={ITEM: ""}) for number in range(first, first + count)]
+    if hasattr(store, "save_many"):
+        return [event.id for event in await store.save_many(drafts)]
+    return [(await store.save(draft)).id for draft in drafts]
+
+
+async def test_progress_that_crowds_the_log(stores: Stores) -> None:
+    """Of a log of 50 events, progress leaves no room for items: they stay in the inbox, and are changed there."""
+    async with two_instances(stores(max_len=50)) as (here, there):
+        sent = []
+        for number in range(8):
+            sent.append((await send(here, payload=number)).id)
+            for step in range(20):
+                await (here if step % 2 else there).notifier.push("alice", "app.progress", step)
+            await there.mark_read("alice", sent[number // 2])
+        page = await there.list("alice")
+        assert [item.id for item in page.items] == sent[::-1]
+        assert [item.id for item in page.items if not item.is_unread] == sent[3::-1]
+        change = await here.dismiss_up_to("alice", page.position)
+        assert ([*change.ids], change.counts.total) == (sent[::-1], 0)
+
+
+async def test_a_topic_with_many_followers(stores: Stores) -> None:
+    """Some are connected and receive it, in either process; the others find it in their inboxes. One dismisses it."""
+    async with two_instances(stores()) as (here, there):
+        users = [f"user{number}" for number in range(60)]
+        for user in users:
+            await here.follow(user, "topic")
+        async with AsyncExitStack() as stack:
+            streams = [
+                await stack.enter_async_context((here, there)[number % 2].subscribe(user))
+                for number, user in enumerate(users[:10])
+            ]
+            event = await here.publish("topic", "app.item", 7)
+            assert event is not None
+            for stream in streams:
+                assert await read(stream, 1) == [event]
+        name = f"{event.id}@topic"
+        assert (await there.dismiss("user7", name)).counts.total == 0
+        for user in users:
+            listed = [item.id for item in (await there.list(user)).items]
+            assert listed == ([] if user == "user7" else [name])

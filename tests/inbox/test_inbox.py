@@ -425,7 +425,7 @@ async def test_topics(inbox: Inbox) -> None:
 
 async def test_followers_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names come in order and once, whatever the size of a page; the iterator ends, and stays ended."""
-    monkeypatch.setattr("notify.inbox._names.PAGE", 3)
+    monkeypatch.setattr("notify.inbox._follow_names.PAGE", 3)
     store = PlainInboxStore()
     async with Notifier(store) as notifier:
         inbox = Inbox(notifier)
@@ -673,3 +673,50 @@ async def test_hooks_that_fail(caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.message for record in caplog.records if "inbox hook" in record.message]
     assert len([line for line in lines if "failed" in line]) == 5
     assert len([line for line in lines if "works again" in line]) == 5
+
+
+async def test_hooks_that_hang(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A call is given up after a while, once for all items of a call; everything else goes on, even before that."""
+    calls: list[Any] = []
+    waiting = anyio.Event()
+
+    async def hang(*args: Any) -> None:
+        calls.append(args)
+        waiting.set()
+        await anyio.sleep_forever()
+
+    hanging: Any = Only(before_send=hang, after_send=hang, after_change=hang)
+    async with Notifier(MemoryStore()) as notifier, anyio.create_task_group() as group:
+        inbox = Inbox(notifier, hooks=[hanging])
+        group.start_soon(inbox.send, "alice", "t")
+        await waiting.wait()
+        other = Inbox(notifier)
+        assert await other.send("alice", "t") is not None
+        assert (await other.counts("alice")).total == 1
+        group.cancel_scope.cancel()
+    calls.clear()
+    monkeypatch.setattr("notify.inbox._hooks.TIMEOUT", 0.01)
+    async with Notifier(MemoryStore()) as notifier:
+        inbox = Inbox(notifier, hooks=[hanging])
+        event = await inbox.send("alice", "t")
+        assert event is not None
+        assert (await inbox.dismiss("alice", event.id)).counts.total == 0
+        assert (len(calls), inbox.hook_failures) == (3, 3)
+        report = await inbox.send_many([f"user{number}" for number in range(50)], "t")
+        assert len(report.events) == 50
+        assert (len(calls), inbox.hook_failures) == (5, 103)
+    assert "before_send failed, and the inbox goes on without it: TimeoutError('it has not returned" in caplog.text
+
+
+@pytest.mark.parametrize("type", ["notify.read", "notify.followed", "notify.x"])
+async def test_before_send_returns_a_reserved_type(type: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It would change inboxes instead of being listed: refused, and the item is sent as it was."""
+    hook: Any = Only(before_send=lambda draft: Event(draft.user, type, {}, meta=draft.meta))
+    async with Notifier(MemoryStore()) as notifier:
+        inbox = Inbox(notifier, hooks=[hook])
+        event = await inbox.send("alice", "t", 1)
+        report = await inbox.send_many(["bob"], "t", 1)
+        assert event is not None
+        assert [each.type for each in (event, report.events["bob"])] == ["t", "t"]
+        assert inbox.hook_failures == 2
+    assert "InvalidEventError" in caplog.text

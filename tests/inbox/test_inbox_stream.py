@@ -807,3 +807,71 @@ async def test_pages_are_read_once_for_the_own_log() -> None:
             assert sorted(store.calls) == ["edges", "head", "read"]
         page: Page = await store.read("alice", "0", 1)
         assert page.events == ()
+
+
+async def test_only_the_own_log_steers() -> None:
+    """A gap in a further log has nothing asked again, and a change in it neither adds a topic nor counts."""
+    store = PlainInboxStore(MemoryStore(max_len=5))
+    async with Notifier(store, poll_interval=60) as notifier:
+        inbox = Inbox(notifier)
+        await notifier.push("room", "t", 0)
+        async with inbox.subscribe("alice", "0", addresses=["room"]) as stream:
+            await read(stream, 1)
+            token = stream.last_id
+        for number in range(10):
+            await notifier.push("room", "t", number)
+        await inbox.follow("room", "topic")
+        store.calls.clear()
+        async with inbox.subscribe("alice", token, addresses=["room"], signals=True) as stream:
+            seen = await read_until(stream, lambda event: event.type == "notify.sync")
+            assert [(event.type, event.user) for event in seen[::5]] == [
+                ("notify.gap", "room"),
+                ("notify.followed", "room"),
+            ]
+            assert stream.users == ("alice", "room")
+            await inbox.unfollow("room", "topic")
+            assert [event.type for event in await read(stream, 1)] == ["notify.unfollowed"]
+            assert stream.next_nowait() is None
+            assert stream.users == ("alice", "room")
+        assert (store.calls.count("edges"), store.calls.count("items")) == (1, 1)
+
+
+async def test_follows_that_are_known_before_the_stream_is_open() -> None:
+    """A topic that an answer adds and a later one removes has no position yet: if it comes back, nothing is missed."""
+    store = MemoryStreamStore()
+    async with Notifier(store) as notifier:
+        inbox = Inbox(notifier)
+        await inbox.follow("alice", "topic")
+        head, followed = await store.head("alice"), [Follow("alice", "topic", "0")]
+        stream = inbox.subscribe("alice")
+        for answer in (followed, [], followed):
+            stream.follows_read(head, answer)
+        news = await publish(inbox)
+        assert await read(stream, 1) == [news]
+        await stream.aclose()
+
+
+async def test_an_answer_for_a_stream_that_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    """What is followed may become known after the stream was closed, or when nobody refers to it: that is quiet."""
+    store = Gated()
+    store.gate.set()
+    async with Notifier(store, poll_interval=60) as notifier:
+        inbox = Inbox(notifier)
+        stream = await entered(inbox)
+        store.gate = anyio.Event()
+        await inbox.follow("session", "topic")
+        await inbox.merge("session", into="alice")
+        assert [event.type for event in await read(stream, 1)] == ["notify.merged"]
+        dropped = inbox.subscribe("bob")
+        with pytest.raises(TimeoutError):
+            await dropped.next(0.01)
+        assert inbox._background.running == 2
+        await stream.aclose()
+        del dropped
+        gc.collect()
+        store.gate.set()
+        await until(lambda: inbox._background.running == 0)
+        with pytest.raises(ClosedError):
+            await stream.next()
+        assert notifier.statistics().open_streams == 0
+    assert caplog.records == []

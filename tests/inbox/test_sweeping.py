@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from notify import Notifier
+from notify import Event, Notifier
 from notify.inbox import Inbox, InboxRetention
 from notify.inbox._retention import BATCH, Sweeper
 from notify_memory import MemoryStore, MemoryStreamStore
@@ -18,6 +18,16 @@ from tests.parts import until
 pytestmark = pytest.mark.anyio
 
 SHORT = InboxRetention(max_age=0.001)
+
+
+class Owning(PlainInboxStore):
+    """A store as another process has it, with a retention of its own."""
+
+    own = InboxRetention()
+
+    @property
+    def inbox_retention(self) -> InboxRetention:
+        return self.own
 
 
 async def expire(store: Any, count: int) -> None:
@@ -53,6 +63,28 @@ async def test_one_process_gets_a_slot() -> None:
         for each in plain:
             group.start_soon(Sweeper(each).round, 9)
     assert sorted(each.calls.count("sweep") for each in plain) == [0, 0, 1]
+
+
+async def test_processes_with_different_retentions(caplog: pytest.LogCaptureFixture) -> None:
+    """The one that does not get a slot warns once, and names both; not of an equal one, nor of an older release."""
+    store = MemoryStore()
+    one, two = PlainInboxStore(store), Owning(store)
+    two.own = InboxRetention(max_items=7)
+    assert not any([await Sweeper(one).round(1), await Sweeper(one).round(1)])
+    assert caplog.records == []
+    sweeper = Sweeper(two)
+    for slot in (2, 3):
+        await Sweeper(one).round(slot)
+        await sweeper.round(slot)
+    (record,) = caplog.records
+    assert f"another process has {InboxRetention()} for the inboxes" in record.getMessage()
+    assert f"this one {InboxRetention(max_items=7)}: pass the same" in record.getMessage()
+    await store.save(Event("notify.inbox", "notify.sweep", {"by": "x"}, key="60.4"))
+    await store.save(Event("notify.inbox", "notify.sweep", {"by": "x", "retention": {"new": 1}}, key="60.5"))
+    for slot in (4, 5):
+        await sweeper.round(slot)
+    assert "another process has {'new': 1} for" in caplog.records[-1].getMessage()
+    assert len(caplog.records) == 2
 
 
 async def test_slots_follow_each_other() -> None:

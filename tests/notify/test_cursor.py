@@ -8,7 +8,7 @@ import pytest
 
 from notify import Event, Page, ids
 from notify._runtime._stats import Counters
-from notify._stream._cursor import Cursor, State, Watermark
+from notify._stream._cursor import Cursor, CursorState, Watermark
 from notify._stream._position import Start, parse_position
 from notify._stream._ring import Ring
 from notify.abc import Position
@@ -25,7 +25,7 @@ def event(number: int, prev: int | None = None) -> Event:
 def attached(position: Position, ring: Ring, *, signals: bool = False) -> Cursor:
     cursor = Cursor(parse_position(position, "alice"), Counters(), signals=signals)
     cursor.attach(ring)
-    cursor.state = State.BEHIND
+    cursor.state = CursorState.BEHIND
     return cursor
 
 
@@ -51,7 +51,7 @@ def hand_out(cursor: Cursor) -> list[str]:
 def test_a_new_cursor_wants_its_position(position: Position, start: Start, wanted: str | None) -> None:
     """Before its first page a cursor wants the head alone, or what follows its canonical position."""
     cursor = Cursor(parse_position(position, "alice"), Counters())
-    assert (cursor.start, cursor.wanted, cursor.state, cursor.opened) == (start, wanted, State.NEW, False)
+    assert (cursor.start, cursor.wanted, cursor.state, cursor.opened) == (start, wanted, CursorState.NEW, False)
 
 
 @pytest.mark.parametrize("position", ["7", "-", "1-2-3", 7, b"1-1"])
@@ -66,10 +66,10 @@ def test_pages_lead_to_live() -> None:
     ring = Ring(4)
     cursor = attached("0", ring)
     assert accept(cursor, Page([event(1), event(2)], None, "2-0"), ring, reached_end=False) == []
-    assert (cursor.state, cursor.last_id, cursor.wanted, cursor.synced) == (State.BEHIND, "0", "2-0", False)
+    assert (cursor.state, cursor.last_id, cursor.wanted, cursor.synced) == (CursorState.BEHIND, "0", "2-0", False)
     assert hand_out(cursor) == ["t", "t"]
     accept(cursor, Page([event(3)], None, "3-0"), ring)
-    assert (cursor.state, cursor.last_id, cursor.synced) == (State.LIVE, "2-0", True)
+    assert (cursor.state, cursor.last_id, cursor.synced) == (CursorState.LIVE, "2-0", True)
     assert hand_out(cursor) == ["t"]
     assert cursor.counters.delivered_replayed == 3
 
@@ -87,7 +87,7 @@ def test_a_live_cursor_takes_what_follows() -> None:
     ring.events.append(event(1))
     ring.end += 1
     assert cursor.take(ring) is None
-    assert (cursor.last_id, cursor.state, cursor.index) == ("1-0", State.LIVE, ring.end)
+    assert (cursor.last_id, cursor.state, cursor.index) == ("1-0", CursorState.LIVE, ring.end)
 
 
 def test_a_cursor_that_is_not_live_takes_nothing() -> None:
@@ -95,7 +95,7 @@ def test_a_cursor_that_is_not_live_takes_nothing() -> None:
     ring = Ring(4)
     cursor = attached("0", ring)
     ring.append(event(1))
-    for state in (State.NEW, State.BEHIND, State.READING):
+    for state in (CursorState.NEW, CursorState.BEHIND, CursorState.READING):
         cursor.state = state
         assert cursor.take(ring) is None
         assert (cursor.last_id, cursor.index, cursor.state) == ("0", 0, state)
@@ -115,7 +115,7 @@ def test_what_is_not_proven_sends_the_cursor_to_the_log(what: str) -> None:
         for number in range(1, 4):
             ring.append(event(number))
     assert cursor.take(ring) is None
-    assert (cursor.state, cursor.last_id, cursor.wanted) == (State.BEHIND, "0", "0")
+    assert (cursor.state, cursor.last_id, cursor.wanted) == (CursorState.BEHIND, "0", "0")
 
 
 def test_an_offer_that_the_log_has_lost_is_passed_over() -> None:
@@ -125,7 +125,7 @@ def test_an_offer_that_the_log_has_lost_is_passed_over() -> None:
     ring.append(event(5))
     accept(cursor, Page([], None, "0"), ring)
     assert cursor.take(ring) is None
-    assert cursor.state is State.LIVE
+    assert cursor.state is CursorState.LIVE
 
 
 def test_gaps_are_crossed() -> None:
@@ -144,7 +144,7 @@ def test_a_position_ahead_of_the_log_is_followed_by_all_that_is_left() -> None:
     ring = Ring(4)
     cursor = attached("9-0", ring)
     assert accept(cursor, Page([], "rewound", "2-0"), ring) == ["rewound", "9-0", "0"]
-    assert (cursor.state, cursor.wanted, cursor.opened) == (State.BEHIND, "0", False)
+    assert (cursor.state, cursor.wanted, cursor.opened) == (CursorState.BEHIND, "0", False)
     assert accept(cursor, Page([event(2)], "trimmed", "2-0"), ring) == []
     assert hand_out(cursor) == ["t"]
 
@@ -157,7 +157,7 @@ def test_detaching_keeps_the_position_and_the_page() -> None:
     cursor.last_id = cursor.page.pop().id  # type: ignore[union-attr]
     ring.append(Event("alice", "t"))
     cursor.detach(ring)
-    assert (cursor.state, cursor.last_id, cursor.page, cursor.dropped) == (State.NEW, "1-0", None, 0)
+    assert (cursor.state, cursor.last_id, cursor.page, cursor.dropped) == (CursorState.NEW, "1-0", None, 0)
     ring.append(event(3))
     cursor.attach(ring)
     assert (cursor.index, cursor.dropped, cursor.wanted) == (ring.end, 1, "2-0")

@@ -161,3 +161,37 @@ async def test_reserved_names_in_meta() -> None:
                 await refused
         assert (await notifier.push("alice", "t", meta={"notify": "x"})).meta == {"notify": "x"}
         assert (await notifier.broadcast("t", meta={"a": "b"})).meta == {"a": "b"}
+
+
+class Name(str):
+    """Not plain text, as the members of an enum of names are not."""
+
+    __slots__ = ()
+
+
+async def test_a_draft_has_plain_names() -> None:
+    """Whatever subclass of `str` the caller has: only plain text is formatted as such everywhere."""
+    async with Notifier(MemoryStore()) as notifier:
+        draft = notifier.draft(Name("alice"), "t", reserved={"notify.item": ""})
+        assert (type(draft.user), draft.user) == (str, "alice")
+        assert type((await notifier.push_event(draft)).user) is str
+
+
+class ReturnsOther(MemoryStore):
+    """Returns something else than it stores."""
+
+    def __init__(self, other: Callable[[Event], Any]) -> None:
+        super().__init__()
+        self.other = other
+
+    def save_nowait(self, event: Event) -> Event:
+        return self.other(super().save_nowait(event))  # type: ignore[no-any-return]
+
+
+async def test_what_a_store_returns_is_checked() -> None:
+    """Anything else than a stored event is refused, and reaches no stream."""
+    for other in (lambda event: event.id, lambda event: None):
+        async with Notifier(ReturnsOther(other)) as notifier, notifier.subscribe("alice") as stream:
+            with pytest.raises(PushUncertainError, match="instead of a stored event"):
+                await notifier.push_event(built())
+            assert stream.next_nowait() is None

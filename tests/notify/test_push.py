@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from notify import (
@@ -25,6 +26,7 @@ from notify import (
     Stream,
     UsageError,
 )
+from notify._push._bulk import BATCH
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.parts import BatchStore, NotingRouter, PlainStore, SlowPresence, until
 
@@ -633,8 +635,42 @@ async def test_push_many_batches_are_bounded_and_others_proceed() -> None:
             assert await notifier.push("alice", "t") is not None
         gate.set()
     sizes = [int(call.split()[1]) for call in store.calls if call.startswith("save_many")]
-    assert max(sizes) == 500
+    assert max(sizes) == BATCH
     assert sum(sizes) == 10_001
+
+
+async def test_push_many_keeps_three_batches_in_flight() -> None:
+    """A store that can save many has the next batches while it saves one, never a fourth; later pushes stay behind."""
+    running: list[int] = []
+    gate = anyio.Event()
+    users = [f"u{number}" for number in range(1_300)]
+
+    class Gated(BatchStore):
+        async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:
+            if len(events) >= 50:  # not a single push
+                running.append(len(events))
+                assert len(running) <= 3
+                await gate.wait()
+                await anyio.lowlevel.checkpoint()
+                running.remove(len(events))
+            return await super().save_many(events)
+
+    store = Gated()
+    reports: list[Any] = []
+    async with Notifier(store=store) as notifier, anyio.create_task_group() as group:
+
+        async def push_many(number: int) -> None:
+            reports.append(await notifier.push_many(users, "t", number))
+
+        group.start_soon(push_many, 0)
+        await until(lambda: running == [BATCH, BATCH, BATCH])
+        for user in ("u0", "u600", "u1299"):  # in flight; and one that is not sent yet
+            group.start_soon(notifier.push, user, "t", 1)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+    assert list(reports[0].events) == users
+    for user in ("u0", "u600", "u1299"):
+        assert [event.payload for event in (await store.read(user, "0", 10)).events] == [0, 1]
 
 
 @pytest.mark.parametrize("batch", [False, True])

@@ -120,6 +120,21 @@ def test_batches_are_measured() -> None:
     assert points["notify.store.duration"] == points["notify.batch.size"] == points["notify.batches"] == 2
 
 
+def test_what_is_never_stored_is_measured() -> None:
+    """Without a store each delivery is recorded as with one."""
+    points = run("""
+        reader = meters()
+        async def main():
+            async with Notifier() as notifier, notifier.subscribe("alice") as stream:
+                for number in range(3):
+                    await notifier.push("alice", "t", number, ephemeral=True)
+                    await stream.next(2)
+        asyncio.run(main())
+        print(json.dumps(read(reader)))
+    """)
+    assert points["notify.push_to_yield.duration"] == 3
+
+
 def test_spans() -> None:
     """A push has a span; a delivery has one too, linked to the push by the context in `meta`; the user's meta stays."""
     result = run("""

@@ -9,7 +9,8 @@ import pytest
 
 from notify import Event, InvalidEventIdError, UsageError, ids
 from notify.adapters import split_positions
-from notify.inbox import InboxFold, InboxRetention, InboxStore
+from notify.inbox import InboxFold, InboxRetention, InboxStore, _fold
+from notify.inbox._rows import Row, Rows
 from notify.inbox.abc import ITEM, ItemQuery
 from notify_memory import MemoryStore
 from notify_memory._open import NamedMemoryStore
@@ -195,3 +196,120 @@ def test_folding_a_suffix_again_changes_nothing() -> None:
         for event in log[start:]:
             fold.apply(event, 6, InboxRetention(max_age=None))
         assert [(row.key, row.place, row.seen is None) for row in fold.rows.newest("all", None)] == before
+
+
+RETENTIONS = [
+    InboxRetention(max_items=5, max_age=None),
+    InboxRetention(max_items=5, max_age=0.05, keep_unread=True),
+    InboxRetention(max_items=40, max_age=0.05),
+]
+
+
+@pytest.mark.parametrize("retention", RETENTIONS, ids=str)
+def test_items_without_rows_are_as_those_with_rows(retention: InboxRetention, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inbox makes rows late, for many items at once or for none: pages and counts are as if each had one at once."""
+    monkeypatch.setattr(_fold, "SPARE", 3)
+    for seed in range(60):
+        random, now, log = Random(seed), 1_000_000, []
+        late, at_once, topic = InboxFold("alice"), InboxFold("alice"), InboxFold("news")
+        for fold in (late, at_once):
+            fold.follow("news", "0")
+        for number in range(60):
+            now += random.choice([0, 0, 1, 1, 20, 60])
+            draft = item("alice")
+            if random.random() < 0.15:
+                draft = random.choice(
+                    [
+                        item("alice", group="g"),
+                        Event("alice", "t", meta={ITEM: str(now + random.choice([0, 5, 30]))}),
+                        change(
+                            "alice", random.choice(["seen", "read", "unread", "dismissed"]), up_to=f"{now}-{number}"
+                        ),
+                        change("alice", "dismissed", ids=[random.choice(log or [f"{now}-0"])]),
+                        change("alice", "restored", ids=[random.choice(log or [f"{now}-0"])]),
+                    ]
+                )
+            log.append(f"{now}-{number}")
+            event = draft.stored(log[-1], "0")
+            for fold in (late, at_once):
+                fold.apply(event, now, retention)
+            if random.random() < 0.1:  # the topic's clock may be ahead
+                end = f"{now + random.choice([0, 30])}-{number}"
+                topic.apply(item("news").stored(end, "0"), now, retention)
+                for fold in (late, at_once):
+                    fold.pull("news", topic, end, now, retention)
+            assert at_once.rows is at_once._rows
+            if random.random() < 0.2:
+                query = ItemQuery(
+                    random.choice([None, random.choice(log)]),
+                    random.choice([0, 2, 9]),
+                    random.choice(["active", "unread", "read", "dismissed", "all"]),
+                    id=random.choice([None, None, None, random.choice(log)]),
+                )
+                looked = now + random.choice([0, 0, 25, 55])
+                pages = [fold.page(query, log[-1], looked, retention) for fold in (late, at_once)]
+                assert pages[0] == pages[1], (seed, number, query)
+        assert [row.item() for row in late.rows.newest("all", None)] == [
+            row.item() for row in at_once.rows.newest("all", None)
+        ]
+
+
+def test_what_expires_while_items_have_no_rows() -> None:
+    """An item that expires before those that were sent after it leaves the counts and the page in its millisecond."""
+    fold, retention = InboxFold("alice"), InboxRetention()
+    fold.apply(Event("alice", "short", meta={ITEM: "1500"}).stored("1000-0", "0"), 1000, retention)
+    for number in range(3):
+        fold.apply(item("alice", number).stored(f"1001-{number}", "0"), 1001, retention)
+    assert fold.counts("1001-2", 1499, retention).unread == 4
+    assert fold.counts("1001-2", 1500, retention).unread == 3
+    page = fold.page(ItemQuery(), "1001-2", 1500, retention)
+    assert [each.event.payload for each in page.items] == [2, 1, 0]
+    fold.apply(item("alice", 3).stored("1500-0", "0"), 1500, retention)
+    assert len(fold.rows) == 4
+
+
+def test_a_page_is_made_of_the_same_items_again() -> None:
+    """Items are made once for all pages that list them, and made again when their state has changed."""
+    fold, retention = InboxFold("alice"), InboxRetention(max_age=None)
+    for number in range(3):
+        fold.apply(item("alice", number).stored(f"5-{number}", "0"), 5, retention)
+    first = fold.page(ItemQuery(), "5-2", 5, retention).items
+    assert all(a is b for a, b in zip(first, fold.page(ItemQuery(), "5-2", 5, retention).items, strict=True))
+    fold.apply(change("alice", "read", ids=["5-1"]).stored("6-0", "0"), 6, retention)
+    again = fold.page(ItemQuery(), "6-0", 6, retention).items
+    assert [a is b for a, b in zip(first, again, strict=True)] == [True, False, True]
+    assert [each.is_unread for each in again] == [True, False, True]
+
+
+def row(ms: int, log: str = "") -> Row:
+    return Row(item("alice").stored(f"{ms}-0", "0"), log)
+
+
+def content(rows: Rows) -> object:
+    return [*rows.by_key], rows.lists, rows.unseen, rows.oldest_ms
+
+
+@pytest.mark.parametrize("before", [[], [row(5, "news")], [row(4), row(6)], [row(9, "news"), row(12, "news")]])
+def test_items_that_are_inserted_together(before: list[Row]) -> None:
+    """They make the same rows as one at a time: also among later items of topics, and if one of them is known."""
+    together, each = Rows(), Rows()
+    for known in before:
+        together.add(known)
+        each.add(known)
+    fresh = [row(ms) for ms in (4, 8, 11)]
+    together.add_fresh(fresh)
+    for new in fresh:
+        each.add(new)
+    assert content(together) == content(each)
+    assert together.lists["unread"] == sorted(together.by_key)
+
+
+def test_only_what_is_too_old_is_due() -> None:
+    """Of one list the items up to the age limit, and unread ones are kept where that is wanted."""
+    rows = Rows()
+    for ms in (1000, 2000, 5000):
+        rows.add(row(ms))
+    rows.change([rows.by_key[2000, 0, ""]], "read", 6000)
+    for keep_unread, due in ((False, [1000, 2000]), (True, [2000])):
+        retention = InboxRetention(max_age=2.0, keep_unread=keep_unread)
+        assert sorted(key[0] for key in rows.due(6500, retention)) == due

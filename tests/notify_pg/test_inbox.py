@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -12,7 +13,7 @@ import pytest
 from notify import Event, ids
 from notify.inbox import InboxFolds
 from notify.inbox.abc import InboxRetention, ItemQuery
-from notify_pg import PostgresStore
+from notify_pg import PostgresStore, PostgresStreamStore
 from tests.notify_pg.conftest import Make
 
 pytestmark = pytest.mark.anyio
@@ -64,13 +65,13 @@ async def assert_counted(sql: asyncpg.Connection, schema: str) -> None:
         SELECT b.*, i.* FROM {schema}.notify_inboxes b FULL JOIN (
             SELECT user_id, count(*) AS kept, count(*) FILTER (WHERE dismissed_at IS NULL) AS total,
                 count(*) FILTER (WHERE seen_at IS NULL) AS unseen, count(*) FILTER (WHERE read_at IS NULL) AS unread,
-                min(id) AS oldest, min(expires_at) AS expiry
+                min(id) AS oldest, min(expires_at) AS expiry, min(id) FILTER (WHERE read_at IS NOT NULL) AS first_read
             FROM {schema}.notify_items GROUP BY user_id
         ) i ON i.user_id = b.user_id
         WHERE (b.kept, b.total, b.unseen, b.unread) IS DISTINCT FROM
                 (coalesce(i.kept, 0), coalesce(i.total, 0), coalesce(i.unseen, 0), coalesce(i.unread, 0))
-            OR b.oldest > i.oldest OR b.expiry > i.expiry OR (b.oldest IS NULL AND i.oldest IS NOT NULL)
-            OR (b.expiry IS NULL AND i.expiry IS NOT NULL)
+            OR b.oldest > i.oldest OR b.expiry > i.expiry OR b.kept_before > i.first_read
+            OR (b.oldest IS NULL AND i.oldest IS NOT NULL) OR (b.expiry IS NULL AND i.expiry IS NOT NULL)
         """
     )
     assert wrong == []
@@ -166,3 +167,25 @@ async def test_random_work_leaves_what_the_fold_says(
         await assert_counted(sql, schema)
     for user in USERS:
         await model.check(user)
+
+
+async def test_a_topic_costs_one_write(make: Make, sql: asyncpg.Connection, schema: str) -> None:
+    """An item of a topic writes the rows of one item, whatever the number of followers, some of them connected."""
+    store: PostgresStreamStore = await make(PostgresStreamStore, timeout=20.0)
+    await store.change(change("user0", "followed", topic="topic", since="0"))
+    await sql.execute(
+        f"INSERT INTO {schema}.notify_follows SELECT 'user' || n, 'topic', 0, 0, false FROM generate_series(1, 99999) n"
+    )
+    await store.save(item("topic", 0))
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(store.subscribe("topic")) for _ in range(10)]
+        before = await sql.fetchval("SELECT pg_current_xact_id()::text::bigint")
+        event = await store.save(item("topic", 1))
+        for stream in streams:
+            assert await stream.next(20) == event
+    written = {
+        table: await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_{table} WHERE xmin::text::bigint > $1", before)
+        for table in ("events", "heads", "items", "inboxes", "follows")
+    }
+    assert written == {"events": 1, "heads": 1, "items": 1, "inboxes": 1, "follows": 0}
+    assert [each.event.payload for each in (await store.items("user99999", ItemQuery())).items] == [1, 0]

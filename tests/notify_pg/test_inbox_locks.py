@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from notify import BackendUnavailableError, Event, Notifier, PushRejectedError, UsageError
+from notify import BackendUnavailableError, Event, Notifier, PushRejectedError, PushUncertainError, UsageError
 from notify.inbox import Inbox
 from notify.inbox.abc import MAX_TOPICS, InboxRetention, ItemQuery
 from notify.testing import FaultProxy
@@ -107,6 +107,43 @@ async def test_changes_of_a_locked_log_leave_connections_for_others(make: Make, 
                     assert len(await listed(store, "b")) == n + 1
             assert not any(each.done() for each in changes)
     assert [(await each).ids for each in changes] == [(each.id,) for each in sent]
+
+
+async def test_changes_that_wait_for_a_log_end_in_time(make: Make, sql: asyncpg.Connection) -> None:
+    """However many wait for one log that stays locked, each ends by its deadline, and none is made later.
+
+    Only two wait in the server at a time. The others wait for these, not longer than they would in their place.
+    """
+    prepared = await make(timeout=LONG)
+    sent = await prepared.save_many([item("a", n) for n in range(31)])
+    store = await make(timeout=2.0)
+    async with sql.transaction():
+        await store.save_in(item("a", 31), sql)
+        async with asyncio.timeout(LONG):  # two after two would take longer
+            changes = [store.change(change("a", "read", ids=[each.id])) for each in sent if isinstance(each, Event)]
+            outcomes = await asyncio.gather(*changes, return_exceptions=True)
+    # On a busy machine the client may give up before the server does, and then cannot know the outcome.
+    assert {type(outcome) for outcome in outcomes} <= {PushRejectedError, PushUncertainError}
+    assert any("another transaction holds the log" in str(outcome) for outcome in outcomes), outcomes
+    assert (await prepared.items("a", ItemQuery())).counts.unread == 32
+
+
+async def test_a_change_that_cannot_begin(postgres: Server, schema: str) -> None:
+    """A mark up to a position asks first which logs are followed; if that fails, the change is certainly not made."""
+    async with FaultProxy("127.0.0.1", postgres.port) as proxy:
+        dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
+        async with PostgresStore(dsn, schema=schema, timeout=LONG) as store:
+            await store.change(change("a", "followed", topic="news", since="0"))
+            await store.save(item("a", 1))
+            position = (await store.items("a", ItemQuery())).position
+            assert "." in position
+            await proxy.refuse()
+            await proxy.reset()
+            with pytest.raises(PushRejectedError):
+                await store.change(change("a", "read", up_to=position))
+            proxy.heal()
+            assert (await store.items("a", ItemQuery())).counts.unread == 1
+            assert (await store.change(change("a", "read", up_to=position))).counts.unread == 0
 
 
 async def test_batches_changes_pulls_and_merges_never_deadlock(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import time
 
 import asyncpg
 import pytest
@@ -12,6 +14,7 @@ from notify.inbox.abc import InboxRetention, ItemQuery
 from notify_pg import PostgresStore
 from notify_pg._items import query_arguments, retention_arguments
 from tests.notify_pg.conftest import Make
+from tests.notify_pg.test_inbox import assert_counted, change, item
 
 pytestmark = pytest.mark.anyio
 
@@ -38,11 +41,67 @@ async def blocks(sql: asyncpg.Connection, query: str, *arguments: object) -> int
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
+async def page_blocks(store: PostgresStore, sql: asyncpg.Connection, query: ItemQuery) -> int:
+    """Return how many blocks the page of a query looks at."""
+    _, *retention = retention_arguments(store.inbox_retention)
+    arguments = ("alice", *retention, *(query_arguments(query) or ()), False)
+    statement = store._db.names.sql("inbox_page")
+    await blocks(sql, statement, *arguments)  # plans it, which reads the catalogue
+    return await blocks(sql, statement, *arguments)
+
+
 async def test_the_first_page(full: PostgresStore, sql: asyncpg.Connection) -> None:
     """The newest items are read from the end of the index, not sorted out of all."""
-    _, *retention = retention_arguments(full.inbox_retention)
-    statement = full._db.names.sql("inbox_page")
     for query in (ItemQuery(), ItemQuery(state="unread"), ItemQuery(limit=0)):
-        arguments = ("alice", *retention, *(query_arguments(query) or ()), False)
-        await blocks(sql, statement, *arguments)  # plans it, which reads the catalogue
-        assert await blocks(sql, statement, *arguments) < 60
+        assert await page_blocks(full, sql, query) < 60
+
+
+async def change_blocks(store: PostgresStore, sql: asyncpg.Connection, draft: Event) -> int:
+    """Return how many blocks an item, or a change, looks at: the second of two, since the first one plans."""
+    found = 0
+    for _ in range(2):
+        head = (secrets.randbits(62), time.time_ns() // 1000 + 100_000_000, False, 5000)
+        statement, arguments = await store._saver.statement([draft], sql.fetch)
+        found = await blocks(sql, statement, *head, *arguments)
+    return found
+
+
+async def test_old_items_that_are_kept_because_they_are_unread(
+    full: PostgresStore, sql: asyncpg.Connection, schema: str
+) -> None:
+    """They are looked at once, not by each read, send and sweep after it; those that are read after all are removed."""
+    full.inbox_retention = InboxRetention(max_items=10, max_age=0.0, keep_unread=True)
+    assert await full.sweep() == 0
+    assert await page_blocks(full, sql, ItemQuery(limit=0)) < 60
+    sweep = (full._db.names.sql("inbox_sweep"), False, -1, "", 500, 0, True)
+    await blocks(sql, *sweep)
+    assert await blocks(sql, *sweep) < 60
+    page = await full.items("alice", ItemQuery(limit=3))
+    assert page.counts.total == ITEMS
+    await full.change(change("alice", "read", ids=[each.id for each in page.items[1:]]))
+    assert (await full.items("alice", ItemQuery(limit=0))).counts.total == ITEMS - 2
+    assert await full.sweep() == 2
+    await assert_counted(sql, schema)
+
+
+@pytest.mark.parametrize("max_age", [None, 0.0])
+async def test_sends_to_an_inbox_full_of_unread_items(
+    full: PostgresStore, sql: asyncpg.Connection, schema: str, max_age: float | None
+) -> None:
+    """They do not look at the others, neither at first nor after the newest was read; what was read has to go."""
+    full.inbox_retention = InboxRetention(max_items=ITEMS // 10 - 1, max_age=max_age, keep_unread=True)
+    draft = item("alice", 1)
+    await full.save(draft)
+    for _ in range(3):
+        assert await change_blocks(full, sql, draft) < 150
+        newest = (await full.items("alice", ItemQuery(limit=1))).items[0]
+        await full.change(change("alice", "read", ids=[newest.id]))
+        assert await change_blocks(full, sql, draft) < 150
+        assert [*(await full.items("alice", ItemQuery(id=newest.id))).items] == []
+    page = await full.items("alice", ItemQuery(limit=ITEMS))
+    oldest = page.items[-1]
+    await full.change(change("alice", "read", ids=[oldest.id]))
+    await full.save(draft)
+    assert [*(await full.items("alice", ItemQuery(id=oldest.id))).items] == []
+    assert (await full.items("alice", ItemQuery(limit=0))).counts.total == ITEMS - 10
+    await assert_counted(sql, schema)

@@ -8,11 +8,14 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import anyio
 import asyncpg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from notify import Event, Notifier, NotifyError, PushRejectedError, PushUncertainError
 from notify_pg import PostgresStore
@@ -381,8 +384,7 @@ def test_a_user_in_flight_is_not_taken() -> None:
     queue.release({"bob", "alice"})
     assert taken(queue) == [("bob", "1")]
     queue.release({"bob"})
-    assert not queue._waiting
-    assert not queue._in_flight
+    assert not queue._users
 
 
 def test_a_batch_is_bounded_in_bytes() -> None:
@@ -395,3 +397,48 @@ def test_a_batch_is_bounded_in_bytes() -> None:
     assert taken(queue) == [("bob", "0")]
     assert [save.event.key for save in queue.clear()] == ["3"]
     assert not queue
+
+
+STEPS = st.tuples(st.sampled_from([*["add"] * 9, *["take"] * 3, *["release"] * 2, "clear"]), st.integers(0, 1))
+
+
+@given(st.lists(STEPS, min_size=8, max_size=40))
+def test_the_queue_keeps_the_order_of_each_user(steps: list[tuple[str, int]]) -> None:
+    """Whatever comes in between, a user's saves leave in their order, none twice, and no two batches share a user."""
+    queue = SaveQueue()
+    waiting: dict[str, list[str | None]] = defaultdict(list)
+    in_flight: list[set[str]] = []
+
+    def take() -> set[str]:
+        batch = taken(queue)
+        for user, key in batch:
+            assert waiting[user].pop(0) == key
+        return {user for user, _ in batch}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("notify_pg._queue.BATCH", 2)
+        for number, (step, which) in enumerate(steps):
+            if step == "add":
+                queued(queue, f"user-{which}", number)
+                waiting[f"user-{which}"].append(str(number))
+            elif step == "take":
+                users = take()
+                assert users.isdisjoint(set().union(*in_flight))
+                in_flight.append(users)
+            elif step == "release" and in_flight:
+                queue.release(in_flight.pop(which % len(in_flight)))
+            elif step == "clear":
+                left = groupby(queue.clear(), lambda save: save.event.user)
+                assert {user: [save.event.key for save in saves] for user, saves in left} == {
+                    user: keys for user, keys in waiting.items() if keys
+                }
+                waiting.clear()
+            busy: set[str] = set().union(*in_flight)
+            assert len(queue) == sum(map(len, waiting.values()))
+            assert bool(queue) == any(keys for user, keys in waiting.items() if user not in busy)
+        for users in in_flight:
+            queue.release(users)
+        while users := take():
+            queue.release(users)
+    assert not any(waiting.values())
+    assert not queue._users

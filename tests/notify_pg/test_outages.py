@@ -252,8 +252,7 @@ async def test_pushes_that_wait_fail_with_the_rest(schema: str) -> None:
         outcomes = await asyncio.gather(*saves, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {PushRejectedError}
         assert time.perf_counter() - began < 1.8
-        assert not store._saver._queue._waiting
-        assert not store._saver._queue._in_flight
+        assert not store._saver._queue._users
 
 
 async def test_a_server_that_starts(server: Server, schema: str) -> None:

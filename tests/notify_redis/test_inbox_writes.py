@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from notify import Event
+from notify import Event, InvalidEventIdError, ids
 from notify.inbox import InboxRetention
 from notify.inbox.abc import ITEM, ItemQuery
 from notify_redis import RedisStore
@@ -164,3 +164,70 @@ async def test_the_round_trips_of_a_change(store: RedisStore, monkeypatch: pytes
     await of("carol", "followed", {"topic": "sport", "since": None})
     assert await of("dave", "merged", {"session": "carol", "until": None}) == 4
     assert await of("alice", "unfollowed", {"topic": "news"}) == 4
+
+
+async def test_old_items_that_are_kept_because_they_are_unread(server: Server, store: RedisStore) -> None:
+    """However many, no read, send, change or sweep looks at them; those that are read after all are removed."""
+    store.inbox_retention = InboxRetention(max_items=5000, max_age=0.0, keep_unread=True)
+
+    async def work(user: str) -> int:
+        newest = (await store.items(user, ItemQuery(limit=1))).items[0].id
+        reads = 0
+        for call in (
+            lambda: store.save(item(user, "more")),
+            lambda: store.items(user, ItemQuery(limit=0)),
+            lambda: store.change(Event(user, "notify.read", {"ids": [newest]})),
+            lambda: store.save(item(user, "more")),
+            store.sweep,
+        ):
+            done = await commands(server, call)
+            reads += sum(done.get(name, 0) for name in ("zrange", "zrangebylex", "zlexcount", "zmscore"))
+        assert (await store.items(user, ItemQuery(id=newest))).items == []
+        return reads
+
+    await store.save_many([item("bob", n) for n in range(MANY)])
+    few = await work("bob")
+    for _ in range(4):
+        await store.save_many([item("alice", n) for n in range(1000)])
+    assert await work("alice") < few + 60
+    page = await store.items("alice", ItemQuery(limit=5000))
+    assert len(page.items) == 4001
+    for each in (page.items[-1], page.items[2000]):
+        await store.change(Event("alice", "notify.read", {"ids": [each.id]}))
+        assert (await store.items("alice", ItemQuery(id=each.id))).items == []
+    assert (await store.items("alice", ItemQuery(limit=0))).counts.total == 3999
+
+
+async def test_a_topic_costs_one_write(server: Server, store: RedisStore) -> None:
+    """An item of a topic executes the same commands with 500 followers as with one."""
+    for topic, followers in (("small", 1), ("large", 500)):
+        for number in range(followers):
+            await store.change(Event(f"user{number}", "notify.followed", {"topic": topic, "since": "0"}))
+        await store.save(item(topic, 0))
+    done = [await commands(server, lambda topic=topic: store.save(item(topic, 1))) for topic in ("small", "large")]
+    few, many = ({name: calls.get(name, 0) for name in (*WRITES, "evalsha", "xadd")} for calls in done)
+    assert few == many
+    assert (many["xadd"], many["evalsha"]) == (1, 1)
+    assert await listed(store, "user499") == [1, 0]
+
+
+async def test_a_place_in_the_list_is_the_id_of_an_item(store: RedisStore) -> None:
+    """One that is greater than any that Redis gives is before all items; what is not an id is a mistake."""
+    sent = await store.save(item("alice", 1))
+    for number in ((1 << 44) - 1, 1 << 44, (1 << 64) - 1):
+        assert await listed(store, before=f"{number}-{(1 << 64) - 1}") == [1]
+        assert await listed(store, id=f"{number}-1") == []
+    assert await listed(store, before=sent.id) == []
+    for before in ("x", "1-1@", "1-1-1"):
+        with pytest.raises(InvalidEventIdError, match="before="):
+            await listed(store, before=before)
+
+
+async def test_the_id_of_an_item_where_the_clock_is_behind(server: Server, store: RedisStore) -> None:
+    """It follows the last one, and stays within the bits that a member has for it."""
+    first = await store.save(item("alice", 0))
+    stream, ahead = store._names.stream("alice"), ids.parse(first.id)[0] + 3_600_000
+    server.ask("XADD", stream, f"{ahead}-1048574", "p", first.id, "n", "a", "e", "1alice\nt\n0\n\n\n\n1")
+    sent = [await store.save(item("alice", number)) for number in (1, 2)]
+    assert [event.id for event in sent] == [f"{ahead}-1048575", f"{ahead + 1}-0"]
+    assert [each.id for each in (await store.items("alice", ItemQuery())).items] == [sent[1].id, sent[0].id, first.id]

@@ -238,6 +238,17 @@ def test_verdicts_are_shared_by_address() -> None:
     assert not old.is_down
 
 
+async def test_a_reply_ends_an_outage(server: Server, prefix: str) -> None:
+    """Whichever part has noticed it: a reply to any other on a connection that has lasted shows that it is over."""
+    async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
+        await store.head("alice")
+        reach = reach_of(f"127.0.0.1:{server.port}")
+        reach.failed(OSError("no answer"), time.monotonic())
+        assert reach.is_failing
+        await store.head("alice")
+        assert not reach.is_failing
+
+
 @pytest.mark.slow
 async def test_a_master_of_a_cluster_that_is_replaced(prefix: str) -> None:
     """While a master is away its users' calls fail at once; the replica that takes over is found in the background."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,8 @@ from notify.event import build_event
 from notify.inbox import InboxRetention, InboxStore
 from notify.inbox.abc import MAX_IDS, ItemQuery
 from notify_sqlite import SQLiteStore, SQLiteStreamStore
+from notify_sqlite._box import find_due
+from notify_sqlite._items import InboxLimits, counts
 from notify_sqlite._schema import create, statements
 from tests.servers.sqlite import content, exists, locked, opened
 
@@ -291,6 +294,43 @@ async def test_every_page_is_found_by_an_index(path: Path) -> None:
     assert not [name for name, plan in plans.items() if re.search(r"SCAN (notify_|[fh]\b)|TEMP B-TREE", plan)]
 
 
+async def test_old_items_that_are_kept_because_they_are_unread(path: Path) -> None:
+    """No send, read or sweep looks at them, as the steps of the database's machine show; what is read is removed."""
+    async with SQLiteStore(path) as store:
+        store.inbox_retention = InboxRetention(max_items=250, max_age=0.0, keep_unread=True)
+        await store.save_many([item("alice", number) for number in range(2000)])
+        sql, limits = store._database.sql, InboxLimits.at(time.time_ns() // 1_000_000 + 60_000, store.inbox_retention)
+        steps = 0
+
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+
+        await store._database.maintain(lambda db: db.set_progress_handler(step, 1))
+        newest = await store.save(item("alice"))
+        assert (await store._database.maintain(lambda db: counts(db, sql, "alice", limits)))[0].total == 2001
+        assert await store._database.maintain(lambda db: find_due(db, sql, limits, 10)) == []
+        await mark(store, "alice", "read", ids=[newest.id])
+        await store.save(item("alice"))
+        assert steps < 4000  # two for each item
+        await store._database.maintain(lambda db: db.set_progress_handler(None, 1))
+        assert (await store.items("alice", ItemQuery(id=newest.id))).items == []
+        assert (await store.items("alice", ItemQuery(limit=0))).counts.total == 2001
+    assert_counted(path)
+
+
+async def test_a_topic_costs_one_write(path: Path) -> None:
+    """An item of a topic executes the same statements with 300 followers as with one."""
+    async with SQLiteStore(path) as store:
+        for topic, followers in (("small", 1), ("large", 300)):
+            for number in range(followers):
+                await follow(store, f"user{number}", topic, "0")
+            await store.save(item(topic, 0))
+        few, many = [await executed(store, [item(topic, 1)]) for topic in ("small", "large")]
+        assert [text.split()[:3] for text in few] == [text.split()[:3] for text in many]
+        assert await payloads(store, "user299") == [1, 0]
+
+
 async def test_what_cannot_be_asked_is_refused(path: Path) -> None:
     """Names and positions that do not exist raise usage errors, or find nothing if they could be an item's."""
     async with SQLiteStore(path) as store:
@@ -332,6 +372,21 @@ async def test_a_long_pull_is_many_small_transactions(path: Path) -> None:
         assert await store.pull("alice") == 0
         assert await payloads(store, "alice", limit=2000) == [*reversed(range(600))] * 2
     assert assert_counted(path) == 3
+
+
+async def test_what_is_due_is_not_pulled(path: Path) -> None:
+    """An item of a topic that has expired since, or is too old, does not become one of its followers."""
+    now = 1_000_000_000.0
+    async with SQLiteStore(path, clock=lambda: now, max_age=None) as store:
+        store.inbox_retention = InboxRetention(max_items=10, max_age=100.0)
+        await store.save_many([item("news", "old"), item("news", "expired", expires="1000000095000")])
+        now += 90
+        await store.save(item("news", "new"))
+        await follow(store, "bob", "news", "0")
+        now += 15
+        assert await store.pull("bob") == 1
+        assert await payloads(store, "bob", state="all") == ["new"]
+    assert_counted(path)
 
 
 async def test_a_position_that_was_set_back_repeats_nothing(path: Path) -> None:

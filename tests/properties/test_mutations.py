@@ -53,8 +53,8 @@ MACHINES: tuple[type[Machine], ...] = (
 )
 
 
-def hunters() -> Iterator[Callable[[], object]]:
-    """Return what looks for faults, the quickest first."""
+def hunters(examples: int = EXAMPLES) -> Iterator[Callable[[], object]]:
+    """Return what looks for faults, the quickest first; each machine tries so many examples."""
     for schedule in SCHEDULES:
         yield partial(run, schedule)
     for kind in KINDS:
@@ -65,7 +65,7 @@ def hunters() -> Iterator[Callable[[], object]]:
         for kind in KINDS:
             yield partial(interleavings.replay_then_live, kind, seed)
     for machine in MACHINES:
-        yield partial(run_state_machine_as_test, machine, settings=_SETTINGS)
+        yield partial(run_state_machine_as_test, machine, settings=settings(_SETTINGS, max_examples=examples))
 
 
 @pytest.mark.timeout(240)
@@ -89,6 +89,6 @@ def test_a_fault_is_found(mutation: Mutation) -> None:
 
 @pytest.mark.timeout(240)
 def test_nothing_is_found_where_there_is_no_fault() -> None:
-    """The same hunt over the core as it is ends in peace."""
-    for hunt in hunters():
+    """The same hunt over the core as it is ends in peace: the machines for a while, as `test_machine.py` goes on."""
+    for hunt in hunters(examples=10):
         hunt()

@@ -18,7 +18,8 @@ import pytest
 import trio
 
 from notify import ClosedError, DisconnectedError, InvalidEventError, InvalidEventIdError, Notifier, UsageError
-from notify.sync import SyncNotifier
+from notify.sync import SyncNotifier, _loop
+from notify.sync._loop import NotifierLoop
 from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 
 SECONDS = 20.0
@@ -174,6 +175,33 @@ def test_factory_that_fails_is_tried_again() -> None:
                 notifier.push("alice", "a")
             wait_for(lambda: len(loops()) == before)
         assert notifier.push("alice", "a") is not None
+
+
+def test_closing_where_the_factory_has_failed() -> None:
+    """There is nothing to close: it returns at once, also the second time."""
+
+    def factory() -> Notifier:
+        raise OSError("not yet")
+
+    loop = NotifierLoop(factory)
+    with pytest.raises(OSError, match="not yet"):
+        loop.call(print)
+    for _ in range(2):
+        loop.close(SECONDS)
+    wait_for(lambda: not loop.is_alive)
+
+
+def test_an_interpreter_that_starts_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it ends, Python 3.12 and later refuse: the error says what to do, and nothing is left to be closed."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    before = set(_loop._loops)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(UsageError, match="push or read once before the main thread ends"):
+        SyncNotifier(Notifier).push("alice", "a")
+    assert set(_loop._loops) == before
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -282,8 +282,8 @@ async def test_an_application_without_streams_learns_of_a_signal_later(
     with late.stream(lambda: stopped.append("late")), unhooked.stream(lambda: stopped.append("unhooked")):
         assert (late.begun, unhooked.begun, stopped) == ("SIGTERM", "", ["late"])
     clock[0] += _closing.FORGOTTEN + 1
-    with late.stream(lambda: None), served.stream(lambda: None):
-        assert late.begun == served.begun == ""
+    with served.stream(lambda: None), late.stream(lambda: None):
+        assert served.begun == late.begun == ""
 
 
 @pytest.mark.anyio

@@ -22,7 +22,7 @@ from notify.web.durable import DurableStreams, Form, below_mount, payload
 from notify_memory import MemoryStore
 from notify_sqlite import SQLiteStreamStore
 from tests.web.node import install
-from tests.web.servers import WebServer
+from tests.web.servers import MEASURED_END, WebServer
 
 BEGINNING = "-1"
 ALICE = {"x-user": "alice"}
@@ -60,7 +60,7 @@ def server(tmp_path: Path) -> Iterator[WebServer]:
     """`DurableStreams` with the write half that the suite needs."""
     with WebServer("uvicorn", "tests.web.durable_shim:app", tmp_path, ready="/") as server:
         yield server
-        assert server.stop() < 5
+        assert server.stop(MEASURED_END) < 5
         assert "Traceback" not in server.log
 
 
@@ -125,7 +125,7 @@ def serving(logs: Logs, folder: Path, **options: Any) -> Iterator[WebServer]:
     app = "tests.web.durable_app:app"
     with WebServer("uvicorn", app, folder, env=env, ready="/") as server:
         yield server
-        assert server.stop() < 8
+        assert server.stop(MEASURED_END) < 8
         assert "Traceback" not in server.log
 
 
@@ -295,7 +295,7 @@ def test_server_sent_events(logs: Logs, tmp_path: Path) -> None:
             logs.run(push_later)
             while pushed[2] not in text:
                 text += next(chunks)
-            server.send(15)
+            server.send(MEASURED_END)
             text += "".join(chunks)  # ends, and is complete
     kinds = [kind for kind, _ in frames(text)]
     assert kinds[::2] == ["data"] * (len(kinds) // 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -11,12 +13,13 @@ import httpx
 import pytest
 from anyio.to_thread import run_sync
 
-from notify import BackendUnavailableError, Notifier, Page, UsageError
+from notify import BackendUnavailableError, Event, Notifier, Page, UsageError
 from notify.web import Identity, _durable_reading
 from notify.web._durable_reading import unavailable
-from notify.web._session import Ended
+from notify.web._session import Ended, Session
 from notify.web.durable import DurableStreams
-from notify_memory import MemoryStore
+from notify_memory import MemoryStore, MemoryStreamStore
+from tests.parts import until
 from tests.web.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +91,98 @@ async def test_unreachable_store(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Notifier(Unreachable()) as notifier, serving(DurableStreams(notifier, lambda request: "alice")) as place:
         answer = await get(place)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+
+
+# -- while they wait ----------------------------------------------------------------------------------------------
+
+
+async def waiting(app: DurableStreams, query: str, then: Callable[[], Awaitable[object]]) -> httpx.Response:
+    """The answer to a live read from now on: `then` is called once it waits."""
+    answers: list[httpx.Response] = []
+    async with serving(app) as place:
+
+        async def ask() -> None:
+            answers.append(await get(place, f"offset=now&{query}"))
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await until(lambda: app._site.notifier.statistics().open_streams == 1)
+                await anyio.wait_all_tasks_blocked()
+                await then()
+    return answers[0]
+
+
+@pytest.mark.parametrize(("live", "status"), [("long-poll", 410), ("sse", 200)])
+async def test_more_at_once_than_the_log_keeps(live: str, status: int) -> None:
+    """A long poll is told to begin again; a stream of server-sent events, which has begun, ends without the rest."""
+    async with Notifier(MemoryStore(max_len=3), buffer_size=1) as notifier:
+
+        async def push() -> None:
+            for number in range(10):  # the reader does not run in between
+                await notifier.push("alice", "t", number)
+
+        answer = await waiting(DurableStreams(notifier, lambda request: "alice"), f"live={live}", push)
+    assert answer.status_code == status
+    if status == 410:
+        assert answer.json()["error"]["code"] == "gone"
+    else:
+        assert (answer.text.count("event: control"), "event: data" in answer.text) == (1, False)
+
+
+async def test_more_at_once_than_one_answer_has() -> None:
+    """A long poll that waits is answered with a part, which does not claim to be all."""
+    store = MemoryStreamStore()
+
+    async def push() -> None:
+        for number in range(10):
+            store.save_nowait(Event("alice", "t", "x" * 50 + str(number)))
+
+    async with Notifier(store) as notifier:
+        app = DurableStreams(notifier, lambda request: "alice", chunk=100)
+        answer = await waiting(app, "live=long-poll", push)
+    assert (answer.status_code, len(answer.json())) == (200, 2)
+    assert "stream-up-to-date" not in answer.headers
+
+
+async def test_a_user_who_is_disconnected() -> None:
+    """A long poll that waits is answered as one without valid credentials."""
+    async with Notifier(MemoryStreamStore()) as notifier:
+        app = DurableStreams(notifier, lambda request: "alice")
+        answer = await waiting(app, "live=long-poll", lambda: notifier.disconnect("alice"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthenticated")
+
+
+async def test_heartbeats_within_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a replay waits for its turn, or for the storage, a stream has heartbeats, and then every event."""
+    turn, next_ = Session.turn, Session.next
+    calls = Counter[str]()
+
+    async def late_turn(session: Session) -> bool:
+        calls["turn"] += 1
+        return calls["turn"] % 2 == 1 and await turn(session)
+
+    async def late_next(session: Session) -> Event | None:
+        calls["next"] += 1
+        return None if calls["next"] in (1, 3) else await next_(session)
+
+    monkeypatch.setattr(Session, "turn", late_turn)
+    monkeypatch.setattr(Session, "next", late_next)
+    text = ""
+    async with Notifier(MemoryStreamStore()) as notifier:
+        sent = [(await notifier.push("alice", "t", number)).id for number in range(4)]
+        app = DurableStreams(notifier, lambda request: "alice", chunk=1)
+        async with serving(app) as place:
+            async with (
+                httpx.AsyncClient(base_url=f"http://{place}", timeout=20) as client,
+                client.stream("GET", "/alice?live=sse&offset=-1") as answer,
+            ):
+                async for chunk in answer.aiter_text():
+                    text += chunk
+                    if "upToDate" in text:
+                        app.begin_shutdown()
+    assert text.split("\n").count(":") >= 2
+    assert [id for id in sent if f'"{id}"' in text] == sent
 
 
 @pytest.mark.parametrize(

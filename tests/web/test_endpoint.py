@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from notify import InvalidEventError, Notifier, UsageError
 from notify.web import EventStream, Identity
+from notify.web._sse import FrameFeed
 from notify.web.django import event_stream as django_stream
 from notify.web.litestar import event_stream as litestar_stream
 from notify.web.quart import event_stream as quart_stream
@@ -369,6 +370,22 @@ async def test_chunks_that_are_closed_while_they_are_opened(
     assert found == []
     assert notifier.statistics().open_streams == 0
     assert (len(stream._site.closing), stream._site.limits.open, len(stream._site.ticker)) == (0, 0, 0)
+
+
+@on_asyncio
+async def test_a_chunk_that_was_read_as_another_task_closed_the_stream(
+    notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not yielded: the framework has been told that the stream is over."""
+    chunks = EventStream(notifier, "alice", scope()).chunks()
+    assert b"notify.sync" in await anext(chunks)
+
+    async def read(feed: FrameFeed) -> bytes:
+        await chunks.aclose()
+        return b"late"
+
+    monkeypatch.setattr(FrameFeed, "read", read)
+    assert [chunk async for chunk in chunks] == []
 
 
 @on_asyncio

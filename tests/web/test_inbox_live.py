@@ -205,6 +205,24 @@ class TestStream:
             first = await alice.get("/events", after="0", limit=1)
             assert (first["sync"], "counts" in first) == (False, False)
 
+    async def test_a_poll_ends_with_counts(self) -> None:
+        """A dialect has no object for a change: a poll that waits ends once the change is counted, without one."""
+        async with running(dialect="marketplace", long_poll=60.0) as alice:
+            sent = await alice.send()
+            answers = []
+
+            async def poll() -> None:
+                with anyio.fail_after(15):
+                    answers.append(await alice.get("/events", cursor=sent, wait=60))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(poll)
+                await until(lambda: alice.notifier.statistics().open_streams == 1)
+                await anyio.wait_all_tasks_blocked()
+                change = await alice.inbox.mark_read("alice", sent)
+            assert change.event is not None
+            assert answers == [{"items": [], "next_cursor": change.event.id}]
+
     async def test_session_and_addresses(self) -> None:
         """The stream merges them with the user's log, and its position covers all of them."""
         async with running() as alice:

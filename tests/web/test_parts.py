@@ -35,7 +35,7 @@ from notify.web._limits import HOLD, StreamLimits, Turns
 from notify.web._options import WebOptions
 from notify.web._position import Asked, asked, mark, parse
 from notify.web._ticker import NEVER, Ticker
-from notify.web._watch import GroupWatch, watch
+from notify.web._watch import GroupWatch, Watch, watch
 from tests.parts import until
 
 
@@ -107,6 +107,7 @@ def test_a_request_as_authenticate_sees_it() -> None:
     assert request.cookies == {"a": "1", "b": "two", "d": "4", "e": "5"}
     assert request.cookies is request.cookies
     assert repr(request.cookies) == repr(dict(request.cookies))
+    assert len(request.cookies) == 4
     request.forget()
     assert request.cookies == {"a": "1", "b": "two", "d": "4", "e": "5"}
     assert request.query == {"user": "a b", "x": "2", "empty": "", "bad": "\ufffd"}
@@ -531,13 +532,13 @@ async def test_what_is_due_is_called_back_in_time() -> None:
 async def test_a_block_is_aborted_and_goes_on_after_it(plain: bool) -> None:
     """The cancellation ends with the block, once; whatever the block raises is raised as it is."""
 
-    async def abort_soon() -> None:
+    async def abort_soon(line: Watch) -> None:
         await anyio.sleep(0.01)
         line.abort()
         line.abort()
         await anyio.sleep_forever()
 
-    async def forever() -> None:
+    async def forever(_: Watch) -> None:
         await anyio.sleep_forever()
 
     for _ in range(2):
@@ -564,7 +565,7 @@ async def test_a_block_is_aborted_and_goes_on_after_it(plain: bool) -> None:
 async def test_a_cancellation_from_outside_goes_on(plain: bool) -> None:
     """Even if the block is aborted too."""
 
-    async def forever() -> None:
+    async def forever(_: Watch) -> None:
         await anyio.sleep_forever()
 
     for aborted in (False, True):
@@ -585,7 +586,7 @@ async def test_a_cancellation_from_outside_goes_on(plain: bool) -> None:
 async def test_the_count_of_cancellations_is_kept(anyio_backend: str) -> None:
     """As `asyncio.timeout` keeps it: the task is not cancelled afterwards."""
 
-    async def forever() -> None:
+    async def forever(_: Watch) -> None:
         await anyio.sleep_forever()
 
     task = asyncio.current_task()

@@ -230,7 +230,7 @@ async def test_who_is_not_known_is_refused() -> None:
             assert json.loads(client.body)["error"]["code"] == "unauthenticated"
         async with RawClient(port, "/stream?user=", method="POST") as client:
             await client.read_all()
-            assert (client.status, client.headers["allow"]) == (405, "GET, OPTIONS")
+            assert (client.status, client.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
         with pytest.raises(UsageError, match="authenticate"):
             NotifyApp(notifier, "alice")  # type: ignore[arg-type]
 

@@ -61,7 +61,7 @@ async def test_an_interruption_without_a_reason_changes_nothing() -> None:
             await client.synced.wait()
             before = client.body
             for _ in range(3):
-                session_of(app, "alice")._stream.interrupt()
+                session_of(app, "alice").stream.interrupt()
                 await anyio.wait_all_tasks_blocked()
             assert client.body == before
             await notifier.push("alice", "t", 7)

@@ -167,6 +167,7 @@ function open(options, ask, tell) {
     if (code === 403) return 'forbidden';
     if (expired && (renewed || !(end.reason || options.auth))) return 'expired';
     if (end.reason) tell({ name: 'notify.end', data: end });
+    if (silent && !synced) tell({ code: 'nothing: buffered?' });
     const failed = !synced && !expired && !end.reason;
     renewed ||= expired;
     fails += failed;
@@ -417,7 +418,7 @@ export function connect(url = new URL('.', import.meta.url), settings = {}) {
   };
   const receive = (message) => {
     const { welcome, name, data, ended, code } = message;
-    if (code > 399 && !warned.has(code)) console.warn(`notify: ${url} answered ${code}`);
+    if (code && !(code < 400 || warned.has(code))) console.warn(`notify: ${url} answered ${code}`);
     warned.add(code);
     if (ended) {
       take({ name: 'notify.end', id: live && message.id, data: ended });

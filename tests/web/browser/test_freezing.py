@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -87,3 +89,35 @@ def test_a_frozen_tab(profile: Profile, site: str, scripted: Scripted, sharing: 
         time.sleep(0.02)
     scripted.push("last")
     all_have(tabs, scripted)
+
+
+@pytest.mark.parametrize("sharing", ["worker", "lock"])
+def test_a_leader_whose_process_is_stopped(profile: Profile, site: str, scripted: Scripted, sharing: str) -> None:
+    """It hears of no freezing, keeps the lock, and its stream stays open: after a few pings another tab takes over.
+
+    Going on, it reads what the browser has kept of its stream, closes it, and joins: no tab gets an event twice.
+    """
+    first, *others = [opened(profile, site, sharing) for _ in range(3)]
+    for number in range(5):
+        scripted.push(number)
+    all_have([first, *others], scripted)
+    pid = first.process()  # with a worker, that of the worker too
+    assert pid not in {tab.process() for tab in others}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for number in range(5, 10):
+            scripted.push(number)
+        all_have(others, scripted)
+        assert scripted.most == 2  # that of the old leader is still open
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for number in range(10, 15):
+        scripted.push(number)
+    all_have([first, *others], scripted)
+    until(first, "got.client.status === 'connected'")
+    end = time.monotonic() + 30
+    while scripted.open != 1:
+        assert time.monotonic() < end, scripted.open
+        time.sleep(0.02)
+    scripted.push("last")
+    all_have([first, *others], scripted)

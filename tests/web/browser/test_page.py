@@ -207,6 +207,18 @@ def test_a_refusal_is_in_the_console(page: Page, scripted: Scripted, site: str, 
     assert warnings == [f"notify: {site}/notify answered {each}" for each in ([404, 503] if code == 404 else [code])]
 
 
+@pytest.mark.parametrize("share", [False, True], ids=["alone", "shared"])
+def test_a_buffer_is_in_the_console(page: Page, scripted: Scripted, site: str, share: bool) -> None:
+    """Middleware or a proxy that holds a stream back: the client goes on by polling, and the page says why, once."""
+    warnings = warnings_of(page)
+    scripted.always["/stream"] = Answer(hold=True)
+    start(page, share=share, heartbeat=0.3)
+    status(page, "connected")
+    wait_for(page, lambda: bool(warnings))
+    assert len(scripted.requests("/stream")) > 1
+    assert warnings == [f"notify: {site}/notify answered nothing: buffered?"]
+
+
 def test_what_is_normal_is_not_in_the_console(page: Page, scripted: Scripted) -> None:
     """Credentials that are renewed, a stream that is cut, and a user who was signed out."""
     warnings = warnings_of(page)

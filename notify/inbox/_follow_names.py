@@ -1,4 +1,4 @@
-"""Iterating over followers and followed topics, which a store returns in pages."""
+"""Iterating over the names of followers and of followed topics, which a store returns in pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE: Final = 500
 """How many names are read at once."""
 
 
-class Names:
+class FollowNames:
     """An async iterator over names, sorted. It holds nothing open between two steps, so it need not be closed.
 
     Args:
