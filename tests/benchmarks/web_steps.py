@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvloop
-from notify.web._request import Request
 
 from notify import Notifier
+from notify._asgi import Request
 from notify.web import NotifyApp, _position
 from notify.web._admission import admit
 from notify.web._session import Session
