@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/test_postgres*.py) \
 	tests/notify_redis tests/notify_pg tests/faults tests/compositions tests/cli/test_cli_servers.py \
-	tests/inbox/test_servers.py tests/web/test_proxies.py tests/dispatch/test_stores_postgres.py tests/dispatch/test_stores_redis.py \
-	tests/dispatch/test_store_processes.py tests/dispatch/test_store_errors.py
+	tests/inbox/test_servers.py \
+	tests/web/test_proxies.py tests/dispatch/test_stores_postgres.py tests/dispatch/test_stores_redis.py \
+	tests/dispatch/test_store_processes.py tests/dispatch/test_store_errors.py \
+	tests/dispatch/test_store_locks.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
 	tests/test_zipapp.py tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web \

@@ -22,6 +22,10 @@ CODE: Final = "invalid_send"
 TARGETS: Final = ("user", "users", "endpoint", "endpoints", "audience")
 
 MAX_TARGETS: Final = 500
+
+MAX_BODY: Final = 1_048_576
+"""Bytes of a request to send, at least: 500 subscriptions of browsers have about half of that."""
+
 MAX_LIMIT: Final = 100
 LIMIT: Final = 20
 
@@ -31,7 +35,7 @@ _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 async def send(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
     """Serve POST /send."""
     await site.check_admin(request)
-    found = await read_object(request, receive, site.max_body, site.timeout)
+    found = await read_object(request, receive, max(site.max_body, MAX_BODY), site.timeout)
     members_of(found, CODE, (*TARGETS, "data", "idempotency_key"), ("type",))
     type, data = text_of(found, "type", CODE), found.get("data")
     targets = [name for name in TARGETS if name in found]

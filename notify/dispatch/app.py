@@ -77,7 +77,7 @@ class DispatchApp:
         max_devices: devices of one user; one more removes that which was seen longest ago.
         unsubscribe_page: from an `UnsubscribeView` to HTML; None: a page in English.
         origins: other sites whose pages may use the application, for example `https://app.example.com`.
-        max_body: the largest request body, in bytes.
+        max_body: the largest request body, in bytes; `POST /send` takes 1 MiB in any case.
         timeout: seconds in which a body has to be complete.
         allow_private: whether a browser's push service may have an address that is not public: for tests.
 

@@ -61,6 +61,16 @@ async def test_an_administrator_sends_to_devices_and_topics_without_an_account()
         ]  # fmt: skip
 
 
+async def test_the_most_devices_at_once() -> None:
+    """500 tokens of the length that providers give out fit into one request, and 501 are refused."""
+    async with serving() as site, site.client("root") as root:
+        many = [TOKEN | {"address": f"{number:03}" + "x" * 400} for number in range(501)]
+        order = NOTE | {"endpoints": many[:-1], "idempotency_key": "k"}
+        assert (await root.post("send", json=order)).json()["count"] == 500
+        refused(await root.post("send", json=order | {"endpoints": many}), 422, "invalid_send")
+        refused(await root.post("send", json=NOTE | {"user": "x" * 1_100_000}), 413, "payload_too_large")
+
+
 async def test_an_administrator_sends_to_an_audience() -> None:
     """By its name, resumably."""
     async with serving(audiences={"everyone": everyone}) as site, site.client("root") as root:

@@ -1,0 +1,92 @@
+"""What transactions of a store of deliveries in PostgreSQL wait for, told by one that stays open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import asyncpg
+import pytest
+
+from notify.dispatch.abc import (
+    CapWindow,
+    Delivery,
+    Move,
+    Notification,
+    RecipientRecord,
+    State,
+    Submission,
+    delivery_id,
+    millis,
+)
+from notify_pg import PostgresDispatchStore
+from notify_pg._delivery_rows import advance_arguments
+from tests.servers.postgres import Server, fresh_schema
+from tests.servers.postgres import postgres as postgres
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+NOW = datetime.now(UTC)
+
+
+async def until_it_waits(task: asyncio.Task[object], connection: asyncpg.Connection, schema: str) -> None:
+    """Return once the task waits for a lock, or has ended."""
+    waiting = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND a.query ~ $1"
+    async with asyncio.timeout(20):
+        while not task.done() and not await connection.fetchval(waiting, schema):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+
+
+def started(call: Awaitable[object]) -> asyncio.Task[object]:
+    """Begin a call."""
+    return asyncio.ensure_future(call)  # type: ignore[return-value]
+
+
+async def test_caps_of_one_user_wait(postgres: Server) -> None:
+    """A question about a user waits for a transaction that has asked about the same one, and counts what it counted."""
+    schema, window = fresh_schema(), CapWindow("alice/cap", 1, NOW + timedelta(days=1))
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
+        transaction = connection.transaction()
+        await transaction.start()
+        first = await connection.fetchval(
+            f"SELECT {schema}.notify_admit_notification_1('a', 'alice', $1, $2, $3, $4, false)",
+            *([window.bucket], [1], [millis(window.expires_at)], millis(NOW)),
+        )
+        task = started(store.admit("b", "alice", [window], NOW))
+        assert await store.admit("b", "bob", [CapWindow("bob/cap", 1, window.expires_at)], NOW) == -1
+        await until_it_waits(task, connection, schema)
+        await transaction.commit()
+        assert (first, await task) == (-1, 0)
+    await connection.close()
+
+
+async def test_the_last_two_devices_wait_for_each_other(postgres: Server) -> None:
+    """Of two transactions that end the last deliveries over a channel, the later one makes due what waits for it."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
+        row = partial(Delivery, notification="n", user="alice")
+        devices = [
+            row(id=delivery_id("n", "alice", "push", end), channel="push", endpoint=end, due_at=NOW) for end in "ab"
+        ]
+        waiting = row(id=delivery_id("n", "alice", "email"), channel="email", after="push", delay=10**6)
+        records = [RecipientRecord("n", "alice")]
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), records, [*devices, waiting]))
+        claims = await store.claim(NOW, lease=600.0)
+        begin = [Move(each.delivery.id, each.delivery.fence, State.SENDING) for each in claims]
+        assert await store.advance(begin, NOW) == [True, True]
+        first, second = (Move(each.delivery.id, each.delivery.fence, State.FAILED) for each in claims)
+        transaction = connection.transaction()
+        await transaction.start()
+        query = f"SELECT {schema}.notify_advance_deliveries_1($1, $2, $3, $4, $5, $6)"
+        assert await connection.fetchval(query, *advance_arguments([first], millis(NOW))) == [first.id]
+        task = started(store.advance([second], NOW))
+        await until_it_waits(task, connection, schema)
+        await transaction.commit()
+        assert await task == [True]
+        (claim,) = await store.claim(NOW, lease=600.0)
+        assert claim.delivery.id == waiting.id
+    await connection.close()
