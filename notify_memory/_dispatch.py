@@ -17,9 +17,9 @@ from notify.adapters import LoopGuard
 from notify.dispatch.abc import (
     LATER,
     STOPPABLE,
-    Attempt,
     Claim,
     Delivery,
+    DeliveryAttempt,
     DigestItem,
     Move,
     Notification,
@@ -82,7 +82,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         self._records: dict[tuple[str, str], RecipientRecord] = {}
         self._rows: dict[str, _Row] = {}
         self._keys: dict[tuple[str, str], _Key] = {}
-        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._attempts: dict[tuple[str, int], DeliveryAttempt] = {}
         self._digests = MemoryDigests(self._store, self._address_of)
 
     # -- DispatchStore -------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class MemoryDispatchStore(MemoryUserRecords):
 
     async def record(
         self, notification: str, user: str
-    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[Attempt]] | None:
+    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[DeliveryAttempt]] | None:
         """See `notify.dispatch.abc.DispatchRecords.record`."""
         self._check()
         found = self._records.get((notification, user))
@@ -341,7 +341,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         has_lease = row.lease_until > self._now()
         is_made, is_listed = judge(move, before.state, before.fence, row.begun, has_lease=has_lease)
         if is_listed:
-            attempt = Attempt(move.id, now, move.fence, move.to, move.reason, move.error, not is_made)
+            attempt = DeliveryAttempt(move.id, now, move.fence, move.to, move.reason, move.error, not is_made)
             self._attempts.setdefault((move.id, move.fence), attempt)
         if not is_made:
             return False

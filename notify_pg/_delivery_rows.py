@@ -12,9 +12,9 @@ from notify.dispatch.abc import (
     LATER,
     NOTIFICATION_COLUMNS,
     OUTCOMES,
-    Attempt,
     Claim,
     Delivery,
+    DeliveryAttempt,
     DigestJoin,
     Move,
     RecipientRecord,
@@ -129,6 +129,6 @@ def claim_of(row: Sequence[Any]) -> Claim:
     return Claim(delivery, notification_of(columns[_FIRST:_SECOND]), record, delivery.state is State.SENDING)
 
 
-def attempt_of(row: Sequence[Any]) -> Attempt:
+def attempt_of(row: Sequence[Any]) -> DeliveryAttempt:
     """Return the attempt of these columns."""
-    return Attempt(row[0], instant(row[1]), row[2], State(row[3]), row[4], row[5], row[6])
+    return DeliveryAttempt(row[0], instant(row[1]), row[2], State(row[3]), row[4], row[5], row[6])

@@ -15,9 +15,9 @@ import asyncpg  # type: ignore[import-untyped]
 from notify import Background, Guarantees, UsageError
 from notify.dispatch.abc import (
     NOTIFICATION_COLUMNS,
-    Attempt,
     Claim,
     Delivery,
+    DeliveryAttempt,
     DigestItem,
     Move,
     Notification,
@@ -178,7 +178,7 @@ class PostgresDispatchStore(PostgresUserRecords):
 
     async def record(
         self, notification: str, user: str
-    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[Attempt]] | None:
+    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[DeliveryAttempt]] | None:
         """See `notify.dispatch.abc.DispatchRecords.record`."""
         rows = await self._calls.rows(self._sql("dispatch_record"), notification, user)
         if not rows:

@@ -15,9 +15,9 @@ import anyio.lowlevel
 
 from notify import Guarantees, UsageError
 from notify.dispatch.abc import (
-    Attempt,
     Claim,
     Delivery,
+    DeliveryAttempt,
     DigestItem,
     Move,
     Notification,
@@ -144,12 +144,12 @@ class SQLiteDispatchStore(SQLiteUserRecords):
 
     async def record(
         self, notification: str, user: str
-    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[Attempt]] | None:
+    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[DeliveryAttempt]] | None:
         """See `notify.dispatch.abc.DispatchRecords.record`."""
 
         def job(
             db: sqlite3.Connection,
-        ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[Attempt]] | None:
+        ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[DeliveryAttempt]] | None:
             place = (notification, user)
             record = db.execute(self._sql["get_recipient"], place).fetchone()
             stored = db.execute(self._sql["get_notification"], (notification,)).fetchone()
@@ -157,7 +157,7 @@ class SQLiteDispatchStore(SQLiteUserRecords):
                 return None
             deliveries = [delivery_of(row) for row in db.execute(self._sql["deliveries_of"], place)]
             attempts = [
-                Attempt(row[0], instant(row[1]), row[2], State(row[3]), row[4], row[5], bool(row[6]))
+                DeliveryAttempt(row[0], instant(row[1]), row[2], State(row[3]), row[4], row[5], bool(row[6]))
                 for row in db.execute(self._sql["attempts_of"], place)
             ]
             return notification_of(stored), RecipientRecord(*record), deliveries, attempts

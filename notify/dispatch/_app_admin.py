@@ -15,7 +15,7 @@ from notify.inbox.abc import Item
 from ._app_site import DispatchSite, Receive, members_of, text_of
 from ._dispatcher import Ticket
 from ._types import Recipient
-from .abc import Attempt, Delivery, Endpoint, endpoint_id
+from .abc import Delivery, DeliveryAttempt, Endpoint, endpoint_id
 
 CODE: Final = "invalid_send"
 
@@ -167,7 +167,7 @@ def _delivery_value(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _attempt_value(attempt: Attempt) -> dict[str, Any]:
+def _attempt_value(attempt: DeliveryAttempt) -> dict[str, Any]:
     return {
         "delivery": attempt.delivery,
         "at": attempt.at.isoformat(),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ._decisions import Decision, Hold, Plan, Send, Skip, phrase
-from .abc import Attempt, Delivery, Notification
+from .abc import Delivery, DeliveryAttempt, Notification
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Explanation:
     planned: Plan
     present: Plan | None
     deliveries: Sequence[Delivery]
-    attempts: Sequence[Attempt]
+    attempts: Sequence[DeliveryAttempt]
 
     @property
     def changed(self) -> Sequence[Decision]:

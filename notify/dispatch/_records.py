@@ -278,7 +278,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class DeliveryAttempt:
     """One outcome of sending, also one that came too late to change the delivery.
 
     Attributes:

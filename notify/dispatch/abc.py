@@ -56,10 +56,10 @@ from ._columns import millis_or_none as millis_or_none
 from ._columns import notification_of as notification_of
 from ._columns import notification_row as notification_row
 from ._columns import recipient_row as recipient_row
-from ._records import Attempt as Attempt
 from ._records import CapWindow as CapWindow
 from ._records import Claim as Claim
 from ._records import Delivery as Delivery
+from ._records import DeliveryAttempt as DeliveryAttempt
 from ._records import DigestItem as DigestItem
 from ._records import DigestJoin as DigestJoin
 from ._records import Endpoint as Endpoint
@@ -199,7 +199,7 @@ class DispatchRecords(Protocol):
     @abstractmethod
     async def record(
         self, notification: str, user: str
-    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[Attempt]] | None:
+    ) -> tuple[Notification, RecipientRecord, Sequence[Delivery], Sequence[DeliveryAttempt]] | None:
         """Return everything about one notification to one user; None: there is no such notification or recipient.
 
         Deliveries are sorted by channel, then endpoint; attempts by time.

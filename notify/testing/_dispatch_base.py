@@ -12,9 +12,9 @@ import pytest
 
 from notify.dispatch.abc import (
     BY_CLAIM,
-    Attempt,
     Claim,
     Delivery,
+    DeliveryAttempt,
     DeliveryTracking,
     DigestJoin,
     DigestStore,
@@ -195,7 +195,7 @@ class DispatchTests(Suite[DeliveryStoreT]):
 
     async def record_of(
         self, store: DeliveryStore, user: str = "alice", notification: str = "n"
-    ) -> tuple[list[Delivery], list[Attempt]]:
+    ) -> tuple[list[Delivery], list[DeliveryAttempt]]:
         """Return the deliveries and attempts of one recipient."""
         found = await store.record(notification, user)
         assert found is not None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from notify import UsageError
-from notify.dispatch.abc import BY_CLAIM, Attempt, Move, State
+from notify.dispatch.abc import BY_CLAIM, DeliveryAttempt, Move, State
 
 from ._dispatch_base import DeliveryStore, DeliveryStoreT, DispatchTests, at, joining, move, submission, to
 
@@ -136,9 +136,9 @@ class DispatchMoveTests(DispatchTests[DeliveryStoreT]):
         late = move(second, State.ACCEPTED, provider_id="p", reason="late")
         assert await store.advance([move(third, State.UNKNOWN), late, late], at(3)) == [True, False, False]
         listed = [
-            Attempt(row.id, at(1), 1, State.WAITING, "503", "try later", False),
-            Attempt(row.id, at(3), third.delivery.fence, State.UNKNOWN, "", "", False),
-            Attempt(row.id, at(3), second.delivery.fence, State.ACCEPTED, "late", "", True),
+            DeliveryAttempt(row.id, at(1), 1, State.WAITING, "503", "try later", False),
+            DeliveryAttempt(row.id, at(3), third.delivery.fence, State.UNKNOWN, "", "", False),
+            DeliveryAttempt(row.id, at(3), second.delivery.fence, State.ACCEPTED, "late", "", True),
         ]
         found, attempts = await self.record_of(store)
         assert sorted(attempts, key=lambda each: (each.at, each.is_late)) == listed

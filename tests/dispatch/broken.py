@@ -11,10 +11,10 @@ import anyio.lowlevel
 
 from notify import Guarantees
 from notify.dispatch.abc import (
-    Attempt,
     CapWindow,
     Claim,
     Delivery,
+    DeliveryAttempt,
     DigestJoin,
     Endpoint,
     Move,
@@ -315,7 +315,7 @@ class ListsWhatWasMade(Kept):
 @caught_by("what_is_no_outcome_is_not_listed")
 class ListsEverything(Kept):
     def _make(self, move: Move, now: datetime) -> bool:
-        outcome = Attempt(move.id, now, move.fence, move.to, move.reason, move.error, False)
+        outcome = DeliveryAttempt(move.id, now, move.fence, move.to, move.reason, move.error, False)
         self._attempts.setdefault((move.id, move.fence), outcome)
         return super()._make(move, now)
 
