@@ -19,6 +19,7 @@ from notify._asgi import Headers, Reply, Request, WebError, read_body
 
 from ._app_site import DispatchSite, Receive
 from ._links import ONE_CLICK, Act, is_web_url
+from ._preferences import check_patch
 from .abc import DeliveryTracking
 
 logger = logging.getLogger("notify")
@@ -93,14 +94,18 @@ async def unsubscribe(site: DispatchSite, request: Request, receive: Receive, na
 
 
 async def _switch_off(site: DispatchSite, user: str, category: str, channel: str) -> None:
-    """Switch a category off for a channel, and remove what the user has switched on more exactly before."""
-    parts = site.parts
+    """Switch a category off for a channel, and remove what the user has switched on more exactly before.
+
+    A link may be older than the present channels, so their names are not checked.
+    """
+    parts, now = site.parts, site.parts.clock()
     chosen = (await site.dispatcher.preferences(user)).types
     keys = [each.key for each in parts.types if each.category == category and chosen.get(each.key, {}).get(channel)]
     patch: dict[str, Any] = {"categories": {category: {channel: False}}}
     if keys:
         patch["types"] = {key: {channel: None} for key in keys}
-    await site.dispatcher.set_preferences(user, patch, by=user, source="unsubscribe link")
+    await parts.preferences.patch(user, check_patch(patch), by=user, source="unsubscribe link", now=now)
+    await parts.records.hurry(now, user=user)
 
 
 async def pixel(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:

@@ -34,7 +34,8 @@ async def patch(site: DispatchSite, request: Request, receive: Receive, names: M
     if not isinstance(found, dict):
         raise WebError(422, CODE, "the body must be one JSON object: a merge patch (RFC 7386)")
     try:
-        text = check_patch(found, types=site.parts.types, channels=site.parts.channels)
+        types = site.parts.types if site.parts.types.unknown == "error" else None
+        text = check_patch(found, types=types, channels=site.parts.channels)
     except UsageError as error:
         raise WebError(422, CODE, str(error)) from None
     stored = (await site.parts.preferences.preferences([identity.user])).get(identity.user, b"{}")

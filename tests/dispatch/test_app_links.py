@@ -74,7 +74,8 @@ async def test_the_form_of_multipart_unsubscribes_and_anything_else_does_not() -
     """RFC 8058 allows both encodings; a body without the field is 400."""
     async with serving() as site, site.client() as program:
         path = await unsubscribe_path(site)
-        refused(await program.post(path), 400, "bad_request")
+        for body in ("", "List-Unsubscribe=", "Other=One-Click"):
+            refused(await program.post(path, content=body, headers=FORM), 400, "bad_request")
         refused(await program.post(path, content="x" * 70_000, headers=FORM), 413, "payload_too_large")
         assert (await site.dispatcher.preferences("alice")).categories == {}
         answer = await program.post(path, files={"List-Unsubscribe": (None, "One-Click")})
@@ -93,6 +94,29 @@ async def test_unsubscribing_overrides_what_was_switched_on_more_exactly() -> No
         assert found.types == {"offer": {"*": True}, "note": {"email": True}}
         (decision,) = (await site.dispatcher.plan("offer", "alice", OFFER)).decisions
         assert decision.reason == "opted_out"
+
+
+async def test_a_link_is_older_than_the_channels() -> None:
+    """A channel that has gone, or has another name now, is no reason to refuse: the choice is kept."""
+    async with serving() as site, site.client() as program:
+        path = path_of(site.links.unsubscribe("alice", "marketing", "newsletter"))
+        assert (await program.post(path, content=ONE_CLICK, headers=FORM)).status_code == 200
+        assert (await site.dispatcher.preferences("alice")).categories == {"marketing": {"newsletter": False}}
+
+
+async def test_what_waits_is_looked_at_again() -> None:
+    """A message that waits for the morning is not sent to a user who unsubscribes in the night."""
+    async with serving() as site, site.client() as program:
+        quiet = [{"start": "00:00", "end": "23:00"}]
+        await site.dispatcher.set_preferences("alice", {"opt_in": {"offers": True}, "quiet_hours": quiet})
+        ticket = await site.dispatcher.submit("offer", "alice", OFFER)
+        assert ticket is not None
+        path = path_of(site.links.unsubscribe("alice", "marketing", "email"))
+        await program.post(path, content=ONE_CLICK, headers=FORM)
+        await site.settle()
+        record = await site.store.record(ticket.id, "alice")
+        assert record is not None
+        assert [each.state for each in record[2]] == [State.SKIPPED]
 
 
 async def test_a_page_of_ones_own() -> None:

@@ -42,7 +42,7 @@ async def test_preferences_are_patched_and_read_with_their_layer() -> None:
         {"types": {"nothing": {"email": False}}},
         {"types": {"note": False}},
         {"categories": {"news": {"email": False}}},
-        {"opt_in": {"everything": True}},
+        {"opt_in": {"offers": "yes"}},
         {"quiet_hours": [{"start": "25:00", "end": "07:00"}]},
         {"tz": "Europe/Nowhere"},
         {"unknown": 1},
