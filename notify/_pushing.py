@@ -60,7 +60,7 @@ class Pushing(Generic[Pushed]):
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
         self._dumps = options.dumps
-        # bound once, so that a push has no frame more: thousands of them may wait for the store at the same time
+        # bound once, which is one frame fewer for each push: thousands of them may wait for the store at the same time
         self._push: Callable[[Event, bool, Any], Awaitable[Event | None]] = parts.pipeline.push
         if parts.telemetry.tracing:
             self._push = self._push_traced

@@ -28,7 +28,7 @@ class PendingSave:
 
     Attributes:
         following: the next save of the same user, while both wait.
-        last: of the first save of a user that waits: the last one, if there are others.
+        last: on the first save of a user that waits: the last one; None if there is no other.
     """
 
     __slots__ = ("done", "event", "following", "last", "until")
@@ -45,8 +45,9 @@ class SaveQueue:
     """Waiting saves. Those of one user are linked to each other: a container for each user would be most of the cost.
 
     Invariants:
-        I1. A user is in `_users`, with the first save that waits, while saves of that user wait or are in flight, only.
-        I2. `_ready` has that save, once, if and only if none of the same user is in flight.
+        I1. A user is in `_users` if and only if saves of that user wait or are in flight; the value is the first save
+            that waits, or None.
+        I2. That save is in `_ready`, once, if and only if none of the same user is in flight.
         I3. No two batches in flight have a user in common, and one user's saves leave in the order in which they came.
     """
 
@@ -115,7 +116,7 @@ class SaveQueue:
                 left.append(save)
                 save = save.following
         free = {save.event.user for save in self._ready}
-        self._users = {user: None for user in self._users if user not in free}
+        self._users = {user: None for user in self._users if user not in free}  # keeps I1: those in flight
         self._ready.clear()
         self._count = 0
         return left

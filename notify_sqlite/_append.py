@@ -50,7 +50,7 @@ def append(
     listed: list[Listed] = []
     (last,) = execute(sql["last_id"]).fetchone()
     now = limits.now
-    same_meta: Mapping[str, str] = NO_META  # most items share one
+    same_meta: Mapping[str, str] = NO_META  # most drafts of a batch share one
     text: str | None = None
     for draft in drafts:
         user, key, meta = draft.user, draft.key, draft.meta

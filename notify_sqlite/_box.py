@@ -125,7 +125,7 @@ class InboxWriter:
         return box
 
     def send_plain(self, box: SQLiteBox, id: int, content: Row) -> None:
-        """As `send`, for an item that has no group and does not expire, as most: a third of the time."""
+        """As `send`, in a third of the time, for an item without group and expiry, as most are."""
         self._new_plain.append((box.user, id, *content))
         box.kept += 1
         box.total += 1

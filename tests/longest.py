@@ -1,6 +1,6 @@
-"""The test files that take longest, the longest first: `tests/conftest.py` has each worker begin with them.
+"""The test files that take longest, the longest first: each worker begins with them (`tests/conftest.py`).
 
-A worker gets whole files, so if one of these began last, the others would have nothing to do until it ends. The order
+A worker gets whole files, so if one of these began last, the other workers would be idle until it ends. The order
 is that of a whole run of `make test`; to renew it, add up the times of a run with `--junit-xml`.
 """
 

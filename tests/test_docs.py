@@ -398,7 +398,15 @@ def test_each_name_of_the_inbox_is_on_a_page() -> None:
 def test_names_in_the_docs_exist() -> None:
     """Every error and every option of `Notifier(...)` that a page names exists."""
     errors = importlib.import_module("notify.errors")
-    known = {*dir(builtins), *http.__all__, *webhook.__all__, "OperationalError", "HistoryError", "BrokenResourceError"}
+    known = {
+        *dir(builtins),
+        *dispatch.__all__,
+        *http.__all__,
+        *webhook.__all__,
+        "OperationalError",
+        "HistoryError",
+        "BrokenResourceError",
+    }
     for page in PAGES:
         named = set(re.findall(r"\b[A-Z][A-Za-z]+Error\b", page.read_text(encoding="utf-8")))
         assert {name for name in named - known if not hasattr(errors, name)} == set(), page

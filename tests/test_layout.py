@@ -544,6 +544,6 @@ def is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def test_the_longest_files_exist() -> None:
-    """A test file that is renamed or split is so in the order, too."""
+    """Each file of the order is there, and named once: a renamed file has to be renamed in the order, too."""
     assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
     assert len(set(LONGEST)) == len(LONGEST)

@@ -85,7 +85,7 @@ class Reply:
     def messages(self, more: Iterable[tuple[bytes, bytes]] = ()) -> list[Message]:
         """Return the response, with further headers."""
         headers = [*self.headers, *more]
-        if self.body:  # those without one are 204, and the head of a stream
+        if self.body:  # without one: 204, and HEAD for a stream, whose length GET does not know either
             headers.append((b"content-length", b"%d" % len(self.body)))
         return [
             {"type": "http.response.start", "status": self.status, "headers": headers},
@@ -94,7 +94,7 @@ class Reply:
 
 
 def without_body(send: Send) -> Send:
-    """Return a `send` for the response to HEAD: its head is that of GET, the length included, and its body empty."""
+    """Return a `send` for the response to HEAD: it keeps the head of GET, the length included, and empties the body."""
 
     async def send_head(message: Message) -> None:
         await send({**message, "body": b""} if message["type"] == "http.response.body" else message)

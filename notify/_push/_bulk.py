@@ -24,7 +24,7 @@ IN_FLIGHT: Final = 3
 
 BATCH: Final = 500 // IN_FLIGHT
 """Events in one `save_many`. With more than 500 in flight, single pushes wait for several statements of PostgreSQL:
-with batches of 250, two thirds as many of them were stored beside a `push_many`."""
+with batches of 250, only two thirds as many single pushes were stored during a `push_many`."""
 
 CONCURRENT_SAVES: Final = 32
 """Concurrent saves of one `push_many` on a store that cannot `save_many`."""
@@ -67,7 +67,7 @@ class Bulk:
         """Fix the places of the events of a `push_many` among the pushes of their users. Never waits."""
         saves = [Save(event) for event in drafts]
         if self._writer is not None and not ephemeral:
-            if self.unsent:  # of other calls: the users of one call are different ones
+            if self.unsent:  # all of other calls: the users of one call are distinct
                 for save in saves:
                     self.advance(save.event.user)
             self.unsent.update((save.event.user, save) for save in saves)
@@ -102,7 +102,7 @@ class Bulk:
     async def _push_batches(self, saves: Sequence[Save], ephemeral: bool) -> None:
         """Push all batches, each until its events have their outcomes; other tasks get a turn after each.
 
-        Several are in flight only where the store can `save_many`. Their users are different ones, so no order is lost.
+        Several are in flight only if the store can `save_many`. No two of them have a user in common, so order is kept.
         """
         batches = iter([saves[start : start + BATCH] for start in range(0, len(saves), BATCH)])
         failures: list[Exception] = []

@@ -68,7 +68,7 @@ class Pipeline:
         self._guard = guard
         self._bulk = Bulk(writer=writer, gate=gate, store=self._store, show=self._show, failed=self.failed, guard=guard)
         self.unsent = self._bulk.unsent
-        self._waits_here = writer is not None and writer.reports_all  # one frame less for each push that waits
+        self._waits_here = writer is not None and writer.reports_all  # one frame fewer for each push that waits
         if writer is not None:
             writer.on_saved = fan_out.saved
             writer.observe = telemetry.saved if telemetry.measuring else None

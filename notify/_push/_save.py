@@ -30,7 +30,7 @@ class Save:
         accepted: whether its place among the saves of its user is fixed.
         waits_in: where it waits to be sent; None once it is on its way.
         deadline: when it counts as failed, for a store that batches by itself.
-        report: called with this save and its outcome, for such a store; set before the save is handed over.
+        report: called with this save and its outcome by such a store; set before the save is handed over.
         waiter: what the caller waits on; None until it waits.
     """
 
@@ -61,7 +61,7 @@ class Save:
         self.waiter = waiter
 
     def __call__(self, outcome: Event | NotifyError) -> None:
-        """Report the outcome: a save is itself the callback of `save_soon`: one object less for each push."""
+        """Report the outcome. A save is itself the callback of `save_soon`, which is one object fewer for each push."""
         self.report(self, outcome)
 
     def finish(self, outcome: Event | NotifyError) -> None:

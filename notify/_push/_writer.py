@@ -88,7 +88,7 @@ class Writer:
         self._guard = guard
         self._counters = counters
         self.observe: Callable[[float, int], None] | None = None
-        self._on_report = self._report  # bound once: one object less for each push
+        self._on_report = self._report  # bound once: one object fewer for each push
         self._queue: deque[Save] = deque()
         self._batch: Sequence[Save] = ()
         self._draining = False

@@ -239,7 +239,7 @@ class CatchUp:
         elif self._read_many is not None:
             if known:
                 pages: Mapping[str, Page] | None = None
-                with anyio.move_on_after(self._timeout):  # `fail_after` costs half as much again
+                with anyio.move_on_after(self._timeout):  # `fail_after` takes half as long again
                     pages = await self._read_many.read_many(known, self._hub.buffer_size)
                 if pages is None:
                     raise TimeoutError

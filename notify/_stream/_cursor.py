@@ -327,7 +327,7 @@ class Cursor:
 
 
 def control(user: str, type_: str, position: str, prev: str, payload: dict[str, str], micros: int) -> Event:
-    data = encode_payload(payload) if payload else b"{}"  # that of `notify.sync`, with which every stream begins
+    data = encode_payload(payload) if payload else b"{}"  # `notify.sync` has none, and every stream yields one
     return build_event(position, prev, user, type_, data, micros, None, None, NO_META)
 
 

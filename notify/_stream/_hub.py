@@ -167,8 +167,6 @@ class StreamHub:
         """Offer an event to the open streams of its user; see `LiveLog.offer`."""
         streams = self.users.get(event.user)
         if streams is not None:
-            if event.id == streams.last_id:  # offered before: by the store, when a notifier offers what it has pushed
-                return 0
             return streams.streams if streams.offer(event) else 0
         if event.user or event.id:
             return 0

@@ -115,7 +115,7 @@ class InboxFold:
         self.position = event.id
 
     def _is_calm(self, event: Event, now: int, retention: InboxRetention) -> bool:
-        """Return whether this item can be the first of `_fresh`; if so, note what makes the following ones so too."""
+        """Return whether this item can be the first of `_fresh`, and note what decides whether others can follow it."""
         rows, number = self._rows, ids.parse(event.id)
         self._retention = retention
         self._most = retention.max_items * (OVERFULL if retention.keep_unread else 1) + SPARE
@@ -132,7 +132,7 @@ class InboxFold:
         return self._rows
 
     def _read(self, now: int, retention: InboxRetention) -> Rows:
-        """Return the rows; if nothing is due and none is too many, all of `_fresh` is listed too, and stays there."""
+        """Return the rows. Items stay in `_fresh` if nothing is due and nothing is over the limit: all are listed."""
         if (
             now < self._calm_until
             and retention is self._retention

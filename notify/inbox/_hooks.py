@@ -22,7 +22,7 @@ from .abc import ITEM, Change
 logger = logging.getLogger("notify")
 
 TIMEOUT: Final = 10.0
-"""Seconds that one call of an async hook may take. It holds up only the send or the change that it is called for."""
+"""Seconds that one call of an async hook may take. It delays only the send or the change that it is called for."""
 
 
 class BeforeSend(Protocol):
@@ -80,7 +80,7 @@ class InboxHooks:
                     place.append(_Call(f"{type(hook).__name__}.{name}", function))
 
     async def before_send(self, drafts: Iterable[Event]) -> list[Event]:
-        """Pass the drafts of one call through the hooks, and return what is sent: not those that a hook withheld."""
+        """Pass the drafts of one call through the hooks; return what is to be sent: not what a hook withheld."""
         late: set[_Call] = set()
         sent = []
         for draft in drafts:
@@ -114,10 +114,10 @@ class InboxHooks:
         """Call a hook once.
 
         Args:
-            call: which.
-            late: those that have not returned in time for an earlier item of the same `send_many`: they are skipped,
+            call: the hook.
+            late: hooks that did not return in time for an earlier item of the same `send_many`. They are skipped,
                 since otherwise a thousand items would wait a thousand times as long.
-            args: what the hook gets.
+            args: the arguments of the hook.
         """
         if call in late:
             self.failures += 1

@@ -32,8 +32,8 @@ class InboxMarking(InboxSubscribing):
     Order: changes of one user have the order of their events in the user's log.
     Cancellation: the whole change is made, and announced to the devices, or nothing is.
     Concurrency: any number of tasks.
-    Cost: one round trip, whatever the number of items; at least one more for a user who follows topics, which are read
-    first.
+    Cost: one round trip, whatever the number of items; for a user who follows topics, at least one more, because the
+        topics are read first.
     """
 
     async def mark(

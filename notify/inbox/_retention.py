@@ -60,7 +60,7 @@ class Sweeper:
             "due items of inboxes are not being removed, which is retried",
             "due items of inboxes are being removed again",
         )
-        self._warned_of: object = None
+        self._warned_of: list[object] = []
 
     async def run(self) -> None:
         """Claim slots and remove due items until cancelled. Failures are logged, and retried in the next slot."""
@@ -97,12 +97,10 @@ class Sweeper:
         return False
 
     def _compare(self, other: object) -> None:
-        """Warn, once for each, if the process that has the slot has another retention; None: an older release."""
+        """Warn, once for each, of a retention that differs from our own; None is that of an older release."""
         own = self._store.inbox_retention
-        if other is None or other == asdict(own):
-            self._warned_of = None
-        elif other != self._warned_of:
-            self._warned_of = other
+        if other is not None and other != asdict(own) and other not in self._warned_of:
+            self._warned_of.append(other)
             logger.warning(
                 "another process has %s for the inboxes of this store, this one %s: "
                 "pass the same to every Inbox on the store, or each removes what the other keeps",

@@ -70,7 +70,7 @@ class SteeredStream:
         self._last_id = last_id
         self._read = read_follows
         self._follows = FollowSet()
-        self._unfollowed: dict[str, str] = {}  # how far each topic was read that is not followed any more
+        self._unfollowed: dict[str, str] = {}  # by topic that is no longer followed: how far it was read
         self._is_full = False
         self._ready = self._closed = False
         self._reading = self._stale = False  # whether follows are being read, and whether they are to be read again

@@ -130,7 +130,7 @@ class InboxTransactionSuite(InboxTests[InboxStoreT]):
         await self.assert_folded(store, "alice")
 
     async def test_an_earlier_writer_that_commits_last(self, store: InboxStoreT) -> None:
-        """An item of a transaction that began first and commits last is listed and counted, as one saved in between."""
+        """An item of a transaction that begins first and commits last is listed and counted; so is a later one."""
         shown = await self.send(store, "alice", "shown")
         async with self.connection(store) as connection, anyio.create_task_group() as tasks:
             async with self.transaction(connection):

@@ -79,7 +79,7 @@ class InboxRaceTests(InboxTests[InboxStoreT]):
         event = await self.send(store, "alice", "last", group="g")
         assert payloads((await self.page(store, "alice", state="all", group="g")).items) == ["last"]
         assert event in await self.read_all(store, "alice")
-        # What was cancelled may still arrive, and be stored after that, while the two are compared.
+        # A cancelled call may still reach the store later, even while rows and log are compared.
         await eventually(partial(self.assert_folded, store, "alice"), self.patience)
 
     async def test_interrupted_pulls_lose_nothing(self, store: InboxStore) -> None:

@@ -16,7 +16,7 @@ from ._site import Handler, Site, check_notifier
 
 
 def _with_head(methods: Mapping[str, Handler]) -> Mapping[str, Handler]:
-    """Return the handlers with one of HEAD, which answers as GET does, without the body."""
+    """Return the handlers, with one for HEAD where there is GET: it answers as GET does, without the body."""
     get = methods.get("GET")
     return methods if get is None else {"HEAD": partial(_head, get), **methods}
 

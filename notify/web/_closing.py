@@ -21,7 +21,7 @@ import asyncio
 import signal
 import sys
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from types import FrameType
@@ -82,7 +82,7 @@ class Closing:
             stop: called once, on the event loop, when the end begins; at once if it has begun. It must end a `send`
                 that is blocked, too: the `cancel` of a scope is right. It must not raise.
         """
-        return StoppedStream(self, stop)
+        return CallbackStream(self, stop)
 
     def begin(self, why: str = "asked") -> None:
         """Begin the shutdown. May be called from any thread, from a signal handler, and more than once.
@@ -173,8 +173,8 @@ class Closing:
             self._forgotten_at = received.forgotten_at
 
 
-class OpenStream:
-    """One open connection, while entered."""
+class OpenStream(ABC):
+    """One open connection, while entered. A subclass says how it is ended."""
 
     __slots__ = ("_closing", "_stopped")
 
@@ -199,8 +199,8 @@ class OpenStream:
         """End the connection; see `Closing.stream`."""
 
 
-class StoppedStream(OpenStream):
-    """One that a function stops."""
+class CallbackStream(OpenStream):
+    """One that a function ends."""
 
     __slots__ = ("_stop",)
 

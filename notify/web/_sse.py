@@ -64,7 +64,7 @@ def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaita
 async def head(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve HEAD /stream: the head of what GET would send, for monitoring and proxies.
 
-    Nothing is opened, and no ticket is used up: it is not looked at, so the request needs other credentials.
+    Nothing is opened. A ticket is ignored, so that none is used up: the request needs other credentials.
 
     Raises:
         WebError: the client is refused.
@@ -101,7 +101,7 @@ async def serve(
         if asked.is_refused(admission.login):
             await Reply(204, headers=NO_STORE).send(send, request.response_headers)
             return
-        del admitted  # what is not needed any more would be kept for hours
+        del admitted  # it would be kept for as long as the stream is open
         async with until_gone_watch(receive) as line:
             await _run(site, admission, asked, entrance, line, request, send)
 

@@ -22,8 +22,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS {items_group_index} ON {items} (user_id, group
 CREATE INDEX IF NOT EXISTS {items_expiry_index} ON {items} (user_id, expires_at) WHERE expires_at IS NOT NULL;
 
 -- One row for each user who has an inbox. No item is older than `oldest`, none expires before `expiry`; there may be
--- none that is so old, or expires so early. Every item before the id `kept_before` is unread: a retention that keeps unread
--- items does not look at them again.
+-- none that is so old, or expires so early. Every item before the id `kept_before` is unread: where the retention keeps
+-- unread items, nothing looks at them again.
 CREATE TABLE IF NOT EXISTS {inboxes} (
     user_id text COLLATE "C" NOT NULL PRIMARY KEY,
     position bigint NOT NULL,       -- id of the last event that was applied

@@ -100,7 +100,7 @@ local function push(k, a)
     end
     if prev == '0' then
       id = following(prev, redis.call('HGET', stream .. ':ib', '') or '0')
-    elseif effect and ms(prev) >= now then
+    elseif effect and ms(prev) >= now then -- the clock is behind: XADD's own id could exceed the bits of a member
       id = following(prev, '0')
     end
     id = redis.pcall('XADD', stream, 'MAXLEN', trim, max_len, id, 'p', prev, 'n', nonce, 'e', body)

@@ -142,7 +142,7 @@ SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items WHERE u
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
 WHERE user = ? AND expires_at IS NOT NULL AND expires_at <= ? LIMIT ?
 
--- The first place is 1 if unread items stay, so that none of them is looked at, and else 0.
+-- The first place is 0; 1 if unread items are kept, so that none of them is looked at.
 -- name: aged_items
 SELECT id, log, seen_at, read_at, dismissed_at, expires_at FROM {p}items
 WHERE user = ? AND place IN (?, 1, 2) AND id < ? LIMIT ?

@@ -676,7 +676,7 @@ async def test_hooks_that_fail(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_hooks_that_hang(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A call is given up after a while, once for all items of a call; everything else goes on, even before that."""
+    """A hook is given up when its time is over, once for all items of a call; meanwhile other calls go on."""
     calls: list[Any] = []
     waiting = anyio.Event()
 

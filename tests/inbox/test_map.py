@@ -24,7 +24,7 @@ ROWS = [line for line in (HERE / "README.md").read_text().splitlines() if re.mat
 
 
 def test_every_test_of_the_map_exists() -> None:
-    """Whoever renames or removes a test of a behaviour has to say what takes its place."""
+    """A test of a behaviour that is renamed or removed has to be replaced in the table."""
     for name in re.findall(r"`([\w/]+::\w+)`", "\n".join(ROWS)):
         place, _, rest = name.rpartition("/")
         file, _, test = rest.partition("::")

@@ -194,7 +194,7 @@ def test_bad_lines() -> None:
     done = demo(stdin=b"\n".join(lines))
     assert done.returncode == 2
     reported = re.findall(r"^line (\d+) skipped: .+$", done.stderr, re.MULTILINE)
-    assert reported == [str(number) for number in range(2, len(lines))]
+    assert sorted(map(int, reported)) == [*range(2, len(lines))]  # what is not JSON is known before what is refused
     assert "Traceback" not in done.stderr
     assert numbers(done.stdout, r"^Pushed (\d+); users: 1; lines skipped: (\d+)") == (2, len(lines) - 2)
     assert numbers(done.stdout, r"^Shown (\d+):") == (2,)

@@ -89,6 +89,6 @@ def test_a_fault_is_found(mutation: Mutation) -> None:
 
 @pytest.mark.timeout(240)
 def test_nothing_is_found_where_there_is_no_fault() -> None:
-    """The same hunt over the core as it is ends in peace: the machines for a while, as `test_machine.py` goes on."""
+    """The same hunt finds nothing in the core as it is; the machines run briefly, and longer in `test_machine.py`."""
     for hunt in hunters(examples=10):
         hunt()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 MANY = 10_000
 
-OURS = ("Session", "Subscription", "FrameFeed", "TaskWatch", "GroupWatch", "Entrance", "StoppedStream", "Client")
+OURS = ("Session", "Subscription", "FrameFeed", "TaskWatch", "GroupWatch", "Entrance", "CallbackStream", "Client")
 
 
 class Client:
