@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from notify import InvalidEventError, InvalidEventIdError, UsageError
+from notify import InvalidEventError, UsageError
 from notify._asgi import Reply, Request, WebError, read_object
 from notify.inbox.abc import Item
 
@@ -105,8 +105,6 @@ async def notifications(site: DispatchSite, request: Request, receive: Receive, 
         raise WebError(400, "bad_request", f"limit must be a whole number of 1 to {MAX_LIMIT}")
     try:
         page = await inbox.list(names["user"], before=request.query.get("before") or None, limit=limit, state="all")
-    except InvalidEventIdError:
-        raise WebError(400, "invalid_position", "before must be the next of an earlier page") from None
     except InvalidEventError:
         raise WebError(404, "not_found", "there is no such user") from None
     items = [item_value(each) for each in page.items]

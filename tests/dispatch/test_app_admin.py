@@ -307,6 +307,7 @@ async def test_the_document_describes_every_operation() -> None:
         (b"/devices/push/subscribe", "push/subscribe", {}),
         (b"/users/devices/notifications", "users/{user}/notifications", {"user": "devices"}),
         (b"/users/a%2Fb%20c/notifications/", "users/{user}/notifications", {"user": "a/b c"}),
+        (b"/callbacks/devices", "callbacks/{name}", {"name": "devices"}),
         (b"/callbacks/twilio?x=1", "callbacks/{name}", {"name": "twilio"}),
     ],
 )
