@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
-from notify import Event, Notifier, RoutingInfo, http, webhook
+from notify import Event, Notifier, RoutingInfo, dispatch, http, webhook
 from notify_memory import MemoryStore
 from tests.code import code_lines
 from tests.language import EXCUSED, HABITS, Habit, findings, pattern_of
