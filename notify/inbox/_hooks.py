@@ -126,9 +126,12 @@ class InboxHooks:
             answer = call.function(*args)
             if isawaitable(answer):
                 with anyio.move_on_after(TIMEOUT) as scope:
-                    answer = await answer
-                if scope.cancelled_caught:
-                    late.add(call)
+                    try:
+                        answer = await answer
+                    finally:
+                        if scope.cancel_called:  # it may have caught that, to return or to raise something of its own
+                            late.add(call)
+                if call in late:
                     raise TimeoutError(f"it has not returned within {TIMEOUT:g} s")  # noqa: TRY301 - logged as others
             if answer is not None and call in self.before:
                 answer = _checked(answer, *args)

@@ -41,6 +41,18 @@ async def admit(site: Site, request: Request) -> Admission:
     return Admission(identity, logs_of(identity, named), moment, login)
 
 
+async def check(site: Site, request: Request) -> None:
+    """Refuse a `HEAD` as `admit` would refuse a `GET`.
+
+    A ticket is neither used up nor accepted: what looks at a link must not keep its client out.
+
+    Raises:
+        WebError: as by `admit`.
+    """
+    assert site.authentication is not None
+    logs_of(await site.authentication.identify(request), request.query_all("address"))
+
+
 def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the logs of a stream.
 

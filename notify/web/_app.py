@@ -27,7 +27,7 @@ async def _head(get: Handler, site: Site, request: Request, receive: Receive, se
 
 _HANDLERS: Final[Mapping[str, Mapping[str, Handler]]] = {
     "stream": {"GET": _sse.stream, "HEAD": _sse.head},
-    "events": {"GET": _polling.events},
+    "events": {"GET": _polling.events, "HEAD": _polling.head},
     "ticket": {"POST": _auth.ticket},
     "push": {"POST": _publish.push},
     "inbox": {"GET": _inbox_http.page},

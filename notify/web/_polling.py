@@ -30,7 +30,7 @@ from notify._asgi import JSON_HEADERS, NO_STORE, Message, Receive, Reply, Reques
 from notify.inbox.abc import CHANGES, ITEM
 
 from . import _position
-from ._admission import Admission, admit
+from ._admission import Admission, admit, check
 from ._dialects import dump
 from ._frames import one_line
 from ._inbox_values import counts_value
@@ -85,6 +85,20 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
     with suppress(OSError), anyio.move_on_after(site.options.send_timeout):
         for message in messages:
             await send(message)
+
+
+async def head(site: Site, request: Request, receive: Receive, send: Send) -> None:
+    """Serve HEAD /events: the head of a page, without its length. Nothing is read, and `wait` is not waited for.
+
+    Raises:
+        WebError: the client is refused.
+    """
+    _limit(request)
+    _seconds(request)
+    await check(site, request)
+    headers = [*JSON_HEADERS, *request.response_headers]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _admitted(page: PollPage, request: Request) -> Admission | None:

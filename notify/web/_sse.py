@@ -20,7 +20,7 @@ from notify import BackendError, ClosedError, Event
 from notify._asgi import NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError
 
 from . import _position
-from ._admission import Admission, admit, logs_of
+from ._admission import Admission, admit, check
 from ._closing import Closing, OpenStream
 from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame, sync_members
@@ -62,16 +62,12 @@ def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaita
 
 
 async def head(site: Site, request: Request, receive: Receive, send: Send) -> None:
-    """Serve HEAD /stream: the head of what GET would send, for monitoring and proxies.
-
-    Nothing is opened. A ticket is ignored, so that none is used up: the request needs other credentials.
+    """Serve HEAD /stream: the head of what GET would send, for monitoring and proxies. Nothing is opened.
 
     Raises:
         WebError: the client is refused.
     """
-    assert site.authentication is not None
-    identity = await site.authentication.identify(request)
-    logs_of(identity, request.query_all("address"))
+    await check(site, request)
     await send(_head(request))
     await send({"type": "http.response.body", "body": b""})
 

@@ -708,6 +708,27 @@ async def test_hooks_that_hang(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert "before_send failed, and the inbox goes on without it: TimeoutError('it has not returned" in caplog.text
 
 
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_hook_that_catches_the_end_of_its_time(raises: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was late even so: the other items of a `send_many` do not wait for it again."""
+    calls: list[Event] = []
+
+    async def before_send(draft: Event) -> Event:
+        calls.append(draft)
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            if raises:
+                raise ValueError("its own") from None
+        return draft
+
+    monkeypatch.setattr("notify.inbox._hooks.TIMEOUT", 0.01)
+    async with Notifier(MemoryStore()) as notifier:
+        inbox = Inbox(notifier, hooks=[Only(before_send=before_send)])
+        report = await inbox.send_many(["alice", "bob", "carol"], "t")
+        assert (len(report.events), len(calls), inbox.hook_failures) == (3, 1, 3)
+
+
 @pytest.mark.parametrize("type", ["notify.read", "notify.followed", "notify.x"])
 async def test_before_send_returns_a_reserved_type(type: str, caplog: pytest.LogCaptureFixture) -> None:
     """It would change inboxes instead of being listed: refused, and the item is sent as it was."""

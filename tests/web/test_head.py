@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
@@ -19,7 +20,7 @@ from notify_memory import MemoryStreamStore
 pytestmark = pytest.mark.anyio
 
 ALICE = {"authorization": "Bearer alice"}
-PAGES = sorted({name for name, methods in ROUTES.items() if "GET" in methods} - {"stream"})
+PAGES = sorted({name for name, methods in ROUTES.items() if "GET" in methods} - {"stream", "events"})
 
 
 def by_token(request: Request) -> Identity | None:
@@ -59,6 +60,18 @@ async def test_a_stream() -> None:
         assert notifier.statistics().open_streams == 0
 
 
+async def test_a_poll() -> None:
+    """The head of a page but for its length, at once: nothing is read, counted or waited for."""
+    async with site(max_streams=1) as (client, notifier):
+        whole = await client.get("/events", headers=ALICE)
+        with anyio.fail_after(10):
+            head = await client.head("/events?wait=20&after=0", headers=ALICE)
+        assert (head.status_code, head.content) == (200, b"")
+        assert dict(head.headers) == {name: value for name, value in whole.headers.items() if name != "content-length"}
+        assert (await client.head("/events?limit=0", headers=ALICE)).status_code == 400
+        assert notifier.statistics().open_streams == 0
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [
@@ -66,6 +79,7 @@ async def test_a_stream() -> None:
         ("/stream?address=room:8", ALICE, 403),
         ("/stream", ALICE | {"sec-fetch-site": "cross-site"}, 403),
         ("/events", {}, 401),
+        ("/events?address=room:8", ALICE, 403),
         ("/ticket", ALICE, 405),
         ("/nothing", ALICE, 404),
     ],
@@ -83,7 +97,8 @@ async def test_a_ticket_is_not_used_up() -> None:
     """What looks at the link of a stream must not keep its client out."""
     async with site() as (client, _):
         ticket = (await client.post("/ticket", headers=ALICE)).json()["ticket"]
-        assert (await client.head(f"/stream?ticket={ticket}")).status_code == 401
-        assert (await client.head(f"/stream?ticket={ticket}", headers=ALICE)).status_code == 200
+        for path in ("/stream", "/events"):
+            assert (await client.head(f"{path}?ticket={ticket}")).status_code == 401
+            assert (await client.head(f"{path}?ticket={ticket}", headers=ALICE)).status_code == 200
         redeemed = await client.get(f"/events?ticket={ticket}")
         assert redeemed.status_code == 200
