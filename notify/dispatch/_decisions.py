@@ -100,6 +100,7 @@ class Skip:
 
 
 Decision: TypeAlias = Send | Hold | Join | Skip
+"""What is decided for one channel."""
 
 _KINDS: Final[Mapping[str, type[Decision]]] = {"send": Send, "hold": Hold, "join": Join, "skip": Skip}
 _INSTANTS: Final = frozenset({"at", "until", "closes_at"})

@@ -109,3 +109,4 @@ class Misconfigured:
 
 
 Outcome: TypeAlias = Accepted | Delivered | Rejected | EndpointGone | Throttled | Transient | Ambiguous | Misconfigured
+"""What a channel answers."""

@@ -113,7 +113,6 @@ class DispatchStore(Protocol):
 
         Raises:
             UsageError: the key was used for another request; or this store takes no `connection`.
-            (the errors of the class)
 
         Order: none between submissions.    Cancellation: stored or not; repeat it with the same key.
         Cost: one transaction, proportional to the rows.
@@ -145,7 +144,6 @@ class DispatchStore(Protocol):
 
         Raises:
             UsageError: no worker can make this move.
-            (the errors of the class)
 
         Cancellation: made or not; made moves are refused when repeated.
         Cost: one transaction, proportional to the moves.
@@ -222,7 +220,6 @@ class DispatchRecords(Protocol):
 
         Raises:
             UsageError: neither a user nor a channel was given.
-            (the errors of the class)
         """
 
     @abstractmethod
@@ -262,7 +259,6 @@ class PreferenceStore(Protocol):
 
         Raises:
             UsageError: the patch is not a JSON object.
-            (the errors of the class)
         """
 
     @abstractmethod
