@@ -23,7 +23,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 from anyio.to_thread import run_sync
 
-from notify import Event, Notifier
+from notify import Event, Notifier, web
+from notify._asgi import _reply
 from notify.inbox.abc import CHANGES, MAX_IDS, Change, Counts, Item, ItemPage
 from notify.web import (
     Identity,
@@ -34,7 +35,6 @@ from notify.web import (
     _inbox_arguments,
     _inbox_values,
     _polling,
-    _reply,
     _session,
     _sse,
     _text_feed,
@@ -209,7 +209,7 @@ def table(heading: str) -> list[list[str]]:
 def raised() -> set[tuple[str, int]]:
     """Every code and status that the source gives a `WebError` or a `Refusal`, and those of the library's errors."""
     found = {(code, status) for _, status, code in _reply._STATUS}
-    for path in Path(_reply.__file__).parent.glob("*.py"):
+    for path in [*Path(_reply.__file__).parent.glob("*.py"), *Path(web.__file__).parent.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("WebError", "Refusal"):
                 values = [value.value for value in node.args[:2] if isinstance(value, ast.Constant)]
