@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from email import message_from_bytes
 from pathlib import Path
@@ -104,8 +105,9 @@ class Remote(RemoteChannelSuite):
         server.reset()
         self.server = server
 
+    @abstractmethod
     def channel(self, url: str, **options: Any) -> Channel:
-        raise NotImplementedError
+        """Return the channel, which reaches its provider at this URL."""
 
     async def make(self) -> Channel:
         return self.channel(self.server.url)
