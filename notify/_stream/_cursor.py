@@ -159,7 +159,9 @@ class Cursor:
         """The position to read from; None asks for the head alone."""
         if self.page:
             return self.page[0].id  # a page that is not the last one ends with an event
-        return None if self.start is Start.NOW else self.last_id
+        if self.start is Start.NOW:
+            return None
+        return ids.ZERO if self.start is Start.ZERO else self.last_id
 
     # -- attaching -----------------------------------------------------------------------------------------------
 
@@ -286,18 +288,20 @@ class Cursor:
                 # Ahead of the log, and nothing handed out yet: all that is left follows, and is read before the reader
                 # learns of the gap.
                 gap = self._cross_gap(page.gap, ids.ZERO, user, micros)
-                self.last_id = ids.ZERO
                 self.start = Start.ZERO
                 self.state = CursorState.BEHIND
                 return gap
             end = (events[0].prev or self.last_id) if events else page.position
             gap = self._cross_gap(page.gap, end, user, micros)
         elif not events:
-            self.last_id = page.position
+            if self._rare is None or not self._rare.controls:  # else the reader must be handed a gap first
+                self.last_id = page.position
         elif page.gap is not None and start is Start.TIME:
             self.last_id = events[0].prev or self.last_id  # the event before that time: it resumes without a gap
-        if not events:
-            self._facts = self._facts & ~_SAW_BEGINNING | _SAW_BEGINNING * (page.position == ids.ZERO)
+        if not events and page.position == ids.ZERO:
+            self._facts |= _SAW_BEGINNING
+        elif not events and self.last_id != ids.ZERO:  # else the gap after the beginning is still to be handed out
+            self._facts &= ~_SAW_BEGINNING
         self.counters.delivered_replayed += len(events)
         self._facts |= _OPENED
         self.state = CursorState.LIVE if reached_end else CursorState.BEHIND

@@ -149,6 +149,25 @@ def test_a_position_ahead_of_the_log_is_followed_by_all_that_is_left() -> None:
     assert hand_out(cursor) == ["t"]
 
 
+def test_with_signals_the_token_waits_for_the_gap_event() -> None:
+    """A reader that goes before it was handed the gap event resumes before the gap, and learns of it then."""
+    ring = Ring(4)
+    cursor = attached("0-0", ring, signals=True)
+    assert accept(cursor, Page([], "trimmed", "4-0"), ring) == ["trimmed", "0", "4-0"]
+    assert cursor.token == "0-0"  # not "0", which asks for all that is left and excuses what is gone
+    assert hand_out(cursor) == ["notify.gap", "notify.sync"]
+    assert cursor.token == "4-0"
+
+    for events, end in (([event(2)], "2-0"), ([], "2-0"), ([], "0")):
+        cursor = attached("9-0", ring, signals=True)
+        assert accept(cursor, Page([], "rewound", end), ring) == ["rewound", "9-0", "0"]
+        assert (cursor.token, cursor.wanted) == ("9-0", "0")
+        assert accept(cursor, Page(events, None, end), ring) == []
+        assert cursor.token == "9-0"
+        assert hand_out(cursor) == ["notify.gap", *[each.type for each in events], "notify.sync"]
+        assert cursor.token == ("0-0" if end == "0" else end)
+
+
 def test_detaching_keeps_the_position_and_the_page() -> None:
     """Attached again, the cursor goes on where it was; ephemeral events that it had not read count as lost."""
     ring = Ring(4)
