@@ -82,23 +82,17 @@ def submit_arguments(submission: Submission) -> list[Any]:
 
 def advance_arguments(moves: Sequence[Move], now: int) -> list[Any]:
     """Return the arguments of the function that makes moves, each of another delivery."""
-    rows = [
-        {
-            "id": move.id,
-            "fence": move.fence,
-            "state": int(move.to),
-            "due_at": millis_or_none(move.due_at),
-            "reason": move.reason,
-            "provider_id": move.provider_id,
-            "refund": move.refund,
-            "error": move.error,
-        }
-        for move in moves
-    ]
     children = [(child, move.id) for move in moves for child in move.children]
     joins = [{**join_value(move.join), "parent": move.id} for move in moves if move.join is not None]
     return [
-        json.dumps(rows),
+        [move.id for move in moves],
+        [move.fence for move in moves],
+        [int(move.to) for move in moves],
+        [millis_or_none(move.due_at) for move in moves],
+        [move.reason for move in moves],
+        [move.provider_id for move in moves],
+        [move.refund for move in moves],
+        [move.error for move in moves],
         deliveries_json((child for child, _ in children), (parent for _, parent in children)) if children else None,
         json.dumps(joins) if joins else None,
         now,

@@ -127,7 +127,7 @@ class PostgresDispatchStore(PostgresUserRecords):
             check_move(move)
         moment = millis(now)
         parts = [(run, advance_arguments(run, moment)) for run in runs(moves)]
-        query = f"SELECT {self._names.function('advance_deliveries')}($1, $2, $3, $4, $5, $6)"
+        query = self._sql("dispatch_advance")
 
         async def each(connection: Connection) -> list[bool]:
             made: list[bool] = []

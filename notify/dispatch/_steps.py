@@ -45,6 +45,8 @@ BY_CLAIM: Final[Mapping[State, frozenset[State]]] = {
 }
 """The states to which the holder of the latest claim can move a delivery. SENDING to SENDING: only a later claim."""
 
+_BY_CLAIM: Final = frozenset().union(*BY_CLAIM.values())
+
 LATER: Final[Mapping[State, frozenset[State]]] = {
     State.SENDING: frozenset({State.ACCEPTED, State.DELIVERED, State.BOUNCED, State.FAILED}),
     State.ACCEPTED: frozenset({State.DELIVERED, State.BOUNCED}),
@@ -176,11 +178,14 @@ def merge_patch(document: bytes, patch: bytes) -> bytes:
 
 def check_move(move: Move) -> None:
     """Raise UsageError for a move that no worker can make."""
-    if not any(move.to in after for after in BY_CLAIM.values()):
+    if move.to not in _BY_CLAIM:
         raise UsageError(f"a claimed delivery cannot be moved to {move.to.name}")
     if (move.to is State.JOINED) != (move.join is not None):
         raise UsageError(f"join= belongs to a move to JOINED, and only there: {move.to.name}")
-    _check_instants(move.due_at, *(() if move.join is None else (move.join.closes_at, move.join.due_at)))
+    if move.due_at is not None:
+        _check_instants(move.due_at)
+    if move.join is not None:
+        _check_instants(move.join.closes_at, move.join.due_at)
     for child in move.children:
         check_new(child)
     if move.children and move.to is not State.EXPANDED:

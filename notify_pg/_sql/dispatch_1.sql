@@ -44,12 +44,17 @@ CREATE TABLE IF NOT EXISTS {deliveries} (
     opened_at bigint,
     clicked_at bigint,
     begun integer NOT NULL DEFAULT 0,
-    lease_until bigint NOT NULL DEFAULT 0
+    lease_until bigint NOT NULL DEFAULT 0,
+    -- 0 waits, 1 is claimed or being sent, 2 was handed over, 3 was not. Indexes are about this and not about `state`, so
+    -- the step from claimed to being sent changes none of them.
+    phase smallint NOT NULL GENERATED ALWAYS AS (
+        CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE 3 END
+    ) STORED
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
-CREATE INDEX IF NOT EXISTS {deliveries_due_index} ON {deliveries} (priority, due_at) WHERE state < 10;
+CREATE INDEX IF NOT EXISTS {deliveries_due_index} ON {deliveries} (priority, due_at) WHERE phase <= 1;
 CREATE INDEX IF NOT EXISTS {deliveries_recipient_index} ON {deliveries} (notification_id, user_id);
-CREATE INDEX IF NOT EXISTS {deliveries_user_index} ON {deliveries} (user_id) WHERE state = 0;
-CREATE INDEX IF NOT EXISTS {deliveries_stuck_index} ON {deliveries} (id) WHERE state >= 20;
+CREATE INDEX IF NOT EXISTS {deliveries_user_index} ON {deliveries} (user_id) WHERE phase = 0;
+CREATE INDEX IF NOT EXISTS {deliveries_stuck_index} ON {deliveries} (id) WHERE phase = 3;
 
 CREATE TABLE IF NOT EXISTS {attempts} (
     delivery_id text COLLATE "C" NOT NULL,

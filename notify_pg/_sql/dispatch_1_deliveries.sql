@@ -22,14 +22,14 @@ BEGIN
         WITH RECURSIVE clock AS MATERIALIZED (
             SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint AS now
         ), levels (priority) AS (
-            (SELECT max(d.priority) FROM {deliveries} d WHERE d.state < 10)
+            (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1)
             UNION ALL
-            SELECT (SELECT max(d.priority) FROM {deliveries} d WHERE d.state < 10 AND d.priority < l.priority)
+            SELECT (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority < l.priority)
             FROM levels l WHERE l.priority IS NOT NULL
         ), due AS MATERIALIZED (
             SELECT x.id, x.due_at FROM levels l, LATERAL (
                 SELECT d.id, d.due_at FROM {deliveries} d
-                WHERE d.state < 10 AND d.priority = l.priority AND d.due_at <= greatest(p_now, (SELECT now FROM clock))
+                WHERE d.phase <= 1 AND d.priority = l.priority AND d.due_at <= greatest(p_now, (SELECT now FROM clock))
                     AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= (SELECT now FROM clock) END
                     AND (p_channels IS NULL OR d.channel = ANY (p_channels))
                 ORDER BY d.due_at LIMIT p_limit FOR UPDATE SKIP LOCKED
@@ -47,7 +47,10 @@ BEGIN
         SELECT {d_delivery_columns}, {n_notification_columns}, {r_recipient_columns}
         FROM claimed d
         JOIN {notifications} n ON n.id = d.notification_id
-        JOIN {recipients} r ON r.notification_id = d.notification_id AND r.user_id = d.user_id
+        CROSS JOIN LATERAL (  -- by both columns of the key, whatever is known of their values: a notification may have many
+            SELECT * FROM {recipients} x
+            WHERE x.notification_id = d.notification_id AND x.user_id = d.user_id LIMIT 1
+        ) r
         ORDER BY d.priority DESC, d.was_due_at;
 END
 $claim$;
@@ -178,7 +181,14 @@ $submit$;
 
 -- Makes moves, each of another delivery, as far as they are legal; returns the ids of those that were made.
 CREATE OR REPLACE FUNCTION {advance_deliveries}(
-    p_moves json,
+    p_ids text[],
+    p_fences integer[],
+    p_states integer[],
+    p_due_at bigint[],
+    p_reasons text[],
+    p_provider_ids text[],
+    p_refunds boolean[],
+    p_errors text[],
     p_children json,         -- deliveries to endpoints, each with the id of its `parent`
     p_joins json,            -- joins of digests, each with the id of its `parent`
     p_now bigint,
@@ -192,22 +202,21 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $advance$
 DECLARE
-    v_clock bigint;
     v_notifications text[];
     v_users text[];
     v_channels text[];
     v_join record;
 BEGIN
-    PERFORM FROM {deliveries} d WHERE d.id IN (SELECT m.id FROM json_to_recordset(p_moves) AS m(id text))
-        ORDER BY d.id FOR UPDATE;
-    v_clock := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
-    WITH judged AS (
-        SELECT m.*, d.state AS was, d.begun,
-            d.fence = m.fence AND 100 * d.state + m.state = ANY (p_legal)
-                AND (m.state <> 2 OR (d.begun < d.fence AND d.lease_until > v_clock)) AS is_made
-        FROM json_to_recordset(p_moves) AS m(id text, fence integer, state integer, due_at bigint, reason text,
-            provider_id text, refund boolean, error text)
-        JOIN {deliveries} d ON d.id = m.id
+    -- What is judged is what was locked; the clock is looked at after the lock.
+    WITH locked AS MATERIALIZED (
+        SELECT m.*, d.state AS was, d.fence AS latest, d.begun, d.lease_until
+        FROM unnest(p_ids, p_fences, p_states, p_due_at, p_reasons, p_provider_ids, p_refunds, p_errors)
+            AS m(id, fence, state, due_at, reason, provider_id, refund, error)
+        JOIN {deliveries} d ON d.id = m.id ORDER BY d.id FOR UPDATE OF d
+    ), judged AS MATERIALIZED (
+        SELECT l.*, l.latest = l.fence AND 100 * l.was + l.state = ANY (p_legal) AND (l.state <> 2 OR (l.begun < l.latest
+            AND l.lease_until > floor(date_part('epoch', clock_timestamp()) * 1000)::bigint)) AS is_made
+        FROM locked l
     ), done AS (
         UPDATE {deliveries} d SET
             state = j.state,

@@ -1,11 +1,11 @@
 WITH hurried AS (
     UPDATE {deliveries} SET due_at = $1
-    WHERE state = 0 AND due_at > $1 AND (after_channel = '' OR fence > 0)
+    WHERE phase = 0 AND due_at > $1 AND (after_channel = '' OR fence > 0)
         AND $2::text IS NULL AND channel = $3
     RETURNING 1
 ), unparked AS (
     UPDATE {deliveries} SET state = 0, due_at = $1, updated_at = $1
-    WHERE state = 27 AND state >= 20 AND channel = $3
+    WHERE state = 27 AND phase = 3 AND channel = $3
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM hurried) + (SELECT count(*) FROM unparked)

@@ -81,12 +81,43 @@ async def test_the_last_two_devices_wait_for_each_other(postgres: Server) -> Non
         first, second = (Move(each.delivery.id, each.delivery.fence, State.FAILED) for each in claims)
         transaction = connection.transaction()
         await transaction.start()
-        query = f"SELECT {schema}.notify_advance_deliveries_1($1, $2, $3, $4, $5, $6)"
-        assert await connection.fetchval(query, *advance_arguments([first], millis(NOW))) == [first.id]
+        arguments = advance_arguments([first], millis(NOW))
+        places = ", ".join(f"${number}" for number in range(1, len(arguments) + 1))
+        query = f"SELECT {schema}.notify_advance_deliveries_1({places})"
+        assert await connection.fetchval(query, *arguments) == [first.id]
         task = started(store.advance([second], NOW))
         await until_it_waits(task, connection, schema)
         await transaction.commit()
         assert await task == [True]
         (claim,) = await store.claim(NOW, lease=600.0)
         assert claim.delivery.id == waiting.id
+    await connection.close()
+
+
+async def test_a_move_is_judged_by_what_it_locked(postgres: Server) -> None:
+    """A move waits for a transaction that has the row, and is then made or not by what that transaction left."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
+        row = partial(Delivery, notification="n", user="alice", endpoint="", due_at=NOW)
+        rows = [row(id=delivery_id("n", "alice", name), channel=name) for name in ("push", "email")]
+        records = [RecipientRecord("n", "alice")]
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), records, rows))
+        claims = await store.claim(NOW, lease=600.0)
+        taken, kept = (each.delivery.id for each in claims)
+        transaction = connection.transaction()
+        await transaction.start()
+        table = f"{schema}.notify_deliveries"
+        await connection.execute(f"UPDATE {table} SET fence = fence + 1 WHERE id = $1", taken)
+        await connection.execute(f"UPDATE {table} SET opened_at = 1, attempts = attempts + 5 WHERE id = $1", kept)
+        begin = [Move(each.delivery.id, each.delivery.fence, State.SENDING) for each in claims]
+        task = started(store.advance(begin, NOW))
+        await until_it_waits(task, connection, schema)
+        assert not task.done()
+        await transaction.commit()
+        assert await task == [False, True]
+        claim = await store.delivery(kept)
+        assert claim is not None
+        found = claim.delivery
+        assert (found.state, found.attempts, millis(found.opened_at or NOW)) == (State.SENDING, 6, 1)
     await connection.close()
