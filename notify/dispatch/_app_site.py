@@ -23,11 +23,11 @@ logger = logging.getLogger("notify")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a provider reports of a message after it was sent.
+    """What a provider reports about a message after it was sent.
 
     Attributes:
-        delivery: the id of the delivery: `Job.id`, which channels send as the message's id.
-        state: `DELIVERED`, `BOUNCED`, `FAILED` or `ACCEPTED`. A step that is not possible any more changes nothing.
+        delivery: the id of the delivery: `Job.id`, which channels send as the id of the message.
+        state: `DELIVERED`, `BOUNCED`, `FAILED` or `ACCEPTED`. A step that the delivery cannot take any more is ignored.
         reason: the provider's code.
         provider_id: what the provider calls the message.
         retire: why the endpoint gets nothing more: `"suppressed"` (the mailbox does not exist; mandatory types may

@@ -1,4 +1,4 @@
-"""`Channel`: what reaches people. Written for authors of channels, together with `Outcome`."""
+"""`Channel`: one way to reach people. Written for authors of channels, as is `Outcome`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Action:
     """A button of a push message.
 
     Attributes:
-        id: what the application is told when it is pressed.
-        title: what it says.
-        url: what it opens; empty: the message's own.
+        id: the name under which the application learns that it was pressed.
+        title: its label.
+        url: the URL that it opens; empty: that of the message.
     """
 
     id: str
@@ -31,18 +31,18 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What people read, in their language. Each channel takes what it can show.
+    """The text of a message, in the recipient's language. Each channel uses the fields that it can show.
 
     Attributes:
         title: one line: the title of a push message, the subject of an e-mail.
         body: the text, without markup.
         short: a text for small screens and SMS; empty: `body`.
         html: the text as HTML, for e-mail; empty: none.
-        url: what is opened.
-        icon: URL of a small picture.
-        image: URL of a large picture.
-        tag: a message with the same tag replaces the older one on the device.
-        silent: without sound.
+        url: the URL that a click on the message opens.
+        icon: the URL of a small image.
+        image: the URL of a large image.
+        tag: a message replaces an older one with the same tag on the device.
+        silent: show it without sound or vibration.
         actions: buttons.
         data: further values for the application.
     """
@@ -65,23 +65,23 @@ class Job:
     """One message, ready to be sent.
 
     Attributes:
-        id: the id of the delivery, the same in each attempt: what lets the far side recognise a repetition.
+        id: the id of the delivery, the same in each attempt, by which the far side can recognise a repetition.
         notification: the id of the notification.
         type: the key of its type.
         category: of its type.
         user: the recipient; empty for a recipient without an account.
         channel: the name under which the dispatcher knows this channel.
-        endpoint: where to send it; None: the channel has no endpoints, as the inbox.
-        content: what people read.
-        data: what was submitted.
+        endpoint: where to send it; None for a channel without endpoints, such as the inbox.
+        content: the text.
+        data: the data that was submitted; for a digest, that of its newest notification.
         priority: of its type.
-        expires_at: when it has become worthless; None: never.
+        expires_at: when it becomes worthless; None: never.
         now: the present time, by the dispatcher's clock.
-        attempt: 1 for the first.
+        attempt: 1 for the first attempt.
         locale: the recipient's, such as `"de-AT"`; empty: unknown.
-        collapse: notifications with the same value replace each other on the device; empty: none does.
-        headers: what the dispatcher adds for channels that have headers, such as `List-Unsubscribe` for e-mail.
-        alert: False: list it without an alert, since the user has switched this channel off. For the inbox only.
+        collapse: notifications with the same value replace each other on the device; empty: they do not.
+        headers: headers that the dispatcher adds, such as `List-Unsubscribe` for e-mail.
+        alert: False: list it without an alert, because the user has switched this channel off. For the inbox only.
         created_at: when the notification was submitted, the same in each attempt; None: unknown.
     """
 
@@ -110,7 +110,7 @@ class Channel(Protocol):
     """One way to reach people.
 
     Attributes:
-        has_endpoints: whether it sends to endpoints, or to the user as such.
+        has_endpoints: whether it sends to endpoints (devices, addresses); if not, it sends once to each user.
         deduplicates: whether the far side recognises a repeated `Job.id`, so that a message whose outcome is unknown
             can be sent again.
     """
@@ -122,17 +122,18 @@ class Channel(Protocol):
     async def send(self, job: Job) -> Outcome:
         """Send one message and return the outcome.
 
-        What a provider answers is an outcome, never an exception. An exception is a fault of the channel itself: the
-        dispatcher logs it, and treats it as `Ambiguous` (it cannot know whether bytes went out).
+        Whatever a provider answers is an outcome, never an exception. An exception is a bug in the channel: the
+        dispatcher logs it, and treats it as `Ambiguous`, since it cannot know whether anything was sent.
 
-        Order: none.    Cancellation: unknown, as `Ambiguous`.    Concurrency: any number of tasks.
+        Order: none.    Cancellation: unknown; a dispatcher cancels after its `timeout`, and takes that as `Ambiguous`.
+        Concurrency: any number of tasks.
         """
 
 
 @runtime_checkable
 class Gated(Protocol):
-    """A channel that reaches several providers, each of which may want to be left alone: push services, for example."""
+    """A channel that reaches several providers, each of which throttles by itself: push services, for example."""
 
     @abstractmethod
     def gate(self, endpoint: Endpoint) -> str:
-        """Return the name of the provider of an endpoint, as `Throttled.gate` has it."""
+        """Return the name of the provider that serves an endpoint, as in `Throttled.gate`."""

@@ -1,4 +1,4 @@
-"""From what was submitted to what people read: `Templates`, and the one that needs no files."""
+"""From the data of a notification to its text: `Templates`, and the implementation that needs no files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What there is to say, to whom, and where it will be read.
+    """What a text is made from: the data, the recipient, and the channel on which it will be read.
 
     Attributes:
         type: the key of the notification's type.
@@ -23,10 +23,11 @@ class Rendering:
         user: the recipient.
         locale: the recipient's, such as `"de-AT"`; empty: unknown.
         tz: the recipient's IANA zone; empty: unknown.
-        data: what was submitted; of a digest, that of its newest notification.
-        items: the data of each notification of a digest, oldest first; empty: it is not a digest.
-        count: how many notifications a digest has, if `items` are only some of them.
-        unsubscribe_url: what to show in a marketing message; empty: the dispatcher has no links, or it is another one.
+        data: the data that was submitted; for a digest, that of its newest notification.
+        items: the data of each notification of a digest, oldest first, 500 at most; empty: it is not a digest.
+        count: how many notifications a digest has, which may be more than `items`.
+        unsubscribe_url: the link for unsubscribing; empty: it is not a marketing message, or the dispatcher has no
+            `links`.
     """
 
     type: str
@@ -42,24 +43,25 @@ class Rendering:
 
 @runtime_checkable
 class Templates(Protocol):
-    """Makes the text of a notification. `JinjaTemplates` does it from files; an application may bring its own."""
+    """Makes the texts of notifications. `JinjaTemplates` makes them from files; an application can have its own."""
 
     @abstractmethod
     def render(self, rendering: Rendering) -> Content:
-        """Return what people read.
+        """Return the content of one message.
 
         Raises:
-            TemplateMissingError: there is no text for this type and channel; the delivery is parked.
-            Exception: any other one is a fault of the templates; the delivery is parked, too.
+            TemplateMissingError: there is no text for this type and channel. The delivery is parked.
+            Exception: any other error of the templates. The delivery is parked, too.
 
-        Cost: called in the worker's event loop for each message, so it must not wait.
+        Cost: called on the worker's event loop for each message, so it must not block.
         """
 
 
 class DataTemplates:
-    """Takes the text from the data: `title`, `body` (or `message`), `short`, `url` (or `action_url`), and pictures.
+    """Takes the texts from the data.
 
-    A dispatcher without templates uses this. A digest lists the titles of its notifications.
+    They are `title`, `body` (or `message`), `short`, `url` (or `action_url`), `icon`, `image`, `tag` and `silent`. This
+    is what a dispatcher without templates uses. A digest lists the titles of its newest ten notifications.
     """
 
     def render(self, rendering: Rendering) -> Content:

@@ -1,4 +1,4 @@
-"""Pure: what is decided for one recipient, one decision for each channel, and its form in JSON."""
+"""Pure: the decisions for one recipient, one for each channel, and their form in JSON."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ._reasons import Reason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """It is sent.
+    """The notification is sent over this channel.
 
     Attributes:
-        channel: over which channel.
-        reason: why it may be.
-        layer: what decided so, such as `"user"` or `"mandatory"`; see `Layers`.
-        rule: which entry of the preferences.
+        channel: the name of the channel.
+        reason: why.
+        layer: what decided, such as `"user"` or `"mandatory"`; see `Layers`.
+        rule: the entry of the preferences that decided; empty: none.
         at: when.
-        endpoints: the ids of the devices or addresses, sorted; what is registered when it is sent counts.
+        endpoints: the ids of the devices or addresses, sorted. Those that are registered at the time of sending count.
         silent: without an alert.
-        leading: only if nothing was sent lately, else it is collected; see `Digest.leading`.
+        leading: only if none was sent recently; otherwise it is collected. See `Digest.leading`.
     """
 
     channel: str
@@ -40,16 +40,16 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """It is looked at again later.
+    """The notification waits, and is decided again later.
 
     Attributes:
-        channel: over which channel.
+        channel: the name of the channel.
         reason: why it has to wait.
-        layer: what decided so.
-        rule: which entry of the preferences.
-        until: until when; None: until `delay` seconds after `after` was accepted, or until `after` has failed.
-        after: another channel.
-        delay: see `until`.
+        layer: what decided; see `Send`.
+        rule: the entry of the preferences that decided; empty: none.
+        until: when it is decided again; None: `delay` seconds after `after` was accepted, or as soon as `after` failed.
+        after: the name of another channel.
+        delay: see `until`, in seconds.
     """
 
     channel: str
@@ -63,15 +63,15 @@ class Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """It is collected, and sent together with others.
+    """The notification is collected, and sent together with others.
 
     Attributes:
-        channel: over which channel.
-        reason: why: the type says so, or the quiet hours.
-        layer: what decided so.
-        rule: which entry of the preferences.
-        closes_at: when a digest that it opens ends.
-        until: when that digest is sent: `closes_at`, or the end of the quiet hours after it.
+        channel: the name of the channel.
+        reason: `digest` if its type collects, `quiet_hours` if they do.
+        layer: what decided; see `Send`.
+        rule: the entry of the preferences that decided; empty: none.
+        closes_at: when the digest ends, if this notification opens it.
+        until: when that digest is sent: at `closes_at`, or at the end of the quiet hours after it.
     """
 
     channel: str
@@ -84,13 +84,13 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skip:
-    """It is not sent.
+    """The notification is not sent over this channel.
 
     Attributes:
-        channel: over which channel.
+        channel: the name of the channel.
         reason: why.
-        layer: what decided so.
-        rule: which entry of the preferences.
+        layer: what decided; see `Send`.
+        rule: the entry of the preferences that decided; empty: none.
     """
 
     channel: str
@@ -100,7 +100,7 @@ class Skip:
 
 
 Decision: TypeAlias = Send | Hold | Join | Skip
-"""What is decided for one channel."""
+"""The decision for one channel."""
 
 _KINDS: Final[Mapping[str, type[Decision]]] = {"send": Send, "hold": Hold, "join": Join, "skip": Skip}
 _INSTANTS: Final = frozenset({"at", "until", "closes_at"})
@@ -109,12 +109,12 @@ _EMPTY: Final[tuple[object, ...]] = (None, "", (), False)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is decided for one recipient.
+    """The decisions for one recipient. `str()` returns them as text.
 
     Attributes:
         type: the key of the type.
         user: the recipient.
-        decisions: one for each channel of the type, in its order.
+        decisions: one for each channel of the type, in the order of its `channels`.
     """
 
     type: str
@@ -129,16 +129,16 @@ class Plan:
         raise KeyError(channel)
 
     def __str__(self) -> str:
-        """Return a text for people: one line for each channel."""
+        """Return one line of text for each channel."""
         return "\n".join(f"{each.channel}: {phrase(each)}" for each in self.decisions)
 
     def to_json(self) -> bytes:
-        """Return the decisions as `RecipientRecord.decisions` keeps them."""
+        """Return the decisions in the form of `RecipientRecord.decisions`."""
         return json.dumps([to_json(each) for each in self.decisions], separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, type: str, user: str, decisions: bytes) -> Plan:
-        """Return the plan of which these are the decisions."""
+        """Return the plan that `to_json` was called on."""
         return cls(type, user, tuple(from_json(each) for each in json.loads(decisions)))
 
 

@@ -1,9 +1,9 @@
 """Pure: whose preferences count: an operator's, the user's, the application's defaults.
 
-An entry that a strong layer does not have is inherited from the next weaker one, and `PRECEDENCE` decides among all of
-them. So a user who switches e-mail on does not get the newsletter that is off by default: the default is more specific.
-But what a strong layer has switched off, no weaker layer switches on, however specific it is: a user who switches
-everything off gets nothing, whatever is on by default. What an operator decides for a user (`override`) is final.
+A layer inherits the entries that it lacks from the next weaker one, and `PRECEDENCE` decides among all of them. So a
+user who switches e-mail on does not get a newsletter that is off by default: the default is more specific. But what a
+stronger layer switches off, no weaker one switches on, however specific it is: a user who switches everything off gets
+nothing, whatever is on by default. What an operator sets for a user (`override`) is final.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ._types import NotificationType
 
 
 class Effective(NamedTuple):
-    """Whether a channel is used for a type, and who says so.
+    """Whether a channel is used for a type, and which layer decided.
 
     Attributes:
         on: whether it is used.
@@ -36,10 +36,10 @@ NO_PREFERENCES: Final = Preferences()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """The preferences that count for one user, from strong to weak.
+    """The preferences that count for one user, from the strongest to the weakest.
 
     Attributes:
-        override: what an operator decided for this user.
+        override: what an operator has set for this user.
         member: the user's choices as a member of the tenant at hand.
         user: the user's choices.
         tenant: the defaults of the tenant.
@@ -60,7 +60,7 @@ class Layers:
                 yield name, preferences
 
     def effective(self, type: NotificationType, channel: str) -> Effective:
-        """Return whether a channel is used for a type, and why. A consent that the type needs is not looked at."""
+        """Return whether a channel is used for a type, and why, apart from a consent that the type needs."""
         if type.is_mandatory(channel):
             return Effective(True, "mandatory")
         values: list[bool | None] = [None] * len(ENTRIES)
@@ -79,7 +79,7 @@ class Layers:
         return Effective(bool(values[deciding]), owners[deciding], rule)
 
     def consent(self, type: NotificationType) -> Effective:
-        """Return whether the consent that a type needs is given; it is where the type needs none."""
+        """Return whether the consent that a type needs is given; True for a type that needs none."""
         if type.opt_in is None:
             return Effective(True, "type")
         for layer, preferences in self:
@@ -88,7 +88,7 @@ class Layers:
         return Effective(False, "type")
 
     def quiet_hours(self) -> tuple[str, QuietHours | None]:
-        """Return the quiet hours that count, those of the strongest layer that has any, and whose they are."""
+        """Return the name of the strongest layer that has quiet hours, and these; empty and None: no layer has any."""
         for layer, preferences in self:
             if preferences.quiet_hours is not None:
                 return layer, preferences.quiet_hours

@@ -1,14 +1,14 @@
-"""Pure: links in messages that act without a login, since each is signed: unsubscribe, opened, clicked.
+"""Pure: signed links in messages, which work without a login: unsubscribe, opened, clicked.
 
-A token says what it is for and carries what it acts on, so it works for as long as its key is kept, also when the
-delivery has been removed long ago:
+A token contains its purpose and what it acts on, so it works for as long as its key is kept, even after the delivery
+has been removed:
 
 ```text
 base64url(["unsubscribe", user, category, channel]) "." base64url(HMAC-SHA256(key, the part before the dot))
 ```
 
-It is not encrypted: anyone who has it can read it. `clicked` carries the URL to which it leads, so it leads nowhere
-else.
+It is not encrypted: anyone who has it can read it. `clicked` contains the URL to which it redirects, so it redirects
+nowhere else.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class Links:
 
     Args:
         base_url: where the application is served, such as `"https://example.com/notifications"`.
-        keys: secrets of at least 16 bytes. The first one signs, all are accepted: to replace a key, put the new one
-            first, and keep the old one for as long as its messages are in mailboxes.
-        channels: channels that send headers.
-        tracked: channels over which it is noted when a message was opened (a picture in the HTML) or its URL followed.
+        keys: secrets of at least 16 bytes each. The first one signs, all are accepted: to replace a key, put the new
+            one first, and keep the old one for as long as people may use the links that it has signed.
+        channels: the channels whose marketing messages get the headers.
+        tracked: the channels over which opening a message (an image in the HTML) and following its URL are recorded.
 
     Raises:
         UsageError: an argument is not valid. The message does not show a key.
@@ -114,18 +114,18 @@ class Links:
         return f"Links({self._base!r}, <{len(self.keys)} keys>)"
 
     def unsubscribe(self, user: str, category: str, channel: str) -> str:
-        """Return the URL with which a user gets nothing of a category over a channel any more."""
+        """Return the URL that unsubscribes a user from a category over a channel."""
         return self._url("unsubscribe", user, category, channel)
 
     def opened(self, delivery: str) -> str:
-        """Return the URL of a picture that notes that a delivery was opened."""
+        """Return the URL of an image that records that a delivery was opened."""
         return self._url("opened", delivery)
 
     def clicked(self, delivery: str, url: str) -> str:
-        """Return a URL that notes that a delivery was opened and leads to `url`, which must be http or https.
+        """Return a URL that records a click on a delivery and redirects to `url`, which must be http or https.
 
         Raises:
-            UsageError: it is another sort of URL, or it has characters that a URL cannot have.
+            UsageError: it has another scheme, or characters that a URL cannot have.
         """
         if not is_web_url(url):
             raise UsageError("Links.clicked: the URL must be http or https, in ASCII, of at most 2000 characters")
@@ -137,11 +137,11 @@ class Links:
         return read_link(self.keys, act, token)
 
     def unsubscribe_url(self, user: str, category: str, channel: str) -> str:
-        """Return the URL for a message of this category; empty: it is not marketing."""
+        """Return the URL for unsubscribing from a category; empty if it is not `marketing`."""
         return self.unsubscribe(user, category, channel) if category == "marketing" else ""
 
     def added_to(self, job: Job) -> Job:
-        """Return a job with what belongs into it: headers, and links that are tracked."""
+        """Return the job with the headers for unsubscribing, and with tracked links, if its channel has them."""
         url = self.unsubscribe_url(job.user, job.category, job.channel)
         if url and job.channel in self.channels:
             headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": ONE_CLICK}

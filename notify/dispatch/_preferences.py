@@ -1,6 +1,6 @@
 """Pure: what users switch on and off.
 
-Preferences are a JSON object, so that an application can store them where it likes:
+Preferences are a JSON object, so an application can store them anywhere:
 
 ```text
 {"all": true,
@@ -13,9 +13,9 @@ Preferences are a JSON object, so that an application can store them where it li
  "extra": {...}}
 ```
 
-Everything may be missing: what is missing is not decided here. `PRECEDENCE` says which entry decides. A category or a
-type is always an object, with `*` for all its channels: a merge patch that sets one entry then leaves the others alone,
-where `true` in the place of an object would remove them silently.
+Every entry is optional; one that is missing decides nothing. `PRECEDENCE` says which entry decides. The value of a
+category or a type is always an object, with `*` for all its channels: so a merge patch that sets one entry leaves the
+others alone, where `true` in place of an object would remove them silently.
 """
 
 from __future__ import annotations
@@ -99,17 +99,20 @@ def _switches(what: str, value: Any, *, is_group: bool = False) -> Mapping[str, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preferences:
-    """The choices of one user, or those that an operator made for all.
+    """The choices of one user, or the defaults for many.
 
     Attributes:
-        all: everything on or off.
-        channels: by channel.
-        categories: by category, then by channel or `*`.
-        types: by type, then by channel or `*`.
+        all: everything on or off; None: not decided here.
+        channels: on or off, by channel.
+        categories: on or off, by category, then by channel or `*`.
+        types: on or off, by type, then by channel or `*`.
         opt_in: consents, by name.
-        quiet_hours: when to be left alone; None: not decided here; an empty one: never.
-        tz: the IANA name of the user's zone; empty: not decided here.
-        extra: what the application keeps beside them.
+        quiet_hours: when not to be disturbed; None: not decided here; without rules: never quiet.
+        tz: the IANA name of the user's time zone; empty: not decided here.
+        extra: values of the application; the library does not read them.
+
+    Raises:
+        UsageError: a value is not valid. The message names the entry.
     """
 
     all: bool | None = None
@@ -148,7 +151,7 @@ class Preferences:
         )
 
     def to_json(self) -> bytes:
-        """Return them as `PreferenceStore` keeps them, without what is not decided."""
+        """Return them as a `PreferenceStore` keeps them: a JSON object of the entries that decide something."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["quiet_hours"] = None if self.quiet_hours is None else self.quiet_hours.to_json()
         kept = {name: value for name, value in values.items() if value is not None and value != "" and value != {}}
@@ -156,10 +159,10 @@ class Preferences:
 
     @classmethod
     def from_json(cls, data: bytes | str | Mapping[str, Any]) -> Preferences:
-        """Make preferences from JSON.
+        """Make preferences from JSON text, or from an object that was parsed already.
 
         Raises:
-            UsageError: the text is not JSON, or says something that preferences cannot say.
+            UsageError: it is not JSON, or has an entry that is unknown or not valid.
         """
         return _parsed(data) if isinstance(data, bytes) else _read(_object("preferences", _loads(data), names=False))
 
@@ -172,17 +175,17 @@ def check_patch(
 ) -> bytes:
     """Check a JSON merge patch (RFC 7386) for preferences before it is stored, and return it encoded.
 
-    Whatever preferences it is applied to, the result is fit for `Preferences.from_json`: each entry is checked by
-    itself, and lists are replaced as a whole. What is removed (`null`) may have any name.
+    `Preferences.from_json` accepts the result of a checked patch, whatever preferences it is applied to: each entry is
+    checked by itself, and lists are replaced as a whole. An entry that is removed (`null`) may have any name.
 
     Args:
-        patch: what a user changes.
-        types: the registered types: an entry for another one is refused. A consent may have any name, since it can be
-            given before a type needs it.
-        channels: the installed channels: an entry for another one is refused.
+        patch: the changes.
+        types: the registered types; an entry for another one is refused. None: any name is accepted. A consent may have
+            any name, since it can be given before a type needs it.
+        channels: the names of the installed channels; an entry for another one is refused. None: any is accepted.
 
     Raises:
-        UsageError: it is not JSON, would set something that preferences cannot say, or something without effect.
+        UsageError: it is not JSON, or would set an entry that is not valid or has no effect.
     """
     given = _object("the patch", _loads(patch), names=False)
     set_ = _read(_without_null(given))

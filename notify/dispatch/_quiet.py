@@ -1,8 +1,8 @@
 """Pure: quiet hours.
 
-A rule is an interval of the clock on the wall, `[start, end)`, on some days of the week. One with `start > end` crosses
-midnight and belongs to the day on which it begins. Rules that touch or overlap are one quiet time: what is held is
-released at the end of the whole chain, so that it does not wake the recipient between two rules.
+A rule is an interval of local time, `[start, end)`, on some days of the week. One with `start > end` crosses midnight
+and belongs to the day on which it begins. Rules that touch or overlap are one quiet period: what is held is released at
+the end of the whole chain, so that it does not wake the recipient between two rules.
 
 `_zones.instant` says what a start or an end is on the nights on which the clocks change.
 """
@@ -33,18 +33,21 @@ _SET_BACK: Final = timedelta(hours=3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuietRule:
-    """One interval in which a recipient wants to be left alone.
+    """One interval in which a recipient does not want to be disturbed.
 
     Attributes:
-        start: when it begins, by the clock on the wall; included.
-        end: when it ends; excluded. Before `start`: on the next day.
-        tz: the IANA name of the zone of that clock; empty: the recipient's.
+        start: the local time at which it begins; included.
+        end: the local time at which it ends; excluded. If it is before `start`, it is on the next day.
+        tz: the IANA name of the zone; empty: the recipient's.
         days: the days of the week on which it begins.
         all_day: from midnight to midnight, without `start` and `end`.
         channels: the channels that are quiet; None: all but the inbox, which makes no noise by itself.
-        bypass: notifications of this priority and above are sent anyway; None: none is.
-        action: `"hold"`: they are sent at the end; `"digest"`: they are collected until the end and sent together;
+        bypass: notifications of this priority and above are sent anyway; None: none are.
+        action: `"hold"`: they are sent at the end. `"digest"`: they are collected, and sent together at the end.
             `"drop"`: they are never sent.
+
+    Raises:
+        UsageError: an argument is not valid.
     """
 
     start: time = time(0)

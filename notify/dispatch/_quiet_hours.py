@@ -21,13 +21,13 @@ _SAMPLES: Final = (datetime(2027, 1, 6, 12, tzinfo=UTC), datetime(2027, 7, 7, 12
 
 
 class QuietHours:
-    """Rules that apply together.
+    """The quiet hours of one user or of the defaults: rules that apply together.
 
     Args:
-        rules: at least one instant of each week must be outside of them, for each channel and priority.
+        rules: for each channel and priority, they must leave out some time of each week.
 
     Raises:
-        UsageError: they would never release what they hold.
+        UsageError: they cover the whole week, so they would never release what they hold.
     """
 
     __slots__ = ("rules",)
@@ -53,7 +53,7 @@ class QuietHours:
                 )
 
     def of(self, channel: str, priority: Priority) -> tuple[QuietRule, ...]:
-        """Return the rules that notifications of this priority over this channel obey."""
+        """Return the rules that apply to notifications of this priority over this channel."""
         return tuple(rule for rule in self.rules if rule.applies_to(channel, priority))
 
     def __eq__(self, other: object) -> bool:
@@ -74,7 +74,11 @@ class QuietHours:
 
     @classmethod
     def from_json(cls, value: object) -> QuietHours:
-        """Make quiet hours from JSON values; raise UsageError if they are not quiet hours."""
+        """Make quiet hours from JSON values.
+
+        Raises:
+            UsageError: a rule is not valid. The message names the field.
+        """
         if not isinstance(value, list | tuple):
             raise UsageError(f"quiet_hours must be a list of rules, not {value!r:.80}")
         return cls(*map(_rule_from_json, value))

@@ -14,20 +14,24 @@ from ._checks import check_choice, check_count, check_days, check_name, check_na
 Per: TypeAlias = Literal["day", "week", "month"]
 
 IN_APP: Final = "in_app"
-"""The name of the channel of the inbox: the one that needs no endpoint, and that others can be a fallback of."""
+"""The name of the inbox's channel, which needs no endpoint, and for which others can step in."""
 
 _DAY: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """When a channel is used at all. A channel without one is always used.
+    """The condition for using a channel.
 
     Attributes:
-        use: `"away"`: unless the recipient is connected, or has read the item; `"unread"`: unless the recipient has
-            read or dismissed the item; `"failed"`: unless another channel was accepted.
-        after: seconds to wait after the other channel was accepted. If that fails or is skipped, there is no waiting.
-        of: the other channel; the inbox unless `use` is `"failed"`.
+        use: `"away"`: unless the recipient has an open stream, or has read the item of the inbox. `"unread"`: unless
+            the recipient has read or dismissed the item. `"failed"`: unless a message over the channel `of` was
+            accepted.
+        after: seconds to wait after a message over `of` was accepted. If it fails or is skipped, there is no wait.
+        of: the other channel; it is the inbox unless `use` is `"failed"`.
+
+    Raises:
+        UsageError: an argument is not valid.
     """
 
     use: Literal["away", "unread", "failed"]
@@ -52,11 +56,14 @@ class FrequencyCap:
     """How many notifications a recipient gets in a period.
 
     Attributes:
-        limit: how many at most.
-        per: `"day"`, `"week"` (from Monday) or `"month"` of the recipient's calendar; a number: the last seconds,
-            whenever they began.
-        scope: what is counted together: each type by itself, all types of the category that have such a cap, or all
-            types that have such a cap.
+        limit: the most notifications.
+        per: `"day"`, `"week"` (from Monday) or `"month"` of the recipient's calendar; a number: any interval of that
+            many seconds.
+        scope: what is counted together: the `"type"` by itself, or all types of its `"category"`, or of the `"user"`,
+            that have a cap with the same `per` and `scope`.
+
+    Raises:
+        UsageError: an argument is not valid.
     """
 
     limit: int
@@ -77,21 +84,24 @@ class Digest:
     """How notifications are collected and sent together. Give either `window` or `every`.
 
     Attributes:
-        window: seconds from the first notification to the end. With `ceiling`: from the latest one.
-        ceiling: the most seconds from the first notification to the end, if each one moves the end.
-        every: the end is a time of the recipient's calendar: once a day, a week, a month.
-        at: that time.
+        window: seconds from the first notification to the end; with `ceiling`, from the latest one.
+        ceiling: the most seconds from the first notification to the end, if each notification moves the end.
+        every: the digest ends once a `"day"`, `"week"` or `"month"` of the recipient's calendar.
+        at: the local time of that end.
         days: the days of the week, for `every="week"`, such as `("mon", "thu")`.
-        day: the day of the month, for `every="month"`; the last one where the month is shorter.
-        limit: how many notifications end it at once; None: no limit.
-        key: the field of the data by whose value digests are kept apart, with dots for inner fields; empty: one for
-            the whole type.
-        leading: `"first"`: one is sent at once if `window` seconds before it none of its key was sent or collected,
-            and is not part of the digest of those that follow; `"look_back"`: the same with `look_back` seconds, and
-            a digest that was sent counts, too; empty: each one is collected.
+        day: the day of the month, for `every="month"`; in a shorter month, its last day.
+        limit: the number of notifications at which it ends at once; None: no limit.
+        key: the field of the data of which each value has a digest of its own, with dots for inner fields; empty: one
+            digest for the type.
+        leading: `"first"`: a notification is sent at once if none of its key was sent or collected in the `window`
+            before, and is not part of the digest. `"look_back"`: the same with the last `look_back` seconds, in which
+            a digest that was sent counts, too. Empty: every notification is collected.
         look_back: see `leading`, in seconds.
-        channels: which channels collect; None: all but the inbox.
-        drop_read: leave out what has been read by then.
+        channels: the channels that collect; None: all but the inbox.
+        drop_read: leave out what the recipient has read in the inbox by then.
+
+    Raises:
+        UsageError: an argument is not valid, or two of them contradict each other.
     """
 
     window: float | None = None
@@ -138,6 +148,6 @@ class Digest:
 
     @property
     def longest(self) -> float:
-        """The most seconds that a notification waits in it, quiet hours aside."""
+        """The most seconds that a notification waits in it, not counting quiet hours."""
         nominal = {"day": _DAY, "week": 7 * _DAY, "month": 31 * _DAY}
         return self.ceiling or self.window or nominal[str(self.every)]

@@ -32,19 +32,23 @@ class NotificationType:
     """A kind of notification.
 
     Attributes:
-        key: names it, in code, preferences and stored rows: `"comment.created"`.
+        key: its name in code, preferences and stored rows, such as `"comment.created"`.
         channels: the names of the channels that it may use, in the order in which `Plan` lists them.
         category: groups types in preferences. `"marketing"` needs `opt_in` and `caps`.
-        priority: what is sent first among what is due. `"critical"` is exempt from caps, and usually from quiet hours.
-        ttl: seconds after which it has become worthless; None: no limit.
-        caps: how many of it a recipient gets in a period.
-        over_cap: what happens to more: it is skipped, held until the period is over, or goes to the inbox only.
-        opt_in: the name of a consent without which it is not sent at all; None: none is needed.
-        mandatory: whether preferences cannot switch it off: on all channels, or on those named.
-        digest: how it is collected; None: each one is sent by itself.
-        fallback: by channel, when it is used at all; a channel without an entry is always used.
+        priority: deliveries that are due are sent in this order. `"critical"` is exempt from caps, and from quiet hours
+            unless a rule says otherwise.
+        ttl: seconds from the submission after which it is worthless, and no longer sent; None: no limit.
+        caps: how many a recipient gets in a period.
+        over_cap: what happens to the others: `"skip"`, `"hold"` until the period is over, or `"in_app"` (inbox only).
+        opt_in: the name of the consent that it needs; None: it needs none.
+        mandatory: True: preferences cannot switch it off; channels: they cannot switch these off.
+        digest: how it is collected; None: each notification is sent by itself.
+        fallback: by channel, the condition for using it; a channel without an entry is always used.
         quiet_hours: `"ignore"` sends at any hour.
-        schema: called with the data at submit; what it raises refuses the submission.
+        schema: called with the data at submit; an exception refuses the submission.
+
+    Raises:
+        UsageError: an argument is not valid, or the type contradicts itself, such as marketing without a consent.
     """
 
     key: str
@@ -156,23 +160,26 @@ class NotificationType:
         return frozenset(self.digest.channels)
 
     def is_mandatory(self, channel: str) -> bool:
-        """Whether preferences cannot switch it off on this channel."""
+        """Return whether it is sent over this channel whatever the preferences say."""
         return self.mandatory if isinstance(self.mandatory, bool) else channel in self.mandatory
 
     def expires_at(self, submitted_at: datetime) -> datetime | None:
-        """When a notification that was submitted then has become worthless; None: never."""
+        """Return when a notification that was submitted at this time expires; None: never."""
         return None if self.ttl is None else submitted_at + timedelta(seconds=self.ttl)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Who gets a notification.
+    """A recipient, as `recipients=` of the dispatcher describes it, or as it is given to `submit`.
 
     Attributes:
-        id: the user; for a recipient without an account, any name that the application gives it.
+        id: the user id; for a recipient without an account, any name that the application gives it.
         tz: the IANA name of the user's time zone; empty: unknown.
         locale: such as `"de-AT"`; empty: unknown.
-        endpoints: where to reach a recipient without registered ones.
+        endpoints: addresses that are not registered in the store. They are never retired, since nothing keeps them.
+
+    Raises:
+        UsageError: an argument is not valid, such as a time zone that does not exist.
     """
 
     id: str

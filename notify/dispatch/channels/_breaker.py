@@ -1,4 +1,4 @@
-"""`Breaker`: a provider that fails is left alone, and tried again with one message at a time."""
+"""`Breaker`: a circuit breaker. A provider that keeps failing gets one message from time to time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Circuit:
 
 
 class Breaker(ChannelWrapper):
-    """Stops sending after several failures in a row, and lets one message through from time to time.
+    """A circuit breaker: stops sending after several failures in a row, and then tries one message from time to time.
 
     | state | a message | leaves |
     |---|---|---|
@@ -43,15 +43,16 @@ class Breaker(ChannelWrapper):
     | open | is `Throttled`, which counts as no attempt | after `reset` seconds: half-open |
     | half-open | one is sent, for `probe_timeout` seconds; others are `Throttled` | a success: closed; else open |
 
-    `Transient`, `Ambiguous` and `Misconfigured` are failures. An answer about the message or the endpoint is a success
-    of the provider; `Throttled` is neither, and an exception is a failure.
+    `Transient`, `Ambiguous`, `Misconfigured` and exceptions are failures. `Throttled` counts neither way. Every other
+    outcome shows that the provider works.
 
     Args:
         channel: sends the messages.
-        failures: how many in a row open it.
+        failures: how many failures in a row open it.
         reset: seconds for which it stays open.
-        probe_timeout: seconds after which a probe is given up, as `Ambiguous`, so that a hanging one blocks nothing.
-        key: what fails separately, such as the push service; by default the whole channel.
+        probe_timeout: seconds after which the message that is tried counts as `Ambiguous`, so that one that hangs does
+            not block others.
+        key: a function from a job to what fails separately, such as the push service; by default the whole channel.
     """
 
     def __init__(

@@ -20,18 +20,18 @@ UNNAMED_WAIT = 1.0
 
 
 class Failover(ChannelWrapper):
-    """Sends through the first provider that takes the message, beginning with the first each time.
+    """Sends through the first provider that accepts the message, starting with the first one each time.
 
-    The next one is tried only when certainly nothing was sent: after `Transient`, `Throttled` and `Misconfigured`. It
-    is never tried after `Ambiguous`, since the message may have arrived, nor after a refusal of the message or of the
-    endpoint. A provider that throttles is passed over until the time that it named. A misconfigured one is logged as
-    an outage, since a working fallback would hide it.
+    The next one is tried only if certainly nothing was sent: after `Transient`, `Throttled` and `Misconfigured`. It is
+    never tried after `Ambiguous`, since the message may have arrived, nor after a refusal of the message or of the
+    endpoint. A provider that throttles is skipped until the time that it named. A misconfigured one is logged as an
+    outage, since the others would hide it.
 
-    If no provider takes the message, the outcome is the one that says to try again earliest: `Transient`, else
-    `Throttled`, else `Misconfigured`.
+    If no provider accepts the message, the outcome is the one that is tried again earliest: `Transient`, or else
+    `Throttled`, or else `Misconfigured`.
 
     Args:
-        channels: the providers, in this order. A repeated message is recognised if each of them recognises it.
+        channels: the providers, in this order. The whole counts as deduplicating if each of them does.
 
     Raises:
         UsageError: there is no channel, or some have endpoints and others have none.
@@ -78,7 +78,7 @@ class Failover(ChannelWrapper):
 
 
 class RoundRobin(Failover):
-    """Takes turns: each message begins with the next provider, and goes on to the others as `Failover` does.
+    """Alternates: each message is tried first with the next provider, and then with the others as `Failover` does.
 
     Args:
         channels: the providers.

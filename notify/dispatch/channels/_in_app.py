@@ -37,13 +37,13 @@ def in_app_payload(job: Job) -> Mapping[str, Any]:
 class InAppChannel:
     """Lists the notification in the user's inbox, which delivers it to every open stream of the user.
 
-    The delivery's id is the key of the item, so a repeated one is stored once. A notification that replaces others
-    (`Job.collapse`) is a group of the inbox. If the user has switched in_app off, the item is listed with the meta
-    `{"alert": "off"}`, for which the browser client shows no toast.
+    The dispatcher has to know it as `in_app`. The id of the delivery is the key of the item, so a repeated delivery
+    stores one item. `Job.collapse` is the item's group. If the user has switched the inbox off, the item has the meta
+    `{"alert": "off"}`, and the browser client shows no toast for it.
 
     Args:
-        inbox: where items are sent.
-        payload: from the job to the item's payload.
+        inbox: the inbox.
+        payload: a function from a job to the payload of its item.
     """
 
     has_endpoints: ClassVar = False

@@ -1,4 +1,4 @@
-"""`LogChannel`: a line in the log, for development and for notifications that only operators read."""
+"""`LogChannel`: a line in the log, for development and for notifications to operators."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class LogChannel:
     """Logs the id and type of each notification, never an address, the user, or the text.
 
     Args:
-        logger: where to; `notify` by default.
-        level: of the line.
-        show: log title and body too. Texts may be personal: for development only.
+        logger: the logger; `notify` by default.
+        level: the level of the line.
+        show: log title and body, too. For development only, since texts may be personal.
     """
 
     has_endpoints: ClassVar = False

@@ -1,4 +1,4 @@
-"""`RateLimited`: no more messages than a provider takes."""
+"""`RateLimited`: no more messages in a time than a provider accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_KEYS = 10_000
 
 @runtime_checkable
 class Limiter(Protocol):
-    """Decides when the next message may be sent. One in Redis, say, limits all processes together."""
+    """Decides when the next message may be sent. `Rate` limits one process; one of your own can limit all together."""
 
     @abstractmethod
     async def acquire(self, key: str) -> float:
@@ -34,14 +34,14 @@ class Limiter(Protocol):
 class Rate:
     """A limiter for one process: `limit` messages in `per` seconds, spread evenly, after a burst.
 
-    It keeps one number for each key, the time at which the next message would be due at the steady rate (the generic
-    cell rate algorithm).
+    It is the generic cell rate algorithm, which keeps one number for each key: the time at which the next message would
+    be due at the steady rate.
 
     Args:
-        limit: how many messages.
-        per: in how many seconds.
+        limit: the number of messages.
+        per: the number of seconds.
         burst: how many may be sent at once after a pause; None: `limit`.
-        clock: returns seconds, of any origin.
+        clock: returns seconds, from any origin.
 
     Raises:
         UsageError: a number is not greater than 0.
@@ -78,15 +78,17 @@ class Rate:
 
 
 class RateLimited(ChannelWrapper):
-    """Asks a limiter before each message. A message over the limit waits up to `max_wait`, or is `Throttled`.
-
-    It is asked before the first byte, so a message is sent as a whole or not at all.
+    """Asks a limiter before each message. A message over the limit waits up to `max_wait`, and is then `Throttled`.
 
     Args:
         channel: sends the messages.
         limiter: a `Rate`, or one of your own.
-        max_wait: seconds for which a message may wait here. It is part of the time in which the worker has to send it.
-        key: what is limited separately, such as the push service; by default all messages together.
+        max_wait: seconds for which a message may wait here. They are part of the dispatcher's `timeout` for a message.
+        key: a function from a job to what is limited separately, such as the push service; by default everything
+            together.
+
+    Raises:
+        UsageError: `limiter` has no method `acquire`.
     """
 
     def __init__(

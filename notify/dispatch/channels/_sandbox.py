@@ -1,4 +1,4 @@
-"""`Sandbox`: nothing leaves a test system but to the addresses that are allowed."""
+"""`Sandbox`: keeps a staging system from sending to real users."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _logger = logging.getLogger("notify")
 
 
 class Sandbox(ChannelWrapper):
-    """Sends to allowed addresses only. Every other message is logged, and counts as accepted.
+    """Sends only to the addresses that are allowed. Every other message is logged, and counts as accepted.
 
     Args:
-        channel: sends what is allowed.
-        allow: addresses, or a function of the job. Without endpoints: user ids.
-        redirect_to: the address to which other messages are sent instead; None: they are not sent.
+        channel: sends the messages that are allowed.
+        allow: addresses, or user ids for a channel without endpoints; or a function from a job to a bool.
+        redirect_to: an address to which all other messages are sent; None: they are not sent.
+
+    Raises:
+        UsageError: `allow` is a single str, or `redirect_to` is given for a channel without endpoints.
     """
 
     def __init__(
