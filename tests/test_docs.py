@@ -55,8 +55,11 @@ TEST_NAME = re.compile(r"`[\w/]+::\w+`")
 HOWTOS = ("custom-router", "custom-store", "custom-presence", "custom-inbox", "custom-channel")
 """The pages that build a part and hold it to the suites."""
 
-SERVED = {"web.md", "sync-frameworks.md"}
-"""Pages whose snippets are programs and files of their own: tests/web/test_web_docs.py runs them."""
+SERVED = {"web.md", "sync-frameworks.md", "celery.md"}
+"""Pages whose snippets are files: tests/web/test_web_docs.py and tests/dispatch/test_celery_docs.py run them."""
+
+OPTIONAL = {"apscheduler.md": "apscheduler"}
+"""Pages about a library that an environment may lack; those that `make` prepares have it."""
 
 SECONDS = 20
 """How long all snippets of one page may take."""
@@ -143,6 +146,8 @@ def server_for(page: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every Python snippet of a page runs as it stands, after those above it, in an empty directory."""
+    if page.name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[page.name])
     monkeypatch.chdir(tmp_path)
     with server_for(page, monkeypatch):
         if "settings.configure(" in page.read_text(encoding="utf-8"):  # Django has one configuration for each process
@@ -369,12 +374,23 @@ def test_excuses_are_needed() -> None:
         assert phrase in {found.phrase.lower() for found in findings((ROOT / name).read_text(encoding="utf-8"))}
 
 
+FEATURES = ROOT / "docs" / "features.md"
+
+
+def test_features_name_pages_with_snippets() -> None:
+    """A row that is shown by a page links to one that has snippets, or its section does."""
+    for section in re.split(r"^##", FEATURES.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        introduction = "\n".join(line for line in section.splitlines() if not line.startswith("|"))
+        for row in re.findall(r"^\| .* \| page \|$", section, re.MULTILINE):
+            links = re.findall(r"\]\(([^)#]+)", row) or re.findall(r"\]\(([^)#]+)", introduction)
+            assert any(list(snippets(FEATURES.parent / link, "python")) for link in links), row
+
+
 def test_features_name_tests_that_exist() -> None:
-    """Each row names tests, each of which is the only one of its name, or a page with snippets, or has none."""
-    text = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ((?:SK|TP|FL|GH)-\d+) \|.*\| ([^|]+) \|$", text, re.MULTILINE)
-    assert len(rows) > 150
-    assert len({number for number, _ in rows}) == len(rows)
+    """Each row names tests, each of which is the only one of its name, or a page, or has none."""
+    rows = re.findall(
+        r"^\| ((?:SK|TP|FL|GH)-\d+) \|.*\| ([^|]+) \|$", FEATURES.read_text(encoding="utf-8"), re.MULTILINE
+    )
     for number, shown in rows:
         for each in [] if shown in {"page", "none"} else shown.split(", "):
             named = re.fullmatch(r"`([\w/]+)::(?:(\w+)::)?(\w+)`", each)
