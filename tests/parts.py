@@ -19,13 +19,19 @@ from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
 
 
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until the condition (a function, perhaps asynchronous) holds; TimeoutError if it does not in time."""
+    """Wait until the condition (a function, perhaps asynchronous) holds; TimeoutError if it does not in time.
+
+    It is asked after a millisecond, and then less and less often: what takes seconds is the work of others, who need
+    the processor.
+    """
+    pause = 0.001
     with anyio.fail_after(seconds):
         while True:
             result = condition()
             if await result if inspect.isawaitable(result) else result:
                 return
-            await anyio.sleep(0.001)
+            await anyio.sleep(pause)
+            pause = min(1.2 * pause, 0.02)
 
 
 @contextmanager
