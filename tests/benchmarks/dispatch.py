@@ -214,7 +214,7 @@ async def ours(opened: AbstractAsyncContextManager[Any], size: int) -> float:
 
 def measure() -> list[Row]:
     """Measure everything."""
-    with running() as server:
+    with running("fsync = on") as server:
         places: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
             "sqlite": (bare_sqlite, our_sqlite),
             "postgres": (partial(bare_postgres, server.dsn), partial(our_postgres, server.dsn)),

@@ -354,7 +354,7 @@ def arrivals(dsn: str, kind: str) -> tuple[float, float]:
 
 def measure() -> list[Row]:
     """Run the benchmark."""
-    with running() as server:
+    with running("fsync = on") as server:
         return _measure(server.dsn)
 
 
