@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, NamedTuple
 from unittest.mock import patch
 
@@ -53,11 +53,12 @@ def notify(
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def called(directory: Path, *arguments: str) -> Done:
+def called(directory: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Done:
     """Run the command in this process, where nothing depends on the process: to start one takes half a second."""
-    out, err = StringIO(), StringIO()
     with (
-        patch.dict(os.environ, environment(), clear=True),
+        TemporaryFile("w+", encoding="utf-8", newline="") as out,
+        TemporaryFile("w+", encoding="utf-8", newline="") as err,
+        patch.dict(os.environ, environment(variables), clear=True),
         chdir(directory),
         redirect_stdout(out),
         redirect_stderr(err),
@@ -66,7 +67,9 @@ def called(directory: Path, *arguments: str) -> Done:
             status = main([*arguments])
         except SystemExit as ended:
             status = int(ended.code or 0)
-    return Done(status, out.getvalue(), err.getvalue())
+        out.seek(0)
+        err.seek(0)
+        return Done(status, out.read(), err.read())
 
 
 class Running:

@@ -34,14 +34,14 @@ def one_line(done: Done, status: int) -> str:
 
 
 def push(directory: Path, *arguments: str) -> str:
-    done = notify(directory, "push", *arguments)
+    done = called(directory, "push", *arguments)
     assert done.status == 0, done
     assert re.fullmatch(ID, done.out.strip())
     return done.out.strip()
 
 
 def shown(directory: Path, user: str, *arguments: str) -> list[str]:
-    done = notify(directory, "tail", user, "--after", "0", "--no-follow", *arguments)
+    done = called(directory, "tail", user, "--after", "0", "--no-follow", *arguments)
     assert done.status == 0, done
     return done.out.splitlines()
 
@@ -73,12 +73,12 @@ def test_tail_begins_now(tmp_path: Path) -> None:
 def test_tail_from_an_id_and_from_a_time(tmp_path: Path) -> None:
     """`--after` accepts an id, to start after it, and a time, to start at it."""
     first, second = push(tmp_path, "alice", "a"), push(tmp_path, "alice", "b")
-    rest = notify(tmp_path, "tail", "alice", "--after", first, "--no-follow")
+    rest = called(tmp_path, "tail", "alice", "--after", first, "--no-follow")
     assert rest == (0, f"{second} b null\n", "")
     since = ids.time_of(second).isoformat()
-    assert notify(tmp_path, "tail", "alice", "--after", since, "--no-follow").out == f"{second} b null\n"
-    assert notify(tmp_path, "tail", "alice", "--no-follow").out == f"{first} a null\n{second} b null\n"
-    later = notify(tmp_path, "tail", "alice", "--after", "2200-01-01T00:00:00Z", "--no-follow")
+    assert called(tmp_path, "tail", "alice", "--after", since, "--no-follow").out == f"{second} b null\n"
+    assert called(tmp_path, "tail", "alice", "--no-follow").out == f"{first} a null\n{second} b null\n"
+    later = called(tmp_path, "tail", "alice", "--after", "2200-01-01T00:00:00Z", "--no-follow")
     assert later == (0, "", "")
 
 
@@ -116,9 +116,9 @@ def test_payload_cannot_steer_the_terminal(tmp_path: Path) -> None:
 def test_tail_shows_a_gap(tmp_path: Path, as_json: bool) -> None:
     """Events removed before they were read are reported as a gap: a line on standard error, or an event with JSON."""
     first, second, third = (push(tmp_path, "alice", type_) for type_ in ("a", "b", "c"))
-    assert notify(tmp_path, "trim", third) == (0, "removed 2\n", "")
+    assert called(tmp_path, "trim", third) == (0, "removed 2\n", "")
     form = ("--json",) if as_json else ()
-    done = notify(tmp_path, "tail", "alice", "--after", first, "--no-follow", *form)
+    done = called(tmp_path, "tail", "alice", "--after", first, "--no-follow", *form)
     assert done.status == 0
     if as_json:
         gap, event = map(json.loads, done.out.splitlines())
@@ -180,7 +180,7 @@ def test_tail_waits_for_a_directory(tmp_path: Path) -> None:
         tail.wait_for("the store is unavailable", tail.err)
         push(tmp_path, "alice", "a", "--store", "sqlite:///moved/notify.db")
         for _ in range(4):  # it retries several times in between, without another line
-            assert notify(tmp_path, "check", "--store", "sqlite:///data/notify.db").status == 1
+            assert called(tmp_path, "check", "--store", "sqlite:///data/notify.db").status == 1
         (tmp_path / "moved").rename(tmp_path / "data")
         tail.wait_for("a null")
         tail.wait_for("the store is available again", tail.err)
@@ -204,10 +204,10 @@ def test_push_with_a_key(tmp_path: Path) -> None:
 def test_head(tmp_path: Path) -> None:
     """`head` prints the id of the last event, even if it was trimmed, and 0 for a user without events."""
     last = push(tmp_path, "alice", "a")
-    assert notify(tmp_path, "head", "alice") == (0, f"{last}\n", "")
-    assert notify(tmp_path, "head", "bob") == (0, "0\n", "")
-    assert notify(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes") == (0, "removed 1\n", "")
-    assert notify(tmp_path, "head", "alice") == (0, f"{last}\n", "")
+    assert called(tmp_path, "head", "alice") == (0, f"{last}\n", "")
+    assert called(tmp_path, "head", "bob") == (0, "0\n", "")
+    assert called(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes") == (0, "removed 1\n", "")
+    assert called(tmp_path, "head", "alice") == (0, f"{last}\n", "")
 
 
 def test_trim_removes_what_is_older(tmp_path: Path) -> None:
@@ -215,18 +215,18 @@ def test_trim_removes_what_is_older(tmp_path: Path) -> None:
     first = push(tmp_path, "alice", "a")
     push(tmp_path, "bob", "a")
     last = push(tmp_path, "alice", "b")
-    assert notify(tmp_path, "trim", "0").out == "removed 0\n"
-    assert notify(tmp_path, "trim", first).out == "removed 0\n"
-    assert notify(tmp_path, "trim", last).out == "removed 2\n"
+    assert called(tmp_path, "trim", "0").out == "removed 0\n"
+    assert called(tmp_path, "trim", first).out == "removed 0\n"
+    assert called(tmp_path, "trim", last).out == "removed 2\n"
     assert shown(tmp_path, "alice") == [f"{last} b null"]
 
 
 def test_check(tmp_path: Path) -> None:
     """`check` reports a working store; for a damaged file it reports the error with status 1."""
     push(tmp_path, "alice", "a")
-    assert notify(tmp_path, "check") == (0, "store    ok\nlive     ok\n", "")
+    assert called(tmp_path, "check") == (0, "store    ok\nlive     ok\n", "")
     (tmp_path / "bad.db").write_bytes(b"not a database, despite its name" * 100)
-    done = notify(tmp_path, "check", "--store", "sqlite:///bad.db")
+    done = called(tmp_path, "check", "--store", "sqlite:///bad.db")
     assert (done.status, done.err) == (1, "")
     assert re.fullmatch(r"store    cannot be read: the file is not an SQLite database.*\n", done.out)
 
@@ -237,7 +237,7 @@ def test_stats(tmp_path: Path) -> None:
     assert notify(tmp_path, "push", "--stdin", stdin=feed).out == "pushed 501, failed 0\n"
     first = push(tmp_path, "alice", "a", '"1234"')
     last = push(tmp_path, "alice", "b", "5")
-    done = notify(tmp_path, "stats", "alice", "bob", "carol")
+    done = called(tmp_path, "stats", "alice", "bob", "carol")
     assert (done.status, done.err) == (0, "")
     facts = dict(line.split(" ", 1) for line in done.out.splitlines() if not line.startswith("user"))
     assert facts.pop("store").strip() == "SQLiteStreamStore at sqlite:///notify.db"
@@ -246,8 +246,8 @@ def test_stats(tmp_path: Path) -> None:
     assert re.search(rf"^user   alice: 2 events, 7 bytes of payload, from {first} \(.*Z\) to {last} ", done.out, re.M)
     assert re.search(r"^user   bob: 501 events, 1393 bytes", done.out, re.M)
     assert "user   carol: no events\n" in done.out
-    notify(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes")
-    assert f"alice: no events left; the last id was {last}\n" in notify(tmp_path, "stats", "alice").out
+    called(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes")
+    assert f"alice: no events left; the last id was {last}\n" in called(tmp_path, "stats", "alice").out
 
 
 def test_command_removes_nothing_by_itself(tmp_path: Path) -> None:
@@ -271,24 +271,24 @@ def test_forget(tmp_path: Path) -> None:
     push(tmp_path, "mallory", "a", "--key", "k")
     push(tmp_path, "mallory", "b")
     kept = push(tmp_path, "alice", "a")
-    assert notify(tmp_path, "forget", "mallory", "--yes") == (0, "erased 2\n", "")
+    assert called(tmp_path, "forget", "mallory", "--yes") == (0, "erased 2\n", "")
     assert shown(tmp_path, "alice") == [f"{kept} a null"]
     assert shown(tmp_path, "mallory") == []
-    assert notify(tmp_path, "forget", "mallory", "--yes") == (0, "erased 0\n", "")
+    assert called(tmp_path, "forget", "mallory", "--yes") == (0, "erased 0\n", "")
 
 
 def test_init(tmp_path: Path) -> None:
     """`init` creates the file, and the second time finds it; reading commands work on it."""
-    done = notify(tmp_path, "init")
+    done = called(tmp_path, "init")
     assert (done.status, done.out) == (0, "ready: SQLiteStreamStore at sqlite:///notify.db\n")
     assert done.err == "notify: created 'notify.db'\n"
-    assert notify(tmp_path, "init") == (0, done.out, "")
-    assert notify(tmp_path, "head", "alice") == (0, "0\n", "")
+    assert called(tmp_path, "init") == (0, done.out, "")
+    assert called(tmp_path, "head", "alice") == (0, "0\n", "")
 
 
 def test_init_prints_what_it_would_do(tmp_path: Path) -> None:
     """`init --print-sql` prints statements that create the same tables, and creates nothing itself."""
-    script = notify(tmp_path, "init", "--print-sql")
+    script = called(tmp_path, "init", "--print-sql")
     assert (script.status, script.err) == (0, "")
     assert not list(tmp_path.iterdir())
     with closing(sqlite3.connect(tmp_path / "notify.db")) as file:
@@ -333,7 +333,7 @@ def test_options_in_the_url(tmp_path: Path) -> None:
     for type_ in ("a", "b", "c"):
         push(tmp_path, "alice", type_, *where)
     assert [line.split()[1] for line in shown(tmp_path, "alice", *where)] == ["b", "c"]
-    described = notify(tmp_path, "stats", *where).out
+    described = called(tmp_path, "stats", *where).out
     assert re.search(r"^file   \d+ bytes$", described, re.M)
 
 
@@ -485,7 +485,7 @@ def test_feed_that_is_stuck(tmp_path: Path) -> None:
         process.stdin.write(b"alice a\n")
         process.stdin.flush()
         deadline = time.monotonic() + PATIENCE
-        while notify(tmp_path, "head", "alice").out in ("", "0\n") and time.monotonic() < deadline:
+        while called(tmp_path, "head", "alice").out in ("", "0\n") and time.monotonic() < deadline:
             assert process.poll() is None
         while process.poll() is None and time.monotonic() < deadline:
             process.terminate()
@@ -668,7 +668,8 @@ def test_missing_file(tmp_path: Path, command: tuple[str, ...]) -> None:
 )
 def test_file_that_cannot_be_created(tmp_path: Path, command: tuple[str, ...]) -> None:
     """A file in a directory that does not exist: one line and status 1."""
-    line = one_line(notify(tmp_path, *command, "--store", "sqlite:///nowhere/notify.db"), 1)
+    run = notify if "--stdin" in command else called
+    line = one_line(run(tmp_path, *command, "--store", "sqlite:///nowhere/notify.db"), 1)
     assert ("'nowhere' does not exist" if command[0] == "tail" else "cannot be opened") in line
 
 
@@ -712,7 +713,7 @@ def test_server_that_never_answers(tmp_path: Path, scheme: str) -> None:
     """A server that accepts connections but never answers is given up within `--timeout`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/"
-        assert where in one_line(notify(tmp_path, "head", "alice", "--timeout", "1", "--store", where), 1)
+        assert where in one_line(called(tmp_path, "head", "alice", "--timeout", "1", "--store", where), 1)
 
 
 @pytest.mark.parametrize(
@@ -753,7 +754,7 @@ def test_locked_file(tmp_path: Path) -> None:
     with holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        line = one_line(notify(tmp_path, "push", "alice", "b", "--timeout", "1"), 1)
+        line = one_line(called(tmp_path, "push", "alice", "b", "--timeout", "1"), 1)
         assert "another connection holds the write lock" in line
         feed = notify(
             tmp_path, "push", "--stdin", "--timeout", "0.5", "--key", "k", stdin="alice b 1\nbob b 2\nbob b 3\n"
@@ -842,10 +843,10 @@ def test_full_disk_for_the_output(tmp_path: Path) -> None:
 def test_precedence_of_store_urls(tmp_path: Path) -> None:
     """`--store` overrides NOTIFY_STORE, which overrides the default; it is accepted before and after the command."""
     variable = {"NOTIFY_STORE": "sqlite:///b%20b.db"}
-    notify(tmp_path, "push", "alice", "default", variables={"NOTIFY_STORE": ""})
-    notify(tmp_path, "push", "alice", "variable", variables=variable)
-    notify(tmp_path, "--store", f"sqlite:///{tmp_path}/c.db", "push", "alice", "flag", variables=variable)
-    notify(tmp_path, "push", "alice", "flag2", "--store", "sqlite:///c.db", variables=variable)
+    called(tmp_path, "push", "alice", "default", variables={"NOTIFY_STORE": ""})
+    called(tmp_path, "push", "alice", "variable", variables=variable)
+    called(tmp_path, "--store", f"sqlite:///{tmp_path}/c.db", "push", "alice", "flag", variables=variable)
+    called(tmp_path, "push", "alice", "flag2", "--store", "sqlite:///c.db", variables=variable)
     for url, types in (
         ("sqlite:///notify.db", ["default"]),
         ("sqlite:///b%20b.db", ["variable"]),
@@ -884,7 +885,7 @@ def test_verbose(tmp_path: Path) -> None:
     """The library's log is printed only with `--verbose`."""
     behind = ("tail", "alice", "--after", push(tmp_path, "alice", "a"), "--no-follow", "--json")
     push(tmp_path, "alice", "b")
-    notify(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes")
+    called(tmp_path, "trim", "2200-01-01T00:00:00Z", "--yes")
     assert notify(tmp_path, *behind).err == ""
     assert re.fullmatch(r"notify: notify: gap \(trimmed\) for user 'alice' .+\n", notify(tmp_path, "-v", *behind).err)
 
@@ -944,7 +945,7 @@ def test_feed_and_tail_killed_and_started_again(tmp_path: Path) -> None:
     for stored in whole.out.splitlines()[:-1]:
         number, id_ = stored.split()
         history.pushing("alice", lines[int(number) - 1], key=f"k:{number}").ok(id_)
-    resumed = notify(tmp_path, "tail", "alice", "--after", last, "--no-follow", "--json")
+    resumed = called(tmp_path, "tail", "alice", "--after", last, "--no-follow", "--json")
     reader = history.reader("alice", "0")
     for event in map(json.loads, [*seen, *resumed.out.splitlines()]):
         reader.saw(event["id"], event["prev"], f"alice n {event['payload']}")

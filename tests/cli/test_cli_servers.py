@@ -18,7 +18,7 @@ import pytest
 
 from notify.testing.faults import FaultProxy
 from notify.testing.history import History
-from tests.cli.commands import Done, Running, notify, running
+from tests.cli.commands import Done, Running, called, notify, running
 from tests.servers import postgres, redis
 
 pytestmark = pytest.mark.slow
@@ -126,7 +126,8 @@ def user() -> str:
 
 
 def on(place: Place, directory: Path, *arguments: str) -> Done:
-    return notify(directory, *arguments, variables={"NOTIFY_STORE": place.url})
+    """Run the command in this process: what the tests are about runs beside it, in another one."""
+    return called(directory, *arguments, variables={"NOTIFY_STORE": place.url})
 
 
 def push(place: Place, directory: Path, user: str, type_: str) -> str:
@@ -294,9 +295,9 @@ def test_server_that_hangs(own_place: Place, tmp_path: Path, user: str) -> None:
             each.wait_for(" b 1")
         own_place.freeze()
         feed.write(f"{user} b 2\n")
-        hung = on(own_place, tmp_path, "push", user, "c", "--timeout", "1", "--key", "c1")
+        hung = notify(tmp_path, "push", user, "c", "--timeout", "1", "--key", "c1", variables=environment)
         assert (hung.status, hung.out, len(hung.err.splitlines())) == (1, "", 1)
-        assert on(own_place, tmp_path, "check", "--timeout", "1").status == 1
+        assert notify(tmp_path, "check", "--timeout", "1", variables=environment).status == 1
         for each in (tail, other):
             each.wait_for("the store is unavailable", each.err)
         assert other.interrupt().status == 130

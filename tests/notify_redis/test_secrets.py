@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from notify import Event, Notifier, RoutingInfo
 from notify.errors import NotifyError
 from notify_redis import RedisPresence, RedisRouter, RedisStore, RedisStreamStore
-from tests.cli.commands import notify
+from tests.cli.commands import called
 from tests.notify_redis.test_refusals import limited
 from tests.servers.redis import Server
 
@@ -114,7 +114,7 @@ def test_the_command_line(tmp_path: Any, password: str, scheme: str, way: str) -
     url = scheme.format(f"QQQ{password}ZZZ")
     given_by = {"option": (("--store", url), {}), "variable": ((), {"NOTIFY_STORE": url})}
     arguments, variables = given_by[way]
-    done = notify(tmp_path, "head", "alice", "--timeout", "0.5", *arguments, variables=variables)
+    done = called(tmp_path, "head", "alice", "--timeout", "0.5", *arguments, variables=variables)
     assert done.status
     assert "QQQ" not in done.out + done.err
     assert "ZZZ" not in done.out + done.err
