@@ -32,8 +32,12 @@ STORE = """
 
 @pytest.fixture(autouse=True)
 def needed_plugins_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All a suite needs is AnyIO's plugin; to import those of this project takes most of the time of each process."""
+    """All a suite needs is AnyIO's plugin; to import those of this project takes most of the time of each process.
+
+    And it runs at full speed: `tests/conformance` measures the suites' coverage.
+    """
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 def suite_of(pytester: pytest.Pytester, text: str, *options: str) -> pytest.RunResult:
