@@ -18,7 +18,7 @@ class Admission(NamedTuple):
     Attributes:
         identity: who it is.
         logs: what it reads: the user, the session's log, the addresses that it has named.
-        moment: a `Notifier.moment` from before it was authenticated.
+        moment: a `Notifier.moment` from before it was authenticated; 0 where nothing is opened.
         login: see `_login.login_of`.
     """
 
@@ -41,8 +41,8 @@ async def admit(site: Site, request: Request) -> Admission:
     return Admission(identity, logs_of(identity, named), moment, login)
 
 
-async def check(site: Site, request: Request) -> None:
-    """Refuse a `HEAD` as `admit` would refuse a `GET`.
+async def check(site: Site, request: Request) -> Admission:
+    """Return what a client may read, for a `HEAD`, which is refused as `admit` would refuse a `GET`.
 
     A ticket is neither used up nor accepted: what looks at a link must not keep its client out.
 
@@ -50,7 +50,8 @@ async def check(site: Site, request: Request) -> None:
         WebError: as by `admit`.
     """
     assert site.authentication is not None
-    logs_of(await site.authentication.identify(request), request.query_all("address"))
+    identity = await site.authentication.identify(request)
+    return Admission(identity, logs_of(identity, request.query_all("address")), 0)
 
 
 def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:

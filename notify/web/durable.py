@@ -19,7 +19,7 @@ from typing import Any, Final
 from notify import Notifier, NotifyError, UsageError
 from notify._asgi import Authenticate, Message, Receive, Reply, Request, Scope, Send, WebError
 
-from ._admission import Admission, admit
+from ._admission import Admission, admit, check
 from ._durable import Form as Form
 from ._durable import payload as payload
 from ._durable_reading import Reading, refusal, unavailable
@@ -159,7 +159,11 @@ class DurableStreams:
             request.response_headers.append((b"access-control-expose-headers", _EXPOSED))
 
     async def _admit(self, request: Request) -> tuple[Admission, str]:
-        admission = await admit(self._site, request)
+        if request.method == "HEAD":
+            moment = await self._site.notifier.moment()
+            admission = (await check(self._site, request))._replace(moment=moment)
+        else:
+            admission = await admit(self._site, request)
         identity = admission.identity
         path = below_mount(request.scope)
         allowed = {identity.user, *filter(None, [identity.session]), *identity.addresses}

@@ -15,6 +15,7 @@ from notify.inbox import Inbox
 from notify.web import Identity, NotifyApp, Request, bearer_token
 from notify.web._app import ROUTES
 from notify.web._endpoint import EventStream
+from notify.web.durable import DurableStreams
 from notify_memory import MemoryStreamStore
 
 pytestmark = pytest.mark.anyio
@@ -95,10 +96,14 @@ async def test_a_refusal(path: str, headers: dict[str, str], status: int) -> Non
 
 async def test_a_ticket_is_not_used_up() -> None:
     """What looks at the link of a stream must not keep its client out."""
-    async with site() as (client, _):
+    async with site() as (client, notifier):
         ticket = (await client.post("/ticket", headers=ALICE)).json()["ticket"]
         for path in ("/stream", "/events"):
             assert (await client.head(f"{path}?ticket={ticket}")).status_code == 401
             assert (await client.head(f"{path}?ticket={ticket}", headers=ALICE)).status_code == 200
+        durable = httpx.ASGITransport(DurableStreams(notifier, by_token))
+        async with httpx.AsyncClient(transport=durable, base_url="http://test") as other:
+            assert (await other.head(f"/?ticket={ticket}")).status_code == 401
+            assert (await other.head(f"/?ticket={ticket}", headers=ALICE)).status_code == 200
         redeemed = await client.get(f"/events?ticket={ticket}")
         assert redeemed.status_code == 200
