@@ -6,6 +6,7 @@
 | presence over a key-value store with expiry | `LeasedPresence` |
 | presence over anything else that can hold a lease | `LeaseKeeper` |
 | tasks that outlive a cancelled caller | `Background` |
+| code of others whose CancelledError must not end the task | `without_stray_cancellation` |
 | delays between attempts | `backoff` |
 | two log lines for an outage | `OutageLog` |
 | refuse another event loop, a fork, a closed part | `LoopGuard` |
@@ -28,6 +29,7 @@ from ._presence._lease_keeper import LeaseKeeper as LeaseKeeper
 from ._presence._lease_keeper import LeaseRegistration as LeaseRegistration
 from ._presence._leased_presence import LeasedPresence as LeasedPresence
 from ._runtime._background import Background as Background
+from ._runtime._background import without_stray_cancellation as without_stray_cancellation
 from ._runtime._backoff import backoff as backoff
 from ._runtime._driver_errors import DriverErrors as DriverErrors
 from ._runtime._driver_errors import is_bug as is_bug
@@ -68,4 +70,5 @@ __all__ = [
     "safe_name",
     "split_positions",
     "store_factory",
+    "without_stray_cancellation",
 ]

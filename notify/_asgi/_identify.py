@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_plus, unquote
 import anyio
 
 from notify import InvalidEventError, UsageError
-from notify.adapters import check_user
+from notify.adapters import check_user, without_stray_cancellation
 
 from ._reply import WebError
 from ._request import Identity, Request
@@ -84,7 +84,7 @@ class Identification:
         try:
             found: Any = self._authenticate(request)
             if found.__class__ is not str and inspect.isawaitable(found):
-                found = await self._awaited(found)
+                found = await without_stray_cancellation(self._awaited, found)
             identity = checked(found)
         except WebError:
             raise

@@ -157,8 +157,8 @@ class Background:
 async def without_stray_cancellation(function: Callable[..., Awaitable[T]], *args: Any) -> T:
     """Await `function(*args)`; make an error of a CancelledError that is not the cancellation of this task.
 
-    A driver whose own future or task was cancelled raises such a CancelledError. Passed on, it would end this task
-    without a trace.
+    A driver, or a function of the application, whose own future or task was cancelled raises such a CancelledError.
+    Passed on, it would end this task without a trace.
 
     Raises:
         RuntimeError: the call was cancelled, and this task was not.

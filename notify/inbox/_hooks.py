@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import anyio
 
 from notify import Event, InvalidEventError, UsageError
-from notify.adapters import OutageLog
+from notify.adapters import OutageLog, without_stray_cancellation
 from notify.event import check_pushed_type
 
 from .abc import ITEM, Change
@@ -127,7 +127,7 @@ class InboxHooks:
             if isawaitable(answer):
                 with anyio.move_on_after(TIMEOUT) as scope:
                     try:
-                        answer = await answer
+                        answer = await without_stray_cancellation(_awaited, answer)
                     finally:
                         if scope.cancel_called:  # it may have caught that, to return or to raise something of its own
                             late.add(call)
@@ -141,6 +141,10 @@ class InboxHooks:
             return _FAILED
         call.outage.recovered()
         return answer
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 def _checked(answer: Any, draft: Event) -> Event:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import anyio
 
 from notify._asgi import Identity, WebError
+from notify.adapters import without_stray_cancellation
 
 logger = logging.getLogger("notify.web")
 
@@ -50,7 +51,7 @@ class FollowRule:
             is_allowed = topic in identity.addresses
         else:
             try:
-                is_allowed = await self._call(self._authorize, identity, topic)
+                is_allowed = await without_stray_cancellation(self._call, self._authorize, identity, topic)
             except Exception:
                 self._failed()
                 message = "authorize_follow() of the application failed: the server's log says more"

@@ -22,6 +22,7 @@ import anyio
 
 from notify import Event, NotifyError
 from notify._asgi import Receive, Reply, Request, Send, WebError, check_json, parsed_json, read_body, web_error
+from notify.adapters import without_stray_cancellation
 from notify.inbox import Inbox
 
 from ._site import Site
@@ -157,10 +158,13 @@ async def _call_hook(site: Site, events: Sequence[Event], receive: Receive) -> N
 
 
 async def _call(hook: Callable[[Event], Any], event: Event) -> None:
-    try:
+    async def call() -> None:
         result = hook(event)
         if inspect.isawaitable(result):
             await result
+
+    try:
+        await without_stray_cancellation(call)
     except Exception:
         logger.exception("on_push failed for an event of type %s", event.type)
 

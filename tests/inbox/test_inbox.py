@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -673,6 +674,18 @@ async def test_hooks_that_fail(caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.message for record in caplog.records if "inbox hook" in record.message]
     assert len([line for line in lines if "failed" in line]) == 5
     assert len([line for line in lines if "works again" in line]) == 5
+
+
+async def test_a_hook_whose_own_task_was_cancelled() -> None:
+    """Its CancelledError cancels nobody else: it counts as a failure."""
+
+    async def stray(draft: Event) -> Event:
+        raise asyncio.CancelledError
+
+    async with Notifier(MemoryStore()) as notifier:
+        inbox = Inbox(notifier, hooks=[Only(before_send=stray)])
+        assert await inbox.send("alice", "t") is not None
+        assert inbox.hook_failures == 1
 
 
 async def test_hooks_that_hang(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -198,6 +199,17 @@ async def test_a_function_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
         assert (await refusal(made(hangs, timeout=0.01))).status == 503
     assert cancelled == ["yes"]
     assert "has not returned within 0.01 s" in caplog.text
+
+
+async def test_a_function_whose_own_task_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    """Its CancelledError cancels nobody else: 503, as any failure."""
+
+    async def stray(request: Request) -> str:
+        raise asyncio.CancelledError
+
+    with caplog.at_level(logging.INFO, "notify.web"):
+        assert (await refusal(made(stray))).status == 503
+    assert "was cancelled from inside" in caplog.text
 
 
 @dataclass

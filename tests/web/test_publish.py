@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -474,13 +475,16 @@ async def test_the_hook_sees_what_was_pushed(kind: str) -> None:
     ]
 
 
-async def test_a_hook_that_fails_does_not_fail_the_push(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
+async def test_a_hook_that_fails_does_not_fail_the_push(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     """The event is pushed already: 202, a line in the log, and the hook is called with the next event."""
     seen: list[str] = []
 
     def raises(event: Event) -> None:
         seen.append(event.user)
-        raise RuntimeError("boom")
+        raise error("boom")
 
     with caplog.at_level(logging.ERROR, "notify.web"):
         async with publisher(on_push=raises) as (client, _):
