@@ -347,6 +347,9 @@ class MemoryDispatchStore(MemoryUserRecords):
             return False
         if move.to is State.SENDING:
             row.begun = move.fence
+            if move.lease is not None:
+                row.lease_until = self._now() + span(move.lease)
+                before = replace(before, due_at=instant(row.lease_until))
         refunded = move.refund and before.state is State.SENDING
         attempts = before.attempts + (move.to is State.SENDING) - refunded
         row.delivery = replace(before, attempts=attempts)

@@ -93,6 +93,7 @@ def advance_arguments(moves: Sequence[Move], now: int) -> list[Any]:
         [move.provider_id for move in moves],
         [move.refund for move in moves],
         [move.error for move in moves],
+        [None if move.lease is None else span(move.lease) for move in moves],
         deliveries_json((child for child, _ in children), (parent for _, parent in children)) if children else None,
         json.dumps(joins) if joins else None,
         now,

@@ -162,7 +162,8 @@ class DeliveryRows:
             return False
         refunded = int(move.refund and row.state is State.SENDING)
         if move.to is State.SENDING:
-            self._db.execute(self._sql["begin"], (move.reason, now, row.number))
+            until = None if move.lease is None else clock + span(move.lease)
+            self._db.execute(self._sql["begin"], (move.reason, now, until, until, row.number))
         elif move.to is State.WAITING:
             due = now if move.due_at is None else millis(move.due_at)
             self._db.execute(self._sql["wait_again"], (move.reason, now, refunded, due, row.number))

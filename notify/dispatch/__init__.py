@@ -19,8 +19,8 @@ from ._decisions import Plan as Plan
 from ._decisions import Send as Send
 from ._decisions import Skip as Skip
 from ._dispatcher import Dispatcher as Dispatcher
-from ._dispatcher import Ticket as Ticket
 from ._explain import Explanation as Explanation
+from ._explain import ReportEntry as ReportEntry
 from ._layers import Layers as Layers
 from ._links import Links as Links
 from ._outcomes import Accepted as Accepted
@@ -44,6 +44,7 @@ from ._retry import RetrySchedule as RetrySchedule
 from ._settings import settings_of_gh as settings_of_gh
 from ._settings import settings_of_tp as settings_of_tp
 from ._submitting import Audience as Audience
+from ._tickets import Ticket as Ticket
 from ._type_parts import Digest as Digest
 from ._type_parts import Fallback as Fallback
 from ._type_parts import FrequencyCap as FrequencyCap
@@ -97,6 +98,7 @@ __all__ = [
     "Rejected",
     "Rendering",
     "Report",
+    "ReportEntry",
     "RetrySchedule",
     "Send",
     "Skip",

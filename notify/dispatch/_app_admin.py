@@ -13,7 +13,7 @@ from notify._asgi import Reply, Request, WebError, read_object
 from notify.inbox.abc import Item
 
 from ._app_site import DispatchSite, Receive, members_of, text_of
-from ._dispatcher import Ticket
+from ._tickets import Ticket
 from ._types import Recipient
 from .abc import Delivery, DeliveryAttempt, Endpoint, endpoint_id
 
@@ -49,7 +49,7 @@ async def send(site: DispatchSite, request: Request, receive: Receive, names: Ma
         ticket = await _submitted(site, type, data, key, target, found[target])
     except UsageError as error:
         raise WebError(422, CODE, str(error)) from None
-    return Reply.json({"id": ticket.id, "is_replay": ticket.is_replay, "count": ticket.count}, 202)
+    return Reply.json({"id": ticket.id, "replayed": ticket.replayed, "count": ticket.count}, 202)
 
 
 async def _submitted(site: DispatchSite, type: str, data: Any, key: str | None, target: str, value: Any) -> Ticket:

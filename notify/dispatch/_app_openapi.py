@@ -160,7 +160,7 @@ _SCHEMAS: Final[Json] = {
         ),
         "oneOf": [{"required": [target]} for target in TARGETS],
     },
-    "Ticket": _object("id is_replay count", id=_TEXT, is_replay={"type": "boolean"}, count=_COUNT),
+    "Ticket": _object("id replayed count", id=_TEXT, replayed={"type": "boolean"}, count=_COUNT),
     "Notifications": _object(
         "items next total unread", items={"type": "array", "items": _ITEM}, next={"type": ["string", "null"]},
         total=_COUNT, unread=_COUNT,

@@ -12,6 +12,7 @@ from notify import UsageError
 from notify._asgi import CrossSiteRules, Identification, Identity, Reply, Request, WebError
 from notify._asgi import Receive as Receive
 
+from ._channel_log import place_of
 from ._checks import check_name
 from ._dispatcher import Dispatcher
 from ._parts import DispatchParts
@@ -109,15 +110,6 @@ async def asked(name: str, function: Callable[..., Any], argument: object) -> An
 def log_failure(what: str, error: BaseException) -> None:
     """Log that a function of the application failed."""
     logger.error("%s of the DispatchApp failed: %s", what, place_of(error))
-
-
-def place_of(error: BaseException) -> str:
-    """Return what went wrong where, without the message, which may quote what a request carried."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    return f"{type(error).__name__}{place}"
 
 
 def check_functions(what: str, given: object) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self
@@ -18,6 +18,8 @@ from notify.adapters import OutageLog
 from notify.inbox import Inbox
 
 from ._channel import Channel
+from ._channel_log import logger, place_of
+from ._checks import check_choice, check_seconds
 from ._content import DataTemplates, Templates
 from ._decisions import Plan
 from ._links import Links
@@ -27,10 +29,22 @@ from ._planning import recipient_of
 from ._preferences import Preferences
 from ._registry import TypeRegistry
 from ._retry import RetrySchedule
-from ._submitting import Audience, batches, check_key, draft, fingerprint, plans, plans_of_many, submission
+from ._submitting import (
+    Audience,
+    NotificationDraft,
+    batches,
+    check_key,
+    draft,
+    fingerprint,
+    plans,
+    plans_of_many,
+    submission,
+)
 from ._telemetry import DispatchTelemetry
+from ._tickets import Ticket as Ticket
 from ._types import NotificationType, Recipient
-from ._worker import DispatchWorker, Tick, logger
+from ._worker import DispatchWorker, Tick
+from ._zones import check_zone
 from .abc import (
     CapStore,
     DigestStore,
@@ -44,21 +58,6 @@ from .abc import (
 
 _BATCH: Final = 50
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What `submit` returns.
-
-    Attributes:
-        id: of the notification; `explain` and `cancel` take it.
-        is_replay: the idempotency key was used before, for the same request; nothing was stored now.
-        count: how many recipients were submitted by this call.
-    """
-
-    id: str
-    is_replay: bool = False
-    count: int = 1
 
 
 class Dispatcher(DispatchOperations):
@@ -76,7 +75,8 @@ class Dispatcher(DispatchOperations):
         store: keeps deliveries. What it does not keep as well has to be given by name.
         types: the types that can be submitted.
         channels: by name. `in_app` is that of the inbox.
-        recipients: from user ids to what is known of these users; see `Recipient`. Users it leaves out are unknown.
+        recipients: from user ids to what is known of these users, plain or async; see `Recipient`. Users it leaves out
+            are unknown.
         templates: makes texts; None: they are in the data (`DataTemplates`).
         presence: the tracker of the notifier, for channels that are for those who are away.
         preferences: keeps preferences; None: the store does.
@@ -88,6 +88,8 @@ class Dispatcher(DispatchOperations):
         schedules: how channels are retried, by their names.
         timeout: seconds for which a channel may take to send one message.
         lease: seconds after which what a worker that died has taken is taken by another one.
+        keep: seconds after which `run` removes notifications of which nothing is open, and endpoints that are retired;
+            None: never.
         links: signed links to a `DispatchApp`, for unsubscribing from marketing; None: messages have none.
         clock: returns the present time, aware.
 
@@ -114,6 +116,7 @@ class Dispatcher(DispatchOperations):
         schedules: Mapping[str, RetrySchedule] = _NOTHING,
         timeout: float = 20.0,
         lease: float = 60.0,
+        keep: float | None = 30 * 86_400.0,
         links: Links | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
@@ -121,8 +124,11 @@ class Dispatcher(DispatchOperations):
         by_name = check_channels(channels)
         registry.check_channels(by_name)
         check_presence(presence, registry)
+        check_zone(tz, "Dispatcher: tz")
         if not 0 < timeout < lease:
             raise UsageError(f"Dispatcher: lease must be greater than timeout={timeout:g} seconds, not {lease:g}")
+        if keep is not None:
+            check_seconds("Dispatcher: keep", keep)
         self._parts = DispatchParts(
             inbox=inbox,
             presence=presence,
@@ -145,8 +151,9 @@ class Dispatcher(DispatchOperations):
             links=check_links(links),
         )
         self._telemetry = DispatchTelemetry()
-        self._worker = DispatchWorker(self._parts, self._telemetry, batch=_BATCH, lease=lease, timeout=timeout)
-        self._submitted = anyio.Event()
+        self._worker = DispatchWorker(
+            self._parts, self._telemetry, batch=_BATCH, lease=lease, timeout=timeout, keep=keep
+        )
 
     @property
     def types(self) -> TypeRegistry:
@@ -193,11 +200,12 @@ class Dispatcher(DispatchOperations):
             key: the type.
             to: a user id, or a whole `Recipient`, which needs no account.
             data: a JSON object: what the text is made of.
-            idempotency_key: repeating the call with the same key and the same arguments stores nothing, for a day.
+            idempotency_key: repeating the call with the same key and the same arguments stores nothing, for a day, and
+                for as long as the notification may be tried.
             connection: a connection of the store's driver with an open transaction. The notification is stored in a
                 savepoint of it, and sent after its commit.
             tenant: the scope of the idempotency key.
-            on_error: `"log"`: a store that fails is logged, and None is returned, so that the caller goes on.
+            on_error: `"log"`: whatever fails is logged, and None is returned, so that the caller goes on.
 
         Raises:
             UsageError: the type is not registered, or refuses the data; the key was used for another request.
@@ -207,25 +215,38 @@ class Dispatcher(DispatchOperations):
         Order: none.    Cancellation: stored or not.    Concurrency: any number of tasks.
         Cost: a few reads, one transaction.
         """
+        check_choice("submit: on_error", on_error, ("raise", "log"))
+        try:
+            return await self._submit(key, to, data, check_key(idempotency_key), connection, tenant)
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            why = error if isinstance(error, BackendError) else place_of(error)
+            logger.error("a notification of type %.140r was not stored: %s", key, why)
+            return None
+
+    async def _submit(
+        self,
+        key: str,
+        to: str | Recipient,
+        data: Mapping[str, Any] | None,
+        id_key: str | None,
+        connection: Any,
+        tenant: str,
+    ) -> Ticket:
         now = self._parts.clock()
         user, given = recipient_of(to)
-        id_key = check_key(idempotency_key)
         with self._telemetry.submitting(key) as meta:
             request = draft(self._parts, key, data, now, meta=meta)
             mark = fingerprint(request.type.key, user, request.notification.data)
-            try:
-                found = await plans(self._parts, request, [user], given, now)
-                rows = submission(request, found, given, tenant=tenant, key=id_key, fingerprint=mark)
-                stored: Submitted = await self._parts.store.submit(rows, connection=connection)
-            except BackendError:
-                if on_error == "raise":
-                    raise
-                logger.error("a notification of type %s was not stored", request.type.key, exc_info=True)
-                return None
+            options = self._options(request, tenant, id_key, mark)
+            found = await plans(self._parts, request, [user], given, now)
+            rows = submission(request, found, given, **options)
+            stored: Submitted = await self._parts.store.submit(rows, connection=connection)
         if not stored.is_replay:
             self._telemetry.submitted(request.type.key, 1)
         self._wake()
-        return Ticket(stored.notification, stored.is_replay)
+        return Ticket(stored.notification, stored.is_replay, _user=user, _explain=self.explain)
 
     async def submit_many(
         self,
@@ -233,7 +254,7 @@ class Dispatcher(DispatchOperations):
         audience: Audience,
         data: Mapping[str, Any] | None = None,
         *,
-        idempotency_key: str,
+        idempotency_key: str | None = None,
         tenant: str = "",
         batch: int = 500,
     ) -> Ticket:
@@ -246,7 +267,7 @@ class Dispatcher(DispatchOperations):
             key: the type.
             audience: user ids and recipients; see `Audience`.
             data: as for `submit`.
-            idempotency_key: names this submission.
+            idempotency_key: names this submission; None: it cannot be repeated.
             tenant: the scope of the idempotency key.
             batch: how many recipients one transaction has.
 
@@ -256,13 +277,11 @@ class Dispatcher(DispatchOperations):
         Raises: as `submit`.    Cancellation: some batches are stored; repeat it.    Cost: bounded memory.
         """
         now = self._parts.clock()
-        id_key = check_key(idempotency_key)
-        if id_key is None:
-            raise UsageError("submit_many() needs an idempotency_key, so that it can go on after an interruption")
+        id_key = check_key(idempotency_key) or secrets.token_hex(16)
         with self._telemetry.submitting(key) as meta:
             request = draft(self._parts, key, data, now, meta=meta)
             mark = fingerprint(request.type.key, "", request.notification.data)
-            options: dict[str, Any] = {"tenant": tenant, "key": id_key, "fingerprint": mark}
+            options = self._options(request, tenant, id_key, mark)
             first = await self._parts.store.submit(submission(request, [], {}, cursor="", **options))
             if first.is_replay:
                 request = draft(self._parts, key, data, now, meta=meta, id=first.notification)
@@ -273,7 +292,10 @@ class Dispatcher(DispatchOperations):
             count += len(users)
             self._telemetry.submitted(request.type.key, len(users))
             self._wake()
-        return Ticket(request.notification.id, first.is_replay, count)
+        return Ticket(request.notification.id, first.is_replay, count, _explain=self.explain)
+
+    def _options(self, request: NotificationDraft, tenant: str, key: str | None, mark: str) -> dict[str, Any]:
+        return {"tenant": tenant, "key": key, "fingerprint": mark, "horizon": self._parts.horizon(request.type)}
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -299,18 +321,19 @@ class Dispatcher(DispatchOperations):
         Cancellation: what has begun to be sent is finished first, within `timeout` and some seconds.
         """
         outage = OutageLog(logger, "deliveries cannot be read, which is retried", "deliveries are sent again")
-        while True:
-            self._submitted = anyio.Event()
-            handled = 0
-            try:
-                handled = (await self.tick()).claimed
-            except BackendError as error:
-                outage.failed(error)
-            else:
-                outage.recovered()
-            if not handled:
-                with anyio.move_on_after(poll_interval):
-                    await self._submitted.wait()
+        try:
+            while True:
+                has_more = False
+                try:
+                    has_more = await self._worker.step(self._parts.clock())
+                except BackendError as error:
+                    outage.failed(error)
+                else:
+                    outage.recovered()
+                if not has_more:
+                    await self._worker.wait(poll_interval)
+        finally:
+            await self._worker.settle()
 
     @asynccontextmanager
     async def running(self, *, poll_interval: float = 1.0) -> AsyncIterator[Self]:
@@ -323,7 +346,7 @@ class Dispatcher(DispatchOperations):
                 tasks.cancel_scope.cancel()
 
     def _wake(self) -> None:
-        self._submitted.set()
+        self._worker.wake()
 
 
 def _utc_now() -> datetime:

@@ -5,8 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ._decisions import Decision, Hold, Plan, Send, Skip, phrase
-from .abc import Delivery, DeliveryAttempt, Notification
+from ._decisions import Decision, Hold, Join, Plan, Send, Skip, phrase
+from .abc import Delivery, DeliveryAttempt, Notification, State
+
+
+@dataclass(frozen=True, slots=True)
+class ReportEntry:
+    """What has become of a notification over one channel, or at one endpoint, so far.
+
+    Attributes:
+        channel: its name.
+        state: `SKIPPED` and `JOINED` also where that was decided at submit.
+        reason: why it is in this state: a value of `Reason`, or a code of the provider.
+        endpoint: the id of the endpoint; empty: the channel as a whole.
+        provider_id: what the provider calls it.
+    """
+
+    channel: str
+    state: State
+    reason: str = ""
+    endpoint: str = ""
+    provider_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +36,7 @@ class Explanation:
         notification: what was submitted.
         user: the recipient.
         planned: what was decided at submit.
-        present: what would be decided now; None: its type is no longer registered.
+        present: what would be decided now; None: its type is no longer registered, or it is a digest.
         deliveries: one for each channel, and one for each endpoint of those that were due.
         attempts: each outcome of sending, oldest first.
     """
@@ -36,6 +55,19 @@ class Explanation:
             return ()
         before = {each.channel: _substance(each) for each in self.planned.decisions}
         return [each for each in self.present.decisions if before.get(each.channel) != _substance(each)]
+
+    def report(self) -> Sequence[ReportEntry]:
+        """Return one entry for each channel, and for each endpoint of a channel that has been expanded."""
+        planned = {each.channel: each for each in self.planned.decisions}
+        found: list[ReportEntry] = []
+        for channel in dict.fromkeys([*planned, *(each.channel for each in self.deliveries)]):
+            rows = [each for each in self.deliveries if each.channel == channel]
+            rows = [each for each in rows if each.state is not State.EXPANDED] or rows
+            found += [ReportEntry(channel, row.state, row.reason, row.endpoint, row.provider_id) for row in rows]
+            if not rows:
+                state = State.JOINED if isinstance(planned[channel], Join) else State.SKIPPED
+                found.append(ReportEntry(channel, state, planned[channel].reason))
+        return found
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

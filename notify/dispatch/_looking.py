@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import anyio
+
 from notify import BackendError, ClosedError, NotifyError, UsageError
 from notify.adapters import OutageLog
 
 from ._caps import is_counted, mode_of, reason_of, resets_at, windows
 from ._channel import Channel, Gated, Job
-from ._channel_log import ChannelLog
+from ._channel_log import ChannelLog, place_of
 from ._content import Rendering
 from ._decisions import Hold, Join, Send, Skip
 from ._digests import joins_of, leading_window
@@ -30,6 +32,7 @@ from ._reasons import Reason
 from ._submitting import VALUES_AGAIN, release_of
 from ._types import IN_APP, NotificationType
 from .abc import Claim, Delivery, Endpoint, Move, State, delivery_id
+from .templates import TemplateMissingError
 
 logger = logging.getLogger("notify")
 
@@ -61,15 +64,22 @@ class Looker:
     Args:
         parts: of the dispatcher.
         log: what is logged about channels.
+        timeout: seconds in which everything about the recipients has to be known.
     """
 
-    def __init__(self, parts: DispatchParts, log: ChannelLog) -> None:
+    def __init__(self, parts: DispatchParts, log: ChannelLog, *, timeout: float) -> None:
         self._parts = parts
         self._log = log
+        self._timeout = timeout
         self._lookups = OutageLog(
             logger,
             "what is known of recipients cannot be read, so their deliveries wait",
             "what is known of recipients can be read again",
+        )
+        self._closed_gates = OutageLog(
+            logger,
+            "it cannot be read which providers want to be left alone, so they are asked",
+            "it can be read again which providers want to be left alone",
         )
 
     async def look(self, claims: Sequence[Claim], now: datetime) -> tuple[list[Move], list[Ready]]:
@@ -78,12 +88,13 @@ class Looker:
         asked = {each.delivery.user for each, recipient in zip(claims, given, strict=True) if recipient is None}
         users = [each.delivery.user for each in claims]
         try:
-            found = await known(self._parts, users, set(users) - asked)
-            gates = await self._parts.gates.gates(now)
+            with anyio.fail_after(self._timeout):
+                found = await known(self._parts, users, set(users) - asked)
+            gates = await self._gates(now)
         except Exception as error:  # `recipients` is the application's
             if isinstance(error, UsageError) and not isinstance(error, ClosedError):
                 return await self._look_apart(claims, error, now)
-            self._lookups.failed(error)
+            self._lookups.failed(error if isinstance(error, NotifyError) else place_of(error))
             return [_later(each, error, now) for each in claims if not each.is_ambiguous], []
         self._lookups.recovered()
         moves: list[Move] = []
@@ -92,7 +103,11 @@ class Looker:
             who = found[each.delivery.user]
             try:
                 result = await self._decide(each, who if recipient is None else who.of(recipient), gates, now)
-            except BackendError as error:
+            except ClosedError:
+                raise
+            except Exception as error:  # a fault of the application's parts concerns this delivery, and no other one
+                if not isinstance(error, BackendError):
+                    self._log.faulty(each.delivery.channel, error)
                 if each.is_ambiguous:  # as it is, it is claimed again as ambiguous
                     continue
                 result = _later(each, error, now)
@@ -101,6 +116,16 @@ class Looker:
             else:
                 moves.append(result)
         return moves, ready
+
+    async def _gates(self, now: datetime) -> Mapping[str, datetime]:
+        """Return the gates that are closed; none if they cannot be read: providers say themselves what they want."""
+        try:
+            gates = await self._parts.gates.gates(now)
+        except BackendError as error:
+            self._closed_gates.failed(error)
+            return {}
+        self._closed_gates.recovered()
+        return gates
 
     async def _look_apart(
         self, claims: Sequence[Claim], error: UsageError, now: datetime
@@ -123,7 +148,7 @@ class Looker:
     async def _decide(self, claim: Claim, known: Known, gates: Mapping[str, datetime], now: datetime) -> Move | Ready:
         delivery, notification = claim.delivery, claim.notification
         channel = self._parts.channels[delivery.channel]
-        if claim.is_ambiguous and not channel.deduplicates:
+        if claim.is_ambiguous and not (channel.deduplicates and self._may_repeat(delivery)):
             return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
         if notification.type not in self._parts.types and self._parts.types.unknown == "error":
             return _ended(claim, State.SKIPPED, Reason.UNKNOWN_TYPE)
@@ -161,9 +186,14 @@ class Looker:
             return _ended(claim, State.SKIPPED, Reason.NO_ENDPOINT)
         if (until := gates.get(_gate(channel, delivery.channel, target))) is not None:
             return _ended(claim, State.WAITING, Reason.THROTTLED, due_at=until)
-        if (refused := await self._count(claim, type, known.zone(self._parts.tz), now)) is not None:
-            return refused
-        return await self._prepare(claim, type, known, target, decided, now)
+        prepared = await self._prepare(claim, type, known, target, decided, now)
+        if isinstance(prepared, Ready):  # counted last, so that what cannot be sent takes no place
+            return await self._count(claim, type, known.zone(self._parts.tz), now) or prepared
+        return prepared
+
+    def _may_repeat(self, delivery: Delivery) -> bool:
+        """Whether there is a further attempt: what has killed each of its workers is not sent without end."""
+        return delivery.attempts < self._parts.schedule(delivery.channel).attempts
 
     async def _now(self, claim: Claim, type: NotificationType) -> Look:
         """Return what the plan has to know of this moment, asking only what the type makes necessary."""
@@ -269,7 +299,8 @@ class Looker:
         try:
             content = self._parts.templates.render(rendering)
         except Exception as error:
-            self._log.misconfigured(delivery.channel, f"no text can be made for {type.key}: {error}")
+            why = error if isinstance(error, TemplateMissingError) else place_of(error)
+            self._log.misconfigured(delivery.channel, f"no text can be made for {type.key}: {why}")
             return _ended(claim, State.PARKED, Reason.MISCONFIGURED, error=f"{type.key}: {error!r:.300}")
         job = Job(
             id=delivery.id,
@@ -326,8 +357,8 @@ def _later(claim: Claim, error: Exception, now: datetime) -> Move:
 
 
 def _ended(claim: Claim, to: State, reason: str, **more: Any) -> Move:
-    """Return the move of a claim that is not sent now. An ambiguous one may have been, so it stays unknown."""
-    if claim.is_ambiguous:
+    """Return the move of a claim that is not sent now. An ambiguous one may have been, so it does not end otherwise."""
+    if claim.is_ambiguous and to is not State.WAITING:
         return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
     return move(claim, to, reason, **more)
 

@@ -13,6 +13,7 @@ from ._explain import Explanation
 from ._parts import DispatchParts
 from ._planning import given_at_submit, known, plan
 from ._preferences import Preferences, check_patch
+from ._tickets import Ticket, id_of
 from .abc import Delivery, State
 
 
@@ -25,19 +26,23 @@ class DispatchOperations:
     def _wake(self) -> None:
         """Let a worker of this process look for what is due."""
 
-    async def explain(self, ticket: str, user: str) -> Explanation | None:
+    async def explain(self, ticket: Ticket | str, user: str) -> Explanation | None:
         """Return what was decided for a recipient, what was done, and what has changed since; None: there is none.
+
+        Args:
+            ticket: of the notification, or its id.
+            user: the recipient.
 
         Raises:
             BackendUnavailableError: not reachable; safe to repeat.
         """
-        record = await self._parts.records.record(ticket, user)
+        record = await self._parts.records.record(id_of(ticket), user)
         if record is None:
             return None
         notification, recipient, deliveries, attempts = record
         planned = Plan.from_json(notification.type, user, recipient.decisions)
         present = None
-        if notification.type in self._parts.types:
+        if notification.type in self._parts.types and notification.digest is None:
             type = self._parts.types.resolve(notification.type)
             given = given_at_submit(recipient)
             who = (await known(self._parts, [user], () if given is None else [user]))[user]
@@ -46,17 +51,17 @@ class DispatchOperations:
             present = plan(self._parts, type, user, who, now=notification.created_at, expires_at=expires_at)
         return Explanation(notification, user, planned, present, deliveries, attempts)
 
-    async def cancel(self, ticket: str, *, user: str | None = None, channel: str | None = None) -> int:
+    async def cancel(self, ticket: Ticket | str, *, user: str | None = None, channel: str | None = None) -> int:
         """Stop what has not begun to be sent, and return how many deliveries that were.
 
         Args:
-            ticket: the id of the notification.
+            ticket: of the notification, or its id.
             user: only for this recipient.
             channel: only over this channel.
 
         Raises: as `submit`.    Cancellation: done or not; safe to repeat.
         """
-        return await self._parts.store.cancel(ticket, self._parts.clock(), user=user, channel=channel)
+        return await self._parts.store.cancel(id_of(ticket), self._parts.clock(), user=user, channel=channel)
 
     async def stuck(
         self, states: Iterable[str] | None = None, *, after: str = "", limit: int = 100

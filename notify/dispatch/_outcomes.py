@@ -40,7 +40,7 @@ class Rejected:
         stop: its owner wants nothing more, as by answering STOP: nothing may be sent to it, mandatory or not.
     """
 
-    code: str
+    code: str = ""
     is_unclear: bool = False
     suppress: bool = False
     error: str = ""
@@ -55,7 +55,7 @@ class EndpointGone:
         code: the provider's code, such as `"410"`.
     """
 
-    code: str
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Transient:
         error: text for people, without addresses and secrets.
     """
 
-    code: str
+    code: str = ""
     retry_after: float | None = None
     error: str = ""
 
@@ -105,8 +105,18 @@ class Misconfigured:
         error: what to change, without secrets.
     """
 
-    error: str
+    error: str = ""
 
 
 Outcome: TypeAlias = Accepted | Delivered | Rejected | EndpointGone | Throttled | Transient | Ambiguous | Misconfigured
 """What a channel answers."""
+
+
+def check_outcome(value: object) -> Outcome:
+    """Return an outcome; raise TypeError for anything else: what a channel returned is the word of a stranger."""
+    if not isinstance(value, Outcome):
+        raise TypeError(f"Channel.send() must return an Outcome, not {type(value).__name__}")
+    wait = getattr(value, "retry_after", None)
+    if wait is not None and not isinstance(wait, int | float):
+        raise TypeError(f"retry_after must be seconds or None, not {type(wait).__name__}")
+    return value

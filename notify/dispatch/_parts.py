@@ -17,7 +17,7 @@ from ._links import Links
 from ._preferences import Preferences
 from ._registry import TypeRegistry
 from ._retry import PATIENT, PROMPT, RetrySchedule
-from ._types import Recipient
+from ._types import NotificationType, Recipient
 from .abc import (
     CapStore,
     DigestStore,
@@ -30,8 +30,8 @@ from .abc import (
 
 T = TypeVar("T")
 
-Recipients: TypeAlias = Callable[[Sequence[str]], Awaitable[Iterable[Recipient]]]
-"""From user ids to what is known of these users. A user that it leaves out does not exist."""
+Recipients: TypeAlias = Callable[[Sequence[str]], Iterable[Recipient] | Awaitable[Iterable[Recipient]]]
+"""From user ids to what is known of these users, plain or async. A user that it leaves out does not exist."""
 
 SCHEDULES: Final[Mapping[str, RetrySchedule]] = {"email": PATIENT, "webhook": PATIENT}
 """How channels are retried, by name; the others by `PROMPT`."""
@@ -86,6 +86,10 @@ class DispatchParts:
     def schedule(self, channel: str) -> RetrySchedule:
         """Return how a channel is retried."""
         return self.schedules.get(channel, PROMPT)
+
+    def horizon(self, type: NotificationType) -> float:
+        """Return the most seconds for which a notification of a type is tried."""
+        return max(self.schedule(channel).horizon for channel in type.channels)
 
 
 def part(name: str, given: Any, store: Any, kind: type[T]) -> T:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from notify import UsageError
+from notify.adapters import without_stray_cancellation
 
 from ._decisions import Plan, skip_all
 from ._layers import Layers
@@ -59,7 +61,7 @@ async def known(parts: DispatchParts, users: Iterable[str], given: Collection[st
     """
     ids = list(dict.fromkeys(users))
     missing = [user for user in ids if user not in given]
-    found = {each.id: each for each in await parts.recipients(missing)} if missing else {}
+    found = await _asked(parts, missing) if missing else {}
     preferences = await parts.preferences.preferences(ids)
     endpoints = await parts.endpoints.endpoints(ids, retired=True)
     result: dict[str, Known] = {}
@@ -68,6 +70,20 @@ async def known(parts: DispatchParts, users: Iterable[str], given: Collection[st
         unknown = Known(None, Layers(user=own, default=parts.defaults), endpoints.get(user, ()))
         result[user] = unknown.of(found[user]) if user in found else unknown
     return result
+
+
+async def _asked(parts: DispatchParts, users: Sequence[str]) -> dict[str, Recipient]:
+    """Return what the application knows of users, by their ids."""
+
+    async def call() -> Iterable[Recipient]:
+        answer = parts.recipients(users)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    found = list(await without_stray_cancellation(call))
+    for each in found:
+        if not isinstance(each, Recipient):
+            raise TypeError(f"recipients= of the Dispatcher must return Recipients, not {type(each).__name__}")
+    return {each.id: each for each in found}
 
 
 def plan(

@@ -38,7 +38,7 @@ class Endpoint:
     """A device or address of a user on one channel.
 
     Attributes:
-        user: whose it is; empty while it belongs to a session only.
+        user: whose it is; empty: that of the `Recipient` it comes with, or a session's only.
         channel: the name of the channel that reaches it, such as `"web_push"`.
         address: an e-mail address, a telephone number, a device token, the URL of a push subscription.
         kind: what sort of address, where a channel has several, such as `"token"` and `"topic"` of FCM.
@@ -55,9 +55,9 @@ class Endpoint:
         reason: why it was retired.
     """
 
-    user: str
-    channel: str
-    address: str
+    user: str = ""
+    channel: str = ""
+    address: str = ""
     kind: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)
     session: str = ""
@@ -263,6 +263,7 @@ class Move:
         children: for EXPANDED: the deliveries to each endpoint.
         join: for JOINED: the digest that takes it.
         error: text for people, kept in the list of attempts: no address, no secret.
+        lease: for SENDING: seconds by the store's clock from now on for which it is this worker's; None: as claimed.
     """
 
     id: str
@@ -275,6 +276,7 @@ class Move:
     children: Sequence[Delivery] = ()
     join: DigestJoin | None = None
     error: str = ""
+    lease: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

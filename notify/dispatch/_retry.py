@@ -52,6 +52,13 @@ class RetrySchedule:
                 f"there are {len(self.delays)}"
             )
 
+    @property
+    def horizon(self) -> float:
+        """The most seconds from the first attempt to the last one, unless a provider asks for more."""
+        if self.delays:
+            return 1.1 * sum(self.delays)
+        return sum(min(self.longest, self.base * 2.0 ** min(step, 60)) for step in range(self.attempts - 1))
+
 
 PROMPT: Final = RetrySchedule()
 """For push messages and SMS: eight tries within half an hour."""

@@ -5,7 +5,7 @@
 | Accepted, Delivered | ACCEPTED, DELIVERED | a success | |
 | Transient | WAITING while attempts and time are left, else FAILED or EXPIRED | | |
 | Throttled | WAITING, the attempt is not counted; EXPIRED if that is too late | | its gate closes |
-| Ambiguous | as Transient if the far side recognises repetitions, else UNKNOWN | | |
+| Ambiguous | WAITING if the far side recognises repetitions and attempts and time are left, else UNKNOWN | | |
 | Rejected | FAILED | a refusal if unclear; retired if `suppress` or `stop` | |
 | EndpointGone | GONE | retired | |
 | Misconfigured | PARKED | | |
@@ -36,11 +36,11 @@ from .abc import Claim, Move, State
 
 Effect: TypeAlias = Literal["", "success", "refusal", "gone", "suppressed", "stopped"]
 
-THROTTLED_FOR: Final = 60.0
-"""Seconds for which a provider that names no time is left alone."""
+_SHORTEST: Final = 1.0
+"""Seconds for which a provider is left alone at least that wants to be."""
 
-MAX_RETRY_AFTER: Final = 86_400.0
-"""What a provider may ask for at most, in seconds."""
+_LONGEST_TEXT: Final = 500
+"""Characters that are kept of what a provider said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,14 @@ class Settlement:
     Attributes:
         move: of the delivery.
         effect: what happens to the endpoint.
-        gate: what is closed until `move.due_at`; None: nothing.
+        gate: what is closed; None: nothing.
+        until: until when it is closed.
     """
 
     move: Move
     effect: Effect = ""
     gate: str | None = None
+    until: datetime | None = None
 
 
 def settle(
@@ -65,7 +67,7 @@ def settle(
     *,
     retries: bool,
     attempts: int,
-    delay: Callable[[int, float | None], float | None],
+    delay: Callable[[int, Outcome], float | None],
 ) -> Settlement:
     """Decide what follows.
 
@@ -75,33 +77,53 @@ def settle(
         now: the present time.
         retries: whether an ambiguous one may be sent again, since the far side recognises repetitions.
         attempts: how often sending has begun, this time included.
-        delay: from attempts and `retry_after` to seconds until the next attempt; None: there is no further one.
+        delay: from attempts and the outcome to seconds until the next attempt; None: there is no further one.
     """
 
-    def move(to: State, reason: str = "", **more: object) -> Move:
-        return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, **more)  # type: ignore[arg-type]
+    def move(
+        to: State,
+        reason: object = "",
+        *,
+        error: object = "",
+        provider_id: object = "",
+        due_at: datetime | None = None,
+        refund: bool = False,
+    ) -> Move:
+        return Move(
+            claim.delivery.id,
+            claim.delivery.fence,
+            to,
+            due_at=due_at,
+            reason=storable(reason),
+            provider_id=storable(provider_id),
+            refund=refund,
+            error=storable(error),
+        )
 
-    def again(reason: str, seconds: float | None, error: str, *, refund: bool = False) -> Move:
-        if seconds is None:
-            return move(State.FAILED, reason, error=error)
-        due_at = now + timedelta(seconds=seconds)
+    def again(reason: object, error: object, *, refund: bool = False) -> Move:
+        is_known = not isinstance(outcome, Ambiguous)  # else the last attempt may have arrived
+        if due_at is None:
+            return move(State.FAILED if is_known else State.UNKNOWN, reason, error=error)
         expires_at = claim.delivery.expires_at
         if expires_at is not None and due_at >= expires_at:
-            return move(State.EXPIRED, reason, error=error)
+            return move(State.EXPIRED if is_known else State.UNKNOWN, reason, error=error)
         return move(State.WAITING, reason, due_at=due_at, error=error, refund=refund)
 
+    wait = delay(attempts, outcome) if isinstance(outcome, Transient | Throttled | Ambiguous) else None
+    if wait is not None and isinstance(outcome, Throttled):
+        wait = max(wait, _SHORTEST)
+    due_at = None if wait is None else now + timedelta(seconds=wait)
     match outcome:
         case Accepted(provider_id):
             return Settlement(move(State.ACCEPTED, provider_id=provider_id), "success")
         case Delivered(provider_id):
             return Settlement(move(State.DELIVERED, provider_id=provider_id), "success")
-        case Transient(code, retry_after, error):
-            return Settlement(again(code, delay(attempts, retry_after), error))
-        case Throttled(retry_after, gate):
-            seconds = min(max(THROTTLED_FOR if retry_after is None else retry_after, 1.0), MAX_RETRY_AFTER)
-            return Settlement(again(Reason.THROTTLED, seconds, "", refund=True), gate=gate)
+        case Transient(code, _, error):
+            return Settlement(again(code, error))
+        case Throttled(_, gate):
+            return Settlement(again(Reason.THROTTLED, "", refund=True), gate=storable(gate), until=due_at)
         case Ambiguous(error) if retries:
-            return Settlement(again(Reason.AMBIGUOUS, delay(attempts, None), error))
+            return Settlement(again(Reason.AMBIGUOUS, error))
         case Ambiguous(error):
             return Settlement(move(State.UNKNOWN, Reason.AMBIGUOUS, error=error))
         case Rejected(code, is_unclear, suppress, error, stop):
@@ -111,3 +133,8 @@ def settle(
             return Settlement(move(State.GONE, code), "gone")
         case Misconfigured(error):
             return Settlement(move(State.PARKED, Reason.MISCONFIGURED, error=error))
+
+
+def storable(text: object) -> str:
+    """Return a provider's words as every store takes them: not too long, without NUL and halves of surrogate pairs."""
+    return str(text)[:_LONGEST_TEXT].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

@@ -182,6 +182,8 @@ def check_move(move: Move) -> None:
         raise UsageError(f"a claimed delivery cannot be moved to {move.to.name}")
     if (move.to is State.JOINED) != (move.join is not None):
         raise UsageError(f"join= belongs to a move to JOINED, and only there: {move.to.name}")
+    if move.lease is not None and move.to is not State.SENDING:
+        raise UsageError(f"lease= belongs to a move to SENDING, and only there: {move.to.name}")
     if move.due_at is not None:
         _check_instants(move.due_at)
     if move.join is not None:

@@ -25,7 +25,7 @@ MAX_KEY: Final = 255
 """The most characters of an idempotency key."""
 
 KEEP_KEY: Final = timedelta(days=1)
-"""How long an idempotency key is kept at least."""
+"""How long an idempotency key is kept at least; else until the notification has expired, or is tried no more."""
 
 VALUES_AGAIN: Final = 900.0
 """Seconds after which a delivery is looked at again if values of its recipient are refused."""
@@ -123,9 +123,10 @@ def submission(
     tenant: str,
     key: str | None,
     fingerprint: str,
+    horizon: float,
     cursor: str | None = None,
 ) -> Submission:
-    """Return the rows of a notification to these recipients."""
+    """Return the rows of a notification to these recipients; `horizon` is for how long it may be tried."""
     records: list[RecipientRecord] = []
     deliveries: list[Delivery] = []
     joins: list[DigestJoin] = []
@@ -135,6 +136,7 @@ def submission(
         deliveries += deliveries_of(draft, each)
         joins += joins_of(draft.type, each.user, each.decisions, notification=draft.notification.id, data=draft.data)
     created = draft.notification.created_at
+    ends = draft.notification.expires_at or created + timedelta(seconds=horizon)
     return Submission(
         notification=draft.notification,
         recipients=records,
@@ -143,7 +145,7 @@ def submission(
         tenant=tenant,
         key=key,
         fingerprint=fingerprint,
-        keep_until=None if key is None else max(created + KEEP_KEY, draft.notification.expires_at or created),
+        keep_until=None if key is None else max(created + KEEP_KEY, ends),
         cursor=cursor,
     )
 

@@ -192,3 +192,5 @@ class Recipient:
         check_zone(self.tz, f"Recipient.tz of {self.id!r:.80}")
         check_text("Recipient.locale", self.locale, empty=True)
         keep(self, endpoints=check_all("Recipient.endpoints", self.endpoints, Endpoint))
+        if not all(each.channel and each.address for each in self.endpoints):
+            raise UsageError(f"Recipient.endpoints of {self.id!r:.80}: each needs channel= and address=")

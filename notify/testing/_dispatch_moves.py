@@ -9,7 +9,7 @@ import pytest
 from notify import UsageError
 from notify.dispatch.abc import BY_CLAIM, DeliveryAttempt, Move, State
 
-from ._dispatch_base import DeliveryStore, DeliveryStoreT, DispatchTests, at, joining, move, submission, to
+from ._dispatch_base import DeliveryStore, DeliveryStoreT, DispatchTests, at, channels, joining, move, submission, to
 
 _BY_WORKER = sorted({state for states in BY_CLAIM.values() for state in states})
 
@@ -80,6 +80,21 @@ class DispatchMoveTests(DispatchTests[DeliveryStoreT]):
         assert await store.advance([move(claim, State.WAITING)], at(0)) == [True]
         begun = await self.lapsed(store, begun=True)
         assert await store.advance([move(begun, State.ACCEPTED)], at(0)) == [True]
+
+    async def test_beginning_renews_the_lease(self, store: DeliveryStore) -> None:
+        """With `lease`, a delivery is its worker's from the beginning on; without, as long as it was claimed for."""
+        await store.submit(submission(to("alice"), to("alice", "sms")))
+        short = self.lease
+        while True:
+            renewed, other = await self.take(store, lease=short)
+            moves = [move(renewed, State.SENDING, lease=600.0), move(other, State.SENDING)]
+            if await store.advance(moves, at(0)) == [True, True]:
+                break
+            short *= 2
+            await self.let_pass(store, short)
+        await self.let_pass(store, short + 0.05)
+        assert channels(await self.take(store, 10**6)) == [other.delivery.channel]
+        assert await store.advance([move(renewed, State.ACCEPTED)], at(0)) == [True]
 
     async def test_an_ambiguous_one_is_sent_again_or_given_up(self, store: DeliveryStore) -> None:
         """Each later claim may begin once more; an attempt is counted each time. UNKNOWN ends it."""

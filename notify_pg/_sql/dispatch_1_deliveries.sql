@@ -189,6 +189,7 @@ CREATE OR REPLACE FUNCTION {advance_deliveries}(
     p_provider_ids text[],
     p_refunds boolean[],
     p_errors text[],
+    p_leases bigint[],       -- for how long what begins is its worker's from now on; NULL: as claimed
     p_children json,         -- deliveries to endpoints, each with the id of its `parent`
     p_joins json,            -- joins of digests, each with the id of its `parent`
     p_now bigint,
@@ -210,19 +211,21 @@ BEGIN
     -- What is judged is what was locked; the clock is looked at after the lock.
     WITH locked AS MATERIALIZED (
         SELECT m.*, d.state AS was, d.fence AS latest, d.begun, d.lease_until
-        FROM unnest(p_ids, p_fences, p_states, p_due_at, p_reasons, p_provider_ids, p_refunds, p_errors)
-            AS m(id, fence, state, due_at, reason, provider_id, refund, error)
+        FROM unnest(p_ids, p_fences, p_states, p_due_at, p_reasons, p_provider_ids, p_refunds, p_errors, p_leases)
+            AS m(id, fence, state, due_at, reason, provider_id, refund, error, lease)
         JOIN {deliveries} d ON d.id = m.id ORDER BY d.id FOR UPDATE OF d
     ), judged AS MATERIALIZED (
         SELECT l.*, l.latest = l.fence AND 100 * l.was + l.state = ANY (p_legal) AND (l.state <> 2 OR (l.begun < l.latest
-            AND l.lease_until > floor(date_part('epoch', clock_timestamp()) * 1000)::bigint)) AS is_made
+            AND l.lease_until > floor(date_part('epoch', clock_timestamp()) * 1000)::bigint)) AS is_made,
+            floor(date_part('epoch', clock_timestamp()) * 1000)::bigint + l.lease AS renewed
         FROM locked l
     ), done AS (
         UPDATE {deliveries} d SET
             state = j.state,
             reason = j.reason,
             updated_at = p_now,
-            due_at = CASE j.state WHEN 0 THEN coalesce(j.due_at, p_now) ELSE d.due_at END,
+            due_at = CASE j.state WHEN 0 THEN coalesce(j.due_at, p_now) ELSE coalesce(j.renewed, d.due_at) END,
+            lease_until = coalesce(j.renewed, d.lease_until),
             attempts = d.attempts + (j.state = 2)::integer - (j.refund AND j.was = 2)::integer,
             begun = CASE j.state WHEN 2 THEN d.fence ELSE d.begun END,
             provider_id = CASE j.provider_id WHEN '' THEN d.provider_id ELSE j.provider_id END

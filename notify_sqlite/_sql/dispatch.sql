@@ -161,7 +161,10 @@ SELECT number, state, fence, begun, lease_until, notification_id, user_id, chann
 UPDATE {p}deliveries SET state = ?, reason = ?, updated_at = ? WHERE number = ?
 
 -- name: begin
-UPDATE {p}deliveries SET state = 2, reason = ?, updated_at = ?, attempts = attempts + 1, begun = fence WHERE number = ?
+UPDATE {p}deliveries
+SET state = 2, reason = ?, updated_at = ?, attempts = attempts + 1, begun = fence, lease_until = coalesce(?, lease_until),
+    due_at = coalesce(?, due_at)
+WHERE number = ?
 
 -- name: wait_again
 UPDATE {p}deliveries SET state = 0, reason = ?, updated_at = ?, attempts = attempts - ?, due_at = ? WHERE number = ?

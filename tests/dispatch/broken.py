@@ -271,6 +271,12 @@ class BeginsAgain(Kept):
         return super()._make(move, now)
 
 
+@caught_by("beginning_renews_the_lease")
+class KeepsTheFirstLease(Kept):
+    async def advance(self, moves: Sequence[Move], now: datetime) -> Sequence[bool]:
+        return await super().advance([replace(each, lease=None) for each in moves], now)
+
+
 @caught_by("sending_needs_a_lease")
 class BeginsLate(Kept):
     def _make(self, move: Move, now: datetime) -> bool:

@@ -42,8 +42,8 @@ async def test_an_administrator_sends_to_one_user() -> None:
         order = NOTE | {"user": "alice", "idempotency_key": "k1"}
         answer = await root.post("send", json=order)
         assert answer.status_code == 202
-        assert answer.json() == {"id": answer.json()["id"], "is_replay": False, "count": 1}
-        assert (await root.post("send", json=order)).json() == answer.json() | {"is_replay": True}
+        assert answer.json() == {"id": answer.json()["id"], "replayed": False, "count": 1}
+        assert (await root.post("send", json=order)).json() == answer.json() | {"replayed": True}
         await site.settle()
         assert [each.event.payload["title"] for each in (await site.inbox.list("alice")).items] == ["hello"]
 
@@ -77,7 +77,7 @@ async def test_an_administrator_sends_to_an_audience() -> None:
         order = NOTE | {"audience": "everyone", "idempotency_key": "news"}
         assert (await root.post("send", json=order)).json()["count"] == 3
         answer = (await root.post("send", json=order)).json()
-        assert (answer["is_replay"], answer["count"]) == (True, 0)
+        assert (answer["replayed"], answer["count"]) == (True, 0)
         await site.settle()
         assert (await site.inbox.counts("carol")).total == 1
 
