@@ -1,4 +1,4 @@
-"""Why a notification reached a user as it did, or did not: what was decided, what was done, what has changed since."""
+"""Why a notification reached a user, or did not: what was decided, what was done, and what has changed since."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class ReportEntry:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Everything about one notification to one user. `str()` of it is a text for people.
+    """Everything about one notification to one user. `str()` returns it as text.
 
     Attributes:
         notification: what was submitted.
         user: the recipient.
-        planned: what was decided at submit.
-        present: what would be decided now; None: its type is no longer registered, or it is a digest.
-        deliveries: one for each channel, and one for each endpoint of those that were due.
-        attempts: each outcome of sending, oldest first.
+        planned: the decisions at submit.
+        present: the decisions that would be made now; None: its type is no longer registered, or it is a digest.
+        deliveries: one for each channel that sends or holds, and one for each endpoint of those that have been due.
+        attempts: the outcome of each attempt to send, oldest first.
     """
 
     notification: Notification
@@ -50,7 +50,7 @@ class Explanation:
 
     @property
     def changed(self) -> Sequence[Decision]:
-        """What would be decided now where that differs from what was decided at submit, times aside."""
+        """The decisions that would now be different from those at submit, apart from their times."""
         if self.present is None:
             return ()
         before = {each.channel: _substance(each) for each in self.planned.decisions}

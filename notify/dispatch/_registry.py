@@ -1,8 +1,8 @@
 """Pure: the types of an application, by their keys, from Python or TOML.
 
 ```toml
-unknown = "in_app"                       # what a key means that is not here; "error" unless given
-defaults.channels = { sms = false }      # what is on and off unless a user says otherwise, as in `Preferences`
+unknown = "in_app"                       # what to do with other keys; "error" by default
+defaults.channels = { sms = false }      # preferences of users who have not decided
 
 [types."comment.created"]
 channels = ["in_app", "web_push", "email"]
@@ -49,9 +49,9 @@ class TypeRegistry:
     """The types of an application. Iterating yields them in the order in which they were added.
 
     Args:
-        types: the types; more can be added.
-        unknown: what `resolve` makes of a key that is not registered: an error, or a type that reaches the inbox only.
-        defaults: what is on and off where nothing else decides.
+        types: the types; more can be added later.
+        unknown: what to do with a key that is not registered: `"error"`, or `"in_app"`: send it to the inbox only.
+        defaults: the preferences that apply where nothing else decides.
 
     Raises:
         UsageError: two types have the same key.
@@ -104,7 +104,7 @@ class TypeRegistry:
         return len(self._types)
 
     def resolve(self, key: str) -> NotificationType:
-        """Return the type with this key, or what stands for unknown ones.
+        """Return the type with this key, or one that reaches the inbox only, if `unknown` is `"in_app"`.
 
         Raises:
             UsageError: there is none with this key, and `unknown` is `"error"`.
@@ -120,7 +120,7 @@ class TypeRegistry:
         return NotificationType(key, channels=(IN_APP,))
 
     def check_channels(self, installed: Collection[str]) -> None:
-        """Raise UsageError if a type uses a channel that is not installed, or a default is about what there is not."""
+        """Raise UsageError if a type or default names a channel that is not installed, or a default an unknown type."""
         check_patch(self.defaults.to_json(), types=self, channels=installed)
         for each in self:
             if missing := [name for name in each.channels if name not in installed]:
@@ -131,10 +131,10 @@ class TypeRegistry:
 
     @classmethod
     def from_toml(cls, text: str) -> TypeRegistry:
-        """Make a registry from the text of a TOML file. Durations are seconds, or text such as `"15m"`.
+        """Make a registry from the text of a TOML file. Durations are seconds, or text such as `"15m"` or `"3d"`.
 
         Raises:
-            UsageError: it is not TOML, or one of its types is refused.
+            UsageError: it is not TOML, or one of its types is not valid. The message names it.
         """
         try:
             document = tomllib.loads(text)

@@ -1,7 +1,8 @@
-"""Pure: when a delivery that was not taken is tried again.
+"""Pure: when a delivery that was not accepted is tried again.
 
-Delays grow and are random from 0 on, so that the deliveries that one outage has gathered do not come back together. A
-provider's own request is the least delay. A throttled attempt does not count, so it never uses up a schedule.
+Delays grow, and are drawn at random from 0 up to a limit, so that the deliveries that have piled up in an outage are
+not tried at the same time. What a provider asks for is the least delay. A throttled attempt does not count, so it never
+uses up a schedule.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ from ._checks import check_all, check_count, check_seconds, keep
 from ._outcomes import Outcome, Throttled, Transient
 
 LONGEST_WAIT: Final = 86_400.0
-"""A provider that asks for more seconds than this is asked again after them."""
+"""Seconds. A provider that asks for a longer delay is tried again after this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySchedule:
-    """How often a delivery is tried, and how long it waits in between.
+    """How often a delivery is tried, and how long it waits between attempts.
+
+    A dispatcher takes them as `schedules=`, by the names of channels. Without an entry, channels called `email` or
+    `webhook` try ten times within three days, all others eight times within half an hour.
 
     Attributes:
-        attempts: how often, with the first.
-        base: the longest first delay in seconds; each further one may be twice as long.
-        longest: no delay is longer, unless the provider asks for it.
-        delays: exact delays instead, one less than `attempts`; up to a tenth is added at random.
-        throttled: the shortest delay after the provider wanted to be left alone and did not say for how long.
+        attempts: the number of attempts, including the first.
+        base: the limit of the first delay, in seconds; it doubles with each further one.
+        longest: the limit of every delay, in seconds, unless the provider asks for a longer one.
+        delays: exact delays in seconds instead, one less than `attempts`; up to a tenth is added at random.
+        throttled: the shortest delay, in seconds, after the provider throttled and did not say for how long.
+
+    Raises:
+        UsageError: an argument is not valid.
     """
 
     attempts: int = 8
@@ -61,12 +68,12 @@ class RetrySchedule:
 
 
 PROMPT: Final = RetrySchedule()
-"""For push messages and SMS: eight tries within half an hour."""
+"""For push messages and SMS: eight attempts within half an hour, as Knock publishes for its own service."""
 
 PATIENT: Final = RetrySchedule(
     attempts=10, delays=(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400), throttled=60.0
 )
-"""For e-mail and webhooks: ten tries within three days, as Standard Webhooks recommend."""
+"""For e-mail and webhooks: ten attempts within three days, as the Standard Webhooks specification recommends."""
 
 
 def delay(attempt: int, outcome: Outcome, schedule: RetrySchedule, chance: float) -> float | None:

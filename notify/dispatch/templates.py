@@ -1,4 +1,4 @@
-"""Texts from files, by type, channel and language, with Jinja. Needs the extra `templates`.
+"""Texts from Jinja templates in files, by type, channel and language. Needs the extra `templates`.
 
 ```text
 templates/
@@ -40,21 +40,21 @@ _TEXTS: Final = ("title", "body", "short", "url", "icon", "image", "tag")
 
 
 class TemplateMissingError(NotifyError):
-    """There is no text for this type and channel. The deliveries are parked until there is one."""
+    """There is no template for this type and channel. The deliveries are parked until they are released."""
 
 
 class JinjaTemplates:
-    """Renders files of a directory; the beginning of this module shows how they are named.
+    """Renders templates of a directory, whose files are named as the beginning of this module shows.
 
-    The first file that exists is taken: of the channel before `default`, in the recipient's locale (`de-AT`, then
-    `de`) before the one without a language. A value that a template names and the data does not have is an error,
-    rather than a gap in a sentence. In HTML every value is escaped; in text none is.
+    The first file that exists is used: one for the channel before `default`, and one in the recipient's locale
+    (`de-AT`, then `de`) before one without a language. A name that the data does not have is an error, rather than a
+    gap in a sentence. In HTML every value is escaped, in text none is.
 
     Args:
-        directory: where the files are.
-        domain: of the catalogues of gettext, for `{% trans %}` and `_()` in the files; None: none are used.
-        localedir: where the catalogues are, as for `gettext.translation`.
-        is_sandboxed: run templates in Jinja's sandbox, for files that customers edit.
+        directory: the directory.
+        domain: the domain of gettext catalogues, for `{% trans %}` and `_()` in the files; None: there are none.
+        localedir: the directory of the catalogues, as for `gettext.translation`.
+        is_sandboxed: use Jinja's sandbox, for files that customers edit.
         filters: further filters, by name.
 
     Raises:

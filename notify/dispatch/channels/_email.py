@@ -17,23 +17,23 @@ from ._smtp import Encryption, Envelope, Server, deliver
 
 
 class EmailChannel:
-    """Sends one message to one recipient over a connection of its own.
+    """Sends e-mail through an SMTP server, each message to one recipient.
 
-    `Message-ID` is the id of the delivery at the sender's domain, the same in each attempt, by which mailboxes
-    recognise a repetition. `Job.headers`, such as `List-Unsubscribe` and `List-Unsubscribe-Post`, are sent as they are.
+    `Message-ID` is the id of the delivery at the sender's domain, the same in each attempt, so most mailboxes recognise
+    a repetition. `Job.headers`, such as `List-Unsubscribe` and `List-Unsubscribe-Post`, are sent as they are.
 
     Args:
-        host: of the server; None: not configured, so each message ends as `Misconfigured`.
-        port: of the server; None: 587 with STARTTLS, 465 with implicit TLS, 25 without.
+        host: the SMTP server; None: not configured, so every message ends as `Misconfigured`.
+        port: its port; None: 587 with STARTTLS, 465 with implicit TLS, 25 without encryption.
         sender: the address of the sender, with or without a name: `"Example <no-reply@example.com>"`.
-        username: for the login; None: none.
-        password: for the login.
+        username: the login; None: no login.
+        password: the password of the login.
         encryption: `"starttls"`, `"implicit"` (TLS from the first byte) or `"none"`.
-        return_path: where bounces go; None: to the sender.
+        return_path: the address for bounces; None: that of the sender.
         timeout: seconds for one message, from the wait for a connection to the server's answer.
-        max_connections: how many messages are sent at the same time.
-        ssl_context: how the server's certificate is checked; as the system does by default.
-        hostname: how this host calls itself; None: its name.
+        max_connections: the most messages that are sent at the same time.
+        ssl_context: how the server's certificate is verified; None: as Python does by default.
+        hostname: the name by which this host introduces itself; None: its own.
 
     Raises:
         UsageError: an argument is not valid, or the extra `email` is not installed.

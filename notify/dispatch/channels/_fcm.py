@@ -33,16 +33,17 @@ class FcmChannel(HttpChannel):
     """Sends to registration tokens, installation ids and topics: `Endpoint.kind` is `token` (or empty), `fid`, `topic`.
 
     Args:
-        project: the id of the Firebase project; None: not configured, so each message ends as `Misconfigured`.
+        project: the id of the Firebase project; None: not configured, so every message ends as `Misconfigured`.
         credentials: the path of a service account's JSON file, its content as a mapping, or a `Credentials` object of
             google-auth; None: not configured.
-        android_channel: the notification channel of urgent messages on Android, which the app has to create.
-        message: changes the message of the HTTP v1 API before it is sent.
+        android_channel: the notification channel for urgent messages on Android, which the app has to create.
+        message: a function from the job and the message of the HTTP v1 API to the message that is sent.
         validate_only: FCM checks the messages and delivers none.
-        client: sends the requests, those for tokens too; None: a pool of its own.
+        client: sends the requests, including those for access tokens; None: a pool of its own.
         timeout: seconds for one request.
         allow_private: whether the pool connects to addresses that are not public.
-        base: another server with the same API.
+        base: the URL of the server, for one with the same API.
+        wall_clock: returns the seconds since 1970, for the expiry of access tokens.
 
     Raises:
         UsageError: an argument is not valid, or the extra `fcm` is not installed.

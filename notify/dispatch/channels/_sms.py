@@ -36,31 +36,32 @@ class SmsRequest:
 
 @runtime_checkable
 class SmsGateway(Protocol):
-    """How one gateway is asked, and what its answers mean."""
+    """The API of one gateway: the request for a message, and the meaning of an answer."""
 
     @abstractmethod
     def request(self, job: Job, number: str, text: str) -> SmsRequest | Misconfigured:
-        """Return what to post for one message; Misconfigured: a setting is missing."""
+        """Return the request for one message, or `Misconfigured` if a setting is missing."""
 
     @abstractmethod
     def outcome(self, answer: HttpAnswer, now: float) -> Outcome:
-        """Return what an answer means, at `now` in seconds since 1970."""
+        """Return the outcome for an answer; `now` is the time in seconds since 1970."""
 
 
 class SmsChannel(HttpChannel):
-    """Sends the short text, or the body, to the number that is the endpoint's address, such as `+431234567`.
+    """Sends the short text, or else the body or the title, to the endpoint's number, such as `+431234567`.
 
-    Gateways do not recognise a repeated message, as a rule. So a message of which the outcome is unknown is not sent
-    again, unless `deduplicates` says that the gateway is an exception.
+    Most gateways do not recognise a repeated message. So a message whose outcome is unknown is not sent again, unless
+    `deduplicates` is True.
 
     Args:
         gateway: `HttpSmsGateway`, `TwilioSmsGateway`, or one of your own.
-        max_length: characters of a text at most; a longer one is refused, since each part costs.
+        max_length: the most characters of a text; a longer one is refused, because every segment costs money.
         deduplicates: whether the gateway recognises a repeated delivery id.
         client: sends the requests; None: a pool of its own, with a new connection for each message, so that none is
             lost on a connection that is just being closed.
         timeout: seconds for one request.
         allow_private: whether the pool connects to addresses that are not public, such as those of your own network.
+        wall_clock: returns the seconds since 1970, for answers that name a date.
 
     Raises:
         UsageError: an argument is not valid, or the extra `sms` is not installed.

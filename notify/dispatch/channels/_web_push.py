@@ -1,4 +1,4 @@
-"""`WebPushChannel`: messages to browsers that are not open, by RFC 8030, 8291 and 8292."""
+"""`WebPushChannel`: messages to browsers in which no page is open, by RFC 8030, 8291 and 8292."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ class WebPushChannel(HttpChannel):
     An endpoint's address is that of the subscription; its `meta` has the subscription's keys `p256dh` and `auth`, and
     as `vapid` the public key with which it was made. A message over 3993 bytes is refused, or shortened to what fits.
 
-    The `Topic` of a message is what it replaces, else its own id: a repeated message replaces the first one while that
-    waits for the browser.
+    The `Topic` of a message is `Job.collapse`, or else the id of the delivery: a repeated message replaces the first
+    one while that waits for the browser.
 
     Args:
-        private_key: the VAPID key, from `generate_vapid_key` or PEM; several while one is being replaced, of which the
-            first is for new subscriptions; None: not configured, so each message ends as `Misconfigured`.
-        subject: where push services reach you: `"mailto:ops@example.com"` or an https URL.
-        payload: from the job to what is sent as JSON.
-        oversize: `"refuse"`, or `"shorten"`: such a message is sent without actions, images and data, with the member
-            `"short": true`, so that the service worker can fetch the rest.
+        private_key: the VAPID key, from `generate_vapid_key` or as PEM; several while one is being replaced, of which
+            the first is for new subscriptions; None: not configured, so every message ends as `Misconfigured`.
+        subject: where push services can contact you: `"mailto:ops@example.com"` or an https URL.
+        payload: a function from the job to the JSON object that is sent.
+        oversize: what to do with a larger message: `"refuse"` it, or `"shorten"`: send it without actions, images and
+            data, with the member `"short": true`, so that the service worker can fetch the rest.
         client: sends the requests; None: a pool that refuses private addresses.
         timeout: seconds for one request.
         allow_private: whether to post to addresses that are not public, and over http.
-        wall_clock: returns the seconds since 1970 for the tokens.
+        wall_clock: returns the seconds since 1970, for the expiry of the signatures.
 
     Raises:
         UsageError: an argument is not valid, or the extra `webpush` is not installed.

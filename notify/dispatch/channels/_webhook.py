@@ -37,8 +37,8 @@ class WebhookChannel(HttpChannel):
 
     Args:
         secret: signs messages to endpoints that have no secret of their own; several while one is being replaced.
-        payload: from the job to what is posted as JSON.
-        headers: sent with each message.
+        payload: a function from the job to the JSON value that is posted.
+        headers: further headers of each request.
         client: sends the requests; None: a pool that refuses private addresses.
         timeout: seconds for one request.
         allow_private: whether the pool connects to addresses that are not public.
