@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from gettext import GNUTranslations, NullTranslations, find, translation
 from pathlib import Path
@@ -180,13 +181,16 @@ def _environment(directory: Path, is_sandboxed: bool, filters: Mapping[str, Call
 def _babel_filters() -> dict[str, Callable[..., Any]]:
     """Return filters that write numbers and times as the recipient's locale does; none without Babel."""
     try:
-        from babel import Locale, dates, numbers
+        from babel import Locale, UnknownLocaleError, dates, numbers
         from jinja2 import pass_context
     except ImportError:
         return {}
 
     def locale_of(context: Any) -> Locale:
-        return Locale.parse(context.get("locale") or "en", sep="-")
+        for each in _fallbacks(str(context.get("locale"))):  # a user may say one that does not exist
+            with suppress(ValueError, UnknownLocaleError):
+                return Locale.parse(each, sep="-")
+        return Locale("en")
 
     @pass_context
     def number(context: Any, value: Any) -> str:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from notify.dispatch import Dispatcher, Recipient
+from notify.dispatch.channels import WebPushChannel
 from notify_sqlite import SQLiteDispatchStore
 from tests.cli.commands import notify, running
 from tests.parts import until
@@ -48,6 +49,16 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
     async with SQLiteDispatchStore(FILE) as store:
         yield Dispatcher(None, store, [NotificationType("order.sent", channels=["paper"])], {"paper": Paper()},
                          recipients=recipients)
+
+
+async def plain() -> Dispatcher:
+    return Dispatcher(None, SQLiteDispatchStore(FILE), [NotificationType("order.sent", channels=["paper"])],
+                      {"paper": Paper()}, recipients=recipients)
+
+
+@asynccontextmanager
+async def seven() -> AsyncIterator[int]:
+    yield 7
 
 
 number = 7
@@ -154,6 +165,7 @@ def test_run_sends_what_others_submit_until_it_is_stopped(shop: Path) -> None:
         ("shap:dispatcher", "there is no module 'shap'"),
         ("shop:dispitcher", "shop has no 'dispitcher'"),
         ("shop:number", "expected a Dispatcher"),
+        ("shop:seven", "shop:seven enters 7; expected a Dispatcher"),
     ],
 )
 def test_wrong_targets_are_told(shop: Path, target: str, text: str) -> None:
@@ -161,6 +173,29 @@ def test_wrong_targets_are_told(shop: Path, target: str, text: str) -> None:
     done = notify(shop, "dispatch", "tick", target)
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert text in done.err
+
+
+def test_module_that_lacks_another_is_not_called_missing(shop: Path) -> None:
+    """The module that is missing is named, not the one that asks for it."""
+    (shop / "half.py").write_text("import nothing_of_the_kind")
+    assert "No module named 'nothing_of_the_kind'" in notify(shop, "dispatch", "tick", "half:dispatcher").err
+
+
+def test_function_may_be_asynchronous(shop: Path) -> None:
+    """A dispatcher whose parts close themselves needs no context."""
+    done = notify(shop, "dispatch", "plan", "shop:plain", "order.sent", "alice", "--at", "2027-01-05T07:00")
+    assert (done.status, done.out) == (0, "paper: send, allowed by type\n")
+    refused = notify(shop, "dispatch", "plan", "shop:plain", "order.sent", "alice", "--at", "at seven")
+    assert refused.status == 2
+    assert "expected a time such as 2027-01-05T07:00Z, got 'at seven'" in refused.err
+
+
+def test_keys_are_a_pair(shop: Path) -> None:
+    """The public key is that of the private one."""
+    lines = notify(shop, "dispatch", "keys").out.splitlines()
+    private, public = (line.partition(" ")[2] for line in lines)
+    assert [line.partition(" ")[0] for line in lines] == ["private", "public"]
+    assert WebPushChannel(private, subject="mailto:operator@example.com").public_key == public
 
 
 def test_action_is_required(shop: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,6 +105,44 @@ def test_values_are_written_as_in_the_recipients_country(files: Path) -> None:
     content = JinjaTemplates(files).render(rendering("sms", "de-AT", n=1234.5, at=at))
     assert "1\u202f234,5" in content.body or "1.234,5" in content.body or "1\xa0234,5" in content.body
     assert "19:00" in content.body
+
+
+@pytest.mark.parametrize(
+    ("locale", "number"),
+    [("pt_BR", "1.234,5"), ("xx-YY", "1,234.5"), ("../../etc", "1,234.5"), ("de-XX", "1.234,5"), ("", "1,234.5")],
+)
+def test_locale_is_what_a_user_says(files: Path, locale: str, number: str) -> None:
+    """Both ways of writing it are understood; one that does not exist costs nobody the message."""
+    (files / COMMENT / "sms.txt").write_text("{% block body %}{{ n | number }}{% endblock %}")
+    assert JinjaTemplates(files).render(rendering("sms", locale, n=1234.5)).body == number
+
+
+def test_amounts_and_days(files: Path) -> None:
+    """The filters for money and days follow the locale, too."""
+    (files / COMMENT / "sms.txt").write_text("{% block body %}{{ n | currency('EUR') }} {{ at | date }}{% endblock %}")
+    content = JinjaTemplates(files).render(rendering("sms", "de", n=9.5, at=datetime(2027, 1, 5, tzinfo=UTC)))
+    assert content.body == "9,50\xa0€ 05.01.2027"
+
+
+def test_many_locales_are_not_kept_for_ever(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users can say any locale, so what is kept for each of them is bounded."""
+    monkeypatch.setattr("notify.dispatch.templates._MAX_LOCALES", 2)
+    monkeypatch.setattr("notify.dispatch.templates._MAX_FOUND", 2)
+    templates = JinjaTemplates(files)
+    for number in range(6):
+        assert templates.render(rendering("email", f"x{'abcdef'[number]}", who="Bob", text="1")).title == "Bob answered"
+    assert len(templates._by_locale) <= 2
+    assert len(templates._found) <= 2
+
+
+def test_missing_extras(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Jinja the error names the extra; without Babel there are no filters, and everything else works."""
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "babel", None)
+        assert JinjaTemplates(files).render(rendering("email", who="Bob", text="1")).title == "Bob answered"
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(UsageError, match=r"notify-streams\[templates\]"):
+        JinjaTemplates(files)
 
 
 def test_directory_has_to_exist(tmp_path: Path) -> None:
