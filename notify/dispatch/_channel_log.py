@@ -35,18 +35,26 @@ class ChannelLog:
 
     def raised(self, channel: str, error: BaseException) -> None:
         """Note that a channel raised; once for each kind of error."""
-        self._once(f"the channel {channel!r} raised instead of returning an outcome", channel, error)
+        if self._is_new("raised", channel, error):
+            logger.error("the channel %r raised instead of returning an outcome: %s", channel, trace_of(error))
 
     def faulty(self, channel: str, error: BaseException) -> None:
         """Note that a delivery cannot be looked at; once for each kind of error."""
-        self._once(f"a delivery over the channel {channel!r} cannot be looked at, so it waits", channel, error)
+        if self._is_new("faulty", channel, error):
+            logger.error("a delivery over channel %r cannot be looked at, so it waits: %s", channel, trace_of(error))
 
-    def _once(self, what: str, channel: str, error: BaseException) -> None:
-        if (what, channel, type(error)) not in self._seen:
-            self._seen.add((what, channel, type(error)))
-            frames = traceback.extract_tb(error.__traceback__)
-            trace = "".join(f"\n  {each.filename}:{each.lineno} in {each.name}" for each in frames)
-            logger.error("%s: %s%s", what, type(error).__name__, trace)
+    def _is_new(self, what: str, channel: str, error: BaseException) -> bool:
+        if (what, channel, type(error)) in self._seen:
+            return False
+        self._seen.add((what, channel, type(error)))
+        return True
+
+
+def trace_of(error: BaseException) -> str:
+    """Return the kind of an error and where it was raised, without its text, as `place_of` does."""
+    frames = traceback.extract_tb(error.__traceback__)
+    trace = "".join(f"\n  {each.filename}:{each.lineno} in {each.name}" for each in frames)
+    return f"{type(error).__name__}{trace}"
 
 
 def place_of(error: BaseException) -> str:

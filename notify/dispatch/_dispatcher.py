@@ -222,7 +222,7 @@ class Dispatcher(DispatchOperations):
             if on_error == "raise":
                 raise
             why = error if isinstance(error, BackendError) else place_of(error)
-            logger.error("a notification of type %.140r was not stored: %s", key, why)
+            logger.error("a notification of type %s was not stored: %s", f"{key!r:.140}", why)
             return None
 
     async def _submit(

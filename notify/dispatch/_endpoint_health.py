@@ -48,7 +48,7 @@ class EndpointHealth:
             for channel in dict.fromkeys(ready.job.channel for ready, _ in known):
                 await self._follow(channel, [each for each in known if each[0].job.channel == channel], now)
         except BackendError as error:
-            logger.warning("what became of some endpoints could not be stored: %s", error)
+            logger.warning("successes and refusals of endpoints could not be stored: %s", error)
 
     async def _follow(self, channel: str, settled: Sequence[tuple[Ready, Settlement]], now: datetime) -> None:
         leaving: list[tuple[Endpoint, str]] = []

@@ -78,8 +78,8 @@ class Looker:
         )
         self._closed_gates = OutageLog(
             logger,
-            "it cannot be read which providers want to be left alone, so they are asked",
-            "it can be read again which providers want to be left alone",
+            "which providers throttle cannot be read, so messages are sent to all of them",
+            "which providers throttle can be read again",
         )
 
     async def look(self, claims: Sequence[Claim], now: datetime) -> tuple[list[Move], list[Ready]]:

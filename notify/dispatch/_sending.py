@@ -244,4 +244,4 @@ class Sender:
         try:
             await self._parts.gates.close_gate(gate_name(ready.job.channel, result.gate), result.until)
         except BackendError as error:
-            logger.warning("it could not be stored that the channel %r is throttled: %s", ready.job.channel, error)
+            logger.warning("throttling of the channel %r could not be stored: %s", ready.job.channel, error)

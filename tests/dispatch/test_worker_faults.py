@@ -441,7 +441,7 @@ async def test_gates_that_cannot_be_read_hold_up_nothing(
     assert await world.states(ticket) == {"email": [State.WAITING]}
     await world.pass_time("61s")
     assert await world.states(ticket) == {"email": [State.ACCEPTED]}
-    assert "so they are asked" in caplog.text
+    assert "so messages are sent to all of them" in caplog.text
 
 
 async def test_what_cannot_be_written_takes_no_place_in_a_cap(make: Callable[..., World]) -> None:
