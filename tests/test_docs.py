@@ -402,12 +402,15 @@ def test_features_name_tests_that_exist() -> None:
             assert len(re.findall(rf"^ *(?:async def|def|class) {name}\b", source, re.MULTILINE)) == 1, (number, each)
 
 
-def test_each_name_of_the_inbox_is_on_a_page() -> None:
-    """Whatever `notify.inbox` exports is explained or used by a page beside the reference."""
+@pytest.mark.parametrize(
+    "module", ["notify.inbox", "notify.dispatch", "notify.dispatch.channels", "notify.testing.dispatch"]
+)
+def test_each_exported_name_is_on_a_page(module: str) -> None:
+    """Whatever the module exports is explained or used by a page beside the reference."""
     pages = [page for page in PAGES if "reference" not in page.parts]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     code = " ".join(re.findall(r"^```python$.*?^```$|`[^`\n]+`", text, re.DOTALL | re.MULTILINE))
-    names = importlib.import_module("notify.inbox").__all__
+    names = importlib.import_module(module).__all__
     assert not {name for name in names if not re.search(rf"\b{name}\b", code)}
 
 
