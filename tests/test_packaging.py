@@ -15,6 +15,8 @@ from zipfile import ZipFile
 
 import pytest
 
+from tests.parts import untraced_environment
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = sorted(path.parent for top in ROOT.glob("notify*/__init__.py") for path in top.parent.rglob("__init__.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run a command in a directory away from the checkout's own modules, and return what it printed."""
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        command, cwd=cwd, env={**untraced_environment(), **environment}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

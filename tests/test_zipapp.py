@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts import untraced_environment
 from tests.servers.postgres import Server
 from tests.servers.postgres import postgres as postgres
 from tests.servers.redis import single
@@ -53,7 +53,7 @@ Run = Callable[..., str]
 @pytest.fixture
 def run(bundle: Path, drivers: Path, tmp_path: Path) -> Run:
     """A function that runs the archive and returns its output."""
-    environment = {**os.environ, "PYTHONPATH": str(drivers)}
+    environment = {**untraced_environment(), "PYTHONPATH": str(drivers)}
 
     def run(*arguments: str) -> str:
         command = [sys.executable, "-S", "-W", "error", str(bundle), *arguments]

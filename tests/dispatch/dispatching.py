@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 from notify.dispatch.abc import CapWindow, Claim, DigestJoin, Move, Notification, RecipientRecord, State, Submission
+from tests.parts import untraced_environment
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -46,7 +47,9 @@ def processes() -> Iterator[Any]:
             command = [sys.executable, "-W", "error", "-m", "tests.dispatch.dispatching", *map(str, arguments)]
             pipe = subprocess.PIPE
             process = stack.enter_context(
-                subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+                subprocess.Popen(
+                    command, cwd=ROOT, env=untraced_environment(), text=True, stdin=pipe, stdout=pipe, stderr=pipe
+                )
             )
             stack.callback(process.kill)
             return process

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts import untraced_environment
+
 DEMO = Path(__file__).parents[2] / "docs" / "demo" / "demo.py"
 FEED = DEMO.with_name("feed.txt")
 COMMAND = (sys.executable, str(DEMO))
@@ -38,7 +40,7 @@ SIGHTING = re.compile(r"^ *(\d+) +(?:\d+ ms|(resumed)) (\d+-\d+) +(\S+) +(\S+)(?
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TERM")} | {
+    return {key: value for key, value in untraced_environment().items() if key not in ("NO_COLOR", "TERM")} | {
         "PYTHONIOENCODING": "utf-8",
         **more,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,7 +19,7 @@ from notify.testing import FaultProxy, Faults, History
 from notify.testing._waits import assert_chain
 from notify_pg import PostgresStore, PostgresStreamStore
 from notify_pg._errors import PostgresDisposition, disposition_of
-from tests.parts import until
+from tests.parts import until, untraced_environment
 from tests.servers.postgres import Server, running
 
 pytestmark = pytest.mark.anyio
@@ -340,7 +339,8 @@ async def test_killed_processes(server: Server, schema: str, tmp_path: Path, mon
     async with PostgresStreamStore(server.dsn, schema=schema) as store, store.subscribe("alice", "0") as stream:
         for number, path in enumerate(paths):
             command = [sys.executable, "-c", WRITER, server.dsn, schema, f"p{number}", str(path)]
-            process = await anyio.open_process(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+            environment = {**untraced_environment(), "PYTHONPATH": str(ROOT)}
+            process = await anyio.open_process(command, cwd=ROOT, env=environment)
             processes.append(process)
             assert process.stdout is not None
             await process.stdout.receive()

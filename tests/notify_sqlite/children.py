@@ -21,6 +21,7 @@ from notify.inbox.abc import ITEM, InboxRetention
 from notify.testing import History
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _checkpoint
 from notify_sqlite._schema import statements
+from tests.parts import untraced_environment
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -30,7 +31,10 @@ def child(name: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Run one of the functions below in a process of its own, and kill it in the end if it still runs."""
     command = [sys.executable, "-W", "error", "-m", "tests.notify_sqlite.children", name, *map(str, arguments)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    environment = untraced_environment()
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
         try:
             yield process
         finally:

@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from tests.parts import untraced_environment
+
 ROOT = Path(__file__).parent.parent.parent
 
 PATIENCE = 60.0
@@ -29,6 +31,11 @@ PATIENCE = 60.0
 MEASURED_END = signal.SIGINT
 """The signal after which the interpreter ends by itself, so that what measures coverage writes it. After SIGTERM,
 uvicorn shuts down in the same way, and then ends by that signal."""
+
+
+MEASURED = ("uvicorn", "hypercorn")
+"""The servers whose processes measure coverage: one of each `Kind.told`. The application is the same under all of them,
+and to measure it takes half of a short process's time."""
 
 
 class Kind(NamedTuple):
@@ -140,7 +147,8 @@ class WebServer:
         values = {"app": app, "port": str(self.port), "watched": str(self.watched)}
         self._command = [sys.executable, *(part.format(**values) for part in self.spec.command), *options]
         paths = os.pathsep.join([str(directory), str(self.watched), str(ROOT)])
-        self._env = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **(env or {})}
+        inherited = dict(os.environ) if kind in MEASURED and app.startswith("tests.") else untraced_environment()
+        self._env = {**inherited, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._ready = ready
         self._log = directory / f"{kind}-{self.port}.log"
 
