@@ -30,6 +30,9 @@ from tests.servers.redis import DURABLE, VOLATILE, Server, follows, plain_info, 
 
 pytestmark = pytest.mark.anyio
 
+SOON = 1.0
+"""Seconds, on a busy machine, for what waits for no server; what does waits for the timeout of a store, 4 seconds."""
+
 
 @asynccontextmanager
 async def proxied(server: Server) -> AsyncIterator[FaultProxy]:
@@ -357,7 +360,7 @@ async def test_cancelling_costs_no_connection(server: Server, prefix: str) -> No
 
 
 async def test_closing_while_the_server_hangs(victim: Server, prefix: str) -> None:
-    """Stream stores and their streams close within a tenth of a second though the server does not answer."""
+    """Stream stores and their streams close at once though the server does not answer."""
     store = RedisStreamStore(victim.url, prefix=prefix)
     await store.save(Event("alice", "t"))
     ended: list[float] = []
@@ -380,8 +383,8 @@ async def test_closing_while_the_server_hangs(victim: Server, prefix: str) -> No
         began = monotonic()
         await store.aclose()
         closed = monotonic()
-    assert closed - began < 0.1
-    assert ended[0] - began < 0.1
+    assert closed - began < SOON
+    assert ended[0] - began < SOON
 
 
 async def test_closing_before_anything_was_sent(prefix: str) -> None:
@@ -399,7 +402,7 @@ async def test_closing_before_anything_was_sent(prefix: str) -> None:
             await anyio.sleep(0.1)
             began = monotonic()
             await store.aclose()
-        assert monotonic() - began < 0.1
+        assert monotonic() - began < SOON
         with pytest.raises(ClosedError):
             store.save_soon(Event("alice", "t"), lambda outcome: None)
 
@@ -412,10 +415,10 @@ async def test_waiting_while_the_server_hangs(victim: Server, prefix: str) -> No
             began = monotonic()
             with pytest.raises(TimeoutError):
                 await stream.next(0.05)
-            assert monotonic() - began < 0.15
+            assert monotonic() - began < SOON
         began = monotonic()
         await stream.aclose()
-        assert monotonic() - began < 0.1
+        assert monotonic() - began < SOON
         victim.thaw()
 
 
@@ -439,7 +442,7 @@ async def test_a_notifiers_pushes_while_the_server_is_dead(victim: Server, prefi
             for number in range(200):
                 tasks.start_soon(push, number)
         assert len(outcomes) == 200
-        assert max(took) < 2.5
+        assert max(took) < 10  # one after the other, two hundred deadlines would take five minutes
         assert notifier.statistics().pending_pushes == 0
         await in_thread(victim.start)
 
