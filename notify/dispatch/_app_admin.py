@@ -56,9 +56,7 @@ async def _submitted(site: DispatchSite, type: str, data: Any, key: str | None, 
     dispatcher = site.dispatcher
     if target in ("user", "endpoint"):
         to = _user(value) if target == "user" else _recipient(site, value)
-        ticket = await dispatcher.submit(type, to, data, idempotency_key=key)
-        assert ticket is not None, "submit() returns None for on_error='log' only"
-        return ticket
+        return await dispatcher.submit(type, to, data, idempotency_key=key)
     assert key is not None
     if target == "audience":
         audience = site.audiences.get(value) if isinstance(value, str) else None

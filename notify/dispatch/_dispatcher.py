@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, overload
 
 import anyio
 
@@ -182,6 +182,32 @@ class Dispatcher(DispatchOperations):
         moment = self._parts.clock() if now is None else now
         user, given = recipient_of(to)
         return (await plans(self._parts, draft(self._parts, key, data, moment, meta={}), [user], given, moment))[0]
+
+    @overload
+    async def submit(
+        self,
+        key: str,
+        to: str | Recipient,
+        data: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+        tenant: str = "",
+        on_error: Literal["raise"] = "raise",
+    ) -> Ticket: ...
+
+    @overload
+    async def submit(
+        self,
+        key: str,
+        to: str | Recipient,
+        data: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+        tenant: str = "",
+        on_error: Literal["log"],
+    ) -> Ticket | None: ...
 
     async def submit(
         self,

@@ -173,7 +173,32 @@ async def test_lines_and_dots_survive(channel: EmailChannel, mailbox: Mailbox) -
     assert message["Bcc"] is None
 
 
-@pytest.mark.parametrize("headers", [{"Bcc": "eve@example.com"}, {"X-A": "a\r\nBcc: eve@example.com"}, {"X A": "b"}])
+WORD = "=?utf-8?q?=0d=0aBcc:_eve=40example.com?="
+"""A line break that the email package decodes, and then writes as it is."""
+
+
+@pytest.mark.parametrize(
+    "text", [f"{WORD} hi", f"=\n{WORD[1:]}", "a\x85b", "a\u2028Bcc: b", "a\x1cb", "half \ud800", WORD * 20]
+)
+async def test_no_text_becomes_a_header(channel: EmailChannel, mailbox: Mailbox, text: str) -> None:
+    """Titles, names, locales and addresses come from people: what looks like an encoded word is text, on one line."""
+    name = f'"{text}" <bob@example.com>' if text.startswith("=?") else "bob@example.com"
+    found = await channel.send(job(endpoint(name), content=Content(text, text, html=text), locale=text))
+    assert isinstance(found, Accepted)
+    assert isinstance(await channel.send(job(endpoint(f"{text}@example.com"))), Accepted | Rejected)
+    for message in mailbox.messages:
+        assert message["Bcc"] is None
+        assert len(message.get_all("Subject", [])) == 1
+    assert mailbox.envelopes[0].rcpt_tos == ["bob@example.com"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *({"Bcc": "eve@example.com"}, {"X-A": "a\r\nBcc: eve@example.com"}, {"X A": "b"}, {"List-Unsubscribe": WORD}),
+        *({"X-A": "a\x85b"}, {"X-A": "half \ud800"}),
+    ],
+)
 async def test_headers_that_are_not_allowed(channel: EmailChannel, mailbox: Mailbox, headers: dict[str, str]) -> None:
     """A header cannot smuggle another recipient in; that is a fault of the application, not of the endpoint."""
     assert isinstance(await channel.send(job(BOB, headers=headers)), Misconfigured)

@@ -54,7 +54,6 @@ async def submit(dispatcher: Dispatcher, key: str) -> Ticket:
         except BackendError:
             await anyio.sleep(0.05)
         else:
-            assert ticket is not None
             return ticket
 
 

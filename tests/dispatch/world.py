@@ -102,7 +102,6 @@ class World:
     async def submit(self, key: str = "note", to: str | Recipient = "alice", **data: Any) -> str:
         """Submit and return the ticket's id."""
         ticket = await self.dispatcher.submit(key, to, data or {"title": "hello"})
-        assert ticket is not None
         return ticket.id
 
     async def states(self, ticket: str, user: str = "alice") -> dict[str, list[State]]:

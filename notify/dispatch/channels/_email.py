@@ -52,7 +52,7 @@ class EmailChannel:
         password: str | None = None,
         encryption: Encryption = "starttls",
         return_path: str | None = None,
-        timeout: float = 30.0,
+        timeout: float = 15.0,
         max_connections: int = 10,
         ssl_context: ssl.SSLContext | None = None,
         hostname: str | None = None,

@@ -18,7 +18,15 @@ _UNFOLDED: Final = ("list-", "message-id")
 """How the names of headers begin whose values must stay in one piece: folding would encode a long URL."""
 
 _NAME: Final = re.compile(r"[!-9;-~]+", re.ASCII)
-_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]+")
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+"""Characters that no header has. Some of them end a line for Python only."""
+
+_ENCODED: Final = "=?"
+"""How an encoded word (RFC 2047) begins. The library decodes it in values of headers, line breaks in it too, and writes
+those as they are: `=?utf-8?q?=0d=0aBcc:_x?=` would be a header of its own."""
+
+_VALUE: Final = re.compile(r"[ -~]*", re.ASCII)
+_LOCALE: Final = re.compile(r"[A-Za-z0-9_-]{1,35}", re.ASCII)
 _RESERVED: Final = frozenset(
     {"from", "to", "cc", "bcc", "sender", "subject", "date", "message-id", "mime-version", "content-type"}
 )
@@ -56,10 +64,10 @@ def mailbox(text: str) -> Address:
     """
     (name, spec), *others = getaddresses([text]) or [("", "")]
     local, at, domain = spec.rpartition("@")
-    if others or not at or not local or not domain or _CONTROLS.search(text) or re.search(r"\s", spec):
+    if others or not at or not local or not domain or _CONTROLS.search(text) or re.search(r"\s|=\?", spec):
         raise AddressMalformedError("this is not an e-mail address") from None
     try:
-        return Address(name, local, domain if domain.isascii() else domain.encode("idna").decode())
+        return Address(_harmless(name), local, domain if domain.isascii() else domain.encode("idna").decode())
     except (ValueError, IndexError, UnicodeError):
         raise AddressMalformedError("this is not an e-mail address") from None
 
@@ -93,11 +101,13 @@ def build(job: Job, sender: Address, recipient: Address, now: datetime) -> Email
     message["Date"] = format_datetime(job.created_at or now)
     message["From"] = sender
     message["To"] = recipient
-    message["Subject"] = _whole(_CONTROLS.sub(" ", content.title).strip())
+    message["Subject"] = _harmless(content.title)
     message["Auto-Submitted"] = "auto-generated"
     for name, value in job.headers.items():
-        if not _NAME.fullmatch(name) or name.lower() in _RESERVED or _CONTROLS.search(value):
-            raise UsageError(f"Job.headers must not set {name!r:.80}, or its value has a line break")
+        if not _NAME.fullmatch(name) or name.lower() in _RESERVED:
+            raise UsageError(f"Job.headers must not set {name!r:.80}")
+        if not _VALUE.fullmatch(value) or _ENCODED in value:
+            raise UsageError(f"Job.headers: the value of {name!r:.80} must be printable ASCII, without encoded words")
         del message[name]
         message[name] = value
     text = content.body or content.short
@@ -106,9 +116,14 @@ def build(job: Job, sender: Address, recipient: Address, now: datetime) -> Email
     message.set_content(_whole(text) + "\n", cte="quoted-printable")
     if content.html:
         message.add_alternative(_whole(content.html), subtype="html", cte="quoted-printable")
-    if job.locale and job.locale.isascii():
-        message["Content-Language"] = _CONTROLS.sub("", job.locale)  # set last: the text clears such headers
+    if _LOCALE.fullmatch(job.locale):
+        message["Content-Language"] = job.locale  # set last: the text clears such headers
     return message
+
+
+def _harmless(text: str) -> str:
+    """Return the text as the value of a header: one line, and what looks like an encoded word is text."""
+    return _whole(_CONTROLS.sub(" ", text).strip()).replace(_ENCODED, "= ?")
 
 
 def _whole(text: str) -> str:
