@@ -161,8 +161,9 @@ PURE = {
     "notify.dispatch._caps", "notify.dispatch._checks", "notify.dispatch._decisions", "notify.dispatch._digests",
     "notify.dispatch._layers", "notify.dispatch._outcomes", "notify.dispatch._plan", "notify.dispatch._preferences",
     "notify.dispatch._quiet", "notify.dispatch._quiet_hours", "notify.dispatch._reasons", "notify.dispatch._registry",
-    "notify.dispatch._retry", "notify.dispatch._settings", "notify.dispatch._type_parts", "notify.dispatch._types",
-    "notify.dispatch._zones",
+    "notify.dispatch._report", "notify.dispatch._retry", "notify.dispatch._settings", "notify.dispatch._type_parts",
+    "notify.dispatch._types", "notify.dispatch._zones", "notify.dispatch.channels._sms_text",
+    "notify.dispatch.reports._mail",
 }  # fmt: skip
 PURE_LIBRARY = {
     "__future__", "abc", "base64", "binascii", "bisect", "calendar", "collections", "contextlib", "dataclasses",
@@ -179,7 +180,7 @@ LOOPS = {
     "notify._runtime._background": {"asyncio", "trio"},
     "notify._runtime._loop_guard": {"asyncio"},
     "notify._runtime._waking": {"asyncio"},
-    "notify.dispatch.channels._smtp": {"asyncio"},
+    "notify.dispatch.channels._smtp_pool": {"asyncio"},
     "notify_pg._connect": {"asyncio"},
     "notify.sync._loop": {"asyncio"},
     "notify.web._endpoint": {"asyncio"},

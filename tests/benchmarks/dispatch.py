@@ -3,7 +3,8 @@
 The limit is the least that such a queue can do: one table with a number for its key and an index by due time, and three
 statements, each with its commit: claim fifty rows, begin them, finish them. Ours also checks fences and leases, keeps a
 list of attempts, looks for what waits for another channel, and returns each row with its notification and recipient.
-Once as a batch, for channels that recognise a repetition, and once one by one, for those that do not.
+Once as a batch, for channels that recognise a repetition, and once one by one, for those that do not. The rows about
+channels are made in `dispatch_channels`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from notify_pg import PostgresDispatchStore
 from notify_sqlite import SQLiteDispatchStore
 from tests.servers.postgres import fresh_schema, running
 
+from . import dispatch_channels
 from .harness import ROUNDS, Row, at_least, progress, rate, ratio, run
 
 WORKERS: Final = 4
@@ -85,7 +87,7 @@ async def bare_sqlite(count: int) -> AsyncIterator[list[Step]]:
                 sql = (_BEGIN if name == "begin" else _FINISH).format(these="id = ?")
                 await db.executemany(sql, [(id,) for id in ids])
             await db.execute("COMMIT")
-            return rows
+            return rows + dispatch_channels.rows()
 
         return execute
 
@@ -238,4 +240,4 @@ def measure() -> list[Row]:
                         at_least(spread, 0.5),
                     )
                 )
-        return rows
+        return rows + dispatch_channels.rows()

@@ -159,8 +159,8 @@ async def test_email(phase: str, answer: str, state: State) -> None:
     mailbox = Mailbox()
     mailbox.answers[phase] = answer
     with serving(mailbox) as port:
-        channel = EmailChannel("127.0.0.1", port, sender="no-reply@example.com", encryption="none")
-        found, _ = await Sent(channel, Endpoint("alice", "test", "bob@example.org")).run()
+        async with EmailChannel("127.0.0.1", port, sender="no-reply@example.com", encryption="none") as channel:
+            found, _ = await Sent(channel, Endpoint("alice", "test", "bob@example.org")).run()
     assert found == state
 
 

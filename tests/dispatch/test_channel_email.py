@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import ssl
 import subprocess
+import threading
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,7 +26,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 from notify import UsageError
 from notify.dispatch._channel import Content
 from notify.dispatch._outcomes import Accepted, Ambiguous, Misconfigured, Outcome, Rejected, Transient
-from notify.dispatch.channels import EmailChannel
+from notify.dispatch.channels import EmailChannel, _smtp_pool
 from notify.dispatch.channels._smtp import Phase, refused
 from tests.dispatch.jobs import endpoint, job, when_sent
 
@@ -37,17 +40,27 @@ class Mailbox:
     """Handles what aiosmtpd receives: answers as it was told to, and keeps the messages."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, str] = {}
+        self.answers: dict[str, str | list[str]] = {}
+        self.commands: list[str] = []
+        self.held = threading.Event()
+        self.server: Any = None
         self.messages: list[EmailMessage] = []
         self.raw: list[bytes] = []
         self.envelopes: list[Any] = []
 
     def told(self, phase: str) -> str:
-        return self.answers.get(phase, "")
+        """Return what to answer: always, or once for each of a list."""
+        self.commands.append(phase)
+        told = self.answers.get(phase, "")
+        return told if isinstance(told, str) else told.pop(0) if told else ""
 
     async def act(self, server: SMTP, phase: str) -> str:
         """Answer, hang, close or reset, as scripted for this phase."""
         answer = self.told(phase)
+        self.server = server
+        if answer == "hold":
+            await asyncio.to_thread(self.held.wait, 60)
+            return ""
         if answer == "hang":
             await asyncio.sleep(60)
         if answer == "close":
@@ -72,6 +85,12 @@ class Mailbox:
     async def handle_RCPT(self, server: SMTP, _session: Any, envelope: Any, address: str, _options: Any) -> str:
         envelope.rcpt_tos.append(address)
         return await self.act(server, "rcpt") or "250 OK"
+
+    async def handle_RSET(self, server: SMTP, _session: Any, _envelope: Any) -> str:
+        return await self.act(server, "rset") or "250 OK"
+
+    async def handle_QUIT(self, server: SMTP, _session: Any, _envelope: Any) -> str:
+        return await self.act(server, "quit") or "221 Bye"
 
     async def handle_DATA(self, server: SMTP, _session: Any, envelope: Any) -> str:
         answer = await self.act(server, "data")
@@ -120,9 +139,14 @@ def mailbox(shared: tuple[Mailbox, int]) -> Mailbox:
     return found
 
 
+def plain(port: int, **options: Any) -> EmailChannel:
+    return EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none", **options)
+
+
 @pytest.fixture
-def channel(mailbox: Mailbox, shared: tuple[Mailbox, int]) -> EmailChannel:
-    return EmailChannel("127.0.0.1", shared[1], sender=SENDER, encryption="none")
+async def channel(mailbox: Mailbox, shared: tuple[Mailbox, int]) -> AsyncIterator[EmailChannel]:
+    async with plain(shared[1]) as made:
+        yield made
 
 
 # -- what is sent ----------------------------------------------------------------------------------------------------
@@ -218,8 +242,8 @@ async def test_a_server_without_smtputf8() -> None:
     """The message is refused before it is sent."""
     mailbox = Mailbox()
     with serving(mailbox, enable_SMTPUTF8=False) as port:
-        channel = EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none")
-        found = await channel.send(job(endpoint("jürgen@example.com")))
+        async with plain(port) as channel:
+            found = await channel.send(job(endpoint("jürgen@example.com")))
     assert isinstance(found, Rejected)
     assert (found.code, found.suppress, mailbox.messages) == ("smtputf8", False, [])
 
@@ -233,20 +257,145 @@ async def test_an_address_that_is_not_one(channel: EmailChannel, mailbox: Mailbo
 
 
 async def test_bounces_go_elsewhere(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
-    """With `return_path`."""
-    channel = EmailChannel(
-        "127.0.0.1", shared[1], sender=SENDER, encryption="none", return_path="bounces@mail.example.com"
-    )
-    await channel.send(job(BOB))
-    assert mailbox.envelopes[0].mail_from == "bounces@mail.example.com"
+    """With `return_path`, which may have the id of the delivery in it."""
+    for path in ("bounces@mail.example.com", "b+{id}@mail.example.com"):
+        async with plain(shared[1], return_path=path) as channel:
+            assert isinstance(await channel.send(job(BOB)), Accepted)
+        assert mailbox.envelopes[-1].mail_from == path.replace("{id}", "0123456789abcdef0123456789abcdef")
 
 
-async def test_many_at_once(channel: EmailChannel, mailbox: Mailbox) -> None:
-    """At most as many connections as allowed; all messages arrive."""
-    async with anyio.create_task_group() as tasks:
-        for number in range(25):
-            tasks.start_soon(channel.send, job(BOB, id=f"{number:032}"))
+# -- connections -----------------------------------------------------------------------------------------------------
+
+
+async def test_many_at_once(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
+    """At most as many connections as allowed, each used again and again; all messages arrive."""
+    found: list[Outcome] = []
+    async with plain(shared[1], max_connections=3, timeout=100.0) as channel:
+
+        async def send(number: int) -> None:
+            found.append(await channel.send(job(BOB, id=f"{number:032}")))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(25):
+                tasks.start_soon(send, number)
+    assert [type(each) for each in found] == [Accepted] * 25, found
     assert len({message["Message-ID"] for message in mailbox.messages}) == 25
+    assert mailbox.commands.count("ehlo") <= 3
+
+
+async def test_a_connection_is_used_again(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
+    """Until it is closed, which says goodbye. What a refused message left behind is reset before the next one."""
+    async with plain(shared[1]) as channel:
+        await channel.send(job(BOB))
+        mailbox.answers["rcpt"] = ["550 5.1.1 no such user"]
+        assert isinstance(await channel.send(job(BOB)), Rejected)
+        mailbox.answers["data"] = ["554 5.7.1 spam"]
+        assert isinstance(await channel.send(job(BOB)), Rejected)
+        assert isinstance(await channel.send(job(endpoint("jürgen@example.com"))), Accepted)
+        assert isinstance(await channel.send(job(BOB)), Accepted)
+    once = ["mail", "rcpt", "data"]
+    assert mailbox.commands == [
+        *("ehlo", *once, "mail", "rcpt", "rset", *once, "rset", *once, *once),
+        "quit",
+    ]
+
+
+@pytest.mark.parametrize("how", ["421 4.4.2 idle for too long", "452 4.5.3 too many messages", "close", "reset"])
+@pytest.mark.parametrize("phase", ["mail", "rset"])
+async def test_a_kept_connection_that_the_server_gives_up(
+    shared: tuple[Mailbox, int], mailbox: Mailbox, phase: str, how: str
+) -> None:
+    """It shows before the message is sent, which goes over a new one: the message is neither lost nor ambiguous."""
+    async with plain(shared[1]) as channel:
+        if phase == "rset":
+            mailbox.answers["rcpt"] = ["451 later"]
+        await channel.send(job(BOB))
+        mailbox.answers[phase] = [how]
+        assert isinstance(await channel.send(job(BOB, id="1" * 32)), Accepted)
+    assert mailbox.commands.count("ehlo") == 2
+    assert [message["Message-ID"] for message in mailbox.messages][-1] == f"<{'1' * 32}@example.com>"
+
+
+async def test_a_server_that_closed_while_nothing_was_sent(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
+    """As by its own time limit: the next message does not notice."""
+    async with plain(shared[1]) as channel:
+        await channel.send(job(BOB))
+        mailbox.server.loop.call_soon_threadsafe(mailbox.server.transport.close)
+        assert isinstance(await channel.send(job(BOB)), Accepted)
+    assert mailbox.commands.count("ehlo") == 2
+    assert len(mailbox.messages) == 2
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_kept_connection_that_dies_after_the_message(
+    shared: tuple[Mailbox, int], mailbox: Mailbox, how: str
+) -> None:
+    """It may have been taken, so it is not sent once more over another connection."""
+    async with plain(shared[1]) as channel:
+        await channel.send(job(BOB))
+        mailbox.answers["data"] = [how]
+        assert isinstance(await channel.send(job(BOB)), Ambiguous)
+        assert mailbox.commands.count("data") == 2
+        assert isinstance(await channel.send(job(BOB)), Accepted)
+    assert mailbox.commands.count("ehlo") == 2
+
+
+async def test_connections_that_are_not_kept(
+    shared: tuple[Mailbox, int], mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `idle=0` none is; one that was not used for longer than that is closed, and one that was used often."""
+    async with plain(shared[1], idle=0) as channel:
+        for _ in range(2):
+            await channel.send(job(BOB))
+    assert mailbox.commands == ["ehlo", "mail", "rcpt", "data", "quit"] * 2
+    mailbox.commands.clear()
+    async with plain(shared[1], idle=30.0) as channel:
+        await channel.send(job(BOB))
+        assert channel._pool is not None
+        channel._pool._kept[0].since -= 31.0
+        await channel.send(job(BOB))
+    assert mailbox.commands.count("ehlo") == 2
+    mailbox.commands.clear()
+    monkeypatch.setattr(_smtp_pool, "MAX_MESSAGES", 2)
+    async with plain(shared[1]) as channel:
+        for _ in range(4):
+            await channel.send(job(BOB))
+    assert mailbox.commands.count("ehlo") == mailbox.commands.count("quit") == 2
+
+
+async def test_closing_while_a_message_is_sent(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
+    """The message is sent to its end, and its connection is not kept. Closing twice does nothing."""
+    found: list[Outcome] = []
+    channel = plain(shared[1], timeout=60.0)
+
+    async def send() -> None:
+        found.append(await channel.send(job(BOB)))
+
+    mailbox.answers["data"] = "hold"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send)
+        with anyio.fail_after(60):
+            while "data" not in mailbox.commands:  # noqa: ASYNC110 - of another thread
+                await anyio.sleep(0.02)
+        await channel.aclose()
+        mailbox.held.set()
+    await channel.aclose()
+    assert isinstance(found[0], Accepted)
+    assert channel._pool is not None
+    assert channel._pool._kept == []
+
+
+@pytest.mark.parametrize(("backend", "connections"), [("asyncio", 2), ("trio", 1)])
+def test_several_event_loops(shared: tuple[Mailbox, int], mailbox: Mailbox, backend: str, connections: int) -> None:
+    """A connection that belongs to a loop that has ended is not used. With trio, none belongs to a loop."""
+    channel = plain(shared[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # such a connection could only have been closed in its loop
+        for _ in range(2):
+            assert isinstance(anyio.run(channel.send, job(BOB), backend=backend), Accepted)
+        anyio.run(channel.aclose, backend=backend)
+        gc.collect()
+    assert mailbox.commands.count("ehlo") == connections
 
 
 # -- what answers mean -----------------------------------------------------------------------------------------------
@@ -259,6 +408,7 @@ async def test_many_at_once(channel: EmailChannel, mailbox: Mailbox) -> None:
         ("rcpt", "550 no such user", Rejected("550", suppress=True)),
         ("rcpt", "553 5.1.3 bad address", Rejected("553", suppress=True)),
         ("rcpt", "550 5.2.1 mailbox disabled", Rejected("550", suppress=True)),
+        ("rcpt", "550 5.1.8 bad sender", Rejected("550", is_unclear=True)),
         ("rcpt", "552 5.2.2 mailbox full", Rejected("552", is_unclear=True)),
         ("rcpt", "550 5.7.1 blocked", Rejected("550", is_unclear=True)),
         ("rcpt", "554 5.7.1 relay access denied", Rejected("554", is_unclear=True)),
@@ -306,8 +456,8 @@ async def test_a_server_that_goes_away(shared: tuple[Mailbox, int], mailbox: Mai
     mailbox.answers[phase] = how
 
     async def attempt(timeout: float) -> Outcome:
-        channel = EmailChannel("127.0.0.1", shared[1], sender=SENDER, encryption="none", timeout=timeout)
-        return await channel.send(job(BOB))
+        async with plain(shared[1], timeout=timeout) as channel:
+            return await channel.send(job(BOB))
 
     if phase == "data":
         assert isinstance(await (when_sent(attempt) if how == "hang" else attempt(60.0)), Ambiguous)
@@ -319,8 +469,7 @@ async def test_nothing_listens() -> None:
     """A refused connection is transient."""
     with serving(Mailbox()) as port:
         pass
-    channel = EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none")
-    found = await channel.send(job(BOB))
+    found = await plain(port).send(job(BOB))
     assert found == Transient("connect", error="the SMTP server was lost in the phase connect")
 
 
@@ -346,42 +495,57 @@ async def speaking(*lines: bytes) -> AsyncIterator[int]:
 async def test_a_server_that_does_not_want_us(lines: list[bytes]) -> None:
     """Its greeting, or its answer to EHLO and HELO, is a refusal of this host."""
     async with speaking(*lines) as port:
-        found = await EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none").send(job(BOB))
+        found = await plain(port).send(job(BOB))
     assert isinstance(found, Misconfigured), found
 
 
-async def test_a_slow_goodbye_changes_nothing() -> None:
+async def test_a_slow_goodbye_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was accepted is accepted, though the server hangs at QUIT."""
+    monkeypatch.setattr(_smtp_pool, "QUIT_SECONDS", 0.1)
     lines = [b"220 hi\r\n", b"250 me\r\n", b"250 OK\r\n", b"250 OK\r\n", b"354 go on\r\n", b"250 taken\r\n"]
-    async with speaking(*lines) as port:
-        channel = EmailChannel("127.0.0.1", port, sender=SENDER, encryption="none", timeout=30.0)
-        with anyio.fail_after(20):
-            assert isinstance(await channel.send(job(BOB)), Accepted)
+    for idle in (0, 30):
+        async with speaking(*lines) as port:
+            with anyio.fail_after(60):
+                async with plain(port, timeout=60.0, idle=idle) as channel:
+                    assert isinstance(await channel.send(job(BOB)), Accepted)
 
 
-async def test_waiting_for_a_connection_is_bounded(mailbox: Mailbox, shared: tuple[Mailbox, int]) -> None:
+async def test_waiting_for_a_connection_is_bounded(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
     """A message that gets none in its time was certainly not sent."""
-    mailbox.answers["data"] = "hang"
-    channel = EmailChannel("127.0.0.1", shared[1], sender=SENDER, encryption="none", max_connections=1, timeout=1.0)
+    async with plain(shared[1], max_connections=1, timeout=0.2) as channel:
+        assert channel._pool is not None
+        async with channel._pool._slots:  # as another message has it
+            found = [await _elsewhere(channel) for _ in range(2)]
+    assert found == [Transient("timeout", error="the SMTP server was lost in the phase connect")] * 2
+    assert mailbox.commands == []
+
+
+async def _elsewhere(channel: EmailChannel) -> Outcome:
+    """Send from another task: a slot belongs to a task."""
     found: list[Outcome] = []
 
     async def send() -> None:
         found.append(await channel.send(job(BOB)))
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(5):
-            tasks.start_soon(send)
-    assert sum(isinstance(each, Transient) for each in found) >= 4
+        tasks.start_soon(send)
+    return found[0]
 
 
-async def test_cancelling_leaves_no_connection(mailbox: Mailbox, shared: tuple[Mailbox, int]) -> None:
-    """A cancelled message frees its slot, and the next one is sent."""
-    mailbox.answers["data"] = "hang"
-    channel = EmailChannel("127.0.0.1", shared[1], sender=SENDER, encryption="none", max_connections=1)
-    with anyio.move_on_after(0.1):
-        await channel.send(job(BOB))
-    mailbox.answers.clear()
-    assert isinstance(await channel.send(job(BOB)), Accepted)
+async def test_cancelling_leaves_no_connection(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:
+    """A cancelled message frees its slot, and the next one is sent over another connection."""
+    async with plain(shared[1], max_connections=1, timeout=60.0) as channel:
+        for phase in ("mail", "data"):
+            mailbox.answers[phase] = ["hang"]
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(channel.send, job(BOB))
+                with anyio.fail_after(60):
+                    while mailbox.answers[phase]:  # noqa: ASYNC110 - of another thread
+                        await anyio.sleep(0.02)
+                tasks.cancel_scope.cancel()
+            assert isinstance(await channel.send(job(BOB)), Accepted)
+            assert channel._pool is not None
+            assert len(channel._pool._kept) == 1
 
 
 # -- encryption and login --------------------------------------------------------------------------------------------
@@ -423,18 +587,22 @@ async def test_starttls_and_login(certificate: tuple[ssl.SSLContext, ssl.SSLCont
     mailbox = Mailbox()
     options = {"tls_context": server, "require_starttls": True, "auth_required": True, "authenticator": login}
     with serving(mailbox, **options) as port:
-        channel = EmailChannel("localhost", port, sender=SENDER, username="me", password=password, ssl_context=client)
-        found = await channel.send(job(BOB))
-    assert len(mailbox.messages) == (password == "sesame")
+        settings: Any = {"sender": SENDER, "username": "me", "password": password, "ssl_context": client}
+        async with EmailChannel("localhost", port, **settings) as channel:
+            found = await channel.send(job(BOB))
+            assert type(await channel.send(job(BOB))) is type(found)
+    assert len(mailbox.messages) == 2 * (password == "sesame")
+    assert mailbox.commands.count("quit") == (password == "sesame")
     assert isinstance(found, Accepted if password == "sesame" else Misconfigured), found
-    assert "hush" not in f"{found} {channel!r} {channel._server!r}"
+    assert channel._pool is not None
+    assert "hush" not in f"{found} {channel!r} {channel._pool.server!r}"
 
 
 async def test_a_server_that_demands_encryption(certificate: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     """Without it, that is a matter of the settings."""
     with serving(Mailbox(), tls_context=certificate[0], require_starttls=True) as port:
-        channel = EmailChannel("localhost", port, sender=SENDER, encryption="none")
-        assert isinstance(await channel.send(job(BOB)), Misconfigured)
+        async with EmailChannel("localhost", port, sender=SENDER, encryption="none") as channel:
+            assert isinstance(await channel.send(job(BOB)), Misconfigured)
 
 
 async def test_a_certificate_that_is_not_trusted(certificate: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
@@ -456,9 +624,11 @@ async def test_implicit_tls(certificate: tuple[ssl.SSLContext, ssl.SSLContext]) 
     """TLS from the first byte."""
     mailbox = Mailbox()
     with serving(mailbox, ssl_context=certificate[0]) as port:
-        channel = EmailChannel("localhost", port, sender=SENDER, encryption="implicit", ssl_context=certificate[1])
-        assert isinstance(await channel.send(job(BOB)), Accepted)
-    assert len(mailbox.messages) == 1
+        settings: Any = {"sender": SENDER, "encryption": "implicit", "ssl_context": certificate[1]}
+        async with EmailChannel("localhost", port, **settings) as channel:
+            for _ in range(2):
+                assert isinstance(await channel.send(job(BOB)), Accepted)
+    assert (len(mailbox.messages), mailbox.commands.count("quit")) == (2, 1)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -475,3 +645,6 @@ def test_settings_are_checked() -> None:
         EmailChannel("localhost", sender="example")
     with pytest.raises(UsageError, match="encryption"):
         EmailChannel("localhost", sender=SENDER, encryption="tls")  # type: ignore[arg-type]
+    for options in ({"idle": -1}, {"timeout": 0}, {"max_connections": 0}):
+        with pytest.raises(UsageError, match=next(iter(options))):
+            EmailChannel("localhost", sender=SENDER, **options)  # type: ignore[arg-type]

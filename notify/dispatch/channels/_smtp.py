@@ -1,30 +1,23 @@
-"""One message over SMTP: with aiosmtplib on asyncio, with smtplib in a thread on trio; and what each answer means."""
+"""What is sent over SMTP, how far a message has come, and what each answer means."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import smtplib
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal, Protocol
 
-import anyio
-import anyio.to_thread
-
-from .._outcomes import Accepted, Ambiguous, Misconfigured, Outcome, Rejected, Transient
+from .._outcomes import Ambiguous, Misconfigured, Outcome, Rejected, Transient
 
 Phase = Literal["connect", "login", "sender", "recipient", "content", "done"]
 
 Encryption = Literal["starttls", "implicit", "none"]
 
-QUIT_SECONDS: Final = 2.0
-"""How long the server may take to say goodbye, after it has accepted the message."""
-
-_ADDRESS: Final = re.compile(rb"5\.(?:1\.\d+|2\.1)\b")
-"""Enhanced status codes of an address that does not exist, or a mailbox that is disabled."""
+_ADDRESS: Final = re.compile(rb"5\.(?:1\.(?:1|2|3|6|10)|2\.1)\b")
+"""Enhanced status codes of an address that does not exist, or a mailbox that is disabled. 5.1.7 and 5.1.8 are about the
+sender's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,34 +69,24 @@ class InternationalError(Exception):
     """The address has characters outside ASCII, and the server has no SMTPUTF8."""
 
 
-async def deliver(
-    server: Server, envelope: Envelope, provider_id: str, slots: AbstractAsyncContextManager[Any]
-) -> Outcome:
-    """Send one message over a connection of its own, and return what became of it.
+class SmtpConnection(Protocol):
+    """One connection to the server."""
 
-    Waiting for one of the `slots` counts as connecting.
-    """
-    dialogue = Dialogue()
-    try:
-        with anyio.move_on_after(server.timeout):
-            async with slots:
-                if _is_asyncio():
-                    await _with_aiosmtplib(server, envelope, dialogue)
-                else:
-                    await anyio.to_thread.run_sync(_with_smtplib, server, envelope, dialogue, abandon_on_cancel=True)
-    except SmtpRefusedError as error:
-        return refused(dialogue.phase, error.code, error.text)
-    except InternationalError:
-        return Rejected("smtputf8", error="the server does not take addresses with characters outside ASCII")
-    except ssl.SSLCertVerificationError:
-        return Misconfigured("the certificate of the SMTP server was not accepted")
-    except Exception as error:
-        if _is_lacking(error):
-            return Misconfigured("the SMTP server has no STARTTLS, or none of our kinds of login: compare encryption=")
-        if not _is_network(error):
-            raise
-        return _broken(dialogue.phase, "connect", provider_id)
-    return _broken(dialogue.phase, "timeout", provider_id)
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not known to be closed."""
+
+    async def open(self, dialogue: Dialogue) -> None:
+        """Connect, encrypt and log in."""
+
+    async def send(self, envelope: Envelope, dialogue: Dialogue) -> None:
+        """Send a message; one that was refused before is forgotten first."""
+
+    async def quit(self) -> None:
+        """Say goodbye, and close."""
+
+    def close(self) -> None:
+        """Close at once, whatever is going on."""
 
 
 def refused(phase: Phase, code: int, text: bytes = b"") -> Outcome:
@@ -122,23 +105,33 @@ def refused(phase: Phase, code: int, text: bytes = b"") -> Outcome:
     return Rejected(name)
 
 
-def _broken(phase: Phase, code: str, provider_id: str) -> Outcome:
-    if phase == "done":
-        return Accepted(provider_id)
+def failed(dialogue: Dialogue, error: Exception) -> Outcome:
+    """Return what an exception of a driver means.
+
+    Raises:
+        Exception: it is neither about the network nor about the server.
+    """
+    if isinstance(error, SmtpRefusedError):
+        return refused(dialogue.phase, error.code, error.text)
+    if isinstance(error, InternationalError):
+        return Rejected("smtputf8", error="the server does not take addresses with characters outside ASCII")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Misconfigured("the certificate of the SMTP server was not accepted")
+    if _is_lacking(error):
+        return Misconfigured("the SMTP server has no STARTTLS, or none of our kinds of login: compare encryption=")
+    if not is_network(error):
+        raise error
+    return lost(dialogue.phase, "connect")
+
+
+def lost(phase: Phase, code: str) -> Outcome:
+    """Return what it means that the connection was lost, or the time is over, in a phase."""
     if phase == "content":
         return Ambiguous("the SMTP server did not say whether it took the message")
     return Transient(code, error=f"the SMTP server was lost in the phase {phase}")
 
 
-def _is_asyncio() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _is_network(error: Exception) -> bool:
+def is_network(error: Exception) -> bool:
     """Return whether an exception tells of the network or the server, not of a mistake in this module."""
     import aiosmtplib
 
@@ -153,89 +146,14 @@ def _is_lacking(error: Exception) -> bool:
     return isinstance(error, lacking) or type(error) in {aiosmtplib.SMTPException, smtplib.SMTPException}
 
 
-async def _with_aiosmtplib(server: Server, envelope: Envelope, dialogue: Dialogue) -> None:
-    import aiosmtplib
+def options(envelope: Envelope, supports: Callable[[str], bool]) -> Sequence[str]:
+    """Return the options of MAIL FROM.
 
-    client = aiosmtplib.SMTP(
-        hostname=server.host,
-        port=server.port,
-        use_tls=server.encryption == "implicit",
-        start_tls=False,
-        timeout=server.timeout,
-        tls_context=server.context,
-        local_hostname=server.hostname,
-    )
-    try:
-        await client.connect()
-        if server.encryption == "starttls":
-            await client.starttls()
-        if server.username is not None:
-            dialogue.phase = "login"
-            await client.login(server.username, server.password or "")
-        dialogue.phase = "sender"
-        if envelope.is_international:
-            await client.ehlo()
-        await client.mail(envelope.sender, options=_options(envelope, client.supports_extension), encoding="utf-8")
-        dialogue.phase = "recipient"
-        await client.rcpt(envelope.recipient, encoding="utf-8")
-        dialogue.phase = "content"
-        await client.data(envelope.content)
-        dialogue.phase = "done"
-        with suppress(aiosmtplib.SMTPException, OSError), anyio.move_on_after(QUIT_SECONDS):
-            await client.quit()
-    except aiosmtplib.SMTPResponseException as error:
-        raise SmtpRefusedError(error.code, error.message.encode("utf-8", "replace")) from None
-    except aiosmtplib.SMTPException as error:
-        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-            raise error.__cause__ from None
-        raise
-    finally:
-        client.close()
-
-
-def _with_smtplib(server: Server, envelope: Envelope, dialogue: Dialogue) -> None:
-    kind: Any = smtplib.SMTP
-    options: dict[str, Any] = {"timeout": server.timeout, "local_hostname": server.hostname}
-    if server.encryption == "implicit":
-        kind, options = smtplib.SMTP_SSL, {**options, "context": server.context}
-    client: smtplib.SMTP | None = None
-    try:
-        client = kind(server.host, server.port, **options)
-        client.ehlo_or_helo_if_needed()
-        if server.encryption == "starttls":
-            client.starttls(context=server.context)
-            client.ehlo_or_helo_if_needed()
-        if server.username is not None:
-            dialogue.phase = "login"
-            client.login(server.username, server.password or "")
-        dialogue.phase = "sender"
-        client.command_encoding = "utf-8" if envelope.is_international else "ascii"
-        _check(client.mail(envelope.sender, _options(envelope, client.has_extn)))
-        dialogue.phase = "recipient"
-        _check(client.rcpt(envelope.recipient))
-        dialogue.phase = "content"
-        _check(client.data(envelope.content))
-        dialogue.phase = "done"
-        with suppress(smtplib.SMTPException, OSError):
-            if client.sock is not None:
-                client.sock.settimeout(QUIT_SECONDS)
-            client.quit()
-    except smtplib.SMTPResponseException as error:
-        text = error.smtp_error
-        raise SmtpRefusedError(error.smtp_code, text if isinstance(text, bytes) else text.encode()) from None
-    finally:
-        if client is not None:
-            client.close()
-
-
-def _options(envelope: Envelope, supports: Callable[[str], bool]) -> Sequence[str]:
+    Raises:
+        InternationalError: the server lacks one of them.
+    """
     if not envelope.is_international:
         return ()
     if not supports("smtputf8"):
         raise InternationalError
     return ("SMTPUTF8", "BODY=8BITMIME")
-
-
-def _check(reply: tuple[int, bytes]) -> None:
-    if reply[0] >= 400:
-        raise SmtpRefusedError(*reply)
