@@ -22,6 +22,7 @@ from notify.dispatch._outcomes import (
     Transient,
 )
 from notify.dispatch.channels import HttpSmsGateway, SmsChannel, TwilioSmsGateway
+from notify.dispatch.channels._sms_text import sms_size
 from tests.dispatch.fake_http import FakeServer, Reply
 from tests.dispatch.jobs import endpoint, job, when_sent
 
@@ -85,7 +86,7 @@ async def test_twilio(server: FakeServer) -> None:
         "To": ["+436601234567"],
         "From": ["+15005550006"],
         "Body": ["short"],
-        "StatusCallback": ["https://example.com/status"],
+        "StatusCallback": ["https://example.com/status?delivery=0123456789abcdef0123456789abcdef"],
         "ValidityPeriod": ["300"],
     }
     assert b64decode(first.headers["authorization"].removeprefix("Basic ")) == b"AC123:hush"
@@ -156,13 +157,47 @@ async def test_a_number_that_is_not_one(server: FakeServer, number: str) -> None
     assert server.requests == []
 
 
-@pytest.mark.parametrize(("content", "code"), [(Content(), "empty"), (Content(body="x" * 11), "too_long")])
-async def test_a_text_that_cannot_be_sent(server: FakeServer, content: Content, code: str) -> None:
-    """None at all, or one that would cost too many parts."""
-    async with generic(server, max_length=10) as channel:
-        found = await channel.send(job(BOB, content=content))
-    assert isinstance(found, Rejected)
-    assert (found.code, server.requests) == (code, [])
+async def test_a_text_that_cannot_be_sent(server: FakeServer) -> None:
+    """None at all, or one that would cost too many segments: then the short one is sent, if there is one."""
+    long = "x" * 306
+    async with generic(server, max_segments=2) as channel:
+        for content, code in ((Content(), "empty"), (Content(body=f"{long}x"), "too_long")):
+            found = await channel.send(job(BOB, content=content))
+            assert isinstance(found, Rejected)
+            assert (found.code, server.requests) == (code, [])
+        assert isinstance(await channel.send(job(BOB, content=Content(body=long))), Accepted)
+        assert isinstance(await channel.send(job(BOB, content=Content(body=f"{long}x", short="short"))), Accepted)
+    assert [request.json["message"] for request in server.requests] == [long, "short"]
+
+
+@pytest.mark.parametrize(
+    ("text", "segments", "is_gsm"),
+    [
+        ("", 1, True),
+        ("x" * 160, 1, True),
+        ("x" * 161, 2, True),
+        ("x" * 306, 2, True),
+        ("x" * 307, 3, True),
+        ("äöüßñ@ÆΩ\n" * 17, 1, True),
+        ("€" * 80, 1, True),
+        ("€" * 81, 2, True),
+        ("€" * 152, 2, True),
+        ("€" * 153, 3, True),  # 76 in a part: none is divided
+        ("ç", 1, False),
+        ("я" * 70, 1, False),
+        ("я" * 71, 2, False),
+        ("я" * 134, 2, False),
+        ("я" * 135, 3, False),
+        ("\U0001f514" * 35, 1, False),
+        ("\U0001f514" * 36, 2, False),
+        ("\U0001f514" * 66, 2, False),
+        ("\U0001f514" * 67, 3, False),  # 33 in a part
+        ("x" * 150 + "\u2026", 3, False),
+    ],
+)
+def test_segments_of_a_text(text: str, segments: int, is_gsm: bool) -> None:
+    """In the GSM alphabet, some characters of which take two places, and in UCS-2 as soon as one is not in it."""
+    assert sms_size(text) == (segments, is_gsm)
 
 
 async def test_nothing_listens() -> None:

@@ -150,7 +150,7 @@ class TestSmsChannel(Remote):
     """SMS."""
 
     def channel(self, url: str, **options: Any) -> Channel:
-        return SmsChannel(HttpSmsGateway(url, self.secrets[0]), allow_private=True, max_length=50_000, **options)
+        return SmsChannel(HttpSmsGateway(url, self.secrets[0]), allow_private=True, max_segments=500, **options)
 
     def endpoint(self) -> Endpoint | None:
         return Endpoint("alice", "test", "+436601234567")

@@ -12,8 +12,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 from notify.http import HttpAnswer, HttpClient, HttpError
 
 from .._channel import Job
+from .._checks import check_count
 from .._outcomes import EndpointGone, Misconfigured, Outcome, Rejected
 from ._requests import HttpChannel, unanswered
+from ._sms_text import sms_size
 
 _NUMBER = re.compile(r"\+[1-9][0-9]{5,14}", re.ASCII)
 _PUNCTUATION = re.compile(r"[\s().\-/\u00a0]")
@@ -55,7 +57,9 @@ class SmsChannel(HttpChannel):
 
     Args:
         gateway: `HttpSmsGateway`, `TwilioSmsGateway`, or one of your own.
-        max_length: the most characters of a text; a longer one is refused, because every segment costs money.
+        max_segments: the most segments of a text; a longer one is refused, because every segment costs money. In the
+            GSM alphabet one has 153 characters, or 160 if it is the only one; one other character, such as a Cyrillic
+            letter or an emoji, makes that 67 and 70.
         deduplicates: whether the gateway recognises a repeated delivery id.
         client: sends the requests; None: a pool of its own, with a new connection for each message, so that none is
             lost on a connection that is just being closed.
@@ -73,17 +77,18 @@ class SmsChannel(HttpChannel):
         self,
         gateway: SmsGateway,
         *,
-        max_length: int = 1600,
+        max_segments: int = 10,
         deduplicates: bool = False,
         client: HttpClient | None = None,
         timeout: float = 10.0,
         allow_private: bool = False,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        check_count("max_segments", max_segments)
         super().__init__("sms", client, timeout, allow_private, idle=0.0)
         self.deduplicates = deduplicates
         self._gateway = gateway
-        self._max_length = max_length
+        self._max_segments = max_segments
         self._clock = wall_clock
 
     async def send(self, job: Job) -> Outcome:
@@ -95,9 +100,12 @@ class SmsChannel(HttpChannel):
         text = job.content.short or job.content.body or job.content.title
         if not text:
             return Rejected("empty", error="the content has no text")
-        if len(text) > self._max_length:
+        segments, is_gsm = sms_size(text)
+        if segments > self._max_segments:
+            alphabet = "in the GSM alphabet" if is_gsm else "in UCS-2, since not all characters are in the GSM alphabet"
             return Rejected(
-                "too_long", error=f"the text has {len(text)} characters, over max_length={self._max_length}"
+                "too_long",
+                error=f"the text takes {segments} segments {alphabet}, over max_segments={self._max_segments}: set Content.short",
             )
         request = self._gateway.request(job, number, text)
         if isinstance(request, Misconfigured):

@@ -78,7 +78,8 @@ class TwilioSmsGateway:
         token: the auth token, or the secret of `key`; None: not configured.
         key: the SID of an API key; None: `token` is the account's.
         sender: a number, a short code or a name; or the SID of a messaging service (`MG...`).
-        status_callback: the URL to which Twilio reports what became of each message.
+        status_callback: the URL to which Twilio reports what became of each message: that of `TwilioReports`. The id of
+            the delivery is added to its query.
         base: another server with the same API.
     """
 
@@ -109,7 +110,8 @@ class TwilioSmsGateway:
             "MessagingServiceSid" if self._sender.startswith("MG") else "From": self._sender,
         }
         if self._status_callback is not None:
-            fields["StatusCallback"] = self._status_callback
+            mark = "&" if "?" in self._status_callback else "?"
+            fields["StatusCallback"] = f"{self._status_callback}{mark}delivery={job.id}"
         if job.expires_at is not None:
             left = (job.expires_at - job.now).total_seconds()
             fields["ValidityPeriod"] = str(int(min(max(1.0, left), 36_000.0)))
