@@ -62,7 +62,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One message, ready to be sent.
+    """One message, ready to be sent. The repr shows neither what people read nor where it goes.
 
     Attributes:
         id: the id of the delivery, the same in each attempt, by which the far side can recognise a repetition.
@@ -92,15 +92,15 @@ class Job:
     user: str
     channel: str
     endpoint: Endpoint | None
-    content: Content
-    data: Mapping[str, Any]
+    content: Content = field(repr=False)
+    data: Mapping[str, Any] = field(repr=False)
     priority: Priority
     expires_at: datetime | None
     now: datetime
     attempt: int
     locale: str = ""
     collapse: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     alert: bool = True
     created_at: datetime | None = None
 

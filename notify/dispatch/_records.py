@@ -35,7 +35,7 @@ class State(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A device or address of a user on one channel.
+    """A device or address of a user on one channel. The repr does not show the address.
 
     Attributes:
         user: whose it is; empty: that of the `Recipient` it comes with, or a session's only.
@@ -57,9 +57,9 @@ class Endpoint:
 
     user: str = ""
     channel: str = ""
-    address: str = ""
+    address: str = field(default="", repr=False)
     kind: str = ""
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict, repr=False)
     session: str = ""
     id: str = ""
     generation: int = 0
@@ -74,7 +74,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What is the same for all recipients.
+    """What is the same for all recipients. The repr does not show the data.
 
     Attributes:
         id: names it; given by the dispatcher.
@@ -88,7 +88,7 @@ class Notification:
 
     id: str
     type: str
-    data: bytes
+    data: bytes = field(repr=False)
     created_at: datetime
     expires_at: datetime | None = None
     digest: str | None = None
@@ -97,7 +97,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class RecipientRecord:
-    """What was decided for one recipient.
+    """What was decided for one recipient. The repr does not show the address.
 
     Attributes:
         notification: the id of the notification.
@@ -109,7 +109,7 @@ class RecipientRecord:
     notification: str
     user: str
     decisions: bytes = b"[]"
-    address: bytes = b""
+    address: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from notify.testing.dispatch import (
     SharedDispatchSuite,
 )
 from notify_pg import PostgresDispatchStore
+from tests.dispatch.stores import empty
 from tests.servers.postgres import Server, fresh_schema
 from tests.servers.postgres import postgres as postgres
 
@@ -37,17 +38,7 @@ class Made:
         self.plain = postgres.dsn
 
     async def make(self) -> PostgresDispatchStore:
-        connection = await asyncpg.connect(self.plain)
-        try:
-            rows = await connection.fetch(
-                "SELECT c.oid::regclass::text AS name FROM pg_class c "
-                "WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace($1) AND c.relname !~ '_meta$'",
-                SCHEMA,
-            )
-            if rows:
-                await connection.execute(";".join(f"DELETE FROM {row['name']}" for row in rows))
-        finally:
-            await connection.close()
+        await empty(self.plain, SCHEMA)
         return PostgresDispatchStore(self.dsn, schema=SCHEMA)
 
     async def reopen(self, store: object) -> PostgresDispatchStore:
