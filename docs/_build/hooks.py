@@ -31,7 +31,7 @@ ADOPTED = {
 ELSEWHERE = {"README.md": "index.md"}
 """Pages outside docs/ that the site replaces by another one."""
 
-PACKAGES = ("notify", "notify.adapters", "notify.dispatch", "notify.dispatch.channels", "notify.http", "notify.inbox", "notify.sync", "notify.testing", "notify.web", "notify.webhook", "notify_memory", "notify_sqlite", "notify_redis", "notify_pg")
+PACKAGES = ("notify", "notify.adapters", "notify.dispatch", "notify.dispatch.channels", "notify.dispatch.reports", "notify.http", "notify.inbox", "notify.sync", "notify.testing", "notify.web", "notify.webhook", "notify_memory", "notify_sqlite", "notify_redis", "notify_pg")
 """What has an `__all__` that the reference must cover."""
 
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?\)")

@@ -2,7 +2,7 @@
 
 Programs that look for dangerous links fetch each URL of an e-mail, so a GET never unsubscribes: it shows a page
 with a button, and POST acts, for the button and for mail programs (RFC 8058). A click counts by GET, since there is no
-other way; HEAD counts nothing.
+other way; HEAD counts nothing, and neither does a browser that says that it only fetches ahead.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ _PAGE: Final[Headers] = [
     ),
     *_PRIVATE,
 ]
+_AHEAD: Final = ("sec-purpose", "purpose", "x-purpose", "x-moz")
+"""Headers by which browsers say that they fetch a page before its link is followed: `prefetch`, `preview`."""
+
 _PIXEL: Final = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
 
@@ -146,7 +149,7 @@ async def _own(site: DispatchSite, request: Request, id: str, act: Literal["open
 
 async def _note(site: DispatchSite, request: Request, delivery: str, act: Literal["opened", "clicked"]) -> None:
     """Note what a reader did; a store that fails does not stand in front of the page behind the link."""
-    if request.method == "HEAD":
+    if request.method == "HEAD" or any("pre" in request.headers.get(name, "").lower() for name in _AHEAD):
         return
     try:
         await _tracking(site).track(delivery, act, site.parts.clock())

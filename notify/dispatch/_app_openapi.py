@@ -89,7 +89,7 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Described]]] = {
     },
     "callbacks/{name}": {
         "post": Described("callback", "A provider reports what became of messages.", 200, "Reports", "*/*",
-                          "401 404 408 413", "provider"),
+                          "404 408 413", "provider"),
     },
     "send": {
         "post": Described("send", "Send to users, endpoints or an audience; for administrators.", 202, "Ticket",
@@ -151,7 +151,7 @@ _SCHEMAS: Final[Json] = {
     "PreferencesPatch": _OBJECT,
     "Opened": _object("id", id=_TEXT, opened_at=_TIME, clicked_at=_TIME),
     "OneClick": _object("List-Unsubscribe", **{"List-Unsubscribe": {"const": "One-Click"}}),
-    "Reports": _object("known unknown", known=_COUNT, unknown=_COUNT),
+    "Reports": _object("reports", reports=_COUNT),
     "NewNotification": {
         **_body(
             "type", type=_TEXT, data=_OBJECT, idempotency_key={**_TEXT, "maxLength": 255}, user=_TEXT,
@@ -172,8 +172,8 @@ _SCHEMAS: Final[Json] = {
 
 _REASONS: Final = {
     "400": "The request is not understood.",
-    "401": "Credentials or a signature are missing, not valid or expired.",
-    "403": "Refused: another site, or not an administrator.",
+    "401": "Credentials are missing, not valid or expired.",
+    "403": "Refused: another site, not an administrator, or a signature that is not valid.",
     "404": "Not found, or not configured.",
     "405": "The method is not supported; Allow names those that are.",
     "408": "The body was not complete in time.",

@@ -16,30 +16,10 @@ from ._channel_log import place_of
 from ._checks import check_name
 from ._dispatcher import Dispatcher
 from ._parts import DispatchParts
+from ._report import Report
 from ._types import Recipient
-from .abc import State
 
 logger = logging.getLogger("notify")
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a provider reports about a message after it was sent.
-
-    Attributes:
-        delivery: the id of the delivery: `Job.id`, which channels send as the id of the message.
-        state: `DELIVERED`, `BOUNCED`, `FAILED` or `ACCEPTED`. A step that the delivery cannot take any more is ignored.
-        reason: the provider's code.
-        provider_id: what the provider calls the message.
-        retire: why the endpoint gets nothing more: `"suppressed"` (the mailbox does not exist; mandatory types may
-            still use it) or `"stopped"` (the recipient answered STOP); empty: it stays.
-    """
-
-    delivery: str
-    state: State
-    reason: str = ""
-    provider_id: str = ""
-    retire: str = ""
 
 
 ReadReports: TypeAlias = Callable[[Request, bytes], "Iterable[Report] | Awaitable[Iterable[Report] | None] | None"]

@@ -28,6 +28,7 @@ from ._parts import SCHEDULES, DispatchParts, Recipients, check_channels, check_
 from ._planning import recipient_of
 from ._preferences import Preferences
 from ._registry import TypeRegistry
+from ._reporting import OnReport
 from ._retry import RetrySchedule
 from ._submitting import (
     Audience,
@@ -91,6 +92,8 @@ class Dispatcher(DispatchOperations):
         keep: seconds after which `run` removes notifications of which nothing is open, and endpoints that are retired;
             None: never.
         links: signed links to a `DispatchApp`, for unsubscribing from marketing; None: messages have none.
+        on_report: async; called with a `Delivery` and a `Report` once a provider's report has changed something: to
+            push it to the user, for example. None: reports are only stored.
         clock: returns the present time, aware.
 
     Raises:
@@ -118,6 +121,7 @@ class Dispatcher(DispatchOperations):
         lease: float = 60.0,
         keep: float | None = 30 * 86_400.0,
         links: Links | None = None,
+        on_report: OnReport | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         registry = types if isinstance(types, TypeRegistry) else TypeRegistry(types)
@@ -150,6 +154,7 @@ class Dispatcher(DispatchOperations):
             schedules={**SCHEDULES, **schedules},
             links=check_links(links),
         )
+        self._on_report = on_report
         self._telemetry = DispatchTelemetry()
         self._worker = DispatchWorker(
             self._parts, self._telemetry, batch=_BATCH, lease=lease, timeout=timeout, keep=keep

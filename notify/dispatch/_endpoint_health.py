@@ -1,7 +1,11 @@
 """What becomes of endpoints after their messages: when they are no longer used, and when that is not believed.
 
 A provider that answers "gone" for most of its endpoints has a fault, or something else answers in its place. Then no
-endpoint is retired: the next message to it asks again.
+endpoint is retired: the next message to it asks again. Unclear refusals retire none unless the same channel has had
+something accepted within a day: with a wrong key, or that of another project, every endpoint is refused.
+
+That a relay takes an e-mail proves nothing about its address, so acceptance does not wipe out what was reported since
+the last one; delivery does.
 """
 
 from __future__ import annotations
@@ -15,13 +19,20 @@ from notify import BackendError
 from notify.adapters import OutageLog
 
 from ._looking import Ready
+from ._plan import STOPPED
 from ._settle import Settlement
-from .abc import Endpoint, EndpointStore
+from .abc import Endpoint, EndpointStore, State
 
 logger = logging.getLogger("notify")
 
 _REFUSALS: Final = 5
 _REFUSING: Final = timedelta(days=1)
+
+_BOUNCING: Final = timedelta(days=30)
+"""Bounces that began longer ago are forgotten at the next one."""
+
+_PROVEN: Final = timedelta(days=1)
+"""For how long the settings of a channel count as right after it has had something accepted."""
 
 MANY: Final = 10
 """As many endpoints of one channel in one batch, or more, are compared with each other."""
@@ -40,10 +51,11 @@ class EndpointHealth:
     def __init__(self, endpoints: EndpointStore) -> None:
         self._endpoints = endpoints
         self._guards: dict[str, OutageLog] = {}
+        self._worked: dict[str, datetime] = {}
 
     async def follow(self, settled: Sequence[tuple[Ready, Settlement]], now: datetime) -> None:
         """Do what follows from a batch. What the store does not take is left to the next message."""
-        known = [(each, result) for each, result in settled if each.job.endpoint and each.job.endpoint.generation]
+        known = [(each, result) for each, result in settled if each.job.endpoint]
         try:
             for channel in dict.fromkeys(ready.job.channel for ready, _ in known):
                 await self._follow(channel, [each for each in known if each[0].job.channel == channel], now)
@@ -52,19 +64,34 @@ class EndpointHealth:
 
     async def _follow(self, channel: str, settled: Sequence[tuple[Ready, Settlement]], now: datetime) -> None:
         leaving: list[tuple[Endpoint, str]] = []
+        if any(result.effect == "success" for _, result in settled):
+            self._worked[channel] = now
         for ready, result in settled:
             endpoint = ready.job.endpoint
             assert endpoint is not None
             reason: str = result.effect
-            if result.effect in ("success", "refusal"):
-                is_ok = result.effect == "success"
-                seen = await self._endpoints.observe(endpoint.id, endpoint.generation, now, ok=is_ok)
-                reason = "refused" if not is_ok and seen is not None and is_hopeless(seen, now) else ""
+            if result.effect == "success":
+                reason = ""
+                if result.move.to is State.DELIVERED or not _has_bounced(endpoint):
+                    await self._observe(endpoint, now, ok=True)
+            elif result.effect == "refusal":
+                seen = await self._observe(endpoint, now, ok=False)
+                is_over = seen is not None and is_hopeless(seen, now) and self._is_proven(channel, now)
+                reason = "refused" if is_over else ""
             if reason:
                 leaving.append((endpoint, reason))
         if self._is_believed(channel, len(leaving), len(settled)):
             for endpoint, reason in leaving:
-                await self._endpoints.retire(endpoint.id, endpoint.generation, reason, now)
+                await retire_endpoint(self._endpoints, endpoint, reason, now)
+
+    async def _observe(self, endpoint: Endpoint, now: datetime, *, ok: bool) -> Endpoint | None:
+        if not endpoint.generation:  # it came with the recipient, and is not stored
+            return None
+        return await self._endpoints.observe(endpoint.id, endpoint.generation, now, ok=ok)
+
+    def _is_proven(self, channel: str, now: datetime) -> bool:
+        worked = self._worked.get(channel)
+        return worked is not None and now - worked < _PROVEN
 
     def _is_believed(self, channel: str, leaving: int, all: int) -> bool:
         log = self._guards.get(channel)
@@ -84,6 +111,43 @@ class EndpointHealth:
 
 def is_hopeless(endpoint: Endpoint, now: datetime) -> bool:
     """Return whether an endpoint is given up: it never worked, and has refused five times over at least a day."""
+    return endpoint.last_success_at is None and _has_failed_often(endpoint, now)
+
+
+async def count_bounce(endpoints: EndpointStore, endpoint: Endpoint, now: datetime) -> bool:
+    """Count an unclear report about a message that was accepted; return whether it was one too many."""
     since = endpoint.failing_since
-    never = endpoint.last_success_at is None
-    return never and endpoint.failures >= _REFUSALS and since is not None and now - since >= _REFUSING
+    if since is not None and now - since > _BOUNCING:
+        await endpoints.observe(endpoint.id, endpoint.generation, now, ok=True)
+    seen = await endpoints.observe(endpoint.id, endpoint.generation, now, ok=False)
+    if seen is None or not _has_failed_often(seen, now):
+        return False
+    return await endpoints.retire(endpoint.id, endpoint.generation, "refused", now)
+
+
+async def retire_endpoint(endpoints: EndpointStore, endpoint: Endpoint, reason: str, now: datetime) -> bool:
+    """Stop using an endpoint; return whether that was done.
+
+    One that came with the recipient is stored for it, so that it is remembered. STOP also counts for one that only
+    mandatory messages were sent to.
+    """
+    generation = endpoint.generation
+    if generation and await endpoints.retire(endpoint.id, generation, reason, now):
+        return True
+    stored = await endpoints.endpoint(endpoint.id)
+    if stored is None or (stored.retired_at is not None and reason == STOPPED != stored.reason):
+        stored = await endpoints.register(endpoint, now)
+    elif generation:  # retired already, or registered again since the message was sent
+        return False
+    return await endpoints.retire(stored.id, stored.generation, reason, now)
+
+
+def _has_failed_often(endpoint: Endpoint, now: datetime) -> bool:
+    since = endpoint.failing_since
+    return endpoint.failures >= _REFUSALS and since is not None and now - since >= _REFUSING
+
+
+def _has_bounced(endpoint: Endpoint) -> bool:
+    """Return whether something was reported as failed since the last time that something was accepted."""
+    since, accepted = endpoint.failing_since, endpoint.last_success_at
+    return since is not None and accepted is not None and since >= accepted

@@ -88,6 +88,9 @@ class Explanation:
         why = f" ({delivery.reason})" if delivery.reason else ""
         due = f", due {delivery.due_at:%F %T}" if delivery.state.is_open and delivery.due_at is not None else ""
         yield f"    {delivery.state.name.lower()}{why}{where}{due}"
+        for act, at in (("opened", delivery.opened_at), ("clicked", delivery.clicked_at)):
+            if at is not None:
+                yield f"      {act} {at:%F %T}"
         for each in self.attempts:
             if each.delivery == delivery.id:
                 late = ", too late" if each.is_late else ""

@@ -13,6 +13,8 @@ from ._explain import Explanation
 from ._parts import DispatchParts
 from ._planning import given_at_submit, known, plan
 from ._preferences import Preferences, check_patch
+from ._report import Report
+from ._reporting import OnReport, note
 from ._tickets import Ticket, id_of
 from .abc import Delivery, State
 
@@ -21,6 +23,7 @@ class DispatchOperations:
     """The part of a `Dispatcher` that reads and changes what is stored already."""
 
     _parts: DispatchParts
+    _on_report: OnReport | None
 
     @abstractmethod
     def _wake(self) -> None:
@@ -92,6 +95,17 @@ class DispatchOperations:
         released = await self._parts.records.hurry(self._parts.clock(), channel=channel)
         self._wake()
         return released
+
+    async def report(self, *reports: Report) -> int:
+        """Record what providers report about messages that were sent, and return how many deliveries are known.
+
+        `DispatchApp` does this for its callbacks. A report can be repeated; none moves a delivery backwards.
+
+        Raises: as `submit`.    Cancellation: some may be recorded; safe to repeat.
+        """
+        found = [await note(self._parts, each, self._on_report) for each in reports]
+        self._wake()
+        return sum(found)
 
     async def set_preferences(
         self, user: str, patch: Mapping[str, Any], *, by: str = "", source: str = ""

@@ -26,9 +26,9 @@ from ._app_links import UnsubscribeView as UnsubscribeView
 from ._app_links import unsubscribe_page as default_page
 from ._app_routes import match
 from ._app_site import DispatchSite, Handler, NamedAudience, ReadReports, check_devices, check_functions
-from ._app_site import Report as Report
 from ._checks import check_count, check_seconds
 from ._dispatcher import Dispatcher
+from ._report import Report as Report
 
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "devices": {"GET": _app_devices.listed, "POST": _app_devices.register},

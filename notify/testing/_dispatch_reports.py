@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from notify.dispatch.abc import LATER, OUTCOMES, Move, State
+import anyio
+
+from notify.dispatch.abc import LATER, OUTCOMES, Delivery, Move, State
 
 from ._dispatch_base import DeliveryStore, DeliveryStoreT, DispatchTests, at, joining, move, note, submission, to
 
@@ -40,6 +42,26 @@ class DispatchReportTests(DispatchTests[DeliveryStoreT]):
         found = await self.look(store, row.id)
         assert (found.state, found.provider_id) == (State.DELIVERED, "p")
         assert await self.take(store, 10**6) == []
+
+    async def test_reports_at_the_same_time(self, store: DeliveryStore) -> None:
+        """Contradicting ones, each several times: one of them is final, and no report moves the delivery back."""
+        steps = (State.ACCEPTED, State.DELIVERED, State.BOUNCED, State.FAILED) * 2
+        rows = await self.bring_all(store, State.UNKNOWN, "n", [str(number) for number in range(5)])
+        for row in rows:
+            found: list[Delivery | None] = []
+
+            async def report(to: State, row: Delivery = row, found: list[Delivery | None] = found) -> None:
+                found.append(await store.resolve(row.id, to, at(5), reason=to.name, provider_id=to.name))
+
+            async with anyio.create_task_group() as tasks:
+                for step in steps:
+                    tasks.start_soon(report, step)
+            final = await self.look(store, row.id)
+            assert final.state in (State.DELIVERED, State.BOUNCED, State.FAILED)
+            assert (final.reason, final.provider_id) == (final.state.name, final.state.name)
+            for each in found:
+                assert each is not None
+                assert each.state is State.ACCEPTED or each == final
 
     async def test_opened_and_clicked(self, store: DeliveryStore) -> None:
         """The first time counts, in any state; who clicks has opened."""

@@ -358,6 +358,18 @@ class BelievesEveryReport(Kept):
         return await super().resolve(id, to, now, reason=reason, provider_id=provider_id)
 
 
+@caught_by("reports_at_the_same_time")
+class LooksBeforeItWrites(Kept):
+    async def resolve(
+        self, id: str, to: State, now: datetime, *, reason: str = "", provider_id: str = ""
+    ) -> Delivery | None:
+        seen = self._rows[id].delivery.state if id in self._rows else None
+        await anyio.lowlevel.checkpoint()
+        if seen is not None:
+            self._update(id, state=seen)
+        return await super().resolve(id, to, now, reason=reason, provider_id=provider_id)
+
+
 @caught_by("opened_and_clicked")
 class TheLastTimeCounts(Kept):
     async def track(self, id: str, act: Any, now: datetime) -> Delivery | None:

@@ -201,7 +201,7 @@ async def report(site: Site, content: bytes, signature: str | None = None) -> An
 
 
 async def test_a_provider_reports() -> None:
-    """What bounced is no longer accepted, and its endpoint is retired; ids that are not known are counted."""
+    """What bounced is no longer accepted, and its endpoint is retired; the answer does not tell which ids are known."""
     async with serving(callbacks={"mailer": reports}) as site:
         device = await site.store.register(Endpoint("alice", "fcm", "token"), START)
         await site.dispatcher.submit("note", "alice", {"title": "hello"})
@@ -209,7 +209,7 @@ async def test_a_provider_reports() -> None:
         id = site.fcm.jobs[0].id
         events = [{"id": id, "event": "bounce", "retire": "suppressed"}, {"id": "0" * 32, "event": "delivered"}]
         answer = await report(site, json.dumps({"events": events}).encode())
-        assert answer.json() == {"known": 1, "unknown": 1}
+        assert answer.json() == {"reports": 2}
         found = await site.store.delivery(id)
         assert found is not None
         assert found.delivery.state is State.BOUNCED
@@ -219,18 +219,21 @@ async def test_a_provider_reports() -> None:
 
 
 async def test_callbacks_that_are_wrong(caplog: pytest.LogCaptureFixture) -> None:
-    """Not signed is 401, not understood 400, no such provider 404; a fault of the application is 500, not shown."""
+    """Not signed is 403, not understood 400, no such provider 404; a fault of the application is 500, not shown."""
 
     async def broken(request: Request, body: bytes) -> list[Report]:
         raise RuntimeError("secret text")
 
-    callbacks = {"mailer": reports, "broken": broken, "strange": lambda request, body: ["x"]}
+    def wrong(request: Request, body: bytes) -> list[Report]:
+        return [Report("0" * 32, State.SKIPPED)]
+
+    callbacks = {"mailer": reports, "broken": broken, "strange": lambda request, body: ["x"], "wrong": wrong}
     async with serving(callbacks=callbacks) as site, site.client() as client:
-        refused(await report(site, b"{}", "0" * 64), 401, "unauthenticated")
+        refused(await report(site, b"{}", "0" * 64), 403, "forbidden")
         for body in (b"{", b"{}", b'{"events": [{"id": "1", "event": "unheard-of"}]}', b"\xff"):
             refused(await report(site, body), 400, "bad_request")
         refused(await client.post("callbacks/other"), 404, "not_found")
-        for name in ("broken", "strange"):
+        for name in ("broken", "strange", "wrong"):
             refused(await client.post(f"callbacks/{name}"), 500, "callback_failed")
     assert "RuntimeError" in caplog.text
     assert "secret text" not in caplog.text

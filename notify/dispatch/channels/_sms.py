@@ -102,11 +102,9 @@ class SmsChannel(HttpChannel):
             return Rejected("empty", error="the content has no text")
         segments, is_gsm = sms_size(text)
         if segments > self._max_segments:
-            alphabet = "in the GSM alphabet" if is_gsm else "in UCS-2, since not all characters are in the GSM alphabet"
-            return Rejected(
-                "too_long",
-                error=f"the text takes {segments} segments {alphabet}, over max_segments={self._max_segments}: set Content.short",
-            )
+            alphabet = "GSM" if is_gsm else "UCS-2"
+            text = f"the text has {segments} segments in {alphabet}, over max_segments={self._max_segments}"
+            return Rejected("too_long", error=f"{text}: set Content.short")
         request = self._gateway.request(job, number, text)
         if isinstance(request, Misconfigured):
             return request

@@ -112,4 +112,4 @@ def _outcome(answer: HttpAnswer, gate: str, now: float) -> Outcome:
         return Throttled(wait, gate)
     if status >= 500 or status in {408, 425}:
         return Transient(code, wait)
-    return Rejected(code, is_unclear=True)
+    return Rejected(code, is_unclear=status not in {401, 403, 413})  # these are about the secret, or the message
