@@ -62,39 +62,39 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Dispatcher(DispatchOperations):
-    """Sends notifications over the channels that their type, the recipient's preferences and the hour allow.
+    """Sends notifications over the channels that their type, the recipient's preferences and the time of day allow.
 
     ```python
     dispatcher = Dispatcher(inbox, store, types, {"in_app": InAppChannel(inbox)}, recipients=recipients)
-    ticket = await dispatcher.submit("comment.created", "alice", {"title": "Bob answered"})
-    await dispatcher.run()  # in any number of processes
-    print(await dispatcher.explain(ticket.id, "alice"))
+    async with dispatcher.running():  # in any number of processes
+        ticket = await dispatcher.submit("comment.created", "alice", {"title": "Bob answered"})
+        print(await dispatcher.explain(ticket, "alice"))
     ```
 
     Args:
-        inbox: the inbox, which tells what has been read; None: there is none.
-        store: keeps deliveries. What it does not keep as well has to be given by name.
+        inbox: the inbox, which knows what has been read; None: there is none.
+        store: keeps deliveries. An interface that it does not have has to be passed by name, such as `caps`.
         types: the types that can be submitted.
-        channels: by name. `in_app` is that of the inbox.
-        recipients: from user ids to what is known of these users, plain or async; see `Recipient`. Users it leaves out
-            are unknown.
+        channels: the channels, by their names. The inbox's is called `in_app`.
+        recipients: a function, plain or async, from user ids to their `Recipient`s. Users that it leaves out are
+            unknown, and get nothing.
         templates: makes texts; None: they are in the data (`DataTemplates`).
-        presence: the tracker of the notifier, for channels that are for those who are away.
+        presence: the notifier's tracker, for channels with `Fallback("away")`.
         preferences: keeps preferences; None: the store does.
         endpoints: keeps devices and addresses; None: the store does.
         caps: counts for frequency caps; None: the store does.
-        gates: keeps which providers want to be left alone; None: the store does.
+        gates: keeps which providers throttle; None: the store does.
         defaults: preferences of users who have not decided; None: those of `types`.
         tz: the IANA zone of users whose zone is unknown.
-        schedules: how channels are retried, by their names.
-        timeout: seconds for which a channel may take to send one message.
-        lease: seconds after which what a worker that died has taken is taken by another one.
-        keep: seconds after which `run` removes notifications of which nothing is open, and endpoints that are retired;
-            None: never.
-        links: signed links to a `DispatchApp`, for unsubscribing from marketing; None: messages have none.
-        on_report: async; called with a `Delivery` and a `Report` once a provider's report has changed something: to
-            push it to the user, for example. None: reports are only stored.
-        clock: returns the present time, aware.
+        schedules: how deliveries are retried, by the names of channels; see `RetrySchedule`.
+        timeout: seconds that a channel may take to send one message.
+        lease: seconds after which another worker takes what a worker that died had claimed.
+        keep: seconds after which `run` removes notifications of which nothing is waiting, and retired endpoints; None:
+            never.
+        links: signs links to a `DispatchApp`, for unsubscribing from marketing; None: messages have none.
+        on_report: an async function, called with a `Delivery` and a `Report` after a provider's report has changed
+            something, for example to push it to the user; None: reports are only stored.
+        clock: returns the present time as an aware datetime; None: the system's.
 
     Raises:
         UsageError: a part is missing or does not fit, or a type uses a channel that is not there.

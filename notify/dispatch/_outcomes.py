@@ -1,4 +1,4 @@
-"""Pure: what a channel answers: one of these for whatever a provider says. It raises for its own faults only."""
+"""Pure: the outcomes of sending. A channel returns one of them, whatever the provider answers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider took it.
+    """The provider accepted the message.
 
     Attributes:
-        provider_id: what the provider calls it, for its callbacks.
+        provider_id: the id that the provider gave it.
     """
 
     provider_id: str = ""
@@ -19,10 +19,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """It has arrived, certainly.
+    """The message has certainly arrived.
 
     Attributes:
-        provider_id: what the provider calls it.
+        provider_id: the id that the provider gave it.
     """
 
     provider_id: str = ""
@@ -30,14 +30,15 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """This message will never be taken; another one to the same endpoint may be.
+    """The provider will never accept this message; it may accept another one to the same endpoint.
 
     Attributes:
         code: the provider's code, such as `"413"`.
-        is_unclear: it may be the endpoint that is wrong: repeated refusals retire it (see `notify.dispatch`).
-        suppress: the endpoint must get nothing more unless it is mandatory, as after a hard bounce.
-        error: text for people, without addresses and secrets.
-        stop: its owner wants nothing more, as by answering STOP: nothing may be sent to it, mandatory or not.
+        is_unclear: it may be the endpoint that is wrong. One that never works is retired after repeated refusals.
+        suppress: the address bounces, so only mandatory types are sent to it from now on.
+        error: a description, without addresses and secrets.
+        stop: the owner of the address wants no more messages, for example by answering STOP; so not even mandatory
+            types are sent to it from now on.
     """
 
     code: str = ""
@@ -49,7 +50,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class EndpointGone:
-    """The endpoint does not exist any more.
+    """The endpoint no longer exists.
 
     Attributes:
         code: the provider's code, such as `"410"`.
@@ -60,10 +61,10 @@ class EndpointGone:
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """The provider wants to be left alone. Nothing was sent, and no attempt is counted.
+    """The provider throttles. Nothing was sent, and no attempt is counted.
 
     Attributes:
-        retry_after: seconds, if the provider named them.
+        retry_after: the seconds to wait that the provider named; None: it named none.
         gate: what is throttled, such as the origin of a push service; empty: the whole channel.
     """
 
@@ -73,12 +74,12 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Transient:
-    """It was certainly not taken, and may be the next time.
+    """The message was certainly not accepted, and may be next time.
 
     Attributes:
         code: the provider's code, or what failed, such as `"connect"`.
-        retry_after: seconds, if the provider named them.
-        error: text for people, without addresses and secrets.
+        retry_after: the seconds to wait that the provider named; None: it named none.
+        error: a description, without addresses and secrets.
     """
 
     code: str = ""
@@ -88,10 +89,10 @@ class Transient:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """The bytes went out, and no answer came: it may have been taken.
+    """The message was sent, and no answer came: it may have been accepted.
 
     Attributes:
-        error: text for people, without addresses and secrets.
+        error: a description, without addresses and secrets.
     """
 
     error: str = ""

@@ -331,7 +331,7 @@ class CapStore(Protocol):
 
 @runtime_checkable
 class GateStore(Protocol):
-    """Keeps until when a provider wants to be left alone. Errors as those of `DispatchStore`."""
+    """Keeps until when each provider throttles. Errors as those of `DispatchStore`."""
 
     @abstractmethod
     async def close_gate(self, gate: str, until: datetime) -> None:

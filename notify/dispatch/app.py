@@ -62,23 +62,23 @@ class DispatchApp:
 
     Args:
         dispatcher: it is not closed.
-        authenticate: called with each `Request`, plain or async; returns the user, an `Identity`, or None for 401. The
-            same function serves `NotifyApp`.
-        admin: called with an `Identity`, plain or async; it may send and read for others if that returns True. None:
-            there are no such endpoints.
-        session_of: called with a request that `authenticate` does not know; returns the name of its session, to which
-            devices belong until login, or None. None: devices need a login.
-        audiences: audiences by name, for `POST /send`: functions as `submit_many` takes them.
+        authenticate: called with each `Request`, plain or async; returns the user, an `Identity`, or None for 401.
+            `NotifyApp` takes the same function.
+        admin: called with an `Identity`, plain or async; returns True for administrators, who may send, and read for
+            others. None: there are no such endpoints.
+        session_of: called with a request for which `authenticate` returned None; returns the id of its session, to
+            which devices belong until login, or None. None: devices need a login.
+        audiences: audiences by name, for `POST /send`: functions such as `submit_many` takes.
         callbacks: what reads and verifies a provider's callbacks, by the name in `/callbacks/{name}`. Called with the
             request and its body, plain or async; returns `Report`s, or None if the signature is not valid.
         devices: channels for which clients may register addresses of their own; None: `fcm`, if it is installed. Never
             one whose addresses need proof, such as e-mail.
         web_push: the name of the channel that browsers subscribe to.
-        max_devices: devices of one user; one more removes that which was seen longest ago.
-        unsubscribe_page: from an `UnsubscribeView` to HTML; None: a page in English.
+        max_devices: the most devices of one user; one more retires the one that was registered longest ago.
+        unsubscribe_page: a function from an `UnsubscribeView` to HTML; None: a page in English.
         origins: other sites whose pages may use the application, for example `https://app.example.com`.
-        max_body: the largest request body, in bytes; `POST /send` takes 1 MiB in any case.
-        timeout: seconds in which a body has to be complete.
+        max_body: the largest request body, in bytes; `POST /send` accepts 1 MiB in any case.
+        timeout: seconds within which a body has to be complete.
         allow_private: whether a browser's push service may have an address that is not public: for tests.
 
     Raises:
