@@ -11,7 +11,8 @@ NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/te
 	tests/inbox/test_servers.py \
 	tests/web/test_proxies.py tests/dispatch/test_stores_postgres.py tests/dispatch/test_stores_redis.py \
 	tests/dispatch/test_store_processes.py tests/dispatch/test_store_errors.py \
-	tests/dispatch/test_store_locks.py
+	tests/dispatch/test_store_locks.py tests/dispatch/test_worker_faults.py tests/dispatch/test_worker_kills.py \
+	tests/dispatch/test_worker_outages.py tests/dispatch/test_celery_docs.py tests/conformance/test_outages.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
 	tests/test_zipapp.py tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web \
