@@ -52,11 +52,11 @@ class OnServer:
 
     async def traces(self, store: RedisStore, user: str) -> list[str]:
         """What the server holds about a user, whatever its name and type."""
-        return [key for key in traces([self.server], user) if key.startswith(f"{self.prefix}:")]
+        return traces([self.server], user, f"{self.prefix}:*")
 
     async def created(self, store: RedisStore) -> list[str]:
         """Nothing but data: keys are made by the writes that need them."""
-        keys = [key for key, _ in self.server.contents() if key.startswith(f"{self.prefix}:")]
+        keys = [key for key, _ in self.server.contents(f"{self.prefix}:*")]
         return [key for key in keys if not key.endswith((":alice", "::users", "::w:", "::wn:"))]
 
 

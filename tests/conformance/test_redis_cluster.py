@@ -45,11 +45,11 @@ class WithTraces:
 
     async def traces(self, store: RedisStreamStore, user: str) -> list[str]:
         """What they hold about a user, whatever its name and type."""
-        return [key for key in traces(self.servers, user) if key.startswith(f"{self.prefix}:")]
+        return traces(self.servers, user, f"{self.prefix}:*")
 
     async def created(self, store: RedisStreamStore) -> list[str]:
         """Nothing but data: keys are made by the writes that need them."""
-        keys = [key for server in self.servers for key, _ in server.contents() if key.startswith(f"{self.prefix}:")]
+        keys = [key for server in self.servers for key, _ in server.contents(f"{self.prefix}:*")]
         return [key for key in keys if not key.endswith((":alice", "::users", "::w:", "::wn:"))]
 
 

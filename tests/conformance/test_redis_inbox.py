@@ -56,7 +56,7 @@ class WithHooks:
 
     async def traces(self, store: RedisStore, user: str) -> list[str]:
         """What the masters hold about a user, whatever its name and type, but for what others have in their logs."""
-        keys = [key for key in traces(self.servers, user) if key.startswith(f"{self.prefix}:")]
+        keys = traces(self.servers, user, f"{self.prefix}:*")
         return [key for key in keys if key.endswith(f":{user}") or (key.count(":") > 2 and not key.endswith("::w:"))]
 
     async def lose_log(self, store: RedisStore, user: str) -> None:

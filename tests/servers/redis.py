@@ -93,11 +93,11 @@ class Server:
         finally:
             client.close()
 
-    def contents(self) -> Iterator[tuple[str, bytes]]:
-        """Every key of database 0, and all that is in it."""
+    def contents(self, match: str = "*") -> Iterator[tuple[str, bytes]]:
+        """Every key of database 0 that matches, and all that is in it."""
         client = self.client()
         try:
-            for name in client.scan_iter(count=1000):
+            for name in client.scan_iter(match, count=1000):
                 kind = client.type(name).decode()
                 yield name.decode(), repr(_READ[kind](client, name)).encode()
         finally:
@@ -147,10 +147,10 @@ _READ: dict[str, Callable[[Any, bytes], Any]] = {
 }
 
 
-def traces(servers: Iterable[Server], user: str) -> list[str]:
-    """The names of the keys that name this user, or whose contents do."""
+def traces(servers: Iterable[Server], user: str, match: str = "*") -> list[str]:
+    """The names of the keys, of those that match, that name this user, or whose contents do."""
     name = re.compile(rf"(?:\b|1){re.escape(user)}(?![\w@-])")
-    found = [(key, text.decode()) for server in servers for key, text in server.contents()]
+    found = [(key, text.decode()) for server in servers for key, text in server.contents(match)]
     return [key for key, text in found if name.search(key) or name.search(text)]
 
 
