@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -197,6 +198,41 @@ async def test_a_token_server_that_hangs(server: FakeServer, account: dict[str, 
                 tasks.start_soon(send)
     assert [type(each) for each in found] == [Transient] * 20
     assert len(server.requests) <= 2
+
+
+async def test_an_abandoned_login_changes_nothing(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that was cancelled leaves its thread behind, which may load the credentials while they are used."""
+    is_loading, goes_on, has_loaded = threading.Event(), threading.Event(), threading.Event()
+
+    class Fresh:
+        token: str | None = None
+        expiry = None
+        is_abandoned = False
+
+        def refresh(self, _request: Any) -> None:
+            if self.is_abandoned:
+                has_loaded.set()
+                raise exceptions.TransportError("abandoned")
+            self.token = "access-hush"
+            goes_on.set()
+            assert has_loaded.wait(20)
+
+    def load(_given: Any) -> Fresh:
+        loaded = Fresh()
+        if not is_loading.is_set():
+            loaded.is_abandoned = True
+            is_loading.set()
+            assert goes_on.wait(20)
+        return loaded
+
+    monkeypatch.setattr("notify.dispatch.channels._fcm._load", load)
+    async with channel(server, {"any": "thing"}) as fcm:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fcm.send, job(PHONE))
+            assert await anyio.to_thread.run_sync(is_loading.wait, 20)
+            tasks.cancel_scope.cancel()
+        assert isinstance(await fcm.send(job(PHONE)), Accepted)
+    assert [request.headers["authorization"] for request in server.requests] == ["Bearer access-hush"]
 
 
 class Login:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import quote
 
 import anyio
@@ -111,6 +111,14 @@ class FcmChannel(HttpChannel):
         return await self._post(url, headers, content)
 
 
+class FetchedToken(NamedTuple):
+    """A token, the credentials that it was fetched with, and when it ends, in seconds since 1970."""
+
+    credentials: Any
+    token: str
+    expires: float
+
+
 class AccessTokens:
     """The token with which a channel logs in: fetched when it is needed first, replaced before it ends.
 
@@ -123,7 +131,7 @@ class AccessTokens:
         self._client = client
         self._timeout = timeout
         self._clock = clock
-        self._credentials: Any = None
+        self._loaded: Any = None
         self._lock = anyio.Lock()
         self._token = ""
         self._expires = 0.0
@@ -138,20 +146,28 @@ class AccessTokens:
                 return self._failure
             if self._token and self._token != refused and self._clock() < self._expires - MARGIN:
                 return self._token
-            self._failure = Transient("token", error="the access token could not be fetched in time")
+            fetched: FetchedToken | Transient | Misconfigured
+            fetched = Transient("token", error="the access token could not be fetched in time")
             with anyio.move_on_after(self._timeout):
-                self._failure = await anyio.to_thread.run_sync(self._refresh, abandon_on_cancel=True)
+                fetched = await anyio.to_thread.run_sync(self._fetch, self._loaded, abandon_on_cancel=True)
             self._fetched += 1
-            return self._failure or self._token
+            if not isinstance(fetched, FetchedToken):
+                self._failure = fetched
+                return fetched
+            self._failure = None
+            self._loaded, self._token, self._expires = fetched
+            return self._token
 
-    def _refresh(self) -> Transient | Misconfigured | None:
-        """Fetch a token, in a worker thread: the library that signs the request for it is synchronous."""
+    def _fetch(self, loaded: Any) -> FetchedToken | Transient | Misconfigured:
+        """Fetch a token, in a worker thread: the library that signs the request for it is synchronous.
+
+        It changes nothing here: a thread that was abandoned may end while the next one is at work.
+        """
         from google.auth import exceptions
 
         try:
-            if self._credentials is None:
-                self._credentials = _load(self._given)
-            self._credentials.refresh(self._request)
+            credentials = _load(self._given) if loaded is None else loaded
+            credentials.refresh(self._request)
         except exceptions.RefreshError as error:
             if error.retryable:
                 return Transient("token", error="the access token could not be fetched")
@@ -160,10 +176,8 @@ class AccessTokens:
             return Transient("token", error="the access token could not be fetched")
         except (exceptions.GoogleAuthError, OSError, ValueError):
             return Misconfigured("the credentials= of FcmChannel cannot be read, or are not those of a service account")
-        self._token = self._credentials.token
-        expiry = self._credentials.expiry  # naive, in UTC
-        self._expires = float("inf") if expiry is None else _seconds(expiry)
-        return None
+        expiry = credentials.expiry  # naive, in UTC
+        return FetchedToken(credentials, credentials.token, float("inf") if expiry is None else _seconds(expiry))
 
     def _request(
         self, url: str, method: str = "GET", body: bytes | str | None = None, headers: Any = None, **_: Any
