@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self, overload
 
 import anyio
 
-from notify import BackendError, UsageError
+from notify import BackendError, Notifier, UsageError
 from notify.abc import PresenceTracker
 from notify.adapters import OutageLog
 from notify.inbox import Inbox
@@ -22,6 +22,7 @@ from ._channel_log import logger, place_of
 from ._checks import check_choice, check_seconds
 from ._content import DataTemplates, Templates
 from ._decisions import Plan
+from ._delivery_events import DeliveryEvents
 from ._links import Links
 from ._operations import DispatchOperations
 from ._parts import SCHEDULES, DispatchParts, Recipients, check_channels, check_links, check_presence, part
@@ -92,6 +93,8 @@ class Dispatcher(DispatchOperations):
         keep: seconds after which `run` removes notifications of which nothing is waiting, and retired endpoints; None:
             never.
         links: signs links to a `DispatchApp`, for unsubscribing from marketing; None: messages have none.
+        events: a notifier, by which the states of deliveries are pushed to their recipients, as events of the type
+            `delivery`; None: they are not.
         on_report: an async function, called with a `Delivery` and a `Report` after a provider's report has changed
             something, for example to push it to the user; None: reports are only stored.
         clock: returns the present time as an aware datetime; None: the system's.
@@ -121,6 +124,7 @@ class Dispatcher(DispatchOperations):
         lease: float = 60.0,
         keep: float | None = 30 * 86_400.0,
         links: Links | None = None,
+        events: Notifier[Any] | None = None,
         on_report: OnReport | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
@@ -152,6 +156,7 @@ class Dispatcher(DispatchOperations):
             clock=_utc_now if clock is None else clock,
             chance=random.random,
             schedules={**SCHEDULES, **schedules},
+            events=DeliveryEvents(events),
             links=check_links(links),
         )
         self._on_report = on_report

@@ -13,6 +13,7 @@ from notify.inbox import Inbox
 
 from ._channel import Channel
 from ._content import Templates
+from ._delivery_events import DeliveryEvents
 from ._links import Links
 from ._preferences import Preferences
 from ._registry import TypeRegistry
@@ -61,6 +62,7 @@ class DispatchParts:
         chance: returns a number in [0, 1).
         schedules: how channels are retried, by name.
         links: signed links in messages; None: there are none.
+        events: tells what becomes of deliveries.
     """
 
     inbox: Inbox | None
@@ -81,6 +83,7 @@ class DispatchParts:
     clock: Callable[[], datetime]
     chance: Callable[[], float]
     schedules: Mapping[str, RetrySchedule]
+    events: DeliveryEvents
     links: Links | None = None
 
     def schedule(self, channel: str) -> RetrySchedule:

@@ -37,6 +37,8 @@ async def note(parts: DispatchParts, report: Report, on_report: OnReport | None)
     if after is None:
         return False
     has_moved = after.state is not before.state and after.updated_at == exact(now)
+    if has_moved:
+        await parts.events.tell(claim, after.state, after.reason)
     is_retired = await _affected(parts, claim, report, now, has_moved=has_moved)
     if on_report is not None and (has_moved or is_retired):
         try:

@@ -171,7 +171,11 @@ class Sender:
                 now += max(timedelta(0), self._parts.clock() - began_at)
                 result = self._settled(ready, outcome, now)
                 self._telemetry.sent(span, ready.job, result.move.to, result.move.reason, seconds)
-            if await self._store(ready, result, now):
+            is_made = await self._store(ready, result, now)
+            if is_made and result.move.to is not State.WAITING:
+                self._telemetry.ended(ready.job.channel, result.move.to)
+                await self._parts.events.tell(ready.claim, result.move.to, result.move.reason)
+            if is_made is not None:
                 batch.settled.append((ready, result))
                 await self._close_gate(ready, result)
             if batch.left == 1:
@@ -219,8 +223,12 @@ class Sender:
             self._log.works(channel)
         return result
 
-    async def _store(self, ready: Ready, result: Settlement, now: datetime) -> bool:
-        """Store an outcome, trying again for some seconds while the store is not reachable; return whether it is."""
+    async def _store(self, ready: Ready, result: Settlement, now: datetime) -> bool | None:
+        """Store an outcome, trying again for some seconds while the store is not reachable.
+
+        Returns:
+            Whether it changed the delivery: False, it came too late. None: it could not be stored.
+        """
         wait = backoff(self._parts.chance, limit=1.0)
         with anyio.move_on_after(_FINISH):
             while True:
@@ -231,11 +239,9 @@ class Sender:
                 except BackendError:
                     await anyio.sleep(next(wait))
                 else:
-                    if is_made and result.move.to is not State.WAITING:
-                        self._telemetry.ended(ready.job.channel, result.move.to)
-                    return True
+                    return is_made
         logger.warning("the outcome of delivery %s could not be stored: it is unknown", ready.claim.delivery.id)
-        return False
+        return None
 
     async def _close_gate(self, ready: Ready, result: Settlement) -> None:
         """Leave a provider alone that wants to be; if that cannot be stored, each delivery finds out by itself."""

@@ -145,11 +145,13 @@ class DispatchWorker:
 
     async def _advance(self, claims: Sequence[Claim], moves: Sequence[Move], now: datetime) -> None:
         """Make moves of deliveries that are not sent now."""
-        channels = {each.delivery.id: each.delivery.channel for each in claims}
+        by_id = {each.delivery.id: each for each in claims}
         made = await self._parts.store.advance(moves, now) if moves else []
         for each, is_made in zip(moves, made, strict=True):
             if is_made and each.to is not State.WAITING:
-                self._telemetry.ended(channels[each.id], each.to)
+                claim = by_id[each.id]
+                self._telemetry.ended(claim.delivery.channel, each.to)
+                await self._parts.events.tell(claim, each.to, each.reason)
 
     async def _hand_back(self, claims: Sequence[Claim], now: datetime) -> None:
         """Let other workers have at once what this one has claimed, and not begun to send."""

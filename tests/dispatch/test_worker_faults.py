@@ -13,13 +13,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from notify import BackendUnavailableError
+from notify import BackendUnavailableError, Notifier
 from notify.dispatch import (
     Accepted,
     Ambiguous,
     Channel,
     Content,
     Dispatcher,
+    Endpoint,
     EndpointGone,
     Fallback,
     FrequencyCap,
@@ -29,6 +30,7 @@ from notify.dispatch import (
     Recipient,
     Rejected,
     Rendering,
+    Report,
     RetrySchedule,
     State,
     TemplateMissingError,
@@ -38,7 +40,7 @@ from notify.dispatch import (
 from notify.dispatch import _sending as sending
 from notify.dispatch.abc import Move
 from notify.testing.dispatch import VirtualClock
-from notify_memory import MemoryDispatchStore
+from notify_memory import MemoryDispatchStore, MemoryStreamStore
 from notify_sqlite import SQLiteDispatchStore
 from tests.dispatch.world import START, Recorder, World, note
 from tests.servers.postgres import Server, fresh_schema
@@ -561,3 +563,44 @@ async def test_worker_that_is_stopped_gives_back_what_it_has_claimed(make: Calla
     object.__setattr__(parts, "recipients", world.recipients)
     await world.settle()
     assert await world.states(ticket) == {"email": [State.ACCEPTED]}
+
+
+# -- states as events ----------------------------------------------------------------------------------------------
+
+
+async def test_states_are_events_if_asked(make: Callable[..., World], caplog: pytest.LogCaptureFixture) -> None:
+    """Each state in which a delivery ends is one event in the recipient's log; a log that is away stops nothing."""
+    world, store = make(note("email", "web_push")), MemoryStreamStore()
+    notifier = Notifier(store)
+    dispatcher = Dispatcher(
+        None,
+        world.store,
+        [note("email", "web_push")],
+        {"email": world.email, "web_push": world.push},
+        recipients=world.recipients,
+        clock=world.clock.now,
+        events=notifier,
+    )
+    await world.device("a")
+    world.email.answers = [Transient("450"), Accepted()]
+    world.push.answers = [EndpointGone("410")] * 2
+    ticket = await dispatcher.submit("note", "alice", {"title": "x"})
+    guest = Recipient("guest", endpoints=[Endpoint(channel="web_push", address="https://push.example/guest")])
+    await dispatcher.submit("note", guest)
+    for _ in range(3):
+        await dispatcher.tick()
+        world.clock.advance("15m")
+    events = (await store.read("alice", "0", 10)).events
+    assert [(each.type, each.payload["notification"]) for each in events] == [("delivery", ticket.id)] * 2
+    found = [(each.payload["channel"], each.payload["state"], each.payload["reason"]) for each in events]
+    assert sorted(found) == [("email", "accepted", ""), ("web_push", "gone", "410")]
+    (sent,) = [each.payload["id"] for each in events if each.payload["channel"] == "email"]
+    assert await dispatcher.report(*[Report(sent, State.BOUNCED, reason="5.1.1")] * 2) == 2
+    (bounced,) = (await store.read("alice", events[-1].id, 10)).events
+    assert (bounced.payload["state"], bounced.payload["reason"]) == ("bounced", "5.1.1")
+    assert not (await store.read("guest", "0", 10)).events
+    await notifier.aclose()
+    last = await dispatcher.submit("note", "alice")
+    await dispatcher.tick()
+    assert (await last.report())[0].state is State.ACCEPTED
+    assert "states of deliveries are not pushed" in caplog.text

@@ -1,0 +1,58 @@
+"""What becomes of deliveries, as events in their recipients' logs, so that every open page can show it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from notify import Notifier as Notifier
+from notify import NotifyError, UsageError
+from notify.adapters import OutageLog
+
+from .abc import Claim, State
+
+logger = logging.getLogger("notify")
+
+TYPE: Final = "delivery"
+"""The type of the events."""
+
+
+class DeliveryEvents:
+    """Pushes an event for each state that a delivery ends in, or may stay in; once for each, however often it is told.
+
+    The payload has `id` (of the delivery), `notification`, `type`, `channel`, `state` in lower case, and `reason`.
+    Recipients without an account have no log. The event follows the state: a process that dies in between, or a log
+    that is away, loses the event and not the state.
+
+    Args:
+        notifier: pushes them; None: there are none.
+
+    Raises:
+        UsageError: it is something else.
+    """
+
+    def __init__(self, notifier: Notifier[Any] | None) -> None:
+        if notifier is not None and not isinstance(notifier, Notifier):
+            raise UsageError(f"Dispatcher: events must be a Notifier or None, not {notifier!r:.80}")
+        self._notifier = notifier
+        self._log = OutageLog(logger, "states of deliveries are not pushed", "states of deliveries are pushed again")
+
+    async def tell(self, claim: Claim, state: State, reason: str) -> None:
+        """Push that a delivery is in a state now."""
+        delivery, notification = claim.delivery, claim.notification
+        if self._notifier is None or claim.recipient.address or state.is_open or state is State.EXPANDED:
+            return
+        payload = {
+            "id": delivery.id,
+            "notification": notification.id,
+            "type": notification.type,
+            "channel": delivery.channel,
+            "state": state.name.lower(),
+            "reason": str(reason),
+        }
+        try:
+            await self._notifier.push(delivery.user, TYPE, payload, key=f"{delivery.id}/{payload['state']}")
+        except NotifyError as error:
+            self._log.failed(error)
+        else:
+            self._log.recovered()
