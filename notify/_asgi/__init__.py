@@ -3,6 +3,9 @@
 `notify.web` and `notify.dispatch` stand on it, so that their errors have one shape, and one `authenticate` serves both.
 """
 
+from ._files import DISPATCH_FILES as DISPATCH_FILES
+from ._files import FILES as FILES
+from ._files import file_reply as file_reply
 from ._gate import SAFE as SAFE
 from ._gate import CrossSiteRules as CrossSiteRules
 from ._gate import is_own_origin as is_own_origin
@@ -42,6 +45,8 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "Authenticate",
     "CHALLENGE",
     "CrossSiteRules",
+    "DISPATCH_FILES",
+    "FILES",
     "Headers",
     "Identification",
     "Identity",
@@ -62,6 +67,7 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "check_json",
     "checked",
     "error_value",
+    "file_reply",
     "is_own_origin",
     "parsed",
     "parsed_json",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
-from notify._asgi import Authenticate, Identity, Receive, Request, Scope, Send, WebError, reply_to, without_body
+from notify._asgi import FILES, Authenticate, Identity, Receive, Request, Scope, Send, WebError, reply_to, without_body
 from notify.inbox import Inbox
 
 from . import _auth, _files, _inbox_http, _openapi, _polling, _publish, _routing, _sse, _websocket
@@ -18,10 +18,10 @@ from ._site import Handler, Site, check_notifier
 def _with_head(methods: Mapping[str, Handler]) -> Mapping[str, Handler]:
     """Return the handlers, with one for HEAD where there is GET: it answers as GET does, without the body."""
     get = methods.get("GET")
-    return methods if get is None else {"HEAD": partial(_head, get), **methods}
+    return methods if get is None else {"HEAD": partial(_without_body, get), **methods}
 
 
-async def _head(get: Handler, site: Site, request: Request, receive: Receive, send: Send) -> None:
+async def _without_body(get: Handler, site: Site, request: Request, receive: Receive, send: Send) -> None:
     await get(site, request, receive, without_body(send))
 
 
@@ -40,7 +40,7 @@ _HANDLERS: Final[Mapping[str, Mapping[str, Handler]]] = {
     "following": {"GET": _inbox_http.following},
     "health": {"GET": _files.health},
     "openapi.json": {"GET": _openapi.document},
-    **{name: {"GET": _files.file} for name in _files.FILES},
+    **{name: {"GET": _files.file} for name in FILES},
 }
 
 ROUTES: Final = {endpoint: _with_head(methods) for endpoint, methods in _HANDLERS.items()}

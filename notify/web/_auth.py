@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from notify._asgi import SAFE, Receive, Reply, Request, Send, WebError
+from notify._asgi import FILES, SAFE, Receive, Reply, Request, Send, WebError
 
-from ._files import FILES
 from ._login import Client, login_of
 from ._routing import last_segment
 from ._site import Site

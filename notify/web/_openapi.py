@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from notify._asgi import Receive, Reply, Request, Send
+from notify._asgi import FILES, Receive, Reply, Request, Send
 
-from ._files import FILES
 from ._inbox_openapi import SCHEMAS as INBOX_SCHEMAS
 from ._inbox_openapi import inbox_paths
 from ._openapi_parts import (

@@ -68,7 +68,7 @@ async def head(site: Site, request: Request, receive: Receive, send: Send) -> No
         WebError: the client is refused.
     """
     await check(site, request)
-    await send(_head(request))
+    await send(_response_start(request))
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -135,7 +135,7 @@ async def _run(
         session = entrance.session = _session(site, admission, asked, translation, line)
         if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
             with anyio.fail_after(site.options.send_timeout):
-                await send(_head(request))
+                await send(_response_start(request))
             started = True
             await session.line_up(partial(_keep_alive, session, send))
         async with session:
@@ -144,7 +144,7 @@ async def _run(
             chunk = await feed.first()
             session.sending = session.written = time.monotonic()
             if not started:
-                await send(_head(request))
+                await send(_response_start(request))
                 started = True
             while True:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -212,14 +212,14 @@ def until_gone_watch(receive: Receive) -> Watch:
     return watch(partial(until_gone, receive))
 
 
-def _head(request: Request) -> Message:
+def _response_start(request: Request) -> Message:
     headers = [*HEADERS, *request.response_headers]  # a list of its own: middleware may write into it
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 def _last_messages(request: Request, end: Ended, *, started: bool = False) -> list[Message]:
     last: Message = {"type": "http.response.body", "body": end_frames(end)}
-    return [last] if started else [_head(request), last]
+    return [last] if started else [_response_start(request), last]
 
 
 def end_frames(end: Ended) -> bytes:

@@ -12,7 +12,7 @@ const guard = (fn, ...args) => {
   }
 };
 
-/** Parse server-sent events. */
+/** Parse an event stream. */
 export function parser(frame, retry) {
   let rest = '', name, id, data;
   return (text) => {
@@ -167,7 +167,7 @@ function open(options, ask, tell) {
     if (code === 403) return 'forbidden';
     if (expired && (renewed || !(end.reason || options.auth))) return 'expired';
     if (end.reason) tell({ name: 'notify.end', data: end });
-    if (silent && !synced) tell({ code: 'nothing: buffered?' });
+    if (silent && !synced) tell({ code: 'without data: is it buffered?' });
     const failed = !synced && !expired && !end.reason;
     renewed ||= expired;
     fails += failed;

@@ -216,7 +216,7 @@ def test_a_buffer_is_in_the_console(page: Page, scripted: Scripted, site: str, s
     status(page, "connected")
     wait_for(page, lambda: bool(warnings))
     assert len(scripted.requests("/stream")) > 1
-    assert warnings == [f"notify: {site}/notify answered nothing: buffered?"]
+    assert warnings == [f"notify: {site}/notify answered without data: is it buffered?"]
 
 
 def test_what_is_normal_is_not_in_the_console(page: Page, scripted: Scripted) -> None:
