@@ -1,4 +1,4 @@
-"""What follows from signed links, and what clients say of their own deliveries: unsubscribed, opened, clicked.
+"""What follows from signed links, and what clients say of their own deliveries: opened, clicked, dismissed.
 
 Programs that look for dangerous links fetch each URL of an e-mail, so a GET never unsubscribes: it shows a page
 with a button, and POST acts, for the button and for mail programs (RFC 8058). A click counts by GET, since there is no
@@ -20,7 +20,8 @@ from notify._asgi import Headers, Reply, Request, WebError, read_body
 from ._app_site import DispatchSite, Receive
 from ._links import ONE_CLICK, Act, is_web_url
 from ._preferences import check_patch
-from .abc import DeliveryTracking
+from ._types import IN_APP
+from .abc import Claim, DeliveryTracking
 
 logger = logging.getLogger("notify")
 
@@ -137,11 +138,42 @@ async def clicked(site: DispatchSite, request: Request, receive: Receive, names:
     return await _own(site, request, names["id"], "clicked")
 
 
-async def _own(site: DispatchSite, request: Request, id: str, act: Literal["opened", "clicked"]) -> Reply:
+async def dismissed(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
+    """Serve POST /deliveries/{id}/dismissed."""
+    found = await _own_delivery(site, request, names["id"])
+    await _dismiss(site, found)
+    return Reply(204)
+
+
+async def dismiss(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
+    """Serve POST /dismissed/{token}, for service workers, which may have no credentials."""
+    (delivery,) = _values(site, "dismissed", names)
+    found = await site.parts.records.delivery(delivery)
+    if found is not None:
+        await _dismiss(site, found)
+    return Reply(204)
+
+
+async def _dismiss(site: DispatchSite, found: Claim) -> None:
+    """Dismiss what the inbox has of the notification of a delivery; there may be nothing."""
+    inbox, delivery = site.parts.inbox, found.delivery
+    record = await site.parts.records.record(delivery.notification, delivery.user)
+    deliveries = () if record is None else record[2]
+    ids = [each.provider_id for each in deliveries if each.channel == IN_APP and each.provider_id]
+    if inbox is not None and ids:
+        await inbox.dismiss(delivery.user, ids)
+
+
+async def _own_delivery(site: DispatchSite, request: Request, id: str) -> Claim:
     identity = await site.identification.identify(request)
     found = await site.parts.records.delivery(id)
     if found is None or found.delivery.user != identity.user:
         raise WebError(404, "not_found", "you have no such delivery")
+    return found
+
+
+async def _own(site: DispatchSite, request: Request, id: str, act: Literal["opened", "clicked"]) -> Reply:
+    await _own_delivery(site, request, id)
     noted = await _tracking(site).track(id, act, site.parts.clock())
     times = {} if noted is None else {"opened_at": noted.opened_at, "clicked_at": noted.clicked_at}
     return Reply.json({"id": id} | {name: None if each is None else each.isoformat() for name, each in times.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from notify._asgi import Reply, Request
+from notify._asgi import DISPATCH_FILES, Reply, Request
 
 from ._app_admin import LIMIT, MAX_LIMIT, MAX_TARGETS, TARGETS
 from ._app_devices import PLATFORMS
@@ -36,6 +36,11 @@ class Described(NamedTuple):
     errors: str = "401"
     security: str = "application"
     query: tuple[str, ...] = ()
+
+
+def kind_of(name: str) -> str:
+    """Return the media type of a file."""
+    return "text/javascript" if name.endswith(".js") else "text/plain"
 
 
 OPERATIONS: Final[Mapping[str, Mapping[str, Described]]] = {
@@ -73,6 +78,9 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Described]]] = {
         "post": Described("clicked", "Note that the link of one's own delivery was followed.", 200, "Opened",
                           errors="401 404"),
     },
+    "deliveries/{id}/dismissed": {
+        "post": Described("dismissed", "Dismiss the item of one's own delivery in the inbox.", 204, errors="401 404"),
+    },
     "unsubscribe/{token}": {
         "get": Described("unsubscribePage", "A page with a button; nothing happens.", 200, "text/html",
                          errors="404", security=""),
@@ -86,6 +94,10 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Described]]] = {
     "clicked/{token}": {
         "get": Described("clickedLink", "On to the URL that was signed; Location has it.", 302,
                          errors="404", security=""),
+    },
+    "dismissed/{token}": {
+        "post": Described("dismiss", "Dismiss the item of a delivery in the inbox, for service workers.", 204,
+                          errors="404", security=""),
     },
     "callbacks/{name}": {
         "post": Described("callback", "A provider reports what became of messages.", 200, "Reports", "*/*",
@@ -104,6 +116,10 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Described]]] = {
                          "Explanation", errors="401 404", query=("ticket", "user")),
     },
     "openapi.json": {"get": Described("describe", "This document.", 200, "application/json", errors="", security="")},
+    **{
+        name: {"get": Described(name, "A file of the browser client.", 200, kind_of(name), errors="", security="")}
+        for name in DISPATCH_FILES
+    },
 }  # fmt: skip
 """What `ROUTES` serves."""
 
@@ -145,8 +161,8 @@ _SCHEMAS: Final[Json] = {
     "Subscription": _body("endpoint keys", endpoint=_TEXT, keys=_KEYS, expirationTime={}, vapid=_TEXT, tz=_TEXT),
     "SubscriptionAddress": _body("endpoint", endpoint=_TEXT, keys={}, expirationTime={}),
     "Preferences": _object(
-        "preferences effective opt_in quiet_hours",
-        preferences=_OBJECT, effective=_OBJECT, opt_in=_OBJECT, quiet_hours=_OBJECT,
+        "preferences effective types opt_in quiet_hours tz",
+        preferences=_OBJECT, effective=_OBJECT, types=_OBJECT, opt_in=_OBJECT, quiet_hours=_OBJECT, tz=_TEXT,
     ),
     "PreferencesPatch": _OBJECT,
     "Opened": _object("id", id=_TEXT, opened_at=_TIME, clicked_at=_TIME),

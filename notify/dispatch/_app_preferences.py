@@ -46,15 +46,20 @@ async def patch(site: DispatchSite, request: Request, receive: Receive, names: M
 
 
 async def preferences_value(site: DispatchSite, user: str) -> dict[str, Any]:
-    """Return what is stored of a user, and for each type and channel whether it is on, by which layer and entry."""
-    layers = (await known(site.parts, [user], [user]))[user].layers
-    types = list(site.parts.types)
+    """Return what is stored of a user, and what it comes to.
+
+    For each type and channel that is whether it is on, by which layer and entry; then consents, quiet hours, the zone.
+    """
+    found = (await known(site.parts, [user]))[user]
+    layers, types = found.layers, list(site.parts.types)
     whose, quiet = layers.quiet_hours()
     return {
         "preferences": json.loads(layers.user.to_json()),
         "effective": {
             each.key: {name: layers.effective(each, name)._asdict() for name in each.channels} for each in types
         },
+        "types": {each.key: {"category": each.category, "opt_in": each.opt_in} for each in types},
         "opt_in": {each.opt_in: layers.consent(each)._asdict() for each in types if each.opt_in is not None},
         "quiet_hours": {"rules": [] if quiet is None else quiet.to_json(), "layer": whose},
+        "tz": found.zone(site.parts.tz),
     }

@@ -83,6 +83,8 @@ class Job:
         headers: headers that the dispatcher adds, such as `List-Unsubscribe` for e-mail.
         alert: False: list it without an alert, because the user has switched this channel off. For the inbox only.
         created_at: when the notification was submitted, the same in each attempt; None: unknown.
+        dismiss_url: where a POST dismisses the item of this notification in the inbox, without a login; empty: the
+            dispatcher has no links.
     """
 
     id: str
@@ -103,6 +105,7 @@ class Job:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     alert: bool = True
     created_at: datetime | None = None
+    dismiss_url: str = ""
 
 
 @runtime_checkable

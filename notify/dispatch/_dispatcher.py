@@ -385,5 +385,10 @@ class Dispatcher(DispatchOperations):
         self._worker.wake()
 
 
+def parts_of(dispatcher: Dispatcher) -> DispatchParts:
+    """Return what a dispatcher consists of, for `DispatchApp`, which reads and changes the same stores."""
+    return dispatcher._parts
+
+
 def _utc_now() -> datetime:
     return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Pure: signed links in messages, which work without a login: unsubscribe, opened, clicked.
+"""Pure: signed links in messages, which work without a login: unsubscribe, opened, clicked, dismissed.
 
 A token contains its purpose and what it acts on, so it works for as long as its key is kept, even after the delivery
 has been removed:
@@ -29,7 +29,7 @@ from notify.errors import UsageError
 from ._channel import Job
 from ._checks import check_names
 
-Act: TypeAlias = Literal["unsubscribe", "opened", "clicked"]
+Act: TypeAlias = Literal["unsubscribe", "opened", "clicked", "dismissed"]
 
 MIN_KEY: Final = 16
 """The least bytes of a key."""
@@ -41,7 +41,7 @@ ONE_CLICK: Final = "List-Unsubscribe=One-Click"
 """The body that a mail program posts (RFC 8058)."""
 
 _CONTEXT: Final = b"notify.dispatch.link.1:"
-_SIZES: Final = {"unsubscribe": 3, "opened": 1, "clicked": 2}
+_SIZES: Final = {"unsubscribe": 3, "opened": 1, "clicked": 2, "dismissed": 1}
 _URL: Final = re.compile(r"[!-~]{1,2000}", re.ASCII)
 _AFTER_URL: Final = r"""(?![^\s<>"')\]])"""
 
@@ -131,6 +131,10 @@ class Links:
             raise UsageError("Links.clicked: the URL must be http or https, in ASCII, of at most 2000 characters")
         return self._url("clicked", delivery, url)
 
+    def dismissed(self, delivery: str) -> str:
+        """Return a URL to which the service worker posts: it dismisses the item of the notification in the inbox."""
+        return self._url("dismissed", delivery)
+
     def read(self, act: Act, token: str) -> tuple[str, ...] | None:
         """Return the values of a token; None: it is not valid for this act."""
         assert act in get_args(Act)
@@ -141,7 +145,8 @@ class Links:
         return self.unsubscribe(user, category, channel) if category == "marketing" else ""
 
     def added_to(self, job: Job) -> Job:
-        """Return the job with the headers for unsubscribing, and with tracked links, if its channel has them."""
+        """Return the job with `dismiss_url`, headers for unsubscribing and, if its channel has them, tracked links."""
+        job = replace(job, dismiss_url=self.dismissed(job.id))
         url = self.unsubscribe_url(job.user, job.category, job.channel)
         if url and job.channel in self.channels:
             headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": ONE_CLICK}

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from notify import NotifyError, UsageError
 from notify._asgi import (
+    DISPATCH_FILES,
     SAFE,
     Authenticate,
     CrossSiteRules,
@@ -19,15 +20,16 @@ from notify._asgi import (
     Send,
     WebError,
     reply_to,
+    without_body,
 )
 
-from . import _app_admin, _app_callbacks, _app_devices, _app_links, _app_openapi, _app_preferences
+from . import _app_admin, _app_callbacks, _app_devices, _app_files, _app_links, _app_openapi, _app_preferences
 from ._app_links import UnsubscribeView as UnsubscribeView
 from ._app_links import unsubscribe_page as default_page
 from ._app_routes import match
 from ._app_site import DispatchSite, Handler, NamedAudience, ReadReports, check_devices, check_functions
 from ._checks import check_count, check_seconds
-from ._dispatcher import Dispatcher
+from ._dispatcher import Dispatcher, parts_of
 from ._report import Report as Report
 
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
@@ -40,19 +42,28 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "preferences": {"GET": _app_preferences.read, "PATCH": _app_preferences.patch},
     "deliveries/{id}/opened": {"POST": _app_links.opened},
     "deliveries/{id}/clicked": {"POST": _app_links.clicked},
+    "deliveries/{id}/dismissed": {"POST": _app_links.dismissed},
     "unsubscribe/{token}": {"GET": _app_links.show, "HEAD": _app_links.show, "POST": _app_links.unsubscribe},
     "opened/{token}": {"GET": _app_links.pixel, "HEAD": _app_links.pixel},
     "clicked/{token}": {"GET": _app_links.redirect, "HEAD": _app_links.redirect},
+    "dismissed/{token}": {"POST": _app_links.dismiss},
     "callbacks/{name}": {"POST": _app_callbacks.callback},
     "send": {"POST": _app_admin.send},
     "users/{user}/notifications": {"GET": _app_admin.notifications},
     "explain": {"GET": _app_admin.explain},
     "openapi.json": {"GET": _app_openapi.document},
+    **{name: {"GET": _app_files.file(name), "HEAD": _app_files.file(name)} for name in DISPATCH_FILES},
 }
 """The handlers, by the end of the path and the method."""
 
-UNBOUND: Final = frozenset({"unsubscribe/{token}", "opened/{token}", "clicked/{token}", "callbacks/{name}"})
-"""Used by mail programs and providers: a signature says who sent the request, so cookies and origins do not count."""
+UNBOUND: Final = frozenset(
+    {"unsubscribe/{token}", "opened/{token}", "clicked/{token}", "dismissed/{token}", "callbacks/{name}"}
+)
+"""Used by mail programs, service workers and providers: a signature says who sent the request, so cookies and origins
+do not count."""
+
+PUBLIC: Final = frozenset({"openapi.json", *DISPATCH_FILES})
+"""Served to the pages of any site: they show nothing of any user."""
 
 
 class DispatchApp:
@@ -111,7 +122,7 @@ class DispatchApp:
         check_count("DispatchApp: max_devices", max_devices)
         check_count("DispatchApp: max_body", max_body)
         check_seconds("DispatchApp: timeout", timeout)
-        parts = dispatcher._parts
+        parts = parts_of(dispatcher)
         self._site = DispatchSite(
             dispatcher=dispatcher,
             parts=parts,
@@ -145,6 +156,7 @@ class DispatchApp:
                 reply = await self._answered(request, receive)
             except (WebError, NotifyError) as error:
                 reply = reply_to(error)
+            send = without_body(send) if request.method == "HEAD" else send
             await reply.send(send, request.response_headers)
         elif kind == "websocket":
             await receive()
@@ -169,7 +181,7 @@ class DispatchApp:
             request.response_headers += site.rules.cors(request.headers)
         found = match(request.scope, ROUTES)
         is_bound = found is None or found.template not in UNBOUND
-        if is_bound and not (request.method in SAFE and found is not None and found.template == "openapi.json"):
+        if is_bound and not (request.method in SAFE and found is not None and found.template in PUBLIC):
             refusal = site.rules.refusal(request.method, str(request.scope.get("scheme", "http")), request.headers)
             if refusal is not None:
                 raise WebError(*refusal)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from notify import BackendUnavailableError, UsageError
-from notify.dispatch import Content, Job, Links, State
+from notify.dispatch import Content, Endpoint, Job, Links, Recipient, State
 from notify.dispatch._links import read_link, sign_link
 from tests.dispatch.app import KEY, Site, refused, serving
 from tests.dispatch.world import START
@@ -214,10 +214,11 @@ async def test_only_marketing_can_be_unsubscribed_from() -> None:
     """Other messages have no such header, and what is not tracked stays as it is."""
     job = Job("1", "n", "t", "system", "alice", "email", None, Content("x", url="https://a.example/"), {}, "normal",
               None, START, 1)  # fmt: skip
-    assert Links(BASE, [KEY]).added_to(job) is job
+    links = Links(BASE, [KEY])
+    assert links.added_to(job) == replace(job, dismiss_url=links.dismissed("1"))
     job = replace(job, category="marketing", headers={"X": "y"})
     assert {*Links(BASE, [KEY]).added_to(job).headers} == {"X", "List-Unsubscribe", "List-Unsubscribe-Post"}
-    assert Links(BASE, [KEY], channels=()).added_to(job) is job
+    assert Links(BASE, [KEY], channels=()).added_to(job).headers == job.headers
 
 
 async def test_html_gets_tracked_links_and_a_picture() -> None:
@@ -269,3 +270,36 @@ async def test_ones_own_deliveries_are_opened() -> None:
         found = await site.store.delivery(job.id)
         assert found is not None
         assert found.delivery.state is State.ACCEPTED
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+async def test_a_delivery_dismisses_its_item(is_signed: bool) -> None:
+    """What another channel has sent dismisses the item of the same notification, by its user or by the signed link."""
+    async with serving() as site, site.client("alice") as alice, site.client() as worker:
+        await site.dispatcher.submit("note", Recipient("alice", endpoints=[Endpoint("alice", "fcm", "t1")]), {})
+        await site.dispatcher.submit("note", "alice", {"title": "another"})
+        await site.settle()
+        job = site.fcm.jobs[0]
+        if is_signed:
+            headers = {"cookie": "any=1", "sec-fetch-site": "cross-site"}
+            answer = await worker.post(path_of(job.dismiss_url), headers=headers)
+        else:
+            answer = await alice.post(f"deliveries/{job.id}/dismissed")
+        assert (answer.status_code, answer.content) == (204, b"")
+        (left,) = (await site.inbox.list("alice")).items
+        assert left.event.payload["title"] == "another"
+        again = await alice.post(f"deliveries/{job.id}/dismissed")
+        assert again.status_code == 204
+
+
+async def test_dismissing_what_there_is_not() -> None:
+    """No item: 204. A foreign delivery, an unknown one, and a token for another act: 404. Nothing is dismissed."""
+    async with serving() as site, site.client("alice") as alice, site.client("bob") as bob, site.client() as worker:
+        job = await sent(site)  # an e-mail, without an item
+        assert (await alice.post(f"deliveries/{job.id}/dismissed")).status_code == 204
+        assert (await worker.post(path_of(site.links.dismissed("0" * 32)))).status_code == 204
+        refused(await bob.post(f"deliveries/{job.id}/dismissed"), 404, "not_found")
+        refused(await alice.post(f"deliveries/{'0' * 32}/dismissed"), 404, "not_found")
+        refused(await worker.post(f"deliveries/{job.id}/dismissed"), 401, "unauthenticated")
+        token = site.links.opened(job.id).rpartition("/")[2]
+        refused(await worker.post(f"dismissed/{token}"), 404, "not_found")

@@ -18,12 +18,18 @@ async def test_preferences_are_patched_and_read_with_their_layer() -> None:
         assert before["preferences"] == {}
         assert before["effective"]["note"]["fcm"] == {"on": True, "layer": "type", "rule": ""}
         assert before["opt_in"] == {"offers": {"on": False, "layer": "type", "rule": ""}}
+        assert before["types"] == {
+            "note": {"category": "transactional", "opt_in": None},
+            "offer": {"category": "marketing", "opt_in": "offers"},
+        }
+        assert before["tz"] == "UTC"
         patch = {"channels": {"fcm": False}, "opt_in": {"offers": True}, "tz": "Europe/Berlin"}
         answer = await client.patch("preferences", json=patch)
         assert answer.status_code == 200
         assert answer.json()["preferences"] == patch
         assert answer.json()["effective"]["note"]["fcm"] == {"on": False, "layer": "user", "rule": "channels/fcm"}
         assert answer.json()["opt_in"]["offers"]["on"]
+        assert answer.json()["tz"] == "Europe/Berlin"
         rules = [{"start": "22:00", "end": "07:00"}]
         kind = {"content-type": "application/merge-patch+json"}
         answer = await client.patch("preferences", json={"channels": None, "quiet_hours": rules}, headers=kind)

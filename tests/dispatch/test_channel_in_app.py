@@ -60,6 +60,7 @@ async def test_an_item() -> None:
         "data": {"post": 7, "more": 1},
     }
     assert "alert" not in item.event.meta
+    assert item.event.meta["notification"] == "n1"
 
 
 async def test_switched_off_it_is_listed_without_an_alert() -> None:

@@ -33,7 +33,7 @@ AUTO = 'data-url="/notify" data-when="visible" data-storage="session"'
 STUB = "export const connect = (...given) => ({ given });"
 """Stands for client.js, which has its own tests."""
 
-LIMIT_BYTES = 9 * 1024
+LIMIT_BYTES = 9344
 TOAST = "[part~=toast]"
 SHOWN = "[part~=toast]:not([inert])"
 LASTING = 'duration="600000"'
@@ -328,6 +328,18 @@ def test_values_of_any_type_are_text(page: Page, value: Any) -> None:
     show(page, 1, "info", title=value, message=value)
     expect(page.locator(TOAST)).to_have_count(1)
     assert titles(page) == [page.evaluate("value => JSON.stringify(value)", value)]
+
+
+def test_an_alert_that_is_off(page: Page) -> None:
+    """The event is for the list alone: no toast, and it takes no place; another value of the meta changes nothing."""
+    emit = """([id, meta]) => document.dispatchEvent(new CustomEvent('notify', { cancelable: true, detail: {
+        id, user: 'alice', type: 'generic', group: 'job', payload: { title: id }, meta } }))"""
+    page.evaluate(emit, ["1-0", {}])
+    page.evaluate(emit, ["2-0", {"alert": "off"}])
+    expect(page.locator(TOAST)).to_have_count(1)
+    assert titles(page) == ["1-0"]
+    page.evaluate(emit, ["3-0", {"alert": "on"}])
+    assert titles(page) == ["3-0"]
 
 
 def test_group_replaces_in_place(page: Page) -> None:

@@ -12,7 +12,7 @@ from .._channel import Job
 from .._outcomes import Accepted, Ambiguous, Outcome, Rejected, Transient
 
 NO_ALERT: Mapping[str, str] = {"alert": "off"}
-"""The meta of an item that is listed without an alert."""
+"""In the meta of an item that is listed without an alert."""
 
 
 def in_app_payload(job: Job) -> Mapping[str, Any]:
@@ -38,8 +38,9 @@ class InAppChannel:
     """Lists the notification in the user's inbox, which delivers it to every open stream of the user.
 
     The dispatcher has to know it as `in_app`. The id of the delivery is the key of the item, so a repeated delivery
-    stores one item. `Job.collapse` is the item's group. If the user has switched the inbox off, the item has the meta
-    `{"alert": "off"}`, and the browser client shows no toast for it.
+    stores one item. `Job.collapse` is the item's group. The item's meta has the id of the notification, by which a page
+    recognises a web push of the same one. If the user has switched the inbox off, it also has `"alert": "off"`, and the
+    browser client shows no toast for the item.
 
     Args:
         inbox: the inbox.
@@ -65,7 +66,7 @@ class InAppChannel:
                 self._payload(job),
                 key=job.id,
                 group=job.collapse or None,
-                meta=None if job.alert else NO_ALERT,
+                meta={"notification": job.notification, **({} if job.alert else NO_ALERT)},
                 ttl=ttl,
             )
         except InvalidEventError as error:

@@ -30,8 +30,8 @@ def web_push_payload(job: Job) -> Mapping[str, Any]:
     """Return what the service worker gets, without what is empty.
 
     `title`, `body`, `url`, `icon`, `image`, `tag`, `silent`, `actions` (each with `action`, `title` and `url`), `data`
-    (what was submitted), `type`, `id` (of the delivery) and `notification`. The tag is that of the content, else what
-    the notification replaces, else the delivery's id, so that a repeated message is shown once.
+    (what was submitted), `type`, `id` (of the delivery), `notification`, and `dismiss` (`Job.dismiss_url`). The tag is
+    that of the content, else what the notification replaces, else the delivery's id: a repeated message is shown once.
     """
     content = job.content
     payload = {
@@ -47,6 +47,7 @@ def web_push_payload(job: Job) -> Mapping[str, Any]:
         "type": job.type,
         "id": job.id,
         "notification": job.notification,
+        "dismiss": job.dismiss_url,
     }
     return {name: value for name, value in payload.items() if value}
 
@@ -164,7 +165,7 @@ class WebPushChannel(HttpChannel):
         content = encoded(payload)
         if len(content) <= MAX_PLAINTEXT or not self._shortens:
             return content
-        kept = ("title", "body", "url", "tag", "silent", "type", "id", "notification")
+        kept = ("title", "body", "url", "tag", "silent", "type", "id", "notification", "dismiss")
         short = {**{name: payload[name] for name in kept if name in payload}, "short": True}
         body = str(short.get("body", ""))
         while len(content := encoded(short)) > MAX_PLAINTEXT and body:

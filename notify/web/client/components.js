@@ -175,16 +175,21 @@ export class NotifyToasts extends Base {
       return false;
     }
     const key = event.id ? `${event.user}\n${event.id}` : "";
-    if (this.#seen.has(key)) return false;
-    if (key) {
-      this.#seen.add(key);
+    const number = text(event.meta?.notification); // an item, and a web push of the same notification: one toast
+    const isKnown = this.#seen.has(number);
+    if (this.#seen.has(key) || (isKnown && !key)) return false;
+    for (const each of [key, number]) {
+      if (each) this.#seen.add(each);
       if (this.#seen.size > REMEMBERED) this.#seen.delete(this.#seen.values().next().value);
     }
-    const isSame = (other) => event.group && other.group === event.group && other.user === event.user;
+    const isSame = (other) =>
+      (event.group && other.group === event.group && other.user === event.user) ||
+      (number && other.meta?.notification === number);
     const shown = this.#shown.find((toast) => !toast.isLeaving && isSame(toast.event));
     const queued = this.#queue.findIndex(isSame);
     if (shown) this.#fill(shown, event);
     else if (queued >= 0) this.#queue[queued] = event;
+    else if (isKnown) return false;
     else this.#queue.push(event);
     this.#fit();
     return true;
@@ -208,7 +213,7 @@ export class NotifyToasts extends Base {
     const event = domEvent.detail;
     if (event?.type === "notify.dismissed") return this.#dismissed(event, domEvent.client).catch(reportError);
     const types = ["generic", ...(this.getAttribute("types") ?? "").split(/\s+/)];
-    if (!event?.type || !types.includes(event.type)) return;
+    if (!event?.type || !types.includes(event.type) || event.meta?.alert === "off") return;
     if (event.id && event.item && this.getAttribute("dismiss") === "server") this.#ask(event, domEvent.client);
     // Listeners that were added after this one may cancel too, so the verdict is read when all of them have run.
     queueMicrotask(() => {

@@ -1,5 +1,6 @@
 // How the client is used in TypeScript: checked by the compiler, and never run.
 import { clients, connect, type Client, type End, type Gap, type Inbox, type Status, type Sync } from "notify-streams";
+import { PushError, webPush, type PushState, type WebPush } from "notify-streams/push";
 import { useInbox, useNotify } from "notify-streams/react";
 
 const client: Client = connect("/notify", {
@@ -68,3 +69,23 @@ client.on("status", (status: number) => status);
 client.lastId = "0";
 // @ts-expect-error: not an option
 connect("/notify", { reconnect: true });
+
+const push: WebPush = webPush("/notifications", {
+  auth: async (renew) => ({ Authorization: renew ? "new" : "old" }),
+  user: "alice",
+  worker: navigator.serviceWorker.ready,
+});
+webPush(undefined, { auth: { Authorization: "x" }, worker: "/sw.js" });
+push.state().then((found: PushState) => console.log(found === "install"));
+push.subscribe().catch((error: unknown) => {
+  if (error instanceof PushError) console.log(error.code === "gesture", error.status, error.message);
+});
+push.unsubscribe();
+document.addEventListener("notify-push", (event) => {
+  event.detail.body = event.detail.title;
+  event.preventDefault();
+});
+document.addEventListener("notify-push-state", ({ detail }) => console.log(detail === "subscribed"));
+
+// @ts-expect-error: not a state
+push.state().then((found) => found === "granted");

@@ -1,0 +1,23 @@
+// Requests to a DispatchApp, for push.js and preferences.js.
+
+const LATE = 15000; // ms after which a request is given up
+
+/**
+ * Send a request and return the JSON of the answer, undefined if it has none. An error has the `status` and `code` of
+ * the answer; both are undefined if there was no answer.
+ */
+export async function request(url, method, path, { auth, body, renew = false } = {}) {
+  const given = typeof auth === "function" ? await auth(renew) : auth;
+  const target = new URL(url, document.baseURI);
+  target.pathname = target.pathname.replace(/\/?$/, `/${path}`);
+  const headers = { ...given, ...(method !== "GET" && { "Content-Type": "application/json" }) };
+  const init = { method, headers, body: body && JSON.stringify(body), credentials: "include", cache: "no-store" };
+  const response = await fetch(target, { ...init, signal: AbortSignal.timeout(LATE) });
+  if (response.status === 401 && typeof auth === "function" && !renew) {
+    return request(url, method, path, { auth, body, renew: true });
+  }
+  const answer = await response.json().catch(() => undefined);
+  if (response.ok) return answer;
+  const { code, message = `${target.pathname} answered with status ${response.status}` } = answer?.error ?? {};
+  throw Object.assign(Error(message), { status: response.status, code });
+}
