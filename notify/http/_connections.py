@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -143,10 +144,11 @@ class Connections:
             length = progress.headers.get("content-length", "0")
             if length.isdigit() and int(length) > MAX_ANSWER:
                 return
-            async for part in answer.aiter_stream():
-                progress.body += part
-                if len(progress.body) > MAX_ANSWER:
-                    return
+            async with aclosing(answer.aiter_stream()) as parts:  # else it would be left half-read, for the collector
+                async for part in parts:
+                    progress.body += part
+                    if len(progress.body) > MAX_ANSWER:
+                        return
 
     async def aclose(self) -> None:
         """Close them all."""

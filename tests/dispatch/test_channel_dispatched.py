@@ -15,6 +15,7 @@ from notify.dispatch.channels import (
     FcmChannel,
     HttpSmsGateway,
     SmsChannel,
+    TwilioSmsGateway,
     WebhookChannel,
     WebPushChannel,
     generate_vapid_key,
@@ -108,6 +109,7 @@ async def test_web_push(push_service: PushService, reply: PushReply | None, stat
         (refused(401, "UNAUTHENTICATED"), State.PARKED, True),
         (refused(403, "PERMISSION_DENIED"), State.PARKED, True),
         (refused(403, "PERMISSION_DENIED", fcm_error("SENDER_ID_MISMATCH")), State.FAILED, True),
+        (refused(401, "UNAUTHENTICATED", fcm_error("THIRD_PARTY_AUTH_ERROR")), State.PARKED, True),
         (refused(429, "RESOURCE_EXHAUSTED", fcm_error("QUOTA_EXCEEDED")), State.WAITING, True),
     ],
 )
@@ -136,6 +138,37 @@ async def test_sms(server: FakeServer, reply: Reply, state: State, in_use: bool)
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "state", "in_use"),
+    [
+        (401, 20003, State.PARKED, True),
+        (403, 20005, State.PARKED, True),
+        (404, 20404, State.PARKED, True),
+        (400, 21606, State.PARKED, True),
+        (400, 21211, State.GONE, False),
+        (400, 21610, State.FAILED, False),
+        (400, 30007, State.FAILED, True),
+    ],
+)
+async def test_twilio(server: FakeServer, status: int, code: int, state: State, in_use: bool) -> None:
+    """A wrong account, key or sender never retires a number; one that does not exist, or was stopped, is retired."""
+    server.answer(Reply(status, {"code": code}))
+    gateway = TwilioSmsGateway("AC1", "token", sender="+15005550006", base=server.url)
+    async with SmsChannel(gateway, allow_private=True) as channel:
+        assert await Sent(channel, Endpoint("alice", "test", "+436601234567")).run() == (state, in_use)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 413])
+async def test_a_webhook_that_is_refused(server: FakeServer, status: int) -> None:
+    """A wrong secret never retires an endpoint."""
+    server.answer(Reply(status))
+    async with WebhookChannel("c2VjcmV0", allow_private=True) as channel:
+        sent = Sent(channel, Endpoint("alice", "test", f"{server.url}/hook"))
+        assert await sent.run() == (State.FAILED, True)
+        (found,) = (await sent.store.endpoints(["alice"]))["alice"]
+    assert found.failures == (status == 404)
+
+
 async def test_a_webhook_is_sent_again_after_no_answer(server: FakeServer) -> None:
     """The receiver recognises the repetition by its id."""
     server.answer(Reply(how="reset"), Reply(204))
@@ -148,6 +181,9 @@ async def test_a_webhook_is_sent_again_after_no_answer(server: FakeServer) -> No
     ("phase", "answer", "state"),
     [
         ("", "", State.ACCEPTED),
+        ("mail", "535 5.7.8 wrong password", State.PARKED),
+        ("rcpt", "530 5.7.0 log in first", State.PARKED),
+        ("data", "535 5.7.8 wrong password", State.PARKED),
         ("mail", "550 5.7.1 who are you", State.PARKED),
         ("rcpt", "550 5.1.1 no such user", State.FAILED),
         ("rcpt", "451 greylisted", State.WAITING),
@@ -155,13 +191,13 @@ async def test_a_webhook_is_sent_again_after_no_answer(server: FakeServer) -> No
     ],
 )
 async def test_email(phase: str, answer: str, state: State) -> None:
-    """A sender that is refused parks the delivery."""
+    """A sender or login that is refused parks the delivery; only an address that does not exist is retired."""
     mailbox = Mailbox()
     mailbox.answers[phase] = answer
     with serving(mailbox) as port:
         async with EmailChannel("127.0.0.1", port, sender="no-reply@example.com", encryption="none") as channel:
-            found, _ = await Sent(channel, Endpoint("alice", "test", "bob@example.org")).run()
-    assert found == state
+            found = await Sent(channel, Endpoint("alice", "test", "bob@example.org")).run()
+    assert found == (state, "5.1.1" not in answer)
 
 
 @pytest.mark.parametrize("make", [lambda: FcmChannel(None, None), lambda: SmsChannel(HttpSmsGateway(None))])

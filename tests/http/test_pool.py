@@ -78,6 +78,57 @@ async def test_the_status_counts_when_the_body_breaks_off(hang: bool) -> None:
     assert (answer.status, answer.is_cut) == (200, True)
 
 
+def pouring(start: bytes, rest: bytes, pause: float = 0.0) -> Handler:
+    """Read something, send the start, and the rest again and again until the client goes away."""
+
+    async def handle(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            await stream.receive()
+            with suppress(anyio.BrokenResourceError):
+                await stream.send(start)
+                while True:
+                    await stream.send(rest)
+                    await anyio.sleep(pause)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("start", "rest"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3e8\r\n" + b"x" * 1000 + b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n", b"x" * 1000),
+    ],
+)
+async def test_a_body_without_end(start: bytes, rest: bytes) -> None:
+    """At most 64 KiB of it are read, and the connection is closed."""
+    async with serving(pouring(start, rest)) as url:
+        answer = await post(url, 60.0)
+    assert (answer.status, answer.is_cut) == (200, False)
+    assert len(answer.body) <= 65_536
+    assert not answer.body.strip(b"x")
+
+
+async def test_headers_without_end() -> None:
+    """They are not an answer."""
+    async with serving(pouring(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n" * 1000)) as url:
+        error = await failure(url, 60.0)
+    assert (error.is_sent, error.code) == (True, "broken")
+
+
+async def test_an_answer_that_drips() -> None:
+    """The time is that of the whole answer, however often a byte of it arrives."""
+    async with serving(pouring(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", 0.02)) as url:
+        assert (await failure(url, 0.3)).code == "timeout"
+    async with serving(pouring(b"HTTP/1.1 200 OK\r\n\r\n", b"x", 0.02)) as url:
+        for timeout in (0.3, 3.0, 30.0):  # until the status has arrived: on a busy machine that takes a longer time
+            with suppress(HttpError):
+                answer = await post(url, timeout)
+                break
+    assert (answer.status, answer.is_cut) == (200, True)
+
+
 @pytest.mark.parametrize("reply", [b"", b"garbage\r\n\r\n", b"SSH-2.0-x\r\n", b"\x16\x03\x01" * 50])
 async def test_what_is_not_an_answer_comes_after_sending(reply: bytes) -> None:
     """A connection that is closed, or speaks something else, says nothing about what became of the request."""
