@@ -8,7 +8,7 @@ backend with its driver is imported only when its scheme is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
@@ -29,6 +29,15 @@ OURS: Final = {
 }
 """Our own entry points, for where the packages were copied without the metadata that names them: an archive, a vendored
 copy, a container's layer."""
+
+DISPATCH_GROUP: Final = "notify.dispatch_stores"
+"""The group of entry points that provide stores of deliveries, for `notify init --dispatch`."""
+
+OUR_DISPATCH: Final = {
+    "sqlite": "notify_sqlite._open:open_dispatch_store",
+    **dict.fromkeys(("postgresql", "postgres"), "notify_pg._open:open_dispatch_store"),
+}
+"""As `OURS`, for stores of deliveries."""
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 
@@ -62,19 +71,24 @@ def open_store(url: str, **options: Any) -> StreamStore:
     return store
 
 
-def store_factory(url: str) -> Callable[..., Any]:
+def store_factory(url: str, group: str = GROUP) -> Callable[..., Any]:
     """Return the factory that is installed for the scheme of a URL.
+
+    Args:
+        url: the address.
+        group: of entry points; see `DISPATCH_GROUP`.
 
     Raises:
         UsageError: not a store URL, or not exactly one distribution provides its scheme.
         ModuleNotFoundError: the driver of the backend is not installed.
     """
     scheme = scheme_of(url)
-    found = {each.value: each for each in entry_points(group=GROUP, name=scheme)}
-    if not found and scheme in OURS:
-        found[OURS[scheme]] = EntryPoint(scheme, OURS[scheme], GROUP)
+    ours = OURS if group == GROUP else OUR_DISPATCH
+    found = {each.value: each for each in entry_points(group=group, name=scheme)}
+    if not found and scheme in ours:
+        found[ours[scheme]] = EntryPoint(scheme, ours[scheme], group)
     if not found:
-        raise UsageError(_unknown(scheme))
+        raise UsageError(_unknown(scheme, group, ours))
     if len(found) > 1:
         names = " and ".join(sorted(_origin(each) for each in found.values()))
         raise UsageError(f"{scheme}:// is provided more than once, by {names}: uninstall all but one")
@@ -96,12 +110,13 @@ def scheme_of(url: object) -> str:
     return found[1].lower()
 
 
-def _unknown(scheme: str) -> str:
-    known = sorted({*OURS, *(each.name for each in entry_points(group=GROUP))})
+def _unknown(scheme: str, group: str, ours: Mapping[str, str]) -> str:
+    known = sorted({*ours, *(each.name for each in entry_points(group=group))})
     base, plus, driver = scheme.partition("+")
+    what = "store" if group == GROUP else "store of deliveries"
     if plus and base in known:
-        return f"no store is known for {scheme}://: write {base}:// without +{driver}"
-    return f"no store is known for {scheme}://; supported schemes: {', '.join(f'{name}://' for name in known)}"
+        return f"no {what} is known for {scheme}://: write {base}:// without +{driver}"
+    return f"no {what} is known for {scheme}://; supported schemes: {', '.join(f'{name}://' for name in known)}"
 
 
 def _origin(entry: EntryPoint) -> str:

@@ -137,13 +137,12 @@ class MemoryDispatchStore(MemoryUserRecords):
         due = sorted(filter(is_due, self._rows.values()), key=_urgency)[:limit]
         for row in due:
             each, row.lease_until = row.delivery, clock + span(lease)
-            is_waiting = each.state is State.WAITING
             row.delivery = replace(
                 each,
                 state=each.state if each.state is State.SENDING else State.CLAIMED,
                 fence=each.fence + 1,
                 due_at=instant(row.lease_until),
-                updated_at=moment if is_waiting else each.updated_at,
+                updated_at=moment if each.state is State.WAITING else each.updated_at,
             )
         return [self._claim_of(row.delivery) for row in due]
 
@@ -190,7 +189,7 @@ class MemoryDispatchStore(MemoryUserRecords):
             self._settle(row.delivery, exact(now))
         return len(stopped) + self._digests.leave(notification, user, channel)
 
-    # -- DispatchRecords, DeliveryTracking -----------------------------------------------------------------------
+    # -- DispatchRecords, DeliveryTracking, Forget ---------------------------------------------------------------
 
     async def record(
         self, notification: str, user: str
@@ -202,8 +201,7 @@ class MemoryDispatchStore(MemoryUserRecords):
             return None
         deliveries = sorted(self._deliveries(notification, user), key=lambda each: (each.channel, each.endpoint))
         names = {each.id for each in deliveries}
-        attempts = [attempt for attempt in self._attempts.values() if attempt.delivery in names]
-        attempts.sort(key=lambda attempt: attempt.at)
+        attempts = sorted((a for a in self._attempts.values() if a.delivery in names), key=lambda each: each.at)
         return self._notifications[notification], found, deliveries, attempts
 
     async def delivery(self, id: str) -> Claim | None:
@@ -245,14 +243,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         needed |= self._digests.needed(needed)
         old = [each.id for each in self._notifications.values() if each.created_at < moment and each.id not in needed]
         removed = {*old[:limit]}
-        for id in removed:
-            del self._notifications[id]
-            self._cursors.pop(id, None)
-            self._digests.remove(id)
-        self._records = {key: record for key, record in self._records.items() if key[0] not in removed}  # keeps I1
-        gone = {id for id, row in self._rows.items() if row.delivery.notification in removed}
-        self._rows = {id: row for id, row in self._rows.items() if id not in gone}
-        self._attempts = {key: attempt for key, attempt in self._attempts.items() if attempt.delivery not in gone}
+        self._drop(removed, {id for id, row in self._rows.items() if row.delivery.notification in removed})
         self._keys = {
             key: kept for key, kept in self._keys.items() if kept.keep_until is None or kept.keep_until >= moment
         }
@@ -265,13 +256,22 @@ class MemoryDispatchStore(MemoryUserRecords):
         row = self._rows.get(id)
         if row is None:
             return None
-        each = row.delivery
-        row.delivery = replace(
-            each,
-            opened_at=each.opened_at or exact(now),
-            clicked_at=each.clicked_at or (exact(now) if act == "clicked" else None),
-        )
+        each, clicked = row.delivery, exact(now) if act == "clicked" else None
+        row.delivery = replace(each, opened_at=each.opened_at or exact(now), clicked_at=each.clicked_at or clicked)
         return row.delivery
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`; returns the number of deliveries."""
+        self._check()
+        self._digests.forget(user)
+        self._forget_user_records(user)
+        gone = {id for id, row in self._rows.items() if row.delivery.user == user}
+        kept = {*self._cursors} | {name for name, owner in self._records if owner != user}  # an audience goes on
+        names = {name for name, owner in self._records if owner == user} - kept
+        self._drop(names, gone)
+        self._keys = {key: each for key, each in self._keys.items() if each.notification not in names}
+        self._records = {key: record for key, record in self._records.items() if key[1] != user}
+        return len(gone)
 
     # -- DigestStore ---------------------------------------------------------------------------------------------
 
@@ -333,13 +333,25 @@ class MemoryDispatchStore(MemoryUserRecords):
         self._records[notification.id, record.user] = record
         self._add(deliveries, notification.created_at)
 
+    def _drop(self, notifications: set[str], deliveries: set[str]) -> None:
+        """Remove these notifications with their recipients, and these deliveries."""
+        for id in notifications:
+            del self._notifications[id]
+            self._cursors.pop(id, None)
+            self._digests.remove(id)
+        self._records = {
+            key: record for key, record in self._records.items() if key[0] not in notifications
+        }  # keeps I1
+        self._rows = {id: row for id, row in self._rows.items() if id not in deliveries}
+        self._attempts = {key: each for key, each in self._attempts.items() if each.delivery not in deliveries}
+
     def _make(self, move: Move, now: datetime) -> bool:
         row = self._rows.get(move.id)
         if row is None:
             return False
         before = row.delivery
-        has_lease = row.lease_until > self._now()
-        is_made, is_listed = judge(move, before.state, before.fence, row.begun, has_lease=has_lease)
+        lease = row.lease_until > self._now()
+        is_made, is_listed = judge(move, before.state, before.fence, row.begun, has_lease=lease)
         if is_listed:
             attempt = DeliveryAttempt(move.id, now, move.fence, move.to, move.reason, move.error, not is_made)
             self._attempts.setdefault((move.id, move.fence), attempt)

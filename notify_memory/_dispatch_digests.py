@@ -117,6 +117,11 @@ class MemoryDigests:
         for digest in self._digests.values():
             digest.items.pop(notification, None)
 
+    def forget(self, user: str) -> None:
+        """Forget the digests of a user."""
+        for id in [id for id, digest in self._digests.items() if digest.user == user]:
+            self._generations.pop(self._digests.pop(id).key, None)
+
     def _open(self, join: DigestJoin, now: datetime) -> _Digest:
         generation = next_generation(self._generations.get(join.key), millis(now))
         self._generations[join.key] = generation

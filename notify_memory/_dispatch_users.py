@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from notify import UsageError
-from notify.dispatch.abc import CapWindow, Endpoint, endpoint_id, exact, merge_patch, millis
+from notify.dispatch.abc import CapWindow, Endpoint, cap_prefix, endpoint_id, exact, merge_patch, millis
 
 
 class MemoryUserRecords(ABC):
@@ -155,6 +155,15 @@ class MemoryUserRecords(ABC):
     def _count(self, window: CapWindow, now: datetime) -> int:
         """Return how many notifications are in the bucket of a window."""
         return sum(expires_at > now for expires_at in self._counts.get(window.bucket, {}).values())
+
+    def _forget_user_records(self, user: str) -> None:
+        """Erase what is kept of a user."""
+        self._preferences.pop(user, None)
+        self._consents.pop(user, None)
+        self._endpoints = {id: each for id, each in self._endpoints.items() if each.user != user}
+        prefix = cap_prefix(user)
+        self._counts = {bucket: each for bucket, each in self._counts.items() if not bucket.startswith(prefix)}
+        self._verdicts = {key: each for key, each in self._verdicts.items() if key[1] != user}
 
     def _purge_user_records(self, before: datetime) -> None:
         """Remove what `DispatchRecords.purge` says: endpoints retired before, counts that have expired."""

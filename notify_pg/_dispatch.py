@@ -25,6 +25,7 @@ from notify.dispatch.abc import (
     State,
     Submission,
     Submitted,
+    cap_prefix,
     check_move,
     check_submission,
     delivery_of,
@@ -174,7 +175,7 @@ class PostgresDispatchStore(PostgresUserRecords):
         arguments = (notification, millis(now), user, channel, only, reason)
         return int(await self._calls.write(partial(self._call, "cancel_deliveries", *arguments)))
 
-    # -- DispatchRecords, DeliveryTracking -----------------------------------------------------------------------
+    # -- DispatchRecords, DeliveryTracking, Forget ---------------------------------------------------------------
 
     async def record(
         self, notification: str, user: str
@@ -228,6 +229,12 @@ class PostgresDispatchStore(PostgresUserRecords):
         """See `notify.dispatch.abc.DeliveryTracking.track`."""
         row = await self._calls.write(partial(self._row, "dispatch_track", id, millis(now), act == "clicked"))
         return None if row is None else delivery_of(tuple(row))
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`; returns the number of deliveries. One transaction."""
+        if not await self._calls.rows("SELECT 1"):
+            return 0
+        return int(await self._calls.write(partial(self._call, "forget_recipient", user, cap_prefix(user))))
 
     # -- DigestStore ---------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ SCRIPTS: Final = (
     "dispatch_1_digests",
     "dispatch_1_deliveries",
     "dispatch_1_caps",
+    "dispatch_1_forget",
     "set_dispatch_version",
 )
 """What creates them; may be run again."""

@@ -103,6 +103,7 @@ DISPATCH_FUNCTIONS: Final = {
         "purge_notification",
         "admit_notification",
         "refund_notification",
+        "forget_recipient",
     )
 }
 

@@ -1,4 +1,4 @@
-"""The entry points of `notify.stores`: a store from a DSN whose query may name its options."""
+"""The entry points of `notify.stores` and `notify.dispatch_stores`: a store from a DSN whose query may name options."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Final
 
 from notify.adapters import StoreFactory
 
+from ._dispatch import PostgresDispatchStore
 from ._stream_store import PostgresStreamStore
 
 open_store: Final = StoreFactory(PostgresStreamStore)
+
+open_dispatch_store: Final = StoreFactory(PostgresDispatchStore)

@@ -24,7 +24,7 @@ from ._client import RedisClient
 from ._connection import RedisUrl, pack
 from ._errors import FAILURES, Disposition, NoAnswerError, caused, disposition_of, phrase, reason, unavailable
 from ._names import RedisNames
-from ._scripts import CAPS, GATE, Script
+from ._scripts import CAPS, GATE, UNCAP, Script
 
 SLACK: Final = b"3600000"
 """Milliseconds for which a key is kept beyond its time, since clocks differ."""
@@ -90,6 +90,12 @@ class RedisCaps:
             raise unavailable(error, self._client.name) from error
         return {gate.decode(): instant(int(until)) for gate, until in zip(reply[::2], reply[1::2], strict=True)}
 
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`; there are no deliveries here, so it returns 0."""
+        self._client.check_open()
+        await self._write(self._keys.of_user(user)[3], _call(UNCAP, [self._keys.caps(user)]))
+        return 0
+
     async def aclose(self) -> None:
         """Close; every method raises ClosedError from now on. Idempotent."""
         await self._client.aclose()
@@ -108,7 +114,8 @@ class RedisCaps:
     async def _count(
         self, notification: str, user: str, windows: Sequence[CapWindow], mode: str, now: int, *limits: int
     ) -> int:
-        keys = [self._keys.verdict(user, notification), *(self._keys.cap(user, each.bucket) for each in windows)]
+        index, verdict = self._keys.caps(user), self._keys.verdict(user, notification)
+        keys = [index, verdict, *(self._keys.cap(user, each.bucket) for each in windows)]
         numbers = [b"%d" % number for number in limits]
         command = _call(CAPS, keys, mode.encode(), notification.encode(), b"%d" % now, SLACK, *numbers)
         return int(await self._write(self._keys.of_user(user)[3], command))

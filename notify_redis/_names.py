@@ -8,7 +8,8 @@ Rules:
        the separator or a brace: names cannot collide, and no user id can address another slot or another user's key.
     3. `prefix:{tag}:user` is the user's stream and channel. Further parts, or an empty user, make other names:
        `:k:<key>` an idempotency key, `:k` the index of these, `:p` presence, `:i` and a letter a part of the inbox
-       (see `_inbox_keys`), `:c:<bucket>` what a cap has counted, `:v:<notification>` its verdict; `::users` the users
+       (see `_inbox_keys`), `:c:<bucket>` what a cap has counted, `:v:<notification>` its verdict, `:c` the
+       index of both; `::users` the users
        of a partition, `::inboxes` its inboxes, `::retries` what a repeated attempt appended, `::w:` a wake stream,
        `::wn:` its counter, `::gates:` gates of providers, `::i:<instance>` a router's channel, `::c:<name>` a probe's
        channel, `::e:` the channel of broadcasts.
@@ -140,6 +141,10 @@ class RedisNames:
     def presence(self, user: str) -> bytes:
         """Return the name of the hash with the user's locations."""
         return self.of_user(user)[0] + b":p"
+
+    def caps(self, user: str) -> bytes:
+        """Return the name of the sorted set of the keys of a user's caps and verdicts, by when each expires."""
+        return self.of_user(user)[0] + b":c"
 
     def cap(self, user: str, bucket: str) -> bytes:
         """Return the name of the sorted set of what a frequency cap has counted."""

@@ -47,8 +47,9 @@ WATCH: Final = Script("wake", "watch")
 FORGET: Final = Script("head", "forget")
 CAPS: Final = Script("caps")
 GATE: Final = Script("gate")
+UNCAP: Final = Script("uncap")
 SCRIPTS: Final = (
     *(PUSH, APPLY, READ, LEASE, TELL, WATCH, FORGET, PAGE, NEWS, FOLLOW, SESSION, DUE, SWEEP, LEAVE),
-    *(CAPS, GATE),
+    *(CAPS, GATE, UNCAP),
 )
 """Loaded on every new connection, and again after a reply NOSCRIPT."""

@@ -226,9 +226,27 @@ class DeliveryRows:
         removed = max(removed, db.execute(sql["remove_recipients"], (notification, notification, limit)).rowcount)
         if removed == limit:
             return False
-        for name in ("remove_digest", "remove_items", "remove_item", "remove_notification"):
-            db.execute(sql[name], (notification,))
+        self._remove(notification)
         return True
+
+    def forget(self, user: str, notifications: Sequence[str]) -> int:
+        """Remove a user from these notifications, and those without other recipients; return how many deliveries."""
+        db, sql, count, gone = self._db, self._sql, 0, list[str]()
+        for id in notifications:
+            db.execute(sql["forget_attempts"], (id, user))
+            count += db.execute(sql["forget_deliveries"], (id, user)).rowcount
+            db.execute(sql["forget_recipient"], (id, user))
+            if db.execute(sql["is_abandoned"], (id,)).fetchone():
+                self._remove(id)
+                gone.append(id)
+        if gone:
+            db.execute(sql["forget_requests"], (json.dumps(gone),))
+        return count
+
+    def _remove(self, notification: str) -> None:
+        """Remove the row of a notification, which has no recipients any more."""
+        for name in ("remove_digest", "remove_items", "remove_item", "remove_notification"):
+            self._db.execute(self._sql[name], (notification,))
 
 
 def claim_of(row: Sequence[object]) -> Claim:

@@ -140,7 +140,7 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         moment = millis(now)
         return await self._write(lambda rows: rows.cancel(notification, moment, user, channel, reason))
 
-    # -- DispatchRecords, DeliveryTracking -----------------------------------------------------------------------
+    # -- DispatchRecords, DeliveryTracking, Forget ---------------------------------------------------------------
 
     async def record(
         self, notification: str, user: str
@@ -225,6 +225,21 @@ class SQLiteDispatchStore(SQLiteUserRecords):
             return None if row is None else claim_of(row).delivery
 
         return await self._transact(job)
+
+    async def forget(self, user: str) -> int:
+        """See `notify.abc.Forget.forget`; returns the number of deliveries, some hundred rows in one transaction."""
+        if not await self._database.read(lambda _: True, False):
+            return 0
+        count, last = 0, ""
+        await self._transact(partial(self._forget_user_records, user=user))  # so that no digest of the user is closed
+        while ids := await self._database.read(partial(self._notifications_of, user=user, after=last), list[str]()):
+            count += await self._write(partial(DeliveryRows.forget, user=user, notifications=ids))
+            last = ids[-1]
+        await self._transact(partial(self._forget_user_records, user=user))  # what a worker put there in between
+        return count
+
+    def _notifications_of(self, db: sqlite3.Connection, user: str, after: str) -> list[str]:
+        return [id for (id,) in db.execute(self._sql["notifications_of_user"], (after, user, MAX_ROWS // 10))]
 
     # -- DigestStore ---------------------------------------------------------------------------------------------
 

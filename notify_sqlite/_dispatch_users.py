@@ -15,6 +15,7 @@ from notify import UsageError
 from notify.dispatch.abc import (
     CapWindow,
     Endpoint,
+    cap_prefix,
     endpoint_id,
     endpoint_of,
     instant,
@@ -182,6 +183,12 @@ class SQLiteUserRecords:
         """Run a job inside one transaction; cancelling abandons only the wait for it."""
         self._database.check()
         return await self._database.jobs.run(self._database.write, job)
+
+    def _forget_user_records(self, db: sqlite3.Connection, user: str) -> None:
+        """Erase what is kept of a user, digests included."""
+        for name in ("items", "digests", "preferences", "consents", "endpoints", "verdicts"):
+            db.execute(self._sql[f"forget_{name}"], (user,))
+        db.execute(self._sql["forget_counts"], (cap_prefix(user),))
 
     async def _purge_leftovers(self, before: int, clock: int, limit: int) -> None:
         """Remove keys and endpoints that were over before, and counts that have expired by the store's clock."""

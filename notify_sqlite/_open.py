@@ -1,4 +1,4 @@
-"""The entry point of `notify.stores`: a store from a URL whose query may name its options."""
+"""The entry points of `notify.stores` and `notify.dispatch_stores`: a store from a URL whose query may name options."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 from notify.adapters import StoreFactory, StoreUrl
 from notify.errors import UsageError
 
+from ._dispatch import SQLiteDispatchStore
 from ._stream_store import SQLiteStreamStore
 
 
@@ -26,3 +27,5 @@ def _path_of(url: str) -> tuple[str]:
 
 
 open_store: Final = StoreFactory(SQLiteStreamStore, _path_of)
+
+open_dispatch_store: Final = StoreFactory(SQLiteDispatchStore, _path_of)

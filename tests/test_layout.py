@@ -161,7 +161,8 @@ PURE = {
     "notify.dispatch._caps", "notify.dispatch._checks", "notify.dispatch._decisions", "notify.dispatch._digests",
     "notify.dispatch._layers", "notify.dispatch._outcomes", "notify.dispatch._plan", "notify.dispatch._preferences",
     "notify.dispatch._quiet", "notify.dispatch._quiet_hours", "notify.dispatch._reasons", "notify.dispatch._registry",
-    "notify.dispatch._report", "notify.dispatch._retry", "notify.dispatch._settings", "notify.dispatch._type_parts",
+    "notify.dispatch._report", "notify.dispatch._retry", "notify.dispatch._schedules", "notify.dispatch._settings",
+    "notify.dispatch._type_parts",
     "notify.dispatch._types", "notify.dispatch._zones", "notify.dispatch.channels._sms_text",
     "notify.dispatch.reports._mail",
 }  # fmt: skip

@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import time
+from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
@@ -19,7 +20,7 @@ from ..event import Event, check_user
 from ._console import first_signal, is_abandoned, lines_of, meta_of, payload_of, position, printable, report, say
 from ._feed import Feed, Progress
 from ._inspect import describe, examine, is_prepared
-from ._opening import entered, opened
+from ._opening import entered, opened, opened_dispatch
 from ._tail import Tail
 from ._urls import MissingError, check_directory, check_file, is_missing, nothing_at, redact
 
@@ -126,11 +127,11 @@ async def tail(options: argparse.Namespace) -> int:
 
 
 async def init(options: argparse.Namespace) -> int:
-    """Create what the store needs, or print how."""
+    """Create what the store needs, or print how; with `--dispatch` also what a store of deliveries needs."""
     if options.print_sql:
-        store = opened(options)
-        script = store.script() if ability(store, Prepare) else ""
-        say(script or "-- nothing to create: this store needs no preparation")
+        stores = [opened(options), *([opened_dispatch(options)] if options.dispatch else [])]
+        scripts = [store.script() for store in stores if ability(store, Prepare)]
+        say("\n".join(filter(None, scripts)) or "-- nothing to create: this store needs no preparation")
         return 0
     async with entered(options) as store:
         if ability(store, Prepare):
@@ -138,6 +139,10 @@ async def init(options: argparse.Namespace) -> int:
         else:
             await store.head("-")  # it answers
         say(f"ready: {type(store).__name__} at {printable(redact(options.store))}")
+    if options.dispatch:
+        async with aclosing(opened_dispatch(options)) as deliveries:
+            await deliveries.prepare()
+            say(f"ready: {type(deliveries).__name__} at {printable(redact(options.store))}")
     return 0
 
 

@@ -27,7 +27,7 @@ from ._inbox import Adding
 if TYPE_CHECKING:
     from ..dispatch import Dispatcher
 
-ACTIONS: Final = "run, tick, plan, explain, dead, release or keys"
+ACTIONS: Final = "run, tick, schedules, plan, explain, dead, release or keys"
 
 FAILED: Final = 1
 
@@ -51,6 +51,7 @@ def add_dispatch(command: Adding, number: Callable[[str], float], group: Any) ->
     running.add_argument("--poll", metavar="SECONDS", type=number, default=1.0, help="how often to look (default: 1)")
     ticking = action("tick", tick, "send what is due now, and end")
     ticking.add_argument("--now", metavar="TIME", type=_time, help="what is due by then, such as 2027-01-05T07:00Z")
+    action("schedules", schedules, "list the schedules: when, the next run, the last one")
     planning = action("plan", plan, "print what would be sent to a user, and why; sends nothing")
     planning.add_argument("type", metavar="TYPE", help="key of a type, for example comment.created")
     planning.add_argument("user", metavar="USER", help="user id")
@@ -140,11 +141,22 @@ async def run(options: argparse.Namespace) -> int:
 
 async def tick(options: argparse.Namespace) -> int:
     """Send what is due now."""
-    claimed = sent = digests = 0
+    claimed = sent = digests = scheduled = 0
     async with _dispatcher(options.target) as dispatcher:
-        while (done := await dispatcher.tick(options.now)).claimed:
+        done = None
+        while done is None or done.claimed or done.scheduled:
+            done = await dispatcher.tick(options.now)
             claimed, sent, digests = claimed + done.claimed, sent + done.sent, digests + done.digests
-    say(f"taken {claimed}, sent {sent}, digests closed {digests + done.digests}")
+            scheduled += done.scheduled
+    say(f"scheduled {scheduled}, taken {claimed}, sent {sent}, digests closed {digests}")
+    return 0
+
+
+async def schedules(options: argparse.Namespace) -> int:
+    """List the schedules."""
+    async with _dispatcher(options.target) as dispatcher:
+        for each in await dispatcher.schedules():
+            say(printable(str(each)))
     return 0
 
 

@@ -114,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     init = command("init", _commands.init, "create the file or tables of the store", creates=True)
     init.add_argument("--print-sql", action="store_true", help="print what would be executed, and connect to nothing")
 
+    init.add_argument("--dispatch", action="store_true", help="also what deliveries of notify.dispatch need")
+
     tail = command("tail", _commands.tail, "print a user's events as they arrive", follows=True)
     tail.add_argument("user", metavar="USER", help="user id")
     tail.add_argument(

@@ -15,12 +15,18 @@ from ..abc import StreamStore
 from ..adapters import backoff
 from ..errors import BackendUnavailableError
 from ._console import report
-from ._urls import check_file, file_of, is_missing, open_by
+from ._urls import check_file, file_of, is_missing, open_by, open_dispatch_by
 
 
 def opened(options: argparse.Namespace) -> StreamStore:
     """Return the selected store, which nothing has used yet."""
     return open_by(options.store, prefix=options.prefix, schema=options.schema, timeout=options.call_timeout)
+
+
+def opened_dispatch(options: argparse.Namespace) -> Any:
+    """Return the store of deliveries at the same place, which nothing has used yet."""
+    place = {"prefix": options.prefix, "schema": options.schema}
+    return open_dispatch_by(options.store, **place, timeout=options.call_timeout)
 
 
 async def _enter(stack: AsyncExitStack, options: argparse.Namespace, patience: float) -> StreamStore:

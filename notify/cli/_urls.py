@@ -28,6 +28,11 @@ KEEP_KEYS: Final = 10 * 365 * 86_400.0
 KEY_TABLES: Final = ("sqlite", "postgresql", "postgres")
 """The schemes of those backends."""
 
+STORES: Final = "notify.stores"
+
+DISPATCH_STORES: Final = "notify.dispatch_stores"
+"""The groups of entry points that provide stores, and stores of deliveries."""
+
 _LOGIN = re.compile(r"//\S*@")
 _SECRET = re.compile(r"(password=)[^&\s'\"]+", re.IGNORECASE)
 
@@ -54,13 +59,24 @@ def open_by(url: str, *, prefix: str | None = None, schema: str | None = None, t
         UsageError: not a valid store URL.
         MissingError: the driver is not installed.
     """
+    store: StreamStore = _open(url, STORES, prefix=prefix, schema=schema, timeout=timeout)
+    return store
+
+
+def open_dispatch_by(url: str, *, prefix: str | None = None, schema: str | None = None, timeout: float = 4.0) -> Any:
+    """Return the store of deliveries at a URL, not opened yet; arguments and errors are those of `open_by`."""
+    return _open(url, DISPATCH_STORES, prefix=prefix, schema=schema, timeout=timeout)
+
+
+def _open(url: str, group: str, *, prefix: str | None, schema: str | None, timeout: float) -> Any:
     scheme = url.strip().partition(":")[0].lower()
     if scheme == "memory":
         raise UsageError(
             "memory:// exists inside one process only, so this command cannot reach it; use sqlite:///FILE"
         )
     try:
-        names = _options_of(store_factory(url))
+        factory = store_factory(url, group)
+        names = _options_of(factory)
         options = _defaults(url, names, timeout)
         if prefix is not None:
             named = [name for name in ("prefix", "table_prefix") if name in names]
@@ -71,7 +87,7 @@ def open_by(url: str, *, prefix: str | None = None, schema: str | None = None, t
             if "schema" not in names:
                 raise UsageError("--schema applies to PostgreSQL only")
             options["schema"] = schema
-        return open_store(url, **options)
+        return open_store(url, **options) if group == STORES else factory(url, **options)
     except ImportError as error:
         raise MissingError(f"{scheme}://: {error}") from error
 

@@ -4,6 +4,7 @@
 used alone.
 """
 
+from ._audience import Audience as Audience
 from ._channel import Action as Action
 from ._channel import Channel as Channel
 from ._channel import Content as Content
@@ -41,9 +42,10 @@ from ._quiet_hours import QuietHours as QuietHours
 from ._reasons import Reason as Reason
 from ._registry import TypeRegistry as TypeRegistry
 from ._retry import RetrySchedule as RetrySchedule
+from ._schedules import Schedule as Schedule
+from ._scheduling import ScheduleStatus as ScheduleStatus
 from ._settings import settings_of_gh as settings_of_gh
 from ._settings import settings_of_tp as settings_of_tp
-from ._submitting import Audience as Audience
 from ._tickets import Ticket as Ticket
 from ._type_parts import Digest as Digest
 from ._type_parts import Fallback as Fallback
@@ -100,6 +102,8 @@ __all__ = [
     "Report",
     "ReportEntry",
     "RetrySchedule",
+    "Schedule",
+    "ScheduleStatus",
     "Send",
     "Skip",
     "State",

@@ -17,7 +17,7 @@ from ._reasons import Reason
 from ._type_parts import FrequencyCap
 from ._types import IN_APP, NotificationType
 from ._zones import DAY, day_of, start_of, utc, zone_of
-from .abc import CapWindow
+from .abc import CapWindow, cap_prefix
 
 _SLACK: Final = 2 * DAY
 """How much longer than its period a bucket is kept: zones are 26 hours apart, and a recipient may travel west."""
@@ -60,13 +60,13 @@ def reason_of(cap: FrequencyCap) -> Reason:
 
 
 def _window(cap: FrequencyCap, type: NotificationType, user: str, tz: str, now: datetime) -> CapWindow:
-    # a star is not part of any name, and only a user id has slashes, in front: no two buckets have the same name
+    # a star is not part of any name, and what comes before the first slash is the user's: no two buckets have one name
     scope = {"type": type.key, "category": f"*{type.category}", "user": "*"}[cap.scope]
     if isinstance(cap.per, str):
         name, expires = f"{cap.per}/{_period(cap.per, day_of(zone_of(tz), now))}", resets_at(cap, tz, now) + _SLACK
     else:
         name, expires = f"rolling/{cap.per:g}", resets_at(cap, tz, now)
-    return CapWindow(f"{user}/{scope}/{name}", cap.limit, expires)
+    return CapWindow(f"{cap_prefix(user)}{scope}/{name}", cap.limit, expires)
 
 
 def _period(per: str, day: date) -> str:

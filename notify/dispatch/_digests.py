@@ -22,7 +22,7 @@ from ._reasons import Reason
 from ._type_parts import Digest
 from ._types import NotificationType
 from ._zones import DAY, day_of, instant, utc, zone_of
-from .abc import CapWindow, DigestJoin
+from .abc import CapWindow, DigestJoin, cap_prefix
 
 _LONGEST_KEY: Final = 300
 """A longer key is replaced by its hash: stores have it in an index."""
@@ -124,5 +124,5 @@ def leading_window(type: NotificationType, user: str, channel: str, data: Any, n
     key = hashlib.sha256(key_of(type, user, [channel], data).encode()).hexdigest()[:32]
     seconds = digest.look_back if digest.look_back is not None else digest.window
     assert seconds is not None
-    window = CapWindow(f"{user}/digest/{key}", 1, utc(now) + timedelta(seconds=seconds))
+    window = CapWindow(f"{cap_prefix(user)}digest/{key}", 1, utc(now) + timedelta(seconds=seconds))
     return f"/leading/{channel}", window

@@ -6,6 +6,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, overload
@@ -17,6 +18,7 @@ from notify.abc import PresenceTracker
 from notify.adapters import OutageLog
 from notify.inbox import Inbox
 
+from ._audience import Audience, audience_mark, batches
 from ._channel import Channel
 from ._channel_log import logger, place_of
 from ._checks import check_choice, check_seconds
@@ -31,17 +33,8 @@ from ._preferences import Preferences
 from ._registry import TypeRegistry
 from ._reporting import OnReport
 from ._retry import RetrySchedule
-from ._submitting import (
-    Audience,
-    NotificationDraft,
-    batches,
-    check_key,
-    draft,
-    fingerprint,
-    plans,
-    plans_of_many,
-    submission,
-)
+from ._scheduling import ScheduleRunner
+from ._submitting import NotificationDraft, check_key, draft, fingerprint, plans, plans_of_many, submission
 from ._telemetry import DispatchTelemetry
 from ._tickets import Ticket as Ticket
 from ._types import NotificationType, Recipient
@@ -161,6 +154,7 @@ class Dispatcher(DispatchOperations):
         )
         self._on_report = on_report
         self._telemetry = DispatchTelemetry()
+        self._scheduler = ScheduleRunner(self._parts, self._telemetry, lease=lease)
         self._worker = DispatchWorker(
             self._parts, self._telemetry, batch=_BATCH, lease=lease, timeout=timeout, keep=keep
         )
@@ -303,7 +297,9 @@ class Dispatcher(DispatchOperations):
             key: the type.
             audience: user ids and recipients; see `Audience`.
             data: as for `submit`.
-            idempotency_key: names this submission; None: it cannot be repeated.
+            idempotency_key: names this submission to this audience; None: it cannot be repeated. Another collection of
+                recipients under the same key is refused; what a function or an iterator yields cannot be compared, so
+                give each its own key.
             tenant: the scope of the idempotency key.
             batch: how many recipients one transaction has.
 
@@ -316,7 +312,7 @@ class Dispatcher(DispatchOperations):
         id_key = check_key(idempotency_key) or secrets.token_hex(16)
         with self._telemetry.submitting(key) as meta:
             request = draft(self._parts, key, data, now, meta=meta)
-            mark = fingerprint(request.type.key, "", request.notification.data)
+            mark = fingerprint(request.type.key, await audience_mark(audience), request.notification.data)
             options = self._options(request, tenant, id_key, mark)
             first = await self._parts.store.submit(submission(request, [], {}, cursor="", **options))
             if first.is_replay:
@@ -336,7 +332,7 @@ class Dispatcher(DispatchOperations):
     # -- sending -------------------------------------------------------------------------------------------------
 
     async def tick(self, now: datetime | None = None) -> Tick:
-        """Do one step of `run`: close digests that are due, and handle one batch of deliveries.
+        """Do one step of `run`: schedules, digests that are due, and one batch of deliveries.
 
         Args:
             now: what is due by then is handled; None: the present time.
@@ -346,7 +342,9 @@ class Dispatcher(DispatchOperations):
 
         Cancellation: what has begun to be sent is finished first.
         """
-        return await self._worker.tick(self._parts.clock() if now is None else now)
+        now = self._parts.clock() if now is None else now
+        scheduled = await self._scheduler.tick(now)
+        return replace(await self._worker.tick(now), scheduled=scheduled)
 
     async def run(self, *, poll_interval: float = 1.0) -> None:
         """Send what is due until cancelled. Any number of processes may run; a store that fails is tried again.
@@ -360,8 +358,11 @@ class Dispatcher(DispatchOperations):
         try:
             while True:
                 has_more = False
+                now = self._parts.clock()
+                if self._scheduler.is_due(poll_interval):
+                    self._worker.sender.aside(self._scheduler.step, now, self._wake)
                 try:
-                    has_more = await self._worker.step(self._parts.clock())
+                    has_more = await self._worker.step(now)
                 except BackendError as error:
                     outage.failed(error)
                 else:

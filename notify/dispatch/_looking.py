@@ -29,6 +29,7 @@ from ._parts import DispatchParts
 from ._plan import Look, usable
 from ._planning import Known, given_at_submit, known, plan
 from ._reasons import Reason
+from ._schedules import timed
 from ._submitting import VALUES_AGAIN, release_of
 from ._types import IN_APP, NotificationType
 from .abc import Claim, Delivery, Endpoint, Move, State, delivery_id
@@ -153,6 +154,10 @@ class Looker:
         if notification.type not in self._parts.types and self._parts.types.unknown == "error":
             return _ended(claim, State.SKIPPED, Reason.UNKNOWN_TYPE)
         type = self._parts.types.resolve(notification.type)
+        claim, due_at = timed(claim, type, known.zone(self._parts.tz))
+        delivery, notification = claim.delivery, claim.notification
+        if due_at is not None and due_at > now and not claim.is_ambiguous:
+            return move(claim, State.WAITING, Reason.SCHEDULED, due_at=due_at)
         look = await self._now(claim, type)
         decided = plan(
             self._parts, type, delivery.user, known, now=now, expires_at=delivery.expires_at, look=look

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from notify import UsageError
+from notify.abc import Forget
+from notify.adapters import check_user
 
 from ._decisions import Plan
 from ._explain import Explanation
 from ._parts import DispatchParts
 from ._planning import given_at_submit, known, plan
 from ._preferences import Preferences, check_patch
+from ._reasons import Reason
 from ._report import Report
 from ._reporting import OnReport, note
+from ._schedules import LocalTime, Schedule
+from ._scheduling import ScheduleRunner, ScheduleStatus
 from ._tickets import Ticket, id_of
 from .abc import Delivery, State
 
@@ -23,6 +28,7 @@ class DispatchOperations:
     """The part of a `Dispatcher` that reads and changes what is stored already."""
 
     _parts: DispatchParts
+    _scheduler: ScheduleRunner
     _on_report: OnReport | None
 
     @abstractmethod
@@ -50,8 +56,13 @@ class DispatchOperations:
             given = given_at_submit(recipient)
             who = (await known(self._parts, [user], () if given is None else [user]))[user]
             who = who if given is None else who.of(given)
-            expires_at = notification.expires_at
-            present = plan(self._parts, type, user, who, now=notification.created_at, expires_at=expires_at)
+            moment, expires_at = notification.created_at, notification.expires_at
+            if (local := LocalTime.of_meta(notification.meta)) is not None:
+                moment = max(moment, local.instant(who.zone(self._parts.tz)))
+                expires_at = type.expires_at(moment)
+            present = plan(self._parts, type, user, who, now=moment, expires_at=expires_at)
+            if any(each.reason is Reason.MISSED for each in planned.decisions):
+                present = planned
         return Explanation(notification, user, planned, present, deliveries, attempts)
 
     async def cancel(self, ticket: Ticket | str, *, user: str | None = None, channel: str | None = None) -> int:
@@ -106,6 +117,44 @@ class DispatchOperations:
         found = [await note(self._parts, each, self._on_report) for each in reports]
         self._wake()
         return sum(found)
+
+    def schedule(self, schedule: Schedule) -> None:
+        """Let `run` and `tick` submit a notification again and again, once for all processes that do so.
+
+        Raises:
+            UsageError: there is a schedule of this name, or its type is not registered.
+        """
+        self._scheduler.add(schedule)
+        self._wake()
+
+    async def schedules(self) -> Sequence[ScheduleStatus]:
+        """Return where the schedules of this dispatcher stand.
+
+        Raises:
+            BackendUnavailableError: not reachable; safe to repeat.
+        """
+        return await self._scheduler.status(self._parts.clock())
+
+    async def forget(self, user: str) -> int:
+        """Erase everything that the stores hold about a user, and return how many deliveries that were.
+
+        Preferences, consents, devices and addresses, deliveries of any state, places in digests and counts. What is not
+        sent yet is not sent. The log and the inbox are erased by `Notifier.forget`.
+
+        Raises:
+            UsageError: a store cannot erase a user; nothing was erased.
+            BackendError: a store failed; some of it may be erased already; safe to repeat.
+
+        Cancellation: some of it may be erased already; safe to repeat.    Cost: may read through all deliveries.
+        """
+        check_user(user)
+        parts = self._parts
+        stores = {id(each): each for each in (parts.store, parts.preferences, parts.endpoints, parts.caps)}.values()
+        for store in stores:
+            if not isinstance(store, Forget):
+                raise UsageError(f"{type(store).__name__} cannot erase a user: it lacks the ability notify.abc.Forget")
+        counts = [await store.forget(user) for store in stores if isinstance(store, Forget)]
+        return counts[0]
 
     async def set_preferences(
         self, user: str, patch: Mapping[str, Any], *, by: str = "", source: str = ""

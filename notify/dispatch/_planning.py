@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from notify import UsageError
-from notify.adapters import without_stray_cancellation
+from notify.adapters import check_user, without_stray_cancellation
 
 from ._decisions import Plan, skip_all
 from ._layers import Layers
@@ -120,8 +120,10 @@ def recipient_of(to: object) -> tuple[str, dict[str, Recipient]]:
         UsageError: it is neither a user id nor a Recipient.
     """
     if isinstance(to, Recipient):
+        check_user(to.id)
         return to.id, {to.id: to}
     if isinstance(to, str) and to:
+        check_user(to)
         return to, {}
     raise UsageError(f"the recipient must be a user id or a Recipient, not {to!r:.80}")
 

@@ -45,6 +45,11 @@ class Reason(enum.StrEnum):
     REACHED_ALREADY = "reached_already"
     """A message over the channel for which this one would have stepped in was accepted."""
 
+    SCHEDULED = "scheduled"
+    """It waits for its time in the recipient's zone."""
+    MISSED = "missed"
+    """Its time in the recipient's zone was over when the schedule was run, so it is left out."""
+
     DIGEST = "digest"
     """It is collected, and sent together with others."""
     DIGEST_EMPTY = "digest_empty"

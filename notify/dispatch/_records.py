@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
+
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+"""What not every database keeps in a text."""
 
 
 class State(enum.IntEnum):
@@ -264,6 +269,8 @@ class Move:
         join: for JOINED: the digest that takes it.
         error: text for people, kept in the list of attempts: no address, no secret.
         lease: for SENDING: seconds by the store's clock from now on for which it is this worker's; None: as claimed.
+
+    NUL characters and lone surrogates in its texts are replaced, since not every database keeps them.
     """
 
     id: str
@@ -277,6 +284,13 @@ class Move:
     join: DigestJoin | None = None
     error: str = ""
     lease: float | None = None
+
+    def __post_init__(self) -> None:
+        texts = f"{self.reason}{self.provider_id}{self.error}"  # a provider may have said anything
+        if "\0" in texts or not texts.isascii():
+            for name in ("reason", "provider_id", "error"):
+                text = _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", getattr(self, name))
+                object.__setattr__(self, name, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +324,8 @@ class CapWindow:
     the period that the bucket is named for; for a cap by seconds, one bucket holds those of the last ones.
 
     Attributes:
-        bucket: names it: the user, the cap and the period, such as `alice/promo/day/2027-01-05`.
+        bucket: names it: the user, the cap and the period, such as `alice/promo/day/2027-01-05`; it begins with
+            `cap_prefix` of the user.
         limit: how many notifications may be in the bucket at a time.
         expires_at: when a notification that is counted now leaves it.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -11,6 +12,9 @@ from typing import Any, Final
 from notify.errors import UsageError
 
 from ._records import Delivery, DigestJoin, Move, RecipientRecord, State, Submission
+
+_NUL: Final = re.compile("\0")
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -138,6 +142,11 @@ def endpoint_id(channel: str, kind: str, address: str) -> str:
     return _digest(channel, kind, address)
 
 
+def cap_prefix(user: str) -> str:
+    """Return what the buckets of a user begin with (`CapWindow.bucket`), and those of no other user."""
+    return f"{user.replace('%', '%25').replace('/', '%2F')}/"
+
+
 def digest_id(key: str, generation: int) -> str:
     """Return the id of a digest, which is that of its notification too."""
     return f"{_digest(key)}:{generation}"
@@ -168,12 +177,15 @@ def merge_patch(document: bytes, patch: bytes) -> bytes:
     """
     try:
         change = json.loads(patch)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"a patch must be JSON: {error}") from error
     if not isinstance(change, dict):
         raise UsageError(f"a patch must be a JSON object, got {type(change).__name__}")
     merged = _merged(json.loads(document or b"{}"), change)
-    return json.dumps(merged, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+    try:
+        return json.dumps(merged, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise UsageError(f"a patch must be JSON in UTF-8: {error}") from error
 
 
 def check_move(move: Move) -> None:
@@ -187,7 +199,7 @@ def check_move(move: Move) -> None:
     if move.due_at is not None:
         _check_instants(move.due_at)
     if move.join is not None:
-        _check_instants(move.join.closes_at, move.join.due_at)
+        check_join(move.join)
     for child in move.children:
         check_new(child)
     if move.children and move.to is not State.EXPANDED:
@@ -204,9 +216,13 @@ def check_submission(submission: Submission) -> None:
                 f"a {type(row).__name__} of a submission is of notification {row.notification!r} to {row.user!r:.80}: "
                 f"all rows of a submission belong to its notification, {name!r}, and to its recipients"
             )
+    check_texts("the submission", submission.tenant, submission.key, submission.cursor, name)
+    check_texts("the notification", submission.notification.type, submission.notification.digest)
+    for record in submission.recipients:
+        check_texts("a recipient", record.user)
     _check_instants(submission.notification.created_at, submission.notification.expires_at, submission.keep_until)
     for join in submission.joins:
-        _check_instants(join.closes_at, join.due_at)
+        check_join(join)
     channels = {(delivery.user, delivery.channel) for delivery in submission.deliveries}
     for delivery in submission.deliveries:
         check_new(delivery)
@@ -217,10 +233,29 @@ def check_submission(submission: Submission) -> None:
 
 
 def check_new(delivery: Delivery) -> None:
-    """Raise UsageError for a new delivery that no worker would ever take, and for naive instants."""
+    """Raise UsageError for a new delivery that no worker would ever take, for naive instants and bad texts."""
+    check_texts("a delivery", delivery.id, delivery.channel, delivery.endpoint, delivery.after, delivery.reason)
     _check_instants(delivery.due_at, delivery.expires_at)
     if delivery.state is State.WAITING and delivery.due_at is None and not delivery.after:
         raise UsageError(f"a waiting delivery needs due_at= or after=, that of channel {delivery.channel!r} has none")
+
+
+def check_join(join: DigestJoin) -> None:
+    """Raise UsageError for naive instants and bad texts."""
+    check_texts("a join", join.key, join.type, *join.channels)
+    _check_instants(join.closes_at, join.due_at)
+
+
+def check_texts(what: str, *texts: str | None) -> None:
+    """Raise UsageError for text that not every store can keep: a NUL character, or half of a surrogate pair.
+
+    Args:
+        what: names what has the text, for the message.
+        texts: what is checked; None is left out.
+    """
+    for text in texts:
+        if text and (_UNSTORABLE if not text.isascii() else _NUL).search(text):
+            raise UsageError(f"{what} must not hold NUL characters or lone surrogates, got {text!r:.80}")
 
 
 def _check_instants(*moments: datetime | None) -> None:

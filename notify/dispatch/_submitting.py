@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from notify import ClosedError, UsageError
 
-from ._decisions import Hold, Plan, Send
+from ._decisions import Decision, Hold, Plan, Send, Skip, skip_all
 from ._digests import joins_of
 from ._parts import DispatchParts
-from ._planning import address_of, known, plan
+from ._planning import Known, address_of, known, plan
 from ._reasons import Reason
 from ._retry import jitter
+from ._schedules import LocalRun
 from ._types import PRIORITIES, NotificationType, Recipient
-from .abc import Delivery, DigestJoin, Notification, RecipientRecord, Submission, delivery_id
+from .abc import Delivery, DigestJoin, Notification, RecipientRecord, Submission, check_texts, delivery_id
 
 MAX_KEY: Final = 255
 """The most characters of an idempotency key."""
+
+MAX_DATA: Final = 65_536
+"""The most bytes of the data as JSON: what an event of an inbox may have."""
 
 KEEP_KEY: Final = timedelta(days=1)
 """How long an idempotency key is kept at least; else until the notification has expired, or is tried no more."""
@@ -30,29 +34,39 @@ KEEP_KEY: Final = timedelta(days=1)
 VALUES_AGAIN: Final = 900.0
 """Seconds after which a delivery is looked at again if values of its recipient are refused."""
 
-Audience: TypeAlias = (
-    Iterable[str | Recipient] | AsyncIterable[str | Recipient] | Callable[[str], AsyncIterable[str | Recipient]]
-)
-"""Many recipients: an iterable, or a function that takes the last id that was submitted (empty at first), and yields
-those after it, sorted. With a function, an interrupted submission goes on where it stopped."""
-
 
 @dataclass(frozen=True, slots=True)
 class NotificationDraft:
-    """A notification before it has a store: its type, its row and the data that the row has as JSON."""
+    """A notification before it is stored.
+
+    Attributes:
+        type: its type.
+        notification: its row.
+        data: what the row has as JSON.
+        local: its time in each recipient's zone; None: the present.
+    """
 
     type: NotificationType
     notification: Notification
     data: Mapping[str, Any]
+    local: LocalRun | None = None
 
 
 def draft(
-    parts: DispatchParts, key: str, data: Any, now: datetime, *, meta: Mapping[str, str], id: str = ""
+    parts: DispatchParts,
+    key: str,
+    data: Any,
+    now: datetime,
+    *,
+    meta: Mapping[str, str],
+    id: str = "",
+    local: LocalRun | None = None,
 ) -> NotificationDraft:
     """Check what is submitted.
 
     Raises:
-        UsageError: the type is not registered, its schema refuses the data, or the data is not a JSON object.
+        UsageError: the type is not registered, its schema refuses the data, or the data is not a JSON object of at most
+            `MAX_DATA` bytes.
     """
     type = parts.types.resolve(key)
     if type.schema is not None:
@@ -60,22 +74,36 @@ def draft(
             type.schema(data)
         except Exception as error:
             raise UsageError(f"the schema of the type {key!r} refuses the data: {error}") from error
-    values = {} if data is None else data
-    if not isinstance(values, Mapping):
-        raise UsageError(f"data must be a mapping that is a JSON object, not {data!r:.80}")
-    try:
-        encoded = json.dumps(dict(values), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"data must be a JSON object: {error}") from error
+    encoded = encode_data(data)
     notification = Notification(
         id=id or secrets.token_hex(16),
         type=type.key,
         data=encoded,
         created_at=now,
-        expires_at=type.expires_at(now),
+        expires_at=type.expires_at(now if local is None else local.last + local.grace),
         meta=json.dumps(dict(meta)).encode(),
     )
-    return NotificationDraft(type, notification, json.loads(encoded))
+    return NotificationDraft(type, notification, json.loads(encoded), local)
+
+
+def encode_data(data: object) -> bytes:
+    """Return data as JSON.
+
+    Raises:
+        UsageError: it is not a JSON object, or has more than `MAX_DATA` bytes.
+    """
+    values = {} if data is None else data
+    if not isinstance(values, Mapping):
+        raise UsageError(f"data must be a mapping that is a JSON object, not {data!r:.80}")
+    try:
+        encoded = json.dumps(dict(values), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"data must be a JSON object: {error}") from error
+    if len(encoded) > MAX_DATA:
+        raise UsageError(
+            f"data must have at most {MAX_DATA} bytes as JSON, not {len(encoded)}: submit a reference to what is larger"
+        )
+    return encoded
 
 
 async def plans(
@@ -87,8 +115,31 @@ async def plans(
     result = []
     for user, each in found.items():
         who = each.of(given[user]) if user in given else each
-        result.append(plan(parts, draft.type, user, who, now=now, expires_at=expires_at))
+        if draft.local is None:
+            result.append(plan(parts, draft.type, user, who, now=now, expires_at=expires_at))
+        else:
+            result.append(_local_plan(parts, draft.type, user, who, draft.local, now))
     return result
+
+
+def _local_plan(
+    parts: DispatchParts, type: NotificationType, user: str, who: Known, local: LocalRun, now: datetime
+) -> Plan:
+    """Return what is to be done for a recipient whose time of a schedule may be still to come."""
+    due = local.due(who.zone(parts.tz), now)
+    if due is None:
+        return skip_all(type.key, user, type.channels, Reason.MISSED, "schedule")
+    moment = max(now, due)
+    found = plan(parts, type, user, who, now=moment, expires_at=type.expires_at(moment))
+    if due <= now:
+        return found
+
+    def held(decision: Decision) -> Decision:
+        if isinstance(decision, Skip) or (isinstance(decision, Hold) and decision.until is None):
+            return decision
+        return Hold(channel=decision.channel, reason=Reason.SCHEDULED, layer="schedule", until=due)
+
+    return replace(found, decisions=tuple(map(held, found.decisions)))
 
 
 async def plans_of_many(
@@ -125,6 +176,7 @@ def submission(
     fingerprint: str,
     horizon: float,
     cursor: str | None = None,
+    keep_until: datetime | None = None,
 ) -> Submission:
     """Return the rows of a notification to these recipients; `horizon` is for how long it may be tried."""
     records: list[RecipientRecord] = []
@@ -136,7 +188,8 @@ def submission(
         deliveries += deliveries_of(draft, each)
         joins += joins_of(draft.type, each.user, each.decisions, notification=draft.notification.id, data=draft.data)
     created = draft.notification.created_at
-    ends = draft.notification.expires_at or created + timedelta(seconds=horizon)
+    if key is not None and keep_until is None:
+        keep_until = max(created + KEEP_KEY, draft.notification.expires_at or created + timedelta(seconds=horizon))
     return Submission(
         notification=draft.notification,
         recipients=records,
@@ -145,14 +198,14 @@ def submission(
         tenant=tenant,
         key=key,
         fingerprint=fingerprint,
-        keep_until=None if key is None else max(created + KEEP_KEY, ends),
+        keep_until=keep_until,
         cursor=cursor,
     )
 
 
 def deliveries_of(draft: NotificationDraft, plan: Plan) -> list[Delivery]:
     """Return the deliveries of one recipient: one for each channel that sends or holds."""
-    notification = draft.notification
+    notification, expires_at = draft.notification, _expires_at(draft, plan)
     found = []
     for each in plan.decisions:
         if not isinstance(each, Send | Hold):
@@ -164,8 +217,8 @@ def deliveries_of(draft: NotificationDraft, plan: Plan) -> list[Delivery]:
                 notification=notification.id,
                 user=plan.user,
                 channel=each.channel,
-                due_at=each.at if isinstance(each, Send) else release_of(each, id, notification.expires_at),
-                expires_at=notification.expires_at,
+                due_at=each.at if isinstance(each, Send) else release_of(each, id, expires_at),
+                expires_at=expires_at,
                 priority=PRIORITIES.index(draft.type.priority),
                 after=each.after if isinstance(each, Hold) else "",
                 delay=each.delay if isinstance(each, Hold) else 0.0,
@@ -173,6 +226,14 @@ def deliveries_of(draft: NotificationDraft, plan: Plan) -> list[Delivery]:
             )
         )
     return found
+
+
+def _expires_at(draft: NotificationDraft, plan: Plan) -> datetime | None:
+    """Return when a notification has become worthless for one recipient."""
+    if draft.local is None:
+        return draft.notification.expires_at
+    held = (each.until for each in plan.decisions if isinstance(each, Hold) and each.reason is Reason.SCHEDULED)
+    return draft.type.expires_at(next(held, None) or draft.notification.created_at)
 
 
 def release_of(hold: Hold, id: str, expires_at: datetime | None) -> datetime | None:
@@ -187,50 +248,16 @@ def check_key(key: object) -> str | None:
     """Return an idempotency key.
 
     Raises:
-        UsageError: it is not text of 1 to 255 characters.
+        UsageError: it is not text of 1 to 255 characters, or has some that stores refuse.
     """
-    if key is None or (isinstance(key, str) and 0 < len(key) <= MAX_KEY):
-        return key
-    raise UsageError(f"idempotency_key must be text of 1 to {MAX_KEY} characters, not {key!r:.80}")
+    if key is None:
+        return None
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:
+        raise UsageError(f"idempotency_key must be text of 1 to {MAX_KEY} characters, not {key!r:.80}")
+    check_texts("idempotency_key", key)
+    return key
 
 
 def fingerprint(type: str, audience: str, data: bytes) -> str:
     """Return what tells one request from another one with the same idempotency key."""
     return hashlib.sha256(json.dumps([type, audience, data.decode()]).encode()).hexdigest()
-
-
-async def batches(
-    audience: Audience, after: str, size: int
-) -> AsyncIterator[tuple[list[str], dict[str, Recipient], str]]:
-    """Yield the recipients of an audience in batches: ids, those that were given whole, the last id.
-
-    Raises:
-        UsageError: the audience is a single user, or one of its members is not a recipient.
-    """
-    if isinstance(audience, str | bytes | Recipient):
-        raise UsageError(f"an audience is an iterable of recipients, got a single {audience!r:.80}: use submit()")
-    source: Any = audience(after) if callable(audience) else audience
-    users: list[str] = []
-    given: dict[str, Recipient] = {}
-    async for each in _each(source):
-        if isinstance(each, Recipient):
-            given[each.id] = each
-        elif not isinstance(each, str) or not each:
-            raise UsageError(f"an audience has user ids and Recipients, not {each!r:.80}")
-        users.append(each.id if isinstance(each, Recipient) else each)
-        if len(users) == size:
-            yield users, given, users[-1]
-            users, given = [], {}
-    if users:
-        yield users, given, users[-1]
-
-
-async def _each(source: Any) -> AsyncIterator[Any]:
-    if hasattr(source, "__aiter__"):
-        async for each in source:
-            yield each
-    elif isinstance(source, Iterable):
-        for each in source:
-            yield each
-    else:
-        raise UsageError(f"an audience is an iterable of recipients, not {source!r:.80}")

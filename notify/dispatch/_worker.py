@@ -45,11 +45,13 @@ class Tick:
         claimed: how many deliveries it took.
         sent: how many of them it sent, whatever the outcome.
         digests: how many digests it closed.
+        scheduled: to how many recipients schedules have submitted.
     """
 
     claimed: int = 0
     sent: int = 0
     digests: int = 0
+    scheduled: int = 0
 
 
 class DispatchWorker:

@@ -74,8 +74,10 @@ from ._steps import LATER as LATER
 from ._steps import OUTCOMES as OUTCOMES
 from ._steps import PROMISING as PROMISING
 from ._steps import STOPPABLE as STOPPABLE
+from ._steps import cap_prefix as cap_prefix
 from ._steps import check_move as check_move
 from ._steps import check_submission as check_submission
+from ._steps import check_texts as check_texts
 from ._steps import delivery_id as delivery_id
 from ._steps import digest_id as digest_id
 from ._steps import due_after as due_after

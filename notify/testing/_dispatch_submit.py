@@ -128,6 +128,28 @@ class DispatchSubmitTests(DispatchTests[DeliveryStoreT]):
             await store.submit(good, connection=object())
         assert await store.submit(good) == Submitted("n", False)
 
+    async def test_texts_that_not_every_store_can_keep(self, store: DeliveryStore) -> None:
+        """A NUL character or half of a surrogate pair is refused wherever there is text, before anything is stored."""
+        good = submission(to("alice"), joining(), key="k", fingerprint="f")
+        for bad in ("a\0", "\ud800", "ü\udfff"):
+            strange = to(bad)
+            for wrong in (
+                replace(good, key=bad),
+                replace(good, tenant=bad),
+                replace(good, cursor=bad),
+                replace(good, notification=note(type=bad)),
+                submission(strange),
+                submission(to("alice", notification=bad)),
+                replace(good, deliveries=[replace(to("alice"), channel=bad)]),
+                replace(good, deliveries=[replace(to("alice"), reason=bad)]),
+                replace(good, joins=[joining(key=bad)]),
+                replace(good, joins=[joining(channels=["email", bad])]),
+            ):
+                with pytest.raises(UsageError, match="NUL characters or lone surrogates"):
+                    await store.submit(wrong)
+        assert await store.stuck([*State]) == []
+        assert await store.submit(good) == Submitted("n", False)
+
     async def test_an_audience_in_parts(self, store: DeliveryStore) -> None:
         """Parts repeat the key, with the first notification; a later start learns how far it has come."""
         first = submission(to("alice"), key="k", fingerprint="f", cursor="a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from notify.abc import Forget
 from notify.dispatch.abc import DeliveryTracking, DigestStore, DispatchRecords, DispatchStore
 
 from ._dispatch_base import DeliveryStore, DeliveryStoreT
@@ -31,5 +32,9 @@ class DispatchStoreSuite(
         for interface in (DispatchStore, DispatchRecords, DigestStore, DeliveryTracking):
             assert isinstance(store, interface), f"{type(store).__name__} lacks methods of {interface.__name__}"
         guarantees = declared(store, "durable", "shared")
-        needed = {"DurableDispatchSuite": guarantees.durable, "SharedDispatchSuite": guarantees.shared}
+        needed = {
+            "DurableDispatchSuite": guarantees.durable,
+            "SharedDispatchSuite": guarantees.shared,
+            "DispatchForgetSuite": isinstance(store, Forget),
+        }
         assert_tested(self, needed)

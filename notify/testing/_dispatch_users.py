@@ -72,7 +72,8 @@ class PreferenceStoreSuite(Suite[PreferenceStore]):
     async def test_what_is_not_an_object(self, store: PreferenceStore) -> None:
         """A patch that is not a JSON object is refused, and changes and records nothing."""
         await self.set(store, "alice", {"a": 1})
-        for bad in (b"", b"[]", b"null", b"1", b'"x"', b"{", b"\xff"):
+        strange = (b'{"a":NaN}', b'{"a":1e999}', b'{"a":"\\ud800"}', b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+        for bad in (b"", b"[]", b"null", b"1", b'"x"', b"{", b"\xff", *strange):
             with pytest.raises(UsageError, match="patch must be"):
                 await store.patch("alice", bad, by="b", source="s", now=START)
         assert await store.preferences(["alice"]) == {"alice": b'{"a":1}'}

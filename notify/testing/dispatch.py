@@ -11,13 +11,13 @@ class TestMyDispatchStore(DispatchStoreSuite[MyStore]):
 `DispatchStoreSuite` is for what keeps deliveries: `DispatchStore`, `DispatchRecords`, `DeliveryTracking` and
 `DigestStore` of `notify.dispatch.abc`, which one store has to be, since their rows refer to each other. Further suites,
 to be added to the bases of the same class, are for its guarantees and abilities: `DurableDispatchSuite`,
-`SharedDispatchSuite`, `DispatchTransactionSuite`. Where the clock of the store can be set, override `let_pass`, and no
-test waits for leases.
+`SharedDispatchSuite`, `DispatchTransactionSuite`, `DispatchForgetSuite`. Where the clock of the store can be set,
+override `let_pass`, and no test waits for leases.
 
 `PreferenceStoreSuite`, `EndpointStoreSuite`, `CapStoreSuite` and `GateStoreSuite` are for the other interfaces, each of
-which may be a store by itself. `ChannelSuite` and `RemoteChannelSuite` are for channels. `RecordingChannel` stands in
-for one, and `PushService` for the push service of a browser. Only the suites need pytest; they are imported when they
-are first asked for.
+which may be a store by itself; `UserForgetSuite` is for those that can erase a user. `ChannelSuite` and
+`RemoteChannelSuite` are for channels. `RecordingChannel` stands in for one, and `PushService` for the push service of a
+browser. Only the suites need pytest; they are imported when they are first asked for.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from ._dispatch_features import DispatchTransactionSuite as DispatchTransactionSuite
     from ._dispatch_features import DurableDispatchSuite as DurableDispatchSuite
     from ._dispatch_features import SharedDispatchSuite as SharedDispatchSuite
+    from ._dispatch_forget import DispatchForgetSuite as DispatchForgetSuite
+    from ._dispatch_forget import UserForgetSuite as UserForgetSuite
     from ._dispatch_suite import DispatchStoreSuite as DispatchStoreSuite
     from ._dispatch_users import EndpointStoreSuite as EndpointStoreSuite
     from ._dispatch_users import PreferenceStoreSuite as PreferenceStoreSuite
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 _SUITES = {
     "CapStoreSuite": "_dispatch_caps",
     "ChannelSuite": "_dispatch_channel",
+    "DispatchForgetSuite": "_dispatch_forget",
     "DispatchStoreSuite": "_dispatch_suite",
     "DispatchTransactionSuite": "_dispatch_features",
     "DurableDispatchSuite": "_dispatch_features",
@@ -55,11 +58,13 @@ _SUITES = {
     "PreferenceStoreSuite": "_dispatch_users",
     "RemoteChannelSuite": "_dispatch_channel",
     "SharedDispatchSuite": "_dispatch_features",
+    "UserForgetSuite": "_dispatch_forget",
 }
 
 __all__ = [
     "CapStoreSuite",
     "ChannelSuite",
+    "DispatchForgetSuite",
     "DispatchStoreSuite",
     "DispatchTransactionSuite",
     "DurableDispatchSuite",
@@ -73,6 +78,7 @@ __all__ = [
     "RecordingChannel",
     "RemoteChannelSuite",
     "SharedDispatchSuite",
+    "UserForgetSuite",
     "VirtualClock",
 ]
 

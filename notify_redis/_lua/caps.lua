@@ -1,7 +1,8 @@
--- Asks and counts for frequency caps. KEYS: the verdict about a notification, then for each window a sorted set of the
--- notifications that it counts, by when each leaves it. ARGV: "check", "record" or "refund", the notification, the
+-- Asks and counts for frequency caps. KEYS: the index of the user's keys, by when each expires; the verdict about a
+-- notification; then for each window a sorted set of the notifications that it counts, by when each leaves it. ARGV: "check", "record" or "refund", the notification, the
 -- present time, by how much longer keys are kept; then for each window its limit, and when this notification leaves it.
 local mode, id, now, slack = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local index = table.remove(KEYS, 1)
 local kept = redis.call('GET', KEYS[1])
 if mode == 'refund' then
   redis.call('DEL', KEYS[1])
@@ -18,13 +19,21 @@ for i = #KEYS, 2, -1 do
   if mode == 'check' and redis.call('ZCARD', KEYS[i]) >= tonumber(ARGV[2 * i + 1]) then verdict = i - 2 end
   last = math.max(last, tonumber(ARGV[2 * i + 2]))
 end
+local function keep(key, ends)
+  local at = string.format('%.0f', ends + slack)
+  redis.call('PEXPIREAT', key, at)
+  redis.call('ZADD', index, at, key)
+end
 redis.call('SET', KEYS[1], verdict)
-redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', last + slack))
+keep(KEYS[1], last)
 for i = 2, #KEYS do
   if verdict == -1 then
     redis.call('ZADD', KEYS[i], ARGV[2 * i + 2], id)
     local newest = redis.call('ZREVRANGE', KEYS[i], 0, 0, 'WITHSCORES')[2]
-    redis.call('PEXPIREAT', KEYS[i], string.format('%.0f', tonumber(newest) + slack))
+    keep(KEYS[i], tonumber(newest))
   end
 end
+redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
+local newest = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')[2]
+redis.call('PEXPIREAT', index, string.format('%.0f', tonumber(newest)))
 return verdict

@@ -271,3 +271,25 @@ DELETE FROM {p}notifications WHERE id = ?
 
 -- name: remove_requests
 DELETE FROM {p}requests WHERE (tenant, key) IN (SELECT tenant, key FROM {p}requests WHERE keep_until < ? LIMIT ?)
+
+-- Notifications to a user, after one of them. The table is read through.
+-- name: notifications_of_user
+SELECT notification_id FROM {p}recipients WHERE notification_id > ? AND user_id = ? ORDER BY notification_id LIMIT ?
+
+-- name: forget_attempts
+DELETE FROM {p}attempts
+WHERE delivery_id IN (SELECT id FROM {p}deliveries WHERE notification_id = ? AND user_id = ?)
+
+-- name: forget_deliveries
+DELETE FROM {p}deliveries WHERE notification_id = ? AND user_id = ?
+
+-- name: forget_recipient
+DELETE FROM {p}recipients WHERE notification_id = ? AND user_id = ?
+
+-- A notification without recipients, which is not that of an audience that is still submitted.
+-- name: is_abandoned
+SELECT 1 FROM {p}notifications AS n
+WHERE id = ? AND cursor IS NULL AND NOT EXISTS (SELECT 1 FROM {p}recipients AS r WHERE r.notification_id = n.id)
+
+-- name: forget_requests
+DELETE FROM {p}requests WHERE notification_id IN (SELECT value FROM json_each(?))

@@ -88,3 +88,9 @@ WHERE i.digest_id = ? AND length(r.address) > 0 ORDER BY i.number DESC LIMIT 1
 SELECT i.joined_at, {n.notification}
 FROM {p}digest_items AS i JOIN {p}notifications AS n ON n.id = i.notification_id
 WHERE i.digest_id = ? AND NOT i.is_cancelled ORDER BY i.number LIMIT ? OFFSET ?
+
+-- name: forget_items
+DELETE FROM {p}digest_items WHERE digest_id IN (SELECT id FROM {p}digests WHERE user_id = ?)
+
+-- name: forget_digests
+DELETE FROM {p}digests WHERE user_id = ?

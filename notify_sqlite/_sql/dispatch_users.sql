@@ -145,3 +145,19 @@ DELETE FROM {p}cap_verdicts WHERE (notification_id, user_id) IN (
 
 -- name: remove_endpoints
 DELETE FROM {p}endpoints WHERE id IN (SELECT id FROM {p}endpoints WHERE retired_at < ? LIMIT ?)
+
+-- name: forget_preferences
+DELETE FROM {p}preferences WHERE user_id = ?
+
+-- name: forget_consents
+DELETE FROM {p}consents WHERE user_id = ?
+
+-- name: forget_endpoints
+DELETE FROM {p}endpoints WHERE user_id = ?
+
+-- name: forget_verdicts
+DELETE FROM {p}cap_verdicts WHERE user_id = ?
+
+-- The buckets of a user have a common beginning, which ends with a slash; 0 is the next character.
+-- name: forget_counts
+DELETE FROM {p}cap_counts WHERE bucket >= ?1 AND bucket < rtrim(?1, '/') || '0'

@@ -36,7 +36,7 @@ from notify_pg import PostgresDispatchStore
 from notify_sqlite import SQLiteDispatchStore
 from tests.servers.postgres import fresh_schema, running
 
-from . import dispatch_channels
+from . import dispatch_channels, dispatch_many
 from .harness import ROUNDS, Row, at_least, progress, rate, ratio, run
 
 WORKERS: Final = 4
@@ -87,7 +87,7 @@ async def bare_sqlite(count: int) -> AsyncIterator[list[Step]]:
                 sql = (_BEGIN if name == "begin" else _FINISH).format(these="id = ?")
                 await db.executemany(sql, [(id,) for id in ids])
             await db.execute("COMMIT")
-            return rows + dispatch_channels.rows()
+            return rows
 
         return execute
 
@@ -221,7 +221,7 @@ def measure() -> list[Row]:
             "sqlite": (bare_sqlite, our_sqlite),
             "postgres": (partial(bare_postgres, server.dsn), partial(our_postgres, server.dsn)),
         }
-        rows = []
+        rows = dispatch_many.measure(server.dsn)
         for place, (limit, store) in places.items():
             for size, count, how in ((BATCH, MANY, "fifty at a time"), (1, FEW, "one by one")):
                 theirs, mine = list[float](), list[float]()

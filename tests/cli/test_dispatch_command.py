@@ -114,8 +114,8 @@ def test_plan_says_what_would_be_sent(shop: Path) -> None:
 def test_tick_sends_what_is_due_and_explain_tells(shop: Path) -> None:
     """What was submitted is sent once; afterwards there is nothing left."""
     (ticket,) = submit(shop, "first")
-    assert notify(shop, "dispatch", "tick", TARGET).out == "taken 1, sent 1, digests closed 0\n"
-    assert notify(shop, "dispatch", "tick", TARGET).out == "taken 0, sent 0, digests closed 0\n"
+    assert notify(shop, "dispatch", "tick", TARGET).out == "scheduled 0, taken 1, sent 1, digests closed 0\n"
+    assert notify(shop, "dispatch", "tick", TARGET).out == "scheduled 0, taken 0, sent 0, digests closed 0\n"
     assert sent(shop) == ["alice first"]
     lines = notify(shop, "dispatch", "explain", TARGET, ticket, "alice").out.splitlines()
     assert lines[0].startswith(f"order.sent {ticket} to alice, ")
@@ -202,5 +202,5 @@ def test_action_is_required(shop: Path) -> None:
     """Without an action the error names them."""
     done = notify(shop, "dispatch")
     assert done.status == 2
-    assert "run, tick, plan, explain, dead, release or keys" in done.err
+    assert "run, tick, schedules, plan, explain, dead, release or keys" in done.err
     assert os.listdir(shop) == ["shop.py"]

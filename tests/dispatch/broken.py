@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import anyio.lowlevel
 
-from notify import Guarantees
+from notify import Guarantees, UsageError
 from notify.dispatch.abc import (
     CapWindow,
     Claim,
@@ -682,6 +682,56 @@ class TheLastCallCounts(Kept):
     async def close_gate(self, gate: str, until: datetime) -> None:
         self._gates.pop(gate, None)
         await super().close_gate(gate, until)
+
+
+# -- texts, forgetting -----------------------------------------------------------------------------------------------
+
+
+@caught_by("texts_that_not_every_store_can_keep")
+class TakesAnyText(Kept):
+    async def submit(self, submission: Submission, *, connection: Any = None) -> Submitted:
+        try:
+            return await super().submit(submission, connection=connection)
+        except UsageError as error:
+            if "NUL" not in str(error):
+                raise
+            return Submitted(submission.notification.id, False)
+
+
+@caught_by("deliveries_to_a_forgotten_user", "claims_of_a_forgotten_user", "a_user_of_whom_there_is_a_record_only")
+class ForgetsPreferencesOnly(Kept):
+    async def forget(self, user: str) -> int:
+        self._forget_user_records(user)
+        return 0
+
+
+@caught_by("notifications_to_a_forgotten_user")
+class KeepsKeysOfTheForgotten(Kept):
+    async def forget(self, user: str) -> int:
+        keys = self._keys
+        count = await super().forget(user)
+        self._keys = keys
+        return count
+
+
+@caught_by("digests_of_a_forgotten_user")
+class ForgetsTheDigestsOfAll(Kept):
+    async def forget(self, user: str) -> int:
+        self._digests._digests.clear()
+        return await super().forget(user)
+
+
+@caught_by("what_is_kept_of_a_forgotten_user")
+class ForgetsWhoseNameBeginsSo(Kept):
+    async def forget(self, user: str) -> int:
+        self._counts = {bucket: each for bucket, each in self._counts.items() if not bucket.startswith(user)}
+        return await super().forget(user)
+
+
+@caught_by("forgetting_after_closing", "forgetting_after_closing_a_store_of_deliveries")
+class ForgetsWhenClosed(Kept):
+    async def forget(self, user: str) -> int:
+        return 0
 
 
 def clocked(part: Store) -> tuple[MemoryDispatchStore, VirtualClock]:

@@ -160,6 +160,60 @@ async def collect(store: Any, number: str, of: str) -> None:
     await asyncio.gather(act(2 * int(number)), act(2 * int(number) + 1))
 
 
+async def schedule(store: Any, sent: str, first: str, users: str, pause: str, lease: str) -> None:
+    """Be one of the processes that run a schedule from a time on, and end once a run is over and everything is sent.
+
+    Before it submits to the user that `pause` names, say so and wait to be killed.
+    """
+    from notify.dispatch import Accepted, Dispatcher, Job, NotificationType, Outcome, Recipient, Schedule
+
+    file = os.open(sent, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+
+    class Lines:
+        has_endpoints = False
+        deduplicates = False
+
+        async def send(self, job: Job) -> Outcome:
+            os.write(file, f"{job.data['run']}/{job.user}\n".encode())
+            return Accepted()
+
+    async def recipients(ids: Any) -> list[Recipient]:
+        if pause in ids:
+            say("reached")
+            await asyncio.Event().wait()
+        return [Recipient(each) for each in ids]
+
+    async def everyone(after: str) -> Any:
+        for number in range(int(users)):
+            if (user := f"u{number:05}") > after:
+                yield user
+
+    start = datetime.fromisoformat(first)
+    began = now()
+
+    def clock() -> datetime:
+        return start + (now() - began)
+
+    async def data(day: Any) -> dict[str, Any]:
+        return {"run": day.isoformat()}  # the same in every process
+
+    types = [NotificationType("news", channels=["lines"])]
+    dispatcher = Dispatcher(
+        None, store, types, {"lines": Lines()}, recipients=recipients, clock=clock, timeout=0.5, lease=float(lease)
+    )
+    dispatcher.schedule(Schedule("morning", "news", everyone, data, tz="UTC", grace=86_000.0))
+    say("ready")
+    await asyncio.to_thread(sys.stdin.readline)
+    while True:
+        done = await dispatcher.tick()
+        (status,) = await dispatcher.schedules()
+        if status.last_run and not await store.stuck((State.CLAIMED, State.SENDING), limit=1):
+            if len(await store.stuck((State.WAITING,), limit=2)) == 1 and not done.scheduled:  # the schedule itself
+                return
+        if not done.claimed and not done.scheduled:
+            await asyncio.sleep(0.05)
+
+
 async def submit(store: Any, name: str, users: int) -> list[str]:
     """Submit a notification to so many users and return the ids of its deliveries."""
     from notify.dispatch.abc import Delivery, delivery_id
@@ -177,7 +231,8 @@ async def submit(store: Any, name: str, users: int) -> list[str]:
 async def main(place: str, role: str, *arguments: str) -> None:
     """Play a role."""
     async with open_store(place) as store:
-        await {"work": work, "count": count, "collect": collect}[role](store, *arguments)
+        roles = {"work": work, "count": count, "collect": collect, "schedule": schedule}
+        await roles[role](store, *arguments)
 
 
 if __name__ == "__main__":

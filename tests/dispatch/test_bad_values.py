@@ -1,15 +1,17 @@
-"""Values of one recipient that are refused: the others are not concerned."""
+"""Values of one recipient that are refused: the others are not concerned. Texts and data that no store could keep."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 
 from notify import UsageError
 from notify.dispatch import Recipient
-from notify.dispatch.abc import State
+from notify.dispatch.abc import Move, State
 from tests.dispatch.world import World, note
 
 pytestmark = pytest.mark.anyio
@@ -90,3 +92,84 @@ async def test_submitting_to_many_goes_on(world: Users) -> None:
     world.zone = "UTC"
     await world.pass_time("16m")
     assert await world.states(ticket.id, "bob") == {"email": [State.ACCEPTED]}
+
+
+@pytest.mark.parametrize(
+    ("to", "data", "options", "match"),
+    [
+        ("a\0", None, {}, "user must be"),
+        ("\ud800", None, {}, "user must be"),
+        ("u" * 256, None, {}, "user must be"),
+        (Recipient("a\nb"), None, {}, "user must be"),
+        ("alice", {"x": "\ud800"}, {}, "data must be a JSON object"),
+        ("alice", {"x": float("nan")}, {}, "data must be a JSON object"),
+        ("alice", {"x": {1, 2}}, {}, "data must be a JSON object"),
+        ("alice", {"x": "y" * 65_536}, {}, "data must have at most 65536 bytes as JSON, not 65544"),
+        ("alice", [1], {}, "data must be a mapping"),
+        ("alice", None, {"idempotency_key": "k\0"}, "idempotency_key must not hold NUL"),
+        ("alice", None, {"idempotency_key": "\udfff"}, "idempotency_key must not hold NUL"),
+        ("alice", None, {"tenant": "\0"}, "NUL"),
+    ],
+)
+async def test_texts_and_data_that_are_refused(to: Any, data: Any, options: dict[str, Any], match: str) -> None:
+    """What cannot be stored everywhere is refused by `plan` and `submit` alike, before anything is stored."""
+    each = World([note("email")])
+    if not options:
+        with pytest.raises(UsageError, match=match):
+            await each.dispatcher.plan("note", to, data)
+    with pytest.raises(UsageError, match=match):
+        await each.dispatcher.submit("note", to, data, **options)
+    if options.get("idempotency_key") or not options:
+        many = {"idempotency_key": "k", **options}
+        with pytest.raises(UsageError, match=match):
+            await each.dispatcher.submit_many("note", [to], data, **many)
+    assert await each.store.stuck([*State]) == []
+
+
+async def test_data_that_is_nested_too_deeply_is_refused() -> None:
+    """A hundred thousand lists in each other are not JSON that anybody reads."""
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    each = World([note("email")])
+    with pytest.raises(UsageError, match="data must be a JSON object"):
+        await each.dispatcher.submit("note", "alice", {"x": nested})
+
+
+async def test_the_least_unusual_data_is_kept() -> None:
+    """A NUL inside the data is JSON, and 64 KiB are allowed."""
+    each = World([note("email")])
+    data = {"title": "a\0b ü 𝄞", "x": "y" * (65_536 - 100)}
+    await each.dispatcher.submit("note", "alice", data)
+    await each.settle()
+    assert each.email.jobs[0].data == data
+
+
+def test_texts_of_providers_are_made_storable() -> None:
+    """What a provider says is kept without what not every database can hold."""
+    move = Move("id", 1, State.FAILED, reason="a\0", provider_id="\ud800x", error="ü 𝄞\udfff")
+    assert (move.reason, move.provider_id, move.error) == ("a\ufffd", "\ufffdx", "ü 𝄞\ufffd")
+
+
+async def test_another_audience_under_the_same_key() -> None:
+    """The ids of a collection are part of the request, in any order; what a function yields is not."""
+    each = World([note("email")])
+    for user in ("carol", "dave"):
+        each.users[user] = Recipient(user)
+    submit = partial(each.dispatcher.submit_many, "note", data={"title": "t"}, idempotency_key="k")
+    first = await submit(audience=["alice", "bob"])
+    again = await submit(audience={"bob", "alice"})
+    assert (again.id, again.replayed) == (first.id, True)
+    for other in (["alice"], ["alice", "carol"], ["alice", "bob", "bob"], [], lambda after: aiter_of("carol")):
+        with pytest.raises(UsageError, match="used for another request"):
+            await submit(audience=other)
+    assert await each.store.record(first.id, "carol") is None
+    by_function = partial(each.dispatcher.submit_many, "note", data={"title": "t"}, idempotency_key="f")
+    one = await by_function(audience=lambda after: aiter_of("alice"))
+    two = await by_function(audience=lambda after: aiter_of("dave"))
+    assert one.id == two.id
+
+
+async def aiter_of(*users: str) -> AsyncIterator[str]:
+    for user in users:
+        yield user

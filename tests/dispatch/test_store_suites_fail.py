@@ -11,6 +11,7 @@ import pytest
 from notify import NotifyError
 from notify.testing.dispatch import (
     CapStoreSuite,
+    DispatchForgetSuite,
     DispatchStoreSuite,
     DispatchTransactionSuite,
     DurableDispatchSuite,
@@ -18,14 +19,15 @@ from notify.testing.dispatch import (
     GateStoreSuite,
     PreferenceStoreSuite,
     SharedDispatchSuite,
+    UserForgetSuite,
 )
 from tests.conformance.broken import FAILURES, leaves
 
 from .broken import BUGS, Bug, Kept, Store, clocked
 
 SUITES = (
-    *(CapStoreSuite, EndpointStoreSuite, GateStoreSuite, PreferenceStoreSuite),
-    *(DispatchStoreSuite, DurableDispatchSuite, SharedDispatchSuite),
+    *(CapStoreSuite, EndpointStoreSuite, GateStoreSuite, PreferenceStoreSuite, UserForgetSuite),
+    *(DispatchStoreSuite, DispatchForgetSuite, DurableDispatchSuite, SharedDispatchSuite),
 )
 
 
@@ -37,7 +39,7 @@ async def run(part: Store, test: str) -> None:
     """Run one test of the suites on a store, as pytest would."""
     suites = [suite for suite in SUITES if hasattr(suite, test)]
     if DispatchStoreSuite in suites:
-        suites = [DispatchStoreSuite, DurableDispatchSuite, SharedDispatchSuite]
+        suites = [DispatchStoreSuite, DispatchForgetSuite, DurableDispatchSuite, SharedDispatchSuite]
 
     class Subject(*suites):  # type: ignore[misc]
         patience = 1.0

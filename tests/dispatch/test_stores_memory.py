@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from notify.testing.dispatch import (
     CapStoreSuite,
+    DispatchForgetSuite,
     DispatchStoreSuite,
     EndpointStoreSuite,
     GateStoreSuite,
     PreferenceStoreSuite,
+    UserForgetSuite,
     VirtualClock,
 )
 from notify_memory import MemoryDispatchStore
@@ -24,7 +26,7 @@ class Made:
         self.clock.advance(seconds)
 
 
-class TestMemoryDispatchStore(Made, DispatchStoreSuite[MemoryDispatchStore]):
+class TestMemoryDispatchStore(Made, DispatchStoreSuite[MemoryDispatchStore], DispatchForgetSuite[MemoryDispatchStore]):
     pass
 
 
@@ -41,4 +43,8 @@ class TestMemoryCaps(Made, CapStoreSuite):
 
 
 class TestMemoryGates(Made, GateStoreSuite):
+    pass
+
+
+class TestMemoryForgetting(Made, UserForgetSuite):
     pass

@@ -10,6 +10,7 @@ import pytest
 
 from notify.testing.dispatch import (
     CapStoreSuite,
+    DispatchForgetSuite,
     DispatchStoreSuite,
     DispatchTransactionSuite,
     DurableDispatchSuite,
@@ -17,6 +18,7 @@ from notify.testing.dispatch import (
     GateStoreSuite,
     PreferenceStoreSuite,
     SharedDispatchSuite,
+    UserForgetSuite,
 )
 from notify_pg import PostgresDispatchStore
 from tests.dispatch.stores import empty
@@ -60,6 +62,7 @@ class Made:
 class TestPostgresDispatchStore(
     Made,
     DispatchStoreSuite[PostgresDispatchStore],
+    DispatchForgetSuite[PostgresDispatchStore],
     DurableDispatchSuite[PostgresDispatchStore],
     SharedDispatchSuite[PostgresDispatchStore],
     DispatchTransactionSuite[PostgresDispatchStore],
@@ -80,4 +83,8 @@ class TestPostgresCaps(Made, CapStoreSuite):
 
 
 class TestPostgresGates(Made, GateStoreSuite):
+    pass
+
+
+class TestPostgresForgetting(Made, UserForgetSuite):
     pass

@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from notify.dispatch.abc import CapWindow
-from notify.testing.dispatch import CapStoreSuite, GateStoreSuite
+from notify.testing.dispatch import CapStoreSuite, GateStoreSuite, UserForgetSuite
 from notify_redis import RedisCaps
 from tests.servers.redis import Cluster, Server, cluster, single
 
@@ -57,11 +57,19 @@ class TestGates(OnServer, GateStoreSuite):
     pass
 
 
+class TestForgetting(OnServer, UserForgetSuite):
+    pass
+
+
 class TestCapsOnCluster(OnCluster, CapStoreSuite):
     pass
 
 
 class TestGatesOnCluster(OnCluster, GateStoreSuite):
+    pass
+
+
+class TestForgettingOnCluster(OnCluster, UserForgetSuite):
     pass
 
 
@@ -77,4 +85,4 @@ async def test_what_is_counted_expires(server: Server) -> None:
     with server.client() as client:
         keys = client.keys(f"{prefix}:*")
         ends = sorted((client.pexpiretime(key) / 1000 - now.timestamp() - 3600) / 86_400 for key in keys)
-    assert ends == pytest.approx([1, 1, 7, 7, 7], abs=0.001)  # a count and the gate; a count and two verdicts
+    assert ends == pytest.approx([1, 1, 7, 7, 7, 7], abs=0.001)  # a count, the gate; a count, two verdicts, the index

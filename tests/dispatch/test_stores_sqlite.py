@@ -9,12 +9,14 @@ import pytest
 
 from notify.testing.dispatch import (
     CapStoreSuite,
+    DispatchForgetSuite,
     DispatchStoreSuite,
     DurableDispatchSuite,
     EndpointStoreSuite,
     GateStoreSuite,
     PreferenceStoreSuite,
     SharedDispatchSuite,
+    UserForgetSuite,
     VirtualClock,
 )
 from notify_sqlite import SQLiteDispatchStore
@@ -48,6 +50,7 @@ class Made:
 class TestSQLiteDispatchStore(
     Made,
     DispatchStoreSuite[SQLiteDispatchStore],
+    DispatchForgetSuite[SQLiteDispatchStore],
     DurableDispatchSuite[SQLiteDispatchStore],
     SharedDispatchSuite[SQLiteDispatchStore],
 ):
@@ -67,4 +70,8 @@ class TestSQLiteCaps(Made, CapStoreSuite):
 
 
 class TestSQLiteGates(Made, GateStoreSuite):
+    pass
+
+
+class TestSQLiteForgetting(Made, UserForgetSuite):
     pass

@@ -91,7 +91,7 @@ class World:
 
     async def settle(self) -> None:
         """Handle what is due until nothing is."""
-        while (await self.dispatcher.tick()).claimed:
+        while (done := await self.dispatcher.tick()).claimed or done.scheduled:
             pass
 
     async def pass_time(self, by: str) -> None:

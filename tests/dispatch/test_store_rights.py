@@ -1,0 +1,153 @@
+"""What stores of deliveries may do: roles and logins with the documented rights, and who creates what, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from notify import BackendError, PushRejectedError
+from notify.dispatch.abc import CapWindow, Endpoint, Move, State
+from notify_pg import PostgresDispatchStore
+from notify_redis import RedisCaps
+from tests.cli.commands import called
+from tests.notify_pg.roles import role
+from tests.servers.postgres import Server, fresh_schema
+from tests.servers.postgres import postgres as postgres
+from tests.servers.redis import Server as RedisServer
+from tests.servers.redis import single
+
+from .dispatching import OPEN, submit
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+NOW = datetime.now(UTC)
+
+
+async def tables(server: Server, schema: str) -> set[str]:
+    connection = await asyncpg.connect(server.dsn)
+    try:
+        rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = $1", schema)
+        return {row["tablename"] for row in rows}
+    finally:
+        await connection.close()
+
+
+async def use(store: Any) -> None:
+    """Do everything that a dispatcher does with a store."""
+    ids = await submit(store, "n", 3)
+    claims = await store.claim(datetime.now(UTC), lease=60, limit=2)
+    assert len(claims) == 2
+    for to in (State.SENDING, State.ACCEPTED):
+        assert all(await store.advance([Move(each.delivery.id, each.delivery.fence, to) for each in claims], NOW))
+    await store.resolve(claims[0].delivery.id, State.DELIVERED, NOW)
+    assert await store.track(claims[0].delivery.id, "opened", NOW) is not None
+    assert await store.record("n", "user0") is not None
+    assert await store.delivery(ids[0]) is not None
+    assert len(await store.stuck(OPEN)) == 1
+    await store.hurry(NOW, user="user0")
+    assert await store.cancel("n", NOW) == 1
+    await store.close_digests(NOW)
+    assert await store.digest_items("d") == []
+    await store.patch("user0", b'{"a":1}', by="b", source="s", now=NOW)
+    assert len(await store.consents("user0")) == 1
+    endpoint = await store.register(Endpoint("user0", "push", "address"), NOW)
+    await store.observe(endpoint.id, 1, NOW, ok=True)
+    assert await store.retire(endpoint.id, 1, "gone", NOW)
+    windows = [CapWindow("user0/promo/day", 1, NOW + timedelta(days=1))]
+    assert await store.admit("n", "user0", windows, NOW) == -1
+    await store.refund("n", "user0", windows)
+    await store.close_gate("fcm", NOW + timedelta(days=1))
+    assert len(await store.gates(NOW)) == 1
+    assert await store.forget("user0") == 1
+    assert await store.purge(NOW + timedelta(days=1)) == 1
+
+
+async def test_a_role_with_the_documented_rights(postgres: Server) -> None:
+    """Reading creates nothing; a role that may only use the tables can do everything, but not create them."""
+    schema = fresh_schema()
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
+        await store.prepare()
+        async with role(postgres, schema) as app, PostgresDispatchStore(app.dsn, schema=schema) as used:
+            await use(used)
+            other = PostgresDispatchStore(app.dsn, schema=f"{schema}_x")
+            try:
+                assert await other.stuck(OPEN) == []
+                assert await other.forget("alice") == 0
+                assert await other.purge(NOW) == 0
+                with pytest.raises(BackendError, match="notify init"):
+                    await other.prepare()
+                with pytest.raises(PushRejectedError):
+                    await submit(other, "n", 1)
+            finally:
+                await other.aclose()
+    assert await tables(postgres, f"{schema}_x") == set()
+
+
+def test_tables_that_the_command_creates(postgres: Server, tmp_path: Path, anyio_backend: str) -> None:
+    """`notify init --dispatch` creates those of deliveries, too, and what it prints does the same."""
+    made, printed, plain = (fresh_schema() for _ in range(3))
+    place = ("init", "--store", postgres.dsn, "--schema")
+    done = called(tmp_path, *place, made, "--dispatch")
+    assert [line.split(" at ")[0] for line in done.out.splitlines()] == [
+        "ready: PostgresStreamStore",
+        "ready: PostgresDispatchStore",
+    ]
+    assert called(tmp_path, *place, plain).status == 0
+    script = called(tmp_path, *place, printed, "--dispatch", "--print-sql")
+
+    async def execute() -> list[set[str]]:
+        connection = await asyncpg.connect(postgres.dsn)
+        await connection.execute(script.out)
+        await connection.execute(script.out)  # it may be run again
+        await connection.close()
+        async with PostgresDispatchStore(postgres.dsn, schema=printed) as store:
+            await use(store)
+        return [await tables(postgres, schema) for schema in (made, printed, plain)]
+
+    by_init, by_script, without = asyncio.run(execute())
+    assert {"notify_heads", "notify_deliveries", "notify_gates"} <= by_init & by_script
+    assert {name for name in by_init ^ by_script if not re.search(r"_\d", name)} == set()
+    assert "notify_heads" in without
+    assert "notify_deliveries" not in without
+
+
+def test_a_file_that_the_command_prepares(tmp_path: Path, anyio_backend: str) -> None:
+    """SQLite has the tables in the same file; a backend without deliveries says so."""
+    assert called(tmp_path, "init", "--dispatch").out == (
+        "ready: SQLiteStreamStore at sqlite:///notify.db\nready: SQLiteDispatchStore at sqlite:///notify.db\n"
+    )
+    assert "notify_deliveries" in called(tmp_path, "init", "--dispatch", "--print-sql").out
+    refused = called(tmp_path, "init", "--dispatch", "--print-sql", "--store", "redis://localhost")
+    assert (refused.status, "no store of deliveries is known for redis://" in refused.err) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    with single() as server:
+        yield server
+
+
+async def test_the_rights_of_caps_in_the_documentation(redis_server: RedisServer) -> None:
+    """A login with the rights that the page on Redis lists for caps, and no others, can do everything."""
+    page = (Path(__file__).parents[2] / "docs" / "backends" / "redis.md").read_text(encoding="utf-8")
+    rights = re.findall(r"\+[a-z|]+", page.partition("- *Rights of `RedisCaps`.*")[2].partition(", in a cluster")[0])
+    assert len(rights) > 10
+    redis_server.ask("ACL", "SETUSER", "caps", "reset", "on", ">secret", "~prefix:*", "resetchannels", *rights)
+    async with RedisCaps(f"redis://caps:secret@127.0.0.1:{redis_server.port}", prefix="prefix") as store:
+        windows = [CapWindow("alice/promo/day", 1, NOW + timedelta(days=1))]
+        assert [await store.admit(name, "alice", windows, NOW) for name in "aab"] == [-1, -1, 0]
+        assert await store.admit("b", "alice", windows, NOW, mode="record") == -1
+        await store.refund("a", "alice", windows)
+        await store.close_gate("fcm", NOW + timedelta(days=1))
+        assert len(await store.gates(NOW)) == 1
+        assert await store.forget("alice") == 0
+        assert await store.admit("c", "alice", windows, NOW) == -1
+    log = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in redis_server.ask("ACL LOG")]
+    assert not [entry for entry in log if entry.get(b"username") == b"caps"]
