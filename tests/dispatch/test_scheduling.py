@@ -8,12 +8,14 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from typing import Any
 
+import anyio
 import pytest
 
 from notify import UsageError
 from notify.dispatch import NotificationType, Reason, Recipient, Schedule, State
 from notify.testing.dispatch import VirtualClock
 from notify_memory import MemoryDispatchStore
+from tests.parts import until
 
 from .world import World
 
@@ -264,6 +266,29 @@ async def test_an_audience_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     is_broken = False
     await each.pass_time("1m")
     assert sent(each)[1:] == [("bob", "05 09:05")]
+
+
+async def test_run_makes_runs_and_sends_beside_them() -> None:
+    """`run` makes runs, too, and an audience that hangs does not hold up what is sent."""
+    go_on = anyio.Event()
+
+    async def everyone(after: str) -> AsyncIterator[str]:
+        await go_on.wait()
+        if not after:
+            yield "bob"
+
+    each = world(start=datetime(2027, 1, 5, 8, 59, tzinfo=UTC))
+    each.dispatcher.schedule(Schedule("slow", "news", everyone, tz="UTC"))
+    await each.settle()
+    each.clock.advance("1m")
+    async with each.dispatcher.running(poll_interval=0.01):
+        await each.dispatcher.submit("news", "alice", {"title": "hello"})
+        await until(lambda: len(each.email.jobs) == 1, 20)
+        go_on.set()
+        await until(lambda: len(each.email.jobs) == 2, 20)
+    assert [job.user for job in each.email.jobs] == ["alice", "bob"]
+    (status,) = await each.dispatcher.schedules()
+    assert status.last_run == "2027-01-05"
 
 
 async def test_what_schedules_say() -> None:
