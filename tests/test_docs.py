@@ -378,6 +378,13 @@ def test_excuses_are_needed() -> None:
 FEATURES = ROOT / "docs" / "features.md"
 
 
+def test_features_have_every_row() -> None:
+    """Each behaviour of the four systems has one row."""
+    found = re.findall(r"^\| ((?:SK|TP|FL|GH)-\d+) \|", FEATURES.read_text(encoding="utf-8"), re.MULTILINE)
+    counts = {"SK": 121, "TP": 77, "FL": 33, "GH": 113}
+    assert sorted(found) == sorted(f"{key}-{n:02}" for key, count in counts.items() for n in range(1, count + 1))
+
+
 def test_features_name_pages_with_snippets() -> None:
     """A row that is shown by a page links to one that has snippets, or its section does."""
     for section in re.split(r"^##", FEATURES.read_text(encoding="utf-8"), flags=re.MULTILINE):
@@ -426,6 +433,7 @@ def test_names_in_the_docs_exist() -> None:
         "OperationalError",
         "HistoryError",
         "BrokenResourceError",
+        "PushError",
     }
     for page in PAGES:
         named = set(re.findall(r"\b[A-Z][A-Za-z]+Error\b", page.read_text(encoding="utf-8")))
