@@ -54,10 +54,15 @@ class Site:
     """An application with everything around it."""
 
     def __init__(
-        self, *, types: Sequence[NotificationType] = TYPES, links: Links | None = None, **options: Any
+        self,
+        *,
+        types: Sequence[NotificationType] = TYPES,
+        links: Links | None = None,
+        store: Any = None,
+        **options: Any,
     ) -> None:
         self.clock = VirtualClock(START)
-        self.store = MemoryDispatchStore(clock=self.clock)
+        self.store: Any = MemoryDispatchStore(clock=self.clock) if store is None else store
         self.notifier = Notifier(MemoryStreamStore())
         self.inbox = Inbox(self.notifier)
         self.email, self.fcm = Recorder(), Recorder(has_endpoints=True)
