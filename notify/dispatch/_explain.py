@@ -75,10 +75,11 @@ class Explanation:
     def _lines(self) -> Iterator[str]:
         submitted = self.notification.created_at
         yield f"{self.notification.type} {self.notification.id} to {self.user}, {submitted:%F %T} UTC"
-        for decision in self.planned.decisions:
-            yield f"  {decision.channel}: {phrase(decision)}"
+        planned = {each.channel: phrase(each) for each in self.planned.decisions}
+        for channel in dict.fromkeys([*planned, *(each.channel for each in self.deliveries)]):
+            yield f"  {channel}: {planned.get(channel, 'collected')}"
             for each in self.deliveries:
-                if each.channel == decision.channel:
+                if each.channel == channel:
                     yield from self._of(each)
         for decision in self.changed:
             yield f"  now it would be: {decision.channel}: {phrase(decision)}"

@@ -46,6 +46,9 @@ _DIGEST_SHOWN: Final = 500
 _LOOK_AGAIN: Final = 30.0
 """Seconds after which a delivery is looked at again if what decides about it could not be read."""
 
+_REPLACING: Final = timedelta(hours=1)
+"""How long processes of two versions of an application may run beside each other."""
+
 _REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, State.SENDING})
 """States of a delivery that has perhaps arrived."""
 
@@ -152,7 +155,7 @@ class Looker:
         if claim.is_ambiguous and not (channel.deduplicates and self._may_repeat(delivery)):
             return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
         if notification.type not in self._parts.types and self._parts.types.unknown == "error":
-            return _ended(claim, State.SKIPPED, Reason.UNKNOWN_TYPE)
+            return _of_other_version(claim, Reason.UNKNOWN_TYPE, now)
         type = self._parts.types.resolve(notification.type)
         claim, due_at = timed(claim, type, known.zone(self._parts.tz))
         delivery, notification = claim.delivery, claim.notification
@@ -168,6 +171,8 @@ class Looker:
                 self._parts, type, delivery.user, known, now=now, expires_at=delivery.expires_at, look=look
             ).decisions[0]
         match decided:
+            case Skip(reason=Reason.CHANNEL_NOT_ALLOWED):
+                return _of_other_version(claim, Reason.CHANNEL_NOT_ALLOWED, now)
             case Skip(reason=Reason.EXPIRED):
                 return _ended(claim, State.EXPIRED, Reason.EXPIRED)
             case Skip(reason=reason):
@@ -366,6 +371,17 @@ def _ended(claim: Claim, to: State, reason: str, **more: Any) -> Move:
     if claim.is_ambiguous and to is not State.WAITING:
         return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
     return move(claim, to, reason, **more)
+
+
+def _of_other_version(claim: Claim, reason: Reason, now: datetime) -> Move:
+    """Return the move of a claim that the types of this worker do not have.
+
+    While an application is replaced, some of its processes have newer types than others. So what was submitted lately
+    waits for a worker that knows it; later, the type has been removed.
+    """
+    is_removed = now - claim.notification.created_at >= _REPLACING
+    due_at = now + timedelta(seconds=_LOOK_AGAIN)
+    return _ended(claim, State.SKIPPED, reason) if is_removed else _ended(claim, State.WAITING, reason, due_at=due_at)
 
 
 def _gate(channel: Channel, name: str, endpoint: Endpoint | None) -> str:

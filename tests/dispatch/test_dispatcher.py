@@ -536,15 +536,27 @@ async def test_cancel_says_how_many_it_stopped(make: Callable[..., World]) -> No
     assert await world.states(ticket) == {"in_app": [State.ACCEPTED], "email": [State.CANCELLED]}
 
 
-async def test_type_that_was_removed_is_skipped(make: Callable[..., World]) -> None:
-    """A worker that does not know the type says so, and sends nothing."""
-    old = make(note("email"))
-    new = make(NotificationType("other", channels=["email"]), store=old.store)
-    ticket = await old.submit()
+@pytest.mark.parametrize(
+    "type", [NotificationType("other", channels=["email"]), note("in_app")], ids=["type", "channel"]
+)
+async def test_workers_of_two_versions(make: Callable[..., World], type: NotificationType) -> None:
+    """A worker with other types leaves what was submitted lately to the others, and skips it after an hour."""
+    new = make(note("email"))
+    old = make(type, store=new.store)
+    ticket, second = await new.submit(), await new.submit()
+    await old.settle()
+    assert await new.states(ticket) == {"email": [State.WAITING]}
+    await new.dispatcher.cancel(second)
+    new.clock.advance("31s")
     await new.settle()
-    assert await old.states(ticket) == {"email": [State.SKIPPED]}
-    assert (await old.store.stuck([State.SKIPPED]))[0].reason == Reason.UNKNOWN_TYPE
-    assert not new.email.jobs
+    assert await new.states(ticket) == {"email": [State.ACCEPTED]}
+    third = await new.submit()
+    old.clock.set(new.clock.now() + timedelta(hours=1))
+    await old.settle()
+    assert await new.states(third) == {"email": [State.SKIPPED]}
+    assert not old.email.jobs
+    reasons = [each.reason for each in await new.store.stuck([State.SKIPPED])]
+    assert reasons in ([Reason.UNKNOWN_TYPE], [Reason.CHANNEL_NOT_ALLOWED])
 
 
 async def test_dead_worker_leaves_nothing_behind(make: Callable[..., World]) -> None:
