@@ -20,11 +20,12 @@ from notify import BackendError, ClosedError, NotifyError, UsageError
 from notify.adapters import OutageLog
 
 from ._caps import is_counted, mode_of, reason_of, resets_at, windows
-from ._channel import Channel, Gated, Job
+from ._channel import Job
 from ._channel_log import ChannelLog, place_of
 from ._content import Rendering
 from ._decisions import Hold, Join, Send, Skip
 from ._digests import joins_of, leading_window
+from ._moves import child, ended, gate_of, later, move, of_other_version
 from ._parts import DispatchParts
 from ._plan import Look, usable
 from ._planning import Known, given_at_submit, known, plan
@@ -32,7 +33,7 @@ from ._reasons import Reason
 from ._schedules import timed
 from ._submitting import VALUES_AGAIN, release_of
 from ._types import IN_APP, NotificationType
-from .abc import Claim, Delivery, Endpoint, Move, State, delivery_id
+from .abc import Claim, Delivery, Endpoint, Move, State
 from .templates import TemplateMissingError
 
 logger = logging.getLogger("notify")
@@ -42,12 +43,6 @@ _DIGEST_PAGE: Final = 500
 
 _DIGEST_SHOWN: Final = 500
 """Of how many notifications of a digest, the newest ones, the texts are made of at most."""
-
-_LOOK_AGAIN: Final = 30.0
-"""Seconds after which a delivery is looked at again if what decides about it could not be read."""
-
-_REPLACING: Final = timedelta(hours=1)
-"""How long processes of two versions of an application may run beside each other."""
 
 _REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, State.SENDING})
 """States of a delivery that has perhaps arrived."""
@@ -99,7 +94,7 @@ class Looker:
             if isinstance(error, UsageError) and not isinstance(error, ClosedError):
                 return await self._look_apart(claims, error, now)
             self._lookups.failed(error if isinstance(error, NotifyError) else place_of(error))
-            return [_later(each, error, now) for each in claims if not each.is_ambiguous], []
+            return [later(each, error, now) for each in claims if not each.is_ambiguous], []
         self._lookups.recovered()
         moves: list[Move] = []
         ready: list[Ready] = []
@@ -114,7 +109,7 @@ class Looker:
                     self._log.faulty(each.delivery.channel, error)
                 if each.is_ambiguous:  # as it is, it is claimed again as ambiguous
                     continue
-                result = _later(each, error, now)
+                result = later(each, error, now)
             if isinstance(result, Ready):
                 ready.append(result)
             else:
@@ -155,7 +150,7 @@ class Looker:
         if claim.is_ambiguous and not (channel.deduplicates and self._may_repeat(delivery)):
             return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
         if notification.type not in self._parts.types and self._parts.types.unknown == "error":
-            return _of_other_version(claim, Reason.UNKNOWN_TYPE, now)
+            return of_other_version(claim, Reason.UNKNOWN_TYPE, now)
         type = self._parts.types.resolve(notification.type)
         claim, due_at = timed(claim, type, known.zone(self._parts.tz))
         delivery, notification = claim.delivery, claim.notification
@@ -172,30 +167,28 @@ class Looker:
             ).decisions[0]
         match decided:
             case Skip(reason=Reason.CHANNEL_NOT_ALLOWED):
-                return _of_other_version(claim, Reason.CHANNEL_NOT_ALLOWED, now)
+                return of_other_version(claim, Reason.CHANNEL_NOT_ALLOWED, now)
             case Skip(reason=Reason.EXPIRED):
-                return _ended(claim, State.EXPIRED, Reason.EXPIRED)
+                return ended(claim, State.EXPIRED, Reason.EXPIRED)
             case Skip(reason=reason):
-                return _ended(claim, State.SKIPPED, reason)
+                return ended(claim, State.SKIPPED, reason)
             case Hold(reason=reason):
-                return _ended(
-                    claim, State.WAITING, reason, due_at=release_of(decided, delivery.id, delivery.expires_at)
-                )
+                return ended(claim, State.WAITING, reason, due_at=release_of(decided, delivery.id, delivery.expires_at))
             case Join(reason=reason):
                 (join,) = joins_of(
                     type, delivery.user, [decided], notification=notification.id, data=json.loads(notification.data)
                 )
-                return _ended(claim, State.JOINED, reason, join=join)
+                return ended(claim, State.JOINED, reason, join=join)
         assert isinstance(decided, Send)
         targets = usable(type, delivery.channel, known.endpoints) if channel.has_endpoints else []
         if channel.has_endpoints and not delivery.endpoint:
-            children = [_child(delivery, each, now) for each in targets]
-            return _ended(claim, State.EXPANDED, Reason.ALLOWED, children=children)
+            children = [child(delivery, each, now) for each in targets]
+            return ended(claim, State.EXPANDED, Reason.ALLOWED, children=children)
         target = next((each for each in targets if each.id == delivery.endpoint), None)
         if channel.has_endpoints and target is None:
-            return _ended(claim, State.SKIPPED, Reason.NO_ENDPOINT)
-        if (until := gates.get(_gate(channel, delivery.channel, target))) is not None:
-            return _ended(claim, State.WAITING, Reason.THROTTLED, due_at=until)
+            return ended(claim, State.SKIPPED, Reason.NO_ENDPOINT)
+        if (until := gates.get(gate_of(channel, delivery.channel, target))) is not None:
+            return ended(claim, State.WAITING, Reason.THROTTLED, due_at=until)
         prepared = await self._prepare(claim, type, known, target, decided, now)
         if isinstance(prepared, Ready):  # counted last, so that what cannot be sent takes no place
             return await self._count(claim, type, known.zone(self._parts.tz), now) or prepared
@@ -266,12 +259,12 @@ class Looker:
             return None
         cap = type.caps[full]
         if type.over_cap != "hold":
-            return _ended(claim, State.SKIPPED, reason_of(cap))
+            return ended(claim, State.SKIPPED, reason_of(cap))
         await self._parts.caps.refund(delivery.notification, delivery.user, periods)
         until = resets_at(cap, tz, now)
         if delivery.expires_at is not None and until >= delivery.expires_at:
-            return _ended(claim, State.EXPIRED, reason_of(cap))
-        return _ended(claim, State.WAITING, reason_of(cap), due_at=until)
+            return ended(claim, State.EXPIRED, reason_of(cap))
+        return ended(claim, State.WAITING, reason_of(cap), due_at=until)
 
     async def _prepare(
         self,
@@ -289,7 +282,7 @@ class Looker:
         if notification.digest is not None:
             count, items = await self._digest(notification.digest, delivery.user, type, now)
             if not items:
-                return _ended(claim, State.SKIPPED, Reason.DIGEST_EMPTY)
+                return ended(claim, State.SKIPPED, Reason.DIGEST_EMPTY)
             data = items[-1]
             if type.digest is not None and type.digest.leading == "look_back":
                 suffix, window = leading_window(type, delivery.user, delivery.channel, data, now)
@@ -311,7 +304,7 @@ class Looker:
         except Exception as error:
             why = error if isinstance(error, TemplateMissingError) else place_of(error)
             self._log.misconfigured(delivery.channel, f"no text can be made for {type.key}: {why}")
-            return _ended(claim, State.PARKED, Reason.MISCONFIGURED, error=f"{type.key}: {error!r:.300}")
+            return ended(claim, State.PARKED, Reason.MISCONFIGURED, error=f"{type.key}: {error!r:.300}")
         job = Job(
             id=delivery.id,
             notification=notification.id,
@@ -354,54 +347,3 @@ class Looker:
             if len(page) < _DIGEST_PAGE:
                 break
         return count, newest
-
-
-def move(claim: Claim, to: State, reason: str = "", **more: Any) -> Move:
-    return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, **more)
-
-
-def _later(claim: Claim, error: Exception, now: datetime) -> Move:
-    """Return the move of a claim that could not be looked at."""
-    due_at = now + timedelta(seconds=_LOOK_AGAIN)
-    return move(claim, State.WAITING, Reason.RETRY, due_at=due_at, error=type(error).__name__)
-
-
-def _ended(claim: Claim, to: State, reason: str, **more: Any) -> Move:
-    """Return the move of a claim that is not sent now. An ambiguous one may have been, so it does not end otherwise."""
-    if claim.is_ambiguous and to is not State.WAITING:
-        return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
-    return move(claim, to, reason, **more)
-
-
-def _of_other_version(claim: Claim, reason: Reason, now: datetime) -> Move:
-    """Return the move of a claim that the types of this worker do not have.
-
-    While an application is replaced, some of its processes have newer types than others. So what was submitted lately
-    waits for a worker that knows it; later, the type has been removed.
-    """
-    is_removed = now - claim.notification.created_at >= _REPLACING
-    due_at = now + timedelta(seconds=_LOOK_AGAIN)
-    return _ended(claim, State.SKIPPED, reason) if is_removed else _ended(claim, State.WAITING, reason, due_at=due_at)
-
-
-def _gate(channel: Channel, name: str, endpoint: Endpoint | None) -> str:
-    """Return the name of the gate through which a channel reaches an endpoint."""
-    return gate_name(name, channel.gate(endpoint) if endpoint is not None and isinstance(channel, Gated) else "")
-
-
-def gate_name(channel: str, gate: str) -> str:
-    return f"{channel}/{gate}" if gate else channel
-
-
-def _child(delivery: Delivery, endpoint: Endpoint, now: datetime) -> Delivery:
-    """Return the delivery to one endpoint of a channel."""
-    return Delivery(
-        id=delivery_id(delivery.notification, delivery.user, delivery.channel, endpoint.id),
-        notification=delivery.notification,
-        user=delivery.user,
-        channel=delivery.channel,
-        endpoint=endpoint.id,
-        due_at=now,
-        expires_at=delivery.expires_at,
-        priority=delivery.priority,
-    )

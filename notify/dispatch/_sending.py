@@ -19,7 +19,8 @@ from notify.adapters import Background, backoff, without_stray_cancellation
 
 from ._channel_log import ChannelLog
 from ._endpoint_health import EndpointHealth
-from ._looking import Ready, gate_name, move
+from ._looking import Ready
+from ._moves import gate_name, move
 from ._outcomes import Ambiguous, Misconfigured, Outcome, check_outcome
 from ._parts import DispatchParts
 from ._retry import delay

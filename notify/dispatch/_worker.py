@@ -26,7 +26,8 @@ import anyio
 from notify import BackendError, ClosedError
 
 from ._channel_log import ChannelLog
-from ._looking import Looker, Ready, move
+from ._looking import Looker, Ready
+from ._moves import move
 from ._parts import DispatchParts
 from ._purging import Purger
 from ._sending import Batch, Sender

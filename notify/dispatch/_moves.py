@@ -1,0 +1,69 @@
+"""Pure: moves of claims that are not sent now, and the names of gates."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from ._channel import Channel, Gated
+from ._reasons import Reason
+from .abc import Claim, Delivery, Endpoint, Move, State, delivery_id
+
+_LOOK_AGAIN: Final = 30.0
+"""Seconds after which a delivery is looked at again if what decides about it could not be read."""
+
+_REPLACING: Final = timedelta(hours=1)
+"""How long processes of two versions of an application may run beside each other."""
+
+
+def move(claim: Claim, to: State, reason: str = "", **more: Any) -> Move:
+    """Return a move of a claim."""
+    return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, **more)
+
+
+def later(claim: Claim, error: Exception, now: datetime) -> Move:
+    """Return the move of a claim that could not be looked at."""
+    due_at = now + timedelta(seconds=_LOOK_AGAIN)
+    return move(claim, State.WAITING, Reason.RETRY, due_at=due_at, error=type(error).__name__)
+
+
+def ended(claim: Claim, to: State, reason: str, **more: Any) -> Move:
+    """Return the move of a claim that is not sent now. An ambiguous one may have been, so it does not end otherwise."""
+    if claim.is_ambiguous and to is not State.WAITING:
+        return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
+    return move(claim, to, reason, **more)
+
+
+def of_other_version(claim: Claim, reason: Reason, now: datetime) -> Move:
+    """Return the move of a claim that the types of this worker do not have.
+
+    While an application is replaced, some of its processes have newer types than others. So what was submitted lately
+    waits for a worker that knows it; later, the type has been removed.
+    """
+    is_removed = now - claim.notification.created_at >= _REPLACING
+    due_at = now + timedelta(seconds=_LOOK_AGAIN)
+    return ended(claim, State.SKIPPED, reason) if is_removed else ended(claim, State.WAITING, reason, due_at=due_at)
+
+
+def gate_of(channel: Channel, name: str, endpoint: Endpoint | None) -> str:
+    """Return the name of the gate through which a channel reaches an endpoint."""
+    return gate_name(name, channel.gate(endpoint) if endpoint is not None and isinstance(channel, Gated) else "")
+
+
+def gate_name(channel: str, gate: str) -> str:
+    """Return the name under which the gate of a provider is kept."""
+    return f"{channel}/{gate}" if gate else channel
+
+
+def child(delivery: Delivery, endpoint: Endpoint, now: datetime) -> Delivery:
+    """Return the delivery to one endpoint of a channel."""
+    return Delivery(
+        id=delivery_id(delivery.notification, delivery.user, delivery.channel, endpoint.id),
+        notification=delivery.notification,
+        user=delivery.user,
+        channel=delivery.channel,
+        endpoint=endpoint.id,
+        due_at=now,
+        expires_at=delivery.expires_at,
+        priority=delivery.priority,
+    )
