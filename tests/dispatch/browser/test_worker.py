@@ -197,6 +197,7 @@ def test_a_click_opens_its_address(context: BrowserContext, site: Site) -> None:
         worker.deliver({**MESSAGE, "url": url})
         worker.shown()
         assert worker.act("notificationclick") == [f"{site.url}/"]
+        worker.shown(0)
     assert site.paths() == [f"deliveries/{ID}/clicked"] * 9
 
 
@@ -211,9 +212,11 @@ def test_a_click_goes_to_the_tab_that_is_open(context: BrowserContext, site: Sit
     worker.shown()
     assert worker.act("notificationclick") == []
     assert worker.worker.evaluate("() => self.focused") == [tab.url]
+    worker.shown(0)
     worker.deliver({**MESSAGE, "actions": actions})
     worker.shown()
     assert worker.act("notificationclick", "reply") == [f"{site.url}/reply"]
+    worker.shown(0)
     worker.deliver({**MESSAGE, "actions": actions})
     worker.shown()
     assert worker.act("notificationclick", "more") == []
@@ -262,6 +265,7 @@ def test_a_worker_of_the_applications_own(context: BrowserContext, site: Site) -
     assert shown["actions"] == [["open", "Öffnen"], ["dismiss", "Verwerfen"]]
     assert worker.act("notificationclick") == [f"{site.url}/"]
     assert not [each for each in site.paths() if each.startswith("deliveries")]
+    worker.shown(0)
     worker.worker.evaluate("() => registration.showNotification('own', { data: { mine: 1 } })")
     worker.shown()
     assert worker.act("notificationclick") == []

@@ -18,14 +18,27 @@ REGISTER = """async ([url, options]) => {
   return registration.scope;
 }"""
 
+COUNT = """() => {
+  const show = ServiceWorkerRegistration.prototype.showNotification;
+  self.shows = self.known = 0;
+  ServiceWorkerRegistration.prototype.showNotification = async function (...given) {
+    await show.apply(this, given);
+    self.shows++;
+  };
+}"""
+
 UNTIL = """async ([count, patience]) => {
   const end = Date.now() + patience;
+  const pause = () => new Promise((done) => setTimeout(done, 20));
+  // Chromium removes a notification that is asked for while it is about to be shown.
+  while (count && self.shows === self.known && Date.now() < end - patience + 5000) await pause();
+  self.known = self.shows;
   for (;;) {
     const shown = await registration.getNotifications();
     if (shown.length === count) return shown.map(({title, body, tag, icon, silent, data, actions}) =>
       ({title, body, tag, icon, silent, data, actions: actions.map(({action, title}) => [action, title])}));
     if (Date.now() > end) throw Error(`there are ${shown.length} notifications: ${shown.map(({title}) => title)}`);
-    await new Promise((done) => setTimeout(done, 20));
+    await pause();
   }
 }"""
 
@@ -69,6 +82,7 @@ class ServiceWorker:
         self._tools.send("ServiceWorker.enable")
         self.scope = page.evaluate(REGISTER, [url, options])
         self.url = f"{site.url}{url}"
+        self.worker.evaluate(COUNT)
         page.bring_to_front()
 
     def _updated(self, event: dict[str, Any]) -> None:
@@ -99,9 +113,13 @@ class ServiceWorker:
     def clear(self) -> None:
         """Close all notifications."""
         self.worker.evaluate("async () => (await registration.getNotifications()).forEach((each) => each.close())")
+        self.shown(0)
 
     def act(self, kind: str, action: str = "") -> list[str]:
-        """Click the notification, one of its buttons, or close it; return what was opened."""
+        """Click the notification, one of its buttons, or close it; return what was opened.
+
+        A notification that is being closed takes a newer one with the same tag with it: wait for `shown(0)`.
+        """
         self.worker.evaluate(TRUSTED)
         self.worker.evaluate(ACT, [kind, action])
         opened: list[str] = self.worker.evaluate("() => self.opened")
