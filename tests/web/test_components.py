@@ -33,7 +33,7 @@ AUTO = 'data-url="/notify" data-when="visible" data-storage="session"'
 STUB = "export const connect = (...given) => ({ given });"
 """Stands for client.js, which has its own tests."""
 
-LIMIT_BYTES = 9344
+LIMIT_BYTES = 9 * 1024
 TOAST = "[part~=toast]"
 SHOWN = "[part~=toast]:not([inert])"
 LASTING = 'duration="600000"'

@@ -1,10 +1,10 @@
-// Custom elements for notifications: <notify-toasts> and <notify-status>. No dependency and no build step.
+// Custom elements for notifications: <notify-toasts> and <notify-status>.
 //
 //   <script type="module" src="/notify/components.js" data-url="/notify"></script>
 //   <notify-toasts></notify-toasts> <notify-status></notify-status>
 //
-// They listen to the DOM events of client.js and work with any number of clients. What an event contains is only ever
-// set as text. Styles are adopted style sheets, which a Content-Security-Policy without 'unsafe-inline' permits.
+// They listen to the DOM events of client.js, of any number of clients. What an event contains is only ever set as text.
+// Styles are adopted style sheets, which a Content-Security-Policy without 'unsafe-inline' permits.
 
 const TYPES = {
   // the shapes of the icons, on a grid of 20
@@ -14,9 +14,9 @@ const TYPES = {
   error: "M7 7l6 6M13 7l-6 6",
 };
 const WIDE = "(min-width: 768px)";
-const TICK = 100; // ms between two looks at the time that is left
-const EXIT = 400; // ms after which a toast goes even if its exit animation did not end
-const REMEMBERED = 500; // ids of events that are not shown twice
+const TICK = 100; // ms between looks at the time left
+const EXIT = 400; // ms after which a toast goes if its exit animation did not end
+const REMEMBERED = 500; // ids that are not shown twice
 
 const Base = globalThis.HTMLElement ?? class {}; // so that a server may import this module
 
@@ -107,18 +107,17 @@ const TOASTS = `
 `;
 
 /**
- * Shows events of type `generic` (payload `title`, `message`, `action_url`, `type`, and optionally `action_label` and
+ * Shows events of type `generic` (payload `title`, `message`, `action_url`, `type`, perhaps `action_label` and
  * `progress` from 0 to 1).
  *
  * Attributes: `limit` ("3", or "3 2": from 768 px, and below), `duration`, `duration-ephemeral`, `duration-<type>` (ms;
  * 0 stays), `dismiss` ("visual"; "server" dismisses in the inbox too, unless the DOM event `notify-dismiss` is cancelled;
- * "none" has no button), `types`
- * (further event types), `position` ("bottom-end", "top-start", ...), `label`, `label-close`, `label-action`, `hotkey`
- * ("F8" moves the focus to the toasts), `system` ("off": no browser notifications), `icon` (of those).
+ * "none" has no button), `types` (more event types), `position` ("bottom-end", "top-start", ...), `label`, `label-close`,
+ * `label-action`, `hotkey` ("F8" moves the focus here), `system` ("off": no browser notifications), `icon` (of those).
  */
 export class NotifyToasts extends Base {
   #shown = []; // in the order of the screen; each {key, id, event, element, left, isLeaving}
-  #queue = []; // events, first in first out
+  #queue = []; // events, oldest first
   #seen = new Set();
   #list;
   #timer = 0;
@@ -175,7 +174,7 @@ export class NotifyToasts extends Base {
       return false;
     }
     const key = event.id ? `${event.user}\n${event.id}` : "";
-    const number = text(event.meta?.notification); // an item, and a web push of the same notification: one toast
+    const number = text(event.meta?.notification); // an item, and a web push of it: one toast
     const isKnown = this.#seen.has(number);
     if (this.#seen.has(key) || (isKnown && !key)) return false;
     for (const each of [key, number]) {
@@ -215,7 +214,7 @@ export class NotifyToasts extends Base {
     const types = ["generic", ...(this.getAttribute("types") ?? "").split(/\s+/)];
     if (!event?.type || !types.includes(event.type) || event.meta?.alert === "off") return;
     if (event.id && event.item && this.getAttribute("dismiss") === "server") this.#ask(event, domEvent.client);
-    // Listeners that were added after this one may cancel too, so the verdict is read when all of them have run.
+    // Later listeners may cancel too, so the verdict is read when all have run.
     queueMicrotask(() => {
       if (!domEvent.defaultPrevented && this.isConnected && this.show(event) && document.hidden) this.#notify(event);
     });
