@@ -300,7 +300,7 @@ async def test_arguments_of_submit_many_are_checked(make: Callable[..., World]) 
     world = make(note("email"))
     send = world.dispatcher.submit_many
     for audience in ("alice", b"alice", Recipient("alice"), 7, [7], [""], [None]):
-        with pytest.raises(UsageError, match="audience|user id"):
+        with pytest.raises(UsageError, match=r"audience|user id"):
             await send("note", audience, {})  # type: ignore[arg-type]
     for key in ("", "x" * 256, 7):
         with pytest.raises(UsageError, match="idempotency_key"):

@@ -214,7 +214,7 @@ export class NotifyToasts extends Base {
     const types = ["generic", ...(this.getAttribute("types") ?? "").split(/\s+/)];
     if (!event?.type || !types.includes(event.type) || event.meta?.alert === "off") return;
     if (event.id && event.item && this.getAttribute("dismiss") === "server") this.#ask(event, domEvent.client);
-    // Later listeners may cancel too, so the verdict is read when all have run.
+    // Later listeners may cancel it, too.
     queueMicrotask(() => {
       if (!domEvent.defaultPrevented && this.isConnected && this.show(event) && document.hidden) this.#notify(event);
     });
@@ -314,7 +314,7 @@ export class NotifyToasts extends Base {
     toast.element.part = `toast ${type}`;
     toast.element.setAttribute("role", type === "error" || type === "warning" ? "alert" : "status");
     toast.path.setAttribute("d", TYPES[type]);
-    // A live region is announced when its text changes after it has entered the document.
+    // A live region is announced when its text changes after it is in the document.
     if (isNew) this.#list.append(toast.element);
     const put = (node, value) => node.textContent !== value && (node.textContent = value);
     put(toast.title, text(payload.title));
@@ -471,8 +471,7 @@ const STATUS = `
 const LABELS = { connected: "Connected", connecting: "Connecting", disconnected: "Disconnected", paused: "Paused" };
 
 /**
- * A dot and a label: green when connected (and then it goes), yellow while connecting, red after a while, grey when
- * paused.
+ * A dot and a label: green when connected (then it goes), yellow while connecting, red after a while, grey if paused.
  *
  * Attributes: `label-connected`, `label-connecting`, `label-disconnected`, `label-paused`; `hide-after` (ms, 0 never)
  * and `fail-after` (ms). Property `client`: the client to follow; without it, the last status of any client of the page.
