@@ -44,6 +44,9 @@ from ._names import PostgresNames
 from ._outbox import check_transaction
 from ._pool import Connection
 
+_FORGET: Final = 60.0
+"""Seconds for erasing a user."""
+
 _GRACE: Final = 1.0
 
 PURGED: Final = 5000
@@ -231,10 +234,18 @@ class PostgresDispatchStore(PostgresUserRecords):
         return None if row is None else delivery_of(tuple(row))
 
     async def forget(self, user: str) -> int:
-        """See `notify.abc.Forget.forget`; returns the number of deliveries. One transaction."""
+        """See `notify.abc.Forget.forget`; returns the number of deliveries. One transaction.
+
+        It reads through the recipients of all notifications that are kept, so it has a minute at least.
+        """
         if not await self._calls.rows("SELECT 1"):
             return 0
-        return int(await self._calls.write(partial(self._call, "forget_recipient", user, cap_prefix(user))))
+        query = f"SELECT {self._names.function('forget_recipient')}($1, $2)"
+
+        async def act(connection: Connection) -> int:
+            return int(await connection.fetchval(query, user, cap_prefix(user), timeout=_FORGET))
+
+        return await self._calls.write(act, seconds=_FORGET)
 
     # -- DigestStore ---------------------------------------------------------------------------------------------
 

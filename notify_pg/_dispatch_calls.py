@@ -56,15 +56,19 @@ class DispatchCalls:
         self._db.check()
         return await self._background.run(self._db.read, query, *args)
 
-    async def write(self, act: Callable[[Connection], Awaitable[T]]) -> T:
+    async def write(self, act: Callable[[Connection], Awaitable[T]], *, seconds: float = 0.0) -> T:
         """Call a function with a connection; it makes one transaction, or one statement.
+
+        Args:
+            act: the function.
+            seconds: how long it may take; at least `timeout` of the database.
 
         Raises:
             PushRejectedError: certainly nothing was changed.
             PushUncertainError: that is unknown.
         """
         self._db.check()
-        return await self._background.run(self._write, act)
+        return await self._background.run(self._write, act, seconds)
 
     async def prepared(self) -> None:
         """Create the tables if that has not been done."""
@@ -72,8 +76,8 @@ class DispatchCalls:
         if not self._db.is_complete:
             await self._background.run(self._db.prepare)
 
-    async def _write(self, act: Callable[[Connection], Awaitable[T]]) -> T:
-        until = time.monotonic() + self._db.timeout
+    async def _write(self, act: Callable[[Connection], Awaitable[T]], seconds: float) -> T:
+        until = time.monotonic() + max(self._db.timeout, seconds)
         tried: dict[PostgresDisposition, int] = {}
         while True:
             was_sent = False

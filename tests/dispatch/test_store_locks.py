@@ -10,6 +10,7 @@ from functools import partial
 import asyncpg
 import pytest
 
+from notify import PushUncertainError
 from notify.dispatch.abc import (
     CapWindow,
     Delivery,
@@ -120,4 +121,25 @@ async def test_a_move_is_judged_by_what_it_locked(postgres: Server) -> None:
         assert claim is not None
         found = claim.delivery
         assert (found.state, found.attempts, millis(found.opened_at or NOW)) == (State.SENDING, 6, 1)
+    await connection.close()
+
+
+async def test_erasing_a_user_may_take_longer_than_other_calls(postgres: Server) -> None:
+    """What a call with the store's timeout gives up waiting for, `forget` waits for."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=1.0) as store:
+        row = Delivery(delivery_id("n", "alice", "email"), "n", "alice", "email", due_at=NOW)
+        submission = Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "alice")], [row])
+        await store.submit(submission)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(f"UPDATE {schema}.notify_deliveries SET opened_at = 1")
+        task = started(store.forget("alice"))
+        await until_it_waits(task, connection, schema)
+        with pytest.raises(PushUncertainError):
+            await store.cancel("n", NOW)
+        assert not task.done()
+        await transaction.commit()
+        assert await task == 1
     await connection.close()
