@@ -65,7 +65,7 @@ class Job:
     """One message, ready to be sent. The repr shows neither what people read nor where it goes.
 
     Attributes:
-        id: the id of the delivery, the same in each attempt, by which the far side can recognise a repetition.
+        id: the id of the delivery, the same in each attempt, by which the receiver can recognise a repetition.
         notification: the id of the notification.
         type: the key of its type.
         category: of its type.
@@ -114,7 +114,7 @@ class Channel(Protocol):
 
     Attributes:
         has_endpoints: whether it sends to endpoints (devices, addresses); if not, it sends once to each user.
-        deduplicates: whether the far side recognises a repeated `Job.id`, so that a message whose outcome is unknown
+        deduplicates: whether the receiver recognises a repeated `Job.id`, so that a message whose outcome is unknown
             can be sent again.
     """
 

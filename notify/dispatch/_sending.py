@@ -96,7 +96,7 @@ class Sender:
     def start(self, ready: Sequence[Ready], now: datetime) -> Batch:
         """Begin and send what is ready, without waiting for it.
 
-        What the far side can recognise as repeated is begun together. Of the rest, each is begun by itself, so that a
+        What the receiver can recognise as repeated is begun together. Of the rest, each is begun by itself, so that a
         worker that dies leaves at most one delivery of each kind unknown for every message it had in hand.
         """
         batch = Batch(len(ready))

@@ -5,7 +5,7 @@
 | Accepted, Delivered | ACCEPTED, DELIVERED | a success | |
 | Transient | WAITING while attempts and time are left, else FAILED or EXPIRED | | |
 | Throttled | WAITING, the attempt is not counted; EXPIRED if that is too late | | its gate closes |
-| Ambiguous | WAITING if the far side recognises repetitions and attempts and time are left, else UNKNOWN | | |
+| Ambiguous | WAITING if the receiver recognises repetitions and attempts and time are left, else UNKNOWN | | |
 | Rejected | FAILED | a refusal if unclear; retired if `suppress` or `stop` | |
 | EndpointGone | GONE | retired | |
 | Misconfigured | PARKED | | |
@@ -75,7 +75,7 @@ def settle(
         claim: the delivery that was sent.
         outcome: what the channel answered.
         now: the present time.
-        retries: whether an ambiguous one may be sent again, since the far side recognises repetitions.
+        retries: whether an ambiguous one may be sent again, since the receiver recognises repetitions.
         attempts: how often sending has begun, this time included.
         delay: from attempts and the outcome to seconds until the next attempt; None: there is no further one.
     """

@@ -11,7 +11,7 @@
 | finish | the state that follows from it, the health of the endpoint, the gate of the provider |
 
 A worker that dies before `begin` has sent nothing: the delivery is claimed again. One that dies between `begin` and
-`finish` may have sent: the next claim says so, and sends again only where the far side recognises repetitions.
+`finish` may have sent: the next claim says so, and sends again only where the receiver recognises repetitions.
 """
 
 from __future__ import annotations

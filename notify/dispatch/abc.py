@@ -23,7 +23,7 @@ What becomes of a delivery depends on rules that the store does not know (prefer
 guarantees that every `Move` happens at most once, and only for the latest claim of the delivery: each claim raises its
 **fence**, and a move that names an older one is refused. Whatever was found in SENDING after its lease may or may not
 have been sent; `Claim.is_ambiguous` says so. It stays in SENDING, and the worker moves it to UNKNOWN, or once more to
-SENDING where the far side recognises a repetition.
+SENDING where the receiver recognises a repetition.
 
 A store also keeps preferences, endpoints, counts for caps, closed gates of providers and open digests. These are
 separate interfaces, since an application may keep them elsewhere: in its own table of users, or in Redis.

@@ -53,14 +53,14 @@ class ChannelSuite(Suite[Channel]):
 
     @abstractmethod
     async def make(self) -> Channel:
-        """Return a channel whose far side takes messages, and has none yet."""
+        """Return a channel whose receiver takes messages, and has none yet."""
 
     @abstractmethod
     async def arrived(self, channel: Channel) -> Sequence[str]:
-        """Return the ids (`Job.id`) that the far side of this channel has taken, in order."""
+        """Return the ids (`Job.id`) that the receiver of this channel has taken, in order."""
 
     def endpoint(self) -> Endpoint | None:
-        """Return an endpoint that the far side knows; None: the channel has no endpoints."""
+        """Return an endpoint that the receiver knows; None: the channel has no endpoints."""
         return None
 
     def job(self, number: int = 0, **fields: Any) -> Job:
@@ -85,7 +85,7 @@ class ChannelSuite(Suite[Channel]):
         return replace(job, **fields)
 
     async def test_it_is_a_channel(self) -> None:
-        """It says whether it has endpoints, and whether its far side recognises repeated messages."""
+        """It says whether it has endpoints, and whether its receiver recognises repeated messages."""
         async with self.fresh() as channel:
             name = type(channel).__name__
             assert isinstance(channel, Channel), f"{name} lacks has_endpoints, deduplicates or send()"
@@ -95,10 +95,10 @@ class ChannelSuite(Suite[Channel]):
             assert isinstance(channel.deduplicates, bool), f"{name}.deduplicates must be True or False"
 
     async def test_a_message_arrives(self) -> None:
-        """It is taken, and the far side has it once."""
+        """It is taken, and the receiver has it once."""
         async with self.fresh() as channel:
             outcome = await channel.send(self.job())
-            assert isinstance(outcome, TAKEN), f"the far side takes messages, but send() returned {outcome}"
+            assert isinstance(outcome, TAKEN), f"the receiver takes messages, but send() returned {outcome}"
             assert list(await self.arrived(channel)) == [self.job().id]
 
     async def test_messages_at_the_same_time(self) -> None:
@@ -116,7 +116,7 @@ class ChannelSuite(Suite[Channel]):
             assert sorted(await self.arrived(channel)) == [self.job(number).id for number in range(12)]
 
     async def test_a_repeated_message(self) -> None:
-        """It has the same id, by which the far side recognises it if the channel says so."""
+        """It has the same id, by which the receiver recognises it if the channel says so."""
         async with self.fresh() as channel:
             for attempt in (1, 2):
                 outcome = await channel.send(self.job(attempt=attempt))
@@ -164,15 +164,15 @@ class ChannelSuite(Suite[Channel]):
 
 
 class RemoteChannelSuite(ChannelSuite):
-    """What a channel promises whose far side may fail."""
+    """What a channel promises whose receiver may fail."""
 
     @abstractmethod
     async def make_unreachable(self) -> Channel:
-        """Return a channel whose far side refuses connections."""
+        """Return a channel whose receiver refuses connections."""
 
     @abstractmethod
     async def make_silent(self) -> Channel:
-        """Return a channel whose far side takes messages and never answers, and that waits a second at most."""
+        """Return a channel whose receiver takes messages and never answers, and that waits a second at most."""
 
     async def make_unconfigured(self) -> Channel | None:
         """Return a channel that lacks a setting; None: that cannot be."""

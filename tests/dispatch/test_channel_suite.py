@@ -95,7 +95,7 @@ class TestLogChannel(ChannelSuite):
 
 
 class Remote(RemoteChannelSuite):
-    """A far side over HTTP."""
+    """A receiver over HTTP."""
 
     secrets = ("key-hush",)
     path = ""

@@ -252,7 +252,7 @@ async def test_channel_that_ignores_cancellation_is_left_behind(
 
 
 async def test_last_attempt_without_an_answer_is_unknown(make: Callable[..., World]) -> None:
-    """Where the far side recognises repetitions it is sent again; if no answer ever comes, nobody knows."""
+    """Where the receiver recognises repetitions it is sent again; if no answer ever comes, nobody knows."""
     world = make(note("web_push"), schedules={"web_push": RetrySchedule(attempts=2, base=1.0)})
     await world.device("a")
     world.push.answers = [Ambiguous(), Ambiguous()]

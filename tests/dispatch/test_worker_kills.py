@@ -59,7 +59,7 @@ def place_of(kind: str, request: pytest.FixtureRequest, directory: Path, name: s
 
 
 def arrived(far_side: FakeServer) -> Counter[str]:
-    """Return how often the far side got each delivery, whole."""
+    """Return how often the receiver got each delivery, whole."""
     whole = [each for each in far_side.requests if len(each.body) == int(each.headers["content-length"])]
     return Counter(each.headers.get("webhook-id") or each.json["id"] for each in whole)
 
@@ -106,7 +106,7 @@ async def test_workers_that_are_killed(
 
 
 async def outcome(heir: Dispatcher, step: str, sent: Counter[str]) -> Counter[str]:
-    """Return what became of the deliveries of one store; check that the far side got them as often as it should."""
+    """Return what became of the deliveries of one store; check that the receiver got them as often as it should."""
     found = [each for each in await heir.stuck([each.name for each in State]) if each.state is not State.EXPANDED]
     for each in found:
         match each.channel:

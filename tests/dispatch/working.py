@@ -1,4 +1,4 @@
-"""Whole workers in other processes, with a real far side, that kill themselves at a step.
+"""Whole workers in other processes, with a real receiver, that kill themselves at a step.
 
 `python -m tests.dispatch.working` imports what workers need and starts one for each line of its input, by forking, so
 that starting one takes milliseconds. It answers with the process id, and says when that process has ended.
@@ -106,7 +106,7 @@ class Halting:
 
 @asynccontextmanager
 async def dispatcher(place: str, url: str, *, step: str = "", **options: Any) -> AsyncIterator[Dispatcher]:
-    """Yield a dispatcher on the store at a place, with a far side at a URL."""
+    """Yield a dispatcher on the store at a place, with a receiver at a URL."""
     kind, *rest = json.loads(place)
     log: Any
     if kind == "sqlite":
