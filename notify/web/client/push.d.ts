@@ -1,6 +1,6 @@
 /**
  * - "unsupported": this browser, or a page without https, has no web push.
- * - "install": on iOS and iPadOS, only once the web app is on the home screen.
+ * - "install": on iOS and iPadOS, web push works only once the web app is on the home screen.
  * - "denied": the user has blocked notifications of this site.
  * - "default": not subscribed; `subscribe()` asks the user, if the user was not asked before.
  * - "subscribed": this browser has a subscription, and the server has accepted it.
@@ -8,9 +8,9 @@
 export type PushState = "unsupported" | "install" | "denied" | "default" | "subscribed";
 
 /**
- * Beside the states: "gesture" (not called in a click or a key press), "dismissed" (the user has closed the question
- * without an answer), "worker" (the service worker was not installed), "service" (the push service of the browser did
- * not take the subscription), "unreachable" (the server did not answer), "refused" (it did, with `status`).
+ * Beside the states: "gesture" (not called in a click or a key press), "dismissed" (the user has closed the permission
+ * prompt without an answer), "worker" (the service worker was not installed), "service" (the push service of the browser
+ * did not accept the subscription), "unreachable" (the server did not answer), "refused" (it refused, with `status`).
  */
 export type PushErrorCode =
   | "unsupported" | "install" | "denied" | "gesture" | "dismissed" | "worker" | "service" | "unreachable" | "refused";
@@ -26,7 +26,7 @@ export interface PushOptions {
   auth?:
     | Readonly<Record<string, string>>
     | ((renew: boolean) => Readonly<Record<string, string>> | Promise<Readonly<Record<string, string>>>);
-  /** Any text that names the user: when it is another one, this browser is registered again, for that user. */
+  /** Any text that identifies the user: when it has changed, this browser is registered again, for that user. */
   user?: string;
   /** A service worker of your own, which imports ours: its URL or its registration. */
   worker?: string | ServiceWorkerRegistration | Promise<ServiceWorkerRegistration>;
@@ -37,7 +37,7 @@ export interface WebPush {
   /** Ask the user if need be, subscribe, and register this browser with the server; rejects with a `PushError`. Call it
    * in a click or a key press. */
   subscribe(): Promise<void>;
-  /** End the subscription. The permission stays, so the user is not asked again. */
+  /** End the subscription, here and on the server. The permission stays, so the user is not asked again. */
   unsubscribe(): Promise<void>;
 }
 

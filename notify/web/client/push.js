@@ -7,11 +7,11 @@ const FRESH = 3600000; // ms for which the server is not asked whether its key i
 const MESSAGES = {
   unsupported: "this browser, or a page without https, has no web push",
   install: "on iOS and iPadOS, web push needs the web app on the home screen",
-  gesture: "call subscribe() in a click or a key press: browsers do not show their question at other times",
-  dismissed: "the user has closed the question without an answer",
+  gesture: "call subscribe() in a click or a key press: browsers show the permission prompt at no other time",
+  dismissed: "the user has closed the permission prompt without an answer",
   denied: "the user has blocked notifications of this site, which only the settings of the browser can change",
   worker: "the service worker was not installed",
-  service: "the push service of the browser did not take the subscription",
+  service: "the push service of the browser did not accept the subscription",
   unreachable: "the server did not answer",
 };
 

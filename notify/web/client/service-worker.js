@@ -3,8 +3,8 @@
 //   self.notifyPush = { url: "/notifications/", open: "Öffnen", dismiss: "Verwerfen", icon: "/icon.png" };
 //   importScripts("/notifications/service-worker.js");
 //
-// It shows a notification for each message, whatever that contains, because browsers end subscriptions that stay silent;
-// unless a visible page shows it. All members of `notifyPush`: docs/howto/web-push.md.
+// It shows a notification for each message that no visible page shows, whatever the message contains, because browsers
+// end subscriptions that stay silent. All members of `notifyPush`: docs/howto/web-push.md.
 (() => {
   "use strict";
   const settings = {

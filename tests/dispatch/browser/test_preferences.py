@@ -154,7 +154,7 @@ def test_what_the_server_refuses_is_taken_back(context: BrowserContext, site: Si
     page.keyboard.press("Space")
     expect(push).not_to_be_checked()
     site.gate.set()
-    expect(page.get_by_role("alert")).to_have_text("That was not saved")
+    expect(page.get_by_role("alert")).to_have_text("The change was not saved")
     expect(switch(page, "Comment created: E-mail")).to_be_checked()
     expect(push).not_to_be_checked()
     assert page.evaluate(FOCUSED) == "type note web_push"
@@ -222,10 +222,10 @@ def test_quiet_hours_that_cannot_be(context: BrowserContext, site: Site) -> None
     expect(page.get_by_text("Only: E-mail")).to_be_visible()
     page.get_by_label("From").fill("07:00")
     page.get_by_label("From").blur()
-    expect(page.get_by_role("alert")).to_have_text("The end has to differ from the beginning")
+    expect(page.get_by_role("alert")).to_have_text("The end must differ from the start")
     expect(page.get_by_label("From")).to_have_value("22:00")
     switch(page, "All day").click()
-    expect(page.get_by_role("alert")).to_contain_text("That was not saved: ")
+    expect(page.get_by_role("alert")).to_contain_text("The change was not saved: ")
     expect(page.get_by_role("alert")).to_contain_text("cover the whole week")
     expect(switch(page, "All day")).not_to_be_checked()
     assert stored(site)["quiet_hours"] == rules
