@@ -1,4 +1,4 @@
-"""Notifications over the right channel, at the right hour, once, and the reason for each decision.
+"""Notifications over the right channel, at the right time, once, and the reason for each decision.
 
 `Dispatcher` puts the parts together: types, preferences, channels, a store. Everything that decides is pure and can be
 used alone.

@@ -24,7 +24,7 @@ async def callback(site: DispatchSite, request: Request, receive: Receive, names
     except BackendError:
         raise
     except (ValueError, LookupError):  # also what JSON and UTF-8 are not
-        raise WebError(400, "bad_request", "the body of the callback is not understood") from None
+        raise WebError(400, "bad_request", "the body of the callback is malformed") from None
     except Exception as error:
         log_failure(f"the callback {name}", error)
         raise WebError(500, "callback_failed", "the application failed to read the callback") from None

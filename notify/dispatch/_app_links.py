@@ -1,8 +1,8 @@
-"""What follows from signed links, and what clients say of their own deliveries: opened, clicked, dismissed.
+"""What signed links do, and what clients report about their own deliveries: opened, clicked, dismissed.
 
 Programs that look for dangerous links fetch each URL of an e-mail, so a GET never unsubscribes: it shows a page
 with a button, and POST acts, for the button and for mail programs (RFC 8058). A click counts by GET, since there is no
-other way; HEAD counts nothing, and neither does a browser that says that it only fetches ahead.
+other way; HEAD counts nothing, and neither does a browser that announces a prefetch.
 """
 
 from __future__ import annotations
@@ -180,19 +180,19 @@ async def _own(site: DispatchSite, request: Request, id: str, act: Literal["open
 
 
 async def _note(site: DispatchSite, request: Request, delivery: str, act: Literal["opened", "clicked"]) -> None:
-    """Note what a reader did; a store that fails does not stand in front of the page behind the link."""
+    """Record what a reader did. If the store fails, the reader gets the page behind the link all the same."""
     if request.method == "HEAD" or any("pre" in request.headers.get(name, "").lower() for name in _AHEAD):
         return
     try:
         await _tracking(site).track(delivery, act, site.parts.clock())
     except BackendError:
-        logger.warning("it could not be noted that delivery %s was %s", delivery, act, exc_info=True)
+        logger.warning("could not record that delivery %s was %s", delivery, act, exc_info=True)
 
 
 def _tracking(site: DispatchSite) -> DeliveryTracking:
     store = site.parts.store
     if not isinstance(store, DeliveryTracking):
-        raise WebError(404, "not_found", "there is nothing at this path: the store notes no opens and clicks")
+        raise WebError(404, "not_found", "there is nothing at this path: the store does not record opens and clicks")
     return store
 
 

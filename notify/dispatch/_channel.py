@@ -62,7 +62,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One message, ready to be sent. The repr shows neither what people read nor where it goes.
+    """One message, ready to be sent. The repr shows neither the content nor the address.
 
     Attributes:
         id: the id of the delivery, the same in each attempt, by which the receiver can recognise a repetition.

@@ -1,4 +1,4 @@
-"""What workers log about channels: each trouble when it begins and when it ends, not for every delivery."""
+"""What workers log about channels: each failure when it begins and when it ends, not for every delivery."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class ChannelLog:
             logger.error("the channel %r raised instead of returning an outcome: %s", channel, trace_of(error))
 
     def faulty(self, channel: str, error: BaseException) -> None:
-        """Note that a delivery cannot be looked at; once for each kind of error."""
+        """Note that a delivery cannot be processed; once for each kind of error."""
         if self._is_new("faulty", channel, error):
-            logger.error("a delivery over channel %r cannot be looked at, so it waits: %s", channel, trace_of(error))
+            logger.error("a delivery over channel %r cannot be processed, so it waits: %s", channel, trace_of(error))
 
     def _is_new(self, what: str, channel: str, error: BaseException) -> bool:
         if (what, channel, type(error)) in self._seen:

@@ -18,7 +18,7 @@ TYPE: Final = "delivery"
 
 
 class DeliveryEvents:
-    """Pushes an event for each state that a delivery ends in, or may stay in; once for each, however often it is told.
+    """Pushes an event for each state that a delivery ends in, or may stay in; once, however often that is reported.
 
     The payload has `id` (of the delivery), `notification`, `type`, `channel`, `state` in lower case, and `reason`.
     Recipients without an account have no log. The event follows the state: a process that dies in between, or a log

@@ -1,4 +1,4 @@
-"""What a dispatcher can be asked afterwards: why, what is left, to stop, to go on; and preferences."""
+"""What a dispatcher does after `submit`: explain, cancel, release, record reports, forget; and preferences."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class DispatchOperations:
         return await self._parts.records.stuck([State[name] for name in names], after=after, limit=limit)
 
     async def release(self, channel: str) -> int:
-        """Try what waits or is parked on a channel again now, as after its key was replaced; return how many.
+        """Send what waits or is parked on a channel now, for example after its key was replaced; return how many.
 
         Raises: as `submit`.    Cancellation: done or not; safe to repeat.
         """
@@ -119,7 +119,7 @@ class DispatchOperations:
         return sum(found)
 
     def schedule(self, schedule: Schedule) -> None:
-        """Let `run` and `tick` submit a notification again and again, once for all processes that do so.
+        """Let `run` and `tick` submit a notification at fixed times, once for all processes that have the schedule.
 
         Raises:
             UsageError: there is a schedule of this name, or its type is not registered.
@@ -128,7 +128,7 @@ class DispatchOperations:
         self._wake()
 
     async def schedules(self) -> Sequence[ScheduleStatus]:
-        """Return where the schedules of this dispatcher stand.
+        """Return the next and the last run of each schedule of this dispatcher.
 
         Raises:
             BackendUnavailableError: not reachable; safe to repeat.
@@ -138,8 +138,8 @@ class DispatchOperations:
     async def forget(self, user: str) -> int:
         """Erase everything that the stores hold about a user, and return how many deliveries that were.
 
-        Preferences, consents, devices and addresses, deliveries of any state, places in digests and counts. What is not
-        sent yet is not sent. The log and the inbox are erased by `Notifier.forget`.
+        These are preferences, consents, devices and addresses, deliveries of any state, places in digests and counts.
+        Messages that have not been sent are not sent any more. The log and the inbox are erased by `Notifier.forget`.
 
         Raises:
             UsageError: a store cannot erase a user; nothing was erased.
@@ -165,10 +165,11 @@ class DispatchOperations:
             user: whose preferences.
             patch: what changes; a value of None removes an entry.
             by: who changes them; empty: the user.
-            source: from where, such as `"preference page"`.
+            source: where they are changed, such as `"preference page"`.
 
         Raises:
-            UsageError: the patch says what preferences cannot say, or names what there is not; nothing has changed.
+            UsageError: the patch has an entry that is not valid, or names an unknown type or channel; it changed
+                nothing.
         """
         now, types = self._parts.clock(), self._parts.types
         known_types = types if types.unknown == "error" else None

@@ -114,7 +114,7 @@ Outcome: TypeAlias = Accepted | Delivered | Rejected | EndpointGone | Throttled 
 
 
 def check_outcome(value: object) -> Outcome:
-    """Return an outcome; raise TypeError for anything else: what a channel returned is the word of a stranger."""
+    """Return an outcome; raise TypeError for anything else, since channels are not trusted to return one."""
     if not isinstance(value, Outcome):
         raise TypeError(f"Channel.send() must return an Outcome, not {type(value).__name__}")
     wait = getattr(value, "retry_after", None)

@@ -235,7 +235,7 @@ def _read(values: Mapping[str, Any]) -> Preferences:
     if unknown := values.keys() - _KNOWN:
         raise UsageError(
             f"preferences have no {', '.join(sorted(unknown))}; they have {', '.join(sorted(_KNOWN))}, "
-            "and the application's own values belong into extra"
+            "and the application's own values belong in extra"
         )
     given = dict(values)
     if "quiet_hours" in given:

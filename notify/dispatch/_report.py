@@ -1,4 +1,4 @@
-"""Pure: what a provider reports of a message after it was sent."""
+"""Pure: what a provider reports about a message after it was sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REASONS: Final = frozenset({"", GONE, SUPPRESSED, STOPPED})
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a provider reports of a message after it was sent.
+    """What a provider reports about a message after it was sent.
 
     | what happened | state | retire |
     |---|---|---|

@@ -1,8 +1,8 @@
-"""Pure: schedules: at which times a notification is submitted again, and which of these times are to be made up for.
+"""Pure: schedules: at which times a notification is submitted, and which missed times are made up for.
 
 Each time is a *run* with a name, by which it is known in the store and made once: the local date, or for schedules by
-seconds the instant. `_zones.instant` says what a time of the clock on the wall is on the nights on which clocks change:
-a time that is left out is the first instant after it, one that exists twice is its first instant.
+seconds the instant. `_zones.instant` converts wall times, also on the nights on which clocks change: a time that the
+clock skips is the first instant after the jump, one that exists twice is its first occurrence.
 
 A run in the recipients' own zones lasts as long as the date does on earth: it begins when the time comes in UTC+14, and
 each recipient has an instant of its own, until it has come in UTC-12.
@@ -60,7 +60,7 @@ class ScheduledRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A notification that is submitted again and again.
+    """A notification that is submitted at fixed times.
 
     Attributes:
         name: names it. Each run is made once for a name and date, however many processes have the schedule.

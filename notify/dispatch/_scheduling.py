@@ -48,11 +48,11 @@ _KEPT: Final = timedelta(days=2)
 
 @dataclass(frozen=True, slots=True)
 class ScheduleStatus:
-    """Where a schedule stands.
+    """The next and the last run of a schedule.
 
     Attributes:
         schedule: the schedule.
-        next_at: when it is looked at next: when its next run begins, or now if one is being made.
+        next_at: when its next run begins, or about now if one is being made.
         last_run: the date of the last run that is over, or its instant; empty: none is.
         ticket: that of the newest run, for `explain`; empty: there was none.
     """

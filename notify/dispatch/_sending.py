@@ -135,7 +135,7 @@ class Sender:
         with anyio.move_on_after(self._longest) as scope:
             await batch.wait()
         if scope.cancelled_caught:
-            logger.warning("%d messages are left behind: their channels do not end when they are cancelled", batch.left)
+            logger.warning("messages are left behind, since their channels ignore cancellation: %d", batch.left)
 
     # -- begin, send, finish: in tasks of their own ----------------------------------------------------------------
 

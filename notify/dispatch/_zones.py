@@ -30,7 +30,7 @@ def zone_of(name: str) -> ZoneInfo:
         UsageError: there is none with this name, or it is that of the server.
     """
     if not name or name in _OF_THE_SERVER or name.startswith(_UNSUITABLE):
-        raise UsageError(f"{name!r} is not a time zone of a person; give an IANA name such as 'Europe/Berlin' or 'UTC'")
+        raise UsageError(f"{name!r} is not the time zone of a user; give an IANA name such as 'Europe/Berlin' or 'UTC'")
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:

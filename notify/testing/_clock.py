@@ -1,4 +1,4 @@
-"""A clock for tests that is turned by hand. Needs no pytest."""
+"""A clock for tests that is set by hand. Needs no pytest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of deliveries need: a clock that is turned by hand, fakes, and the conformance suites.
+"""What tests of deliveries need: a clock that is set by hand, fakes, and the conformance suites.
 
 To test a store of your own, subclass a suite, define how to make yours, and run pytest.
 

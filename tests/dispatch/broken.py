@@ -735,6 +735,6 @@ class ForgetsWhenClosed(Kept):
 
 
 def clocked(part: Store) -> tuple[MemoryDispatchStore, VirtualClock]:
-    """Return a store with a clock that is turned by hand."""
+    """Return a store with a clock that is set by hand."""
     clock = VirtualClock()
     return part(clock=clock), clock

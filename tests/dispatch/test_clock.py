@@ -1,4 +1,4 @@
-"""The clock of tests that is turned by hand."""
+"""The clock for tests, which is set by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planning, submitting, sending and explaining, with a clock that is turned by hand."""
+"""Planning, submitting, sending and explaining, with a clock that is set by hand."""
 
 from __future__ import annotations
 

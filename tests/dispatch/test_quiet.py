@@ -294,7 +294,7 @@ REFUSED = {
     "QuietRule.tz: the time zone 'Europe/Berln' is unknown": {"start": "22:00", "end": "07:00", "tz": "Europe/Berln"},
     "QuietRule.tz: the time zone '../passwd' is unknown": {"start": "22:00", "end": "07:00", "tz": "../passwd"},
     "QuietRule.tz: the time zone 'Europe' is unknown": {"start": "22:00", "end": "07:00", "tz": "Europe"},
-    "QuietRule.tz: 'localtime' is not a time zone of a person": {"start": "22:00", "end": "07:00", "tz": "localtime"},
+    "QuietRule.tz: 'localtime' is not the time zone of a user": {"start": "22:00", "end": "07:00", "tz": "localtime"},
     "QuietRule.tz must be the IANA name": {"start": "22:00", "end": "07:00", "tz": 1},
     "QuietRule.days must be some of mon, .* not Mon": {"start": "22:00", "end": "07:00", "days": ["Mon"]},
     "QuietRule.days must be some of mon, .* not none": {"start": "22:00", "end": "07:00", "days": []},

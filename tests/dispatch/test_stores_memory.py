@@ -16,7 +16,7 @@ from notify_memory import MemoryDispatchStore
 
 
 class Made:
-    """How the suites' stores are made: with a clock that is turned by hand."""
+    """How the suites' stores are made: with a clock that is set by hand."""
 
     async def make(self) -> MemoryDispatchStore:
         self.clock = VirtualClock()

@@ -23,7 +23,7 @@ from notify_sqlite import SQLiteDispatchStore
 
 
 class Made:
-    """How the suites' stores are made: each in a new file, with a clock that is turned by hand; no power is lost."""
+    """How the suites' stores are made: each in a new file, with a clock that is set by hand; no power is lost."""
 
     backends = ("asyncio",)
     names: Iterator[Path]

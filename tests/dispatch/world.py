@@ -1,4 +1,4 @@
-"""A dispatcher with everything around it, on the memory store, with a clock that is turned by hand."""
+"""A dispatcher with everything around it, on the memory store, with a clock that is set by hand."""
 
 from __future__ import annotations
 

@@ -85,15 +85,15 @@ class JsonReports:
 
 def _report(event: Any) -> Report | None:
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        raise ValueError("a report is an object with the members id and event")  # noqa: TRY004 - of what was received
+        raise ValueError("a report must be an object with the members id and event")  # noqa: TRY004 - of what was received
     id, meaning = event.get("id"), _EVENTS.get(event["event"])
     if not isinstance(id, str) or not _ID.fullmatch(id):
-        raise ValueError("id is not that of a delivery")
+        raise ValueError("id must be that of a delivery")
     if meaning is None:
         return None
     state, retire, is_unclear = meaning
     code, provider_id = (event.get(name) or "" for name in ("code", "provider_id"))
     if not all(not each or (isinstance(each, str) and _CODE.fullmatch(each)) for each in (code, provider_id)):
-        raise ValueError("code and provider_id are ASCII of at most 64 characters")
+        raise ValueError("code and provider_id must be ASCII of at most 64 characters")
     return Report(id, state, code or ("complaint" if event["event"] == "complaint" else ""), provider_id, retire,
                   is_unclear)  # fmt: skip

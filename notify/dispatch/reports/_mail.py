@@ -39,8 +39,8 @@ def mail_reports(raw: bytes) -> Sequence[Report]:
     | a complaint: `abuse`, `fraud`, `virus`, `other` | delivered, `complaint`; the address is suppressed |
     | a complaint: `not-spam` | nothing |
 
-    Such a mail is not signed: whatever knows the id can write it, as the recipient does. It can retire the recipient's
-    own address, and nothing else.
+    Such a mail is not signed: anyone who knows the id, as the recipient does, can forge it. It can retire that
+    recipient's address, and nothing else.
 
     Args:
         raw: the mail as it was received.
