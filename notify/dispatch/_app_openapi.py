@@ -45,7 +45,7 @@ def kind_of(name: str) -> str:
 
 OPERATIONS: Final[Mapping[str, Mapping[str, Described]]] = {
     "devices": {
-        "get": Described("listDevices", "One's own devices.", 200, "Devices"),
+        "get": Described("listDevices", "The user's devices.", 200, "Devices"),
         "post": Described("registerDevice", "Register the token of an app, or renew it.", 201, "Device",
                           "NewDevice", "401 408 413 415 422"),
     },
@@ -72,27 +72,27 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Described]]] = {
                            "PreferencesPatch", "401 408 413 415 422"),
     },
     "deliveries/{id}/opened": {
-        "post": Described("opened", "Note that one's own delivery was opened.", 200, "Opened", errors="401 404"),
+        "post": Described("opened", "Record that a delivery to the user was opened.", 200, "Opened", errors="401 404"),
     },
     "deliveries/{id}/clicked": {
-        "post": Described("clicked", "Note that the link of one's own delivery was followed.", 200, "Opened",
+        "post": Described("clicked", "Record that the link of a delivery to the user was followed.", 200, "Opened",
                           errors="401 404"),
     },
     "deliveries/{id}/dismissed": {
-        "post": Described("dismissed", "Dismiss the item of one's own delivery in the inbox.", 204, errors="401 404"),
+        "post": Described("dismissed", "Dismiss the inbox item of a delivery to the user.", 204, errors="401 404"),
     },
     "unsubscribe/{token}": {
-        "get": Described("unsubscribePage", "A page with a button; nothing happens.", 200, "text/html",
+        "get": Described("unsubscribePage", "A page with a button; this request changes nothing.", 200, "text/html",
                          errors="404", security=""),
         "post": Described("unsubscribe", "Unsubscribe from a category (RFC 8058).", 200, "text/html", "OneClick",
                           "404 408 413", ""),
     },
     "opened/{token}": {
-        "get": Described("openedPixel", "A picture that notes an opened message.", 200, "image/gif",
+        "get": Described("openedPixel", "An image that records that a message was opened.", 200, "image/gif",
                          errors="404", security=""),
     },
     "clicked/{token}": {
-        "get": Described("clickedLink", "On to the URL that was signed; Location has it.", 302,
+        "get": Described("clickedLink", "Record a click and redirect to the URL that was signed.", 302,
                          errors="404", security=""),
     },
     "dismissed/{token}": {

@@ -43,8 +43,8 @@ class DispatchParts:
     """The parts of a dispatcher.
 
     Attributes:
-        inbox: where `in_app` puts items, which tells what is read; None: there is no inbox.
-        presence: tells who is connected; None: there is no tracker, and no user counts as connected.
+        inbox: where `in_app` puts items, which knows what is read; None: there is no inbox.
+        presence: knows who is connected; None: there is no tracker, and no user counts as connected.
         store: keeps deliveries.
         records: reads them.
         preferences: keeps what users switch on and off.
@@ -62,7 +62,7 @@ class DispatchParts:
         chance: returns a number in [0, 1).
         schedules: how channels are retried, by name.
         links: signed links in messages; None: there are none.
-        events: tells what becomes of deliveries.
+        events: pushes what becomes of deliveries.
     """
 
     inbox: Inbox | None

@@ -41,7 +41,8 @@ class NotificationType:
         caps: how many a recipient gets in a period.
         over_cap: what happens to the others: `"skip"`, `"hold"` until the period is over, or `"in_app"` (inbox only).
         opt_in: the name of the consent that it needs; None: it needs none.
-        mandatory: True: preferences cannot switch it off; channels: they cannot switch these off.
+        mandatory: True: preferences cannot switch it off; channels: they cannot switch these off. Quiet hours still
+            apply.
         digest: how it is collected; None: each notification is sent by itself.
         fallback: by channel, the condition for using it; a channel without an entry is always used.
         quiet_hours: `"ignore"` sends at any hour.

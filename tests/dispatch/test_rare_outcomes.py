@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyn
 
 
 class Unwell(MemoryDispatchStore):
-    """A store that fails where it is told to."""
+    """A store that fails where the test says."""
 
     fails: frozenset[str] = frozenset()
 
@@ -107,7 +107,7 @@ async def test_unread_without_an_item(make: Callable[..., World], id: str, sent:
 
 
 async def test_presence_that_fails_does_not_hold_up(make: Callable[..., World]) -> None:
-    """Whoever cannot be found connected is sent to: better twice than not at all."""
+    """A recipient whose presence is unknown gets the message: better twice than not at all."""
     world = make(note("in_app", "web_push", fallback={"web_push": Fallback("away")}))
     await world.device("a")
 
@@ -309,7 +309,7 @@ async def test_arguments_of_submit_many_are_checked(make: Callable[..., World]) 
 
 
 async def test_schema_refuses_data(make: Callable[..., World]) -> None:
-    """What a schema raises is told with the type's name."""
+    """What a schema raises is reported with the type's name."""
 
     def schema(data: Mapping[str, Any]) -> None:
         if "post" not in data:

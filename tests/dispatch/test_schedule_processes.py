@@ -48,7 +48,7 @@ async def introduce(store: Any) -> None:
 
 
 async def test_four_processes_and_one_that_is_killed(place: str, tmp_path: Path) -> None:
-    """One of the processes dies by SIGKILL in the middle of a run; four others end it, and nobody gets it twice."""
+    """One of the processes dies by SIGKILL in the middle of a run; four others end it, and no user gets it twice."""
     file = tmp_path / "sent"
     async with open_store(place) as store:
         await introduce(store)

@@ -34,7 +34,7 @@ def sent(world: World) -> list[tuple[str, str]]:
 
 
 async def test_once_a_day_in_one_zone() -> None:
-    """Everybody gets it at that hour, each day, and nothing in between."""
+    """Every user gets it at that hour, each day, and nothing in between."""
     each = world(start=datetime(2027, 1, 5, 3, 20, tzinfo=UTC))
     data = {"title": "Good morning"}
     each.dispatcher.schedule(Schedule("morning", "news", ["bob", "alice"], data, tz="Asia/Kolkata"))
@@ -68,7 +68,7 @@ async def test_once_a_day_in_the_zone_of_each() -> None:
 
 
 async def test_users_who_travel() -> None:
-    """A zone that changes before the time counts; whoever has had a date does not get it again in another zone."""
+    """A zone that changes before the time counts; a user who has had a date does not get it again in another zone."""
     each = world(start=datetime(2027, 1, 4, 18, 30, tzinfo=UTC))
     each.dispatcher.schedule(Schedule("morning", "news", ["alice", "bob"]))
     await each.pass_time("1h")  # the fifth has begun in Kiritimati: both are planned
@@ -159,7 +159,7 @@ async def test_many_recipients_are_read_in_parts() -> None:
 
 
 async def test_a_process_that_dies_is_followed_by_another() -> None:
-    """A part that was stored and not noted is submitted again by the next process, and nobody gets it twice."""
+    """A part that was stored and not noted is submitted again by the next process, and no user gets it twice."""
 
     class Dies(MemoryDispatchStore):
         is_dying = False

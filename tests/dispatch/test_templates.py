@@ -112,7 +112,7 @@ def test_values_are_written_as_in_the_recipients_country(files: Path) -> None:
     [("pt_BR", "1.234,5"), ("xx-YY", "1,234.5"), ("../../etc", "1,234.5"), ("de-XX", "1.234,5"), ("", "1,234.5")],
 )
 def test_locale_is_what_a_user_says(files: Path, locale: str, number: str) -> None:
-    """Both ways of writing it are understood; one that does not exist costs nobody the message."""
+    """Both ways of writing it are understood; one that does not exist costs no user the message."""
     (files / COMMENT / "sms.txt").write_text("{% block body %}{{ n | number }}{% endblock %}")
     assert JinjaTemplates(files).render(rendering("sms", locale, n=1234.5)).body == number
 

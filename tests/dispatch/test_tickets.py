@@ -1,4 +1,4 @@
-"""What a ticket tells, what is remembered of requests, and what is removed in time."""
+"""What a ticket reports, what is remembered of requests, and what is removed in time."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_ticket_of_many_recipients_needs_a_name(make: Callable[..., World]
 
 
 async def test_explaining_a_digest(make: Callable[..., World]) -> None:
-    """A digest was not planned, so nothing has changed since; what became of it is told."""
+    """A digest was not planned, so nothing has changed since; what became of it is reported."""
     world = make(note("email", digest=Digest(window=60.0)))
     await world.submit()
     await world.pass_time("61s")

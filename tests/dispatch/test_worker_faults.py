@@ -115,7 +115,7 @@ async def return_none(job: Job) -> Any:
 
 
 async def return_text(job: Job) -> Any:
-    """Return what is no outcome."""
+    """Return a value that is not an outcome."""
     return "ok"
 
 
@@ -252,7 +252,7 @@ async def test_channel_that_ignores_cancellation_is_left_behind(
 
 
 async def test_last_attempt_without_an_answer_is_unknown(make: Callable[..., World]) -> None:
-    """Where the receiver recognises repetitions it is sent again; if no answer ever comes, nobody knows."""
+    """Where the receiver recognises repetitions it is sent again; without any answer, the outcome stays unknown."""
     world = make(note("web_push"), schedules={"web_push": RetrySchedule(attempts=2, base=1.0)})
     await world.device("a")
     world.push.answers = [Ambiguous(), Ambiguous()]
@@ -394,7 +394,7 @@ async def test_recipients_that_are_none(
 
 
 async def test_recipients_that_hang(make: Callable[..., World], caplog: pytest.LogCaptureFixture) -> None:
-    """An application that does not say who its users are in time holds up nobody for good."""
+    """An application that does not return its users in time holds up no delivery for good."""
     world = make(note("email"), timeout=0.05, lease=60.0)
     ticket = await world.submit()
 
@@ -473,7 +473,7 @@ async def test_what_cannot_be_written_takes_no_place_in_a_cap(make: Callable[...
 async def test_errors_in_templates_are_not_logged_word_for_word(
     make: Callable[..., World], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A text that cannot be made is told with the place of the error, without what it quotes."""
+    """A text that cannot be made is reported with the place of the error, without what it quotes."""
 
     class Wrong:
         def render(self, rendering: Rendering) -> Content:

@@ -87,7 +87,7 @@ async def test_postgres_that_is_killed(own_postgres: Server) -> None:
 
 
 async def test_sqlite_that_another_process_locks(tmp_path: Path) -> None:
-    """A worker sends while somebody holds the write lock, and stores the outcome when it is free."""
+    """A worker sends while another connection holds the write lock, and stores the outcome when it is free."""
     channel = Held()
     async with SQLiteDispatchStore(tmp_path / "deliveries.db", timeout=0.1) as store:
         dispatcher = over(store, channel)

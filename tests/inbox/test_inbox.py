@@ -677,7 +677,7 @@ async def test_hooks_that_fail(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_hook_whose_own_task_was_cancelled() -> None:
-    """Its CancelledError cancels nobody else: it counts as a failure."""
+    """Its CancelledError cancels nothing else: it counts as a failure."""
 
     async def stray(draft: Event) -> Event:
         raise asyncio.CancelledError

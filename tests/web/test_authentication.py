@@ -202,7 +202,7 @@ async def test_a_function_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_function_whose_own_task_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
-    """Its CancelledError cancels nobody else: 503, as any failure."""
+    """Its CancelledError cancels nothing else: 503, as any failure."""
 
     async def stray(request: Request) -> str:
         raise asyncio.CancelledError

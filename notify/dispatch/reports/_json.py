@@ -1,4 +1,4 @@
-"""Reports as JSON, signed by the Standard Webhooks specification: for gateways and mailers of one's own."""
+"""Reports as JSON, signed by the Standard Webhooks specification: for gateways and mailers of your own."""
 
 from __future__ import annotations
 

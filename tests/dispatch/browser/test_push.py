@@ -205,7 +205,7 @@ def test_another_user(context: BrowserContext, site: Site) -> None:
 
 
 def test_unsubscribe(context: BrowserContext, site: Site) -> None:
-    """Here and on the server; no page subscribes again by itself, also if the server could not be told."""
+    """Here and on the server; no page subscribes again by itself, even if the server could not be reached."""
     page = opened(context, site)
     assert clicked(page) == "ok"
     page.evaluate("push.unsubscribe()")
