@@ -1,4 +1,4 @@
-"""What becomes of endpoints after their messages: when they are no longer used, and when that is not believed.
+"""The health of endpoints: what their messages say about them, and when they are retired.
 
 A provider that answers "gone" for most of its endpoints has a fault, or something else answers in its place. Then no
 endpoint is retired: the next message to it asks again. Unclear refusals retire none unless the same channel has had
@@ -42,7 +42,7 @@ TOO_MANY: Final = 0.5
 
 
 class EndpointHealth:
-    """Notes successes and refusals of endpoints, and retires those that are over.
+    """Records successes and refusals of endpoints, and retires those that no longer work.
 
     Args:
         endpoints: keeps them.

@@ -27,7 +27,7 @@ class RetrySchedule:
     """How often a delivery is tried, and how long it waits between attempts.
 
     A dispatcher takes them as `schedules=`, by the names of channels. Without an entry, channels called `email` or
-    `webhook` try ten times within three days, all others eight times within half an hour.
+    `webhook` try ten times within three and a half days, all others eight times within half an hour.
 
     Attributes:
         attempts: the number of attempts, including the first.
@@ -73,7 +73,7 @@ PROMPT: Final = RetrySchedule()
 PATIENT: Final = RetrySchedule(
     attempts=10, delays=(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400), throttled=60.0
 )
-"""For e-mail and webhooks: ten attempts within three days, as the Standard Webhooks specification recommends."""
+"""For e-mail and webhooks: ten attempts over three days, as the Standard Webhooks specification recommends."""
 
 
 def delay(attempt: int, outcome: Outcome, schedule: RetrySchedule, chance: float) -> float | None:
