@@ -180,7 +180,7 @@ async def _own(site: DispatchSite, request: Request, id: str, act: Literal["open
 
 
 async def _note(site: DispatchSite, request: Request, delivery: str, act: Literal["opened", "clicked"]) -> None:
-    """Record what a reader did. If the store fails, the reader gets the page behind the link all the same."""
+    """Record what a reader did. If the store fails, the reader gets the page behind the link anyway."""
     if request.method == "HEAD" or any("pre" in request.headers.get(name, "").lower() for name in _AHEAD):
         return
     try:
