@@ -167,7 +167,7 @@ async def test_the_end_of_a_process(framework: str, kind: str, tmp_path: Path) -
                 await client.read_all()
                 assert client.complete
                 assert json.loads(client.frames[-1].data)["reason"] == "shutdown"
-    assert seconds < 5
+    assert seconds < 20  # no server waits for its own limit of a stream
 
 
 @pytest.mark.parametrize(("framework", "kind"), [("django", "daphne"), ("django", "hypercorn"), ("quart", "hypercorn")])
