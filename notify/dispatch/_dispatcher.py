@@ -80,7 +80,7 @@ class Dispatcher(DispatchOperations):
         gates: keeps which providers throttle; None: the store does.
         defaults: preferences of users who have not decided; None: those of `types`.
         tz: the IANA zone of users whose zone is unknown.
-        schedules: how deliveries are retried, by the names of channels; see `RetrySchedule`.
+        retries: how deliveries are retried, by the names of channels; see `RetrySchedule`.
         timeout: seconds that a channel may take to send one message.
         lease: seconds after which another worker takes what a worker that died had claimed.
         keep: seconds after which `run` removes notifications of which nothing is waiting, and retired endpoints; None:
@@ -112,7 +112,7 @@ class Dispatcher(DispatchOperations):
         gates: GateStore | None = None,
         defaults: Preferences | None = None,
         tz: str = "UTC",
-        schedules: Mapping[str, RetrySchedule] = _NOTHING,
+        retries: Mapping[str, RetrySchedule] = _NOTHING,
         timeout: float = 20.0,
         lease: float = 60.0,
         keep: float | None = 30 * 86_400.0,
@@ -148,7 +148,7 @@ class Dispatcher(DispatchOperations):
             tz=tz,
             clock=_utc_now if clock is None else clock,
             chance=random.random,
-            schedules={**SCHEDULES, **schedules},
+            retries={**SCHEDULES, **retries},
             events=DeliveryEvents(events),
             links=check_links(links),
         )

@@ -60,7 +60,7 @@ class DispatchParts:
         tz: the zone of users whose zone is unknown.
         clock: returns the present time.
         chance: returns a number in [0, 1).
-        schedules: how channels are retried, by name.
+        retries: how channels are retried, by name.
         links: signed links in messages; None: there are none.
         events: pushes what becomes of deliveries.
     """
@@ -82,13 +82,13 @@ class DispatchParts:
     tz: str
     clock: Callable[[], datetime]
     chance: Callable[[], float]
-    schedules: Mapping[str, RetrySchedule]
+    retries: Mapping[str, RetrySchedule]
     events: DeliveryEvents
     links: Links | None = None
 
     def schedule(self, channel: str) -> RetrySchedule:
         """Return how a channel is retried."""
-        return self.schedules.get(channel, PROMPT)
+        return self.retries.get(channel, PROMPT)
 
     def horizon(self, type: NotificationType) -> float:
         """Return the most seconds for which a notification of a type is tried."""

@@ -26,7 +26,7 @@ LONGEST_WAIT: Final = 86_400.0
 class RetrySchedule:
     """How often a delivery is tried, and how long it waits between attempts.
 
-    A dispatcher takes them as `schedules=`, by the names of channels. Without an entry, channels called `email` or
+    A dispatcher takes them as `retries=`, by the names of channels. Without an entry, channels called `email` or
     `webhook` try ten times within three and a half days, all others eight times within half an hour.
 
     Attributes:
@@ -68,7 +68,7 @@ class RetrySchedule:
 
 
 PROMPT: Final = RetrySchedule()
-"""For push messages and SMS: eight attempts within half an hour, as Knock publishes for its own service."""
+"""For push messages and SMS: eight attempts within half an hour."""
 
 PATIENT: Final = RetrySchedule(
     attempts=10, delays=(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400), throttled=60.0

@@ -105,7 +105,7 @@ async def test_explaining_a_digest(make: Callable[..., World]) -> None:
 async def test_a_key_is_kept_while_the_delivery_may_be_tried(
     make: Callable[..., World], ttl: float | None, days: int, replayed: bool
 ) -> None:
-    """E-mail is tried for three days, so a repeated request finds the first one for as long."""
+    """E-mail is tried for more than three days, so a repeated request finds the first one for as long."""
     world = make(note("email", ttl=ttl))
     first = await world.dispatcher.submit("note", "alice", idempotency_key="k")
     world.clock.advance(timedelta(days=days).total_seconds())

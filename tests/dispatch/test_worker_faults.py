@@ -253,7 +253,7 @@ async def test_channel_that_ignores_cancellation_is_left_behind(
 
 async def test_last_attempt_without_an_answer_is_unknown(make: Callable[..., World]) -> None:
     """Where the receiver recognises repetitions it is sent again; without any answer, the outcome stays unknown."""
-    world = make(note("web_push"), schedules={"web_push": RetrySchedule(attempts=2, base=1.0)})
+    world = make(note("web_push"), retries={"web_push": RetrySchedule(attempts=2, base=1.0)})
     await world.device("a")
     world.push.answers = [Ambiguous(), Ambiguous()]
     ticket = await world.submit()
@@ -265,7 +265,7 @@ async def test_last_attempt_without_an_answer_is_unknown(make: Callable[..., Wor
 
 async def test_what_kills_its_workers_is_not_sent_for_ever(make: Callable[..., World]) -> None:
     """A message whose worker dies each time is sent again as often as the schedule says, and is unknown then."""
-    world = make(note("in_app"), schedules={"in_app": RetrySchedule(attempts=3)})
+    world = make(note("in_app"), retries={"in_app": RetrySchedule(attempts=3)})
     ticket = await world.submit()
     for _ in range(3):
         (claim,) = await world.store.claim(world.clock.now(), lease=60.0)
