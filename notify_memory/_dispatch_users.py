@@ -166,10 +166,11 @@ class MemoryUserRecords(ABC):
         self._verdicts = {key: each for key, each in self._verdicts.items() if key[1] != user}
 
     def _purge_user_records(self, before: datetime) -> None:
-        """Remove what `DispatchRecords.purge` says: endpoints retired before, counts that have expired."""
+        """Remove what `DispatchRecords.purge` says: endpoints and gates that were over before, expired counts."""
         self._endpoints = {
             id: each for id, each in self._endpoints.items() if each.retired_at is None or each.retired_at >= before
         }
+        self._gates = {gate: until for gate, until in self._gates.items() if until >= before}
         clock = self._now()
         for bucket, counted in list(self._counts.items()):
             self._counts[bucket] = {id: each for id, each in counted.items() if millis(each) > clock}

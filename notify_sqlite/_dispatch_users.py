@@ -191,10 +191,11 @@ class SQLiteUserRecords:
         db.execute(self._sql["forget_counts"], (cap_prefix(user),))
 
     async def _purge_leftovers(self, before: int, clock: int, limit: int) -> None:
-        """Remove keys and endpoints that were over before, and counts that have expired by the store's clock."""
+        """Remove keys, endpoints and gates that were over before, and counts that have expired by the store's clock."""
         for name, moment in (
             ("remove_requests", before),
             ("remove_endpoints", before),
+            ("remove_gates", before),
             ("remove_counts", clock),
             ("remove_verdicts", clock),
         ):

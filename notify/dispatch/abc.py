@@ -228,8 +228,8 @@ class DispatchRecords(Protocol):
     async def purge(self, before: datetime, *, limit: int = 500) -> int:
         """Remove notifications created before `before` of which no delivery is open; return how many, at most `limit`.
 
-        What a digest has collected stays until that is sent too. Idempotency keys and endpoints that were over before
-        `before` are removed as well, and counts for caps that have expired by the store's clock.
+        What a digest has collected stays until that is sent too. Idempotency keys, endpoints and gates that were over
+        before `before` are removed as well, and counts for caps that have expired by the store's clock.
         """
 
 

@@ -1,4 +1,4 @@
--- Keys and endpoints that were over before $1, and what caps have counted that has expired by this server's clock.
+-- Keys, endpoints and gates that were over before $1, and what caps have counted that has expired by this server's clock.
 WITH clock AS MATERIALIZED (
     SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint AS now
 ), gone AS (
@@ -6,6 +6,8 @@ WITH clock AS MATERIALIZED (
 ), retired AS (
     DELETE FROM {endpoints} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {endpoints} WHERE retired_at < $1 LIMIT $2))
     RETURNING 1
+), opened AS (
+    DELETE FROM {gates} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {gates} WHERE until < $1 LIMIT $2)) RETURNING 1
 ), counts AS (
     DELETE FROM {cap_counts}
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM {cap_counts} WHERE expires_at <= (SELECT now FROM clock) LIMIT $2))
@@ -15,5 +17,5 @@ WITH clock AS MATERIALIZED (
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM {cap_verdicts} WHERE expires_at <= (SELECT now FROM clock) LIMIT $2))
     RETURNING 1
 )
-SELECT greatest((SELECT count(*) FROM gone), (SELECT count(*) FROM retired), (SELECT count(*) FROM counts),
-    (SELECT count(*) FROM verdicts))
+SELECT greatest((SELECT count(*) FROM gone), (SELECT count(*) FROM retired), (SELECT count(*) FROM opened),
+    (SELECT count(*) FROM counts), (SELECT count(*) FROM verdicts))

@@ -1,0 +1,49 @@
+"""What stores of deliveries read and keep stays bounded, however long they have been used."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from notify.testing.dispatch import VirtualClock
+from notify_pg import PostgresDispatchStore
+from tests.dispatch.stores import NAMES, opened
+from tests.dispatch.world import START
+from tests.servers.postgres import Server, fresh_schema
+from tests.servers.postgres import postgres as postgres
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_gates_that_have_opened_are_removed(name: str, postgres: Server, tmp_path: Path) -> None:
+    """A gate has the name of a host that users may have chosen, so there may be any number of them."""
+    old, new = (START + timedelta(seconds=each) for each in (10, 60))
+    async with opened(name, VirtualClock(START), tmp_path, postgres.dsn, fresh_schema()) as store:
+        await store.close_gate("old", old)
+        await store.close_gate("new", new)
+        await store.purge(START + timedelta(seconds=30))
+        assert await store.gates(START) == {"new": new}
+
+
+async def test_a_change_of_preferences_reads_what_waits_for_the_user(postgres: Server) -> None:
+    """What has been skipped, collected or refused lately, of all users, is not read through."""
+    schema = fresh_schema()
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
+        statement = store._names.sql("dispatch_hurry_user")
+    connection = await asyncpg.connect(postgres.dsn)
+    await connection.execute(
+        f"INSERT INTO {schema}.notify_deliveries (id, notification_id, user_id, channel, endpoint, state, priority, "
+        "after_channel, delay, fence, attempts, reason, provider_id, updated_at) "
+        "SELECT n::text, n::text, 'bob', 'email', '', 23, 1, '', 0, 1, 0, '', '', 0 FROM generate_series(1, 20000) AS n"
+    )
+    await connection.execute("SET plan_cache_mode = force_generic_plan")  # as the store's own sessions do
+    await connection.execute(f"PREPARE hurry AS {statement}")
+    found = await connection.fetchval("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hurry(1, 'alice', NULL)")
+    await connection.close()
+    plan = json.loads(found)[0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50
