@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -316,14 +316,17 @@ class Dispatcher(DispatchOperations):
             options = self._options(request, tenant, id_key, mark)
             first = await self._parts.store.submit(submission(request, [], {}, cursor="", **options))
             if first.is_replay:
+                if first.cursor is None:  # all of it has been removed since
+                    return Ticket(first.notification, True, 0, _explain=self.explain)
                 request = draft(self._parts, key, data, now, meta=meta, id=first.notification)
         count = 0
-        async for users, given, cursor in batches(audience, first.cursor or "", batch):
-            found = await plans_of_many(self._parts, request, users, given, now)
-            await self._parts.store.submit(submission(request, found, given, cursor=cursor, **options))
-            count += len(users)
-            self._telemetry.submitted(request.type.key, len(users))
-            self._wake()
+        async with aclosing(batches(audience, first.cursor or "", batch)) as members:
+            async for users, given, cursor in members:
+                found = await plans_of_many(self._parts, request, users, given, now)
+                await self._parts.store.submit(submission(request, found, given, cursor=cursor, **options))
+                count += len(users)
+                self._telemetry.submitted(request.type.key, len(users))
+                self._wake()
         return Ticket(request.notification.id, first.is_replay, count, _explain=self.explain)
 
     def _options(self, request: NotificationDraft, tenant: str, key: str | None, mark: str) -> dict[str, Any]:
@@ -370,6 +373,7 @@ class Dispatcher(DispatchOperations):
                 if not has_more:
                     await self._worker.wait(poll_interval)
         finally:
+            self._scheduler.stop()
             await self._worker.settle()
 
     @asynccontextmanager

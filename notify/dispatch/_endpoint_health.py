@@ -135,6 +135,8 @@ async def retire_endpoint(endpoints: EndpointStore, endpoint: Endpoint, reason: 
     if generation and await endpoints.retire(endpoint.id, generation, reason, now):
         return True
     stored = await endpoints.endpoint(endpoint.id)
+    if stored is None and generation:  # erased since the message was sent, with its user
+        return False
     if stored is None or (stored.retired_at is not None and reason == STOPPED != stored.reason):
         stored = await endpoints.register(endpoint, now)
     elif generation:  # retired already, or registered again since the message was sent

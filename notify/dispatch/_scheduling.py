@@ -82,11 +82,12 @@ class ScheduleRunner:
         self._telemetry = telemetry
         self._lease = lease
         self._schedules: dict[str, Schedule] = {}
-        self._unknown: list[Schedule] = []
+        self._unknown: dict[str, Schedule] = {}
         self._outages: dict[str, OutageLog] = {}
         self._data: dict[str, tuple[str, Any]] = {}
         self._is_running = self._has_more = False
         self._looked_at = -math.inf
+        self._scope: anyio.CancelScope | None = None
         self._outage = OutageLog(logger, "schedules cannot be read, which is retried", "schedules are read again")
 
     def add(self, schedule: Schedule) -> None:
@@ -101,7 +102,7 @@ class ScheduleRunner:
             raise UsageError(f"there is a schedule {schedule.name!r} already: give this one another name")
         self._parts.types.resolve(schedule.type)
         self._schedules[schedule.name] = schedule
-        self._unknown.append(schedule)
+        self._unknown[schedule.name] = schedule
         text = f"the schedule {schedule.name!r}"
         self._outages[schedule.name] = OutageLog(
             logger, f"{text} cannot be run, which is retried every minute", f"{text} is run again"
@@ -117,9 +118,9 @@ class ScheduleRunner:
         """
         if not self._schedules:
             return 0
-        while self._unknown:
-            await self._introduce(self._unknown[0], now)
-            del self._unknown[0]
+        for each in [*self._unknown.values()]:
+            await self._introduce(each, now)
+            self._unknown.pop(each.name, None)  # a concurrent call may have done it
         channels = {_PREFIX + name: each for name, each in self._schedules.items()}
         claims = await self._parts.store.claim(now, lease=self._lease, limit=len(channels), channels=[*channels])
         count = 0
@@ -136,7 +137,8 @@ class ScheduleRunner:
         """Do the same as `tick` in a task of its own, for `run`: what fails is logged; call `wake` if there is more."""
         self._is_running, self._has_more, self._looked_at = True, False, anyio.current_time()
         try:
-            self._has_more = await self.tick(now) > 0
+            with anyio.CancelScope() as self._scope:
+                self._has_more = await self.tick(now) > 0
         except (BackendError, ClosedError) as error:
             self._outage.failed(error)
         else:
@@ -145,6 +147,11 @@ class ScheduleRunner:
             self._is_running = False
         if self._has_more:
             wake()
+
+    def stop(self) -> None:
+        """Cancel a `step` in progress, as of an audience that hangs: another process goes on after the lease."""
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def status(self, now: datetime) -> list[ScheduleStatus]:
         """Return where each schedule stands, in the order in which they were added."""
@@ -159,12 +166,14 @@ class ScheduleRunner:
         return result
 
     async def _introduce(self, schedule: Schedule, now: datetime) -> None:
-        """Store the row of a schedule unless there is one, and look at it at once: its times may have changed."""
+        """Store the row of a schedule unless there is one; if its times have changed, look at it at once."""
         name = _PREFIX + schedule.name
         row = Delivery(_row_id(schedule), name, "", name, due_at=now, priority=len(PRIORITIES) - 1)
         notification = Notification(name, schedule.type, b"{}", now)
         await self._parts.store.submit(Submission(notification, [RecipientRecord(name, "")], [row]))
-        await self._parts.records.hurry(now, channel=name)
+        found = await self._parts.records.delivery(row.id)
+        if found is not None and not _is_in_time(schedule, found, now):  # hurrying may read all that waits
+            await self._parts.records.hurry(now, channel=name)
 
     async def _act(self, schedule: Schedule, claim: Claim, now: datetime) -> int:
         """Do what is to be done about a schedule, and say when it is due again."""
@@ -216,6 +225,8 @@ class ScheduleRunner:
                 return 0, first.notification, True
         async with aclosing(batches(schedule.after, first.cursor, _BATCH)) as found:
             async for users, given, cursor in found:
+                if cursor == first.cursor:  # else it would be asked for the same ones without end
+                    raise UsageError(f"the audience must yield only those after the id it is given, {cursor!r:.80}")
                 planned = await plans_of_many(self._parts, request, users, given, now)
                 await self._parts.store.submit(submission(request, planned, given, cursor=cursor, **options))
                 self._telemetry.submitted(schedule.type, len(users))
@@ -245,6 +256,14 @@ class ScheduleRunner:
 def _row_id(schedule: Schedule) -> str:
     name = _PREFIX + schedule.name
     return delivery_id(name, "", name)
+
+
+def _is_in_time(schedule: Schedule, row: Claim, now: datetime) -> bool:
+    """Return whether the row of a schedule is looked at by itself as soon as there is something to do."""
+    due_at, created_at = row.delivery.due_at, row.notification.created_at
+    if due_at is None or due_at <= now:
+        return True
+    return due_at <= schedule.next(now) and agenda(schedule, created_at, row.delivery.reason, now).run is None
 
 
 def _kept(schedule: Schedule, run: ScheduledRun) -> datetime:

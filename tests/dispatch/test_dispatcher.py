@@ -130,6 +130,34 @@ async def test_device_that_came_back_is_not_retired_by_an_old_answer(make: Calla
     assert found.retired_at is None
 
 
+async def test_device_of_a_user_who_is_erased_meanwhile(make: Callable[..., World]) -> None:
+    """The answer to a message that was on its way does not store the address again."""
+    world = make(note("web_push"))
+    device = await world.device("a")
+
+    async def send(job: Job) -> Outcome:
+        await world.dispatcher.forget("alice")
+        return EndpointGone("410")
+
+    world.push.send = send  # type: ignore[method-assign]
+    await world.submit()
+    await world.settle()
+    assert await world.store.endpoint(device.id) is None
+
+
+async def test_submitting_to_many_again_after_they_were_removed(make: Callable[..., World]) -> None:
+    """As long as the key is kept, nobody gets it twice, although nothing else of the first submission is left."""
+    world = make(note("email"))
+    first = await world.dispatcher.submit_many("note", ["alice", "bob"], idempotency_key="1")
+    await world.settle()
+    world.clock.advance("1h")
+    assert await world.store.purge(world.clock.now()) == 1
+    again = await world.dispatcher.submit_many("note", ["alice", "bob"], idempotency_key="1")
+    assert (again.id, again.replayed, again.count) == (first.id, True, 0)
+    await world.settle()
+    assert sorted(job.user for job in world.email.jobs) == ["alice", "bob"]
+
+
 async def test_recipient_without_account_needs_no_lookup(make: Callable[..., World]) -> None:
     """A recipient who was given whole is sent to at the given endpoints, and to no other one's."""
     world = make(note("web_push"))
@@ -514,6 +542,26 @@ async def test_audience_goes_on_where_it_stopped(make: Callable[..., World]) -> 
     await world.settle()
     assert sorted(job.user for job in world.email.jobs) == sorted(world.users)
     assert len({job.notification for job in world.email.jobs}) == 1
+
+
+async def test_audience_is_closed_if_the_submission_fails(make: Callable[..., World]) -> None:
+    """What an audience holds, such as a cursor of a database, is released at once, not by the garbage collector."""
+    world = make(note("email"))
+    is_open = False
+
+    async def audience(after: str) -> AsyncIterator[str]:
+        nonlocal is_open
+        is_open = True
+        try:
+            yield "alice"
+            world.is_away = True
+            yield "bob"
+        finally:
+            is_open = False
+
+    with pytest.raises(ConnectionError):
+        await world.dispatcher.submit_many("note", audience, {}, idempotency_key="k", batch=1)
+    assert not is_open
 
 
 async def test_plain_iterable_is_an_audience_too(make: Callable[..., World]) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from notify import UsageError
@@ -317,3 +318,74 @@ async def test_what_is_refused() -> None:
     ):
         with pytest.raises(UsageError, match=match):
             each.dispatcher.schedule(schedule)  # type: ignore[arg-type]
+
+
+async def test_stopping_does_not_wait_for_an_audience() -> None:
+    """An audience that hangs is left when the process stops; another one goes on after the lease."""
+    is_asked = anyio.Event()
+
+    async def everyone(after: str) -> AsyncIterator[str]:
+        is_asked.set()
+        await anyio.sleep_forever()
+        yield "bob"
+
+    each = world(start=datetime(2027, 1, 5, 8, 59, tzinfo=UTC))
+    each.dispatcher.schedule(Schedule("slow", "news", everyone, tz="UTC"))
+    await each.settle()
+    each.clock.advance("1m")
+    async with each.dispatcher.running(poll_interval=0.01):
+        await is_asked.wait()
+        before = anyio.current_time()
+    assert anyio.current_time() - before < 20  # it would be given 32 seconds
+
+
+async def test_two_steps_at_once() -> None:
+    """Each schedule gets its row, also if two tasks are at it."""
+
+    class Slow(MemoryDispatchStore):
+        async def submit(self, *args: Any, **more: Any) -> Any:
+            await anyio.lowlevel.checkpoint()
+            return await super().submit(*args, **more)
+
+    clock = VirtualClock(datetime(2027, 1, 5, 8, tzinfo=UTC))
+    each = World([NEWS], clock=clock, store=Slow(clock=clock))
+    for name in ("a", "b", "c"):
+        each.dispatcher.schedule(Schedule(name, "news", ["bob"], tz="UTC"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(each.dispatcher.tick)
+        tasks.start_soon(each.dispatcher.tick)
+    assert len(await each.store.stuck([State.WAITING])) == 3
+
+
+async def test_a_process_that_starts_leaves_schedules_alone() -> None:
+    """Nothing is hurried for a schedule that is the same as before: that may read through everything that waits."""
+    hurried: list[str | None] = []
+
+    class Counts(MemoryDispatchStore):
+        async def hurry(self, now: datetime, *, user: str | None = None, channel: str | None = None) -> int:
+            hurried.append(channel)
+            return await super().hurry(now, user=user, channel=channel)
+
+    clock = VirtualClock(datetime(2027, 1, 5, 8, tzinfo=UTC))
+    store = Counts(clock=clock)
+    for at, expected in ((time(9), []), (time(9), []), (time(8, 45), ["schedule:morning"])):
+        each = World([NEWS], clock=clock, store=store)
+        each.dispatcher.schedule(Schedule("morning", "news", ["bob"], at=at, tz="UTC"))
+        await each.pass_time("10m")
+        assert hurried == expected
+
+
+async def test_an_audience_that_does_not_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    """One that yields the same recipients whatever the last id was is not asked for them without end."""
+
+    async def everyone(after: str) -> AsyncIterator[str]:
+        for number in range(500):
+            yield f"u{number:04}"
+
+    each = world(start=datetime(2027, 1, 5, 8, 59, tzinfo=UTC))
+    each.users = {f"u{number:04}": Recipient(f"u{number:04}") for number in range(500)}
+    each.dispatcher.schedule(Schedule("morning", "news", everyone, tz="UTC"))
+    await each.dispatcher.tick()
+    each.clock.advance("1m")
+    assert [(await each.dispatcher.tick()).scheduled for _ in range(3)] == [500, 0, 0]
+    assert "the audience must yield only those after the id it is given, 'u0499'" in caplog.text
