@@ -37,11 +37,11 @@ class DeliveryEvents:
         self._notifier = notifier
         self._log = OutageLog(logger, "states of deliveries are not pushed", "states of deliveries are pushed again")
 
-    async def tell(self, claim: Claim, state: State, reason: str) -> None:
-        """Push that a delivery is in a state now."""
+    async def tell(self, claim: Claim, state: State, reason: str) -> bool:
+        """Push that a delivery is in a state now, if that is asked for; return False if the log is away."""
         delivery, notification = claim.delivery, claim.notification
         if self._notifier is None or claim.recipient.address or state.is_open or state is State.EXPANDED:
-            return
+            return True
         payload = {
             "id": delivery.id,
             "notification": notification.id,
@@ -54,5 +54,6 @@ class DeliveryEvents:
             await self._notifier.push(delivery.user, TYPE, payload, key=f"{delivery.id}/{payload['state']}")
         except NotifyError as error:
             self._log.failed(error)
-        else:
-            self._log.recovered()
+            return False
+        self._log.recovered()
+        return True

@@ -67,7 +67,8 @@ class Sender:
         log: what is logged about channels.
         lease: seconds for which a delivery is this worker's from its beginning on.
         timeout: seconds for which a channel may take to send one.
-        ended: called whenever a message is finished.
+        limit: how many messages over one channel are many: those of a channel with as many are not looked for.
+        ended: called when a message is finished, unless its channel still has so many.
 
     Invariants:
         I1. `busy` counts, by channel, the messages of all batches that are not finished.
@@ -81,6 +82,7 @@ class Sender:
         *,
         lease: float,
         timeout: float,
+        limit: int,
         ended: Callable[[], None],
     ) -> None:
         self._parts = parts
@@ -88,10 +90,15 @@ class Sender:
         self._log = log
         self._lease = lease
         self._timeout = timeout
+        self._limit = limit
         self._ended = ended
         self._background = Background("dispatcher")
         self._health = EndpointHealth(parts.endpoints)
         self.busy: Counter[str] = Counter()
+
+    def is_free(self, channel: str) -> bool:
+        """Whether further messages over a channel may be looked for."""
+        return self.busy[channel] < self._limit
 
     def start(self, ready: Sequence[Ready], now: datetime) -> Batch:
         """Begin and send what is ready, without waiting for it.
@@ -147,10 +154,7 @@ class Sender:
         finally:
             batch.begun += len(begun)
             for each in part:
-                if each.job.id in begun:
-                    self._background.start(self._deliver, batch, each, now)
-                else:
-                    self._end(batch, each)
+                self._background.start(self._deliver if each.job.id in begun else self._leave, batch, each, now)
 
     async def _begin(self, ready: Sequence[Ready], now: datetime) -> set[str]:
         """Write that these are being sent; return the ids of those that this worker may still send."""
@@ -173,21 +177,33 @@ class Sender:
                 result = self._settled(ready, outcome, now)
                 self._telemetry.sent(span, ready.job, result.move.to, result.move.reason, seconds)
             is_made = await self._store(ready, result, now)
-            if is_made and result.move.to is not State.WAITING:
-                self._telemetry.ended(ready.job.channel, result.move.to)
-                await self._parts.events.tell(ready.claim, result.move.to, result.move.reason)
             if is_made is not None:
                 batch.settled.append((ready, result))
                 await self._close_gate(ready, result)
-            if batch.left == 1:
-                await self._health.follow(batch.settled, now)
+            if is_made and result.move.to is not State.WAITING:
+                self._telemetry.ended(ready.job.channel, result.move.to)
+                await self._parts.events.tell(ready.claim, result.move.to, result.move.reason)
+            await self._follow(batch, now)
         finally:
             self._end(batch, ready)
+
+    async def _leave(self, batch: Batch, ready: Ready, now: datetime) -> None:
+        """End a message that could not be begun."""
+        try:
+            await self._follow(batch, now)
+        finally:
+            self._end(batch, ready)
+
+    async def _follow(self, batch: Batch, now: datetime) -> None:
+        """Do what follows for the endpoints, with the last message of a batch."""
+        if batch.left == 1 and batch.settled:
+            await self._health.follow(batch.settled, now)
 
     def _end(self, batch: Batch, ready: Ready) -> None:
         self.busy[ready.job.channel] -= 1  # keeps I1
         batch.end_one()
-        self._ended()
+        if self.is_free(ready.job.channel):
+            self._ended()
 
     async def _outcome(self, ready: Ready) -> Outcome:
         """Return what a channel answers, within `timeout` seconds."""

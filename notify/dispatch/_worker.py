@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 
@@ -36,6 +36,10 @@ from .abc import Claim, Move, State
 
 _HAND_BACK: Final = 2.0
 """Seconds in which a worker that is stopped gives back what it has claimed; else their leases end."""
+
+
+Ended: TypeAlias = tuple[Claim, Move]
+"""A delivery that has ended without being sent, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class DispatchWorker:
         self._telemetry = telemetry
         log = ChannelLog()
         self._looker = Looker(parts, log, timeout=timeout)
-        self.sender = Sender(parts, telemetry, log, lease=lease, timeout=timeout, ended=self.wake)
+        self.sender = Sender(parts, telemetry, log, lease=lease, timeout=timeout, limit=batch, ended=self.wake)
         self._purger = Purger(parts.records, keep, parts.chance)
         self._woken = anyio.Event()
 
@@ -95,8 +99,11 @@ class DispatchWorker:
 
         Cancellation: what has begun to be sent is finished first, which takes `timeout` and some seconds at most.
         """
-        done, batch = await self._step(now, tuple(self._parts.channels))
-        await self.sender.finish(batch)
+        done, batch, ended = await self._step(now, tuple(self._parts.channels))
+        try:
+            await self._tell(ended)
+        finally:
+            await self.sender.finish(batch)
         return Tick(done.claimed, batch.begun, done.digests)
 
     async def step(self, now: datetime) -> bool:
@@ -110,8 +117,10 @@ class DispatchWorker:
             self._woken = anyio.Event()
         if self._purger.is_due():
             self.sender.aside(self._purger.purge, now)
-        free = tuple(name for name in self._parts.channels if self.sender.busy[name] < self._batch)
-        done, _ = await self._step(now, free)
+        free = tuple(name for name in self._parts.channels if self.sender.is_free(name))
+        done, _, ended = await self._step(now, free)
+        if ended:
+            self.sender.aside(self._tell, ended)
         return bool(done.claimed)
 
     async def settle(self) -> None:
@@ -128,33 +137,42 @@ class DispatchWorker:
         with anyio.move_on_after(seconds):
             await self._woken.wait()
 
-    async def _step(self, now: datetime, channels: Sequence[str]) -> tuple[Tick, Batch]:
+    async def _step(self, now: datetime, channels: Sequence[str]) -> tuple[Tick, Batch, Sequence[Ended]]:
         digests = await self._parts.digests.close_digests(now)
         claims: Sequence[Claim] = ()
         if channels:
             claims = await self._parts.store.claim(now, lease=self._lease, limit=self._batch, channels=channels)
-        ready = await self._look(claims, now) if claims else []
-        return Tick(len(claims), 0, digests), self.sender.start(ready, now)
+        ready, ended = await self._look(claims, now) if claims else ([], [])
+        return Tick(len(claims), 0, digests), self.sender.start(ready, now), ended
 
-    async def _look(self, claims: Sequence[Claim], now: datetime) -> list[Ready]:
-        """Decide what becomes of claims, and store it of those that are not sent now; return the others."""
+    async def _look(self, claims: Sequence[Claim], now: datetime) -> tuple[Sequence[Ready], Sequence[Ended]]:
+        """Decide what becomes of claims, and store it of those that are not sent now; return the others, and these."""
         try:
             moves, ready = await self._looker.look(claims, now)
-            await self._advance(claims, moves, now)
+            ended = await self._advance(claims, moves, now)
         except anyio.get_cancelled_exc_class():
             await self._hand_back(claims, now)
             raise
-        return ready
+        return ready, ended
 
-    async def _advance(self, claims: Sequence[Claim], moves: Sequence[Move], now: datetime) -> None:
-        """Make moves of deliveries that are not sent now."""
+    async def _advance(self, claims: Sequence[Claim], moves: Sequence[Move], now: datetime) -> list[Ended]:
+        """Make moves of deliveries that are not sent now; return those that have ended by them."""
         by_id = {each.delivery.id: each for each in claims}
         made = await self._parts.store.advance(moves, now) if moves else []
-        for each, is_made in zip(moves, made, strict=True):
-            if is_made and each.to is not State.WAITING:
-                claim = by_id[each.id]
-                self._telemetry.ended(claim.delivery.channel, each.to)
-                await self._parts.events.tell(claim, each.to, each.reason)
+        ended = [
+            (by_id[each.id], each)
+            for each, is_made in zip(moves, made, strict=True)
+            if is_made and each.to is not State.WAITING
+        ]
+        for claim, each in ended:
+            self._telemetry.ended(claim.delivery.channel, each.to)
+        return ended
+
+    async def _tell(self, ended: Sequence[Ended]) -> None:
+        """Push events about what has ended, until one fails: a log that is away must not take a timeout for each."""
+        for claim, each in ended:
+            if not await self._parts.events.tell(claim, each.to, each.reason):
+                return
 
     async def _hand_back(self, claims: Sequence[Claim], now: datetime) -> None:
         """Let other workers have at once what this one has claimed, and not begun to send."""

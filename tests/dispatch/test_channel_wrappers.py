@@ -228,6 +228,17 @@ async def test_a_breaker_opens_and_closes(caplog: pytest.LogCaptureFixture) -> N
     ]
 
 
+async def test_a_message_that_hangs_is_a_failure() -> None:
+    """A dispatcher cancels it after its timeout."""
+    inner = RecordingChannel()
+    inner.send = lambda _: anyio.sleep_forever()  # type: ignore[method-assign,assignment,return-value]
+    breaker = Breaker(inner, failures=2, reset=60.0)
+    for _ in range(2):
+        with anyio.move_on_after(0.01):
+            await breaker.send(BOB)
+    assert isinstance(await breaker.send(BOB), Throttled)
+
+
 async def test_an_open_breaker_counts_no_attempt() -> None:
     """It answers as a provider that throttles does, with the time that is left."""
     inner = RecordingChannel(Transient("503"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,12 @@ from notify.dispatch import (
     Transient,
 )
 from notify.dispatch import _sending as sending
-from notify.dispatch.abc import Move
+from notify.dispatch.abc import Claim, Move
 from notify.testing.dispatch import VirtualClock
 from notify_memory import MemoryDispatchStore, MemoryStreamStore
 from notify_sqlite import SQLiteDispatchStore
 from tests.dispatch.world import START, Recorder, World, note
+from tests.parts import until
 from tests.servers.postgres import Server, fresh_schema
 from tests.servers.postgres import postgres as postgres
 
@@ -222,6 +223,43 @@ async def test_slow_channel_holds_up_no_other(make: Callable[..., World]) -> Non
         with anyio.fail_after(30):
             while len(world.email.jobs) < 60:  # noqa: ASYNC110  the channel has no event
                 await anyio.sleep(0.001)
+
+
+async def test_a_channel_with_many_messages_is_not_looked_after_for_each(make: Callable[..., World]) -> None:
+    """While a channel has as many messages on their way as it may, the end of one is no reason to look for others."""
+    released: list[anyio.Event] = []
+
+    async def hang(job: Job) -> Outcome:
+        released.append(anyio.Event())
+        await released[-1].wait()
+        return Accepted()
+
+    class Counting(MemoryDispatchStore):
+        claims = 0
+
+        async def claim(self, now: datetime, **more: Any) -> Any:
+            self.claims += 1
+            return await super().claim(now, **more)
+
+    store = Counting()
+    world = make(note("email"), hang, store)
+    for _ in range(150):
+        await world.submit()
+    busy = world.dispatcher._worker.sender.busy
+    async with world.dispatcher.running(poll_interval=60.0):
+        await until(lambda: len(released) == 50, 30)
+        released[0].set()
+        await until(lambda: busy["email"] == 99, 30)
+        before = store.claims
+        for number in range(1, 41):
+            released[number].set()
+            await until(lambda: busy["email"] == 99 - number, 30)  # noqa: B023 - called at once
+        assert store.claims - before < 5
+        for each in released:
+            each.set()
+        await until(lambda: len(released) == 150, 30)
+        for each in released:
+            each.set()
 
 
 async def test_channel_that_ignores_cancellation_is_left_behind(
@@ -604,3 +642,60 @@ async def test_states_are_events_if_asked(make: Callable[..., World], caplog: py
     await dispatcher.tick()
     assert (await last.report())[0].state is State.ACCEPTED
     assert "states of deliveries are not pushed" in caplog.text
+
+
+async def test_a_log_that_hangs_does_not_hold_up_what_is_sent(make: Callable[..., World]) -> None:
+    """While the event of what is skipped cannot be pushed, others are sent."""
+    go_on = anyio.Event()
+
+    class Hanging(MemoryStreamStore):
+        async def save(self, event: Any) -> Any:
+            await go_on.wait()
+            return await super().save(event)
+
+    async with Notifier(Hanging(), timeout=60.0) as notifier:
+        world = make(note("email"), events=notifier)
+        skipped = await world.submit(to="bob")
+        await world.store.patch("bob", b'{"all": false}', by="bob", source="test", now=world.clock.now())
+        await world.submit(to="alice")
+        async with world.dispatcher.running():
+            await until(lambda: world.email.jobs, 30)
+            go_on.set()
+        assert await world.states(skipped, "bob") == {"email": [State.SKIPPED]}
+        assert [job.user for job in world.email.jobs] == ["alice"]
+
+
+async def test_what_follows_for_endpoints_if_the_last_message_is_not_begun(make: Callable[..., World]) -> None:
+    """A device that is gone is retired, although another message of its batch was cancelled after that."""
+
+    class Late(MemoryDispatchStore):
+        has_expanded = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_gone = anyio.Event()
+
+        async def claim(self, now: datetime, **more: Any) -> Sequence[Claim]:
+            found = more.pop("channels")
+            channels = found if self.has_expanded else ["web_push"]  # then both are in one batch
+            self.has_expanded = True
+            return await super().claim(now, channels=channels, **more)
+
+        async def advance(self, moves: Sequence[Move], now: datetime) -> Sequence[bool]:
+            (first, *_) = moves
+            found = await self.delivery(first.id)
+            if found is not None and (found.delivery.channel, first.to) == ("email", State.SENDING):
+                await self.is_gone.wait()
+                await self.cancel(ticket, now, channel="email")
+            made = await super().advance(moves, now)
+            if first.to is State.GONE:
+                self.is_gone.set()
+            return made
+
+    world = make(note("email", "web_push"), store=Late())
+    device = await world.device("a")
+    world.push.answers = [EndpointGone("410")]
+    ticket = await world.submit()
+    await world.settle()
+    assert await world.states(ticket) == {"email": [State.CANCELLED], "web_push": [State.GONE]}
+    assert (await world.store.endpoint(device.id)).retired_at is not None

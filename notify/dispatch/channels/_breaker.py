@@ -43,8 +43,8 @@ class Breaker(ChannelWrapper):
     | open | is `Throttled`, which counts as no attempt | after `reset` seconds: half-open |
     | half-open | one is sent, for `probe_timeout` seconds; others are `Throttled` | a success: closed; else open |
 
-    `Transient`, `Ambiguous`, `Misconfigured` and exceptions are failures. `Throttled` counts neither way. Every other
-    outcome shows that the provider works.
+    `Transient`, `Ambiguous`, `Misconfigured` and exceptions are failures, and so is a message that is cancelled.
+    `Throttled` counts neither way. Every other outcome shows that the provider works.
 
     Args:
         channel: sends the messages.
@@ -83,7 +83,7 @@ class Breaker(ChannelWrapper):
         if circuit.open_until is None:
             try:
                 outcome = await self._channels[0].send(job)
-            except Exception:
+            except BaseException:  # also a cancellation, which is how a dispatcher's timeout ends a message
                 self._count(key, Ambiguous())
                 raise
             self._count(key, outcome)
