@@ -83,7 +83,10 @@ class Looker:
 
     async def look(self, claims: Sequence[Claim], now: datetime) -> tuple[list[Move], list[Ready]]:
         """Return what becomes of each claim: a move, or it is ready to be sent."""
-        given = [given_at_submit(each.recipient) for each in claims]
+        try:
+            given = [given_at_submit(each.recipient) for each in claims]
+        except UsageError as error:  # a zone, for example, that the zones of this host do not have
+            return await self._look_apart(claims, error, now)
         asked = {each.delivery.user for each, recipient in zip(claims, given, strict=True) if recipient is None}
         users = [each.delivery.user for each in claims]
         try:

@@ -62,6 +62,7 @@ The most specific one wins, but for one exception: a channel that is off stays o
 unless their entry names the channel.
 """
 
+_DEEPEST: Final = 32
 _NOTHING: Final[Mapping[str, bool]] = MappingProxyType({})
 _STEPS: Final = tuple((ENTRIES.index(entry), deciding) for entry, deciding in PRECEDENCE)
 
@@ -188,6 +189,7 @@ def check_patch(
         UsageError: it is not JSON, or would set an entry that is not valid or has no effect.
     """
     given = _object("the patch", _loads(patch), names=False)
+    _check_nesting(given)
     set_ = _read(_without_null(given))
     if types is not None:
         known = list(types)
@@ -200,6 +202,17 @@ def check_patch(
         return json.dumps(given, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise UsageError(f"preferences: extra must be JSON: {error}") from error
+
+
+def _check_nesting(value: Any) -> None:
+    """Raise UsageError for values that are nested so deeply that reading them again may fail."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        groups = [each for each in level if isinstance(each, Mapping | list | tuple)]
+        level = [inner for each in groups for inner in (each.values() if isinstance(each, Mapping) else each)]
+        if not level:
+            return
+    raise UsageError(f"preferences: extra must be nested less than {_DEEPEST} levels deep")
 
 
 def _check_among(what: str, names: Iterable[str], known: Collection[str]) -> None:
@@ -224,7 +237,7 @@ def _loads(data: Any) -> Any:
         return data
     try:
         return json.loads(data or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"preferences must be JSON, not {data!r:.80}") from error
 
 

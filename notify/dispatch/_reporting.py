@@ -91,8 +91,9 @@ def _is_newer(endpoint: Endpoint, delivery: Delivery, report: Report) -> bool:
 
 async def _given(parts: DispatchParts, claim: Claim) -> Endpoint | None:
     """Return an endpoint that is not stored, since it came with the recipient; None: it does not come any more."""
-    user, given = claim.delivery.user, given_at_submit(claim.recipient)
+    user = claim.delivery.user
     try:
+        given = given_at_submit(claim.recipient)
         found = (await known(parts, [user], () if given is None else [user]))[user]
     except UsageError:  # the recipient's values are refused
         return None

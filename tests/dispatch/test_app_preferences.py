@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -52,6 +53,7 @@ async def test_preferences_are_patched_and_read_with_their_layer() -> None:
         {"quiet_hours": [{"start": "25:00", "end": "07:00"}]},
         {"tz": "Europe/Nowhere"},
         {"unknown": 1},
+        {"extra": reduce(lambda inner, _: {"a": inner}, range(800), 1)},
         [],
         "text",
     ],

@@ -6,11 +6,12 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from notify import UsageError
-from notify.dispatch import Recipient
+from notify.dispatch import Recipient, _zones
 from notify.dispatch.abc import Move, State
 from tests.dispatch.world import World, note
 
@@ -58,6 +59,26 @@ async def test_a_zone_that_does_not_exist(world: Users, caplog: pytest.LogCaptur
     world.zone = "UTC"
     await world.pass_time("1h")
     assert await world.states(ticket, "bob") == {"email": [State.ACCEPTED]}
+
+
+async def test_a_zone_that_this_host_does_not_know(world: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipient who was given whole, on a host with newer zones, waits, and stops no worker with older ones."""
+    zone_of = _zones.zone_of
+
+    def older(name: str) -> ZoneInfo:
+        if name == "Asia/Tokyo":
+            raise UsageError(f"the time zone {name!r} is unknown")
+        return zone_of(name)
+
+    ticket = await world.submit(to=Recipient("guest", tz="Asia/Tokyo"))
+    await world.submit(to="alice")
+    with monkeypatch.context() as patch:
+        patch.setattr(_zones, "zone_of", older)
+        await world.settle()
+    assert [job.user for job in world.email.jobs] == ["alice"]
+    assert await world.states(ticket, "guest") == {"email": [State.WAITING]}
+    await world.pass_time("1h")
+    assert await world.states(ticket, "guest") == {"email": [State.ACCEPTED]}
 
 
 async def test_preferences_that_cannot_be_read(world: Users) -> None:

@@ -294,6 +294,16 @@ def test_quiet_hours_in_python() -> None:
 
 
 TYPES = [COMMENT, OFFER]
+
+
+def nested(levels: int) -> Any:
+    """Return lists in lists."""
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 PATCHES: dict[str, Any] = {
     "preferences must be JSON": "{",
     "the patch must be an object": "[]",
@@ -306,6 +316,7 @@ PATCHES: dict[str, Any] = {
     "extra must be JSON": {"extra": {"x": {1, 2}}},
     "QuietRule.tz: the time zone": {"quiet_hours": [{"start": "22:00", "end": "07:00", "tz": "Berlin"}]},
     "preferences have no chanels": {"chanels": {}},
+    "extra must be nested less than 32 levels deep": {"extra": {"x": nested(30)}},
 }
 
 
@@ -323,6 +334,7 @@ def test_patches() -> None:
     assert check_patch('{"types": {"any": {"fax": true}}}') == b'{"types":{"any":{"fax":true}}}'
     assert check_patch({"opt_in": {"news": True}}, types=TYPES) == b'{"opt_in":{"news":true}}'
     assert check_patch(FULL, types=TYPES, channels=["in_app", "email", "sms"])
+    assert check_patch({"extra": {"x": nested(29)}})
 
 
 ANY = st.fixed_dictionaries(
