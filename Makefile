@@ -14,9 +14,12 @@ NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/te
 	tests/dispatch/test_store_locks.py tests/dispatch/test_worker_faults.py tests/dispatch/test_worker_kills.py \
 	tests/dispatch/test_worker_outages.py tests/dispatch/test_celery_docs.py tests/conformance/test_outages.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
-TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli/test_cli_docs.py tests/test_packaging.py \
-	tests/test_zipapp.py tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/web \
-	tests/notify/test_web_frameworks.py
+TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli tests/test_packaging.py tests/test_zipapp.py \
+	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/conformance/test_shipping.py \
+	tests/web tests/sync tests/notify/test_web_frameworks.py tests/notify_sqlite/test_faults.py \
+	tests/notify_sqlite/test_locks.py tests/inbox/test_behaviour.py tests/dispatch/browser \
+	tests/dispatch/test_channel_email.py tests/dispatch/test_channel_suite.py tests/dispatch/test_app_garbage.py \
+	tests/dispatch/test_nothing_is_shown.py tests/dispatch/test_schedule_processes.py
 .DEFAULT_GOAL := help
 .PHONY: help demo serve quick test test-failed covered test-browsers soak servers check docs dist bench clean
 
@@ -62,7 +65,7 @@ demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, 
 serve: $(VENV)/.ready ## two instances in a browser: kill them, cut the wire, watch the verdict; Ctrl-C ends it
 	@$(BIN)/notify serve --demo $(SERVE)
 
-quick: $(VENV)/.ready ## the tests that need no server: memory, SQLite, command line, suites; about two minutes
+quick: $(VENV)/.ready ## the tests that need neither servers nor many processes: memory, SQLite, suites; two to three minutes
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; less than half an hour
