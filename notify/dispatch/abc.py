@@ -218,7 +218,8 @@ class DispatchRecords(Protocol):
         """Make waiting deliveries of a user or channel due now, since their rules have changed; return how many.
 
         With a channel, parked ones of it are waiting again. Those that wait for another channel, or for their delay
-        after it, stay as they are.
+        after it, stay as they are; without a channel, so do those that were tried before, whose provider is not asked
+        more often because a user changes preferences.
 
         Raises:
             UsageError: neither a user nor a channel was given.

@@ -127,6 +127,12 @@ class DispatchRecordTests(DispatchTests[DeliveryStoreT]):
         await store.advance([move(held, State.WAITING, due_at=at(5000))], at(900))
         assert await store.hurry(at(901), user="alice") == 1
         assert await self.due_at(store, delayed) == 901
+        tried = await self.take_one(store, 901, channels=["sms"])
+        await store.advance([move(tried, State.SENDING), move(tried, State.WAITING, due_at=at(9000))], at(901))
+        assert await store.hurry(at(902), user="alice") == 0, "a retry does not come sooner because a user is hurried"
+        assert await self.due_at(store, delayed) == 9000
+        assert await store.hurry(at(902), user="alice", channel="sms") == 1
+        assert await self.due_at(store, delayed) == 902
 
     async def test_hurrying_what_is_parked(self, store: DeliveryStore) -> None:
         """Parked deliveries wait again when their channel is hurried, not when a user is."""

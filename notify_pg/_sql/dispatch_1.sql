@@ -45,8 +45,7 @@ CREATE TABLE IF NOT EXISTS {deliveries} (
     clicked_at bigint,
     begun integer NOT NULL DEFAULT 0,
     lease_until bigint NOT NULL DEFAULT 0,
-    -- 0 waits, 1 is claimed or being sent, 2 was handed over, 3 was not. Indexes are about this and not about `state`, so
-    -- the step from claimed to being sent changes none of them.
+    -- 0 waits, 1 is claimed or being sent, 2 was handed over, 3 was not: which indexes have the row.
     phase smallint NOT NULL GENERATED ALWAYS AS (
         CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE 3 END
     ) STORED

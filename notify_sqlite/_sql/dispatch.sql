@@ -212,7 +212,7 @@ SELECT {delivery} FROM {p}deliveries WHERE state IN (SELECT value FROM json_each
 
 -- name: hurry_user
 UPDATE {p}deliveries SET due_at = ?
-WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0) AND user_id = ? AND coalesce(channel = ?, 1)
+WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0) AND user_id = ? AND coalesce(channel = ?, attempts = 0)
 
 -- name: hurry_channel
 UPDATE {p}deliveries SET due_at = ?
