@@ -230,8 +230,7 @@ class MemoryDispatchStore(MemoryUserRecords):
                 self._enter(row, State.WAITING, moment, each.reason)
                 count += 1
             elif each.state is State.WAITING and each.due_at is not None and each.due_at > moment:
-                is_retry = channel is None and each.attempts > 0
-                if not is_retry and (not each.after or each.fence):
+                if (not each.attempts or channel is not None) and (not each.after or each.fence):
                     row.delivery = replace(each, due_at=moment)
                     count += 1
         return count

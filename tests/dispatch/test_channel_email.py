@@ -102,12 +102,23 @@ class Mailbox:
 
 
 class Service(Controller):
-    """A controller that takes a free port, and whose server may speak UTF-8."""
+    """A controller that takes a free port, whose server may speak UTF-8, and that leaves no connection open."""
 
     port = 0
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.made: list[SMTP] = []
+
     def factory(self) -> SMTP:
-        return SMTP(self.handler, **self.SMTP_kwargs)
+        self.made.append(SMTP(self.handler, **self.SMTP_kwargs))
+        return self.made[-1]
+
+    def abort(self) -> None:
+        """Close every connection: the controller only ends the tasks that read from them."""
+        for each in self.made:
+            if each.transport is not None:
+                each.transport.abort()
 
     def _trigger_server(self) -> None:
         self.port = self.server.sockets[0].getsockname()[1]
@@ -122,6 +133,7 @@ def serving(mailbox: Mailbox, **options: Any) -> Iterator[int]:
     try:
         yield service.port
     finally:
+        service.loop.call_soon_threadsafe(service.abort)
         service.stop()
 
 
