@@ -45,7 +45,7 @@ from ._outbox import check_transaction
 from ._pool import Connection
 
 _FORGET: Final = 60.0
-"""Seconds for erasing a user."""
+"""Seconds for erasing a user, unless a call may take longer anyway."""
 
 _GRACE: Final = 1.0
 
@@ -241,11 +241,12 @@ class PostgresDispatchStore(PostgresUserRecords):
         if not await self._calls.rows("SELECT 1"):
             return 0
         query = f"SELECT {self._names.function('forget_recipient')}($1, $2)"
+        seconds = max(_FORGET, self._db.timeout)
 
         async def act(connection: Connection) -> int:
-            return int(await connection.fetchval(query, user, cap_prefix(user), timeout=_FORGET))
+            return int(await connection.fetchval(query, user, cap_prefix(user), timeout=seconds))
 
-        return await self._calls.write(act, seconds=_FORGET)
+        return await self._calls.write(act, seconds=seconds)
 
     # -- DigestStore ---------------------------------------------------------------------------------------------
 
