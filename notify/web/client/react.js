@@ -2,38 +2,20 @@
 import { useMemo, useSyncExternalStore } from 'react';
 import { connect } from './client.js';
 
-const EMPTY = { status: 'connecting', connected: false, events: [], last: undefined, lastId: undefined, client: undefined };
-
-/** Keep what a client says as one immutable value; the client is opened by the first subscriber if `source` is a URL. */
-function createStore(source, { limit = 50, types, key, ...options }) {
-  let snapshot = EMPTY, close;
+/** What `useSyncExternalStore` takes: one immutable value. `open(publish)` runs for the first subscriber and returns how to close. */
+function createStore(initial, open) {
+  let snapshot = initial, close;
   const listeners = new Set();
-  const open = () => {
-    const isOurs = typeof source.on !== 'function';
-    const client = isOurs ? connect(source, options) : source;
-    const set = (change) => {
-      const { status, lastId } = client;
-      snapshot = { ...snapshot, ...change, client, status, lastId, connected: status === 'connected' };
-      for (const listener of [...listeners]) listener();
-    };
-    const take = (event) => {
-      if (types && !types.includes(event.type)) return;
-      // an event of a group replaces the one before it
-      const others = event.group ? snapshot.events.filter(({ group, user }) => group !== event.group || user !== event.user) : snapshot.events;
-      set({ events: [event, ...others].slice(0, limit), last: event });
-    };
-    const removers = [client.on('*', take), client.on('status', () => set()), client.on('sync', () => set())];
-    set();
-    return () => {
-      for (const remove of removers) remove();
-      if (isOurs) client.close();
-    };
+  const publish = (change) => {
+    snapshot = { ...snapshot, ...change };
+    for (const listener of [...listeners]) listener();
   };
   return {
+    initial: () => initial,
     snapshot: () => snapshot,
     subscribe(listener) {
       listeners.add(listener);
-      close ??= open();
+      close ??= open(publish);
       return () => {
         listeners.delete(listener);
         if (listeners.size) return;
@@ -44,7 +26,38 @@ function createStore(source, { limit = 50, types, key, ...options }) {
   };
 }
 
-const initial = () => EMPTY;
+/** The client at a URL, which is then ours to close, or the one that was given. */
+function clientOf(source, options) {
+  if (typeof source.on === 'function') return [source, () => {}];
+  const client = connect(source, options);
+  return [client, () => client.close()];
+}
+
+const EMPTY = { status: 'connecting', connected: false, events: [], last: undefined, lastId: undefined, client: undefined };
+
+function createEventStore(source, { limit = 50, types, key, ...options }) {
+  let events = [];
+  return createStore(EMPTY, (publish) => {
+    const [client, close] = clientOf(source, options);
+    const set = (change) => {
+      const { status, lastId } = client;
+      publish({ ...change, client, status, lastId, connected: status === 'connected' });
+    };
+    const take = (event) => {
+      if (types && !types.includes(event.type)) return;
+      // an event of a group replaces the one before it
+      const others = event.group ? events.filter(({ group, user }) => group !== event.group || user !== event.user) : events;
+      events = [event, ...others].slice(0, limit);
+      set({ events, last: event });
+    };
+    const removers = [client.on('*', take), client.on('status', () => set()), client.on('sync', () => set())];
+    set();
+    return () => {
+      for (const remove of removers) remove();
+      close();
+    };
+  });
+}
 
 /**
  * Follow the notifications at a URL, or those of a client that exists.
@@ -53,50 +66,30 @@ const initial = () => EMPTY;
  * a user id). Other options are those of `connect`, and are read once for each connection.
  */
 export function useNotify(source, options = {}) {
-  const store = useMemo(() => createStore(source, options), [source, options.key]);
-  return useSyncExternalStore(store.subscribe, store.snapshot, initial);
+  const store = useMemo(() => createEventStore(source, options), [source, options.key]);
+  return useSyncExternalStore(store.subscribe, store.snapshot, store.initial);
 }
 
 const NO_COUNTS = { total: 0, unseen: 0, unread: 0, position: '' };
 const CALLS = ['more', 'refresh', 'seen', 'read', 'unread', 'dismiss', 'restore', 'readUpTo'];
 
-/** Keep an inbox as one immutable value; it is opened by the first subscriber. */
 function createInboxStore(source, { filter, limit, key, ...options }) {
-  let inbox, close;
-  const listeners = new Set();
+  let inbox;
   // Before the first subscriber there is no inbox to change: a call waits for none, and does nothing.
   const calls = Object.fromEntries(CALLS.map((name) => [name, async (...given) => inbox?.[name](...given)]));
   const empty = { items: [], counts: NO_COUNTS, hasMore: false, loading: true, error: undefined, ...calls };
-  let snapshot = empty;
-  const open = () => {
-    const isOurs = typeof source.on !== 'function';
-    const client = isOurs ? connect(source, options) : source;
+  return createStore(empty, (publish) => {
+    const [client, close] = clientOf(source, options);
     inbox = client.inbox({ filter, limit });
-    const set = () => {
+    inbox.subscribe(() => {
       const { items, counts, hasMore, loading, error } = inbox;
-      snapshot = { ...empty, items, counts, hasMore, loading, error };
-      for (const listener of [...listeners]) listener();
-    };
-    inbox.subscribe(set);
+      publish({ items, counts, hasMore, loading, error });
+    });
     return () => {
       inbox.close();
-      if (isOurs) client.close();
+      close();
     };
-  };
-  return {
-    initial: () => empty,
-    snapshot: () => snapshot,
-    subscribe(listener) {
-      listeners.add(listener);
-      close ??= open();
-      return () => {
-        listeners.delete(listener);
-        if (listeners.size) return;
-        close();
-        close = undefined;
-      };
-    },
-  };
+  });
 }
 
 /**
