@@ -507,6 +507,20 @@ def test_module_is_small(path: Path) -> None:
     assert lines <= MAX_LINES or re.search(r"\b[Ll]onger than\b", "\n\n".join(docstring.split("\n\n")[:2]))
 
 
+def test_the_heart_is_small() -> None:
+    """The stream that reads one log fits into 300 lines, and the constructor of the notifier into 40."""
+    assert len((CORE / "_stream" / "_subscription.py").read_text(encoding="utf-8").splitlines()) <= 300
+    (notifier,) = (
+        node
+        for node in ast.walk(tree(CORE / "_notifier.py"))
+        if isinstance(node, ast.ClassDef) and node.name == "Notifier"
+    )
+    constructor = [node for node in notifier.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"][
+        -1
+    ]  # those before it are overloads
+    assert 1 + constructor.body[-1].end_lineno - constructor.body[0].lineno <= 40
+
+
 def awaited_methods() -> Iterator[tuple[str, str]]:
     """The public methods of the interfaces that are awaited, with their docstrings."""
     for cls in tree(CORE / "abc.py").body:

@@ -219,6 +219,22 @@ def test_a_strangers_backend_works_by_url(tmp_path: Path) -> None:
     assert "store  PlainStreamStore at plain://c" in run(*notify, "stats", "alice", cwd=work, **path)
 
 
+EXTRAS = {
+    "trio", "sqlite", "redis", "pg", "webhook", "web", "serve", "email", "webpush", "fcm", "sms", "templates", "dev",
+    "all",
+}  # fmt: skip
+"""What people install by name: one that vanished would only be a warning of pip, and then an import that fails."""
+
+
+def test_extras_stay() -> None:
+    """Each extra that was published is there, and `all` has every one that an application can use."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(extras) >= EXTRAS
+    (everything,) = extras["all"]
+    named = set(everything.removeprefix("notify-streams[").removesuffix("]").split(","))
+    assert named == set(extras) - {"dev", "docs", "all", "http"}
+
+
 def test_the_name_is_ours() -> None:
     """No page and no message says to install `notify`, which is another program; each extra that is named exists."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
