@@ -322,6 +322,18 @@ def test_links(page: Page, target: str, opens: str) -> None:
     assert link.get_attribute("rel") == "noopener noreferrer"
 
 
+@pytest.mark.parametrize(
+    ("payload", "leads"),
+    [({"url": "/a"}, "/a"), ({"url": "/a", "action_url": "/b"}, "/b"), ({"url": "javascript:alert(1)"}, None)],
+)
+def test_a_link_may_be_called_url(page: Page, payload: dict[str, str], leads: str | None) -> None:
+    """`url` is read where there is no `action_url`, by the same rules."""
+    show(page, 1, "info", title="Look", **payload)
+    link = page.locator(TOAST).locator("[part=action]")
+    found = link.get_attribute("href")
+    assert found == (leads and page.evaluate("path => new URL(path, location).href", leads))
+
+
 @pytest.mark.parametrize("value", [7, True, ["a", {"b": 1}], {"a": "<b>"}])
 def test_values_of_any_type_are_text(page: Page, value: Any) -> None:
     """A title that is not a string is shown as JSON would be, without an error."""

@@ -119,7 +119,7 @@ button { all: unset; box-sizing: border-box; cursor: pointer; color: inherit; bo
  * Properties: `client`, `describe` (item => ({title, message, url})). Events: `notify-open` (cancellable), detail: the item.
  */
 export class NotifyBell extends Base {
-  describe = this.describe ?? (({ type, payload }) => ({ title: payload?.title ?? (payload?.message ? "" : type), message: payload?.message, url: payload?.action_url }));
+  describe = this.describe ?? (({ type, payload }) => ({ title: payload?.title ?? (payload?.message ? "" : type), message: payload?.message, url: payload?.action_url ?? payload?.url }));
   #client = null;
   #boxes = {}; // an inbox for each tab that was opened
   #tab = "active";

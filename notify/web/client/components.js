@@ -1,9 +1,9 @@
-// Custom elements for notifications: <notify-toasts> and <notify-status>.
+// <notify-toasts> and <notify-status>; loads bell.js for a <notify-bell>.
 //
 //   <script type="module" src="/notify/components.js" data-url="/notify"></script>
 //   <notify-toasts></notify-toasts> <notify-status></notify-status>
 //
-// They listen to the DOM events of client.js, of any number of clients. What an event contains is only ever set as text.
+// They listen to the DOM events of every client.js. What an event contains is only ever set as text.
 // Styles are adopted style sheets, which a Content-Security-Policy without 'unsafe-inline' permits.
 
 const TYPES = {
@@ -22,6 +22,7 @@ const Base = globalThis.HTMLElement ?? class {}; // so that a server may import 
 
 const make = (tag, part, properties) => Object.assign(document.createElement(tag), { part }, properties);
 const text = (value) => (value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value));
+const linked = ({ action_url, url }) => safeUrl(action_url ?? url);
 const style = (root, css) => {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(css);
@@ -107,13 +108,13 @@ const TOASTS = `
 `;
 
 /**
- * Shows events of type `generic` (payload `title`, `message`, `action_url`, `type`, perhaps `action_label` and
+ * Shows events of type `generic` (payload `title`, `message`, `action_url` or `url`, `type`, perhaps `action_label` and
  * `progress` from 0 to 1).
  *
  * Attributes: `limit` ("3", or "3 2": from 768 px, and below), `duration`, `duration-ephemeral`, `duration-<type>` (ms;
- * 0 stays), `dismiss` ("visual"; "server" dismisses in the inbox too, unless the DOM event `notify-dismiss` is cancelled;
- * "none" has no button), `types` (more event types), `position` ("bottom-end", "top-start", ...), `label`, `label-close`,
- * `label-action`, `hotkey` ("F8" moves the focus here), `system` ("off": no browser notifications), `icon` (of those).
+ * 0 stays), `dismiss` ("visual"; "server" dismisses in the inbox too; "none" has no button), `types` (more event types),
+ * `position` ("bottom-end", "top-start", ...), `label`, `label-close`, `label-action`, `hotkey` ("F8" moves the focus
+ * here), `system` ("off": no browser notifications), `icon` (of those).
  */
 export class NotifyToasts extends Base {
   #shown = []; // in the order of the screen; each {key, id, event, element, left, isLeaving}
@@ -194,7 +195,7 @@ export class NotifyToasts extends Base {
     return true;
   }
 
-  /** Remove the toasts of these ids or of this group, also from the queue, and those of no id with no argument. */
+  /** Remove the toasts of these ids or of this group, also from the queue; without an argument, all. */
   dismiss({ ids = null, group = null, user = null } = {}) {
     const goes = (event) =>
       ids?.includes(`${event.id}@${event.user}`) ||
@@ -245,7 +246,7 @@ export class NotifyToasts extends Base {
     this.#inboxOf.set(event, this.#inboxes.get(client));
   }
 
-  /** Remove toasts whose items are not active any more: dismissed elsewhere, by whatever change, or expired. */
+  /** Remove toasts whose items are not active any more: dismissed elsewhere, or expired. */
   #compare(inbox) {
     const { items, hasMore, loading, error } = inbox;
     if (loading || error) return;
@@ -323,7 +324,7 @@ export class NotifyToasts extends Base {
     toast.progress.hidden = typeof progress !== "number" || !(progress >= 0);
     if (!toast.progress.hidden) toast.progress.value = Math.min(1, progress);
     toast.progress.setAttribute("aria-label", toast.title.textContent);
-    const url = safeUrl(payload.action_url);
+    const url = linked(payload);
     toast.action.hidden = !url;
     if (!url) return toast.action.removeAttribute("href");
     toast.action.href = url;
@@ -339,7 +340,7 @@ export class NotifyToasts extends Base {
     return ms > 0 ? ms : Infinity;
   }
 
-  /** Time passes unless the pointer or the focus is on the toasts or the page is hidden; a suspended page lost none. */
+  /** Time stands still while the pointer or the focus is on the toasts, or the page is hidden or suspended. */
   #tick() {
     const now = performance.now();
     const passed = Math.min(now - this.#last, 10 * TICK);
@@ -364,7 +365,7 @@ export class NotifyToasts extends Base {
       const asks = document.dispatchEvent(new CustomEvent("notify-dismiss", { detail: event, cancelable: true }));
       const inbox = asks && this.#inboxOf.get(event);
       const key = `${event.user}\n${event.id}`;
-      // Which of the two names the item depends on whose log it is from; the other one is ignored.
+      // The item has one of these names, by whose log it is from; the other is ignored.
       if (inbox) inbox.dismiss([event.id, `${event.id}@${event.user}`]).catch(() => this.#seen.delete(key) && this.show(event));
     }
     const remove = () => {
@@ -447,7 +448,7 @@ export class NotifyToasts extends Base {
     shown.onclick = () => {
       shown.close();
       focus();
-      const url = safeUrl(payload.action_url);
+      const url = linked(payload);
       if (url) location.assign(url);
     };
   }
@@ -473,8 +474,8 @@ const LABELS = { connected: "Connected", connecting: "Connecting", disconnected:
 /**
  * A dot and a label: green when connected (then it goes), yellow while connecting, red after a while, grey if paused.
  *
- * Attributes: `label-connected`, `label-connecting`, `label-disconnected`, `label-paused`; `hide-after` (ms, 0 never)
- * and `fail-after` (ms). Property `client`: the client to follow; without it, the last status of any client of the page.
+ * Attributes: `label-<state>`; `hide-after` (ms, 0 never), `fail-after` (ms). Property `client`: the client to follow;
+ * without it, any client of the page.
  */
 export class NotifyStatus extends Base {
   static observedAttributes = ["hide-after", "fail-after", ...Object.keys(LABELS).map((name) => `label-${name}`)];
@@ -551,7 +552,7 @@ export class NotifyStatus extends Base {
   }
 }
 
-// -- without a script of one's own ---------------------------------------------------------------------------------
+// -- without a script of one's own -------------------------------------------------------------------------------
 
 const warned = new Set();
 const warn = (message) => warned.has(message) || (warned.add(message), console.warn(`notify: ${message}`));
@@ -600,4 +601,5 @@ if (globalThis.customElements && !customElements.get("notify-toasts")) {
   customElements.define("notify-status", NotifyStatus);
   document.addEventListener("notify", watch);
   start().catch(reportError);
+  if (document.querySelector("notify-bell")) import("./bell.js").catch(reportError);
 }

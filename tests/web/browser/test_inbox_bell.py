@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -72,6 +73,27 @@ def shown(page: Page, url: str, unread: str = "3") -> Locator:
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
     return context.new_page()
+
+
+def test_one_script_is_enough(page: Page, site: str, scripted: InboxServer) -> None:
+    """`components.js` loads the bell where the page has one, and only there; with `data-url` it connects too."""
+    one = re.sub(
+        r"<script.*</script>",
+        "<script type=module src=/notify/components.js data-url=/notify></script>",
+        PAGE.replace("ATTRIBUTES", 'read="click"').replace("DIR", ""),
+        flags=re.DOTALL,
+    )
+    scripted.files["/bell"] = ("text/html", one.encode())
+    scripted.files["/none"] = ("text/html", re.sub("<notify-bell.*</notify-bell>", "", one).encode())
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+    shown(page, site)
+    assert "bell.js" in asked
+    asked.clear()
+    page.goto(f"{site}/none")
+    page.wait_for_function("window.notifyClient?.status === 'connected'")
+    assert "client.js" in asked
+    assert "bell.js" not in asked
 
 
 def titles(bell: Locator) -> list[str]:
