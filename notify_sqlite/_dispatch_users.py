@@ -188,7 +188,7 @@ class SQLiteUserRecords:
         """Erase what is kept of a user, digests included."""
         for name in ("items", "digests", "preferences", "consents", "endpoints", "verdicts"):
             db.execute(self._sql[f"forget_{name}"], (user,))
-        db.execute(self._sql["forget_counts"], (cap_prefix(user),))
+        db.execute(self._sql["forget_counts"], [cap_prefix(user)] * 2)
 
     async def _purge_leftovers(self, before: int, clock: int, limit: int) -> None:
         """Remove keys, endpoints and gates that were over before, and counts that have expired by the store's clock."""
