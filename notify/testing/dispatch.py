@@ -16,8 +16,9 @@ override `let_pass`, and no test waits for leases.
 
 `PreferenceStoreSuite`, `EndpointStoreSuite`, `CapStoreSuite` and `GateStoreSuite` are for the other interfaces, each of
 which may be a store by itself; `UserForgetSuite` is for those that can erase a user. `ChannelSuite` and
-`RemoteChannelSuite` are for channels. `RecordingChannel` stands in for one, and `PushService` for the push service of a
-browser. Only the suites need pytest; they are imported when they are first asked for.
+`RemoteChannelSuite` are for channels. `RecordingChannel` stands in for one, `PushService` for the push service of a
+browser, and `MailServer` for a mail server. Only the suites need pytest; they are imported when they are first asked
+for.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._clock import VirtualClock as VirtualClock
+from ._mail_server import MailMessage as MailMessage
+from ._mail_server import MailServer as MailServer
 from ._push_service import PushMessage as PushMessage
 from ._push_service import PushReply as PushReply
 from ._push_service import PushService as PushService
@@ -70,6 +73,8 @@ __all__ = [
     "DurableDispatchSuite",
     "EndpointStoreSuite",
     "GateStoreSuite",
+    "MailMessage",
+    "MailServer",
     "PreferenceStoreSuite",
     "PushMessage",
     "PushReply",

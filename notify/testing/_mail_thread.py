@@ -1,0 +1,98 @@
+"""Serves a `MailServer` with aiosmtpd, in a thread. Imported when one is started, since it needs that package."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email import message_from_bytes, policy
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP
+
+from ._mail_server import CLOSE, HANG, MailMessage, MailServer
+
+
+class _Handler:
+    """What aiosmtpd calls for each command."""
+
+    def __init__(self, server: MailServer) -> None:
+        self._server = server
+
+    async def _answer(self, connection: SMTP, command: str, recipient: str = "") -> str:
+        answer = self._server.next_answer(command, recipient)
+        if answer in (CLOSE, HANG):
+            if answer == CLOSE and connection.transport is not None:
+                connection.transport.close()
+            await asyncio.Event().wait()  # until the connection is lost, which cancels this
+        return answer
+
+    async def handle_EHLO(self, connection: SMTP, session: Any, _envelope: Any, host: str, usual: Any) -> Any:
+        session.host_name = host
+        answer = await self._answer(connection, "EHLO")
+        return [answer] if answer else usual
+
+    async def handle_MAIL(self, connection: SMTP, _session: Any, envelope: Any, address: str, options: Any) -> str:
+        answer = await self._answer(connection, "MAIL")
+        if _takes(answer):
+            envelope.mail_from = address
+            envelope.mail_options.extend(options)
+        return answer or "250 2.1.0 OK"
+
+    async def handle_RCPT(self, connection: SMTP, _session: Any, envelope: Any, address: str, _options: Any) -> str:
+        answer = await self._answer(connection, "RCPT", address)
+        if _takes(answer):
+            envelope.rcpt_tos.append(address)
+        return answer or "250 2.1.5 OK"
+
+    async def handle_DATA(self, connection: SMTP, _session: Any, envelope: Any) -> str:
+        answer = await self._answer(connection, "DATA")
+        if _takes(answer):
+            message: Any = message_from_bytes(envelope.content, policy=policy.default)
+            self._server.messages += [MailMessage(envelope.mail_from, each, message) for each in envelope.rcpt_tos]
+        return answer or "250 2.0.0 OK"
+
+    async def handle_RSET(self, connection: SMTP, _session: Any, _envelope: Any) -> str:
+        return await self._answer(connection, "RSET") or "250 2.0.0 OK"
+
+    async def handle_QUIT(self, connection: SMTP, _session: Any, _envelope: Any) -> str:
+        return await self._answer(connection, "QUIT") or "221 2.0.0 Bye"
+
+
+def _takes(answer: str) -> bool:
+    """Whether the usual answer, or a scripted one, accepts."""
+    return not answer or answer.startswith("2")
+
+
+class _Thread(Controller):
+    """Takes a free port, and in the end closes the connections that clients have left open."""
+
+    def __init__(self, server: MailServer) -> None:
+        super().__init__(_Handler(server), hostname="127.0.0.1", port=0, enable_SMTPUTF8=True, ready_timeout=60.0)
+        self._connections: list[SMTP] = []
+
+    def factory(self) -> SMTP:
+        self._connections.append(SMTP(self.handler, **self.SMTP_kwargs))
+        return self._connections[-1]
+
+    def abort(self) -> None:
+        for each in self._connections:
+            if each.transport is not None:
+                each.transport.abort()
+
+    def _trigger_server(self) -> None:
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
+
+
+@contextmanager
+def serving(server: MailServer) -> Iterator[int]:
+    """Serve for as long as the block lasts; yield the port."""
+    thread = _Thread(server)
+    thread.start()
+    try:
+        yield thread.port
+    finally:
+        thread.loop.call_soon_threadsafe(thread.abort)
+        thread.stop()
