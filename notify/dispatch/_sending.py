@@ -168,6 +168,7 @@ class Sender:
 
     async def _deliver(self, batch: Batch, ready: Ready, now: datetime) -> None:
         """Send one message, and store the outcome."""
+        self._telemetry.began(ready.claim, now)
         try:
             began, began_at = anyio.current_time(), self._parts.clock()
             with self._telemetry.sending(ready.job, ready.claim.notification) as span:
@@ -185,6 +186,7 @@ class Sender:
                 await self._parts.events.tell(ready.claim, result.move.to, result.move.reason)
             await self._follow(batch, now)
         finally:
+            self._telemetry.left(ready.job.channel)
             self._end(batch, ready)
 
     async def _leave(self, batch: Batch, ready: Ready, now: datetime) -> None:

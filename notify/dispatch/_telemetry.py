@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Final
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from ._channel import Job
-from .abc import Notification, State
+from .abc import Claim, Notification, State
 
 _SCOPE: Final = "notify"
 
@@ -22,11 +23,18 @@ class DispatchTelemetry:
     def __init__(self) -> None:
         meter = metrics.get_meter(_SCOPE)
         self._tracer = trace.get_tracer(_SCOPE)
+        self._is_measuring = not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
         self._submissions = meter.create_counter("notify.dispatch.submissions", "1", "recipients submitted, by type")
         self._outcomes = meter.create_counter(
             "notify.dispatch.outcomes", "1", "what became of deliveries that a worker took, by channel and state"
         )
         self._duration = meter.create_histogram("notify.dispatch.send.duration", "s", "one call of a channel")
+        self._latency = meter.create_histogram(
+            "notify.dispatch.submit_to_send.duration",
+            "s",
+            "from the submission to the first attempt, unless it is held",
+        )
+        self._sending = meter.create_up_down_counter("notify.dispatch.sending", "1", "messages on their way")
 
     @contextmanager
     def submitting(self, type: str) -> Iterator[Mapping[str, str]]:
@@ -60,8 +68,28 @@ class DispatchTelemetry:
         span.set_attributes({"notify.state": state.name.lower(), "notify.reason": reason})
         if state in (State.FAILED, State.GONE, State.PARKED, State.UNKNOWN):
             span.set_status(Status(StatusCode.ERROR, reason))
-        self._duration.record(seconds, {"notify.channel": job.channel})
+        self._duration.record(seconds, {"notify.channel": job.channel, "notify.state": state.name.lower()})
+
+    def began(self, claim: Claim, now: datetime) -> None:
+        """Record that a message is on its way; `left` takes it back."""
+        channel = claim.delivery.channel
+        self._sending.add(1, {"notify.channel": channel})
+        if self._is_measuring and claim.delivery.attempts == 0 and _is_prompt(claim):
+            seconds = max(0.0, (now - claim.notification.created_at).total_seconds())
+            self._latency.record(seconds, {"notify.channel": channel})
+
+    def left(self, channel: str) -> None:
+        """Record that a message is no longer on its way."""
+        self._sending.add(-1, {"notify.channel": channel})
 
     def ended(self, channel: str, state: State) -> None:
         """Count what became of a delivery."""
         self._outcomes.add(1, {"notify.channel": channel, "notify.state": state.name.lower()})
+
+
+def _is_prompt(claim: Claim) -> bool:
+    """Whether it was decided at submit to send it at once, so that nothing but the worker makes it late."""
+    if claim.notification.digest is not None:
+        return False
+    decisions = json.loads(claim.recipient.decisions)
+    return any(each["do"] == "send" and each["channel"] == claim.delivery.channel for each in decisions)

@@ -231,4 +231,56 @@ def test_spans_and_counts_of_dispatch() -> None:
     assert points["notify.dispatch.submissions[note]"] == 3
     assert points["notify.dispatch.outcomes[paper,accepted]"] == 2
     assert points["notify.dispatch.outcomes[paper,failed]"] == 1
-    assert points["notify.dispatch.send.duration[paper]"] == 3
+    assert points["notify.dispatch.send.duration[paper,accepted]"] == 2
+    assert points["notify.dispatch.send.duration[paper,failed]"] == 1
+    assert points["notify.dispatch.submit_to_send.duration[paper]"] == 3
+    assert points["notify.dispatch.sending[paper]"] == 0
+
+
+def test_what_is_on_its_way_and_how_late_it_is() -> None:
+    """A message counts as sending until its outcome is stored; attempts that are repeated, and what was held, are not
+    late."""
+    during, after = run("""
+        from datetime import UTC, datetime
+        from notify.dispatch import Accepted, Dispatcher, NotificationType, Recipient, Transient
+        from notify.testing.dispatch import VirtualClock
+        from notify_memory import MemoryDispatchStore
+
+        clock, found = VirtualClock(datetime(2027, 1, 5, 12, tzinfo=UTC)), []
+
+        class Paper:
+            has_endpoints = deduplicates = False
+            async def send(self, job):
+                found.append(read(reader))
+                return Transient("503") if job.attempt == 1 else Accepted()
+
+        async def recipients(ids):
+            return [Recipient(each) for each in ids]
+
+        async def main():
+            store = MemoryDispatchStore(clock=clock)
+            types = [NotificationType("note", channels=["paper"]), NotificationType("later", channels=["paper"])]
+            dispatcher = Dispatcher(None, store, types, {"paper": Paper()}, recipients=recipients, clock=clock.now)
+            await dispatcher.submit("note", "alice")
+            clock.advance("5s")
+            await dispatcher.tick()
+            clock.advance("1h")
+            await dispatcher.tick()
+            await dispatcher.set_preferences("alice", {"quiet_hours": [{"start": "12:00", "end": "14:00"}]})
+            await dispatcher.submit("later", "alice")
+            clock.advance("2h")
+            await dispatcher.tick()
+
+        reader = meters()
+        asyncio.run(main())
+        late = [point for resource in reader.get_metrics_data().resource_metrics for scope in resource.scope_metrics
+                for metric in scope.metrics if metric.name == "notify.dispatch.submit_to_send.duration"
+                for point in metric.data.data_points]
+        print(json.dumps([found[0], [read(reader), [[each.count, each.sum] for each in late]]]))
+    """)
+    assert during["notify.dispatch.sending[paper]"] == 1
+    points, late = after
+    assert points["notify.dispatch.sending[paper]"] == 0
+    assert points["notify.dispatch.send.duration[paper,waiting]"] == 2
+    assert points["notify.dispatch.send.duration[paper,accepted]"] == 1
+    assert late == [[1, 5.0]]
