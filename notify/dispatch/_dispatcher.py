@@ -27,7 +27,7 @@ from ._decisions import Plan
 from ._delivery_events import DeliveryEvents
 from ._links import Links
 from ._operations import DispatchOperations
-from ._parts import SCHEDULES, DispatchParts, Recipients, check_channels, check_links, check_presence, part
+from ._parts import SCHEDULES, DispatchParts, LayersOf, Recipients, check_channels, check_links, check_presence, part
 from ._planning import recipient_of
 from ._preferences import Preferences
 from ._registry import TypeRegistry
@@ -79,6 +79,8 @@ class Dispatcher(DispatchOperations):
         caps: counts for frequency caps; None: the store does.
         gates: keeps which providers throttle; None: the store does.
         defaults: preferences of users who have not decided; None: those of `types`.
+        layers: a function, plain or async, from user ids to `Layers`, with what an operator or a tenant has set for
+            these users; a user whom it leaves out has no such layers.
         tz: the IANA zone of users whose zone is unknown.
         retries: how deliveries are retried, by the names of channels; see `RetrySchedule`.
         timeout: seconds that a channel may take to send one message.
@@ -111,6 +113,7 @@ class Dispatcher(DispatchOperations):
         caps: CapStore | None = None,
         gates: GateStore | None = None,
         defaults: Preferences | None = None,
+        layers: LayersOf | None = None,
         tz: str = "UTC",
         retries: Mapping[str, RetrySchedule] = _NOTHING,
         timeout: float = 20.0,
@@ -145,8 +148,9 @@ class Dispatcher(DispatchOperations):
             recipients=recipients,
             templates=DataTemplates() if templates is None else templates,
             defaults=registry.defaults if defaults is None else defaults,
+            layers=layers,
             tz=tz,
-            clock=_utc_now if clock is None else clock,
+            clock=clock or (lambda: datetime.now(UTC)),
             chance=random.random,
             retries={**SCHEDULES, **retries},
             events=DeliveryEvents(events),
@@ -393,7 +397,3 @@ class Dispatcher(DispatchOperations):
 def parts_of(dispatcher: Dispatcher) -> DispatchParts:
     """Return what a dispatcher consists of, for `DispatchApp`, which reads and changes the same stores."""
     return dispatcher._parts
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

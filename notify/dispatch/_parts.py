@@ -14,6 +14,7 @@ from notify.inbox import Inbox
 from ._channel import Channel
 from ._content import Templates
 from ._delivery_events import DeliveryEvents
+from ._layers import Layers
 from ._links import Links
 from ._preferences import Preferences
 from ._registry import TypeRegistry
@@ -33,6 +34,9 @@ T = TypeVar("T")
 
 Recipients: TypeAlias = Callable[[Sequence[str]], Iterable[Recipient] | Awaitable[Iterable[Recipient]]]
 """From user ids to what is known of these users, plain or async. A user that it leaves out does not exist."""
+
+LayersOf: TypeAlias = Callable[[Sequence[str]], Mapping[str, Layers] | Awaitable[Mapping[str, Layers]]]
+"""From user ids to the layers `override`, `member` and `tenant` of these users, plain or async."""
 
 SCHEDULES: Final[Mapping[str, RetrySchedule]] = {"email": PATIENT, "webhook": PATIENT}
 """How channels are retried, by name; the others by `PROMPT`."""
@@ -57,6 +61,7 @@ class DispatchParts:
         recipients: see `Recipients`.
         templates: make texts.
         defaults: preferences of users who have not decided.
+        layers: see `LayersOf`; None: there are only users and defaults.
         tz: the zone of users whose zone is unknown.
         clock: returns the present time.
         chance: returns a number in [0, 1).
@@ -85,6 +90,7 @@ class DispatchParts:
     retries: Mapping[str, RetrySchedule]
     events: DeliveryEvents
     links: Links | None = None
+    layers: LayersOf | None = None
 
     def schedule(self, channel: str) -> RetrySchedule:
         """Return how a channel is retried."""

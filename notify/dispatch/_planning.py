@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -12,15 +12,13 @@ from notify import UsageError
 from notify.adapters import check_user, without_stray_cancellation
 
 from ._decisions import Plan, skip_all
-from ._layers import Layers
+from ._layers import NO_PREFERENCES, Layers
 from ._parts import DispatchParts
 from ._plan import Look, plan_recipient
 from ._preferences import Preferences
 from ._reasons import Reason
 from ._types import NotificationType, Recipient
 from .abc import Endpoint, RecipientRecord, endpoint_id
-
-_NO_PREFERENCES = Preferences()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,14 @@ async def known(parts: DispatchParts, users: Iterable[str], given: Collection[st
     found = await _asked(parts, missing) if missing else {}
     preferences = await parts.preferences.preferences(ids)
     endpoints = await parts.endpoints.endpoints(ids, retired=True)
+    others = await _others(parts, ids)
     result: dict[str, Known] = {}
     for user in ids:
-        own = Preferences.from_json(preferences[user]) if user in preferences else _NO_PREFERENCES
-        unknown = Known(None, Layers(user=own, default=parts.defaults), endpoints.get(user, ()))
+        own = Preferences.from_json(preferences[user]) if user in preferences else NO_PREFERENCES
+        layers = Layers(user=own, default=parts.defaults)
+        if user in others:
+            layers = replace(others[user], user=own, default=parts.defaults)
+        unknown = Known(None, layers, endpoints.get(user, ()))
         result[user] = unknown.of(found[user]) if user in found else unknown
     return result
 
@@ -84,6 +86,28 @@ async def _asked(parts: DispatchParts, users: Sequence[str]) -> dict[str, Recipi
         if not isinstance(each, Recipient):
             raise TypeError(f"recipients= of the Dispatcher must return Recipients, not {type(each).__name__}")
     return {each.id: each for each in found}
+
+
+async def _others(parts: DispatchParts, users: Sequence[str]) -> Mapping[str, Layers]:
+    """Return what others than the users have set for them."""
+    layers = parts.layers
+    if layers is None:
+        return {}
+
+    async def call() -> Mapping[str, Layers]:
+        answer = layers(users)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    found = await without_stray_cancellation(call)
+    if not isinstance(found, Mapping) or not all(isinstance(each, Layers) for each in found.values()):
+        raise TypeError("layers= of the Dispatcher must return Layers by user id")
+    for each in found.values():
+        if each.user is not NO_PREFERENCES or each.default is not NO_PREFERENCES:
+            raise UsageError(
+                "layers= of the Dispatcher sets override, member and tenant; what users have set is in the store, and "
+                "defaults are those of defaults= or of the types"
+            )
+    return found
 
 
 def plan(
