@@ -85,6 +85,7 @@ class Job:
         created_at: when the notification was submitted, the same in each attempt; None: unknown.
         dismiss_url: where a POST dismisses the item of this notification in the inbox, without a login; empty: the
             dispatcher has no links.
+        is_digest: it stands for notifications that were collected, so it is not urgent.
     """
 
     id: str
@@ -106,6 +107,7 @@ class Job:
     alert: bool = True
     created_at: datetime | None = None
     dismiss_url: str = ""
+    is_digest: bool = False
 
 
 @runtime_checkable

@@ -326,6 +326,7 @@ class Looker:
             collapse=content.tag,
             alert=not decided.silent,
             created_at=notification.created_at,
+            is_digest=notification.digest is not None,
         )
         return Ready(claim, type, job if links is None else links.added_to(job))
 

@@ -189,10 +189,11 @@ async def test_a_repeated_message_replaces_the_first(service: PushService) -> No
         ({"priority": "critical", "expires_at": job().now + timedelta(seconds=90)}, 90, "high"),
         ({"priority": "high", "expires_at": job().now - timedelta(seconds=90)}, 0, "high"),
         ({"expires_at": job().now + timedelta(days=90)}, 2_419_200, "normal"),
+        ({"priority": "high", "is_digest": True}, 2_419_200, "very-low"),
     ],
 )
 async def test_ttl_and_urgency(service: PushService, fields: dict[str, Any], ttl: int, urgency: str) -> None:
-    """From the time that is left and the priority of the type."""
+    """From the time that is left and the priority of the type; a digest is never urgent."""
     async with channel() as sender:
         browser = service.subscribe()
         await sender.send(job(browser.endpoint("alice"), **fields))

@@ -179,11 +179,12 @@ def headers(job: Job) -> dict[str, str]:
     ttl = LONGEST_TTL
     if job.expires_at is not None:
         ttl = max(0, min(ttl, int((job.expires_at - job.now).total_seconds())))
+    urgency = {"low": "low", "normal": "normal"}.get(job.priority, "high")
     name = job.collapse or job.id
     topic = name if _TOPIC.fullmatch(name) else urlsafe_b64encode(sha256(name.encode()).digest())[:32].decode()
     return {
         "TTL": str(ttl),
-        "Urgency": {"low": "low", "normal": "normal"}.get(job.priority, "high"),
+        "Urgency": "very-low" if job.is_digest else urgency,
         "Topic": topic,
         "Content-Encoding": "aes128gcm",
         "Content-Type": "application/octet-stream",
