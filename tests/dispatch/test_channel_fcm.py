@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,21 @@ async def test_kinds_of_endpoint(server: FakeServer, account: dict[str, str], ki
         assert isinstance(await fcm.send(job(endpoint("x", "other"))), Rejected)
     assert sent(server)[0][kind or "token"] == "x"
     assert server.requests[-1].json["validate_only"] is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "days", "is_sent"),
+    [("token", 270, True), ("token", 271, False), ("fid", 271, False), ("", 271, False), ("topic", 271, True)],
+)
+async def test_an_app_that_was_not_started_for_long(
+    server: FakeServer, account: dict[str, str], kind: str, days: int, is_sent: bool
+) -> None:
+    """After 270 days FCM has dropped its token, so it is not asked; a topic has no app that could be silent."""
+    seen = job().now - timedelta(days=days)
+    async with channel(server, account) as fcm:
+        found = await fcm.send(job(replace(endpoint("x", kind), last_seen_at=seen)))
+    assert found == (Accepted("0:123") if is_sent else EndpointGone("silent"))
+    assert len(sent(server)) == is_sent
 
 
 async def test_an_application_may_change_it(server: FakeServer, account: dict[str, str]) -> None:

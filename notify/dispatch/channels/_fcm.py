@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
@@ -19,7 +20,7 @@ from notify import UsageError
 from notify.http import HttpAnswer, HttpClient, HttpError
 
 from .._channel import Job
-from .._outcomes import Misconfigured, Outcome, Rejected, Transient
+from .._outcomes import EndpointGone, Misconfigured, Outcome, Rejected, Transient
 from ._fcm_message import KINDS, UnsendableError, fcm_message, outcome
 from ._requests import HttpChannel, encoded, missing, unanswered
 
@@ -27,6 +28,9 @@ SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 
 MARGIN: Final = 300.0
 """Seconds before its end at which a token is replaced."""
+
+SILENCE: Final = timedelta(days=270)
+"""An app that has not registered for longer than this is gone: FCM drops the tokens of devices that are not used."""
 
 
 class FcmChannel(HttpChannel):
@@ -87,6 +91,9 @@ class FcmChannel(HttpChannel):
         kind = job.endpoint.kind or "token"
         if kind not in KINDS:
             return Rejected("kind", is_unclear=True, error=f"the kind of an FCM endpoint is one of {', '.join(KINDS)}")
+        seen = job.endpoint.last_seen_at
+        if kind != "topic" and seen is not None and job.now - seen > SILENCE:
+            return EndpointGone("silent")
         try:
             message = self._message(job, fcm_message(job, kind, job.endpoint.address, self._android_channel))
         except UnsendableError as error:
