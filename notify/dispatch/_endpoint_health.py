@@ -4,6 +4,9 @@ A provider that answers "gone" for most of its endpoints has a fault, or somethi
 endpoint is retired: the next message to it asks again. Unclear refusals retire none unless the same channel has had
 something accepted within a day: with a wrong key, or that of another project, every endpoint is refused.
 
+An endpoint that has accepted nothing during all attempts of a message is retired if the channel's `RetrySchedule` says
+so, as that of webhooks does, which lasts for days; again only if others on the channel work.
+
 That a relay takes an e-mail proves nothing about its address, so acceptance does not wipe out what was reported since
 the last one; delivery does.
 """
@@ -11,7 +14,7 @@ the last one; delivery does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,6 +23,7 @@ from notify.adapters import OutageLog
 
 from ._looking import Ready
 from ._plan import STOPPED
+from ._retry import RetrySchedule
 from ._settle import Settlement
 from .abc import Endpoint, EndpointStore, State
 
@@ -46,10 +50,12 @@ class EndpointHealth:
 
     Args:
         endpoints: keeps them.
+        schedule: from the name of a channel to how it is retried.
     """
 
-    def __init__(self, endpoints: EndpointStore) -> None:
+    def __init__(self, endpoints: EndpointStore, schedule: Callable[[str], RetrySchedule]) -> None:
         self._endpoints = endpoints
+        self._schedule = schedule
         self._guards: dict[str, OutageLog] = {}
         self._worked: dict[str, datetime] = {}
 
@@ -78,6 +84,9 @@ class EndpointHealth:
                 seen = await self._observe(endpoint, now, ok=False)
                 is_over = seen is not None and is_hopeless(seen, now) and self._is_proven(channel, now)
                 reason = "refused" if is_over else ""
+            elif result.effect == "exhausted":
+                is_over = self._has_failed_throughout(ready, endpoint) and self._is_proven(channel, now)
+                reason = "failing" if is_over else ""
             if reason:
                 leaving.append((endpoint, reason))
         if self._is_believed(channel, len(leaving), len(settled)):
@@ -88,6 +97,13 @@ class EndpointHealth:
         if not endpoint.generation:  # it came with the recipient, and is not stored
             return None
         return await self._endpoints.observe(endpoint.id, endpoint.generation, now, ok=ok)
+
+    def _has_failed_throughout(self, ready: Ready, endpoint: Endpoint) -> bool:
+        """Return whether a stored endpoint has accepted nothing since this message, tried in vain, was submitted."""
+        if not endpoint.generation or not self._schedule(ready.job.channel).retires:
+            return False
+        accepted = endpoint.last_success_at
+        return accepted is None or accepted < ready.claim.notification.created_at
 
     def _is_proven(self, channel: str, now: datetime) -> bool:
         worked = self._worked.get(channel)

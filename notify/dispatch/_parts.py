@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -38,7 +38,7 @@ Recipients: TypeAlias = Callable[[Sequence[str]], Iterable[Recipient] | Awaitabl
 LayersOf: TypeAlias = Callable[[Sequence[str]], Mapping[str, Layers] | Awaitable[Mapping[str, Layers]]]
 """From user ids to the layers `override`, `member` and `tenant` of these users, plain or async."""
 
-SCHEDULES: Final[Mapping[str, RetrySchedule]] = {"email": PATIENT, "webhook": PATIENT}
+SCHEDULES: Final[Mapping[str, RetrySchedule]] = {"email": PATIENT, "webhook": replace(PATIENT, retires=True)}
 """How channels are retried, by name; the others by `PROMPT`."""
 
 

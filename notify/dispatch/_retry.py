@@ -35,6 +35,7 @@ class RetrySchedule:
         longest: the limit of every delay, in seconds, unless the provider asks for a longer one.
         delays: exact delays in seconds instead, one less than `attempts`; up to a tenth is added at random.
         throttled: the shortest delay, in seconds, after the provider throttled and did not say for how long.
+        retires: whether an endpoint that has accepted nothing during all these attempts is retired.
 
     Raises:
         UsageError: an argument is not valid.
@@ -45,6 +46,7 @@ class RetrySchedule:
     longest: float = 900.0
     delays: tuple[float, ...] = ()
     throttled: float = 60.0
+    retires: bool = False
 
     def __post_init__(self) -> None:
         check_count("RetrySchedule.attempts", self.attempts)

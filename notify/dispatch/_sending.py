@@ -93,7 +93,7 @@ class Sender:
         self._limit = limit
         self._ended = ended
         self._background = Background("dispatcher")
-        self._health = EndpointHealth(parts.endpoints)
+        self._health = EndpointHealth(parts.endpoints, parts.schedule)
         self.busy: Counter[str] = Counter()
 
     def is_free(self, channel: str) -> bool:

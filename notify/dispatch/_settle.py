@@ -3,9 +3,9 @@
 | outcome | state | endpoint | provider |
 |---|---|---|---|
 | Accepted, Delivered | ACCEPTED, DELIVERED | a success | |
-| Transient | WAITING while attempts and time are left, else FAILED or EXPIRED | | |
+| Transient | WAITING while attempts and time are left, else FAILED or EXPIRED | exhausted, if no attempt is left | |
 | Throttled | WAITING, the attempt is not counted; EXPIRED if that is too late | | its gate closes |
-| Ambiguous | WAITING if the receiver recognises repetitions and attempts and time are left, else UNKNOWN | | |
+| Ambiguous | WAITING if the receiver recognises repetitions and attempts and time are left, else UNKNOWN | the same | |
 | Rejected | FAILED | a refusal if unclear; retired if `suppress` or `stop` | |
 | EndpointGone | GONE | retired | |
 | Misconfigured | PARKED | | |
@@ -34,7 +34,7 @@ from ._outcomes import (
 from ._reasons import Reason
 from .abc import Claim, Move, State
 
-Effect: TypeAlias = Literal["", "success", "refusal", "gone", "suppressed", "stopped"]
+Effect: TypeAlias = Literal["", "success", "refusal", "exhausted", "gone", "suppressed", "stopped"]
 
 _SHORTEST: Final = 1.0
 """Seconds for which a provider is left alone at least that wants to be."""
@@ -119,11 +119,11 @@ def settle(
         case Delivered(provider_id):
             return Settlement(move(State.DELIVERED, provider_id=provider_id), "success")
         case Transient(code, _, error):
-            return Settlement(again(code, error))
+            return Settlement(again(code, error), "exhausted" if wait is None else "")
         case Throttled(_, gate):
             return Settlement(again(Reason.THROTTLED, "", refund=True), gate=storable(gate), until=due_at)
         case Ambiguous(error) if retries:
-            return Settlement(again(Reason.AMBIGUOUS, error))
+            return Settlement(again(Reason.AMBIGUOUS, error), "exhausted" if wait is None else "")
         case Ambiguous(error):
             return Settlement(move(State.UNKNOWN, Reason.AMBIGUOUS, error=error))
         case Rejected(code, is_unclear, suppress, error, stop):
