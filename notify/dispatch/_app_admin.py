@@ -128,6 +128,7 @@ async def explain(site: DispatchSite, request: Request, receive: Receive, names:
             "present": None if found.present is None else json.loads(found.present.to_json()),
             "deliveries": [_delivery_value(each) for each in found.deliveries],
             "attempts": [_attempt_value(each) for each in found.attempts],
+            "reset_at": _text(found.reset_at),
             "text": str(found),
         }
     )

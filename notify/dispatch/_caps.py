@@ -22,6 +22,9 @@ from .abc import CapWindow, cap_prefix
 _SLACK: Final = 2 * DAY
 """How much longer than its period a bucket is kept: zones are 26 hours apart, and a recipient may travel west."""
 
+CAP_REASONS: Final = frozenset({Reason.CAP_DAY, Reason.CAP_WEEK, Reason.CAP_MONTH, Reason.CAP_ROLLING})
+"""The reasons of what a frequency cap refuses."""
+
 _REASONS: Final = {"day": Reason.CAP_DAY, "week": Reason.CAP_WEEK, "month": Reason.CAP_MONTH}
 
 
@@ -52,6 +55,12 @@ def resets_at(cap: FrequencyCap, tz: str, now: datetime) -> datetime:
     if isinstance(cap.per, str):
         return _next_period(cap.per, tz, utc(now))
     return utc(now) + timedelta(seconds=cap.per)
+
+
+def reset_of(type: NotificationType, reason: str, tz: str, at: datetime) -> datetime | None:
+    """Return when the cap of a type that refused something at a time, for a reason, has room again; None: none did."""
+    refusing = next((cap for cap in type.caps if reason_of(cap) == reason), None)
+    return None if refusing is None else resets_at(refusing, tz, at)
 
 
 def reason_of(cap: FrequencyCap) -> Reason:

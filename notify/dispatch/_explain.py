@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from ._caps import CAP_REASONS
 from ._decisions import Decision, Hold, Join, Plan, Send, Skip, phrase
 from .abc import Delivery, DeliveryAttempt, Notification, State
 
@@ -39,6 +41,7 @@ class Explanation:
         present: the decisions that would be made now; None: its type is no longer registered, or it is a digest.
         deliveries: one for each channel that sends or holds, and one for each endpoint of those that have been due.
         attempts: the outcome of each attempt to send, oldest first.
+        reset_at: when the frequency cap that refused it has room again, at the latest; None: none has refused it.
     """
 
     notification: Notification
@@ -47,6 +50,7 @@ class Explanation:
     present: Plan | None
     deliveries: Sequence[Delivery]
     attempts: Sequence[DeliveryAttempt]
+    reset_at: datetime | None = None
 
     @property
     def changed(self) -> Sequence[Decision]:
@@ -88,6 +92,8 @@ class Explanation:
         where = f" endpoint {delivery.endpoint[:8]}" if delivery.endpoint else ""
         why = f" ({delivery.reason})" if delivery.reason else ""
         due = f", due {delivery.due_at:%F %T}" if delivery.state.is_open and delivery.due_at is not None else ""
+        if delivery.reason in CAP_REASONS and not due and self.reset_at is not None:
+            due = f", room again by {self.reset_at:%F %T}"
         yield f"    {delivery.state.name.lower()}{why}{where}{due}"
         for act, at in (("opened", delivery.opened_at), ("clicked", delivery.clicked_at)):
             if at is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from notify import UsageError
 from notify.abc import Forget
 from notify.adapters import check_user
 
+from ._caps import reset_of
 from ._decisions import Plan
 from ._explain import Explanation
 from ._parts import DispatchParts
@@ -21,6 +23,7 @@ from ._reporting import OnReport, note
 from ._schedules import LocalTime, Schedule
 from ._scheduling import ScheduleRunner, ScheduleStatus
 from ._tickets import Ticket, id_of
+from ._types import NotificationType
 from .abc import Delivery, State
 
 
@@ -50,7 +53,7 @@ class DispatchOperations:
             return None
         notification, recipient, deliveries, attempts = record
         planned = Plan.from_json(notification.type, user, recipient.decisions)
-        present = None
+        present = reset_at = None
         if notification.type in self._parts.types and notification.digest is None:
             type = self._parts.types.resolve(notification.type)
             given = given_at_submit(recipient)
@@ -61,9 +64,11 @@ class DispatchOperations:
                 moment = max(moment, local.instant(who.zone(self._parts.tz)))
                 expires_at = type.expires_at(moment)
             present = plan(self._parts, type, user, who, now=moment, expires_at=expires_at)
+            zone = who.zone(self._parts.tz)
+            reset_at = next(filter(None, (_reset_of(type, each, zone) for each in deliveries)), None)
             if any(each.reason is Reason.MISSED for each in planned.decisions):
                 present = planned
-        return Explanation(notification, user, planned, present, deliveries, attempts)
+        return Explanation(notification, user, planned, present, deliveries, attempts, reset_at)
 
     async def cancel(self, ticket: Ticket | str, *, user: str | None = None, channel: str | None = None) -> int:
         """Stop what has not begun to be sent, and return how many deliveries that were.
@@ -183,3 +188,8 @@ class DispatchOperations:
         """Return what a user has switched on and off."""
         found = await self._parts.preferences.preferences([user])
         return Preferences.from_json(found[user]) if user in found else Preferences()
+
+
+def _reset_of(type: NotificationType, delivery: Delivery, tz: str) -> datetime | None:
+    """Return when the cap that refused a delivery has room again; None: none did."""
+    return None if delivery.updated_at is None else reset_of(type, delivery.reason, tz, delivery.updated_at)

@@ -382,10 +382,18 @@ async def test_cap_lets_so_many_through(make: Callable[..., World]) -> None:
             + [{"email": [State.SKIPPED], "web_push": [State.SKIPPED]}],
         )
     )
+    refused = next(ticket for ticket, each in zip(tickets, states, strict=True) if each["email"] == [State.SKIPPED])
+    found = await world.dispatcher.explain(refused, "alice")
+    assert found is not None
+    assert found.reset_at == datetime(2027, 1, 5, 23, tzinfo=UTC)  # midnight in Berlin
+    assert "skipped (cap_day), room again by 2027-01-05 23:00:00" in str(found)
     await world.pass_time("24h")
     later = await world.submit()
     await world.settle()
     assert (await world.states(later))["email"] == [State.ACCEPTED]
+    found = await world.dispatcher.explain(later, "alice")
+    assert found is not None
+    assert found.reset_at is None
 
 
 async def test_cap_can_hold_until_there_is_room(make: Callable[..., World]) -> None:
