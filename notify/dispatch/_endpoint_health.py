@@ -99,7 +99,7 @@ class EndpointHealth:
         return await self._endpoints.observe(endpoint.id, endpoint.generation, now, ok=ok)
 
     def _has_failed_throughout(self, ready: Ready, endpoint: Endpoint) -> bool:
-        """Return whether a stored endpoint has accepted nothing since this message, tried in vain, was submitted."""
+        """Return whether a stored endpoint has accepted nothing since this message was submitted."""
         if not endpoint.generation or not self._schedule(ready.job.channel).retires:
             return False
         accepted = endpoint.last_success_at

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from notify import UsageError
 from notify.adapters import check_user, without_stray_cancellation
@@ -98,16 +99,15 @@ async def _others(parts: DispatchParts, users: Sequence[str]) -> Mapping[str, La
         answer = layers(users)
         return await answer if inspect.isawaitable(answer) else answer
 
-    found = await without_stray_cancellation(call)
+    found: Any = await without_stray_cancellation(call)
     if not isinstance(found, Mapping) or not all(isinstance(each, Layers) for each in found.values()):
         raise TypeError("layers= of the Dispatcher must return Layers by user id")
-    for each in found.values():
-        if each.user is not NO_PREFERENCES or each.default is not NO_PREFERENCES:
-            raise UsageError(
-                "layers= of the Dispatcher sets override, member and tenant; what users have set is in the store, and "
-                "defaults are those of defaults= or of the types"
-            )
-    return found
+    if any(each.user is not NO_PREFERENCES or each.default is not NO_PREFERENCES for each in found.values()):
+        raise UsageError(
+            "layers= of the Dispatcher sets override, member and tenant; what users have set is in the store, and "
+            "defaults are those of defaults= or of the types"
+        )
+    return dict(found)
 
 
 def plan(

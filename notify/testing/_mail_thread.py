@@ -68,6 +68,8 @@ def _takes(answer: str) -> bool:
 class _Thread(Controller):
     """Takes a free port, and in the end closes the connections that clients have left open."""
 
+    server: Any
+
     def __init__(self, server: MailServer) -> None:
         super().__init__(_Handler(server), hostname="127.0.0.1", port=0, enable_SMTPUTF8=True, ready_timeout=60.0)
         self._connections: list[SMTP] = []
@@ -78,12 +80,13 @@ class _Thread(Controller):
 
     def abort(self) -> None:
         for each in self._connections:
-            if each.transport is not None:
-                each.transport.abort()
+            transport: Any = each.transport
+            if transport is not None:
+                transport.abort()
 
     def _trigger_server(self) -> None:
         self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()
+        super()._trigger_server()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
