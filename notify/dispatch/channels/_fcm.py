@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -25,6 +26,9 @@ from ._fcm_message import KINDS, UnsendableError, fcm_message, outcome
 from ._requests import HttpChannel, encoded, missing, unanswered
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
+
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+", re.ASCII)
+"""An access token, which becomes part of a header."""
 
 MARGIN: Final = 300.0
 """Seconds before its end at which a token is replaced."""
@@ -183,8 +187,12 @@ class AccessTokens:
             return Transient("token", error="the access token could not be fetched")
         except (exceptions.GoogleAuthError, OSError, ValueError):
             return Misconfigured("the credentials= of FcmChannel cannot be read, or are not those of a service account")
-        expiry = credentials.expiry  # naive, in UTC
-        return FetchedToken(credentials, credentials.token, float("inf") if expiry is None else _seconds(expiry))
+        except (TypeError, ArithmeticError, RecursionError):  # what the library makes of an answer that makes no sense
+            return Transient("token", error="the answer of the token server is malformed")
+        token, expiry = credentials.token, credentials.expiry  # naive, in UTC
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            return Transient("token", error="the answer of the token server is malformed")
+        return FetchedToken(credentials, token, float("inf") if expiry is None else _seconds(expiry))
 
     def _request(
         self, url: str, method: str = "GET", body: bytes | str | None = None, headers: Any = None, **_: Any

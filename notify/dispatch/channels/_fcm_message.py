@@ -97,17 +97,17 @@ def outcome(answer: HttpAnswer, now: float) -> Outcome:
         return Accepted(str(found.get("name") or "").rpartition("/")[2])
     error = found.get("error")
     error = error if isinstance(error, Mapping) else {}
-    details = [each for each in error.get("details") or () if isinstance(each, Mapping)]
+    details = [each for each in _list(error.get("details")) if isinstance(each, Mapping)]
     code = next((str(each.get("errorCode")) for each in details if each.get("@type") == _ERROR), "")
     fields = [
         str(violation.get("field"))
         for each in details
         if each.get("@type") == _VIOLATION
-        for violation in each.get("fieldViolations") or ()
+        for violation in _list(each.get("fieldViolations"))
         if isinstance(violation, Mapping)
     ]
     name = code or str(error.get("status") or status)
-    if code == "UNREGISTERED":
+    if code == "UNREGISTERED" and status in {400, 404}:
         return EndpointGone(code)
     if status == 400:
         is_target = all(field in {f"message.{kind}" for kind in KINDS} for field in fields)
@@ -132,6 +132,10 @@ def _text(value: Any) -> str:
 def _json(answer: HttpAnswer) -> Mapping[str, Any]:
     try:
         found = json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

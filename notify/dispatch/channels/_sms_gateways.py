@@ -129,18 +129,25 @@ class TwilioSmsGateway:
         found = _json(answer)
         if 200 <= answer.status < 300:
             return Accepted(str(found.get("sid") or ""))
-        number = found.get("code")
+        code = found.get("code")
+        number = code if isinstance(code, int) else None
+        if answer.status in {401, 403}:
+            return self._refused(answer, number)
         if number in _GONE:
             return EndpointGone(str(number))
         if number in _STOPPED:
             return Rejected(str(number), stop=True, error="the recipient has stopped messages")
-        if number in _OURS or answer.status in {401, 403, 404}:
-            return Misconfigured(f"Twilio answered {answer.status} ({number}): compare account=, token= and sender=")
+        if number in _OURS or answer.status == 404:
+            return self._refused(answer, number)
         if number in _THROTTLED:
             return Throttled(answer.retry_after(now))
-        if isinstance(number, int) and answer.status < 500 and answer.status != 429:
+        if number is not None and answer.status < 500 and answer.status != 429:
             return Rejected(str(number))
         return _rest(answer, now)
+
+    @staticmethod
+    def _refused(answer: HttpAnswer, number: int | None) -> Misconfigured:
+        return Misconfigured(f"Twilio answered {answer.status} ({number}): compare account=, token= and sender=")
 
     def __repr__(self) -> str:
         return "<TwilioSmsGateway>"
@@ -160,6 +167,6 @@ def _json(answer: HttpAnswer) -> dict[str, Any]:
     """Return the JSON object in the body; an empty one if there is none."""
     try:
         found = json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
