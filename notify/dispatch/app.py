@@ -180,13 +180,12 @@ class DispatchApp:
         if site.rules:
             request.response_headers += site.rules.cors(request.headers)
         found = match(request.scope, ROUTES)
-        is_bound = found is None or found.template not in UNBOUND
-        if is_bound and not (request.method in SAFE and found is not None and found.template in PUBLIC):
+        if found is None:
+            raise WebError(404, "not_found", "there is nothing at this path: see /openapi.json")
+        if found.template not in UNBOUND and not (request.method in SAFE and found.template in PUBLIC):
             refusal = site.rules.refusal(request.method, str(request.scope.get("scheme", "http")), request.headers)
             if refusal is not None:
                 raise WebError(*refusal)
-        if found is None:
-            raise WebError(404, "not_found", "there is nothing at this path: see /openapi.json")
         methods = ROUTES[found.template]
         if request.method == "OPTIONS":
             supported = sorted({*methods, "OPTIONS"})
