@@ -16,12 +16,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from notify import Notifier
-from notify.dispatch import Digest, Dispatcher, Endpoint, Fallback, Job, NotificationType, Outcome, Recipient, State
-from notify.dispatch.channels import HttpSmsGateway, InAppChannel, SmsChannel, WebhookChannel
+from notify.dispatch import (
+    Digest,
+    Dispatcher,
+    Endpoint,
+    Fallback,
+    FrequencyCap,
+    Job,
+    NotificationType,
+    Outcome,
+    Recipient,
+    State,
+)
+from notify.dispatch.channels import EmailChannel, HttpSmsGateway, InAppChannel, SmsChannel, WebhookChannel
 from notify.http import HttpAnswer, HttpPool
 from notify.inbox import Inbox
 
@@ -35,6 +46,9 @@ TYPES = [
     NotificationType("text", channels=["sms"]),
     NotificationType("digest", channels=["sms"], digest=Digest(window=0.2)),
     NotificationType("fallback", channels=["in_app", "sms"], fallback={"sms": Fallback("unread")}),
+    NotificationType("mail", channels=["email"]),
+    NotificationType("counted", channels=["webhook"], caps=[FrequencyCap(1000)]),
+    NotificationType("offer", channels=["webhook"], category="marketing", opt_in="offers", caps=[FrequencyCap(1000)]),
 ]
 
 STEPS: Mapping[str, str] = {
@@ -105,8 +119,13 @@ class Halting:
 
 
 @asynccontextmanager
-async def dispatcher(place: str, url: str, *, step: str = "", **options: Any) -> AsyncIterator[Dispatcher]:
-    """Yield a dispatcher on the store at a place, with a receiver at a URL."""
+async def dispatcher(
+    place: str, url: str, *, step: str = "", mail: int = 0, caps: str = "", **options: Any
+) -> AsyncIterator[Dispatcher]:
+    """Yield a dispatcher on the store at a place, with a receiver at a URL, and a mail server at a port.
+
+    With `caps`, the place of another store, that one counts.
+    """
     kind, *rest = json.loads(place)
     log: Any
     if kind == "sqlite":
@@ -117,11 +136,18 @@ async def dispatcher(place: str, url: str, *, step: str = "", **options: Any) ->
         from notify_pg import PostgresStreamStore
 
         log = PostgresStreamStore(rest[0], schema=rest[1], pool_size=2)
-    async with open_store(place) as store, log, Notifier(log) as notifier:
+    email = EmailChannel("127.0.0.1", mail, sender="no-reply@example.com", encryption="none", hostname="localhost")
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(place))
+        notifier = await stack.enter_async_context(Notifier(await stack.enter_async_context(log)))
+        await stack.enter_async_context(email)
+        if caps:
+            options["caps"] = options["gates"] = await stack.enter_async_context(open_store(caps))
         inbox = Inbox(notifier)
         sms = SmsChannel(HttpSmsGateway(f"{url}/sms", "key"), client=Client(step))
         channels = {
             "in_app": InAppChannel(inbox),
+            "email": email,
             "sms": Halting(sms, step == "stopped"),
             "webhook": WebhookChannel(SECRET, client=Client("")),
         }
@@ -129,7 +155,8 @@ async def dispatcher(place: str, url: str, *, step: str = "", **options: Any) ->
 
         async def recipients(ids: Sequence[str]) -> list[Recipient]:
             hooks = [Endpoint(channel="webhook", address=f"{url}/hook/{number}") for number in (1, 2)]
-            return [Recipient(user, endpoints=[*hooks, Endpoint(channel="sms", address="+431234567")]) for user in ids]
+            others = [Endpoint(channel="sms", address="+431234567"), Endpoint(channel="email", address="a@example.com")]
+            return [Recipient(user, endpoints=[*hooks, *others]) for user in ids]
 
         yield Dispatcher(inbox, store, TYPES, channels, recipients=recipients, **options)
 
@@ -185,9 +212,9 @@ def arm(store: Any, inbox: Any, step: str) -> None:
     inbox.get = looking
 
 
-async def work(place: str, url: str, step: str, lease: float) -> None:
+async def work(place: str, url: str, step: str, lease: float, mail: int, caps: str) -> None:
     """Run a worker for good."""
-    async with dispatcher(place, url, step=step, lease=lease, timeout=0.75 * lease) as found:
+    async with dispatcher(place, url, step=step, mail=mail, caps=caps, lease=lease, timeout=0.75 * lease) as found:
         await found.run(poll_interval=0.05)
 
 
@@ -218,10 +245,10 @@ class Workers:
         assert self._process.stdout is not None
         return self._process.stdout.readline().split()
 
-    def start(self, place: str, url: str, step: str = "", lease: float = 2.0) -> int:
+    def start(self, place: str, url: str, step: str = "", lease: float = 2.0, mail: int = 0, caps: str = "") -> int:
         """Start a worker and return its process id."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([place, url, step, lease]) + "\n")
+        self._process.stdin.write(json.dumps([place, url, step, lease, mail, caps]) + "\n")
         self._process.stdin.flush()
         while (line := self._line())[0] != "started":
             self._note(line)
@@ -231,6 +258,14 @@ class Workers:
     def wait(self) -> None:
         """Wait until all workers have been killed."""
         while self._running:
+            self._note(self._line())
+
+    def end(self, pids: Sequence[int]) -> None:
+        """Kill some workers, which still run, and wait for their end."""
+        assert self._running.issuperset(pids)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        while not self._running.isdisjoint(pids):
             self._note(self._line())
 
     def _note(self, line: list[str]) -> None:
