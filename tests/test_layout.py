@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -334,6 +335,42 @@ def test_imports_have_no_circle(package: Path) -> None:
 
     for module in sorted(graph):
         visit(module, ())
+
+
+def test_the_drawing_shows_the_imports() -> None:
+    """The drawing of the floors has every room of the core; its arrows are imports, lead down, and imply all others."""
+    page = (ROOT / "docs" / "internals" / "streams.md").read_text(encoding="utf-8")
+    drawing = page.partition("```mermaid\nflowchart TB\n")[2].partition("```")[0]
+    names = dict(re.findall(r'(\w+)\["(\w+)"\]', drawing))
+    floors = [
+        re.findall(r'\["(\w+)"\]', floor)
+        for floor in re.findall(r"^ +subgraph .*?^ +end$", drawing, re.DOTALL | re.MULTILINE)
+    ]
+    assert len(floors) == 4
+    assert sorted(itertools.chain(*floors)) == sorted(names.values())
+    arrows = set()
+    for line in re.findall(r"^.*-->.*$", re.sub(r'\["\w+"\]', "", drawing), re.MULTILINE):
+        ends = [[names[each] for each in re.findall(r"\w+", part)] for part in line.split("-->")]
+        arrows |= {(one, other) for left, right in itertools.pairwise(ends) for one in left for other in right}
+    above = {room: number for number, rooms in enumerate(floors) for room in rooms}
+    assert all(above[one] <= above[other] for one, other in arrows)
+
+    real = {
+        (room_of(name_of(path)), room_of(each.module))
+        for path in CORE.rglob("*.py")
+        for each in imports(path)
+        if each.top == "notify"
+    }
+    core = {room for rooms in FLOORS[: FLOORS.index(["adapters", "__init__"])] for room in rooms} | {"adapters"}
+    assert set(names.values()) == core - {"_version"}
+    assert arrows <= real
+
+    def leads_to(room: str) -> set[str]:
+        return {room}.union(*(leads_to(other) for one, other in arrows if one == room))
+
+    for one, other in real:
+        if {one, other} <= set(names.values()):
+            assert other in leads_to(one), (one, other)
 
 
 @core_modules

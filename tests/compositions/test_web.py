@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import pytest
@@ -85,3 +86,60 @@ async def test_a_logout_reaches_every_instance(place: Place, start: Start, compo
             await read_payload(other, 1)
         app.begin_shutdown()
         slow_app.begin_shutdown()
+
+
+FORGED = {
+    "garbage": "invalid",
+    "9" * 40 + "-0": "invalid",
+    "-1-0": "invalid",
+    "1-1-1": "invalid",
+    "x" * 5000: "invalid",
+    quote("\u0661-\u0660"): "invalid",
+    "m1.bob.0-1": "",
+    "9999999999999-0": "rewound",
+}
+"""Positions that no server has handed out to this user, and the reason of the gap. A token without the log of the user
+starts from now, as a log that was added does; the last one is ahead of the log."""
+
+
+@compositions
+async def test_a_stream_cut_at_every_byte_resumes_exactly(place: Place, start: Start, composition: str) -> None:
+    """Wherever it is cut, on every store: what the client has, and what it is sent then, is each event once."""
+    notifier = await start(place, COMPOSITIONS[composition])
+    app = NotifyApp(notifier, lambda request: request.query["user"])
+    async with served(app) as port:
+        for number in range(3):
+            await notifier.push("alice", "t", number)
+        async with stream(port, last_id="0") as client:
+            await client.read_until(b"notify.sync")
+            await client.read_until(b"}\n\n")
+            whole = client.body
+        rests: dict[str, list[Any]] = {}
+        for cut in range(len(whole) + 1):
+            seen = RawClient(port, "/")
+            seen.body = whole[:cut]
+            last_id = seen.last_id or "0"
+            if last_id not in rests:
+                async with stream(port, last_id=last_id) as client:
+                    await client.read_until(b"notify.sync")
+                    rests[last_id] = payloads(client)
+            assert payloads(seen) + rests[last_id] == [0, 1, 2], cut
+        assert len(rests) == 4
+        app.begin_shutdown()
+
+
+@compositions
+async def test_forged_positions_are_gaps(place: Place, start: Start, composition: str) -> None:
+    """A stream opens with 200 whatever its position is, says that events may be missing, and shows the user's own."""
+    notifier = await start(place, COMPOSITIONS[composition])
+    app = NotifyApp(notifier, lambda request: request.query["user"])
+    await notifier.push("bob", "t", "of another user")
+    await notifier.push("alice", "t", 0)
+    async with served(app) as port:
+        for position, reason in FORGED.items():
+            async with stream(port, last_id=position) as client:
+                await client.read_until(b"notify.sync")
+                gaps = [frame.json["reason"] for frame in client.frames if frame.event == "notify.gap"]
+                assert gaps == [reason] * bool(reason), position
+                assert payloads(client) == ([0] if reason == "rewound" else []), position
+        app.begin_shutdown()

@@ -19,6 +19,7 @@ PLACES = {
     "pg": TESTS / "notify_pg",
     "properties": TESTS / "properties",
     "web": TESTS / "web",
+    "compositions": TESTS / "compositions",
     "suite": TESTS.parent / "notify" / "testing",
 }
 
