@@ -508,6 +508,18 @@ def test_all_is_what_is_exported(path: Path) -> None:
         assert sorted(alias.name for alias in aliases if alias.asname == alias.name) == names
 
 
+@pytest.mark.parametrize("name", ["notify.dispatch", "notify.testing", "notify.testing.dispatch"])
+def test_what_is_imported_late_is_what_type_checkers_see(name: str) -> None:
+    """A module that imports its names when they are asked for has those of its annotations, and no others."""
+    module = importlib.import_module(name)
+    late = [each for each in imports(Path(str(module.__file__))) if each.for_annotations]
+    assert late
+    for each in late:
+        assert getattr(module, str(each.name)) is getattr(importlib.import_module(each.module), str(each.name))
+    assert not hasattr(module, "Dispatchor")
+    assert {each.name for each in late} <= set(module.__all__)
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=short)
 def test_package_only_reexports(package: Path) -> None:
     """The `__init__` of a package holds its docstring, `from .x import Y as Y` and `__all__`, nothing else.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import subprocess
@@ -394,6 +395,18 @@ def test_entry_points_are_not_looked_up_at_import() -> None:
         "print([name for name in sys.modules if name.startswith(('notify_', 'redis', 'asyncpg', 'aiosqlite'))])"
     )
     assert run(script) == "[]"
+
+
+def test_stores_do_without_dispatch() -> None:
+    """Opening a store imports what all stores have to know about deliveries, and nothing that decides or sends."""
+    script = (
+        "import sys, notify\n"
+        "for url in ('memory://', 'sqlite:///a.db', 'redis://h', 'postgres://h/d'): notify.open_store(url)\n"
+        "rooms = ('notify.dispatch.', 'notify.http', 'notify.webhook', 'notify._asgi', 'notify.web')\n"
+        "print(sorted(name for name in sys.modules if name.startswith((*rooms, 'jinja2', 'httpcore2'))))"
+    )
+    expected = ["_columns", "_records", "_steps", "abc"]
+    assert ast.literal_eval(run(script)) == [f"notify.dispatch.{name}" for name in expected]
 
 
 def test_packages_without_metadata_work() -> None:
