@@ -61,8 +61,8 @@ SERVED = {"web.md", "sync-frameworks.md", "celery.md"}
 OPTIONAL = {"apscheduler.md": "apscheduler"}
 """Pages about a library that an environment may lack; those that `make` prepares have it."""
 
-SECONDS = 20
-"""How long all snippets of one page may take."""
+SECONDS = 60
+"""How long all snippets of one page may take: for a hang, on any machine."""
 
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
