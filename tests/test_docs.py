@@ -24,6 +24,7 @@ import pytest
 from notify import Event, Notifier, RoutingInfo, dispatch, http, webhook
 from notify_memory import MemoryStore
 from tests.code import code_lines
+from tests.each import for_each
 from tests.language import EXCUSED, HABITS, Habit, findings, pattern_of
 from tests.parts import untraced_environment
 from tests.servers import postgres, redis
@@ -226,7 +227,7 @@ def test_pages_that_teach_have_snippets(name: str) -> None:
     assert list(snippets(ROOT / name, "python"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=short)
+@for_each(PAGES, short)
 def test_every_fence_is_understood(page: Path) -> None:
     """A block is Python that runs, a page or script for browsers, a configuration that tests run, a console, a diagram,
     or plain text: no other label hides code from these tests."""
@@ -284,7 +285,7 @@ def test_readme_example_prints_what_it_says() -> None:
     assert not [line for line in done.stderr.splitlines() if not slow.fullmatch(line)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=short)
+@for_each(PAGES, short)
 def test_make_targets_exist(page: Path) -> None:
     """Every `make` command that a page names is a target, and an extra that it installs exists."""
     text = page.read_text(encoding="utf-8")
@@ -305,7 +306,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=short)
+@for_each(PAGES, short)
 def test_links_resolve(page: Path) -> None:
     """Every relative link names a file of the checkout, and a heading of it where it has an anchor."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
@@ -330,7 +331,7 @@ def test_every_page_is_reachable() -> None:
     assert seen >= set(PAGES)
 
 
-@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=short)
+@for_each([*PAGES, *SOURCES], short)
 def test_no_word_promises_too_much(path: Path) -> None:
     """No page and no docstring uses the words of a promise that cannot be kept."""
     text = " ".join(path.read_text(encoding="utf-8").split())
@@ -339,7 +340,7 @@ def test_no_word_promises_too_much(path: Path) -> None:
     assert not [words for words in FORBIDDEN if words in text.lower()]
 
 
-@pytest.mark.parametrize("path", WRITTEN, ids=short)
+@for_each(WRITTEN, short)
 def test_language(path: Path) -> None:
     """Source, messages, comments and pages avoid the phrases of `tests/language.py`."""
     found = [

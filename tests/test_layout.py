@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.each import for_each
 from tests.longest import LONGEST
 
 ROOT = Path(__file__).parent.parent
@@ -290,11 +291,9 @@ def short(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-every_module = pytest.mark.parametrize("path", MODULES, ids=short)
-core_modules = pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=short)
-backend_modules = pytest.mark.parametrize(
-    "path", [path for package in BACKENDS for path in sorted(package.rglob("*.py"))], ids=short
-)
+every_module = for_each(MODULES, short)
+core_modules = for_each(sorted(CORE.rglob("*.py")), short)
+backend_modules = for_each([path for package in BACKENDS for path in sorted(package.rglob("*.py"))], short)
 
 
 def room_of(module: str) -> str:
