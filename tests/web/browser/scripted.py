@@ -93,7 +93,7 @@ class Scripted:
         self.seen: list[Seen] = []
         self.answers: dict[str, deque[Answer]] = {}
         self.always: dict[str, Answer] = {}
-        self.open = 0
+        self.streams: list[Seen] = []
         self.most = 0
         self.cut = 0
         self.headers: dict[str, str] = {}
@@ -114,6 +114,18 @@ class Scripted:
 
     def requests(self, path: str) -> list[Seen]:
         return [seen for seen in self.seen if seen.path == path]
+
+    @property
+    def open(self) -> int:
+        """How many streams are open."""
+        return len(self.streams)
+
+    def settle(self, streams: int) -> None:
+        """Wait until so many streams are open: the server learns of one that was closed a little later."""
+        end = time.monotonic() + 30
+        while self.open != streams:
+            assert time.monotonic() < end, self.streams
+            time.sleep(0.02)
 
     def end_streams(self) -> None:
         self.cut += 1
@@ -193,13 +205,13 @@ class Scripted:
             await asyncio.sleep(0.005)
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        self.open += 1
+    def opened(self, seen: Seen) -> Iterator[None]:
+        self.streams = [*self.streams, seen]
         self.most = max(self.most, self.open)
         try:
             yield
         finally:
-            self.open -= 1
+            self.streams = [other for other in self.streams if other is not seen]
 
     async def stream(self, seen: Seen, answer: Answer, receive: Receive, send: Send) -> None:
         headers = {"content-type": "text/event-stream", **self.headers, **answer.headers}
@@ -230,7 +242,7 @@ class Scripted:
                     await write(f"event: notify.end\ndata: {json.dumps(answer.end)}\n\n".encode())
                     return
 
-        with self.opened():
+        with self.opened(seen):
             await self.until_gone(talk, receive)
         with contextlib.suppress(Exception):
             await send({"type": "http.response.body", "body": b""})
@@ -257,7 +269,7 @@ class Scripted:
                 text = {"event": name, "data": data, **({"id": position} if position else {})}
                 await send({"type": "websocket.send", "text": json.dumps(text)})
 
-        with self.opened():
+        with self.opened(seen):
             await self.until_gone(talk, receive)
         with contextlib.suppress(Exception):
             await send({"type": "websocket.close", "code": 4012})

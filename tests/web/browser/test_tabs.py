@@ -170,6 +170,8 @@ def test_a_leader_that_hangs_is_replaced_and_drops_what_it_reads(
 ) -> None:
     """It holds lock and stream and says nothing: another tab steals the lock. Back again, it joins as others do."""
     first, *others = tabs(context, site, 3)
+    scripted.settle(1)
+    (led,) = scripted.streams
     released = threading.Event()
 
     async def hang(seen: Seen) -> None:
@@ -187,7 +189,8 @@ def test_a_leader_that_hangs_is_replaced_and_drops_what_it_reads(
         )
     try:
         all_have(others, scripted)
-        assert scripted.most == 2  # that of the leader is still open
+        scripted.settle(2)  # if both have missed the pings, each may begin, and the later one ends that of the other
+        assert led in scripted.streams
     finally:
         released.set()
     all_have([first], scripted)
