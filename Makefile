@@ -20,6 +20,9 @@ TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli tests/test_pac
 	tests/notify_sqlite/test_locks.py tests/inbox/test_behaviour.py tests/dispatch/browser \
 	tests/dispatch/test_channel_email.py tests/dispatch/test_channel_suite.py tests/dispatch/test_app_garbage.py \
 	tests/dispatch/test_nothing_is_shown.py tests/dispatch/test_schedule_processes.py
+# Bytecode is kept whatever the environment says: without it, each of hundreds of processes compiles the library again, and
+# each worker all tests.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help demo serve quick test test-failed covered test-browsers soak servers check docs dist bench clean
 
@@ -113,3 +116,4 @@ bench: $(VENV)/.ready ## speed and memory as ratios measured in one run
 
 clean: ## remove what the targets above made
 	rm -rf .venv .venv-* site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find notify* tests docs -name __pycache__ -prune -exec rm -rf {} +
