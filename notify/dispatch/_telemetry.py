@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
@@ -40,9 +40,7 @@ class DispatchTelemetry:
     def submitting(self, type: str) -> Iterator[Mapping[str, str]]:
         """Run a submission inside a span, and yield what `Notification.meta` carries to the worker."""
         attributes = {"messaging.system": "notify", "messaging.operation.type": "send", "notify.type": type}
-        with self._tracer.start_as_current_span(
-            "notify.dispatch.submit", kind=trace.SpanKind.PRODUCER, attributes=attributes
-        ):
+        with self._span("notify.dispatch.submit", trace.SpanKind.PRODUCER, attributes):
             carrier: dict[str, str] = {}
             propagate.inject(carrier)
             yield carrier
@@ -55,13 +53,28 @@ class DispatchTelemetry:
     def sending(self, job: Job, notification: Notification) -> Iterator[Span]:
         """Run one call of a channel inside a span that is linked to the submission."""
         submitted = trace.get_current_span(propagate.extract(json.loads(notification.meta))).get_span_context()
-        with self._tracer.start_as_current_span(
-            "notify.dispatch.send",
-            kind=trace.SpanKind.CLIENT,
-            attributes={"notify.type": job.type, "notify.channel": job.channel, "notify.attempt": job.attempt},
-            links=[trace.Link(submitted)] if submitted.is_valid else [],
-        ) as span:
+        attributes: dict[str, str | int] = {
+            "notify.type": job.type,
+            "notify.channel": job.channel,
+            "notify.attempt": job.attempt,
+        }
+        links = [trace.Link(submitted)] if submitted.is_valid else []
+        with self._span("notify.dispatch.send", trace.SpanKind.CLIENT, attributes, links) as span:
             yield span
+
+    @contextmanager
+    def _span(
+        self, name: str, kind: trace.SpanKind, attributes: Mapping[str, str | int], links: Sequence[trace.Link] = ()
+    ) -> Iterator[Span]:
+        """Run something inside a span. Of an exception it gets the kind only: the message may quote an address."""
+        with self._tracer.start_as_current_span(
+            name, kind=kind, attributes=attributes, links=links, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield span
+            except Exception as error:
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
 
     def sent(self, span: Span, job: Job, state: State, reason: str, seconds: float) -> None:
         """Record the outcome of one call of a channel."""

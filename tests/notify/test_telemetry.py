@@ -237,6 +237,45 @@ def test_spans_and_counts_of_dispatch() -> None:
     assert points["notify.dispatch.sending[paper]"] == 0
 
 
+def test_spans_of_dispatch_do_not_quote_errors() -> None:
+    """A submission that fails has the kind of error in its span, not the message, which may quote an address."""
+    spans = run("""
+        from notify.dispatch import Dispatcher, NotificationType
+        from notify.dispatch.channels import LogChannel
+        from notify_memory import MemoryDispatchStore
+
+        def schema(data):
+            raise ValueError(f"not an address: {data}")
+
+        async def recipients(ids):
+            raise RuntimeError(f"no user {ids} at hush.example")
+
+        async def main():
+            types = [NotificationType("a", channels=["log"], schema=schema), NotificationType("b", channels=["log"])]
+            dispatcher = Dispatcher(None, MemoryDispatchStore(), types, {"log": LogChannel()}, recipients=recipients)
+            for key, many in (("a", False), ("b", False), ("a", True), ("b", True)):
+                try:
+                    if many:
+                        await dispatcher.submit_many(key, ["alice"], {"to": "alice@hush.example"})
+                    else:
+                        await dispatcher.submit(key, "alice", {"to": "alice@hush.example"})
+                except Exception as error:
+                    assert "hush" in str(error)
+
+        exporter = spans()
+        asyncio.run(main())
+        print(json.dumps([[each.name, each.status.status_code.name, each.status.description, each.to_json()]
+                          for each in exporter.get_finished_spans()]))
+    """)
+    assert [each[:3] for each in spans] == [
+        ["notify.dispatch.submit", "ERROR", "UsageError"],
+        ["notify.dispatch.submit", "ERROR", "RuntimeError"],
+        ["notify.dispatch.submit", "ERROR", "UsageError"],
+        ["notify.dispatch.submit", "UNSET", None],  # the submission is stored; its recipients are read afterwards
+    ]
+    assert "hush" not in str(spans)
+
+
 def test_what_is_on_its_way_and_how_late_it_is() -> None:
     """A message counts as sending until its outcome is stored; attempts that are repeated, and what was held, are not
     late."""
