@@ -552,6 +552,35 @@ async def test_audience_goes_on_where_it_stopped(make: Callable[..., World]) -> 
     assert len({job.notification for job in world.email.jobs}) == 1
 
 
+async def test_followers_of_a_topic_are_an_audience(make: Callable[..., World]) -> None:
+    """An interrupted submission that is repeated reaches each follower once, in batches of one transaction."""
+    world = make(note("in_app"))
+    names = [f"u{number}" for number in range(5)]
+    world.users = {each: Recipient(each) for each in names}
+    for each in names:
+        await world.inbox.follow(each, "project:7")
+    submit, calls = world.store.submit, 0
+
+    async def failing(submission: Submission, **options: Any) -> Submitted:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # the key, the first batch, then this
+            raise PushRejectedError("the store is away", backend="test")
+        result: Submitted = await submit(submission, **options)
+        return result
+
+    async def submit_to_followers() -> None:
+        followers = world.inbox.followers("project:7")
+        await world.dispatcher.submit_many("note", followers, {"title": "x"}, idempotency_key="k", batch=2)
+
+    world.store.submit = failing
+    with pytest.raises(PushRejectedError):
+        await submit_to_followers()
+    await submit_to_followers()
+    await world.settle()
+    assert sorted(job.user for job in world.in_app.jobs) == names
+
+
 async def test_audience_is_closed_if_the_submission_fails(make: Callable[..., World]) -> None:
     """What an audience holds, such as a cursor of a database, is released at once, not by the garbage collector."""
     world = make(note("email"))
