@@ -1,23 +1,23 @@
-"""Serves a `MailServer` with aiosmtpd, in a thread. Imported when one is started, since it needs that package."""
+"""Serves a `MailScript` with aiosmtpd, in a thread. Imported when one is started, since it needs that package."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from typing import Any
 
+import anyio
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP
 
-from ._mail_server import CLOSE, HANG, MailMessage, MailServer
+from ._mail_script import CLOSE, HANG, MailMessage, MailScript
 
 
 class _Handler:
     """What aiosmtpd calls for each command."""
 
-    def __init__(self, server: MailServer) -> None:
+    def __init__(self, server: MailScript) -> None:
         self._server = server
 
     async def _answer(self, connection: SMTP, command: str, recipient: str = "") -> str:
@@ -25,7 +25,7 @@ class _Handler:
         if answer in (CLOSE, HANG):
             if answer == CLOSE and connection.transport is not None:
                 connection.transport.close()
-            await asyncio.Event().wait()  # until the connection is lost, which cancels this
+            await anyio.sleep_forever()  # until the connection is lost, which cancels this
         return answer
 
     async def handle_EHLO(self, connection: SMTP, session: Any, _envelope: Any, host: str, usual: Any) -> Any:
@@ -70,7 +70,7 @@ class _Thread(Controller):
 
     server: Any
 
-    def __init__(self, server: MailServer) -> None:
+    def __init__(self, server: MailScript) -> None:
         super().__init__(_Handler(server), hostname="127.0.0.1", port=0, enable_SMTPUTF8=True, ready_timeout=60.0)
         self._connections: list[SMTP] = []
 
@@ -90,7 +90,7 @@ class _Thread(Controller):
 
 
 @contextmanager
-def serving(server: MailServer) -> Iterator[int]:
+def serving(server: MailScript) -> Iterator[int]:
     """Serve for as long as the block lasts; yield the port."""
     thread = _Thread(server)
     thread.start()
