@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import anyio.lowlevel
-
 from notify.dispatch.abc import Endpoint
 
 if TYPE_CHECKING:
@@ -152,8 +150,7 @@ class PushService:
                 self.refusals.append(str(error))
                 reply = PushReply(error.status, body=error.reason.encode())
         if not reply.status:
-            while (await receive())["type"] != "http.disconnect":
-                await anyio.lowlevel.checkpoint()
+            await receive()  # after the whole body, only that the client has gone
             return
         found = [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
         found.append((b"content-length", str(len(reply.body)).encode()))

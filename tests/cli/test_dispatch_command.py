@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
@@ -13,7 +15,7 @@ import pytest
 from notify.dispatch import Dispatcher, Recipient
 from notify.dispatch.channels import WebPushChannel
 from notify_sqlite import SQLiteDispatchStore
-from tests.cli.commands import notify, running
+from tests.cli.commands import PATIENCE, environment, notify, running
 from tests.parts import until
 
 APPLICATION = """
@@ -22,7 +24,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from notify.dispatch import Accepted, Ambiguous, Dispatcher, Misconfigured, NotificationType, Recipient
+from notify.dispatch import Accepted, Ambiguous, Dispatcher, Misconfigured, NotificationType, Recipient, Schedule
 from notify_sqlite import SQLiteDispatchStore
 
 FILE = Path(__file__).with_name("shop.db")
@@ -54,6 +56,14 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
 async def plain() -> Dispatcher:
     return Dispatcher(None, SQLiteDispatchStore(FILE), [NotificationType("order.sent", channels=["paper"])],
                       {"paper": Paper()}, recipients=recipients)
+
+
+@asynccontextmanager
+async def daily() -> AsyncIterator[Dispatcher]:
+    async with dispatcher() as made:
+        made.schedule(Schedule("morning", "order.sent", ["alice"], {"title": "Good morning"}, tz="Europe/Berlin"))
+        made.schedule(Schedule("hourly", "order.sent", [], every=3600))
+        yield made
 
 
 @asynccontextmanager
@@ -158,6 +168,23 @@ def test_run_sends_what_others_submit_until_it_is_stopped(shop: Path) -> None:
     assert sent(shop) == ["alice live"]
 
 
+def test_schedules_says_where_each_stands(shop: Path) -> None:
+    """Each has a line: its next run, and after the first one the last date, and a ticket that can be explained."""
+    for moment, scheduled in (("2027-01-05T06:00Z", 0), ("2027-01-05T08:00Z", 1)):
+        ticked = notify(shop, "dispatch", "tick", "shop:daily", "--now", moment)
+        assert ticked.out.startswith(f"scheduled {scheduled}, "), ticked.err
+    assert sent(shop) == ["alice Good morning"]
+    morning, hourly = notify(shop, "dispatch", "schedules", "shop:daily").out.splitlines()
+    stands, _, ticket = morning.rpartition(" ")
+    assert stands == (
+        "morning: order.sent every day at 09:00 Europe/Berlin: next 2027-01-06 08:00:00 UTC; last 2027-01-05, ticket"
+    )
+    assert notify(shop, "dispatch", "explain", "shop:daily", ticket, "alice").out.startswith(
+        f"order.sent {ticket} to alice"
+    )
+    assert hourly.startswith("hourly: order.sent every 3600 s: next 2027-01-05 09:00:00 UTC; last 2027-01-05T08:00:00")
+
+
 @pytest.mark.parametrize(
     ("target", "text"),
     [
@@ -188,6 +215,13 @@ def test_function_may_be_asynchronous(shop: Path) -> None:
     refused = notify(shop, "dispatch", "plan", "shop:plain", "order.sent", "alice", "--at", "at seven")
     assert refused.status == 2
     assert "expected a time such as 2027-01-05T07:00Z, got 'at seven'" in refused.err
+
+
+def test_installed_command_looks_in_the_current_directory(shop: Path) -> None:
+    """As `python -m notify` does, so that an application needs no installation of its own."""
+    command = [Path(sys.executable).with_name("notify"), "dispatch", "plan", TARGET, "order.sent", "alice"]
+    done = subprocess.run(command, cwd=shop, env=environment(), capture_output=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, "paper: send, allowed by type\n", b"")
 
 
 def test_keys_are_a_pair(shop: Path) -> None:
