@@ -180,11 +180,16 @@ async def _own(site: DispatchSite, request: Request, id: str, act: Literal["open
 
 
 async def _note(site: DispatchSite, request: Request, delivery: str, act: Literal["opened", "clicked"]) -> None:
-    """Record what a reader did. If the store fails, the reader gets the page behind the link anyway."""
-    if request.method == "HEAD" or any("pre" in request.headers.get(name, "").lower() for name in _AHEAD):
+    """Record what a reader did. If the store fails or records nothing, the reader gets the page behind the link."""
+    store = site.parts.store
+    if (
+        not isinstance(store, DeliveryTracking)
+        or request.method == "HEAD"
+        or any("pre" in request.headers.get(name, "").lower() for name in _AHEAD)
+    ):
         return
     try:
-        await _tracking(site).track(delivery, act, site.parts.clock())
+        await store.track(delivery, act, site.parts.clock())
     except BackendError:
         logger.warning("could not record that delivery %s was %s", delivery, act, exc_info=True)
 

@@ -175,8 +175,7 @@ def phrase(decision: Decision) -> str:
             return f"hold until {decision.until:%F %T} UTC, {decision.reason}{by}"
         case Join():
             return f"collect until {decision.until:%F %T} UTC, {decision.reason}{by}"
-        case Skip():
-            return f"skip, {decision.reason}{by}"
+    return f"skip, {decision.reason}{by}"
 
 
 def skip_all(type: str, user: str, channels: Sequence[str], reason: Reason, layer: str) -> Plan:

@@ -156,8 +156,9 @@ class Schedule:
 
     def next_day(self, day: date) -> date:
         """Return the first date after another one that has a run, for schedules by the calendar."""
-        while not self._has(day := day + DAY):
-            pass
+        day += DAY
+        while not self._has(day):
+            day += DAY
         return day
 
     def next(self, now: datetime) -> datetime:

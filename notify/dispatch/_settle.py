@@ -25,7 +25,6 @@ from ._outcomes import (
     Ambiguous,
     Delivered,
     EndpointGone,
-    Misconfigured,
     Outcome,
     Rejected,
     Throttled,
@@ -131,8 +130,7 @@ def settle(
             return Settlement(move(State.FAILED, code, error=error), effect)
         case EndpointGone(code):
             return Settlement(move(State.GONE, code), "gone")
-        case Misconfigured(error):
-            return Settlement(move(State.PARKED, Reason.MISCONFIGURED, error=error))
+    return Settlement(move(State.PARKED, Reason.MISCONFIGURED, error=outcome.error))
 
 
 def storable(text: object) -> str:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from notify.dispatch import Report, State
+from notify import BackendUnavailableError, UsageError
+from notify.dispatch import DispatchApp, Dispatcher, NotificationType, Report, State
 from notify.dispatch._app_openapi import OPERATIONS
 from notify.dispatch._app_routes import match
 from notify.dispatch.abc import Endpoint
 from notify.dispatch.app import ROUTES
-from notify.web import Identity, Request
-from tests.dispatch.app import Site, refused, serving
+from notify.web import Identity, Request, WebError
+from tests.dispatch.app import Site, refused, serving, user_of
 from tests.dispatch.world import START
 
 pytestmark = pytest.mark.anyio
@@ -162,6 +163,16 @@ async def test_an_administrator_reads_a_users_notifications() -> None:
             refused(await root.get(f"users/alice/notifications?{query}"), 400, code)
 
 
+async def test_notifications_that_there_cannot_be() -> None:
+    """A dispatcher without an inbox has none, and neither has a user whose id no log takes."""
+    async with serving() as site, site.client("root") as client:
+        refused(await client.get(f"users/{'x' * 1000}/notifications"), 404, "not_found")
+        types = [NotificationType("offer", channels=["email"])]
+        plain = Dispatcher(None, site.store, types, {"email": site.email}, recipients=site.recipients)
+        site.app = DispatchApp(plain, user_of, admin=lambda identity: True)
+        assert "no inbox" in refused(await client.get("users/alice/notifications"), 404, "not_found")
+
+
 async def test_an_administrator_asks_why() -> None:
     """Decisions, deliveries and attempts, without an address."""
     async with serving() as site, site.client("root") as root:
@@ -219,7 +230,8 @@ async def test_a_provider_reports() -> None:
 
 
 async def test_callbacks_that_are_wrong(caplog: pytest.LogCaptureFixture) -> None:
-    """Not signed is 403, not understood 400, no such provider 404; a fault of the application is 500, not shown."""
+    """Not signed is 403, not understood 400, no such provider 404; a fault of the application is 500, not shown; a
+    database of its own that is away is 503, so that the provider reports again."""
 
     async def broken(request: Request, body: bytes) -> list[Report]:
         raise RuntimeError("secret text")
@@ -227,8 +239,19 @@ async def test_callbacks_that_are_wrong(caplog: pytest.LogCaptureFixture) -> Non
     def wrong(request: Request, body: bytes) -> list[Report]:
         return [Report("0" * 32, State.SKIPPED)]
 
-    callbacks = {"mailer": reports, "broken": broken, "strange": lambda request, body: ["x"], "wrong": wrong}
+    callbacks: dict[str, Any] = {
+        "mailer": reports,
+        "broken": broken,
+        "strange": lambda request, body: ["x"],
+        "wrong": wrong,
+    }
+
+    async def away(request: Request, body: bytes) -> list[Report]:
+        raise BackendUnavailableError("db.internal refused the connection")
+
+    callbacks["away"] = away
     async with serving(callbacks=callbacks) as site, site.client() as client:
+        refused(await client.post("callbacks/away"), 503, "unavailable")
         refused(await report(site, b"{}", "0" * 64), 403, "forbidden")
         for body in (b"{", b"{}", b'{"events": [{"id": "1", "event": "unheard-of"}]}', b"\xff"):
             refused(await report(site, body), 400, "bad_request")
@@ -253,6 +276,33 @@ async def test_paths_and_methods_that_are_not_there() -> None:
         assert (await client.options("devices")).headers["allow"] == "GET, OPTIONS, POST"
 
 
+async def test_what_is_not_http() -> None:
+    """A WebSocket is closed before it is open, which servers answer with 403; another protocol is a mistake."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with serving() as site:
+        await site.app({"type": "websocket", "path": "/notify/devices"}, receive, send)
+        assert [each["type"] for each in sent] == ["websocket.close"]
+        with pytest.raises(UsageError, match="serves http and lifespan, not 'mqtt'"):
+            await site.app({"type": "mqtt"}, receive, send)
+
+
+async def test_a_refusal_of_the_application_itself() -> None:
+    """A hook may answer with an error of its own, such as 402 or 429."""
+
+    def busy(identity: Identity) -> bool:
+        raise WebError(429, "busy", "come back tomorrow")
+
+    async with serving(admin=busy) as site, site.client("root") as client:
+        assert refused(await client.post("send", json=NOTE | {"user": "alice"}), 429, "busy") == "come back tomorrow"
+
+
 async def test_pages_of_other_sites_are_refused() -> None:
     """Cookies of a user are of no use to another site's page or form; an allowed origin gets its headers."""
     async with serving(origins=["https://app.example.com"]) as site:
@@ -274,7 +324,6 @@ async def test_pages_of_other_sites_are_refused() -> None:
 
 async def test_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is 503 with a time to come back, and says nothing of the store."""
-    from notify import BackendUnavailableError
 
     async def fail(*_: object, **__: object) -> None:
         raise BackendUnavailableError("db.internal refused the connection")

@@ -126,6 +126,7 @@ async def test_what_cannot_be_a_push_service_is_refused(endpoint: object) -> Non
         {"keys": {"p256dh": "AAAA", "auth": "BTBZMqHH6r4Tts7J_aSIgg"}},
         {"keys": {**SUBSCRIPTION["keys"], "auth": "!"}},  # type: ignore[dict-item]
         {"keys": {**SUBSCRIPTION["keys"], "auth": 1}},  # type: ignore[dict-item]
+        {"keys": {**SUBSCRIPTION["keys"], "auth": "BTBZM"}},  # type: ignore[dict-item]
         {"tz": "Europe/Nowhere"},
         {"user": "alice"},
     ],
@@ -168,6 +169,18 @@ async def test_what_is_not_a_device_is_refused(change: dict[str, Any]) -> None:
     """Neither an e-mail address, which needs proof, nor a topic, which reaches everybody, can be registered."""
     async with serving() as site, site.client("alice") as client:
         refused(await client.post("devices", json=TOKEN | change), 422, "invalid_device")
+
+
+async def test_channels_for_which_devices_are_registered() -> None:
+    """Those that are named, and no other; browsers subscribe in any case, unless there is no web push."""
+    async with serving(devices=[]) as site, site.client("alice") as client:
+        refused(await client.post("devices", json=TOKEN), 422, "invalid_device")
+        assert (await client.post("push/subscribe", json=SUBSCRIPTION)).status_code == 201
+        site.app = DispatchApp(site.dispatcher, user_of, devices=["fcm"])
+        assert (await client.post("devices", json=TOKEN)).status_code == 201
+        site.app = DispatchApp(site.dispatcher, user_of, web_push="browser")
+        refused(await client.get("push/vapid-key"), 404, "not_found")
+        refused(await client.post("push/subscribe", json=SUBSCRIPTION), 404, "not_found")
 
 
 async def test_one_device_too_many_removes_the_oldest() -> None:

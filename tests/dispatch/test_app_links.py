@@ -12,6 +12,8 @@ import pytest
 from notify import BackendUnavailableError, UsageError
 from notify.dispatch import Content, Endpoint, Job, Links, Recipient, State
 from notify.dispatch._links import read_link, sign_link
+from notify.testing.dispatch import VirtualClock
+from notify_memory import MemoryDispatchStore
 from tests.dispatch.app import KEY, Site, refused, serving
 from tests.dispatch.world import START
 
@@ -163,6 +165,20 @@ async def test_a_link_leads_on_when_nothing_can_be_noted(monkeypatch: pytest.Mon
         assert (await reader.get(link)).status_code == 302
         monkeypatch.setattr(site.store, "track", fail)
         assert (await reader.get(link)).status_code == 302
+
+
+async def test_a_store_that_notes_nothing() -> None:
+    """A store of one's own may lack `DeliveryTracking`: then links lead on as well, and clients are told."""
+
+    class Plain(MemoryDispatchStore):
+        track = None  # type: ignore[assignment]
+
+    clock = VirtualClock(START)
+    async with serving(store=Plain(clock=clock)) as site, site.client("alice") as client:
+        job = await sent(site)
+        link = await client.get(path_of(job.content.url))
+        assert (link.status_code, link.headers["location"]) == (302, OFFER["url"])
+        refused(await client.post(f"deliveries/{job.id}/opened"), 404, "not_found")
 
 
 def signed(key: str, act: str, *values: str) -> str:
