@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from notify import UsageError
-from notify.dispatch import Recipient, _zones
+from notify.dispatch import Dispatcher, Endpoint, Recipient, Report, _zones
 from notify.dispatch.abc import Move, State
 from tests.dispatch.world import World, note
 
@@ -79,6 +79,35 @@ async def test_a_zone_that_this_host_does_not_know(world: Users, monkeypatch: py
     assert await world.states(ticket, "guest") == {"email": [State.WAITING]}
     await world.pass_time("1h")
     assert await world.states(ticket, "guest") == {"email": [State.ACCEPTED]}
+
+
+async def test_a_report_about_a_recipient_whose_values_are_refused(world: Users) -> None:
+    """The report counts for the delivery; the address came with the recipient, who cannot be read now, so it stays."""
+
+    def recipients(ids: Sequence[str]) -> list[Recipient]:
+        device = Endpoint(channel="web_push", address="https://push.example/1")
+        return [Recipient(user, tz=world.zone, endpoints=[device]) for user in ids]
+
+    world.zone = "UTC"
+    channels = {"web_push": world.push}
+    dispatcher = Dispatcher(
+        None, world.store, [note("web_push")], channels, recipients=recipients, clock=world.clock.now
+    )
+    ticket = await dispatcher.submit("note", "bob")
+    while (await dispatcher.tick()).claimed:
+        pass
+    (job,) = world.push.jobs
+    world.zone = "Mars/Phobos"
+    assert await dispatcher.report(Report(job.id, State.BOUNCED, retire="suppressed")) == 1
+    assert await world.states(ticket.id, "bob") == {"web_push": [State.BOUNCED]}
+    assert await world.store.endpoints(["bob"], retired=True) == {}
+
+
+def test_an_endpoint_without_an_address() -> None:
+    """A recipient who is given whole needs both in each endpoint, or nothing could be sent to it."""
+    for endpoint in (Endpoint(channel="sms"), Endpoint(address="+4912345")):
+        with pytest.raises(UsageError, match="'guest': each needs channel= and address="):
+            Recipient("guest", endpoints=[endpoint])
 
 
 async def test_preferences_that_cannot_be_read(world: Users) -> None:

@@ -610,6 +610,27 @@ async def test_plain_iterable_is_an_audience_too(make: Callable[..., World]) -> 
     assert sorted(job.user for job in world.email.jobs) == ["alice", "guest"]
 
 
+async def test_audience_that_cannot_be_closed(make: Callable[..., World]) -> None:
+    """An asynchronous iterable, such as a cursor of a driver, needs no more than that."""
+
+    class Rows:
+        def __init__(self) -> None:
+            self.left = ["alice", "bob"]
+
+        def __aiter__(self) -> Rows:
+            return self
+
+        async def __anext__(self) -> str:
+            if not self.left:
+                raise StopAsyncIteration
+            return self.left.pop(0)
+
+    world = make(note("email"))
+    await world.dispatcher.submit_many("note", Rows())
+    await world.settle()
+    assert sorted(job.user for job in world.email.jobs) == ["alice", "bob"]
+
+
 async def test_cancel_says_how_many_it_stopped(make: Callable[..., World]) -> None:
     """What was sent is not stopped; what waits is."""
     world = make(note("in_app", "email", fallback={"email": Fallback("unread", 900.0)}))

@@ -217,6 +217,46 @@ async def test_digest_leaves_out_what_is_read_or_over(make: Callable[..., World]
     assert len(tickets) == 3
 
 
+async def test_digest_leaves_out_what_is_over(make: Callable[..., World]) -> None:
+    """What has expired when a worker comes, late, is neither counted nor shown."""
+    world = make(note("email", ttl=900.0, digest=Digest(window=600.0)))
+    for number in range(3):
+        await world.submit(title=f"t{number}")
+        world.clock.advance("4m")
+    await world.pass_time("4m")
+    assert [job.content.title for job in world.email.jobs] == ["t2 (+ 1)"]
+
+
+async def test_ambiguous_attempt_that_would_not_be_repeated_stays_unknown(make: Callable[..., World]) -> None:
+    """The device may show it, although the user has switched such messages off before it could be repeated."""
+    world = make(note("web_push"))
+    await world.device("a")
+    ticket = await world.submit()
+    await world.dispatcher.tick()  # one delivery becomes one for each device
+    (claim,) = await world.store.claim(world.clock.now(), lease=30.0)
+    await world.store.advance([Move(claim.delivery.id, claim.delivery.fence, State.SENDING)], world.clock.now())
+    await world.dispatcher.set_preferences("alice", {"all": False})
+    await world.pass_time("31s")
+    assert await world.states(ticket) == {"web_push": [State.UNKNOWN]}
+    assert not world.push.jobs
+
+
+async def test_type_that_is_added_later_without_a_presence(make: Callable[..., World]) -> None:
+    """Where nothing knows who is away, the message is sent: better twice than not at all."""
+    world = make()
+    channels = {"in_app": world.in_app, "web_push": world.push}
+    dispatcher = Dispatcher(world.inbox, world.store, [], channels, recipients=world.recipients, clock=world.clock.now)
+    later = note("in_app", "web_push", fallback={"web_push": Fallback("away")})
+    dispatcher.types.add(later)
+    await world.device("a")
+    await dispatcher.submit("note", "alice", {"title": "x"})
+    while (await dispatcher.tick()).claimed:
+        pass
+    assert (len(world.in_app.jobs), len(world.push.jobs)) == (1, 1)
+    with pytest.raises(UsageError, match="presence="):
+        Dispatcher(world.inbox, world.store, [later], channels, recipients=world.recipients)
+
+
 async def test_ambiguous_attempt_of_a_type_that_is_gone_stays_unknown(make: Callable[..., World]) -> None:
     """It may have been sent, so it must not be called skipped."""
     world = make(note("email"))

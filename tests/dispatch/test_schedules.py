@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
@@ -37,6 +38,15 @@ def transitions(zone: ZoneInfo, first: datetime, last: datetime) -> Iterator[dat
                 low, high = (middle, high) if same else (low, middle)
             yield high.replace(second=0, microsecond=0)
         first = following
+
+
+def test_fractions_of_seconds() -> None:
+    """No time is next to itself, although most of these cannot be written as numbers exactly."""
+    schedule, moment, found = Schedule("s", "t", ["alice"], every=1.1), utc(2027, 1, 5), list[datetime]()
+    for _ in range(300):
+        moment = schedule.next(moment)
+        found.append(moment)
+    assert all(1.0 < (late - early).total_seconds() < 1.2 for early, late in pairwise(found))
 
 
 def test_each_date_has_one_run_in_every_zone() -> None:

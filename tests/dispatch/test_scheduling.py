@@ -68,6 +68,17 @@ async def test_once_a_day_in_the_zone_of_each() -> None:
     )
 
 
+async def test_user_who_travels_before_a_message_that_expires() -> None:
+    """It is worth as much at the time of the new zone as it would have been at that of the old one."""
+    each = world(replace(NEWS, ttl=600), start=datetime(2027, 1, 4, 18, 30, tzinfo=UTC))
+    each.dispatcher.schedule(Schedule("morning", "news", ["alice"]))
+    await each.pass_time("1h")
+    each.users["alice"] = Recipient("alice", tz="America/New_York")
+    for _ in range(4 * 20):
+        await each.pass_time("15m")
+    assert sent(each) == [("alice", "05 14:00")]
+
+
 async def test_users_who_travel() -> None:
     """A zone that changes before the time counts; a user who has had a date does not get it again in another zone."""
     each = world(start=datetime(2027, 1, 4, 18, 30, tzinfo=UTC))

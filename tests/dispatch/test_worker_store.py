@@ -62,7 +62,8 @@ async def test_run_outlives_an_outage(
 ) -> None:
     """While nothing can be claimed, that is logged once for deliveries and once for schedules; then all is sent."""
     world = make(note("email"))
-    world.dispatcher.schedule(Schedule("often", "note", ["bob"], {"title": "noon"}, every=60.0))
+    world.clock.advance("1s")
+    world.dispatcher.schedule(Schedule("often", "note", ["bob"], {"title": "again"}, every=60.0))
     await world.submit()
     with monkeypatch.context() as patch:
         patch.setattr(world.store, "claim", away)
