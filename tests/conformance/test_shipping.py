@@ -79,6 +79,8 @@ def test_a_missing_hook_is_told_by_name(pytester: pytest.Pytester) -> None:
     result = suite_of(pytester, text.replace("(StoreSuite)", "(StoreSuite, DurableStoreSuite)"))
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*TypeError: TestPlain has to define reopen*"])
+    with pytest.raises(TypeError, match="TestPlain has to define make: see the suites among its bases"):
+        type("TestPlain", (notify.testing.StoreSuite,), {})
 
 
 def test_an_untested_ability_is_told_by_name(pytester: pytest.Pytester) -> None:

@@ -27,7 +27,7 @@ from notify import UsageError
 from notify.dispatch._channel import Content
 from notify.dispatch._outcomes import Accepted, Ambiguous, Misconfigured, Outcome, Rejected, Transient
 from notify.dispatch.channels import EmailChannel, _smtp_pool
-from notify.dispatch.channels._smtp import Phase, refused
+from notify.dispatch.channels._smtp import Dialogue, Phase, failed, refused
 from tests.dispatch.jobs import endpoint, job, when_sent
 
 pytestmark = pytest.mark.anyio
@@ -260,12 +260,20 @@ async def test_a_server_without_smtputf8() -> None:
     assert (found.code, found.suppress, mailbox.messages) == ("smtputf8", False, [])
 
 
-@pytest.mark.parametrize("address", ["", "bob", "@example.com", "bob@", "a b@c.d", "a@b\r\nDATA", "<a@b>, <c@d>"])
+@pytest.mark.parametrize(
+    "address", ["", "bob", "@example.com", "bob@", "a b@c.d", "a@b\r\nDATA", "<a@b>, <c@d>", "a@ä..b"]
+)
 async def test_an_address_that_is_not_one(channel: EmailChannel, mailbox: Mailbox, address: str) -> None:
     """It is suppressed, nothing is sent, and the outcome does not show it."""
     found = await channel.send(job(endpoint(address)))
     assert found == Rejected("malformed", suppress=True, error="the endpoint's address is not an e-mail address")
     assert mailbox.messages == []
+
+
+def test_a_fault_of_a_driver() -> None:
+    """What concerns neither the network nor the server is no outcome: the dispatcher logs where it was raised."""
+    with pytest.raises(ZeroDivisionError):
+        failed(Dialogue(), ZeroDivisionError())
 
 
 async def test_bounces_go_elsewhere(shared: tuple[Mailbox, int], mailbox: Mailbox) -> None:

@@ -146,6 +146,16 @@ async def test_a_refused_token_is_replaced_once(server: FakeServer, account: dic
     assert len(server.requests) == 7
 
 
+async def test_a_refused_token_that_cannot_be_replaced(server: FakeServer, account: dict[str, str]) -> None:
+    """The key has been revoked since: what the token's server says is the outcome, and nothing is sent again."""
+    async with channel(server, account) as fcm:
+        assert isinstance(await fcm.send(job(PHONE)), Accepted)
+        server.answer(refused(401, "UNAUTHENTICATED"), path=SEND)
+        server.answer(Reply(400, {"error": "invalid_grant", "error_description": "Invalid JWT."}), path="/token")
+        assert isinstance(await fcm.send(job(PHONE)), Misconfigured)
+    assert [request.path for request in server.requests] == ["/token", SEND, SEND, "/token"]
+
+
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [

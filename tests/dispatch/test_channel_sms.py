@@ -149,6 +149,11 @@ async def test_answers_of_twilio(server: FakeServer, status: int, code: int | No
     assert "4366" not in repr(found)
 
 
+def test_a_gateway_shows_no_token() -> None:
+    """Nor its account or sender, in log lines and tracebacks."""
+    assert repr(TwilioSmsGateway("AC123", "hush", sender="+1")) == "<TwilioSmsGateway>"
+
+
 @pytest.mark.parametrize("number", ["", "12345", "0660 1234567", "+0123456789", "+43abc", "+4312345678901234567"])
 async def test_a_number_that_is_not_one(server: FakeServer, number: str) -> None:
     """It can never be reached; nothing is sent, and the outcome does not show it."""

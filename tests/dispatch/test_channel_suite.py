@@ -146,6 +146,18 @@ class TestWebhookChannel(Remote):
         return WebhookChannel()
 
 
+@pytest.mark.anyio
+async def test_a_channel_that_cannot_be_unconfigured() -> None:
+    """Such a one does not define `make_unconfigured`, and passes."""
+
+    class Plain(TestWebhookChannel):
+        make_unconfigured = RemoteChannelSuite.make_unconfigured
+
+    suite = Plain()
+    assert await suite.make_unconfigured() is None
+    await suite.test_not_configured()
+
+
 class TestSmsChannel(Remote):
     """SMS."""
 

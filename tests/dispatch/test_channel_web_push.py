@@ -372,6 +372,12 @@ def test_a_key_in_pem() -> None:
     assert len(raw(WebPushChannel(pem, subject=SUBJECT).public_key)) == 65
 
 
+def test_a_key_is_not_shown() -> None:
+    """A signer in a log line or a traceback has its public key only."""
+    signer = crypto.VapidSigner(KEY, SUBJECT)
+    assert repr(signer) == f"<VapidSigner {signer.public_key}>"
+
+
 async def test_many_at_once(service: PushService) -> None:
     """Each message arrives at its browser."""
     browsers = [service.subscribe() for _ in range(20)]

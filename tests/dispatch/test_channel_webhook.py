@@ -23,6 +23,7 @@ from notify.dispatch._outcomes import (
 )
 from notify.dispatch.abc import Endpoint
 from notify.dispatch.channels import WebhookChannel
+from notify.dispatch.channels._webhook import webhook_payload
 from notify.webhook import sign
 from tests.dispatch.fake_http import FakeServer, Reply
 from tests.dispatch.jobs import endpoint, job, when_sent
@@ -89,6 +90,12 @@ async def test_a_message(server: FakeServer) -> None:
     }
     assert request.headers["webhook-id"] == "0123456789abcdef0123456789abcdef"
     assert request.headers["x-tenant"] == "7"
+
+
+def test_a_message_of_unknown_age() -> None:
+    """Without a time, it has no timestamp: not that of the attempt."""
+    assert "timestamp" in webhook_payload(job())
+    assert "timestamp" not in webhook_payload(job(created_at=None))
 
 
 async def test_each_attempt_is_signed_again(server: FakeServer) -> None:

@@ -25,6 +25,7 @@ from notify.dispatch._outcomes import (
 from notify.dispatch.channels import Breaker, Failover, Rate, RateLimited, RoundRobin, Sandbox
 from notify.testing.dispatch import RecordingChannel
 from tests.dispatch.jobs import endpoint, job
+from tests.parts import until
 
 pytestmark = pytest.mark.anyio
 
@@ -326,6 +327,23 @@ async def test_keys_fail_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         await breaker.send(job(id=str(number)))
     assert len(breaker._circuits) == 5
+
+
+async def test_one_key_of_two_recovers(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that the channel works again only when every push service does."""
+    inner = RecordingChannel(Transient("503"), Transient("503"), Accepted())
+    breaker = Breaker(inner, failures=1, reset=0.0001, key=lambda job: job.id)
+    for name in ("a", "b"):
+        await breaker.send(job(id=name))
+    lines = len(caplog.records)
+    await until(lambda: _is_sent(breaker, "a"))
+    assert len(caplog.records) == lines
+    await until(lambda: _is_sent(breaker, "b"))
+    assert len(caplog.records) == lines + 1
+
+
+async def _is_sent(breaker: Breaker, name: str) -> bool:
+    return isinstance(await breaker.send(job(id=name)), Accepted)
 
 
 async def test_an_exception_is_a_failure() -> None:

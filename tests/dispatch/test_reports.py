@@ -358,6 +358,13 @@ def test_mail_that_is_not_a_report() -> None:
     assert len(mail_reports(many)) == 20
 
 
+def test_a_mail_in_a_mail_in_a_mail() -> None:
+    """What is nested more deeply than any mail is not a report, and no error."""
+    nested = b"Content-Type: message/rfc822\r\n\r\n" * 3000
+    head = b'Content-Type: multipart/report; boundary="b"\r\n\r\n--b\r\n'
+    assert mail_reports(head + nested + b"\r\n--b--\r\n") == ()
+
+
 def test_every_cut_of_a_report_is_read_without_an_error() -> None:
     """A mail may end anywhere."""
     for raw in (

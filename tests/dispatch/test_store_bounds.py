@@ -9,8 +9,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from notify.dispatch.abc import CapWindow
 from notify.testing.dispatch import VirtualClock
 from notify_pg import PostgresDispatchStore
+from tests.dispatch.dispatching import submit
 from tests.dispatch.stores import NAMES, opened
 from tests.dispatch.world import START
 from tests.servers.postgres import Server, fresh_schema
@@ -28,6 +30,29 @@ async def test_gates_that_have_opened_are_removed(name: str, postgres: Server, t
         await store.close_gate("new", new)
         await store.purge(START + timedelta(seconds=30))
         assert await store.gates(START) == {"new": new}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_what_is_old_is_removed_in_steps(
+    name: str, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many recipients, gates and counts there are, no transaction removes more than so many of them."""
+    monkeypatch.setattr("notify_pg._dispatch.PURGED", 2)
+    monkeypatch.setattr("notify_sqlite._dispatch.MAX_ROWS", 2)
+    clock, later = VirtualClock(START), START + timedelta(days=9)
+    windows = [[CapWindow(f"{user}/*/{day}", 1, START + day * timedelta(days=1))] for user in "abc" for day in (1, 30)]
+    async with opened(name, clock, tmp_path, postgres.dsn, fresh_schema()) as store:
+        await submit(store, "n", 5)
+        await store.cancel("n", START)
+        for number, each in enumerate(windows):
+            assert await store.admit(f"n{number}", "alice", each, START) == -1
+            await store.close_gate(f"g{number}", START + timedelta(seconds=1))
+        clock.advance("2d")
+        assert await store.purge(later) == 1
+        assert await store.record("n", "user0") is None
+        assert await store.gates(START) == {}
+        found = [await store.admit(f"m{number}", "alice", each, later) for number, each in enumerate(windows)]
+        assert found == [-1, 0] * 3
 
 
 async def test_a_change_of_preferences_reads_what_waits_for_the_user(postgres: Server) -> None:

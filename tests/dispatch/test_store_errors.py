@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from notify import BackendUnavailableError, OverloadedError, PushRejectedError, PushUncertainError, UsageError
-from notify.dispatch.abc import Move, State
+from notify.dispatch.abc import Delivery, Move, Notification, RecipientRecord, State, Submission
 from notify_pg import PostgresDispatchStore, PostgresStore
 from notify_redis import RedisCaps
 from notify_sqlite import SQLiteDispatchStore, SQLiteStore
@@ -145,6 +145,21 @@ async def test_tables_of_a_later_version(postgres: Server, sql: asyncpg.Connecti
     await later.aclose()
 
 
+async def test_a_transaction_of_the_caller_that_has_failed(postgres: Server, sql: asyncpg.Connection) -> None:
+    """The submission certainly changed nothing, and the error says why; the transaction is the caller's to end."""
+    row = Delivery("d", "n", "alice", "email", due_at=NOW)
+    submission = Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "alice")], [row])
+    async with PostgresDispatchStore(postgres.dsn, schema=fresh_schema()) as store:
+        transaction = sql.transaction()
+        await transaction.start()
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await sql.execute("SELECT 1 / 0")
+        with pytest.raises(PushRejectedError, match="transaction is aborted"):
+            await store.submit(submission, connection=sql)
+        await transaction.rollback()
+        assert await store.delivery("d") is None
+
+
 async def test_several_processes_begin_at_once(postgres: Server, sql: asyncpg.Connection) -> None:
     """Stores that begin at the same time create the tables once; what is missing later is created again."""
     schema = fresh_schema()
@@ -168,6 +183,12 @@ async def test_the_script_of_a_schema(postgres: Server, sql: asyncpg.Connection)
     after = await sql.fetch("SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1) ORDER BY oid", schema)
     assert before == after
     await store.aclose()
+
+
+def test_caps_without_time(anyio_backend: str) -> None:
+    """A limit of no seconds is a mistake, told where it is made."""
+    with pytest.raises(UsageError, match="timeout must be greater than 0"):
+        RedisCaps("redis://127.0.0.1", timeout=0.0)
 
 
 async def test_a_server_that_is_away() -> None:

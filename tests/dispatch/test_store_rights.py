@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from notify import BackendError, PushRejectedError
+from notify import BackendError, BackendUnavailableError, PushRejectedError, UsageError
 from notify.dispatch.abc import CapWindow, Endpoint, Move, State
 from notify_pg import PostgresDispatchStore
 from notify_redis import RedisCaps
@@ -132,6 +132,32 @@ def test_a_file_that_the_command_prepares(tmp_path: Path, anyio_backend: str) ->
 def redis_server() -> Iterator[RedisServer]:
     with single() as server:
         yield server
+
+
+async def test_rows_that_a_role_must_not_see(postgres: Server) -> None:
+    """With row level security a worker would overlook deliveries, so it does not begin."""
+    schema = fresh_schema()
+    async with PostgresDispatchStore(postgres.dsn, schema=schema), role(postgres, schema) as app:
+        sql = await asyncpg.connect(postgres.dsn)
+        await sql.execute(f"ALTER TABLE {schema}.notify_deliveries ENABLE ROW LEVEL SECURITY")
+        await sql.close()
+        store = PostgresDispatchStore(app.dsn, schema=schema)
+        try:
+            for call in (store.prepare(), store.stuck(OPEN), submit(store, "n", 1)):
+                with pytest.raises(UsageError, match=f"hides rows of notify_deliveries from the role '{app.name}'"):
+                    await call
+        finally:
+            await store.aclose()
+
+
+async def test_a_login_that_may_not_count(redis_server: RedisServer) -> None:
+    """Counting has certainly changed nothing; that and reading end with what the server said, and what to do."""
+    redis_server.ask("ACL", "SETUSER", "guest", "reset", "on", ">secret", "~other:*", "resetchannels", "+@all")
+    async with RedisCaps(f"redis://guest:secret@127.0.0.1:{redis_server.port}", prefix="prefix") as store:
+        with pytest.raises(PushRejectedError, match="Redis refused to count: this user has no permissions"):
+            await store.admit("a", "alice", [CapWindow("alice/promo/day", 1, NOW + timedelta(days=1))], NOW)
+        with pytest.raises(BackendUnavailableError, match="the server refuses: this user has no permissions"):
+            await store.gates(NOW)
 
 
 async def test_the_rights_of_caps_in_the_documentation(redis_server: RedisServer) -> None:

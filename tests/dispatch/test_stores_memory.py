@@ -48,3 +48,14 @@ class TestMemoryGates(Made, GateStoreSuite):
 
 class TestMemoryForgetting(Made, UserForgetSuite):
     pass
+
+
+class Uncounting(MemoryDispatchStore):
+    """A store that counts nothing, as one that leaves that to Redis."""
+
+    admit = None  # type: ignore[assignment]
+
+
+class TestForgettingWithoutCounts(Made, UserForgetSuite):
+    async def make(self) -> MemoryDispatchStore:
+        return Uncounting(clock=(await super().make())._clock)

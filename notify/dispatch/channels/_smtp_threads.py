@@ -58,7 +58,7 @@ class ThreadSmtp:
             return
         if not self._is_used:  # keeps I1
             client.close()
-        elif (used := client.sock) is not None:
+        elif (used := client.sock) is not None:  # pragma: no branch - else the thread has closed it just now
             with suppress(OSError, ValueError):
                 socket.socket.shutdown(used, socket.SHUT_RDWR)  # the thread's read ends, also of an SSLSocket
 
@@ -111,8 +111,8 @@ class ThreadSmtp:
         self._is_dirty = False
 
     def _quit(self) -> None:
-        if self._client is not None:
-            self._client.quit()
+        assert self._client is not None, "only a connection that was opened is ended"
+        self._client.quit()
 
 
 def _check(reply: tuple[int, bytes]) -> None:
