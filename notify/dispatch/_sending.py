@@ -215,7 +215,7 @@ class Sender:
                 return check_outcome(await without_stray_cancellation(channel.send, ready.job))
             except (Exception, BaseExceptionGroup) as error:
                 if isinstance(error, BaseExceptionGroup) and error.subgroup((KeyboardInterrupt, SystemExit)):
-                    raise
+                    raise  # pragma: no cover - it ends the process
                 if not scope.cancel_called:
                     self._log.raised(ready.job.channel, error)
                     return Ambiguous(f"{type(error).__name__} in the channel")

@@ -130,6 +130,9 @@ class DispatchMoveTests(DispatchTests[DeliveryStoreT]):
         claim = await self.take_one(store)
         assert await store.advance([move(claim, State.WAITING, refund=True)], at(0)) == [True]
         assert (await self.look(store, claim.delivery.id)).attempts == 0
+        claim = await self.begin(store)
+        assert await store.advance([move(claim, State.EXPIRED, refund=True)], at(0)) == [True]
+        assert (await self.look(store, claim.delivery.id)).attempts == 0
 
     async def test_what_is_kept_with_a_state(self, store: DeliveryStore) -> None:
         """The reason is that of the last move; what the provider calls it stays until it has another name."""

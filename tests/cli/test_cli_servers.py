@@ -377,6 +377,7 @@ def test_reading_creates_nothing_in_a_database(tmp_path: Path, user: str) -> Non
             ("trim", "0"),
             ("forget", user, "--yes"),
             ("tail", user, "--no-follow"),
+            ("inbox", "list", user),
         ):
             done = on(place, tmp_path, *command, *where)
             assert (done.status, done.out) == (1, ""), (command, done)

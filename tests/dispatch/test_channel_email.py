@@ -625,11 +625,14 @@ async def test_a_server_that_demands_encryption(certificate: tuple[ssl.SSLContex
             assert isinstance(await channel.send(job(BOB)), Misconfigured)
 
 
-async def test_a_certificate_that_is_not_trusted(certificate: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+@pytest.mark.parametrize(("encryption", "context"), [("starttls", "tls_context"), ("implicit", "ssl_context")])
+async def test_a_certificate_that_is_not_trusted(
+    certificate: tuple[ssl.SSLContext, ssl.SSLContext], encryption: Any, context: str
+) -> None:
     """Nothing is sent, and the settings are to blame."""
     mailbox = Mailbox()
-    with serving(mailbox, tls_context=certificate[0]) as port:
-        found = await EmailChannel("localhost", port, sender=SENDER).send(job(BOB))
+    with serving(mailbox, **{context: certificate[0]}) as port:
+        found = await EmailChannel("localhost", port, sender=SENDER, encryption=encryption).send(job(BOB))
     assert (found, mailbox.messages) == (Misconfigured("the certificate of the SMTP server was not accepted"), [])
 
 

@@ -12,9 +12,12 @@ from pathlib import Path
 import anyio
 import anyio.abc
 import anyio.streams.tls
+import httpcore2
 import pytest
 
 from notify.http import HttpAnswer, HttpClient, HttpError, HttpPool
+from notify.http._connections import Exchange
+from notify.http._connections import failure as failure_of
 
 pytestmark = pytest.mark.anyio
 
@@ -314,3 +317,9 @@ def test_the_extra_that_is_missing_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "pip install 'notify-streams[http]'" in done.stdout
+
+
+def test_a_connection_that_the_system_gives_up(anyio_backend: str) -> None:
+    """After minutes without an answer to the first packet: nothing was sent."""
+    error = failure_of(httpcore2.ConnectTimeout("timed out"), Exchange())
+    assert (error.code, error.is_sent, str(error)) == ("timeout", False, "timed out")

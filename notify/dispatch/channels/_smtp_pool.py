@@ -70,7 +70,7 @@ class SmtpPool:
                 async with self._slots:
                     await self._send(envelope, dialogue)
         except Exception as error:
-            if dialogue.phase != "done":
+            if dialogue.phase != "done":  # pragma: no branch - else a driver failed to end a connection
                 return failed(dialogue, error)
         return Accepted(provider_id) if dialogue.phase == "done" else lost(dialogue.phase, "timeout")
 
