@@ -12,14 +12,17 @@ NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/te
 	tests/web/test_proxies.py tests/dispatch/test_stores_postgres.py tests/dispatch/test_stores_redis.py \
 	tests/dispatch/test_store_processes.py tests/dispatch/test_store_errors.py \
 	tests/dispatch/test_store_locks.py tests/dispatch/test_worker_faults.py tests/dispatch/test_worker_kills.py \
-	tests/dispatch/test_worker_outages.py tests/dispatch/test_celery_docs.py tests/conformance/test_outages.py
+	tests/dispatch/test_worker_outages.py tests/dispatch/test_celery_docs.py tests/conformance/test_outages.py \
+	tests/dispatch/test_races.py tests/dispatch/test_every_wait.py tests/dispatch/test_worker_blackouts.py \
+	tests/dispatch/test_app_schemathesis.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli tests/test_packaging.py tests/test_zipapp.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/conformance/test_shipping.py \
 	tests/web tests/sync tests/notify/test_web_frameworks.py tests/notify_sqlite/test_faults.py \
 	tests/notify_sqlite/test_locks.py tests/inbox/test_behaviour.py tests/dispatch/browser \
 	tests/dispatch/test_channel_email.py tests/dispatch/test_channel_suite.py tests/dispatch/test_app_garbage.py \
-	tests/dispatch/test_nothing_is_shown.py tests/dispatch/test_schedule_processes.py
+	tests/dispatch/test_nothing_is_shown.py tests/dispatch/test_schedule_processes.py \
+	tests/dispatch/test_smtp_faults.py tests/dispatch/test_far_sides.py
 # Bytecode is kept whatever the environment says: without it, each of hundreds of processes compiles the library again, and
 # each worker all tests.
 export PYTHONDONTWRITEBYTECODE :=

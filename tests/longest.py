@@ -36,6 +36,9 @@ LONGEST: Final = (
     "notify_pg/test_outages.py",
     "web/browser/test_transports.py",
     "conformance/test_outages.py",
+    "dispatch/test_worker_blackouts.py",
+    "dispatch/test_every_wait.py",
+    "dispatch/test_app_schemathesis.py",
     "web/browser/test_tabs.py",
     "web/browser/test_inbox.py",
     "test_packaging.py",
@@ -71,6 +74,7 @@ LONGEST: Final = (
     "web/browser/test_engines.py",
     "web/test_clients.py",
     "dispatch/test_store_processes.py",
+    "dispatch/test_races.py",
     "web/test_polling.py",
     "notify_redis/test_wake_streams.py",
 )

@@ -23,12 +23,16 @@ OPEN = (State.WAITING, State.CLAIMED, State.SENDING)
 
 
 def open_store(place: str) -> Any:
-    """Return the store that a JSON text like `["sqlite", PATH]` or `["postgres", DSN, SCHEMA]` names."""
+    """Return the store that a JSON text names, such as `["sqlite", PATH]`; `["memory"]` is one that nobody shares."""
     kind, *rest = json.loads(place)
     if kind == "sqlite":
         from notify_sqlite import SQLiteDispatchStore
 
         return SQLiteDispatchStore(rest[0], timeout=30)
+    if kind == "memory":
+        from notify_memory import MemoryDispatchStore
+
+        return MemoryDispatchStore()
     if kind == "redis":
         from notify_redis import RedisCaps
 
