@@ -185,7 +185,7 @@ def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the members of an object: where a name is used twice, programs differ in which value they take."""
     unique = dict(members)
     if len(unique) < len(members):
-        raise ValueError("a member occurs twice")
+        raise ValueError("an object has two members of the same name")
     return unique
 
 

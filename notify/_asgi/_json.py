@@ -53,5 +53,5 @@ def _refuse_constant(name: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a member occurs twice")
+        raise ValueError("an object has two members of the same name")
     return found

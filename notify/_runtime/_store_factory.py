@@ -76,7 +76,7 @@ class StoreFactory:
         named = {name: _convert(name, text, self._types[name]) for name, text in texts.items() if name in self._types}
         for name in texts.keys() - named.keys():  # to a driver it may be a setting of the server, refused much later
             for near in get_close_matches(name.lower(), self._types, 1, _NEAR):
-                raise UsageError(f"{self._name} has no option {name}: is {near} meant?")
+                raise UsageError(f"{self._name} has no option {name}: did you mean {near}?")
         address, _, query = url.strip().partition("?")
         rest = [part for part in query.split("&") if part and part.partition("=")[0] not in named]
         return "?".join([address, *filter(None, ["&".join(rest)])]), named

@@ -145,7 +145,7 @@ def _options(scheme: str, query: str) -> dict[str, str]:
         name, equals, value = part.partition("=")
         name = _decoded(scheme, name)
         if not _OPTION.fullmatch(name):
-            raise _malformed(scheme, f"what follows the question mark is name=value&name=value; {_ENCODE}")
+            raise _malformed(scheme, f"write options as name=value&name=value after the question mark; {_ENCODE}")
         if not equals:
             raise _malformed(scheme, f"it gives {name} without a value: write {name}=...")
         if name in found:

@@ -64,18 +64,18 @@ def parse_command(message: Any) -> Command:
     if text is None:
         raise CommandError("binary_frame", "send commands as text frames", is_fatal=True)
     if len(text) > MAX_COMMAND or len(text.encode(errors="surrogatepass")) > MAX_COMMAND:
-        raise CommandError("too_large", f"a command has at most {MAX_COMMAND} bytes", is_fatal=True)
+        raise CommandError("too_large", f"a command must not have more than {MAX_COMMAND} bytes", is_fatal=True)
     try:
         read = json.loads(text)
     except (ValueError, RecursionError):  # RecursionError: thousands of brackets
-        raise CommandError("bad_json", "a command is one JSON object") from None
+        raise CommandError("bad_json", "a command must be one JSON object") from None
     if not isinstance(read, dict):
-        raise CommandError("bad_json", "a command is one JSON object")
+        raise CommandError("bad_json", "a command must be one JSON object")
     ref, do = read.get("ref"), read.get("do")
     if not _is_ref(ref):
-        raise CommandError("bad_ref", f"ref is a whole number, or text of at most {MAX_REF} characters")
+        raise CommandError("bad_ref", f"ref must be a whole number, or a string of at most {MAX_REF} characters")
     if not isinstance(do, str):
-        raise CommandError("bad_command", "do names the command", ref)
+        raise CommandError("bad_command", "do is missing: it names the command, such as ping", ref)
     return Command(ref, do, read)
 
 
@@ -89,7 +89,7 @@ def position_of(command: Command) -> str:
         value = command.arguments.get(name)
         if value is not None:
             if not isinstance(value, str):
-                raise CommandError("bad_position", f"{name} is text: the id or token of an earlier frame", command.ref)
+                raise CommandError("bad_position", f"{name} must be a string: the id of an earlier frame", command.ref)
             return value
     return ""
 
@@ -149,7 +149,9 @@ class CommandQueue:
         if self.fatal is not None:
             return
         if len(self._waiting) >= MAX_WAITING or not self._allowance.take(now):
-            self.fatal = CommandError("too_many_commands", "commands are sent too fast", is_fatal=True)
+            self.fatal = CommandError(
+                "too_many_commands", "commands are sent too fast: send fewer, and read the answers", is_fatal=True
+            )
             return
         try:
             self._waiting.append(parse_command(message))

@@ -50,7 +50,7 @@ class Reading:
         self.live = request.query.get("live", "")
         offsets = request.query_all("offset")
         if self.live not in ("", "sse", "long-poll"):
-            raise WebError(400, "bad_request", "live is sse or long-poll")
+            raise WebError(400, "bad_request", "live must be sse or long-poll")
         if len(offsets) > 1 or (self.live and not offsets):
             raise WebError(400, "bad_request", "a live read needs one offset; -1 is the beginning")
         self._offset = offsets[0] if offsets else BEGINNING

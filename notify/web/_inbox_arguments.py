@@ -81,7 +81,7 @@ def listing_of(members: Mapping[str, Any]) -> Listing:
     _check_known(members, ("before", "limit", "state", "types", "group"))
     before = _text("before", members.get("before"))
     if before is not None and not is_item_id(before):
-        raise WebError(400, "invalid_position", "before must be the id of an item, as next of the previous page")
+        raise WebError(400, "invalid_position", "before must be the id of an item: pass next of the previous page")
     limit = members.get("limit", LIMIT)
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIMIT:
         raise _wrong(f"limit must be a whole number of 1 to {MAX_LIMIT}")
@@ -130,7 +130,7 @@ def topic_of(members: Mapping[str, Any], *, history: bool) -> Topic:
     _check_known(members, ("topic", "history") if history else ("topic",))
     topic = members.get("topic")
     if not isinstance(topic, str) or not is_name(topic):
-        raise _wrong("topic must be text of 1 to 255 bytes without control characters")
+        raise _wrong("topic must be a string of 1 to 255 bytes without control characters")
     wanted = members.get("history", False)
     if not isinstance(wanted, bool):
         raise _wrong("history must be true or false")
@@ -178,7 +178,7 @@ def _mark(state: str, members: Mapping[str, Any]) -> Mark:
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise _wrong("ids must be a list of the ids of items")
         if len(value) > MAX_IDS:
-            raise _wrong(f"ids may name {MAX_IDS} items, not {len(value)}: use up_to, or several requests")
+            raise _wrong(f"ids may name at most {MAX_IDS} items, not {len(value)}: use up_to, or several requests")
         return Mark(state, ids=_possible(value))
     if not isinstance(value, str):
         raise _wrong(f"{named[0]} must be text")
@@ -201,7 +201,7 @@ def _types(value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, list) or not all(isinstance(each, str) and _TYPE.fullmatch(each) for each in value):
         raise _wrong("types must be types of events: [A-Za-z0-9_.:-]{1,128}")
     if not 0 < len(value) <= MAX_TYPES:
-        raise _wrong(f"types must be 1 to {MAX_TYPES} types")
+        raise _wrong(f"types must name 1 to {MAX_TYPES} types")
     return tuple(dict.fromkeys(value))
 
 

@@ -86,7 +86,7 @@ def _range(value: Any) -> tuple[float, float]:
         least = greatest = None
     if not (_is_number(least) and _is_number(greatest) and 0 <= least <= greatest <= MAX_RETRY):
         raise UsageError(
-            f"retry must be two numbers of seconds, the least and the greatest, of 0 to {MAX_RETRY:g}: {value!r:.80}"
+            f"retry must be two numbers of seconds from 0 to {MAX_RETRY:g}, minimum and maximum, not {value!r:.80}"
         )
     return (float(least), float(greatest))
 

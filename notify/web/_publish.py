@@ -203,11 +203,11 @@ def parsed_order(body: bytes) -> PushOrder:
 def _is_listed(found: dict[str, Any], target: str) -> bool:
     listed = _flag(found, "list", target == "topic")
     if target == "topic" and not listed:
-        raise _unfit("what is published to a topic is listed: leave list out")
+        raise _unfit("events published to a topic are always listed: leave list out")
     if listed and (target == "broadcast" or _flag(found, "ephemeral", False)):
-        raise _unfit("what is ephemeral cannot be listed")
+        raise _unfit("an ephemeral event cannot be listed")
     if found.get("ttl") is not None and not listed:
-        raise _unfit("ttl needs list")
+        raise _unfit('ttl needs "list": true')
     return listed
 
 

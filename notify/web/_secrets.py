@@ -45,7 +45,7 @@ class PublishSecrets:
         given: Any = secrets
         for number, secret in enumerate(given, 1):
             if not isinstance(secret, str | bytes) or not secret.strip():
-                raise UsageError(f"publish secret {number} must be a str or bytes that is not empty")
+                raise UsageError(f"publish secret {number} must be a non-empty str or bytes")
         texts = [secret.encode() if isinstance(secret, str) else secret for secret in secrets]
         self._digests = [sha256(text).digest() for text in texts]
         self._keys = [secret for secret in secrets if _can_sign(secret)]
@@ -65,7 +65,12 @@ class PublishSecrets:
         wait = self._throttle.wait(request.client, monotonic())
         if wait:
             after = [(b"retry-after", b"%d" % math.ceil(wait))]
-            raise WebError(429, "too_many_attempts", "wrong secrets came from this address: wait", after)
+            raise WebError(
+                429,
+                "too_many_attempts",
+                "too many wrong secrets came from this address: wait as Retry-After says",
+                after,
+            )
 
     def check_bearer(self, request: Request) -> bool:
         """Return whether the request has a right bearer secret; False if it has to be signed instead.
@@ -92,7 +97,7 @@ class PublishSecrets:
             WebError: 401, no signature fits, or its time is too far from the current one.
         """
         if not self._keys:
-            raise self._refused(request, "no publish secret of this server has the form that signatures need")
+            raise self._refused(request, "this server cannot check signatures: none of its publish secrets is base64")
         try:
             return verify(self._keys, request.headers, body, now=time())
         except WebhookVerificationError as error:

@@ -106,7 +106,9 @@ class Tickets:
         wait = self._open.add(log, client.identity.user, monotonic())
         if wait:
             after = [(b"retry-after", b"%d" % math.ceil(wait))]
-            raise WebError(429, "too_many_tickets", "this user has too many tickets that are not used yet: wait", after)
+            raise WebError(
+                429, "too_many_tickets", "this user has too many tickets that are still unused: wait as Retry-After says", after
+            )
         if self._store is None:
             self._keep(log, facts)
             return IssuedTicket(ticket, datetime.now(UTC) + timedelta(seconds=self._lifetime))

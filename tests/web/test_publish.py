@@ -446,7 +446,7 @@ async def test_a_signature_counts_alone_and_needs_a_key() -> None:
     async with publisher(secrets=[PLAIN]) as (client, _):
         answer = await client.post("/push", content=body, headers=signed(body))
         assert answer.status_code == 401
-        assert "form" in answer.json()["error"]["message"]
+        assert "none of its publish secrets is base64" in answer.json()["error"]["message"]
 
 
 # -- the hook ----------------------------------------------------------------------------------------------------
