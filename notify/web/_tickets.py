@@ -107,7 +107,10 @@ class Tickets:
         if wait:
             after = [(b"retry-after", b"%d" % math.ceil(wait))]
             raise WebError(
-                429, "too_many_tickets", "this user has too many tickets that are still unused: wait as Retry-After says", after
+                429,
+                "too_many_tickets",
+                "this user has too many tickets that are still unused: wait as Retry-After says",
+                after,
             )
         if self._store is None:
             self._keep(log, facts)
