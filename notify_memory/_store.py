@@ -27,24 +27,27 @@ from ._inbox import MemoryInboxes
 
 _REMOVED: Final = Event("-", "removed")
 
+_NO_KEYS: Final[dict[str, Event]] = {}
+"""Shared by the logs without idempotency keys; never changed."""
 
-class MemoryLog:
-    """The log of one user.
+
+class MemoryLog(list[Event]):
+    """The log of one user: the retained events begin at index `start`; the slots before it await removal.
+
+    It is the list itself, not an object with one, because the garbage collector visits each of them for every user.
 
     Attributes:
-        events: the retained events begin at index `start`; the slots before it await removal.
         start: index of the first retained event.
         last_id: id of the last event ever appended, retained or not.
         keys: the first event of each idempotency key, oldest first.
     """
 
-    __slots__ = ("events", "keys", "last_id", "start")
+    __slots__ = ("keys", "last_id", "start")
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
         self.start = 0
         self.last_id = ids.ZERO
-        self.keys: dict[str, Event] = {}
+        self.keys = _NO_KEYS
 
     def remove_before(self, index: int) -> int:
         """Remove every retained event before this index and return how many.
@@ -53,10 +56,10 @@ class MemoryLog:
         are released at once, but their slots only once they make up half of the list.
         """
         count = index - self.start
-        self.events[self.start : index] = [_REMOVED] * count
+        self[self.start : index] = [_REMOVED] * count
         self.start = index
-        if index * 2 > len(self.events):
-            del self.events[:index]
+        if index * 2 > len(self):
+            del self[:index]
             self.start = 0
         return count
 
@@ -128,7 +131,7 @@ class MemoryStore(MemoryInboxes):
             find, bound = bisect_right, ids.parse(ids.before(before))
         else:
             find, bound = bisect_left, ids.parse(before)
-        return sum(log.remove_before(find(log.events, bound, log.start, key=_number)) for log in self._logs.values())
+        return sum(log.remove_before(find(log, bound, log.start, key=_number)) for log in self._logs.values())
 
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`."""
@@ -186,11 +189,12 @@ class MemoryStore(MemoryInboxes):
         id_ = f"{self._last_ms}-{self._sequence}"
         stored = event.stored(id_, log.last_id)  # keeps I2
         log.last_id = id_
-        events = log.events
-        events.append(stored)
-        if len(events) - log.start > self._max_len:
+        log.append(stored)
+        if len(log) - log.start > self._max_len:
             log.remove_before(log.start + 1)
         if key is not None:
+            if log.keys is _NO_KEYS:
+                log.keys = {}
             log.keys[key] = stored
         if stored.type in CHANGES or (stored.meta is not NO_META and ITEM in stored.meta):
             self._inboxes.apply(stored, now)
@@ -203,8 +207,8 @@ class MemoryStore(MemoryInboxes):
         if log is None:
             return Page.of((), after, ids.ZERO)
         self._remove_expired(log, int(self._clock() * 1000))
-        first = bisect_right(log.events, ids.parse(after), log.start, key=_number)
-        events = log.events[first : first + limit]
+        first = bisect_right(log, ids.parse(after), log.start, key=_number)
+        events = log[first : first + limit]
         return Page.of(events, after, log.last_id, expired=not events and self._is_expired(log.last_id))
 
     def head_nowait(self, user: str) -> str:
@@ -219,7 +223,7 @@ class MemoryStore(MemoryInboxes):
         self._check_open()
         log = self._logs.pop(user, None)
         self._inboxes.forget(user)
-        return 0 if log is None else len(log.events) - log.start
+        return 0 if log is None else len(log) - log.start
 
     async def prepare(self) -> None:
         """See `notify.abc.Prepare.prepare`: there is nothing to create."""
@@ -245,8 +249,8 @@ class MemoryStore(MemoryInboxes):
         if self._max_age_ms is None:
             return
         horizon = (now - self._max_age_ms, 0)
-        if log.start < len(log.events) and _number(log.events[log.start]) < horizon:
-            log.remove_before(bisect_left(log.events, horizon, log.start, key=_number))
+        if log.start < len(log) and _number(log[log.start]) < horizon:
+            log.remove_before(bisect_left(log, horizon, log.start, key=_number))
 
     def _is_expired(self, last_id: str) -> bool:
         now = int(self._clock() * 1000)
@@ -265,7 +269,7 @@ class MemoryStore(MemoryInboxes):
         self._next_sweep = now + max(1000, self._max_age_ms // 16)
         for user, log in list(self._logs.items()):
             self._remove_expired(log, now)
-            if not log.events and ids.parse(log.last_id)[0] < now - 2 * self._max_age_ms:
+            if not log and ids.parse(log.last_id)[0] < now - 2 * self._max_age_ms:
                 del self._logs[user]
 
     def _now(self) -> int:

@@ -49,12 +49,16 @@ class UserStreams(Ring):
         waiting = self.waiting
         if len(waiting) == self.streams and event.prev == self.last_id and event.id:
             # Nearly every offer: by I2 no stream needs the older entries, and by its `prev` this is the next one.
-            self.events = [event]
+            # In place: a list made for each event would be one more young object for the garbage collector to visit.
+            if len(self.events) == 1:
+                self.events[0] = event
+            else:
+                self.events = [event]
             self.end += 1
             self.last_id = event.id
-            self.waiting = []
             for stream in waiting:
                 stream.waiter.wake()  # type: ignore[union-attr]  # a waiting stream has a waiter
+            waiting.clear()
             return True
         if not self.append(event):
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 from notify import InvalidEventIdError, Position
@@ -54,17 +54,18 @@ async def check(site: Site, request: Request) -> Admission:
     return Admission(identity, logs_of(identity, request.query_all("address")), 0)
 
 
-def logs_of(identity: Identity, named: Iterable[str] = ()) -> tuple[str, ...]:
+def logs_of(identity: Identity, named: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the logs of a stream.
 
     Raises:
         WebError: 403 if an address is named that the identity does not have.
     """
+    if not identity.session and not named:
+        return (identity.user,)
     logs = [identity.user, identity.session] if identity.session else [identity.user]
-    addresses = [*named]
-    if addresses and not {*logs, *identity.addresses}.issuperset(addresses):
+    if named and not {*logs, *identity.addresses}.issuperset(named):
         raise WebError(403, "forbidden", "this user may not read one of the addresses")
-    return tuple(dict.fromkeys([*logs, *addresses]))
+    return tuple(dict.fromkeys([*logs, *named]))
 
 
 class ReadStream(Stream, Interruptible):

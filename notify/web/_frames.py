@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from notify import Event
+from notify.event import NO_META
 from notify.inbox.abc import ITEM
 
 HEARTBEAT: Final = b":\n"
@@ -30,6 +31,7 @@ KEPT_EVENTS: Final = 256
 KEPT_BYTES: Final = 1 << 20
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LF, _CR = b"\n\r"  # numbers: looking for a byte takes an eighth of the time of looking for bytes
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _MILLISECONDS = re.compile("[0-9]{1,14}", re.ASCII)
 """Times up to the year 5138; an item that expires later is shown as one that does not."""
@@ -49,22 +51,27 @@ def wire_object(event: Event, id: str = "") -> bytes:
     """
     id = id or event.id
     id_ = f'"id":{_quote(id)},' if id else ""
-    second, micros = divmod(event.micros, 1_000_000)
-    tail = f',"timestamp":"{_text_of(second)}.{micros:06d}+00:00"'
-    if event.group is not None:
-        tail += f',"group":{_quote(event.group)}'
-    if event.meta:
-        shown = {name: value for name, value in event.meta.items() if not name.startswith(CONTROL)}
-        if shown:
-            tail += f',"meta":{json.dumps(shown, separators=(",", ":"))}'
-        expiry = event.meta.get(ITEM)
-        if expiry is not None:
-            tail += f',"item":{{{_expires_at(expiry)}}}'
     head = f'{{{id_}"user":{_quote(event.user)},"type":{_quote(event.type)},"payload":'
     data = event.data
-    if b"\n" in data or b"\r" in data:
+    if _LF in data or _CR in data:
         data = data.translate(_LINE_BREAKS)
-    return b"%b%b%b}" % (head.encode(), data, tail.encode())
+    second, micros = divmod(event.micros, 1_000_000)
+    tail = b',"timestamp":"%b.%06d+00:00"' % (_text_of(second), micros)
+    if event.group is not None or event.meta is not NO_META:
+        tail += _further_members(event).encode()
+    return b"".join((head.encode(), data, tail, b"}"))
+
+
+def _further_members(event: Event) -> str:
+    """Return the members that few events have."""
+    members = f',"group":{_quote(event.group)}' if event.group is not None else ""
+    shown = {name: value for name, value in event.meta.items() if not name.startswith(CONTROL)}
+    if shown:
+        members += f',"meta":{json.dumps(shown, separators=(",", ":"))}'
+    expiry = event.meta.get(ITEM)
+    if expiry is not None:
+        members += f',"item":{{{_expires_at(expiry)}}}'
+    return members
 
 
 def _expires_at(expiry: str) -> str:
@@ -72,13 +79,13 @@ def _expires_at(expiry: str) -> str:
     if not _MILLISECONDS.fullmatch(expiry):
         return ""
     second, ms = divmod(int(expiry), 1000)
-    return f'"expires_at":"{_text_of(second)}.{ms:03d}000+00:00"'
+    return f'"expires_at":"{_text_of(second).decode()}.{ms:03d}000+00:00"'
 
 
 @lru_cache(maxsize=256)
-def _text_of(second: int) -> str:
+def _text_of(second: int) -> bytes:
     """Return the date and time of a second since 1970: most events share it with the one before them."""
-    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19].encode()
 
 
 def sync_members(event: Event | None) -> bytes:
@@ -186,7 +193,10 @@ class FrameCache:
             if not kept.typed:
                 kept.typed = sse_frame(kept.data, event=_UNSAFE.sub("", event.type), id=event.id)
             return kept.typed
-        kept.message = sse_frame(kept.data, id=event.id)
+        if event.id:  # as `sse_frame` would, in half the time: most events are encoded for one reader
+            kept.message = b"".join((b"id: ", event.id.encode(), b"\ndata: ", kept.data, b"\n\n"))
+        else:
+            kept.message = sse_frame(kept.data)
         return kept.message
 
     def ws(self, event: Event, last_id: str) -> str:

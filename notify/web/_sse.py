@@ -270,7 +270,8 @@ class FrameFeed:
         """
         if self.is_synced or self._site.turns.is_busy:
             return self._beginning
-        return self._beginning + await self.read()
+        event = self._session.stream.next_nowait()  # of the page that was read when the session was entered
+        return self._beginning + (await self.read() if event is None else self.encoded(event))
 
     async def read(self) -> bytes:
         """Return the next chunk: frames, or a heartbeat.

@@ -42,10 +42,11 @@ Watching: TypeAlias = Callable[[Watch], Coroutine[Any, Any, None]]
 class TaskWatch:
     """See `Watch`: on asyncio."""
 
-    __slots__ = ("_cancelling", "_function", "_task", "_watcher", "aborted")
+    __slots__ = ("_cancelling", "_function", "_loop", "_task", "_watcher", "aborted")
 
-    def __init__(self, function: Watching) -> None:
+    def __init__(self, function: Watching, loop: asyncio.AbstractEventLoop) -> None:
         self._function: Watching | None = function
+        self._loop = loop
         self._task: asyncio.Task[Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._cancelling = 0
@@ -59,12 +60,12 @@ class TaskWatch:
 
     async def __aenter__(self) -> Self:
         """Start the function."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # asking for the running loop again would be a system call
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
         function, self._function = self._function, None  # one object fewer for each open connection
         assert function is not None
-        self._watcher = task.get_loop().create_task(function(self))
+        self._watcher = self._loop.create_task(function(self))
         return self
 
     async def __aexit__(
@@ -120,7 +121,7 @@ def watch(function: Watching) -> Watch:
         function: runs beside the block, and raises nothing; it is called with the watch.
     """
     try:
-        asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
     except RuntimeError:
         return GroupWatch(function)
-    return TaskWatch(function)
+    return TaskWatch(function, loop)

@@ -546,3 +546,35 @@ async def test_catching_up_with_a_closed_store_ends_the_streams() -> None:
         with pytest.raises(ClosedError):
             await stream.next(5)
         await until(lambda: store.live._hub.reads_in_flight == 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # elsewhere a waiter is an event, which has lists of its own
+async def test_an_offer_makes_no_list_for_the_garbage_collector() -> None:
+    """Where each stream of a user waits, the ring and the list of waiting streams are changed in place."""
+    users, received = [f"user-{number}" for number in range(200)], list[str]()
+
+    async def read(user: str) -> None:
+        async with notifier.subscribe(user) as stream:
+            async for event in stream:
+                received.append(event.user)
+
+    async def push_to_all() -> None:
+        received.clear()
+        for user in users:
+            await notifier.push(user, "t")
+        await until(lambda: len(received) == len(users))
+
+    async with Notifier(MemoryStore()) as notifier, anyio.create_task_group() as group:
+        for user in users:
+            group.start_soon(read, user)
+        await until(lambda: notifier.statistics().open_streams == len(users))
+        await push_to_all()
+        gc.collect()
+        gc.disable()
+        try:
+            await push_to_all()
+            young = [each for each in gc.get_objects(generation=0) if type(each) is list]
+        finally:
+            gc.enable()
+        assert len(young) < len(users) // 2
+        group.cancel_scope.cancel()
