@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -25,6 +28,8 @@ from notify.dispatch import (
 )
 from notify.dispatch._layers import Layers
 from notify.dispatch._plan import plan_recipient
+from notify.testing.dispatch import VirtualClock
+from notify_sqlite import SQLiteDispatchStore
 from tests.dispatch.world import START, Recorder, World
 
 CHANNELS = ("in_app", "email", "web_push")
@@ -83,33 +88,58 @@ PREFERENCES = st.fixed_dictionaries({"quiet_hours": quiet_hours(least=1)}) | st.
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(
+@dataclass(frozen=True)
+class Case:
+    """What a plan depends on."""
+
+    type: NotificationType
+    preferences: dict[str, Any]
+    devices: int
+    user: str
+    minutes: int
+
+
+CASES = st.builds(
+    Case,
     type=types(),
     preferences=PREFERENCES,
     devices=st.integers(0, 2),
     user=st.sampled_from(["alice", "bob", "carol"]),
     minutes=st.sampled_from(range(0, 2 * 24 * 60, 10)),
 )
-def test_plan_comes_true(
-    type: NotificationType, preferences: dict[str, Any], devices: int, user: str, minutes: int
-) -> None:
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=CASES)
+def test_plan_comes_true(case: Case) -> None:
     """Every Send is sent at once, every Hold and Join when its time has come, and no Skip at all."""
+    anyio.run(check, case, World([case.type]))
 
-    async def main() -> None:
-        world = World([type])
-        world.clock.advance(minutes * 60.0)
-        await world.dispatcher.set_preferences(user, preferences)
-        names = [(await world.device(f"d{number}", user)).id for number in range(devices)]
-        plan = await world.dispatcher.plan("note", user, {"title": "x"})
-        ticket = await world.submit("note", user, title="x")
-        assert (await world.dispatcher.explain(ticket, user)).planned == plan  # type: ignore[union-attr]
-        await world.settle()
-        await check_now(world, plan, ticket, sorted(names))
-        await check_later(world, plan, ticket)
-        await world.notifier.aclose()
 
-    anyio.run(main)
+@settings(max_examples=20, deadline=None)
+@given(case=CASES)
+def test_plan_comes_true_in_a_file(case: Case) -> None:
+    """The same with deliveries in SQLite."""
+    with TemporaryDirectory() as folder:
+        clock = VirtualClock(START)
+        store = SQLiteDispatchStore(Path(folder) / "deliveries.db", clock=clock)
+        anyio.run(check, case, World([case.type], clock, store))
+
+
+async def check(case: Case, world: World) -> None:
+    """Check that what is done with a notification is what the plan says."""
+    user = case.user
+    world.clock.advance(case.minutes * 60.0)
+    await world.dispatcher.set_preferences(user, case.preferences)
+    names = [(await world.device(f"d{number}", user)).id for number in range(case.devices)]
+    plan = await world.dispatcher.plan("note", user, {"title": "x"})
+    ticket = await world.submit("note", user, title="x")
+    assert (await world.dispatcher.explain(ticket, user)).planned == plan  # type: ignore[union-attr]
+    await world.settle()
+    await check_now(world, plan, ticket, sorted(names))
+    await check_later(world, plan, ticket)
+    await world.notifier.aclose()
+    await world.store.aclose()
 
 
 async def check_now(world: World, plan: Plan, ticket: str, devices: list[str]) -> None:
