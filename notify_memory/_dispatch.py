@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 from notify import Guarantees, UsageError
 from notify.adapters import LoopGuard
 from notify.dispatch.abc import (
-    LATER,
     STOPPABLE,
     Claim,
     Delivery,
@@ -27,6 +26,7 @@ from notify.dispatch.abc import (
     State,
     Submission,
     Submitted,
+    cancelled,
     check_move,
     check_submission,
     due_after,
@@ -34,6 +34,7 @@ from notify.dispatch.abc import (
     exact_or_none,
     instant,
     instant_or_none,
+    is_later,
     judge,
     millis,
     millis_or_none,
@@ -159,7 +160,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         """See `notify.dispatch.abc.DispatchStore.resolve`."""
         self._check()
         row = self._rows.get(id)
-        if row is not None and to in LATER.get(row.delivery.state, ()):
+        if row is not None and is_later(to, row.delivery.state, row.delivery.reason):
             self._enter(row, to, exact(now), reason, provider_id)
             self._settle(row.delivery, exact(now))
         return None if row is None else row.delivery
@@ -184,7 +185,7 @@ class MemoryDispatchStore(MemoryUserRecords):
             and channel in (None, row.delivery.channel)
         ]
         for row in stopped:
-            self._enter(row, State.CANCELLED, exact(now), reason)
+            self._enter(row, cancelled(row.delivery.reason), exact(now), reason)
         for row in stopped:
             self._settle(row.delivery, exact(now))
         return len(stopped) + self._digests.leave(notification, user, channel)

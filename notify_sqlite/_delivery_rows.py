@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 from notify import UsageError
 from notify.dispatch.abc import (
-    LATER,
     NOTIFICATION_COLUMNS,
     Claim,
     Delivery,
@@ -19,9 +18,11 @@ from notify.dispatch.abc import (
     State,
     Submission,
     Submitted,
+    cancelled,
     delivery_of,
     delivery_row,
     due_after,
+    is_later,
     judge,
     millis,
     millis_or_none,
@@ -49,6 +50,7 @@ class Standing(NamedTuple):
     notification: str
     user: str
     channel: str
+    reason: str
 
 
 class DeliveryRows:
@@ -197,7 +199,7 @@ class DeliveryRows:
         row = self.standing(id)
         if row is None:
             return None
-        if to in LATER.get(row.state, ()):
+        if is_later(to, row.state, row.reason):
             if to is State.WAITING:
                 self._db.execute(self._sql["wait_again"], (reason, now, 0, now, row.number))
             else:
@@ -210,8 +212,8 @@ class DeliveryRows:
     def cancel(self, notification: str, now: int, user: str | None, channel: str | None, reason: str) -> int:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
         rows = self._db.execute(self._sql["stoppable"], (notification, user, channel)).fetchall()
-        for number, _, _ in rows:
-            self._db.execute(self._sql["set_state"], (int(State.CANCELLED), reason, now, number))
+        for number, _, _, before in rows:
+            self._db.execute(self._sql["set_state"], (int(cancelled(before)), reason, now, number))
         for owner, name in {(row[1], row[2]) for row in rows}:
             self.settle(notification, owner, [name], now)
         return len(rows) + digests.leave(self._db, self._sql, notification, user, channel)

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self, overload
 
 import anyio
 
-from notify import BackendError, Notifier, UsageError
+from notify import BackendError, Notifier
 from notify.abc import PresenceTracker
 from notify.adapters import OutageLog
 from notify.inbox import Inbox
@@ -84,7 +84,8 @@ class Dispatcher(DispatchOperations):
         tz: the IANA zone of users whose zone is unknown.
         retries: how deliveries are retried, by the names of channels; see `RetrySchedule`.
         timeout: seconds that a channel may take to send one message.
-        lease: seconds after which another worker takes what a worker that died had claimed.
+        lease: seconds after which another worker takes what a worker that died had claimed; longer than `timeout` by
+            the ten seconds in which an outcome is stored, or by a quarter of itself if that is less.
         keep: seconds after which `run` removes notifications of which nothing is waiting, and retired endpoints; None:
             never.
         links: signs links to a `DispatchApp`, for unsubscribing from marketing; None: messages have none.
@@ -129,8 +130,6 @@ class Dispatcher(DispatchOperations):
         registry.check_channels(by_name)
         check_presence(presence, registry)
         check_zone(tz, "Dispatcher: tz")
-        if not 0 < timeout < lease:
-            raise UsageError(f"Dispatcher: lease must be greater than timeout={timeout:g} seconds, not {lease:g}")
         if keep is not None:
             check_seconds("Dispatcher: keep", keep)
         self._parts = DispatchParts(

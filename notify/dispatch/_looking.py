@@ -25,7 +25,7 @@ from ._channel_log import ChannelLog, place_of
 from ._content import Rendering
 from ._decisions import Hold, Join, Send, Skip
 from ._digests import joins_of, leading_window
-from ._moves import child, ended, gate_of, later, move, of_other_version
+from ._moves import child, ended, gate_of, is_in_doubt, later, move, of_other_version
 from ._parts import DispatchParts
 from ._plan import Look, usable
 from ._planning import Known, given_at_submit, known, plan
@@ -150,7 +150,7 @@ class Looker:
     async def _decide(self, claim: Claim, known: Known, gates: Mapping[str, datetime], now: datetime) -> Move | Ready:
         delivery, notification = claim.delivery, claim.notification
         channel = self._parts.channels[delivery.channel]
-        if claim.is_ambiguous and not (channel.deduplicates and self._may_repeat(delivery)):
+        if is_in_doubt(claim) and not (channel.deduplicates and self._may_repeat(delivery)):
             return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
         if notification.type not in self._parts.types and self._parts.types.unknown == "error":
             return of_other_version(claim, Reason.UNKNOWN_TYPE, now)

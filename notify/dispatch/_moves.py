@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ._channel import Channel, Gated
 from ._reasons import Reason
-from .abc import Claim, Delivery, Endpoint, Move, State, delivery_id
+from .abc import IN_DOUBT, Claim, Delivery, Endpoint, Move, State, delivery_id
 
 _LOOK_AGAIN: Final = 30.0
 """Seconds after which a delivery is looked at again if what decides about it could not be read."""
@@ -16,9 +16,16 @@ _REPLACING: Final = timedelta(hours=1)
 """How long processes of two versions of an application may run beside each other."""
 
 
-def move(claim: Claim, to: State, reason: str = "", **more: Any) -> Move:
-    """Return a move of a claim."""
-    return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, **more)
+def is_in_doubt(claim: Claim) -> bool:
+    """Return whether an earlier attempt may have arrived: its worker died, or it had no answer and waits since then."""
+    return claim.is_ambiguous or claim.delivery.reason == IN_DOUBT
+
+
+def move(claim: Claim, to: State, reason: str = "", *, error: str = "", **more: Any) -> Move:
+    """Return a move of a claim. What is in doubt says so while it waits; why it waits is in the list of attempts."""
+    if is_in_doubt(claim) and to in (State.WAITING, State.PARKED) and reason != IN_DOUBT:
+        reason, error = IN_DOUBT, f"{reason}: {error}" if error else reason
+    return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, error=error, **more)
 
 
 def later(claim: Claim, error: Exception, now: datetime) -> Move:
@@ -28,8 +35,8 @@ def later(claim: Claim, error: Exception, now: datetime) -> Move:
 
 
 def ended(claim: Claim, to: State, reason: str, **more: Any) -> Move:
-    """Return the move of a claim that is not sent now. An ambiguous one may have been, so it does not end otherwise."""
-    if claim.is_ambiguous and to is not State.WAITING:
+    """Return the move of a claim that is not sent now. One in doubt may have been, so it does not end otherwise."""
+    if is_in_doubt(claim) and to is not State.WAITING:
         return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
     return move(claim, to, reason, **more)
 

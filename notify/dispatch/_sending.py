@@ -14,7 +14,7 @@ from typing import Final
 
 import anyio
 
-from notify import BackendError, ClosedError
+from notify import BackendError, ClosedError, UsageError
 from notify.adapters import Background, backoff, without_stray_cancellation
 
 from ._channel_log import ChannelLog
@@ -31,10 +31,25 @@ from .abc import State
 logger = logging.getLogger("notify")
 
 _FINISH: Final = 10.0
-"""Seconds for which a worker tries to store an outcome, beyond which it is as if the worker had died."""
+"""Seconds for which a worker tries to store an outcome at most, beyond which it is as if the worker had died."""
 
 _GRACE: Final = 2.0
 """Seconds for everything else that follows a message."""
+
+
+def storing_time(timeout: float, lease: float) -> float:
+    """Return for how many seconds a worker tries to store an outcome: its lease lasts for these too.
+
+    Raises:
+        UsageError: the lease leaves too little for it.
+    """
+    left = lease - timeout
+    if not (timeout > 0 and left > 0 and left >= min(_FINISH, lease / 4)):
+        raise UsageError(
+            f"Dispatcher: lease={lease:g} must be longer than timeout={timeout:g} by {_FINISH:g} seconds, or by a "
+            "quarter of itself if that is less, since the outcome is stored after the channel has answered"
+        )
+    return min(_FINISH, left)
 
 
 class Batch:
@@ -90,6 +105,7 @@ class Sender:
         self._log = log
         self._lease = lease
         self._timeout = timeout
+        self._finish = storing_time(timeout, lease)
         self._limit = limit
         self._ended = ended
         self._background = Background("dispatcher")
@@ -136,7 +152,7 @@ class Sender:
 
     @property
     def _longest(self) -> float:
-        return self._timeout + _FINISH + _GRACE
+        return self._timeout + self._finish + _GRACE
 
     async def _wait(self, batch: Batch) -> None:
         with anyio.move_on_after(self._longest) as scope:
@@ -167,7 +183,8 @@ class Sender:
         return {each.job.id for each, is_made in zip(ready, made, strict=True) if is_made}
 
     async def _deliver(self, batch: Batch, ready: Ready, now: datetime) -> None:
-        """Send one message, and store the outcome."""
+        """Send one message, and store the outcome; none, if the event loop ends while it is on its way."""
+        result: Settlement | None = None
         self._telemetry.began(ready.claim, now)
         try:
             began, began_at = anyio.current_time(), self._parts.clock()
@@ -185,6 +202,10 @@ class Sender:
                 self._telemetry.ended(ready.job.channel, result.move.to)
                 await self._parts.events.tell(ready.claim, result.move.to, result.move.reason)
             await self._follow(batch, now)
+        except anyio.get_cancelled_exc_class():
+            unknown = Ambiguous("the worker was stopped")
+            await self._store_last(self._settled(ready, unknown, now) if result is None else result, now)
+            raise
         finally:
             self._telemetry.left(ready.job.channel)
             self._end(batch, ready)
@@ -249,7 +270,7 @@ class Sender:
             Whether it changed the delivery: False, it came too late. None: it could not be stored.
         """
         wait = backoff(self._parts.chance, limit=1.0)
-        with anyio.move_on_after(_FINISH):
+        with anyio.move_on_after(self._finish):
             while True:
                 try:
                     (is_made,) = await self._parts.store.advance([result.move], now)
@@ -261,6 +282,14 @@ class Sender:
                     return is_made
         logger.warning("the outcome of delivery %s could not be stored: it is unknown", ready.claim.delivery.id)
         return None
+
+    async def _store_last(self, result: Settlement, now: datetime) -> None:
+        """Store an outcome although this task is cancelled; else it is as if the worker had died."""
+        with anyio.move_on_after(_GRACE, shield=True):
+            try:
+                await self._parts.store.advance([result.move], now)
+            except (BackendError, ClosedError):
+                return
 
     async def _close_gate(self, ready: Ready, result: Settlement) -> None:
         """Leave a provider alone that wants to be; if that cannot be stored, each delivery finds out by itself."""

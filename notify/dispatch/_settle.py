@@ -10,6 +10,9 @@
 | EndpointGone | GONE | retired | |
 | Misconfigured | PARKED | | |
 
+After an attempt that may have arrived, what would be FAILED because attempts are spent, or EXPIRED, is UNKNOWN. What the
+provider refuses for good is FAILED or GONE all the same, so that another channel steps in.
+
 A misconfigured channel never retires an endpoint: a wrong key of one's own looks like a refusal of each device.
 """
 
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
+from ._moves import is_in_doubt, move
 from ._outcomes import (
     Accepted,
     Ambiguous,
@@ -79,7 +83,7 @@ def settle(
         delay: from attempts and the outcome to seconds until the next attempt; None: there is no further one.
     """
 
-    def move(
+    def move_to(
         to: State,
         reason: object = "",
         *,
@@ -88,25 +92,24 @@ def settle(
         due_at: datetime | None = None,
         refund: bool = False,
     ) -> Move:
-        return Move(
-            claim.delivery.id,
-            claim.delivery.fence,
+        return move(
+            claim,
             to,
-            due_at=due_at,
-            reason=storable(reason),
-            provider_id=storable(provider_id),
-            refund=refund,
+            storable(reason),
             error=storable(error),
+            provider_id=storable(provider_id),
+            due_at=due_at,
+            refund=refund,
         )
 
     def again(reason: object, error: object, *, refund: bool = False) -> Move:
-        is_known = not isinstance(outcome, Ambiguous)  # else the last attempt may have arrived
+        is_known = not isinstance(outcome, Ambiguous) and not is_in_doubt(claim)  # else it may have arrived
         if due_at is None:
-            return move(State.FAILED if is_known else State.UNKNOWN, reason, error=error)
+            return move_to(State.FAILED if is_known else State.UNKNOWN, reason, error=error)
         expires_at = claim.delivery.expires_at
         if expires_at is not None and due_at >= expires_at:
-            return move(State.EXPIRED if is_known else State.UNKNOWN, reason, error=error)
-        return move(State.WAITING, reason, due_at=due_at, error=error, refund=refund)
+            return move_to(State.EXPIRED if is_known else State.UNKNOWN, reason, error=error)
+        return move_to(State.WAITING, reason, due_at=due_at, error=error, refund=refund)
 
     wait = delay(attempts, outcome) if isinstance(outcome, Transient | Throttled | Ambiguous) else None
     if wait is not None and isinstance(outcome, Throttled):
@@ -114,9 +117,9 @@ def settle(
     due_at = None if wait is None else now + timedelta(seconds=wait)
     match outcome:
         case Accepted(provider_id):
-            return Settlement(move(State.ACCEPTED, provider_id=provider_id), "success")
+            return Settlement(move_to(State.ACCEPTED, provider_id=provider_id), "success")
         case Delivered(provider_id):
-            return Settlement(move(State.DELIVERED, provider_id=provider_id), "success")
+            return Settlement(move_to(State.DELIVERED, provider_id=provider_id), "success")
         case Transient(code, _, error):
             return Settlement(again(code, error), "exhausted" if wait is None else "")
         case Throttled(_, gate):
@@ -124,13 +127,13 @@ def settle(
         case Ambiguous(error) if retries:
             return Settlement(again(Reason.AMBIGUOUS, error), "exhausted" if wait is None else "")
         case Ambiguous(error):
-            return Settlement(move(State.UNKNOWN, Reason.AMBIGUOUS, error=error))
+            return Settlement(move_to(State.UNKNOWN, Reason.AMBIGUOUS, error=error))
         case Rejected(code, is_unclear, suppress, error, stop):
             effect: Effect = "stopped" if stop else "suppressed" if suppress else "refusal" if is_unclear else ""
-            return Settlement(move(State.FAILED, code, error=error), effect)
+            return Settlement(move_to(State.FAILED, code, error=error), effect)
         case EndpointGone(code):
-            return Settlement(move(State.GONE, code), "gone")
-    return Settlement(move(State.PARKED, Reason.MISCONFIGURED, error=outcome.error))
+            return Settlement(move_to(State.GONE, code), "gone")
+    return Settlement(move_to(State.PARKED, Reason.MISCONFIGURED, error=outcome.error))
 
 
 def storable(text: object) -> str:

@@ -31,6 +31,7 @@ BY_CLAIM: Final[Mapping[State, frozenset[State]]] = {
             State.JOINED,
             State.PARKED,
             State.CANCELLED,
+            State.UNKNOWN,
         }
     ),
     State.SENDING: frozenset(
@@ -66,7 +67,10 @@ PROMISING: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN})
 """After these, a delivery that waits for the channel is due after its delay: the message has perhaps arrived."""
 
 STOPPABLE: Final = frozenset({State.WAITING, State.CLAIMED, State.PARKED})
-"""What can be cancelled: certainly nothing has been sent."""
+"""What can be cancelled: nothing is being sent."""
+
+IN_DOUBT: Final = "ambiguous"
+"""The reason of a delivery that waits, or is claimed or parked, after an attempt that may have arrived."""
 
 
 def judge(move: Move, state: State, fence: int, begun: int, *, has_lease: bool) -> tuple[bool, bool]:
@@ -83,6 +87,23 @@ def judge(move: Move, state: State, fence: int, begun: int, *, has_lease: bool) 
     if move.to is State.SENDING:
         is_made = is_made and has_lease and begun < fence
     return is_made, move.to in OUTCOMES and (state is State.SENDING if is_made else begun >= move.fence)
+
+
+def is_later(to: State, state: State, reason: str) -> bool:
+    """Return whether `resolve` makes a step: one of `LATER`, or, if the delivery is in doubt, as if it were being sent.
+
+    Args:
+        to: what is reported.
+        state: of the delivery.
+        reason: of the delivery.
+    """
+    is_in_doubt = reason == IN_DOUBT and state in STOPPABLE
+    return to in LATER.get(state, ()) or (is_in_doubt and to in LATER[State.SENDING])
+
+
+def cancelled(reason: str) -> State:
+    """Return the state of a delivery after it was cancelled; `reason` is the one that it had before."""
+    return State.UNKNOWN if reason == IN_DOUBT else State.CANCELLED
 
 
 def due_after(states: Collection[State], due_at: int | None, delay: float, now: int) -> int | None:

@@ -12,7 +12,7 @@ Holds, delays, retries and fallbacks are one thing: the `due_at` of a delivery.
 | state | entered by | leaves to |
 |---|---|---|
 | WAITING | submit, hold, retry, throttle | CLAIMED, CANCELLED |
-| CLAIMED | `claim`, again after its lease | SENDING, WAITING, SKIPPED, EXPIRED, EXPANDED, JOINED, PARKED, CANCELLED |
+| CLAIMED | `claim`, again after a lease | as WAITING, or SENDING, SKIPPED, EXPIRED, EXPANDED, JOINED, PARKED, UNKNOWN |
 | SENDING | `advance`, before the first byte | ACCEPTED, DELIVERED, WAITING, FAILED, GONE, EXPIRED, PARKED, UNKNOWN |
 | ACCEPTED | the provider took it | DELIVERED, BOUNCED |
 | UNKNOWN | perhaps sent: the outcome cannot be known | ACCEPTED, DELIVERED, BOUNCED, FAILED |
@@ -24,6 +24,10 @@ guarantees that every `Move` happens at most once, and only for the latest claim
 **fence**, and a move that names an older one is refused. Whatever was found in SENDING after its lease may or may not
 have been sent; `Claim.is_ambiguous` says so. It stays in SENDING, and the worker moves it to UNKNOWN, or once more to
 SENDING where the receiver recognises a repetition.
+
+A delivery that waits, is claimed or is parked with the reason `IN_DOUBT` may have arrived in an earlier attempt. The
+store keeps that reason while it is claimed; cancelling makes it UNKNOWN (`cancelled`), and a report may end it
+(`is_later`).
 
 A store also keeps preferences, endpoints, counts for caps, closed gates of providers and open digests. These are
 separate interfaces, since an application may keep them elsewhere: in its own table of users, or in Redis.
@@ -70,10 +74,12 @@ from ._records import State as State
 from ._records import Submission as Submission
 from ._records import Submitted as Submitted
 from ._steps import BY_CLAIM as BY_CLAIM
+from ._steps import IN_DOUBT as IN_DOUBT
 from ._steps import LATER as LATER
 from ._steps import OUTCOMES as OUTCOMES
 from ._steps import PROMISING as PROMISING
 from ._steps import STOPPABLE as STOPPABLE
+from ._steps import cancelled as cancelled
 from ._steps import cap_prefix as cap_prefix
 from ._steps import check_move as check_move
 from ._steps import check_submission as check_submission
@@ -85,6 +91,7 @@ from ._steps import endpoint_id as endpoint_id
 from ._steps import exact as exact
 from ._steps import exact_or_none as exact_or_none
 from ._steps import instant as instant
+from ._steps import is_later as is_later
 from ._steps import judge as judge
 from ._steps import merge_patch as merge_patch
 from ._steps import millis as millis
@@ -186,7 +193,8 @@ class DispatchStore(Protocol):
             reason: kept with the deliveries.
 
         Returns:
-            How many deliveries and joins were stopped. Those in SENDING are not.
+            How many deliveries and joins were stopped. Those in SENDING are not. What is in doubt will not be sent
+            again, and becomes UNKNOWN.
 
         Cancellation: done or not; safe to repeat.    Cost: proportional to what is stopped.
         """

@@ -12,6 +12,7 @@ import pytest
 
 from notify.dispatch.abc import (
     BY_CLAIM,
+    IN_DOUBT,
     Claim,
     Delivery,
     DeliveryAttempt,
@@ -164,7 +165,8 @@ class DispatchTests(Suite[DeliveryStoreT]):
             claims = await self.take(store, limit=len(rows) + 1)
             assert len(claims) == len(rows)
             way = {State.CLAIMED: [], State.SENDING: [State.SENDING], State.BOUNCED: [State.SENDING, State.ACCEPTED]}
-            by_worker = [state] if state in BY_CLAIM[State.CLAIMED] - {State.PARKED} else [State.SENDING, state]
+            direct = BY_CLAIM[State.CLAIMED] - {State.PARKED, State.UNKNOWN}
+            by_worker = [state] if state in direct else [State.SENDING, state]
             for step in way.get(state, by_worker):
                 moves = [move(claim, step, join=self.join_of(claim, step)) for claim in claims]
                 assert await store.advance(moves, at(0)) == [True] * len(moves)
@@ -173,6 +175,19 @@ class DispatchTests(Suite[DeliveryStoreT]):
         for row in rows:
             assert (await self.look(store, row.id)).state is state
         return rows
+
+    async def doubtful(self, store: DeliveryStore, state: State, name: str) -> Delivery:
+        """Submit a delivery, begin to send it, and bring it into a state without the outcome of that; return it."""
+        row = await self.bring(store, State.SENDING, name)
+        fence = (await self.look(store, row.id)).fence
+        step = State.PARKED if state is State.PARKED else State.WAITING
+        (made,) = await store.advance([Move(row.id, fence, step, due_at=at(2), reason=IN_DOUBT)], at(1))
+        assert made
+        if state is State.CLAIMED:
+            await self.take_one(store, 3)
+        found = await self.look(store, row.id)
+        assert (found.state, found.reason, found.attempts) == (state, IN_DOUBT, 1)
+        return found
 
     def join_of(self, claim: Claim, step: State) -> DigestJoin | None:
         """Return the join that belongs to a move to JOINED, of a digest of its own."""

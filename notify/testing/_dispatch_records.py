@@ -53,6 +53,15 @@ class DispatchRecordTests(DispatchTests[DeliveryStoreT]):
         assert await store.advance([move(email, State.SENDING), move(sms, State.ACCEPTED)], at(2)) == [False, True]
         assert await self.take(store, 10**6) == []
 
+    async def test_cancelling_what_is_in_doubt(self, store: DeliveryStore) -> None:
+        """What waits, is claimed or is parked after an attempt that may have arrived becomes UNKNOWN, and counts."""
+        for after in STOPPABLE:
+            row = await self.doubtful(store, after, after.name)
+            assert await store.cancel(after.name, at(5), reason="WITHDRAWN") == 1
+            found = await self.look(store, row.id)
+            assert (found.state, found.reason, found.updated_at) == (State.UNKNOWN, "WITHDRAWN", at(5))
+            assert await self.take(store, 10**6) == []
+
     async def test_cancelling_a_part(self, store: DeliveryStore) -> None:
         """One recipient, one channel, or both; what waits for a channel that is cancelled is due at once."""
         users, names = ("alice", "bob"), ("email", "push", "sms")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import anyio
 
-from notify.dispatch.abc import LATER, OUTCOMES, Delivery, Move, State
+from notify.dispatch.abc import LATER, OUTCOMES, STOPPABLE, Delivery, Move, State
 
 from ._dispatch_base import DeliveryStore, DeliveryStoreT, DispatchTests, at, joining, move, note, submission, to
 
@@ -42,6 +42,17 @@ class DispatchReportTests(DispatchTests[DeliveryStoreT]):
         found = await self.look(store, row.id)
         assert (found.state, found.provider_id) == (State.DELIVERED, "p")
         assert await self.take(store, 10**6) == []
+
+    async def test_a_report_on_what_is_in_doubt(self, store: DeliveryStore) -> None:
+        """It ends what waits, is claimed or is parked after an attempt that may have arrived: it is not sent again."""
+        for before in sorted(STOPPABLE):
+            for after in sorted(LATER[State.SENDING]):
+                row = await self.doubtful(store, before, f"{before.name} {after.name}")
+                found = await store.resolve(row.id, after, at(4), reason="r", provider_id="p")
+                assert found is not None
+                assert (found.state, found.reason, found.provider_id) == (after, "r", "p")
+                assert await store.advance([Move(row.id, row.fence, State.SENDING)], at(5)) == [False]
+                assert await self.take(store, 10**6) == []
 
     async def test_reports_at_the_same_time(self, store: DeliveryStore) -> None:
         """Contradicting ones, each several times: one of them is final, and no report moves the delivery back."""

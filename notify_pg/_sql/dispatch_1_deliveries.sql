@@ -267,7 +267,8 @@ BEGIN
 END
 $advance$;
 
--- Makes a step that needs no claim, if it is legal.
+-- Makes a step that needs no claim, if it is legal. What waits after an attempt that may have arrived is reported on as
+-- what is being sent.
 CREATE OR REPLACE FUNCTION {resolve_delivery}(
     p_id text, p_state integer, p_now bigint, p_reason text, p_provider_id text, p_legal integer[]
 ) RETURNS void LANGUAGE plpgsql AS $resolve$
@@ -280,7 +281,8 @@ BEGIN
         updated_at = p_now,
         due_at = CASE p_state WHEN 0 THEN p_now ELSE d.due_at END,
         provider_id = CASE p_provider_id WHEN '' THEN d.provider_id ELSE p_provider_id END
-        WHERE d.id = p_id AND 100 * d.state + p_state = ANY (p_legal)
+        WHERE d.id = p_id AND (100 * d.state + p_state = ANY (p_legal)
+            OR d.reason = 'ambiguous' AND d.state IN (0, 1, 27) AND 200 + p_state = ANY (p_legal))
         RETURNING d.notification_id, d.user_id, d.channel INTO v_row;
     IF FOUND THEN
         PERFORM {settle_deliveries}(ARRAY[v_row.notification_id], ARRAY[v_row.user_id], ARRAY[v_row.channel], p_now);
@@ -288,7 +290,8 @@ BEGIN
 END
 $resolve$;
 
--- Cancels deliveries that have not begun, and takes the notification out of open digests; returns how many.
+-- Cancels deliveries that have not begun, and takes the notification out of open digests; returns how many. What may have
+-- arrived in an earlier attempt becomes unknown.
 CREATE OR REPLACE FUNCTION {cancel_deliveries}(
     p_notification text, p_now bigint, p_user text, p_channel text, p_channels text, p_reason text
 ) RETURNS integer LANGUAGE plpgsql
@@ -307,7 +310,8 @@ BEGIN
             AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
         ORDER BY d.id FOR UPDATE;
     WITH done AS (
-        UPDATE {deliveries} d SET state = 22, reason = p_reason, updated_at = p_now
+        UPDATE {deliveries} d SET state = CASE d.reason WHEN 'ambiguous' THEN 25 ELSE 22 END, reason = p_reason,
+                updated_at = p_now
             WHERE d.notification_id = p_notification AND coalesce(d.user_id = p_user, true)
                 AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
             RETURNING d.notification_id, d.user_id, d.channel

@@ -155,7 +155,7 @@ JOIN {p}recipients AS r ON r.notification_id = d.notification_id AND r.user_id =
 WHERE d.id = ?
 
 -- name: standing
-SELECT number, state, fence, begun, lease_until, notification_id, user_id, channel FROM {p}deliveries WHERE id = ?
+SELECT number, state, fence, begun, lease_until, notification_id, user_id, channel, reason FROM {p}deliveries WHERE id = ?
 
 -- name: set_state
 UPDATE {p}deliveries SET state = ?, reason = ?, updated_at = ? WHERE number = ?
@@ -190,7 +190,7 @@ SELECT DISTINCT state FROM {p}deliveries WHERE notification_id = ? AND user_id =
 UPDATE {p}deliveries SET due_at = ? WHERE number = ?
 
 -- name: stoppable
-SELECT number, user_id, channel FROM {p}deliveries
+SELECT number, user_id, channel, reason FROM {p}deliveries
 WHERE notification_id = ? AND coalesce(user_id = ?, 1) AND coalesce(channel = ?, 1) AND state IN (0, 1, 27)
 
 -- name: get_notification

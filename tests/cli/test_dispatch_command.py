@@ -24,6 +24,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
+
 from notify.dispatch import Accepted, Ambiguous, Dispatcher, Misconfigured, NotificationType, Recipient, Schedule
 from notify_sqlite import SQLiteDispatchStore
 
@@ -37,6 +39,8 @@ class Paper:
     async def send(self, job):
         with FILE.with_name("sent").open("a") as file:
             file.write(f"{job.user} {job.content.title}\\n")
+        while job.content.title == "slow" and not FILE.with_name("go").exists():
+            await anyio.sleep(0.01)
         if Path(FILE.with_name("broken")).exists():
             return Misconfigured("no paper")
         return Ambiguous() if job.content.title == "lost" else Accepted()
@@ -183,6 +187,20 @@ def test_schedules_says_where_each_stands(shop: Path) -> None:
         f"order.sent {ticket} to alice"
     )
     assert hourly.startswith("hourly: order.sent every 3600 s: next 2027-01-05 09:00:00 UTC; last 2027-01-05T08:00:00")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_finishes_what_is_on_its_way(shop: Path, number: signal.Signals) -> None:
+    """A worker that is stopped waits for the channel's answer and stores it; it begins nothing further."""
+    (ticket,) = submit(shop, "slow")
+    with running(shop, "dispatch", "run", TARGET, "--poll", "0.05") as worker:
+        anyio.run(until, lambda: sent(shop) == ["alice slow"])
+        worker.process.send_signal(number)
+        submit(shop, "further")
+        (shop / "go").touch()
+        assert worker.wait().status == 128 + number
+    assert notify(shop, "dispatch", "explain", TARGET, ticket, "alice").out.splitlines()[2] == "    accepted"
+    assert notify(shop, "dispatch", "dead", TARGET).out == ""
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import anyio.lowlevel
 
 from notify import Guarantees, UsageError
 from notify.dispatch.abc import (
+    STOPPABLE,
     CapWindow,
     Claim,
     Delivery,
@@ -356,6 +357,34 @@ class BelievesEveryReport(Kept):
         if id in self._rows and to is State.DELIVERED:
             self._update(id, state=State.ACCEPTED)
         return await super().resolve(id, to, now, reason=reason, provider_id=provider_id)
+
+
+@caught_by("a_report_on_what_is_in_doubt", "cancelling_what_is_in_doubt")
+class ForgetsTheDoubt(Kept):
+    async def claim(self, now: datetime, **more: Any) -> Sequence[Claim]:
+        claims = await super().claim(now, **more)
+        for claim in claims:
+            self._update(claim.delivery.id, reason="")
+        return [replace(claim, delivery=replace(claim.delivery, reason="")) for claim in claims]
+
+
+@caught_by("a_report_on_what_is_in_doubt")
+class SendsWhatHasArrived(Kept):
+    async def resolve(
+        self, id: str, to: State, now: datetime, *, reason: str = "", provider_id: str = ""
+    ) -> Delivery | None:
+        if id in self._rows and self._rows[id].delivery.state in (State.WAITING, State.CLAIMED):
+            return self._rows[id].delivery
+        return await super().resolve(id, to, now, reason=reason, provider_id=provider_id)
+
+
+@caught_by("cancelling_what_is_in_doubt")
+class CallsItCancelled(Kept):
+    async def cancel(self, notification: str, now: datetime, **more: Any) -> int:
+        for id, row in self._rows.items():
+            if row.delivery.notification == notification and row.delivery.state in STOPPABLE:
+                self._update(id, reason="")
+        return await super().cancel(notification, now, **more)
 
 
 @caught_by("reports_at_the_same_time")

@@ -737,5 +737,8 @@ def test_parts_are_checked() -> None:
     away = note("in_app", "web_push", fallback={"web_push": Fallback("away")})
     with pytest.raises(UsageError, match="presence="):
         Dispatcher(None, store, [away], {**channels, "web_push": Recorder()}, recipients=recipients)
-    with pytest.raises(UsageError, match="lease"):
-        Dispatcher(None, store, [note("in_app")], channels, recipients=recipients, timeout=60.0, lease=30.0)
+    for timeout, lease in ((60.0, 30.0), (30.0, 30.0), (51.0, 60.0), (0.8, 1.0), (0.0, 1.0), (float("nan"), 60.0)):
+        with pytest.raises(UsageError, match=rf"lease={lease:g}.*timeout={timeout:g}"):
+            Dispatcher(None, store, [note("in_app")], channels, recipients=recipients, timeout=timeout, lease=lease)
+    for timeout, lease in ((50.0, 60.0), (0.75, 1.0)):
+        Dispatcher(None, store, [note("in_app")], channels, recipients=recipients, timeout=timeout, lease=lease)
