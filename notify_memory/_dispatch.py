@@ -29,6 +29,7 @@ from notify.dispatch.abc import (
     cancelled,
     check_move,
     check_submission,
+    checked,
     due_after,
     exact,
     exact_or_none,
@@ -60,6 +61,7 @@ class _Row:
     begun: int = 0
 
 
+@checked
 class MemoryDispatchStore(MemoryUserRecords):
     """Keeps notifications and deliveries in this process; they are gone when it ends. asyncio or trio.
 
@@ -94,11 +96,8 @@ class MemoryDispatchStore(MemoryUserRecords):
         if connection is not None:
             raise UsageError("MemoryDispatchStore has no transactions: submit without connection=")
         check_submission(submission)
-        new = replace(
-            submission.notification,
-            created_at=exact(submission.notification.created_at),
-            expires_at=exact_or_none(submission.notification.expires_at),
-        )
+        new = submission.notification
+        new = replace(new, created_at=exact(new.created_at), expires_at=exact_or_none(new.expires_at))
         if submission.key is not None:
             kept = self._keys.get((submission.tenant, submission.key))
             if kept is None or (kept.keep_until is not None and kept.keep_until <= new.created_at):

@@ -28,6 +28,7 @@ from notify.dispatch.abc import (
     cap_prefix,
     check_move,
     check_submission,
+    checked,
     delivery_of,
     instant,
     millis,
@@ -53,6 +54,7 @@ PURGED: Final = 5000
 """Deliveries that one transaction removes at most."""
 
 
+@checked
 class PostgresDispatchStore(PostgresUserRecords):
     """Keeps notifications and deliveries in PostgreSQL; any number of workers share them. asyncio.
 

@@ -17,12 +17,24 @@ from typing import Any, ClassVar, Final, Literal, Self
 from redis.exceptions import ResponseError
 
 from notify import Guarantees
-from notify.dispatch.abc import CapWindow, instant, millis
+from notify.dispatch.abc import CapWindow, checked, instant, millis
 from notify.errors import PushRejectedError, PushUncertainError, UsageError
 
 from ._client import RedisClient
 from ._connection import RedisUrl, pack
-from ._errors import FAILURES, Disposition, NoAnswerError, caused, disposition_of, phrase, reason, unavailable
+from ._errors import (
+    FAILURES,
+    BugError,
+    Disposition,
+    NoAnswerError,
+    RefusedError,
+    caused,
+    disposition_of,
+    lacks_right,
+    phrase,
+    reason,
+    unavailable,
+)
 from ._names import RedisNames
 from ._scripts import CAPS, GATE, UNCAP, Script
 
@@ -33,6 +45,7 @@ _GATES: Final = 0
 """The partition of the gates."""
 
 
+@checked
 class RedisCaps:
     """Keeps counts for frequency caps, and closed gates, for any number of processes. asyncio.
 
@@ -124,17 +137,21 @@ class RedisCaps:
         """Send a command that changes something, and may be executed twice.
 
         Raises:
-            PushRejectedError: the server refused it.
+            PushRejectedError: the server refused it, for example because the login lacks a right.
             PushUncertainError: not answered in time; an attempt may have been executed.
         """
         try:
             (reply,) = await self._client.ask([(partition, command)], self._timeout)
+        except RefusedError as error:
+            kind = PushUncertainError if isinstance(error, BugError) else PushRejectedError
+            raise caused(kind(f"Redis refused to count: {reason(error)}", backend=self._client.name), error) from error
         except FAILURES as error:
             message = f"Redis did not answer, and may have counted it: {reason(error)}"
             raise caused(PushUncertainError(message, backend=self._client.name), error) from error
         if not isinstance(reply, ResponseError):
             return reply
-        kind = PushUncertainError if disposition_of(reply) is Disposition.UNKNOWN else PushRejectedError
+        is_uncertain = disposition_of(reply) is Disposition.UNKNOWN and not lacks_right(reply)
+        kind = PushUncertainError if is_uncertain else PushRejectedError
         raise kind(f"Redis refused to count: {phrase(reply)}", backend=self._client.name) from reply
 
 

@@ -12,7 +12,7 @@ import logging
 from enum import Enum
 from typing import Final, TypeVar
 
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from notify.adapters import report_bug
 from notify.errors import BackendUnavailableError, PushRejectedError, PushUncertainError
@@ -87,10 +87,16 @@ _OF_CLASS: Final = {
 """The driver removes the code from the message of the errors that it has a class for."""
 
 
+_COMMANDS: Final = "docs/backends/redis.md lists the commands that the login needs, under Rights"
+
+_IN_SCRIPT: Final = ("can't run this command or subcommand", "ACL failure in script")
+"""What servers up to 7.0, and later ones, say of a command in a script that the login may not run; it has no code."""
+
 _REMEDIES: Final = (
     ("channel", "allow the login the prefix's channels: &PREFIX:*"),
     ("of the keys", "allow the login the prefix's keys: ~PREFIX:*"),
-    ("no permissions to run", "docs/backends/redis.md lists the commands that the login needs, under Rights"),
+    ("no permissions to run", _COMMANDS),
+    *((text, _COMMANDS) for text in _IN_SCRIPT),
     ("DB index is out of range", "use a database that the server has, or set `databases` in its configuration"),
     ("not allowed in cluster mode", "a cluster has no databases: write redis+cluster://host:port"),
     ("cluster support disabled", "for a server that is not a cluster write redis://host:port/db"),
@@ -111,6 +117,12 @@ def disposition_of(error: RedisError) -> Disposition:
     """Return what to do about an error reply."""
     code = _OF_CLASS.get(type(error).__name__) or str(error).partition(" ")[0]
     return _DISPOSITIONS.get(code, Disposition.UNKNOWN)
+
+
+def lacks_right(error: RedisError) -> bool:
+    """Return whether the login may not run a command, also one inside a script."""
+    text = str(error)
+    return isinstance(error, NoPermissionError) or any(each in text for each in _IN_SCRIPT)
 
 
 def refused(error: Exception) -> bool:

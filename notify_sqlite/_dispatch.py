@@ -27,6 +27,7 @@ from notify.dispatch.abc import (
     Submitted,
     check_move,
     check_submission,
+    checked,
     delivery_of,
     instant,
     millis,
@@ -44,6 +45,7 @@ from ._worker import Job
 T = TypeVar("T")
 
 
+@checked
 class SQLiteDispatchStore(SQLiteUserRecords):
     """Keeps notifications and deliveries in one file on a local disk. Workers in several processes share it. asyncio.
 

@@ -7,10 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from notify.errors import NotifyError
+
 from ._channel import Content
 
 _SHOWN = 10
 """How many notifications of a digest are listed by their titles; the rest is a number."""
+
+
+class TemplateLimitError(NotifyError):
+    """A template in the sandbox takes too long, or makes too long a text. The deliveries are parked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from notify import BackendError, NotifyError, UsageError
 from notify import Notifier as Notifier
-from notify import NotifyError, UsageError
 from notify.adapters import OutageLog
 
-from .abc import Claim, State
+from ._reasons import Reason
+from .abc import Claim, DispatchRecords, State
 
 logger = logging.getLogger("notify")
 
@@ -21,8 +22,9 @@ class DeliveryEvents:
     """Pushes an event for each state that a delivery ends in, or may stay in; once, however often that is reported.
 
     The payload has `id` (of the delivery), `notification`, `type`, `channel`, `state` in lower case, and `reason`.
-    Recipients without an account have no log. The event follows the state: a process that dies in between, or a log
-    that is away, loses the event and not the state.
+    Cancelling pushes them where the recipient is known; erasing a user, purging and releasing push none, as nothing is
+    left, or has ended. Recipients without an account have no log. The event follows the state: a process that dies in
+    between, or a log that is away, loses the event and not the state.
 
     Args:
         notifier: pushes them; None: there are none.
@@ -57,3 +59,18 @@ class DeliveryEvents:
             return False
         self._log.recovered()
         return True
+
+    async def tell_cancelled(self, records: DispatchRecords, notification: str, user: str) -> None:
+        """Push of one recipient what was cancelled of a notification."""
+        if self._notifier is None:
+            return
+        try:
+            record = await records.record(notification, user)
+        except BackendError as error:
+            self._log.failed(error)
+            return
+        for each in () if record is None else record[2]:
+            is_stopped = each.state in (State.CANCELLED, State.UNKNOWN) and each.reason == Reason.CANCELLED
+            if record is not None and is_stopped:
+                if not await self.tell(Claim(each, record[0], record[1], False), each.state, each.reason):
+                    return

@@ -34,7 +34,6 @@ from ._schedules import timed
 from ._submitting import VALUES_AGAIN, release_of
 from ._types import IN_APP, NotificationType
 from .abc import Claim, Delivery, Endpoint, Move, State
-from .templates import TemplateMissingError
 
 logger = logging.getLogger("notify")
 
@@ -305,7 +304,7 @@ class Looker:
         try:
             content = self._parts.templates.render(rendering)
         except Exception as error:
-            why = error if isinstance(error, TemplateMissingError) else place_of(error)
+            why = error if isinstance(error, NotifyError) else place_of(error)
             self._log.misconfigured(delivery.channel, f"no text can be made for {type.key}: {why}")
             return ended(claim, State.PARKED, Reason.MISCONFIGURED, error=f"{type.key}: {error!r:.300}")
         job = Job(

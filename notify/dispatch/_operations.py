@@ -22,7 +22,7 @@ from ._report import Report
 from ._reporting import OnReport, note
 from ._schedules import LocalTime, Schedule
 from ._scheduling import ScheduleRunner, ScheduleStatus
-from ._tickets import Ticket, id_of
+from ._tickets import Ticket, id_of, user_of
 from ._types import NotificationType
 from .abc import Delivery, State
 
@@ -78,9 +78,16 @@ class DispatchOperations:
             user: only for this recipient.
             channel: only over this channel.
 
+        With `events=` of the dispatcher, those that were stopped are pushed, if there is one recipient: that of the
+        ticket of `submit`, or `user`.
+
         Raises: as `submit`.    Cancellation: done or not; safe to repeat.
         """
-        return await self._parts.store.cancel(id_of(ticket), self._parts.clock(), user=user, channel=channel)
+        id, parts = id_of(ticket), self._parts
+        stopped = await parts.store.cancel(id, parts.clock(), user=user, channel=channel)
+        if stopped and (one := user or user_of(ticket)):
+            await parts.events.tell_cancelled(parts.records, id, one)
+        return stopped
 
     async def stuck(
         self, states: Iterable[str] | None = None, *, after: str = "", limit: int = 100

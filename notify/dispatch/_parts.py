@@ -94,7 +94,8 @@ class DispatchParts:
 
     def schedule(self, channel: str) -> RetrySchedule:
         """Return how a channel is retried."""
-        return self.retries.get(channel, PROMPT)
+        found = self.retries.get(channel) or getattr(self.channels.get(channel), "retries", None)
+        return found if isinstance(found, RetrySchedule) else PROMPT
 
     def horizon(self, type: NotificationType) -> float:
         """Return the most seconds for which a notification of a type is tried."""

@@ -10,8 +10,8 @@
 | EndpointGone | GONE | retired | |
 | Misconfigured | PARKED | | |
 
-After an attempt that may have arrived, what would be FAILED because attempts are spent, or EXPIRED, is UNKNOWN. What the
-provider refuses for good is FAILED or GONE all the same, so that another channel steps in.
+After an attempt that may have arrived, what would be FAILED because attempts are spent, or EXPIRED, is UNKNOWN. What
+the provider refuses for good is FAILED or GONE anyway, so that another channel steps in.
 
 A misconfigured channel never retires an endpoint: a wrong key of one's own looks like a refusal of each device.
 """

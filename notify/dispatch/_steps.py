@@ -16,6 +16,11 @@ from ._records import Delivery, DigestJoin, Move, RecipientRecord, State, Submis
 _NUL: Final = re.compile("\0")
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
+MAX_NAME: Final = 1024
+"""The most bytes of a name in UTF-8. Stores have names in indexes, two of them at most in one."""
+
+_LARGEST: Final = 2**31 - 1
+
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 MILLISECOND: Final = timedelta(milliseconds=1)
@@ -211,14 +216,17 @@ def merge_patch(document: bytes, patch: bytes) -> bytes:
 
 def check_move(move: Move) -> None:
     """Raise UsageError for a move that no worker can make."""
+    check_name("id of a move", move.id)
+    check_count("fence of a move", move.fence, -_LARGEST)
     if move.to not in _BY_CLAIM:
-        raise UsageError(f"a claimed delivery cannot be moved to {move.to.name}")
+        raise UsageError(f"a claimed delivery cannot be moved to {getattr(move.to, 'name', move.to)!s:.80}")
     if (move.to is State.JOINED) != (move.join is not None):
         raise UsageError(f"join= belongs to a move to JOINED, and only there: {move.to.name}")
     if move.lease is not None and move.to is not State.SENDING:
         raise UsageError(f"lease= belongs to a move to SENDING, and only there: {move.to.name}")
-    if move.due_at is not None:
-        _check_instants(move.due_at)
+    if move.lease is not None:
+        check_seconds("lease of a move", move.lease)
+    _check_moments("due_at of a move", move.due_at)
     if move.join is not None:
         check_join(move.join)
     for child in move.children:
@@ -229,7 +237,8 @@ def check_move(move: Move) -> None:
 
 def check_submission(submission: Submission) -> None:
     """Raise UsageError for rows of another notification or of a stranger, for lost deliveries and naive instants."""
-    name, users = submission.notification.id, {record.user for record in submission.recipients}
+    notification = submission.notification
+    name, users = notification.id, {record.user for record in submission.recipients}
     rows: list[RecipientRecord | Delivery | DigestJoin] = [*submission.recipients, *submission.deliveries]
     for row in (*rows, *submission.joins):
         if row.notification != name or row.user not in users:
@@ -237,11 +246,16 @@ def check_submission(submission: Submission) -> None:
                 f"a {type(row).__name__} of a submission is of notification {row.notification!r} to {row.user!r:.80}: "
                 f"all rows of a submission belong to its notification, {name!r}, and to its recipients"
             )
-    check_texts("the submission", submission.tenant, submission.key, submission.cursor, name)
-    check_texts("the notification", submission.notification.type, submission.notification.digest)
+    for what, text in (("tenant", submission.tenant), ("key", submission.key), ("notification", name)):
+        if text is not None:
+            check_name(f"{what} of the submission", text)
+    for text in (submission.cursor, submission.fingerprint, notification.type, notification.digest):
+        if text is not None:
+            check_text("the submission", text)
     for record in submission.recipients:
-        check_texts("a recipient", record.user)
-    _check_instants(submission.notification.created_at, submission.notification.expires_at, submission.keep_until)
+        check_name("a recipient", record.user)
+    _check_moments("created_at of the notification", notification.created_at)
+    _check_moments("a time of the submission", notification.expires_at, submission.keep_until)
     for join in submission.joins:
         check_join(join)
     channels = {(delivery.user, delivery.channel) for delivery in submission.deliveries}
@@ -255,16 +269,55 @@ def check_submission(submission: Submission) -> None:
 
 def check_new(delivery: Delivery) -> None:
     """Raise UsageError for a new delivery that no worker would ever take, for naive instants and bad texts."""
-    check_texts("a delivery", delivery.id, delivery.channel, delivery.endpoint, delivery.after, delivery.reason)
-    _check_instants(delivery.due_at, delivery.expires_at)
+    for text in (delivery.id, delivery.channel, delivery.endpoint, delivery.after):
+        check_name("a delivery", text)
+    check_texts("a delivery", delivery.reason, delivery.provider_id)
+    check_count("priority of a delivery", delivery.priority, -_LARGEST)
+    check_seconds("delay of a delivery", delivery.delay)
+    _check_moments("a time of a delivery", delivery.due_at, delivery.expires_at)
     if delivery.state is State.WAITING and delivery.due_at is None and not delivery.after:
         raise UsageError(f"a waiting delivery needs due_at= or after=, that of channel {delivery.channel!r} has none")
 
 
 def check_join(join: DigestJoin) -> None:
     """Raise UsageError for naive instants and bad texts."""
-    check_texts("a join", join.key, join.type, *join.channels)
-    _check_instants(join.closes_at, join.due_at)
+    check_name("key of a join", join.key)
+    check_texts("a join", join.type, *join.channels)
+    for moment in (join.closes_at, join.due_at):
+        check_moment("a time of a join", moment)
+
+
+def check_name(what: str, value: object) -> None:
+    """Raise UsageError for what is not a name: text that every store can keep, and of a length that an index takes."""
+    check_text(what, value)
+    if len(str(value).encode()) > MAX_NAME:
+        raise UsageError(f"{what} must have at most {MAX_NAME} bytes, got {value!r:.80}")
+
+
+def check_text(what: str, value: object) -> None:
+    """Raise UsageError for what is not text that every store can keep."""
+    if not isinstance(value, str):
+        raise UsageError(f"{what} must be a str, got {value!r:.80}")
+    check_texts(what, value)
+
+
+def check_count(what: str, value: object, least: int = 0) -> None:
+    """Raise UsageError for what is not a number that every store can keep."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
+        raise UsageError(f"{what} must be a number from {least} to {_LARGEST}, got {value!r:.80}")
+
+
+def check_seconds(what: str, value: object) -> None:
+    """Raise UsageError for what is not a duration in seconds."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+        raise UsageError(f"{what} must be seconds from 0 to {_LARGEST}, got {value!r:.80}")
+
+
+def check_moment(what: str, value: object) -> None:
+    """Raise UsageError for what is not an aware datetime."""
+    if not isinstance(value, datetime):
+        raise UsageError(f"{what} must be an aware datetime, got {value!r:.80}")
+    millis(value)
 
 
 def check_texts(what: str, *texts: str | None) -> None:
@@ -279,9 +332,10 @@ def check_texts(what: str, *texts: str | None) -> None:
             raise UsageError(f"{what} must not hold NUL characters or lone surrogates, got {text!r:.80}")
 
 
-def _check_instants(*moments: datetime | None) -> None:
+def _check_moments(what: str, *moments: datetime | None) -> None:
     for moment in moments:
-        exact_or_none(moment)
+        if moment is not None:
+            check_moment(what, moment)
 
 
 def _digest(*parts: str) -> str:

@@ -48,6 +48,11 @@ class Ticket:
         return () if found is None else found.report()
 
 
+def user_of(ticket: object) -> str:
+    """Return the only recipient of a ticket; empty: it has many, or only its id is known."""
+    return ticket._user if isinstance(ticket, Ticket) else ""
+
+
 def id_of(ticket: object) -> str:
     """Return the id of a ticket, or of what is its id already."""
     if isinstance(ticket, Ticket):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from gettext import GNUTranslations, NullTranslations, find, translation
 from pathlib import Path
@@ -25,6 +25,7 @@ from notify import NotifyError, UsageError
 
 from ._channel import Content
 from ._content import Rendering
+from ._content import TemplateLimitError as TemplateLimitError
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -55,7 +56,9 @@ class JinjaTemplates:
         directory: the directory.
         domain: the domain of gettext catalogues, for `{% trans %}` and `_()` in the files; None: there are none.
         localedir: the directory of the catalogues, as for `gettext.translation`.
-        is_sandboxed: use Jinja's sandbox, for files that customers edit.
+        is_sandboxed: use Jinja's sandbox, for files that customers edit. A message whose templates take more than
+            100,000 turns of loops and calls, or make more than a million characters, is a `TemplateLimitError`, and its
+            deliveries are parked. What a single operation takes is not bounded, such as `"x" * n` or a wide `format`.
         filters: further filters, by name.
 
     Raises:
@@ -74,6 +77,7 @@ class JinjaTemplates:
         self._directory = Path(directory)
         if not self._directory.is_dir():
             raise UsageError(f"JinjaTemplates expects a directory of templates; {str(directory)!r} is not one")
+        self._is_sandboxed = is_sandboxed
         self._domain = domain
         self._localedir = localedir
         self._make = partial(_environment, self._directory, is_sandboxed, {**_babel_filters(), **(filters or {})})
@@ -103,10 +107,22 @@ class JinjaTemplates:
             "tz": rendering.tz,
             "unsubscribe_url": rendering.unsubscribe_url,
         }
-        texts: dict[str, Any] = _blocks(environment.get_template(name), values)
         page = self._find(rendering, "html", is_digest)
-        html = environment.get_template(page).render(values) if page is not None else ""
+        with self._limits() as write:
+            texts: dict[str, Any] = _blocks(environment.get_template(name), values, write)
+            html = "" if page is None else "".join(map(write, environment.get_template(page).generate(values)))
         return Content(html=html, **texts)
+
+    @contextmanager
+    def _limits(self) -> Iterator[Callable[[str], str]]:
+        """Yield what each piece of text is passed through."""
+        if not self._is_sandboxed:
+            yield str
+            return
+        from ._template_limits import budget
+
+        with budget() as left:
+            yield left.write
 
     def _find(self, rendering: Rendering, kind: str, is_digest: bool) -> str | None:
         """Return the name of the first file that exists for this type, channel and locale."""
@@ -155,19 +171,21 @@ def _fallbacks(locale: str) -> Iterator[str]:
             yield "-".join(parts[:count])
 
 
-def _blocks(template: Template, values: Mapping[str, Any]) -> dict[str, Any]:
+def _blocks(template: Template, values: Mapping[str, Any], write: Callable[[str], str]) -> dict[str, Any]:
     """Render the blocks that `Content` has, each without the space around it."""
     context = template.new_context(dict(values))
-    return {name: "".join(template.blocks[name](context)).strip() for name in _TEXTS if name in template.blocks}
+    names = [name for name in _TEXTS if name in template.blocks]
+    return {name: "".join(map(write, template.blocks[name](context))).strip() for name in names}
 
 
 def _environment(directory: Path, is_sandboxed: bool, filters: Mapping[str, Callable[..., Any]]) -> Environment:
     try:
         import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
         raise UsageError("JinjaTemplates needs Jinja: pip install 'notify-streams[templates]'") from error
-    kind = ImmutableSandboxedEnvironment if is_sandboxed else jinja2.Environment
+    kind: type[Environment] = jinja2.Environment
+    if is_sandboxed:
+        from ._template_limits import LimitedSandbox as kind
     environment: Environment = kind(
         loader=jinja2.FileSystemLoader(directory),
         autoescape=lambda name: name is not None and name.endswith(".html"),

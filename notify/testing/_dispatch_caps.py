@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from notify import ClosedError, UsageError
 from notify.dispatch.abc import CapStore, CapWindow, GateStore
 
 from ._dispatch_base import START, at
+from ._dispatch_strange import STRANGE_NAMES, STRANGE_NUMBERS, STRANGE_TIMES, refused
 from ._suite import Suite
 from ._waits import together
 
@@ -125,6 +127,24 @@ class CapStoreSuite(Suite[CapStore]):
         await together(*(partial(ask, number) for number in range(50)))
         assert sorted(answers) == [-1] * 25 + [0] * 25
 
+    async def test_arguments_for_caps_that_no_store_takes(self, store: CapStore) -> None:
+        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        windows = _windows(1)
+        word: Any = "windows"
+        for bad in STRANGE_NAMES:
+            await refused(partial(store.admit, bad, "alice", windows, at(0)), "notification")
+            await refused(partial(store.admit, "n", bad, windows, at(0)), "user")
+            await refused(partial(store.admit, "n", "alice", [replace(windows[0], bucket=bad)], at(0)), "bucket")
+            await refused(partial(store.refund, bad, "alice", windows), "notification")
+        for moment in STRANGE_TIMES:
+            await refused(partial(store.admit, "n", "alice", windows, moment), "aware")
+            await refused(partial(store.admit, "n", "alice", [replace(windows[0], expires_at=moment)], at(0)), "aware")
+        for number in STRANGE_NUMBERS:
+            await refused(partial(store.admit, "n", "alice", [replace(windows[0], limit=number)], at(0)), "limit")
+        await refused(partial(store.admit, "n", "alice", windows, at(0), mode=word), "mode")
+        await refused(partial(store.admit, "n", "alice", word, at(0)), "windows")
+        assert await self.ask(store, "n", windows=windows) == [-1]
+
     async def test_a_closed_store_counts_nothing(self, store: CapStore) -> None:
         """After `aclose`, every method raises ClosedError."""
         await self.close(store)
@@ -163,6 +183,15 @@ class GateStoreSuite(Suite[GateStore]):
         """Of concurrent calls for one gate, the latest time counts."""
         await together(*(partial(store.close_gate, "g", at(60 + number * 7 % 40)) for number in range(40)))
         assert await store.gates(START) == {"g": at(99)}
+
+    async def test_arguments_for_gates_that_no_store_takes(self, store: GateStore) -> None:
+        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        for bad in STRANGE_NAMES:
+            await refused(partial(store.close_gate, bad, at(1)), "gate")
+        for moment in STRANGE_TIMES:
+            await refused(partial(store.close_gate, "email", moment), "aware")
+            await refused(partial(store.gates, moment), "aware")
+        assert await store.gates(at(0)) == {}
 
     async def test_a_closed_store_has_no_gates(self, store: GateStore) -> None:
         """After `aclose`, every method raises ClosedError."""

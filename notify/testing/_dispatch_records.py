@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import anyio.lowlevel
 import pytest
 
 from notify import ClosedError, UsageError
-from notify.dispatch.abc import STOPPABLE, State
+from notify.dispatch.abc import STOPPABLE, Move, State
 
 from ._dispatch_base import (
     START,
@@ -23,6 +24,7 @@ from ._dispatch_base import (
     submission,
     to,
 )
+from ._dispatch_strange import STRANGE_NAMES, STRANGE_NUMBERS, STRANGE_TEXTS, STRANGE_TIMES, refused
 
 
 class DispatchRecordTests(DispatchTests[DeliveryStoreT]):
@@ -43,6 +45,54 @@ class DispatchRecordTests(DispatchTests[DeliveryStoreT]):
             assert await store.cancel(state.name, at(6)) == 0
             await self.finish(store)
         assert await store.cancel("unknown", at(5)) == 0
+
+    async def test_arguments_that_no_store_takes(self, store: DeliveryStore) -> None:
+        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        (row,) = await self.bring_all(store, State.ACCEPTED, "n", ["alice"])
+        before = await self.look(store, row.id)
+        for bad in STRANGE_NAMES:
+            await refused(partial(store.resolve, bad, State.DELIVERED, at(1)), "id")
+            await refused(partial(store.cancel, bad, at(1)), "notification")
+            await refused(partial(store.cancel, "n", at(1), user=bad), "user")
+            await refused(partial(store.cancel, "n", at(1), channel=bad), "channel")
+            await refused(partial(store.claim, at(1), lease=1.0, channels=["email", bad]), "channels")
+            await refused(partial(store.record, bad, "alice"), "notification")
+            await refused(partial(store.record, "n", bad), "user")
+            await refused(partial(store.delivery, bad), "id")
+            await refused(partial(store.stuck, [State.ACCEPTED], after=bad), "after")
+            await refused(partial(store.hurry, at(1), user=bad), "user")
+            await refused(partial(store.hurry, at(1), channel=bad), "channel")
+            await refused(partial(store.track, bad, "opened", at(1)), "id")
+            await refused(partial(store.digest_items, bad), "digest")
+            await refused(partial(store.advance, [Move(bad, 1, State.WAITING)], at(1)), "id")
+        for text in STRANGE_TEXTS:
+            await refused(partial(store.resolve, row.id, State.DELIVERED, at(1), reason=text), "reason")
+            await refused(partial(store.resolve, row.id, State.DELIVERED, at(1), provider_id=text), "provider_id")
+            await refused(partial(store.cancel, "n", at(1), reason=text), "reason")
+        for moment in STRANGE_TIMES:
+            await refused(partial(store.resolve, row.id, State.DELIVERED, moment), "aware")
+            await refused(partial(store.cancel, "n", moment), "aware")
+            await refused(partial(store.claim, moment, lease=1.0), "aware")
+            await refused(partial(store.advance, [Move(row.id, 1, State.DELIVERED)], moment), "aware")
+            await refused(partial(store.hurry, moment, user="alice"), "aware")
+            await refused(partial(store.purge, moment), "aware")
+            await refused(partial(store.track, row.id, "opened", moment), "aware")
+            await refused(partial(store.close_digests, moment), "aware")
+        for number in STRANGE_NUMBERS:
+            await refused(partial(store.claim, at(1), lease=1.0, limit=number), "limit")
+            await refused(partial(store.stuck, [State.ACCEPTED], limit=number), "limit")
+            await refused(partial(store.purge, at(1), limit=number), "limit")
+            await refused(partial(store.close_digests, at(1), limit=number), "limit")
+            await refused(partial(store.digest_items, "n", after=number), "after")
+        strange: Any = (-1.0, float("nan"), float("inf"), "1", None)
+        for seconds in strange:
+            await refused(partial(store.claim, at(1), lease=seconds), "lease")
+        word: Any = "accepted"
+        await refused(partial(store.resolve, row.id, word, at(1)), "to")
+        await refused(partial(store.stuck, [word]), "states")
+        await refused(partial(store.track, row.id, word, at(1)), "act")
+        await refused(partial(store.claim, at(1), lease=1.0, channels="email"), "channels")
+        assert await self.look(store, row.id) == before
 
     async def test_cancelling_takes_it_from_the_worker(self, store: DeliveryStore) -> None:
         """Who has claimed what is cancelled then cannot begin; who has begun can finish."""

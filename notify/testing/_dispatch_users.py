@@ -15,6 +15,7 @@ from notify import ClosedError, UsageError
 from notify.dispatch.abc import Endpoint, EndpointStore, PreferenceStore, endpoint_id
 
 from ._dispatch_base import START, at
+from ._dispatch_strange import STRANGE_NAMES, STRANGE_NUMBERS, STRANGE_TEXTS, STRANGE_TIMES, refused
 from ._suite import Suite
 from ._waits import together
 
@@ -101,6 +102,23 @@ class PreferenceStoreSuite(Suite[PreferenceStore]):
         kept = json.loads((await store.preferences(["alice"]))["alice"])
         assert len(kept) == 51
         assert len(await store.consents("alice")) == 50
+
+    async def test_arguments_for_preferences_that_no_store_takes(self, store: PreferenceStore) -> None:
+        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        for bad in STRANGE_NAMES:
+            await refused(partial(store.patch, bad, b"{}", by="", source="", now=at(0)), "user")
+            await refused(partial(store.preferences, ["alice", bad]), "users")
+            await refused(partial(store.consents, bad), "user")
+        for text in STRANGE_TEXTS:
+            await refused(partial(store.patch, "alice", b"{}", by=text, source="", now=at(0)), "by")
+            await refused(partial(store.patch, "alice", b"{}", by="", source=text, now=at(0)), "source")
+        for moment in STRANGE_TIMES:
+            await refused(partial(store.patch, "alice", b"{}", by="", source="", now=moment), "aware")
+        word: Any = "{}"
+        await refused(partial(store.patch, "alice", word, by="", source="", now=at(0)), "bytes")
+        await refused(partial(store.preferences, "alice"), "users")
+        assert await store.preferences(["alice"]) == {}
+        assert await store.consents("alice") == []
 
     async def test_a_closed_store_has_no_preferences(self, store: PreferenceStore) -> None:
         """After `aclose`, every method raises ClosedError."""
@@ -220,6 +238,33 @@ class EndpointStoreSuite(Suite[EndpointStore]):
 
         await together(*[act] * 6)
         assert sorted(generations) == [*range(1, 31)]
+
+    async def test_arguments_for_endpoints_that_no_store_takes(self, store: EndpointStore) -> None:
+        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        good, number_of, word = Endpoint("alice", "push", "a"), {"a": 1}, "a"
+        strange: Any = (number_of, word)
+        for bad in STRANGE_NAMES:
+            for name in ("user", "channel", "kind", "session"):
+                await refused(partial(store.register, replace(good, **{name: bad}), at(0)), name)
+            await refused(partial(store.endpoints, ["alice", bad]), "users")
+            await refused(partial(store.endpoint, bad), "id")
+            await refused(partial(store.retire, bad, 0, "gone", at(0)), "id")
+            await refused(partial(store.observe, bad, 0, at(0), ok=True), "id")
+        for text in STRANGE_TEXTS:
+            await refused(partial(store.register, replace(good, address=text), at(0)), "address")
+            await refused(partial(store.retire, "id", 0, text, at(0)), "reason")
+        for moment in STRANGE_TIMES:
+            await refused(partial(store.register, good, moment), "aware")
+            await refused(partial(store.retire, "id", 0, "gone", moment), "aware")
+            await refused(partial(store.observe, "id", 0, moment, ok=True), "aware")
+        for number in STRANGE_NUMBERS:
+            await refused(partial(store.retire, "id", number, "gone", at(0)), "generation")
+            await refused(partial(store.observe, "id", number, at(0), ok=True), "generation")
+        for each in strange:
+            await refused(partial(store.register, each, at(0)), "endpoint")
+            await refused(partial(store.register, replace(good, meta=each), at(0)), "meta")
+            await refused(partial(store.observe, "id", 0, at(0), ok=each), "ok")
+        assert await store.endpoints(["alice"], retired=True) == {}
 
     async def test_a_closed_store_has_no_endpoints(self, store: EndpointStore) -> None:
         """After `aclose`, every method raises ClosedError."""

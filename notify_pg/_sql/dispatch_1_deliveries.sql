@@ -179,6 +179,9 @@ BEGIN
 END
 $submit$;
 
+-- Rows are locked in one order, so that no two calls wait for each other: first, by their ids, those that a worker may have
+-- or have had, then, by their ids, those that wait for another channel, which a worker makes due when it ends that.
+
 -- Makes moves, each of another delivery, as far as they are legal; returns the ids of those that were made.
 CREATE OR REPLACE FUNCTION {advance_deliveries}(
     p_ids text[],
@@ -308,7 +311,7 @@ BEGIN
     PERFORM FROM {deliveries} d
         WHERE d.notification_id = p_notification AND coalesce(d.user_id = p_user, true)
             AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
-        ORDER BY d.id FOR UPDATE;
+        ORDER BY (d.state = 0 AND d.fence = 0 AND d.after_channel <> ''), d.id FOR UPDATE;
     WITH done AS (
         UPDATE {deliveries} d SET state = CASE d.reason WHEN 'ambiguous' THEN 25 ELSE 22 END, reason = p_reason,
                 updated_at = p_now
@@ -332,7 +335,7 @@ DECLARE
     v_users text[];
 BEGIN
     SELECT array_agg(x.id) INTO v_deliveries
-        FROM (SELECT d.id FROM {deliveries} d WHERE d.notification_id = p_id LIMIT p_limit) x;
+        FROM (SELECT d.id FROM {deliveries} d WHERE d.notification_id = p_id ORDER BY d.id LIMIT p_limit FOR UPDATE) x;
     DELETE FROM {attempts} WHERE delivery_id = ANY (v_deliveries);
     DELETE FROM {deliveries} WHERE id = ANY (v_deliveries);
     SELECT array_agg(x.user_id) INTO v_users

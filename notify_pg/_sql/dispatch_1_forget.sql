@@ -9,7 +9,8 @@ DECLARE
     v_count integer;
 BEGIN
     SELECT coalesce(array_agg(r.notification_id), '{}') INTO v_ids FROM {recipients} r WHERE r.user_id = p_user;
-    PERFORM FROM {deliveries} d WHERE d.notification_id = ANY (v_ids) AND d.user_id = p_user ORDER BY d.id FOR UPDATE;
+    PERFORM FROM {deliveries} d WHERE d.notification_id = ANY (v_ids) AND d.user_id = p_user
+        ORDER BY (d.state = 0 AND d.fence = 0 AND d.after_channel <> ''), d.id FOR UPDATE;
     DELETE FROM {digest_items} i USING {digests} g WHERE i.digest_id = g.id AND g.user_id = p_user;
     DELETE FROM {digests} g WHERE g.user_id = p_user;
     DELETE FROM {attempts} a USING {deliveries} d

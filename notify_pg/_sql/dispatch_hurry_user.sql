@@ -1,7 +1,10 @@
-WITH hurried AS (
-    UPDATE {deliveries} SET due_at = $1
+WITH waiting AS MATERIALIZED (  -- locked in the order in which others lock them
+    SELECT id FROM {deliveries}
     WHERE phase = 0 AND due_at > $1 AND (after_channel = '' OR fence > 0)
         AND user_id = $2 AND coalesce(channel = $3, attempts = 0)
+    ORDER BY id FOR UPDATE
+), hurried AS (
+    UPDATE {deliveries} d SET due_at = $1 FROM waiting w WHERE d.id = w.id
     RETURNING 1
 ), unparked AS (
     UPDATE {deliveries} SET state = 0, due_at = $1, updated_at = $1

@@ -16,7 +16,8 @@ if kept == '-1' or (kept and mode == 'check') then return tonumber(kept) end
 local verdict, last = -1, 0
 for i = #KEYS, 2, -1 do
   redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
-  if mode == 'check' and redis.call('ZCARD', KEYS[i]) >= tonumber(ARGV[2 * i + 1]) then verdict = i - 2 end
+  local is_full = mode == 'check' and redis.call('ZCARD', KEYS[i]) >= tonumber(ARGV[2 * i + 1])
+  if is_full and not redis.call('ZSCORE', KEYS[i], id) then verdict = i - 2 end
   last = math.max(last, tonumber(ARGV[2 * i + 2]))
 end
 local function keep(key, ends)
@@ -24,8 +25,6 @@ local function keep(key, ends)
   redis.call('PEXPIREAT', key, at)
   redis.call('ZADD', index, at, key)
 end
-redis.call('SET', KEYS[1], verdict)
-keep(KEYS[1], last)
 for i = 2, #KEYS do
   if verdict == -1 then
     redis.call('ZADD', KEYS[i], ARGV[2 * i + 2], id)
@@ -33,6 +32,8 @@ for i = 2, #KEYS do
     keep(KEYS[i], tonumber(newest))
   end
 end
+redis.call('SET', KEYS[1], verdict)  -- last: a login that may not count must not keep that this was admitted
+keep(KEYS[1], last)
 redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
 local newest = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')[2]
 redis.call('PEXPIREAT', index, string.format('%.0f', tonumber(newest)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from inspect import unwrap
 from typing import Any, NamedTuple
 
 import anyio.lowlevel
@@ -385,6 +386,21 @@ class CallsItCancelled(Kept):
             if row.delivery.notification == notification and row.delivery.state in STOPPABLE:
                 self._update(id, reason="")
         return await super().cancel(notification, now, **more)
+
+
+@caught_by(
+    "arguments_that_no_store_takes",
+    "arguments_for_preferences_that_no_store_takes",
+    "arguments_for_endpoints_that_no_store_takes",
+    "arguments_for_caps_that_no_store_takes",
+    "arguments_for_gates_that_no_store_takes",
+)
+class TakesAnything(Kept):
+    resolve = unwrap(MemoryDispatchStore.resolve)
+    patch = unwrap(MemoryDispatchStore.patch)
+    register = unwrap(MemoryDispatchStore.register)
+    admit = unwrap(MemoryDispatchStore.admit)
+    close_gate = unwrap(MemoryDispatchStore.close_gate)
 
 
 @caught_by("reports_at_the_same_time")

@@ -30,6 +30,7 @@ from notify.dispatch import (
     Reason,
     Recipient,
     Rejected,
+    RetrySchedule,
     Send,
     Skip,
     State,
@@ -37,7 +38,9 @@ from notify.dispatch import (
     Ticket,
     Transient,
 )
+from notify.dispatch._retry import PATIENT, PROMPT
 from notify.dispatch.abc import Move, Submission, Submitted
+from notify.dispatch.channels import Breaker, EmailChannel, Rate, RateLimited
 from notify.testing.dispatch import VirtualClock
 from notify_memory import MemoryDispatchStore
 from notify_sqlite import SQLiteDispatchStore
@@ -722,6 +725,29 @@ async def test_run_sends_what_is_submitted(make: Callable[..., World]) -> None:
             while not world.email.jobs:  # noqa: ASYNC110  the channel has no event
                 await anyio.sleep(0.01)
     assert len(world.email.jobs) == 1
+
+
+def test_retries_of_a_channel_follow_from_what_it_is() -> None:
+    """An e-mail channel is patient under any name and inside wrappers; what the application says comes first."""
+
+    async def recipients(ids: Sequence[str]) -> Iterable[Recipient]:
+        return [Recipient(each) for each in ids]
+
+    mail = EmailChannel("mail.example.com", sender="no-reply@example.com")
+    wrapped = Breaker(RateLimited(EmailChannel("mail.example.com", sender="no-reply@example.com"), Rate(10)))
+    channels: Mapping[str, Channel] = {
+        "letter": mail,
+        "news": wrapped,
+        "own": mail,
+        "email": Recorder(),
+        "sms": Recorder(),
+    }
+    own = RetrySchedule(attempts=2)
+    dispatcher = Dispatcher(
+        None, MemoryDispatchStore(), [note(*channels)], channels, recipients=recipients, retries={"own": own}
+    )
+    schedules = [dispatcher._parts.schedule(name) for name in channels]
+    assert schedules == [PATIENT, PATIENT, own, PATIENT, PROMPT]
 
 
 def test_parts_are_checked() -> None:

@@ -8,6 +8,7 @@ from itertools import count
 
 import pytest
 
+from notify import PushRejectedError
 from notify.dispatch.abc import CapWindow
 from notify.testing.dispatch import CapStoreSuite, GateStoreSuite, UserForgetSuite
 from notify_redis import RedisCaps
@@ -86,3 +87,35 @@ async def test_what_is_counted_expires(server: Server) -> None:
         keys = client.keys(f"{prefix}:*")
         ends = sorted((client.pexpiretime(key) / 1000 - now.timestamp() - 3600) / 86_400 for key in keys)
     assert ends == pytest.approx([1, 1, 7, 7, 7, 7], abs=0.001)  # a count, the gate; a count, two verdicts, the index
+
+
+RIGHTS = (
+    *("+evalsha", "+script|load", "+time", "+ping", "+info", "+config|get", "+get", "+set", "+del", "+pexpireat"),
+    *("+zadd", "+zcard", "+zrem", "+zrange", "+zrevrange", "+zrangebyscore", "+zremrangebyscore", "+zscore", "+unlink"),
+)
+"""What docs/backends/redis.md lists."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("lacking", ["+evalsha", "+script|load", "+zadd", "+pexpireat", "+get", "keys", ""])
+async def test_login_that_lacks_a_right(server: Server, lacking: str) -> None:
+    """The error says that nothing was counted, and what the login needs; with the right, the cap counts from there."""
+    prefix, now = next(_PREFIXES), datetime.now(UTC)
+    windows = [CapWindow("alice/day", 1, now + timedelta(days=1))]
+    with server.client() as client:
+        client.script_flush()
+        keys = () if lacking == "keys" else (f"~{prefix}:*",)
+        rights = [each for each in RIGHTS if each != lacking]
+        client.execute_command("ACL", "SETUSER", prefix, "on", ">pass", *keys, *rights)
+        try:
+            async with RedisCaps(f"redis://{prefix}:pass@127.0.0.1:{server.port}", prefix=prefix) as store:
+                if lacking:
+                    for _ in range(2):
+                        with pytest.raises(PushRejectedError, match="the login"):
+                            await store.admit("a", "alice", windows, now)
+                    client.execute_command("ACL", "SETUSER", prefix, f"~{prefix}:*", *RIGHTS)
+                await store.refund("a", "alice", windows)
+                assert [await store.admit(name, "alice", windows, now) for name in "ab"] == [-1, 0]
+        finally:
+            client.execute_command("ACL", "DELUSER", prefix)

@@ -13,7 +13,7 @@ from babel.messages.mofile import write_mo
 
 from notify import UsageError
 from notify.dispatch._content import DataTemplates, Rendering
-from notify.dispatch.templates import JinjaTemplates, TemplateMissingError
+from notify.dispatch.templates import JinjaTemplates, TemplateLimitError, TemplateMissingError
 
 COMMENT = "comment.created"
 
@@ -96,6 +96,55 @@ def test_sandbox_refuses_what_customers_must_not_do(files: Path) -> None:
     (files / COMMENT / "sms.txt").write_text("{% block title %}{{ ''.__class__.__mro__ }}{% endblock %}")
     with pytest.raises(jinja2.exceptions.SecurityError):
         JinjaTemplates(files, is_sandboxed=True).render(rendering("sms"))
+
+
+ENDLESS = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for a in xs %}{% for b in xs %}{% for c in xs %}{% endfor %}{% endfor %}{% endfor %}",
+    "{% for a in xs recursive %}{% if loop.depth < 20 %}{{ loop(xs) }}{{ loop(xs) }}{% endif %}{% endfor %}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+)
+
+
+@pytest.mark.parametrize("text", ENDLESS)
+@pytest.mark.parametrize("kind", ["txt", "html"])
+def test_sandbox_ends_what_would_not_end(files: Path, text: str, kind: str) -> None:
+    """Loops in loops, also without any text, recursion of loops and of macros."""
+    (files / COMMENT / "sms.txt").write_text("{% block title %}x{% endblock %}")
+    (files / COMMENT / f"sms.{kind}").write_text(f"{{% block title %}}{text}{{% endblock %}}")
+    with pytest.raises(TemplateLimitError, match="100000 turns of loops and calls"):
+        JinjaTemplates(files, is_sandboxed=True).render(rendering("sms", xs=[*range(1000)]))
+
+
+@pytest.mark.parametrize("kind", ["txt", "html"])
+def test_sandbox_bounds_the_text(files: Path, kind: str) -> None:
+    """A template cannot make a text that fills the memory, in pieces; what it may make is made."""
+    (files / COMMENT / "sms.txt").write_text("{% block title %}x{% endblock %}")
+    (files / COMMENT / f"sms.{kind}").write_text(
+        "{% block title %}{% for a in range(n) %}{{ s }}{% endfor %}{% endblock %}"
+    )
+    templates = JinjaTemplates(files, is_sandboxed=True)
+    content = templates.render(rendering("sms", n=900, s="y" * 1000))
+    assert len(content.title + content.html) >= 900_000
+    with pytest.raises(TemplateLimitError, match="1000000 characters"):
+        templates.render(rendering("sms", n=1100, s="y" * 1000))
+
+
+def test_loops_of_the_sandbox_are_those_of_jinja(files: Path) -> None:
+    """Counting changes nothing of what a loop knows of itself; and each message has a budget of its own."""
+    text = (
+        "{% for a in xs if a != 2 %}{{ loop.index }}/{{ loop.length }}{{ '' if loop.last else ',' }}"
+        "{% else %}none{% endfor %} {% for k, v in m.items() %}{{ k }}{{ v }}{% endfor %}"
+        "{% for a in [] %}{% else %}none{% endfor %} {% for a in xs recursive %}{{ a }}{% endfor %}"
+    )
+    (files / COMMENT / "sms.txt").write_text(f"{{% block title %}}{text}{{% endblock %}}")
+    values = {"xs": [1, 2, 3], "m": {"k": 7}}
+    plain = JinjaTemplates(files).render(rendering("sms", **values)).title
+    assert plain == "1/2,2/2 k7none 123"
+    assert JinjaTemplates(files, is_sandboxed=True).render(rendering("sms", **values)).title == plain
+    (files / COMMENT / "sms.txt").write_text("{% block title %}{% for a in range(60000) %}{% endfor %}x{% endblock %}")
+    templates = JinjaTemplates(files, is_sandboxed=True)
+    assert [templates.render(rendering("sms")).title for _ in range(3)] == ["x"] * 3
 
 
 def test_values_are_written_as_in_the_recipients_country(files: Path) -> None:

@@ -644,6 +644,32 @@ async def test_states_are_events_if_asked(make: Callable[..., World], caplog: py
     assert "states of deliveries are not pushed" in caplog.text
 
 
+async def test_cancelling_is_an_event(make: Callable[..., World]) -> None:
+    """What was stopped is one event for each delivery, also of what may have arrived; where the recipient is known."""
+    store = MemoryStreamStore()
+    async with Notifier(store) as notifier:
+        world = make(note("email", "web_push"), events=notifier)
+        await world.device("a")
+        world.push.answers = [Ambiguous()]
+        ticket = await world.dispatcher.submit("note", "alice", {"title": "x"})
+        await world.dispatcher.tick()  # the e-mail is sent, and the device's delivery begins to be
+        await world.dispatcher.tick()
+        second, third, fourth = [await world.dispatcher.submit("note", "alice") for _ in range(3)]
+        before = (await store.read("alice", "0", 10)).position
+        assert [await world.dispatcher.cancel(each) for each in (ticket, ticket, second)] == [1, 0, 2]
+        assert await world.dispatcher.cancel(third.id, user="alice", channel="email") == 1
+        assert await world.dispatcher.cancel(fourth.id) == 2
+        events = (await store.read("alice", before, 10)).events
+        found = [(each.payload["notification"], each.payload["channel"], each.payload["state"]) for each in events]
+        assert found == [
+            (ticket.id, "web_push", "unknown"),
+            (second.id, "email", "cancelled"),
+            (second.id, "web_push", "cancelled"),
+            (third.id, "email", "cancelled"),
+        ]
+        assert {each.payload["reason"] for each in events} == {"cancelled"}
+
+
 async def test_a_log_that_hangs_does_not_hold_up_what_is_sent(make: Callable[..., World]) -> None:
     """While the event of what is skipped cannot be pushed, others are sent."""
     go_on = anyio.Event()

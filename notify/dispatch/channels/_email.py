@@ -11,6 +11,7 @@ from notify import UsageError
 from .._channel import Job
 from .._checks import check_count, check_seconds
 from .._outcomes import Misconfigured, Outcome, Rejected
+from .._retry import PATIENT
 from ._email_message import POLICY, AddressMalformedError, build, mailbox, message_id, sender_of
 from ._requests import missing
 from ._smtp import Encryption, Envelope, Server
@@ -45,6 +46,7 @@ class EmailChannel:
 
     has_endpoints: ClassVar = True
     deduplicates: ClassVar = True
+    retries: ClassVar = PATIENT
 
     def __init__(
         self,

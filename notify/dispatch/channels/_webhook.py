@@ -12,6 +12,7 @@ from notify.webhook import WebhookEndpoint, sign
 
 from .._channel import Job
 from .._outcomes import Accepted, EndpointGone, Misconfigured, Outcome, Rejected, Throttled, Transient
+from .._retry import PATIENT
 from ..abc import Endpoint
 from ._requests import HttpChannel, encoded, gate_of, origin, unanswered
 
@@ -50,6 +51,7 @@ class WebhookChannel(HttpChannel):
 
     has_endpoints: ClassVar = True
     deduplicates: ClassVar = True
+    retries: ClassVar = PATIENT
 
     def __init__(
         self,

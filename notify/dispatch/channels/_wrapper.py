@@ -30,6 +30,7 @@ class ChannelWrapper:
             raise UsageError(f"the channels of {who} must all have endpoints, or none of them")
         self._channels = tuple(channels)
         self.has_endpoints: bool = channels[0].has_endpoints
+        self.retries = next((found for channel in channels if (found := getattr(channel, "retries", None))), None)
         self.deduplicates: bool = all(channel.deduplicates for channel in channels)
 
     def gate(self, endpoint: Endpoint) -> str:

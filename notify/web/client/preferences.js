@@ -150,7 +150,7 @@ export class NotifyPreferences extends Base {
   texts = this.texts ?? {};
   #stored = null; // what the server has said last
   #pending = []; // changes that it has not confirmed: {patch, act}
-  #saves = Promise.resolve();
+  #saves = Promise.resolve(); // one request after the other
   #nodes = null;
   #shape = ""; // of the rows that are drawn
   #switches = []; // functions that bring a row up to date
@@ -176,18 +176,19 @@ export class NotifyPreferences extends Base {
     queueMicrotask(() => this.load()); // so that a script may set the properties first
   }
 
-  /** Read the settings again. */
-  async load() {
+  /** Read the settings again, after what is being saved: an older answer must not replace a newer one. */
+  load() {
     this.#error = "";
-    const wasStored = this.#stored;
     this.#draw();
-    try {
-      this.#stored = await this.#call("GET");
-    } catch (error) {
-      if (!wasStored) this.#error = "error";
-      console.warn(`notify: the preferences could not be loaded: ${error.message}`);
-    }
-    this.#draw();
+    return (this.#saves = this.#saves.then(async () => {
+      try {
+        this.#stored = await this.#call("GET");
+      } catch (error) {
+        if (!this.#stored) this.#error = "error";
+        console.warn(`notify: the preferences could not be loaded: ${error.message}`);
+      }
+      this.#draw();
+    }));
   }
 
   #call(method, body) {

@@ -6,7 +6,7 @@ import gzip
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Locator, Page, Route, expect
 
 from tests.dispatch.browser.site import Site
 from tests.web.pages import CLIENT, PATIENCE, screenshot
@@ -54,6 +54,40 @@ def test_each_type_and_channel_has_a_switch(context: BrowserContext, site: Site)
     page.reload()
     expect(switch(page, "Comment created: Push")).not_to_be_checked()
     expect(switch(page, "Comment created: E-mail")).to_be_checked()
+
+
+def test_a_change_while_the_settings_are_read_again(context: BrowserContext, site: Site) -> None:
+    """An answer that was made before the change does not take it back."""
+    page = opened(context, site)
+    held: list[tuple[Route, APIResponse]] = []
+    patches: list[Route] = []
+
+    def on(route: Route) -> None:
+        if route.request.method == "GET" and not held:
+            held.append((route, route.fetch()))
+        elif route.request.method == "PATCH" and not is_over:
+            patches.append(route)
+        else:
+            route.continue_()
+
+    is_over = False
+    page.route("**/notifications/preferences", on)
+    with page.expect_request(lambda request: request.url.endswith("/preferences") and request.method == "GET"):
+        page.evaluate(f"() => void (window.loading = document.querySelector('{ELEMENT}').load())")
+    push = switch(page, "Comment created: Push")
+    push.click()
+    page.evaluate("() => fetch('/notifications/openapi.json').then(() => 0)")  # a PATCH before it would be here by now
+    is_over = True
+    for route in patches:
+        with page.expect_response(lambda response: response.request.method == "PATCH"):
+            route.continue_()
+        saved(page)
+    (reading, answer), *_ = held
+    reading.fulfill(response=answer)
+    page.evaluate("() => window.loading")
+    expect(push).not_to_be_checked()
+    saved(page)
+    assert stored(site) == {"types": {"comment.created": {"web_push": False}}}
 
 
 def test_what_is_mandatory_has_no_switch(context: BrowserContext, site: Site) -> None:

@@ -1,0 +1,107 @@
+"""Calls that lock many rows of one store in PostgreSQL at the same time: none of them waits in a circle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from notify.dispatch.abc import Delivery, Move, Notification, RecipientRecord, State, Submission, delivery_id
+from notify_pg import PostgresDispatchStore
+from tests.servers.postgres import Server, fresh_schema
+from tests.servers.postgres import postgres as postgres
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+NOW = datetime.now(UTC)
+LATER = NOW + timedelta(days=1)
+ROWS = 250
+ROUNDS = 12
+
+
+async def deadlocks(connection: asyncpg.Connection) -> int:
+    """Return how many deadlocks the server has ended in this database; connections tell that when they end."""
+    others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    async with asyncio.timeout(60):
+        while await connection.fetchval(others):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    return int(await connection.fetchval(query))
+
+
+async def at_once(calls: Sequence[Callable[[], Awaitable[object]]]) -> None:
+    """Call all of them at the same time, in a random order."""
+    await asyncio.gather(*(call() for call in random.sample(calls, len(calls))))
+
+
+async def test_many_rows_of_one_user(postgres: Server) -> None:
+    """Cancelling, hurrying, erasing and purging lock rows in one order, whatever order they are stored in."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    before = await deadlocks(connection)
+    async with (
+        PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store,
+        store_of(postgres, schema) as other,
+    ):
+        for number in range(ROUNDS):
+            name = f"n{number}"
+            ids = [delivery_id(name, "alice", f"c{place}") for place in range(ROWS)]
+            rows = [
+                Delivery(
+                    id, name, "alice", f"c{place}", due_at=LATER, state=random.choice((State.WAITING, State.PARKED))
+                )
+                for place, id in enumerate(ids)
+            ]
+            await store.submit(Submission(Notification(name, "t", b"{}", NOW), [RecipientRecord(name, "alice")], rows))
+            await at_once(
+                [
+                    lambda name=name: store.cancel(name, NOW),  # type: ignore[misc]
+                    lambda: other.hurry(NOW, user="alice"),
+                    lambda: store.hurry(NOW, user="alice"),
+                    lambda name=name: other.cancel(name, NOW, user="alice"),  # type: ignore[misc]
+                    lambda: other.forget("alice"),
+                    lambda: store.purge(LATER),
+                ]
+            )
+    assert await deadlocks(connection) == before
+    await connection.close()
+
+
+async def test_what_waits_for_another_channel(postgres: Server) -> None:
+    """A worker that ends deliveries, and so makes others due, does not meet who cancels or erases all of them."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    before = await deadlocks(connection)
+    async with (
+        PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store,
+        store_of(postgres, schema) as other,
+    ):
+        for number in range(ROUNDS):
+            name, users = f"n{number}", [f"u{place}" for place in range(ROWS // 2)]
+            rows = []
+            for user in users:
+                rows.append(Delivery(delivery_id(name, user, "push"), name, user, "push", due_at=NOW))
+                rows.append(Delivery(delivery_id(name, user, "email"), name, user, "email", after="push", delay=60.0))
+            records = [RecipientRecord(name, user) for user in users]
+            await store.submit(Submission(Notification(name, "t", b"{}", NOW), records, rows))
+            claims = await store.claim(NOW, lease=600.0, limit=ROWS)
+            moves = [Move(each.delivery.id, each.delivery.fence, State.SKIPPED) for each in claims]
+            await at_once(
+                [
+                    lambda moves=moves: store.advance(moves, NOW),  # type: ignore[misc]
+                    lambda name=name: other.cancel(name, NOW),  # type: ignore[misc]
+                    lambda: other.hurry(NOW, user="u0"),
+                    lambda: store.forget("u1"),
+                ]
+            )
+    assert await deadlocks(connection) == before
+    await connection.close()
+
+
+def store_of(postgres: Server, schema: str) -> PostgresDispatchStore:
+    """Return the store of another process."""
+    return PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0)
