@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from notify import UsageError
+from notify import NotifyError, UsageError
 from notify._asgi import Reply, Request, WebError, parsed_json, read_body
 
-from ._app_site import DispatchSite, Receive
+from ._app_site import DispatchSite, Receive, log_failure
 from ._planning import known
 from ._preferences import check_patch
 from .abc import merge_patch
@@ -50,7 +50,13 @@ async def preferences_value(site: DispatchSite, user: str) -> dict[str, Any]:
 
     For each type and channel that is whether it is on, by which layer and entry; then consents, quiet hours, the zone.
     """
-    found = (await known(site.parts, [user]))[user]
+    try:
+        found = (await known(site.parts, [user]))[user]
+    except NotifyError:
+        raise
+    except Exception as error:  # `recipients` is the application's, and gives the zone only
+        log_failure("recipients=", error)
+        found = (await known(site.parts, [user], [user]))[user]
     layers, types = found.layers, list(site.parts.types)
     whose, quiet = layers.quiet_hours()
     return {

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeAlias
 
-from notify import UsageError
+from notify import ClosedError, UsageError
 
 from ._channel_log import place_of
 from ._endpoint_health import count_bounce, retire_endpoint
@@ -15,6 +15,7 @@ from ._parts import DispatchParts
 from ._plan import SUPPRESSED
 from ._planning import given_at_submit, known
 from ._report import GONE, Report
+from ._settle import storable
 from .abc import Claim, Delivery, Endpoint, State, exact
 
 logger = logging.getLogger("notify")
@@ -30,7 +31,12 @@ async def note(parts: DispatchParts, report: Report, on_report: OnReport | None)
         BackendError: the store failed; safe to repeat.
     """
     now = parts.clock()
-    claim = await parts.records.delivery(report.delivery)
+    try:
+        claim = await parts.records.delivery(report.delivery)
+    except ClosedError:
+        raise
+    except UsageError:  # no store has such an id
+        return False
     if claim is None:
         return False
     before, after = claim.delivery, await _resolved(parts, report, now)
@@ -50,7 +56,7 @@ async def note(parts: DispatchParts, report: Report, on_report: OnReport | None)
 
 async def _resolved(parts: DispatchParts, report: Report, now: datetime) -> Delivery | None:
     """Return the delivery after the step, if it is possible. A provider may fail after it has accepted: a bounce."""
-    values = {"reason": report.reason, "provider_id": report.provider_id}
+    values = {"reason": storable(report.reason), "provider_id": storable(report.provider_id)}
     after = await parts.store.resolve(report.delivery, report.state, now, **values)
     if after is not None and after.state is State.ACCEPTED and report.state is State.FAILED:
         after = await parts.store.resolve(report.delivery, State.BOUNCED, now, **values)

@@ -65,6 +65,23 @@ async def test_what_preferences_cannot_say_is_refused(patch: Any) -> None:
         assert not await site.store.preferences(["alice"])
 
 
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_preferences_of_users_of_whom_nothing_is_known(is_away: bool) -> None:
+    """They are shown and changed without what the application knows, also while it cannot be asked."""
+    async with serving() as site, site.client("ghost") as client:
+
+        async def recipients(ids: Any) -> list[Any]:
+            if is_away:
+                raise ConnectionError("the database of users is away")
+            return []
+
+        object.__setattr__(site.dispatcher._parts, "recipients", recipients)
+        assert (await client.get("preferences")).json()["effective"]["note"]["fcm"]["on"]
+        answer = await client.patch("preferences", json={"channels": {"fcm": False}, "tz": "Europe/Berlin"})
+        assert (answer.status_code, answer.json()["tz"]) == (200, "Europe/Berlin")
+        assert not (await client.get("preferences")).json()["effective"]["note"]["fcm"]["on"]
+
+
 async def test_a_request_that_is_not_a_patch_is_refused() -> None:
     """Not JSON, NaN, a member twice, another media type, too large, from nobody."""
     async with serving(max_body=1000) as site, site.client("alice") as client, site.client() as nobody:

@@ -242,6 +242,17 @@ async def test_report_prevents_the_repetition(make: Callable[..., World]) -> Non
     assert len(world.push.jobs) == 1
 
 
+async def test_reports_in_any_words(make: Callable[..., World]) -> None:
+    """A provider's words are stored as far as every store can; an id that cannot be one is not known."""
+    world = make(note("web_push"))
+    ticket = await doubtful(world)
+    id = (await one(world, ticket)).id
+    strange = [Report(each, State.DELIVERED) for each in ("a\0", "\ud800", "n" * 5000)]
+    assert await world.dispatcher.report(*strange, Report(id, State.DELIVERED, "a\0\ud800", "p" * 5000)) == 1
+    found = await one(world, ticket)
+    assert (found.state, found.reason, found.provider_id) == (State.DELIVERED, "a\ufffd?", "p" * 500)
+
+
 async def test_bounce_ends_it(make: Callable[..., World]) -> None:
     """The address is retired, what steps in for it is sent at once, and the message is not sent again."""
     world = make(note("web_push", "email", fallback={"email": Fallback("failed", 3600.0, of="web_push")}))
