@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 from notify import Notifier
 from notify.testing.faults import FaultProxy
 from notify.web import NotifyApp
+from tests.parts import until
 from tests.servers.postgres import Server as PostgresServer
 from tests.servers.redis import Server as RedisServer
 from tests.web.clients import RawClient
@@ -83,6 +86,49 @@ async def test_a_link_that_is_cut_for_five_seconds(
             await client.read_until(b"}\n\n")
             assert payloads(client) == [*range(2 + DURING)]
             assert [frame.event for frame in client.frames if frame.event] == ["notify.sync"]
+            app.begin_shutdown()
+
+
+ROUNDS = 8
+EACH = 20
+"""Clients of a round."""
+
+
+def held(notifier: Notifier[Any]) -> tuple[int, int, int]:
+    """What is open in this process: streams, tasks, descriptors."""
+    return notifier.statistics().open_streams, len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("composition", ["redis", "postgres"])
+async def test_links_that_are_lost_again_and_again(
+    place: Place, redis: RedisServer, postgres: PostgresServer, start: Start, composition: str
+) -> None:
+    """Clients come and go while the link is lost and found: nothing of them is left, and each saw what was pushed."""
+    server = {"redis": redis, "postgres": postgres}[composition]
+    async with FaultProxy("127.0.0.1", server.port) as proxy:
+        cut = {"redis": f"redis://127.0.0.1:{proxy.port}"} if composition == "redis" else {
+            "dsn": place.dsn.replace(f":{postgres.port}", f":{proxy.port}")
+        }  # fmt: skip
+        here = await start(replace(place, **cut), COMPOSITIONS[composition])
+        there = await start(place, COMPOSITIONS[composition])
+        app = NotifyApp(here, lambda request: request.query["user"])
+        async with served(app) as port:
+            before = (0, 0, 0)
+            for number in range(ROUNDS):
+                async with AsyncExitStack() as stack:
+                    clients = [await stack.enter_async_context(stream(port)) for _ in range(EACH)]
+                    for client in clients:
+                        await client.read_until(b"notify.sync")
+                    await proxy.reset()
+                    await there.push("alice", "t", number)
+                    for client in clients:
+                        await client.read_until(f'"payload":{number},'.encode(), 60)
+                        client.leave("rst" if number % 2 else "fin")
+                if number == 1:  # the first rounds have opened what stays open
+                    await until(lambda: here.statistics().open_streams == 0, 20)
+                    before = held(here)
+            await until(lambda: all(now <= then for now, then in zip(held(here), before, strict=True)), 30)
             app.begin_shutdown()
 
 
