@@ -44,6 +44,7 @@ async def empty(store: Any) -> None:
     assert await store.gates(NOW) == {}
     assert await store.digest_items("d:1") == []
     assert await store.purge(NOW) == 0
+    assert await store.forget("alice") == 0
 
 
 # -- SQLite ----------------------------------------------------------------------------------------------------------

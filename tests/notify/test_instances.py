@@ -304,6 +304,25 @@ async def test_polling_outlives_a_store_that_fails(caplog: pytest.LogCaptureFixt
     assert "down" in caplog.text
 
 
+async def test_polling_outlives_a_store_that_hangs() -> None:
+    """A poll that has no answer within `timeout` has failed, too."""
+
+    class Stuck(BatchStore):
+        hangs = True
+
+        async def read_many(self, after: Mapping[str, str], limit: int) -> Mapping[str, Page]:
+            if self.hangs:
+                await anyio.sleep_forever()
+            return await super().read_many(after, limit)
+
+    store = Stuck()
+    async with Notifier(store, poll_interval=0.02, timeout=0.2) as notifier, notifier.subscribe("alice") as stream:
+        await store.inner.save(Event("alice", "t", 1))
+        await until(lambda: notifier.statistics().read_failures >= 2)
+        store.hangs = False
+        assert (await stream.next(20)).payload == 1
+
+
 async def test_a_poll_that_finds_a_gap_makes_the_stream_read() -> None:
     """Events that were trimmed before any poll saw them are reported as a gap, and what is left arrives."""
     inner = MemoryStore(max_len=2)
