@@ -116,10 +116,10 @@ class Ledger:
         return True
 
     async def verdict(self, *, is_calm: bool) -> dict[str, Any]:
-        """Return what the checker says; it is asked again when enough time has passed for what it costs.
+        """Return the checker's verdict, which is kept for a while, because each check costs time.
 
         Args:
-            is_calm: whether every device is connected: once it is quiet, each of them must have shown everything.
+            is_calm: whether every device is connected; then each must have shown everything once no event is pushed.
         """
         self._close_pages()
         now = time.monotonic()

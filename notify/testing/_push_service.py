@@ -46,7 +46,7 @@ class PushReply:
     """What the service answers instead of taking a message.
 
     Attributes:
-        status: the status; 0: no answer at all, for as long as the client waits.
+        status: the HTTP status; 0 for no answer at all.
         headers: such as `Retry-After`.
         body: the body.
     """
