@@ -6,6 +6,7 @@ import ast
 import importlib
 import itertools
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -611,3 +612,15 @@ def test_the_longest_files_exist() -> None:
     """Each file of the order is there, and named once: a renamed file has to be renamed in the order, too."""
     assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
     assert len(set(LONGEST)) == len(LONGEST)
+
+
+def test_quick_starts_no_servers() -> None:
+    """A test file that uses a Redis or PostgreSQL server of the tests is left out of `make quick`, or its tests are."""
+    command = subprocess.run(["make", "-n", "quick"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    left_out = [ROOT / name for name in re.findall(r"--ignore=(\S+)", command.stdout)]
+    by_themselves = {"tests/test_docs.py", "tests/notify/test_open_store.py"}  # by QUICK, and as slow
+    servers = {"tests.servers.postgres", "tests.servers.redis", "tests.dispatch.stores"}
+    assert left_out
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if not any(path.is_relative_to(each) for each in left_out) and short(path) not in by_themselves:
+            assert not servers & {each.module for each in imports(path)}, short(path)
