@@ -623,4 +623,5 @@ def test_quick_starts_no_servers() -> None:
     assert left_out
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if not any(path.is_relative_to(each) for each in left_out) and short(path) not in by_themselves:
-            assert not servers & {each.module for each in imports(path)}, f"add {short(path)} to NEED_SERVERS in the Makefile"
+            used = servers & {each.module for each in imports(path)}
+            assert not used, f"add {short(path)} to NEED_SERVERS in the Makefile"
