@@ -53,6 +53,9 @@ _GRACE: Final = 1.0
 PURGED: Final = 5000
 """Deliveries that one transaction removes at most."""
 
+HURRIED: Final = 5000
+"""Deliveries that one transaction makes due at most, of those that wait and of those that are parked."""
+
 
 @checked
 class PostgresDispatchStore(PostgresUserRecords):
@@ -210,12 +213,17 @@ class PostgresDispatchStore(PostgresUserRecords):
         return [delivery_of(tuple(row)) for row in rows]
 
     async def hurry(self, now: datetime, *, user: str | None = None, channel: str | None = None) -> int:
-        """See `notify.dispatch.abc.DispatchRecords.hurry`."""
+        """See `notify.dispatch.abc.DispatchRecords.hurry`; what waits for a channel in several steps."""
         self._db.check()
         if user is None and channel is None:
             raise UsageError("hurry() needs user= or channel=: everything at once would be a stampede")
-        name = "dispatch_hurry_channel" if user is None else "dispatch_hurry_user"
-        return int(await self._calls.write(partial(self._value, name, millis(now), user, channel)))
+        if user is not None:
+            return int(await self._calls.write(partial(self._value, "dispatch_hurry_user", millis(now), user, channel)))
+        count, step = 0, partial(self._value, "dispatch_hurry_channel", millis(now), channel, HURRIED)
+        while found := int(await self._calls.write(step)):
+            count += found
+            await anyio.lowlevel.checkpoint()
+        return count
 
     async def purge(self, before: datetime, *, limit: int = 500) -> int:
         """See `notify.dispatch.abc.DispatchRecords.purge`; a notification with many recipients in several steps."""

@@ -109,10 +109,12 @@ DISPATCH_FUNCTIONS: Final = {
 
 DISPATCH_INDEXES: Final = {
     "notifications_age_index": "notifications_age_idx",
-    "deliveries_due_index": "deliveries_due_idx",
+    "deliveries_channel_index": "deliveries_channel_idx",
     "deliveries_recipient_index": "deliveries_recipient_idx",
     "deliveries_user_index": "deliveries_user_idx",
     "deliveries_stuck_index": "deliveries_stuck_idx",
+    "deliveries_parked_index": "deliveries_parked_idx",
+    "requests_index": "requests_idx",
     "digests_open_index": "digests_open_idx",
     "digests_due_index": "digests_due_idx",
     "digest_items_index": "digest_items_idx",
@@ -121,6 +123,7 @@ DISPATCH_INDEXES: Final = {
     "endpoints_retired_index": "endpoints_retired_idx",
     "cap_counts_index": "cap_counts_idx",
     "cap_verdicts_index": "cap_verdicts_idx",
+    "gates_index": "gates_idx",
 }
 
 COLUMNS: Final = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 from notify import UsageError
@@ -114,24 +115,32 @@ class DeliveryRows:
     def due(self, now: int, clock: int, limit: int, channels: Sequence[str] | None) -> list[int]:
         """Return the numbers of the rows that are due, the most urgent first.
 
-        Each priority has its own stretch of the index, where what is due comes first. What is open and not due is
-        never read, apart from claims of which the lease lasts longer than `now`, and the other way round.
+        Each priority and channel has its own stretch of the index, where what is due comes first. What is open and not
+        due, or waits for another channel, is never read, apart from claims of which the lease lasts longer than `now`,
+        and the other way round.
         """
         found: list[int] = []
-        priority = _ABOVE_ALL
-        while len(found) < limit:
-            (below,) = self._db.execute(self._sql["next_priority"], (priority,)).fetchone()
-            if below is None:
-                break
-            priority = below
-            arguments = (priority, max(now, clock), now, clock)
+        for priority in self._priorities():
             rest = limit - len(found)
-            if channels is None:
-                rows = self._db.execute(self._sql["due"], (*arguments, rest))
-            else:
-                rows = self._db.execute(self._sql["due_of_channels"], (*arguments, json.dumps([*channels]), rest))
-            found += [number for (number,) in rows]
+            if rest <= 0:
+                break
+            names = self._channels(priority) if channels is None else {*channels}
+            moments = max(now, clock), now, clock
+            rows = (self._db.execute(self._sql["due"], (priority, name, *moments, rest)).fetchall() for name in names)
+            found += [number for _, number in sorted(chain.from_iterable(rows))[:rest]]
         return found
+
+    def _priorities(self) -> Iterator[int]:
+        """Yield the priorities of what is open, the highest first."""
+        priority: int | None = _ABOVE_ALL
+        while (priority := self._db.execute(self._sql["next_priority"], (priority,)).fetchone()[0]) is not None:
+            yield priority
+
+    def _channels(self, priority: int) -> Iterator[str]:
+        """Yield the channels of what is open and of a priority."""
+        name: str | None = ""
+        while (name := self._db.execute(self._sql["next_channel"], (priority, name)).fetchone()[0]) is not None:
+            yield name
 
     def claim(self, now: int, clock: int, lease: float, limit: int, channels: Sequence[str] | None) -> list[Claim]:
         """See `notify.dispatch.abc.DispatchStore.claim`."""
@@ -217,6 +226,15 @@ class DeliveryRows:
         for owner, name in {(row[1], row[2]) for row in rows}:
             self.settle(notification, owner, [name], now)
         return len(rows) + digests.leave(self._db, self._sql, notification, user, channel)
+
+    def hurry(self, channel: str, now: int, limit: int) -> int:
+        """Make what waits for a channel, or is parked on it, due now; return how many, `limit` at most."""
+        count = self._db.execute(self._sql["unpark_channel"], (now, channel, limit)).rowcount
+        for priority in self._priorities():
+            if count >= limit:
+                break
+            count += self._db.execute(self._sql["hurry_channel"], (now, priority, channel, limit - count)).rowcount
+        return count
 
     # -- the end -------------------------------------------------------------------------------------------------
 

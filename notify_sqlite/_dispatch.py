@@ -177,29 +177,41 @@ class SQLiteDispatchStore(SQLiteUserRecords):
 
     async def stuck(self, states: Sequence[State], *, after: str = "", limit: int = 100) -> Sequence[Delivery]:
         """See `notify.dispatch.abc.DispatchRecords.stuck`; an index has the states from FAILED on."""
-        name = "in_late_states" if states and min(states) >= State.FAILED else "in_states"
-        numbers = json.dumps([int(state) for state in states])
 
         def job(db: sqlite3.Connection) -> Sequence[Delivery]:
-            return [delivery_of(row) for row in db.execute(self._sql[name], (numbers, after, limit))]
+            if states and min(states) >= State.FAILED:
+                rows = [
+                    row
+                    for each in {*states}
+                    for row in db.execute(self._sql["in_late_state"], (int(each), after, limit))
+                ]
+                return sorted(map(delivery_of, rows), key=lambda each: each.id)[:limit]
+            numbers = json.dumps([int(state) for state in states])
+            return [delivery_of(row) for row in db.execute(self._sql["in_states"], (numbers, after, limit))]
 
         return await self._database.read(job, [])
 
     async def hurry(self, now: datetime, *, user: str | None = None, channel: str | None = None) -> int:
-        """See `notify.dispatch.abc.DispatchRecords.hurry`."""
+        """See `notify.dispatch.abc.DispatchRecords.hurry`; some hundred rows of a channel in one transaction."""
         self._database.check()
         if user is None and channel is None:
             raise UsageError("hurry() needs user= or channel=: everything at once would be a stampede")
         moment = millis(now)
 
         def job(db: sqlite3.Connection) -> int:
-            name = "hurry_channel" if user is None else "hurry_user"
-            count = db.execute(self._sql[name], (moment, moment, user, channel)).rowcount
+            count = db.execute(self._sql["hurry_user"], (moment, user, channel)).rowcount
             if channel is not None:
-                count += db.execute(self._sql["unpark"], (moment, moment, user, channel)).rowcount
+                count += db.execute(self._sql["unpark_user"], (moment, channel, user)).rowcount
             return count
 
-        return await self._transact(job)
+        if user is not None:
+            return await self._transact(job)
+        assert channel is not None
+        count, step = 0, partial(DeliveryRows.hurry, channel=channel, now=moment, limit=MAX_ROWS)
+        while found := await self._write(step):
+            count += found
+            await anyio.lowlevel.checkpoint()
+        return count
 
     async def purge(self, before: datetime, *, limit: int = 500) -> int:
         """See `notify.dispatch.abc.DispatchRecords.purge`; some hundred rows in one transaction."""

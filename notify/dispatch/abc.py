@@ -141,7 +141,8 @@ class DispatchStore(Protocol):
             channels: only these; None: all.
 
         Cancellation: some may be claimed; they are claimed again after the lease.
-        Cost: one transaction, proportional to what is taken; one indexed read when nothing is due.
+        Cost: one transaction, proportional to what is taken; when nothing is due, one indexed read for each channel and
+            priority, whatever waits for other channels.
         """
 
     @abstractmethod
@@ -232,6 +233,8 @@ class DispatchRecords(Protocol):
 
         Raises:
             UsageError: neither a user nor a channel was given.
+
+        Cancellation: some may be due; safe to repeat.    Cost: proportional to what is made due, in some transactions.
         """
 
     @abstractmethod

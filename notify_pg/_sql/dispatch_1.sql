@@ -45,15 +45,18 @@ CREATE TABLE IF NOT EXISTS {deliveries} (
     clicked_at bigint,
     begun integer NOT NULL DEFAULT 0,
     lease_until bigint NOT NULL DEFAULT 0,
-    -- 0 waits, 1 is claimed or being sent, 2 was handed over, 3 was not: which indexes have the row.
+    -- 0 waits, 1 is claimed or being sent, 2 was handed over, from 20 on the state itself: which indexes have the row. An
+    -- index with the state would have to be written by each step of a delivery, whether it has the row or not.
     phase smallint NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE 3 END
+        CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE state END
     ) STORED
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
-CREATE INDEX IF NOT EXISTS {deliveries_due_index} ON {deliveries} (priority, due_at) WHERE phase <= 1;
+-- By channel, so that nobody reads through what waits for another one, however much that is.
+CREATE INDEX IF NOT EXISTS {deliveries_channel_index} ON {deliveries} (priority, channel, due_at) WHERE phase <= 1;
 CREATE INDEX IF NOT EXISTS {deliveries_recipient_index} ON {deliveries} (notification_id, user_id);
 CREATE INDEX IF NOT EXISTS {deliveries_user_index} ON {deliveries} (user_id) WHERE phase = 0;
-CREATE INDEX IF NOT EXISTS {deliveries_stuck_index} ON {deliveries} (id) WHERE phase = 3;
+CREATE INDEX IF NOT EXISTS {deliveries_stuck_index} ON {deliveries} (phase, id) WHERE phase >= 20;
+CREATE INDEX IF NOT EXISTS {deliveries_parked_index} ON {deliveries} (channel, user_id) WHERE phase = 27;
 
 CREATE TABLE IF NOT EXISTS {attempts} (
     delivery_id text COLLATE "C" NOT NULL,
@@ -74,6 +77,7 @@ CREATE TABLE IF NOT EXISTS {requests} (
     keep_until bigint,
     PRIMARY KEY (tenant, key)
 );
+CREATE INDEX IF NOT EXISTS {requests_index} ON {requests} (keep_until);
 
 -- At most one digest of a key is open.
 CREATE TABLE IF NOT EXISTS {digests} (
@@ -159,3 +163,4 @@ CREATE TABLE IF NOT EXISTS {gates} (
     gate text COLLATE "C" NOT NULL PRIMARY KEY,
     until bigint NOT NULL
 );
+CREATE INDEX IF NOT EXISTS {gates_index} ON {gates} (until);

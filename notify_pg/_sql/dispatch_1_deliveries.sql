@@ -1,8 +1,9 @@
 -- Each statement of a function has a snapshot of its own, taken after the locks of the statements before it were taken.
 -- Rows are found by their keys, however few there are when a statement is planned: hence the settings of the functions.
 
--- Claims what is due: the highest priority first, and of each what has been due for longest. Rows are locked one by one as
--- they are taken, so workers share what is due without waiting for each other.
+-- Claims what is due: the highest priority first, and of each what has been due for longest. Each priority and channel has
+-- its own stretch of the index, so first it is counted, without a lock, how many rows of each are to be taken. As many are
+-- locked then, leaving out what others hold, so workers share what is due without waiting for each other.
 CREATE OR REPLACE FUNCTION {claim_deliveries}(p_now bigint, p_lease bigint, p_limit integer, p_channels text[])
 RETURNS TABLE (
     id text, notification_id text, user_id text, channel text, endpoint text, state smallint, due_at bigint,
@@ -26,14 +27,35 @@ BEGIN
             UNION ALL
             SELECT (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority < l.priority)
             FROM levels l WHERE l.priority IS NOT NULL
+        ), shares AS MATERIALIZED (
+            SELECT s.priority, s.channel, count(*) AS size FROM (
+                SELECT x.* FROM levels l CROSS JOIN LATERAL (
+                    WITH RECURSIVE names (name) AS (
+                        (SELECT min(d.channel) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority = l.priority
+                            AND p_channels IS NULL)
+                        UNION ALL
+                        SELECT (SELECT min(d.channel) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority = l.priority
+                            AND d.channel > c.name) FROM names c WHERE c.name IS NOT NULL
+                    )
+                    SELECT l.priority, c.name AS channel, d.due_at
+                    FROM (SELECT n.name FROM names n UNION SELECT unnest(p_channels)) c CROSS JOIN LATERAL (
+                        SELECT d.due_at FROM {deliveries} d
+                        WHERE d.phase <= 1 AND d.priority = l.priority AND d.channel = c.name
+                            AND d.due_at <= greatest(p_now, (SELECT now FROM clock))
+                            AND CASE d.state WHEN 0 THEN d.due_at <= p_now
+                                ELSE d.lease_until <= (SELECT now FROM clock) END
+                        ORDER BY d.due_at LIMIT p_limit
+                    ) d ORDER BY d.due_at LIMIT p_limit
+                ) x LIMIT p_limit
+            ) s GROUP BY s.priority, s.channel
         ), due AS MATERIALIZED (
-            SELECT x.id, x.due_at FROM levels l, LATERAL (
+            SELECT x.id, x.due_at FROM shares s CROSS JOIN LATERAL (
                 SELECT d.id, d.due_at FROM {deliveries} d
-                WHERE d.phase <= 1 AND d.priority = l.priority AND d.due_at <= greatest(p_now, (SELECT now FROM clock))
+                WHERE d.phase <= 1 AND d.priority = s.priority AND d.channel = s.channel
+                    AND d.due_at <= greatest(p_now, (SELECT now FROM clock))
                     AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= (SELECT now FROM clock) END
-                    AND (p_channels IS NULL OR d.channel = ANY (p_channels))
-                ORDER BY d.due_at LIMIT p_limit FOR UPDATE SKIP LOCKED
-            ) x LIMIT p_limit
+                ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
+            ) x
         ), claimed AS (
             UPDATE {deliveries} d SET
                 updated_at = CASE d.state WHEN 0 THEN p_now ELSE d.updated_at END,

@@ -8,7 +8,7 @@ WITH waiting AS MATERIALIZED (  -- locked in the order in which others lock them
     RETURNING 1
 ), unparked AS (
     UPDATE {deliveries} SET state = 0, due_at = $1, updated_at = $1
-    WHERE $3::text IS NOT NULL AND state = 27 AND phase = 3 AND channel = $3 AND user_id = $2
+    WHERE $3::text IS NOT NULL AND phase = 27 AND channel = $3 AND user_id = $2
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM hurried) + (SELECT count(*) FROM unparked)

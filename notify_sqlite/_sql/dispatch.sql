@@ -63,9 +63,10 @@ CREATE TABLE IF NOT EXISTS {p}deliveries (
     lease_until INTEGER NOT NULL DEFAULT 0
 )
 
--- States below 10 are open. What is claimed is due at the end of its lease, so this finds that too.
--- name: create_deliveries_due
-CREATE INDEX IF NOT EXISTS {p}deliveries_due ON {p}deliveries (priority, due_at) WHERE state < 10
+-- States below 10 are open. What is claimed is due at the end of its lease, so this finds that too. By channel, so that
+-- nobody reads through what waits for another one, however much that is.
+-- name: create_deliveries_by_channel
+CREATE INDEX IF NOT EXISTS {p}deliveries_by_channel ON {p}deliveries (priority, channel, due_at) WHERE state < 10
 
 -- name: create_deliveries_of_user
 CREATE INDEX IF NOT EXISTS {p}deliveries_of_user ON {p}deliveries (user_id) WHERE state = 0
@@ -73,8 +74,11 @@ CREATE INDEX IF NOT EXISTS {p}deliveries_of_user ON {p}deliveries (user_id) WHER
 -- name: create_deliveries_of_recipient
 CREATE INDEX IF NOT EXISTS {p}deliveries_of_recipient ON {p}deliveries (notification_id, user_id)
 
--- name: create_deliveries_stuck
-CREATE INDEX IF NOT EXISTS {p}deliveries_stuck ON {p}deliveries (id) WHERE state >= 20
+-- name: create_deliveries_ended
+CREATE INDEX IF NOT EXISTS {p}deliveries_ended ON {p}deliveries (state, id) WHERE state >= 20
+
+-- name: create_deliveries_parked
+CREATE INDEX IF NOT EXISTS {p}deliveries_parked ON {p}deliveries (channel, user_id) WHERE state = 27
 
 -- name: create_attempts
 CREATE TABLE IF NOT EXISTS {p}attempts (
@@ -97,6 +101,9 @@ CREATE TABLE IF NOT EXISTS {p}requests (
     keep_until INTEGER,
     PRIMARY KEY (tenant, key)
 ) WITHOUT ROWID
+
+-- name: create_requests_ending
+CREATE INDEX IF NOT EXISTS {p}requests_ending ON {p}requests (keep_until)
 
 -- name: get_request
 SELECT fingerprint, notification_id FROM {p}requests WHERE tenant = ? AND key = ? AND coalesce(keep_until > ?, 1)
@@ -123,16 +130,15 @@ INSERT OR IGNORE INTO {p}deliveries ({delivery}) VALUES (?, ?, ?, ?, ?, ?, ?, ?,
 -- name: next_priority
 SELECT max(priority) FROM {p}deliveries WHERE state < 10 AND priority < ?
 
--- name: due
-SELECT number FROM {p}deliveries
-WHERE state < 10 AND priority = ? AND due_at <= ? AND CASE state WHEN 0 THEN due_at <= ? ELSE lease_until <= ? END
-ORDER BY due_at LIMIT ?
+-- The first channel after another one, in which something of a priority is open.
+-- name: next_channel
+SELECT min(channel) FROM {p}deliveries WHERE state < 10 AND priority = ? AND channel > ?
 
--- name: due_of_channels
-SELECT number FROM {p}deliveries
-WHERE state < 10 AND priority = ? AND due_at <= ? AND CASE state WHEN 0 THEN due_at <= ? ELSE lease_until <= ? END
-    AND channel IN (SELECT value FROM json_each(?))
-ORDER BY due_at LIMIT ?
+-- name: due
+SELECT due_at, number FROM {p}deliveries
+WHERE state < 10 AND priority = ? AND channel = ? AND due_at <= ?
+    AND CASE state WHEN 0 THEN due_at <= ? ELSE lease_until <= ? END
+ORDER BY due_at, number LIMIT ?
 
 -- name: claim
 UPDATE {p}deliveries
@@ -211,16 +217,23 @@ ORDER BY at, fence
 SELECT {delivery} FROM {p}deliveries WHERE state IN (SELECT value FROM json_each(?)) AND id > ? ORDER BY id LIMIT ?
 
 -- name: hurry_user
-UPDATE {p}deliveries SET due_at = ?
-WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0) AND user_id = ? AND coalesce(channel = ?, attempts = 0)
+UPDATE {p}deliveries SET due_at = ?1
+WHERE state = 0 AND due_at > ?1 AND (after_channel = '' OR fence > 0) AND user_id = ?2 AND coalesce(channel = ?3, attempts = 0)
 
 -- name: hurry_channel
-UPDATE {p}deliveries SET due_at = ?
-WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0) AND ? IS NULL AND channel = ?
+UPDATE {p}deliveries SET due_at = ?1
+WHERE number IN (
+    SELECT number FROM {p}deliveries
+    WHERE state < 10 AND priority = ?2 AND channel = ?3 AND due_at > ?1 AND state = 0 AND (after_channel = '' OR fence > 0)
+    LIMIT ?4
+)
 
--- name: unpark
-UPDATE {p}deliveries SET state = 0, due_at = ?, updated_at = ?
-WHERE state >= 20 AND state = 27 AND coalesce(user_id = ?, 1) AND channel = ?
+-- name: unpark_user
+UPDATE {p}deliveries SET state = 0, due_at = ?1, updated_at = ?1 WHERE state = 27 AND channel = ?2 AND user_id = ?3
+
+-- name: unpark_channel
+UPDATE {p}deliveries SET state = 0, due_at = ?1, updated_at = ?1
+WHERE number IN (SELECT number FROM {p}deliveries WHERE state = 27 AND channel = ?2 LIMIT ?3)
 
 -- name: set_opened
 UPDATE {p}deliveries SET opened_at = coalesce(opened_at, ?) WHERE id = ?
@@ -241,10 +254,9 @@ WHERE created_at < ?
     )
 ORDER BY created_at LIMIT ?
 
--- As in_states, for states that are 20 at least, which the index has.
--- name: in_late_states
-SELECT {delivery} FROM {p}deliveries
-WHERE state >= 20 AND state IN (SELECT value FROM json_each(?)) AND id > ? ORDER BY id LIMIT ?
+-- As in_states, for one state that is 20 at least, which has its own stretch of an index.
+-- name: in_late_state
+SELECT {delivery} FROM {p}deliveries WHERE state >= 20 AND state = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: remove_attempts
 DELETE FROM {p}attempts WHERE delivery_id IN (SELECT id FROM {p}deliveries WHERE notification_id = ? LIMIT ?)

@@ -73,6 +73,9 @@ CREATE TABLE IF NOT EXISTS {p}gates (
     until INTEGER NOT NULL
 ) WITHOUT ROWID
 
+-- name: create_gates_opening
+CREATE INDEX IF NOT EXISTS {p}gates_opening ON {p}gates (until)
+
 -- name: get_preferences
 SELECT user_id, document FROM {p}preferences WHERE user_id IN (SELECT value FROM json_each(?))
 
