@@ -208,8 +208,12 @@ class PostgresDispatchStore(PostgresUserRecords):
 
     async def stuck(self, states: Sequence[State], *, after: str = "", limit: int = 100) -> Sequence[Delivery]:
         """See `notify.dispatch.abc.DispatchRecords.stuck`; an index has the states from FAILED on."""
-        name = "dispatch_stuck_late" if states and min(states) >= State.FAILED else "dispatch_stuck"
-        rows = await self._calls.rows(self._sql(name), [int(state) for state in states], after, limit)
+        if states and min(states) >= State.FAILED:
+            late = self._sql("dispatch_stuck_late")
+            parts = [await self._calls.rows(late, int(each), after, limit) for each in {*states}]
+            found = [delivery_of(tuple(row)) for rows in parts for row in rows]
+            return sorted(found, key=lambda each: each.id)[:limit]
+        rows = await self._calls.rows(self._sql("dispatch_stuck"), [int(state) for state in states], after, limit)
         return [delivery_of(tuple(row)) for row in rows]
 
     async def hurry(self, now: datetime, *, user: str | None = None, channel: str | None = None) -> int:

@@ -1,5 +1,6 @@
 -- Each statement of a function has a snapshot of its own, taken after the locks of the statements before it were taken.
 -- Rows are found by their keys, however few there are when a statement is planned: hence the settings of the functions.
+-- So much is estimated too high that the server would compile the plans, which takes longer than all the rest: not that.
 
 -- Claims what is due: the highest priority first, and of each what has been due for longest. Each priority and channel has
 -- its own stretch of the index, so first it is counted, without a lock, how many rows of each are to be taken. As many are
@@ -12,6 +13,7 @@ RETURNS TABLE (
     n_id text, n_type text, n_data bytea, n_created_at bigint, n_expires_at bigint, n_digest_id text, n_meta bytea,
     r_notification_id text, r_user_id text, r_decisions bytea, r_address bytea
 ) LANGUAGE plpgsql
+SET jit = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
@@ -84,6 +86,7 @@ $claim$;
 CREATE OR REPLACE FUNCTION {settle_deliveries}(
     p_notifications text[], p_users text[], p_channels text[], p_now bigint
 ) RETURNS void LANGUAGE plpgsql
+SET jit = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
@@ -222,6 +225,7 @@ CREATE OR REPLACE FUNCTION {advance_deliveries}(
     p_outcomes integer[],    -- states after an attempt
     OUT made text[]
 ) LANGUAGE plpgsql
+SET jit = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
@@ -320,6 +324,7 @@ $resolve$;
 CREATE OR REPLACE FUNCTION {cancel_deliveries}(
     p_notification text, p_now bigint, p_user text, p_channel text, p_channels text, p_reason text
 ) RETURNS integer LANGUAGE plpgsql
+SET jit = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import anyio.lowlevel
 import asyncpg
 import pytest
 
@@ -115,8 +116,30 @@ async def test_releasing_a_channel(filled: tuple[asyncpg.Connection, PostgresDis
 async def test_listing_what_needs_an_operator(filled: tuple[asyncpg.Connection, PostgresDispatchStore]) -> None:
     """What was skipped is not read to find what has failed."""
     connection, store = filled
-    states = [int(state) for state in (State.UNKNOWN, State.PARKED, State.FAILED)]
-    assert await blocks(connection, store._names.sql("dispatch_stuck_late"), states, "", 100) < 100
+    for state in (State.UNKNOWN, State.PARKED, State.FAILED):
+        assert await blocks(connection, store._names.sql("dispatch_stuck_late"), int(state), "", 100) < 50
+
+
+@asyncio_only
+@pytest.mark.anyio
+async def test_no_step_of_a_delivery_is_compiled(filled: tuple[asyncpg.Connection, PostgresDispatchStore]) -> None:
+    """Once the tables are analysed, plans cost enough for the server to compile them, which takes longest of all."""
+    connection, store = filled
+    plans: list[str] = []
+    for table in ("deliveries", "notifications", "recipients"):
+        await connection.execute(f"VACUUM ANALYZE {store._names.table(table)}")
+    await connection.execute(
+        "LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on; "
+        "SET client_min_messages = log; SET jit = on; SET jit_above_cost = 100"
+    )
+    connection.add_log_listener(lambda _, message: plans.append(str(message.message)))
+    (claim,) = await connection.fetch(store._names.sql("dispatch_claim"), NOW, 60_000, 1, ["push"])
+    cancel = f"SELECT {store._names.function('cancel_deliveries')}($1, $2, NULL, NULL, NULL, '')"
+    assert await connection.fetchval(cancel, claim["notification_id"], NOW) > 0
+    assert await connection.fetchval("SELECT 1") == 1  # the messages of the calls before have come by now
+    await anyio.lowlevel.checkpoint()
+    assert [plan for plan in plans if "WITH RECURSIVE clock" in plan]
+    assert not [plan for plan in plans if "JIT:" in plan]
 
 
 # -- SQLite ----------------------------------------------------------------------------------------------------------
