@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS {deliveries} (
         CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE state END
     ) STORED
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
--- By channel, so that nobody reads through what waits for another one, however much that is.
+-- By channel, so that no call reads through what waits for another one, however much that is.
 CREATE INDEX IF NOT EXISTS {deliveries_channel_index} ON {deliveries} (priority, channel, due_at) WHERE phase <= 1;
 CREATE INDEX IF NOT EXISTS {deliveries_recipient_index} ON {deliveries} (notification_id, user_id);
 CREATE INDEX IF NOT EXISTS {deliveries_user_index} ON {deliveries} (user_id) WHERE phase = 0;

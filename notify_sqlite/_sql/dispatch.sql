@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS {p}deliveries (
 )
 
 -- States below 10 are open. What is claimed is due at the end of its lease, so this finds that too. By channel, so that
--- nobody reads through what waits for another one, however much that is.
+-- no call reads through what waits for another one, however much that is.
 -- name: create_deliveries_by_channel
 CREATE INDEX IF NOT EXISTS {p}deliveries_by_channel ON {p}deliveries (priority, channel, due_at) WHERE state < 10
 
