@@ -58,15 +58,17 @@ BEGIN
                     AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= (SELECT now FROM clock) END
                 ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
             ) x
-        ), claimed AS (
+        ), claimed AS (  -- by an array, so that the table is never the outer side of a join, whatever is known of it
             UPDATE {deliveries} d SET
                 updated_at = CASE d.state WHEN 0 THEN p_now ELSE d.updated_at END,
                 state = greatest(d.state, 1),
                 fence = d.fence + 1,
                 due_at = c.now + p_lease,
                 lease_until = c.now + p_lease
-            FROM due, clock c WHERE d.id = due.id
-            RETURNING d.*, due.due_at AS was_due_at
+            FROM clock c WHERE d.id = ANY (ARRAY(SELECT due.id FROM due))
+            RETURNING d.*
+        ), since AS MATERIALIZED (
+            SELECT jsonb_object_agg(due.id, due.due_at) AS times FROM due
         )
         SELECT {d_delivery_columns}, {n_notification_columns}, {r_recipient_columns}
         FROM claimed d
@@ -75,7 +77,7 @@ BEGIN
             SELECT * FROM {recipients} x
             WHERE x.notification_id = d.notification_id AND x.user_id = d.user_id LIMIT 1
         ) r
-        ORDER BY d.priority DESC, d.was_due_at;
+        ORDER BY d.priority DESC, ((SELECT times FROM since) ->> d.id)::bigint;
 END
 $claim$;
 
