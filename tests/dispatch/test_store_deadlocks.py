@@ -71,6 +71,35 @@ async def test_many_rows_of_one_user(postgres: Server) -> None:
     await connection.close()
 
 
+async def test_many_rows_of_one_channel(postgres: Server) -> None:
+    """A channel that works again meets who cancels what waits for it."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    before = await deadlocks(connection)
+    async with (
+        PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store,
+        store_of(postgres, schema) as other,
+    ):
+        for number in range(ROUNDS):
+            name, users = f"n{number}", [f"u{place}" for place in range(ROWS)]
+            rows = []
+            for place, user in enumerate(users):
+                state, due = random.choice((State.WAITING, State.PARKED)), LATER - timedelta(seconds=place)
+                rows.append(Delivery(delivery_id(name, user, "push"), name, user, "push", due_at=due, state=state))
+            records = [RecipientRecord(name, user) for user in users]
+            await store.submit(Submission(Notification(name, "t", b"{}", NOW), records, rows))
+            await at_once(
+                [
+                    lambda: store.hurry(NOW, channel="push"),
+                    lambda: other.hurry(NOW, channel="push"),
+                    lambda name=name: store.cancel(name, NOW),  # type: ignore[misc]
+                    lambda name=name: other.cancel(name, NOW, channel="push"),  # type: ignore[misc]
+                ]
+            )
+    assert await deadlocks(connection) == before
+    await connection.close()
+
+
 async def test_what_waits_for_another_channel(postgres: Server) -> None:
     """A worker that ends deliveries, and so makes others due, does not meet who cancels or erases all of them."""
     schema = fresh_schema()
