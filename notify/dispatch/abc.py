@@ -1,42 +1,42 @@
-"""What is stored of a notification on its way through its channels, and the interfaces of the stores that keep it.
+"""The rows of a notification on its way through its channels, and the interfaces of the stores that keep them.
 
-Written for authors of stores. Three kinds of row describe one notification:
+For authors of stores. Three kinds of row describe one notification:
 
 - one `Notification`: the type and the data, the same for all recipients;
 - one `RecipientRecord` for each recipient: what was decided at submit;
 - one `Delivery` for each channel of each recipient. When it is due, a delivery over a channel with endpoints (devices,
   addresses) is replaced by one delivery for each endpoint (`EXPANDED`), so that each has its own state and attempts.
 
-Holds, delays, retries and fallbacks are one thing: the `due_at` of a delivery.
+Holds, delays, retries and fallbacks only set the `due_at` of a delivery.
 
 | state | entered by | leaves to |
 |---|---|---|
 | WAITING | submit, hold, retry, throttle | CLAIMED, CANCELLED |
-| CLAIMED | `claim`, again after a lease | as WAITING, or SENDING, SKIPPED, EXPIRED, EXPANDED, JOINED, PARKED, UNKNOWN |
-| SENDING | `advance`, before the first byte | ACCEPTED, DELIVERED, WAITING, FAILED, GONE, EXPIRED, PARKED, UNKNOWN |
+| CLAIMED | `claim`, once or again | WAITING, SENDING, SKIPPED, EXPIRED, EXPANDED, JOINED, PARKED, CANCELLED, UNKNOWN |
+| SENDING | `advance`, before sending | ACCEPTED, DELIVERED, BOUNCED, WAITING, FAILED, GONE, EXPIRED, PARKED, UNKNOWN |
 | ACCEPTED | the provider took it | DELIVERED, BOUNCED |
 | UNKNOWN | perhaps sent: the outcome cannot be known | ACCEPTED, DELIVERED, BOUNCED, FAILED |
 | PARKED | the channel's configuration is wrong | WAITING, CANCELLED |
 | all others | a move | final |
 
-What becomes of a delivery depends on rules that the store does not know (preferences, quiet hours, caps). The store
-guarantees that every `Move` happens at most once, and only for the latest claim of the delivery: each claim raises its
-**fence**, and a move that names an older one is refused. Whatever was found in SENDING after its lease may or may not
-have been sent; `Claim.is_ambiguous` says so. It stays in SENDING, and the worker moves it to UNKNOWN, or once more to
-SENDING where the receiver recognises a repetition.
+The caller decides what becomes of a delivery, by rules that the store does not know (preferences, quiet hours, caps).
+The store guarantees that every `Move` happens at most once, and only for the latest claim of the delivery: each claim
+raises its **fence**, and a move that names an older one is refused. A delivery that is claimed while
+SENDING, because its lease has ended, may or may not have been sent: `Claim.is_ambiguous` is true. It stays in SENDING
+until the worker moves it to UNKNOWN, or, where the receiver recognises a repetition, to SENDING again.
 
-A delivery that waits, is claimed or is parked with the reason `IN_DOUBT` may have arrived in an earlier attempt. The
-store keeps that reason while it is claimed; cancelling makes it UNKNOWN (`cancelled`), and a report may end it
+A delivery that is WAITING, CLAIMED or PARKED with the reason `IN_DOUBT` may have arrived in an earlier attempt.
+Claiming keeps that reason, cancelling makes the delivery UNKNOWN (`cancelled`), and a provider's report may end it
 (`is_later`).
 
 A store also keeps preferences, endpoints, counts for caps, closed gates of providers and open digests. These are
 separate interfaces, since an application may keep them elsewhere: in its own table of users, or in Redis.
 
-Instants are aware datetimes in UTC, exact to the millisecond; what is more exact is rounded down. Durations are float
-seconds. Policy decides by the `now` that the caller passes; leases are measured by the store's own clock.
+Instants are aware datetimes in UTC, rounded down to milliseconds. Durations are float seconds. What is due is
+decided by the `now` that the caller passes; leases are measured by the store's own clock.
 
 The functions exported here are the rules that all stores share: ids, legal steps, merge patches, sliding digests, and
-the columns of stores on SQL databases.
+the columns of stores on SQL databases. The decorator `checked` refuses bad arguments of every method.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class DispatchStore(Protocol):
     """Keeps notifications and their deliveries, and lets any number of workers share them.
 
     Raises, for every method: `BackendUnavailableError` if a read failed; `PushRejectedError` if a write was certainly
-    not done; `PushUncertainError` if that is unknown: all of them are safe to repeat, since every write is either
-    keyed or fenced. `ClosedError` after `aclose`.
+    not done; `PushUncertainError` if that is unknown. All calls are safe to repeat, since every write is either keyed
+    or fenced. `UsageError` for a bad argument; `ClosedError` after `aclose`.
 
     Concurrency, for every method: any number of tasks and processes.
     """
@@ -135,22 +135,22 @@ class DispatchStore(Protocol):
         """Take deliveries that are due, for `lease` seconds, so that no other worker takes them.
 
         Args:
-            now: what is due by then is taken, highest priority first, then earliest due.
-            lease: seconds by the store's clock, after which what has not been moved on is claimed again.
+            now: deliveries that are due by then are taken, highest priority first, then earliest due.
+            lease: seconds by the store's clock, after which a delivery that has not been moved can be claimed again.
             limit: how many at most.
             channels: only these; None: all.
 
         Cancellation: some may be claimed; they are claimed again after the lease.
-        Cost: one transaction, proportional to what is taken; when nothing is due, one indexed read for each channel and
-            priority, whatever waits for other channels.
+        Cost: one transaction, proportional to the deliveries taken; when nothing is due, one indexed read for each
+            channel and priority, however many deliveries of other channels wait.
         """
 
     @abstractmethod
     async def advance(self, moves: Sequence[Move], now: datetime) -> Sequence[bool]:
         """Make the moves, in one transaction, and return for each whether it was made.
 
-        Moves of one call are made in their order. The outcome of each attempt is kept in the list of attempts, once,
-        also if the move is refused. In the same transaction, deliveries that wait for this one (`Delivery.after`) get
+        Moves of one call are made in their order. The outcome of each attempt is added to the list of attempts, once,
+        even if the move is refused. In the same transaction, deliveries that wait for this one (`Delivery.after`) get
         their `due_at`.
 
         Raises:
@@ -164,10 +164,10 @@ class DispatchStore(Protocol):
     async def resolve(
         self, id: str, to: State, now: datetime, *, reason: str = "", provider_id: str = ""
     ) -> Delivery | None:
-        """Record what a provider or an operator reports later, if the state table allows the step.
+        """Record what a provider or an operator reports later, if the state table allows the step; no claim is needed.
 
-        It needs no claim. What waits for this delivery gets its `due_at`, as by `advance`; what is WAITING again is
-        due now. A state in which the delivery is already changes nothing.
+        Deliveries that wait for this one get their `due_at`, as in `advance`. A delivery that becomes WAITING again is
+        due now. If the delivery is already in the state `to`, nothing changes.
 
         Returns:
             The delivery as it is now; None: there is none with this id.
@@ -185,18 +185,18 @@ class DispatchStore(Protocol):
         channel: str | None = None,
         reason: str = "cancelled",
     ) -> int:
-        """Cancel what has not begun to be sent: deliveries that are WAITING, CLAIMED or PARKED; leave open digests.
+        """Cancel deliveries that are WAITING, CLAIMED or PARKED, and remove the notification from open digests.
 
         Args:
             notification: its id.
             now: the present time.
             user: of this recipient only.
-            channel: over this channel only; such a call leaves only digests that are sent over no other channel.
+            channel: over this channel only; digests that are also sent over others keep the notification.
             reason: kept with the deliveries.
 
         Returns:
-            How many deliveries and joins were stopped. Those in SENDING are not. What is in doubt will not be sent
-            again, and becomes UNKNOWN.
+            How many deliveries and joins were stopped. Deliveries in SENDING are not stopped. Those in doubt are not
+            sent again, and become UNKNOWN.
 
         Cancellation: done or not; safe to repeat.    Cost: proportional to what is stopped.
         """
@@ -204,7 +204,7 @@ class DispatchStore(Protocol):
 
 @runtime_checkable
 class DispatchRecords(Protocol):
-    """Reading what became of notifications, and removing old ones. Errors as those of `DispatchStore`."""
+    """Reads what became of notifications, and removes old ones. Errors as those of `DispatchStore`."""
 
     @abstractmethod
     async def record(
@@ -227,34 +227,34 @@ class DispatchRecords(Protocol):
     async def hurry(self, now: datetime, *, user: str | None = None, channel: str | None = None) -> int:
         """Make waiting deliveries of a user or channel due now, since their rules have changed; return how many.
 
-        With a channel, parked ones of it are waiting again. Those that wait for another channel, or for their delay
-        after it, stay as they are; without a channel, so do those that were tried before, whose provider is not asked
-        more often because a user changes preferences.
+        With `channel`, its parked deliveries are WAITING again. Deliveries that wait for another channel, or for their
+        delay after it, stay as they are. Without `channel`, so do those that have been tried before: a user who changes
+        preferences must not speed up retries.
 
         Raises:
             UsageError: neither a user nor a channel was given.
 
-        Cancellation: some may be due; safe to repeat.    Cost: proportional to what is made due, in some transactions.
+        Cancellation: some may be due; safe to repeat.    Cost: proportional to what is made due; several transactions.
         """
 
     @abstractmethod
     async def purge(self, before: datetime, *, limit: int = 500) -> int:
-        """Remove notifications created before `before` of which no delivery is open; return how many, at most `limit`.
+        """Remove at most `limit` notifications created before `before` that have no open delivery; return how many.
 
-        What a digest has collected stays until that is sent too. Idempotency keys, endpoints and gates that were over
-        before `before` are removed as well, and counts for caps that have expired by the store's clock.
+        Notifications in a digest stay until the digest is sent, too. Also removed are idempotency keys, retired
+        endpoints and gates that ended before `before`, and counts for caps that have expired by the store's clock.
         """
 
 
 @runtime_checkable
 class DeliveryTracking(Protocol):
-    """Notes what recipients do with what they got. Errors as those of `DispatchStore`."""
+    """Records that recipients have opened or clicked messages. Errors as those of `DispatchStore`."""
 
     @abstractmethod
     async def track(self, id: str, act: Literal["opened", "clicked"], now: datetime) -> Delivery | None:
-        """Set `opened_at` or `clicked_at` of a delivery, the first time; return it; None: there is none with this id.
+        """Set `opened_at` or `clicked_at` of a delivery if it is unset; return the delivery; None: the id is unknown.
 
-        What was clicked was opened.
+        A click also sets `opened_at`.
         """
 
 
@@ -294,7 +294,7 @@ class EndpointStore(Protocol):
 
     @abstractmethod
     async def endpoints(self, users: Sequence[str], *, retired: bool = False) -> Mapping[str, Sequence[Endpoint]]:
-        """Return the endpoints of each user that has any in use (`retired`: of all), sorted by channel, then id."""
+        """Return the endpoints in use (`retired`: all) of the users that have any, sorted by channel, then id."""
 
     @abstractmethod
     async def endpoint(self, id: str) -> Endpoint | None:
@@ -302,11 +302,11 @@ class EndpointStore(Protocol):
 
     @abstractmethod
     async def retire(self, id: str, generation: int, reason: str, now: datetime) -> bool:
-        """Stop using an endpoint if it is still of this generation (0: of any); return whether that was done."""
+        """Stop using an endpoint if it still has this generation (0: any); return whether that was done."""
 
     @abstractmethod
     async def observe(self, id: str, generation: int, now: datetime, *, ok: bool) -> Endpoint | None:
-        """Record a success (failures become 0) or an unclear refusal (one more); None: not of this generation."""
+        """Record a success (sets `failures` to 0) or an unclear refusal (adds 1); None: of another generation."""
 
 
 @runtime_checkable
@@ -325,15 +325,15 @@ class CapStore(Protocol):
     ) -> int:
         """Check all windows, then count in all of them, in one atomic step; the verdict is kept.
 
-        A notification that was admitted is admitted again and counts once: for other channels, other devices, retries.
-        A refusal is kept too, until `refund`, so that a notification is never sent over half of its channels.
+        A notification that was admitted is admitted again, for other channels, devices and retries, and counts once. A
+        refusal is kept too, until `refund`, so that a notification is not sent over some of its channels only.
 
         Args:
             notification: its id.
             user: the recipient, to whom all windows belong.
             windows: at least one.
-            now: the present time: what has left a bucket by then is not counted.
-            mode: `record` counts and admits whatever the limits say.
+            now: the present time: entries that have expired by then are not counted.
+            mode: `record` counts and admits, regardless of the limits.
 
         Returns:
             -1: admitted. Otherwise the index of the first window that is full; nothing was counted.
@@ -341,16 +341,16 @@ class CapStore(Protocol):
 
     @abstractmethod
     async def refund(self, notification: str, user: str, windows: Sequence[CapWindow]) -> None:
-        """Forget the verdict, and the count if it was admitted, since certainly nothing has been sent."""
+        """Forget the verdict, and the count if it was admitted: for a notification of which nothing has been sent."""
 
 
 @runtime_checkable
 class GateStore(Protocol):
-    """Keeps until when each provider throttles. Errors as those of `DispatchStore`."""
+    """Keeps the time until which each provider throttles. Errors as those of `DispatchStore`."""
 
     @abstractmethod
     async def close_gate(self, gate: str, until: datetime) -> None:
-        """Send nothing through `gate` until then. The latest time given counts."""
+        """Let nothing be sent through `gate` before `until`; of several calls, the latest time counts."""
 
     @abstractmethod
     async def gates(self, now: datetime) -> Mapping[str, datetime]:
@@ -367,11 +367,11 @@ class DigestStore(Protocol):
 
     @abstractmethod
     async def close_digests(self, now: datetime, *, limit: int = 50) -> int:
-        """Close digests that are due and store for each, in the same transaction, its notification.
+        """Close digests that are due, and store the notification of each in the same transaction.
 
-        The notification of a digest has the digest's id (see `digest_id`), its type, `{}` as data, one recipient, with
-        the address that was given for the notification that joined last, and one delivery, due now, for each channel.
-        A digest that has reached its limit is closed so by the very step that joins it.
+        The notification of a digest has the digest's id (see `digest_id`), its type, `{}` as data, one recipient with
+        the address given for the notification that joined last, and for each channel one delivery, due now. The join
+        that brings a digest to its limit closes it in the same way.
 
         Returns:
             How many were closed.
@@ -379,10 +379,10 @@ class DigestStore(Protocol):
 
     @abstractmethod
     async def digest_items(self, digest: str, *, after: int = 0, limit: int = 500) -> Sequence[DigestItem]:
-        """Return what a digest has collected and what is not cancelled, in order of joining, without the first `after`.
+        """Return the notifications that a digest has collected, without cancelled ones, in order of joining.
 
         Args:
             digest: its id: `Notification.digest`.
-            after: how many to leave out.
+            after: how many to skip.
             limit: how many to return at most.
         """
