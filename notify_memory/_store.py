@@ -34,7 +34,7 @@ _NO_KEYS: Final[dict[str, Event]] = {}
 class MemoryLog(list[Event]):
     """The log of one user: the retained events begin at index `start`; the slots before it await removal.
 
-    It is the list itself, not an object with one, because the garbage collector visits each of them for every user.
+    It is a list itself instead of having one, because the garbage collector visits each such object of every user.
 
     Attributes:
         start: index of the first retained event.

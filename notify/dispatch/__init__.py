@@ -4,8 +4,8 @@
 used alone.
 """
 
-# Each name is imported when it is first asked for: a store needs `notify.dispatch.abc` alone, and importing all of this
-# would double what a process that opens one imports.
+# Names are imported on first use: a store needs `notify.dispatch.abc` only, and importing everything would double the
+# imports of a process that opens one.
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -130,7 +130,7 @@ else:
     }
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for: an exported name, or one of the public modules."""
+        """Import an exported name, or a public module, on first use."""
         if name in ("abc", "app", "templates"):
             return import_module(f".{name}", __name__)
         if name not in _PLACES:

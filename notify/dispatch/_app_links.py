@@ -180,7 +180,7 @@ async def _own(site: DispatchSite, request: Request, id: str, act: Literal["open
 
 
 async def _note(site: DispatchSite, request: Request, delivery: str, act: Literal["opened", "clicked"]) -> None:
-    """Record what a reader did. If the store fails or records nothing, the reader gets the page behind the link."""
+    """Record an open or a click, if the store can. A failure is only logged: the reader gets the page anyway."""
     store = site.parts.store
     if (
         not isinstance(store, DeliveryTracking)

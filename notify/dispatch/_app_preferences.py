@@ -54,7 +54,7 @@ async def preferences_value(site: DispatchSite, user: str) -> dict[str, Any]:
         found = (await known(site.parts, [user]))[user]
     except NotifyError:
         raise
-    except Exception as error:  # `recipients` is the application's, and gives the zone only
+    except Exception as error:  # the application's function; only the zone is needed here
         log_failure("recipients=", error)
         found = (await known(site.parts, [user], [user]))[user]
     layers, types = found.layers, list(site.parts.types)

@@ -1,7 +1,7 @@
-"""What the methods of stores accept, checked before anything is read or written, and the same for every store.
+"""Checks the arguments of stores' methods before anything is read or written, in the same way for every store.
 
-A database refuses some values only when they arrive: a NUL character, half of a surrogate pair, a name that is too long
-for an index, a number that is too large. A store in memory takes all of them. With `checked`, neither is noticed late.
+Some values fail only in the database: a NUL character, half of a surrogate pair, a name that is too long for an index,
+a number that is too large. A store in memory would accept them. `checked` makes every store refuse them up front.
 """
 
 from __future__ import annotations
@@ -105,11 +105,11 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
     "to": _check_state,
     "windows": _all(_check_window),
 }
-"""By the names of arguments, which every store has from the interfaces."""
+"""The check of each argument, by its name in the interfaces."""
 
 
 def checked(store: type[T]) -> type[T]:
-    """Decorate a store: its methods raise UsageError for arguments of another kind than the interfaces have.
+    """Decorate a store class, so that its methods raise UsageError for arguments that the interfaces do not allow.
 
     The rows of submissions and moves are checked by `check_submission` and `check_move`.
     """

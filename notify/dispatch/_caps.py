@@ -23,7 +23,7 @@ _SLACK: Final = 2 * DAY
 """How much longer than its period a bucket is kept: zones are 26 hours apart, and a recipient may travel west."""
 
 CAP_REASONS: Final = frozenset({Reason.CAP_DAY, Reason.CAP_WEEK, Reason.CAP_MONTH, Reason.CAP_ROLLING})
-"""The reasons of what a frequency cap refuses."""
+"""The reasons with which frequency caps refuse."""
 
 _REASONS: Final = {"day": Reason.CAP_DAY, "week": Reason.CAP_WEEK, "month": Reason.CAP_MONTH}
 
@@ -58,7 +58,7 @@ def resets_at(cap: FrequencyCap, tz: str, now: datetime) -> datetime:
 
 
 def reset_of(type: NotificationType, reason: str, tz: str, at: datetime) -> datetime | None:
-    """Return when the cap of a type that refused something at a time, for a reason, has room again; None: none did."""
+    """Return when the cap of a type that refused with `reason` at a time has room again; None: no cap did."""
     refusing = next((cap for cap in type.caps if reason_of(cap) == reason), None)
     return None if refusing is None else resets_at(refusing, tz, at)
 

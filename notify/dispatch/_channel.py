@@ -85,7 +85,7 @@ class Job:
         created_at: when the notification was submitted, the same in each attempt; None: unknown.
         dismiss_url: where a POST dismisses the item of this notification in the inbox, without a login; empty: the
             dispatcher has no links.
-        is_digest: it stands for notifications that were collected, so it is not urgent.
+        is_digest: True: it stands for several collected notifications, so it is not urgent.
     """
 
     id: str

@@ -16,7 +16,7 @@ _SHOWN = 10
 
 
 class TemplateLimitError(NotifyError):
-    """A template in the sandbox takes too long, or makes too long a text. The deliveries are parked."""
+    """A sandboxed template takes too many steps, or renders too much text. Its deliveries are parked."""
 
 
 @dataclass(frozen=True, slots=True)

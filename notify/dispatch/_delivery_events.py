@@ -22,9 +22,9 @@ class DeliveryEvents:
     """Pushes an event for each state that a delivery ends in, or may stay in; once, however often that is reported.
 
     The payload has `id` (of the delivery), `notification`, `type`, `channel`, `state` in lower case, and `reason`.
-    Cancelling pushes them where the recipient is known; erasing a user, purging and releasing push none, as nothing is
-    left, or has ended. Recipients without an account have no log. The event follows the state: a process that dies in
-    between, or a log that is away, loses the event and not the state.
+    Cancelling pushes them if the recipient is known. Erasing a user, purging and releasing push none, and neither does
+    a delivery to a recipient without an account, who has no log. The state is stored first: if the process dies before
+    the push, or the log is unavailable, the event is lost and the state is not.
 
     Args:
         notifier: pushes them; None: there are none.
@@ -40,7 +40,7 @@ class DeliveryEvents:
         self._log = OutageLog(logger, "states of deliveries are not pushed", "states of deliveries are pushed again")
 
     async def tell(self, claim: Claim, state: State, reason: str) -> bool:
-        """Push that a delivery is in a state now, if that is asked for; return False if the log is away."""
+        """Push the new state of a delivery, if events are wanted; return False if the log is unavailable."""
         delivery, notification = claim.delivery, claim.notification
         if self._notifier is None or claim.recipient.address or state.is_open or state is State.EXPANDED:
             return True
@@ -61,7 +61,7 @@ class DeliveryEvents:
         return True
 
     async def tell_cancelled(self, records: DispatchRecords, notification: str, user: str) -> None:
-        """Push of one recipient what was cancelled of a notification."""
+        """Push an event for each delivery of a notification to one user that was cancelled."""
         if self._notifier is None:
             return
         try:

@@ -79,13 +79,13 @@ class Dispatcher(DispatchOperations):
         caps: counts for frequency caps; None: the store does.
         gates: keeps which providers throttle; None: the store does.
         defaults: preferences of users who have not decided; None: those of `types`.
-        layers: a function, plain or async, from user ids to `Layers`, with what an operator or a tenant has set for
-            these users; a user whom it leaves out has no such layers.
+        layers: a function, plain or async, from user ids to `Layers`: the preferences that an operator or a tenant has
+            set for these users; a user may be left out.
         tz: the IANA zone of users whose zone is unknown.
         retries: how deliveries are retried, by the names of channels; see `RetrySchedule`.
         timeout: seconds that a channel may take to send one message.
-        lease: seconds after which another worker takes what a worker that died had claimed; longer than `timeout` by
-            the ten seconds in which an outcome is stored, or by a quarter of itself if that is less.
+        lease: seconds after which another worker takes over the deliveries of a worker that died. It exceeds `timeout`
+            by at least ten seconds, in which the outcome is stored, or by a quarter of the lease if that is less.
         keep: seconds after which `run` removes notifications of which nothing is waiting, and retired endpoints; None:
             never.
         links: signs links to a `DispatchApp`, for unsubscribing from marketing; None: messages have none.

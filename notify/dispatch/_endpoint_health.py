@@ -4,8 +4,8 @@ A provider that answers "gone" for most of its endpoints has a fault, or somethi
 endpoint is retired: the next message to it asks again. Unclear refusals retire none unless the same channel has had
 something accepted within a day: with a wrong key, or that of another project, every endpoint is refused.
 
-An endpoint that has accepted nothing during all attempts of a message is retired if the channel's `RetrySchedule` says
-so, as that of webhooks does, which lasts for days; again only if others on the channel work.
+An endpoint that has accepted nothing during all attempts of a message is retired if the channel's `RetrySchedule` has
+`retires`, as that of webhooks does, which lasts for days. This too requires that others on the channel work.
 
 That a relay takes an e-mail proves nothing about its address, so acceptance does not wipe out what was reported since
 the last one; delivery does.
@@ -50,7 +50,7 @@ class EndpointHealth:
 
     Args:
         endpoints: keeps them.
-        schedule: from the name of a channel to how it is retried.
+        schedule: a function from the name of a channel to its retry schedule.
     """
 
     def __init__(self, endpoints: EndpointStore, schedule: Callable[[str], RetrySchedule]) -> None:

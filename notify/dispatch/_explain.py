@@ -41,7 +41,7 @@ class Explanation:
         present: the decisions that would be made now; None: its type is no longer registered, or it is a digest.
         deliveries: one for each channel that sends or holds, and one for each endpoint of those that have been due.
         attempts: the outcome of each attempt to send, oldest first.
-        reset_at: when the frequency cap that refused it has room again, at the latest; None: none has refused it.
+        reset_at: when the frequency cap that refused it has room again, at the latest; None: no cap refused it.
     """
 
     notification: Notification

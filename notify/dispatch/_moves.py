@@ -17,12 +17,12 @@ _REPLACING: Final = timedelta(hours=1)
 
 
 def is_in_doubt(claim: Claim) -> bool:
-    """Return whether an earlier attempt may have arrived: its worker died, or it had no answer and waits since then."""
+    """Return whether an earlier attempt may have arrived: its worker died, or it got no answer."""
     return claim.is_ambiguous or claim.delivery.reason == IN_DOUBT
 
 
 def move(claim: Claim, to: State, reason: str = "", *, error: str = "", **more: Any) -> Move:
-    """Return a move of a claim. What is in doubt says so while it waits; why it waits is in the list of attempts."""
+    """Return a move of a claim. One in doubt keeps that reason while it waits or is parked; `error` has the new one."""
     if is_in_doubt(claim) and to in (State.WAITING, State.PARKED) and reason != IN_DOUBT:
         reason, error = IN_DOUBT, f"{reason}: {error}" if error else reason
     return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, error=error, **more)
@@ -35,7 +35,7 @@ def later(claim: Claim, error: Exception, now: datetime) -> Move:
 
 
 def ended(claim: Claim, to: State, reason: str, **more: Any) -> Move:
-    """Return the move of a claim that is not sent now. One in doubt may have been, so it does not end otherwise."""
+    """Return the move of a claim that is not sent now. One in doubt may have been sent, so it ends as UNKNOWN."""
     if is_in_doubt(claim) and to is not State.WAITING:
         return move(claim, State.UNKNOWN, Reason.AMBIGUOUS)
     return move(claim, to, reason, **more)

@@ -78,8 +78,8 @@ class DispatchOperations:
             user: only for this recipient.
             channel: only over this channel.
 
-        With `events=` of the dispatcher, those that were stopped are pushed, if there is one recipient: that of the
-        ticket of `submit`, or `user`.
+        With `Dispatcher(events=)`, an event is pushed for each delivery that was stopped, if the recipient is known:
+        from a ticket of `submit`, or from `user`.
 
         Raises: as `submit`.    Cancellation: done or not; safe to repeat.
         """
@@ -198,5 +198,5 @@ class DispatchOperations:
 
 
 def _reset_of(type: NotificationType, delivery: Delivery, tz: str) -> datetime | None:
-    """Return when the cap that refused a delivery has room again; None: none did."""
+    """Return when the cap that refused a delivery has room again; None: no cap did."""
     return None if delivery.updated_at is None else reset_of(type, delivery.reason, tz, delivery.updated_at)

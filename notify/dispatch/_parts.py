@@ -61,7 +61,7 @@ class DispatchParts:
         recipients: see `Recipients`.
         templates: make texts.
         defaults: preferences of users who have not decided.
-        layers: see `LayersOf`; None: there are only users and defaults.
+        layers: see `LayersOf`; None: only the users' own preferences and the defaults count.
         tz: the zone of users whose zone is unknown.
         clock: returns the present time.
         chance: returns a number in [0, 1).

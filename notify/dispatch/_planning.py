@@ -90,7 +90,7 @@ async def _asked(parts: DispatchParts, users: Sequence[str]) -> dict[str, Recipi
 
 
 async def _others(parts: DispatchParts, users: Sequence[str]) -> Mapping[str, Layers]:
-    """Return what others than the users have set for them."""
+    """Return the layers that the application supplies, by user."""
     layers = parts.layers
     if layers is None:
         return {}
@@ -104,8 +104,8 @@ async def _others(parts: DispatchParts, users: Sequence[str]) -> Mapping[str, La
         raise TypeError("layers= of the Dispatcher must return Layers by user id")
     if any(each.user is not NO_PREFERENCES or each.default is not NO_PREFERENCES for each in found.values()):
         raise UsageError(
-            "layers= of the Dispatcher sets override, member and tenant; what users have set is in the store, and "
-            "defaults are those of defaults= or of the types"
+            "layers= of the Dispatcher must set only override, member and tenant: users' own preferences are in the "
+            "store, and the defaults come from defaults= or the types"
         )
     return dict(found)
 

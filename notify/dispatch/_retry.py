@@ -26,9 +26,9 @@ LONGEST_WAIT: Final = 86_400.0
 class RetrySchedule:
     """How often a delivery is tried, and how long it waits between attempts.
 
-    A dispatcher takes them as `retries=`, by the names of channels. Without an entry, a channel's own attribute
-    `retries` counts, which those for e-mail and webhooks have, also inside wrappers: they try ten times within three
-    and a half days, as do channels that are called `email` or `webhook`, all others eight times within half an hour.
+    A dispatcher takes them as `retries=`, by channel name. Otherwise, channels named `email` or `webhook` make ten
+    attempts within three and a half days, as do `EmailChannel` and `WebhookChannel` under any name, because they have
+    an attribute `retries`, which wrappers pass on. All others make eight attempts within half an hour.
 
     Attributes:
         attempts: the number of attempts, including the first.

@@ -31,14 +31,14 @@ from .abc import State
 logger = logging.getLogger("notify")
 
 _FINISH: Final = 10.0
-"""Seconds for which a worker tries to store an outcome at most, beyond which it is as if the worker had died."""
+"""The most seconds for which a worker tries to store an outcome; after them, it is as if it had died."""
 
 _GRACE: Final = 2.0
 """Seconds for everything else that follows a message."""
 
 
 def storing_time(timeout: float, lease: float) -> float:
-    """Return for how many seconds a worker tries to store an outcome: its lease lasts for these too.
+    """Return for how many seconds a worker tries to store an outcome; the lease covers these as well.
 
     Raises:
         UsageError: the lease leaves too little for it.
@@ -46,8 +46,8 @@ def storing_time(timeout: float, lease: float) -> float:
     left = lease - timeout
     if not (timeout > 0 and left > 0 and left >= min(_FINISH, lease / 4)):
         raise UsageError(
-            f"Dispatcher: lease={lease:g} must be longer than timeout={timeout:g} by {_FINISH:g} seconds, or by a "
-            "quarter of itself if that is less, since the outcome is stored after the channel has answered"
+            f"Dispatcher: lease={lease:g} must exceed timeout={timeout:g} by {_FINISH:g} seconds, or by a quarter of "
+            "the lease if that is less, because the outcome is stored after the channel has answered"
         )
     return min(_FINISH, left)
 
@@ -183,7 +183,7 @@ class Sender:
         return {each.job.id for each, is_made in zip(ready, made, strict=True) if is_made}
 
     async def _deliver(self, batch: Batch, ready: Ready, now: datetime) -> None:
-        """Send one message, and store the outcome; none, if the event loop ends while it is on its way."""
+        """Send one message, and store the outcome: an ambiguous one, if this task is cancelled before the answer."""
         result: Settlement | None = None
         self._telemetry.began(ready.claim, now)
         try:
@@ -284,7 +284,7 @@ class Sender:
         return None
 
     async def _store_last(self, result: Settlement, now: datetime) -> None:
-        """Store an outcome although this task is cancelled; else it is as if the worker had died."""
+        """Store an outcome after this task was cancelled; if that fails, it is as if the worker had died."""
         with anyio.move_on_after(_GRACE, shield=True):
             try:
                 await self._parts.store.advance([result.move], now)

@@ -10,10 +10,10 @@
 | EndpointGone | GONE | retired | |
 | Misconfigured | PARKED | | |
 
-After an attempt that may have arrived, what would be FAILED because attempts are spent, or EXPIRED, is UNKNOWN. What
-the provider refuses for good is FAILED or GONE anyway, so that another channel steps in.
+If an attempt may have arrived, the delivery becomes UNKNOWN instead of EXPIRED, or of FAILED for lack of attempts. A
+permanent refusal still makes it FAILED or GONE, so that the fallback is used.
 
-A misconfigured channel never retires an endpoint: a wrong key of one's own looks like a refusal of each device.
+A misconfigured channel never retires an endpoint: with a wrong key, every device seems to be refused.
 """
 
 from __future__ import annotations

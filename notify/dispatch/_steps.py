@@ -17,7 +17,7 @@ _NUL: Final = re.compile("\0")
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 MAX_NAME: Final = 1024
-"""The most bytes of a name in UTF-8. Stores have names in indexes, two of them at most in one."""
+"""The most bytes of a name in UTF-8. Stores index names, at most two of them in one index."""
 
 _LARGEST: Final = 2**31 - 1
 
@@ -72,7 +72,7 @@ PROMISING: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN})
 """After these, a delivery that waits for the channel is due after its delay: the message has perhaps arrived."""
 
 STOPPABLE: Final = frozenset({State.WAITING, State.CLAIMED, State.PARKED})
-"""What can be cancelled: nothing is being sent."""
+"""The states that can be cancelled: nothing is being sent."""
 
 IN_DOUBT: Final = "ambiguous"
 """The reason of a delivery that waits, or is claimed or parked, after an attempt that may have arrived."""
@@ -95,10 +95,10 @@ def judge(move: Move, state: State, fence: int, begun: int, *, has_lease: bool) 
 
 
 def is_later(to: State, state: State, reason: str) -> bool:
-    """Return whether `resolve` makes a step: one of `LATER`, or, if the delivery is in doubt, as if it were being sent.
+    """Return whether `resolve` makes a step: `LATER` has it, of a delivery in doubt for SENDING as well.
 
     Args:
-        to: what is reported.
+        to: the state that is reported.
         state: of the delivery.
         reason: of the delivery.
     """
@@ -107,7 +107,7 @@ def is_later(to: State, state: State, reason: str) -> bool:
 
 
 def cancelled(reason: str) -> State:
-    """Return the state of a delivery after it was cancelled; `reason` is the one that it had before."""
+    """Return the state of a cancelled delivery, by the reason that it had before."""
     return State.UNKNOWN if reason == IN_DOUBT else State.CANCELLED
 
 
@@ -288,33 +288,33 @@ def check_join(join: DigestJoin) -> None:
 
 
 def check_name(what: str, value: object) -> None:
-    """Raise UsageError for what is not a name: text that every store can keep, and of a length that an index takes."""
+    """Raise UsageError unless the value is text that every store can keep and index."""
     check_text(what, value)
     if len(str(value).encode()) > MAX_NAME:
-        raise UsageError(f"{what} must have at most {MAX_NAME} bytes, got {value!r:.80}")
+        raise UsageError(f"{what} must have at most {MAX_NAME} bytes in UTF-8, got {value!r:.80}")
 
 
 def check_text(what: str, value: object) -> None:
-    """Raise UsageError for what is not text that every store can keep."""
+    """Raise UsageError unless the value is text that every store can keep."""
     if not isinstance(value, str):
         raise UsageError(f"{what} must be a str, got {value!r:.80}")
     check_texts(what, value)
 
 
 def check_count(what: str, value: object, least: int = 0) -> None:
-    """Raise UsageError for what is not a number that every store can keep."""
+    """Raise UsageError unless the value is an integer that every store can keep."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
-        raise UsageError(f"{what} must be a number from {least} to {_LARGEST}, got {value!r:.80}")
+        raise UsageError(f"{what} must be a whole number from {least} to {_LARGEST}, got {value!r:.80}")
 
 
 def check_seconds(what: str, value: object) -> None:
-    """Raise UsageError for what is not a duration in seconds."""
+    """Raise UsageError unless the value is a duration in seconds."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
-        raise UsageError(f"{what} must be seconds from 0 to {_LARGEST}, got {value!r:.80}")
+        raise UsageError(f"{what} must be a number of seconds from 0 to {_LARGEST}, got {value!r:.80}")
 
 
 def check_moment(what: str, value: object) -> None:
-    """Raise UsageError for what is not an aware datetime."""
+    """Raise UsageError unless the value is an aware datetime."""
     if not isinstance(value, datetime):
         raise UsageError(f"{what} must be an aware datetime, got {value!r:.80}")
     millis(value)

@@ -66,7 +66,7 @@ class DispatchTelemetry:
     def _span(
         self, name: str, kind: trace.SpanKind, attributes: Mapping[str, str | int], links: Sequence[trace.Link] = ()
     ) -> Iterator[Span]:
-        """Run something inside a span. Of an exception it gets the kind only: the message may quote an address."""
+        """Run the block inside a span, which gets only the class of an exception: its message may quote an address."""
         with self._tracer.start_as_current_span(
             name, kind=kind, attributes=attributes, links=links, record_exception=False, set_status_on_exception=False
         ) as span:
@@ -84,7 +84,7 @@ class DispatchTelemetry:
         self._duration.record(seconds, {"notify.channel": job.channel, "notify.state": state.name.lower()})
 
     def began(self, claim: Claim, now: datetime) -> None:
-        """Record that a message is on its way; `left` takes it back."""
+        """Count a message as being sent, until `left` is called."""
         channel = claim.delivery.channel
         self._sending.add(1, {"notify.channel": channel})
         if self._is_measuring and claim.delivery.attempts == 0 and _is_prompt(claim):
@@ -92,7 +92,7 @@ class DispatchTelemetry:
             self._latency.record(seconds, {"notify.channel": channel})
 
     def left(self, channel: str) -> None:
-        """Record that a message is no longer on its way."""
+        """Count a message as no longer being sent."""
         self._sending.add(-1, {"notify.channel": channel})
 
     def ended(self, channel: str, state: State) -> None:
@@ -101,7 +101,7 @@ class DispatchTelemetry:
 
 
 def _is_prompt(claim: Claim) -> bool:
-    """Whether it was decided at submit to send it at once, so that nothing but the worker makes it late."""
+    """Return whether `submit` decided to send it at once: it is neither held nor collected."""
     if claim.notification.digest is not None:
         return False
     decisions = json.loads(claim.recipient.decisions)

@@ -1,7 +1,7 @@
-"""Jinja's sandbox with limits, for templates that customers edit: how often loops turn, and how long a text becomes.
+"""Jinja's sandbox with limits on loops, calls and the length of texts, for templates that customers edit.
 
-Jinja's own sandbox keeps a template from the application's objects, and bounds `range`; a loop in a loop still never
-ends. A thread with a time limit would not end it either, since Python cannot stop a thread.
+Jinja's own sandbox protects the application's objects and bounds `range`, but nested loops can still run practically
+without end. Rendering in a thread with a timeout would not help, since Python cannot stop a thread.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ._content import TemplateLimitError
 
 MAX_STEPS: Final = 100_000
-"""Turns of loops and calls, of macros too, in the texts of one message."""
+"""The most loop iterations and calls, including those of macros, in the texts of one message."""
 
 MAX_TEXT: Final = 1_000_000
-"""Characters of the texts of one message."""
+"""The most characters in the texts of one message."""
 
 _COUNTED: Final = "notify_counted"
 
 
 class Budget:
-    """What one message has left."""
+    """The steps and characters that one message has left."""
 
     def __init__(self) -> None:
         self._steps = MAX_STEPS
         self._characters = MAX_TEXT
 
     def step(self) -> None:
-        """Take a turn of a loop, or a call.
+        """Count a loop iteration or a call.
 
         Raises:
             TemplateLimitError: there were too many.
         """
         self._steps -= 1
         if self._steps < 0:
-            raise TemplateLimitError(f"a template may take {MAX_STEPS} turns of loops and calls, and takes more")
+            raise TemplateLimitError(f"the templates of a message take more than {MAX_STEPS} loop iterations and calls")
 
     def write(self, text: str) -> str:
-        """Take characters, and return them.
+        """Count the characters of a text, and return it.
 
         Raises:
             TemplateLimitError: there were too many.
         """
         self._characters -= len(text)
         if self._characters < 0:
-            raise TemplateLimitError(f"a template may make {MAX_TEXT} characters of text, and makes more")
+            raise TemplateLimitError(f"the templates of a message render more than {MAX_TEXT} characters")
         return text
 
 
@@ -60,7 +60,7 @@ _budget: ContextVar[Budget | None] = ContextVar("notify_template_budget", defaul
 
 @contextmanager
 def budget() -> Iterator[Budget]:
-    """Make the texts of one message within one budget."""
+    """Limit what the block renders, the texts of one message, to one budget."""
     token = _budget.set(Budget())
     try:
         yield _budget.get() or Budget()
@@ -88,7 +88,7 @@ class LimitedSandbox(ImmutableSandboxedEnvironment):
         self.filters[_COUNTED] = _counted
 
     def _generate(self, source: nodes.Template, *args: Any, **options: Any) -> str:
-        """Let every loop count its turns."""
+        """Make every loop count its iterations."""
         for each in list(source.find_all(nodes.For)):
             each.iter = nodes.Filter(each.iter, _COUNTED, [], [], None, None, lineno=each.lineno)
         return super()._generate(source, *args, **options)
@@ -96,6 +96,6 @@ class LimitedSandbox(ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Count the call."""
         _step()
-        if isinstance(obj, LoopContext) and args:  # a recursive loop goes on with these
+        if isinstance(obj, LoopContext) and args:  # the items of the next level of a recursive loop
             args = (_counted(args[0]), *args[1:])
         return super().call(context, obj, *args, **kwargs)

@@ -49,7 +49,7 @@ class Ticket:
 
 
 def user_of(ticket: object) -> str:
-    """Return the only recipient of a ticket; empty: it has many, or only its id is known."""
+    """Return the single recipient of a ticket; empty: it has several, or only the id is known."""
     return ticket._user if isinstance(ticket, Ticket) else ""
 
 

@@ -56,9 +56,10 @@ class JinjaTemplates:
         directory: the directory.
         domain: the domain of gettext catalogues, for `{% trans %}` and `_()` in the files; None: there are none.
         localedir: the directory of the catalogues, as for `gettext.translation`.
-        is_sandboxed: use Jinja's sandbox, for files that customers edit. A message whose templates take more than
-            100,000 turns of loops and calls, or make more than a million characters, is a `TemplateLimitError`, and its
-            deliveries are parked. What a single operation takes is not bounded, such as `"x" * n` or a wide `format`.
+        is_sandboxed: use Jinja's sandbox, for files that customers edit. If the templates of a message take more than
+            100,000 loop iterations and calls, or render more than a million characters, `render` raises
+            `TemplateLimitError`, and the deliveries are parked. Single operations, such as `"x" * n` or a wide
+            `format`, are not limited.
         filters: further filters, by name.
 
     Raises:
@@ -115,7 +116,7 @@ class JinjaTemplates:
 
     @contextmanager
     def _limits(self) -> Iterator[Callable[[str], str]]:
-        """Yield what each piece of text is passed through."""
+        """Yield a function that counts each piece of text."""
         if not self._is_sandboxed:
             yield str
             return

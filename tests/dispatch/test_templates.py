@@ -112,7 +112,7 @@ def test_sandbox_ends_what_would_not_end(files: Path, text: str, kind: str) -> N
     """Loops in loops, also without any text, recursion of loops and of macros."""
     (files / COMMENT / "sms.txt").write_text("{% block title %}x{% endblock %}")
     (files / COMMENT / f"sms.{kind}").write_text(f"{{% block title %}}{text}{{% endblock %}}")
-    with pytest.raises(TemplateLimitError, match="100000 turns of loops and calls"):
+    with pytest.raises(TemplateLimitError, match="100000 loop iterations and calls"):
         JinjaTemplates(files, is_sandboxed=True).render(rendering("sms", xs=[*range(1000)]))
 
 

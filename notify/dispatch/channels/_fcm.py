@@ -28,13 +28,13 @@ from ._requests import HttpChannel, encoded, missing, unanswered
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+", re.ASCII)
-"""An access token, which becomes part of a header."""
+"""An access token: it becomes part of a header."""
 
 MARGIN: Final = 300.0
 """Seconds before its end at which a token is replaced."""
 
 SILENCE: Final = timedelta(days=270)
-"""An app that has not registered for longer than this is gone: FCM drops the tokens of devices that are not used."""
+"""FCM drops the token of a device that is unused for this long, so an app that has not registered since is gone."""
 
 
 class FcmChannel(HttpChannel):
@@ -187,7 +187,7 @@ class AccessTokens:
             return Transient("token", error="the access token could not be fetched")
         except (exceptions.GoogleAuthError, OSError, ValueError):
             return Misconfigured("the credentials= of FcmChannel cannot be read, or are not those of a service account")
-        except (TypeError, ArithmeticError, RecursionError):  # what the library makes of an answer that makes no sense
+        except (TypeError, ArithmeticError, RecursionError):  # raised by google-auth for a malformed answer
             return Transient("token", error="the answer of the token server is malformed")
         token, expiry = credentials.token, credentials.expiry  # naive, in UTC
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
