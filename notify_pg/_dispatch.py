@@ -54,7 +54,7 @@ PURGED: Final = 5000
 """Deliveries that one transaction removes at most."""
 
 HURRIED: Final = 5000
-"""Deliveries that one transaction makes due at most, of those that wait and of those that are parked."""
+"""The most deliveries that one transaction makes due: this many that wait, and as many that are parked."""
 
 
 @checked
@@ -217,7 +217,7 @@ class PostgresDispatchStore(PostgresUserRecords):
         return [delivery_of(tuple(row)) for row in rows]
 
     async def hurry(self, now: datetime, *, user: str | None = None, channel: str | None = None) -> int:
-        """See `notify.dispatch.abc.DispatchRecords.hurry`; what waits for a channel in several steps."""
+        """See `notify.dispatch.abc.DispatchRecords.hurry`; a channel takes several transactions."""
         self._db.check()
         if user is None and channel is None:
             raise UsageError("hurry() needs user= or channel=: everything at once would be a stampede")

@@ -90,7 +90,7 @@ _OF_CLASS: Final = {
 _COMMANDS: Final = "docs/backends/redis.md lists the commands that the login needs, under Rights"
 
 _IN_SCRIPT: Final = ("can't run this command or subcommand", "ACL failure in script")
-"""What servers up to 7.0, and later ones, say of a command in a script that the login may not run; it has no code."""
+"""The errors of Redis, up to 7.0 and later, for a command in a script that the login may not run: without a code."""
 
 _REMEDIES: Final = (
     ("channel", "allow the login the prefix's channels: &PREFIX:*"),
@@ -120,7 +120,7 @@ def disposition_of(error: RedisError) -> Disposition:
 
 
 def lacks_right(error: RedisError) -> bool:
-    """Return whether the login may not run a command, also one inside a script."""
+    """Return whether the login may not run a command, directly or in a script."""
     text = str(error)
     return isinstance(error, NoPermissionError) or any(each in text for each in _IN_SCRIPT)
 

@@ -115,9 +115,8 @@ class DeliveryRows:
     def due(self, now: int, clock: int, limit: int, channels: Sequence[str] | None) -> list[int]:
         """Return the numbers of the rows that are due, the most urgent first.
 
-        Each priority and channel has its own stretch of the index, where what is due comes first. What is open and not
-        due, or waits for another channel, is never read, apart from claims of which the lease lasts longer than `now`,
-        and the other way round.
+        Each priority and channel is a range of the index, sorted by `due_at`. Rows that are not due, or wait for
+        another channel, are not read, except those that are due by only one of the two clocks.
         """
         found: list[int] = []
         for priority in self._priorities():
@@ -131,13 +130,13 @@ class DeliveryRows:
         return found
 
     def _priorities(self) -> Iterator[int]:
-        """Yield the priorities of what is open, the highest first."""
+        """Yield the priorities of open deliveries, the highest first."""
         priority: int | None = _ABOVE_ALL
         while (priority := self._db.execute(self._sql["next_priority"], (priority,)).fetchone()[0]) is not None:
             yield priority
 
     def _channels(self, priority: int) -> Iterator[str]:
-        """Yield the channels of what is open and of a priority."""
+        """Yield the channels of open deliveries of a priority."""
         name: str | None = ""
         while (name := self._db.execute(self._sql["next_channel"], (priority, name)).fetchone()[0]) is not None:
             yield name
@@ -228,7 +227,7 @@ class DeliveryRows:
         return len(rows) + digests.leave(self._db, self._sql, notification, user, channel)
 
     def hurry(self, channel: str, now: int, limit: int) -> int:
-        """Make what waits for a channel, or is parked on it, due now; return how many, `limit` at most."""
+        """Make deliveries of a channel that wait or are parked due now, at most `limit`; return how many."""
         count = self._db.execute(self._sql["unpark_channel"], (now, channel, limit)).rowcount
         for priority in self._priorities():
             if count >= limit:

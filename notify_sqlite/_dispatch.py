@@ -192,7 +192,7 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         return await self._database.read(job, [])
 
     async def hurry(self, now: datetime, *, user: str | None = None, channel: str | None = None) -> int:
-        """See `notify.dispatch.abc.DispatchRecords.hurry`; some hundred rows of a channel in one transaction."""
+        """See `notify.dispatch.abc.DispatchRecords.hurry`; a channel takes several transactions."""
         self._database.check()
         if user is None and channel is None:
             raise UsageError("hurry() needs user= or channel=: everything at once would be a stampede")

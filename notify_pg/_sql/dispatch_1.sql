@@ -45,13 +45,13 @@ CREATE TABLE IF NOT EXISTS {deliveries} (
     clicked_at bigint,
     begun integer NOT NULL DEFAULT 0,
     lease_until bigint NOT NULL DEFAULT 0,
-    -- 0 waits, 1 is claimed or being sent, 2 was handed over, from 20 on the state itself: which indexes have the row. An
-    -- index with the state would have to be written by each step of a delivery, whether it has the row or not.
+    -- 0: waiting; 1: claimed or being sent; 2: handed over; from 20 on, the state itself. Indexes use it instead of `state`:
+    -- an index that names `state`, even in its condition, would make each step write all indexes of the row.
     phase smallint NOT NULL GENERATED ALWAYS AS (
         CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE state END
     ) STORED
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
--- By channel, so that no call reads through what waits for another one, however much that is.
+-- By channel, so that no call reads rows of other channels, however many wait.
 CREATE INDEX IF NOT EXISTS {deliveries_channel_index} ON {deliveries} (priority, channel, due_at) WHERE phase <= 1;
 CREATE INDEX IF NOT EXISTS {deliveries_recipient_index} ON {deliveries} (notification_id, user_id);
 CREATE INDEX IF NOT EXISTS {deliveries_user_index} ON {deliveries} (user_id) WHERE phase = 0;

@@ -1,10 +1,11 @@
 -- Each statement of a function has a snapshot of its own, taken after the locks of the statements before it were taken.
 -- Rows are found by their keys, however few there are when a statement is planned: hence the settings of the functions.
--- So much is estimated too high that the server would compile the plans, which takes longer than all the rest: not that.
+-- These settings make cost estimates so high that the server would compile the plans, which takes longer than running them:
+-- hence jit = off.
 
--- Claims what is due: the highest priority first, and of each what has been due for longest. Each priority and channel has
--- its own stretch of the index, so first it is counted, without a lock, how many rows of each are to be taken. As many are
--- locked then, leaving out what others hold, so workers share what is due without waiting for each other.
+-- Claims what is due: the highest priority first, then the earliest due. Each priority and channel is a range of the index.
+-- The first part counts, without locks, how many rows of each range to take. The second locks that many, and skips rows that
+-- others have locked, so workers share what is due without waiting for each other.
 CREATE OR REPLACE FUNCTION {claim_deliveries}(p_now bigint, p_lease bigint, p_limit integer, p_channels text[])
 RETURNS TABLE (
     id text, notification_id text, user_id text, channel text, endpoint text, state smallint, due_at bigint,
@@ -58,7 +59,7 @@ BEGIN
                     AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= (SELECT now FROM clock) END
                 ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
             ) x
-        ), claimed AS (  -- by an array, so that the table is never the outer side of a join, whatever is known of it
+        ), claimed AS (  -- by an array, so that the table is never the outer side of a join, whatever the statistics say
             UPDATE {deliveries} d SET
                 updated_at = CASE d.state WHEN 0 THEN p_now ELSE d.updated_at END,
                 state = greatest(d.state, 1),
@@ -73,7 +74,7 @@ BEGIN
         SELECT {d_delivery_columns}, {n_notification_columns}, {r_recipient_columns}
         FROM claimed d
         JOIN {notifications} n ON n.id = d.notification_id
-        CROSS JOIN LATERAL (  -- by both columns of the key, whatever is known of their values: a notification may have many
+        CROSS JOIN LATERAL (  -- by both columns of the key, whatever the statistics say: a notification may have many
             SELECT * FROM {recipients} x
             WHERE x.notification_id = d.notification_id AND x.user_id = d.user_id LIMIT 1
         ) r
@@ -206,8 +207,8 @@ BEGIN
 END
 $submit$;
 
--- Rows are locked in one order, so that no two calls wait for each other: first, by their ids, those that a worker may have
--- or have had, then, by their ids, those that wait for another channel, which a worker makes due when it ends that.
+-- All calls lock rows in the same order, so that they cannot deadlock: first the rows that a worker has, may have or has had,
+-- then those that wait for another channel, which a worker makes due when it ends that one; both by id.
 
 -- Makes moves, each of another delivery, as far as they are legal; returns the ids of those that were made.
 CREATE OR REPLACE FUNCTION {advance_deliveries}(
@@ -298,8 +299,7 @@ BEGIN
 END
 $advance$;
 
--- Makes a step that needs no claim, if it is legal. What waits after an attempt that may have arrived is reported on as
--- what is being sent.
+-- Makes a step that needs no claim, if it is legal. A delivery in doubt takes the steps of one that is being sent.
 CREATE OR REPLACE FUNCTION {resolve_delivery}(
     p_id text, p_state integer, p_now bigint, p_reason text, p_provider_id text, p_legal integer[]
 ) RETURNS void LANGUAGE plpgsql AS $resolve$
@@ -321,8 +321,8 @@ BEGIN
 END
 $resolve$;
 
--- Cancels deliveries that have not begun, and takes the notification out of open digests; returns how many. What may have
--- arrived in an earlier attempt becomes unknown.
+-- Cancels deliveries that have not begun, and removes the notification from open digests; returns how many. Deliveries in
+-- doubt become unknown.
 CREATE OR REPLACE FUNCTION {cancel_deliveries}(
     p_notification text, p_now bigint, p_user text, p_channel text, p_channels text, p_reason text
 ) RETURNS integer LANGUAGE plpgsql

@@ -1,4 +1,4 @@
--- Makes what waits for a channel, or is parked on it, due now: $3 rows of each at most; returns how many.
+-- Makes deliveries of a channel due now: at most $3 that wait and $3 that are parked; returns how many.
 WITH RECURSIVE levels (priority) AS (
     (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1)
     UNION ALL
@@ -13,7 +13,7 @@ WITH RECURSIVE levels (priority) AS (
     ) x LIMIT $3)
     UNION ALL
     (SELECT p.id FROM {deliveries} p WHERE p.phase = 27 AND p.channel = $2 LIMIT $3)
-), locked AS MATERIALIZED (  -- in the order in which others lock them
+), locked AS MATERIALIZED (  -- in the order of all other calls
     SELECT d.id FROM {deliveries} d
     WHERE d.id = ANY (ARRAY(SELECT f.id FROM found f)) AND (d.phase = 27 OR d.phase = 0 AND d.due_at > $1)
     ORDER BY d.id FOR UPDATE

@@ -1,4 +1,4 @@
-WITH waiting AS MATERIALIZED (  -- locked in the order in which others lock them
+WITH waiting AS MATERIALIZED (  -- locked in the order of all other calls
     SELECT id FROM {deliveries}
     WHERE phase = 0 AND due_at > $1 AND (after_channel = '' OR fence > 0)
         AND user_id = $2 AND coalesce(channel = $3, attempts = 0)

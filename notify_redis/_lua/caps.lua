@@ -32,7 +32,7 @@ for i = 2, #KEYS do
     keep(KEYS[i], tonumber(newest))
   end
 end
-redis.call('SET', KEYS[1], verdict)  -- last: a login that may not count must not keep that this was admitted
+redis.call('SET', KEYS[1], verdict)  -- last: a login without the right to count must not store the verdict
 keep(KEYS[1], last)
 redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
 local newest = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')[2]

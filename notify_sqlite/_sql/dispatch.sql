@@ -63,8 +63,8 @@ CREATE TABLE IF NOT EXISTS {p}deliveries (
     lease_until INTEGER NOT NULL DEFAULT 0
 )
 
--- States below 10 are open. What is claimed is due at the end of its lease, so this finds that too. By channel, so that
--- no call reads through what waits for another one, however much that is.
+-- States below 10 are open. A claimed delivery is due at the end of its lease, so this finds it too. By channel, so that
+-- no call reads rows of other channels, however many wait.
 -- name: create_deliveries_by_channel
 CREATE INDEX IF NOT EXISTS {p}deliveries_by_channel ON {p}deliveries (priority, channel, due_at) WHERE state < 10
 
@@ -130,7 +130,7 @@ INSERT OR IGNORE INTO {p}deliveries ({delivery}) VALUES (?, ?, ?, ?, ?, ?, ?, ?,
 -- name: next_priority
 SELECT max(priority) FROM {p}deliveries WHERE state < 10 AND priority < ?
 
--- The first channel after another one, in which something of a priority is open.
+-- The first channel after another one that has open deliveries of a priority.
 -- name: next_channel
 SELECT min(channel) FROM {p}deliveries WHERE state < 10 AND priority = ? AND channel > ?
 
@@ -254,7 +254,7 @@ WHERE created_at < ?
     )
 ORDER BY created_at LIMIT ?
 
--- As in_states, for one state that is 20 at least, which has its own stretch of an index.
+-- As in_states, for a single state from 20 on, which is a range of an index.
 -- name: in_late_state
 SELECT {delivery} FROM {p}deliveries WHERE state >= 20 AND state = ? AND id > ? ORDER BY id LIMIT ?
 

@@ -164,6 +164,6 @@ DELETE FROM {p}endpoints WHERE user_id = ?
 -- name: forget_verdicts
 DELETE FROM {p}cap_verdicts WHERE user_id = ?
 
--- The buckets of a user have a common beginning, given twice, which ends with a slash; 0 is the next character.
+-- The buckets of a user share a prefix, given twice, that ends with a slash; 0 is the next character.
 -- name: forget_counts
 DELETE FROM {p}cap_counts WHERE bucket >= ? AND bucket < rtrim(?, '/') || '0'
