@@ -177,7 +177,7 @@ class DispatchTests(Suite[DeliveryStoreT]):
         return rows
 
     async def doubtful(self, store: DeliveryStore, state: State, name: str) -> Delivery:
-        """Submit a delivery, begin to send it, and bring it into a state without the outcome of that; return it."""
+        """Submit a delivery, begin to send it, and bring it, in doubt, into a state; return it."""
         row = await self.bring(store, State.SENDING, name)
         fence = (await self.look(store, row.id)).fence
         step = State.PARKED if state is State.PARKED else State.WAITING

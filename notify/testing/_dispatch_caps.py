@@ -128,7 +128,7 @@ class CapStoreSuite(Suite[CapStore]):
         assert sorted(answers) == [-1] * 25 + [0] * 25
 
     async def test_arguments_for_caps_that_no_store_takes(self, store: CapStore) -> None:
-        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        """Text that some databases cannot store, names too long to index, and values of wrong types are refused."""
         windows = _windows(1)
         word: Any = "windows"
         for bad in STRANGE_NAMES:
@@ -185,7 +185,7 @@ class GateStoreSuite(Suite[GateStore]):
         assert await store.gates(START) == {"g": at(99)}
 
     async def test_arguments_for_gates_that_no_store_takes(self, store: GateStore) -> None:
-        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        """Text that some databases cannot store, names too long to index, and values of wrong types are refused."""
         for bad in STRANGE_NAMES:
             await refused(partial(store.close_gate, bad, at(1)), "gate")
         for moment in STRANGE_TIMES:

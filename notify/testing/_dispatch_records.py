@@ -47,7 +47,7 @@ class DispatchRecordTests(DispatchTests[DeliveryStoreT]):
         assert await store.cancel("unknown", at(5)) == 0
 
     async def test_arguments_that_no_store_takes(self, store: DeliveryStore) -> None:
-        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        """Text that some databases cannot store, names too long to index, and values of wrong types are refused."""
         (row,) = await self.bring_all(store, State.ACCEPTED, "n", ["alice"])
         before = await self.look(store, row.id)
         for bad in STRANGE_NAMES:
@@ -104,7 +104,7 @@ class DispatchRecordTests(DispatchTests[DeliveryStoreT]):
         assert await self.take(store, 10**6) == []
 
     async def test_cancelling_what_is_in_doubt(self, store: DeliveryStore) -> None:
-        """What waits, is claimed or is parked after an attempt that may have arrived becomes UNKNOWN, and counts."""
+        """A delivery in doubt that waits, is claimed or is parked becomes UNKNOWN, and is counted."""
         for after in STOPPABLE:
             row = await self.doubtful(store, after, after.name)
             assert await store.cancel(after.name, at(5), reason="WITHDRAWN") == 1

@@ -44,7 +44,7 @@ class DispatchReportTests(DispatchTests[DeliveryStoreT]):
         assert await self.take(store, 10**6) == []
 
     async def test_a_report_on_what_is_in_doubt(self, store: DeliveryStore) -> None:
-        """It ends what waits, is claimed or is parked after an attempt that may have arrived: it is not sent again."""
+        """A report ends a delivery in doubt that waits, is claimed or is parked: it is not sent again."""
         for before in sorted(STOPPABLE):
             for after in sorted(LATER[State.SENDING]):
                 row = await self.doubtful(store, before, f"{before.name} {after.name}")

@@ -11,10 +11,10 @@ import pytest
 from notify import UsageError
 
 STRANGE_TEXTS: Final[tuple[Any, ...]] = ("a\0", "\ud800", "\u00fc\udfff", b"a", 7)
-"""Text that not every database keeps, and what is not text."""
+"""Text that some databases cannot store, and values that are not text."""
 
 STRANGE_NAMES: Final[tuple[Any, ...]] = (*STRANGE_TEXTS, "n" * 3000, "\u20ac" * 400)
-"""Also names that are too long for an index."""
+"""The same, and names that are too long for an index."""
 
 STRANGE_TIMES: Final[tuple[Any, ...]] = (
     datetime(2027, 1, 5),
@@ -22,10 +22,10 @@ STRANGE_TIMES: Final[tuple[Any, ...]] = (
     "2027-01-05T00:00:00Z",
     None,
 )
-"""Naive ones, and what is not a time."""
+"""A naive datetime, and values that are not datetimes."""
 
 STRANGE_NUMBERS: Final[tuple[Any, ...]] = (-1, 2**31, 1.5, True, "1", None)
-"""What is not a number of rows."""
+"""Values that cannot be a number of rows."""
 
 
 async def refused(call: Callable[[], Awaitable[object]], what: str) -> None:

@@ -104,7 +104,7 @@ class PreferenceStoreSuite(Suite[PreferenceStore]):
         assert len(await store.consents("alice")) == 50
 
     async def test_arguments_for_preferences_that_no_store_takes(self, store: PreferenceStore) -> None:
-        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        """Text that some databases cannot store, names too long to index, and values of wrong types are refused."""
         for bad in STRANGE_NAMES:
             await refused(partial(store.patch, bad, b"{}", by="", source="", now=at(0)), "user")
             await refused(partial(store.preferences, ["alice", bad]), "users")
@@ -240,7 +240,7 @@ class EndpointStoreSuite(Suite[EndpointStore]):
         assert sorted(generations) == [*range(1, 31)]
 
     async def test_arguments_for_endpoints_that_no_store_takes(self, store: EndpointStore) -> None:
-        """Text that not every database keeps, names too long for an index, and values of another kind are refused."""
+        """Text that some databases cannot store, names too long to index, and values of wrong types are refused."""
         good, number_of, word = Endpoint("alice", "push", "a"), {"a": 1}, "a"
         strange: Any = (number_of, word)
         for bad in STRANGE_NAMES:

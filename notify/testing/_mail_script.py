@@ -1,4 +1,4 @@
-"""What a `MailServer` answers, and the messages that it accepted."""
+"""The answers of a `MailServer`, and the messages that it has accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLOSE: Final = "close"
 """In place of an answer: the connection is closed."""
 
 HANG: Final = "hang"
-"""In place of an answer: there is none, for as long as the client waits."""
+"""In place of an answer: none is sent, for as long as the client waits."""
 
 _ANSWER: Final = re.compile(r"[2-5][0-9]{2} [ -~]+", re.ASCII)
 
@@ -37,7 +37,7 @@ class MailMessage:
 
 
 class MailScript:
-    """The answers of a server that are still to be given, and what it has accepted; see `MailServer`."""
+    """The answers that a server still has to give, and what it has accepted; see `MailServer`."""
 
     def __init__(self) -> None:
         self.messages: list[MailMessage] = []
@@ -46,25 +46,25 @@ class MailScript:
         self._refused: dict[str, str] = {}
 
     def answer(self, command: str, *answers: str) -> None:
-        """Answer a command so the next times, once with each answer; then as usual.
+        """Give these answers to the next commands of this name, one each; after that, the usual answer.
 
         Args:
             command: `"EHLO"`, `"MAIL"`, `"RCPT"`, `"DATA"` (after the text), `"RSET"` or `"QUIT"`.
             answers: such as `"451 4.7.1 greylisted"`; `"close"`: the connection is closed without an answer; `"hang"`:
-                there is none, for as long as the client waits.
+                none is sent, for as long as the client waits.
 
         Raises:
-            UsageError: there is no such command, or an answer is not one of SMTP.
+            UsageError: the command is not one of these, or an answer is malformed.
         """
         if command not in COMMANDS:
             raise UsageError(f"command must be one of {', '.join(COMMANDS)}, not {command!r:.80}")
         self._answers[command].extend([_checked(each) for each in answers])
 
     def refuse(self, recipient: str, answer: str | None) -> None:
-        """Answer `RCPT` for this address so, until it is called again with None.
+        """Give this answer to every `RCPT` for this address, until this is called with None.
 
         Raises:
-            UsageError: the answer is not one of SMTP.
+            UsageError: the answer is malformed.
         """
         if answer is None:
             self._refused.pop(recipient, None)
@@ -72,7 +72,7 @@ class MailScript:
             self._refused[recipient] = _checked(answer)
 
     def next_answer(self, command: str, recipient: str = "") -> str:
-        """Note a command, and return what to answer; empty: as usual. For the server's thread."""
+        """Record a command, and return its answer; empty: the usual one. Called in the server's thread."""
         self.commands.append(command)
         scripted = self._answers[command]
         return scripted.popleft() if scripted else self._refused.get(recipient, "")
@@ -81,4 +81,4 @@ class MailScript:
 def _checked(answer: str) -> str:
     if answer in (CLOSE, HANG) or _ANSWER.fullmatch(answer):
         return answer
-    raise UsageError(f"an answer of SMTP is like '451 4.7.1 greylisted', 'close' or 'hang', not {answer!r:.80}")
+    raise UsageError(f"an answer must be like '451 4.7.1 greylisted', or 'close' or 'hang', not {answer!r:.80}")

@@ -12,7 +12,7 @@ from ._mail_script import MailScript
 
 
 class MailServer(MailScript):
-    """Keeps the messages that it accepts, and answers as it was told. Needs aiosmtpd: `pip install aiosmtpd`.
+    """Keeps the messages that it accepts, and gives scripted answers. Needs aiosmtpd: `pip install aiosmtpd`.
 
     ```python
     with MailServer().running() as server:
@@ -24,7 +24,7 @@ class MailServer(MailScript):
     ```
 
     Attributes:
-        port: where it listens on 127.0.0.1; 0: it is not running.
+        port: the port on 127.0.0.1; 0: it is not running.
         messages: what was accepted, in order.
         commands: the names of the commands that were received, in order; `DATA` stands for a whole message.
     """

@@ -1,4 +1,4 @@
-"""Serves a `MailScript` with aiosmtpd, in a thread. Imported when one is started, since it needs that package."""
+"""Serves a `MailScript` with aiosmtpd, in a thread. Imported only when a server is started, as it needs aiosmtpd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._mail_script import CLOSE, HANG, MailMessage, MailScript
 
 
 class _Handler:
-    """What aiosmtpd calls for each command."""
+    """The methods that aiosmtpd calls for each command."""
 
     def __init__(self, server: MailScript) -> None:
         self._server = server
@@ -61,12 +61,12 @@ class _Handler:
 
 
 def _takes(answer: str) -> bool:
-    """Whether the usual answer, or a scripted one, accepts."""
+    """Return whether an answer, or the usual one in its place, accepts."""
     return not answer or answer.startswith("2")
 
 
 class _Thread(Controller):
-    """Takes a free port, and in the end closes the connections that clients have left open."""
+    """Takes a free port, and at the end closes connections that clients have left open."""
 
     server: Any
 

@@ -31,7 +31,7 @@ KEPT_EVENTS: Final = 256
 KEPT_BYTES: Final = 1 << 20
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LF, _CR = b"\n\r"  # numbers: looking for a byte takes an eighth of the time of looking for bytes
+_LF, _CR = b"\n\r"  # ints: `int in bytes` takes an eighth of the time of `bytes in bytes`
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _MILLISECONDS = re.compile("[0-9]{1,14}", re.ASCII)
 """Times up to the year 5138; an item that expires later is shown as one that does not."""
@@ -63,7 +63,7 @@ def wire_object(event: Event, id: str = "") -> bytes:
 
 
 def _further_members(event: Event) -> str:
-    """Return the members that few events have."""
+    """Return the members that few events have, as JSON text."""
     members = f',"group":{_quote(event.group)}' if event.group is not None else ""
     shown = {name: value for name, value in event.meta.items() if not name.startswith(CONTROL)}
     if shown:
@@ -193,7 +193,7 @@ class FrameCache:
             if not kept.typed:
                 kept.typed = sse_frame(kept.data, event=_UNSAFE.sub("", event.type), id=event.id)
             return kept.typed
-        if event.id:  # as `sse_frame` would, in half the time: most events are encoded for one reader
+        if event.id:  # the result of `sse_frame`, in half the time: most events have one reader
             kept.message = b"".join((b"id: ", event.id.encode(), b"\ndata: ", kept.data, b"\n\n"))
         else:
             kept.message = sse_frame(kept.data)

@@ -1,4 +1,4 @@
-"""`MailServer`: an SMTP server that answers as a test says. The client is the standard library's."""
+"""`MailServer` gives scripted answers over SMTP. The client is the standard library's."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ def _noting(function: Any, reached: threading.Event) -> Any:
 @pytest.mark.parametrize("answer", ["later", "4511 x", "451", "451 a\r\n250 b", "100 x", ""])
 def test_what_is_no_answer(answer: str) -> None:
     """An answer has a code and a text in one line."""
-    with pytest.raises(UsageError, match="an answer of SMTP is like"):
+    with pytest.raises(UsageError, match="an answer must be like"):
         MailServer().answer("RCPT", answer)
-    with pytest.raises(UsageError, match="an answer of SMTP is like"):
+    with pytest.raises(UsageError, match="an answer must be like"):
         MailServer().refuse("a@example.org", answer)
 
 
