@@ -1,4 +1,4 @@
-"""One test for a claim about many files."""
+"""Runs one test over many files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 def for_each(
     paths: Iterable[Path], name: Callable[[Path], str]
 ) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
-    """Make a test of a claim about a file: it makes the claim of each of them, and reports all that break it.
+    """Make one test of a claim about a file: it checks every file, and reports all that break the claim.
 
-    Several claims are about hundreds of files, and take less time than pytest takes for a test.
+    Some claims are about hundreds of files, and checking one takes less time than pytest spends on a test.
 
     Args:
         paths: the files; at least one.

@@ -1,8 +1,8 @@
-"""Loaded before all other plugins, by pyproject.toml: what they import for nothing.
+"""A pytest plugin, loaded before all others, that keeps them from importing packages that no test uses.
 
-pytest-randomly seeds the generators of several libraries of invented data, and imports those that are installed. Two of
-them came with a web framework. No test uses them, and to import them takes longer than all else that pytest imports, in
-each of its processes. A framework that needs them still finds them.
+pytest-randomly seeds several libraries of test data, and imports those that are installed. Two of them are dependencies
+of a web framework. In each process, importing them would take longer than everything else that pytest imports. A
+framework that needs them can still import them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a contributor finds beside the code: workflows, forms and hooks are well-formed, and their commands exist."""
+"""Workflows, issue forms and hooks are well-formed, and the commands that they run exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to HTTP clients when the ground moves: the link to the server is cut, or the whole process ends."""
+"""HTTP clients whose connection to the server is cut, or whose server process ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancels a call at its n-th wait, on either event loop and on every store, in real time."""
+"""Cancels a call at its n-th wait, on asyncio and trio, on every store, in real time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A `DispatchApp` for a program that tries everything, on the store that `NOTIFY_STORE` names (`open_store`)."""
+"""A `DispatchApp` for Schemathesis to test, on the store that `NOTIFY_STORE` names (`open_store`)."""
 
 from __future__ import annotations
 

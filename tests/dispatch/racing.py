@@ -1,7 +1,7 @@
 """Whole dispatchers in several processes that submit and send at the same time: `python -m tests.dispatch.racing`.
 
-The arguments are a role and, as one JSON object, its settings. A process says `ready`, waits for a line of its input,
-and ends when everything it has submitted is settled.
+The arguments are a role and its settings, as one JSON object. A process prints `ready`, waits for a line of input, and
+ends when everything that it has submitted is settled.
 """
 
 from __future__ import annotations

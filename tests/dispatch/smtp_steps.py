@@ -1,7 +1,7 @@
-"""An SMTP server that does something at each step of a conversation, in this process or in one of its own.
+"""An SMTP server that calls a function at each step of a conversation, in this process or in one of its own.
 
-`python -m tests.dispatch.smtp_steps PORT FILE STEP SIGNAL` is a server that signals itself when it first reaches a
-step; it says its port, and writes the Message-ID of each message that it has taken to a file, one on a line.
+`python -m tests.dispatch.smtp_steps PORT FILE STEP SIGNAL` runs a server that sends itself the signal when it first
+reaches the step. It prints its port, and appends the Message-ID of each accepted message to the file, one per line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Schemathesis reads the OpenAPI document of a `DispatchApp` and tries to break its promises, on each store."""
+"""Schemathesis tests a `DispatchApp` against its OpenAPI document, on each store."""
 
 from __future__ import annotations
 

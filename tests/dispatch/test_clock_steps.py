@@ -1,6 +1,6 @@
-"""Clocks that are set back or forward by an hour, of the whole host or of one worker, in the middle of everything.
+"""Clocks of the host or of one worker that are set back or forward by an hour while deliveries are in progress.
 
-Nothing is sent twice, and once the clock is right again nothing is left over.
+Nothing is sent twice, and once the clock is right again, no delivery is left over.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Turning(Recorder):
 
 
 async def test_while_it_is_sent(make: Make) -> None:
-    """The outcome is stored, however the clock has gone meanwhile."""
+    """The outcome is stored, however the clock was set during the call."""
     world = make(note("email"))
     channel = Turning(world)
     world.dispatcher._parts.channels["email"] = channel  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Preferences that others than the user set: an operator, a tenant; in a dispatcher."""
+"""`Dispatcher(layers=)`: preferences that an operator or a tenant sets for a user."""
 
 from __future__ import annotations
 

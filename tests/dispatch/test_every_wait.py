@@ -1,7 +1,7 @@
-"""A cancellation at every single wait of submitting, cancelling, erasing and sending, by a task and by a scope.
+"""Submitting, cancelling, erasing and sending, cancelled at every single wait, by `Task.cancel` and by a cancel scope.
 
-What is cancelled is done, or not done, or can be repeated: nothing is half stored, lost, doubled, held for longer than
-a lease, or kept from the next call.
+The cancelled call is done, not done, or can be repeated: nothing is half stored, lost, doubled, held for longer than a
+lease, or unavailable to the next call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Endpoints that accept nothing for as long as a message is tried."""
+"""Endpoints that accept nothing during all attempts of a message."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Far sides of channels over HTTP that misbehave: every answer is a typed outcome, in bounded time and memory.
+"""HTTP providers that misbehave: every answer becomes a typed outcome, in bounded time and memory.
 
-A far side that refuses our credentials retires no endpoint, whatever else it says.
+A provider that refuses our credentials retires no endpoint, whatever else it answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An attempt that may have arrived is never recorded as if nothing had been sent; on the memory store.
+"""A delivery that may have arrived is never recorded as if nothing had been sent; on the memory store.
 
-While such a delivery waits for its repetition, everything may happen that ends other deliveries. It ends as UNKNOWN
-then, unless a provider has said what became of it.
+While it waits to be sent again, whatever would end another delivery ends it as UNKNOWN, unless a provider has reported
+its outcome.
 """
 
 from __future__ import annotations

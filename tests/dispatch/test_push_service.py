@@ -1,4 +1,4 @@
-"""The push service in `notify.testing` is strict: it refuses whatever a standard forbids."""
+"""`PushService` refuses every request that the Web Push standards forbid."""
 
 from __future__ import annotations
 

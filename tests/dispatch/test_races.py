@@ -1,4 +1,4 @@
-"""Whole dispatchers in four processes at once: a cap lets through its limit, and a key stands for one notification."""
+"""Dispatchers in four processes at once: a cap admits exactly its limit, and a key stores one notification."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Workers, and mail servers, that are killed or stopped at each step of an SMTP conversation.
+"""Workers and mail servers that are killed or stopped at each step of an SMTP conversation.
 
-A message is sent twice only where it cannot be known whether the server has taken it: then with the same Message-ID,
-and its attempts say so.
+A message is sent twice only if it cannot be known whether the server has accepted it: then with the same Message-ID,
+and the list of attempts shows it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calls that lock many rows of one store in PostgreSQL at the same time: none of them waits in a circle."""
+"""Concurrent calls that lock many rows of a store in PostgreSQL: they never deadlock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls read what they are asked for, however much waits for other channels, or has ended: counted, not timed."""
+"""Calls read only the rows they need, however many wait for other channels or have ended: counted, not timed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Four workers beneath which the database, or the Redis that counts, is gone for ten seconds, while they work.
+"""Four workers whose database, or whose Redis with the counts of caps, is unreachable for ten seconds.
 
-They go on by themselves: nothing is lost, nothing is sent twice to whom cannot recognise it, and what is not known is
-recorded so.
+They recover by themselves: nothing is lost, nothing is sent twice to a receiver that does not recognise repetitions,
+and an unknown outcome is recorded as unknown.
 """
 
 from __future__ import annotations

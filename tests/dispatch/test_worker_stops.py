@@ -1,4 +1,4 @@
-"""Workers whose event loop ends while a message is on its way; on SQLite, whose file is looked at afterwards."""
+"""Workers whose event loop ends while a message is being sent; on SQLite, so that the file can be read afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that fails, is closed or lacks something, wherever a dispatcher calls it; in this process."""
+"""Stores that fail, are closed, or lack a row or an ability, wherever a dispatcher calls them; in this process."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def plain(world: World, channel: Recorder, **more: Any) -> Dispatcher:
 async def test_store_that_is_closed_while_a_message_is_sent(
     make: Callable[..., World], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The outcome is lost, and the log says of which delivery; nobody waits for the store."""
+    """The outcome is lost, and the log names the delivery; nothing waits for the store."""
     world = make(note("email"))
     ticket = await world.submit()
     with anyio.fail_after(9):
@@ -203,7 +203,7 @@ async def test_store_that_is_closed_while_a_message_is_sent(
 async def test_channel_that_fails_while_it_is_given_up(
     make: Callable[..., World], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it raises then is no fault of it: it had no time left."""
+    """An exception after its timeout is not logged as an error of the channel."""
 
     async def hang() -> None:
         try:
@@ -247,7 +247,7 @@ async def test_many_messages_over_the_only_channel(make: Callable[..., World]) -
 async def test_worker_that_cannot_give_back_what_it_claimed(
     make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stops all the same, and others take that after the lease."""
+    """It stops anyway, and other workers take the deliveries after the lease."""
     world, looking = make(note("email")), anyio.Event()
     ticket = await world.submit()
 
@@ -270,7 +270,7 @@ async def test_worker_that_cannot_give_back_what_it_claimed(
 
 
 async def test_log_that_is_away_is_not_asked_for_each(make: Callable[..., World]) -> None:
-    """Of many deliveries that end at once, only the first tries to push that: each might take a timeout."""
+    """Of many deliveries that end together, only the first tries to push its event: each might take a timeout."""
     tried: list[str] = []
 
     class Away(Notifier[Any]):
