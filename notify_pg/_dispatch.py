@@ -223,9 +223,11 @@ class PostgresDispatchStore(PostgresUserRecords):
             raise UsageError("hurry() needs user= or channel=: everything at once would be a stampede")
         if user is not None:
             return int(await self._calls.write(partial(self._value, "dispatch_hurry_user", millis(now), user, channel)))
-        count, step = 0, partial(self._value, "dispatch_hurry_channel", millis(now), channel, HURRIED)
-        while found := int(await self._calls.write(step)):
-            count += found
+        count, found = 0, HURRIED
+        step = partial(self._row, "dispatch_hurry_channel", millis(now), channel, HURRIED)
+        while found >= HURRIED:  # not until there are none: a channel that still fails adds some at any time
+            hurried, found = await self._calls.write(step)
+            count += hurried
             await anyio.lowlevel.checkpoint()
         return count
 

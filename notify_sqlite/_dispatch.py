@@ -207,8 +207,10 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         if user is not None:
             return await self._transact(job)
         assert channel is not None
-        count, step = 0, partial(DeliveryRows.hurry, channel=channel, now=moment, limit=MAX_ROWS)
-        while found := await self._write(step):
+        count, found = 0, MAX_ROWS
+        step = partial(DeliveryRows.hurry, channel=channel, now=moment, limit=MAX_ROWS)
+        while found == MAX_ROWS:  # not until there are none: a channel that still fails adds some at any time
+            found = await self._write(step)
             count += found
             await anyio.lowlevel.checkpoint()
         return count

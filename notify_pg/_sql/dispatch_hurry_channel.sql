@@ -1,4 +1,5 @@
--- Makes deliveries of a channel due now: at most $3 that wait and $3 that are parked; returns how many.
+-- Makes deliveries of a channel due now: at most $3 that wait and $3 that are parked. Returns how many it made due, and how
+-- many it found: fewer than $3 are all.
 WITH RECURSIVE levels (priority) AS (
     (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1)
     UNION ALL
@@ -23,4 +24,4 @@ WITH RECURSIVE levels (priority) AS (
     WHERE d.id = ANY (ARRAY(SELECT l.id FROM locked l))
     RETURNING 1
 )
-SELECT count(*) FROM hurried
+SELECT (SELECT count(*) FROM hurried) AS hurried, (SELECT count(*) FROM found) AS found

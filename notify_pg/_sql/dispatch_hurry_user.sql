@@ -1,14 +1,21 @@
-WITH waiting AS MATERIALIZED (  -- locked in the order of all other calls
-    SELECT id FROM {deliveries}
-    WHERE phase = 0 AND due_at > $1 AND (after_channel = '' OR fence > 0)
-        AND user_id = $2 AND coalesce(channel = $3, attempts = 0)
-    ORDER BY id FOR UPDATE
+-- Makes deliveries of a user due now that wait, of one channel ($3) also retries and parked ones; returns how many.
+WITH found (id) AS MATERIALIZED (
+    SELECT w.id FROM {deliveries} w
+    WHERE w.phase = 0 AND w.due_at > $1 AND (w.after_channel = '' OR w.fence > 0)
+        AND w.user_id = $2 AND coalesce(w.channel = $3, w.attempts = 0)
+    UNION ALL
+    SELECT p.id FROM {deliveries} p WHERE p.phase = 27 AND p.channel = $3 AND p.user_id = $2
+), locked AS MATERIALIZED (  -- locked in the order of all other calls
+    SELECT d.id FROM {deliveries} d
+    WHERE d.id = ANY (ARRAY(SELECT f.id FROM found f)) AND CASE d.phase
+        WHEN 27 THEN d.channel = $3
+        WHEN 0 THEN d.due_at > $1 AND coalesce(d.channel = $3, d.attempts = 0)
+    END
+    ORDER BY d.id FOR UPDATE
 ), hurried AS (
-    UPDATE {deliveries} d SET due_at = $1 FROM waiting w WHERE d.id = w.id
-    RETURNING 1
-), unparked AS (
-    UPDATE {deliveries} SET state = 0, due_at = $1, updated_at = $1
-    WHERE $3::text IS NOT NULL AND phase = 27 AND channel = $3 AND user_id = $2
+    UPDATE {deliveries} d
+    SET state = 0, due_at = $1, updated_at = CASE d.phase WHEN 27 THEN $1 ELSE d.updated_at END
+    WHERE d.id = ANY (ARRAY(SELECT l.id FROM locked l))
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM hurried) + (SELECT count(*) FROM unparked)
+SELECT count(*) FROM hurried

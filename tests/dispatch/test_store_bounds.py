@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
-from notify.dispatch.abc import CapWindow
+from notify.dispatch.abc import CapWindow, Move, State
 from notify.testing.dispatch import VirtualClock
 from notify_pg import PostgresDispatchStore
 from tests.dispatch.dispatching import submit
@@ -72,3 +73,33 @@ async def test_a_change_of_preferences_reads_what_waits_for_the_user(postgres: S
     await connection.close()
     plan = json.loads(found)[0]["Plan"]
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "limit"), [("sqlite", "notify_sqlite", "MAX_ROWS"), ("postgres", "notify_pg", "HURRIED")]
+)
+async def test_releasing_a_channel_that_still_fails_ends(
+    name: str, module: str, limit: str, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever workers park again, or postpone, between two steps: it is not released without end."""
+    at, count, most, rounds = START + timedelta(days=1), 150, 20, 0
+    async with opened(name, VirtualClock(START), tmp_path, postgres.dsn, fresh_schema()) as store:
+        await submit(store, "n", count)
+
+        async def fail(limit: int = 10) -> None:
+            nonlocal rounds
+            rounds += 1
+            claims = await store.claim(at, lease=60.0, limit=limit) if rounds < most else []
+            later = {"to": State.WAITING, "due_at": at + timedelta(hours=1)}
+            moves = [{"to": State.PARKED} if number % 2 else later for number in range(len(claims))]
+            await store.advance(
+                [Move(each.delivery.id, each.delivery.fence, **move) for each, move in zip(claims, moves, strict=True)],
+                at,
+            )
+
+        await fail(count)
+        between = SimpleNamespace(checkpoint=fail)
+        monkeypatch.setattr(f"{module}._dispatch.anyio", SimpleNamespace(lowlevel=between))
+        monkeypatch.setattr(f"{module}._dispatch.{limit}", 60)
+        assert count <= await store.hurry(at, channel="log") < count + 5 * 10
+        assert rounds < most

@@ -49,10 +49,16 @@ async def test_many_rows_of_one_user(postgres: Server) -> None:
     ):
         for number in range(ROUNDS):
             name = f"n{number}"
-            ids = [delivery_id(name, "alice", f"c{place}") for place in range(ROWS)]
+            ids = [delivery_id(name, "alice", "push", f"e{place}") for place in range(ROWS)]
             rows = [
                 Delivery(
-                    id, name, "alice", f"c{place}", due_at=LATER, state=random.choice((State.WAITING, State.PARKED))
+                    id,
+                    name,
+                    "alice",
+                    "push",
+                    f"e{place}",
+                    due_at=LATER,
+                    state=random.choice((State.WAITING, State.PARKED)),
                 )
                 for place, id in enumerate(ids)
             ]
@@ -62,6 +68,7 @@ async def test_many_rows_of_one_user(postgres: Server) -> None:
                     lambda name=name: store.cancel(name, NOW),  # type: ignore[misc]
                     lambda: other.hurry(NOW, user="alice"),
                     lambda: store.hurry(NOW, user="alice"),
+                    lambda: other.hurry(NOW, user="alice", channel="push"),
                     lambda name=name: other.cancel(name, NOW, user="alice"),  # type: ignore[misc]
                     lambda: other.forget("alice"),
                     lambda: store.purge(LATER),
