@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -18,7 +18,7 @@ from ._layers import Layers
 from ._links import Links
 from ._preferences import Preferences
 from ._registry import TypeRegistry
-from ._retry import PATIENT, PROMPT, RetrySchedule
+from ._retry import PATIENT, PROMPT, RETIRING, RetrySchedule
 from ._types import NotificationType, Recipient
 from .abc import (
     CapStore,
@@ -38,7 +38,7 @@ Recipients: TypeAlias = Callable[[Sequence[str]], Iterable[Recipient] | Awaitabl
 LayersOf: TypeAlias = Callable[[Sequence[str]], Mapping[str, Layers] | Awaitable[Mapping[str, Layers]]]
 """From user ids to the layers `override`, `member` and `tenant` of these users, plain or async."""
 
-SCHEDULES: Final[Mapping[str, RetrySchedule]] = {"email": PATIENT, "webhook": replace(PATIENT, retires=True)}
+SCHEDULES: Final[Mapping[str, RetrySchedule]] = {"email": PATIENT, "webhook": RETIRING}
 """How channels are retried, by name; the others by `PROMPT`."""
 
 

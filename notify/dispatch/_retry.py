@@ -8,7 +8,7 @@ uses up a schedule.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -77,6 +77,9 @@ PATIENT: Final = RetrySchedule(
     attempts=10, delays=(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400), throttled=60.0
 )
 """For e-mail and webhooks: ten attempts over three days, as the Standard Webhooks specification recommends."""
+
+RETIRING: Final = replace(PATIENT, retires=True)
+"""For webhooks: a receiver that has been away for so long is gone. A mail server that is says nothing of an address."""
 
 
 def delay(attempt: int, outcome: Outcome, schedule: RetrySchedule, chance: float) -> float | None:

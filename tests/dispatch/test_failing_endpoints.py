@@ -20,6 +20,8 @@ from notify.dispatch import (
     RetrySchedule,
     Transient,
 )
+from notify.dispatch._dispatcher import parts_of
+from notify.dispatch.channels import EmailChannel, Failover, WebhookChannel
 from notify.testing.dispatch import RecordingChannel, VirtualClock
 from notify_memory import MemoryDispatchStore
 from tests.dispatch.world import START
@@ -131,6 +133,16 @@ async def test_only_where_the_schedule_says_so() -> None:
         await setting.days(1)
         assert len(setting.email.sent(user="alice")) == 1
         assert await retired(setting) == reason
+
+
+def test_whatever_a_channel_of_webhooks_is_called() -> None:
+    """Also inside a wrapper; e-mail goes to addresses of people, whose server may be away for days."""
+    hooks, email = WebhookChannel("whsec_c2VjcmV0"), EmailChannel("smtp://localhost", sender="news@example.org")
+    channels = {"webhook": hooks, "partners": hooks, "either": Failover(hooks, hooks), "email": email, "letters": email}
+    event = NotificationType("event", channels=[*channels])
+    dispatcher = Dispatcher(None, MemoryDispatchStore(), [event], channels, recipients=_recipients)
+    retiring = [name for name in channels if parts_of(dispatcher).schedule(name).retires]
+    assert retiring == ["webhook", "partners", "either"]
 
 
 async def test_an_address_of_the_application_is_left_to_it() -> None:

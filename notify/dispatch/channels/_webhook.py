@@ -12,7 +12,7 @@ from notify.webhook import WebhookEndpoint, sign
 
 from .._channel import Job
 from .._outcomes import Accepted, EndpointGone, Misconfigured, Outcome, Rejected, Throttled, Transient
-from .._retry import PATIENT
+from .._retry import RETIRING
 from ..abc import Endpoint
 from ._requests import HttpChannel, encoded, gate_of, origin, unanswered
 
@@ -51,7 +51,7 @@ class WebhookChannel(HttpChannel):
 
     has_endpoints: ClassVar = True
     deduplicates: ClassVar = True
-    retries: ClassVar = PATIENT
+    retries: ClassVar = RETIRING
 
     def __init__(
         self,
