@@ -41,7 +41,7 @@ _DIGEST_PAGE: Final = 500
 """How many notifications of a digest are read at a time; all are counted."""
 
 _DIGEST_SHOWN: Final = 500
-"""Of how many notifications of a digest, the newest ones, the texts are made of at most."""
+"""The most notifications of a digest, the newest ones, that its texts are rendered from."""
 
 _REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, State.SENDING})
 """States of a delivery that has perhaps arrived."""
@@ -49,7 +49,7 @@ _REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, Sta
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A claimed delivery that nothing is against."""
+    """A claimed delivery that is ready to be sent."""
 
     claim: Claim
     type: NotificationType
@@ -119,7 +119,7 @@ class Looker:
         return moves, ready
 
     async def _gates(self, now: datetime) -> Mapping[str, datetime]:
-        """Return the gates that are closed; none if they cannot be read: providers say themselves what they want."""
+        """Return the gates that are closed; none if they cannot be read, since providers then throttle again."""
         try:
             gates = await self._parts.gates.gates(now)
         except BackendError as error:
@@ -197,7 +197,7 @@ class Looker:
         return prepared
 
     def _may_repeat(self, delivery: Delivery) -> bool:
-        """Whether there is a further attempt: what has killed each of its workers is not sent without end."""
+        """Return whether there is another attempt: a message that kills every worker is not sent without end."""
         return delivery.attempts < self._parts.schedule(delivery.channel).attempts
 
     async def _now(self, claim: Claim, type: NotificationType) -> Look:

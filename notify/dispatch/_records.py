@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Final
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
-"""What not every database keeps in a text."""
+"""Characters that some databases cannot store."""
 
 
 class State(enum.IntEnum):
-    """Where a delivery stands. Those below 10 are open: a worker will come back to them when `due_at` has come."""
+    """The state of a delivery. States below 10 are open: a worker takes the delivery again at `due_at`."""
 
     WAITING = 0
     CLAIMED = 1
@@ -43,10 +43,10 @@ class Endpoint:
     """A device or address of a user on one channel. The repr does not show the address.
 
     Attributes:
-        user: whose it is; empty: that of the `Recipient` it comes with, or a session's only.
+        user: its owner; empty: the `Recipient` that it comes with, or only a session.
         channel: the name of the channel that reaches it, such as `"web_push"`.
         address: an e-mail address, a telephone number, a device token, the URL of a push subscription.
-        kind: what sort of address, where a channel has several, such as `"token"` and `"topic"` of FCM.
+        kind: the kind of address, if a channel has several, such as `"token"` and `"topic"` of FCM.
         meta: what else the channel needs, such as the keys of a push subscription.
         session: the session in which it was registered, before login.
         id: `endpoint_id`, which names it in URLs and logs without its address. Given by `register`.
@@ -88,7 +88,7 @@ class Notification:
         created_at: when it was submitted.
         expires_at: after this it is not sent any more; None: no limit.
         digest: the id of the digest that it delivers; None: it is not a digest.
-        meta: trace context and what else travels with it, a JSON object.
+        meta: the trace context and other values that travel with it, a JSON object.
     """
 
     id: str
@@ -132,8 +132,8 @@ class Delivery:
         expires_at: after this it is not sent any more; None: no limit.
         priority: among deliveries that are due, higher ones are claimed first.
         after: another channel of this notification and user. When the first delivery over it becomes ACCEPTED,
-            DELIVERED or UNKNOWN, this one is due `delay` seconds later; once all of them have ended otherwise, or one
-            BOUNCED and none is left, this one is due at once, unless a worker has had it before.
+            DELIVERED or UNKNOWN, this one is due `delay` seconds later. Once all of them have ended in other states,
+            after a bounce too, this one is due at once, unless a worker has had it before.
         delay: see `after`, in seconds.
         fence: how often it was claimed.
         attempts: how often sending began.
@@ -174,11 +174,11 @@ class DigestJoin:
         user: the recipient.
         type: the key of the type.
         channels: the channels over which the digest will be sent.
-        closes_at: when the digest that this opens ends.
+        closes_at: when the digest closes, if this opens it.
         due_at: when it is sent: `closes_at`, or the end of the quiet hours after it.
-        slides_until: a digest that is open already has its end moved to `closes_at`, but no later than this counted
-            from its opening, in seconds; None: its end stays.
-        limit: how many notifications close it at once; None: no limit.
+        slides_until: joining an open digest moves its end to `closes_at`, but to no later than this many seconds after
+            it was opened; None: its end stays.
+        limit: the number of notifications with which it closes at once; None: no limit.
     """
 
     key: str
@@ -197,16 +197,16 @@ class Submission:
     """What one call of `submit` stores, in one transaction.
 
     Attributes:
-        notification: stored unless it exists already, as it does for the second batch of a large audience.
+        notification: stored unless it exists, as it does from the second batch of a large audience on.
         recipients: those that have a record already are skipped, with their deliveries and joins.
         deliveries: of these recipients.
         joins: notifications of these recipients that wait for a digest.
         tenant: the scope of `key`.
         key: an idempotency key; None: none.
         fingerprint: of the request; a repeated key with another one is refused.
-        keep_until: when the key may be forgotten: it counts for notifications created before; None: always.
-        cursor: how far the audience has been submitted; None: this is not a part of an audience. The further parts
-            repeat the key with the notification under which it was stored: they are stored, too.
+        keep_until: the key counts for notifications created before this, and may be removed afterwards; None: always.
+        cursor: how far the audience has been submitted; None: this is not a part of an audience. Later parts have the
+            same key and notification, and are stored, too.
     """
 
     notification: Notification
@@ -265,12 +265,12 @@ class Move:
         reason: stored with the state.
         provider_id: stored if it is not empty.
         refund: the attempt that began does not count (a throttled one).
-        children: for EXPANDED: the deliveries to each endpoint.
+        children: for EXPANDED: one delivery for each endpoint.
         join: for JOINED: the digest that takes it.
         error: text for people, kept in the list of attempts: no address, no secret.
-        lease: for SENDING: seconds by the store's clock from now on for which it is this worker's; None: as claimed.
+        lease: for SENDING: a new lease, in seconds from now by the store's clock; None: that of the claim.
 
-    NUL characters and lone surrogates in its texts are replaced, since not every database keeps them.
+    NUL characters and lone surrogates in its texts are replaced, since some databases cannot store them.
     """
 
     id: str
@@ -295,13 +295,13 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAttempt:
-    """One outcome of sending, also one that came too late to change the delivery.
+    """One outcome of sending, even if it came too late to change the delivery.
 
     Attributes:
         delivery: the id of the delivery.
         at: when the outcome was stored.
         fence: of the claim.
-        state: what the worker wanted the delivery's state to be.
+        state: the state to which the worker wanted to move the delivery.
         reason: as in `Move`.
         error: as in `Move`.
         is_late: it did not change the delivery: there was a later claim, or a report of the provider came first.
@@ -320,8 +320,8 @@ class DeliveryAttempt:
 class CapWindow:
     """One period over which a frequency cap counts.
 
-    A notification that is counted leaves its bucket at `expires_at`. For a cap by the calendar this is after the end of
-    the period that the bucket is named for; for a cap by seconds, one bucket holds those of the last ones.
+    A notification that is counted leaves its bucket at `expires_at`. A calendar cap has one bucket for each period, and
+    `expires_at` is after its end. A cap over seconds has a single bucket, with the notifications of the last seconds.
 
     Attributes:
         bucket: names it: the user, the cap and the period, such as `alice/promo/day/2027-01-05`; it begins with
