@@ -116,10 +116,10 @@ class Ledger:
         return True
 
     async def verdict(self, *, is_calm: bool) -> dict[str, Any]:
-        """Return the checker's verdict, which is kept for a while, because each check costs time.
+        """Return the checker's verdict, cached for a while, because each check costs time.
 
         Args:
-            is_calm: whether every device is connected; then each must have shown everything once no event is pushed.
+            is_calm: whether every device is connected; if so, each must have shown every event once pushing stops.
         """
         self._close_pages()
         now = time.monotonic()
