@@ -1,14 +1,14 @@
 """The health of endpoints: what their messages say about them, and when they are retired.
 
-A provider that answers "gone" for most of its endpoints has a fault, or something else answers in its place. Then no
-endpoint is retired: the next message to it asks again. Unclear refusals retire none unless the same channel has had
+If a provider answers "gone" for most endpoints of a batch, it is faulty, or something else answers in its place. Then
+no endpoint is retired; the next message asks again. Unclear refusals retire none unless the same channel has had
 something accepted within a day: with a wrong key, or that of another project, every endpoint is refused.
 
 An endpoint that has accepted nothing during all attempts of a message is retired if the channel's `RetrySchedule` has
 `retires`, as that of webhooks does, which lasts for days. This too requires that others on the channel work.
 
-That a relay takes an e-mail proves nothing about its address, so acceptance does not wipe out what was reported since
-the last one; delivery does.
+A relay that accepts an e-mail proves nothing about the address. So after a bounce, acceptance does not count as a
+success; a report of delivery does.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _BOUNCING: Final = timedelta(days=30)
 """Bounces that began longer ago are forgotten at the next one."""
 
 _PROVEN: Final = timedelta(days=1)
-"""For how long the settings of a channel count as right after it has had something accepted."""
+"""How long the settings of a channel count as right after one of its messages was accepted."""
 
 MANY: Final = 10
-"""As many endpoints of one channel in one batch, or more, are compared with each other."""
+"""The fewest endpoints of one channel in one batch for which `TOO_MANY` applies."""
 
 TOO_MANY: Final = 0.5
-"""If a larger part of them would be retired, none is."""
+"""If a larger share of a batch would be retired, none is."""
 
 
 class EndpointHealth:
@@ -60,7 +60,7 @@ class EndpointHealth:
         self._worked: dict[str, datetime] = {}
 
     async def follow(self, settled: Sequence[tuple[Ready, Settlement]], now: datetime) -> None:
-        """Do what follows from a batch. What the store does not take is left to the next message."""
+        """Record what a batch says about its endpoints. If the store fails, the next message does so."""
         known = [(each, result) for each, result in settled if each.job.endpoint]
         try:
             for channel in dict.fromkeys(ready.job.channel for ready, _ in known):
@@ -131,7 +131,7 @@ def is_hopeless(endpoint: Endpoint, now: datetime) -> bool:
 
 
 async def count_bounce(endpoints: EndpointStore, endpoint: Endpoint, now: datetime) -> bool:
-    """Count an unclear report about a message that was accepted; return whether it was one too many."""
+    """Count an unclear report about a message that was accepted; return whether it retired the endpoint."""
     since = endpoint.failing_since
     if since is not None and now - since > _BOUNCING:
         await endpoints.observe(endpoint.id, endpoint.generation, now, ok=True)

@@ -1,7 +1,7 @@
 """The last look before sending: what has changed since a delivery was submitted, and whether it is sent now.
 
-Everything is asked again that may have changed: the type, preferences, quiet hours, devices, who is connected, what is
-read, whether the provider wants to be left alone, and last, whether the frequency caps have room.
+Everything that may have changed is checked again: the type, preferences, quiet hours, devices, open streams, what has
+been read, whether the provider throttles, and last, whether the frequency caps have room.
 """
 
 from __future__ import annotations

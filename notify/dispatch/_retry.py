@@ -79,7 +79,7 @@ PATIENT: Final = RetrySchedule(
 """For e-mail and webhooks: ten attempts over three days, as the Standard Webhooks specification recommends."""
 
 RETIRING: Final = replace(PATIENT, retires=True)
-"""For webhooks: a receiver that has been away for so long is gone. A mail server that is says nothing of an address."""
+"""For webhooks: a receiver that fails for so long is gone. A mail server that fails proves nothing about an address."""
 
 
 def delay(attempt: int, outcome: Outcome, schedule: RetrySchedule, chance: float) -> float | None:

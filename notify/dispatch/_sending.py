@@ -1,7 +1,8 @@
-"""Begins, sends and finishes deliveries that nothing is against, each in a task of its own.
+"""Begins, sends and finishes deliveries that are ready, each in a task of its own.
 
-The tasks are not children of the worker's. However the worker is cancelled, by a scope or by its event loop, what has
-begun is finished; and a channel that is slow, or never returns, holds up nothing but its own messages.
+The tasks are not children of the worker's task: if that is cancelled, what has begun is finished. A channel that is
+slow, or never returns, delays only its own messages. If the event loop ends, asyncio cancels the tasks too, and each
+stores an ambiguous outcome.
 """
 
 from __future__ import annotations

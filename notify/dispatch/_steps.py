@@ -139,7 +139,7 @@ def millis(moment: datetime) -> int:
 
 
 def instant(milliseconds: int) -> datetime:
-    """Return the instant so many milliseconds after 1970, in UTC."""
+    """Return the instant of a number of milliseconds since 1970, in UTC."""
     return EPOCH + milliseconds * MILLISECOND
 
 
@@ -169,12 +169,12 @@ def endpoint_id(channel: str, kind: str, address: str) -> str:
 
 
 def cap_prefix(user: str) -> str:
-    """Return what the buckets of a user begin with (`CapWindow.bucket`), and those of no other user."""
+    """Return the prefix of the buckets of a user (`CapWindow.bucket`), and of no other user's."""
     return f"{user.replace('%', '%25').replace('/', '%2F')}/"
 
 
 def digest_id(key: str, generation: int) -> str:
-    """Return the id of a digest, which is that of its notification too."""
+    """Return the id of a digest, which is also the id of its notification."""
     return f"{_digest(key)}:{generation}"
 
 
@@ -236,7 +236,7 @@ def check_move(move: Move) -> None:
 
 
 def check_submission(submission: Submission) -> None:
-    """Raise UsageError for rows of another notification or of a stranger, for lost deliveries and naive instants."""
+    """Raise UsageError for rows of another notification or recipient, and for rows that are not valid."""
     notification = submission.notification
     name, users = notification.id, {record.user for record in submission.recipients}
     rows: list[RecipientRecord | Delivery | DigestJoin] = [*submission.recipients, *submission.deliveries]
@@ -268,7 +268,7 @@ def check_submission(submission: Submission) -> None:
 
 
 def check_new(delivery: Delivery) -> None:
-    """Raise UsageError for a new delivery that no worker would ever take, for naive instants and bad texts."""
+    """Raise UsageError for a new delivery that would never be due, or whose values are not valid."""
     for text in (delivery.id, delivery.channel, delivery.endpoint, delivery.after):
         check_name("a delivery", text)
     check_texts("a delivery", delivery.reason, delivery.provider_id)
@@ -280,7 +280,7 @@ def check_new(delivery: Delivery) -> None:
 
 
 def check_join(join: DigestJoin) -> None:
-    """Raise UsageError for naive instants and bad texts."""
+    """Raise UsageError for a join whose values are not valid."""
     check_name("key of a join", join.key)
     check_texts("a join", join.type, *join.channels)
     for moment in (join.closes_at, join.due_at):

@@ -1,17 +1,17 @@
-"""Takes deliveries that are due, looks at the rules once more, sends, and records the outcome.
+"""Takes deliveries that are due, applies the rules once more, sends, and records the outcome.
 
-| step | what may change in it |
+| step | what it does |
 |---|---|
-| claim | other workers leave the delivery alone, until the lease ends |
-| look | type, preferences, quiet hours, connections, reads are looked at again: skipped, held, collected, expired |
-| expand | the delivery of a channel becomes one for each device |
-| count | a place in the frequency caps, once for a notification and recipient |
-| begin | SENDING is written before the first byte goes out, and the lease begins again |
-| send | the channel's answer, or none in time |
-| finish | the state that follows from it, the health of the endpoint, the gate of the provider |
+| claim | keeps other workers from the delivery until the lease ends |
+| look | checks type, preferences, quiet hours, connections and reads again: skipped, held, collected, expired |
+| expand | replaces the delivery of a channel by one for each device |
+| count | counts for the frequency caps, once for a notification and recipient |
+| begin | stores SENDING before the first byte is sent, and begins the lease again |
+| send | waits for the channel's answer, for `timeout` seconds at most |
+| finish | stores the state that follows, the health of the endpoint, the gate of the provider |
 
 A worker that dies before `begin` has sent nothing: the delivery is claimed again. One that dies between `begin` and
-`finish` may have sent: the next claim says so, and sends again only where the receiver recognises repetitions.
+`finish` may have sent: the next claim is ambiguous, and sends again only if the receiver recognises repetitions.
 """
 
 from __future__ import annotations
