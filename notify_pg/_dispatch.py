@@ -225,7 +225,7 @@ class PostgresDispatchStore(PostgresUserRecords):
             return int(await self._calls.write(partial(self._value, "dispatch_hurry_user", millis(now), user, channel)))
         count, found = 0, HURRIED
         step = partial(self._row, "dispatch_hurry_channel", millis(now), channel, HURRIED)
-        while found >= HURRIED:  # not until there are none: a channel that still fails adds some at any time
+        while found >= HURRIED:  # not until none is left: a channel that still fails keeps adding some
             hurried, found = await self._calls.write(step)
             count += hurried
             await anyio.lowlevel.checkpoint()

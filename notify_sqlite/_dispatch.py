@@ -209,7 +209,7 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         assert channel is not None
         count, found = 0, MAX_ROWS
         step = partial(DeliveryRows.hurry, channel=channel, now=moment, limit=MAX_ROWS)
-        while found == MAX_ROWS:  # not until there are none: a channel that still fails adds some at any time
+        while found == MAX_ROWS:  # not until none is left: a channel that still fails keeps adding some
             found = await self._write(step)
             count += found
             await anyio.lowlevel.checkpoint()

@@ -1,5 +1,5 @@
 -- Makes deliveries of a channel due now: at most $3 that wait and $3 that are parked. Returns how many it made due, and how
--- many it found: fewer than $3 are all.
+-- many it found: if fewer than $3, none is left.
 WITH RECURSIVE levels (priority) AS (
     (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1)
     UNION ALL

@@ -1,4 +1,4 @@
--- Makes deliveries of a user due now that wait, of one channel ($3) also retries and parked ones; returns how many.
+-- Makes waiting deliveries of a user due now, of one channel ($3) if given: then also retries and parked ones. Returns how many.
 WITH found (id) AS MATERIALIZED (
     SELECT w.id FROM {deliveries} w
     WHERE w.phase = 0 AND w.due_at > $1 AND (w.after_channel = '' OR w.fence > 0)
