@@ -244,11 +244,14 @@ class MemoryDispatchStore(MemoryUserRecords):
         old = [each.id for each in self._notifications.values() if each.created_at < moment and each.id not in needed]
         removed = {*old[:limit]}
         self._drop(removed, {id for id, row in self._rows.items() if row.delivery.notification in removed})
-        self._keys = {
-            key: kept for key, kept in self._keys.items() if kept.keep_until is None or kept.keep_until >= moment
-        }
+        self._keys = {key: each for key, each in self._keys.items() if (each.keep_until or moment) >= moment}
         self._purge_user_records(moment)
         return len(removed)
+
+    async def open_channels(self) -> Sequence[str]:
+        """See `notify.dispatch.abc.OpenChannels.open_channels`."""
+        self._check()
+        return sorted({row.delivery.channel for row in self._rows.values() if row.delivery.state.is_open})
 
     async def track(self, id: str, act: Literal["opened", "clicked"], now: datetime) -> Delivery | None:
         """See `notify.dispatch.abc.DeliveryTracking.track`."""
@@ -317,8 +320,8 @@ class MemoryDispatchStore(MemoryUserRecords):
         )
 
     def _deliveries(self, notification: str, user: str) -> list[Delivery]:
-        rows = (row.delivery for row in self._rows.values())
-        return [each for each in rows if (each.notification, each.user) == (notification, user)]
+        rows = self._rows.values()
+        return [row.delivery for row in rows if (row.delivery.notification, row.delivery.user) == (notification, user)]
 
     def _address_of(self, notification: str, user: str) -> bytes:
         return self._records[notification, user].address
@@ -339,9 +342,7 @@ class MemoryDispatchStore(MemoryUserRecords):
             del self._notifications[id]
             self._cursors.pop(id, None)
             self._digests.remove(id)
-        self._records = {
-            key: record for key, record in self._records.items() if key[0] not in notifications
-        }  # keeps I1
+        self._records = {key: each for key, each in self._records.items() if key[0] not in notifications}  # keeps I1
         self._rows = {id: row for id, row in self._rows.items() if id not in deliveries}
         self._attempts = {key: each for key, each in self._attempts.items() if each.delivery not in deliveries}
 
@@ -350,8 +351,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         if row is None:
             return False
         before = row.delivery
-        lease = row.lease_until > self._now()
-        is_made, is_listed = judge(move, before.state, before.fence, row.begun, has_lease=lease)
+        is_made, is_listed = judge(move, before.state, before.fence, row.begun, has_lease=row.lease_until > self._now())
         if is_listed:
             attempt = DeliveryAttempt(move.id, now, move.fence, move.to, move.reason, move.error, not is_made)
             self._attempts.setdefault((move.id, move.fence), attempt)

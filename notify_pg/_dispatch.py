@@ -244,6 +244,10 @@ class PostgresDispatchStore(PostgresUserRecords):
             await anyio.lowlevel.checkpoint()
         return len(old)
 
+    async def open_channels(self) -> Sequence[str]:
+        """See `notify.dispatch.abc.OpenChannels.open_channels`."""
+        return [row["channel"] for row in await self._calls.rows(self._sql("dispatch_channels"))]
+
     async def track(self, id: str, act: Literal["opened", "clicked"], now: datetime) -> Delivery | None:
         """See `notify.dispatch.abc.DeliveryTracking.track`."""
         row = await self._calls.write(partial(self._row, "dispatch_track", id, millis(now), act == "clicked"))

@@ -141,6 +141,10 @@ class DeliveryRows:
         while (name := self._db.execute(self._sql["next_channel"], (priority, name)).fetchone()[0]) is not None:
             yield name
 
+    def open_channels(self) -> list[str]:
+        """Return the channels of all that is open."""
+        return sorted({name for priority in self._priorities() for name in self._channels(priority)})
+
     def claim(self, now: int, clock: int, lease: float, limit: int, channels: Sequence[str] | None) -> list[Claim]:
         """See `notify.dispatch.abc.DispatchStore.claim`."""
         until = clock + span(lease)

@@ -228,6 +228,10 @@ class SQLiteDispatchStore(SQLiteUserRecords):
             await self._purge_leftovers(moment, self._now(), MAX_ROWS)
         return len(old)
 
+    async def open_channels(self) -> Sequence[str]:
+        """See `notify.dispatch.abc.OpenChannels.open_channels`."""
+        return await self._database.read(lambda db: DeliveryRows(db, self._sql).open_channels(), list[str]())
+
     async def track(self, id: str, act: Literal["opened", "clicked"], now: datetime) -> Delivery | None:
         """See `notify.dispatch.abc.DeliveryTracking.track`."""
         moment = millis(now)

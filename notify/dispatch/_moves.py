@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ._channel import Channel, Gated
 from ._reasons import Reason
-from .abc import IN_DOUBT, Claim, Delivery, Endpoint, Move, State, delivery_id
+from .abc import IN_DOUBT, Claim, Delivery, Endpoint, Move, State, delivery_id, exact
 
 _LOOK_AGAIN: Final = 30.0
 """Seconds after which a delivery is looked at again if what decides about it could not be read."""
@@ -50,6 +50,16 @@ def of_other_version(claim: Claim, reason: Reason, now: datetime) -> Move:
     is_removed = now - claim.notification.created_at >= _REPLACING
     due_at = now + timedelta(seconds=_LOOK_AGAIN)
     return ended(claim, State.SKIPPED, reason) if is_removed else ended(claim, State.WAITING, reason, due_at=due_at)
+
+
+def of_removed_channel(claim: Claim, before: datetime) -> Move | None:
+    """Return the move of a claim that was due before a time over a channel that the dispatcher does not have.
+
+    None: a worker that had the channel took it later than that, and died. Another one may follow.
+    """
+    since = claim.delivery.updated_at
+    is_old = since is not None and since <= exact(before)
+    return ended(claim, State.SKIPPED, Reason.NOT_INSTALLED) if is_old else None
 
 
 def gate_of(channel: Channel, name: str, endpoint: Endpoint | None) -> str:

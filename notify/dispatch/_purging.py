@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -34,10 +34,19 @@ class Purger:
         records: where they are.
         keep: seconds for which they are kept; None: for good.
         chance: returns a number in [0, 1).
+        leave: called with a time and the present one; ends some deliveries that no worker has sent since then, and
+            returns whether there may be more.
     """
 
-    def __init__(self, records: DispatchRecords, keep: float | None, chance: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        records: DispatchRecords,
+        keep: float | None,
+        chance: Callable[[], float],
+        leave: Callable[[datetime, datetime], Awaitable[bool]] | None = None,
+    ) -> None:
         self._records = records
+        self._leave = leave
         self._keep = None if keep is None else timedelta(seconds=keep)
         self._chance = chance
         self._next: float | None = None
@@ -59,9 +68,11 @@ class Purger:
     async def purge(self, now: datetime) -> None:
         """Remove what is old, some of it at a time."""
         assert self._keep is not None
-        self._is_stopped = False
+        self._is_stopped, before = False, now - self._keep
         try:
-            while not self._is_stopped and await self._records.purge(now - self._keep, limit=STEP) == STEP:
+            while not self._is_stopped and self._leave is not None and await self._leave(before, now):
+                await anyio.lowlevel.checkpoint()
+            while not self._is_stopped and await self._records.purge(before, limit=STEP) == STEP:
                 await anyio.lowlevel.checkpoint()
         except (BackendError, ClosedError) as error:
             self._log.failed(error)

@@ -34,7 +34,8 @@ from .abc import Claim, Delivery, Move, Notification, RecipientRecord, State, Su
 
 logger = logging.getLogger("notify")
 
-_PREFIX: Final = "schedule:"
+SCHEDULE: Final = "schedule:"
+"""How the channels of schedules begin."""
 
 _BATCH: Final = 500
 """Recipients that one claim submits."""
@@ -121,7 +122,7 @@ class ScheduleRunner:
         for each in [*self._unknown.values()]:
             await self._introduce(each, now)
             self._unknown.pop(each.name, None)  # a concurrent call may have done it
-        channels = {_PREFIX + name: each for name, each in self._schedules.items()}
+        channels = {SCHEDULE + name: each for name, each in self._schedules.items()}
         claims = await self._parts.store.claim(now, lease=self._lease, limit=len(channels), channels=[*channels])
         count = 0
         for claim in claims:
@@ -167,7 +168,7 @@ class ScheduleRunner:
 
     async def _introduce(self, schedule: Schedule, now: datetime) -> None:
         """Store the row of a schedule unless there is one; if its times have changed, look at it at once."""
-        name = _PREFIX + schedule.name
+        name = SCHEDULE + schedule.name
         row = Delivery(_row_id(schedule), name, "", name, due_at=now, priority=len(PRIORITIES) - 1)
         notification = Notification(name, schedule.type, b"{}", now)
         await self._parts.store.submit(Submission(notification, [RecipientRecord(name, "")], [row]))
@@ -208,11 +209,11 @@ class ScheduleRunner:
         self, schedule: Schedule, run: ScheduledRun, since: datetime, now: datetime
     ) -> tuple[int, str, bool]:
         """Submit a run to the next recipients; return to how many, the ticket, and whether these were the last."""
-        key = f"{_PREFIX}{schedule.name}:{run.name}"
+        key = f"{SCHEDULE}{schedule.name}:{run.name}"
         with self._telemetry.submitting(schedule.type) as meta:
             request = await self._draft(schedule, run, meta, since, now)
             options: dict[str, Any] = {
-                "tenant": _PREFIX,
+                "tenant": SCHEDULE,
                 "key": key,
                 "fingerprint": key,
                 "horizon": 0.0,
@@ -254,7 +255,7 @@ class ScheduleRunner:
 
 
 def _row_id(schedule: Schedule) -> str:
-    name = _PREFIX + schedule.name
+    name = SCHEDULE + schedule.name
     return delivery_id(name, "", name)
 
 

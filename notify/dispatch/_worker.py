@@ -27,12 +27,13 @@ from notify import BackendError, ClosedError
 
 from ._channel_log import ChannelLog
 from ._looking import Looker, Ready
-from ._moves import move
+from ._moves import move, of_removed_channel
 from ._parts import DispatchParts
 from ._purging import Purger
+from ._scheduling import SCHEDULE
 from ._sending import Batch, Sender
 from ._telemetry import DispatchTelemetry
-from .abc import Claim, Move, State
+from .abc import Claim, Move, OpenChannels, State
 
 _HAND_BACK: Final = 2.0
 """Seconds in which a worker that is stopped gives back what it has claimed; else their leases end."""
@@ -88,7 +89,7 @@ class DispatchWorker:
         log = ChannelLog()
         self._looker = Looker(parts, log, timeout=timeout)
         self.sender = Sender(parts, telemetry, log, lease=lease, timeout=timeout, limit=batch, ended=self.wake)
-        self._purger = Purger(parts.records, keep, parts.chance)
+        self._purger = Purger(parts.records, keep, parts.chance, self._leave)
         self._woken = anyio.Event()
 
     async def tick(self, now: datetime) -> Tick:
@@ -173,6 +174,21 @@ class DispatchWorker:
         for claim, each in ended:
             if not await self._parts.events.tell(claim, each.to, each.reason):
                 return
+
+    async def _leave(self, before: datetime, now: datetime) -> bool:
+        """End some deliveries that have been due since before a time, over channels that this dispatcher does not have.
+
+        Schedules have channels of their own, and are left alone. Returns whether there may be more.
+        """
+        store = self._parts.store
+        names = await store.open_channels() if isinstance(store, OpenChannels) else ()
+        removed = [name for name in names if name not in self._parts.channels and not name.startswith(SCHEDULE)]
+        if not removed:
+            return False
+        claims = await store.claim(before, lease=self._lease, limit=self._batch, channels=removed)
+        moves = [found for each in claims if (found := of_removed_channel(each, before)) is not None]
+        await self._tell(await self._advance(claims, moves, now))
+        return bool(claims)
 
     async def _hand_back(self, claims: Sequence[Claim], now: datetime) -> None:
         """Let other workers have at once what this one has claimed, and not begun to send."""

@@ -247,6 +247,15 @@ class DispatchRecords(Protocol):
 
 
 @runtime_checkable
+class OpenChannels(Protocol):
+    """Lists the channels of open deliveries, so that workers end those of channels that have been removed."""
+
+    @abstractmethod
+    async def open_channels(self) -> Sequence[str]:
+        """Return the channels of all open deliveries, each once. Errors as those of `DispatchRecords`."""
+
+
+@runtime_checkable
 class DeliveryTracking(Protocol):
     """Records that recipients have opened or clicked messages. Errors as those of `DispatchStore`."""
 

@@ -113,6 +113,15 @@ async def test_releasing_a_channel(filled: tuple[asyncpg.Connection, PostgresDis
 
 @asyncio_only
 @pytest.mark.anyio
+async def test_the_channels_of_what_is_open(filled: tuple[asyncpg.Connection, PostgresDispatchStore]) -> None:
+    """They are found in steps of the index, not by reading what is open."""
+    connection, store = filled
+    assert await store.open_channels() == ["email", "fax", "letter", "push"]
+    assert await blocks(connection, store._names.sql("dispatch_channels")) < 100
+
+
+@asyncio_only
+@pytest.mark.anyio
 async def test_listing_what_needs_an_operator(filled: tuple[asyncpg.Connection, PostgresDispatchStore]) -> None:
     """What was skipped is not read to find what has failed."""
     connection, store = filled
@@ -186,6 +195,12 @@ def test_releasing_a_channel_of_a_file(file: sqlite3.Connection) -> None:
     """Neither what waits for other channels is read, nor what has ended."""
     for channel in ("fax", "sms", "webhook"):
         assert steps(file, lambda rows: rows.hurry(channel, NOW, 10)) < 100  # noqa: B023 - called at once
+
+
+def test_the_channels_of_what_is_open_in_a_file(file: sqlite3.Connection) -> None:
+    """They are found in steps of the index, not by reading what is open."""
+    assert DeliveryRows(file, statements("dispatch", "notify_")).open_channels() == ["email", "fax", "letter", "push"]
+    assert steps(file, DeliveryRows.open_channels) < 100
 
 
 def test_what_a_file_reads_is_found_by_an_index() -> None:
