@@ -232,11 +232,12 @@ class DeliveryRows:
 
     def hurry(self, channel: str, now: int, limit: int) -> int:
         """Make deliveries of a channel that wait or are parked due now, at most `limit`; return how many."""
-        count = self._db.execute(self._sql["unpark_channel"], (now, channel, limit)).rowcount
+        count = self._db.execute(self._sql["unpark_channel"], (now, now, channel, limit)).rowcount
         for priority in self._priorities():
             if count >= limit:
                 break
-            count += self._db.execute(self._sql["hurry_channel"], (now, priority, channel, limit - count)).rowcount
+            arguments = (now, priority, channel, now, limit - count)
+            count += self._db.execute(self._sql["hurry_channel"], arguments).rowcount
         return count
 
     # -- the end -------------------------------------------------------------------------------------------------

@@ -199,9 +199,9 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         moment = millis(now)
 
         def job(db: sqlite3.Connection) -> int:
-            count = db.execute(self._sql["hurry_user"], (moment, user, channel)).rowcount
+            count = db.execute(self._sql["hurry_user"], (moment, moment, user, channel)).rowcount
             if channel is not None:
-                count += db.execute(self._sql["unpark_user"], (moment, channel, user)).rowcount
+                count += db.execute(self._sql["unpark_user"], (moment, moment, channel, user)).rowcount
             return count
 
         if user is not None:

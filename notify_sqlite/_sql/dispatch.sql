@@ -217,23 +217,23 @@ ORDER BY at, fence
 SELECT {delivery} FROM {p}deliveries WHERE state IN (SELECT value FROM json_each(?)) AND id > ? ORDER BY id LIMIT ?
 
 -- name: hurry_user
-UPDATE {p}deliveries SET due_at = ?1
-WHERE state = 0 AND due_at > ?1 AND (after_channel = '' OR fence > 0) AND user_id = ?2 AND coalesce(channel = ?3, attempts = 0)
+UPDATE {p}deliveries SET due_at = ?
+WHERE state = 0 AND due_at > ? AND (after_channel = '' OR fence > 0) AND user_id = ? AND coalesce(channel = ?, attempts = 0)
 
 -- name: hurry_channel
-UPDATE {p}deliveries SET due_at = ?1
+UPDATE {p}deliveries SET due_at = ?
 WHERE number IN (
     SELECT number FROM {p}deliveries
-    WHERE state < 10 AND priority = ?2 AND channel = ?3 AND due_at > ?1 AND state = 0 AND (after_channel = '' OR fence > 0)
-    LIMIT ?4
+    WHERE state < 10 AND priority = ? AND channel = ? AND due_at > ? AND state = 0 AND (after_channel = '' OR fence > 0)
+    LIMIT ?
 )
 
 -- name: unpark_user
-UPDATE {p}deliveries SET state = 0, due_at = ?1, updated_at = ?1 WHERE state = 27 AND channel = ?2 AND user_id = ?3
+UPDATE {p}deliveries SET state = 0, due_at = ?, updated_at = ? WHERE state = 27 AND channel = ? AND user_id = ?
 
 -- name: unpark_channel
-UPDATE {p}deliveries SET state = 0, due_at = ?1, updated_at = ?1
-WHERE number IN (SELECT number FROM {p}deliveries WHERE state = 27 AND channel = ?2 LIMIT ?3)
+UPDATE {p}deliveries SET state = 0, due_at = ?, updated_at = ?
+WHERE number IN (SELECT number FROM {p}deliveries WHERE state = 27 AND channel = ? LIMIT ?)
 
 -- name: set_opened
 UPDATE {p}deliveries SET opened_at = coalesce(opened_at, ?) WHERE id = ?

@@ -265,7 +265,7 @@ class Booked(Listed):
 
     def book(self, event: Event) -> None:
         log = self._logs[event.user]
-        log.events.append(event)
+        log.append(event)
         log.last_id = event.id
         self._last_ms, self._sequence = max((self._last_ms, self._sequence), ids.parse(event.id))
         self._inboxes.apply(event, self._now())

@@ -136,7 +136,7 @@ async def test_the_store_does_not_hold_the_ticket() -> None:
     issued = await Tickets(store, 30.0).issue(ALICE, ORIGIN)
     (log,) = store._logs
     assert log.startswith("notify.ticket.")
-    kept = "".join(event.to_json() for event in store._logs[log].events)
+    kept = "".join(event.to_json() for event in store._logs[log])
     assert issued.ticket not in kept + log
     assert await Tickets(store, 30.0).redeem(log.rpartition(".")[2][:43], anyone) is None
 
