@@ -113,7 +113,7 @@ class DispatchOperations:
     async def release(self, channel: str) -> int:
         """Send what waits or is parked on a channel now, for example after its key was replaced; return how many.
 
-        Raises: as `submit`.    Cancellation: done or not; safe to repeat.
+        Raises: as `submit`.    Cancellation: some may be released; safe to repeat.
         """
         released = await self._parts.records.hurry(self._parts.clock(), channel=channel)
         self._wake()
