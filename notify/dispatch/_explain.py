@@ -91,9 +91,9 @@ class Explanation:
     def _of(self, delivery: Delivery) -> Iterator[str]:
         where = f" endpoint {delivery.endpoint[:8]}" if delivery.endpoint else ""
         why = f" ({delivery.reason})" if delivery.reason else ""
-        due = f", due {delivery.due_at:%F %T}" if delivery.state.is_open and delivery.due_at is not None else ""
+        due = f", due {delivery.due_at:%F %T} UTC" if delivery.state.is_open and delivery.due_at is not None else ""
         if delivery.reason in CAP_REASONS and not due and self.reset_at is not None:
-            due = f", room again by {self.reset_at:%F %T}"
+            due = f", room again by {self.reset_at:%F %T} UTC"
         yield f"    {delivery.state.name.lower()}{why}{where}{due}"
         for act, at in (("opened", delivery.opened_at), ("clicked", delivery.clicked_at)):
             if at is not None:

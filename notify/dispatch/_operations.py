@@ -113,8 +113,11 @@ class DispatchOperations:
     async def release(self, channel: str) -> int:
         """Send what waits or is parked on a channel now, for example after its key was replaced; return how many.
 
-        Raises: as `submit`.    Cancellation: some may be released; safe to repeat.
+        Raises: as `submit`; UsageError: the dispatcher has no such channel.
+        Cancellation: some may be released; safe to repeat.
         """
+        if channel not in self._parts.channels:
+            raise UsageError(f"no channel is called {channel!r:.80}: there are {', '.join(self._parts.channels)}")
         released = await self._parts.records.hurry(self._parts.clock(), channel=channel)
         self._wake()
         return released

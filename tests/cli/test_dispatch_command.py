@@ -153,6 +153,9 @@ def test_dead_lists_what_needs_attention_and_release_tries_again(shop: Path) -> 
     only = notify(shop, "dispatch", "dead", TARGET, "--state", "parked").out.splitlines()
     assert [json.loads(line)["state"] for line in only] == ["parked"]
     (shop / "broken").unlink()
+    mistyped = notify(shop, "dispatch", "release", TARGET, "papr")
+    assert mistyped.status == 2
+    assert "no channel is called 'papr': there are paper" in mistyped.err
     assert notify(shop, "dispatch", "release", TARGET, "paper").out == "released 1\n"
     notify(shop, "dispatch", "tick", TARGET)
     assert sent(shop) == ["alice lost", "alice later", "alice later"]

@@ -146,6 +146,7 @@ def test_gates() -> None:
         ("aiosmtplib", "EmailChannel('h', sender='a@example.com')", "email"),
         ("http_ece", "WebPushChannel('x', subject='mailto:a@example.com')", "webpush"),
         ("httpcore2", "WebPushChannel('x', subject='mailto:a@example.com')", "webpush"),
+        ("cryptography.hazmat.primitives.asymmetric", "generate_vapid_key()", "webpush"),
         ("google.auth", "FcmChannel('p', 'c')", "fcm"),
         ("httpcore2", "SmsChannel(HttpSmsGateway(None))", "sms"),
         ("httpcore2", "WebhookChannel()", "webhook"),

@@ -389,7 +389,7 @@ async def test_cap_lets_so_many_through(make: Callable[..., World]) -> None:
     found = await world.dispatcher.explain(refused, "alice")
     assert found is not None
     assert found.reset_at == datetime(2027, 1, 5, 23, tzinfo=UTC)  # midnight in Berlin
-    assert "skipped (cap_day), room again by 2027-01-05 23:00:00" in str(found)
+    assert "skipped (cap_day), room again by 2027-01-05 23:00:00 UTC" in str(found)
     await world.pass_time("24h")
     later = await world.submit()
     await world.settle()

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from notify import UsageError
 
+from ._requests import missing
+
 MAX_PLAINTEXT: Final = 3993
 """Bytes of a message at most: encrypted, they are the 4096 that every push service takes."""
 
@@ -71,9 +73,14 @@ def generate_vapid_key() -> str:
     """Return a new private key for `WebPushChannel`: 32 bytes as base64url. Keep it secret, and keep it.
 
     Browsers bind their subscriptions to its public key: with another key they have to subscribe again.
-    """
-    from cryptography.hazmat.primitives.asymmetric import ec
 
+    Raises:
+        UsageError: the extra `webpush` is not installed.
+    """
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ec
+    except ImportError as error:
+        raise UsageError(missing("generate_vapid_key", "webpush")) from error
     number = ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value
     return encode(number.to_bytes(32, "big"))
 
