@@ -55,28 +55,23 @@ class Budget:
         return text
 
 
-_budget: ContextVar[Budget | None] = ContextVar("notify_template_budget", default=None)
+_budget: ContextVar[Budget] = ContextVar("notify_template_budget")
 
 
 @contextmanager
 def budget() -> Iterator[Budget]:
     """Limit what the block renders, the texts of one message, to one budget."""
-    token = _budget.set(Budget())
+    left = Budget()
+    token = _budget.set(left)
     try:
-        yield _budget.get() or Budget()
+        yield left
     finally:
         _budget.reset(token)
 
 
-def _step() -> None:
-    found = _budget.get()
-    if found is not None:
-        found.step()
-
-
 def _counted(iterable: Iterable[Any]) -> Iterator[Any]:
     for each in iterable:
-        _step()
+        _budget.get().step()
         yield each
 
 
@@ -95,7 +90,7 @@ class LimitedSandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Count the call."""
-        _step()
+        _budget.get().step()
         if isinstance(obj, LoopContext) and args:  # the items of the next level of a recursive loop
             args = (_counted(args[0]), *args[1:])
         return super().call(context, obj, *args, **kwargs)
