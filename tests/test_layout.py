@@ -520,6 +520,20 @@ def test_what_is_imported_late_is_what_type_checkers_see(name: str) -> None:
     assert {each.name for each in late} <= set(module.__all__)
 
 
+@pytest.mark.parametrize("name", ["abc", "app", "templates"])
+def test_public_modules_of_dispatch_are_found_without_importing_them(name: str) -> None:
+    """Importing the package is enough to use one; and it lists every name that it exports, before any is used."""
+    code = (
+        "import notify.dispatch as package, types\n"
+        "assert {*package.__all__, '__name__'} <= {*dir(package)}\n"
+        f"assert {name!r} not in vars(package)\n"
+        f"assert isinstance(package.{name}, types.ModuleType)\n"
+        f"assert package.{name}.__name__ == 'notify.dispatch.{name}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=short)
 def test_package_only_reexports(package: Path) -> None:
     """The `__init__` of a package holds its docstring, `from .x import Y as Y` and `__all__`, nothing else.

@@ -233,10 +233,11 @@ async def test_a_process_that_cannot_start(tmp_path: Path) -> None:
 class Stub:
     """An instance that answers what it is told to."""
 
-    is_serving, url = True, "http://127.0.0.1:1"
+    url = "http://127.0.0.1:1"
 
-    def __init__(self, answer: str | OSError) -> None:
+    def __init__(self, answer: str | OSError, *, is_serving: bool = True) -> None:
         self.answer = answer
+        self.is_serving = is_serving
 
     async def push(self, order: dict[str, Any]) -> str:
         assert (order["user"], order["list"]) == ("demo.reader", True)
@@ -247,12 +248,13 @@ class Stub:
 
 @pytest.mark.anyio
 async def test_an_item_goes_through_an_instance_that_answers() -> None:
-    """One that does not answer is passed over; if there is no other, the page is told so."""
+    """One that does not answer, or has been killed, is passed over; if there is no other, the page is told so."""
     unused: Any = None
     reader = ("demo.reader", "Reader", "token")
     for stubs, body, status in (
         ({"A": Stub(OSError("gone")), "B": Stub("7-0")}, {"id": "7-0"}, 200),
-        ({"A": Stub(OSError("gone"))}, {"error": "no instance is running"}, 400),
+        ({"A": Stub("6-0", is_serving=False), "B": Stub("7-0")}, {"id": "7-0"}, 200),
+        ({"A": Stub(OSError("gone")), "B": Stub("7-0", is_serving=False)}, {"error": "no instance is running"}, 400),
     ):
         instances: Any = stubs
         app = DemoApp("demo", instances, unused, unused, {}, reader)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from notify import BackendUnavailableError
 from tests.dispatch.app import refused, serving
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +81,20 @@ async def test_preferences_of_users_of_whom_nothing_is_known(is_away: bool) -> N
         answer = await client.patch("preferences", json={"channels": {"fcm": False}, "tz": "Europe/Berlin"})
         assert (answer.status_code, answer.json()["tz"]) == (200, "Europe/Berlin")
         assert not (await client.get("preferences")).json()["effective"]["note"]["fcm"]["on"]
+
+
+async def test_preferences_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is 503, not the preferences of a user without any, and nothing is said of the application's function."""
+
+    async def fail(*_: object) -> None:
+        raise BackendUnavailableError("db.internal refused the connection")
+
+    async with serving() as site, site.client("alice") as client:
+        monkeypatch.setattr(site.store, "preferences", fail)
+        assert "db.internal" not in refused(await client.get("preferences"), 503, "unavailable")
+    assert "recipients=" not in caplog.text
 
 
 async def test_a_request_that_is_not_a_patch_is_refused() -> None:

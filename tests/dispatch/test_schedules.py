@@ -182,6 +182,9 @@ def test_recipients_of_a_local_run() -> None:
     assert local.due("America/New_York", now) == utc(2027, 1, 5, 14)
     assert local.due("Asia/Kolkata", now) is None
     assert local.due("Europe/Berlin", utc(2027, 1, 6, 8)) is None
+    weekly = daily(every="week", days=("tue", "fri"), grace=86_400.0)
+    following = LocalRun.of(weekly, weekly.run_of(date(2027, 1, 5)), since).following
+    assert following == (date(2027, 1, 8), time(9))
     strict = LocalRun.of(daily(grace=60.0), schedule.run_of(date(2027, 1, 5)), since)
     assert strict.due("Europe/Berlin", utc(2027, 1, 5, 8, 1)) == utc(2027, 1, 5, 8)
     assert strict.due("Europe/Berlin", utc(2027, 1, 5, 8, 1, 1)) is None

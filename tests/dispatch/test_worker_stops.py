@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from notify import BackendUnavailableError, ClosedError
 from notify.dispatch import Accepted, Dispatcher, Job, Outcome, Recipient, State
 from notify.dispatch.abc import Delivery, DeliveryAttempt
 from notify_sqlite import SQLiteDispatchStore
@@ -111,3 +112,34 @@ async def test_outcome_that_is_known_is_stored(tmp_path: Path, anyio_backend: st
     found, _ = await outcome(tmp_path / "d.db", ticket.id)
     assert (found.state, found.provider_id) == (State.ACCEPTED, "p")
     await store.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("error", [BackendUnavailableError("down", backend="store"), ClosedError("closed")])
+async def test_outcome_that_cannot_be_stored_when_it_stops(
+    tmp_path: Path, anyio_backend: str, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """A worker that is stopped while the store is away ends all the same; the delivery stays as if it had died."""
+    store: Any = SQLiteDispatchStore(tmp_path / "d.db")
+    advance: Callable[..., Awaitable[Any]] = store.advance
+    refused: list[State] = []
+
+    async def only_begin(moves: Any, now: Any) -> Any:
+        if moves[0].to is State.SENDING:
+            return await advance(moves, now)
+        refused.append(moves[0].to)
+        raise error
+
+    store.advance = only_begin
+    channel = Endless(deduplicates=False)
+    dispatcher = Dispatcher(None, store, [note("email")], {"email": channel}, recipients=recipients)
+    ticket = await dispatcher.submit("note", "alice", {"title": "hello"})
+    await dispatcher._worker.step(dispatcher._parts.clock())
+    await channel.asked.wait()
+    await dispatcher._worker.sender._background.aclose()
+    await store.aclose()
+    found, attempts = await outcome(tmp_path / "d.db", ticket.id)
+    assert (found.state, found.attempts, [*attempts]) == (State.SENDING, 1, [])
+    assert refused == [State.UNKNOWN]
+    assert "crashed" not in caplog.text

@@ -341,3 +341,42 @@ async def test_store_that_cannot_forget(make: Callable[..., World]) -> None:
     with pytest.raises(UsageError, match="Remembering cannot erase a user"):
         await world.dispatcher.forget("alice")
     assert (await world.dispatcher.preferences("alice")).all is False
+
+
+@pytest.mark.parametrize("lost", ["record", "log"])
+async def test_cancelling_without_its_events(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lost: str
+) -> None:
+    """What is stopped stays so if its recipient cannot be read again, or the log is away, which is tried once."""
+    tried: list[str] = []
+
+    class Away(Notifier[Any]):
+        async def push(self, user: str, *_: Any, **__: Any) -> Any:
+            tried.append(user)
+            raise BackendUnavailableError("down", backend="log")
+
+    world = make(note("email", "in_app"))
+    async with Away(MemoryStreamStore()) as notifier:
+        dispatcher = plain(world, world.email, events=notifier)
+        ticket = await world.submit()
+        with monkeypatch.context() as patch:
+            if lost == "record":
+                patch.setattr(world.store, "record", away)
+            assert await dispatcher.cancel(ticket, user="alice") == 2
+    assert tried == ([] if lost == "record" else ["alice"])
+    assert caplog.text.count("states of deliveries are not pushed") == 1
+    assert await world.states(ticket) == {"email": [State.CANCELLED], "in_app": [State.CANCELLED]}
+
+
+async def test_report_on_a_closed_store(make: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for a report of a delivery that does not exist: whoever sent it has to repeat it."""
+    world = make(note("email"))
+    ticket = await world.submit()
+    await world.settle()
+    (row,) = (await world.store.record(ticket, "alice"))[2]
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "delivery", closed)
+        with pytest.raises(ClosedError):
+            await world.dispatcher.report(Report(row.id, State.DELIVERED))
+    assert await world.dispatcher.report(Report(row.id, State.DELIVERED)) == 1
+    assert await world.states(ticket) == {"email": [State.DELIVERED]}

@@ -756,6 +756,8 @@ async def test_an_ephemeral_event_on_the_wrong_loop(tracker: Any) -> None:
             await presence.register("alice", RoutingInfo("elsewhere"))
         with pytest.raises(UsageError, match="another event loop"):
             await notifier.push("alice", "typing", ephemeral=True)
+        with pytest.raises(UsageError, match="another event loop"):
+            await notifier.push_many(["alice", "bob"], "typing", ephemeral=True)
         assert await notifier.push("alice", "t") is not None
 
 

@@ -277,11 +277,11 @@ def test_spans_of_dispatch_do_not_quote_errors() -> None:
 
 
 def test_what_is_on_its_way_and_how_late_it_is() -> None:
-    """A message counts as sending until its outcome is stored; attempts that are repeated, and what was held, are not
-    late."""
+    """A message counts as sending until its outcome is stored; attempts that are repeated, what was held, and what was
+    collected in a digest are not late."""
     during, after = run("""
         from datetime import UTC, datetime
-        from notify.dispatch import Accepted, Dispatcher, NotificationType, Recipient, Transient
+        from notify.dispatch import Accepted, Digest, Dispatcher, NotificationType, Recipient, Transient
         from notify.testing.dispatch import VirtualClock
         from notify_memory import MemoryDispatchStore
 
@@ -298,7 +298,8 @@ def test_what_is_on_its_way_and_how_late_it_is() -> None:
 
         async def main():
             store = MemoryDispatchStore(clock=clock)
-            types = [NotificationType("note", channels=["paper"]), NotificationType("later", channels=["paper"])]
+            types = [NotificationType("note", channels=["paper"]), NotificationType("later", channels=["paper"]),
+                     NotificationType("many", channels=["paper"], digest=Digest(window=60.0))]
             dispatcher = Dispatcher(None, store, types, {"paper": Paper()}, recipients=recipients, clock=clock.now)
             await dispatcher.submit("note", "alice")
             clock.advance("5s")
@@ -309,6 +310,10 @@ def test_what_is_on_its_way_and_how_late_it_is() -> None:
             await dispatcher.submit("later", "alice")
             clock.advance("2h")
             await dispatcher.tick()
+            await dispatcher.submit("many", "bob")
+            clock.advance("1h")
+            while (await dispatcher.tick()).claimed:
+                pass
 
         reader = meters()
         asyncio.run(main())
@@ -320,6 +325,6 @@ def test_what_is_on_its_way_and_how_late_it_is() -> None:
     assert during["notify.dispatch.sending[paper]"] == 1
     points, late = after
     assert points["notify.dispatch.sending[paper]"] == 0
-    assert points["notify.dispatch.send.duration[paper,waiting]"] == 2
-    assert points["notify.dispatch.send.duration[paper,accepted]"] == 1
+    assert points["notify.dispatch.send.duration[paper,waiting]"] == 3
+    assert points["notify.dispatch.send.duration[paper,accepted]"] == 2
     assert late == [[1, 5.0]]

@@ -88,12 +88,14 @@ async def test_a_held_log_and_a_look_that_fails(
     assert {(await save).user for save in saves} == {"alice", "bob", "carol"}
 
 
-async def test_maintenance_of_partitions_without_a_server(postgres: Server, schema: str) -> None:
-    """A partition that cannot be changed because the server is away fails like a read."""
+@pytest.mark.parametrize("has_tables", [False, True])
+async def test_maintenance_of_partitions_without_a_server(postgres: Server, schema: str, has_tables: bool) -> None:
+    """A partition that cannot be changed because the server is away fails like a read, before its tables exist too."""
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
         async with aclosing(PostgresStore(dsn, schema=schema)) as store:
-            await store.head("alice")
+            await (store.save(Event("alice", "n")) if has_tables else store.head("alice"))
+            assert await store._db.has_tables() is has_tables
             assert isinstance(store._db._pool, OwnPool)
             await proxy.refuse()
             await proxy.reset()
