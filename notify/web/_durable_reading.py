@@ -203,9 +203,8 @@ class Reading:
                     if event.type == "notify.sync":
                         self._is_live = True
                         break
-                    if event.id:
-                        events.append(event)
-                        size += len(event.data)
+                    events.append(event)
+                    size += len(event.data)
         except TimeoutError as error:  # pragma: no cover - CPython 3.11 does not trace what follows a throw
             raise WebError(503, "unavailable", "the storage is not available: try again later") from error
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -153,6 +155,68 @@ async def test_a_user_who_is_disconnected() -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthenticated")
 
 
+class Exchange:
+    """A live read of alice's log from now on, without a server in between."""
+
+    def __init__(self, app: DurableStreams, live: str) -> None:
+        self._app, self._live = app, live
+        self.sent: list[Any] = []
+        self.gone = anyio.Event()
+
+    async def run(self) -> None:
+        """Serve the request."""
+        query = f"offset=now&live={self._live}".encode()
+        scope = {"type": "http", "method": "GET", "path": "/alice", "query_string": query, "headers": []}
+        await self._app(scope, self._receive, self._send)
+
+    async def wait(self) -> None:
+        """Wait until the read does, for an event."""
+        await until(lambda: self._app._site.notifier.statistics().open_streams == 1)
+        await anyio.wait_all_tasks_blocked()
+
+    async def _receive(self) -> Any:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+@pytest.mark.parametrize("live", ["long-poll", "sse"])
+async def test_a_server_that_cancels_what_waits(live: str) -> None:
+    """A poll is told to ask again; a stream of server-sent events, which has begun, is completed."""
+    async with Notifier(MemoryStreamStore()) as notifier:
+        exchange = Exchange(DurableStreams(notifier, lambda request: "alice"), live)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.run)
+            await exchange.wait()
+            begun = len(exchange.sent)
+            tasks.cancel_scope.cancel()
+        assert notifier.statistics().open_streams == 0
+    if live == "long-poll":
+        assert (begun, exchange.sent[0]["status"]) == (0, 503)
+        assert json.loads(exchange.sent[1]["body"])["error"]["code"] == "shutting_down"
+    else:
+        assert (begun, exchange.sent[0]["status"]) == (2, 200)
+        assert [message.get("more_body", False) for message in exchange.sent[1:]] == [True, False]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("live", ["long-poll", "sse"])
+async def test_a_server_that_cancels_what_waits_for_a_client_that_has_gone(anyio_backend: str, live: str) -> None:
+    """The read ends as cancelled, and nothing more is sent: nobody would receive it."""
+    async with Notifier(MemoryStreamStore()) as notifier:
+        exchange = Exchange(DurableStreams(notifier, lambda request: "alice"), live)
+        task = asyncio.create_task(exchange.run())
+        await exchange.wait()
+        begun = len(exchange.sent)
+        exchange.gone.set()
+        task.cancel()  # before the read has noticed
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (len(exchange.sent), notifier.statistics().open_streams) == (begun, 0)
+
+
 async def test_heartbeats_within_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a replay waits for its turn, or for the storage, a stream has heartbeats, and then every event."""
     turn, next_ = Session.turn, Session.next
@@ -183,6 +247,24 @@ async def test_heartbeats_within_a_replay(monkeypatch: pytest.MonkeyPatch) -> No
                         app.begin_shutdown()
     assert text.split("\n").count(":") >= 2
     assert [id for id in sent if f'"{id}"' in text] == sent
+
+
+async def test_ephemeral_events_within_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pushed while a log is read, and is not in the log, is not in the answer."""
+    next_ = Session.next
+
+    async def beside(session: Session) -> Event | None:
+        await notifier.push("alice", "typing", "hush", ephemeral=True)
+        return await next_(session)
+
+    monkeypatch.setattr(Session, "next", beside)
+    async with Notifier(MemoryStreamStore()) as notifier:
+        sent = [(await notifier.push("alice", "t", number)).id for number in range(600)]  # more than a page
+        async with serving(DurableStreams(notifier, lambda request: "alice")) as place:
+            answer = await get(place, "offset=-1")
+        assert notifier.statistics().pushes["ephemeral"] > len(sent)
+    assert [event["id"] for event in answer.json()] == sent
+    assert "hush" not in answer.text
 
 
 @pytest.mark.parametrize(
