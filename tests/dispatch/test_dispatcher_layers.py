@@ -144,7 +144,7 @@ async def test_layers_of_the_dispatcher(wrong: Layers) -> None:
     """What the user has set is in the store; nobody else says it."""
     setting = Setting()
     setting.found["alice"] = wrong
-    with pytest.raises(UsageError, match="sets override, member and tenant"):
+    with pytest.raises(UsageError, match="must set only override, member and tenant"):
         await setting.dispatcher.plan("note", "alice")
 
 
