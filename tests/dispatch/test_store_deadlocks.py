@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -38,15 +39,26 @@ async def at_once(calls: Sequence[Callable[[], Awaitable[object]]]) -> None:
     await asyncio.gather(*(call() for call in random.sample(calls, len(calls))))
 
 
-async def test_many_rows_of_one_user(postgres: Server) -> None:
-    """Cancelling, hurrying, erasing and purging lock rows in one order, whatever order they are stored in."""
+@asynccontextmanager
+async def two_processes(postgres: Server) -> AsyncIterator[tuple[PostgresDispatchStore, PostgresDispatchStore]]:
+    """Yield the stores of two processes; in the end the server has found no deadlock."""
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
-    before = await deadlocks(connection)
-    async with (
-        PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store,
-        store_of(postgres, schema) as other,
-    ):
+    try:
+        before = await deadlocks(connection)
+        async with (
+            PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store,
+            PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as other,
+        ):
+            yield store, other
+        assert await deadlocks(connection) == before
+    finally:
+        await connection.close()
+
+
+async def test_many_rows_of_one_user(postgres: Server) -> None:
+    """Cancelling, hurrying, erasing and purging lock rows in one order, whatever order they are stored in."""
+    async with two_processes(postgres) as (store, other):
         for number in range(ROUNDS):
             name = f"n{number}"
             ids = [delivery_id(name, "alice", "push", f"e{place}") for place in range(ROWS)]
@@ -74,19 +86,11 @@ async def test_many_rows_of_one_user(postgres: Server) -> None:
                     lambda: store.purge(LATER),
                 ]
             )
-    assert await deadlocks(connection) == before
-    await connection.close()
 
 
 async def test_many_rows_of_one_channel(postgres: Server) -> None:
     """A channel that works again meets who cancels what waits for it."""
-    schema = fresh_schema()
-    connection = await asyncpg.connect(postgres.dsn)
-    before = await deadlocks(connection)
-    async with (
-        PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store,
-        store_of(postgres, schema) as other,
-    ):
+    async with two_processes(postgres) as (store, other):
         for number in range(ROUNDS):
             name, users = f"n{number}", [f"u{place}" for place in range(ROWS)]
             rows = []
@@ -103,19 +107,11 @@ async def test_many_rows_of_one_channel(postgres: Server) -> None:
                     lambda name=name: other.cancel(name, NOW, channel="push"),  # type: ignore[misc]
                 ]
             )
-    assert await deadlocks(connection) == before
-    await connection.close()
 
 
 async def test_what_waits_for_another_channel(postgres: Server) -> None:
     """A worker that ends deliveries, and so makes others due, does not meet who cancels or erases all of them."""
-    schema = fresh_schema()
-    connection = await asyncpg.connect(postgres.dsn)
-    before = await deadlocks(connection)
-    async with (
-        PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store,
-        store_of(postgres, schema) as other,
-    ):
+    async with two_processes(postgres) as (store, other):
         for number in range(ROUNDS):
             name, users = f"n{number}", [f"u{place}" for place in range(ROWS // 2)]
             rows = []
@@ -134,10 +130,3 @@ async def test_what_waits_for_another_channel(postgres: Server) -> None:
                     lambda: store.forget("u1"),
                 ]
             )
-    assert await deadlocks(connection) == before
-    await connection.close()
-
-
-def store_of(postgres: Server, schema: str) -> PostgresDispatchStore:
-    """Return the store of another process."""
-    return PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0)
