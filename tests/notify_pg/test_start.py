@@ -376,6 +376,21 @@ async def test_settings_of_the_role(postgres: Server, sql: asyncpg.Connection, s
             assert await sql.fetchval(f"SELECT count(*) FROM {schema}.notify_events_default") == 0
 
 
+async def test_no_query_is_compiled(make: Make, postgres: Server, sql: asyncpg.Connection, schema: str) -> None:
+    """Whatever the role has set: compiling a query takes longer than any query of ours may last."""
+    await make()
+    async with role(postgres, schema) as app:
+        await sql.execute(f"ALTER ROLE {app.name} SET jit = on")
+        await sql.execute(f"ALTER ROLE {app.name} SET jit_above_cost = 0")
+        async with PostgresStore(app.dsn, schema=schema) as store:
+            await store.save(Event("alice", "n"))
+            (plan,) = await store._db.fetch(
+                f"EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM {schema}.notify_events"
+            )
+    assert "Plan" in plan[0]
+    assert "JIT" not in plan[0]
+
+
 async def test_a_read_only_role(make: Make, postgres: Server, sql: asyncpg.Connection, schema: str) -> None:
     """`default_transaction_read_only`: a process starts and reads, though days are missing; a push is rejected."""
     owner = await make()
