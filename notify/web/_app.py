@@ -125,7 +125,8 @@ class NotifyApp:
 
         Raises:
             UsageError: the scope is of another type.
-        Cancellation: a stream that has begun sends its last frame, for half a second at most, and then ends.
+        Cancellation: a stream that has begun sends its last frame, for half a second (for up to
+            `drain` if many end at once), and then ends.
         Concurrency: any number of tasks of one event loop.
         """
         kind = scope["type"]

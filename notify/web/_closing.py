@@ -10,7 +10,7 @@ after the last one. A stream never completes by itself, so three layers notify i
    the process that had no stream open: a request that the server had accepted may still open one.
 2. `begin`, for everything else: the lifespan, a server in a thread, `NotifyApp.begin_shutdown()`.
 3. `farewell`. A server that has no handler, or no patience, cancels the connection's task. The sign-off is then sent
-   in a shielded scope of at most half a second.
+   in a shielded scope of half a second, and a millisecond for each connection that leaves with it.
 
 An open stream costs one entry in a set: no task waits for the end.
 """
@@ -34,7 +34,10 @@ SIGNALS = tuple(
 )
 
 FAREWELL = 0.5
-"""Seconds that a sign-off may always take; once the server has cancelled the connection, it may take no longer."""
+"""Seconds that a sign-off may always take; once the server has cancelled the connection, it may take little longer."""
+
+FAREWELL_RATE = 1000.0
+"""Sign-offs that a process surely writes per second: one takes longer if many connections are cancelled at once."""
 
 LINGER = 0.05
 """Seconds before the application returns after a sign-off: daphne stops its reactor at that moment, unsent or not."""
@@ -110,7 +113,7 @@ class Closing:
     def returning(self, retry: tuple[float, float]) -> tuple[float, float]:
         """Return the range of seconds from which each client's own delay is drawn: wider if many leave at once."""
         low, high = retry
-        return low, max(high, low + min(self._leaving / RETURN_RATE, LONGEST_RETURN))
+        return low, max(high, low + min(self._count_leaving() / RETURN_RATE, LONGEST_RETURN))
 
     async def farewell(self, send: Send, *messages: Mapping[str, Any], cancelled: bool = False) -> None:
         """Send the last messages of a connection that the shutdown ends, shielded and for a bounded time.
@@ -118,7 +121,7 @@ class Closing:
         Args:
             send: the connection's own.
             messages: sent in order, each at most once.
-            cancelled: whether the server has cancelled the connection: then `FAREWELL` is all the time there is, and
+            cancelled: whether the server has cancelled the connection: then there is little more than `FAREWELL`, and
                 the caller raises the cancellation again.
 
         Raises:
@@ -126,11 +129,11 @@ class Closing:
 
         Order: as given; after the time limit the rest is dropped.
         Cancellation: by a scope, no effect. asyncio's own, which knows no shields: the rest is sent within `FAREWELL`,
-            then it is raised.
+            or a little more, then it is raised.
         Concurrency: no other task may send.
         Cost: one send for each message, and `LINGER`.
         """
-        left = FAREWELL if cancelled else max(self._drained_at - monotonic(), FAREWELL)
+        left = self._grace() if cancelled else max(self._drained_at - monotonic(), FAREWELL)
         interruption: BaseException | None = None
         with anyio.move_on_after(left, shield=True) as scope:
             for message in (*messages, None):
@@ -140,11 +143,19 @@ class Closing:
                     if scope.cancel_called:
                         raise  # out of time
                     interruption = error
-                    scope.deadline = min(scope.deadline, anyio.current_time() + FAREWELL)
+                    scope.deadline = min(scope.deadline, anyio.current_time() + self._grace())
             if interruption is not None:
                 await anyio.sleep(LINGER)  # the interruption may have cut the first one short
         if interruption is not None:
             raise interruption
+
+    def _count_leaving(self) -> int:
+        """Return how many connections leave; a server that cancels them begins nothing: then all that are open do."""
+        return self._leaving if self.begun else len(self._open)
+
+    def _grace(self) -> float:
+        """Return the seconds that a sign-off may take once the server has cancelled the connection."""
+        return min(FAREWELL + self._count_leaving() / FAREWELL_RATE, max(FAREWELL, self._drain))
 
     def _stop_all(self) -> None:
         for stream in tuple(self._open):

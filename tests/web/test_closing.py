@@ -325,6 +325,7 @@ async def test_clients_return_spread_over_time(streams: int, expected: tuple[flo
     with ExitStack() as stack:
         for _ in range(streams):
             stack.enter_context(closing.stream(lambda: stopped.append(None)))
+        assert closing.returning((1.0, 5.0)) == expected  # a server cancels them, and begins nothing
         closing.begin()
         await until(lambda: len(stopped) == streams)
     assert closing.returning((1.0, 5.0)) == expected
@@ -360,12 +361,19 @@ async def test_the_farewell_is_sent_in_a_cancelled_scope() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("drain", "cancelled", "bound"), [(0.0, False, 0.5), (0.8, False, 0.8), (20.0, True, 0.5)])
-async def test_a_farewell_to_a_reader_that_stopped(drain: float, cancelled: bool, bound: float) -> None:
-    """It takes what is left of the drain window, half a second at least; at most that once the server cancels."""
+@pytest.mark.parametrize(
+    ("drain", "cancelled", "others", "bound"),
+    [(0.0, False, 0, 0.5), (0.8, False, 0, 0.8), (20.0, True, 0, 0.5), (20.0, True, 900, 1.4), (0.7, True, 900, 0.7)],
+)
+async def test_a_farewell_to_a_reader_that_stopped(drain: float, cancelled: bool, others: int, bound: float) -> None:
+    """It takes what is left of the drain window, half a second at least; once the server cancels, no more than that,
+    unless others leave with it, which take their time."""
     closing, wire = Closing(drain=drain), Wire(anyio.sleep_forever)
-    with closing.stream(lambda: None):
-        closing.begin()
+    with ExitStack() as stack:
+        for _ in range(1 + others):
+            stack.enter_context(closing.stream(lambda: None))
+        if not cancelled:
+            closing.begin()
         began = anyio.current_time()
         with anyio.CancelScope() as scope:
             if cancelled:
