@@ -114,6 +114,7 @@ def crowd(port: int, targets: Sequence[str]) -> Iterator[Crowd]:
         yield group
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # two thousand connections, on a busy machine
 @pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-trio", "granian", "daphne", "gunicorn", "gunicorn-uvicorn"])
 def test_a_thousand_streams(kind: str, tmp_path: Path) -> None:
