@@ -53,7 +53,7 @@ class HttpError(Exception):
     Attributes:
         is_sent: whether any byte of the request may have gone out. If not, the request certainly had no effect.
         code: `"address"` (malformed, or not a public one), `"connect"`, `"tls"` (the certificate was not accepted),
-            `"timeout"` or `"broken"`.
+            `"timeout"`, `"broken"`, or `"request"` (the headers are malformed).
     """
 
     def __init__(self, message: str, *, is_sent: bool, code: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
 from typing import Any
@@ -90,10 +90,12 @@ class Exchange:
         self.headers: dict[str, str] = {}
         self.body = bytearray()
 
-    async def __call__(self, name: str, _details: Any) -> None:
-        """Note that the first byte is about to be sent."""
+    async def __call__(self, name: str, details: Mapping[str, Any]) -> None:
+        """Note that the first byte is about to be sent, or that it was not because the headers are malformed."""
         if name.endswith(".send_request_headers.started"):
             self.is_sent = True
+        elif name.endswith(".send_request_headers.failed"):
+            self.is_sent = not isinstance(details["exception"], httpcore2.LocalProtocolError)
 
     def answer(self, *, is_cut: bool) -> HttpAnswer:
         """Return what has arrived of the answer, whose status is known."""
@@ -121,8 +123,12 @@ class Connections:
         progress = Exchange()
         try:
             with anyio.move_on_after(timeout):
-                await self._exchange(progress, method, url, headers, content)
+                await self._exchange(progress, method, url, encoded(headers), content)
                 return progress.answer(is_cut=False)
+        except httpcore2.LocalProtocolError as error:
+            if progress.is_sent:  # pragma: no cover - only headers are checked
+                raise failure(error, progress) from None
+            raise malformed() from None  # the driver quotes the header
         except AddressRefusedError as error:
             raise HttpError(str(error), is_sent=False, code="address") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError) as error:
@@ -133,11 +139,10 @@ class Connections:
         return progress.answer(is_cut=True)
 
     async def _exchange(
-        self, progress: Exchange, method: str, url: str, headers: Mapping[str, str], content: bytes
+        self, progress: Exchange, method: str, url: str, headers: Sequence[tuple[bytes, bytes]], content: bytes
     ) -> None:
-        sent = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
         async with self._pool.stream(
-            method, url, headers=sent, content=content, extensions={"trace": progress}
+            method, url, headers=headers, content=content, extensions={"trace": progress}
         ) as answer:
             progress.headers = {name.decode("ascii").lower(): value.decode("latin-1") for name, value in answer.headers}
             progress.status = answer.status
@@ -163,6 +168,19 @@ def is_url(url: str) -> bool:
     except ValueError:
         return False
     return bool(_URL.fullmatch(url) and parts.scheme in {"http", "https"} and host)
+
+
+def encoded(headers: Mapping[str, str]) -> Sequence[tuple[bytes, bytes]]:
+    """Return headers as they are sent; raise HttpError if they have characters that headers cannot have."""
+    try:
+        return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+    except UnicodeEncodeError:
+        raise malformed() from None
+
+
+def malformed() -> HttpError:
+    """Return the error about headers that cannot be sent."""
+    return HttpError("the headers are malformed; nothing was sent", is_sent=False, code="request")
 
 
 def failure(error: Exception, progress: Exchange) -> HttpError:

@@ -72,6 +72,18 @@ async def test_the_generic_gateway(server: FakeServer) -> None:
     assert "hush" not in f"{channel!r} {channel._gateway!r}"
 
 
+@pytest.mark.parametrize("key", ["hush\n", "hush\u20ac"])
+async def test_a_key_that_no_header_can_carry(server: FakeServer, key: str) -> None:
+    """Such as one that was read from a file with its newline: nothing was sent, and the settings are to blame."""
+    gateway = HttpSmsGateway(f"{server.url}/sms", key, sender="Example")
+    async with SmsChannel(gateway, allow_private=True) as channel:
+        found = await channel.send(job(BOB))
+    assert isinstance(found, Misconfigured)
+    assert "a header is malformed" in found.error
+    assert "hush" not in found.error
+    assert not server.requests
+
+
 async def test_twilio(server: FakeServer) -> None:
     """A form with basic authentication; how long it may wait; a messaging service in place of a number."""
     server.answer(Reply(201, {"sid": "SM1", "status": "queued"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import subprocess
 import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -230,6 +231,28 @@ async def test_a_malformed_url(url: str) -> None:
     """It is refused before anything is sent."""
     error = await failure(url)
     assert (error.is_sent, error.code) == (False, "address")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-Token": "hush\r\nX: y"}, {"X Y": "hush"}, {"X-Token": "hush\u20ac"}, {"ä": "hush"}]
+)
+async def test_malformed_headers(headers: dict[str, str]) -> None:
+    """They are refused before a byte is sent, which the error says without quoting them; the pool remains usable."""
+    received: list[bytes] = []
+
+    async def keep(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            with suppress(anyio.EndOfStream):
+                received.append(await stream.receive())
+                await stream.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with serving(keep) as url, HttpPool(allow_private=True) as pool:
+        with pytest.raises(HttpError) as caught:
+            await pool.request("POST", url, headers=headers, timeout=60)
+        assert (caught.value.is_sent, caught.value.code) == (False, "request")
+        assert "hush" not in "".join(traceback.format_exception(caught.value))
+        assert (await pool.request("POST", url, headers={}, timeout=60)).status == 204
+    assert len(received) == 1
 
 
 async def test_cancelling_leaves_the_pool_usable() -> None:

@@ -22,6 +22,7 @@ _PHRASES = {
     "tls": "the certificate of the server was not accepted",
     "timeout": "there was no answer in time",
     "broken": "the connection broke before the answer",
+    "request": "a header is malformed, so nothing was sent: compare the keys and tokens in the channel's settings",
 }
 
 
@@ -107,7 +108,7 @@ def unanswered(error: HttpError, *, is_provider: bool) -> Outcome:
     text = _PHRASES.get(error.code, "there was no answer")
     if error.is_sent:
         return Ambiguous(text)
-    if is_provider and error.code in {"tls", "address"}:
+    if error.code == "request" or (is_provider and error.code in {"tls", "address"}):
         return Misconfigured(text)
     if error.code == "address":
         return Rejected("address", is_unclear=True, error=text)
