@@ -129,6 +129,7 @@ async def explain(site: DispatchSite, request: Request, receive: Receive, names:
             "deliveries": [_delivery_value(each) for each in found.deliveries],
             "attempts": [_attempt_value(each) for each in found.attempts],
             "reset_at": _text(found.reset_at),
+            "problem": found.problem,
             "text": str(found),
         }
     )

@@ -183,7 +183,7 @@ _SCHEMAS: Final[Json] = {
     ),
     "Explanation": _object("id type user planned deliveries attempts text", id=_TEXT, type=_TEXT, user=_TEXT,
                            planned={"type": "array"}, deliveries={"type": "array"}, attempts={"type": "array"},
-                           reset_at=_TIME, text=_TEXT),
+                           reset_at=_TIME, problem=_TEXT, text=_TEXT),
 }  # fmt: skip
 
 _REASONS: Final = {

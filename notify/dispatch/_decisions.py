@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from notify.errors import UsageError
 
 from ._reasons import Reason
+
+VALUES_AGAIN: Final = 900.0
+"""Seconds after which a delivery is looked at again if values of its recipient are refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +184,13 @@ def phrase(decision: Decision) -> str:
 def skip_all(type: str, user: str, channels: Sequence[str], reason: Reason, layer: str) -> Plan:
     """Return a plan that skips every channel for the same reason, such as `Reason.UNKNOWN_RECIPIENT`."""
     return Plan(type, user, tuple(Skip(channel=each, reason=reason, layer=layer) for each in channels))
+
+
+def hold_all(type: str, user: str, channels: Sequence[str], now: datetime) -> Plan:
+    """Return the plan for a recipient whose values are refused: they are looked at again later."""
+    reason, until = Reason.RECIPIENT_REFUSED, now + timedelta(seconds=VALUES_AGAIN)
+    held = (Hold(channel=each, reason=reason, layer="recipients", until=until) for each in channels)
+    return Plan(type, user, tuple(held))
 
 
 def _to_json(value: Any) -> Any:

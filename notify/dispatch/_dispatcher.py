@@ -183,7 +183,8 @@ class Dispatcher(DispatchOperations):
             now: the time for which to plan; None: the present one.
 
         Raises:
-            UsageError: the type is not registered, or an argument is not valid.
+            UsageError: the type is not registered, an argument is not valid, or the recipient's zone or stored
+                preferences are not: `submit` refuses the same.
             BackendError: what is known of the recipient cannot be read.
         """
         moment = self._parts.clock() if now is None else now

@@ -42,6 +42,8 @@ class Explanation:
         deliveries: one for each channel that sends or holds, and one for each endpoint of those that have been due.
         attempts: the outcome of each attempt to send, oldest first.
         reset_at: when the frequency cap that refused it has room again, at the latest; None: no cap refused it.
+        problem: what is wrong with the recipient's zone or stored preferences, so that nothing can be decided now;
+            empty: nothing is.
     """
 
     notification: Notification
@@ -51,6 +53,7 @@ class Explanation:
     deliveries: Sequence[Delivery]
     attempts: Sequence[DeliveryAttempt]
     reset_at: datetime | None = None
+    problem: str = ""
 
     @property
     def changed(self) -> Sequence[Decision]:
@@ -87,6 +90,8 @@ class Explanation:
                     yield from self._of(each)
         for decision in self.changed:
             yield f"  now it would be: {decision.channel}: {phrase(decision)}"
+        if self.problem:
+            yield f"  the recipient's values are refused: {self.problem}"
 
     def _of(self, delivery: Delivery) -> Iterator[str]:
         where = f" endpoint {delivery.endpoint[:8]}" if delivery.endpoint else ""

@@ -23,7 +23,7 @@ from ._caps import is_counted, mode_of, reason_of, resets_at, windows
 from ._channel import Job
 from ._channel_log import ChannelLog, place_of
 from ._content import Rendering
-from ._decisions import Hold, Join, Send, Skip
+from ._decisions import VALUES_AGAIN, Hold, Join, Send, Skip
 from ._digests import joins_of, leading_window
 from ._moves import child, ended, gate_of, is_in_doubt, later, move, of_other_version
 from ._parts import DispatchParts
@@ -31,7 +31,7 @@ from ._plan import Look, usable
 from ._planning import Known, given_at_submit, known, plan
 from ._reasons import Reason
 from ._schedules import timed
-from ._submitting import VALUES_AGAIN, release_of
+from ._submitting import release_of
 from ._types import IN_APP, NotificationType
 from .abc import Claim, Delivery, Endpoint, Move, State
 

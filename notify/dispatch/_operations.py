@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from notify import UsageError
+from notify import ClosedError, UsageError
 from notify.abc import Forget
 from notify.adapters import check_user
 
 from ._caps import reset_of
-from ._decisions import Plan
+from ._decisions import Plan, hold_all
 from ._explain import Explanation
 from ._parts import DispatchParts
 from ._planning import given_at_submit, known, plan
@@ -24,7 +24,7 @@ from ._schedules import LocalTime, Schedule
 from ._scheduling import ScheduleRunner, ScheduleStatus
 from ._tickets import Ticket, id_of, user_of
 from ._types import NotificationType
-from .abc import Delivery, State
+from .abc import Delivery, Notification, RecipientRecord, State
 
 
 class DispatchOperations:
@@ -41,6 +41,8 @@ class DispatchOperations:
     async def explain(self, ticket: Ticket | str, user: str) -> Explanation | None:
         """Return what was decided for a recipient, what was done, and what has changed since; None: there is none.
 
+        If the recipient's zone or stored preferences are not valid now, `Explanation.problem` says so.
+
         Args:
             ticket: of the notification, or its id.
             user: the recipient.
@@ -53,22 +55,37 @@ class DispatchOperations:
             return None
         notification, recipient, deliveries, attempts = record
         planned = Plan.from_json(notification.type, user, recipient.decisions)
-        present = reset_at = None
+        present, reset_at, problem = None, None, ""
         if notification.type in self._parts.types and notification.digest is None:
-            type = self._parts.types.resolve(notification.type)
-            given = given_at_submit(recipient)
-            who = (await known(self._parts, [user], () if given is None else [user]))[user]
-            who = who if given is None else who.of(given)
-            moment, expires_at = notification.created_at, notification.expires_at
-            if (local := LocalTime.of_meta(notification.meta)) is not None:
-                moment = max(moment, local.instant(who.zone(self._parts.tz)))
-                expires_at = type.expires_at(moment)
-            present = plan(self._parts, type, user, who, now=moment, expires_at=expires_at)
-            zone = who.zone(self._parts.tz)
-            reset_at = next(filter(None, (_reset_of(type, each, zone) for each in deliveries)), None)
+            type, now = self._parts.types.resolve(notification.type), self._parts.clock()
+            try:
+                present, zone = await self._present(type, notification, recipient)
+            except ClosedError:
+                raise
+            except UsageError as error:
+                present, problem = hold_all(type.key, user, type.channels, now), str(error)
+            else:
+                reset_at = next(filter(None, (_reset_of(type, each, zone) for each in deliveries)), None)
             if any(each.reason is Reason.MISSED for each in planned.decisions):
                 present = planned
-        return Explanation(notification, user, planned, present, deliveries, attempts, reset_at)
+        return Explanation(notification, user, planned, present, deliveries, attempts, reset_at, problem)
+
+    async def _present(
+        self, type: NotificationType, notification: Notification, recipient: RecipientRecord
+    ) -> tuple[Plan, str]:
+        """Return what would be decided now about what was submitted then, and the zone of the recipient.
+
+        Raises:
+            UsageError: what is known of the recipient now is refused.
+        """
+        user, given = recipient.user, given_at_submit(recipient)
+        who = (await known(self._parts, [user], () if given is None else [user]))[user]
+        who = who if given is None else who.of(given)
+        moment, expires_at, zone = notification.created_at, notification.expires_at, who.zone(self._parts.tz)
+        if (local := LocalTime.of_meta(notification.meta)) is not None:
+            moment = max(moment, local.instant(zone))
+            expires_at = type.expires_at(moment)
+        return plan(self._parts, type, user, who, now=moment, expires_at=expires_at), zone
 
     async def cancel(self, ticket: Ticket | str, *, user: str | None = None, channel: str | None = None) -> int:
         """Stop what has not begun to be sent, and return how many deliveries that were.

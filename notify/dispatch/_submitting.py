@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from notify import ClosedError, UsageError
 
-from ._decisions import Decision, Hold, Plan, Send, Skip, skip_all
+from ._decisions import Decision, Hold, Plan, Send, Skip, hold_all, skip_all
 from ._digests import joins_of
 from ._parts import DispatchParts
 from ._planning import Known, address_of, known, plan
@@ -30,9 +30,6 @@ MAX_DATA: Final = 65_536
 
 KEEP_KEY: Final = timedelta(days=1)
 """How long an idempotency key is kept at least; else until the notification has expired, or is tried no more."""
-
-VALUES_AGAIN: Final = 900.0
-"""Seconds after which a delivery is looked at again if values of its recipient are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +153,7 @@ async def plans_of_many(
         raise
     except UsageError:
         if len(users) == 1:
-            until = now + timedelta(seconds=VALUES_AGAIN)
-            refused = Reason.RECIPIENT_REFUSED
-            held = [Hold(channel=each, reason=refused, layer="recipients", until=until) for each in draft.type.channels]
-            return [Plan(draft.type.key, users[0], tuple(held))]
+            return [hold_all(draft.type.key, users[0], draft.type.channels, now)]
     found: list[Plan] = []
     for user in users:
         found += await plans_of_many(parts, draft, [user], given, now)

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from notify import UsageError
-from notify.dispatch import Dispatcher, Endpoint, Recipient, Report, _zones
+from notify import ClosedError, UsageError
+from notify.dispatch import Dispatcher, Endpoint, Hold, Recipient, Report, _zones
 from notify.dispatch.abc import Move, State
 from tests.dispatch.world import World, note
 
@@ -120,6 +120,56 @@ async def test_preferences_that_cannot_be_read(world: Users) -> None:
     await world.store.patch("bob", b'{"all": null}', by="bob", source="test", now=world.clock.now())
     await world.pass_time("1h")
     assert await world.states(ticket, "bob") == {"email": [State.ACCEPTED]}
+
+
+@pytest.mark.parametrize("what", ["zone", "preferences", "both"])
+async def test_explaining_what_is_refused_now(world: Users, what: str) -> None:
+    """What was decided and done is still there; the problem is named, and gone when the value is right."""
+    ticket = await submitted(world)
+    world.zone = "Mars/Phobos" if what != "preferences" else "UTC"
+    if what != "zone":
+        await world.store.patch("bob", b'{"all": 1}', by="bob", source="test", now=world.clock.now())
+    await world.settle()
+    found = await world.dispatcher.explain(ticket, "bob")
+    assert found is not None
+    assert found.planned["email"].reason == "allowed"
+    assert [each.state for each in found.deliveries] == [State.WAITING]
+    assert "Phobos" in found.problem if what != "preferences" else "preferences" in found.problem
+    assert f"refused: {found.problem}" in str(found)
+    assert found.present is not None
+    assert [(type(each), each.reason) for each in found.present.decisions] == [(Hold, "recipient_refused")]
+    world.zone = "UTC"
+    await world.store.patch("bob", b'{"all": null}', by="bob", source="test", now=world.clock.now())
+    again = await world.dispatcher.explain(ticket, "bob")
+    assert again is not None
+    assert (again.problem, again.changed) == ("", [])
+    assert "refused" not in str(again).replace("(recipient_refused)", "")
+
+
+async def test_explaining_to_a_guest_on_a_host_with_older_zones(world: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipient was stored whole, with a zone that this host does not know: what was done is still told."""
+    ticket = await world.submit(to=Recipient("guest", tz="Asia/Tokyo"))
+    await world.settle()
+    zone_of = _zones.zone_of
+
+    def older(name: str) -> ZoneInfo:
+        if name == "Asia/Tokyo":
+            raise UsageError(f"the time zone {name!r} is unknown")
+        return zone_of(name)
+
+    monkeypatch.setattr(_zones, "zone_of", older)
+    found = await world.dispatcher.explain(ticket, "guest")
+    assert found is not None
+    assert [each.state for each in found.deliveries] == [State.ACCEPTED]
+    assert "Asia/Tokyo" in found.problem
+
+
+async def test_a_closed_store_explains_nothing(world: Users) -> None:
+    """That is an error of its own, not one of the recipient's values."""
+    ticket = await submitted(world)
+    await world.store.aclose()
+    with pytest.raises(ClosedError):
+        await world.dispatcher.explain(ticket, "bob")
 
 
 async def test_submitting_to_one_says_what_is_wrong(world: Users) -> None:
