@@ -186,8 +186,8 @@ class Sender:
     async def _deliver(self, batch: Batch, ready: Ready, now: datetime) -> None:
         """Send one message, and store the outcome: an ambiguous one, if this task is cancelled before the answer."""
         result: Settlement | None = None
-        self._telemetry.began(ready.claim, now)
         try:
+            self._telemetry.began(ready.claim, now)
             began, began_at = anyio.current_time(), self._parts.clock()
             with self._telemetry.sending(ready.job, ready.claim.notification) as span:
                 outcome = await self._outcome(ready)
