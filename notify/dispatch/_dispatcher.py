@@ -243,8 +243,7 @@ class Dispatcher(DispatchOperations):
 
         Raises:
             UsageError: the type is not registered, or refuses the data; the key was used for another request.
-            BackendError: it is not stored (`PushRejectedError`), or perhaps (`PushUncertainError`): repeat it with the
-                same idempotency key.
+            BackendError: it is not stored, or perhaps (`PushUncertainError`): repeat it with the same idempotency key.
 
         Order: none.    Cancellation: stored or not.    Concurrency: any number of tasks.
         Cost: a few reads, one transaction.

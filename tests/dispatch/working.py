@@ -124,7 +124,8 @@ async def dispatcher(
 ) -> AsyncIterator[Dispatcher]:
     """Yield a dispatcher on the store at a place, with a receiver at a URL, and a mail server at a port.
 
-    With `caps`, the place of another store, that one counts.
+    With `caps`, the place of another store, that one counts. A third value of a place in PostgreSQL is the URL of the
+    Redis server that has the log.
     """
     kind, *rest = json.loads(place)
     log: Any
@@ -132,6 +133,10 @@ async def dispatcher(
         from notify_sqlite import SQLiteStreamStore
 
         log = SQLiteStreamStore(f"{rest[0]}.log")
+    elif len(rest) > 2:
+        from notify_redis import RedisStreamStore
+
+        log = RedisStreamStore(rest[2], prefix=rest[1])
     else:
         from notify_pg import PostgresStreamStore
 
