@@ -224,7 +224,7 @@ async def test_while_the_server_is_down(application: Application, server: Server
     server.kill()
     application.store._db.timeout = 1.0
     assert isinstance(await failure(asyncio.ensure_future(application.submit("k"))), BackendUnavailableError)
-    rows = Submission(Notification("n", "note", b"{}", datetime.now(UTC)))
+    rows = Submission(Notification("n", "note", b"{}", datetime.now(UTC)), [], [])
     with pytest.raises(PushRejectedError):
         await application.store.submit(rows)
     application.store._db.timeout = 60.0
