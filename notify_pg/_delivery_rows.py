@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from notify.dispatch.abc import (
     BY_CLAIM,
     DELIVERY_COLUMNS,
     LATER,
-    NOTIFICATION_COLUMNS,
     OUTCOMES,
-    Claim,
     Delivery,
     DeliveryAttempt,
     DigestJoin,
     Move,
-    RecipientRecord,
     State,
     Submission,
     channels_text,
-    delivery_of,
     delivery_row,
     instant,
     millis,
     millis_or_none,
-    notification_of,
     notification_row,
     span,
 )
-
-_FIRST: Final = len(DELIVERY_COLUMNS)
-_SECOND: Final = _FIRST + len(NOTIFICATION_COLUMNS)
 
 LEGAL_BY_CLAIM: Final = [100 * before + after for before, states in BY_CLAIM.items() for after in states]
 LEGAL_LATER: Final = [100 * before + after for before, states in LATER.items() for after in states]
@@ -100,28 +92,6 @@ def advance_arguments(moves: Sequence[Move], now: int) -> list[Any]:
         LEGAL_BY_CLAIM,
         LISTED,
     ]
-
-
-def runs(moves: Sequence[Move]) -> Iterator[Sequence[Move]]:
-    """Divide moves into runs in which each is of another delivery, in their order."""
-    run: list[Move] = []
-    seen: set[str] = set()
-    for move in moves:
-        if move.id in seen:
-            yield run
-            run, seen = [], set()
-        run.append(move)
-        seen.add(move.id)
-    if run:
-        yield run
-
-
-def claim_of(row: Sequence[Any]) -> Claim:
-    """Return the delivery, its notification and its recipient of a joined row."""
-    columns = tuple(row)
-    delivery = delivery_of(columns[:_FIRST])
-    record = RecipientRecord(*columns[_SECOND:])
-    return Claim(delivery, notification_of(columns[_FIRST:_SECOND]), record, delivery.state is State.SENDING)
 
 
 def attempt_of(row: Sequence[Any]) -> DeliveryAttempt:

@@ -29,15 +29,17 @@ from notify.dispatch.abc import (
     check_move,
     check_submission,
     checked,
+    claims_of,
     delivery_of,
     instant,
     millis,
     notification_of,
+    runs,
     span,
 )
 
 from ._connection import PostgresDatabase
-from ._delivery_rows import LEGAL_LATER, advance_arguments, attempt_of, claim_of, runs, submit_arguments
+from ._delivery_rows import LEGAL_LATER, advance_arguments, attempt_of, submit_arguments
 from ._dispatch_calls import DispatchCalls
 from ._dispatch_schema import PostgresDispatchSchema
 from ._dispatch_users import PostgresUserRecords
@@ -127,7 +129,7 @@ class PostgresDispatchStore(PostgresUserRecords):
             rows: list[Any] = await connection.fetch(self._sql("dispatch_claim"), *arguments)
             return rows
 
-        return [claim_of(row) for row in await self._calls.write(act)]
+        return claims_of(map(tuple, await self._calls.write(act)))
 
     async def advance(self, moves: Sequence[Move], now: datetime) -> Sequence[bool]:
         """See `notify.dispatch.abc.DispatchStore.advance`."""
@@ -167,7 +169,7 @@ class PostgresDispatchStore(PostgresUserRecords):
                 return await connection.fetchrow(self._sql("dispatch_one"), id)
 
         row = await self._calls.write(act)
-        return None if row is None else claim_of(row).delivery
+        return None if row is None else delivery_of(tuple(row))
 
     async def cancel(
         self,
@@ -204,7 +206,7 @@ class PostgresDispatchStore(PostgresUserRecords):
     async def delivery(self, id: str) -> Claim | None:
         """See `notify.dispatch.abc.DispatchRecords.delivery`."""
         rows = await self._calls.rows(self._sql("dispatch_one"), id)
-        return claim_of(rows[0]) if rows else None
+        return claims_of([tuple(rows[0])])[0] if rows else None
 
     async def stuck(self, states: Sequence[State], *, after: str = "", limit: int = 100) -> Sequence[Delivery]:
         """See `notify.dispatch.abc.DispatchRecords.stuck`; an index has the states from FAILED on."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 
 from notify import UsageError
 from notify.dispatch.abc import (
-    NOTIFICATION_COLUMNS,
     Claim,
     Delivery,
     Move,
@@ -20,6 +19,7 @@ from notify.dispatch.abc import (
     Submission,
     Submitted,
     cancelled,
+    claims_of,
     delivery_of,
     delivery_row,
     due_after,
@@ -27,17 +27,15 @@ from notify.dispatch.abc import (
     judge,
     millis,
     millis_or_none,
-    notification_of,
     notification_row,
     recipient_row,
+    runs,
     span,
 )
 
 from . import _digest_rows as digests
 
 _ABOVE_ALL: Final = 1 << 62
-_FIRST: Final = 18
-_SECOND: Final = _FIRST + len(NOTIFICATION_COLUMNS)
 
 
 class Standing(NamedTuple):
@@ -48,9 +46,6 @@ class Standing(NamedTuple):
     fence: int
     begun: int
     lease_until: int
-    notification: str
-    user: str
-    channel: str
     reason: str
 
 
@@ -108,7 +103,8 @@ class DeliveryRows:
 
     def add_deliveries(self, deliveries: Iterable[Delivery], now: int) -> None:
         """Store deliveries, unless they exist."""
-        self._db.executemany(self._sql["add_delivery"], [delivery_row(each, now) for each in deliveries])
+        if rows := [delivery_row(each, now) for each in deliveries]:
+            self._db.executemany(self._sql["add_delivery"], rows)
 
     # -- claims --------------------------------------------------------------------------------------------------
 
@@ -150,65 +146,64 @@ class DeliveryRows:
         until = clock + span(lease)
         numbers = self.due(now, clock, limit, channels)
         self._db.executemany(self._sql["claim"], [(now, until, until, number) for number in numbers])
-        return [claim_of(self._db.execute(self._sql["claimed"], (number,)).fetchone()) for number in numbers]
+        return claims_of(self._db.execute(self._sql["claimed"], (json.dumps(numbers),)))
 
     # -- moves ---------------------------------------------------------------------------------------------------
 
-    def standing(self, id: str) -> Standing | None:
-        """Return where a delivery stands; None: there is none with this id."""
-        row = self._db.execute(self._sql["standing"], (id,)).fetchone()
-        return None if row is None else Standing(row[0], State(row[1]), *row[2:])
+    def standing(self, ids: Sequence[str]) -> dict[str, Standing]:
+        """Return where deliveries stand, by their ids; those that do not exist are left out."""
+        rows = self._db.execute(self._sql["standing"], (json.dumps(ids),))
+        return {row[0]: Standing(row[1], State(row[2]), *row[3:]) for row in rows}
 
     def advance(self, moves: Sequence[Move], now: int, clock: int) -> list[bool]:
         """See `notify.dispatch.abc.DispatchStore.advance`."""
-        return [self._move(move, now, clock) for move in moves]
+        return [is_made for run in runs(moves) for is_made in self._advance(run, now, clock)]
 
-    def _move(self, move: Move, now: int, clock: int) -> bool:
-        row = self.standing(move.id)
-        if row is None:
-            return False
-        has_lease = row.lease_until > clock
-        is_made, is_listed = judge(move, row.state, row.fence, row.begun, has_lease=has_lease)
-        if is_listed:
-            outcome = (move.id, move.fence, now, int(move.to), move.reason, move.error, not is_made)
-            self._db.execute(self._sql["add_attempt"], outcome)
-        if not is_made:
-            return False
-        refunded = int(move.refund and row.state is State.SENDING)
-        if move.to is State.SENDING:
-            until = None if move.lease is None else clock + span(move.lease)
-            self._db.execute(self._sql["begin"], (move.reason, now, until, until, row.number))
-        elif move.to is State.WAITING:
-            due = now if move.due_at is None else millis(move.due_at)
-            self._db.execute(self._sql["wait_again"], (move.reason, now, refunded, due, row.number))
-        else:
-            self._db.execute(self._sql["set_state"], (int(move.to), move.reason, now, row.number))
-            if refunded:
-                self._db.execute(self._sql["refund"], (row.number,))
-        if move.provider_id:
-            self._db.execute(self._sql["set_provider_id"], (move.provider_id, row.number))
-        self.add_deliveries(move.children, now)
-        if move.join is not None:
-            digests.join(self, self._db, self._sql, move.join, now)
-        if not move.to.is_open:
-            self.settle(row.notification, row.user, [row.channel], now)
-        return True
-
-    def settle(self, notification: str, user: str, channels: Collection[str], now: int) -> None:
-        """Give what waits for these channels its `due_at`, by what has become of their deliveries."""
-        for channel in channels:
-            place = (notification, user, channel)
-            waiting = self._db.execute(self._sql["waiting_for"], place).fetchall()
-            if not waiting:
+    def _advance(self, run: Sequence[Move], now: int, clock: int) -> list[bool]:
+        """Make moves, each of another delivery; what they read is read at once for all of them."""
+        rows = self.standing([move.id for move in run])
+        writes: dict[str, list[tuple[object, ...]]] = {}
+        made: list[Move] = []
+        for move in run:
+            row = rows.get(move.id)
+            if row is None:
                 continue
+            has_lease = row.lease_until > clock
+            is_made, is_listed = judge(move, row.state, row.fence, row.begun, has_lease=has_lease)
+            if is_made:
+                made.append(move)
+                for name, values in _writes_of(move, row, now, clock):
+                    writes.setdefault(name, []).append(values)
+            if is_listed:
+                outcome = (move.id, move.fence, now, int(move.to), move.reason, move.error, not is_made)
+                writes.setdefault("add_attempt", []).append(outcome)
+        for name, each in writes.items():
+            self._db.executemany(self._sql[name], each)
+        self.add_deliveries([child for move in made for child in move.children], now)
+        for move in made:
+            if move.join is not None:
+                digests.join(self, self._db, self._sql, move.join, now)
+        self.settle([rows[move.id].number for move in made if not move.to.is_open], now)
+        names = {move.id for move in made}
+        return [move.id in names for move in run]
+
+    def settle(self, ended: Sequence[int], now: int) -> None:
+        """Give what waits for the channels of deliveries its `due_at`, by what has become of these channels.
+
+        Args:
+            ended: the numbers of deliveries that have ended, or may be sent again.
+            now: the present time.
+        """
+        if not ended:
+            return
+        waiting = self._db.execute(self._sql["waiting_for"], (json.dumps(ended),)).fetchall()
+        for number, due_at, delay, *place in waiting:
             states = [State(state) for (state,) in self._db.execute(self._sql["states_of_channel"], place)]
-            for number, due_at, delay in waiting:
-                due = due_after(states, due_at, delay, now)
-                self._db.execute(self._sql["set_due"], (due, number))
+            self._db.execute(self._sql["set_due"], (due_after(states, due_at, delay, now), number))
 
     def resolve(self, id: str, to: State, now: int, reason: str, provider_id: str) -> Delivery | None:
         """See `notify.dispatch.abc.DispatchStore.resolve`."""
-        row = self.standing(id)
+        row = self.standing([id]).get(id)
         if row is None:
             return None
         if is_later(to, row.state, row.reason):
@@ -218,16 +213,15 @@ class DeliveryRows:
                 self._db.execute(self._sql["set_state"], (int(to), reason, now, row.number))
             if provider_id:
                 self._db.execute(self._sql["set_provider_id"], (provider_id, row.number))
-            self.settle(row.notification, row.user, [row.channel], now)
-        return claim_of(self._db.execute(self._sql["claimed"], (row.number,)).fetchone()).delivery
+            self.settle([row.number], now)
+        return delivery_of(self._db.execute(self._sql["one_delivery"], (id,)).fetchone())
 
     def cancel(self, notification: str, now: int, user: str | None, channel: str | None, reason: str) -> int:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
         rows = self._db.execute(self._sql["stoppable"], (notification, user, channel)).fetchall()
-        for number, _, _, before in rows:
-            self._db.execute(self._sql["set_state"], (int(cancelled(before)), reason, now, number))
-        for owner, name in {(row[1], row[2]) for row in rows}:
-            self.settle(notification, owner, [name], now)
+        states = [(int(cancelled(before)), reason, now, number) for number, before in rows]
+        self._db.executemany(self._sql["set_state"], states)
+        self.settle([number for number, _ in rows], now)
         return len(rows) + digests.leave(self._db, self._sql, notification, user, channel)
 
     def hurry(self, channel: str, now: int, limit: int) -> int:
@@ -273,8 +267,21 @@ class DeliveryRows:
             self._db.execute(self._sql[name], (notification,))
 
 
-def claim_of(row: Sequence[object]) -> Claim:
-    """Return the delivery, its notification and its recipient of a joined row."""
-    delivery = delivery_of(row[:_FIRST])
-    record = RecipientRecord(*row[_SECOND:])  # type: ignore[arg-type]
-    return Claim(delivery, notification_of(row[_FIRST:_SECOND]), record, delivery.state is State.SENDING)
+def _writes_of(move: Move, row: Standing, now: int, clock: int) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """Yield the statements of a move that is made, with their parameters."""
+    refunded = int(move.refund and row.state is State.SENDING)
+    if move.to is State.SENDING:
+        if move.lease is None:
+            yield "begin", (move.reason, now, row.number)
+        else:
+            until = clock + span(move.lease)
+            yield "begin_with_lease", (move.reason, now, until, until, row.number)
+    elif move.to is State.WAITING:
+        due = now if move.due_at is None else millis(move.due_at)
+        yield "wait_again", (move.reason, now, refunded, due, row.number)
+    else:
+        yield "set_state", (int(move.to), move.reason, now, row.number)
+        if refunded:
+            yield "refund", (row.number,)
+    if move.provider_id:
+        yield "set_provider_id", (move.provider_id, row.number)

@@ -28,6 +28,7 @@ from notify.dispatch.abc import (
     check_move,
     check_submission,
     checked,
+    claims_of,
     delivery_of,
     instant,
     millis,
@@ -36,7 +37,7 @@ from notify.dispatch.abc import (
 
 from . import _digest_rows as digests
 from ._connection import MAX_ROWS, SQLiteDatabase
-from ._delivery_rows import DeliveryRows, claim_of
+from ._delivery_rows import DeliveryRows
 from ._dispatch_users import SQLiteUserRecords
 from ._opening import Path
 from ._schema import script
@@ -171,7 +172,7 @@ class SQLiteDispatchStore(SQLiteUserRecords):
 
         def job(db: sqlite3.Connection) -> Claim | None:
             row = db.execute(self._sql["one_delivery"], (id,)).fetchone()
-            return None if row is None else claim_of(row)
+            return None if row is None else claims_of([row])[0]
 
         return await self._database.read(job, None)
 
@@ -242,7 +243,7 @@ class SQLiteDispatchStore(SQLiteUserRecords):
             else:
                 db.execute(self._sql["set_opened"], (moment, id))
             row = db.execute(self._sql["one_delivery"], (id,)).fetchone()
-            return None if row is None else claim_of(row).delivery
+            return None if row is None else delivery_of(row)
 
         return await self._transact(job)
 

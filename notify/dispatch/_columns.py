@@ -6,11 +6,11 @@ Instants are milliseconds since 1970. The functions take and return columns in t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from ._records import Delivery, DigestJoin, Endpoint, Notification, RecipientRecord, State
+from ._records import Claim, Delivery, DigestJoin, Endpoint, Notification, RecipientRecord, State
 from ._steps import instant, millis
 
 DELIVERY_COLUMNS: Final = (
@@ -26,6 +26,15 @@ ENDPOINT_COLUMNS: Final = (
     *("user_id", "channel", "address", "kind", "meta", "session", "id", "generation", "created_at", "last_seen_at"),
     *("last_success_at", "failures", "failing_since", "retired_at", "reason"),
 )
+
+
+_FIRST: Final = len(DELIVERY_COLUMNS)
+_SECOND: Final = _FIRST + len(NOTIFICATION_COLUMNS)
+
+_STATE: Final = DELIVERY_COLUMNS.index("state")
+_INSTANTS: Final = [place for place, name in enumerate(DELIVERY_COLUMNS) if name.endswith("_at")]
+
+_STATES: Final = {int(state): state for state in State}
 
 
 def millis_or_none(moment: datetime | None) -> int | None:
@@ -63,27 +72,13 @@ def delivery_row(delivery: Delivery, now: int) -> tuple[Any, ...]:
 
 
 def delivery_of(row: Sequence[Any]) -> Delivery:
-    """Return the delivery of these columns."""
-    return Delivery(
-        id=row[0],
-        notification=row[1],
-        user=row[2],
-        channel=row[3],
-        endpoint=row[4],
-        state=State(row[5]),
-        due_at=instant_or_none(row[6]),
-        expires_at=instant_or_none(row[7]),
-        priority=row[8],
-        after=row[9],
-        delay=row[10],
-        fence=row[11],
-        attempts=row[12],
-        reason=row[13],
-        provider_id=row[14],
-        updated_at=instant_or_none(row[15]),
-        opened_at=instant_or_none(row[16]),
-        clicked_at=instant_or_none(row[17]),
-    )
+    """Return the delivery of these columns, which the row begins with."""
+    values = [*row[:_FIRST]]
+    values[_STATE] = _STATES[values[_STATE]]
+    for place in _INSTANTS:
+        if values[place] is not None:
+            values[place] = instant(values[place])
+    return Delivery(*values)
 
 
 def notification_row(notification: Notification) -> tuple[Any, ...]:
@@ -102,6 +97,22 @@ def notification_row(notification: Notification) -> tuple[Any, ...]:
 def notification_of(row: Sequence[Any]) -> Notification:
     """Return the notification of these columns."""
     return Notification(row[0], row[1], row[2], instant(row[3]), instant_or_none(row[4]), row[5], row[6])
+
+
+def claims_of(rows: Iterable[Sequence[Any]]) -> list[Claim]:
+    """Return the claims of rows that have the columns of a delivery, of its notification and of its recipient.
+
+    Deliveries of one notification share one value.
+    """
+    claims, known = list[Claim](), dict[str, Notification]()
+    for row in rows:
+        delivery = delivery_of(row)
+        notification = known.get(delivery.notification)
+        if notification is None:
+            notification = known[delivery.notification] = notification_of(row[_FIRST:_SECOND])
+        record = RecipientRecord(*row[_SECOND:])
+        claims.append(Claim(delivery, notification, record, delivery.state is State.SENDING))
+    return claims
 
 
 def recipient_row(record: RecipientRecord) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -92,6 +92,20 @@ def judge(move: Move, state: State, fence: int, begun: int, *, has_lease: bool) 
     if move.to is State.SENDING:
         is_made = is_made and has_lease and begun < fence
     return is_made, move.to in OUTCOMES and (state is State.SENDING if is_made else begun >= move.fence)
+
+
+def runs(moves: Sequence[Move]) -> Iterator[Sequence[Move]]:
+    """Divide moves into runs in which each is of another delivery, in their order."""
+    run: list[Move] = []
+    seen: set[str] = set()
+    for move in moves:
+        if move.id in seen:
+            yield run
+            run, seen = [], set()
+        run.append(move)
+        seen.add(move.id)
+    if run:
+        yield run
 
 
 def is_later(to: State, state: State, reason: str) -> bool:

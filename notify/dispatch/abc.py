@@ -52,6 +52,7 @@ from ._columns import ENDPOINT_COLUMNS as ENDPOINT_COLUMNS
 from ._columns import NOTIFICATION_COLUMNS as NOTIFICATION_COLUMNS
 from ._columns import RECIPIENT_COLUMNS as RECIPIENT_COLUMNS
 from ._columns import channels_text as channels_text
+from ._columns import claims_of as claims_of
 from ._columns import delivery_of as delivery_of
 from ._columns import delivery_row as delivery_row
 from ._columns import endpoint_of as endpoint_of
@@ -97,6 +98,7 @@ from ._steps import judge as judge
 from ._steps import merge_patch as merge_patch
 from ._steps import millis as millis
 from ._steps import next_generation as next_generation
+from ._steps import runs as runs
 from ._steps import slid as slid
 from ._steps import span as span
 

@@ -146,12 +146,14 @@ SET updated_at = CASE state WHEN 0 THEN ? ELSE updated_at END, state = max(state
     lease_until = ?
 WHERE number = ?
 
+-- Rows by their numbers, in the order of these.
 -- name: claimed
 SELECT {d.delivery}, {n.notification}, {r.recipient}
-FROM {p}deliveries AS d
-JOIN {p}notifications AS n ON n.id = d.notification_id
-JOIN {p}recipients AS r ON r.notification_id = d.notification_id AND r.user_id = d.user_id
-WHERE d.number = ?
+FROM json_each(?) AS given
+CROSS JOIN {p}deliveries AS d ON d.number = given.value
+CROSS JOIN {p}notifications AS n ON n.id = d.notification_id
+CROSS JOIN {p}recipients AS r ON r.notification_id = d.notification_id AND r.user_id = d.user_id
+ORDER BY given.key
 
 -- name: one_delivery
 SELECT {d.delivery}, {n.notification}, {r.recipient}
@@ -161,15 +163,18 @@ JOIN {p}recipients AS r ON r.notification_id = d.notification_id AND r.user_id =
 WHERE d.id = ?
 
 -- name: standing
-SELECT number, state, fence, begun, lease_until, notification_id, user_id, channel, reason FROM {p}deliveries WHERE id = ?
+SELECT d.id, d.number, d.state, d.fence, d.begun, d.lease_until, d.reason
+FROM json_each(?) AS given CROSS JOIN {p}deliveries AS d ON d.id = given.value
 
 -- name: set_state
 UPDATE {p}deliveries SET state = ?, reason = ?, updated_at = ? WHERE number = ?
 
 -- name: begin
+UPDATE {p}deliveries SET state = 2, reason = ?, updated_at = ?, attempts = attempts + 1, begun = fence WHERE number = ?
+
+-- name: begin_with_lease
 UPDATE {p}deliveries
-SET state = 2, reason = ?, updated_at = ?, attempts = attempts + 1, begun = fence, lease_until = coalesce(?, lease_until),
-    due_at = coalesce(?, due_at)
+SET state = 2, reason = ?, updated_at = ?, attempts = attempts + 1, begun = fence, lease_until = ?, due_at = ?
 WHERE number = ?
 
 -- name: wait_again
@@ -184,10 +189,14 @@ UPDATE {p}deliveries SET attempts = attempts - 1 WHERE number = ?
 -- name: add_attempt
 INSERT OR IGNORE INTO {p}attempts (delivery_id, fence, at, state, reason, error, is_late) VALUES (?, ?, ?, ?, ?, ?, ?)
 
--- What waits for a channel, and has not been claimed.
+-- What waits for the channels of these deliveries, and has not been claimed.
 -- name: waiting_for
-SELECT number, due_at, delay FROM {p}deliveries
-WHERE notification_id = ? AND user_id = ? AND after_channel = ? AND state = 0 AND fence = 0
+SELECT DISTINCT w.number, w.due_at, w.delay, w.notification_id, w.user_id, w.after_channel
+FROM json_each(?) AS given
+CROSS JOIN {p}deliveries AS d ON d.number = given.value
+CROSS JOIN {p}deliveries AS w
+    ON w.notification_id = d.notification_id AND w.user_id = d.user_id AND w.after_channel = d.channel
+WHERE w.state = 0 AND w.fence = 0
 
 -- name: states_of_channel
 SELECT DISTINCT state FROM {p}deliveries WHERE notification_id = ? AND user_id = ? AND channel = ?
@@ -196,7 +205,7 @@ SELECT DISTINCT state FROM {p}deliveries WHERE notification_id = ? AND user_id =
 UPDATE {p}deliveries SET due_at = ? WHERE number = ?
 
 -- name: stoppable
-SELECT number, user_id, channel, reason FROM {p}deliveries
+SELECT number, reason FROM {p}deliveries
 WHERE notification_id = ? AND coalesce(user_id = ?, 1) AND coalesce(channel = ?, 1) AND state IN (0, 1, 27)
 
 -- name: get_notification

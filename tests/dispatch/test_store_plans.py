@@ -8,17 +8,20 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import anyio.lowlevel
 import asyncpg
 import pytest
 
-from notify.dispatch.abc import State
+from notify.dispatch.abc import Move, State
 from notify_pg import PostgresDispatchStore
 from notify_sqlite._delivery_rows import DeliveryRows
 from notify_sqlite._schema import create, statements
 from tests.servers.postgres import Server, fresh_schema
 from tests.servers.postgres import postgres as postgres
+
+T = TypeVar("T")
 
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -189,6 +192,30 @@ def test_claims_of_other_channels_in_a_file(file: sqlite3.Connection) -> None:
     for channels in (["push"], ["fax"], ["sms", "webhook"], [f"schedule:{n}" for n in range(20)]):
         assert steps(file, lambda rows: rows.due(NOW, CLOCK, 1, channels)) < 100  # noqa: B023 - called at once
         assert steps(file, lambda rows: rows.claim(NOW, CLOCK, 60.0, 10, channels)) < 100  # noqa: B023
+
+
+def reads(db: sqlite3.Connection, act: Callable[[DeliveryRows], T]) -> tuple[int, T]:
+    """Return how many statements of a call read, and what it returns."""
+    found: list[str] = []
+    db.set_trace_callback(found.append)
+    result = act(DeliveryRows(db, statements("dispatch", "notify_")))
+    db.set_trace_callback(None)
+    return sum(each.startswith("SELECT") for each in found), result
+
+
+def test_a_batch_in_a_file_reads_as_often_as_one_row(file: sqlite3.Connection) -> None:
+    """Claiming, beginning and finishing twenty rows takes as many reads as of one row: all are read at once."""
+    counts = []
+    for limit in (1, 20):
+        count, claims = reads(file, lambda rows: rows.claim(NOW, CLOCK, 60.0, limit, ["push"]))  # noqa: B023
+        assert len(claims) == limit
+        for state in (State.SENDING, State.ACCEPTED):
+            moves = [Move(each.delivery.id, each.delivery.fence, state) for each in claims]
+            more, made = reads(file, lambda rows: rows.advance(moves, NOW, CLOCK))  # noqa: B023
+            assert all(made)
+            count += more
+        counts.append(count)
+    assert counts[0] == counts[1]
 
 
 def test_releasing_a_channel_of_a_file(file: sqlite3.Connection) -> None:
