@@ -36,9 +36,6 @@ pytestmark = pytest.mark.anyio
 UNKNOWABLE = frozenset({"half", "dot", "taken"})
 """Where the whole message is on its way, and no answer has come."""
 
-AMBIGUOUS = UNKNOWABLE | {"data"}
-"""Where an attempt is recorded as ambiguous: the drivers do not say whether the message followed its DATA."""
-
 
 # -- workers ---------------------------------------------------------------------------------------------------------
 
@@ -178,7 +175,7 @@ async def test_mail_servers_that_go_away_in_the_middle(number: signal.Signals, t
     for step, (state, became, id) in found.items():
         assert state is State.ACCEPTED, step
         assert became["ACCEPTED"] == 1, (step, became)
-        assert became["WAITING ambiguous"] == (1 if step in AMBIGUOUS else 0), (step, became)
+        assert became["WAITING ambiguous"] == (1 if step in UNKNOWABLE else 0), (step, became)
         assert became.total() == (1 if step == "answered" else 2), (step, became)
         copies = {2} if step == "taken" else {1}
         if number == signal.SIGSTOP and step in UNKNOWABLE:

@@ -11,7 +11,8 @@ from typing import Final, Literal, Protocol
 
 from .._outcomes import Ambiguous, Misconfigured, Outcome, Rejected, Transient
 
-Phase = Literal["connect", "login", "sender", "recipient", "content", "done"]
+Phase = Literal["connect", "login", "sender", "recipient", "data", "content", "done"]
+"""In `"data"`, the command DATA may have been sent, but nothing of the message, since the server has not agreed yet."""
 
 Encryption = Literal["starttls", "implicit", "none"]
 

@@ -58,8 +58,9 @@ class AsyncioSmtp:
             await client.mail(envelope.sender, options=arguments, encoding="utf-8")
             dialogue.phase = "recipient"
             await client.rcpt(envelope.recipient, encoding="utf-8")
-            dialogue.phase = "content"
-            await client.data(envelope.content)
+            dialogue.phase = "data" if client.protocol is None else "content"
+            with _noting_data(client.protocol, dialogue):
+                await client.data(envelope.content)
             dialogue.phase = "done"
             self._is_dirty = False
 
@@ -78,6 +79,25 @@ class AsyncioSmtp:
             if transport is not None:
                 transport.abort()
             self._client.close()
+
+
+@contextmanager
+def _noting_data(protocol: Any, dialogue: Dialogue) -> Iterator[None]:
+    """Note while DATA alone has been sent: the driver sends the message in the same call, after the server's 354."""
+    if protocol is None:  # the connection is lost, which the driver is about to say
+        yield
+        return
+    write = protocol.write
+
+    def noting(sent: bytes) -> None:
+        dialogue.phase = "data" if sent == b"DATA\r\n" else "content"
+        write(sent)
+
+    protocol.write = noting
+    try:
+        yield
+    finally:
+        del protocol.write
 
 
 @contextmanager

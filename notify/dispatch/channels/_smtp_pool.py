@@ -110,7 +110,9 @@ class SmtpPool:
             await kept.connection.send(envelope, dialogue)
             is_fit = True
         except SmtpRefusedError as error:
-            is_fit = dialogue.phase in ("recipient", "content") and error.code != 421  # 421: the server closes it
+            is_fit = (
+                dialogue.phase in ("recipient", "data", "content") and error.code != 421
+            )  # then the server closes it
             raise
         finally:
             kept.messages += 1

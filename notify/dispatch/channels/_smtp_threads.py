@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import anyio.to_thread
 
 from ._smtp import Dialogue, Envelope, Server, SmtpRefusedError, options
+
+_PERIODS: Final = re.compile(rb"(?m)^\.")
 
 
 class ThreadSmtp:
@@ -105,8 +108,14 @@ class ThreadSmtp:
         _check(client.mail(envelope.sender, options(envelope, client.has_extn)))
         dialogue.phase = "recipient"
         _check(client.rcpt(envelope.recipient))
-        dialogue.phase = "content"
-        _check(client.data(envelope.content))
+        dialogue.phase = "data"
+        code, text = client.docmd("DATA")
+        if code != 354:
+            raise SmtpRefusedError(code, text)
+        dialogue.phase = "content"  # before anything is sent: `close` may end this connection at any moment
+        content = envelope.content if envelope.content.endswith(b"\r\n") else envelope.content + b"\r\n"
+        client.send(_PERIODS.sub(b"..", content) + b".\r\n")
+        _check(client.getreply())
         dialogue.phase = "done"
         self._is_dirty = False
 
