@@ -1,7 +1,7 @@
 """What applications call: the constructor, subscribe, check, close. Knows no backend.
 
-What sends is in `_pushing.py` and `_layers.py`. The parts are put together in `_assembly.py`; a push goes through
-`_push/_pipeline.py`, and streams come from `_stream/_live.py`.
+What sends is in `_pushing.py` and `_layers.py`, what erases in `_forgetting.py`. The parts are put together in
+`_assembly.py`; a push goes through `_push/_pipeline.py`, and streams come from `_stream/_live.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, overload
 import anyio
 
 from ._assembly import Options, as_routers, assemble
-from ._layers import LayerPushing
+from ._forgetting import Forgetting
 from ._open import open_store
 from ._pushing import Pushed
 from ._runtime._health import examine, until_receiving, until_relayed
@@ -46,7 +46,7 @@ from .event import Event, check_name, check_user, plain
 _Dumps = Callable[[Any], bytes | str]
 
 
-class Notifier(LayerPushing[Pushed]):
+class Notifier(Forgetting[Pushed]):
     """Pushes events to users and hands out streams of them.
 
     Use it as `async with Notifier(...)`, or call `await notifier.aclose()` at the end. The parts belong to the caller:

@@ -1,4 +1,4 @@
-"""The half of a notifier that sends: push, push_many, broadcast, forget, disconnect, deliver.
+"""The half of a notifier that sends: push, push_many, broadcast, disconnect, deliver.
 
 Apart from `_notifier.py` for its length alone; what layers above the core push is in `_layers.py`. `push` stays in one
 frame up to the save, since frames are what a push in one process costs; whatever has to be asked or awaited for goes
@@ -18,9 +18,9 @@ from ._assembly import Options, Parts
 from ._codec import check_json, dump
 from ._push._pipeline import PUSHES_PER_YIELD, let_routes_start
 from ._push._writer import checked_event
-from ._runtime._commands import DISCONNECT, FORGOTTEN
+from ._runtime._commands import DISCONNECT
 from ._runtime._results import PushReport
-from .abc import Forget, Store, ability
+from .abc import Store
 from .errors import (
     BackendError,
     ClosedError,
@@ -57,6 +57,7 @@ class Pushing(Generic[Pushed]):
         self._closed = False
         self._pushes_since_yield = 0
         self._is_informed = False
+        self._also_forget: list[object] = []
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
         self._dumps = options.dumps
@@ -282,29 +283,6 @@ class Pushing(Generic[Pushed]):
         event = self._parts.fan_out.show(event.addressed_to(""), None)
         await let_routes_start()
         return event
-
-    async def forget(self, user: str) -> int:
-        """Erase everything that the store holds about a user, and return the number of events erased.
-
-        Open streams of the user, in every process, get a gap (`expired`) and continue with later events.
-
-        Raises:
-            InvalidEventError: `user` is not a user id.
-            UsageError: the store cannot forget.
-            BackendUnavailableError: not reachable; some of it may be erased already; safe to repeat.
-            ClosedError: the notifier is closed.
-
-        Cancellation: abandons the wait; the work continues.
-        Cost: proportional to the length of the log.
-        """
-        self._check_open()
-        check_user(user)
-        self._guard.check()
-        if not ability(self._store, Forget):
-            raise UsageError(f"{self._store_name} cannot forget a user: it lacks the ability notify.abc.Forget")
-        erased = await self._parts.jobs.run(self._store.forget, plain(user))
-        self._parts.fan_out.command(FORGOTTEN, plain(user))
-        return erased
 
     async def disconnect(self, user: str, reason: str = "") -> None:
         """End every stream of this user, on every instance: `async for` ends, `next` raises `DisconnectedError`.

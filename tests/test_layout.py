@@ -35,6 +35,7 @@ FLOORS = (
     ["_assembly"],
     ["_pushing"],
     ["_layers"],
+    ["_forgetting"],
     ["_notifier"],
     ["adapters", "__init__"],
     ["http", "inbox", "_asgi"],

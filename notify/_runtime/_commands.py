@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Final
 
 ORIGIN: Final = "notify.origin"
 """Key in `meta` of an ephemeral event: the streams that have already seen it, and which ignore its echo."""
 
 FORGOTTEN: Final = "notify.forgotten"
-"""The user was erased: the open streams read the log again and find a gap."""
+"""A user was erased: the open streams read the log again and find a gap. Payload: the `mark` of the user.
+
+It goes to everyone, like a broadcast. A store may keep the command for some seconds, or, if no process is left that
+removes it, for longer; so it does not name the user.
+"""
 
 DISCONNECT: Final = "notify.disconnect"
 """The user's streams end; payload: `{"user": name, "reason": text}`.
@@ -18,3 +23,8 @@ yet, because it is authenticating the request that will open one.
 """
 
 COMMANDS: Final = frozenset({FORGOTTEN, DISCONNECT})
+
+
+def mark(user: str) -> str:
+    """Return what stands for a user in a command."""
+    return blake2b(user.encode(), digest_size=16).hexdigest()

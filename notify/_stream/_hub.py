@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from .._codec import encode_payload
 from .._runtime._background import Background
-from .._runtime._commands import COMMANDS, DISCONNECT, FORGOTTEN, ORIGIN
+from .._runtime._commands import COMMANDS, DISCONNECT, FORGOTTEN, ORIGIN, mark
 from .._runtime._loop_guard import LoopGuard
 from .._runtime._outage_log import OutageLog
 from .._runtime._stats import Counters
@@ -201,7 +201,9 @@ class StreamHub:
     def obey(self, command: Event) -> None:
         """Carry out a command, from here or from another process."""
         if command.type == FORGOTTEN:
-            self.resync(command.user)
+            for user in list(self.users):
+                if user == command.user or mark(user) == command.payload:
+                    self.resync(user)
         else:
             assert command.type == DISCONNECT  # the only other one of `COMMANDS`
             payload = command.payload if isinstance(command.payload, dict) else {}

@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import time
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, Final
 
 import anyio
@@ -22,7 +22,7 @@ from ._feed import Feed, Progress
 from ._inspect import describe, examine, is_prepared
 from ._opening import entered, opened, opened_dispatch
 from ._tail import Tail
-from ._urls import MissingError, check_directory, check_file, is_missing, nothing_at, redact
+from ._urls import MissingError, check_directory, check_file, is_missing, keeps_deliveries, nothing_at, redact
 
 FAILED: Final = 1
 
@@ -147,11 +147,15 @@ async def init(options: argparse.Namespace) -> int:
 
 
 async def forget(options: argparse.Namespace) -> int:
-    """Erase one user."""
+    """Erase one user, with what a store of deliveries at the same place holds."""
     check_user(options.user)
     if not options.yes:
         raise UsageError("forget erases everything that the store holds about the user: repeat it with --yes")
-    async with entered(options) as store, Notifier(store, timeout=options.timeout + MARGIN) as notifier:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(entered(options))
+        notifier = await stack.enter_async_context(Notifier(store, timeout=options.timeout + MARGIN))
+        if keeps_deliveries(options.store):
+            notifier.extend_forget(await stack.enter_async_context(aclosing(opened_dispatch(options))))
         count = await notifier.forget(options.user)
         _check_prepared(store, options)
     say(f"erased {count}")

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -77,6 +78,8 @@ def _open(url: str, group: str, *, prefix: str | None, schema: str | None, timeo
     try:
         factory = store_factory(url, group)
         names = _options_of(factory)
+        if group == DISPATCH_STORES:
+            url = _without(url, _options_of(store_factory(url)) - names)
         options = _defaults(url, names, timeout)
         if prefix is not None:
             named = [name for name in ("prefix", "table_prefix") if name in names]
@@ -90,6 +93,18 @@ def _open(url: str, group: str, *, prefix: str | None, schema: str | None, timeo
         return open_store(url, **options) if group == STORES else factory(url, **options)
     except ImportError as error:
         raise MissingError(f"{scheme}://: {error}") from error
+
+
+def keeps_deliveries(url: str) -> bool:
+    """Return whether there are stores of deliveries for the scheme of a URL."""
+    scheme = url.strip().partition(":")[0].lower()
+    return scheme in KEY_TABLES or bool(entry_points(group=DISPATCH_STORES, name=scheme))
+
+
+def _without(url: str, names: frozenset[str]) -> str:
+    """Return a URL without the options of these names, which are the log's, such as `max_len`."""
+    address, mark, query = url.partition("?")
+    return address + mark + "&".join(each for each in query.split("&") if unquote(each.partition("=")[0]) not in names)
 
 
 def import_backend(url: str) -> None:

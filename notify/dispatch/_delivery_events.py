@@ -36,13 +36,13 @@ class DeliveryEvents:
     def __init__(self, notifier: Notifier[Any] | None) -> None:
         if notifier is not None and not isinstance(notifier, Notifier):
             raise UsageError(f"Dispatcher: events must be a Notifier or None, not {notifier!r:.80}")
-        self._notifier = notifier
+        self.notifier = notifier
         self._log = OutageLog(logger, "states of deliveries are not pushed", "states of deliveries are pushed again")
 
     async def tell(self, claim: Claim, state: State, reason: str) -> bool:
         """Push the new state of a delivery, if events are wanted; return False if the log is unavailable."""
         delivery, notification = claim.delivery, claim.notification
-        if self._notifier is None or claim.recipient.address or state.is_open or state is State.EXPANDED:
+        if self.notifier is None or claim.recipient.address or state.is_open or state is State.EXPANDED:
             return True
         payload = {
             "id": delivery.id,
@@ -53,7 +53,7 @@ class DeliveryEvents:
             "reason": str(reason),
         }
         try:
-            await self._notifier.push(delivery.user, TYPE, payload, key=f"{delivery.id}/{payload['state']}")
+            await self.notifier.push(delivery.user, TYPE, payload, key=f"{delivery.id}/{payload['state']}")
         except NotifyError as error:
             self._log.failed(error)
             return False
@@ -62,7 +62,7 @@ class DeliveryEvents:
 
     async def tell_cancelled(self, records: DispatchRecords, notification: str, user: str) -> None:
         """Push an event for each delivery of a notification to one user that was cancelled."""
-        if self._notifier is None:
+        if self.notifier is None:
             return
         try:
             record = await records.record(notification, user)

@@ -25,6 +25,7 @@ from ._checks import check_choice, check_seconds
 from ._content import DataTemplates, Templates
 from ._decisions import Plan
 from ._delivery_events import DeliveryEvents
+from ._erasing import join_notifiers
 from ._links import Links
 from ._operations import DispatchOperations
 from ._parts import SCHEDULES, DispatchParts, LayersOf, Recipients, check_channels, check_links, check_presence, part
@@ -155,6 +156,7 @@ class Dispatcher(DispatchOperations):
             events=DeliveryEvents(events),
             links=check_links(links),
         )
+        join_notifiers(self._parts)
         self._on_report = on_report
         self._telemetry = DispatchTelemetry()
         self._scheduler = ScheduleRunner(self._parts, self._telemetry, lease=lease)

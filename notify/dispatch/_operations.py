@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from notify import ClosedError, UsageError
-from notify.abc import Forget
-from notify.adapters import check_user
 
 from ._caps import reset_of
 from ._decisions import Plan, hold_all
+from ._erasing import erase
 from ._explain import Explanation
 from ._parts import DispatchParts
 from ._planning import given_at_submit, known, plan
@@ -168,25 +167,20 @@ class DispatchOperations:
         return await self._scheduler.status(self._parts.clock())
 
     async def forget(self, user: str) -> int:
-        """Erase everything that the stores hold about a user, and return how many deliveries that were.
+        """Erase everything that is stored about a user, and return how many deliveries that were.
 
-        These are preferences, consents, devices and addresses, deliveries of any state, places in digests and counts.
-        Messages that have not been sent are not sent any more. The log and the inbox are erased by `Notifier.forget`.
+        These are preferences, consents, devices and addresses, deliveries of any state, places in digests and counts;
+        then the log, keys and inbox of the notifiers of `inbox` and `events`. Messages that have not been sent are not
+        sent any more. `Notifier.forget` of one of these notifiers erases all of this too.
 
         Raises:
-            UsageError: a store cannot erase a user; nothing was erased.
+            UsageError: a store cannot forget; nothing was erased.
             BackendError: a store failed; some of it may be erased already; safe to repeat.
+            ClosedError: a notifier or a store is closed.
 
         Cancellation: some of it may be erased already; safe to repeat.    Cost: may read through all deliveries.
         """
-        check_user(user)
-        parts = self._parts
-        stores = {id(each): each for each in (parts.store, parts.preferences, parts.endpoints, parts.caps)}.values()
-        for store in stores:
-            if not isinstance(store, Forget):
-                raise UsageError(f"{type(store).__name__} cannot erase a user: it lacks the ability notify.abc.Forget")
-        counts = [await store.forget(user) for store in stores if isinstance(store, Forget)]
-        return counts[0]
+        return await erase(self._parts, user)
 
     async def set_preferences(
         self, user: str, patch: Mapping[str, Any], *, by: str = "", source: str = ""

@@ -133,7 +133,7 @@ class SyncNotifier(Generic[Pushed]):
         return result
 
     def forget(self, user: str) -> int:
-        """Erase everything that the store holds about a user; see `Notifier.forget`."""
+        """Erase everything that is stored about a user; see `Notifier.forget`."""
         result: int = self._call("forget", user)
         return result
 

@@ -338,7 +338,7 @@ async def test_store_that_cannot_forget(make: Callable[..., World]) -> None:
 
     world = make(note("email"), store=Remembering())
     await world.dispatcher.set_preferences("alice", {"all": False})
-    with pytest.raises(UsageError, match="Remembering cannot erase a user"):
+    with pytest.raises(UsageError, match="Remembering cannot forget a user"):
         await world.dispatcher.forget("alice")
     assert (await world.dispatcher.preferences("alice")).all is False
 
