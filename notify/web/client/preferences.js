@@ -1,13 +1,11 @@
 // <notify-preferences>: what a user switches on and off, over a DispatchApp. How to use it: docs/howto/preferences.md.
-//
-//   <script type="module" src="/notifications/preferences.js"></script> <notify-preferences></notify-preferences>
-//
 // Names come from the server and are only ever set as text. Styles are an adopted style sheet.
 import { request } from "./request.js";
 
 const TEXTS = {
   preferences: "Notification settings",
   type: "Notification",
+  all: "All notifications",
   always: "Always on",
   consent: "{name}: I agree to receive these",
   "needs-consent": "needs your agreement",
@@ -26,6 +24,9 @@ const TEXTS = {
   add: "Add quiet hours",
   remove: "Remove",
   tz: "Time zone",
+  "tz-new": "Quiet hours will be in this device's time zone, {zone}, unless you choose one.",
+  "tz-other": "This device's time zone is {zone}.",
+  "tz-use": "Use {zone}",
   saving: "Saving",
   saved: "Saved",
   failed: "The change was not saved",
@@ -36,6 +37,7 @@ const TEXTS = {
 };
 const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const TYPING = 900; // ms without a change after which a time is saved that still has the focus
+const OWN = Intl.DateTimeFormat().resolvedOptions().timeZone;
 const FIXED = /^(mandatory|override)$/; // layers that the user cannot change
 
 const Base = globalThis.HTMLElement ?? class {}; // so that a server may import this module
@@ -101,7 +103,8 @@ button:hover { background: var(--_border); }
 }
 tbody [part=notice] { margin: 4px 0; font-weight: 400; }
 fieldset { border: 0; margin: 0; padding: 0; min-width: 0; }
-[part=quiet] { border-top: 1px solid var(--_border); margin-top: 14px; padding-top: 14px; }
+[part=quiet] { border-top: 1px solid var(--_border); margin-top: 14px; padding-top: 14px; animation: settle .6s; } /* for double clicks: a row moves */
+@keyframes settle { from, to { pointer-events: none; } }
 legend { padding: 0; font-weight: 650; float: inline-start; width: 100%; }
 legend + * { clear: both; }
 [part=rule] { display: flex; flex-wrap: wrap; gap: 8px 14px; align-items: center; padding: 10px 0; border-bottom: 1px solid var(--_border); }
@@ -121,7 +124,9 @@ input[type=time], select {
 @container (max-width: 559.98px) {
   [part=panel] { padding-inline: 14px; }
   table, thead, tbody, tr, th, td { display: block; width: 100%; }
-  thead th:first-child { display: none; }
+  thead th:first-child { color: var(--_text); font-weight: 650; padding-top: 18px; }
+  thead th::before { content: attr(data-all); }
+  thead span { display: none; }
   td, thead th + th { display: flex; min-width: 0; padding: 5px 0; text-align: start; }
   thead label { flex: 1; flex-direction: row; justify-content: space-between; align-items: center; }
   thead tr { padding: 6px 0; }
@@ -140,11 +145,6 @@ input[type=time], select {
 }
 `;
 
-/**
- * Attributes: `url` of the DispatchApp (by default where this module is from), `label`, and `label-<name>` for each text,
- * among them `label-type-<type>`, `label-channel-<channel>`, `label-category-<category>`, `label-consent-<name>`.
- * Properties: `auth` (headers, or a function that returns them), `texts` (the same names as those of the labels).
- */
 export class NotifyPreferences extends Base {
   auth = this.auth;
   texts = this.texts ?? {};
@@ -224,8 +224,6 @@ export class NotifyPreferences extends Base {
     });
   }
 
-  // -- texts
-
   #text(name, values = {}) {
     const attribute = name === "preferences" ? "label" : `label-${name}`;
     const found = this.getAttribute(attribute) ?? this.texts[name] ?? TEXTS[name];
@@ -237,8 +235,6 @@ export class NotifyPreferences extends Base {
   get #language() {
     return this.closest("[lang]")?.lang || undefined;
   }
-
-  // -- what is visible
 
   #draw() {
     const n = this.#nodes;
@@ -307,7 +303,8 @@ export class NotifyPreferences extends Base {
     const channels = [...new Set(types.flatMap((type) => Object.keys(shown.effective[type])))];
     const categories = [...new Set(types.map((type) => shown.types[type].category))];
     const head = channels.map((channel) => make("th", "", { scope: "col" }, this.#column(channel)));
-    const first = make("th", "", { scope: "col", textContent: this.#text("type") });
+    const title = make("span", "", { textContent: this.#text("type") });
+    const first = make("th", "", { scope: "col", "data-all": this.#text("all") }, title);
     const table = make("table", "table", {}, make("thead", "", {}, make("tr", "", {}, first, ...head)));
     for (const category of categories) {
       const members = types.filter((type) => shown.types[type].category === category);
@@ -405,8 +402,6 @@ export class NotifyPreferences extends Base {
     return make("tr", "row", {}, head, ...cells);
   }
 
-  // -- quiet hours
-
   #quiet(shown) {
     const { rules, layer } = shown.quiet_hours;
     const hint = make("span", "hint", { textContent: this.#text("quiet-hint") });
@@ -416,18 +411,37 @@ export class NotifyPreferences extends Base {
     const legend = make("legend", "", { textContent: this.#text("quiet") });
     const zone = make("label", "", {}, this.#text("tz"), this.#zone());
     const rows = rules.map((_, number) => this.#rule(shown, number));
-    const fields = make("fieldset", "quiet", {}, legend, hint, ...rows, make("div", "zone", {}, zone, add));
+    const fields = make("fieldset", "quiet", {}, legend, hint, ...rows, make("div", "zone", {}, zone, add), this.#zoneNotice());
     fields.disabled = layer === "override";
     return fields;
   }
 
   #saveRules(rules) {
-    const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
-    const tz = this.#shown.preferences.tz ?? own; // hours without a zone of the user's own would be those of a server
+    const tz = this.#shown.preferences.tz ?? OWN; // hours without a zone of the user's own would be those of a server
     this.#save({ quiet_hours: rules, ...(tz && { tz }) }, (shown) => {
       shown.quiet_hours = { rules, layer: "user" };
       shown.preferences.tz = shown.tz = tz;
     });
+  }
+
+  #saveZone(tz) {
+    this.#save({ tz }, (shown) => (shown.preferences.tz = shown.tz = tz));
+  }
+
+  #zoneNotice() {
+    const zone = OWN.replaceAll("_", " ");
+    const text = make("span");
+    const use = this.#button("on", "use", this.#text("tz-use", { zone }), () => {
+      this.#saveZone(OWN);
+      this.#nodes.body.querySelector("select").focus(); // the button is hidden
+    });
+    const notice = make("div", "notice", {}, text, use);
+    this.#switches.push(({ tz, preferences, quiet_hours: { rules } }) => {
+      use.hidden = !preferences.tz && !rules.length;
+      notice.hidden = isHere(tz);
+      put(text, this.#text(use.hidden ? "tz-new" : "tz-other", { zone }));
+    });
+    return notice;
   }
 
   #rule(shown, number) {
@@ -502,10 +516,7 @@ export class NotifyPreferences extends Base {
     const select = make("select", "tz");
     select.dataset.key = "tz";
     const known = new Set(["UTC", ...(Intl.supportedValuesOf?.("timeZone") ?? [])]);
-    select.addEventListener("change", () => {
-      const tz = select.value;
-      this.#save({ tz }, (shown) => (shown.preferences.tz = shown.tz = tz));
-    });
+    select.addEventListener("change", () => this.#saveZone(select.value));
     const option = (name) => make("option", "", { value: name, textContent: name.replaceAll("_", " ") });
     select.append(...[...known].sort().map(option));
     this.#switches.push(({ tz }) => {
@@ -515,6 +526,14 @@ export class NotifyPreferences extends Base {
     });
     return select;
   }
+}
+
+/** Whether a zone's clock shows this device's time: zones have several names. */
+function isHere(timeZone) {
+  const now = new Date();
+  try {
+    return now.toLocaleString("en", { timeZone }) === now.toLocaleString("en");
+  } catch {}
 }
 
 /** Call `act(effective, type, channel)` for what the user may change. */

@@ -248,6 +248,77 @@ def test_quiet_hours(context: BrowserContext, site: Site) -> None:
     assert [each.get("all_day") for each in stored(site)["quiet_hours"]] == [True]
 
 
+def in_zone(chromium: Browser, site: Site, zone: str, width: int = 860) -> BrowserContext:
+    """A profile of alice on a device in a time zone."""
+    context = chromium.new_context(timezone_id=zone, viewport={"width": width, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    context.add_cookies([{"name": "user", "value": "alice", "url": site.url}])
+    return context
+
+
+def test_the_zone_of_quiet_hours(chromium: Browser, site: Site) -> None:
+    """The page says which zone will be stored, and later that the device is in another one, with a choice."""
+    with in_zone(chromium, site, "America/New_York") as context:
+        page = opened(context, site)
+        expect(page.get_by_label("Time zone")).to_have_value("Europe/Berlin")
+        expect(page.get_by_text("Quiet hours will be in this device's time zone, America/New York")).to_be_visible()
+        page.get_by_role("button", name="Add quiet hours").click()
+        expect(page.get_by_label("Time zone")).to_have_value("America/New_York")
+        expect(page.get_by_text("this device's")).to_be_hidden()
+        saved(page)
+    with in_zone(chromium, site, "Asia/Tokyo") as context:
+        page = opened(context, site)
+        expect(page.get_by_label("Time zone")).to_have_value("America/New_York")
+        expect(page.get_by_text("This device's time zone is Asia/Tokyo.")).to_be_visible()
+        page.get_by_text("Quiet hours", exact=True).scroll_into_view_if_needed()
+        screenshot(page, "preferences-zone")
+        assert stored(site)["tz"] == "America/New_York"
+        page.get_by_role("button", name="Use Asia/Tokyo").click()
+        expect(page.get_by_label("Time zone")).to_have_value("Asia/Tokyo")
+        expect(page.get_by_text("this device's")).to_be_hidden()
+        assert page.evaluate(FOCUSED) == "tz"
+        saved(page)
+        assert stored(site)["tz"] == "Asia/Tokyo"
+        page.get_by_label("Time zone").select_option("Asia/Seoul")  # whose clocks show the same
+        expect(page.get_by_text("this device's")).to_be_hidden()
+        page.get_by_label("Time zone").select_option("Europe/Paris")
+        expect(page.get_by_text("This device's time zone is Asia/Tokyo.")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [860, 375])
+def test_double_clicks_on_quiet_hours(chromium: Browser, site: Site, width: int) -> None:
+    """The second click of one that adds or removes hours has no effect on what has moved under the pointer."""
+    with in_zone(chromium, site, "Europe/Berlin", width) as context:
+        page = opened(context, site)
+        add, remove = (page.get_by_role("button", name=name) for name in ("Add quiet hours", "Remove"))
+        rules = page.locator(f"{ELEMENT} [part=rule]")
+        for number in (1, 2):
+            add.dblclick()
+            expect(rules).to_have_count(number)
+        saved(page)
+        assert stored(site)["quiet_hours"] == [{"start": "22:00", "end": "07:00"}] * 2
+        for number in (1, 0):
+            remove.first.dblclick()
+            expect(rules).to_have_count(number)
+            saved(page)
+            assert len(stored(site)["quiet_hours"]) == number
+
+
+def test_the_channels_have_a_heading_where_it_is_narrow(chromium: Browser, site: Site) -> None:
+    """Where the rows are stacked, the switches of whole channels stand under a heading too."""
+    with in_zone(chromium, site, "Europe/Berlin", 375) as context:
+        page = opened(context, site)
+        heading = page.get_by_role("columnheader", name="All notifications")
+        expect(heading).to_be_visible()
+        screenshot(page, "preferences-375")
+        boxes = [
+            each.bounding_box() for each in (heading, switch(page, "In the app"), switch(page, "Note: In the app"))
+        ]
+        assert [each["y"] for each in boxes if each] == sorted(each["y"] for each in boxes if each)
+        page.set_viewport_size({"width": 860, "height": 900})
+        expect(heading).to_have_count(0)
+
+
 def test_quiet_hours_that_cannot_be(context: BrowserContext, site: Site) -> None:
     """An end that is the beginning is refused in the page, the whole week by the server; both are taken back."""
     rules = [{"start": "22:00", "end": "07:00", "channels": ["email"], "bypass": "high"}]
