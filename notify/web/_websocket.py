@@ -205,11 +205,18 @@ class SocketConnection:
             await self._send({"type": "websocket.accept", "subprotocol": chosen})
 
     async def _say(self, text: str) -> None:
-        """Send one frame; the session's clock ends the connection if that takes too long."""
+        """Send one frame; the session's clock ends the connection if that takes too long.
+
+        Raises:
+            ConnectionAbortedError: the server has closed the connection.
+        """
         session = self._entrance.session
         assert session is not None
         session.sending = session.written = time.monotonic()
-        await self._send({"type": "websocket.send", "text": text})
+        try:
+            await self._send({"type": "websocket.send", "text": text})
+        except RuntimeError as error:  # uvicorn's, after a frame that is not UTF-8; `_listen` hears of it a moment later
+            raise ConnectionAbortedError("the server has closed the connection") from error
         session.sending = 0.0
 
     async def _end(self, reason: Reason, *, cancelled: bool = False) -> None:
@@ -231,7 +238,8 @@ class SocketConnection:
             await self._farewell(_close(code, refused.code))
 
     async def _farewell(self, *messages: Mapping[str, Any], cancelled: bool = False) -> None:
-        await self._site.closing.farewell(self._send, *messages, cancelled=cancelled)
+        with suppress(RuntimeError):  # as in `_say`
+            await self._site.closing.farewell(self._send, *messages, cancelled=cancelled)
 
 
 def _target(command: Command | CommandError) -> str | None:

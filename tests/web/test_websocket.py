@@ -408,6 +408,30 @@ class TestEnds:
             assert (sent[-1]["type"] == "websocket.close") is closed
         assert notifier.statistics().open_streams == 0
 
+    @pytest.mark.parametrize("closed", [False, True])
+    async def test_a_server_that_has_closed_the_connection(self, notifier: Notifier, closed: bool) -> None:
+        """uvicorn does so if a frame is not UTF-8: a send fails before the end is received. Nothing is raised or left."""
+        app = application(notifier)
+        if closed:
+            await notifier.drain()
+        failed = anyio.Event()
+        arriving = ["websocket.connect", "websocket.disconnect"]
+
+        async def receive() -> Any:
+            if len(arriving) == 1:
+                await failed.wait()
+            return {"type": arriving.pop(0), "code": 1007}
+
+        async def send(message: Any) -> None:
+            if message["type"] != "websocket.accept":
+                failed.set()
+                raise RuntimeError("Unexpected ASGI message, after sending 'websocket.close'.")
+
+        scope = {"type": "websocket", "path": "/ws", "query_string": b"user=alice", "headers": [], "scheme": "ws"}
+        await app(scope, receive, send)
+        assert failed.is_set()
+        assert notifier.statistics().open_streams == app._site.limits.open == len(app._site.closing) == 0
+
     async def test_a_client_that_leaves(self, notifier: Notifier) -> None:
         """By a close frame or a reset: its stream is released at once."""
         async with serving(application(notifier)) as place:
