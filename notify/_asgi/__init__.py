@@ -20,6 +20,7 @@ from ._identify import still_valid as still_valid
 from ._json import check_json as check_json
 from ._json import parsed_json as parsed_json
 from ._json import read_object as read_object
+from ._reply import GONE as GONE
 from ._reply import JSON as JSON
 from ._reply import JSON_HEADERS as JSON_HEADERS
 from ._reply import NO_STORE as NO_STORE
@@ -29,6 +30,7 @@ from ._reply import WebError as WebError
 from ._reply import error_value as error_value
 from ._reply import read_body as read_body
 from ._reply import reply_to as reply_to
+from ._reply import send_part as send_part
 from ._reply import web_error as web_error
 from ._reply import without_body as without_body
 from ._request import ASGIApp as ASGIApp
@@ -47,6 +49,7 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "CrossSiteRules",
     "DISPATCH_FILES",
     "FILES",
+    "GONE",
     "Headers",
     "Identification",
     "Identity",
@@ -74,6 +77,7 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "read_body",
     "read_object",
     "reply_to",
+    "send_part",
     "still_valid",
     "web_error",
     "without_body",

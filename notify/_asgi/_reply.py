@@ -24,6 +24,10 @@ JSON_HEADERS: Final[Headers] = [
     (b"x-content-type-options", b"nosniff"),  # a message may quote the request: no browser may take it for markup
 ]
 
+GONE: Final = (OSError, RuntimeError)
+"""What `send` raises once the client is gone: an OSError on servers of ASGI 2.4; a RuntimeError on uvicorn, for a
+moment, if it has closed the connection itself, because of what the client has sent."""
+
 RETRY_AFTER: Final = (1, 5)
 """Seconds that a client is asked to wait after 503: drawn at random, so that clients do not come back together."""
 
@@ -78,7 +82,7 @@ class Reply:
 
     async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send the response, with further headers; a client that is gone does not need it."""
-        with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+        with suppress(*GONE):
             for message in self.messages(more):
                 await send(message)
 
@@ -91,6 +95,18 @@ class Reply:
             {"type": "http.response.start", "status": self.status, "headers": headers},
             {"type": "http.response.body", "body": self.body},
         ]
+
+
+async def send_part(send: Send, message: Message) -> None:
+    """Send a part of a response that goes on.
+
+    Raises:
+        OSError: the client is gone.
+    """
+    try:
+        await send(message)
+    except RuntimeError as error:
+        raise ConnectionAbortedError("the server has closed the connection") from error
 
 
 def without_body(send: Send) -> Send:

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from notify import Event, InvalidEventIdError, NotifyError
-from notify._asgi import NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError, reply_to
+from notify._asgi import GONE, NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError, reply_to, send_part
 
 from ._admission import Admission
 from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, offset_of, position_of, sse_frames
@@ -97,13 +97,13 @@ class Reading:
         except anyio.get_cancelled_exc_class():
             if not line.aborted:
                 messages = refusal(unavailable(ended(site, "shutdown")), self._request)
-                with suppress(OSError):
+                with suppress(*GONE):
                     await site.closing.farewell(send, *messages, cancelled=True)
             raise
         if line.aborted:
             return
         messages = reply.messages(self._request.response_headers)
-        with suppress(OSError):
+        with suppress(*GONE):
             if site.closing.begun:
                 await site.closing.farewell(send, *messages)
                 return
@@ -150,20 +150,20 @@ class Reading:
                         await self._start(send)
                         started = True
                         while True:
-                            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                            await send_part(send, {"type": "http.response.body", "body": chunk, "more_body": True})
                             session.sending = 0.0
                             chunk = await self._more(session)
                             session.sending = session.written = time.monotonic()
             except (Ended, WebError):
                 if not started:
                     raise
-                with suppress(OSError), anyio.move_on_after(self._site.options.send_timeout):
+                with suppress(*GONE), anyio.move_on_after(self._site.options.send_timeout):
                     await send(_LAST)
-            except OSError:  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+            except OSError:  # the client is gone
                 return
             except anyio.get_cancelled_exc_class():
                 if started and not line.aborted:
-                    with suppress(OSError):
+                    with suppress(*GONE):
                         await self._site.closing.farewell(send, _LAST, cancelled=True)
                 raise
 
@@ -262,7 +262,7 @@ class Reading:
         headers = [*HEADERS, *self._request.response_headers]
         if not self._form.is_text:
             headers.append(_BINARY)
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send_part(send, {"type": "http.response.start", "status": 200, "headers": headers})
 
 
 def unavailable(end: Ended) -> WebError:

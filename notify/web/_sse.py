@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 
 from notify import BackendError, ClosedError, Event
-from notify._asgi import NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError
+from notify._asgi import GONE, NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError, send_part
 
 from . import _position
 from ._admission import Admission, admit, check
@@ -135,7 +135,7 @@ async def _run(
         session = entrance.session = _session(site, admission, asked, translation, line)
         if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
             with anyio.fail_after(site.options.send_timeout):
-                await send(_response_start(request))
+                await send_part(send, _response_start(request))
             started = True
             await session.line_up(partial(_keep_alive, session, send))
         async with session:
@@ -144,10 +144,13 @@ async def _run(
             chunk = await feed.first()
             session.sending = session.written = time.monotonic()
             if not started:
-                await send(_response_start(request))
+                await send_part(send, _response_start(request))
                 started = True
             while True:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                try:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                except RuntimeError:  # the client is gone, as in `send_part`, which would cost every event
+                    return
                 session.sending = 0.0
                 if feed.is_synced:  # in as few frames as possible: each costs every event, and memory
                     try:
@@ -159,19 +162,19 @@ async def _run(
                 session.sending = session.written = time.monotonic()
     except Ended as end:
         await _end(site, request, send, end, started=started)
-    except OSError:  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+    except OSError:  # the client is gone
         return
     except anyio.get_cancelled_exc_class():
         if started and not line.aborted:
             messages = _last_messages(request, ended(site, "shutdown"), started=True)
-            with suppress(OSError):
+            with suppress(*GONE):
                 await site.closing.farewell(send, *messages, cancelled=True)
         raise
 
 
 async def _keep_alive(session: Session, send: Send) -> None:
     session.sending = session.written = time.monotonic()
-    await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+    await send_part(send, {"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
     session.sending = 0.0
 
 
@@ -185,7 +188,7 @@ def _session(site: Site, admission: Admission, asked: Asked, translation: Transl
 
 async def _end(site: Site, request: Request, send: Send, end: Ended, *, started: bool = False) -> None:
     messages = _last_messages(request, end, started=started)
-    with suppress(OSError):
+    with suppress(*GONE):
         if end.reason == "shutdown":
             await site.closing.farewell(send, *messages)
             return

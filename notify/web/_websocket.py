@@ -39,7 +39,7 @@ from typing import Any, Final
 import anyio
 
 from notify import ClosedError, NotifyError
-from notify._asgi import Receive, Request, Send, WebError, web_error
+from notify._asgi import GONE, Receive, Request, Send, WebError, send_part, web_error
 
 from . import _auth, _position
 from ._admission import Admission, admit
@@ -74,7 +74,7 @@ async def serve(site: Site, request: Request, receive: Receive, send: Send) -> N
     """Serve GET /ws."""
     await receive()  # websocket.connect
     if last_segment(request.path) == "ws" and _is_of_own_site(site, request):
-        with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+        with suppress(OSError):  # the client is gone
             await SocketConnection(site, request, receive, send).serve()
     else:
         await send({"type": "websocket.close", "code": FORBIDDEN})  # before it is accepted: the handshake fails
@@ -140,8 +140,7 @@ class SocketConnection:
                 except WebError as error:
                     await self._refuse(error)
         except anyio.get_cancelled_exc_class():
-            with suppress(OSError):
-                await self._end("shutdown", cancelled=True)
+            await self._end("shutdown", cancelled=True)
             raise
         if self._line.aborted and not self._is_gone:
             await self._farewell(_close(TOO_SLOW, "too_slow"))
@@ -202,21 +201,18 @@ class SocketConnection:
         offered = self._request.scope.get("subprotocols") or ()
         chosen = PROTOCOL if PROTOCOL in offered else None
         with anyio.move_on_after(self._site.options.send_timeout):
-            await self._send({"type": "websocket.accept", "subprotocol": chosen})
+            await send_part(self._send, {"type": "websocket.accept", "subprotocol": chosen})
 
     async def _say(self, text: str) -> None:
         """Send one frame; the session's clock ends the connection if that takes too long.
 
         Raises:
-            ConnectionAbortedError: the server has closed the connection.
+            OSError: the client is gone.
         """
         session = self._entrance.session
         assert session is not None
         session.sending = session.written = time.monotonic()
-        try:
-            await self._send({"type": "websocket.send", "text": text})
-        except RuntimeError as error:  # uvicorn's, after a frame that is not UTF-8; `_listen` hears of it a moment later
-            raise ConnectionAbortedError("the server has closed the connection") from error
+        await send_part(self._send, {"type": "websocket.send", "text": text})
         session.sending = 0.0
 
     async def _end(self, reason: Reason, *, cancelled: bool = False) -> None:
@@ -238,7 +234,7 @@ class SocketConnection:
             await self._farewell(_close(code, refused.code))
 
     async def _farewell(self, *messages: Mapping[str, Any], cancelled: bool = False) -> None:
-        with suppress(RuntimeError):  # as in `_say`
+        with suppress(*GONE):
             await self._site.closing.farewell(self._send, *messages, cancelled=cancelled)
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
-from notify._asgi import Authenticate, Message, Receive, Reply, Request, Scope, Send, WebError
+from notify._asgi import GONE, Authenticate, Message, Receive, Reply, Request, Scope, Send, WebError
 
 from ._admission import Admission, admit, check
 from ._durable import Form as Form
@@ -179,7 +179,7 @@ class DurableStreams:
 
 
 async def _send(send: Send, messages: Sequence[Message]) -> None:
-    with suppress(OSError):  # what `send` raises once the client is gone, on servers of the newest version of ASGI
+    with suppress(*GONE):
         for message in messages:
             await send(message)
 

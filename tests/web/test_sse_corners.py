@@ -331,8 +331,10 @@ async def test_waking_a_session_that_is_being_opened_does_not_end_it() -> None:
     ],
 )
 @pytest.mark.parametrize("is_ending", [False, True])
-async def test_a_send_that_fails(path: str, allowed: int, is_ending: bool) -> None:
-    """`send` raises OSError once the client is gone, as ASGI 2.4 says: that ends the connection without an error."""
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+async def test_a_send_that_fails(path: str, allowed: int, is_ending: bool, error: type[Exception]) -> None:
+    """`send` raises OSError once the client is gone, as ASGI 2.4 says, or RuntimeError if uvicorn has closed the
+    connection itself: that ends it without an error."""
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -343,7 +345,7 @@ async def test_a_send_that_fails(path: str, allowed: int, is_ending: bool) -> No
 
     async def send(message: Any) -> None:
         if len(sent) >= allowed:
-            raise OSError("the client is gone")
+            raise error("the client is gone")
         sent.append(message)
 
     connected = anyio.Event()

@@ -410,7 +410,7 @@ class TestEnds:
 
     @pytest.mark.parametrize("closed", [False, True])
     async def test_a_server_that_has_closed_the_connection(self, notifier: Notifier, closed: bool) -> None:
-        """uvicorn does so if a frame is not UTF-8: a send fails before the end is received. Nothing is raised or left."""
+        """As uvicorn does if a frame is not UTF-8: a send fails before the end is received. Nothing is left."""
         app = application(notifier)
         if closed:
             await notifier.drain()
