@@ -81,6 +81,12 @@ class MemoryUserRecords(ABC):
                 found.setdefault(each.user, []).append(each)
         return found
 
+    async def session_endpoints(self, session: str) -> Sequence[Endpoint]:
+        """See `notify.dispatch.abc.SessionEndpoints.session_endpoints`."""
+        self._check()
+        found = [each for each in self._endpoints.values() if each.session == session and not each.user]
+        return sorted((each for each in found if each.retired_at is None), key=lambda each: (each.channel, each.id))
+
     async def endpoint(self, id: str) -> Endpoint | None:
         """See `notify.dispatch.abc.EndpointStore.endpoint`."""
         self._check()

@@ -85,6 +85,11 @@ class PostgresUserRecords:
             found.setdefault(row["user_id"], []).append(endpoint_of(tuple(row)))
         return found
 
+    async def session_endpoints(self, session: str) -> Sequence[Endpoint]:
+        """See `notify.dispatch.abc.SessionEndpoints.session_endpoints`."""
+        rows = await self._calls.rows(self._names.sql("endpoint_session"), session)
+        return [endpoint_of(tuple(row)) for row in rows]
+
     async def endpoint(self, id: str) -> Endpoint | None:
         """See `notify.dispatch.abc.EndpointStore.endpoint`."""
         rows = await self._calls.rows(self._names.sql("endpoint_get"), id)

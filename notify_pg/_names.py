@@ -120,6 +120,7 @@ DISPATCH_INDEXES: Final = {
     "digest_items_index": "digest_items_idx",
     "consents_index": "consents_idx",
     "endpoints_index": "endpoints_idx",
+    "endpoints_session_index": "endpoints_session_idx",
     "endpoints_retired_index": "endpoints_retired_idx",
     "cap_counts_index": "cap_counts_idx",
     "cap_verdicts_index": "cap_verdicts_idx",

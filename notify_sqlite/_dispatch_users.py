@@ -91,6 +91,14 @@ class SQLiteUserRecords:
 
         return await self._database.read(job, {})
 
+    async def session_endpoints(self, session: str) -> Sequence[Endpoint]:
+        """See `notify.dispatch.abc.SessionEndpoints.session_endpoints`."""
+
+        def job(db: sqlite3.Connection) -> list[Endpoint]:
+            return [endpoint_of(row) for row in db.execute(self._sql["endpoints_of_session"], (session,))]
+
+        return await self._database.read(job, [])
+
     async def endpoint(self, id: str) -> Endpoint | None:
         """See `notify.dispatch.abc.EndpointStore.endpoint`."""
         return await self._database.read(lambda db: self._endpoint(db, id), None)

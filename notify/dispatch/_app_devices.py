@@ -21,7 +21,7 @@ from notify._asgi import Reply, Request, WebError, read_object
 
 from ._app_site import DispatchSite, Receive, asked, members_of, text_of
 from ._zones import check_zone
-from .abc import Endpoint, endpoint_id
+from .abc import Endpoint, SessionEndpoints, endpoint_id
 
 CODE: Final = "invalid_device"
 
@@ -153,15 +153,21 @@ def device_value(device: Endpoint) -> dict[str, Any]:
 
 
 async def _register(site: DispatchSite, owner: EndpointOwner, device: Endpoint) -> Reply:
-    """Store a device; where a user then has too many, remove those that were seen longest ago."""
+    """Store a device; where its owner then has too many, remove those that were seen longest ago."""
     now = site.parts.clock()
     stored = await site.parts.endpoints.register(replace(device, session=owner.session), now)
-    if owner.user:
-        others = [each for each in await _devices(site, owner.user) if each.id != stored.id]
-        others.sort(key=lambda each: each.last_seen_at or datetime.min.replace(tzinfo=UTC), reverse=True)
-        for each in others[site.max_devices - 1 :]:
-            await site.parts.endpoints.retire(each.id, each.generation, "too_many", now)
+    found = await _devices(site, owner.user) if owner.user else await _before_login(site, owner.session)
+    others = [each for each in found if each.id != stored.id]
+    others.sort(key=lambda each: each.last_seen_at or datetime.min.replace(tzinfo=UTC), reverse=True)
+    for each in others[site.max_devices - 1 :]:
+        await site.parts.endpoints.retire(each.id, each.generation, "too_many", now)
     return Reply.json(device_value(stored), 201)
+
+
+async def _before_login(site: DispatchSite, session: str) -> list[Endpoint]:
+    store = site.parts.endpoints
+    assert isinstance(store, SessionEndpoints), "DispatchApp has checked it, since it has session_of="
+    return [each for each in await store.session_endpoints(session) if _is_device(site, each)]
 
 
 async def _devices(site: DispatchSite, user: str) -> list[Endpoint]:

@@ -9,6 +9,7 @@ from notify._asgi import DISPATCH_FILES, Reply, Request
 
 from ._app_admin import LIMIT, MAX_LIMIT, MAX_TARGETS, TARGETS
 from ._app_devices import PLATFORMS
+from ._app_routes import PATTERNS
 from ._app_site import DispatchSite, Receive
 
 Json = dict[str, Any]
@@ -124,6 +125,12 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Described]]] = {
 """What `ROUTES` serves."""
 
 _TEXT: Final[Json] = {"type": "string"}
+_NAMES: Final[Mapping[str, Json]] = {
+    **{name: {**_TEXT, "pattern": f"^{pattern.pattern}$"} for name, pattern in PATTERNS.items()},
+    "{user}": {**_TEXT, "minLength": 1, "maxLength": 255},
+}
+"""The parameters in paths."""
+
 _TIME: Final[Json] = {"type": ["string", "null"], "format": "date-time"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _OBJECT: Final[Json] = {"type": "object"}
@@ -212,7 +219,7 @@ def described() -> Json:
     paths = {
         f"/{template}": {
             "parameters": [
-                {"name": name[1:-1], "in": "path", "required": True, "schema": _TEXT}
+                {"name": name[1:-1], "in": "path", "required": True, "schema": _NAMES[name]}
                 for name in template.split("/")
                 if name.startswith("{")
             ],

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
-_NAMES: Final = {
+PATTERNS: Final = {
     "{id}": re.compile("[0-9A-Za-z_-]{16,64}", re.ASCII),
     "{token}": re.compile("[0-9A-Za-z_.-]{20,4096}", re.ASCII),
     "{name}": re.compile("[0-9A-Za-z_.:-]{1,128}", re.ASCII),
@@ -53,8 +53,8 @@ def _fit(template: str, segments: list[str]) -> Match | None:
         return None
     names: dict[str, str] = {}
     for part, segment in zip(parts, segments[-len(parts) :], strict=True):
-        if part in _NAMES:
-            if not _NAMES[part].fullmatch(segment):
+        if part in PATTERNS:
+            if not PATTERNS[part].fullmatch(segment):
                 return None
             names[part[1:-1]] = segment
         elif part != segment:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 _METHODS: Final = (
     *("submit", "claim", "advance", "resolve", "cancel", "record", "delivery", "stuck", "hurry", "purge", "track"),
     *("forget", "close_digests", "digest_items", "preferences", "patch", "consents", "register", "endpoints"),
-    *("endpoint", "retire", "observe", "admit", "refund", "close_gate", "gates"),
+    *("session_endpoints", "endpoint", "retire", "observe", "admit", "refund", "close_gate", "gates"),
 )
 
 
@@ -88,7 +88,7 @@ def _check_endpoint(what: str, value: object) -> None:
 
 
 _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
-    **dict.fromkeys(("id", "notification", "user", "channel", "digest", "gate"), check_name),
+    **dict.fromkeys(("id", "notification", "user", "session", "channel", "digest", "gate"), check_name),
     **dict.fromkeys(("reason", "provider_id", "by", "source"), check_text),
     **dict.fromkeys(("now", "before", "until"), check_moment),
     **dict.fromkeys(("users", "channels"), _all(check_name)),

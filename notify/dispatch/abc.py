@@ -46,6 +46,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from ._abilities import SessionEndpoints as SessionEndpoints
 from ._arguments import checked as checked
 from ._columns import DELIVERY_COLUMNS as DELIVERY_COLUMNS
 from ._columns import ENDPOINT_COLUMNS as ENDPOINT_COLUMNS

@@ -31,6 +31,7 @@ from ._app_site import DispatchSite, Handler, NamedAudience, ReadReports, check_
 from ._checks import check_count, check_seconds
 from ._dispatcher import Dispatcher, parts_of
 from ._report import Report as Report
+from .abc import SessionEndpoints
 
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "devices": {"GET": _app_devices.listed, "POST": _app_devices.register},
@@ -85,7 +86,8 @@ class DispatchApp:
         devices: channels for which clients may register addresses of their own; None: `fcm`, if it is installed. Never
             one whose addresses need proof, such as e-mail.
         web_push: the name of the channel that browsers subscribe to.
-        max_devices: the most devices of one user; one more retires the one that was registered longest ago.
+        max_devices: the most devices of one user, or one session; one more retires the one that was registered longest
+            ago.
         unsubscribe_page: a function from an `UnsubscribeView` to HTML; None: a page in English.
         origins: other sites whose pages may use the application, for example `https://app.example.com`.
         max_body: the largest request body, in bytes; `POST /send` accepts 1 MiB in any case.
@@ -123,6 +125,11 @@ class DispatchApp:
         check_count("DispatchApp: max_body", max_body)
         check_seconds("DispatchApp: timeout", timeout)
         parts = parts_of(dispatcher)
+        if session_of is not None and not isinstance(parts.endpoints, SessionEndpoints):
+            raise UsageError(
+                f"DispatchApp: session_of needs a store of endpoints that finds those of a session: "
+                f"{type(parts.endpoints).__name__} lacks the ability notify.dispatch.abc.SessionEndpoints"
+            )
         self._site = DispatchSite(
             dispatcher=dispatcher,
             parts=parts,

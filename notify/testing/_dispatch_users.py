@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from notify import ClosedError, UsageError
-from notify.dispatch.abc import Endpoint, EndpointStore, PreferenceStore, endpoint_id
+from notify.dispatch.abc import Endpoint, EndpointStore, PreferenceStore, SessionEndpoints, endpoint_id
 
 from ._dispatch_base import START, at
 from ._dispatch_strange import STRANGE_NAMES, STRANGE_NUMBERS, STRANGE_TEXTS, STRANGE_TIMES, refused
@@ -196,6 +196,25 @@ class EndpointStoreSuite(Suite[EndpointStore]):
         assert {*(await store.endpoints(["carol", "bob", "alice"]))} == {"alice", "bob"}
         assert await store.endpoints([]) == {}
 
+    async def test_the_endpoints_of_a_session(self, store: EndpointStore) -> None:
+        """Those in use that belong to no user yet; not those of other sessions, and none any more after login."""
+        if not isinstance(store, SessionEndpoints):
+            return
+        stored = [
+            await store.register(Endpoint("", channel, f"{session} {channel}", session=session), START)
+            for channel in ("push", "email")
+            for session in ("one", "two")
+        ]
+        await store.register(Endpoint("alice", "push", "hers", session="one"), START)
+        await store.register(Endpoint("", "push", "of no session"), START)
+        mine = sorted((each for each in stored if each.session == "one"), key=lambda each: (each.channel, each.id))
+        assert [*await store.session_endpoints("one")] == mine
+        await store.retire(mine[0].id, 0, "gone", at(5))
+        assert [*await store.session_endpoints("one")] == mine[1:]
+        await store.register(replace(mine[1], user="alice"), at(6))
+        assert [*await store.session_endpoints("one")] == []
+        assert len(await store.session_endpoints("two")) == 2
+
     async def test_retiring(self, store: EndpointStore) -> None:
         """An endpoint is retired once, if it is still of that generation; 0 means any."""
         stored = await store.register(Endpoint("alice", "push", "address"), START)
@@ -269,12 +288,15 @@ class EndpointStoreSuite(Suite[EndpointStore]):
     async def test_a_closed_store_has_no_endpoints(self, store: EndpointStore) -> None:
         """After `aclose`, every method raises ClosedError."""
         await self.close(store)
-        for call in (
+        calls: list[Callable[[], Awaitable[object]]] = [
             partial(store.register, Endpoint("alice", "push", "address"), START),
             partial(store.endpoints, ["alice"]),
             partial(store.endpoint, "id"),
             partial(store.retire, "id", 1, "gone", START),
             partial(store.observe, "id", 1, START, ok=True),
-        ):
+        ]
+        if isinstance(store, SessionEndpoints):
+            calls.append(partial(store.session_endpoints, "session"))
+        for call in calls:
             with pytest.raises(ClosedError):
                 await call()

@@ -141,6 +141,7 @@ CREATE TABLE IF NOT EXISTS {endpoints} (
     reason text NOT NULL
 );
 CREATE INDEX IF NOT EXISTS {endpoints_index} ON {endpoints} (user_id, channel, id);
+CREATE INDEX IF NOT EXISTS {endpoints_session_index} ON {endpoints} (session) WHERE user_id = '' AND retired_at IS NULL;
 CREATE INDEX IF NOT EXISTS {endpoints_retired_index} ON {endpoints} (retired_at) WHERE retired_at IS NOT NULL;
 
 CREATE TABLE IF NOT EXISTS {cap_counts} (

@@ -41,6 +41,9 @@ CREATE TABLE IF NOT EXISTS {p}endpoints (
 -- name: create_endpoints_of_user
 CREATE INDEX IF NOT EXISTS {p}endpoints_of_user ON {p}endpoints (user_id, channel, id)
 
+-- name: create_endpoints_of_session
+CREATE INDEX IF NOT EXISTS {p}endpoints_of_session ON {p}endpoints (session) WHERE user_id = '' AND retired_at IS NULL
+
 -- name: create_endpoints_retired
 CREATE INDEX IF NOT EXISTS {p}endpoints_retired ON {p}endpoints (retired_at) WHERE retired_at IS NOT NULL
 
@@ -100,6 +103,9 @@ SELECT {endpoint} FROM {p}endpoints WHERE id = ?
 -- name: endpoints_of
 SELECT {endpoint} FROM {p}endpoints
 WHERE user_id IN (SELECT value FROM json_each(?)) AND (? OR retired_at IS NULL) ORDER BY channel, id
+
+-- name: endpoints_of_session
+SELECT {endpoint} FROM {p}endpoints WHERE session = ? AND user_id = '' AND retired_at IS NULL ORDER BY channel, id
 
 -- name: retire
 UPDATE {p}endpoints SET retired_at = ?, reason = ? WHERE id = ? AND retired_at IS NULL AND ? IN (0, generation)

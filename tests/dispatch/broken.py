@@ -646,6 +646,12 @@ class ShowsTheRetired(Kept):
         return await super().endpoints(users, retired=True)
 
 
+@caught_by("the_endpoints_of_a_session")
+class ShowsThoseOfUsers(Kept):
+    async def session_endpoints(self, session: str) -> Sequence[Endpoint]:
+        return [each for each in self._endpoints.values() if each.session == session and each.retired_at is None]
+
+
 @caught_by("retiring", "observing")
 class AnyGeneration(Kept):
     async def retire(self, id: str, generation: int, reason: str, now: datetime) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 
 from notify import BackendUnavailableError, UsageError
 from notify.dispatch import DispatchApp, Dispatcher, NotificationType, Report, State
-from notify.dispatch._app_openapi import OPERATIONS
+from notify.dispatch._app_openapi import OPERATIONS, described
 from notify.dispatch._app_routes import match
-from notify.dispatch.abc import Endpoint
+from notify.dispatch._links import sign_link
+from notify.dispatch.abc import Endpoint, delivery_id
 from notify.dispatch.app import ROUTES
 from notify.web import Identity, Request, WebError
 from tests.dispatch.app import Site, refused, serving, user_of
@@ -347,6 +349,19 @@ async def test_the_document_describes_every_operation() -> None:
         each["operationId"] for path in document["paths"].values() for each in path.values() if "operationId" in each
     ]
     assert len({*names}) == len(names) == sum(len(each) for each in OPERATIONS.values())
+
+
+def test_the_document_says_what_ids_and_tokens_look_like(anyio_backend: str) -> None:
+    """So that a client generated from it, or a test, makes some that are well-formed."""
+    real = {"id": delivery_id("n", "alice", "email"), "token": sign_link([b"k" * 16], "opened", "d"), "name": "mail"}
+    found: set[str] = set()
+    for path in described()["paths"].values():
+        for each in path["parameters"]:
+            if each["name"] in real:
+                found.add(each["name"])
+                assert re.search(each["schema"]["pattern"], real[each["name"]])
+                assert not re.search(each["schema"]["pattern"], f"{real[each['name']]}/x")
+    assert found == real.keys()
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,23 @@ async def test_one_device_too_many_removes_the_oldest() -> None:
         assert shown == {*ids[1:]}
 
 
+async def test_one_device_too_many_of_a_session_removes_the_oldest() -> None:
+    """A visitor who has not logged in is bounded as a user is, and takes nothing from other visitors."""
+    async with serving(max_devices=2, session_of=lambda request: request.headers.get("x-session")) as site:
+        ids: dict[str, list[str]] = {"one": [], "two": []}
+        for number in range(3):
+            for session, mine in ids.items():
+                site.clock.advance("1m")
+                async with site.client(**{"x-session": session}) as client:
+                    answer = await client.post("devices", json=TOKEN | {"address": f"{session}-{number}"})
+                mine.append(answer.json()["id"])
+        for session, mine in ids.items():
+            assert {each.id for each in await site.store.session_endpoints(session)} == {*mine[1:]}
+            old = await site.store.endpoint(mine[0])
+            assert old is not None
+            assert old.reason == "too_many"
+
+
 async def test_options_are_checked() -> None:
     """A channel that is not there cannot have devices, and functions must be functions."""
     async with serving() as site:
