@@ -4,8 +4,9 @@
 -- hence jit = off.
 
 -- Claims what is due: the highest priority first, then the earliest due. Each priority and channel is a range of the index.
--- The first part counts, without locks, how many rows of each range to take. The second locks that many, and skips rows that
--- others have locked, so workers share what is due without waiting for each other.
+-- Priority by priority, the first statement counts, without locks, how many rows to take of each channel; of a single one it
+-- need not count. The second locks that many, and skips rows that others have locked, so workers share what is due without
+-- waiting for each other. Where that left fewer than were counted, the channels are asked once more for the rest, in turn.
 CREATE OR REPLACE FUNCTION {claim_deliveries}(p_now bigint, p_lease bigint, p_limit integer, p_channels text[])
 RETURNS TABLE (
     id text, notification_id text, user_id text, channel text, endpoint text, state smallint, due_at bigint,
@@ -21,55 +22,85 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $claim$
 #variable_conflict use_column
+DECLARE
+    v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
+    v_priority bigint := 1::bigint << 32;  -- above all
+    v_channels text[];  -- those of the priority
+    v_shares text[];    -- those from which rows are taken next
+    v_sizes integer[];  -- how many of each
+    v_turn integer;     -- 0: all shares at once; n: the rest from the nth channel
+    v_turns integer;
+    v_more text[];
+    v_ids text[] := '{}';
 BEGIN
-    RETURN QUERY
-        WITH RECURSIVE clock AS MATERIALIZED (
-            SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint AS now
-        ), levels (priority) AS (
-            (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1)
-            UNION ALL
-            SELECT (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority < l.priority)
-            FROM levels l WHERE l.priority IS NOT NULL
-        ), shares AS MATERIALIZED (
-            SELECT s.priority, s.channel, count(*) AS size FROM (
-                SELECT x.* FROM levels l CROSS JOIN LATERAL (
-                    WITH RECURSIVE names (name) AS (
-                        (SELECT min(d.channel) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority = l.priority
-                            AND p_channels IS NULL)
-                        UNION ALL
-                        SELECT (SELECT min(d.channel) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority = l.priority
-                            AND d.channel > c.name) FROM names c WHERE c.name IS NOT NULL
-                    )
-                    SELECT l.priority, c.name AS channel, d.due_at
-                    FROM (SELECT n.name FROM names n UNION SELECT unnest(p_channels)) c CROSS JOIN LATERAL (
+    WHILE cardinality(v_ids) < p_limit LOOP
+        v_priority := (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority < v_priority);
+        EXIT WHEN v_priority IS NULL;
+        IF p_channels IS NULL THEN
+            WITH RECURSIVE names (name) AS (
+                (SELECT min(d.channel) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority = v_priority)
+                UNION ALL
+                SELECT (SELECT min(d.channel) FROM {deliveries} d
+                    WHERE d.phase <= 1 AND d.priority = v_priority AND d.channel > n.name) FROM names n
+                WHERE n.name IS NOT NULL
+            )
+            SELECT array_agg(n.name) INTO v_channels FROM names n WHERE n.name IS NOT NULL;
+        ELSE
+            v_channels := ARRAY(SELECT DISTINCT unnest(p_channels));
+        END IF;
+        IF cardinality(v_channels) = 1 THEN
+            v_shares := v_channels;
+            v_sizes := ARRAY[p_limit - cardinality(v_ids)];
+        ELSE
+            SELECT array_agg(s.channel), array_agg(s.size) INTO v_shares, v_sizes FROM (
+                SELECT x.channel, count(*)::integer AS size FROM (
+                    SELECT c.channel, d.due_at FROM unnest(v_channels) AS c(channel) CROSS JOIN LATERAL (
                         SELECT d.due_at FROM {deliveries} d
-                        WHERE d.phase <= 1 AND d.priority = l.priority AND d.channel = c.name
-                            AND d.due_at <= greatest(p_now, (SELECT now FROM clock))
-                            AND CASE d.state WHEN 0 THEN d.due_at <= p_now
-                                ELSE d.lease_until <= (SELECT now FROM clock) END
-                        ORDER BY d.due_at LIMIT p_limit
-                    ) d ORDER BY d.due_at LIMIT p_limit
-                ) x LIMIT p_limit
-            ) s GROUP BY s.priority, s.channel
-        ), due AS MATERIALIZED (
-            SELECT x.id, x.due_at FROM shares s CROSS JOIN LATERAL (
+                        WHERE d.phase <= 1 AND d.priority = v_priority AND d.channel = c.channel
+                            AND d.due_at <= greatest(p_now, v_now)
+                            AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
+                        ORDER BY d.due_at LIMIT p_limit - cardinality(v_ids)
+                    ) d ORDER BY d.due_at LIMIT p_limit - cardinality(v_ids)
+                ) x GROUP BY x.channel
+            ) s;
+        END IF;
+        CONTINUE WHEN v_shares IS NULL;
+        v_turn := 0;
+        v_turns := 0;
+        LOOP
+            SELECT array_agg(x.id ORDER BY x.due_at) INTO v_more
+            FROM unnest(v_shares, v_sizes) AS s(channel, size) CROSS JOIN LATERAL (
                 SELECT d.id, d.due_at FROM {deliveries} d
-                WHERE d.phase <= 1 AND d.priority = s.priority AND d.channel = s.channel
-                    AND d.due_at <= greatest(p_now, (SELECT now FROM clock))
-                    AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= (SELECT now FROM clock) END
+                WHERE d.phase <= 1 AND d.priority = v_priority AND d.channel = s.channel
+                    AND d.due_at <= greatest(p_now, v_now)
+                    AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
+                    AND d.id <> ALL (v_ids)  -- what this call has locked is not skipped
                 ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
-            ) x
-        ), claimed AS (  -- by an array, so that the table is never the outer side of a join, whatever the statistics say
+            ) x;
+            IF v_turn = 0 AND cardinality(v_channels) > 1
+                    AND coalesce(cardinality(v_more), 0) < (SELECT sum(size) FROM unnest(v_sizes) AS size) THEN
+                v_turns := cardinality(v_channels);
+            END IF;
+            v_ids := v_ids || v_more;
+            EXIT WHEN v_turn = v_turns OR cardinality(v_ids) >= p_limit;
+            v_turn := v_turn + 1;
+            v_shares := v_channels[v_turn:v_turn];
+            v_sizes := ARRAY[p_limit - cardinality(v_ids)];
+        END LOOP;
+    END LOOP;
+    IF v_ids = '{}' THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        WITH claimed AS (
             UPDATE {deliveries} d SET
                 updated_at = CASE d.state WHEN 0 THEN p_now ELSE d.updated_at END,
                 state = greatest(d.state, 1),
                 fence = d.fence + 1,
-                due_at = c.now + p_lease,
-                lease_until = c.now + p_lease
-            FROM clock c WHERE d.id = ANY (ARRAY(SELECT due.id FROM due))
+                due_at = v_now + p_lease,
+                lease_until = v_now + p_lease
+            WHERE d.id = ANY (v_ids)
             RETURNING d.*
-        ), since AS MATERIALIZED (
-            SELECT jsonb_object_agg(due.id, due.due_at) AS times FROM due
         )
         SELECT {d_delivery_columns}, {n_notification_columns}, {r_recipient_columns}
         FROM claimed d
@@ -78,7 +109,7 @@ BEGIN
             SELECT * FROM {recipients} x
             WHERE x.notification_id = d.notification_id AND x.user_id = d.user_id LIMIT 1
         ) r
-        ORDER BY d.priority DESC, ((SELECT times FROM since) ->> d.id)::bigint;
+        ORDER BY array_position(v_ids, d.id);
 END
 $claim$;
 

@@ -143,3 +143,51 @@ async def test_erasing_a_user_may_take_longer_than_other_calls(postgres: Server)
         await transaction.commit()
         assert await task == 1
     await connection.close()
+
+
+@pytest.mark.parametrize("asked", [None, ["email", "push", "sms"]])
+async def test_a_claim_is_full_although_others_hold_what_it_counted(postgres: Server, asked: list[str] | None) -> None:
+    """What other transactions hold is made up for by other channels of the priority, then by lower priorities."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
+        rows = [
+            Delivery(f"{channel}{priority}{number}", "n", "a", channel, due_at=due + timedelta(seconds=number),
+                     priority=priority, endpoint=f"{priority}{number}")
+            for channel, due in (("email", NOW - timedelta(hours=1)), ("push", NOW - timedelta(minutes=1)))
+            for priority in (1, 2)
+            for number in range(5)
+        ]  # fmt: skip
+        records = [RecipientRecord("n", "a")]
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), records, rows))
+        async with connection.transaction():
+            held = f"SELECT id FROM {schema}.notify_deliveries WHERE channel = 'email' AND priority = 2 FOR UPDATE"
+            assert len(await connection.fetch(held)) == 5
+            claims = await store.claim(NOW, lease=60.0, limit=12, channels=asked)
+        names = [claim.delivery.id for claim in claims]
+        assert names[:5] == [f"push2{number}" for number in range(5)]
+        assert names[5:] == [f"email1{number}" for number in range(5)] + ["push10", "push11"]
+        rest = await store.claim(NOW, lease=60.0, limit=12, channels=asked)
+        assert len(rest) == 8
+        assert not {claim.delivery.id for claim in rest} & {*names}
+    await connection.close()
+
+
+async def test_a_short_claim_takes_from_a_channel_that_had_no_share(postgres: Server) -> None:
+    """Of one priority, a later channel gets the places of rows that others hold; none is claimed twice or left out."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
+        rows = [
+            Delivery(f"{channel}{number}", "n", "a", channel, due_at=NOW - timedelta(seconds=ago - number),
+                     endpoint=str(number))
+            for channel, ago, count in (("email", 90, 4), ("push", 60, 2), ("sms", 30, 9))
+            for number in range(count)
+        ]  # fmt: skip
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "a")], rows))
+        async with connection.transaction():
+            held = f"SELECT id FROM {schema}.notify_deliveries WHERE channel = 'email' FOR UPDATE"
+            assert len(await connection.fetch(held)) == 4
+            claims = await store.claim(NOW, lease=60.0, limit=5)  # counts four e-mails and one push
+        assert [claim.delivery.id for claim in claims] == ["push0", "push1", "sms0", "sms1", "sms2"]
+    await connection.close()
