@@ -98,7 +98,9 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         """
         self._database.check()
         if connection is not None:
-            raise UsageError("SQLiteDispatchStore takes no connection: submit without connection=")
+            raise UsageError(
+                "SQLiteDispatchStore takes no connection=, as only PostgresDispatchStore does: submit after the commit"
+            )
         check_submission(submission)
         return await self._write(lambda rows: rows.submit(submission))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,7 +16,9 @@ import pytest
 from notify import ClosedError, UsageError
 from notify.dispatch import Dispatcher, Endpoint, Hold, Recipient, Report, _zones
 from notify.dispatch.abc import Move, State
-from tests.dispatch.world import World, note
+from notify.testing.dispatch import VirtualClock
+from notify_sqlite import SQLiteDispatchStore
+from tests.dispatch.world import START, World, note
 
 pytestmark = pytest.mark.anyio
 
@@ -192,6 +197,20 @@ async def test_submitting_to_many_goes_on(world: Users) -> None:
     world.zone = "UTC"
     await world.pass_time("16m")
     assert await world.states(ticket.id, "bob") == {"email": [State.ACCEPTED]}
+
+
+@pytest.mark.parametrize(("kind", "anyio_backend"), [("memory", "asyncio"), ("memory", "trio"), ("sqlite", "asyncio")])
+async def test_a_connection_that_the_store_does_not_take(kind: str, tmp_path: Path) -> None:
+    """Only PostgreSQL stores in the caller's transaction: elsewhere that is refused, and nothing is stored."""
+    clock = VirtualClock(START)
+    store = SQLiteDispatchStore(tmp_path / "x.db", clock=clock) if kind == "sqlite" else None
+    each = World([note("email")], clock, store)
+    with closing(sqlite3.connect(tmp_path / "own.db")) as connection:
+        connection.execute("BEGIN")
+        with pytest.raises(UsageError, match="takes no connection=, as only PostgresDispatchStore does"):
+            await each.dispatcher.submit("note", "alice", {"title": "x"}, connection=connection)
+    assert await each.store.stuck([*State]) == []
+    await each.store.aclose()
 
 
 @pytest.mark.parametrize(
