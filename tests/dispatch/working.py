@@ -30,6 +30,7 @@ from notify.dispatch import (
     NotificationType,
     Outcome,
     Recipient,
+    RetrySchedule,
     State,
 )
 from notify.dispatch.channels import EmailChannel, HttpSmsGateway, InAppChannel, SmsChannel, WebhookChannel
@@ -50,6 +51,9 @@ TYPES = [
     NotificationType("counted", channels=["webhook"], caps=[FrequencyCap(1000)]),
     NotificationType("offer", channels=["webhook"], category="marketing", opt_in="offers", caps=[FrequencyCap(1000)]),
 ]
+
+RETRIES = dict.fromkeys(("in_app", "sms", "webhook"), RetrySchedule(attempts=20, base=1.0, longest=4.0))
+"""How workers try again: their own schedule brings everything to its end while a test can wait for it."""
 
 STEPS: Mapping[str, str] = {
     "claimed": "all",
@@ -219,7 +223,8 @@ def arm(store: Any, inbox: Any, step: str) -> None:
 
 async def work(place: str, url: str, step: str, lease: float, mail: int, caps: str) -> None:
     """Run a worker for good."""
-    async with dispatcher(place, url, step=step, mail=mail, caps=caps, lease=lease, timeout=0.75 * lease) as found:
+    options = {"lease": lease, "timeout": 0.75 * lease, "retries": RETRIES}
+    async with dispatcher(place, url, step=step, mail=mail, caps=caps, **options) as found:
         await found.run(poll_interval=0.05)
 
 
