@@ -257,6 +257,13 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_trees() -> Iterator[None]:
+    """Keep no trees for the tests of other files: each full garbage collection would go through millions of nodes."""
+    yield
+    tree.cache_clear()
+
+
 def name_of(path: Path) -> str:
     """The full name of a module, a package's without `__init__`."""
     parts = path.relative_to(ROOT).with_suffix("").parts

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,9 +22,11 @@ OUTAGE_LOG = ROOT / "notify" / "_runtime" / "_outage_log.py"
 LEVELS = {"warning", "error", "critical", "exception"}
 
 
-def trees(top: str) -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted((ROOT / top).rglob("*.py")):
-        yield path, ast.parse(path.read_text(encoding="utf-8"))
+class Logs(NamedTuple):
+    """What the modules of a package log, and by which loggers."""
+
+    messages: frozenset[str]
+    loggers: frozenset[str]
 
 
 def text_of(node: ast.expr, where: str) -> str:
@@ -33,21 +37,38 @@ def text_of(node: ast.expr, where: str) -> str:
     return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
 
 
-def messages(top: str) -> Iterator[str]:
-    """Every text that a package logs as a warning or worse."""
-    for path, tree in trees(top):
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call) or path == OUTAGE_LOG:
-                continue
-            where = f"{path.name}:{node.lineno}"
-            function = node.func
-            if isinstance(function, ast.Attribute) and function.attr in LEVELS:
-                if "logger" in ast.unparse(function.value):
-                    yield text_of(node.args[0], where)
-            elif isinstance(function, ast.Name) and function.id == "OutageLog":
-                _, failing, recovered = node.args
-                yield text_of(failing, where) + ": …"
-                yield text_of(recovered, where)
+@cache
+def logs(top: str) -> Logs:
+    """Every text that a package logs as a warning or worse, and the names of its loggers."""
+    messages, loggers = set[str](), set[str]()
+    for path in sorted((ROOT / top).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                if path != OUTAGE_LOG:
+                    messages.update(messages_of(node, f"{path.name}:{node.lineno}"))
+                loggers.update(loggers_of(node))
+    return Logs(frozenset(messages), frozenset(loggers))
+
+
+def messages_of(node: ast.Call, where: str) -> Iterator[str]:
+    """The texts that a call logs, now or later."""
+    function = node.func
+    if isinstance(function, ast.Attribute) and function.attr in LEVELS:
+        if "logger" in ast.unparse(function.value):
+            yield text_of(node.args[0], where)
+    elif isinstance(function, ast.Name) and function.id == "OutageLog":
+        _, failing, recovered = node.args
+        yield text_of(failing, where) + ": …"
+        yield text_of(recovered, where)
+
+
+def loggers_of(node: ast.Call) -> Iterator[str]:
+    """The logger of ours that a call gets."""
+    function = node.func
+    if isinstance(function, ast.Attribute) and function.attr == "getLogger" and node.args:
+        name = node.args[0]
+        if isinstance(name, ast.Constant) and name.value.startswith("notify"):
+            yield name.value
 
 
 def rows() -> set[str]:
@@ -60,12 +81,12 @@ def rows() -> set[str]:
 @pytest.mark.parametrize("top", TOPS)
 def test_every_warning_is_explained(top: str) -> None:
     """Each message that a package logs as a warning or an error has a row that says what it means and what to do."""
-    assert set(messages(top)) <= rows()
+    assert logs(top).messages <= rows()
 
 
 def test_no_row_is_out_of_date() -> None:
     """Each row explains a message that is still logged."""
-    assert rows() <= {message for top in TOPS for message in messages(top)}
+    assert rows() <= {message for top in TOPS for message in logs(top).messages}
 
 
 def test_every_row_says_what_to_do() -> None:
@@ -89,13 +110,7 @@ def test_every_metric_and_span_is_listed() -> None:
 @pytest.mark.parametrize("top", TOPS)
 def test_every_logger_is_listed(top: str) -> None:
     """A package has one logger, and the web layer one of its own; the page names them."""
-    names = {
-        node.args[0].value
-        for _, tree in trees(top)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "logging.getLogger" and node.args
-        if isinstance(node.args[0], ast.Constant) and node.args[0].value.startswith("notify")
-    }
+    names = logs(top).loggers
     own = "notify" if top in ("notify", "notify_memory") else top.replace("_", ".")
     assert names <= ({own, "notify.web"} if top == "notify" else {own})
     assert all(f"| `{name}` |" in PAGE for name in names)

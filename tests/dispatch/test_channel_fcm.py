@@ -47,7 +47,8 @@ VIOLATION = "type.googleapis.com/google.rpc.BadRequest"
 
 @pytest.fixture(scope="module")
 def key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
+    """A short key: each channel that loads it checks its primes, which takes longer than the rest of a test."""
+    return rsa.generate_private_key(65537, 1024)
 
 
 @pytest.fixture(scope="module")
