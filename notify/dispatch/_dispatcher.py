@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, overload
-
-import anyio
 
 from notify import BackendError, Notifier
 from notify.abc import PresenceTracker
@@ -34,6 +32,7 @@ from ._preferences import Preferences
 from ._registry import TypeRegistry
 from ._reporting import OnReport
 from ._retry import RetrySchedule
+from ._running import Running
 from ._scheduling import ScheduleRunner
 from ._submitting import NotificationDraft, check_key, draft, fingerprint, plans, plans_of_many, submission
 from ._telemetry import DispatchTelemetry
@@ -381,15 +380,9 @@ class Dispatcher(DispatchOperations):
             self._scheduler.stop()
             await self._worker.settle()
 
-    @asynccontextmanager
-    async def running(self, *, poll_interval: float = 1.0) -> AsyncIterator[Self]:
-        """`run` for as long as the block lasts."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: self.run(poll_interval=poll_interval))
-            try:
-                yield self
-            finally:
-                tasks.cancel_scope.cancel()
+    def running(self, *, poll_interval: float = 1.0) -> AbstractAsyncContextManager[Self]:
+        """`run` for as long as an `async with` block lasts; without the block, Python warns that nothing is sent."""
+        return Running(self, lambda: self.run(poll_interval=poll_interval))
 
     def _wake(self) -> None:
         self._worker.wake()

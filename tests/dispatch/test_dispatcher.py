@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +47,7 @@ from notify.testing.dispatch import VirtualClock
 from notify_memory import MemoryDispatchStore
 from notify_sqlite import SQLiteDispatchStore
 from tests.dispatch.world import START, Recorder, World, note
+from tests.parts import until
 
 pytestmark = pytest.mark.anyio
 
@@ -768,3 +771,22 @@ def test_parts_are_checked() -> None:
             Dispatcher(None, store, [note("in_app")], channels, recipients=recipients, timeout=timeout, lease=lease)
     for timeout, lease in ((50.0, 60.0), (0.75, 1.0)):
         Dispatcher(None, store, [note("in_app")], channels, recipients=recipients, timeout=timeout, lease=lease)
+
+
+async def test_running_that_is_never_entered(make: Callable[..., World]) -> None:
+    """It warns, as a coroutine does that is never awaited; one that was entered does not, however its block ends."""
+    world = make(note("email"))
+    with pytest.warns(RuntimeWarning, match=r"dispatcher\.running\(\) was never entered"):
+        world.dispatcher.running()  # nothing holds it, so it is collected at once
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with world.dispatcher.running() as dispatcher:
+            assert dispatcher is world.dispatcher
+            await world.submit()
+            await until(lambda: bool(world.email.jobs))
+        with pytest.raises(ExceptionGroup) as raised:
+            async with world.dispatcher.running():
+                raise ValueError
+        assert raised.group_contains(ValueError)
+        gc.collect()
+    assert caught == []
