@@ -10,12 +10,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from notify.dispatch.abc import Endpoint
 
+from ._missing import naming
+
 if TYPE_CHECKING:
     from ._push_check import SubscriptionKeys
+
+EXTRAS: Final = "'notify-streams[webpush,serve]'"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -114,9 +118,10 @@ class PushService:
         Args:
             vapid: the `applicationServerKey`, base64url; empty: a subscription for any sender.
         """
-        from cryptography.hazmat.primitives.asymmetric import ec
+        with naming("PushService", EXTRAS):
+            from cryptography.hazmat.primitives.asymmetric import ec
 
-        from ._push_check import SubscriptionKeys, unpadded
+            from ._push_check import SubscriptionKeys, unpadded
 
         keys = SubscriptionKeys(ec.generate_private_key(ec.SECP256R1()), os.urandom(16))
         path = f"/push/{unpadded(os.urandom(24))}"
@@ -129,7 +134,8 @@ class PushService:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        from ._push_check import PushRefusedError
+        with naming("PushService", EXTRAS):
+            from ._push_check import PushRefusedError
 
         if scope["type"] != "http":
             return
@@ -188,8 +194,15 @@ class PushService:
 
     @contextmanager
     def running(self) -> Iterator[PushService]:
-        """Serve on a free port of this host, in a thread, with uvicorn (extra `serve`); `url` says where."""
-        import uvicorn
+        """Serve on a free port of this host, in a thread, with uvicorn; `url` says where.
+
+        Raises:
+            ModuleNotFoundError: an extra is not installed; the message names both that are needed.
+        """
+        with naming("PushService", EXTRAS):
+            import uvicorn
+
+            from . import _push_check as _push_check  # which each request needs
 
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
