@@ -178,7 +178,9 @@ def test_a_function_can_be_made_a_factory() -> None:
     [
         ("", "not a store URL"),
         ("notify.db", "not a store URL"),
-        ("sqlite:notify.db", "not a store URL"),
+        ("sqlite:notify.db", "redis://localhost; it begins with sqlite://, not with sqlite: alone"),
+        ("Redis:geheim@localhost", "it begins with redis://, not with redis: alone"),
+        ("geheim:x@localhost", "not a store URL"),
         ("://h", "not a store URL"),
         (Path("notify.db"), "not PosixPath"),
         (None, "not NoneType"),
