@@ -2,14 +2,19 @@
 
 Counts are plain integers that observable instruments read at collection, so they cost nothing extra.
 Histograms and spans are recorded only if an SDK was installed before the notifier was made.
+
+SDKs run code of applications, such as processors of spans, and let its exceptions through. None of them fails, delays
+or loses an event.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Protocol
 
 from opentelemetry import metrics, propagate, trace
@@ -17,6 +22,8 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from ..event import Event
 from ._stats import Counters, pushes
+
+logger = logging.getLogger("notify")
 
 _SCOPE: Final = "notify"
 
@@ -90,9 +97,9 @@ class Telemetry:
             self._latency = meter.create_histogram(
                 "notify.push_to_yield.duration", "s", "from the push to the moment a stream yielded the event"
             )
+        if self.measuring or self.tracing:
             observed.observe = self._observe
-        elif self.tracing:
-            observed.observe = self._trace_delivery
+        self._has_failed = False
         _registry.add(self, meter)
 
     @contextmanager
@@ -104,26 +111,39 @@ class Telemetry:
             "messaging.operation.type": "send",
             "notify.type": event.type,
         }
-        with self._tracer.start_as_current_span("notify.push", kind=trace.SpanKind.PRODUCER, attributes=attributes):
+        span: trace.Span = trace.INVALID_SPAN
+        current: AbstractContextManager[object] = nullcontext()  # what is current remains so, if none can be started
+        with self._harmless():
+            span = self._tracer.start_span("notify.push", kind=trace.SpanKind.PRODUCER, attributes=attributes)
+            current = trace.use_span(span)
             carrier = dict(event.meta)
-            propagate.inject(carrier)
-            yield event.with_meta(carrier)
+            propagate.inject(carrier, trace.set_span_in_context(span))
+            event = event.with_meta(carrier)
+        try:
+            with current:
+                yield event
+        finally:
+            with self._harmless():
+                span.end()
 
     def saved(self, seconds: float, events: int) -> None:
         """Record one call of the store."""
-        self._duration.record(seconds)
-        self._batch.record(events)
+        with self._harmless():
+            self._duration.record(seconds)
+            self._batch.record(events)
 
     def close(self) -> None:
         """Keep the totals, let the gauges return to zero: to be called once."""
-        if self._observed.observe in (self._observe, self._trace_delivery):
+        if self._observed.observe == self._observe:
             self._observed.observe = None  # a stream store outlives its notifiers
         _registry.remove(self)
 
     def _observe(self, event: Event) -> None:
-        self._latency.record(max(0.0, time.time() - event.micros / 1_000_000))
-        if self.tracing:
-            self._trace_delivery(event)
+        with self._harmless():
+            if self.measuring:
+                self._latency.record(max(0.0, time.time() - event.micros / 1_000_000))
+            if self.tracing:
+                self._trace_delivery(event)
 
     def _trace_delivery(self, event: Event) -> None:
         """Record that a stream yielded the event, linked to the push."""
@@ -136,6 +156,18 @@ class Telemetry:
             attributes={"notify.type": event.type},
             links=links,
         ).end()
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Run the block, and log an exception, once, without its message, which may quote what was pushed."""
+        try:
+            yield
+        except Exception as error:
+            if not self._has_failed:
+                self._has_failed = True
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                why = f"{type(error).__name__} at {place.filename}:{place.lineno}"
+                logger.warning("telemetry failed, and is incomplete: %s", why)
 
 
 class _Registry:

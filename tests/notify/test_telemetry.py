@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 SETUP = """
 import asyncio, json
@@ -328,3 +331,62 @@ def test_what_is_on_its_way_and_how_late_it_is() -> None:
     assert points["notify.dispatch.send.duration[paper,waiting]"] == 3
     assert points["notify.dispatch.send.duration[paper,accepted]"] == 2
     assert late == [[1, 5.0]]
+
+
+FAILING = """
+import logging
+from notify_sqlite import SQLiteStore
+from opentelemetry.sdk.metrics import ExemplarFilter
+from opentelemetry.sdk.trace import SpanProcessor
+
+class Lines(logging.Handler):
+    found = []
+    def emit(self, record):
+        self.found.append(record.getMessage())
+
+class Failing(SpanProcessor):
+    def on_start(self, span, parent_context=None):
+        if when == "start":
+            raise RuntimeError("hush: no span may begin")
+    def on_end(self, span):
+        if when == "end":
+            raise RuntimeError("hush: no span may end")
+
+class FailingFilter(ExemplarFilter):
+    def should_sample(self, *args):
+        raise RuntimeError("hush: nothing is measured")
+
+logging.getLogger("notify").addHandler(Lines())
+if when == "measure":
+    metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()], exemplar_filter=FailingFilter()))
+else:
+    provider = TracerProvider()
+    provider.add_span_processor(Failing())
+    trace.set_tracer_provider(provider)
+
+async def main():
+    seen = []
+    for store in (MemoryStore(), SQLiteStore(path)):
+        async with asyncio.timeout(20), store, Notifier(store) as notifier, notifier.subscribe("alice", "0") as stream:
+            for number in range(3):
+                await notifier.push("alice", "t", number)
+            await notifier.push_many(["alice", "bob"], "t", 3)
+            seen.append([(await stream.next(5)).payload for _ in range(4)])
+            await notifier.push("alice", "t", 4)
+            seen[-1].append((await stream.next(5)).payload)
+    print(json.dumps([seen, Lines.found]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("when", ["start", "end", "measure"])
+def test_telemetry_that_raises(when: str, tmp_path: Path) -> None:
+    """An exception of an application's telemetry fails no push and loses no event; each notifier logs it once."""
+    path = str(tmp_path / "notify.db")
+    seen, lines = run(f"when, path = {when!r}, {path!r}\n{FAILING}")
+    assert seen == [[0, 1, 2, 3, 4]] * 2
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith("telemetry failed, and is incomplete: RuntimeError at ")
+        assert "hush" not in line
