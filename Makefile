@@ -25,7 +25,7 @@ TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli tests/test_pac
 	tests/notify_sqlite/test_locks.py tests/inbox/test_behaviour.py tests/dispatch/browser \
 	tests/dispatch/test_channel_email.py tests/dispatch/test_channel_suite.py tests/dispatch/test_app_garbage.py \
 	tests/dispatch/test_nothing_is_shown.py tests/dispatch/test_schedule_processes.py \
-	tests/dispatch/test_smtp_faults.py tests/dispatch/test_far_sides.py
+	tests/dispatch/test_smtp_faults.py tests/dispatch/test_provider_faults.py
 # Bytecode is kept whatever the environment says: without it, each of hundreds of processes compiles the library again, and
 # each worker all tests.
 export PYTHONDONTWRITEBYTECODE :=

@@ -17,7 +17,7 @@ FORMS = [path for path in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.y
 HOOKS = ROOT / ".pre-commit-config.yaml"
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 COMMANDS = [*WORKFLOWS, HOOKS, ROOT / ".github" / "pull_request_template.md", ROOT / ".ci" / "run"]
-"""Where commands stand that nobody types."""
+"""Files with commands that are not meant to be typed."""
 
 FIELDS = {"textarea", "input", "dropdown", "checkboxes"}
 

@@ -65,7 +65,7 @@ async def test_two_instances_and_three_devices(place: Place, start: Start, compo
 
 @compositions
 async def test_a_device_that_moves_to_another_instance(place: Place, start: Start, composition: str) -> None:
-    """It resumes there from the id it saw last: what came meanwhile, then live, without a seam."""
+    """It resumes there from the id it saw last: what came in between, then live, without a seam."""
     one, two = [await start(place, COMPOSITIONS[composition]) for _ in range(2)]
     history = History()
     async with one.subscribe("alice") as here:

@@ -1,4 +1,4 @@
-"""Many users in one instance: nobody waits for a connection, and the server counts few of them."""
+"""Many users in one instance: none waits for a connection, and the server counts few of them."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ async def test_what_cannot_be_sent_is_refused(order: Any) -> None:
 
 
 async def test_who_is_not_an_administrator_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    """403 for users, 401 for nobody, 404 without admin=, 503 where it fails, and then the log names no user."""
+    """403 for users, 401 without a user, 404 without admin=, 503 where it fails, and then the log names no user."""
 
     async def fail(identity: Identity) -> bool:
         raise LookupError(identity.user)

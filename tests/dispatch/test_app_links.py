@@ -60,7 +60,7 @@ async def test_a_mail_program_unsubscribes_with_one_post() -> None:
 
 
 async def test_looking_at_the_page_changes_nothing() -> None:
-    """GET shows a form that posts; what fetches all links of a message unsubscribes nobody. HEAD neither."""
+    """GET shows a form that posts; what fetches all links of a message unsubscribes no user. HEAD neither."""
     async with serving() as site, site.client() as scanner:
         path = await unsubscribe_path(site)
         page = await scanner.get(path)

@@ -98,7 +98,7 @@ async def test_preferences_that_cannot_be_read(
 
 
 async def test_a_request_that_is_not_a_patch_is_refused() -> None:
-    """Not JSON, NaN, a member twice, another media type, too large, from nobody."""
+    """Not JSON, NaN, a member twice, another media type, too large, without a user."""
     async with serving(max_body=1000) as site, site.client("alice") as client, site.client() as nobody:
         for body in (b"{", b'{"all": NaN}', b'{"all": true, "all": false}', b"\xff", b"[" * 900):
             kind = {"content-type": "application/json"}

@@ -152,7 +152,7 @@ async def test_device_of_a_user_who_is_erased_meanwhile(make: Callable[..., Worl
 
 
 async def test_submitting_to_many_again_after_they_were_removed(make: Callable[..., World]) -> None:
-    """As long as the key is kept, nobody gets it twice, although nothing else of the first submission is left."""
+    """As long as the key is kept, no recipient gets it twice, although nothing else of the first submission is left."""
     world = make(note("email"))
     first = await world.dispatcher.submit_many("note", ["alice", "bob"], idempotency_key="1")
     await world.settle()

@@ -141,7 +141,7 @@ async def test_what_is_not_layers(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [Layers(user=OFF), Layers(default=OFF)])
 async def test_layers_of_the_dispatcher(wrong: Layers) -> None:
-    """What the user has set is in the store; nobody else says it."""
+    """What the user has set is in the store, and in no other place."""
     setting = Setting()
     setting.found["alice"] = wrong
     with pytest.raises(UsageError, match="must set only override, member and tenant"):

@@ -154,7 +154,7 @@ async def test_what_may_have_arrived_ends_unknown(
 
 @pytest.mark.parametrize("is_read", [False, True])
 async def test_read_while_it_waits(make: Callable[..., World], is_read: bool) -> None:
-    """What was read meanwhile is not sent again, and what may have arrived before is unknown."""
+    """What was read in between is not sent again, and what may have arrived before is unknown."""
     world = make(note("in_app", "web_push", fallback={"web_push": Fallback("unread", 900.0)}))
     await world.device("a")
     world.push.answers = [Ambiguous("cut")]

@@ -144,7 +144,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def far_sides() -> Iterator[tuple[FakeServer, PushService, tuple[Mailbox, int]]]:
+def providers() -> Iterator[tuple[FakeServer, PushService, tuple[Mailbox, int]]]:
     mailbox = Mailbox()
     with FakeServer().running() as server, PushService().running() as service, serving(mailbox) as port:
         yield server, service, (mailbox, port)
@@ -152,7 +152,7 @@ def far_sides() -> Iterator[tuple[FakeServer, PushService, tuple[Mailbox, int]]]
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_nothing_is_shown(
-    name: str, far_sides: Any, tmp_path: Path, postgres: Server, caplog: pytest.LogCaptureFixture
+    name: str, providers: Any, tmp_path: Path, postgres: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Every logger of this process at DEBUG, every span, and the repr of every part and value."""  # the driver of HTTP
     # logs the headers of answers at DEBUG, which are the provider's
@@ -166,7 +166,7 @@ async def test_nothing_is_shown(
 
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened(name, clock, tmp_path, postgres.dsn, SCHEMA))
-        found = await stack.enter_async_context(cases(*far_sides))
+        found = await stack.enter_async_context(cases(*providers))
         links = Links("https://example.com", ["a key, hush, of 16 bytes"], tracked=["email"])
         types = [NotificationType(each, channels=[each]) for each in found]
         channels = {each: case.channel for each, case in found.items()}

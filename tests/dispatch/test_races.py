@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyn
 on_sql = pytest.mark.parametrize("place", ["sqlite", "postgres"], indirect=True)
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0).isoformat()
-"""When the processes race, by the clock of their dispatchers, so that no day ends meanwhile."""
+"""When the processes race, by the clock of their dispatchers, so that no day ends during a test."""
 
 
 @pytest.fixture(scope="module")

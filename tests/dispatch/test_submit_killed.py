@@ -90,7 +90,7 @@ async def _recipients(ids: object) -> list[Recipient]:
 
 @asynccontextmanager
 async def observing(server: Server) -> AsyncIterator[asyncpg.Connection]:
-    """A connection beside the proxy, which may be lost meanwhile."""
+    """A connection beside the proxy, which may be lost."""
     connection = await asyncpg.connect(server.dsn)
     try:
         yield connection

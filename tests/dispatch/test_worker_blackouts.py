@@ -125,7 +125,7 @@ async def test_postgres_is_gone(how: str, own_postgres: Server, far_side: FakeSe
 
 @pytest.mark.parametrize("how", ["frozen", "killed"])
 async def test_redis_that_counts_is_gone(how: str, tmp_path: Path, far_side: FakeServer, workers: Workers) -> None:
-    """Marketing waits until it is back; what is not marketing is sent meanwhile."""
+    """Marketing waits until it is back; what is not marketing is sent in the meantime."""
     place = json.dumps(["sqlite", str(tmp_path / "dispatch.db")])
     with single() as redis:
         caps = json.dumps(["redis", redis.url, "caps"])

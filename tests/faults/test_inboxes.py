@@ -37,7 +37,7 @@ async def store_of(scene: Scene) -> AsyncIterator[StreamStore]:
 
 @pytest.mark.parametrize("backend", ["sqlite", "redis", "postgres"], indirect=True)
 async def test_applications_that_are_killed(backend: Backend, tmp_path: Path) -> None:
-    """Processes that send and change die by SIGKILL, and one is frozen meanwhile: what was accepted is listed once."""
+    """Processes that send and change die by SIGKILL, and one is frozen: what was accepted is listed once."""
     async with scene(backend, tmp_path, role="tend", pushers=3, users=PEOPLE) as at_work:
         for _ in range(2):
             killed, frozen, _ = at_work.pushers

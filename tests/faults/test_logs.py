@@ -1,4 +1,4 @@
-"""Logs that outgrow their bounds while nobody reads, crowds that come back at once, and input that is refused."""
+"""Logs that outgrow their bounds while no stream is open, crowds that come back at once, and input that is refused."""
 
 from __future__ import annotations
 

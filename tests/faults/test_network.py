@@ -73,7 +73,7 @@ def forget(proxy: FaultProxy) -> None:
 
 @behind_a_proxy
 async def test_readers_whose_connections_are_forgotten(backend: Backend, tmp_path: Path) -> None:
-    """Nobody ends the half-open connections but the reader itself, which listens anew and has missed nothing."""
+    """Only the reader itself ends the half-open connections, which listens anew and has missed nothing."""
     options = {"store": {"timeout": 1.5}}
     async with (
         before(backend) as proxy,
@@ -109,7 +109,7 @@ async def test_connections_that_are_cut_again_and_again(backend: Backend, tmp_pa
 
 @with_servers
 async def test_listening_connections_that_are_cut(backend: Backend, tmp_path: Path) -> None:
-    """What is pushed while nobody hears is found at once when somebody does, though nothing is pushed after it."""
+    """What is pushed while no listener is connected is found at once when one is, though nothing is pushed after it."""
     assert isinstance(backend, Servers)
     async with scene(backend, tmp_path, readers=2) as at_work:
         for number in range(5):

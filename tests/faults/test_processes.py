@@ -39,7 +39,7 @@ async def test_an_application_that_is_killed(backend: Backend, tmp_path: Path) -
 
 
 async def test_an_application_that_hangs(fleet: Fleet, tmp_path: Path) -> None:
-    """A pusher and a reader are frozen and go on: others go on meanwhile; nothing is missed, doubled or a gap."""
+    """A pusher and a reader are frozen and go on: others continue; nothing is missed, doubled or a gap."""
 
     async def hang(name: str) -> None:
         async with scene(fleet[name], tmp_path, pushers=3, readers=2, pace=0.02) as at_work:

@@ -689,7 +689,7 @@ async def test_a_hook_whose_own_task_was_cancelled() -> None:
 
 
 async def test_hooks_that_hang(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A hook is given up when its time is over, once for all items of a call; meanwhile other calls go on."""
+    """A hook is given up when its time is over, once for all items of a call; other calls continue."""
     calls: list[Any] = []
     waiting = anyio.Event()
 

@@ -852,7 +852,7 @@ async def test_follows_that_are_known_before_the_stream_is_open() -> None:
 
 
 async def test_an_answer_for_a_stream_that_has_ended(caplog: pytest.LogCaptureFixture) -> None:
-    """What is followed may become known after the stream was closed, or when nobody refers to it: that is quiet."""
+    """What is followed may become known after the stream was closed, or when it is not referred to: that is quiet."""
     store = Gated()
     store.gate.set()
     async with Notifier(store, poll_interval=60) as notifier:

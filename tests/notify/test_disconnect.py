@@ -160,7 +160,7 @@ async def test_what_is_not_a_reason_is_refused(reason: Any) -> None:
 
 
 async def test_a_reader_that_waits_for_a_page_ends_at_once() -> None:
-    """Before the stream is open, and later; the page that comes after it wakes nobody."""
+    """Before the stream is open, and later; the page that comes after it wakes no reader."""
     gate = anyio.Event()
     waiting = 0
 

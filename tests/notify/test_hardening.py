@@ -101,7 +101,7 @@ async def test_text_of_a_subclass_counts_by_its_letters() -> None:
     ],
 )
 async def test_a_store_that_returns_no_page(answer: Any) -> None:
-    """What is no page counts as a failed read: opening raises, and nobody hangs or spins."""
+    """What is no page counts as a failed read: opening raises, and no reader hangs or spins."""
 
     class Lying(PlainStore):
         async def read(self, user: str, after: str, limit: int) -> Any:
@@ -118,7 +118,7 @@ async def test_a_store_that_returns_no_page(answer: Any) -> None:
 
 
 async def test_a_store_that_returns_an_event_without_a_place() -> None:
-    """A saved event without an id makes the push uncertain, and is shown to nobody."""
+    """A saved event without an id makes the push uncertain, and is shown to no stream."""
 
     class Lying(PlainStore):
         async def save(self, event: Event) -> Event:
@@ -270,7 +270,7 @@ async def test_garbage_is_collected_in_another_thread(linger: float) -> None:
 
 
 async def test_a_finaliser_after_the_loop_has_ended() -> None:
-    """A stream that outlives its event loop goes without a word, and nobody waits for it to be swept."""
+    """A stream that outlives its event loop is removed silently, and nothing waits for it to be swept."""
 
     async def open_one() -> tuple[Notifier, object]:
         notifier = Notifier(MemoryStore(), presence=MemoryPresence(), linger=5)

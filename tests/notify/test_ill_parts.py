@@ -1,4 +1,4 @@
-"""A part that is ill makes nobody else ill: what a broken router or tracker costs, and what is logged of it."""
+"""A part that fails does not disturb the others: what a broken router or tracker costs, and what is logged of it."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ async def test_a_push_that_fails_leaves_the_others_in_order(kind: type[Refusing]
 
 
 async def test_users_do_not_wait_for_each_other() -> None:
-    """On a plain store a save of one user that takes long delays the next one of that user, and nobody else's."""
+    """On a plain store a save of one user that takes long delays the next one of that user only."""
     gate = anyio.Event()
 
     class Gated(PlainStore):

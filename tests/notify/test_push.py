@@ -483,7 +483,7 @@ async def test_an_open_stream_makes_its_user_present_and_lingers(store: Any, pre
 
 
 async def test_track_false_and_linger_zero(store: Any, presence: Any) -> None:
-    """An untracked stream makes nobody present; without linger the user leaves with the last stream."""
+    """An untracked stream makes no user present; without linger the user leaves with the last stream."""
     async with Notifier(store=store, presence=presence, linger=0) as notifier:
         async with notifier.subscribe("alice", track=False):
             assert await presence.locate(["alice"]) == {}
@@ -706,7 +706,7 @@ async def test_an_unacceptable_user_among_others_is_named(notifier: Notifier, st
 
 
 async def test_when_every_save_fails_an_error_is_raised() -> None:
-    """If nobody's save succeeds the first error is raised and nobody gets a live copy."""
+    """If every save fails the first error is raised, and no stream gets a live copy."""
 
     class Broken(BatchStore):
         async def save_many(self, events: Sequence[Event]) -> Sequence[Any]:

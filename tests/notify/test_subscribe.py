@@ -241,7 +241,7 @@ async def test_expired_by_age(notifier: Notifier, clock: Clock) -> None:
 
 
 async def test_a_forgotten_log_is_expired(notifier: Notifier) -> None:
-    """A position in a log that nobody knows any more, as after a restart of a memory store, is `expired`."""
+    """A position in a log that no longer exists, as after a restart of a memory store, is `expired`."""
     async with notifier.subscribe("alice", "5-5", signals=True) as stream:
         assert (await stream.next(2)).payload == {"reason": "expired", "from": "5-5", "to": "0"}
         assert (await stream.next(2)).type == "notify.sync"
@@ -319,7 +319,7 @@ async def test_only_the_latest_gaps_are_kept() -> None:
 
 
 async def test_a_backlog_of_many_pages_then_live(notifier: Notifier) -> None:
-    """A backlog larger than a page and than any buffer comes whole and in order, then what was pushed meanwhile."""
+    """A backlog larger than a page and than any buffer comes whole, in order, then what was pushed during replay."""
     await push(notifier, *range(1234))
     async with notifier.subscribe("alice", "0") as stream:
         first = await take(stream, 1)
@@ -1179,7 +1179,7 @@ async def test_a_closed_stream_says_so(notifier: Notifier) -> None:
 
 
 class GatedPresence(SlowPresence):
-    """Registers nobody until `gate` is set."""
+    """Registers no user until `gate` is set."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ bodies = pytest.mark.parametrize("body", [frames, merged_frames], ids=["one log"
 
 
 async def assert_released(notifier: Notifier, presence: MemoryPresence) -> None:
-    """Nothing counts as open, and nobody as present."""
+    """No stream counts as open, and no user as present."""
     await until(lambda: notifier.statistics().open_streams == 0, 3)
     assert notifier.statistics().users == 0
     assert presence.locate_nowait([*(f"user{number}" for number in range(CLIENTS)), "news"]) == {}

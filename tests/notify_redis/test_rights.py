@@ -44,7 +44,7 @@ async def test_channels_that_are_not_allowed(server: Server, prefix: str, caplog
 
 
 async def test_channels_that_nobody_needs(server: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What a login may not publish matters to nobody where wake streams carry it: no warning, and readers are told."""
+    """What a login may not publish does not matter where wake streams carry it: no warning, and readers are told."""
     url = limited(server, "mute")
     server.ask("ACL", "SETUSER", "mute", "resetchannels")
     async with (

@@ -61,7 +61,7 @@ class Counted(RedisStreamStore):
 
 @pytest.mark.slow
 async def test_a_wire_that_is_cut_for_five_seconds(server: Server, prefix: str) -> None:
-    """All that is pushed meanwhile arrives afterwards, in order, and no log is read for it."""
+    """All that is pushed in between arrives afterwards, in order, and no log is read for it."""
     users = [f"user{number}" for number in range(50)]
     async with FaultProxy("127.0.0.1", server.port) as proxy, aclosing(RedisStore(server.url, prefix=prefix)) as other:
         url = server.url.replace(str(server.port), str(proxy.port))

@@ -186,7 +186,7 @@ async def test_what_belongs_to_another_process_is_refused(path: Path) -> None:
 
 
 async def test_a_poller_that_loses_its_connection_is_restarted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """When the polling connection breaks, another one is opened within a second and nothing is missed meanwhile."""
+    """When the polling connection breaks, another one is opened within a second and nothing is missed."""
     async with SQLiteStreamStore(path) as store, SQLiteStore(path) as other, store.subscribe("alice") as stream:
         for _ in range(3):
             first = await other.save(Event("alice", "t"))
@@ -301,7 +301,7 @@ async def test_a_quota_rejects_and_recovers(path: Path) -> None:
 
 @contextmanager
 def unwritable(directory: Path) -> Iterator[None]:
-    """Take away the right to write in a directory and its files; from root, by being somebody else meanwhile."""
+    """Take away the right to write in a directory and its files; from root, by running as another user."""
     for file in directory.iterdir():
         file.chmod(0o444)
     directory.chmod(0o555)
@@ -322,7 +322,7 @@ def unwritable(directory: Path) -> Iterator[None]:
 
 
 async def test_a_read_only_file_rejects_and_is_read(path: Path) -> None:
-    """Where nobody may write, pushes are rejected and say so, and what is there is read; later pushes work again."""
+    """Without rights to write, pushes are rejected and say so, and what is there is read; later pushes work again."""
     async with SQLiteStore(path) as keeper:
         event = await keeper.save(Event("alice", "t"))
         with unwritable(path.parent):
@@ -470,7 +470,7 @@ def error(code: int) -> sqlite3.OperationalError:
     ],
 )
 def test_a_failed_commit_is_uncertain_unless_it_cannot_have_worked(code: int, kind: type[Exception]) -> None:
-    """Only where the commit's last page was not written nothing is stored; after a failed flush nobody knows."""
+    """Only where the commit's last page was not written nothing is stored; after a failed flush it is unknown."""
     assert type(failed_commit(error(code), "SQLiteStore", "x.db")) is kind
 
 
@@ -543,7 +543,7 @@ async def test_one_of_all_checkpoints(path: Path, monkeypatch: pytest.MonkeyPatc
 async def test_a_killed_checkpointer_is_replaced(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, safe: tuple[int, ...], tells: bool
 ) -> None:
-    """When the process that checkpoints is killed, another takes over; of an old SQLite nobody is warned, only told."""
+    """When the process that checkpoints is killed, another takes over; an old SQLite is logged as information only."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(_checkpoint, "INTERVAL", 0.02)
     monkeypatch.setattr(_checkpoint, "SAFE", safe)

@@ -480,7 +480,7 @@ async def test_a_wal_that_a_reader_pins_is_a_warning(
 async def test_a_wal_that_nobody_empties_is_a_warning(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, holder: str
 ) -> None:
-    """A process that is not elected, or that only reads, says who should checkpoint: a frozen process, or nobody."""
+    """A process that is not elected, or that only reads, says which process should checkpoint: a frozen one or none."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(_checkpoint, "ALARM", 3_000)
     with child("elect", path) as process:

@@ -61,7 +61,7 @@ async def test_a_killed_process_vanishes_within_a_ttl(path: Path) -> None:
 
 
 async def test_a_frozen_process_comes_back(path: Path) -> None:
-    """A process that was stopped for longer than its lease is offline meanwhile, and online again when it goes on."""
+    """A process that was stopped for longer than its lease is offline, and online again when it continues."""
     async with SQLitePresence(path, ttl=0.4) as tracker:
         await tracker.register("bob")
         with child("attend", path, "alice", 0.4) as process:
@@ -91,7 +91,7 @@ async def test_a_clock_that_steps_back_prolongs_no_dead_lease(path: Path) -> Non
 
 
 async def test_a_lease_that_is_renewed_while_users_are_located(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody seems to be offline because a lease was renewed between the call and the look at the file."""
+    """No user appears offline because a lease was renewed between the call and the look at the file."""
     async with SQLitePresence(path, ttl=30) as tracker, SQLitePresence(path, ttl=30) as other:
         await tracker.register("alice")
         read = other._database.read
@@ -154,7 +154,7 @@ async def test_the_latest_metadata_of_an_instance_count(path: Path) -> None:
 
 
 async def test_a_registration_that_cannot_be_written_is_none(path: Path) -> None:
-    """Registering while somebody holds the lock raises BackendUnavailableError and leaves nobody registered."""
+    """Registering while another connection holds the lock raises BackendUnavailableError and registers no user."""
     async with SQLitePresence(path, timeout=0.05) as tracker:
         with locked(path), pytest.raises(BackendUnavailableError) as caught:
             await tracker.register("alice")

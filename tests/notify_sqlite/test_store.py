@@ -82,7 +82,7 @@ def test_only_a_file_is_a_path(path: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "1x", "Upper", "a-b", "a;drop", 'a"', "x" * 32, "é"])
 def test_a_table_prefix_is_a_plain_name(prefix: str) -> None:
-    """A prefix outside [a-z][a-z0-9_]{0,30} raises UsageError, so that nobody's text gets into a statement."""
+    """A prefix outside [a-z][a-z0-9_]{0,30} raises UsageError, so that no foreign text gets into a statement."""
     with pytest.raises(UsageError, match="table_prefix"):
         SQLiteStore("x.db", table_prefix=prefix)
 
@@ -252,7 +252,7 @@ async def test_ids_grow_over_the_whole_file(path: Path) -> None:
 
 
 async def test_a_cancelled_save_that_waits_is_not_stored(path: Path) -> None:
-    """A save that is cancelled while others are being stored leaves the queue; nobody finds it later."""
+    """A save that is cancelled while others are being stored leaves the queue and is not stored later."""
     async with SQLiteStore(path) as store:
         with locked(path) as file:
             async with anyio.create_task_group() as tasks:
@@ -351,7 +351,7 @@ async def test_closing_a_store_that_never_opened_ends_everything(path: Path) -> 
 
 
 def test_a_thread_whose_event_loop_is_gone_says_nothing(path: Path) -> None:
-    """A job that ends after its event loop was closed has nobody to tell; its thread is left, without a traceback."""
+    """A job that ends after its event loop was closed reports to no loop; its thread is left, without a traceback."""
     over, order = threading.Event(), list[str]()
 
     async def main() -> None:

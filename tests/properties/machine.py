@@ -230,7 +230,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.world.held and self.world.backend.clock is not None)
     @rule(name=names, user=users)
     def phantom(self, name: str, user: str) -> None:
-        """Offer an event that no log holds, as after a failover: it is never yielded, and nobody spins."""
+        """Offer an event that no log holds, as after a failover: it is never yielded, and no reader spins."""
         ms, sequence = ids.parse(self.world.logs[user].head)
         event = Event(user, "phantom", -1).stored(ids.format(ms, sequence + 1), "1-1")
         clock = self.world.backend.clock

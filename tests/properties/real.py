@@ -95,7 +95,7 @@ class RealBackend(Backend):
 
     @abstractmethod
     def _place(self, random: Random, max_len: int) -> None:
-        """Choose a place that nobody has used."""
+        """Choose a place that was not used before."""
 
     @abstractmethod
     def make(self) -> Store:

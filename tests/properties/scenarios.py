@@ -54,7 +54,7 @@ class Small:
         return self.inner.head_nowait(USER)
 
     def append(self, value: int) -> Event:
-        """Store an event as another process would: nobody is told."""
+        """Store an event as another process would, without an announcement."""
         return self.inner.save_nowait(Event(USER, "t", value))
 
     async def calm(self) -> None:

@@ -118,7 +118,7 @@ async def hidden_read() -> None:
 
 
 def test_an_idle_stream_keeps_what_another_has_had() -> None:
-    """Ephemeral events wait for a stream that nobody reads, while another stream of the user waits for them."""
+    """Ephemeral events wait for a stream without a reader, while another stream of the user waits for them."""
     run(idle_beside_waiting)
 
 
@@ -140,7 +140,7 @@ async def idle_beside_waiting() -> None:
 
 
 def test_a_reader_that_was_cancelled_does_not_wait_twice() -> None:
-    """Ephemeral events wait for a stream that nobody reads, although the reader of another one was cancelled before."""
+    """Ephemeral events wait for a stream without a reader, although the reader of another one was cancelled before."""
     run(cancelled_beside_idle)
 
 

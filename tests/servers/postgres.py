@@ -46,7 +46,7 @@ def unprivileged() -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A port nobody listens on, below those that the system gives to clients.
+    """A free port, below those that the system gives to clients.
 
     A server that was killed comes back to its port. From the range for clients it could be taken meanwhile, by any
     connection of the machine: even by one to that port, which TCP then connects with itself.
@@ -288,5 +288,5 @@ def pgbouncer(postgres: Server) -> Iterator[Bouncer]:
 
 
 def fresh_schema() -> str:
-    """The name of a schema that nobody has."""
+    """The name of a schema that does not exist."""
     return f"t_{secrets.token_hex(6)}"

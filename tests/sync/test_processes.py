@@ -269,7 +269,7 @@ if __name__ == "__main__":
 
 
 def test_ctrl_c_while_waiting(tmp_path: Path) -> None:
-    """Ctrl-C interrupts `next`, and loses nothing: the next call returns what came meanwhile, in order."""
+    """Ctrl-C interrupts `next`, and loses nothing: the next call returns what came in between, in order."""
     source = """
 import signal
 stream = notifier.subscribe("alice").__enter__()

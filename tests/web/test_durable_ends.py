@@ -204,7 +204,7 @@ async def test_a_server_that_cancels_what_waits(live: str) -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("live", ["long-poll", "sse"])
 async def test_a_server_that_cancels_what_waits_for_a_client_that_has_gone(anyio_backend: str, live: str) -> None:
-    """The read ends as cancelled, and nothing more is sent: nobody would receive it."""
+    """The read ends as cancelled, and nothing more is sent, since it could not be received."""
     async with Notifier(MemoryStreamStore()) as notifier:
         exchange = Exchange(DurableStreams(notifier, lambda request: "alice"), live)
         task = asyncio.create_task(exchange.run())

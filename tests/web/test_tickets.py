@@ -326,7 +326,7 @@ class FailingStore(PlainStore):
 
 @pytest.mark.parametrize("error", [OSError("boom"), BackendUnavailableError("away")])
 async def test_a_store_that_fails_fails_the_request(error: Exception) -> None:
-    """An error of any kind is one of ours; one while erasing is nobody's problem."""
+    """An error of any kind is one of ours; one while erasing is ignored."""
     store = FailingStore(error)
     tickets = Tickets(store, 30.0)
     with pytest.raises(BackendUnavailableError):

@@ -203,7 +203,7 @@ async def test_a_wait_for_a_turn_ends_at_once(kind: str, reason: str, phase: str
     ("kind", "phase"), [("sse", "opening"), ("sse", "replay"), ("websocket", "opening"), ("websocket", "replay")]
 )
 async def test_a_wait_for_a_turn_has_heartbeats(kind: str, phase: str) -> None:
-    """It keeps its place in the queue meanwhile, and then gets everything."""
+    """It keeps its place in the queue, and then gets everything."""
     store = SlowStore()
     store.fill("alice", 3)
     async with Notifier(store) as notifier:
@@ -288,7 +288,7 @@ async def test_heartbeats_of_durable_streams_on_a_slow_store() -> None:
 @pytest.mark.parametrize("page", ["first", "second"])
 @pytest.mark.parametrize("kind", TARGETS)
 async def test_a_slow_store_holds_no_turn(kind: str, page: str, hold: float) -> None:
-    """More slow reads than there are turns: another user replays meanwhile, and in the end each has everything."""
+    """More slow reads than there are turns: another user replays too, and in the end each has everything."""
     store = SlowStore()
     store.fill("slow", 600)
     store.fill("quick", 3)

@@ -1,4 +1,4 @@
-"""Clients that leave, in every way, and clients that stop reading: nothing of them stays, and nobody waits for them."""
+"""Clients that leave, in every way, and clients that stop reading: nothing of them stays or waits for them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def sent(server: InboxServer) -> list[Any]:
 
 
 def test_dismissed_on_the_server(context: BrowserContext, site: str, scripted: InboxServer) -> None:
-    """The button dismisses the item; another page of the user loses its toast; what is not listed asks nobody."""
+    """The button dismisses the item; another page of the user loses its toast; what is not listed sends no request."""
     scripted.topics = {"news": "news"}
     pages = [opened(context, site), opened(context, site)]
     scripted.send({"title": "one"})

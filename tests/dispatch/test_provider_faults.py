@@ -66,7 +66,7 @@ WHOLE = {
 Act = Callable[[anyio.abc.ByteStream], Awaitable[None]]
 
 
-class Far:
+class FaultyProvider:
     """A server that reads each request and then acts as it is told, and which counts what it gets and sends."""
 
     def __init__(self) -> None:
@@ -118,10 +118,10 @@ class Far:
 
 
 @pytest.fixture
-async def far() -> Any:
-    """A far side."""
+async def provider() -> Any:
+    """A provider that misbehaves."""
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        found = Far()
+        found = FaultyProvider()
         found.port = listener.extra(anyio.abc.SocketAttribute.local_port)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, found.handle)
@@ -140,9 +140,9 @@ class Login:
 
 
 @contextmanager
-def made(kind: str, far: Far, timeout: float = 60.0) -> Iterator[tuple[Channel, Endpoint]]:
-    """Yield a channel whose far side is this one, and an endpoint."""
-    url = f"http://127.0.0.1:{far.port}"
+def made(kind: str, provider: FaultyProvider, timeout: float = 60.0) -> Iterator[tuple[Channel, Endpoint]]:
+    """Yield a channel that sends to this provider, and an endpoint."""
+    url = f"http://127.0.0.1:{provider.port}"
     pool = HttpPool(allow_private=True, idle=0)
     options: dict[str, Any] = {"client": pool, "timeout": timeout}
     with ExitStack():
@@ -161,12 +161,12 @@ def made(kind: str, far: Far, timeout: float = 60.0) -> Iterator[tuple[Channel, 
                 yield SmsChannel(gateway, **options), endpoint("+431234567")
 
 
-async def attempt(kind: str, far: Far, timeout: float = 60.0) -> Outcome:
+async def attempt(kind: str, provider: FaultyProvider, timeout: float = 60.0) -> Outcome:
     """Send one message, with one request."""
-    before = far.requests
-    with made(kind, far, timeout) as (channel, to), anyio.fail_after(120):
+    before = provider.requests
+    with made(kind, provider, timeout) as (channel, to), anyio.fail_after(120):
         found = await channel.send(job(to))
-    assert far.requests == before + 1
+    assert provider.requests == before + 1
     return found
 
 
@@ -177,25 +177,25 @@ every = pytest.mark.parametrize("kind", KINDS)
 
 
 @every
-async def test_it_closes_at_each_byte(kind: str, far: Far) -> None:
+async def test_it_closes_at_each_byte(kind: str, provider: FaultyProvider) -> None:
     """Without a whole status and headers the outcome is not known; with them, it is."""
     whole = WHOLE[kind]
     head = whole.index(b"\r\n\r\n") + 4
     for length in range(len(whole) + 1):
-        far.say(whole[:length])
-        found = await attempt(kind, far)
+        provider.say(whole[:length])
+        found = await attempt(kind, provider)
         assert isinstance(found, Accepted if length >= head else Ambiguous), (length, found)
 
 
 @every
-async def test_it_answers_byte_by_byte(kind: str, far: Far) -> None:
+async def test_it_answers_byte_by_byte(kind: str, provider: FaultyProvider) -> None:
     """That is an answer like any other."""
-    far.say(*(bytes([each]) for each in WHOLE[kind]))
-    assert isinstance(await attempt(kind, far), Accepted)
+    provider.say(*(bytes([each]) for each in WHOLE[kind]))
+    assert isinstance(await attempt(kind, provider), Accepted)
 
 
 @every
-async def test_it_answers_slowly_without_end(kind: str, far: Far) -> None:
+async def test_it_answers_slowly_without_end(kind: str, provider: FaultyProvider) -> None:
     """An answer whose headers do not end in time is none, however often a byte of it arrives."""
 
     async def drip(stream: anyio.abc.ByteStream) -> None:
@@ -204,52 +204,54 @@ async def test_it_answers_slowly_without_end(kind: str, far: Far) -> None:
             await stream.send(b"X-A: b\r\n")
             await anyio.sleep(0.02)
 
-    far.act = drip
-    assert isinstance(await attempt(kind, far, timeout=2.0), Ambiguous)
+    provider.act = drip
+    assert isinstance(await attempt(kind, provider, timeout=2.0), Ambiguous)
 
 
 # -- what is not HTTP, and what is strange in it -----------------------------------------------------------------------
 
 
 @every
-async def test_it_answers_garbage(kind: str, far: Far) -> None:
+async def test_it_answers_garbage(kind: str, provider: FaultyProvider) -> None:
     """Random bytes are no answer."""
     random = Random(7)
     for _ in range(40):
-        far.say(random.randbytes(random.randrange(1, 400)))
-        assert isinstance(await attempt(kind, far), Ambiguous)
+        provider.say(random.randbytes(random.randrange(1, 400)))
+        assert isinstance(await attempt(kind, provider), Ambiguous)
 
 
 @every
 @pytest.mark.parametrize("count", [1, 3, 500])
-async def test_it_answers_100_continue(kind: str, count: int, far: Far) -> None:
+async def test_it_answers_100_continue(kind: str, count: int, provider: FaultyProvider) -> None:
     """Answers before the answer are left out."""
-    far.say(b"HTTP/1.1 100 Continue\r\n\r\n" * count, b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n", WHOLE[kind])
-    assert isinstance(await attempt(kind, far), Accepted)
+    provider.say(
+        b"HTTP/1.1 100 Continue\r\n\r\n" * count, b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n", WHOLE[kind]
+    )
+    assert isinstance(await attempt(kind, provider), Accepted)
 
 
 @every
-async def test_it_answers_100_continue_without_end(kind: str, far: Far) -> None:
+async def test_it_answers_100_continue_without_end(kind: str, provider: FaultyProvider) -> None:
     """That is no answer."""
-    far.pour(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 10**12)
-    assert isinstance(await attempt(kind, far, timeout=2.0), Ambiguous)
+    provider.pour(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 10**12)
+    assert isinstance(await attempt(kind, provider, timeout=2.0), Ambiguous)
 
 
 @every
-async def test_its_status_is_none(kind: str, far: Far) -> None:
+async def test_its_status_is_none(kind: str, provider: FaultyProvider) -> None:
     """A status that does not exist accepts nothing."""
     for status in (b"000", b"99", b"600", b"999", b"20", b"-200", b"2000", b"abc", b"200.5", b""):
-        far.say(b"HTTP/1.1 " + status + b" x\r\nContent-Length: 0\r\n\r\n")
-        assert isinstance(await attempt(kind, far), Ambiguous | Rejected | Transient), status
+        provider.say(b"HTTP/1.1 " + status + b" x\r\nContent-Length: 0\r\n\r\n")
+        assert isinstance(await attempt(kind, provider), Ambiguous | Rejected | Transient), status
 
 
 @every
-async def test_it_redirects(kind: str, far: Far) -> None:
+async def test_it_redirects(kind: str, provider: FaultyProvider) -> None:
     """A redirect is not followed, so that nothing reaches where it was not sent; the endpoint stays."""
-    place = f"http://127.0.0.1:{far.port}/elsewhere".encode()
+    place = f"http://127.0.0.1:{provider.port}/elsewhere".encode()
     for status in (300, 301, 302, 303, 304, 307, 308):
-        far.say(b"HTTP/1.1 %d x\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, place))
-        assert isinstance(await attempt(kind, far), Rejected), status
+        provider.say(b"HTTP/1.1 %d x\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, place))
+        assert isinstance(await attempt(kind, provider), Rejected), status
 
 
 GIGABYTE = 10**9
@@ -267,20 +269,20 @@ GIGABYTE = 10**9
 )
 @pytest.mark.parametrize(("status", "kinds"), [(201, Accepted), (400, Rejected), (503, Transient)])
 async def test_its_answer_has_a_gigabyte(
-    kind: str, head: bytes, rest: bytes, status: int, kinds: type[Outcome], far: Far
+    kind: str, head: bytes, rest: bytes, status: int, kinds: type[Outcome], provider: FaultyProvider
 ) -> None:
     """Some kilobytes of it are read; the status counts."""
-    far.pour(b"HTTP/1.1 %d x\r\n" % status + head, rest, GIGABYTE)
-    assert isinstance(await attempt(kind, far), kinds)
-    assert far.sent < GIGABYTE / 20  # what fits into the buffers of the sockets
+    provider.pour(b"HTTP/1.1 %d x\r\n" % status + head, rest, GIGABYTE)
+    assert isinstance(await attempt(kind, provider), kinds)
+    assert provider.sent < GIGABYTE / 20  # what fits into the buffers of the sockets
 
 
 @every
-async def test_its_headers_have_a_gigabyte(kind: str, far: Far) -> None:
+async def test_its_headers_have_a_gigabyte(kind: str, provider: FaultyProvider) -> None:
     """They are no answer."""
-    far.pour(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n" * 5000, GIGABYTE)
-    assert isinstance(await attempt(kind, far), Ambiguous)
-    assert far.sent < GIGABYTE / 20
+    provider.pour(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n" * 5000, GIGABYTE)
+    assert isinstance(await attempt(kind, provider), Ambiguous)
+    assert provider.sent < GIGABYTE / 20
 
 
 # -- what it says ----------------------------------------------------------------------------------------------------
@@ -319,12 +321,12 @@ STATUSES = (200, 400, 403, 401, 404, 410, 429, 500)
 
 @every
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_its_answer_makes_no_sense(kind: str, far: Far) -> None:
+async def test_its_answer_makes_no_sense(kind: str, provider: FaultyProvider) -> None:
     """Whatever the body is, the status decides: what is accepted is not sent again, and credentials retire nothing."""
-    with made(kind, far) as (channel, to):
+    with made(kind, provider) as (channel, to):
         for number, body in enumerate(BODIES[: 15 if kind in ("web_push", "webhook") else None]):  # two read no JSON
             for status in STATUSES if number < 15 else STATUSES[:3]:
-                far.say(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (status, len(body)), body)
+                provider.say(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (status, len(body)), body)
                 found = await channel.send(job(to))
                 where = (status, body[:80], found)
                 assert isinstance(found, Accepted | Rejected | EndpointGone | Misconfigured | Throttled | Transient), (
@@ -353,11 +355,11 @@ WAITS = (
 
 @every
 @pytest.mark.parametrize("status", [429, 503])
-async def test_it_asks_to_wait_absurdly(kind: str, status: int, far: Far) -> None:
+async def test_it_asks_to_wait_absurdly(kind: str, status: int, provider: FaultyProvider) -> None:
     """What it asks for is bounded, or left out."""
     for wait in WAITS:
-        far.say(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\nRetry-After: %s\r\n\r\n" % (status, wait.encode()))
-        found = await attempt(kind, far)
+        provider.say(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\nRetry-After: %s\r\n\r\n" % (status, wait.encode()))
+        found = await attempt(kind, provider)
         assert isinstance(found, Throttled if status == 429 else Transient), wait
         assert found.retry_after is None or 0 <= found.retry_after <= LONGEST_WAIT, wait
 
@@ -379,23 +381,23 @@ TOKENS = (
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_its_token_makes_no_sense(far: Far) -> None:
+async def test_its_token_makes_no_sense(provider: FaultyProvider) -> None:
     """Without a token nothing is sent, which is certain, so it is tried again, or waits for other settings."""
     account = {
         "type": "service_account",
         "private_key": PRIVATE.decode(),
         "client_email": "sender@demo.iam.gserviceaccount.com",
-        "token_uri": f"http://127.0.0.1:{far.port}/token",
+        "token_uri": f"http://127.0.0.1:{provider.port}/token",
     }
     replies: list[bytes] = []
 
     async def act(stream: anyio.abc.ByteStream) -> None:
         await stream.send(replies.pop(0) if replies else WHOLE["fcm"])
 
-    far.act = act
+    provider.act = act
     for body in TOKENS:
         replies[:] = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body]
         pool = HttpPool(allow_private=True, idle=0)
-        channel = FcmChannel("demo", account, base=f"http://127.0.0.1:{far.port}", client=pool, timeout=60.0)
+        channel = FcmChannel("demo", account, base=f"http://127.0.0.1:{provider.port}", client=pool, timeout=60.0)
         found = await channel.send(job(endpoint("token-hush", "token")))
         assert isinstance(found, Accepted | Transient | Misconfigured), (body[:80], found)
