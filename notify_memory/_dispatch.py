@@ -95,7 +95,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         self._check()
         if connection is not None:
             raise UsageError(
-                "MemoryDispatchStore takes no connection=, as only PostgresDispatchStore does: submit without it"
+                "MemoryDispatchStore takes no connection=, as only PostgresDispatchStore does: leave it out"
             )
         check_submission(submission)
         new = submission.notification
