@@ -17,7 +17,8 @@ NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/te
 	tests/dispatch/test_app_schemathesis.py tests/dispatch/test_app_reports.py tests/dispatch/test_redis_log.py \
 	tests/dispatch/test_store_bounds.py tests/dispatch/test_store_rights.py tests/dispatch/test_smtp_faults.py \
 	tests/dispatch/test_store_deadlocks.py tests/dispatch/test_store_plans.py tests/dispatch/test_removed_channels.py \
-	tests/dispatch/test_forgetting.py tests/dispatch/test_submit_killed.py
+	tests/dispatch/test_forgetting.py tests/dispatch/test_submit_killed.py \
+	tests/dispatch/test_plans_come_true_postgres.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli tests/test_packaging.py tests/test_zipapp.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/conformance/test_shipping.py \

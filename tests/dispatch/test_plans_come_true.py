@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from notify.dispatch import (
     Digest,
+    Endpoint,
     Fallback,
+    FrequencyCap,
     Hold,
     Join,
     NotificationType,
@@ -36,6 +38,15 @@ from tests.dispatch.world import START, Recorder, World
 CHANNELS = ("in_app", "email", "web_push")
 REACHING = {"in_app": Recorder(), "email": Recorder(), "web_push": Recorder(has_endpoints=True)}
 CLOCKS = [f"{hour:02}:{minute:02}" for hour in range(24) for minute in (0, 30)]
+CAPS: list[list[FrequencyCap]] = [
+    [],
+    [FrequencyCap(3)],
+    [FrequencyCap(3, per=86_400.0), FrequencyCap(4, "week", "user")],
+]
+"""One notification and its digests, each of which counts by itself, fit in, over however many channels and devices."""
+
+LEADING: list[dict[str, Any]] = [{}, {"leading": "first"}, {"leading": "look_back", "look_back": 600.0}]
+
 SWITCHES = st.dictionaries(st.sampled_from([*CHANNELS, "*"]), st.booleans(), max_size=3)
 
 
@@ -48,14 +59,22 @@ def types(draw: st.DrawFn) -> NotificationType:
     if "in_app" in channels:
         for each in draw(st.lists(st.sampled_from(others), unique=True)) if others else ():
             fallback[each] = Fallback(draw(st.sampled_from(["away", "unread"])), draw(st.sampled_from([0.0, 900.0])))
-    collected = [each for each in others if each not in fallback]
+    if len(others) == 2 and not fallback and draw(st.booleans()):
+        first, second = draw(st.permutations(others))
+        fallback[second] = Fallback("failed", draw(st.sampled_from([0.0, 900.0])), of=first)
+    collected = [each for each in others if each not in fallback and each not in {one.of for one in fallback.values()}]
     digest = None
     if collected and draw(st.booleans()):
-        digest = Digest(window=draw(st.sampled_from([60.0, 3600.0, 43_200.0])), channels=collected)
+        digest = Digest(
+            window=draw(st.sampled_from([60.0, 3600.0, 43_200.0])), channels=collected, **draw(st.sampled_from(LEADING))
+        )
+    caps = draw(st.sampled_from(CAPS))
     return NotificationType(
         "note",
         channels=channels,
         priority=draw(st.sampled_from(["low", "normal", "high"])),
+        caps=caps,
+        over_cap=draw(st.sampled_from(["skip", "hold"])) if caps else "skip",
         opt_in=draw(st.sampled_from([None, None, None, "news"])),
         fallback=fallback,
         digest=digest,
@@ -180,6 +199,9 @@ async def check_later(world: World, plan: Plan, ticket: str) -> None:
             await world.pass_time("6h 30m")
         states = await world.states(ticket, plan.user)
         for each in waiting:
+            fallback = world.dispatcher.types.resolve("note").fallback[each.channel]
+            if fallback.use == "failed" and isinstance(plan[each.after], Send):
+                assert set(states[each.channel]) == {State.SKIPPED}, "the other message was accepted"
             assert set(states[each.channel]) <= {State.ACCEPTED, State.EXPIRED, State.SKIPPED, State.JOINED}
 
 
@@ -203,6 +225,8 @@ def test_the_strategies_reach_every_decision() -> None:
         ("Send", Reason.LISTED_ONLY),
         ("Hold", Reason.QUIET_HOURS),
         ("Hold", Reason.FALLBACK),
+        ("Hold after email", Reason.FALLBACK),
+        ("Send leading", Reason.ALLOWED),
         ("Join", Reason.DIGEST),
         ("Join", Reason.QUIET_HOURS),
         ("Skip", Reason.OPTED_OUT),
@@ -218,8 +242,14 @@ def test_the_strategies_reach_every_decision() -> None:
     def collect(type: NotificationType, preferences: dict[str, Any], minutes: int) -> None:
         now = START + timedelta(minutes=minutes)
         layers = Layers(user=Preferences.from_json(preferences))
-        plan = plan_recipient(type, Recipient("alice"), layers, [], REACHING, now=now, expires_at=None)
+        devices = [Endpoint("alice", "web_push", "https://push.example/d")] if minutes % 60 else []
+        plan = plan_recipient(type, Recipient("alice"), layers, devices, REACHING, now=now, expires_at=None)
         found.update((each.__class__.__name__, each.reason) for each in plan.decisions)
+        for each in plan.decisions:
+            if isinstance(each, Send) and each.leading:
+                found.add(("Send leading", each.reason))
+            if isinstance(each, Hold) and each.after == "email":
+                found.add(("Hold after email", each.reason))
         if found >= wanted:
             raise _Enough
 
