@@ -40,6 +40,10 @@ class Bare:
         self.redis: Any = None
         self.listener: asyncio.Task[None] | None = None
 
+    @property
+    def open_streams(self) -> int:
+        return sum(map(len, self.queues.values()))
+
     async def start(self) -> None:
         if self.redis_url:
             from redis.asyncio import Redis
@@ -125,6 +129,10 @@ class Ours:
         self.notifier = Notifier(store)
         self.app = NotifyApp(self.notifier, lambda request: request.query["user"])
 
+    @property
+    def open_streams(self) -> int:
+        return self.notifier.statistics().open_streams
+
     async def start(self) -> None:
         await self.notifier.__aenter__()
 
@@ -151,7 +159,7 @@ class Commands:
 
     async def deserted(self) -> dict[str, Any]:
         """Wait until every stream has ended."""
-        while self.app.notifier.statistics().open_streams:  # noqa: ASYNC110 - nothing to wait on
+        while self.app.open_streams:  # noqa: ASYNC110 - nothing to wait on
             await asyncio.sleep(0.01)
         return {}
 
