@@ -49,7 +49,7 @@ async def queues() -> float:
 
 
 async def ours() -> float:
-    """Return the bytes for each stream and its task, started by nobody but the event loop."""
+    """Return the bytes for each stream and its task, started by the event loop only."""
 
     async def read(user: str) -> None:
         async for _ in notifier.subscribe(user):

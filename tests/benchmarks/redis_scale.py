@@ -53,7 +53,7 @@ def names(user: str) -> tuple[bytes, ...]:
 
 @asynccontextmanager
 async def beside(push: Callable[[], Awaitable[object]]) -> AsyncIterator[list[float]]:
-    """Push one by one meanwhile, and note how long each took."""
+    """Push one by one during that time, and note how long each took."""
     took: list[float] = []
 
     async def again_and_again() -> None:
