@@ -20,7 +20,7 @@ NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/te
 	tests/dispatch/test_forgetting.py tests/dispatch/test_submit_killed.py \
 	tests/dispatch/test_plans_come_true_postgres.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
-TAKE_LONG := tests/properties tests/notify/test_demo.py tests/cli tests/test_packaging.py tests/test_zipapp.py \
+TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_telemetry.py tests/notify/test_extras.py tests/cli tests/test_packaging.py tests/test_zipapp.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/conformance/test_shipping.py \
 	tests/web tests/sync tests/notify/test_web_frameworks.py tests/notify_sqlite/test_faults.py \
 	tests/notify_sqlite/test_locks.py tests/inbox/test_behaviour.py tests/dispatch/browser \
@@ -81,8 +81,8 @@ demo: $(VENV)/.ready ## the main job on a sample feed: push, break off, resume, 
 serve: $(VENV)/.ready ## two instances in a browser: kill them, cut the wire, watch the verdict; Ctrl-C ends it
 	@$(BIN)/notify serve --demo $(SERVE)
 
-quick: $(VENV)/.ready ## the tests that need neither servers nor many processes: memory, SQLite, suites; two to three minutes
-	PYTEST_DEBUG_TEMPROOT=$(IN_MEMORY) $(BIN)/python -m pytest -q -n 3 --dist worksteal $(KEEP_FAILED) \
+quick: $(VENV)/.ready ## the tests that need neither servers nor many processes: memory, SQLite, suites; less than two minutes on two cores
+	PYTEST_DEBUG_TEMPROOT=$(IN_MEMORY) $(BIN)/python -m pytest -q -n 5 --dist worksteal $(KEEP_FAILED) \
 		-m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; less than half an hour
