@@ -261,19 +261,20 @@ class Notifier(Forgetting[Pushed]):
             raise ClosedError("the notifier is draining")
         check_numbers(max_lag=max_lag, disconnected_since=disconnected_since)
         external, expires = self._parts.external, moment_of(expires_at)
-        options: dict[str, Any] = {"track": track, "expires": expires}
         if external is None:
-            options |= {"signals": signals, "max_lag": max_lag, "since": disconnected_since}
-            if isinstance(user, str) or not isinstance(user, Iterable):
-                return self._live._subscribe(user, last_id, self._streams, **options)
-            return self._live._subscribe_many(user, last_id, self._streams, **options)
+            is_one = isinstance(user, str) or not isinstance(user, Iterable)
+            subscribe: Any = self._live._subscribe if is_one else self._live._subscribe_many
+            since, streams = disconnected_since, self._streams
+            return subscribe(  # type: ignore[no-any-return]
+                user, last_id, streams, signals=signals, track=track, max_lag=max_lag, expires=expires, since=since
+            )
         if not isinstance(user, str) and isinstance(user, Iterable):
             check_users(user)
             raise UsageError(f"{self._store_name} does not support several logs in one stream: it has no LiveLog")
         check_user(user)
         if signals or max_lag is not None:
             raise UsageError(f"{self._store_name} does not support signals= or max_lag=: it has no LiveLog")
-        options["buffer_size"] = self._options.buffer_size
+        options: dict[str, Any] = {"track": track, "expires": expires, "buffer_size": self._options.buffer_size}
         stream = ExternalStream(external, self._streams, self._guard, plain(user), last_id, **options)
         if disconnected_since is not None:
             stream.disconnect_if(self._live._hub.disconnection(plain(user), disconnected_since))

@@ -328,7 +328,8 @@ class Pushing(Generic[Pushed]):
         Cancellation: no effect.
         Cost: of the first call, one read; none afterwards.
         """
-        self._check_open()
+        if self._closed:
+            raise ClosedError("the notifier is closed")
         self._guard.check()
         if not self._is_informed:
             live = self._parts.live

@@ -214,7 +214,8 @@ class MemoryStore(MemoryInboxes):
     def head_nowait(self, user: str) -> str:
         """See `notify.abc.Store.head`."""
         self._check_open()
-        return self._end(user)
+        log = self._logs.get(user)
+        return ids.ZERO if log is None else log.last_id
 
     # -- Forget, Prepare -----------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ class Identification:
         if self._is_failing:
             self._is_failing = False
             logger.warning("authenticate() works again")
-        return still_valid(identity)
+        return identity if identity.expires_at is None else still_valid(identity)
 
     async def _awaited(self, found: Awaitable[Any]) -> Any:
         with anyio.move_on_after(self._timeout):

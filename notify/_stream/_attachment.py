@@ -67,7 +67,8 @@ class Attachment(BaseStream):
     def _attach(self) -> None:
         """Attach to the live side: only then may the log be read."""
         self._source.guard.check()
-        self._watch_expiry()
+        if self._expires is not None:
+            self._watch_expiry()
         if self.is_over:
             return
         self.waiter = self._source.guard.new_waiter()
@@ -76,22 +77,14 @@ class Attachment(BaseStream):
         self._cursor.attach(self._streams)
         self._set.attached(self.user, self._track)
 
-    async def _open(self) -> None:
-        """Attach to the live side first, then let the log be read: in this order no event is missed."""
-        if self._streams is None:
-            self._attach()
-        if self._streams is not None and not self._set.is_ready(self.user, self._track):
-            # A stream from now on begins here, even if its reader is cancelled before presence and router are ready.
-            await self._fix_position()
-            if self._failure is None:
-                await self._until_ready(partial(self._set.ready, self.user, self._track))
-        self._opened()
-
-    async def _fix_position(self) -> None:
+    async def _wait_until_ready(self) -> None:
+        """Wait for presence and router; a stream from now on begins here, even if its reader is cancelled meanwhile."""
         if self._cursor.start is Start.NOW and self._source.has_log:
             self._cursor.state = CursorState.BEHIND
             self._source.request(self)
             await self._receive_page()
+        if self._failure is None:
+            await self._until_ready(partial(self._set.ready, self.user, self._track))
 
     async def _receive_page(self) -> None:
         """Wait for the page that was requested, unless it is there, and accept it."""

@@ -141,7 +141,7 @@ class LiveLog:
         return Subscription(
             self._hub,
             stream_set,
-            plain(user),
+            user if user.__class__ is str else plain(user),
             last_id,
             signals=signals,
             max_lag=max_lag,

@@ -200,12 +200,19 @@ class Subscription(Attachment):
         cursor = self._cursor
         was_open = cursor.opened
         try:
-            if cursor.state is _NEW:
-                await self._open()
+            if cursor.state is _NEW:  # attached first, then the log is read: in this order no event is missed
+                if self._streams is None:
+                    self._attach()
+                if self._streams is not None and not self._set.is_ready(self.user, self._track):
+                    await self._wait_until_ready()
+                self._opened()
             if cursor.state is _BEHIND and self._failure is None and self._streams is not None and not self.is_over:
                 if not cursor.page:  # attached again with a page in hand: that comes first
                     self._source.request(self)
-            await self._receive_page()
+            if self._prefetched is not None:  # nearly always, of a store that answers at once
+                self._accept(*self._prefetched)
+            else:
+                await self._receive_page()
             if cursor.state is _BEHIND and cursor.page:
                 self._source.prefetch(self)
                 # One step for the task of the read, one for that of the store: then the server has been asked, and

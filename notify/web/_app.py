@@ -163,7 +163,13 @@ class NotifyApp:
         """
         _auth.check_site(self._site, request)
         methods = _methods(self._site, request)
-        return partial(_options, methods) if request.method == "OPTIONS" else _handler(request, methods)
+        handler = methods.get(request.method)
+        if handler is not None:
+            return handler
+        if request.method == "OPTIONS":
+            return partial(_options, methods)
+        allowed = ", ".join(sorted({*methods, "OPTIONS"}))
+        raise WebError(405, "method_not_allowed", f"use {allowed}", [(b"allow", allowed.encode())])
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -189,11 +195,3 @@ def _methods(site: Site, request: Request) -> Mapping[str, Handler]:
     if methods is None:
         raise WebError(404, "not_found", "there is nothing at this path: try /health, /stream or /client.js")
     return methods
-
-
-def _handler(request: Request, methods: Mapping[str, Handler]) -> Handler:
-    handler = methods.get(request.method)
-    if handler is None:
-        allowed = ", ".join(sorted({*methods, "OPTIONS"}))
-        raise WebError(405, "method_not_allowed", f"use {allowed}", [(b"allow", allowed.encode())])
-    return handler

@@ -23,15 +23,16 @@ def check_site(site: Site, request: Request) -> None:
     Raises:
         WebError: 403; 415 for what a plain form could have sent.
     """
-    if site.rules:
+    if site.options.origins:
         request.response_headers += site.rules.cors(request.headers)
-    if request.method in SAFE and last_segment(request.path) in PUBLIC:  # DELETE has names that clients choose
+    method = request.method
+    if method in SAFE and last_segment(request.path) in PUBLIC:  # DELETE has names that clients choose
         return
     scheme = str(request.scope.get("scheme", "http"))
     if request.scope["type"] == "websocket":
         refusal = site.rules.websocket_refusal(scheme, request.headers)
     else:
-        refusal = site.rules.refusal(request.method, scheme, request.headers)
+        refusal = site.rules.refusal(method, scheme, request.headers)
     if refusal is not None:
         logger.info("refused: %s", refusal.message)  # a browser does not show why a WebSocket was refused
         raise WebError(*refusal)

@@ -29,6 +29,8 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import anyio
 
+from ._watch import running_loop
+
 SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGQUIT", "SIGBREAK") if name in signal.Signals.__members__
 )
@@ -64,12 +66,16 @@ class Closing:
     Args:
         drain: seconds that streams have to sign off once the end has begun.
         signals: False leaves signal handlers alone; then the owner calls `begin`.
+
+    Attributes:
+        loop: the asyncio loop of the open streams; None without streams, and on trio.
     """
 
     def __init__(self, *, drain: float = 2.0, signals: bool = True) -> None:
         self.begun = ""
         self._drain, self._signals = drain, signals
         self._open: set[OpenStream] = set()
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._call_soon: Callable[[Callable[[], None]], object] | None = None
         self._drained_at = 0.0
         self._forgotten_at = float("inf")
@@ -166,7 +172,8 @@ class Closing:
             self.reopen()
         self._open.add(stream)
         if len(self._open) == 1:
-            self._call_soon = _call_soon()
+            self.loop = running_loop()
+            self._call_soon = _call_soon(self.loop)
             if self._signals:
                 self._signalled(_HANDLERS.add(self))
         if self.begun:  # read after `_call_soon` was set, as `begin` in another thread sets and reads them: keeps I1
@@ -175,7 +182,7 @@ class Closing:
     def _closed(self, stream: OpenStream) -> None:
         self._open.discard(stream)
         if not self._open:
-            self._call_soon = None
+            self._call_soon = self.loop = None
             _HANDLERS.discard(self)  # keeps I2
 
     def _signalled(self, received: Received | None) -> None:
@@ -303,10 +310,9 @@ class SignalHandlers:
 _HANDLERS = SignalHandlers()
 
 
-def _call_soon() -> Callable[[Callable[[], None]], object]:
+def _call_soon(loop: asyncio.AbstractEventLoop | None) -> Callable[[Callable[[], None]], object]:
     """Return what makes the running event loop call something soon, from a signal handler or another thread."""
-    try:
-        return asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError:
-        soon: Callable[[Callable[[], None]], object] = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
-        return soon
+    if loop is not None:
+        return loop.call_soon_threadsafe
+    soon: Callable[[Callable[[], None]], object] = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
+    return soon

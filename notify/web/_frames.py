@@ -201,7 +201,9 @@ class FrameCache:
 
     def ws(self, event: Event, last_id: str) -> str:
         """Return the text of a WebSocket frame of an application's event, after which its stream is at `last_id`."""
-        kept = self.encoded(event)
+        kept = self._latest
+        if kept is None or kept.event is not event:
+            kept = self.encoded(event)
         if last_id != event.id and event.id:
             return ws_text(kept.data, id=last_id)
         if not kept.text:

@@ -114,7 +114,7 @@ class Turns:
 
     def take(self, holder: object) -> bool:
         """Begin a turn, if the holder would not have to wait; return whether it has."""
-        if self.is_busy:
+        if len(self._held) >= self._turns and self.is_busy:
             return False
         self._held[holder] = time.monotonic()  # no task waits, by I1
         return True
@@ -143,7 +143,7 @@ class Turns:
 
     def release(self, holder: object) -> None:
         """End a turn: the next holder has it, if one waits. Idempotent, because turns run out."""
-        if self._held.pop(holder, None) is not None:
+        if self._held.pop(holder, None) is not None and self._waiting:
             self._pass_on()
 
     def discard(self, holder: object) -> None:

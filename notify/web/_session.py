@@ -87,7 +87,7 @@ def retry_of(site: Site, reason: Reason | None = None) -> int:
         least, greatest = OVERLOAD_RETRY
     elif reason == "shutdown":
         least, greatest = site.closing.returning(site.options.retry)
-    return round(1000 * random.uniform(least, greatest))
+    return round(1000 * (least + (greatest - least) * random.random()))
 
 
 def ended(site: Site, reason: Reason) -> Ended:
@@ -164,7 +164,7 @@ class Session:
         self.slot = -1
         self.sending = 0.0
         self.written = time.monotonic()
-        jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)
+        jitter = 1 + LIFETIME_JITTER * (2 * random.random() - 1)
         self._until = self.written + site.options.lifetime * jitter
         try:
             self.stream, is_position = subscribed(site, admission, position)

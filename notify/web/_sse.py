@@ -98,7 +98,7 @@ async def serve(
             await Reply(204, headers=NO_STORE).send(send, request.response_headers)
             return
         del admitted  # it would be kept for as long as the stream is open
-        async with until_gone_watch(receive) as line:
+        async with watch(partial(until_gone, receive), site.closing.loop) as line:
             await _run(site, admission, asked, entrance, line, request, send)
 
 
@@ -132,7 +132,10 @@ async def _run(
     started = False
     try:
         translation = translation_of(site, request, asked, admission)
-        session = entrance.session = _session(site, admission, asked, translation, line)
+        position = asked.position if translation is None else translation.position
+        session = entrance.session = Session(site, admission, position, line.abort)
+        if site.closing.begun:  # while the client was authenticated
+            session.shut_down()
         if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
             with anyio.fail_after(site.options.send_timeout):
                 await send_part(send, _response_start(request))
@@ -176,14 +179,6 @@ async def _keep_alive(session: Session, send: Send) -> None:
     session.sending = session.written = time.monotonic()
     await send_part(send, {"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
     session.sending = 0.0
-
-
-def _session(site: Site, admission: Admission, asked: Asked, translation: Translation | None, line: Watch) -> Session:
-    position = asked.position if translation is None else translation.position
-    session = Session(site, admission, position, line.abort)
-    if site.closing.begun:  # while the client was authenticated
-        session.shut_down()
-    return session
 
 
 async def _end(site: Site, request: Request, send: Send, end: Ended, *, started: bool = False) -> None:
@@ -320,12 +315,14 @@ class FrameFeed:
         self.is_synced = True
         if self._translation is not None:
             return _named(self._translation.sync(event))
-        position = self._session.last_id
-        # A position needs no escaping, and one of these is written for each connection.
-        data = b'{"position":"%b","heartbeat":%b%b}' % (
-            position.encode(), str(self._site.options.heartbeat).encode(), sync_members(event)
+        # The result of `one_line` and `sse_frame`, in a third of the time: one is written for each connection, and a
+        # position needs no escaping.
+        position = self._session.last_id.encode()
+        numbered = b"id: %b\n" % position if position else b""
+        heartbeat = str(self._site.options.heartbeat).encode()
+        return b'event: notify.sync\n%bdata: {"position":"%b","heartbeat":%b%b}\n\n' % (
+            numbered, position, heartbeat, sync_members(event)
         )  # fmt: skip
-        return sse_frame(data, event="notify.sync", id=position)
 
 
 def _named(frames: Iterable[Frame], id_: str = "") -> bytes:

@@ -27,11 +27,14 @@ class TextFeed:
         site: the application.
         session: entered.
         translation: the frames of the dialect, if there is one.
+
+    Attributes:
+        is_synced: whether the replay is over.
     """
 
     def __init__(self, site: Site, session: Session, translation: Translation | None) -> None:
         self._site, self._session, self._translation = site, session, translation
-        self._is_synced = False
+        self.is_synced = False
 
     def beginning(self) -> Iterator[str]:
         """Yield the frames that precede those of the stream."""
@@ -44,54 +47,46 @@ class TextFeed:
         if not session.has_log:
             yield from self._sync()
 
-    async def read(self) -> list[str]:
-        """Return the next frames: those in hand, a heartbeat if one is due, none if the session was woken.
+    def encoded(self, event: Event | None) -> list[str]:
+        """Return the frames of an event and of those that are in hand after it.
 
-        Raises:
-            Ended: the stream is to end.
+        Args:
+            event: what the session's `next` has returned; for None, a heartbeat if one is due, and nothing otherwise.
         """
-        if self._is_synced:
-            return self._encoded(await self._session.next())
-        return self._encoded(await self._session.next_in_turn())
-
-    def _encoded(self, event: Event | None) -> list[str]:
         session = self._session
         if event is None:
             is_due = time.monotonic() >= session.written + self._site.options.heartbeat
             return [PING] if is_due else []
         frames, size = list[str](), 0
         while event is not None:
-            for text in self._texts(event):
-                frames.append(text)
-                size += len(text)
+            texts = self._texts(event)
+            frames += texts
+            size += sum(map(len, texts))
             event = session.stream.next_nowait() if size < CHUNK else None
         return frames
 
-    def _texts(self, event: Event) -> Iterator[str]:
+    def _texts(self, event: Event) -> list[str]:
         if event.type == "notify.sync":
-            yield from self._sync(event)
-        elif self._translation is not None:
-            id_ = self._translation.id_of(event, self._session.last_id)
-            yield from texts_of(self._translation.frames(event), id_)
-        elif event.type == "notify.gap":
-            yield ws_text(one_line({**event.payload, "user": event.user}), event="notify.gap")
-        elif event.type == "notify.counts":
-            yield ws_text(event.data, event="notify.counts")
-        else:
-            session = self._session
-            yield self._site.frames.ws(event, event.id if session.is_one_log else session.last_id)
-
-    def _sync(self, event: Event | None = None) -> Iterator[str]:
-        self._is_synced = True
+            return self._sync(event)
         if self._translation is not None:
-            yield from texts_of(self._translation.sync(event))
-            return
+            id_ = self._translation.id_of(event, self._session.last_id)
+            return texts_of(self._translation.frames(event), id_)
+        if event.type == "notify.gap":
+            return [ws_text(one_line({**event.payload, "user": event.user}), event="notify.gap")]
+        if event.type == "notify.counts":
+            return [ws_text(event.data, event="notify.counts")]
+        session = self._session
+        return [self._site.frames.ws(event, event.id if session.is_one_log else session.last_id)]
+
+    def _sync(self, event: Event | None = None) -> list[str]:
+        self.is_synced = True
+        if self._translation is not None:
+            return texts_of(self._translation.sync(event))
         position = self._session.last_id
         data = one_line({"position": position, "heartbeat": self._site.options.heartbeat})
-        yield ws_text(b"%b%b}" % (data[:-1], sync_members(event)), event="notify.sync", id=position)
+        return [ws_text(b"%b%b}" % (data[:-1], sync_members(event)), event="notify.sync", id=position)]
 
 
-def texts_of(frames: Iterable[Frame], id_: str = "") -> Iterator[str]:
-    """Yield the texts of a dialect's frames."""
-    for frame in frames:
-        yield ws_text(frame.data or b"null", event=frame.name, id=id_)
+def texts_of(frames: Iterable[Frame], id_: str = "") -> list[str]:
+    """Return the texts of a dialect's frames."""
+    return [ws_text(frame.data or b"null", event=frame.name, id=id_) for frame in frames]

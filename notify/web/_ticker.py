@@ -56,7 +56,10 @@ class Ticker:
             self._background.start(self._run)
         slot = max(int(due / self._width) + 1, self._next)  # what is overdue is filed where the task will still look
         timed.slot = slot
-        self._slots.setdefault(slot, {})[timed] = None
+        filed = self._slots.get(slot)
+        if filed is None:
+            filed = self._slots[slot] = {}
+        filed[timed] = None
 
     def take_over(self, other: Ticker) -> None:
         """File here what is filed there; it is asked soon when it is due."""

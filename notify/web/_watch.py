@@ -114,14 +114,20 @@ class GroupWatch:
         return bool(await self._group.__aexit__(kind, error, trace))
 
 
-def watch(function: Watching) -> Watch:
+def watch(function: Watching, loop: asyncio.AbstractEventLoop | None = None) -> Watch:
     """Return the watch of the running event loop.
 
     Args:
         function: runs beside the block, and raises nothing; it is called with the watch.
+        loop: the running asyncio loop, where it is known: asking for it takes a system call.
     """
+    loop = loop or running_loop()
+    return GroupWatch(function) if loop is None else TaskWatch(function, loop)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the running asyncio loop; None on trio."""
     try:
-        loop = asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return GroupWatch(function)
-    return TaskWatch(function, loop)
+        return None
