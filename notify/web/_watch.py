@@ -44,25 +44,24 @@ class TaskWatch:
 
     __slots__ = ("_cancelling", "_function", "_loop", "_task", "_watcher", "aborted")
 
-    def __init__(self, function: Watching, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, function: Watching, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         self._function: Watching | None = function
         self._loop = loop
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Any] | None = task
         self._watcher: asyncio.Task[None] | None = None
         self._cancelling = 0
         self.aborted = False
 
     def abort(self) -> None:
         """Cancel the block."""
-        if not self.aborted and self._task is not None:
+        if not self.aborted and self._task is not None and self._watcher is not None:
             self.aborted = True
             self._task.cancel()
 
     async def __aenter__(self) -> Self:
         """Start the function."""
-        task = asyncio.current_task(self._loop)  # asking for the running loop again would be a system call
-        assert task is not None
-        self._task, self._cancelling = task, task.cancelling()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
         function, self._function = self._function, None  # one object fewer for each open connection
         assert function is not None
         self._watcher = self._loop.create_task(function(self))
@@ -115,14 +114,20 @@ class GroupWatch:
 
 
 def watch(function: Watching, loop: asyncio.AbstractEventLoop | None = None) -> Watch:
-    """Return the watch of the running event loop.
+    """Return the watch of the running task, which enters it.
 
     Args:
         function: runs beside the block, and raises nothing; it is called with the watch.
-        loop: the running asyncio loop, where it is known: asking for it takes a system call.
+        loop: the asyncio loop that probably runs: asking for it takes a system call.
     """
-    loop = loop or running_loop()
-    return GroupWatch(function) if loop is None else TaskWatch(function, loop)
+    task = None if loop is None else asyncio.current_task(loop)
+    if loop is None or task is None:
+        loop = running_loop()
+        if loop is None:
+            return GroupWatch(function)
+        task = asyncio.current_task(loop)
+        assert task is not None
+    return TaskWatch(function, loop, task)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

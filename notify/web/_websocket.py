@@ -163,10 +163,8 @@ class SocketConnection:
                     if (elsewhere := await self._obey(admission, command)) is not None:
                         return elsewhere
                 event = await (session.next() if feed.is_synced else session.next_in_turn())
-                for text in feed.encoded(event):  # as `_say`, in one frame less
-                    session.sending = session.written = time.monotonic()
-                    await self._send({"type": "websocket.send", "text": text})
-                    session.sending = 0.0
+                for text in feed.encoded(event):
+                    await self._say(text)
 
     async def _obey(self, admission: Admission, command: Command | CommandError) -> str | None:
         """Do what a command says, and answer it; return where a `subscribe` begins."""

@@ -561,6 +561,22 @@ async def test_a_block_is_aborted_and_goes_on_after_it(plain: bool) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_watch_that_was_told_of_another_loop() -> None:
+    """Streams of a loop that has died may still be noted: the watch then asks which loop runs."""
+
+    async def abort(line: Watch) -> None:
+        line.abort()
+
+    dead = asyncio.new_event_loop()
+    dead.close()
+    line = watch(abort, dead)
+    with anyio.fail_after(10):
+        async with line:
+            await anyio.sleep_forever()
+    assert line.aborted
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("plain", [True, False])
 async def test_a_cancellation_from_outside_goes_on(plain: bool) -> None:
     """Even if the block is aborted too."""
