@@ -36,6 +36,9 @@ class Tab(Protocol):
     def js(self, expression: str) -> Any:
         """The value of an expression in the page."""
 
+    def picture(self, path: str) -> None:
+        """Write a PNG of what is visible to a file."""
+
     def close(self) -> None:
         """Close the tab."""
 
@@ -87,6 +90,9 @@ def chromium() -> Iterator[Engine]:
             def js(self, expression: str) -> Any:
                 return self.page.evaluate(f"() => {{ const value = {expression}; return value; }}")
 
+            def picture(self, path: str) -> None:
+                self.page.screenshot(path=path)
+
         class Chromium:
             tab = ChromiumTab
 
@@ -123,6 +129,9 @@ def firefox() -> Iterator[Engine]:
 
         def js(self, expression: str) -> Any:
             return call("run", page=self.number, code=f"(() => {{ const value = {expression}; return value; }})()")
+
+        def picture(self, path: str) -> None:
+            call("picture", page=self.number, path=path)
 
         def close(self) -> None:
             call("close", page=self.number)
@@ -182,6 +191,10 @@ def webkit_of(driver: webdriver.WebKitGTK) -> Engine:
         def js(self, expression: str) -> Any:
             driver.switch_to.window(self.handle)
             return driver.execute_script(f"const value = {expression}; return value;")
+
+        def picture(self, path: str) -> None:
+            driver.switch_to.window(self.handle)
+            assert driver.save_screenshot(path)
 
         def close(self) -> None:
             driver.switch_to.window(self.handle)

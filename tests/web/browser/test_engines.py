@@ -1,7 +1,8 @@
-"""The core of the client in each browser engine: `make test-browsers` adds Firefox and WebKitGTK to Chromium."""
+"""The client and its toasts in each browser engine: `make test-browsers` adds Firefox and WebKitGTK to Chromium."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -9,8 +10,15 @@ import pytest
 
 from tests.web.browser.engines import ENGINES, Engine, Tab, launched, until
 from tests.web.browser.scripted import Answer, Scripted
+from tests.web.pages import SCREENSHOTS
+from tests.web.pages import site as served
 
 pytestmark = pytest.mark.timeout(300)  # what is missing is installed first
+
+
+TOASTS = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Orders</title>
+<style>body { font: 16px/1.5 system-ui; margin: 24px }</style><h1>Orders</h1>
+<notify-toasts duration="600000"></notify-toasts><script type="module" src="/components.js"></script></html>"""
 
 
 @pytest.fixture(params=ENGINES)
@@ -127,3 +135,33 @@ def test_a_refusal_ends_it(engine: Engine, site: str, scripted: Scripted) -> Non
     until(tab, "got.client.status === 'closed'")
     assert tab.js("got.ends") == [{"reason": "forbidden"}]
     assert len(scripted.requests("/stream")) == 1
+
+
+def test_toasts_are_drawn(engine: Engine, request: pytest.FixtureRequest) -> None:
+    """Three are visible, the rest is queued, hostile content is text; there is a picture of each engine to look at."""
+    with served({"/": TOASTS}) as url:
+        tab = engine.tab()
+        tab.go(url)
+        until(tab, "customElements.get('notify-toasts')")
+        titles = ["Saved", "<img src=x onerror=alert(1)>", "Payment failed", "Queued"]
+        for number, (title, kind) in enumerate(zip(titles, ("success", "info", "error", "warning"), strict=True)):
+            payload = {"title": title, "message": "A line of text", "type": kind, "action_url": "/orders"}
+            event = {"id": f"{number + 1}-0", "user": "alice", "type": "generic", "payload": payload}
+            detail = f"{{detail: {json.dumps(event)}, bubbles: true, cancelable: true}}"
+            tab.js(f"document.dispatchEvent(new CustomEvent('notify', {detail}))")
+        root = "document.querySelector('notify-toasts').shadowRoot"
+        until(tab, f"{root}.querySelectorAll('[part~=toast]:not([inert])').length === 3")
+        until(tab, f"{root}.getAnimations().every((each) => each.playState === 'finished')")
+        shown = tab.js(f"[...{root}.querySelectorAll('[part~=title]')].map((each) => each.textContent)")
+        assert sorted(shown) == sorted(titles[:3])
+        assert tab.js(f"{root}.querySelectorAll('img').length") == 0
+        boxes = tab.js(
+            f"[...{root}.querySelectorAll('[part~=toast]')].map((each) => each.getBoundingClientRect())"
+            ".map((box) => [box.left, box.top, box.right, box.bottom])"
+        )
+        width, height = tab.js("[innerWidth, innerHeight]")
+        assert all(0 <= left < right <= width and 0 <= top < bottom <= height for left, top, right, bottom in boxes)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        name = request.node.callspec.params["engine"]
+        tab.picture(str(SCREENSHOTS / f"toasts-{name}.png"))
+        assert (SCREENSHOTS / f"toasts-{name}.png").read_bytes().startswith(b"\x89PNG")

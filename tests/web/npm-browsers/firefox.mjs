@@ -14,6 +14,7 @@ const commands = {
   open: async () => pages.push(await browser.newPage()) - 1,
   go: async ({ page, url }) => void (await pages[page].goto(url)),
   run: ({ page, code }) => pages[page].evaluate(code),
+  picture: async ({ page, path }) => void (await pages[page].screenshot({ path })),
   close: async ({ page }) => void (await pages[page].close()),
 };
 console.log('"ready"');
