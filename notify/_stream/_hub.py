@@ -201,8 +201,9 @@ class StreamHub:
     def obey(self, command: Event) -> None:
         """Carry out a command, from here or from another process."""
         if command.type == FORGOTTEN:
+            wanted = command.payload  # decoded at each access, and there may be many users
             for user in list(self.users):
-                if user == command.user or mark(user) == command.payload:
+                if user == command.user or mark(user) == wanted:
                     self.resync(user)
         else:
             assert command.type == DISCONNECT  # the only other one of `COMMANDS`

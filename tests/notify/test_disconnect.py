@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -390,3 +391,32 @@ def test_an_ended_rank_stays_ended() -> None:
     before = streams.generation
     streams.cut(3)
     assert (streams.cutoff, streams.generation > before) == (5, True)
+
+
+@pytest.mark.parametrize("is_remote", [False, True], ids=["here", "elsewhere"])
+async def test_a_forgotten_user_is_looked_for_once(is_remote: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of `forget` is decoded once, however many users have open streams, and reaches the one it means."""
+    names, decoded = [f"user-{number}" for number in range(50)], list[object]()
+    router = MemoryRouter()
+    async with Notifier(MemoryStore(), router=router) as notifier, Notifier(MemoryStore(), router=router) as other:
+        streams = [notifier.subscribe(name, "0") for name in names]
+        for name, stream in zip(names, streams, strict=True):
+            await notifier.push(name, "before")
+            assert (await stream.next(5)).type == "before"
+        if is_remote:
+            await notifier.store.forget(names[7])  # type: ignore[union-attr]
+        loads = json.loads
+
+        def noting(text: Any) -> Any:
+            decoded.append(text)
+            return loads(text)
+
+        with monkeypatch.context() as counting:
+            counting.setattr(json, "loads", noting)
+            await (other if is_remote else notifier).forget(names[7])
+            await notifier.push(names[7], "after")
+            assert (await streams[7].next(5)).type == "after"
+        assert [gap.reason for gap in streams[7].gaps] == ["expired"]
+        assert len(decoded) < len(names)
+        for stream in streams:
+            await stream.aclose()
