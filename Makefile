@@ -20,7 +20,8 @@ NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/te
 	tests/dispatch/test_forgetting.py tests/dispatch/test_submit_killed.py \
 	tests/dispatch/test_plans_come_true_postgres.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
-TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_telemetry.py tests/notify/test_extras.py tests/cli tests/test_packaging.py tests/test_zipapp.py \
+TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_telemetry.py tests/notify/test_extras.py \
+	tests/cli tests/test_packaging.py tests/test_zipapp.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/conformance/test_shipping.py \
 	tests/web tests/sync tests/notify/test_web_frameworks.py tests/notify_sqlite/test_faults.py \
 	tests/notify_sqlite/test_locks.py tests/inbox/test_behaviour.py tests/dispatch/browser \
@@ -30,9 +31,9 @@ TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_teleme
 # Bytecode is kept whatever the environment says: without it, each of hundreds of processes compiles the library again, and
 # each worker all tests.
 export PYTHONDONTWRITEBYTECODE :=
-# Where there is a file system in memory with a gigabyte of room, the files of the tests are there, each test's until it has
-# passed: on a disk, those that sync files take half as long again, or several times as long. Some tests of the whole run start
-# programs from their files.
+# If /dev/shm has a gigabyte free, the tests write their files there, and only those of failed tests are kept: on a disk,
+# tests that sync files take one and a half to several times as long. Some tests of `make test` start programs from their
+# files, so it does this only where programs may be started there.
 IN_MEMORY := $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 1000000 2>/dev/null && echo /dev/shm)
 MAY_START := $(shell grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/mounts 2>/dev/null || echo $(IN_MEMORY))
 KEEP_FAILED := -o tmp_path_retention_policy=failed

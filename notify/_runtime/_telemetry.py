@@ -3,8 +3,8 @@
 Counts are plain integers that observable instruments read at collection, so they cost nothing extra.
 Histograms and spans are recorded only if an SDK was installed before the notifier was made.
 
-SDKs run code of applications, such as processors of spans, and let its exceptions through. None of them fails, delays
-or loses an event.
+SDKs run code of applications, such as span processors, and let its exceptions propagate. No such exception
+fails, delays or loses an event.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Telemetry:
             "notify.type": event.type,
         }
         span: trace.Span = trace.INVALID_SPAN
-        current: AbstractContextManager[object] = nullcontext()  # what is current remains so, if none can be started
+        current: AbstractContextManager[object] = nullcontext()  # if none can be started, the current one stays
         with self._harmless():
             span = self._tracer.start_span("notify.push", kind=trace.SpanKind.PRODUCER, attributes=attributes)
             current = trace.use_span(span)
@@ -159,7 +159,7 @@ class Telemetry:
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:
-        """Run the block, and log an exception, once, without its message, which may quote what was pushed."""
+        """Run the block; log the first exception of all blocks without its message, which may quote what was pushed."""
         try:
             yield
         except Exception as error:
@@ -167,7 +167,7 @@ class Telemetry:
                 self._has_failed = True
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 why = f"{type(error).__name__} at {place.filename}:{place.lineno}"
-                logger.warning("telemetry failed, and is incomplete: %s", why)
+                logger.warning("telemetry failed, so metrics and spans are incomplete: %s", why)
 
 
 class _Registry:

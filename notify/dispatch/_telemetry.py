@@ -1,7 +1,7 @@
 """Metrics and spans of dispatch, by the OpenTelemetry API alone. Without an SDK they cost next to nothing.
 
-SDKs run code of applications, such as processors of spans, and let its exceptions through. None of them stops, delays
-or repeats a message.
+SDKs run code of applications, such as span processors, and let its exceptions propagate. No such exception
+stops, delays or repeats a message.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class DispatchTelemetry:
         span: Span = trace.INVALID_SPAN
         with self._harmless():
             span = self._tracer.start_span(name, kind=kind, attributes=attributes, links=links)
-        current: AbstractContextManager[object] = nullcontext()  # what is current remains so, if none could be started
+        current: AbstractContextManager[object] = nullcontext()  # if none can be started, the current one stays
         if span is not trace.INVALID_SPAN:
             current = trace.use_span(span, record_exception=False, set_status_on_exception=False)
         try:
@@ -123,13 +123,13 @@ class DispatchTelemetry:
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:
-        """Run the block, and log an exception, once: a processor of spans, for example, is the application's code."""
+        """Run the block; log the first exception of all blocks: span processors, for example, are application code."""
         try:
             yield
         except Exception as error:
             if not self._is_failing:
                 self._is_failing = True
-                logger.warning("telemetry of dispatch failed, and is incomplete: %s", place_of(error))
+                logger.warning("telemetry of dispatch failed, so metrics and spans are incomplete: %s", place_of(error))
 
 
 def _is_prompt(claim: Claim) -> bool:

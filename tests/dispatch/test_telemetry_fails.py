@@ -86,5 +86,5 @@ def test_telemetry_that_raises(when: str) -> None:
     assert states == {user: ["ACCEPTED"] for user in users}
     assert busy == {}
     (line,) = lines
-    assert line.startswith("telemetry of dispatch failed, and is incomplete: RuntimeError")
+    assert line.startswith("telemetry of dispatch failed, so metrics and spans are incomplete: RuntimeError")
     assert "hush" not in line

@@ -388,5 +388,5 @@ def test_telemetry_that_raises(when: str, tmp_path: Path) -> None:
     assert seen == [[0, 1, 2, 3, 4]] * 2
     assert len(lines) == 2
     for line in lines:
-        assert line.startswith("telemetry failed, and is incomplete: RuntimeError at ")
+        assert line.startswith("telemetry failed, so metrics and spans are incomplete: RuntimeError at ")
         assert "hush" not in line
