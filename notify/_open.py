@@ -107,7 +107,7 @@ def scheme_of(url: object) -> str:
     if found is None:
         given = "" if isinstance(url, str) else f", not {type(url).__name__}"
         scheme, colon, _ = url.strip().partition(":") if isinstance(url, str) else ("", "", "")
-        if colon and scheme.lower() in OURS:  # any other word before a colon may be a user name
+        if colon and scheme.lower() in OURS:  # any other word may be a user name: not shown
             given = f"; it begins with {scheme.lower()}://, not with {scheme.lower()}: alone"
         raise UsageError(f"not a store URL: expected a str like sqlite:///notify.db or redis://localhost{given}")
     return found[1].lower()

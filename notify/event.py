@@ -310,7 +310,7 @@ def plain(text: T) -> T:
 def check_user(user: object) -> None:
     """Raise InvalidEventError unless `user` is a user id."""
     if isinstance(user, str) and user.isascii() and user.isprintable() and 0 < len(user) <= MAX_NAME_BYTES:
-        return  # nearly every one, in one frame
+        return  # the usual case, without a second call
     check_name("user", user)
 
 

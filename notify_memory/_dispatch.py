@@ -94,7 +94,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         """See `notify.dispatch.abc.DispatchStore.submit`; takes no connection."""
         self._check()
         if connection is not None:
-            raise UsageError("MemoryDispatchStore takes no connection=, as only PostgresDispatchStore does: omit it")
+            raise UsageError("only PostgresDispatchStore supports connection=, not MemoryDispatchStore: omit it")
         check_submission(submission)
         new = submission.notification
         new = replace(new, created_at=exact(new.created_at), expires_at=exact_or_none(new.expires_at))

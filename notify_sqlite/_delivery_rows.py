@@ -160,7 +160,7 @@ class DeliveryRows:
         return [is_made for run in runs(moves) for is_made in self._advance(run, now, clock)]
 
     def _advance(self, run: Sequence[Move], now: int, clock: int) -> list[bool]:
-        """Make moves, each of another delivery; what they read is read at once for all of them."""
+        """Make moves, each of another delivery; the rows of all of them are read at once."""
         rows = self.standing([move.id for move in run])
         writes: dict[str, list[tuple[object, ...]]] = {}
         made: list[Move] = []
@@ -188,7 +188,7 @@ class DeliveryRows:
         return [move.id in names for move in run]
 
     def settle(self, ended: Sequence[int], now: int) -> None:
-        """Give what waits for the channels of deliveries its `due_at`, by what has become of these channels.
+        """Set `due_at` of what waits for the channels of these deliveries, by the states of these channels.
 
         Args:
             ended: the numbers of deliveries that have ended, or may be sent again.

@@ -99,7 +99,7 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         self._database.check()
         if connection is not None:
             raise UsageError(
-                "SQLiteDispatchStore takes no connection=, as only PostgresDispatchStore does: submit after the commit"
+                "only PostgresDispatchStore supports connection=, not SQLiteDispatchStore: submit after the commit"
             )
         check_submission(submission)
         return await self._write(lambda rows: rows.submit(submission))

@@ -25,8 +25,8 @@ JSON_HEADERS: Final[Headers] = [
 ]
 
 GONE: Final = (OSError, RuntimeError)
-"""What `send` raises once the client is gone: an OSError on servers of ASGI 2.4; a RuntimeError on uvicorn, for a
-moment, if it has closed the connection itself, because of what the client has sent."""
+"""What `send` raises once the client is gone: OSError on servers of ASGI 2.4; RuntimeError on uvicorn, for a moment
+after it has closed the connection itself because of something that the client sent."""
 
 RETRY_AFTER: Final = (1, 5)
 """Seconds that a client is asked to wait after 503: drawn at random, so that clients do not come back together."""
@@ -98,7 +98,7 @@ class Reply:
 
 
 async def send_part(send: Send, message: Message) -> None:
-    """Send a part of a response that goes on.
+    """Send one part of a response that is streamed.
 
     Raises:
         OSError: the client is gone.

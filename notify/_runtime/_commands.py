@@ -9,10 +9,10 @@ ORIGIN: Final = "notify.origin"
 """Key in `meta` of an ephemeral event: the streams that have already seen it, and which ignore its echo."""
 
 FORGOTTEN: Final = "notify.forgotten"
-"""A user was erased: the open streams read the log again and find a gap. Payload: the `mark` of the user.
+"""A user was erased: the open streams read the log again and find a gap. Payload: the `user_hash` of the user.
 
-It goes to everyone, like a broadcast. A store may keep the command for some seconds, or, if no process is left that
-removes it, for longer; so it does not name the user.
+It goes to every process, like a broadcast, and does not name the user: a store may keep the command for some seconds,
+or longer if no process is left to remove it.
 """
 
 DISCONNECT: Final = "notify.disconnect"
@@ -25,6 +25,6 @@ yet, because it is authenticating the request that will open one.
 COMMANDS: Final = frozenset({FORGOTTEN, DISCONNECT})
 
 
-def mark(user: str) -> str:
-    """Return what stands for a user in a command."""
+def user_hash(user: str) -> str:
+    """Return the hash that stands for a user in a command."""
     return blake2b(user.encode(), digest_size=16).hexdigest()

@@ -114,7 +114,7 @@ class LoopGuard:
             ClosedError, UsageError: as `check`.
         """
         if get_ident() == self._allowed and _forks == self._forks and self._is_running():
-            return  # as `check`, and first of all: to ask whether any event loop runs takes a system call
+            return  # as `check`, but sooner: asking whether any event loop runs takes a system call
         if _get_running_loop() is not None or _trio_run() is not None:
             self.check()
 

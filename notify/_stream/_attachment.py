@@ -78,7 +78,7 @@ class Attachment(BaseStream):
         self._set.attached(self.user, self._track)
 
     async def _wait_until_ready(self) -> None:
-        """Wait for presence and router; a stream from now on begins here, even if its reader is cancelled."""
+        """Wait for presence and router; first fix the position of a stream that begins now: waits are cancellable."""
         if self._cursor.start is Start.NOW and self._source.has_log:
             self._cursor.state = CursorState.BEHIND
             self._source.request(self)

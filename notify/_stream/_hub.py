@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from .._codec import encode_payload
 from .._runtime._background import Background
-from .._runtime._commands import COMMANDS, DISCONNECT, FORGOTTEN, ORIGIN, mark
+from .._runtime._commands import COMMANDS, DISCONNECT, FORGOTTEN, ORIGIN, user_hash
 from .._runtime._loop_guard import LoopGuard
 from .._runtime._outage_log import OutageLog
 from .._runtime._stats import Counters
@@ -203,7 +203,7 @@ class StreamHub:
         if command.type == FORGOTTEN:
             wanted = command.payload  # decoded at each access, and there may be many users
             for user in list(self.users):
-                if user == command.user or mark(user) == wanted:
+                if user == command.user or user_hash(user) == wanted:
                     self.resync(user)
         else:
             assert command.type == DISCONNECT  # the only other one of `COMMANDS`

@@ -209,7 +209,7 @@ class Subscription(Attachment):
             if cursor.state is _BEHIND and self._failure is None and self._streams is not None and not self.is_over:
                 if not cursor.page:  # attached again with a page in hand: that comes first
                     self._source.request(self)
-            if self._prefetched is not None:  # nearly always, of a store that answers at once
+            if self._prefetched is not None:  # the usual case with a store that answers at once
                 self._accept(*self._prefetched)
             else:
                 await self._receive_page()

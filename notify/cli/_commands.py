@@ -147,7 +147,7 @@ async def init(options: argparse.Namespace) -> int:
 
 
 async def forget(options: argparse.Namespace) -> int:
-    """Erase one user, with what a store of deliveries at the same place holds."""
+    """Erase one user, in the store of deliveries at the same URL too."""
     check_user(options.user)
     if not options.yes:
         raise UsageError("forget erases everything that the store holds about the user: repeat it with --yes")

@@ -96,13 +96,13 @@ def _open(url: str, group: str, *, prefix: str | None, schema: str | None, timeo
 
 
 def keeps_deliveries(url: str) -> bool:
-    """Return whether there are stores of deliveries for the scheme of a URL."""
+    """Return whether a store of deliveries exists for the scheme of a URL."""
     scheme = url.strip().partition(":")[0].lower()
     return scheme in KEY_TABLES or bool(entry_points(group=DISPATCH_STORES, name=scheme))
 
 
 def _without(url: str, names: frozenset[str]) -> str:
-    """Return a URL without the options of these names, which are the log's, such as `max_len`."""
+    """Return a URL without the options of these names: those of the log, such as `max_len`."""
     address, mark, query = url.partition("?")
     return address + mark + "&".join(each for each in query.split("&") if unquote(each.partition("=")[0]) not in names)
 

@@ -1,4 +1,4 @@
-"""What stores of endpoints may be able to do beyond `EndpointStore`."""
+"""Optional abilities of endpoint stores, beyond `EndpointStore`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._records import Endpoint
 
 @runtime_checkable
 class SessionEndpoints(Protocol):
-    """Finds the endpoints that were registered before login. Errors as those of `DispatchStore`."""
+    """Finds the endpoints that were registered before login. The errors are those of `DispatchStore`."""
 
     @abstractmethod
     async def session_endpoints(self, session: str) -> Sequence[Endpoint]:

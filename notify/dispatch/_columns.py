@@ -27,9 +27,8 @@ ENDPOINT_COLUMNS: Final = (
     *("last_success_at", "failures", "failing_since", "retired_at", "reason"),
 )
 
-
-_FIRST: Final = len(DELIVERY_COLUMNS)
-_SECOND: Final = _FIRST + len(NOTIFICATION_COLUMNS)
+_NOTIFICATION_START: Final = len(DELIVERY_COLUMNS)
+_RECIPIENT_START: Final = _NOTIFICATION_START + len(NOTIFICATION_COLUMNS)
 
 _STATE: Final = DELIVERY_COLUMNS.index("state")
 _INSTANTS: Final = [place for place, name in enumerate(DELIVERY_COLUMNS) if name.endswith("_at")]
@@ -72,8 +71,8 @@ def delivery_row(delivery: Delivery, now: int) -> tuple[Any, ...]:
 
 
 def delivery_of(row: Sequence[Any]) -> Delivery:
-    """Return the delivery of these columns, which the row begins with."""
-    values = [*row[:_FIRST]]
+    """Return the delivery whose columns the row begins with."""
+    values = [*row[:_NOTIFICATION_START]]
     values[_STATE] = _STATES[values[_STATE]]
     for place in _INSTANTS:
         if values[place] is not None:
@@ -102,15 +101,15 @@ def notification_of(row: Sequence[Any]) -> Notification:
 def claims_of(rows: Iterable[Sequence[Any]]) -> list[Claim]:
     """Return the claims of rows that have the columns of a delivery, of its notification and of its recipient.
 
-    Deliveries of one notification share one value.
+    Deliveries of one notification share one `Notification`.
     """
     claims, known = list[Claim](), dict[str, Notification]()
     for row in rows:
         delivery = delivery_of(row)
         notification = known.get(delivery.notification)
         if notification is None:
-            notification = known[delivery.notification] = notification_of(row[_FIRST:_SECOND])
-        record = RecipientRecord(*row[_SECOND:])
+            notification = known[delivery.notification] = notification_of(row[_NOTIFICATION_START:_RECIPIENT_START])
+        record = RecipientRecord(*row[_RECIPIENT_START:])
         claims.append(Claim(delivery, notification, record, delivery.state is State.SENDING))
     return claims
 

@@ -12,8 +12,8 @@ from notify.errors import UsageError
 
 from ._reasons import Reason
 
-VALUES_AGAIN: Final = 900.0
-"""Seconds after which a delivery is looked at again if values of its recipient are refused."""
+REFUSED_RETRY: Final = 900.0
+"""Seconds until a delivery is decided again if values of its recipient are refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +187,8 @@ def skip_all(type: str, user: str, channels: Sequence[str], reason: Reason, laye
 
 
 def hold_all(type: str, user: str, channels: Sequence[str], now: datetime) -> Plan:
-    """Return the plan for a recipient whose values are refused: they are looked at again later."""
-    reason, until = Reason.RECIPIENT_REFUSED, now + timedelta(seconds=VALUES_AGAIN)
+    """Return the plan for a recipient whose values are refused: each channel waits, and is decided again later."""
+    reason, until = Reason.RECIPIENT_REFUSED, now + timedelta(seconds=REFUSED_RETRY)
     held = (Hold(channel=each, reason=reason, layer="recipients", until=until) for each in channels)
     return Plan(type, user, tuple(held))
 

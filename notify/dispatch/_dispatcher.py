@@ -184,8 +184,8 @@ class Dispatcher(DispatchOperations):
             now: the time for which to plan; None: the present one.
 
         Raises:
-            UsageError: the type is not registered, an argument is not valid, or the recipient's zone or stored
-                preferences are not: `submit` refuses the same.
+            UsageError: the type is not registered; or an argument, the recipient's zone or the stored preferences are
+                not valid. `submit` raises the same.
             BackendError: what is known of the recipient cannot be read.
         """
         moment = self._parts.clock() if now is None else now
@@ -381,7 +381,7 @@ class Dispatcher(DispatchOperations):
             await self._worker.settle()
 
     def running(self, *, poll_interval: float = 1.0) -> AbstractAsyncContextManager[Self]:
-        """`run` for as long as an `async with` block lasts; without the block, Python warns that nothing is sent."""
+        """Call `run` for as long as an `async with` block lasts; without it, a warning says that nothing is sent."""
         return Running(self, lambda: self.run(poll_interval=poll_interval))
 
     def _wake(self) -> None:

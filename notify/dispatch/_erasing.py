@@ -1,7 +1,7 @@
 """Erasing a user everywhere: in the dispatcher's stores, and in the logs of the notifiers that it uses.
 
-Each call erases everything, `Dispatcher.forget` and `Notifier.forget`: the dispatcher adds its stores to its notifiers,
-and lets them do it.
+`Dispatcher.forget` and `Notifier.forget` both erase everything: the dispatcher adds its stores to its notifiers, and
+leaves the work to them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def erase(parts: DispatchParts, user: str) -> int:
 
 
 def _stores(parts: DispatchParts) -> Sequence[object]:
-    """Return what keeps something of users, each store once; `gates` knows providers only."""
+    """Return the stores that hold data of users, each once; `gates` holds none."""
     return [*{id(each): each for each in (parts.store, parts.preferences, parts.endpoints, parts.caps)}.values()]
 
 

@@ -43,7 +43,7 @@ class Explanation:
         attempts: the outcome of each attempt to send, oldest first.
         reset_at: when the frequency cap that refused it has room again, at the latest; None: no cap refused it.
         problem: what is wrong with the recipient's zone or stored preferences, so that nothing can be decided now;
-            empty: nothing is.
+            empty if they are valid.
     """
 
     notification: Notification

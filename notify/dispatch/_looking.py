@@ -23,7 +23,7 @@ from ._caps import is_counted, mode_of, reason_of, resets_at, windows
 from ._channel import Job
 from ._channel_log import ChannelLog, place_of
 from ._content import Rendering
-from ._decisions import VALUES_AGAIN, Hold, Join, Send, Skip
+from ._decisions import REFUSED_RETRY, Hold, Join, Send, Skip
 from ._digests import joins_of, leading_window
 from ._moves import child, ended, gate_of, is_in_doubt, later, move, of_other_version
 from ._parts import DispatchParts
@@ -137,7 +137,7 @@ class Looker:
         users = dict.fromkeys(each.delivery.user for each in claims)
         if len(users) == 1:
             logger.warning("a recipient's values are refused, so its deliveries wait: %s", error)
-            due_at, reason = now + timedelta(seconds=VALUES_AGAIN), Reason.RECIPIENT_REFUSED
+            due_at, reason = now + timedelta(seconds=REFUSED_RETRY), Reason.RECIPIENT_REFUSED
             waiting = [each for each in claims if not each.is_ambiguous]
             return [move(each, State.WAITING, reason, due_at=due_at, error="UsageError") for each in waiting], []
         for user in users:

@@ -58,7 +58,7 @@ class DispatchOperations:
         if notification.type in self._parts.types and notification.digest is None:
             type, now = self._parts.types.resolve(notification.type), self._parts.clock()
             try:
-                present, zone = await self._present(type, notification, recipient)
+                present, zone = await self._plan_now(type, notification, recipient)
             except ClosedError:
                 raise
             except UsageError as error:
@@ -69,10 +69,10 @@ class DispatchOperations:
                 present = planned
         return Explanation(notification, user, planned, present, deliveries, attempts, reset_at, problem)
 
-    async def _present(
+    async def _plan_now(
         self, type: NotificationType, notification: Notification, recipient: RecipientRecord
     ) -> tuple[Plan, str]:
-        """Return what would be decided now about what was submitted then, and the zone of the recipient.
+        """Return the plan that would be made now for what was submitted, and the zone of the recipient.
 
         Raises:
             UsageError: what is known of the recipient now is refused.
@@ -169,12 +169,12 @@ class DispatchOperations:
     async def forget(self, user: str) -> int:
         """Erase everything that is stored about a user, and return how many deliveries that were.
 
-        These are preferences, consents, devices and addresses, deliveries of any state, places in digests and counts;
-        then the log, keys and inbox of the notifiers of `inbox` and `events`. Messages that have not been sent are not
-        sent any more. `Notifier.forget` of one of these notifiers erases all of this too.
+        First preferences, consents, devices and addresses, deliveries of any state, places in digests and counts; then
+        the log, keys and inbox in the stores of the notifiers behind `inbox` and `events`. Messages that have not been
+        sent are no longer sent. `Notifier.forget` of either notifier erases the dispatcher's stores too.
 
         Raises:
-            UsageError: a store cannot forget; nothing was erased.
+            UsageError: a store cannot erase a user; nothing was erased.
             BackendError: a store failed; some of it may be erased already; safe to repeat.
             ClosedError: a notifier or a store is closed.
 

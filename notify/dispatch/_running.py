@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class Running(AbstractAsyncContextManager[T]):
-    """Runs a worker while a block lasts. It warns if it was never entered, as a coroutine does that was not awaited.
+    """Runs a worker while a block lasts; warns if it is never entered, as a coroutine that is not awaited does.
 
     Args:
-        value: what the block gets.
+        value: what `async with ... as` gets.
         run: the worker; the end of the block cancels it.
     """
 

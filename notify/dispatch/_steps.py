@@ -95,7 +95,7 @@ def judge(move: Move, state: State, fence: int, begun: int, *, has_lease: bool) 
 
 
 def runs(moves: Sequence[Move]) -> Iterator[Sequence[Move]]:
-    """Divide moves into runs in which each is of another delivery, in their order."""
+    """Divide moves, in order, into runs in which no delivery occurs twice."""
     run: list[Move] = []
     seen: set[str] = set()
     for move in moves:

@@ -91,7 +91,7 @@ class Exchange:
         self.body = bytearray()
 
     async def __call__(self, name: str, details: Mapping[str, Any]) -> None:
-        """Note that the first byte is about to be sent, or that it was not because the headers are malformed."""
+        """Note that the first byte is about to be sent, or that it was not, because the headers are malformed."""
         if name.endswith(".send_request_headers.started"):
             self.is_sent = True
         elif name.endswith(".send_request_headers.failed"):
@@ -128,7 +128,7 @@ class Connections:
         except httpcore2.LocalProtocolError as error:
             if progress.is_sent:  # pragma: no cover - only headers are checked
                 raise failure(error, progress) from None
-            raise malformed() from None  # the driver quotes the header
+            raise malformed() from None  # the driver's message quotes the header
         except AddressRefusedError as error:
             raise HttpError(str(error), is_sent=False, code="address") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError) as error:
@@ -171,7 +171,7 @@ def is_url(url: str) -> bool:
 
 
 def encoded(headers: Mapping[str, str]) -> Sequence[tuple[bytes, bytes]]:
-    """Return headers as they are sent; raise HttpError if they have characters that headers cannot have."""
+    """Return headers as they are sent; raise HttpError if they contain characters that headers cannot have."""
     try:
         return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
     except UnicodeEncodeError:

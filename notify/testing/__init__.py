@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._missing import SUITES_NEED, naming
+from ._missing import SUITES_NEED, requiring
 from .faults import FaultProxy as FaultProxy
 from .faults import Faults as Faults
 from .history import History as History
@@ -166,6 +166,6 @@ def __getattr__(name: str) -> object:
     """Import a suite, and pytest with it, when it is first asked for."""
     for module, suites in _SUITES.items():
         if name in suites:
-            with naming(f"notify.testing.{name}", SUITES_NEED):
+            with requiring(f"notify.testing.{name}", SUITES_NEED):
                 return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

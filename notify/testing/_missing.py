@@ -1,4 +1,4 @@
-"""Says which packages a tool for tests needs, where they are not installed."""
+"""Says which packages a tool for tests needs, if they are not installed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ SUITES_NEED: Final = "pytest 'notify-streams[trio]'"
 
 
 @contextmanager
-def naming(who: str, packages: str) -> Iterator[None]:
-    """Import in this block what `who` needs.
+def requiring(who: str, packages: str) -> Iterator[None]:
+    """Turn a failed import in this block into an error that says what to install.
 
     Args:
         who: the name of the class that was asked for.
-        packages: what provides it, as pip takes it.
+        packages: what to install, as arguments of pip.
 
     Raises:
         ModuleNotFoundError: something is not installed; the message says what to install.

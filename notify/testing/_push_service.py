@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from notify.dispatch.abc import Endpoint
 
-from ._missing import naming
+from ._missing import requiring
 
 if TYPE_CHECKING:
     from ._push_check import SubscriptionKeys
@@ -118,7 +118,7 @@ class PushService:
         Args:
             vapid: the `applicationServerKey`, base64url; empty: a subscription for any sender.
         """
-        with naming("PushService", EXTRAS):
+        with requiring("PushService", EXTRAS):
             from cryptography.hazmat.primitives.asymmetric import ec
 
             from ._push_check import SubscriptionKeys, unpadded
@@ -134,7 +134,7 @@ class PushService:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        with naming("PushService", EXTRAS):
+        with requiring("PushService", EXTRAS):
             from ._push_check import PushRefusedError
 
         if scope["type"] != "http":
@@ -199,10 +199,10 @@ class PushService:
         Raises:
             ModuleNotFoundError: an extra is not installed; the message names both that are needed.
         """
-        with naming("PushService", EXTRAS):
+        with requiring("PushService", EXTRAS):
             import uvicorn
 
-            from . import _push_check as _push_check  # which each request needs
+            from . import _push_check as _push_check  # each request needs it
 
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from ._clock import VirtualClock as VirtualClock
 from ._mail_server import MailMessage as MailMessage
 from ._mail_server import MailServer as MailServer
-from ._missing import SUITES_NEED, naming
+from ._missing import SUITES_NEED, requiring
 from ._push_service import PushMessage as PushMessage
 from ._push_service import PushReply as PushReply
 from ._push_service import PushService as PushService
@@ -93,5 +93,5 @@ def __getattr__(name: str) -> object:
     """Import a suite, and pytest with it, when it is first asked for."""
     if name not in _SUITES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with naming(f"notify.testing.dispatch.{name}", SUITES_NEED):
+    with requiring(f"notify.testing.dispatch.{name}", SUITES_NEED):
         return getattr(import_module(f".{_SUITES[name]}", __package__), name)

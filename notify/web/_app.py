@@ -125,8 +125,8 @@ class NotifyApp:
 
         Raises:
             UsageError: the scope is of another type.
-        Cancellation: a stream that has begun sends its last frame, for half a second (for up to
-            `drain` if many end at once), and then ends.
+        Cancellation: a stream that has begun first sends its last frame, within half a second, or within `drain` if
+            many end at once.
         Concurrency: any number of tasks of one event loop.
         """
         kind = scope["type"]

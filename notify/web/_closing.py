@@ -10,7 +10,7 @@ after the last one. A stream never completes by itself, so three layers notify i
    the process that had no stream open: a request that the server had accepted may still open one.
 2. `begin`, for everything else: the lifespan, a server in a thread, `NotifyApp.begin_shutdown()`.
 3. `farewell`. A server that has no handler, or no patience, cancels the connection's task. The sign-off is then sent
-   in a shielded scope of half a second, and a millisecond for each connection that leaves with it.
+   in a shielded scope of half a second, plus a millisecond for each connection that ends at the same time.
 
 An open stream costs one entry in a set: no task waits for the end.
 """
@@ -36,10 +36,10 @@ SIGNALS = tuple(
 )
 
 FAREWELL = 0.5
-"""Seconds that a sign-off may always take; once the server has cancelled the connection, it may take little longer."""
+"""Seconds that a sign-off may always take; once the server has cancelled the connection, little more."""
 
 FAREWELL_RATE = 1000.0
-"""Sign-offs that a process surely writes per second: one takes longer if many connections are cancelled at once."""
+"""Sign-offs that any process can write in a second: the more connections end at once, the longer one may take."""
 
 LINGER = 0.05
 """Seconds before the application returns after a sign-off: daphne stops its reactor at that moment, unsent or not."""
@@ -127,7 +127,7 @@ class Closing:
         Args:
             send: the connection's own.
             messages: sent in order, each at most once.
-            cancelled: whether the server has cancelled the connection: then there is little more than `FAREWELL`, and
+            cancelled: whether the server has cancelled the connection: then little more than `FAREWELL` is left, and
                 the caller raises the cancellation again.
 
         Raises:
@@ -156,7 +156,7 @@ class Closing:
             raise interruption
 
     def _count_leaving(self) -> int:
-        """Return how many connections leave; a server that cancels them begins nothing: then all that are open do."""
+        """Return how many connections are ending: all open ones, if the server cancels them before an end has begun."""
         return self._leaving if self.begun else len(self._open)
 
     def _grace(self) -> float:

@@ -141,8 +141,8 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request.
 
-        Cancellation: a stream that has begun sends its last frame, for half a second (for up to
-            `drain` if many end at once), and then ends.
+        Cancellation: a stream that has begun first sends its last frame, within half a second, or within `drain` if
+            many end at once.
         """
         more = self._request.response_headers
         if self.reply is not None:

@@ -152,7 +152,7 @@ async def _run(
             while True:
                 try:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                except RuntimeError:  # the client is gone, as in `send_part`, which would cost every event
+                except RuntimeError:  # the client is gone; `send_part` would be a call more for each event
                     return
                 session.sending = 0.0
                 if feed.is_synced:  # in as few frames as possible: each costs every event, and memory
@@ -315,7 +315,7 @@ class FrameFeed:
         self.is_synced = True
         if self._translation is not None:
             return _named(self._translation.sync(event))
-        # The result of `one_line` and `sse_frame`, in a third of the time: one is written for each connection, and a
+        # The same bytes as from `one_line` and `sse_frame`, in a third of the time: each connection gets one, and a
         # position needs no escaping.
         position = self._session.last_id.encode()
         numbered = b"id: %b\n" % position if position else b""

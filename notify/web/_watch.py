@@ -118,7 +118,7 @@ def watch(function: Watching, loop: asyncio.AbstractEventLoop | None = None) -> 
 
     Args:
         function: runs beside the block, and raises nothing; it is called with the watch.
-        loop: the asyncio loop that probably runs: asking for it takes a system call.
+        loop: the asyncio loop that is probably running, if known: asking for it takes a system call.
     """
     task = None if loop is None else asyncio.current_task(loop)
     if loop is None or task is None:

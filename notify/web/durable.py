@@ -100,8 +100,8 @@ class DurableStreams:
 
         Raises:
             UsageError: the scope is not that of an HTTP request; the application has no lifespan.
-        Cancellation: an event stream that has begun is completed first, within half a second, or up to
-            `drain` if many end at once.
+        Cancellation: an event stream that has begun is completed first, within half a second, or within `drain` if many
+            end at once.
         Concurrency: any number of tasks of one event loop.
         """
         if scope["type"] != "http":

@@ -4,9 +4,9 @@
 -- hence jit = off.
 
 -- Claims what is due: the highest priority first, then the earliest due. Each priority and channel is a range of the index.
--- Priority by priority, the first statement counts, without locks, how many rows to take of each channel; of a single one it
--- need not count. The second locks that many, and skips rows that others have locked, so workers share what is due without
--- waiting for each other. Where that left fewer than were counted, the channels are asked once more for the rest, in turn.
+-- Priority by priority, the first statement counts, without locks, how many rows to take from each channel, unless there is
+-- only one. The second locks that many, and skips rows that others have locked, so workers share what is due without waiting
+-- for each other. If it finds fewer than were counted, the channels are searched once more, one after the other, for the rest.
 CREATE OR REPLACE FUNCTION {claim_deliveries}(p_now bigint, p_lease bigint, p_limit integer, p_channels text[])
 RETURNS TABLE (
     id text, notification_id text, user_id text, channel text, endpoint text, state smallint, due_at bigint,

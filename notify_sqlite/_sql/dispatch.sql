@@ -146,7 +146,7 @@ SET updated_at = CASE state WHEN 0 THEN ? ELSE updated_at END, state = max(state
     lease_until = ?
 WHERE number = ?
 
--- Rows by their numbers, in the order of these.
+-- Rows by their numbers, in the order in which these are given.
 -- name: claimed
 SELECT {d.delivery}, {n.notification}, {r.recipient}
 FROM json_each(?) AS given

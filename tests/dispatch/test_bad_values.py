@@ -152,7 +152,7 @@ async def test_explaining_what_is_refused_now(world: Users, what: str) -> None:
 
 
 async def test_explaining_to_a_guest_on_a_host_with_older_zones(world: Users, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipient was stored whole, with a zone that this host does not know: what was done is still told."""
+    """The recipient was stored whole, with a zone that this host does not know: what was done is still reported."""
     ticket = await world.submit(to=Recipient("guest", tz="Asia/Tokyo"))
     await world.settle()
     zone_of = _zones.zone_of
@@ -207,7 +207,7 @@ async def test_a_connection_that_the_store_does_not_take(kind: str, tmp_path: Pa
     each = World([note("email")], clock, store)
     with closing(sqlite3.connect(tmp_path / "own.db")) as connection:
         connection.execute("BEGIN")
-        with pytest.raises(UsageError, match="takes no connection=, as only PostgresDispatchStore does"):
+        with pytest.raises(UsageError, match="only PostgresDispatchStore supports connection=, not "):
             await each.dispatcher.submit("note", "alice", {"title": "x"}, connection=connection)
     assert await each.store.stuck([*State]) == []
     await each.store.aclose()

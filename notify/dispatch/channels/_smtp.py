@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol
 from .._outcomes import Ambiguous, Misconfigured, Outcome, Rejected, Transient
 
 Phase = Literal["connect", "login", "sender", "recipient", "data", "content", "done"]
-"""In `"data"`, the command DATA may have been sent, but nothing of the message, since the server has not agreed yet."""
+"""In `"data"`, the command DATA may have been sent, but no part of the message: the server has not yet agreed to it."""
 
 Encryption = Literal["starttls", "implicit", "none"]
 

@@ -83,8 +83,8 @@ class AsyncioSmtp:
 
 @contextmanager
 def _noting_data(protocol: Any, dialogue: Dialogue) -> Iterator[None]:
-    """Note while DATA alone has been sent: the driver sends the message in the same call, after the server's 354."""
-    if protocol is None:  # the connection is lost, which the driver is about to say
+    """Keep the phase `data` until the message is sent: the driver sends it in the same call, after the server's 354."""
+    if protocol is None:  # the connection is lost, which the driver is about to report
         yield
         return
     write = protocol.write

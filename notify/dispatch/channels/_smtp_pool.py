@@ -110,9 +110,8 @@ class SmtpPool:
             await kept.connection.send(envelope, dialogue)
             is_fit = True
         except SmtpRefusedError as error:
-            is_fit = (
-                dialogue.phase in ("recipient", "data", "content") and error.code != 421
-            )  # then the server closes it
+            # After 421 the server closes the connection.
+            is_fit = dialogue.phase in ("recipient", "data", "content") and error.code != 421
             raise
         finally:
             kept.messages += 1
