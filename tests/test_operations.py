@@ -63,7 +63,7 @@ def messages_of(node: ast.Call, where: str) -> Iterator[str]:
 
 
 def loggers_of(node: ast.Call) -> Iterator[str]:
-    """The logger of ours that a call gets."""
+    """The logger of the library that a call gets, if it gets one."""
     function = node.func
     if isinstance(function, ast.Attribute) and function.attr == "getLogger" and node.args:
         name = node.args[0]

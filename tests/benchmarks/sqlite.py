@@ -48,7 +48,7 @@ _SELECT = "SELECT * FROM events WHERE user = ? AND id > ? ORDER BY id LIMIT ?"
 
 
 def _values(user: str, number: int) -> tuple[object, ...]:
-    """Return a row as ours are, with an id that needed no query."""
+    """Return a row like those of the library, with an id that needed no query."""
     return (user, number, 0, "comment.created", _DATA, number, None, None, None)
 
 

@@ -22,11 +22,11 @@ from .web_process import Process
 CONNECTIONS = int(os.environ.get("CONNECTIONS", "1000"))
 WARM_UP = 100
 WAVES = 5
-"""How often all connect in one process, after a first wave that does not count; the last one stays."""
+"""Waves of connections in one process, after a first one that does not count; those of the last wave stay open."""
 
 RATE = 1000
 LIVE = {"sse": 6 * RATE, "ws": 3 * RATE, "redis": 3 * RATE}
-"""Events; the more, the steadier is p99, which is judged for server-sent events alone."""
+"""Events; the more there are, the steadier p99 is, which is judged for server-sent events alone."""
 
 BROADCASTS = 20
 PAUSE = 50e-6
@@ -40,7 +40,7 @@ STORM = 10_000
 """Clients that come back at the same moment, as after a restart."""
 
 LEAK = STORM // 100
-"""Objects of the garbage collector that are a leak if a storm leaves so many."""
+"""The number of objects left by a storm from which on they count as a leak."""
 
 MISSED = 3
 

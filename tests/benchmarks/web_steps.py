@@ -138,7 +138,7 @@ async def rounds() -> tuple[list[float], list[float], dict[str, list[float]]]:
 
 
 async def open_and_exit(kind: str, streams: int) -> None:
-    """Open streams and exit at once: two numbers of streams, and the difference is what a connect takes.
+    """Open streams and exit: the difference between runs with two numbers of streams is the cost of a connect.
 
     For a tool that counts instructions, which needs no quiet machine.
     """

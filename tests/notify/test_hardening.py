@@ -101,7 +101,7 @@ async def test_text_of_a_subclass_counts_by_its_letters() -> None:
     ],
 )
 async def test_a_store_that_returns_no_page(answer: Any) -> None:
-    """What is no page counts as a failed read: opening raises, and no reader hangs or spins."""
+    """An answer that is not a page counts as a failed read: opening raises, and no reader hangs or spins."""
 
     class Lying(PlainStore):
         async def read(self, user: str, after: str, limit: int) -> Any:

@@ -377,7 +377,7 @@ async def test_settings_of_the_role(postgres: Server, sql: asyncpg.Connection, s
 
 
 async def test_no_query_is_compiled(make: Make, postgres: Server, sql: asyncpg.Connection, schema: str) -> None:
-    """Whatever the role has set: compiling a query takes longer than any query of ours may last."""
+    """Whatever the role has set: compiling a query takes longer than any of the library's queries may last."""
     await make()
     async with role(postgres, schema) as app:
         await sql.execute(f"ALTER ROLE {app.name} SET jit = on")

@@ -27,7 +27,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A free port that was not given before, low enough that its bus port exists, which is free too."""
+    """A free port that was not given before, low enough that its bus port exists, and that one is free too."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port: int = listener.getsockname()[1]

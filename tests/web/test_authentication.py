@@ -254,7 +254,7 @@ async def test_expired_credentials() -> None:
 
 
 async def test_a_ticket_goes_before_the_function() -> None:
-    """A request with a ticket is its owner's, or refused; without one the function is asked."""
+    """A request with a ticket is its owner's, or refused; without one, `authenticate` is called."""
     tickets = Tickets(None, 30.0)
     authentication = made(returning("bob"), tickets)
     issued = await tickets.issue(Client(Identity("alice", session="s"), "s"), "")

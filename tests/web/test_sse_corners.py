@@ -334,7 +334,7 @@ async def test_waking_a_session_that_is_being_opened_does_not_end_it() -> None:
 @pytest.mark.parametrize("error", [OSError, RuntimeError])
 async def test_a_send_that_fails(path: str, allowed: int, is_ending: bool, error: type[Exception]) -> None:
     """`send` raises OSError once the client is gone, as ASGI 2.4 says, or RuntimeError if uvicorn has closed the
-    connection itself: that ends it without an error."""
+    connection itself: either ends the stream without an error."""
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -326,7 +326,7 @@ class FailingStore(PlainStore):
 
 @pytest.mark.parametrize("error", [OSError("boom"), BackendUnavailableError("away")])
 async def test_a_store_that_fails_fails_the_request(error: Exception) -> None:
-    """An error of any kind is one of ours; one while erasing is ignored."""
+    """An error of any kind is raised as one of the library's; one while erasing is ignored."""
     store = FailingStore(error)
     tickets = Tickets(store, 30.0)
     with pytest.raises(BackendUnavailableError):
