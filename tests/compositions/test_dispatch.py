@@ -109,7 +109,7 @@ KILLED = ("claimed", "begun", "answered", "finishing", "looking at the inbox", "
 
 
 @pytest.fixture
-def far_side() -> Iterator[FakeServer]:
+def provider() -> Iterator[FakeServer]:
     server = FakeServer()
     with server.running():
         yield server
@@ -122,18 +122,18 @@ def workers() -> Iterator[Workers]:
     made.kill()
 
 
-async def test_workers_that_are_killed(place: Place, far_side: FakeServer, workers: Workers) -> None:
+async def test_workers_that_are_killed(place: Place, provider: FakeServer, workers: Workers) -> None:
     """SIGKILL at a step loses nothing: an item is listed once, and only an SMS that may be sent is unknown."""
     async with AsyncExitStack() as stack:
         heirs: dict[str, Dispatcher] = {}
         for number, step in enumerate(KILLED):
             where = json.dumps(["postgres", place.dsn, f"{place.name}_{number}", place.redis])
-            heirs[step] = await stack.enter_async_context(dispatcher(where, far_side.url))
+            heirs[step] = await stack.enter_async_context(dispatcher(where, provider.url))
             await heirs[step].submit(STEPS[step], "alice", {"title": step}, idempotency_key=step)
-            workers.start(where, far_side.url, step)
+            workers.start(where, provider.url, step)
         await asyncio.to_thread(workers.wait)
         await asyncio.gather(*map(settle, heirs.values()))
-        sent = arrived(far_side)
+        sent = arrived(provider)
         for step, heir in heirs.items():
             found = await outcome(heir, step, sent)
             assert found["sms unknown" if step in ONCE else "sms accepted"] == 1, step

@@ -118,7 +118,7 @@ def crowd(port: int, targets: Sequence[str]) -> Iterator[Crowd]:
 @pytest.mark.timeout(180)  # two thousand connections, on a busy machine
 @pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-trio", "granian", "daphne", "gunicorn", "gunicorn-uvicorn"])
 def test_a_thousand_streams(kind: str, tmp_path: Path) -> None:
-    """SIGTERM: each client is told, to come back at times that are spread; on the next server nothing is missing."""
+    """SIGTERM: each client is asked to come back at a time of its own; on the next server nothing is missing."""
     url = "memory://" if kind in IN_MEMORY else f"sqlite:///{tmp_path}/events.db"
     options = {"max_streams_per_user": MANY, "heartbeat": 60.0, "retry": RETRY}
     env = {"TEST_STORE": url, "TEST_OPTIONS": json.dumps(options)}
