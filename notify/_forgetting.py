@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 
 from ._layers import LayerPushing
 from ._pushing import Pushed
@@ -44,7 +45,7 @@ class Forgetting(LayerPushing[Pushed]):
         self._check_open()
         check_user(user)
         self._guard.check()
-        targets = [*self._also_forget]
+        targets = [*self._added()]
         if self._store is not None or not targets:
             targets.append(self._store)
         stores = list[Forget]()
@@ -55,19 +56,34 @@ class Forgetting(LayerPushing[Pushed]):
         return await self._parts.jobs.run(self._erase, stores, plain(user))
 
     def extend_forget(self, *stores: object) -> None:
-        """Let `forget` erase users in these stores too, for as long as the notifier lives.
+        """Let `forget` erase users in these stores too, for as long as they are in use.
 
-        For layers above this one. Adding a store again changes nothing.
+        For layers above this one. Adding a store again changes nothing. The notifier keeps none of them alive: one that
+        nothing else refers to any more is left out.
 
         Args:
             stores: objects with the ability `notify.abc.Forget`; any other makes `forget` raise UsageError.
         """
         for store in stores:
-            if store is not self._store and not any(each is store for each in self._also_forget):
-                self._also_forget.append(store)
+            if store is not self._store and not any(each is store for each in self._added()):
+                self._also_forget.append(_weakly(store))
+
+    def _added(self) -> Sequence[object]:
+        """Return the stores that were added and still exist."""
+        found = [(each, store) for each in self._also_forget if (store := each()) is not None]
+        self._also_forget = [each for each, _ in found]
+        return [store for _, store in found]
 
     async def _erase(self, stores: Sequence[Forget], user: str) -> Sequence[tuple[object, int]]:
         # The log is the last of the stores, because a delivery that is being sent may still write to it.
         erased = [(store, await store.forget(user)) for store in stores]
         self._parts.fan_out.command(FORGOTTEN, "", user_hash(user))
         return erased
+
+
+def _weakly(store: object) -> Callable[[], object]:
+    """Return what returns the store while it exists; a class with `__slots__` may not allow that: then always."""
+    try:
+        return weakref.ref(store)
+    except TypeError:
+        return lambda: store

@@ -57,7 +57,7 @@ class Pushing(Generic[Pushed]):
         self._closed = False
         self._pushes_since_yield = 0
         self._is_informed = False
-        self._also_forget: list[object] = []
+        self._also_forget: list[Callable[[], object]] = []
         immediate = parts.pipeline.immediate
         self._save_directly = immediate.save_nowait if immediate is not None and is_plain else None
         self._dumps = options.dumps

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import sqlite3
 import sys
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, KeysView, Sequence, ValuesView
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -19,7 +21,7 @@ import anyio.to_thread
 import asyncpg
 import pytest
 
-from notify import BackendUnavailableError, Notifier, UsageError
+from notify import BackendUnavailableError, ClosedError, Notifier, UsageError
 from notify.dispatch import Digest, Dispatcher, Endpoint, FrequencyCap, NotificationType, Recipient, State
 from notify.dispatch.channels import InAppChannel
 from notify.inbox import Inbox
@@ -346,6 +348,60 @@ async def test_the_logs_of_two_notifiers() -> None:
             kept = [len((await each.store.read(USER, "0", 9)).events) for each in (one, two)]  # type: ignore[union-attr]
             assert kept == {both.forget: [0, 0], two.forget: [1, 0]}.get(forget, kept)
         await ephemeral.aclose()
+
+
+@pytest.mark.parametrize("call", ["dispatcher", "notifier"])
+async def test_stores_that_are_gone_are_left_out(call: str) -> None:
+    """A notifier that outlives dispatchers keeps none of their stores alive, and those it had do not make it fail."""
+    clock, gone = VirtualClock(), list[weakref.ref[Any]]()
+    async with Notifier(MemoryStore()) as notifier:
+        for _ in range(2):
+            async with MemoryDispatchStore(clock=clock) as earlier:
+                Place(notifier.store, earlier, None, None).dispatcher(notifier, clock)
+            gone.append(weakref.ref(earlier))
+            del earlier
+        gc.collect()
+        assert [each() for each in gone] == [None, None]
+        async with MemoryDispatchStore(clock=clock) as store:
+            dispatcher = Place(notifier.store, store, None, None).dispatcher(notifier, clock)
+            await fill(Place(notifier.store, store, None, None), notifier, dispatcher, USER)
+            assert await (dispatcher.forget(USER) if call == "dispatcher" else notifier.forget(USER)) > 0
+            assert await store.preferences([USER]) == {}
+            assert await dispatcher.stuck(STATES) == []
+
+
+async def test_a_closed_store_that_is_in_use_is_named() -> None:
+    """What it holds would not be erased, so the call says so, and the log is still there for the next call."""
+    clock = VirtualClock()
+    async with MemoryDispatchStore(clock=clock) as store, Notifier(MemoryStore()) as notifier:
+        dispatcher = Place(notifier.store, store, None, None).dispatcher(notifier, clock)
+        await notifier.push(USER, "t")
+        await store.aclose()
+        for forget in (dispatcher.forget, notifier.forget):
+            with pytest.raises(ClosedError, match="the MemoryDispatchStore is closed"):
+                await forget(USER)
+        assert len((await notifier.store.read(USER, "0", 9)).events) == 1  # type: ignore[union-attr]
+
+
+async def test_a_store_that_allows_no_weak_reference() -> None:
+    """Users are erased in it too: it is kept for as long as the notifier."""
+
+    class Slotted:
+        __slots__ = ("erased",)
+
+        def __init__(self) -> None:
+            self.erased: list[str] = []
+
+        async def forget(self, user: str) -> int:
+            self.erased.append(user)
+            return 1
+
+    store = Slotted()
+    async with Notifier(MemoryStore()) as notifier:
+        for _ in range(2):
+            notifier.extend_forget(store)
+        assert await notifier.forget(USER) == 0
+    assert store.erased == [USER]
 
 
 async def test_forgetting_twice_at_the_same_time(tmp_path: Path) -> None:
