@@ -194,14 +194,15 @@ class Demo:
             await watcher.kill()
             self.totals.kills += 1
             self.announce(f"{watcher.name} is killed after showing {watcher.shown} events; pushes continue")
-            self.tasks.start_soon(self._replace_in_time)
+            self.tasks.start_soon(self._replace_in_time, self.totals.kills)
         elif self.watcher is None and self.handed >= 2 * self.next_kill:
             await self._replace()
 
-    async def _replace_in_time(self) -> None:
+    async def _replace_in_time(self, kills: int) -> None:
         """Replace the reader after two seconds, even if few lines arrive: they may be typed."""
         await anyio.sleep(2.0)
-        await self._replace()
+        if kills == self.totals.kills:  # otherwise it was replaced, and the next one has been killed since
+            await self._replace()
 
     async def _replace(self) -> None:
         async with self.replacing:

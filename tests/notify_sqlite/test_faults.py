@@ -56,7 +56,7 @@ async def record(store: SQLiteStreamStore, history: History, after: str, count: 
 async def test_a_killed_writer_loses_nothing_accepted(path: Path, tmp_path: Path) -> None:
     """A process killed while it pushes: all that it was told is accepted is there, and readers resume from their id."""
     files: list[Path] = []
-    async with SQLiteStreamStore(path, max_len=10_000) as store:
+    async with SQLiteStreamStore(path, max_len=200_000) as store:
         with History() as history:
             position, read = "0", 0
             for life in range(3):
@@ -81,7 +81,7 @@ async def test_a_killed_writer_loses_nothing_accepted(path: Path, tmp_path: Path
 async def test_processes_that_push_to_one_user_make_one_chain(path: Path, tmp_path: Path) -> None:
     """Three processes push to one user, in batches, while two others read: no push fails, no reader misses one."""
     files = [tmp_path / name for name in "abc"]
-    async with SQLiteStreamStore(path, max_len=10_000) as store:
+    async with SQLiteStreamStore(path, max_len=200_000) as store:
         with History() as history, ExitStack() as processes:
             await store.head("alice")
             children = [processes.enter_context(child("push", path, "alice", 160, file, file.name)) for file in files]
