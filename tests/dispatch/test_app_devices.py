@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from notify import UsageError
-from notify.dispatch import DispatchApp
+from notify.dispatch import DispatchApp, Dispatcher
 from notify.dispatch._app_devices import vapid_keys
 from notify.dispatch.channels import Breaker, WebPushChannel, generate_vapid_key
+from notify_memory import MemoryDispatchStore
 from tests.dispatch.app import SUBSCRIPTION, refused, serving, user_of
 
 pytestmark = pytest.mark.anyio
@@ -224,3 +225,19 @@ async def test_options_are_checked() -> None:
                 DispatchApp(site.dispatcher, user_of, **options)
         with pytest.raises(UsageError):
             DispatchApp(None, user_of)  # type: ignore[arg-type]
+
+
+class Sessionless(MemoryDispatchStore):
+    """A store of endpoints that does not find those of a session."""
+
+    session_endpoints = None  # type: ignore[assignment]
+
+
+async def test_sessions_need_a_store_that_finds_their_devices() -> None:
+    """Otherwise a visitor could register any number of them."""
+    async with serving() as site, Sessionless(clock=site.clock) as store:
+        channels = {"fcm": site.dispatcher._parts.channels["fcm"]}
+        dispatcher = Dispatcher(None, store, [], channels, recipients=lambda ids: [])
+        DispatchApp(dispatcher, user_of)
+        with pytest.raises(UsageError, match=r"Sessionless lacks the ability .*SessionEndpoints"):
+            DispatchApp(dispatcher, user_of, session_of=lambda request: None)

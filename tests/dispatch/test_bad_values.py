@@ -17,6 +17,7 @@ from notify import ClosedError, UsageError
 from notify.dispatch import Dispatcher, Endpoint, Hold, Recipient, Report, _zones
 from notify.dispatch.abc import Move, State
 from notify.testing.dispatch import VirtualClock
+from notify_memory import MemoryDispatchStore
 from notify_sqlite import SQLiteDispatchStore
 from tests.dispatch.world import START, World, note
 
@@ -173,6 +174,17 @@ async def test_a_closed_store_explains_nothing(world: Users) -> None:
     """That is an error of its own, not one of the recipient's values."""
     ticket = await submitted(world)
     await world.store.aclose()
+    with pytest.raises(ClosedError):
+        await world.dispatcher.explain(ticket, "bob")
+
+
+async def test_closed_endpoints_explain_nothing(world: Users) -> None:
+    """Nor is it one of the recipient's values if only the store of the endpoints is closed."""
+    ticket = await submitted(world)
+    world.zone = "UTC"
+    closed = MemoryDispatchStore(clock=world.clock)
+    await closed.aclose()
+    object.__setattr__(world.dispatcher._parts, "endpoints", closed)
     with pytest.raises(ClosedError):
         await world.dispatcher.explain(ticket, "bob")
 

@@ -28,6 +28,7 @@ from notify.dispatch._channel import Content
 from notify.dispatch._outcomes import Accepted, Ambiguous, Misconfigured, Outcome, Rejected, Transient
 from notify.dispatch.channels import EmailChannel, _smtp_pool
 from notify.dispatch.channels._smtp import Dialogue, Phase, failed, refused
+from notify.dispatch.channels._smtp_asyncio import _noting_data
 from tests.dispatch.jobs import endpoint, job, when_sent
 
 pytestmark = pytest.mark.anyio
@@ -517,6 +518,26 @@ async def test_a_server_that_does_not_want_us(lines: list[bytes]) -> None:
     async with speaking(*lines) as port:
         found = await plain(port).send(job(BOB))
     assert isinstance(found, Misconfigured), found
+
+
+@pytest.mark.parametrize(("answer", "expected"), [(b"451 later\r\n", Transient("451")), (b"554 no\r\n", Rejected)])
+async def test_a_server_that_refuses_before_the_message(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, expected: Any
+) -> None:
+    """Its answer to DATA itself: nothing of the message was sent, so it is as any other refusal."""
+    monkeypatch.setattr(_smtp_pool, "QUIT_SECONDS", 0.1)
+    lines = [b"220 hi\r\n", b"250 me\r\n", b"250 OK\r\n", b"250 OK\r\n", answer]
+    async with speaking(*lines) as port, plain(port) as channel:
+        found = await channel.send(job(BOB))
+    assert found == expected or (expected is Rejected and isinstance(found, Rejected)), found
+
+
+def test_a_lost_connection_has_no_data_to_note() -> None:
+    """The driver is about to report it; the phase stays."""
+    dialogue = Dialogue()
+    with _noting_data(None, dialogue):
+        assert dialogue.phase == "connect"
+    assert dialogue.phase == "connect"
 
 
 async def test_a_slow_goodbye_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

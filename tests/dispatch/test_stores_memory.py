@@ -38,6 +38,17 @@ class TestMemoryEndpoints(Made, EndpointStoreSuite):
     pass
 
 
+class Sessionless(MemoryDispatchStore):
+    """A store without the ability to find the endpoints of a session."""
+
+    session_endpoints = None  # type: ignore[assignment]
+
+
+class TestEndpointsWithoutSessions(Made, EndpointStoreSuite):
+    async def make(self) -> MemoryDispatchStore:
+        return Sessionless(clock=(await super().make())._clock)
+
+
 class TestMemoryCaps(Made, CapStoreSuite):
     pass
 
