@@ -98,7 +98,7 @@ test-failed: $(VENV)/.ready ## what failed in `make test`, ten tests at most, on
 
 covered:
 	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage report --fail-under=99
+	@$(BIN)/coverage report --precision=2 --fail-under=99.9
 
 test-browsers: $(VENV)/.ready servers ## the core of the browser client in Firefox and WebKitGTK, too
 	@missing=""; \
