@@ -59,16 +59,22 @@ async def nowhere(_: Any) -> None:
     """Send a message."""
 
 
-async def opened(app: Any, streams: int) -> float:
-    """Return the microseconds that opening one stream takes, and end them all."""
-    gc.collect()
-    began = time.process_time()
+async def started(app: Any, streams: int) -> list[asyncio.Task[None]]:
+    """Open streams, and return their tasks once each waits for events."""
     tasks = []
     for number in range(streams):
         tasks.append(asyncio.create_task(app(scope(number), never, nowhere)))
         await asyncio.sleep(0)
     for _ in range(5):
         await asyncio.sleep(0)
+    return tasks
+
+
+async def opened(app: Any, streams: int) -> float:
+    """Return the microseconds that opening one stream takes, and end them all."""
+    gc.collect()
+    began = time.process_time()
+    tasks = await started(app, streams)
     spent = time.process_time() - began
     for task in tasks:
         task.cancel()
@@ -144,12 +150,7 @@ async def open_and_exit(kind: str, streams: int) -> None:
     """
     gc.disable()
     app = Bare() if kind == "bare" else NotifyApp(Notifier(MemoryStore()), lambda request: request.query["user"])
-    tasks = []
-    for number in range(streams):
-        tasks.append(asyncio.create_task(app(scope(number), never, nowhere)))
-        await asyncio.sleep(0)
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await started(app, streams)
     os._exit(0)
 
 

@@ -429,7 +429,7 @@ export class NotifyPreferences extends Base {
   }
 
   #zoneNotice() {
-    const zone = OWN.replaceAll("_", " ");
+    const zone = OWN?.replaceAll("_", " ");
     const text = make("span");
     const use = this.#button("on", "use", this.#text("tz-use", { zone }), () => {
       this.#saveZone(OWN);
@@ -438,7 +438,7 @@ export class NotifyPreferences extends Base {
     const notice = make("div", "notice", {}, text, use);
     this.#switches.push(({ tz, preferences, quiet_hours: { rules } }) => {
       use.hidden = !preferences.tz && !rules.length;
-      notice.hidden = isHere(tz);
+      notice.hidden = !OWN || isHere(tz);
       put(text, this.#text(use.hidden ? "tz-new" : "tz-other", { zone }));
     });
     return notice;
