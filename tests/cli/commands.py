@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from notify.cli import main
 
-PATIENCE = 40.0
+PATIENCE = 90.0
 """Seconds to wait for any condition: far more than needed."""
 
 NOTIFY = (sys.executable, "-W", "error", "-m", "notify")

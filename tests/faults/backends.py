@@ -71,7 +71,6 @@ class Servers(Backend):
 
     def __init__(self, servers: list[Any]) -> None:
         self.servers = servers
-        self._frozen = False
 
     def kill(self) -> None:
         """SIGKILL all of them, as a power cut would."""
@@ -87,18 +86,17 @@ class Servers(Backend):
 
     def freeze(self) -> None:
         """SIGSTOP all of them."""
-        self._frozen = True
         for server in self.servers:
             server.freeze()
 
     def thaw(self) -> None:
-        self._frozen = False
+        """SIGCONT those that there are."""
         for server in self.servers:
-            server.thaw()
+            if self.is_up(server):
+                server.thaw()
 
     def heal(self) -> None:
-        if self._frozen:
-            self.thaw()
+        self.thaw()
         for server in self.servers:
             if not self.is_up(server):
                 self.start_one(server)
@@ -315,25 +313,37 @@ class Fleet:
     """The backends of a run, each started when it is first asked for."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._running: dict[str, Backend] = {}
+        self._running: dict[str, tuple[Backend, ExitStack]] = {}
 
     def __enter__(self) -> Fleet:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        while self._running:
+            self._end(next(iter(self._running)))
 
     def __getitem__(self, name: str) -> Backend:
         """Return a backend by the name of its column, in good health."""
         if name not in self._running:
-            self._running[name] = self._stack.enter_context(_STARTERS[name]())
-        return self._running[name]
+            stack = ExitStack()
+            self._running[name] = (stack.enter_context(_STARTERS[name]()), stack)
+        return self._running[name][0]
 
     def heal(self) -> None:
-        """Undo what tests may have left."""
-        for backend in self._running.values():
-            backend.heal()
+        """Undo what tests may have left, and end a backend for which that fails: the next test gets a new one."""
+        failures = []
+        for name, (backend, _) in list(self._running.items()):
+            try:
+                backend.heal()
+            except Exception as error:
+                failures.append(error)
+                self._end(name)
+        if failures:
+            raise ExceptionGroup("backends that could not be healed", failures)
+
+    def _end(self, name: str) -> None:
+        _, stack = self._running.pop(name)
+        stack.close()
 
 
 @contextmanager

@@ -79,7 +79,7 @@ async def test_a_store_that_batches_by_itself_tells_each_outcome_by_itself() -> 
         assert set(store.taken) == {"a", "b", "c"}
         assert notifier.statistics().pending_pushes == 3
         store.tell("b")
-        assert await stream.next(1) == store.inner.read_nowait("alice", "0", 1).events[0]
+        assert await stream.next(10) == store.inner.read_nowait("alice", "0", 1).events[0]
         store.tell("c", PushRejectedError("no"))
         await anyio.wait_all_tasks_blocked()
         assert isinstance(outcomes["b"], Event)
@@ -114,7 +114,7 @@ async def test_an_outcome_may_come_after_its_caller_has_gone() -> None:
             await notifier.push("alice", "third")
         store.tell("cancelled")
         store.tell("late")
-        assert [(await stream.next(1)).type for _ in range(2)] == ["cancelled", "late"]
+        assert [(await stream.next(10)).type for _ in range(2)] == ["cancelled", "late"]
         assert notifier.statistics().pending_pushes == 0
 
 

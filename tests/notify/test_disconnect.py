@@ -87,7 +87,7 @@ async def test_a_waiting_reader_is_woken_at_once(notifier: Notifier) -> None:
         assert sorted(ended) == ["logged out", "loop", "timeout"]
         assert notifier.statistics().open_streams == 1
         event = await notifier.push("bob", "t")
-        assert await other.next(2) == event
+        assert await other.next(10) == event
 
 
 @pytest.mark.parametrize("notifier", WITH_A_LOG, indirect=True)
@@ -95,7 +95,7 @@ async def test_a_reader_in_the_middle_of_a_page_ends(notifier: Notifier) -> None
     """What was read ahead is not yielded any more, and the error says where to go on."""
     events = [await notifier.push("alice", "t", number) for number in range(5)]
     async with notifier.subscribe("alice", "0") as stream:
-        assert await stream.next(2) == events[0]
+        assert await stream.next(10) == events[0]
         await notifier.disconnect("alice")
         assert events[0] is not None
         await assert_disconnected(stream, "", events[0].id)
@@ -134,7 +134,7 @@ async def test_a_stream_that_is_subscribed_afterwards_is_not_affected(notifier: 
         await notifier.disconnect("alice")
         async with notifier.subscribe("alice") as stream:
             event = await notifier.push("alice", "t")
-            assert await stream.next(2) == event
+            assert await stream.next(10) == event
         await assert_disconnected(busy, "")
 
 
@@ -238,7 +238,7 @@ async def test_streams_of_other_instances_end(shared: bool) -> None:
             await until(lambda: isinstance(stream, object) and stream.is_over)  # type: ignore[attr-defined]
             await assert_disconnected(stream, "elsewhere")
             await here.push("bob", "t")
-            assert (await other.next(2)).type == "t"
+            assert (await other.next(10)).type == "t"
         if shared:
             async with store.subscribe("alice") as bare:
                 await here.disconnect("alice", "bare")
@@ -262,7 +262,7 @@ async def test_what_other_processes_send_is_judged_first() -> None:
         assert live.deliver(b"garbage") == 0
         saved = store.save_nowait(Event("alice", "notify.disconnect"))
         assert live.deliver(saved.to_bytes()) == 1
-        assert await stream.next(1) == saved
+        assert await stream.next(10) == saved
 
 
 async def test_a_user_who_is_forgotten_elsewhere_is_read_again() -> None:
@@ -271,7 +271,7 @@ async def test_a_user_who_is_forgotten_elsewhere_is_read_again() -> None:
     async with Notifier(store, poll_interval=60) as notifier, notifier.subscribe("alice") as stream:
         saved = store.save_nowait(Event("alice", "t"))
         assert notifier._live.deliver(Event("alice", "notify.forgotten")) == 0
-        assert await stream.next(1) == saved
+        assert await stream.next(10) == saved
 
 
 async def test_users_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +308,7 @@ async def test_a_stream_ends_at_its_time(notifier: Notifier) -> None:
         assert caught.value.reason == "expired"
         await assert_disconnected(busy, "expired")
         event = await notifier.push("alice", "t")
-        assert await later.next(2) == await endless.next(2) == event
+        assert await later.next(10) == await endless.next(10) == event
     cancelled = notifier.subscribe("alice", expires_at=after(0.1))
     with anyio.move_on_after(0.02):
         await cancelled.next()
@@ -381,7 +381,7 @@ async def test_a_far_time_is_no_time() -> None:
     async with Notifier(MemoryStore()) as notifier:
         async with notifier.subscribe("alice", expires_at=datetime.max.replace(tzinfo=UTC)) as stream:
             event = await notifier.push("alice", "t")
-            assert await stream.next(1) == event
+            assert await stream.next(10) == event
 
 
 def test_an_ended_rank_stays_ended() -> None:

@@ -58,7 +58,7 @@ async def test_ready_json_is_kept_byte_for_byte(kind: Any, data: bytes) -> None:
         assert (await notifier.broadcast("t", data=data)).data == data
         assert (await notifier.push("alice", "t", data=data, ephemeral=True)).data == data
         for _ in range(4):
-            event = await stream.next(2)
+            event = await stream.next(10)
             assert event.data == data
             assert event.payload == json.loads(data)
 

@@ -63,7 +63,7 @@ async def test_an_offer_without_an_id_does_not_pass_for_the_next_event() -> None
         await stream.next(1)
         notifier.deliver(Event("alice", "t", 2).stored("", first.id))
         await notifier.push("alice", "t", 3)
-        assert [(await stream.next(1)).payload for _ in range(2)] == [2, 3]
+        assert [(await stream.next(10)).payload for _ in range(2)] == [2, 3]
         assert await notifier.push("alice", "t", 4) is not None
 
 
@@ -80,7 +80,7 @@ async def test_text_of_a_subclass_counts_by_its_letters() -> None:
         pushed = await notifier.push(Name.ALICE, Name.CREATED, group=Name.ALICE, key=Name.CREATED)
         report = await notifier.push_many([Name.ALICE], Name.CREATED)
         assert pushed is not None
-        assert [await stream.next(1), await stream.next(1)] == [pushed, report.events["alice"]]
+        assert [await stream.next(10), await stream.next(10)] == [pushed, report.events["alice"]]
         made = Event(Name.ALICE, Name.CREATED, group=Name.ALICE, key=Name.CREATED)
         for event in (pushed, report.events["alice"], made):
             texts = [text for text in (event.user, event.type, event.group, event.key) if text is not None]

@@ -93,7 +93,7 @@ async def test_three_devices_on_two_instances(store_kind: Any, presence_kind: An
         for n in range(20):
             await (one if n % 2 else two).push("alice", "t", n)
         for stream in (a, b, c):
-            assert [(await stream.next(2)).payload for _ in range(20)] == list(range(20))
+            assert [(await stream.next(10)).payload for _ in range(20)] == list(range(20))
             await nothing(stream)
 
 
@@ -120,7 +120,7 @@ async def test_a_custom_router_of_one_method() -> None:
         await two.push("alice", "typing", 2, ephemeral=True)
         await two.broadcast("t", 3)
         for stream in (a, b):
-            assert [(await stream.next(2)).payload for _ in range(3)] == [1, 2, 3]
+            assert [(await stream.next(10)).payload for _ in range(3)] == [1, 2, 3]
             await nothing(stream)
         assert (await one.check()).parts["router"] == "ok"
 
@@ -168,7 +168,7 @@ async def test_a_failed_route_is_counted_and_the_log_delivers(caplog: pytest.Log
         with caplog.at_level(logging.WARNING, "notify"):
             event = await one.push("alice", "t")
         assert one.statistics().route_failures == 1
-        assert await stream.next(2) == event
+        assert await stream.next(10) == event
     assert "no route" in caplog.text
 
 
@@ -200,7 +200,7 @@ async def test_a_router_that_stops_listening_is_started_again() -> None:
     ):
         await until(lambda: router.attempts >= 3)
         await two.push("alice", "t", 1)
-        assert (await stream.next(2)).payload == 1
+        assert (await stream.next(10)).payload == 1
 
 
 async def test_a_router_that_never_listens_holds_up_a_stream_for_the_timeout_at_most() -> None:
@@ -229,7 +229,7 @@ async def test_a_memory_router_forgets_who_left() -> None:
     async with two, two.subscribe("alice") as stream:
         await one.aclose()
         await router.route(Event("alice", "typing", 1), RoutingInfo("web"))
-        assert (await stream.next(2)).payload == 1
+        assert (await stream.next(10)).payload == 1
     await router.route(Event("alice", "typing"), RoutingInfo("web"))
     await router.route(Event("alice", "typing"), None)
 
@@ -248,7 +248,7 @@ async def test_events_of_others_are_found_within_the_poll_interval(kind: Any) ->
     ):
         for n in range(3):
             await one.push("alice", "t", n)
-            assert (await stream.next(1.0)).payload == n
+            assert (await stream.next(10)).payload == n
         await nothing(stream)
 
 
@@ -263,7 +263,7 @@ async def test_one_query_polls_all_users() -> None:
         await until(lambda: len(store.calls) >= 4)
         assert set(store.calls) == {"read_many"}
         await store.inner.save(Event("u7", "t", 1))
-        assert (await streams[7].next(2)).payload == 1
+        assert (await streams[7].next(10)).payload == 1
         for stream in streams:
             await stream.aclose()
 
@@ -280,7 +280,7 @@ async def test_a_routed_and_polled_event_is_yielded_once() -> None:
         assert event is not None
         await anyio.sleep(0.1)  # several poll intervals
         two.deliver(event)
-        assert await stream.next(2) == event
+        assert await stream.next(10) == event
         await nothing(stream)
 
 
@@ -300,7 +300,7 @@ async def test_polling_outlives_a_store_that_fails(caplog: pytest.LogCaptureFixt
         await store.inner.save(Event("alice", "t", 1))
         await until(lambda: notifier.statistics().read_failures >= 2)
         store.broken = False
-        assert (await stream.next(2)).payload == 1
+        assert (await stream.next(10)).payload == 1
     assert "down" in caplog.text
 
 
@@ -329,10 +329,10 @@ async def test_a_poll_that_finds_a_gap_makes_the_stream_read() -> None:
     async with Notifier(BatchStore(inner), poll_interval=0.05) as notifier:
         async with notifier.subscribe("alice") as stream:
             await inner.save(Event("alice", "t", 0))
-            assert (await stream.next(2)).payload == 0
+            assert (await stream.next(10)).payload == 0
             for n in range(1, 6):
                 await inner.save(Event("alice", "t", n))
-            assert [(await stream.next(2)).payload for _ in range(2)] == [4, 5]
+            assert [(await stream.next(10)).payload for _ in range(2)] == [4, 5]
             assert [gap.reason for gap in stream.gaps] == ["trimmed"]
 
 
@@ -348,7 +348,7 @@ async def test_news_of_a_user_without_streams_is_ignored() -> None:
     async with Notifier(store, poll_interval=0.02) as notifier, notifier.subscribe("alice") as stream:
         await until(lambda: store.calls.count("read_many") > 2)
         await store.inner.save(Event("alice", "t", 1))
-        assert (await stream.next(2)).payload == 1
+        assert (await stream.next(10)).payload == 1
 
 
 async def test_news_of_a_user_who_just_left_is_ignored() -> None:
@@ -392,7 +392,7 @@ async def test_an_audit_finds_what_a_stream_store_forgot_to_offer() -> None:
     store = Forgetful()
     async with Notifier(store, audit_interval=0.05) as notifier, notifier.subscribe("alice") as stream:
         await store.save(Event("alice", "t", 1))
-        assert (await stream.next(2)).payload == 1
+        assert (await stream.next(10)).payload == 1
 
 
 # -- health, draining, event loops ---------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ async def take(stream: Steered, count: int) -> list[Event]:
     taken: list[Event] = []
     while len(taken) < count:
         event = stream.next_nowait()
-        taken.append(event if event is not None else await stream.next(2))
+        taken.append(event if event is not None else await stream.next(10))
     return taken
 
 
@@ -84,7 +84,7 @@ async def test_a_waiting_reader_is_interrupted(notifier: Notifier, logs: Any) ->
         for number in range(3):
             await interrupted(stream, times=2)
             event = await notifier.push("alice", "t", number)
-            assert await stream.next(2) == event
+            assert await stream.next(10) == event
 
 
 async def test_an_interruption_waits_for_the_reader(notifier: Notifier, logs: Any) -> None:
@@ -130,7 +130,7 @@ async def test_an_earlier_disconnection_stays_forgotten(notifier: Notifier, logs
         with pytest.raises(TimeoutError):
             await stream.next()
         event = await notifier.push("alice", "t")
-        assert await stream.next(2) == event
+        assert await stream.next(10) == event
 
 
 @pytest.mark.parametrize("position", [None, "0"])
@@ -199,7 +199,7 @@ async def test_a_stream_that_waits_for_presence_is_interrupted(logs: Any) -> Non
         with pytest.raises(TimeoutError):
             await stream.next(0)
         gate.set()
-        assert await stream.next(2) == stored
+        assert await stream.next(10) == stored
         await stream.aclose()
 
 
@@ -248,7 +248,7 @@ async def test_next_nowait_in_every_other_state(logs: Any) -> None:
         assert subscribe(notifier, logs, "0").next_nowait() is None
         async with subscribe(notifier, logs, "0", max_lag=5) as lagging:
             assert lagging.next_nowait() is None
-            assert await lagging.next(1) == event
+            assert await lagging.next(10) == event
         async with subscribe(notifier, logs) as stream, anyio.create_task_group() as group:
             group.start_soon(stream.next)
             await anyio.wait_all_tasks_blocked()
@@ -283,7 +283,7 @@ async def test_a_disconnection_since_a_moment_ends_a_later_stream(any_notifier: 
     await any_notifier.disconnect("bob", "another")
     async with any_notifier.subscribe("alice", disconnected_since=moment) as stream:
         event = await any_notifier.push("alice", "t")
-        assert await stream.next(2) == event
+        assert await stream.next(10) == event
     await any_notifier.disconnect("alice", "since")
     stream = any_notifier.subscribe("alice", disconnected_since=moment)
     with pytest.raises(DisconnectedError) as caught:

@@ -29,7 +29,7 @@ async def test_push_event_is_a_push(make_store: Callable[[], Any]) -> None:
     async with Notifier(store, router=router) as notifier, notifier.subscribe("alice") as stream:
         first = await notifier.push_event(built())
         second = await notifier.push("alice", "t", 2)
-        assert [await stream.next(2), await stream.next(2)] == [first, second]
+        assert [await stream.next(10), await stream.next(10)] == [first, second]
         assert (first.type, first.meta, first.payload) == ("notify.special", {"notify.item": ""}, {"n": 1})
         assert [event for event, _ in router.routed] == [first, second]
         assert notifier.statistics().pushes["stored"] == 2
@@ -40,7 +40,7 @@ async def test_push_event_without_a_router() -> None:
     """The shortest path stores and shows too, and lets readers run now and then."""
     async with Notifier(MemoryStore()) as notifier, notifier.subscribe("alice") as stream:
         pushed = [await notifier.push_event(built()) for _ in range(130)]
-        assert [await stream.next(2) for _ in range(130)] == pushed
+        assert [await stream.next(10) for _ in range(130)] == pushed
         statistics = notifier.statistics()
         assert (statistics.pushes["stored"], statistics.delivered_local) == (130, 130)
         assert (await notifier.push_event(built("nina"))).id
@@ -89,7 +89,7 @@ async def test_push_events_reports_each_user(make_store: Callable[[], Any]) -> N
         events = [Event(user, "t", user) for user in "abc"]
         report = await notifier.push_events(events)
         assert {user: event.payload for user, event in report.events.items()} == {"a": "a", "b": "b", "c": "c"}
-        assert await stream.next(2) == report.events["b"]
+        assert await stream.next(10) == report.events["b"]
         with pytest.raises(InvalidEventError, match="two for 'a'"):
             await notifier.push_events([built("a"), built("a")])
         assert (await notifier.push_events([])).events == {}
@@ -132,7 +132,7 @@ async def test_announce_shows_and_routes() -> None:
     ):
         event = store.save_nowait(built())
         assert here.announce(event) == 1
-        assert [await near.next(2), await far.next(2)] == [event, event]
+        assert [await near.next(10), await far.next(10)] == [event, event]
         await until(lambda: sink.routed == [(event, None)])
         assert here.announce(event) == 0, "it was seen"
 
@@ -144,7 +144,7 @@ async def test_announce_beside_a_stream_store() -> None:
         event = await store.save(built())
         notifier.announce(event)
         later = await notifier.push("alice", "t")
-        assert [await stream.next(2), await stream.next(2)] == [event, later]
+        assert [await stream.next(10), await stream.next(10)] == [event, later]
 
 
 async def test_reserved_names_in_meta() -> None:

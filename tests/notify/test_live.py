@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def take(stream: Stream, count: int) -> list[Any]:
-    return [(await stream.next(2)).payload for _ in range(count)]
+    return [(await stream.next(10)).payload for _ in range(count)]
 
 
 async def nothing(stream: Stream) -> None:
@@ -318,10 +318,10 @@ async def test_the_next_page_is_read_while_this_one_is_handed_out() -> None:
     store = paged()
     events = await store.fill(1300)
     async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
-        assert await stream.next(1) == events[0]
+        assert await stream.next(10) == events[0]
         await until(lambda: len(store.read_after) == 2)
         assert store.read_after == ["0", events[499].id]
-        seen = [await stream.next(1) for _ in range(499)]
+        seen = [await stream.next(10) for _ in range(499)]
         assert len(store.read_after) == 2
         seen += [await stream.next(1) for _ in range(800)]
         assert seen == events[1:]
@@ -338,10 +338,10 @@ async def test_what_is_trimmed_meanwhile_is_a_gap_after_the_page_that_was_read_a
         await until(lambda: len(store.read_after) == 2)
         await anyio.wait_all_tasks_blocked()
         await store.inner.trim(events[1200].id)
-        seen = [await stream.next(1) for _ in range(999)]
+        seen = [await stream.next(10) for _ in range(999)]
         assert seen == events[1:1000]
         assert not stream.gaps
-        assert [await stream.next(1) for _ in range(400)] == events[1200:]
+        assert [await stream.next(10) for _ in range(400)] == events[1200:]
         assert [(gap.reason, gap.start, gap.end) for gap in stream.gaps] == [
             ("trimmed", events[999].id, events[1199].id)
         ]
@@ -352,7 +352,7 @@ async def test_a_page_that_cannot_be_read_ahead_is_read_at_its_time() -> None:
     store = paged()
     events = await store.fill(700)
     async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
-        assert await stream.next(1) == events[0]
+        assert await stream.next(10) == events[0]
         store.broken = True
         await until(lambda: notifier.statistics().read_failures or len(store.read_after) > 1)
         store.broken = False
@@ -373,9 +373,9 @@ async def test_a_store_that_closes_while_a_page_is_held() -> None:
     store.inner = MemoryStore(max_len=10_000)
     events = await store.fill(700)
     async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
-        assert await stream.next(1) == events[0]
+        assert await stream.next(10) == events[0]
         await until(lambda: len(store.read_after) == 2)
-        assert [await stream.next(1) for _ in range(499)] == events[1:500]
+        assert [await stream.next(10) for _ in range(499)] == events[1:500]
         with pytest.raises(ClosedError):
             await stream.next(1)
         assert len(store.read_after) == 3  # ahead, and again at its time
@@ -395,12 +395,12 @@ async def test_a_page_is_turned_when_the_reader_asks() -> None:
     store.inner = MemoryStore(max_len=10_000)
     events = await store.fill(700)
     async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
-        assert [await stream.next(1) for _ in range(500)] == events[:500]
+        assert [await stream.next(10) for _ in range(500)] == events[:500]
         await store.inner.trim(events[600].id)
         gate.set()
         await until(lambda: stream._prefetched is not None)  # type: ignore[attr-defined]
         assert (stream.last_id, stream.gaps) == (events[499].id, ())
-        assert await stream.next(1) == events[600]
+        assert await stream.next(10) == events[600]
         assert [(gap.start, gap.end) for gap in stream.gaps] == [(events[499].id, events[599].id)]
 
 
@@ -413,7 +413,7 @@ async def test_an_audit_finds_what_came_after_a_page_that_is_still_held() -> Non
         await until(lambda: stream._prefetched is not None)  # type: ignore[attr-defined]
         events.append(await store.inner.save(Event("alice", "t", "unannounced")))
         await notifier._live._catch_up.audit()
-        assert [await stream.next(1) for _ in range(700)] == events[1:]
+        assert [await stream.next(10) for _ in range(700)] == events[1:]
 
 
 class Silent(PlainStore):

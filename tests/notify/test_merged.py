@@ -52,7 +52,7 @@ async def fill(notifier: Notifier, *users: str) -> list[Event]:
 
 
 async def take(stream: Any, count: int) -> list[Any]:
-    return [await stream.next(2) for _ in range(count)]
+    return [await stream.next(10) for _ in range(count)]
 
 
 async def nothing(stream: Any) -> None:
@@ -231,7 +231,7 @@ async def test_a_broadcast_is_yielded_once(notifier: Notifier) -> None:
         before = notifier.statistics().delivered_local
         await notifier.broadcast("b", 1)
         assert notifier.statistics().delivered_local == before + 2
-        assert (await stream.next(1)).payload == (await plain.next(1)).payload == 1
+        assert (await stream.next(10)).payload == (await plain.next(10)).payload == 1
         await nothing(stream)
 
 
@@ -330,7 +330,7 @@ async def test_adding_a_log_leaves_an_interruption_to_the_reader(notifier: Notif
         with pytest.raises(TimeoutError):
             await stream.next(2)
         event = await notifier.push("bob", "t")
-        assert await stream.next(2) == event
+        assert await stream.next(10) == event
 
 
 async def test_removing_the_log_that_hangs_frees_the_others() -> None:
@@ -421,7 +421,7 @@ async def test_a_cancelled_bare_next_detaches(notifier: Notifier) -> None:
         await stream.next()
     await until(lambda: notifier.statistics().open_streams == 0)
     (event,) = await fill(notifier, "news")
-    assert await stream.next(1) == event
+    assert await stream.next(10) == event
     await stream.aclose()
 
 
@@ -490,7 +490,7 @@ async def test_now_is_fixed_before_presence_is_ready(kind: Any) -> None:
             with pytest.raises(TimeoutError):
                 await stream.next(0.02)
             gate.set()
-            assert await stream.next(1) == event
+            assert await stream.next(10) == event
             await stream.aclose()
             gate = anyio.Event()
 
@@ -533,7 +533,7 @@ async def test_it_ends_as_every_stream(notifier: Notifier) -> None:
         await notifier.disconnect("bob")
         await later.add("bob")  # disconnected before, and read only since
         (event,) = await fill(notifier, "bob")
-        assert await later.next(1) == event
+        assert await later.next(10) == event
         assert "open" in repr(later)
     assert "not attached" in repr(notifier.subscribe(LOGS))
 
@@ -583,7 +583,7 @@ async def test_a_read_that_fails_while_opening_is_told() -> None:
             store.broken = False
             (event,) = await fill(notifier, "alice") if position else [None]
             if event is not None:
-                assert await stream.next(1) == event
+                assert await stream.next(10) == event
             await nothing(stream)
             store.broken = True
             await stream.aclose()
@@ -597,7 +597,7 @@ async def test_a_read_that_fails_while_opening_is_told() -> None:
                 while "news" not in stream.last_id:
                     await nothing(stream)
             (event,) = await fill(notifier, "news")
-            assert await stream.next(2) == event
+            assert await stream.next(10) == event
 
 
 @pytest.mark.parametrize("position", [None, "0"])
@@ -762,7 +762,7 @@ async def test_removing_a_log_drops_what_it_had_to_say(notifier: Notifier) -> No
         await fill(notifier, "news")
         (event,) = await fill(notifier, "alice")
         await stream.remove("news")
-        assert await stream.next(1) == event
+        assert await stream.next(10) == event
         await nothing(stream)
 
 
@@ -802,7 +802,7 @@ async def test_polling_while_the_first_positions_are_read() -> None:
         await nothing(stream)
         assert sorted(call for call in store.calls if call.startswith("head ")) == sorted(f"head {u}" for u in LOGS)
         (event,) = await fill(notifier, "news")
-        assert await stream.next(1) == event
+        assert await stream.next(10) == event
         await stream.aclose()
 
 

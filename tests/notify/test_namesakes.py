@@ -23,10 +23,10 @@ async def test_two_notifiers_of_one_name(caplog: pytest.LogCaptureFixture) -> No
         async with one.subscribe("alice") as here, two.subscribe("bob") as there, two.subscribe("alice") as other:
             await until(lambda: caplog.text.count(WARNING) == 2)
             await one.push("bob", "typing", ephemeral=True)
-            assert (await there.next(3)).type == "typing"
+            assert (await there.next(10)).type == "typing"
             await two.push("alice", "typing", ephemeral=True)
-            assert (await here.next(3)).type == "typing"
-            assert (await other.next(3)).type == "typing"
+            assert (await here.next(10)).type == "typing"
+            assert (await other.next(10)).type == "typing"
         assert (await one.check()).ok
         assert (await two.check()).ok
     assert caplog.text.count(WARNING) == 2
@@ -44,5 +44,5 @@ async def test_names_that_differ(caplog: pytest.LogCaptureFixture) -> None:
         for notifier in (one, two):
             assert (await notifier.check()).ok
             await notifier.push("alice", "typing", ephemeral=True)
-            assert (await stream.next(3)).type == "typing"
+            assert (await stream.next(10)).type == "typing"
     assert "another process" not in caplog.text

@@ -215,7 +215,7 @@ async def test_two_unnamed_memory_stores_are_two_worlds() -> None:
     async with Notifier.from_url("memory://") as one, Notifier.from_url("memory://") as other:
         await one.push("alice", "a")
         async with other.subscribe("alice", "0", signals=True) as stream:
-            assert (await stream.next(1)).type == "notify.sync"
+            assert (await stream.next(10)).type == "notify.sync"
 
 
 async def test_a_name_is_shared_in_one_process() -> None:
@@ -224,13 +224,13 @@ async def test_a_name_is_shared_in_one_process() -> None:
     async with other.subscribe("alice") as stream:
         first = await one.push("alice", "a")
         await one.broadcast("maintenance")
-        assert [(await stream.next(1)).type for _ in range(2)] == ["a", "maintenance"]
+        assert [(await stream.next(10)).type for _ in range(2)] == ["a", "maintenance"]
         await one.aclose()
         await one.aclose()
         with pytest.raises(ClosedError):
             await one.push("alice", "b")
         second = await other.push("alice", "c")
-        assert (await stream.next(1)) == second
+        assert (await stream.next(10)) == second
         assert second.prev == first.id
     third = open_store("memory://shop")
     assert await third.head("alice") == second.id
@@ -292,7 +292,7 @@ async def test_options_go_where_they_belong() -> None:
     assert first is not None
     await notifier.push("alice", "b")
     async with notifier.subscribe("alice", "0") as stream:
-        assert (await stream.next(1)).type == "b"
+        assert (await stream.next(10)).type == "b"
     with pytest.raises(UsageError):
         await notifier.push("alice", "c", "x" * 20)
     await notifier.aclose()

@@ -59,7 +59,7 @@ async def test_a_push_reaches_an_open_stream(notifier: Notifier, store: Any) -> 
     """An open stream yields the pushed event: same user, type, payload and id as in the store, once."""
     async with notifier.subscribe("alice") as stream:
         event = await notifier.push("alice", "comment.created", {"post": 7}, group="post:7", meta={"a": "b"})
-        seen = await stream.next(2)
+        seen = await stream.next(10)
         with pytest.raises(TimeoutError):
             await stream.next(0.05)
     assert seen == event == (await stored(store, "alice"))[0]
@@ -81,7 +81,7 @@ async def test_two_streams_of_a_user_get_it_once_each_and_others_nothing(notifie
         notifier.subscribe("bob") as other,
     ):
         await notifier.push("alice", "t", 1)
-        assert (await one.next(2)).payload == (await two.next(2)).payload == 1
+        assert (await one.next(10)).payload == (await two.next(10)).payload == 1
         for stream in (one, two, other):
             with pytest.raises(TimeoutError):
                 await stream.next(0.03)
@@ -95,7 +95,7 @@ async def test_pushes_of_one_task_arrive_in_order(notifier: Notifier) -> None:
     async with notifier.subscribe("alice", "0") as stream:
         for n in range(10, 40):
             await notifier.push("alice", "t", n)
-            seen.append((await stream.next(2)).payload)
+            seen.append((await stream.next(10)).payload)
         seen += [(await stream.next(2)).payload for _ in range(10)]
     assert seen == list(range(40))
 
@@ -128,7 +128,7 @@ async def test_changing_the_payload_afterwards_changes_nothing(notifier: Notifie
     async with notifier.subscribe("alice") as stream:
         await notifier.push("alice", "t", payload)
         payload["tags"].append("b")
-        seen = await stream.next(2)
+        seen = await stream.next(10)
         seen.payload["tags"].append("c")
     assert seen.payload == (await stored(store, "alice"))[0].payload == {"tags": ["a"]}
 
@@ -140,7 +140,7 @@ async def test_a_key_makes_a_push_idempotent(notifier: Notifier, store: Any) -> 
         again = await notifier.push("alice", "t", 2, key="order-1")
         other = await notifier.push("bob", "t", 3, key="order-1")
         last = await notifier.push("alice", "t", 4)
-        assert [await stream.next(2), await stream.next(2)] == [first, last]
+        assert [await stream.next(10), await stream.next(10)] == [first, last]
     assert again == first
     assert other is not None
     assert other.payload == 3
@@ -335,10 +335,10 @@ async def test_without_a_store_events_are_live_only() -> None:
         event = await notifier.push("alice", "t", 1)
         assert event is not None
         assert event.id == ""
-        assert (await stream.next(2)).payload == 1
+        assert (await stream.next(10)).payload == 1
         report = await notifier.push_many(["alice", "bob"], "t", 2)
         assert set(report.events) == {"alice", "bob"}
-        assert (await stream.next(2)).payload == 2
+        assert (await stream.next(10)).payload == 2
 
 
 async def test_without_a_store_a_routed_event_is_shown_once() -> None:
@@ -346,7 +346,7 @@ async def test_without_a_store_a_routed_event_is_shown_once() -> None:
     stored_event = await MemoryStore().save(Event("alice", "t", 1))
     async with Notifier() as notifier, notifier.subscribe("alice", "0") as stream:
         assert [notifier.deliver(stored_event), notifier.deliver(stored_event)] == [1, 0]
-        assert await stream.next(2) == stored_event
+        assert await stream.next(10) == stored_event
         assert stream.last_id == stored_event.id
 
 
@@ -359,10 +359,10 @@ async def test_an_ephemeral_event_is_shown_and_not_stored(notifier: Notifier, st
         first = await notifier.push("alice", "t", 1)
         await notifier.push("alice", "typing", 2, ephemeral=True)
         await notifier.push("alice", "t", 3)
-        assert [(await stream.next(2)).payload for _ in range(2)] == [1, 2]
+        assert [(await stream.next(10)).payload for _ in range(2)] == [1, 2]
         assert first is not None
         assert stream.last_id == first.id
-        assert (await stream.next(2)).payload == 3
+        assert (await stream.next(10)).payload == 3
     assert [event.payload for event in await stored(store, "alice")] == [1, 3]
 
 
@@ -379,7 +379,7 @@ async def test_broadcast_reaches_every_open_stream_of_every_instance(store: Any)
         event = await one.broadcast("maintenance", {"at": "22:00"}, group="downtime", meta={"x": "y"})
         assert (event.user, event.id) == ("", "")
         for stream in (a, b, c):
-            shown = await stream.next(2)
+            shown = await stream.next(10)
             assert (shown.payload, shown.group, shown.meta["x"]) == ({"at": "22:00"}, "downtime", "y")
             with pytest.raises(TimeoutError):
                 await stream.next(0.03)
@@ -393,7 +393,7 @@ async def test_deliver_says_how_many_took_it(notifier: Notifier, store: Any) -> 
         assert notifier.deliver(event) == 0
         assert notifier.deliver(event.addressed_to("nobody")) == 0
         assert notifier.deliver(Event("alice", "t", 2)) == 2
-        assert [(await s.next(2)).payload for s in (one, one, two, two)] == [1, 2, 1, 2]
+        assert [(await s.next(10)).payload for s in (one, one, two, two)] == [1, 2, 1, 2]
         assert notifier.statistics().duplicates == 1
         assert notifier.statistics().delivered_routed == 2
     with pytest.raises(InvalidEventError):
@@ -436,7 +436,7 @@ async def test_the_policy_store_keeps_events_for_absent_users(store: Any, presen
             last_id = stream.last_id
         event = await notifier.push("alice", "t")
         async with notifier.subscribe("alice", last_id) as stream:
-            assert await stream.next(2) == event
+            assert await stream.next(10) == event
 
 
 async def test_a_presence_check_that_fails_counts_as_online(store: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -448,7 +448,7 @@ async def test_a_presence_check_that_fails_counts_as_online(store: Any, caplog: 
             with caplog.at_level(logging.WARNING, "notify"):
                 await notifier.push("alice", "t", 1)
                 await notifier.push_many(["alice", "bob"], "t", 2)
-            assert [(await stream.next(2)).payload for _ in range(2)] == [1, 2]
+            assert [(await stream.next(10)).payload for _ in range(2)] == [1, 2]
         assert notifier.statistics().presence_failures >= 3
     assert "presence" in caplog.text
     assert [to for _, to in router.routed] == [None, None, None]
@@ -466,7 +466,7 @@ async def test_a_presence_check_that_hangs_delays_a_push_by_the_timeout_at_most(
         with anyio.fail_after(2):
             assert await notifier.push("alice", "t") is not None
             async with notifier.subscribe("alice", "0") as stream:
-                assert (await stream.next(1)).type == "t"
+                assert (await stream.next(10)).type == "t"
 
 
 async def test_an_open_stream_makes_its_user_present_and_lingers(store: Any, presence: Any) -> None:
@@ -572,7 +572,7 @@ async def test_push_many_reports_user_by_user(notifier: Notifier, store: Any) ->
     """Each user, named twice or not, gets one event, and the report and the live copy have the stored id."""
     async with notifier.subscribe("alice") as stream:
         report = await notifier.push_many(["alice", "bob", "alice"], "t", 1, group="g")
-        seen = await stream.next(2)
+        seen = await stream.next(10)
     assert list(report.events) == ["alice", "bob"]
     assert (report.failed, list(report.offline)) == ({}, [])
     assert seen == report.events["alice"] == (await stored(store, "alice"))[0]
@@ -691,7 +691,7 @@ async def test_a_partial_failure_names_the_user_and_spares_the_others(batch: boo
         assert set(report.failed) == {"bob"}
         assert isinstance(report.failed["bob"], PushRejectedError)
         assert set(report.events) == {"alice", "carol"}
-        assert (await streams["alice"].next(2)).payload == (await streams["carol"].next(2)).payload == 1
+        assert (await streams["alice"].next(10)).payload == (await streams["carol"].next(10)).payload == 1
         if not batch:
             with pytest.raises(TimeoutError):
                 await streams["bob"].next(0.05)
@@ -765,7 +765,7 @@ async def test_ephemeral_push_many(notifier: Notifier, store: Any) -> None:
     """An ephemeral push_many shows the event to open streams and stores nothing."""
     async with notifier.subscribe("alice") as stream:
         report = await notifier.push_many(["alice", "bob"], "typing", ephemeral=True)
-        assert (await stream.next(2)).type == "typing"
+        assert (await stream.next(10)).type == "typing"
     assert [event.id for event in report.events.values()] == ["", ""]
     assert await stored(store, "alice") == []
 
@@ -884,7 +884,7 @@ async def test_cancelling_a_push_abandons_only_the_wait(kind: type[Gate]) -> Non
             await notifier.push("alice", "t", 1)
             pytest.fail("the store has not answered")
         store.open.set()
-        assert (await stream.next(2)).payload == 1
+        assert (await stream.next(10)).payload == 1
 
 
 async def test_concurrent_pushes_share_batches() -> None:

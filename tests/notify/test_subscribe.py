@@ -79,7 +79,7 @@ async def push(notifier: Notifier, *payloads: Any) -> list[Event]:
 
 
 async def take(stream: Stream, count: int) -> list[Any]:
-    return [(await stream.next(2)).payload for _ in range(count)]
+    return [(await stream.next(10)).payload for _ in range(count)]
 
 
 async def nothing(stream: Stream) -> None:
@@ -107,7 +107,7 @@ async def test_no_position_is_fixed_at_the_first_next(notifier: Notifier) -> Non
     assert stream.last_id == ""
     await nothing(stream)
     (event,) = await push(notifier, 2)
-    assert await stream.next(2) == event
+    assert await stream.next(10) == event
     assert stream.last_id == event.id
     await stream.aclose()
 
@@ -118,7 +118,7 @@ async def test_zero_means_everything_retained(notifier: Notifier, memory: Memory
     await memory.trim(events[1].id)
     async with notifier.subscribe("alice", "0", signals=True) as stream:
         await push(notifier, 4)
-        types = [(await stream.next(2)).type for _ in range(4)]
+        types = [(await stream.next(10)).type for _ in range(4)]
     assert types[:3].count("t") >= 2
     assert stream.gaps == ()
 
@@ -195,12 +195,12 @@ async def test_trimmed_past_the_position(notifier: Notifier, memory: MemoryStore
     events = await push(notifier, 1, 2, 3, 4)
     await memory.trim(events[2].id)
     async with notifier.subscribe("alice", events[0].id, signals=True) as stream:
-        gap = await stream.next(2)
+        gap = await stream.next(10)
         assert gap.type == "notify.gap"
         assert gap.payload == {"reason": "trimmed", "from": events[0].id, "to": events[1].id}
         assert gap.id == stream.last_id == events[1].id
         assert await take(stream, 2) == [3, 4]
-        sync = await stream.next(2)
+        sync = await stream.next(10)
         assert (sync.type, sync.id) == ("notify.sync", events[3].id)
         await push(notifier, 5)
         assert await take(stream, 1) == [5]
@@ -243,8 +243,8 @@ async def test_expired_by_age(notifier: Notifier, clock: Clock) -> None:
 async def test_a_forgotten_log_is_expired(notifier: Notifier) -> None:
     """A position in a log that no longer exists, as after a restart of a memory store, is `expired`."""
     async with notifier.subscribe("alice", "5-5", signals=True) as stream:
-        assert (await stream.next(2)).payload == {"reason": "expired", "from": "5-5", "to": "0"}
-        assert (await stream.next(2)).type == "notify.sync"
+        assert (await stream.next(10)).payload == {"reason": "expired", "from": "5-5", "to": "0"}
+        assert (await stream.next(10)).type == "notify.sync"
         await push(notifier, 1)
         assert await take(stream, 1) == [1]
 
@@ -254,9 +254,9 @@ async def test_ahead_of_the_log_is_rewound(notifier: Notifier) -> None:
     events = await push(notifier, 1, 2)
     ahead = ids.format(ids.parse(events[1].id)[0] + 10**9, 7)
     async with notifier.subscribe("alice", ahead, signals=True) as stream:
-        assert (await stream.next(2)).payload == {"reason": "rewound", "from": ahead, "to": "0"}
+        assert (await stream.next(10)).payload == {"reason": "rewound", "from": ahead, "to": "0"}
         assert await take(stream, 2) == [1, 2]
-        assert (await stream.next(2)).type == "notify.sync"
+        assert (await stream.next(10)).type == "notify.sync"
         await push(notifier, 3)
         assert await take(stream, 1) == [3]
     async with notifier.subscribe("alice", ahead) as stream:
@@ -287,10 +287,10 @@ async def test_a_log_that_lost_its_tail_under_a_live_stream(memory: MemoryStore,
             await older.save(Event("alice", "t", 1))
             await push(notifier, 1, 2, 3)
             clock.now += 1
-            assert [(await stream.next(2)).type for _ in range(4)].count("t") == 3
+            assert [(await stream.next(10)).type for _ in range(4)].count("t") == 3
             last = stream.last_id
             store.inner = older
-            gap = await stream.next(3)
+            gap = await stream.next(10)
             assert gap.payload == {"reason": "rewound", "from": last, "to": await older.head("alice")}
             await push(notifier, 4)
             assert await take(stream, 1) == [4]
@@ -299,7 +299,7 @@ async def test_a_log_that_lost_its_tail_under_a_live_stream(memory: MemoryStore,
 async def test_sync_comes_once_and_first_on_an_empty_replay(notifier: Notifier) -> None:
     """With signals a stream without backlog yields `notify.sync` first, and never again."""
     async with notifier.subscribe("alice", signals=True) as stream:
-        assert (await stream.next(2)).type == "notify.sync"
+        assert (await stream.next(10)).type == "notify.sync"
         await push(notifier, 1)
         assert await take(stream, 1) == [1]
         await nothing(stream)
@@ -829,11 +829,11 @@ async def test_only_events_are_lag() -> None:
         live.resync()
         for event in events:
             live.offer(event)
-        assert [await stream.next(1) for _ in range(2)] == events
+        assert [await stream.next(10) for _ in range(2)] == events
         late = [await store.save(Event("alice", "t", number)) for number in range(2, 4)]
         for event in late:
             live.offer(event)
-        assert [await stream.next(1) for _ in range(2)] == late
+        assert [await stream.next(10) for _ in range(2)] == late
         for number in range(3):
             live.offer(await store.save(Event("alice", "t", number)))
         with pytest.raises(SlowConsumerError, match="is 3 live events behind"):
@@ -981,7 +981,7 @@ async def test_a_timeout_leaves_a_bare_stream_attached(notifier: Notifier) -> No
         await stream.next(0.01)
     assert notifier.statistics().open_streams == 1
     await notifier.push("alice", "t", 1, ephemeral=True)
-    assert (await stream.next(1)).payload == 1
+    assert (await stream.next(10)).payload == 1
     with anyio.move_on_after(0.01):
         await stream.next(10)
     assert notifier.statistics().open_streams == 0
@@ -1080,17 +1080,17 @@ async def test_a_stream_that_joined_a_read_twice_is_given_the_page_once(
         keeper = await notifier.subscribe("alice").__aenter__()  # so that the stream finds the same ring again
         store.gated = True
         stream: Any = notifier.subscribe("alice", "0")
-        assert await stream.next(2) == events[0]
+        assert await stream.next(10) == events[0]
         await anyio.wait_all_tasks_blocked()
         stream._interrupted()  # with an event in hand and a prefetch in flight: it detaches at once
         assert notifier.statistics().open_streams == 1
-        assert await stream.next(2) == events[1]
+        assert await stream.next(10) == events[1]
         with anyio.move_on_after(0.02):
             await stream.next()  # waits for the page that it joined twice, and is cancelled
         assert notifier.statistics().open_streams == 2
         gate.set()
         await until(lambda: notifier.statistics().open_streams == 1)
-        assert await stream.next(2) == events[2]
+        assert await stream.next(10) == events[2]
         assert notifier._live._hub.reads_in_flight <= 1
         await stream.aclose()
         await keeper.aclose()
@@ -1159,7 +1159,7 @@ async def test_a_time_resumes_before_the_first_event(notifier: Notifier, clock: 
     async with notifier.subscribe("alice", noon) as stream:
         position = stream.last_id
     async with notifier.subscribe("alice", position) as stream:
-        assert await stream.next(2) == events[0]
+        assert await stream.next(10) == events[0]
         assert stream.gaps == ()
 
 
@@ -1212,7 +1212,7 @@ async def test_a_first_position_that_fails_does_not_wait_for_presence(logs: Any)
         presence.gate.set()
         async with stream:
             event = await notifier.push("alice", "t")
-            assert await stream.next(1) == event
+            assert await stream.next(10) == event
 
 
 @pytest.mark.parametrize("logs", ["alice", ["alice", "bob"]])

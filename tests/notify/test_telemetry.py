@@ -49,7 +49,7 @@ async def use(notifier):
     async with notifier, notifier.subscribe("alice", "0") as stream:
         await notifier.push("alice", "t", 1)
         await notifier.push("alice", "t", 2, ephemeral=True, meta={"mine": "kept"})
-        events = [await stream.next(2), await stream.next(2)]
+        events = [await stream.next(10), await stream.next(10)]
         return events, read(reader) if reader else {}
 
 reader = None

@@ -121,13 +121,13 @@ async def test_a_connection_that_returned_to_its_pool_has_ended_its_transaction(
         async with asyncpg.create_pool(postgres.dsn, min_size=1, max_size=1) as pool:
             async with pool.acquire() as connection, connection.transaction():
                 event = await store.save_in(Event("alice", "n"), connection)
-        assert await stream.next(2) == event
+        assert await stream.next(10) == event
         connection = await asyncpg.connect(postgres.dsn)
         await connection.execute("BEGIN")
         second = await store.save_in(Event("alice", "n"), connection)
         await connection.execute("COMMIT")
         await connection.close()
-        assert await stream.next(2) == second
+        assert await stream.next(10) == second
 
 
 async def test_a_commit_that_the_library_cannot_see(make: Make, sql: asyncpg.Connection) -> None:
@@ -141,7 +141,7 @@ async def test_a_commit_that_the_library_cannot_see(make: Make, sql: asyncpg.Con
         other._transactions._waiting.clear()
         await transaction.commit()
         other.wake("alice", "unknown", "bob")
-        assert await stream.next(2) == event
+        assert await stream.next(10) == event
         with pytest.raises(TimeoutError):
             await quiet.next(0.05)
 
@@ -179,7 +179,7 @@ async def test_the_calls_of_sqlalchemy(make: Make, sql: asyncpg.Connection, sche
         await savepoint.rollback()
         event = await notifier.push("alice", "order.paid", connection=sql)
         await transaction.commit()
-        assert await stream.next(2) == event
+        assert await stream.next(10) == event
     assert await sql.fetchval(f"SELECT count(*) FROM {schema}.orders") == 1
 
 
@@ -195,7 +195,7 @@ async def test_the_outbox_delivers_after_the_commit(make: Make, sql: asyncpg.Con
             await store.enqueue(*drafts, Event("bob", "n"), connection=sql)
             assert await store.head("alice") == "0"
         for one in (stream, far):
-            events = [await one.next(2) for _ in drafts]
+            events = [await one.next(10) for _ in drafts]
             assert events == [draft.stored(event.id, event.prev) for draft, event in zip(drafts, events, strict=True)]
             assert_chain(events)
     assert await store.head("bob") != "0"

@@ -88,11 +88,11 @@ async def test_a_half_open_listener_is_replaced(make: Make, postgres: Server) ->
             proxy.up = proxy.down = Faults(blackhole=True)
             missed = await writer.save(Event("alice", "n"))
             await until(lambda: not store.is_receiving)
-            assert await stream.next(3) == missed
+            assert await stream.next(10) == missed
             proxy.heal()
             await until(lambda: store.is_receiving)
             event = await writer.save(Event("alice", "n"))
-            assert await stream.next(1) == event
+            assert await stream.next(10) == event
         await store.aclose()
 
 
@@ -106,7 +106,7 @@ async def test_a_notify_that_fails_delays_only(
         one._publisher._channel = "x" * 64  # the server refuses it
     async with store.subscribe("alice") as stream:
         events = await save_all(writer, 3)
-        assert [await stream.next(3) for _ in range(3)] == events
+        assert [await stream.next(10) for _ in range(3)] == events
     assert not store.is_receiving
     assert writer._publisher.failures > 1
     assert caplog.text.count("NOTIFY is failing") == 2
@@ -123,7 +123,7 @@ async def test_a_pooler_that_swallows_listen_is_found_out(
         await until(lambda: "transaction mode" in caplog.text)
         events = [await writer.save(Event("alice", "n")), await notifier.push("alice", "n")]
         for event in events:
-            assert await stream.next(3) == event
+            assert await stream.next(10) == event
         assert not store.is_receiving
 
 

@@ -227,7 +227,7 @@ async def test_a_connection_that_goes_silent(server: Server, prefix: str, monkey
             await proxy.reset()
             await until(lambda: store.is_receiving, 10)
             event = await other.save(Event("alice", "t"))
-            assert await stream.next(1) == event
+            assert await stream.next(10) == event
 
 
 async def test_closing_does_not_wait_for_the_read(server: Server, prefix: str) -> None:

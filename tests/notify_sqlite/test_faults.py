@@ -98,7 +98,7 @@ async def test_a_push_elsewhere_is_soon_here(path: Path) -> None:
     async with SQLiteStreamStore(path) as store, store.subscribe("alice") as stream:
         with child("save", path) as process:
             id_ = await line(process)
-            assert (await stream.next(1)).id == id_
+            assert (await stream.next(10)).id == id_
             assert (await ended(process))[0] == 0
 
 
@@ -190,11 +190,11 @@ async def test_a_poller_that_loses_its_connection_is_restarted(path: Path, caplo
     async with SQLiteStreamStore(path) as store, SQLiteStore(path) as other, store.subscribe("alice") as stream:
         for _ in range(3):
             first = await other.save(Event("alice", "t"))
-            assert await stream.next(2) == first
+            assert await stream.next(10) == first
             assert store._watcher._connection is not None
             await store._watcher._connection.close()
             second = await other.save(Event("alice", "t"))
-            assert await stream.next(2) == second
+            assert await stream.next(10) == second
     assert "does not receive new events" in caplog.text
 
 

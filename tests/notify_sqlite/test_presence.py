@@ -130,7 +130,7 @@ async def test_what_many_dead_left_is_removed_little_by_little(path: Path) -> No
         for number in range(1200):
             tasks.start_soon(dead.register, f"user{number}")
     await dead._keeper.abandon()
-    async with SQLitePresence(path, ttl=0.3) as tracker:
+    async with SQLitePresence(path, ttl=3) as tracker:
         await tracker.register("alice")
         await until(lambda: count(path, "presence") == 1)
         assert await is_there(tracker, "alice")
