@@ -283,10 +283,14 @@ class MemoryDispatchStore(MemoryUserRecords):
         self._check()
         return self._digests.close_due(exact(now), limit)
 
-    async def digest_items(self, digest: str, *, after: int = 0, limit: int = 500) -> Sequence[DigestItem]:
+    async def digest_items(
+        self, digest: str, *, after: int = 0, limit: int = 500, channel: str | None = None
+    ) -> Sequence[DigestItem]:
         """See `notify.dispatch.abc.DigestStore.digest_items`."""
         self._check()
-        return self._digests.items(digest, self._notifications)[after : after + limit]
+        sent = [row.delivery for row in self._rows.values() if row.delivery.channel == channel]
+        given = {(each.notification, each.user): each.provider_id for each in sent if not each.endpoint}
+        return self._digests.items(digest, self._notifications, given)[after : after + limit]
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -312,12 +316,8 @@ class MemoryDispatchStore(MemoryUserRecords):
         return int(self._clock() * 1000)
 
     def _claim_of(self, delivery: Delivery) -> Claim:
-        return Claim(
-            delivery,
-            self._notifications[delivery.notification],
-            self._records[delivery.notification, delivery.user],
-            delivery.state is State.SENDING,
-        )
+        record = self._records[delivery.notification, delivery.user]
+        return Claim(delivery, self._notifications[delivery.notification], record, delivery.state is State.SENDING)
 
     def _deliveries(self, notification: str, user: str) -> list[Delivery]:
         rows = self._rows.values()

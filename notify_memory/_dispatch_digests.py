@@ -98,12 +98,21 @@ class MemoryDigests:
             self._close(digest, now)
         return len(due[:limit])
 
-    def items(self, id: str, notifications: Mapping[str, Notification]) -> list[DigestItem]:
-        """Return what a digest has collected, cancelled items left out."""
+    def items(
+        self, id: str, notifications: Mapping[str, Notification], provider_ids: Mapping[tuple[str, str], str]
+    ) -> list[DigestItem]:
+        """Return what a digest has collected, cancelled items left out.
+
+        Args:
+            id: of the digest.
+            notifications: all of them, by id.
+            provider_ids: which of them were given an id by a provider, by notification and user.
+        """
         digest = self._digests.get(id)
         if digest is None:
             return []
-        return [DigestItem(at, notifications[name]) for name, at in digest.items.items() if name not in digest.left]
+        found = [(name, at) for name, at in digest.items.items() if name not in digest.left]
+        return [DigestItem(at, notifications[name], provider_ids.get((name, digest.user), "")) for name, at in found]
 
     def needed(self, busy: Collection[str]) -> set[str]:
         """Return the notifications in digests that are open, or whose own notification is among `busy`."""

@@ -276,10 +276,12 @@ class PostgresDispatchStore(PostgresUserRecords):
         """See `notify.dispatch.abc.DigestStore.close_digests`."""
         return int(await self._calls.write(partial(self._call, "close_digests", millis(now), limit)))
 
-    async def digest_items(self, digest: str, *, after: int = 0, limit: int = 500) -> Sequence[DigestItem]:
+    async def digest_items(
+        self, digest: str, *, after: int = 0, limit: int = 500, channel: str | None = None
+    ) -> Sequence[DigestItem]:
         """See `notify.dispatch.abc.DigestStore.digest_items`."""
-        rows = await self._calls.rows(self._sql("dispatch_items"), digest, limit, after)
-        return [DigestItem(instant(row[0]), notification_of(tuple(row)[1:])) for row in rows]
+        rows = await self._calls.rows(self._sql("dispatch_items"), digest, limit, after, channel)
+        return [DigestItem(instant(row[0]), notification_of(tuple(row)[2:]), row[1]) for row in rows]
 
     # -- opening and closing -------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from ._items import (
     change_of_row,
     counts_of,
     follow_of,
+    named_arguments,
     page_of_items,
     query_arguments,
     retention_arguments,
@@ -144,13 +145,12 @@ class PostgresInbox:
 
     async def items(self, user: str, query: ItemQuery) -> ItemPage:
         """See `notify.inbox.abc.InboxStore.items`."""
-        asked = query_arguments(query)
-        if asked is None:
-            asked = query_arguments(ItemQuery(limit=0))
+        asked = query_arguments(query) if query.ids is None else named_arguments(query.ids)
+        sql = self._sql("inbox_page" if query.ids is None else "inbox_named")
         _, max_age, keep_unread = retention_arguments(self.retention)
         rows: Sequence[Any] = ()
         for ignores_news in (False, True):
-            rows = await self._read(self._sql("inbox_page"), user, max_age, keep_unread, *(asked or ()), ignores_news)
+            rows = await self._read(sql, user, max_age, keep_unread, *asked, ignores_news)
             if not any(row["has_news"] for row in rows):
                 break
             if not ignores_news:

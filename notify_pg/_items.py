@@ -29,30 +29,33 @@ def retention_arguments(retention: InboxRetention) -> tuple[int, int | None, boo
     return min(retention.max_items, _UNLIMITED // 10), max_age, retention.keep_unread
 
 
-def query_arguments(query: ItemQuery) -> tuple[Any, ...] | None:
-    """Return the arguments of inbox_page.sql from the fourth to the eleventh; None if no item can match.
+def named_arguments(names: Sequence[str]) -> tuple[Any, ...]:
+    """Return the arguments of inbox_named.sql from the fourth to the fifth: the keys of these ids, each once."""
+    keys = {key for key in map(exact_key_of, names) if key is not None}
+    return [id for id, _ in keys], [log for _, log in keys]
+
+
+def query_arguments(query: ItemQuery) -> tuple[Any, ...]:
+    """Return the arguments of inbox_page.sql from the fourth to the ninth.
 
     Raises:
         InvalidEventIdError: `query.before` is not an item's id.
     """
-    first, last, limit = (-1, ""), (_END, ""), query.limit + 1 if query.limit else 0
-    if query.id is not None:
-        key = exact_key_of(query.id)
-        return None if key is None else (key[0], key[1] + "\x01", *key, "all", None, None, min(limit, 1))
+    last, limit = (_END, ""), query.limit + 1 if query.limit else 0
     if query.before is not None:
         before = key_of(query.before)
         if before is None:
             raise InvalidEventIdError(f"before= must be the id of an item, not {query.before!r:.80}")
         last = before
     types = None if query.types is None else [*query.types]
-    return (*last, *first, query.state, types, query.group, limit)
+    return (*last, query.state, types, query.group, limit)
 
 
 def page_of_items(user: str, query: ItemQuery, rows: Sequence[Row]) -> ItemPage:
-    """Return the page of the rows that inbox_page.sql has returned."""
+    """Return the page of the rows that inbox_page.sql or inbox_named.sql has returned."""
     first = next(row for row in rows if row["id"] is None)
     found = sorted((row for row in rows if row["id"] is not None), key=_order, reverse=True)
-    items = [item_of(user, row) for row in found[: query.limit]]
+    items = [item_of(user, row) for row in (found if query.ids is not None else found[: query.limit])]
     counts = counts_of(user, first)
     return ItemPage(items, items[-1].id if len(found) > len(items) else None, counts, counts.position)
 

@@ -45,15 +45,15 @@ class RedisInboxReply(NamedTuple):
 
 
 def query_arguments(query: ItemQuery) -> list[bytes]:
-    """Return what `_lua/page.lua` needs of a query: state, limit, bound, types, the member or group.
+    """Return what `_lua/page.lua` needs of a query: state, limit, bound, types, the members or the group.
 
     Raises:
         InvalidEventIdError: `before` is not the id of an item.
     """
     limit = max(query.limit, 0)
-    if query.id is not None:
-        asked = split_item_id(query.id)
-        return [b"id", b"%d" % (limit if asked else 0), b"", b"", member_of(*asked) if asked else b""]
+    if query.ids is not None:
+        named = {member_of(*asked) for asked in map(split_item_id, query.ids) if asked is not None}
+        return [b"ids", b"%d" % len(named), b"", b"", strings(sorted(named))]
     bound = b""
     if query.before is not None:
         before = split_item_id(query.before)
@@ -79,6 +79,8 @@ def page_of(user: str, query: ItemQuery, reply: Sequence[Any]) -> ItemPage:
     found = [(rows[i], *_item(*rows[i : i + 3])) for i in range(0, len(rows), 3)]
     found.sort(key=lambda row: row[0], reverse=True)
     items = [item for member, item, state in found if _is_asked(query, member, item, state)]
+    if query.ids is not None:
+        return ItemPage(items, None, counts, counts.position)
     more = len(items) > query.limit
     items = items[: query.limit]
     return ItemPage(items, items[-1].id if more and items else None, counts, counts.position)
@@ -86,7 +88,7 @@ def page_of(user: str, query: ItemQuery, reply: Sequence[Any]) -> ItemPage:
 
 def _is_asked(query: ItemQuery, member: bytes, item: Item, state: str) -> bool:
     """Whether an item matches the query. Only pages of a group need this: the script filters all others itself."""
-    if query.id is not None or query.group is None:
+    if query.ids is not None or query.group is None:
         return True
     if query.before is not None:
         before = split_item_id(query.before)

@@ -92,7 +92,9 @@ def close(rows: DeliverySink, db: sqlite3.Connection, sql: Mapping[str, str], id
     rows.add_deliveries(deliveries, now)
 
 
-def items(db: sqlite3.Connection, sql: Mapping[str, str], digest: str, after: int, limit: int) -> list[DigestItem]:
+def items(
+    db: sqlite3.Connection, sql: Mapping[str, str], digest: str, after: int, limit: int, channel: str | None
+) -> list[DigestItem]:
     """Return what a digest has collected, cancelled items left out."""
-    rows = db.execute(sql["items"], (digest, limit, after))
-    return [DigestItem(instant(row[0]), notification_of(row[1:])) for row in rows]
+    rows = db.execute(sql["items"], (channel, digest, limit, after))
+    return [DigestItem(instant(row[0]), notification_of(row[2:]), row[1]) for row in rows]

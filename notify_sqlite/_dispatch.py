@@ -278,9 +278,11 @@ class SQLiteDispatchStore(SQLiteUserRecords):
 
         return await self._transact(job) if await self._database.read(is_anything_due, False) else 0
 
-    async def digest_items(self, digest: str, *, after: int = 0, limit: int = 500) -> Sequence[DigestItem]:
+    async def digest_items(
+        self, digest: str, *, after: int = 0, limit: int = 500, channel: str | None = None
+    ) -> Sequence[DigestItem]:
         """See `notify.dispatch.abc.DigestStore.digest_items`."""
-        return await self._database.read(lambda db: digests.items(db, self._sql, digest, after, limit), [])
+        return await self._database.read(lambda db: digests.items(db, self._sql, digest, after, limit, channel), [])
 
     # -- opening and closing -------------------------------------------------------------------------------------
 

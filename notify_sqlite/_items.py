@@ -236,26 +236,34 @@ def page(
     Raises:
         InvalidEventIdError: `before` is not the id of an item.
     """
-    before = LAST if query.before is None else key_of(query.before)
+    before = LAST if query.before is None or query.ids is not None else key_of(query.before)
     if before is None:
         raise InvalidEventIdError(f"before= must be the id of an item, not {query.before!r:.80}")
     with snapshot(db):
         found, news = counts(db, sql, user, limits)
         if news and not pulled:
             return None
+        if query.ids is not None:
+            named = [item_of(user, row) for row in _named(db, sql, user, query.ids, limits)]
+            return ItemPage(named, None, found, found.position)
         rows = _rows(db, sql, user, query, before, limits) if query.limit > 0 else []
     items = [item_of(user, row) for row in rows[: query.limit]]
     return ItemPage(items, items[-1].id if len(rows) > len(items) else None, found, found.position)
+
+
+def _named(
+    db: sqlite3.Connection, sql: Mapping[str, str], user: str, names: Sequence[str], limits: InboxLimits
+) -> list[Row]:
+    """Return the rows of the items with these ids, newest first."""
+    keys = {key for key in map(exact_key_of, names) if key is not None}
+    found = (db.execute(sql["item_of_id"], (user, *key)).fetchone() for key in sorted(keys, reverse=True))
+    return [row for row in found if row is not None and not limits.is_due(row[0], row[4], row[6])]
 
 
 def _rows(
     db: sqlite3.Connection, sql: Mapping[str, str], user: str, query: ItemQuery, before: Key, limits: InboxLimits
 ) -> list[Row]:
     """Return the rows of a page and one more, newest first."""
-    if query.id is not None:
-        key = exact_key_of(query.id)
-        row = None if key is None else db.execute(sql["item_of_id"], (user, *key)).fetchone()
-        return [] if row is None or limits.is_due(row[0], row[4], row[6]) else [row]
     types = None if query.types is None else json.dumps(query.types)
     filters = (*before, limits.now, limits.horizon, limits.keep_unread, types, types)
     if query.group is not None and not is_text(query.group):

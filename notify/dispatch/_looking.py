@@ -217,11 +217,14 @@ class Looker:
 
     async def _is_read(self, user: str, items: Iterable[Delivery]) -> bool:
         """Return whether the item that the inbox has accepted is read, dismissed or gone."""
-        id = next((each.provider_id for each in items if each.channel == IN_APP and each.provider_id), "")
-        if not id or self._parts.inbox is None:
-            return False
-        item = await self._parts.inbox.get(user, id)
-        return item is None or item.read_at is not None or item.dismissed_at is not None
+        return bool(await self._read_of(user, [each.provider_id for each in items if each.channel == IN_APP]))
+
+    async def _read_of(self, user: str, ids: Sequence[str]) -> set[str]:
+        """Return which of these items of a user are read, dismissed or gone, in one read of the inbox."""
+        named = {*ids} - {""}
+        if not named or self._parts.inbox is None:
+            return set()
+        return named - {each.id for each in await self._parts.inbox.get_many(user, named) if each.is_unread}
 
     async def _is_connected(self, user: str) -> bool:
         """Return whether the user has an open stream; no, if that cannot be known: better twice than not at all."""
@@ -335,16 +338,14 @@ class Looker:
         """Return how much a digest has collected that is still worth sending, and the data of the newest of it."""
         count, newest = 0, deque[dict[str, Any]](maxlen=_DIGEST_SHOWN)
         after, drop_read = 0, type.digest is not None and type.digest.drop_read
-        while page := await self._parts.digests.digest_items(id, after=after, limit=_DIGEST_PAGE):
+        channel = IN_APP if drop_read else None
+        while page := await self._parts.digests.digest_items(id, after=after, limit=_DIGEST_PAGE, channel=channel):
             after += len(page)
+            read = await self._read_of(user, [each.provider_id for each in page if each.provider_id])
             for each in page:
                 expires_at = each.notification.expires_at
-                if expires_at is not None and expires_at <= now:
+                if (expires_at is not None and expires_at <= now) or each.provider_id in read:
                     continue
-                if drop_read:
-                    record = await self._parts.records.record(each.notification.id, user)
-                    if record is not None and await self._is_read(user, record[2]):
-                        continue
                 count += 1
                 newest.append(json.loads(each.notification.data))
             if len(page) < _DIGEST_PAGE:

@@ -337,7 +337,14 @@ class CapWindow:
 
 @dataclass(frozen=True, slots=True)
 class DigestItem:
-    """One notification in a digest: when it joined, and what it is."""
+    """One notification in a digest.
+
+    Attributes:
+        joined_at: when it joined.
+        notification: what it is.
+        provider_id: `Delivery.provider_id` of its delivery to the same user over the channel that was asked for.
+    """
 
     joined_at: datetime
     notification: Notification
+    provider_id: str = ""

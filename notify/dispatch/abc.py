@@ -379,22 +379,22 @@ class DigestStore(Protocol):
 
     @abstractmethod
     async def close_digests(self, now: datetime, *, limit: int = 50) -> int:
-        """Close digests that are due, and store the notification of each in the same transaction.
+        """Close digests that are due, store the notification of each in the same transaction, and return how many.
 
         The notification of a digest has the digest's id (see `digest_id`), its type, `{}` as data, one recipient with
         the address given for the notification that joined last, and for each channel one delivery, due now. The join
         that brings a digest to its limit closes it in the same way.
-
-        Returns:
-            How many were closed.
         """
 
     @abstractmethod
-    async def digest_items(self, digest: str, *, after: int = 0, limit: int = 500) -> Sequence[DigestItem]:
+    async def digest_items(
+        self, digest: str, *, after: int = 0, limit: int = 500, channel: str | None = None
+    ) -> Sequence[DigestItem]:
         """Return the notifications that a digest has collected, without cancelled ones, in order of joining.
 
         Args:
             digest: its id: `Notification.digest`.
             after: how many to skip.
             limit: how many to return at most.
+            channel: one without endpoints, whose `provider_id` of each is wanted; None: none is.
         """

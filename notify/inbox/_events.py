@@ -89,7 +89,7 @@ def item_ids(named: str | Iterable[str], user: str) -> list[str]:
             raise UsageError(f"ids must be texts, such as item.id, not {text!r:.80}")
         texts[text] = None
         if len(texts) > MAX_IDS:
-            raise UsageError(f"a change names at most {MAX_IDS} items by their ids: use up_to, or several calls")
+            raise UsageError(f"one call names at most {MAX_IDS} items by their ids: use several calls, or up_to")
     found = (item_id(text, user) for text in texts)
     return list(dict.fromkeys(id for id in found if id is not None))
 

@@ -279,16 +279,15 @@ class InboxFold:
         """
         counts = self.counts(head, now, retention)
         due = {*self._read(now, retention).due(now, retention)}
+        if query.ids is not None:
+            keys = {key for key in map(key_of, query.ids) if key in self.rows.by_key and key not in due}
+            named = [self.rows.by_key[key].item() for key in sorted(keys, reverse=True)]
+            return ItemPage(named, None, counts, counts.position)
         rows = [row for row in islice(self._asked(query, due), query.limit + 1 if query.limit else 0)]
         items = [row.item() for row in rows[: query.limit]]
         return ItemPage(items, items[-1].id if len(rows) > len(items) else None, counts, counts.position)
 
     def _asked(self, query: ItemQuery, due: Collection[Key]) -> Iterator[Row]:
-        if query.id is not None:
-            key = key_of(query.id)
-            if key is not None and key in self.rows.by_key and key not in due:
-                yield self.rows.by_key[key]
-            return
         before = None if query.before is None else key_of(query.before)
         if query.before is not None and before is None:
             raise InvalidEventIdError(f"before= must be the id of an item, not {query.before!r:.80}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from notify import Event, InvalidEventError, NotifyError, PushReport, UsageError
@@ -11,7 +11,7 @@ from notify.abc import Enqueue, ability
 from notify.adapters import check_user
 from notify.event import check_name, plain
 
-from ._events import PLAIN_ITEM, check_limit, item_id, item_meta, item_query
+from ._events import PLAIN_ITEM, check_limit, item_ids, item_meta, item_query
 from ._marking import InboxMarking
 from .abc import Counts, Item, ItemPage, ItemQuery, State
 
@@ -236,14 +236,28 @@ class Inbox(InboxMarking):
 
         Raises, cancellation, concurrency, cost: as `list`.
         """
-        check_user(user)
         text: object = id  # untyped code may pass anything
-        found = item_id(text, user) if isinstance(text, str) else None
-        if found is None:
-            return None
+        found = await self.get_many(user, [text] if isinstance(text, str) else [])
+        return found[0] if found else None
+
+    async def get_many(self, user: str, ids: Iterable[str]) -> Sequence[Item]:
+        """Return those of a user's items that have these ids, in whatever state, newest first, in one read.
+
+        Args:
+            user: whose inbox.
+            ids: at most `MAX_IDS`. Ids that are unknown, expired, another user's or malformed are ignored.
+
+        Raises:
+            UsageError: more ids, or one that is not text.
+
+        Otherwise, cancellation, concurrency, cost: as `list`.
+        """
+        check_user(user)
+        found = item_ids(ids, user)
+        if not found:
+            return ()
         with self._reading():
-            page = await self._store.items(plain(user), ItemQuery(id=found, limit=1))
-        return page.items[0] if page.items else None
+            return (await self._store.items(plain(user), ItemQuery(ids=tuple(found)))).items
 
     async def counts(self, user: str) -> Counts:
         """Return how many active items a user has, and the position for which this is exact.

@@ -137,7 +137,7 @@ class ItemQuery:
         state: see `State`.
         types: only items of these types; None: of all.
         group: only items of this group, of any log; None: of all.
-        id: only the item with this id, in any state; the other filters do not apply.
+        ids: only the items with these ids, in any state, on one page; no other attribute applies. None: any items.
     """
 
     before: str | None = None
@@ -145,7 +145,7 @@ class ItemQuery:
     state: State = "active"
     types: tuple[str, ...] | None = None
     group: str | None = None
-    id: str | None = None
+    ids: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,30 @@ class DispatchDigestTests(DispatchTests[DeliveryStoreT]):
         assert await self.items(store, digest, after=17) == kept[17:]
         assert await self.items(store, digest, after=19) == []
 
+    async def test_what_a_digest_has_collected_with_the_ids_of_providers(self, store: DeliveryStore) -> None:
+        """Each comes with the provider's id of its own delivery to the user over the channel that is asked for."""
+        names = ("a", "b", "c")
+        for name in names:
+            rows = [to(user, "in_app", notification=name) for user in ("alice", "bob")]
+            others = [to("alice", "sms", notification=name), to("alice", "in_app", notification=name, endpoint="e")]
+            await store.submit(submission(*rows, *others, joining(notification=name), notification=note(name)))
+        for claim in await self.take(store, 0, limit=20):
+            each = claim.delivery
+            if (each.notification, each.user, each.channel, each.endpoint) != ("b", "alice", "in_app", ""):
+                given = "/".join((each.notification, each.user, each.channel, each.endpoint))
+                moves = [move(claim, State.SENDING), move(claim, State.ACCEPTED, provider_id=given)]
+                assert await store.advance(moves, at(0)) == [True, True]
+        assert await store.close_digests(at(3600)) == 1
+        digest = next(c.notification.id for c in await self.take(store, 3600) if c.notification.digest is not None)
+        ids = ["a/alice/in_app/", "", "c/alice/in_app/"]
+        found = await store.digest_items(digest, channel="in_app")
+        assert list(found) == [DigestItem(START, note(name), id) for name, id in zip(names, ids, strict=True)]
+        assert [
+            each.provider_id for each in await store.digest_items(digest, channel="in_app", after=1, limit=2)
+        ] == ids[1:]
+        assert {each.provider_id for each in await store.digest_items(digest, channel="email")} == {""}
+        assert {each.provider_id for each in await store.digest_items(digest)} == {""}
+
     async def test_an_empty_digest_has_its_notification(self, store: DeliveryStore) -> None:
         """A digest of which everything was cancelled is closed as any other; the worker finds nothing in it."""
         await self.join(store, "a")

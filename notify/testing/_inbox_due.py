@@ -44,7 +44,7 @@ class InboxDueTests(InboxTests[InboxStoreT]):
         await eventually(expired, self.patience)
         assert await self.states(store, "alice") == {stays.id: "unseen"}
         for event in short:
-            assert [*(await self.page(store, "alice", id=event.id)).items] == []
+            assert [*(await self.page(store, "alice", ids=(event.id,))).items] == []
             for effect in ("seen", "read", "unread", "dismissed", "restored"):
                 assert (await self.mark(store, "alice", effect, ids=[event.id])).event is None
         change = await self.mark(store, "alice", "read", up_to=before.position)
@@ -59,10 +59,10 @@ class InboxDueTests(InboxTests[InboxStoreT]):
         assert await store.sweep() == 0
         replaced = await self.send(store, "alice", "soon gone", group="g", expires=ids.parse(event.id)[0] + 60_000)
         new = await self.send(store, "alice", "not any more", group="g")
-        (each,) = (await self.page(store, "alice", id=new.id)).items
+        (each,) = (await self.page(store, "alice", ids=(new.id,))).items
         assert each.expires_at is None
         assert await self.states(store, "alice") == {new.id: "unseen", event.id: "unseen"}
-        assert [*(await self.page(store, "alice", id=replaced.id)).items] == []
+        assert [*(await self.page(store, "alice", ids=(replaced.id,))).items] == []
 
     async def test_sweep_removes_due_items_of_all_inboxes(self, store: InboxStore) -> None:
         """It removes what is due and nothing else, at most `limit` items in one call, until none are left."""
@@ -98,7 +98,7 @@ class InboxDueTests(InboxTests[InboxStoreT]):
         assert await self.states(store, "alice") == states | {sent[2].id: "unseen", sent[1].id: "unseen"}
         sent += await self.send_all(store, [item("alice", number) for number in (6, 7)])
         assert await self.states(store, "alice") == {sent[7].id: "unseen", sent[6].id: "unseen"} | states
-        assert [*(await self.page(store, "alice", id=sent[0].id)).items] == []
+        assert [*(await self.page(store, "alice", ids=(sent[0].id,))).items] == []
         assert (await self.mark(store, "alice", "restored", ids=[sent[0].id])).event is None
         group = [await self.send(store, "bob", number, group="g") for number in range(8)]
         assert await self.states(store, "bob") == {group[-1].id: "unseen"}

@@ -111,7 +111,7 @@ class InboxItemTests(InboxTests[InboxStoreT]):
             await self.mark(store, "alice", effect, ids=[before.id])
             event = await self.send(store, "alice", "new", group="g")
             assert await self.states(store, "alice") == {event.id: "unseen", other.id: "unseen"}
-            assert [*(await self.page(store, "alice", id=before.id)).items] == []
+            assert [*(await self.page(store, "alice", ids=(before.id,))).items] == []
             assert (await self.mark(store, "alice", "restored", ids=[before.id])).event is None
         await self.assert_folded(store, "alice")
 

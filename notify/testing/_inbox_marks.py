@@ -42,7 +42,7 @@ class InboxMarkTests(InboxTests[InboxStoreT]):
             event = await self.send(store, user, state, group=f"in {state}")
             if effect:
                 await self.mark(store, user, effect, ids=[event.id])
-            (found[state],) = (await self.page(store, user, id=event.id)).items
+            (found[state],) = (await self.page(store, user, ids=(event.id,))).items
             assert state_of(found[state]) == state
         return found
 
@@ -71,7 +71,7 @@ class InboxMarkTests(InboxTests[InboxStoreT]):
         async def after(effect: str) -> Item:
             await self.mark(store, "alice", effect, up_to=event.id)
             await store.save(Event("alice", "t"))
-            (each,) = (await self.page(store, "alice", id=event.id)).items
+            (each,) = (await self.page(store, "alice", ids=(event.id,))).items
             return each
 
         seen = await after("seen")
@@ -120,7 +120,7 @@ class InboxMarkTests(InboxTests[InboxStoreT]):
                 change = await self.mark(store, "alice", effect, ids=[each])
                 assert ([*change.ids], change.event, change.counts) == ([], None, before.counts)
         for each in absent:
-            page = await self.page(store, "alice", id=each)
+            page = await self.page(store, "alice", ids=(each,))
             assert ([*page.items], page.next, page.counts) == ([], None, before.counts)
         change = await self.mark(store, "alice", "dismissed", ids=[*absent, mine.id, mine.id])
         assert [*change.ids] == [mine.id]

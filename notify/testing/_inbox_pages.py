@@ -10,7 +10,7 @@ from notify import Event, ids
 from notify.inbox import InboxStore
 from notify.inbox.abc import State
 
-from ._inbox_base import InboxTests, item, listed, payloads
+from ._inbox_base import InboxTests, item, listed, payloads, state_of
 from ._types import InboxStoreT
 from ._waits import together
 
@@ -70,14 +70,29 @@ class InboxPageTests(InboxTests[InboxStoreT]):
         assert payloads((await self.page(store, "alice", group="g8", state="unread")).items) == []
         assert payloads((await self.page(store, "alice", group="unknown", state="all")).items) == []
 
+    async def test_items_by_their_ids(self, store: InboxStore) -> None:
+        """Items are found by their ids in any state, each once, newest first, on one page, however many they are."""
+        sent = [event.id for event in await self.send_all(store, [item("alice", number) for number in range(30)])]
+        await self.mark(store, "alice", "read", ids=sent[:3])
+        await self.mark(store, "alice", "dismissed", ids=sent[3:6])
+        (foreign,) = await self.send_all(store, [item("bob", 0)])
+        asked = (*sent[20:], "x", "1-1", f"{sent[0]}@topic", sent[1], *sent[:10], "", sent[0], foreign.id)
+        page = await self.page(store, "alice", ids=asked, before=sent[5], state="unread", types=("x",), limit=2)
+        assert listed(page.items) == [*reversed(sent[20:]), *reversed(sent[:10])]
+        assert [state_of(each) for each in page.items[-6:]] == ["dismissed"] * 3 + ["read"] * 3
+        assert (page.next, page.counts.total) == (None, 27)
+        for nothing in ((), ("x",), (foreign.id,)):
+            page = await self.page(store, "alice", ids=nothing)
+            assert ([*page.items], page.next, page.counts.total) == ([], None, 27)
+
     async def test_one_item_by_its_id(self, store: InboxStore) -> None:
         """An item is found by its id in any state; the other filters do not apply."""
         sent = [await self.send(store, "alice", number) for number in range(3)]
         await self.mark(store, "alice", "dismissed", ids=[sent[1].id])
         for event in sent:
-            page = await self.page(store, "alice", id=event.id, state="read", types=("x",), group="x", limit=1)
+            page = await self.page(store, "alice", ids=(event.id,), state="read", types=("x",), group="x", limit=1)
             assert (listed(page.items), page.next, page.counts.total) == ([event.id], None, 2)
-        assert [*(await self.page(store, "bob", id=sent[0].id)).items] == []
+        assert [*(await self.page(store, "bob", ids=(sent[0].id,))).items] == []
 
     async def test_pages_while_items_come_and_go(self, store: InboxStore) -> None:
         """Between two pages items arrive, change and vanish, even the last one of a page: none is skipped or twice."""

@@ -91,8 +91,8 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
         assert await self.states(store, "carol") == {name: "unseen"}
         assert (await self.mark(store, "bob", "dismissed", ids=[event.id, f"{event.id}@old", "1-1@news"])).event is None
         assert [*(await self.mark(store, "bob", "read", up_to=name)).ids] == [name]
-        assert [*(await self.page(store, "bob", id=event.id)).items] == []
-        assert listed((await self.page(store, "bob", id=name)).items) == [name]
+        assert [*(await self.page(store, "bob", ids=(event.id,))).items] == []
+        assert listed((await self.page(store, "bob", ids=(name,))).items) == [name]
 
     async def test_pulling_takes_over_once(self, store: InboxStore) -> None:
         """`pull` returns how many items are new; it appends nothing, and at the same time as others repeats nothing."""
@@ -186,7 +186,7 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
         sent = [await self.send(store, "news", number) for number in range(3)]
         states = await self.states(store, "alice")
         assert [*states] == [*(f"{event.id}@news" for event in reversed(sent)), own[2].id]
-        assert [*(await self.page(store, "alice", id=f"{gone.id}@news")).items] == []
+        assert [*(await self.page(store, "alice", ids=(f"{gone.id}@news",))).items] == []
         assert (await self.page(store, "news")).counts.total == 3
 
     async def test_edges_in_pages(self, store: InboxStore) -> None:

@@ -4,10 +4,8 @@ CREATE OR REPLACE FUNCTION {inbox_page}(
     p_user text,
     p_max_age bigint,        -- milliseconds; NULL: without a limit
     p_keep_unread boolean,
-    p_before bigint,         -- this and the next three: items before the first key, and not before the second
+    p_before bigint,         -- this and the next: items before this key
     p_before_log text,
-    p_from bigint,
-    p_from_log text,
     p_state text,
     p_types text[],          -- NULL: of all
     p_group text,            -- NULL: of all
@@ -34,7 +32,7 @@ BEGIN
             SELECT i.id, i.log, i.group_name, i.seen_at, i.read_at, i.dismissed_at, i.expires_at, i.micros, i.type, i.data,
                 i.meta, NULL::bigint, NULL::integer, NULL::integer, NULL::integer, NULL::text[], NULL::bigint[], NULL::boolean
             FROM {items} i
-            WHERE i.user_id = p_user AND (i.id, i.log) < (p_before, p_before_log) AND (i.id, i.log) >= (p_from, p_from_log)
+            WHERE i.user_id = p_user AND (i.id, i.log) < (p_before, p_before_log)
                 AND CASE p_state WHEN 'active' THEN i.dismissed_at IS NULL WHEN 'unread' THEN i.read_at IS NULL
                     WHEN 'read' THEN i.dismissed_at IS NULL AND i.read_at IS NOT NULL
                     WHEN 'dismissed' THEN i.dismissed_at IS NOT NULL ELSE true END

@@ -1,8 +1,8 @@
 -- Reads a page of an inbox and its counts, after copying what followed topics have got.
 --
--- KEYS: stream, then the inbox. ARGV: retention (max_items, max_age or -1, "1" to keep what is unread); state, or "id" or
--- "group"; limit; the member after which the list begins, or ""; the types, each as "length:bytes", or ""; the member or
--- the group that is asked for; then for each topic its name, what the logs said of it or "", what they are to say, and
+-- KEYS: stream, then the inbox. ARGV: retention (max_items, max_age or -1, "1" to keep what is unread); state, or "ids"
+-- or "group"; limit; the member after which the list begins, or ""; the types, each as "length:bytes", or ""; the members,
+-- written in the same way, or the group that is asked for; then for each topic its name, what the logs said of it or "", what they are to say, and
 -- what is copied, a list of members, records and times.
 -- Returns how many items were copied, the counts, the end of the log, the other logs, and for each item the member, its
 -- record and its times. A state "all" returns up to the limit of both active and dismissed ones.
@@ -91,8 +91,8 @@ end
 local found = {}
 local logs = redis.call('HGETALL', box.logs)
 if limit > 0 then
-  if state == 'id' then
-    found[1] = asked
+  if state == 'ids' then
+    found = strings(asked)
   elseif state == 'group' then
     local fields = {'\n' .. asked}
     for i = 1, #logs, 2 do fields[#fields + 1] = logs[i] .. '\n' .. asked end

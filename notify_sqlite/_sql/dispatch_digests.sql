@@ -85,7 +85,10 @@ JOIN {p}recipients AS r ON r.notification_id = i.notification_id AND r.user_id =
 WHERE i.digest_id = ? AND length(r.address) > 0 ORDER BY i.number DESC LIMIT 1
 
 -- name: items
-SELECT i.joined_at, {n.notification}
+SELECT i.joined_at, coalesce((
+        SELECT d.provider_id FROM {p}deliveries AS d JOIN {p}digests AS g ON g.user_id = d.user_id
+        WHERE d.notification_id = i.notification_id AND g.id = i.digest_id AND d.channel = ? AND d.endpoint = ''
+    ), ''), {n.notification}
 FROM {p}digest_items AS i JOIN {p}notifications AS n ON n.id = i.notification_id
 WHERE i.digest_id = ? AND NOT i.is_cancelled ORDER BY i.number LIMIT ? OFFSET ?
 

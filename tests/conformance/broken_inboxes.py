@@ -217,8 +217,14 @@ class RepeatsTheLastItem(Listed):
         page = await super().items(user, query)
         if query.before is None or query.limit < 2:
             return page
-        first = (await super().items(user, ItemQuery(id=query.before))).items
+        first = (await super().items(user, ItemQuery(ids=(query.before,)))).items
         return self.with_items(page, [*first, *page.items])
+
+
+@caught_by("test_items_by_their_ids", InboxStoreSuite)
+class FindsOneOfSeveral(Listed):
+    async def items(self, user: str, query: ItemQuery) -> ItemPage:
+        return await super().items(user, query if query.ids is None else replace(query, ids=query.ids[:1]))
 
 
 @caught_by("test_pages_while_items_come_and_go", InboxStoreSuite)
@@ -248,7 +254,7 @@ class FindsActiveItemsOnly(Listed):
     async def items(self, user: str, query: ItemQuery) -> ItemPage:
         page = await super().items(user, query)
         found = [each for each in page.items if each.dismissed_at is None]
-        return page if query.id is None else self.with_items(page, found)
+        return page if query.ids is None else self.with_items(page, found)
 
 
 @caught_by("test_counts_name_their_position", InboxStoreSuite)

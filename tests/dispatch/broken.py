@@ -574,8 +574,16 @@ class ForgetsAddresses(Kept):
 
 @caught_by("a_long_digest_in_pages")
 class OnePage(Kept):
-    async def digest_items(self, digest: str, *, after: int = 0, limit: int = 500) -> Sequence[Any]:
-        return await super().digest_items(digest, after=0, limit=limit)
+    async def digest_items(
+        self, digest: str, *, after: int = 0, limit: int = 500, channel: str | None = None
+    ) -> Sequence[Any]:
+        return await super().digest_items(digest, after=0, limit=limit, channel=channel)
+
+
+@caught_by("what_a_digest_has_collected_with_the_ids_of_providers")
+class NamesNoProvider(Kept):
+    async def digest_items(self, digest: str, **options: Any) -> Sequence[Any]:
+        return await super().digest_items(digest, **{**options, "channel": None})
 
 
 @caught_by("an_empty_digest_has_its_notification")

@@ -217,6 +217,37 @@ async def test_digest_leaves_out_what_is_read_or_over(make: Callable[..., World]
     assert len(tickets) == 3
 
 
+async def test_digest_asks_once_what_is_read(make: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inbox is read once, and no record of a notification, however much a digest with drop_read has collected."""
+    world = make(note("in_app", "email", digest=Digest(window=600.0, drop_read=True)))
+    for number in range(40):
+        await world.submit(title=f"t{number}")
+    await world.settle()
+    items = (await world.inbox.list("alice", limit=100)).items
+    ids = {int(each.event.payload["title"][1:]): each.id for each in items}
+    await world.inbox.mark_read("alice", [ids[number] for number in range(1, 40, 4)])
+    await world.inbox.dismiss("alice", [ids[number] for number in range(2, 40, 4)])
+    calls: list[str] = []
+
+    def counting(part: Any, name: str) -> None:
+        method = getattr(part, name)
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            calls.append(name)
+            return await method(*args, **options)
+
+        monkeypatch.setattr(part, name, counted)
+
+    for name in ("record", "digest_items"):
+        counting(world.store, name)
+    for name in ("items", "pull", "edges", "read"):
+        counting(world.notifier.store, name)
+    await world.pass_time("11m")
+    assert calls == ["digest_items", "items"]
+    (job,) = world.email.jobs
+    assert job.content.title == "t39 (+ 19)"
+
+
 async def test_digest_leaves_out_what_is_over(make: Callable[..., World]) -> None:
     """What has expired when a worker comes, late, is neither counted nor shown."""
     world = make(note("email", ttl=900.0, digest=Digest(window=600.0)))

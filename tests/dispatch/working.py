@@ -174,7 +174,7 @@ def arm(store: Any, inbox: Any, step: str) -> None:
     """Let this process be killed when it reaches a step."""
     claim, advance, close, items, get = (
         *(store.claim, store.advance, store.close_digests, store.digest_items),
-        inbox.get,
+        inbox.get_many,
     )
     finished: list[str] = []
 
@@ -218,7 +218,7 @@ def arm(store: Any, inbox: Any, step: str) -> None:
         return await get(*args)
 
     store.claim, store.advance, store.close_digests, store.digest_items = claiming, advancing, closing, folding
-    inbox.get = looking
+    inbox.get_many = looking
 
 
 async def work(place: str, url: str, step: str, lease: float, mail: int, caps: str) -> None:

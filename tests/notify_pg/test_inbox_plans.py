@@ -12,7 +12,7 @@ import pytest
 from notify import Event
 from notify.inbox.abc import InboxRetention, ItemQuery
 from notify_pg import PostgresStore
-from notify_pg._items import query_arguments, retention_arguments
+from notify_pg._items import named_arguments, query_arguments, retention_arguments
 from tests.notify_pg.conftest import Make
 from tests.notify_pg.test_inbox import assert_counted, change, item
 
@@ -44,8 +44,9 @@ async def blocks(sql: asyncpg.Connection, query: str, *arguments: object) -> int
 async def page_blocks(store: PostgresStore, sql: asyncpg.Connection, query: ItemQuery) -> int:
     """Return how many blocks the page of a query looks at."""
     _, *retention = retention_arguments(store.inbox_retention)
-    arguments = ("alice", *retention, *(query_arguments(query) or ()), False)
-    statement = store._db.names.sql("inbox_page")
+    asked = query_arguments(query) if query.ids is None else named_arguments(query.ids)
+    arguments = ("alice", *retention, *asked, False)
+    statement = store._db.names.sql("inbox_page" if query.ids is None else "inbox_named")
     await blocks(sql, statement, *arguments)  # plans it, which reads the catalogue
     return await blocks(sql, statement, *arguments)
 
@@ -54,6 +55,14 @@ async def test_the_first_page(full: PostgresStore, sql: asyncpg.Connection) -> N
     """The newest items are read from the end of the index, not sorted out of all."""
     for query in (ItemQuery(), ItemQuery(state="unread"), ItemQuery(limit=0)):
         assert await page_blocks(full, sql, query) < 60
+
+
+async def test_items_by_their_ids(full: PostgresStore, sql: asyncpg.Connection) -> None:
+    """Each id is looked up in the index: two of many items cost as much as two of few."""
+    page = await full.items("alice", ItemQuery(limit=ITEMS))
+    query = ItemQuery(ids=(page.items[-1].id, page.items[ITEMS // 2].id))
+    assert [each.id for each in (await full.items("alice", query)).items] == [*reversed(query.ids or ())]
+    assert await page_blocks(full, sql, query) < 60
 
 
 async def change_blocks(store: PostgresStore, sql: asyncpg.Connection, draft: Event) -> int:
@@ -97,11 +106,11 @@ async def test_sends_to_an_inbox_full_of_unread_items(
         newest = (await full.items("alice", ItemQuery(limit=1))).items[0]
         await full.change(change("alice", "read", ids=[newest.id]))
         assert await change_blocks(full, sql, draft) < 150
-        assert [*(await full.items("alice", ItemQuery(id=newest.id))).items] == []
+        assert [*(await full.items("alice", ItemQuery(ids=(newest.id,)))).items] == []
     page = await full.items("alice", ItemQuery(limit=ITEMS))
     oldest = page.items[-1]
     await full.change(change("alice", "read", ids=[oldest.id]))
     await full.save(draft)
-    assert [*(await full.items("alice", ItemQuery(id=oldest.id))).items] == []
+    assert [*(await full.items("alice", ItemQuery(ids=(oldest.id,)))).items] == []
     assert (await full.items("alice", ItemQuery(limit=0))).counts.total == ITEMS - 10
     await assert_counted(sql, schema)

@@ -91,7 +91,7 @@ async def test_reading_writes_nothing(server: Server, store: RedisStore) -> None
         page = await store.items("alice", ItemQuery(limit=2, before=sent[4].id))
         assert [each.id for each in page.items] == [sent[3].id, sent[2].id]
         assert (await store.items("alice", ItemQuery(limit=2, before=page.next))).next is None
-        assert await listed(store, id=sent[1].id) == [1]
+        assert await listed(store, ids=(sent[1].id,)) == [1]
         assert await listed(store, state="read") == await listed(store, state="dismissed") == []
 
     counted = await commands(server, read)
@@ -182,7 +182,7 @@ async def test_old_items_that_are_kept_because_they_are_unread(server: Server, s
         ):
             done = await commands(server, call)
             reads += sum(done.get(name, 0) for name in ("zrange", "zrangebylex", "zlexcount", "zmscore"))
-        assert (await store.items(user, ItemQuery(id=newest))).items == []
+        assert (await store.items(user, ItemQuery(ids=(newest,)))).items == []
         return reads
 
     await store.save_many([item("bob", n) for n in range(MANY)])
@@ -194,7 +194,7 @@ async def test_old_items_that_are_kept_because_they_are_unread(server: Server, s
     assert len(page.items) == 4001
     for each in (page.items[-1], page.items[2000]):
         await store.change(Event("alice", "notify.read", {"ids": [each.id]}))
-        assert (await store.items("alice", ItemQuery(id=each.id))).items == []
+        assert (await store.items("alice", ItemQuery(ids=(each.id,)))).items == []
     assert (await store.items("alice", ItemQuery(limit=0))).counts.total == 3999
 
 
@@ -216,7 +216,7 @@ async def test_a_place_in_the_list_is_the_id_of_an_item(store: RedisStore) -> No
     sent = await store.save(item("alice", 1))
     for number in ((1 << 44) - 1, 1 << 44, (1 << 64) - 1):
         assert await listed(store, before=f"{number}-{(1 << 64) - 1}") == [1]
-        assert await listed(store, id=f"{number}-1") == []
+        assert await listed(store, ids=(f"{number}-1",)) == []
     assert await listed(store, before=sent.id) == []
     for before in ("x", "1-1@", "1-1-1"):
         with pytest.raises(InvalidEventIdError, match="before="):

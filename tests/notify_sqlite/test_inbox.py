@@ -88,7 +88,7 @@ async def test_one_batch_has_everything(path: Path, count: int) -> None:
         assert await payloads(store, "alice") == ["last"]
         dismissed = ["later", f"g{count - 1}", *reversed(range(count))]
         assert await payloads(store, "alice", state="dismissed", limit=200) == dismissed
-        assert (await store.items("alice", ItemQuery(id=first.id))).items == []
+        assert (await store.items("alice", ItemQuery(ids=(first.id,)))).items == []
         assert await payloads(store, "user 0", state="all") == [0]
         await assert_folded(store, ["alice", *(f"user {number}" for number in range(count))], FOREVER)
     assert assert_counted(path) == count + 1
@@ -314,7 +314,7 @@ async def test_old_items_that_are_kept_because_they_are_unread(path: Path) -> No
         await store.save(item("alice"))
         assert steps < 4000  # two for each item
         await store._database.maintain(lambda db: db.set_progress_handler(None, 1))
-        assert (await store.items("alice", ItemQuery(id=newest.id))).items == []
+        assert (await store.items("alice", ItemQuery(ids=(newest.id,)))).items == []
         assert (await store.items("alice", ItemQuery(limit=0))).counts.total == 2001
     assert_counted(path)
 
@@ -340,7 +340,7 @@ async def test_what_cannot_be_asked_is_refused(path: Path) -> None:
         with pytest.raises(InvalidEventIdError):
             await store.items("alice", ItemQuery(before=f"{sent.id}@\ud800"))
         for name in ("x", f"{sent.id}@\ud800", f"{sent.id}@", "1-99999999999", f"{sent.id}@news"):
-            assert (await store.items("alice", ItemQuery(id=name))).items == []
+            assert (await store.items("alice", ItemQuery(ids=(name,)))).items == []
             if name.isascii():
                 assert (await mark(store, "alice", "read", ids=[name])).event is None
         assert (await store.items("alice", ItemQuery(group="\ud800"))).items == []

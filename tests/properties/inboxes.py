@@ -277,7 +277,7 @@ class Trial:
             await self.compare_pages(user, store, ItemQuery(limit=3, state=state))
         await self.compare_pages(user, store, ItemQuery(limit=50, state=states[0], group="g"))
         for name in self.names.get(user, [])[-1:]:
-            await self.compare_pages(user, store, ItemQuery(id=name))
+            await self.compare_pages(user, store, ItemQuery(ids=(name,)))
 
     async def compare_pages(self, user: str, store: InboxStore, query: ItemQuery) -> None:
         """Compare the pages that follow from a query."""
