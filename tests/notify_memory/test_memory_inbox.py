@@ -244,7 +244,7 @@ def test_items_without_rows_are_as_those_with_rows(retention: InboxRetention, mo
                     random.choice([None, random.choice(log)]),
                     random.choice([0, 2, 9]),
                     random.choice(["active", "unread", "read", "dismissed", "all"]),
-                    id=random.choice([None, None, None, random.choice(log)]),
+                    ids=random.choice([None, None, None, tuple(random.choices(log, k=3))]),
                 )
                 looked = now + random.choice([0, 0, 25, 55])
                 pages = [fold.page(query, log[-1], looked, retention) for fold in (late, at_once)]
