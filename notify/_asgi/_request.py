@@ -71,15 +71,26 @@ class Request:
         response_headers: sent with every response to this request.
     """
 
-    __slots__ = ("_cookies", "_fields", "_headers", "_query", "response_headers", "scope")
+    __slots__ = ("_cookies", "_fields", "_headers", "_query", "_response_headers", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.response_headers: Headers = []
+        self._response_headers: Headers | None = None
         self._headers: dict[str, str] | None = None
         self._cookies: _Cookies | None = None
         self._query: dict[str, str] | None = None
         self._fields: list[tuple[str, str]] | None = None
+
+    @property
+    def response_headers(self) -> Headers:
+        """Sent with every response to this request: a list to add to."""
+        if self._response_headers is None:
+            self._response_headers = []
+        return self._response_headers
+
+    @response_headers.setter
+    def response_headers(self, headers: Headers) -> None:
+        self._response_headers = headers
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -150,8 +161,8 @@ class Request:
             )
 
     def forget(self) -> None:
-        """Drop what was decoded: an open stream no longer needs it, and may last for hours."""
-        self._headers = self._cookies = self._query = self._fields = None
+        """Drop what a response that has begun no longer needs: it may last for hours."""
+        self._headers = self._cookies = self._query = self._fields = self._response_headers = None
 
     def _query_fields(self) -> list[tuple[str, str]]:
         if self._fields is None:

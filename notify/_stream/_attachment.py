@@ -12,7 +12,7 @@ from functools import partial
 from .._runtime._waking import wake
 from ..abc import Page, Position
 from ._base_stream import BaseStream, Source
-from ._cursor import Cursor, CursorState, Watermark
+from ._cursor import BEHIND, LIVE, READING, Cursor, Watermark
 from ._position import Start, parse_position
 from ._stream_set import StreamSet
 from ._user_streams import UserStreams
@@ -80,7 +80,7 @@ class Attachment(BaseStream):
     async def _wait_until_ready(self) -> None:
         """Wait for presence and router; first fix the position of a stream that begins now: waits are cancellable."""
         if self._cursor.start is Start.NOW and self._source.has_log:
-            self._cursor.state = CursorState.BEHIND
+            self._cursor.state = BEHIND
             self._source.request(self)
             await self._receive_page()
         if self._failure is None:
@@ -88,7 +88,7 @@ class Attachment(BaseStream):
 
     async def _receive_page(self) -> None:
         """Wait for the page that was requested, unless it is there, and accept it."""
-        if self._cursor.state is CursorState.READING and self._prefetched is None and self.waiter is not None:
+        if self._cursor.state is READING and self._prefetched is None and self.waiter is not None:
             await self.waiter
         if self._prefetched is not None:
             self._accept(*self._prefetched)
@@ -98,9 +98,9 @@ class Attachment(BaseStream):
         if self._streams is None or self._failure is not None or self._must_return:
             return
         if self._source.has_log:
-            self._cursor.state = CursorState.BEHIND
+            self._cursor.state = BEHIND
         else:
-            self._cursor.state = CursorState.LIVE
+            self._cursor.state = LIVE
             self._cursor.open()
 
     @property
@@ -121,11 +121,11 @@ class Attachment(BaseStream):
     @property
     def is_reading(self) -> bool:
         """Whether the stream waits for a page."""
-        return self._cursor.state is CursorState.READING
+        return self._cursor.state is READING
 
     def start_reading(self) -> None:
         """Note that a page was requested."""
-        self._cursor.state = CursorState.READING
+        self._cursor.state = READING
 
     def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         """Take a page that was read from `wanted`: called by the live side of the log, from any task.
@@ -158,7 +158,7 @@ class Attachment(BaseStream):
             self._detach()
             return
         if cursor.page:
-            cursor.state = CursorState.BEHIND  # a failed prefetch is repeated when the page in hand is used up
+            cursor.state = BEHIND  # a failed prefetch is repeated when the page in hand is used up
             return
         self._failure = error
         if cursor.opened:
@@ -166,7 +166,7 @@ class Attachment(BaseStream):
             return
         if self.is_reading:
             wake(self.waiter)
-        cursor.state = CursorState.BEHIND
+        cursor.state = BEHIND
 
     def _accept(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         self._prefetched = self._failure = None

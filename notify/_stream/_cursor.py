@@ -49,6 +49,10 @@ class CursorState(Enum):
     LIVE = "waits for an offer"
 
 
+# a member of an enum is a descriptor in Python 3.11: 80 ns at each access
+NEW, BEHIND, READING, LIVE = CursorState.NEW, CursorState.BEHIND, CursorState.READING, CursorState.LIVE
+
+
 class Watermark(NamedTuple):
     """A point in a ring: every stored event that was offered before it was in the log by then, or never will be."""
 
@@ -104,7 +108,7 @@ class Cursor:
     def __init__(self, position: Position, counters: Counters, *, signals: bool = False) -> None:
         self.last_id = position.id
         self.start: Start | None = position.start
-        self.state = CursorState.NEW
+        self.state = NEW
         self.page: list[Event] | None = None
         self.index = 0
         self.counters = counters
@@ -183,7 +187,7 @@ class Cursor:
         unread = self.ephemerals_in(ring) - self._ephemerals - missed
         if unread:
             self._need_rare().unread = unread  # lost only if the reader comes back
-        self.state = CursorState.NEW
+        self.state = NEW
         if self.page:
             self._need_rare().kept_page, self.page = self.page, None
 
@@ -210,7 +214,7 @@ class Cursor:
     def take(self, ring: Ring) -> Event | None:
         """Return the next event for this cursor in the ring and move past it (keeps I1), or None."""
         remaining = ring.end - self.index
-        while remaining and self.state is CursorState.LIVE:
+        while remaining and self.state is LIVE:
             if remaining > len(ring.events) or remaining > ring.size:
                 self._fall_off(ring)
                 remaining = ring.end - self.index
@@ -218,7 +222,7 @@ class Cursor:
             event = ring.events[-remaining]
             verdict = self._judge(event, ring)
             if verdict is Contiguity.BEHIND:
-                self.state = CursorState.BEHIND
+                self.state = BEHIND
                 self.index += event is RESYNC
                 return None
             self.index += 1
@@ -254,7 +258,7 @@ class Cursor:
         self._ephemerals = self.ephemerals_gone(ring)
         self.index = ring.end - ring.readable
         if not ring.volatile:
-            self.state = CursorState.BEHIND
+            self.state = BEHIND
 
     def lag(self, ring: Ring, limit: int) -> int:
         """Return how many live events are still to be handed out; exact only above `limit`."""
@@ -289,7 +293,7 @@ class Cursor:
                 # learns of the gap.
                 gap = self._cross_gap(page.gap, ids.ZERO, user, micros)
                 self.start = Start.ZERO
-                self.state = CursorState.BEHIND
+                self.state = BEHIND
                 return gap
             end = (events[0].prev or self.last_id) if events else page.position
             gap = self._cross_gap(page.gap, end, user, micros)
@@ -304,7 +308,7 @@ class Cursor:
             self._facts &= ~_SAW_BEGINNING
         self.counters.delivered_replayed += len(events)
         self._facts |= _OPENED
-        self.state = CursorState.LIVE if reached_end else CursorState.BEHIND
+        self.state = LIVE if reached_end else BEHIND
         if reached_end:
             self._proven = watermark.end
             if self._facts & _SIGNALS and not self._facts & _SYNCED:

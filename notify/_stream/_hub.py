@@ -170,7 +170,10 @@ class StreamHub:
             return streams.streams if streams.offer(event) else 0
         if event.user or event.id:
             return 0
-        taken = sum(each.streams for each in list(self.users.values()) if each.offer(event))
+        taken = 0
+        for each in list(self.users.values()):
+            if each.offer(event):
+                taken += each.streams
         if self.everyone.streams:
             self.everyone.offer(event)
         return taken - self.merged_logs + self.everyone.streams

@@ -47,7 +47,7 @@ class UserStreams(Ring):
     def offer(self, event: Event) -> bool:
         """Add an event and wake the waiting streams; return False for a duplicate."""
         waiting = self.waiting
-        if len(waiting) == self.streams and event.prev == self.last_id and event.id:
+        if len(waiting) == self.streams and (event.prev == self.last_id or not event.id):
             # Nearly every offer: by I2 no stream needs the older entries, and by its `prev` this is the next one.
             # In place: a list made for each event would be one more young object for the garbage collector to visit.
             if len(self.events) == 1:
@@ -55,7 +55,10 @@ class UserStreams(Ring):
             else:
                 self.events = [event]
             self.end += 1
-            self.last_id = event.id
+            if event.id:
+                self.last_id = event.id
+            else:
+                self._ephemerals += 1
             for stream in waiting:
                 stream.waiter.wake()  # type: ignore[union-attr]  # a waiting stream has a waiter
             waiting.clear()

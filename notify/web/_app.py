@@ -161,8 +161,10 @@ class NotifyApp:
         Raises:
             WebError: nothing does, or the request is one of another site.
         """
-        _auth.check_site(self._site, request)
-        methods = _methods(self._site, request)
+        site = self._site
+        endpoint = _routing.route_of(request.scope, site.aliases).endpoint
+        _auth.check_site(site, request, endpoint)
+        methods = ROUTES.get(endpoint) or _named_methods(site, request)
         handler = methods.get(request.method)
         if handler is not None:
             return handler
@@ -187,11 +189,9 @@ async def _options(methods: Mapping[str, Handler], site: Site, request: Request,
     await _auth.send_options(site, request, methods, send)
 
 
-def _methods(site: Site, request: Request) -> Mapping[str, Handler]:
-    """Return the handlers of a path."""
-    methods = ROUTES.get(_routing.route_of(request.scope, site.aliases).endpoint)
-    if methods is None and (named := _routing.named_of(request.scope, site.aliases)) is not None:
-        methods = ROUTES[named.endpoint]
-    if methods is None:
+def _named_methods(site: Site, request: Request) -> Mapping[str, Handler]:
+    """Return the handlers of a path that ends with a name."""
+    named = _routing.named_of(request.scope, site.aliases)
+    if named is None:
         raise WebError(404, "not_found", "there is nothing at this path: try /health, /stream or /client.js")
-    return methods
+    return ROUTES[named.endpoint]

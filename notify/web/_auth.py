@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from notify._asgi import FILES, SAFE, Receive, Reply, Request, Send, WebError
 
 from ._login import Client, login_of
-from ._routing import last_segment
 from ._site import Site
 
 logger = logging.getLogger("notify.web")
@@ -17,8 +16,13 @@ PUBLIC = frozenset({*FILES, "health", "openapi.json"})
 """Served to any page: they show nothing of any user, and cost nothing."""
 
 
-def check_site(site: Site, request: Request) -> None:
+def check_site(site: Site, request: Request, endpoint: str) -> None:
     """Refuse a request of another site's page, and note what the response to an allowed one needs.
+
+    Args:
+        site: the application.
+        request: of a client.
+        endpoint: what it is for; see `_routing`.
 
     Raises:
         WebError: 403; 415 for what a plain form could have sent.
@@ -26,7 +30,7 @@ def check_site(site: Site, request: Request) -> None:
     if site.options.origins:
         request.response_headers += site.rules.cors(request.headers)
     method = request.method
-    if method in SAFE and last_segment(request.path) in PUBLIC:  # DELETE has names that clients choose
+    if endpoint in PUBLIC and method in SAFE:  # DELETE has names that clients choose
         return
     scheme = str(request.scope.get("scheme", "http"))
     if request.scope["type"] == "websocket":

@@ -167,7 +167,8 @@ class Closing:
         for stream in tuple(self._open):
             stream.stop()
 
-    def _opened(self, stream: OpenStream) -> None:
+    def opened(self, stream: OpenStream) -> None:
+        """Count a stream that has begun; at the latest before the connection awaits anything."""
         if self.begun and monotonic() > self._forgotten_at:
             self.reopen()
         self._open.add(stream)
@@ -179,7 +180,8 @@ class Closing:
         if self.begun:  # read after `_call_soon` was set, as `begin` in another thread sets and reads them: keeps I1
             stream.stop()
 
-    def _closed(self, stream: OpenStream) -> None:
+    def closed(self, stream: OpenStream) -> None:
+        """Count it no more. Idempotent."""
         self._open.discard(stream)
         if not self._open:
             self._call_soon = self.loop = None
@@ -200,11 +202,11 @@ class OpenStream(ABC):
         self._closing, self._stopped = closing, False
 
     def __enter__(self) -> Self:
-        self._closing._opened(self)
+        self._closing.opened(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing._closed(self)
+        self._closing.closed(self)
 
     def stop(self) -> None:
         """Notify the connection; only the first call has an effect."""

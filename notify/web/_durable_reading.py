@@ -171,8 +171,7 @@ class Reading:
 
     def _session(self, line: Watch | None = None) -> Session:
         """Return the session of this request; a plain read does not count against the limits."""
-        abort = line.abort if line is not None else lambda: None
-        return Session(self._site, self._admission, self._position or "", abort, counted=line is not None)
+        return Session(self._site, self._admission, self._position or "", line, counted=line is not None)
 
     async def _replay(self, session: Session, *, heartbeats: bool = False) -> tuple[list[Event], bool]:
         """Return the next part of the log, and whether it ends there.

@@ -248,16 +248,17 @@ class Chunks:
         stream = self._stream
         translation = translation_of(site, stream._request, stream._asked, admission)
         position = stream._asked.position if translation is None else translation.position
-        session = Session(site, admission, position, self._abort)
-        await session.__aenter__()
+        session = Session(site, admission, position, self)
+        await session.open()
         self._session = self._entrance.session = session  # keeps I1
-        self._entrance.__enter__()
+        site.closing.opened(self._entrance)
         if self._is_over:  # closed by another task before there was a session
             raise StopAsyncIteration
         self._feed = FrameFeed(site, session, translation, typed=stream._request.query.get("events") == "typed")
         return await self._feed.first()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Cancel the task that sends the chunk which was handed out last."""
         assert self._task is not None  # a chunk was handed out: its task sends it
         self._task.cancel()
         self._release()
@@ -266,9 +267,9 @@ class Chunks:
         self._is_over = True
         session, self._session = self._session, None  # keeps I1
         if session is not None:
-            self._entrance.__exit__(None, None, None)
+            self._site.closing.closed(self._entrance)
             with suppress(StopIteration):  # closing a stream never waits
-                session.__aexit__(None, None, None).send(None)
+                session.aclose().send(None)
 
 
 def _checked(identity: Identity) -> Identity:

@@ -152,12 +152,16 @@ class Encoded:
 
 
 class FrameCache:
-    """A cache of the events that were encoded most recently."""
+    """A cache of the events that were encoded most recently.
+
+    Attributes:
+        latest: what was asked for last: a broadcast is asked for thousands of times.
+    """
 
     def __init__(self) -> None:
         self._kept = OrderedDict[int, Encoded]()  # whose first entry is found at once, unlike a dict's
         self._bytes = 0
-        self._latest: Encoded | None = None  # a broadcast asks for the same event thousands of times
+        self.latest: Encoded | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -171,7 +175,7 @@ class FrameCache:
             while len(self._kept) > KEPT_EVENTS or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
                 _, oldest = self._kept.popitem(last=False)
                 self._bytes -= len(oldest.data)
-        self._latest = kept
+        self.latest = kept
         return kept
 
     def sse(self, event: Event, last_id: str, *, typed: bool = False) -> bytes:
@@ -182,7 +186,7 @@ class FrameCache:
             last_id: the position of the stream after it.
             typed: whether the browser calls the event by its type; otherwise it is a `message`.
         """
-        kept = self._latest
+        kept = self.latest
         if kept is None or kept.event is not event:
             kept = self.encoded(event)
         if not typed and kept.message and (last_id == event.id or not event.id):
@@ -201,7 +205,7 @@ class FrameCache:
 
     def ws(self, event: Event, last_id: str) -> str:
         """Return the text of a WebSocket frame of an application's event, after which its stream is at `last_id`."""
-        kept = self._latest
+        kept = self.latest
         if kept is None or kept.event is not event:
             kept = self.encoded(event)
         if last_id != event.id and event.id:

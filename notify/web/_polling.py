@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -38,6 +37,7 @@ from ._session import Ended, Session, ended, translation_of
 from ._site import Site
 from ._sse import Entrance, until_gone_watch
 from ._translation import Translation
+from ._watch import Watch
 
 LIMIT: Final = 100
 """Events of a page, where the client does not say."""
@@ -122,7 +122,7 @@ async def _read(
     line = until_gone_watch(receive)
     try:
         async with line:
-            await page.read(admission, wait, entrance, line.abort)
+            await page.read(admission, wait, entrance, line)
     except anyio.get_cancelled_exc_class():
         page.end = ended(page.site, "shutdown")
         with suppress(*GONE):
@@ -163,7 +163,7 @@ class PollPage:
         if translation is not None:
             self._translation, self._start = translation, translation.position
 
-    async def read(self, admission: Admission, wait: float, entrance: Entrance, abort: Callable[[], None]) -> None:
+    async def read(self, admission: Admission, wait: float, entrance: Entrance, line: Watch) -> None:
         """Read to the end of the log; if there is nothing, wait for an event.
 
         Raises:
@@ -172,7 +172,7 @@ class PollPage:
         """
         site = self.site
         try:
-            session = entrance.session = Session(site, admission, self._start, abort, counted=wait > 0)
+            session = entrance.session = Session(site, admission, self._start, line, counted=wait > 0)
             if site.closing.begun:  # while the client was authenticated
                 session.shut_down()
             with anyio.move_on_after(READ_TIMEOUT) as patience:

@@ -22,8 +22,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias, cast
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
 
 import anyio
 
@@ -103,6 +102,13 @@ def translation_of(site: Site, request: Request, asked: Asked, admission: Admiss
     return Translation(site.dialect, asked.position, since, time.time(), len(admission.logs))
 
 
+class Abortable(Protocol):
+    """A connection that can be cancelled."""
+
+    def abort(self) -> None:
+        """Cancel it. Called from another task; never waits."""
+
+
 class Session:
     """One stream for one client; a context manager.
 
@@ -114,7 +120,7 @@ class Session:
         site: the application.
         admission: what is read, and for which client.
         position: where to start; one that is not a position is noted in `is_invalid`, and the stream starts from now.
-        abort: cancels the connection.
+        line: cancels the connection; None for one that is answered at once.
         counted: whether it counts against the limits.
 
     Attributes:
@@ -130,10 +136,10 @@ class Session:
     """
 
     __slots__ = (
-        "_abort",
         "_counted",
-        "_identity",
+        "_expires_at",
         "_is_open",
+        "_line",
         "_login",
         "_reason",
         "_site",
@@ -150,15 +156,15 @@ class Session:
     )
 
     def __init__(
-        self, site: Site, admission: Admission, position: Position, abort: Callable[[], None], *, counted: bool = True
+        self, site: Site, admission: Admission, position: Position, line: Abortable | None, *, counted: bool = True
     ) -> None:
         identity = admission.identity
         self._site = site
-        self._abort = abort
+        self._line = line
         self._counted = counted
         self._reason: Reason | None = None
         self._is_open = self._woken = False
-        self._identity = identity
+        self._expires_at = identity.expires_at
         self._login = admission.login
         self.user = identity.user
         self.slot = -1
@@ -281,7 +287,7 @@ class Session:
         if self._reason is not None:
             return self.ended(self._reason)
         if isinstance(error, DisconnectedError):
-            expires_at = self._identity.expires_at
+            expires_at = self._expires_at
             expired = expires_at is not None and expires_at <= datetime.now(UTC)
             return self.ended("expired" if expired else "disconnected")
         if isinstance(error, ClosedError) and not isinstance(error.__cause__, BackendError):
@@ -293,7 +299,8 @@ class Session:
         options = self._site.options
         if self.sending:
             if now >= self._patience():
-                self._abort()
+                assert self._line is not None  # only a connection that can be cancelled is sent to
+                self._line.abort()
                 return NEVER
             return min(self._patience(), now + min(options.heartbeat, options.lifetime) / 2)  # it may end any moment
         if now >= self._until:
@@ -345,8 +352,8 @@ class Session:
                 raise self._end_of(error) from None
             raise
 
-    async def __aenter__(self) -> Self:
-        """Open the stream: nothing is missed from here on.
+    async def open(self) -> None:
+        """Open the stream, which `aclose` closes: nothing is missed from here on.
 
         Raises:
             Ended: it cannot be opened.
@@ -363,14 +370,20 @@ class Session:
             raise
         self._site.turns.release(self)
         self._is_open = True
+
+    async def aclose(self) -> None:
+        """Close the stream. Never waits."""
+        self._release()
+        await self.stream.__aexit__(None, None, None)
+
+    async def __aenter__(self) -> Self:
+        """Open the stream; see `open`."""
+        await self.open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the stream."""
-        self._release()
-        await self.stream.__aexit__(kind, error, trace)
+        await self.aclose()
 
     def _release(self) -> None:
         self._site.ticker.discard(self)

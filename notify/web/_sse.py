@@ -24,7 +24,6 @@ from ._admission import Admission, admit, check
 from ._closing import Closing, OpenStream
 from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame, sync_members
-from ._position import Asked
 from ._session import Ended, Session, ended, retry_of, translation_of
 from ._site import Site
 from ._translation import Translation
@@ -87,7 +86,11 @@ async def serve(
     Raises:
         WebError: it cannot be opened; nothing was sent.
     """
-    with Entrance(site.closing) as entrance:
+    # One coroutine, `try` where `with` would keep a bound method, and what only opening needs is deleted: a frame more
+    # costs every event, and the garbage collector visits each object of thousands of open streams.
+    entrance = Entrance(site.closing)
+    site.closing.opened(entrance)
+    try:
         try:
             admission = await _admission(site, admitted)
         except Ended as end:
@@ -97,9 +100,57 @@ async def serve(
         if asked.is_refused(admission.login):
             await Reply(204, headers=NO_STORE).send(send, request.response_headers)
             return
-        del admitted  # it would be kept for as long as the stream is open
+        started = False
         async with watch(partial(until_gone, receive), site.closing.loop) as line:
-            await _run(site, admission, asked, entrance, line, request, send)
+            try:
+                translation = translation_of(site, request, asked, admission)
+                position = asked.position if translation is None else translation.position
+                session = entrance.session = Session(site, admission, position, line)
+                del admitted, admission, asked, position
+                if site.closing.begun:  # while the client was authenticated
+                    session.shut_down()
+                if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
+                    with anyio.fail_after(site.options.send_timeout):
+                        await send_part(send, _response_start(request))
+                    started = True
+                    await session.line_up(partial(_keep_alive, session, send))
+                await session.open()
+                try:
+                    feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
+                    chunk = await feed.first()
+                    session.sending = session.written = time.monotonic()
+                    if not started:
+                        await send_part(send, _response_start(request))
+                        started = True
+                    request.forget()
+                    while True:
+                        try:
+                            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                        except RuntimeError:  # the client is gone; `send_part` would be a call more for each event
+                            return
+                        session.sending = 0.0
+                        if feed.is_synced:
+                            try:
+                                chunk = feed.encoded(await session.stream.next())
+                            except (TimeoutError, ClosedError, BackendError) as error:
+                                chunk = HEARTBEAT if session.is_due(error) else await feed.read()
+                        else:
+                            chunk = await feed.read()
+                        session.sending = session.written = time.monotonic()
+                finally:
+                    await session.aclose()
+            except Ended as end:
+                await _end(site, request, send, end, started=started)
+            except OSError:  # the client is gone
+                return
+            except anyio.get_cancelled_exc_class():
+                if started and not line.aborted:
+                    messages = _last_messages(request, ended(site, "shutdown"), started=True)
+                    with suppress(*GONE):
+                        await site.closing.farewell(send, *messages, cancelled=True)
+                raise
+    finally:
+        site.closing.closed(entrance)
 
 
 async def _admission(site: Site, admitted: Callable[[], Awaitable[Admission]]) -> Admission:
@@ -123,55 +174,6 @@ async def _admission(site: Site, admitted: Callable[[], Awaitable[Admission]]) -
     except WebError as error:
         if error.status == 503:
             raise ended(site, "overload") from None
-        raise
-
-
-async def _run(
-    site: Site, admission: Admission, asked: Asked, entrance: Entrance, line: Watch, request: Request, send: Send
-) -> None:
-    started = False
-    try:
-        translation = translation_of(site, request, asked, admission)
-        position = asked.position if translation is None else translation.position
-        session = entrance.session = Session(site, admission, position, line.abort)
-        if site.closing.begun:  # while the client was authenticated
-            session.shut_down()
-        if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
-            with anyio.fail_after(site.options.send_timeout):
-                await send_part(send, _response_start(request))
-            started = True
-            await session.line_up(partial(_keep_alive, session, send))
-        async with session:
-            feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
-            request.forget()
-            chunk = await feed.first()
-            session.sending = session.written = time.monotonic()
-            if not started:
-                await send_part(send, _response_start(request))
-                started = True
-            while True:
-                try:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                except RuntimeError:  # the client is gone; `send_part` would be a call more for each event
-                    return
-                session.sending = 0.0
-                if feed.is_synced:  # in as few frames as possible: each costs every event, and memory
-                    try:
-                        chunk = feed.encoded(await session.stream.next())
-                    except (TimeoutError, ClosedError, BackendError) as error:
-                        chunk = HEARTBEAT if session.is_due(error) else await feed.read()
-                else:
-                    chunk = await feed.read()
-                session.sending = session.written = time.monotonic()
-    except Ended as end:
-        await _end(site, request, send, end, started=started)
-    except OSError:  # the client is gone
-        return
-    except anyio.get_cancelled_exc_class():
-        if started and not line.aborted:
-            messages = _last_messages(request, ended(site, "shutdown"), started=True)
-            with suppress(*GONE):
-                await site.closing.farewell(send, *messages, cancelled=True)
         raise
 
 
@@ -240,7 +242,7 @@ class FrameFeed:
         is_synced: whether the replay is over.
     """
 
-    __slots__ = ("_beginning", "_is_one_log", "_session", "_site", "_translation", "_typed", "is_synced")
+    __slots__ = ("_beginning", "_is_one_log", "_is_plain", "_session", "_site", "_translation", "_typed", "is_synced")
 
     def __init__(
         self, site: Site, session: Session, translation: Translation | None = None, *, typed: bool = False
@@ -251,6 +253,7 @@ class FrameFeed:
         self._translation = translation
         self.is_synced = False
         self._is_one_log = session.is_one_log
+        self._is_plain = session.is_one_log and translation is None and not typed
         self._beginning = retry_line(retry_of(site))
         if translation is not None:
             self._beginning += _named(translation.beginning())
@@ -285,7 +288,11 @@ class FrameFeed:
 
     def encoded(self, event: Event) -> bytes:
         """Return the frames of an event and of those that are in hand after it."""
-        frame = self._frame(event)
+        latest = self._site.frames.latest
+        if latest is not None and latest.event is event and self._is_plain and latest.message:
+            frame = latest.message  # of a broadcast, or of another stream of the same user
+        else:
+            frame = self._frame(event)
         stream = self._session.stream
         following = stream.next_nowait()
         if following is None:

@@ -82,7 +82,7 @@ async def serve(site: Site, request: Request, receive: Receive, send: Send) -> N
 
 def _is_of_own_site(site: Site, request: Request) -> bool:
     try:
-        _auth.check_site(site, request)
+        _auth.check_site(site, request, "ws")
     except WebError:
         return False
     return True
@@ -150,7 +150,7 @@ class SocketConnection:
         site = self._site
         translation = translation_of(site, self._request, Asked(position), admission)
         start = position if translation is None else translation.position
-        session = self._entrance.session = Session(site, admission, start, self._line.abort)
+        session = self._entrance.session = Session(site, admission, start, self._line)
         if site.closing.begun:  # before there was a session to end
             session.shut_down()
         await session.line_up(partial(self._say, PING))

@@ -92,9 +92,6 @@ async def steps(app: NotifyApp) -> dict[str, float]:
         yield
         spent[name] = (time.process_time() - began) / STREAMS * 1e6
 
-    def abort() -> None:
-        pass
-
     scopes = [scope(number) for number in range(STREAMS)]
     with step("route"):
         requests = [Request(each) for each in scopes]
@@ -105,7 +102,7 @@ async def steps(app: NotifyApp) -> dict[str, float]:
     with step("position"):
         positions = [_position.asked(request.headers, request.query).position for request in requests]
     with step("subscribe"):
-        sessions = [Session(site, *each, abort) for each in zip(admissions, positions, strict=True)]
+        sessions = [Session(site, *each, None) for each in zip(admissions, positions, strict=True)]
     with Entrance(site.closing), step("limits"):  # the first one installs the handlers of signals
         for session in sessions:
             with Entrance(site.closing):
