@@ -24,7 +24,7 @@ TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_teleme
 	tests/cli tests/test_packaging.py tests/test_zipapp.py \
 	tests/conformance/test_outsiders.py tests/conformance/test_suites_fail.py tests/conformance/test_shipping.py \
 	tests/web tests/sync tests/notify/test_web_frameworks.py tests/notify_sqlite/test_faults.py \
-	tests/notify_sqlite/test_locks.py tests/inbox/test_behaviour.py tests/dispatch/browser \
+	tests/notify_sqlite/test_locks.py tests/notify_sqlite/test_missing_index.py tests/inbox/test_behaviour.py tests/dispatch/browser \
 	tests/dispatch/test_channel_email.py tests/dispatch/test_channel_suite.py tests/dispatch/test_app_garbage.py \
 	tests/dispatch/test_nothing_is_shown.py tests/dispatch/test_schedule_processes.py \
 	tests/dispatch/test_smtp_faults.py tests/dispatch/test_provider_faults.py

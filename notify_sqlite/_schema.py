@@ -67,12 +67,15 @@ def statements(part: str, prefix: str) -> Mapping[str, str]:
 
 
 def is_readable(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
-    """Return whether the file has what reading needs. Needs no write lock.
+    """Return whether the file has the tables that reading needs. Needs no write lock.
+
+    Indexes only make reads fast. A file that lacks one, as one that an earlier release has made, is read as it is.
 
     Raises:
         NewerSchemaError: the file is newer than this library.
     """
-    return _has(db, sql, {name for name in _creates(sql) if not LATER.fullmatch(name)})
+    tables = {name for name in _creates(sql) if sql[name].startswith("CREATE TABLE")}
+    return _has(db, sql, {name for name in tables if not LATER.fullmatch(name)})
 
 
 def is_ready(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
