@@ -104,7 +104,10 @@ class Telemetry:
 
     @contextmanager
     def push_span(self, event: Event) -> Iterator[Event]:
-        """Run a push inside a span and yield the event that carries the span's context in its `meta`."""
+        """Run a push inside a span and yield the event that carries the span's context in its `meta`.
+
+        The span gets only the class of an exception: its message may quote the user or the payload.
+        """
         assert self._tracer is not None
         attributes = {
             "messaging.system": "notify",
@@ -115,13 +118,17 @@ class Telemetry:
         current: AbstractContextManager[object] = nullcontext()  # if none can be started, the current one stays
         with self._harmless():
             span = self._tracer.start_span("notify.push", kind=trace.SpanKind.PRODUCER, attributes=attributes)
-            current = trace.use_span(span)
+            current = trace.use_span(span, record_exception=False, set_status_on_exception=False)
             carrier = dict(event.meta)
             propagate.inject(carrier, trace.set_span_in_context(span))
             event = event.with_meta(carrier)
         try:
             with current:
                 yield event
+        except Exception as error:
+            with self._harmless():
+                span.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
+            raise
         finally:
             with self._harmless():
                 span.end()

@@ -160,6 +160,31 @@ def test_spans() -> None:
     assert all("traceparent" in meta for meta in result["meta"])
 
 
+def test_spans_do_not_quote_errors() -> None:
+    """A push that fails has the kind of error in its span, not the message, which may quote a user or a payload."""
+    spans = run("""
+        from notify import BackendUnavailableError
+
+        class Failing(MemoryStore):
+            async def save(self, event):
+                raise BackendUnavailableError(f"no room for {event.user}: {event.data}", backend="Failing")
+
+        async def main():
+            async with Notifier(Failing()) as notifier:
+                try:
+                    await notifier.push("alice@hush.example", "t", "hush")
+                except BackendUnavailableError as error:
+                    assert "hush" in str(error)
+
+        exporter = spans()
+        asyncio.run(main())
+        print(json.dumps([[each.name, each.status.status_code.name, each.status.description, each.to_json()]
+                          for each in exporter.get_finished_spans()]))
+    """)
+    assert [each[:3] for each in spans] == [["notify.push", "ERROR", "BackendUnavailableError"]]
+    assert "hush" not in str(spans)
+
+
 def test_spans_and_metrics_together_and_events_without_context() -> None:
     """With both, a delivery of an event that carries no context has a span without links."""
     result = run("""
