@@ -20,7 +20,6 @@ from ._identify import still_valid as still_valid
 from ._json import check_json as check_json
 from ._json import parsed_json as parsed_json
 from ._json import read_object as read_object
-from ._reply import GONE as GONE
 from ._reply import JSON as JSON
 from ._reply import JSON_HEADERS as JSON_HEADERS
 from ._reply import NO_STORE as NO_STORE
@@ -28,10 +27,12 @@ from ._reply import RETRY_AFTER as RETRY_AFTER
 from ._reply import Reply as Reply
 from ._reply import WebError as WebError
 from ._reply import error_value as error_value
+from ._reply import log_gone as log_gone
 from ._reply import read_body as read_body
 from ._reply import reply_to as reply_to
 from ._reply import send_part as send_part
 from ._reply import web_error as web_error
+from ._reply import while_open as while_open
 from ._reply import without_body as without_body
 from ._request import ASGIApp as ASGIApp
 from ._request import Headers as Headers
@@ -49,7 +50,6 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "CrossSiteRules",
     "DISPATCH_FILES",
     "FILES",
-    "GONE",
     "Headers",
     "Identification",
     "Identity",
@@ -72,12 +72,14 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "error_value",
     "file_reply",
     "is_own_origin",
+    "log_gone",
     "parsed",
     "parsed_json",
     "read_body",
     "read_object",
     "reply_to",
     "send_part",
+    "while_open",
     "still_valid",
     "web_error",
     "without_body",

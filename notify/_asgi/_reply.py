@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
-from collections.abc import Iterable
-from contextlib import suppress
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import anyio
@@ -24,9 +26,7 @@ JSON_HEADERS: Final[Headers] = [
     (b"x-content-type-options", b"nosniff"),  # a message may quote the request: no browser may take it for markup
 ]
 
-GONE: Final = (OSError, RuntimeError)
-"""What `send` raises once the client is gone: OSError on servers of ASGI 2.4; RuntimeError on uvicorn, for a moment
-after it has closed the connection itself because of something that the client sent."""
+logger = logging.getLogger("notify")
 
 RETRY_AFTER: Final = (1, 5)
 """Seconds that a client is asked to wait after 503: drawn at random, so that clients do not come back together."""
@@ -82,7 +82,7 @@ class Reply:
 
     async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send the response, with further headers; a client that is gone does not need it."""
-        with suppress(*GONE):
+        with while_open():
             for message in self.messages(more):
                 await send(message)
 
@@ -97,6 +97,27 @@ class Reply:
         ]
 
 
+@contextmanager
+def while_open() -> Iterator[None]:
+    """Run a block that sends, and leave it once the client is gone.
+
+    `send` raises OSError then on servers of ASGI 2.4; RuntimeError on uvicorn, for a moment after it has closed the
+    connection itself because of something that the client sent.
+    """
+    try:
+        yield
+    except OSError:
+        return
+    except RuntimeError as error:
+        log_gone(error)
+
+
+def log_gone(error: RuntimeError) -> None:
+    """Log at which place `send` raised: in the server, or in a middleware, which may have a fault."""
+    (place,) = traceback.extract_tb(error.__traceback__)[-1:]
+    logger.debug("send raised RuntimeError at %s:%s, so the client counts as gone", place.filename, place.lineno)
+
+
 async def send_part(send: Send, message: Message) -> None:
     """Send one part of a response that is streamed.
 
@@ -106,6 +127,7 @@ async def send_part(send: Send, message: Message) -> None:
     try:
         await send(message)
     except RuntimeError as error:
+        log_gone(error)
         raise ConnectionAbortedError("the server has closed the connection") from error
 
 

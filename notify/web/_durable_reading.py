@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import random
 import time
-from contextlib import suppress
 from typing import Final
 
 import anyio
 
 from notify import Event, InvalidEventIdError, NotifyError
-from notify._asgi import GONE, NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError, reply_to, send_part
+from notify._asgi import (
+    NO_STORE,
+    Headers,
+    Message,
+    Receive,
+    Reply,
+    Request,
+    Send,
+    WebError,
+    reply_to,
+    send_part,
+    while_open,
+)
 
 from ._admission import Admission
 from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, offset_of, position_of, sse_frames
@@ -97,13 +108,13 @@ class Reading:
         except anyio.get_cancelled_exc_class():
             if not line.aborted:
                 messages = refusal(unavailable(ended(site, "shutdown")), self._request)
-                with suppress(*GONE):
+                with while_open():
                     await site.closing.farewell(send, *messages, cancelled=True)
             raise
         if line.aborted:
             return
         messages = reply.messages(self._request.response_headers)
-        with suppress(*GONE):
+        with while_open():
             if site.closing.begun:
                 await site.closing.farewell(send, *messages)
                 return
@@ -157,13 +168,13 @@ class Reading:
             except (Ended, WebError):
                 if not started:
                     raise
-                with suppress(*GONE), anyio.move_on_after(self._site.options.send_timeout):
+                with while_open(), anyio.move_on_after(self._site.options.send_timeout):
                     await send(_LAST)
             except OSError:  # the client is gone
                 return
             except anyio.get_cancelled_exc_class():
                 if started and not line.aborted:
-                    with suppress(*GONE):
+                    with while_open():
                         await self._site.closing.farewell(send, _LAST, cancelled=True)
                 raise
 

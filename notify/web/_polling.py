@@ -25,7 +25,7 @@ from typing import Any, Final
 import anyio
 
 from notify import ClosedError, Event, NotifyError, Position
-from notify._asgi import GONE, JSON_HEADERS, NO_STORE, Message, Receive, Reply, Request, Send, WebError
+from notify._asgi import JSON_HEADERS, NO_STORE, Message, Receive, Reply, Request, Send, WebError, while_open
 from notify.inbox.abc import CHANGES, ITEM
 
 from . import _position
@@ -76,12 +76,12 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
                 return
         messages = page.messages(request)
         if page.end is not None and page.end.reason == "shutdown":
-            with suppress(*GONE):
+            with while_open():
                 await site.closing.farewell(send, *messages)
             return
         if wait:
             site.linger.extend(site.background)
-    with suppress(*GONE), anyio.move_on_after(site.options.send_timeout):
+    with while_open(), anyio.move_on_after(site.options.send_timeout):
         for message in messages:
             await send(message)
 
@@ -125,7 +125,7 @@ async def _read(
             await page.read(admission, wait, entrance, line)
     except anyio.get_cancelled_exc_class():
         page.end = ended(page.site, "shutdown")
-        with suppress(*GONE):
+        with while_open():
             await page.site.closing.farewell(send, *page.messages(request), cancelled=True)
         raise
     return not line.aborted

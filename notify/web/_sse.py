@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -17,7 +16,19 @@ import anyio
 import anyio.lowlevel
 
 from notify import BackendError, ClosedError, Event
-from notify._asgi import GONE, NO_STORE, Headers, Message, Receive, Reply, Request, Send, WebError, send_part
+from notify._asgi import (
+    NO_STORE,
+    Headers,
+    Message,
+    Receive,
+    Reply,
+    Request,
+    Send,
+    WebError,
+    log_gone,
+    send_part,
+    while_open,
+)
 
 from . import _position
 from ._admission import Admission, admit, check
@@ -126,7 +137,8 @@ async def serve(
                     while True:
                         try:
                             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                        except RuntimeError:  # the client is gone; `send_part` would be a call more for each event
+                        except RuntimeError as error:  # `send_part` would be a call more for each event
+                            log_gone(error)
                             return
                         session.sending = 0.0
                         if feed.is_synced:
@@ -146,7 +158,7 @@ async def serve(
             except anyio.get_cancelled_exc_class():
                 if started and not line.aborted:
                     messages = _last_messages(request, ended(site, "shutdown"), started=True)
-                    with suppress(*GONE):
+                    with while_open():
                         await site.closing.farewell(send, *messages, cancelled=True)
                 raise
     finally:
@@ -185,7 +197,7 @@ async def _keep_alive(session: Session, send: Send) -> None:
 
 async def _end(site: Site, request: Request, send: Send, end: Ended, *, started: bool = False) -> None:
     messages = _last_messages(request, end, started=started)
-    with suppress(*GONE):
+    with while_open():
         if end.reason == "shutdown":
             await site.closing.farewell(send, *messages)
             return

@@ -39,7 +39,7 @@ from typing import Any, Final
 import anyio
 
 from notify import ClosedError, NotifyError
-from notify._asgi import GONE, Receive, Request, Send, WebError, send_part, web_error
+from notify._asgi import Receive, Request, Send, WebError, send_part, web_error, while_open
 
 from . import _auth, _position
 from ._admission import Admission, admit
@@ -235,7 +235,7 @@ class SocketConnection:
             await self._farewell(_close(code, refused.code))
 
     async def _farewell(self, *messages: Mapping[str, Any], cancelled: bool = False) -> None:
-        with suppress(*GONE):
+        with while_open():
             await self._site.closing.farewell(self._send, *messages, cancelled=cancelled)
 
 

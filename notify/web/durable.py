@@ -13,11 +13,10 @@ half: what is in a log was pushed by the application. Ephemeral events are not i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from notify import Notifier, NotifyError, UsageError
-from notify._asgi import GONE, Authenticate, Message, Receive, Reply, Request, Scope, Send, WebError
+from notify._asgi import Authenticate, Message, Receive, Reply, Request, Scope, Send, WebError, while_open
 
 from ._admission import Admission, admit, check
 from ._durable import Form as Form
@@ -179,7 +178,7 @@ class DurableStreams:
 
 
 async def _send(send: Send, messages: Sequence[Message]) -> None:
-    with suppress(*GONE):
+    with while_open():
         for message in messages:
             await send(message)
 
