@@ -79,8 +79,8 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "read_object",
     "reply_to",
     "send_part",
-    "while_open",
     "still_valid",
     "web_error",
+    "while_open",
     "without_body",
 ]
