@@ -17,6 +17,7 @@ from .. import Notifier, ids
 from ..abc import Prepare, StreamStore, ability
 from ..errors import PushUncertainError, UsageError
 from ..event import Event, check_user
+from ..inbox import InboxStore
 from ._console import first_signal, is_abandoned, lines_of, meta_of, payload_of, position, printable, report, say
 from ._feed import Feed, Progress
 from ._inspect import describe, examine, is_prepared
@@ -150,7 +151,8 @@ async def forget(options: argparse.Namespace) -> int:
     """Erase one user, in the store of deliveries at the same URL too."""
     check_user(options.user)
     if not options.yes:
-        raise UsageError("forget erases everything that the store holds about the user: repeat it with --yes")
+        place = f"{options.user!r:.80} at {redact(options.store)}"
+        raise UsageError(f"forget erases {_parts(options)} of {place}, which nothing brings back: repeat it with --yes")
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(entered(options))
         notifier = await stack.enter_async_context(Notifier(store, timeout=options.timeout + MARGIN))
@@ -160,6 +162,16 @@ async def forget(options: argparse.Namespace) -> int:
         _check_prepared(store, options)
     say(f"erased {count}")
     return 0
+
+
+def _parts(options: argparse.Namespace) -> str:
+    """Return what the place of the store may hold about a user, without connecting to it."""
+    parts = ["log and idempotency keys"]
+    if isinstance(opened(options), InboxStore):
+        parts.append("inbox and follows")
+    if keeps_deliveries(options.store):
+        parts.append("deliveries, preferences and devices")
+    return "the " + ", the ".join(parts)
 
 
 async def head(options: argparse.Namespace) -> int:

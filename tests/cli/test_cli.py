@@ -271,6 +271,15 @@ def test_forget(tmp_path: Path) -> None:
     push(tmp_path, "mallory", "a", "--key", "k")
     push(tmp_path, "mallory", "b")
     kept = push(tmp_path, "alice", "a")
+    refused = one_line(called(tmp_path, "forget", "mallory"), 2)
+    assert refused.strip().endswith(
+        "forget erases the log and idempotency keys, the inbox and follows, the deliveries, preferences and devices of "
+        "'mallory' at sqlite:///notify.db, which nothing brings back: repeat it with --yes"
+    )
+    assert shown(tmp_path, "mallory")
+    there = one_line(called(tmp_path, "forget", "mallory", "--store", "redis://u:geheim@localhost:1"), 2)
+    assert "the log and idempotency keys, the inbox and follows of 'mallory' at redis://" in there
+    assert "geheim" not in there
     assert called(tmp_path, "forget", "mallory", "--yes") == (0, "erased 2\n", "")
     assert shown(tmp_path, "alice") == [f"{kept} a null"]
     assert shown(tmp_path, "mallory") == []
