@@ -32,10 +32,12 @@ TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_teleme
 # each worker all tests.
 export PYTHONDONTWRITEBYTECODE :=
 # If /dev/shm has a gigabyte free, the tests write their files there, and only those of failed tests are kept: on a disk,
-# tests that sync files take one and a half to several times as long. Some tests of `make test` start programs from their
-# files, so it does this only where programs may be started there.
+# tests that sync files take one and a half to several times as long. If it has four gigabytes, so do the servers and
+# browsers of `make test`: on a disk, a server of PostgreSQL takes two to four times as much of the processor. Some tests
+# of `make test` start programs from their files, so it does this only where programs may be started there.
 IN_MEMORY := $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 1000000 2>/dev/null && echo /dev/shm)
 MAY_START := $(shell grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/mounts 2>/dev/null || echo $(IN_MEMORY))
+ROOMY := $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo $(MAY_START))
 KEEP_FAILED := -o tmp_path_retention_policy=failed
 .DEFAULT_GOAL := help
 .PHONY: help demo serve quick test test-failed covered test-browsers soak servers check docs dist bench clean
@@ -88,7 +90,7 @@ quick: $(VENV)/.ready ## the tests that need neither servers nor many processes:
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; less than half an hour
 	@$(BIN)/coverage erase
-	PYTEST_DEBUG_TEMPROOT=$(MAY_START) $(BIN)/coverage run -m pytest $(KEEP_FAILED) -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+	PYTEST_DEBUG_TEMPROOT=$(MAY_START) $(ROOMY:%=TMPDIR=%) $(BIN)/coverage run -m pytest $(KEEP_FAILED) -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 	@$(MAKE) --no-print-directory covered
 
 test-failed: $(VENV)/.ready ## what failed in `make test`, ten tests at most, once more and one after the other
