@@ -10,7 +10,6 @@ from notify.dispatch.abc import (
     BY_CLAIM,
     DELIVERY_COLUMNS,
     LATER,
-    OUTCOMES,
     Delivery,
     DeliveryAttempt,
     DigestJoin,
@@ -26,9 +25,20 @@ from notify.dispatch.abc import (
     span,
 )
 
-LEGAL_BY_CLAIM: Final = [100 * before + after for before, states in BY_CLAIM.items() for after in states]
 LEGAL_LATER: Final = [100 * before + after for before, states in LATER.items() for after in states]
-LISTED: Final = [int(state) for state in OUTCOMES]
+
+
+def numbers(values: Iterable[int | None]) -> str:
+    """Return an array of numbers as PostgreSQL writes it: the driver takes long to encode one."""
+    return f"{{{','.join('NULL' if value is None else f'{value:d}' for value in values)}}}"
+
+
+LEGAL_BY_CLAIM: Final = numbers(100 * before + after for before, states in BY_CLAIM.items() for after in states)
+
+
+def texts(values: list[str]) -> list[str] | None:
+    """Return an array of texts; None if all are empty."""
+    return values if any(values) else None
 
 
 def deliveries_json(deliveries: Iterable[Delivery], parents: Iterable[str] | None = None) -> str:
@@ -76,21 +86,24 @@ def advance_arguments(moves: Sequence[Move], now: int) -> list[Any]:
     """Return the arguments of the function that makes moves, each of another delivery."""
     children = [(child, move.id) for move in moves for child in move.children]
     joins = [{**join_value(move.join), "parent": move.id} for move in moves if move.join is not None]
+    moves = sorted(moves, key=lambda move: move.id)
+    due_at = [millis_or_none(move.due_at) for move in moves]
+    refunds = [move.refund for move in moves]
+    leases = [None if move.lease is None else span(move.lease) for move in moves]
     return [
         [move.id for move in moves],
-        [move.fence for move in moves],
-        [int(move.to) for move in moves],
-        [millis_or_none(move.due_at) for move in moves],
-        [move.reason for move in moves],
-        [move.provider_id for move in moves],
-        [move.refund for move in moves],
-        [move.error for move in moves],
-        [None if move.lease is None else span(move.lease) for move in moves],
+        numbers([move.fence for move in moves]),
+        numbers([move.to for move in moves]),
+        None if due_at.count(None) == len(due_at) else numbers(due_at),
+        texts([move.reason for move in moves]),
+        texts([move.provider_id for move in moves]),
+        refunds if any(refunds) else None,
+        texts([move.error for move in moves]),
+        None if leases.count(None) == len(leases) else numbers(leases),
         deliveries_json((child for child, _ in children), (parent for _, parent in children)) if children else None,
         json.dumps(joins) if joins else None,
         now,
         LEGAL_BY_CLAIM,
-        LISTED,
     ]
 
 

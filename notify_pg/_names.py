@@ -112,6 +112,7 @@ DISPATCH_INDEXES: Final = {
     "deliveries_channel_index": "deliveries_channel_idx",
     "deliveries_recipient_index": "deliveries_recipient_idx",
     "deliveries_user_index": "deliveries_user_idx",
+    "deliveries_after_index": "deliveries_after_idx",
     "deliveries_stuck_index": "deliveries_stuck_idx",
     "deliveries_parked_index": "deliveries_parked_idx",
     "requests_index": "requests_idx",

@@ -22,39 +22,45 @@ CREATE TABLE IF NOT EXISTS {recipients} (
     PRIMARY KEY (notification_id, user_id)
 );
 
--- `begun` is the fence with which sending began last. States below 10 are open, and those of the index by due time: what
--- is claimed is due at the end of its lease, so the index finds that too.
+-- `begun` is the fence with which sending began last, `was` the state before the latest move: what an UPDATE returns is only
+-- the row as it has become. States below 10 are open, and those of the index by due time: what is claimed is due at the end
+-- of its lease, so the index finds that too. Numbers come first, and what is mostly NULL comes last, since a column is found
+-- at once only if all before it are as long in every row.
 CREATE TABLE IF NOT EXISTS {deliveries} (
+    updated_at bigint NOT NULL,
+    lease_until bigint NOT NULL DEFAULT 0,
+    delay double precision NOT NULL,
+    fence integer NOT NULL,
+    attempts integer NOT NULL,
+    begun integer NOT NULL DEFAULT 0,
+    priority integer NOT NULL,
+    state smallint NOT NULL,
+    was smallint NOT NULL DEFAULT 0,
+    -- 0: waiting; 1: claimed or being sent; 2: handed over; from 20 on, the state itself. Indexes use it instead of `state`:
+    -- an index that names `state`, even in its condition, would make each step write all indexes of the row.
+    phase smallint NOT NULL GENERATED ALWAYS AS (
+        CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE state END
+    ) STORED,
+    due_at bigint,
     id text COLLATE "C" NOT NULL PRIMARY KEY,
     notification_id text COLLATE "C" NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     channel text COLLATE "C" NOT NULL,
     endpoint text COLLATE "C" NOT NULL,
-    state smallint NOT NULL,
-    due_at bigint,
-    expires_at bigint,
-    priority integer NOT NULL,
     after_channel text COLLATE "C" NOT NULL,
-    delay double precision NOT NULL,
-    fence integer NOT NULL,
-    attempts integer NOT NULL,
     reason text NOT NULL,
     provider_id text NOT NULL,
-    updated_at bigint NOT NULL,
+    expires_at bigint,
     opened_at bigint,
-    clicked_at bigint,
-    begun integer NOT NULL DEFAULT 0,
-    lease_until bigint NOT NULL DEFAULT 0,
-    -- 0: waiting; 1: claimed or being sent; 2: handed over; from 20 on, the state itself. Indexes use it instead of `state`:
-    -- an index that names `state`, even in its condition, would make each step write all indexes of the row.
-    phase smallint NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE state END
-    ) STORED
+    clicked_at bigint
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 -- By channel, so that no call reads rows of other channels, however many wait.
 CREATE INDEX IF NOT EXISTS {deliveries_channel_index} ON {deliveries} (priority, channel, due_at) WHERE phase <= 1;
 CREATE INDEX IF NOT EXISTS {deliveries_recipient_index} ON {deliveries} (notification_id, user_id);
 CREATE INDEX IF NOT EXISTS {deliveries_user_index} ON {deliveries} (user_id) WHERE phase = 0;
+-- Mostly empty, so that to find out that nothing waits for a channel reads no rows.
+CREATE INDEX IF NOT EXISTS {deliveries_after_index} ON {deliveries} (notification_id, user_id)
+    WHERE phase = 0 AND after_channel <> '';
 CREATE INDEX IF NOT EXISTS {deliveries_stuck_index} ON {deliveries} (phase, id) WHERE phase >= 20;
 CREATE INDEX IF NOT EXISTS {deliveries_parked_index} ON {deliveries} (channel, user_id) WHERE phase = 27;
 

@@ -30,10 +30,10 @@ DECLARE
     v_sizes integer[];  -- how many of each
     v_turn integer;     -- 0: all shares at once; n: the rest from the nth channel
     v_turns integer;
-    v_more text[];
-    v_ids text[] := '{}';
+    v_more tid[];
+    v_rows tid[] := '{}';  -- where they are: nobody else can move a row that this transaction has locked
 BEGIN
-    WHILE cardinality(v_ids) < p_limit LOOP
+    WHILE cardinality(v_rows) < p_limit LOOP
         v_priority := (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority < v_priority);
         EXIT WHEN v_priority IS NULL;
         IF p_channels IS NULL THEN
@@ -50,7 +50,7 @@ BEGIN
         END IF;
         IF cardinality(v_channels) = 1 THEN
             v_shares := v_channels;
-            v_sizes := ARRAY[p_limit - cardinality(v_ids)];
+            v_sizes := ARRAY[p_limit - cardinality(v_rows)];
         ELSE
             SELECT array_agg(s.channel), array_agg(s.size) INTO v_shares, v_sizes FROM (
                 SELECT x.channel, count(*)::integer AS size FROM (
@@ -59,8 +59,8 @@ BEGIN
                         WHERE d.phase <= 1 AND d.priority = v_priority AND d.channel = c.channel
                             AND d.due_at <= greatest(p_now, v_now)
                             AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
-                        ORDER BY d.due_at LIMIT p_limit - cardinality(v_ids)
-                    ) d ORDER BY d.due_at LIMIT p_limit - cardinality(v_ids)
+                        ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
+                    ) d ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
                 ) x GROUP BY x.channel
             ) s;
         END IF;
@@ -68,27 +68,27 @@ BEGIN
         v_turn := 0;
         v_turns := 0;
         LOOP
-            SELECT array_agg(x.id ORDER BY x.due_at) INTO v_more
+            SELECT array_agg(x.ctid ORDER BY x.due_at) INTO v_more
             FROM unnest(v_shares, v_sizes) AS s(channel, size) CROSS JOIN LATERAL (
-                SELECT d.id, d.due_at FROM {deliveries} d
+                SELECT d.ctid, d.due_at FROM {deliveries} d
                 WHERE d.phase <= 1 AND d.priority = v_priority AND d.channel = s.channel
                     AND d.due_at <= greatest(p_now, v_now)
                     AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
-                    AND d.id <> ALL (v_ids)  -- what this call has locked is not skipped
+                    AND d.ctid <> ALL (v_rows)  -- what this call has locked is not skipped
                 ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
             ) x;
             IF v_turn = 0 AND cardinality(v_channels) > 1
                     AND coalesce(cardinality(v_more), 0) < (SELECT sum(size) FROM unnest(v_sizes) AS size) THEN
                 v_turns := cardinality(v_channels);
             END IF;
-            v_ids := v_ids || v_more;
-            EXIT WHEN v_turn = v_turns OR cardinality(v_ids) >= p_limit;
+            v_rows := v_rows || v_more;
+            EXIT WHEN v_turn = v_turns OR cardinality(v_rows) >= p_limit;
             v_turn := v_turn + 1;
             v_shares := v_channels[v_turn:v_turn];
-            v_sizes := ARRAY[p_limit - cardinality(v_ids)];
+            v_sizes := ARRAY[p_limit - cardinality(v_rows)];
         END LOOP;
     END LOOP;
-    IF v_ids = '{}' THEN
+    IF v_rows = '{}' THEN
         RETURN;
     END IF;
     RETURN QUERY
@@ -99,8 +99,9 @@ BEGIN
                 fence = d.fence + 1,
                 due_at = v_now + p_lease,
                 lease_until = v_now + p_lease
-            WHERE d.id = ANY (v_ids)
-            RETURNING d.*
+            FROM unnest(v_rows) WITH ORDINALITY AS x(place, number)
+            WHERE d.ctid = x.place
+            RETURNING d.*, x.number
         )
         SELECT {d_delivery_columns}, {n_notification_columns}, {r_recipient_columns}
         FROM claimed d
@@ -109,7 +110,7 @@ BEGIN
             SELECT * FROM {recipients} x
             WHERE x.notification_id = d.notification_id AND x.user_id = d.user_id LIMIT 1
         ) r
-        ORDER BY array_position(v_ids, d.id);
+        ORDER BY d.number;
 END
 $claim$;
 
@@ -135,7 +136,7 @@ BEGIN
         SELECT d.id, d.notification_id, d.user_id, d.after_channel
         FROM (SELECT DISTINCT f.n, f.u, f.c FROM unnest(p_notifications, p_users, p_channels) AS f(n, u, c)) f
         JOIN {deliveries} d ON d.notification_id = f.n AND d.user_id = f.u AND d.after_channel = f.c
-        WHERE d.state = 0 AND d.fence = 0
+        WHERE d.phase = 0 AND d.after_channel <> '' AND d.fence = 0
         ORDER BY d.id FOR UPDATE OF d
     LOOP
         SELECT coalesce(bool_or(d.state IN (10, 11, 25)), false), coalesce(bool_or(d.state < 10 OR d.state = 27), false)
@@ -241,22 +242,26 @@ $submit$;
 -- All calls lock rows in the same order, so that they cannot deadlock: first the rows that a worker has, may have or has had,
 -- then those that wait for another channel, which a worker makes due when it ends that one; both by id.
 
--- Makes moves, each of another delivery, as far as they are legal; returns the ids of those that were made.
+-- Makes moves, each of another delivery, as far as they are legal; returns the ids of those that were made. Numbers come as
+-- the text of an array, which is sent quickest; NULL in place of an array: as if it were full of NULLs.
+--
+-- Rows are updated, and so locked, in the order of `p_ids`: with these settings, no plan finds them in another order. A row
+-- that another transaction has changed is judged as that one left it. If one has only held a row until the lease ended, all
+-- is undone and called again.
 CREATE OR REPLACE FUNCTION {advance_deliveries}(
-    p_ids text[],
-    p_fences integer[],
-    p_states integer[],
-    p_due_at bigint[],
+    p_ids text[],            -- sorted
+    p_fences text,
+    p_states text,
+    p_due_at text,
     p_reasons text[],
     p_provider_ids text[],
     p_refunds boolean[],
     p_errors text[],
-    p_leases bigint[],       -- for how long what begins is its worker's from now on; NULL: as claimed
+    p_leases text,           -- for how long what begins is its worker's from now on; NULL: as claimed
     p_children json,         -- deliveries to endpoints, each with the id of its `parent`
     p_joins json,            -- joins of digests, each with the id of its `parent`
     p_now bigint,
-    p_legal integer[],       -- legal steps, as 100 * state before + state after
-    p_outcomes integer[],    -- states after an attempt
+    p_legal text,            -- legal steps, as 100 * state before + state after
     OUT made text[]
 ) LANGUAGE plpgsql
 SET jit = off
@@ -266,43 +271,56 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $advance$
 DECLARE
+    v_legal integer[] := p_legal;
+    v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
+    v_lease bigint;          -- as claimed, of what has begun; the first to end
     v_notifications text[];
     v_users text[];
     v_channels text[];
     v_join record;
 BEGIN
-    -- What is judged is what was locked; the clock is looked at after the lock.
-    WITH locked AS MATERIALIZED (
-        SELECT m.*, d.state AS was, d.fence AS latest, d.begun, d.lease_until
-        FROM unnest(p_ids, p_fences, p_states, p_due_at, p_reasons, p_provider_ids, p_refunds, p_errors, p_leases)
-            AS m(id, fence, state, due_at, reason, provider_id, refund, error, lease)
-        JOIN {deliveries} d ON d.id = m.id ORDER BY d.id FOR UPDATE OF d
-    ), judged AS MATERIALIZED (
-        SELECT l.*, l.latest = l.fence AND 100 * l.was + l.state = ANY (p_legal) AND (l.state <> 2 OR (l.begun < l.latest
-            AND l.lease_until > floor(date_part('epoch', clock_timestamp()) * 1000)::bigint)) AS is_made,
-            floor(date_part('epoch', clock_timestamp()) * 1000)::bigint + l.lease AS renewed
-        FROM locked l
-    ), done AS (
+    WITH moved AS (
         UPDATE {deliveries} d SET
-            state = j.state,
-            reason = j.reason,
+            state = m.state,
+            was = d.state,
+            reason = coalesce(m.reason, ''),
             updated_at = p_now,
-            due_at = CASE j.state WHEN 0 THEN coalesce(j.due_at, p_now) ELSE coalesce(j.renewed, d.due_at) END,
-            lease_until = coalesce(j.renewed, d.lease_until),
-            attempts = d.attempts + (j.state = 2)::integer - (j.refund AND j.was = 2)::integer,
-            begun = CASE j.state WHEN 2 THEN d.fence ELSE d.begun END,
-            provider_id = CASE j.provider_id WHEN '' THEN d.provider_id ELSE j.provider_id END
-        FROM judged j WHERE d.id = j.id AND j.is_made
-        RETURNING d.id, d.notification_id, d.user_id, d.channel, d.state
+            due_at = CASE m.state WHEN 0 THEN coalesce(m.due_at, p_now) ELSE coalesce(v_now + m.lease, d.due_at) END,
+            lease_until = coalesce(v_now + m.lease, d.lease_until),
+            attempts = d.attempts + (m.state = 2)::integer - (m.refund IS TRUE AND d.state = 2)::integer,
+            begun = CASE m.state WHEN 2 THEN d.fence ELSE d.begun END,
+            provider_id = coalesce(nullif(m.provider_id, ''), d.provider_id)
+        FROM unnest(p_ids, p_fences::integer[], p_states::smallint[], p_due_at::bigint[], p_reasons, p_provider_ids,
+            p_refunds, p_errors, p_leases::bigint[])
+            AS m(id, fence, state, due_at, reason, provider_id, refund, error, lease)
+        WHERE d.id = m.id AND d.fence = m.fence AND 100 * d.state + m.state = ANY (v_legal)
+            AND (m.state <> 2 OR d.begun < d.fence AND d.lease_until > v_now)
+        RETURNING d.id, d.fence, d.state, d.was, d.reason, m.error, m.lease, d.lease_until, d.notification_id, d.user_id,
+            d.channel
     ), listed AS (
         INSERT INTO {attempts} (delivery_id, fence, at, state, reason, error, is_late)
-            SELECT j.id, j.fence, p_now, j.state, j.reason, j.error, NOT j.is_made FROM judged j
-            WHERE j.state = ANY (p_outcomes) AND CASE WHEN j.is_made THEN j.was = 2 ELSE j.begun >= j.fence END
+            SELECT m.id, m.fence, p_now, m.state, m.reason, coalesce(m.error, ''), false FROM moved m
+            WHERE m.was = 2 AND m.state <> 2
             ON CONFLICT DO NOTHING
     )
-    SELECT array_agg(d.id), array_agg(d.notification_id) FILTER (WHERE d.state >= 10),
-            array_agg(d.user_id) FILTER (WHERE d.state >= 10), array_agg(d.channel) FILTER (WHERE d.state >= 10)
-        INTO made, v_notifications, v_users, v_channels FROM done d;
+    SELECT array_agg(m.id), min(m.lease_until) FILTER (WHERE m.state = 2 AND m.lease IS NULL),
+            array_agg(m.notification_id) FILTER (WHERE m.state >= 10),
+            array_agg(m.user_id) FILTER (WHERE m.state >= 10), array_agg(m.channel) FILTER (WHERE m.state >= 10)
+        INTO made, v_lease, v_notifications, v_users, v_channels FROM moved m;
+    IF v_lease <= floor(date_part('epoch', clock_timestamp()) * 1000)::bigint THEN
+        RAISE EXCEPTION 'a lease has ended while its row was locked' USING ERRCODE = 'serialization_failure';
+    END IF;
+    IF coalesce(cardinality(made), 0) < cardinality(p_ids) THEN
+        INSERT INTO {attempts} (delivery_id, fence, at, state, reason, error, is_late)
+            SELECT m.id, m.fence, p_now, m.state, coalesce(m.reason, ''), coalesce(m.error, ''), true
+            FROM unnest(p_ids, p_fences::integer[], p_states::smallint[], p_reasons, p_errors)
+                AS m(id, fence, state, reason, error)
+            JOIN {deliveries} d ON d.id = m.id
+            WHERE (made IS NULL OR m.id <> ALL (made)) AND 200 + m.state = ANY (v_legal) AND m.state <> 2
+                AND d.begun >= m.fence
+            ORDER BY m.id
+            ON CONFLICT DO NOTHING;
+    END IF;
     IF p_children IS NOT NULL THEN
         INSERT INTO {deliveries} (id, notification_id, user_id, channel, endpoint, state, due_at, expires_at, priority,
                 after_channel, delay, fence, attempts, reason, provider_id, updated_at)

@@ -130,3 +130,20 @@ async def test_what_waits_for_another_channel(postgres: Server) -> None:
                     lambda: store.forget("u1"),
                 ]
             )
+
+
+async def test_moves_in_any_order(postgres: Server) -> None:
+    """Calls that move the same deliveries, each in an order of its own, wait for each other; one of them moves all."""
+    async with two_processes(postgres) as (store, other):
+        for number in range(ROUNDS):
+            name, users = f"n{number}", [f"u{place}" for place in range(ROWS)]
+            rows = [Delivery(delivery_id(name, user, "push"), name, user, "push", due_at=NOW) for user in users]
+            records = [RecipientRecord(name, user) for user in users]
+            await store.submit(Submission(Notification(name, "t", b"{}", NOW), records, rows))
+            claims = await store.claim(NOW, lease=600.0, limit=ROWS)
+            moves = [Move(each.delivery.id, each.delivery.fence, State.SENDING) for each in claims]
+            each_order = (random.sample(moves, ROWS) for _ in range(4))
+            made = await asyncio.gather(
+                *(each.advance(order, NOW) for each, order in zip((store, other) * 2, each_order, strict=True))
+            )
+            assert sorted(map(sum, made)) == [0, 0, 0, ROWS]

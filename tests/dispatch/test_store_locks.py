@@ -124,6 +124,27 @@ async def test_a_move_is_judged_by_what_it_locked(postgres: Server) -> None:
     await connection.close()
 
 
+async def test_a_lease_that_ends_before_the_row_is_free(postgres: Server) -> None:
+    """A delivery does not begin once its lease has ended, though it had not when the call began to wait for the row."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
+        row = Delivery(delivery_id("n", "alice", "email"), "n", "alice", "email", due_at=NOW)
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "alice")], [row]))
+        (claim,) = await store.claim(NOW, lease=1.0)
+        async with connection.transaction():
+            held = f"SELECT lease_until FROM {schema}.notify_deliveries FOR UPDATE"
+            lease_until = await connection.fetchval(held)
+            task = started(store.advance([Move(claim.delivery.id, claim.delivery.fence, State.SENDING)], NOW))
+            await until_it_waits(task, connection, schema)
+            rest = "SELECT pg_sleep(greatest($1 / 1000.0 - date_part('epoch', clock_timestamp()) + 0.01, 0))"
+            await connection.execute(rest, lease_until)
+        assert await task == [False]
+        (again,) = await store.claim(NOW, lease=60.0)
+        assert not again.is_ambiguous
+    await connection.close()
+
+
 async def test_erasing_a_user_may_take_longer_than_other_calls(postgres: Server) -> None:
     """What a call with the store's timeout gives up waiting for, `forget` waits for."""
     schema = fresh_schema()

@@ -106,6 +106,16 @@ async def test_claims_of_other_channels(
 
 @asyncio_only
 @pytest.mark.anyio
+async def test_what_waits_for_no_channel(filled: tuple[asyncpg.Connection, PostgresDispatchStore]) -> None:
+    """To find out that nothing waits for a delivery that has ended, no row is read."""
+    connection, store = filled
+    settle = f"SELECT {store._names.function('settle_deliveries')}($1, $2, $3, $4)"
+    names = [f"n{number}" for number in range(1, 51)]
+    assert await blocks(connection, settle, names, ["alice"] * 50, ["push"] * 50, NOW) < 150
+
+
+@asyncio_only
+@pytest.mark.anyio
 async def test_releasing_a_channel(filled: tuple[asyncpg.Connection, PostgresDispatchStore]) -> None:
     """Neither what waits for other channels is read, nor what has ended."""
     connection, store = filled
