@@ -31,7 +31,7 @@ DECLARE
     v_turn integer;     -- 0: all shares at once; n: the rest from the nth channel
     v_turns integer;
     v_more tid[];
-    v_rows tid[] := '{}';  -- where they are: nobody else can move a row that this transaction has locked
+    v_rows tid[] := '{}';  -- where they are: no other transaction moves what this one has locked
 BEGIN
     WHILE cardinality(v_rows) < p_limit LOOP
         v_priority := (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority < v_priority);
