@@ -77,6 +77,7 @@ class StreamHub:
         self.buffer_size = buffer_size
         self.observe: Callable[[Event], None] | None = None
         self.users: dict[str, UserStreams] = {}
+        self._by_hash: dict[str, str] | None = None  # the users by `user_hash`, from the first `FORGOTTEN` on
         self.sets: list[StreamSet] = []
         self.opening: set[BaseStream] = set()
         self._disconnections: dict[str, Disconnection] = {}
@@ -106,6 +107,8 @@ class StreamHub:
         streams = self.users.get(user)
         if streams is None:
             streams = self.users[user] = UserStreams(user, self.buffer_size, volatile=not self.has_log)
+            if self._by_hash is not None:
+                self._by_hash[user_hash(user)] = user
             self._on_open(user)
         streams.streams += 1
         return streams
@@ -115,6 +118,8 @@ class StreamHub:
         streams.streams -= 1
         if not streams.streams:
             del self.users[streams.user]
+            if self._by_hash is not None:
+                self._by_hash.pop(user_hash(streams.user), None)
             if self._on_close is not None:
                 self._on_close(streams.user)
 
@@ -204,10 +209,10 @@ class StreamHub:
     def obey(self, command: Event) -> None:
         """Carry out a command, from here or from another process."""
         if command.type == FORGOTTEN:
-            wanted = command.payload  # decoded at each access, and there may be many users
-            for user in list(self.users):
-                if user == command.user or user_hash(user) == wanted:
-                    self.resync(user)
+            if self._by_hash is None:
+                self._by_hash = {user_hash(user): user for user in list(self.users)}
+            for user in {command.user, self._by_hash.get(str(command.payload), "")} - {""}:
+                self.resync(user)
         else:
             assert command.type == DISCONNECT  # the only other one of `COMMANDS`
             payload = command.payload if isinstance(command.payload, dict) else {}

@@ -420,3 +420,41 @@ async def test_a_forgotten_user_is_looked_for_once(is_remote: bool, monkeypatch:
         assert len(decoded) < len(names)
         for stream in streams:
             await stream.aclose()
+
+
+async def test_forgetting_users_visits_those_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first `forget` visits the users with open streams once, each later one those that it means, also among users
+    who have come and gone since."""
+    names, hashed = [f"user-{number}" for number in range(50)], list[str]()
+    hash_of = _hub.user_hash
+
+    def noting(user: str) -> str:
+        hashed.append(user)
+        return hash_of(user)
+
+    monkeypatch.setattr(_hub, "user_hash", noting)
+    async with Notifier(MemoryStore()) as notifier:
+        streams = {name: notifier.subscribe(name, "0") for name in names}
+        for name, stream in streams.items():
+            await notifier.push(name, "before")
+            assert (await stream.next(5)).type == "before"
+        assert hashed == []  # a process in which nobody is forgotten does nothing for it
+        await notifier.forget(names[7])
+        assert sorted(hashed) == sorted(names)
+        hashed.clear()
+        await streams.pop(names[9]).aclose()
+        for late, count in (("late", 1), (names[9], 2)):
+            streams[late] = notifier.subscribe(late, "0")
+            await notifier.push(late, "before")
+            assert [(await streams[late].next(5)).type for _ in range(count)] == ["before"] * count
+        assert hashed == [names[9], "late", names[9]]
+        for name in (names[8], "late", names[9], "absent"):
+            await notifier.forget(name)
+        assert len(hashed) == 3
+        for name, stream in streams.items():
+            is_forgotten = name in (*names[7:10], "late")
+            await notifier.push(name, "after")
+            assert (await stream.next(5)).type == "after"
+            assert [gap.reason for gap in stream.gaps] == ["expired"] * is_forgotten
+            await stream.aclose()
+        assert len(notifier._live._hub._by_hash or ()) == 0
