@@ -1,17 +1,21 @@
-"""What applies to every test: both event loops, time limits, and the order of the files."""
+"""What applies to every test: both event loops, time limits, the order of the files, and whose coverage is measured."""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.longest import LONGEST
+from tests.measured import MEASURED_UNDER_TRIO, UNMEASURED
+from tests.parts import untraced
 
 # Where CI is set, pytest explains a failed comparison with the whole difference, which takes minutes for thousands of
 # events; a test that waits for something fails many times before it passes.
@@ -36,7 +40,60 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
             signal.setitimer(signal.ITIMER_REAL, remaining)
 
 
-_PLACES = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+_HERE = Path(__file__).parent
+_PLACES = {_HERE / name: place for place, name in enumerate(LONGEST)}
+_UNMEASURED = {_HERE / name for name in UNMEASURED}
+_UNDER_TRIO = {_HERE / name for name in MEASURED_UNDER_TRIO}
+_COVERAGE = sys.gettrace() if type(sys.gettrace()).__module__.startswith("coverage") else None
+"""What measures coverage, if anything does: all that runs in the same thread then takes twice as long."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """Measure the tests, and not what pytest does between them."""
+    if _COVERAGE is not None:
+        sys.settrace(None)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    with _measuring(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    with _measuring(item, is_test=True):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    with _measuring(item):
+        return (yield)
+
+
+@contextmanager
+def _measuring(item: pytest.Item, *, is_test: bool = False) -> Iterator[None]:
+    """Measure a test or its fixtures, if it has to be; those of a whole file may be set up under either event loop."""
+    if _COVERAGE is None:
+        yield
+    elif not _UNMEASURED.isdisjoint((item.path, *item.path.parents)) or (is_test and _repeats(item)):
+        with untraced():
+            yield
+    else:
+        sys.settrace(_COVERAGE)
+        try:
+            yield
+        finally:
+            sys.settrace(None)
+
+
+def _repeats(item: pytest.Item) -> bool:
+    """Whether a test does under trio what it does under asyncio, too."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters.get("anyio_backend") == "trio" and item.path not in _UNDER_TRIO
 
 
 @pytest.hookimpl(trylast=True)

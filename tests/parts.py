@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,6 +17,9 @@ import anyio.lowlevel
 from notify import Event, Page, RoutingInfo
 from notify.abc import Registration
 from notify_memory import MemoryPresence, MemoryStore, MemoryStreamStore
+
+MEASURES = "COVERAGE_PROCESS_CONFIG"
+"""The environment variable that has a child process measure its coverage."""
 
 
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -36,18 +40,26 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """Run a block at full speed: what is repeated thousands of times, or on purpose broken, covers nothing new."""
-    trace = sys.gettrace()
+    """Run a block, and the threads and processes that it starts, at full speed: nothing in it is measured.
+
+    For what is repeated thousands of times, is broken on purpose, or runs no line that others do not run.
+    """
+    trace, in_threads = sys.gettrace(), threading.gettrace()
+    in_processes = os.environ.pop(MEASURES, None)
     sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
     try:
         yield
     finally:
+        threading.settrace(in_threads)  # type: ignore[arg-type]
         sys.settrace(trace)
+        if in_processes is not None:
+            os.environ[MEASURES] = in_processes
 
 
 def untraced_environment() -> dict[str, str]:
     """The environment of a child process that runs at full speed too."""
-    return {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+    return {name: value for name, value in os.environ.items() if name != MEASURES}
 
 
 class PlainStore:

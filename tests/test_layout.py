@@ -17,6 +17,7 @@ import pytest
 
 from tests.each import for_each
 from tests.longest import LONGEST
+from tests.measured import MEASURED_UNDER_TRIO, UNMEASURED
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "notify"
@@ -634,6 +635,13 @@ def test_the_longest_files_exist() -> None:
     """Each file of the order is there, and named once: a renamed file has to be renamed in the order, too."""
     assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
     assert len(set(LONGEST)) == len(LONGEST)
+
+
+def test_the_files_that_are_not_measured_exist() -> None:
+    """A renamed file has to be renamed where it says which files are measured, too."""
+    named = [*UNMEASURED, *MEASURED_UNDER_TRIO]
+    assert [name for name in named if not (ROOT / "tests" / name).exists()] == []
+    assert len(set(named)) == len(named)
 
 
 def test_quick_starts_no_servers() -> None:

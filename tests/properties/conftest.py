@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.parts import untraced
-
 _COMMON: dict[str, Any] = {
     "deadline": None,
     "print_blob": True,
@@ -32,10 +30,3 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     yield
     logger.setLevel(before)
-
-
-@pytest.fixture(autouse=True)
-def fast() -> Iterator[None]:
-    """Hunt at full speed."""
-    with untraced():
-        yield
