@@ -42,7 +42,7 @@ async def test_an_application_that_hangs(fleet: Fleet, tmp_path: Path) -> None:
     """A pusher and a reader are frozen and go on: others continue; nothing is missed, doubled or a gap."""
 
     async def hang(name: str) -> None:
-        async with scene(fleet[name], tmp_path, pushers=3, readers=2, pace=0.02) as at_work:
+        async with scene(fleet[name], tmp_path, pushers=3, readers=2, pace=0.1) as at_work:
             pusher, reader = at_work.pushers[0], at_work.readers[0]
             for process in (pusher, reader):
                 process.signal(signal.SIGSTOP)
