@@ -129,7 +129,7 @@ class PostgresDispatchStore(PostgresUserRecords):
             rows: list[Any] = await connection.fetch(self._sql("dispatch_claim"), *arguments)
             return rows
 
-        return claims_of(map(tuple, await self._calls.write(act)))
+        return claims_of(await self._calls.write(act))
 
     async def advance(self, moves: Sequence[Move], now: datetime) -> Sequence[bool]:
         """See `notify.dispatch.abc.DispatchStore.advance`."""

@@ -286,6 +286,8 @@ class Move:
     lease: float | None = None
 
     def __post_init__(self) -> None:
+        if not (self.reason or self.provider_id or self.error):
+            return
         texts = f"{self.reason}{self.provider_id}{self.error}"  # a provider may have said anything
         if "\0" in texts or not texts.isascii():
             for name in ("reason", "provider_id", "error"):
