@@ -28,7 +28,7 @@ from ._digests import joins_of, leading_window
 from ._moves import child, ended, gate_of, is_in_doubt, later, move, of_other_version
 from ._parts import DispatchParts
 from ._plan import Look, usable
-from ._planning import Known, given_at_submit, known, plan
+from ._planning import Known, given_at_submit, known, plan, read_items
 from ._reasons import Reason
 from ._schedules import timed
 from ._submitting import release_of
@@ -217,14 +217,7 @@ class Looker:
 
     async def _is_read(self, user: str, items: Iterable[Delivery]) -> bool:
         """Return whether the item that the inbox has accepted is read, dismissed or gone."""
-        return bool(await self._read_of(user, [each.provider_id for each in items if each.channel == IN_APP]))
-
-    async def _read_of(self, user: str, ids: Sequence[str]) -> set[str]:
-        """Return which of these items of a user are read, dismissed or gone, in one read of the inbox."""
-        named = {*ids} - {""}
-        if not named or self._parts.inbox is None:
-            return set()
-        return named - {each.id for each in await self._parts.inbox.get_many(user, named) if each.is_unread}
+        return bool(await read_items(self._parts, user, [each.provider_id for each in items if each.channel == IN_APP]))
 
     async def _is_connected(self, user: str) -> bool:
         """Return whether the user has an open stream; no, if that cannot be known: better twice than not at all."""
@@ -341,7 +334,7 @@ class Looker:
         channel = IN_APP if drop_read else None
         while page := await self._parts.digests.digest_items(id, after=after, limit=_DIGEST_PAGE, channel=channel):
             after += len(page)
-            read = await self._read_of(user, [each.provider_id for each in page if each.provider_id])
+            read = await read_items(self._parts, user, [each.provider_id for each in page])
             for each in page:
                 expires_at = each.notification.expires_at
                 if (expires_at is not None and expires_at <= now) or each.provider_id in read:

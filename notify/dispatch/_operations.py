@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from notify import ClosedError, UsageError
 
 from ._caps import reset_of
-from ._decisions import Plan, hold_all
+from ._decisions import Plan, Skip, hold_all
 from ._erasing import erase
 from ._explain import Explanation
 from ._parts import DispatchParts
-from ._planning import given_at_submit, known, plan
+from ._planning import given_at_submit, known, plan, read_items
 from ._preferences import Preferences, check_patch
 from ._reasons import Reason
 from ._report import Report
@@ -22,8 +23,11 @@ from ._reporting import OnReport, note
 from ._schedules import LocalTime, Schedule
 from ._scheduling import ScheduleRunner, ScheduleStatus
 from ._tickets import Ticket, id_of, user_of
-from ._types import NotificationType
-from .abc import Delivery, Notification, RecipientRecord, State
+from ._types import IN_APP, NotificationType
+from .abc import STOPPABLE, Delivery, Notification, RecipientRecord, State
+
+READS: Final = frozenset({"unread", "away"})
+"""The uses of fallbacks that are not needed once the item has been read."""
 
 
 class DispatchOperations:
@@ -64,6 +68,7 @@ class DispatchOperations:
             except UsageError as error:
                 present, problem = hold_all(type.key, user, type.channels, now), str(error)
             else:
+                present = await self._without_read(type, present, deliveries)
                 reset_at = next(filter(None, (_reset_of(type, each, zone) for each in deliveries)), None)
             if any(each.reason is Reason.MISSED for each in planned.decisions):
                 present = planned
@@ -85,6 +90,21 @@ class DispatchOperations:
             moment = max(moment, local.instant(zone))
             expires_at = type.expires_at(moment)
         return plan(self._parts, type, user, who, now=moment, expires_at=expires_at), zone
+
+    async def _without_read(self, type: NotificationType, present: Plan, deliveries: Sequence[Delivery]) -> Plan:
+        """Skip the fallbacks that wait although the item has been read: when they are due, they are skipped."""
+        uses = {channel: fallback.use for channel, fallback in type.fallback.items()}
+        waiting = {each.channel for each in deliveries if each.state in STOPPABLE and uses.get(each.channel) in READS}
+        items = [each.provider_id for each in deliveries if each.channel == IN_APP]
+        if not waiting or not await read_items(self._parts, present.user, items):
+            return present
+        decisions = [
+            Skip(channel=each.channel, reason=Reason.READ_ALREADY, layer="type")
+            if each.channel in waiting and not isinstance(each, Skip)
+            else each
+            for each in present.decisions
+        ]
+        return replace(present, decisions=tuple(decisions))
 
     async def cancel(self, ticket: Ticket | str, *, user: str | None = None, channel: str | None = None) -> int:
         """Stop what has not begun to be sent, and return how many deliveries that were.

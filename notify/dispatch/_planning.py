@@ -137,6 +137,14 @@ def plan(
     )
 
 
+async def read_items(parts: DispatchParts, user: str, ids: Iterable[str]) -> set[str]:
+    """Return which of these items of a user are read, dismissed or gone, in one read of the inbox."""
+    named = {*ids} - {""}
+    if not named or parts.inbox is None:
+        return set()
+    return named - {each.id for each in await parts.inbox.get_many(user, named) if each.is_unread}
+
+
 def recipient_of(to: object) -> tuple[str, dict[str, Recipient]]:
     """Return the id of a recipient, and the recipient by id if it was given whole.
 

@@ -27,6 +27,7 @@ from notify.dispatch import (
 )
 from notify.dispatch._links import is_web_url
 from notify.dispatch.abc import CapWindow, Move
+from notify.inbox import Inbox
 from notify.testing.dispatch import VirtualClock
 from notify_memory import MemoryDispatchStore
 from tests.dispatch.world import START, Recorder, World, note
@@ -215,6 +216,39 @@ async def test_digest_leaves_out_what_is_read_or_over(make: Callable[..., World]
     await world.pass_time("11m")
     assert [job.content.title for job in world.email.jobs] == ["t2 (+ 1)"]
     assert len(tickets) == 3
+
+
+@pytest.mark.parametrize("act", ["mark_read", "dismiss"])
+@pytest.mark.parametrize("use", ["unread", "away"])
+async def test_explain_says_that_a_fallback_is_not_needed_any_more(
+    make: Callable[..., World], use: Any, act: str
+) -> None:
+    """From the moment at which the item is read, in whatever process, until the fallback is due and skipped; if it is
+    marked as unread again before, the fallback is needed again."""
+    world = make(note("in_app", "email", fallback={"email": Fallback(use, after=900.0)}))
+    ticket = await world.submit()
+
+    async def changed() -> list[tuple[str, str]]:
+        found = await world.dispatcher.explain(ticket, "alice")
+        assert found is not None
+        assert ("now it would be: email: skip, read_already" in str(found)) is bool(found.changed)
+        return [(each.channel, each.reason) for each in found.changed]
+
+    assert await changed() == []
+    await world.settle()
+    (item,) = (await world.inbox.list("alice")).items
+    assert await changed() == []
+    elsewhere = Inbox(world.notifier)
+    await getattr(elsewhere, act)("alice", [item.id])
+    assert await changed() == [("email", Reason.READ_ALREADY)]
+    await elsewhere.mark_unread("alice", [item.id])
+    assert await changed() == []
+    await getattr(elsewhere, act)("alice", [item.id])
+    assert (await world.states(ticket))["email"] == [State.WAITING]
+    await world.pass_time("16m")
+    assert (await world.states(ticket))["email"] == [State.SKIPPED]
+    assert await changed() == []
+    assert not world.email.jobs
 
 
 async def test_digest_asks_once_what_is_read(make: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
