@@ -25,6 +25,7 @@ MEASURED_UNDER_TRIO: Final = (
     "notify/test_instances.py",
     "notify/test_lease_keeper.py",
     "notify/test_merged.py",
+    "notify/test_namesakes.py",
     "notify/test_order.py",
     "notify/test_subscribe.py",
     "web/test_durable_ends.py",
