@@ -75,13 +75,14 @@ class InboxPageTests(InboxTests[InboxStoreT]):
         sent = [event.id for event in await self.send_all(store, [item("alice", number) for number in range(30)])]
         await self.mark(store, "alice", "read", ids=sent[:3])
         await self.mark(store, "alice", "dismissed", ids=sent[3:6])
-        (foreign,) = await self.send_all(store, [item("bob", 0)])
-        asked = (*sent[20:], "x", "1-1", f"{sent[0]}@topic", sent[1], *sent[:10], "", sent[0], foreign.id)
+        others = await self.send_all(store, [item("bob", number) for number in range(31)])
+        foreign = next(event.id for event in others if event.id not in sent)  # an id is unique in its own log only
+        asked = (*sent[20:], "x", "1-1", f"{sent[0]}@topic", sent[1], *sent[:10], "", sent[0], foreign)
         page = await self.page(store, "alice", ids=asked, before=sent[5], state="unread", types=("x",), limit=2)
         assert listed(page.items) == [*reversed(sent[20:]), *reversed(sent[:10])]
         assert [state_of(each) for each in page.items[-6:]] == ["dismissed"] * 3 + ["read"] * 3
         assert (page.next, page.counts.total) == (None, 27)
-        for nothing in ((), ("x",), (foreign.id,)):
+        for nothing in ((), ("x",), (foreign,)):
             page = await self.page(store, "alice", ids=nothing)
             assert ([*page.items], page.next, page.counts.total) == ([], None, 27)
 

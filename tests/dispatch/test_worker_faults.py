@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -377,13 +377,13 @@ async def test_one_delivery_that_cannot_be_looked_at(
     world = make(note("in_app", "email", "web_push", fallback={"email": Fallback("unread")}))
     await world.device("a")
 
-    async def get(user: str, id: str) -> Any:
+    async def get_many(user: str, ids: Iterable[str]) -> Any:
         raise BrokenPartError("alice@example.com")
 
     def gate(endpoint: Any) -> str:
         raise BrokenPartError("alice@example.com")
 
-    world.inbox.get = get  # type: ignore[method-assign]
+    world.inbox.get_many = get_many  # type: ignore[method-assign]
     world.push.gate = gate  # type: ignore[attr-defined]
     ticket = await world.submit()
     await world.settle()
