@@ -103,11 +103,17 @@ def one_server(kind: str, transport: str) -> Figures:
     }
 
 
-def pushed(server: Process, receiving: Process, client: Process, events: int) -> Figures:
-    """Push to random users through one server; the clients are connected to another one, or the same."""
+def pushed(pushing: Process, receiving: Process, client: Process, events: int) -> Figures:
+    """Push to random users through one server; the clients are connected to another one, or the same.
+
+    Garbage is collected before: a full collection takes longer than a hundred events, and would fall into these few
+    seconds by chance.
+    """
+    for each in {pushing, receiving}:
+        each.ask("memory")
     spent = receiving.ask("cpu")["seconds"]
     client.ask("expect", wanted=events)
-    server.ask("live", users=CONNECTIONS, rate=RATE, events=events)
+    pushing.ask("live", users=CONNECTIONS, rate=RATE, events=events)
     arrived = client.ask("arrived")
     cpu = (receiving.ask("cpu")["seconds"] - spent) / events * 1e6
     return {"p50": arrived["p50"], "p99": arrived["p99"], "live cpu": cpu}
