@@ -33,7 +33,7 @@ TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_teleme
 export PYTHONDONTWRITEBYTECODE :=
 # If /dev/shm has a gigabyte free, the tests write their files there, and only those of failed tests are kept: on a disk,
 # tests that sync files take one and a half to several times as long. If it has four gigabytes, so do the servers and
-# browsers of `make test`: on a disk, a server of PostgreSQL takes two to four times as much of the processor. Some tests
+# browsers of `make test`: on a disk, a PostgreSQL server takes two to four times as much processor time. Some tests
 # of `make test` start programs from their files, so it does this only where programs may be started there.
 IN_MEMORY := $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 1000000 2>/dev/null && echo /dev/shm)
 MAY_START := $(shell grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/mounts 2>/dev/null || echo $(IN_MEMORY))

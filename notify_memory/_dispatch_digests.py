@@ -106,7 +106,7 @@ class MemoryDigests:
         Args:
             id: of the digest.
             notifications: all of them, by id.
-            provider_ids: which of them were given an id by a provider, by notification and user.
+            provider_ids: the ids that the provider gave, by notification and user.
         """
         digest = self._digests.get(id)
         if digest is None:

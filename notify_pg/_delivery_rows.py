@@ -29,7 +29,7 @@ LEGAL_LATER: Final = [100 * before + after for before, states in LATER.items() f
 
 
 def numbers(values: Iterable[int | None]) -> str:
-    """Return an array of numbers as PostgreSQL writes it: the driver takes long to encode one."""
+    """Return an array of numbers as text in PostgreSQL's syntax, since the driver is slow to encode arrays."""
     return f"{{{','.join('NULL' if value is None else f'{value:d}' for value in values)}}}"
 
 

@@ -30,7 +30,7 @@ def retention_arguments(retention: InboxRetention) -> tuple[int, int | None, boo
 
 
 def named_arguments(names: Sequence[str]) -> tuple[Any, ...]:
-    """Return the arguments of inbox_named.sql from the fourth to the fifth: the keys of these ids, each once."""
+    """Return the fourth and the fifth argument of inbox_named.sql: the keys of these ids, each once."""
     keys = {key for key in map(exact_key_of, names) if key is not None}
     return [id for id, _ in keys], [log for _, log in keys]
 

@@ -108,7 +108,7 @@ def _describe(error: BaseException, path: str) -> str:
     code = _primary(error) or 0
     text = _TEXTS.get(code)
     if str(error).startswith("no such index"):
-        return f"{error}, which `notify init` creates, and so does the next write: {path}"
+        return f"{error}, which `notify init` or the next write creates: {path}"
     if text is None:
         return f"{error}: {path}"
     why = why_not(path, code) if code in _EXPLAINED else ""

@@ -69,7 +69,7 @@ def statements(part: str, prefix: str) -> Mapping[str, str]:
 def is_readable(db: sqlite3.Connection, sql: Mapping[str, str]) -> bool:
     """Return whether the file has the tables that reading needs. Needs no write lock.
 
-    Indexes only make reads fast. A file that lacks one, as one that an earlier release has made, is read as it is.
+    Indexes only make reads fast. A file that lacks one, such as a file of an earlier release, is read as it is.
 
     Raises:
         NewerSchemaError: the file is newer than this library.

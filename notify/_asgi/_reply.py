@@ -113,7 +113,7 @@ def while_open() -> Iterator[None]:
 
 
 def log_gone(error: RuntimeError) -> None:
-    """Log at which place `send` raised: in the server, or in a middleware, which may have a fault."""
+    """Log where `send` raised: in the server, or in a middleware, which may have a fault."""
     (place,) = traceback.extract_tb(error.__traceback__)[-1:]
     logger.debug("send raised RuntimeError at %s:%s, so the client counts as gone", place.filename, place.lineno)
 

@@ -40,14 +40,14 @@ _INSTANTS: Final = [place for place, name in enumerate(DELIVERY_COLUMNS) if name
 _STATES: Final = {int(state): state for state in State}
 
 _instant: Final = lru_cache(maxsize=1024)(instant)
-"""Rows that are claimed or changed together have the same instants."""
+"""Cached, since rows that are claimed or changed together have the same instants."""
 
 
 def _maker(kind: type[T]) -> Callable[..., T]:
-    """Return what makes records of a frozen class from the values of all fields, in a quarter of the time.
+    """Return a function that makes records of a frozen class from the values of all fields, in a quarter of the time.
 
-    A frozen record is filled by one call for each field. So another class with the same fields is filled, which is not
-    frozen, and the record is made one of `kind`.
+    To fill a frozen record takes a call for each field. So a record of another class is filled, which has the same
+    fields and is not frozen, and its class is then changed to `kind`.
     """
     twin: Any = make_dataclass(kind.__name__, [each.name for each in fields(kind)], slots=True)  # type: ignore[arg-type]
 

@@ -344,7 +344,7 @@ class DigestItem:
     Attributes:
         joined_at: when it joined.
         notification: what it is.
-        provider_id: `Delivery.provider_id` of its delivery to the same user over the channel that was asked for.
+        provider_id: `Delivery.provider_id` of its delivery to the same user over the channel asked for; may be empty.
     """
 
     joined_at: datetime

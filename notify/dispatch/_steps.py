@@ -354,7 +354,7 @@ def _check_moments(what: str, *moments: datetime | None) -> None:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether this is ASCII text that `check_name` accepts: quicker, as most names are."""
+    """Return whether this is ASCII text that `check_name` accepts: a quick test, which most names pass."""
     return type(value) is str and value.isascii() and len(value) <= MAX_NAME and "\0" not in value
 
 

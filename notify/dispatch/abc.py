@@ -396,5 +396,5 @@ class DigestStore(Protocol):
             digest: its id: `Notification.digest`.
             after: how many to skip.
             limit: how many to return at most.
-            channel: one without endpoints, whose `provider_id` of each is wanted; None: none is.
+            channel: one without endpoints: each item has the `provider_id` of its delivery over it; None: none has one.
         """

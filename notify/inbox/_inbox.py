@@ -248,9 +248,9 @@ class Inbox(InboxMarking):
             ids: at most `MAX_IDS`. Ids that are unknown, expired, another user's or malformed are ignored.
 
         Raises:
-            UsageError: more ids, or one that is not text.
+            UsageError: too many ids, or one that is not text.
 
-        Otherwise, cancellation, concurrency, cost: as `list`.
+        Other errors, cancellation, concurrency, cost: as `list`.
         """
         check_user(user)
         found = item_ids(ids, user)

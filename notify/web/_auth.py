@@ -21,8 +21,8 @@ def check_site(site: Site, request: Request, endpoint: str) -> None:
 
     Args:
         site: the application.
-        request: of a client.
-        endpoint: what it is for; see `_routing`.
+        request: the client's.
+        endpoint: the endpoint of its path; see `_routing`.
 
     Raises:
         WebError: 403; 415 for what a plain form could have sent.

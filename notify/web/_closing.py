@@ -168,7 +168,7 @@ class Closing:
             stream.stop()
 
     def opened(self, stream: OpenStream) -> None:
-        """Count a stream that has begun; at the latest before the connection awaits anything."""
+        """Count a stream that has begun. To be called before the connection awaits anything."""
         if self.begun and monotonic() > self._forgotten_at:
             self.reopen()
         self._open.add(stream)
@@ -181,7 +181,7 @@ class Closing:
             stream.stop()
 
     def closed(self, stream: OpenStream) -> None:
-        """Count it no more. Idempotent."""
+        """Stop counting a stream. Idempotent."""
         self._open.discard(stream)
         if not self._open:
             self._call_soon = self.loop = None

@@ -155,7 +155,7 @@ class FrameCache:
     """A cache of the events that were encoded most recently.
 
     Attributes:
-        latest: what was asked for last: a broadcast is asked for thousands of times.
+        latest: what was asked for last, since a broadcast is asked for thousands of times in a row.
     """
 
     def __init__(self) -> None:

@@ -120,7 +120,7 @@ class Session:
         site: the application.
         admission: what is read, and for which client.
         position: where to start; one that is not a position is noted in `is_invalid`, and the stream starts from now.
-        line: cancels the connection; None for one that is answered at once.
+        line: the connection, so that it can be cancelled; None for a request that is answered at once.
         counted: whether it counts against the limits.
 
     Attributes:

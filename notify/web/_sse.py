@@ -97,8 +97,8 @@ async def serve(
     Raises:
         WebError: it cannot be opened; nothing was sent.
     """
-    # One coroutine, `try` where `with` would keep a bound method, and what only opening needs is deleted: a frame more
-    # costs every event, and the garbage collector visits each object of thousands of open streams.
+    # One coroutine, since a frame more takes time at every event. `try` where `with` would keep a bound method, and
+    # what only opening needs is deleted, since the garbage collector visits each object of thousands of open streams.
     entrance = Entrance(site.closing)
     site.closing.opened(entrance)
     try:
@@ -137,7 +137,7 @@ async def serve(
                     while True:
                         try:
                             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                        except RuntimeError as error:  # `send_part` would be a call more for each event
+                        except RuntimeError as error:  # `send_part` would be one more call for each event
                             log_gone(error)
                             return
                         session.sending = 0.0

@@ -22,10 +22,10 @@ CREATE TABLE IF NOT EXISTS {recipients} (
     PRIMARY KEY (notification_id, user_id)
 );
 
--- `begun` is the fence with which sending began last, `was` the state before the latest move: what an UPDATE returns is only
--- the row as it has become. States below 10 are open, and those of the index by due time: what is claimed is due at the end
--- of its lease, so the index finds that too. Numbers come first, and what is mostly NULL comes last, since a column is found
--- at once only if all before it are as long in every row.
+-- `begun` is the fence with which sending began last. `was` is the state before the latest move, since an UPDATE returns
+-- only the new version of a row. States below 10 are open, and are those of the index by due time: what is claimed is due
+-- at the end of its lease, so the index finds that too. Numbers come first, and what is mostly NULL comes last, since
+-- PostgreSQL knows where a column is, without reading those before it, only if these have the same length in every row.
 CREATE TABLE IF NOT EXISTS {deliveries} (
     updated_at bigint NOT NULL,
     lease_until bigint NOT NULL DEFAULT 0,
@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS {deliveries} (
 CREATE INDEX IF NOT EXISTS {deliveries_channel_index} ON {deliveries} (priority, channel, due_at) WHERE phase <= 1;
 CREATE INDEX IF NOT EXISTS {deliveries_recipient_index} ON {deliveries} (notification_id, user_id);
 CREATE INDEX IF NOT EXISTS {deliveries_user_index} ON {deliveries} (user_id) WHERE phase = 0;
--- Mostly empty, so that to find out that nothing waits for a channel reads no rows.
+-- Mostly empty, so no row has to be read to find out that nothing waits for a channel.
 CREATE INDEX IF NOT EXISTS {deliveries_after_index} ON {deliveries} (notification_id, user_id)
     WHERE phase = 0 AND after_channel <> '';
 CREATE INDEX IF NOT EXISTS {deliveries_stuck_index} ON {deliveries} (phase, id) WHERE phase >= 20;

@@ -243,11 +243,11 @@ $submit$;
 -- then those that wait for another channel, which a worker makes due when it ends that one; both by id.
 
 -- Makes moves, each of another delivery, as far as they are legal; returns the ids of those that were made. Numbers come as
--- the text of an array, which is sent quickest; NULL in place of an array: as if it were full of NULLs.
+-- the text of an array, which is sent quickest; NULL in place of an array is the same as an array of NULLs.
 --
 -- Rows are updated, and so locked, in the order of `p_ids`: with these settings, no plan finds them in another order. A row
--- that another transaction has changed is judged as that one left it. If one has only held a row until the lease ended, all
--- is undone and called again.
+-- that another transaction has changed is checked as that one left it. If a row was only locked until its lease had ended,
+-- the call is rolled back and repeated.
 CREATE OR REPLACE FUNCTION {advance_deliveries}(
     p_ids text[],            -- sorted
     p_fences text,
@@ -257,7 +257,7 @@ CREATE OR REPLACE FUNCTION {advance_deliveries}(
     p_provider_ids text[],
     p_refunds boolean[],
     p_errors text[],
-    p_leases text,           -- for how long what begins is its worker's from now on; NULL: as claimed
+    p_leases text,           -- how long what begins to be sent stays leased from now on; NULL: as claimed
     p_children json,         -- deliveries to endpoints, each with the id of its `parent`
     p_joins json,            -- joins of digests, each with the id of its `parent`
     p_now bigint,
@@ -273,7 +273,7 @@ AS $advance$
 DECLARE
     v_legal integer[] := p_legal;
     v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
-    v_lease bigint;          -- as claimed, of what has begun; the first to end
+    v_lease bigint;          -- of the leases kept by what begins to be sent, the first to end
     v_notifications text[];
     v_users text[];
     v_channels text[];

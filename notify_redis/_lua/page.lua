@@ -1,9 +1,9 @@
 -- Reads a page of an inbox and its counts, after copying what followed topics have got.
 --
 -- KEYS: stream, then the inbox. ARGV: retention (max_items, max_age or -1, "1" to keep what is unread); state, or "ids"
--- or "group"; limit; the member after which the list begins, or ""; the types, each as "length:bytes", or ""; the members,
--- written in the same way, or the group that is asked for; then for each topic its name, what the logs said of it or "", what they are to say, and
--- what is copied, a list of members, records and times.
+-- or "group"; limit; the member after which the list begins, or ""; the types, each as "length:bytes", or ""; the
+-- members, written in the same way, or the group that is asked for; then for each topic its name, what the logs said of
+-- it or "", what they are to say, and what is copied, a list of members, records and times.
 -- Returns how many items were copied, the counts, the end of the log, the other logs, and for each item the member, its
 -- record and its times. A state "all" returns up to the limit of both active and dismissed ones.
 

@@ -90,7 +90,7 @@ class Servers(Backend):
             server.freeze()
 
     def thaw(self) -> None:
-        """SIGCONT those that there are."""
+        """SIGCONT those that are up."""
         for server in self.servers:
             if self.is_up(server):
                 server.thaw()
