@@ -51,6 +51,7 @@ INBOX_FUNCTIONS: Final = (
     "inbox_apply",
     "inbox_counts",
     "inbox_page",
+    "inbox_named",
     "save_inbox",
     "change_inbox",
     "pull_inbox",

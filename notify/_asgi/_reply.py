@@ -114,8 +114,11 @@ def while_open() -> Iterator[None]:
 
 def log_gone(error: RuntimeError) -> None:
     """Log where `send` raised: in the server, or in a middleware, which may have a fault."""
-    (place,) = traceback.extract_tb(error.__traceback__)[-1:]
-    logger.debug("send raised RuntimeError at %s:%s, so the client counts as gone", place.filename, place.lineno)
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)  # unlike `extract_tb`, it reads no source file
+    name = frame.f_code.co_filename
+    logger.debug("send raised RuntimeError at %s:%s, so the client counts as gone", name, line)
 
 
 async def send_part(send: Send, message: Message) -> None:

@@ -20,6 +20,8 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_nestloop = on
+SET enable_indexscan = on
 AS $claim$
 #variable_conflict use_column
 DECLARE
@@ -126,6 +128,8 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_nestloop = on
+SET enable_indexscan = on
 AS $settle$
 DECLARE
     v_row record;
@@ -247,7 +251,7 @@ $submit$;
 --
 -- Rows are updated, and so locked, in the order of `p_ids`: with these settings, no plan finds them in another order. A row
 -- that another transaction has changed is checked as that one left it. If a row was only locked until its lease had ended,
--- the call is rolled back and repeated.
+-- the call is rolled back and repeated. Leases that are renewed begin when the last row was free.
 CREATE OR REPLACE FUNCTION {advance_deliveries}(
     p_ids text[],            -- sorted
     p_fences text,
@@ -269,11 +273,15 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_nestloop = on
+SET enable_indexscan = on
 AS $advance$
 DECLARE
     v_legal integer[] := p_legal;
     v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_lease bigint;          -- of the leases kept by what begins to be sent, the first to end
+    v_renewed text[];        -- what begins to be sent with a new lease
+    v_waited bigint;         -- milliseconds
     v_notifications text[];
     v_users text[];
     v_channels text[];
@@ -304,11 +312,17 @@ BEGIN
             ON CONFLICT DO NOTHING
     )
     SELECT array_agg(m.id), min(m.lease_until) FILTER (WHERE m.state = 2 AND m.lease IS NULL),
+            array_agg(m.id) FILTER (WHERE m.state = 2 AND m.lease IS NOT NULL),
             array_agg(m.notification_id) FILTER (WHERE m.state >= 10),
             array_agg(m.user_id) FILTER (WHERE m.state >= 10), array_agg(m.channel) FILTER (WHERE m.state >= 10)
-        INTO made, v_lease, v_notifications, v_users, v_channels FROM moved m;
-    IF v_lease <= floor(date_part('epoch', clock_timestamp()) * 1000)::bigint THEN
+        INTO made, v_lease, v_renewed, v_notifications, v_users, v_channels FROM moved m;
+    v_waited := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint - v_now;
+    IF v_lease <= v_now + v_waited THEN
         RAISE EXCEPTION 'a lease has ended while its row was locked' USING ERRCODE = 'serialization_failure';
+    END IF;
+    IF v_renewed IS NOT NULL AND v_waited > 100 THEN -- else the difference is not worth a second version of each row
+        UPDATE {deliveries} d SET due_at = d.due_at + v_waited, lease_until = d.lease_until + v_waited
+            WHERE d.id = ANY (v_renewed);
     END IF;
     IF coalesce(cardinality(made), 0) < cardinality(p_ids) THEN
         INSERT INTO {attempts} (delivery_id, fence, at, state, reason, error, is_late)
@@ -318,7 +332,7 @@ BEGIN
             JOIN {deliveries} d ON d.id = m.id
             WHERE (made IS NULL OR m.id <> ALL (made)) AND 200 + m.state = ANY (v_legal) AND m.state <> 2
                 AND d.begun >= m.fence
-            ORDER BY m.id
+            ORDER BY m.id FOR KEY SHARE OF d -- what another transaction erases has no attempts afterwards
             ON CONFLICT DO NOTHING;
     END IF;
     IF p_children IS NOT NULL THEN
@@ -380,6 +394,8 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_nestloop = on
+SET enable_indexscan = on
 AS $cancel$
 DECLARE
     v_notifications text[];

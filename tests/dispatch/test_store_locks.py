@@ -145,6 +145,53 @@ async def test_a_lease_that_ends_before_the_row_is_free(postgres: Server) -> Non
     await connection.close()
 
 
+async def test_a_renewed_lease_begins_when_the_rows_are_free(postgres: Server) -> None:
+    """However long the call has waited for one row, each of its deliveries is the worker's for the whole lease."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
+        users = ("alice", "bob")
+        rows = [Delivery(delivery_id("n", user, "email"), "n", user, "email", due_at=NOW) for user in users]
+        records = [RecipientRecord("n", user) for user in users]
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), records, rows))
+        claims = await store.claim(NOW, lease=600.0)
+        moves = [Move(each.delivery.id, each.delivery.fence, State.SENDING, lease=1.0) for each in claims]
+        table, last = f"{schema}.notify_deliveries", max(each.id for each in moves)
+        async with connection.transaction():
+            await connection.execute(f"SELECT FROM {table} WHERE id = $1 FOR UPDATE", last)
+            task = started(store.advance(moves, NOW))
+            await until_it_waits(task, connection, schema)
+            clock = "SELECT date_part('epoch', clock_timestamp()) * 1000 FROM pg_sleep(1.5)"
+            freed_at = await connection.fetchval(clock)
+        assert await task == [True, True]
+        leases = await connection.fetch(f"SELECT lease_until, due_at FROM {table}")
+        assert all(freed_at + 1000 <= each["lease_until"] + 100 for each in leases)
+        assert all(each["lease_until"] == each["due_at"] for each in leases)
+    await connection.close()
+
+
+async def test_a_late_outcome_leaves_nothing_of_what_is_erased(postgres: Server) -> None:
+    """An outcome that comes too late, while a transaction erases the user, is not listed after that."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
+        row = Delivery(delivery_id("n", "alice", "email"), "n", "alice", "email", due_at=NOW)
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "alice")], [row]))
+        (first,) = await store.claim(NOW, lease=600.0)
+        assert await store.advance([Move(row.id, first.delivery.fence, State.SENDING)], NOW) == [True]
+        await connection.execute(f"UPDATE {schema}.notify_deliveries SET due_at = 0, lease_until = 0")
+        (second,) = await store.claim(NOW, lease=600.0)
+        assert second.is_ambiguous
+        async with connection.transaction():
+            await connection.execute(f"SELECT {schema}.notify_forget_recipient_1('alice', 'alice/')")
+            late = Move(row.id, first.delivery.fence, State.FAILED, error="of alice")
+            task = started(store.advance([late], NOW))
+            await until_it_waits(task, connection, schema)
+        assert await task == [False]
+        assert await connection.fetchval(f"SELECT count(*) FROM {schema}.notify_attempts") == 0
+    await connection.close()
+
+
 async def test_erasing_a_user_may_take_longer_than_other_calls(postgres: Server) -> None:
     """What a call with the store's timeout gives up waiting for, `forget` waits for."""
     schema = fresh_schema()

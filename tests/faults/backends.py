@@ -319,8 +319,9 @@ class Fleet:
         return self
 
     def __exit__(self, *error: object) -> None:
-        while self._running:
-            self._end(next(iter(self._running)))
+        with ExitStack() as stacks:  # all are ended, even if one of them cannot be
+            while self._running:
+                stacks.push(self._running.popitem()[1][1])
 
     def __getitem__(self, name: str) -> Backend:
         """Return a backend by the name of its column, in good health."""
@@ -337,7 +338,10 @@ class Fleet:
                 backend.heal()
             except Exception as error:
                 failures.append(error)
-                self._end(name)
+                try:
+                    self._end(name)
+                except Exception as another:
+                    failures.append(another)
         if failures:
             raise ExceptionGroup("backends that could not be healed", failures)
 
