@@ -65,24 +65,6 @@ async def test_items_by_their_ids(full: PostgresStore, sql: asyncpg.Connection) 
     assert await page_blocks(full, sql, query) < 60
 
 
-async def test_a_plan_of_the_beginning_is_not_kept(make: Make, sql: asyncpg.Connection, schema: str) -> None:
-    """A session that has read an item when the tables had a few rows looks into the index when they have many."""
-    store: PostgresStore = await make(timeout=20.0)
-    await store.save(item("alice", 1))
-    for table in ("items", "inboxes", "heads", "follows"):
-        await sql.execute(f"ALTER TABLE {schema}.notify_{table} SET (autovacuum_enabled = off)")
-        await sql.execute(f"ANALYZE {schema}.notify_{table}")
-    await sql.execute("SET plan_cache_mode = force_generic_plan")
-    query = ItemQuery(ids=((await store.items("alice", ItemQuery())).items[0].id,))
-    assert await page_blocks(store, sql, query) < 60
-    await sql.execute(
-        f"INSERT INTO {schema}.notify_heads (user_id, last_id, prev_id, step, total) "
-        "SELECT 'user ' || n, 0, 0, 0, 0 FROM generate_series(1, 50000) AS n"
-    )
-    for each in (query, ItemQuery()):
-        assert await page_blocks(store, sql, each) < 60
-
-
 async def change_blocks(store: PostgresStore, sql: asyncpg.Connection, draft: Event) -> int:
     """Return how many blocks an item, or a change, looks at: the second of two, since the first one plans."""
     found = 0
