@@ -32,12 +32,12 @@ TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_teleme
 # each worker all tests.
 export PYTHONDONTWRITEBYTECODE :=
 # If /dev/shm has a gigabyte free, the tests write their files there, and only those of failed tests are kept: on a disk,
-# tests that sync files take one and a half to several times as long. If it has four gigabytes, so do the servers and
+# tests that sync files take one and a half to several times as long. If it has eight gigabytes, so do the servers and
 # browsers of `make test`: on a disk, a PostgreSQL server takes two to four times as much processor time. Some tests
 # of `make test` start programs from their files, so it does this only where programs may be started there.
 IN_MEMORY := $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 1000000 2>/dev/null && echo /dev/shm)
 MAY_START := $(shell grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/mounts 2>/dev/null || echo $(IN_MEMORY))
-ROOMY := $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo $(MAY_START))
+ROOMY := $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 8000000 2>/dev/null && echo $(MAY_START))
 KEEP_FAILED := -o tmp_path_retention_policy=failed
 .DEFAULT_GOAL := help
 .PHONY: help demo serve quick test test-failed covered test-browsers soak servers check docs dist bench clean

@@ -30,6 +30,9 @@ RETRY: Final = 0.02
 VACATING: Final = 0.5
 """Seconds for which the server may still count a connection that was closed."""
 
+_TOO_SHORT: Final = 0.001
+"""Seconds in which no connection can be opened."""
+
 _CLOSE: Final = 1.0
 """Seconds to wait for an orderly close."""
 
@@ -158,7 +161,7 @@ class OwnPool:
             async with asyncio.timeout(min(until - time.monotonic(), ASK_AGAIN if self._in_use else RETRY)):
                 await parked
         except TimeoutError:
-            if time.monotonic() >= until and self._refusal is not None:
+            if time.monotonic() >= until - _TOO_SHORT and self._refusal is not None:
                 raise self._refusal  # noqa: B904 - it says more
         finally:
             self._parked.remove(parked)

@@ -120,7 +120,7 @@ class Pair:
             state=self.random.choice(STATES),  # type: ignore[arg-type]
             types=self.random.choice((None, None, (), ("t",), ("x",))),
             group=self.random.choice(GROUPS),
-            id=self.random.choice((None, None, None, self.random.choice(names), "x@")),
+            ids=self.random.choice((None, None, None, tuple(self.random.choices([*names, "x@"], k=3)), ("x@",), ())),
         )
         self.model.pull(user, self.now)
         page = await self.store.items(user, query)

@@ -66,7 +66,10 @@ def push(path: str, user: str, count: str, history: str, name: str) -> None:
 
     async def main() -> None:
         with History(history) as record:
-            async with SQLiteStreamStore(path, timeout=15) as store, Notifier(store, timeout=20) as notifier:
+            async with (
+                SQLiteStreamStore(path, max_len=400_000, timeout=15) as store,
+                Notifier(store, timeout=20) as notifier,
+            ):
 
                 async def one(number: int) -> None:
                     value = f"{name}-{number}"

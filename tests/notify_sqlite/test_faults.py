@@ -56,7 +56,7 @@ async def record(store: SQLiteStreamStore, history: History, after: str, count: 
 async def test_a_killed_writer_loses_nothing_accepted(path: Path, tmp_path: Path) -> None:
     """A process killed while it pushes: all that it was told is accepted is there, and readers resume from their id."""
     files: list[Path] = []
-    async with SQLiteStreamStore(path, max_len=200_000) as store:
+    async with SQLiteStreamStore(path, max_len=400_000) as store:
         with History() as history:
             position, read = "0", 0
             for life in range(3):
