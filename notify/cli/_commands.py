@@ -152,7 +152,7 @@ async def forget(options: argparse.Namespace) -> int:
     check_user(options.user)
     if not options.yes:
         place = f"{options.user!r:.80} at {redact(options.store)}"
-        raise UsageError(f"forget erases {_parts(options)} of {place}, which nothing brings back: repeat it with --yes")
+        raise UsageError(f"forget erases {_parts(options)} of {place}, which cannot be undone: repeat it with --yes")
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(entered(options))
         notifier = await stack.enter_async_context(Notifier(store, timeout=options.timeout + MARGIN))

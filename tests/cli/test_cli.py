@@ -274,7 +274,7 @@ def test_forget(tmp_path: Path) -> None:
     refused = one_line(called(tmp_path, "forget", "mallory"), 2)
     assert refused.strip().endswith(
         "forget erases the log and idempotency keys, the inbox and follows, the deliveries, preferences and devices of "
-        "'mallory' at sqlite:///notify.db, which nothing brings back: repeat it with --yes"
+        "'mallory' at sqlite:///notify.db, which cannot be undone: repeat it with --yes"
     )
     assert shown(tmp_path, "mallory")
     there = one_line(called(tmp_path, "forget", "mallory", "--store", "redis://u:geheim@localhost:1"), 2)
