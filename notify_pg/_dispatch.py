@@ -239,12 +239,14 @@ class PostgresDispatchStore(PostgresUserRecords):
         if not await self._calls.rows("SELECT 1"):
             return 0
         old = [row["id"] for row in await self._calls.rows(self._sql("dispatch_old"), moment, limit)]
+        count = 0
         for id in old:
-            while not await self._calls.write(partial(self._call, "purge_notification", id, PURGED)):
+            while (is_gone := await self._calls.write(partial(self._call, "purge_notification", id, PURGED))) is False:
                 await anyio.lowlevel.checkpoint()
+            count += is_gone is True
         while await self._calls.write(partial(self._value, "dispatch_leftovers", moment, PURGED)) == PURGED:
             await anyio.lowlevel.checkpoint()
-        return len(old)
+        return count
 
     async def open_channels(self) -> Sequence[str]:
         """See `notify.dispatch.abc.OpenChannels.open_channels`."""

@@ -236,9 +236,14 @@ class DeliveryRows:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def purge(self, notification: str, limit: int) -> bool:
-        """Remove a notification with what belongs to it; return False if the limit left something of it."""
+    def purge(self, notification: str, limit: int) -> bool | None:
+        """Remove a notification with what belongs to it; return False if the limit left something of it.
+
+        None: nothing is removed, because a delivery is open again.
+        """
         db, sql = self._db, self._sql
+        if db.execute(sql["is_open"], (notification,)).fetchone():
+            return None
         db.execute(sql["remove_attempts"], (notification, limit))
         removed = db.execute(sql["remove_deliveries"], (notification, limit)).rowcount
         removed = max(removed, db.execute(sql["remove_recipients"], (notification, notification, limit)).rowcount)

@@ -224,12 +224,15 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         old = await self._database.read(
             lambda db: [id for (id,) in db.execute(self._sql["old"], (moment, limit))], list[str]()
         )
+        count = 0
         for id in old:
-            while not await self._write(partial(DeliveryRows.purge, notification=id, limit=MAX_ROWS)):
+            step = partial(DeliveryRows.purge, notification=id, limit=MAX_ROWS)
+            while (is_gone := await self._write(step)) is False:
                 await anyio.lowlevel.checkpoint()
+            count += is_gone is True
         if await self._database.read(lambda _: True, False):
             await self._purge_leftovers(moment, self._now(), MAX_ROWS)
-        return len(old)
+        return count
 
     async def open_channels(self) -> Sequence[str]:
         """See `notify.dispatch.abc.OpenChannels.open_channels`."""

@@ -332,7 +332,8 @@ BEGIN
             JOIN {deliveries} d ON d.id = m.id
             WHERE (made IS NULL OR m.id <> ALL (made)) AND 200 + m.state = ANY (v_legal) AND m.state <> 2
                 AND d.begun >= m.fence
-            ORDER BY m.id FOR KEY SHARE OF d -- what another transaction erases has no attempts afterwards
+            -- What another transaction erases has no attempts afterwards. To wait for it here could be a deadlock.
+            ORDER BY m.id FOR KEY SHARE OF d SKIP LOCKED
             ON CONFLICT DO NOTHING;
     END IF;
     IF p_children IS NOT NULL THEN
@@ -422,7 +423,8 @@ BEGIN
 END
 $cancel$;
 
--- Removes a notification with what belongs to it, at most so many deliveries and recipients; returns whether all is gone.
+-- Removes a notification with what belongs to it, at most so many deliveries and recipients; returns whether all is
+-- gone. NULL: nothing is removed, because a delivery is open again.
 CREATE OR REPLACE FUNCTION {purge_notification}(p_id text, p_limit integer) RETURNS boolean LANGUAGE plpgsql AS $purge$
 DECLARE
     v_deliveries text[];
@@ -430,6 +432,9 @@ DECLARE
 BEGIN
     SELECT array_agg(x.id) INTO v_deliveries
         FROM (SELECT d.id FROM {deliveries} d WHERE d.notification_id = p_id ORDER BY d.id LIMIT p_limit FOR UPDATE) x;
+    IF EXISTS (SELECT FROM {deliveries} d WHERE d.notification_id = p_id AND d.state < 10) THEN
+        RETURN NULL;
+    END IF;
     DELETE FROM {attempts} WHERE delivery_id = ANY (v_deliveries);
     DELETE FROM {deliveries} WHERE id = ANY (v_deliveries);
     SELECT array_agg(x.user_id) INTO v_users

@@ -307,6 +307,9 @@ DELETE FROM {p}deliveries WHERE notification_id = ? AND user_id = ?
 -- name: forget_recipient
 DELETE FROM {p}recipients WHERE notification_id = ? AND user_id = ?
 
+-- name: is_open
+SELECT 1 FROM {p}deliveries WHERE notification_id = ? AND state < 10 LIMIT 1
+
 -- A notification without recipients, which is not that of an audience that is still submitted.
 -- name: is_abandoned
 SELECT 1 FROM {p}notifications AS n
