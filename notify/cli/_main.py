@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     trim.add_argument("--yes", action="store_true", help="also if that is in the future: every event")
     forget = command("forget", _commands.forget, "erase all that the store holds about a user")
     forget.add_argument("user", metavar="USER", help="user id")
-    forget.add_argument("--yes", action="store_true", help="required, because nothing brings it back")
+    forget.add_argument("--yes", action="store_true", help="required, because it cannot be undone")
     add_inbox(command, _seconds, lambda inbox: inbox.add_subparsers(metavar="ACTION", parser_class=_Parser))
     add_dispatch(command, _seconds, lambda dispatch: dispatch.add_subparsers(metavar="ACTION", parser_class=_Parser))
     _add_serve(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -88,7 +89,7 @@ async def running(notifier: Notifier[Any] | None = None, **options: Any) -> Asyn
 async def cluster(number: int = 2) -> AsyncIterator[list[Instance]]:
     """Run instances that share a store."""
     async with AsyncExitStack() as stack:
-        name = f"memory://inbox-{id(stack)}"
+        name = f"memory://inbox-{secrets.token_hex(8)}"
         yield [await stack.enter_async_context(running(Notifier(open_store(name)))) for _ in range(number)]
 
 
