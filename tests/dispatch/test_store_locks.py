@@ -40,6 +40,14 @@ async def until_it_waits(task: asyncio.Task[object], connection: asyncpg.Connect
             await asyncio.sleep(0.01)
 
 
+async def submitted(store: PostgresDispatchStore, *users: str) -> list[Delivery]:
+    """Submit a notification with one e-mail to each of these users; return the deliveries."""
+    rows = [Delivery(delivery_id("n", user, "email"), "n", user, "email", due_at=NOW) for user in users]
+    records = [RecipientRecord("n", user) for user in users]
+    await store.submit(Submission(Notification("n", "t", b"{}", NOW), records, rows))
+    return rows
+
+
 def started(call: Awaitable[object]) -> asyncio.Task[object]:
     """Begin a call."""
     return asyncio.ensure_future(call)  # type: ignore[return-value]
@@ -129,8 +137,7 @@ async def test_a_lease_that_ends_before_the_row_is_free(postgres: Server) -> Non
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
     async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
-        row = Delivery(delivery_id("n", "alice", "email"), "n", "alice", "email", due_at=NOW)
-        await store.submit(Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "alice")], [row]))
+        await submitted(store, "alice")
         (claim,) = await store.claim(NOW, lease=1.0)
         async with connection.transaction():
             held = f"SELECT lease_until FROM {schema}.notify_deliveries FOR UPDATE"
@@ -150,10 +157,7 @@ async def test_a_renewed_lease_begins_when_the_rows_are_free(postgres: Server) -
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
     async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
-        users = ("alice", "bob")
-        rows = [Delivery(delivery_id("n", user, "email"), "n", user, "email", due_at=NOW) for user in users]
-        records = [RecipientRecord("n", user) for user in users]
-        await store.submit(Submission(Notification("n", "t", b"{}", NOW), records, rows))
+        await submitted(store, "alice", "bob")
         claims = await store.claim(NOW, lease=600.0)
         moves = [Move(each.delivery.id, each.delivery.fence, State.SENDING, lease=1.0) for each in claims]
         table, last = f"{schema}.notify_deliveries", max(each.id for each in moves)
@@ -175,8 +179,7 @@ async def test_a_late_outcome_leaves_nothing_of_what_is_erased(postgres: Server)
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
     async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
-        row = Delivery(delivery_id("n", "alice", "email"), "n", "alice", "email", due_at=NOW)
-        await store.submit(Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "alice")], [row]))
+        (row,) = await submitted(store, "alice")
         (first,) = await store.claim(NOW, lease=600.0)
         assert await store.advance([Move(row.id, first.delivery.fence, State.SENDING)], NOW) == [True]
         await connection.execute(f"UPDATE {schema}.notify_deliveries SET due_at = 0, lease_until = 0")
@@ -195,8 +198,7 @@ async def test_what_is_released_is_not_purged(postgres: Server) -> None:
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
     async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
-        row = Delivery(delivery_id("n", "alice", "email"), "n", "alice", "email", due_at=NOW)
-        await store.submit(Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "alice")], [row]))
+        (row,) = await submitted(store, "alice")
         (claim,) = await store.claim(NOW, lease=600.0)
         assert await store.advance([Move(row.id, claim.delivery.fence, State.PARKED)], NOW) == [True]
         async with connection.transaction():
