@@ -18,7 +18,7 @@ import pytest
 
 from notify.testing.faults import FaultProxy
 from notify.testing.history import History
-from tests.cli.commands import Done, Running, called, notify, running
+from tests.cli.commands import Done, Running, called, running
 from tests.servers import postgres, redis
 
 pytestmark = pytest.mark.slow
@@ -271,7 +271,7 @@ def test_feed_gives_up_and_is_pushed_again(own_place: Place, tmp_path: Path, use
     own_place.begin()
     key = resume.split("--key ")[1].partition(";")[0]
     environment = {"NOTIFY_STORE": own_place.url}
-    again = notify(tmp_path, "push", "--stdin", "--key", key, stdin=lines, variables=environment)
+    again = called(tmp_path, "push", "--stdin", "--key", key, stdin=lines, variables=environment)
     assert (again.status, again.out) == (0, "pushed 600, failed 0\n"), again
     for part in range(3):
         payloads = [event["payload"] for event in stored(own_place, tmp_path, f"{user}-{part}")]
@@ -295,9 +295,9 @@ def test_server_that_hangs(own_place: Place, tmp_path: Path, user: str) -> None:
             each.wait_for(" b 1")
         own_place.freeze()
         feed.write(f"{user} b 2\n")
-        hung = notify(tmp_path, "push", user, "c", "--timeout", "1", "--key", "c1", variables=environment)
+        hung = called(tmp_path, "push", user, "c", "--timeout", "1", "--key", "c1", variables=environment)
         assert (hung.status, hung.out, len(hung.err.splitlines())) == (1, "", 1)
-        assert notify(tmp_path, "check", "--timeout", "1", variables=environment).status == 1
+        assert called(tmp_path, "check", "--timeout", "1", variables=environment).status == 1
         for each in (tail, other):
             each.wait_for("the store is unavailable", each.err)
         assert other.interrupt().status == 130
@@ -322,16 +322,17 @@ async def test_push_without_a_reply(tmp_path: Path, user: str) -> None:
             where = ("--store", f"redis://127.0.0.1:{proxy.port}")
             proxy.drop_reply(request=b"no-reply", times=10_000)
             command = ("push", user, "a", '"no-reply"', "--timeout", "2", *where)
-            done = await anyio.to_thread.run_sync(lambda: notify(tmp_path, *command))
+            done = await anyio.to_thread.run_sync(lambda: called(tmp_path, *command))
             assert (done.status, done.out) == (1, "")
             found = re.fullmatch(
                 r"notify: .+ may be stored.+; retry with --key (\w+), which stores it at most once\n", done.err
             )
             assert found is not None, done
             proxy.heal()
-            again = await anyio.to_thread.run_sync(lambda: notify(tmp_path, *command, "--key", found[1]))
+            again = await anyio.to_thread.run_sync(lambda: called(tmp_path, *command, "--key", found[1]))
             assert again.status == 0, again
-        events = notify(tmp_path, "tail", user, "--after", "0", "--no-follow", "--store", server.url)
+        rest = ("tail", user, "--after", "0", "--no-follow", "--store", server.url)
+        events = await anyio.to_thread.run_sync(lambda: called(tmp_path, *rest))
         assert events.out == f'{again.out.strip()} a "no-reply"\n'
 
 
@@ -425,7 +426,7 @@ def test_xread_by_url(tmp_path: Path, user: str) -> None:
     with redis.single() as server:
         where = {"NOTIFY_STORE": f"{server.url}?wake=xread"}
         with running(tmp_path, "tail", user, "--after", "0", variables=where) as tail:
-            pushed = [notify(tmp_path, "push", user, "a", variables=where).out.strip() for _ in range(3)]
+            pushed = [called(tmp_path, "push", user, "a", variables=where).out.strip() for _ in range(3)]
             tail.wait_for(pushed[-1])
             assert tail.ids() == pushed
             assert tail.interrupt().status == 130

@@ -1,13 +1,15 @@
-"""`notify dispatch`: an application's dispatcher over one SQLite file, used by commands in processes of their own."""
+"""`notify dispatch`: an application's dispatcher over one SQLite file, which each command imports for itself."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import anyio
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from notify.dispatch import Dispatcher, Recipient
 from notify.dispatch.channels import WebPushChannel
 from notify_sqlite import SQLiteDispatchStore
-from tests.cli.commands import PATIENCE, environment, notify, running
+from tests.cli.commands import PATIENCE, Done, called, environment, running
 from tests.parts import until
 
 APPLICATION = """
@@ -85,6 +87,17 @@ def shop(tmp_path: Path) -> Path:
     """Return the directory of an application."""
     (tmp_path / "shop.py").write_text(APPLICATION)
     return tmp_path
+
+
+def notify(directory: Path, *arguments: str) -> Done:
+    """Run the command in this process, and forget the application that it has imported: the next one does so anew."""
+    importlib.invalidate_caches()
+    with patch.object(sys, "path", [*sys.path]):
+        try:
+            return called(directory, *arguments)
+        finally:
+            for module in ("shop", "half"):
+                sys.modules.pop(module, None)
 
 
 def submit(directory: Path, *titles: str) -> list[str]:

@@ -25,7 +25,7 @@ from notify.cli._tokens import TokenClaim, sign, verify
 from notify.errors import NotifyError, UsageError
 from notify.web import Request
 from notify.web._commands import MAX_COMMAND
-from tests.cli.commands import Done, Running, notify, running
+from tests.cli.commands import Done, Running, called, notify, running
 from tests.parts import BatchStore
 
 SECRET = "s" * 32
@@ -75,8 +75,8 @@ def test_a_browser_gets_what_another_process_pushes(tmp_path: Path) -> None:
     with serving(tmp_path) as (server, url):
         server.wait_for("created", server.err)
         assert server.err == ["notify: created 'notify.db'"]
-        token = notify(tmp_path, "token", "alice", variables=TOKENS).out.strip()
-        assert notify(tmp_path, "push", "alice", "comment.created", '{"post": 7}').status == 0
+        token = called(tmp_path, "token", "alice", variables=TOKENS).out.strip()
+        assert called(tmp_path, "push", "alice", "comment.created", '{"post": 7}').status == 0
         for place in (url, f"{url}/any/prefix"):
             event = first_event(place, Authorization=f"Bearer {token}")
             assert (event["user"], event["type"], event["payload"]) == ("alice", "comment.created", {"post": 7})
@@ -152,7 +152,7 @@ def test_a_frame_that_no_command_needs_is_refused(tmp_path: Path) -> None:
 def test_a_proxy_names_the_user(tmp_path: Path) -> None:
     """The header counts from a trusted peer only, whatever X-Forwarded-For says."""
     header = {"X-User": "alice", "X-Forwarded-For": "127.0.0.1"}
-    notify(tmp_path, "push", "alice", "greeting")
+    called(tmp_path, "push", "alice", "greeting")
     with serving(tmp_path, "--user-header", "X-User", "--trust", "127.0.0.0/8") as (_, url):
         assert first_event(url, **header)["type"] == "greeting"
         assert httpx.get(f"{url}/stream").status_code == 401
@@ -174,7 +174,7 @@ def test_sites_and_retry(tmp_path: Path) -> None:
 
 def test_refuses_to_start_without_authentication(tmp_path: Path) -> None:
     """It names what to configure, and touches no store before."""
-    text = one_line(notify(tmp_path, "serve"), 2)
+    text = one_line(called(tmp_path, "serve"), 2)
     assert "NOTIFY_TOKEN_SECRET" in text
     assert "--user-header" in text
     assert list(tmp_path.iterdir()) == []
@@ -203,7 +203,7 @@ def test_wrong_command_lines(
     tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], expected: str
 ) -> None:
     """A wrong option is one line that says what to do, with status 2."""
-    done = notify(tmp_path, *arguments, variables=variables)
+    done = called(tmp_path, *arguments, variables=variables)
     lines = [line for line in done.err.splitlines() if "created" not in line]
     assert (done.status, done.out, len(lines)) == (2, "", 1), done
     assert expected in lines[0]
@@ -213,7 +213,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     """It is reported in one line with status 1."""
     with serving(tmp_path) as (_, url):
         port = url.rpartition(":")[2]
-        done = notify(tmp_path, "serve", "--port", port, variables=TOKENS)
+        done = called(tmp_path, "serve", "--port", port, variables=TOKENS)
         assert f"port {port} of 127.0.0.1 is in use: choose another with --port" in one_line(done, 1)
 
 
