@@ -255,19 +255,20 @@ class Notifier(Forgetting[Pushed]):
             UsageError: `signals`, `max_lag` or several users, with a stream store that has no `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
-        self._check_open()
+        if self._closed:
+            self._check_open()
         self._guard.check_if_running()
         if self._draining:
             raise ClosedError("the notifier is draining")
-        check_numbers(max_lag=max_lag, disconnected_since=disconnected_since)
-        external, expires = self._parts.external, moment_of(expires_at)
+        since = disconnected_since
+        if max_lag is not None or (since is not None and (since.__class__ is not int or since < 0)):
+            check_numbers(max_lag=max_lag, disconnected_since=since)
+        external, expires = self._parts.external, None if expires_at is None else moment_of(expires_at)
         if external is None:
             is_one = isinstance(user, str) or not isinstance(user, Iterable)
             subscribe: Any = self._live._subscribe if is_one else self._live._subscribe_many
-            since, streams = disconnected_since, self._streams
-            return subscribe(  # type: ignore[no-any-return]
-                user, last_id, streams, signals=signals, track=track, max_lag=max_lag, expires=expires, since=since
-            )
+            streams = self._streams
+            return subscribe(user, last_id, streams, signals, max_lag, track, expires, since)  # type: ignore[no-any-return]
         if not isinstance(user, str) and isinstance(user, Iterable):
             check_users(user)
             raise UsageError(f"{self._store_name} does not support several logs in one stream: it has no LiveLog")

@@ -40,16 +40,15 @@ class Attachment(BaseStream):
         stream_set: StreamSet,
         user: str,
         position: Position,
-        *,
         signals: bool = False,
-        track: bool = True,
         max_lag: int | None = None,
+        track: bool = True,
         expires: float | None = None,
         since: int | None = None,
     ) -> None:
         self._streams: UserStreams | None = None  # first: the finaliser reads it even if the position is refused
-        self._cursor = Cursor(parse_position(position, user), stream_set.counters, signals=signals)
-        super().__init__(source, stream_set, track=track, max_lag=max_lag, expires=expires, since=since)
+        self._cursor = Cursor(parse_position(position, user), stream_set.counters, signals)
+        BaseStream.__init__(self, source, stream_set, track, max_lag, expires, since)
         self.user = user
         self._abandoned = False  # attached only until the page in flight has fixed or advanced the cursor
         self._prefetched: tuple[Page, bool, Watermark] | None = None  # accepted when the reader asks for more
@@ -69,7 +68,7 @@ class Attachment(BaseStream):
         self._source.guard.check()
         if self._expires is not None:
             self._watch_expiry()
-        if self.is_over:
+        if self._seen != self._set.generation and self.is_over:
             return
         self.waiter = self._source.guard.new_waiter()
         self._set.opening()
@@ -95,7 +94,9 @@ class Attachment(BaseStream):
 
     def _opened(self) -> None:
         """Begin to read, unless the stream has ended or failed, or was interrupted, while it waited."""
-        if self._streams is None or self._failure is not None or self._must_return:
+        if self._streams is None or self._failure is not None:
+            return
+        if self._seen != self._set.generation and self._must_return:
             return
         if self._source.has_log:
             self._cursor.state = BEHIND
@@ -147,7 +148,7 @@ class Attachment(BaseStream):
             self._accept(page, reached_end, watermark)
             self._detach()
             return
-        if self.is_reading and not self._cursor.page:
+        if self._cursor.state is READING and not self._cursor.page:
             wake(self.waiter)
         self._prefetched = (page, reached_end, watermark)
 

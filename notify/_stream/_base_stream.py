@@ -101,7 +101,6 @@ class BaseStream:
         self,
         source: Source,
         stream_set: StreamSet,
-        *,
         track: bool,
         max_lag: int | None,
         expires: float | None,
@@ -236,9 +235,11 @@ class BaseStream:
 
         A stream that was disconnected, or whose `expires_at` has passed, can be entered: its loop ends at once.
         """
-        self._check_idle()
+        if self._busy or self.waiter is not None:
+            self._check_idle()
         try:
-            self._raise_if_ended(ClosedError)
+            if self._seen != self._set.generation or self._max_lag is not None:
+                self._raise_if_ended(ClosedError)
             await self._enter()
         except DisconnectedError:
             return self
@@ -259,7 +260,7 @@ class BaseStream:
             self._source.guard.call(self._close)  # the garbage collector may run in any thread
 
     def _check_idle(self) -> None:
-        if self.is_attached:
+        if self.waiter is not None and self.is_attached:
             self._source.guard.check()
         if self._busy:
             self._raise_if_ended(ClosedError)

@@ -105,14 +105,14 @@ class Cursor:
         "state",
     )
 
-    def __init__(self, position: Position, counters: Counters, *, signals: bool = False) -> None:
-        self.last_id = position.id
-        self.start: Start | None = position.start
+    def __init__(self, position: Position, counters: Counters, signals: bool = False) -> None:
+        start, self.last_id = position
+        self.start: Start | None = start
         self.state = NEW
         self.page: list[Event] | None = None
         self.index = 0
         self.counters = counters
-        self._facts = _SIGNALS * signals | _SAW_BEGINNING * (position.start is Start.EMPTY)
+        self._facts = _SIGNALS * signals | _SAW_BEGINNING * (start is Start.EMPTY)
         self._proven = self._ephemerals = 0
         self._rare: _Rare | None = None
 

@@ -106,7 +106,7 @@ class StreamHub:
         """Count one more open stream of this user and return what it listens to."""
         streams = self.users.get(user)
         if streams is None:
-            streams = self.users[user] = UserStreams(user, self.buffer_size, volatile=not self.has_log)
+            streams = self.users[user] = UserStreams(user, self.buffer_size, not self.has_log)
             if self._by_hash is not None:
                 self._by_hash[user_hash(user)] = user
             self._on_open(user)

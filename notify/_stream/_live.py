@@ -128,7 +128,6 @@ class LiveLog:
         user: str,
         last_id: Position,
         stream_set: StreamSet,
-        *,
         signals: bool = False,
         max_lag: int | None = None,
         track: bool = True,
@@ -143,19 +142,19 @@ class LiveLog:
             stream_set,
             user if user.__class__ is str else plain(user),
             last_id,
-            signals=signals,
-            max_lag=max_lag,
-            track=track,
-            expires=expires,
-            since=since,
+            signals,
+            max_lag,
+            track,
+            expires,
+            since,
         )
 
     def _subscribe_many(
-        self, users: Iterable[str], last_id: Position, stream_set: StreamSet, **options: Any
+        self, users: Iterable[str], last_id: Position, stream_set: StreamSet, *options: Any
     ) -> MergedSubscription:
         if self._closed:
             raise ClosedError(f"{self._hub.name} is closed")
-        return MergedSubscription(self._hub, stream_set, check_users(users), last_id, **options)
+        return MergedSubscription(self._hub, stream_set, check_users(users), last_id, *options)
 
     def offer(self, event: Event) -> int:
         """Offer a stored event to the open streams of its user; return how many accepted it. Never waits.

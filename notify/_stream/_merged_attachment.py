@@ -86,7 +86,6 @@ class MergedAttachment(BaseStream):
         stream_set: StreamSet,
         users: list[str],
         position: Position,
-        *,
         signals: bool = False,
         max_lag: int | None = None,
         track: bool = True,
@@ -95,7 +94,7 @@ class MergedAttachment(BaseStream):
     ) -> None:
         self._attached = False  # first: the finaliser reads it even if the position is refused
         positions = parse_positions(position, users)
-        super().__init__(source, stream_set, track=track, max_lag=max_lag, expires=expires, since=since)
+        super().__init__(source, stream_set, track, max_lag, expires, since)
         self._shared = Shared(self, source.everyone)
         self._signals = signals
         self._logs = {

@@ -71,7 +71,7 @@ class MergedLog(Cursor):
     __slots__ = ("__weakref__", "shared", "slot", "streams")
 
     def __init__(self, position: Position, counters: Counters, shared: Shared, *, signals: bool) -> None:
-        super().__init__(position, counters, signals=signals)
+        super().__init__(position, counters, signals)
         self.tell_no_sync()  # the stream itself yields `notify.sync`, when the replay of all logs is over
         self.shared = shared
         self.slot = 0

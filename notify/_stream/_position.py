@@ -38,6 +38,8 @@ def parse_position(last_id: abc.Position, user: str) -> Position:
     Raises:
         InvalidEventIdError: not a position.
     """
+    if last_id is None:
+        return NOW
     if isinstance(last_id, str) and is_token(last_id):
         return _from_token(decode(last_id), user)
     return _parse(last_id)

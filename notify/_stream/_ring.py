@@ -35,7 +35,7 @@ class Ring:
 
     __slots__ = ("_ephemerals", "end", "events", "last_id", "size", "volatile")
 
-    def __init__(self, size: int, *, volatile: bool = False) -> None:
+    def __init__(self, size: int, volatile: bool = False) -> None:
         self.size = size
         self.volatile = volatile
         self.events = _NO_EVENTS

@@ -149,7 +149,8 @@ class Subscription(Attachment):
     async def _enter(self) -> None:
         while self._streams is None or not self._cursor.opened:
             await self._advance()
-            self._raise_if_ended(ClosedError)
+            if self._seen != self._set.generation or self._max_lag is not None:
+                self._raise_if_ended(ClosedError)
 
     def _take_at_once(self) -> Event | None:
         """Return the next event that this process knows of, or that an immediate store finds.
@@ -194,7 +195,8 @@ class Subscription(Attachment):
 
     async def _advance(self) -> None:
         """Do one step towards having something to yield: open, read a page, or wait for the page."""
-        self._check_idle()
+        if self._busy or self.waiter is not None:
+            self._check_idle()
         self._busy = True
         self._abandoned = False
         cursor = self._cursor
@@ -206,7 +208,8 @@ class Subscription(Attachment):
                 if self._streams is not None and not self._set.is_ready(self.user, self._track):
                     await self._wait_until_ready()
                 self._opened()
-            if cursor.state is BEHIND and self._failure is None and self._streams is not None and not self.is_over:
+            is_over = self._seen != self._set.generation and self.is_over
+            if cursor.state is BEHIND and self._failure is None and self._streams is not None and not is_over:
                 if not cursor.page:  # attached again with a page in hand: that comes first
                     self._source.request(self)
             if self._prefetched is not None:  # the usual case with a store that answers at once
@@ -226,7 +229,8 @@ class Subscription(Attachment):
             raise
         finally:
             self._busy = False
-        self._raise_failure()
+        if self._failure is not None:
+            self._raise_failure()
 
     def _raise_failure(self) -> None:
         """Raise the error of a read that failed before the stream was open."""

@@ -38,8 +38,8 @@ class UserStreams(Ring):
 
     __slots__ = ("streams", "user", "waiting")
 
-    def __init__(self, user: str, size: int, *, volatile: bool) -> None:
-        super().__init__(size, volatile=volatile)
+    def __init__(self, user: str, size: int, volatile: bool) -> None:
+        Ring.__init__(self, size, volatile)
         self.user = user
         self.streams = 0
         self.waiting: list[WaitingStream] = []
