@@ -63,18 +63,37 @@ class _Cookies(Mapping[str, str]):
         return repr(self._values)
 
 
+class _InScope:
+    """An attribute that other kinds of request have: reading it says where its value is.
+
+    For a few names: a `__getattr__` for every name would make every other attribute slower.
+    """
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, request: Request | None, kind: type) -> Any:
+        name = self._name
+        raise AttributeError(
+            f"{kind.__name__!r} object has no attribute {name!r}; "
+            f"what middleware has added is in the scope, as request.scope[{name!r}]"
+        )
+
+
 class Request:
     """One HTTP request, or the handshake of a WebSocket, as `authenticate` sees it.
 
     Attributes:
         scope: the ASGI scope.
+        method: the method; `GET` for a WebSocket.
         response_headers: sent with every response to this request.
     """
 
-    __slots__ = ("_cookies", "_fields", "_headers", "_query", "_response_headers", "scope")
+    __slots__ = ("_cookies", "_fields", "_headers", "_query", "_response_headers", "method", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
+        self.method: str = scope.get("method", "GET")
         self._response_headers: Headers | None = None
         self._headers: dict[str, str] | None = None
         self._cookies: _Cookies | None = None
@@ -141,24 +160,13 @@ class Request:
         return str(self.scope.get("path", ""))
 
     @property
-    def method(self) -> str:
-        """The method; `GET` for a WebSocket."""
-        return str(self.scope.get("method", "GET"))
-
-    @property
     def client(self) -> str:
         """The address of the client, or of the last proxy; empty if the server does not know it."""
         client = self.scope.get("client")
         return str(client[0]) if client else ""
 
-    if not TYPE_CHECKING:  # pragma: no branch - a type checker would accept every name
-
-        def __getattr__(self, name: str) -> Any:
-            """Say where the attributes are that other kinds of request have, such as `session` and `user`."""
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}; "
-                f"what middleware has added is in the scope, as request.scope[{name!r}]"
-            )
+    if not TYPE_CHECKING:  # pragma: no branch - a type checker would accept these names
+        app, auth, session, state, user = (_InScope() for _ in range(5))
 
     def forget(self) -> None:
         """Drop what a response that has begun no longer needs: it may last for hours."""
@@ -171,8 +179,10 @@ class Request:
             if raw:
                 text = raw.decode("latin-1")
                 if _ESCAPED.search(text) is None and text.count("&") < MAX_FIELDS:  # most: a fifth of the time
-                    pairs = [field.partition("=") for field in text.split("&") if field]
-                    self._fields = [(name, value) for name, _, value in pairs]
+                    for field in text.split("&"):
+                        if field:
+                            name, _, value = field.partition("=")
+                            self._fields.append((name, value))
                 else:
                     fields = parse_qsl(text, keep_blank_values=True, errors="replace")
                     self._fields = fields[:MAX_FIELDS]

@@ -162,7 +162,7 @@ class NotifyApp:
             WebError: nothing does, or the request is one of another site.
         """
         site = self._site
-        endpoint = _routing.route_of(request.scope, site.aliases).endpoint
+        endpoint = _routing.endpoint_of(request.scope, site.aliases)
         _auth.check_site(site, request, endpoint)
         methods = ROUTES.get(endpoint) or _named_methods(site, request)
         handler = methods.get(request.method)

@@ -29,14 +29,13 @@ def check_site(site: Site, request: Request, endpoint: str) -> None:
     """
     if site.options.origins:
         request.response_headers += site.rules.cors(request.headers)
-    method = request.method
-    if endpoint in PUBLIC and method in SAFE:  # DELETE has names that clients choose
+    if endpoint in PUBLIC and request.method in SAFE:  # DELETE has names that clients choose
         return
     scheme = str(request.scope.get("scheme", "http"))
     if request.scope["type"] == "websocket":
         refusal = site.rules.websocket_refusal(scheme, request.headers)
     else:
-        refusal = site.rules.refusal(method, scheme, request.headers)
+        refusal = site.rules.refusal(request.method, scheme, request.headers)
     if refusal is not None:
         logger.info("refused: %s", refusal.message)  # a browser does not show why a WebSocket was refused
         raise WebError(*refusal)

@@ -46,22 +46,29 @@ def last_segment(path: str) -> str:
 
 
 def route_of(scope: Mapping[str, Any], aliases: Mapping[str, str] = NO_ALIASES) -> Route:
-    """Return what a request is for; whether there is such an endpoint is not decided here.
+    """Return what a request is for, with the name in its path; see `endpoint_of`."""
+    endpoint = endpoint_of(scope, aliases)
+    named = named_of(scope, aliases) if endpoint in NAMED else None
+    return Route(endpoint) if named is None else named
+
+
+def endpoint_of(scope: Mapping[str, Any], aliases: Mapping[str, str] = NO_ALIASES) -> str:
+    """Return which endpoint a request is for; whether there is one is not decided here.
 
     Args:
         scope: of the request.
         aliases: further names of endpoints.
     """
-    path = str(scope.get("path", ""))
+    path: str = scope.get("path", "")
     method = scope.get("method", "GET")
     if method == "DELETE" or (method == "OPTIONS" and _asks_for_delete(scope)):
         named = named_of(scope, aliases)
         if named is not None:
-            return named
+            return named.endpoint
     segment = last_segment(path)
     if segment in _BELOW_INBOX and path.rstrip("/").endswith(f"inbox/{segment}"):
-        return Route(f"inbox/{segment}")
-    return Route(aliases.get(segment, segment))
+        return f"inbox/{segment}"
+    return aliases.get(segment, segment)
 
 
 def named_of(scope: Mapping[str, Any], aliases: Mapping[str, str] = NO_ALIASES) -> Route | None:
