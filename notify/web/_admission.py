@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from notify import InvalidEventIdError, Position
+from notify import Position
 from notify._asgi import Identity, Request, WebError
 from notify.abc import Interruptible, Stream
 
@@ -32,7 +32,9 @@ async def admit(site: Site, request: Request) -> Admission:
     """Return what a client may read.
 
     Raises:
-        WebError: 401 or 503 as by `identify`; 403 if it names an address that it may not read.
+        WebError: 401 or 503 as by `identify_stream`; 403 if it names an address that it may not read.
+        BackendError: its ticket could not be looked up.
+        ClosedError: the notifier is closed.
     """
     moment = await site.notifier.moment()
     assert site.authentication is not None
@@ -72,22 +74,16 @@ class ReadStream(Stream, Interruptible):
     """What a notifier and an inbox return."""
 
 
-def subscribed(site: Site, admission: Admission, position: Position) -> tuple[ReadStream, bool]:
-    """Return a stream that is not open yet, and whether the position is one; otherwise the stream starts from now.
+def subscribed(site: Site, admission: Admission, position: Position) -> ReadStream:
+    """Return a stream that is not open yet.
 
     With an inbox it also reads the topics that the user follows, and yields `notify.counts`.
 
     Raises:
         ClosedError: the notifier is closed.
+        InvalidEventIdError: the position is not one.
         UsageError: too many logs.
     """
-    try:
-        return _subscribed(site, admission, position or None), True
-    except InvalidEventIdError:
-        return _subscribed(site, admission, None), False
-
-
-def _subscribed(site: Site, admission: Admission, position: Position) -> ReadStream:
     identity, logs, moment, _ = admission
     users: Any = logs[0] if len(logs) == 1 else logs
     expires = identity.expires_at
@@ -105,4 +101,4 @@ def _subscribed(site: Site, admission: Admission, position: Position) -> ReadStr
             expires_at=expires,
             disconnected_since=moment,
         )
-    return cast("ReadStream", stream)
+    return stream  # type: ignore[no-any-return]

@@ -67,12 +67,27 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
             page.end = ended(site, "shutdown")
         elif wait and site.limits.is_full:
             page.end = ended(site, "overload")
-        elif (admission := await _admitted(page, request)) is not None:
-            if asked.is_refused(admission.login):
-                await Reply(204, headers=NO_STORE).send(send, request.response_headers)
-                return
-            page.translate(translation_of(site, request, asked, admission))
-            if not await _read(page, admission, wait, entrance, request, receive, send):
+        else:
+            line = until_gone_watch(receive)
+            try:
+                async with line:
+                    entrance.line = line
+                    admission = await _admitted(page, request)
+                    entrance.line = None
+                    if admission is not None and asked.is_refused(admission.login):
+                        await Reply(204, headers=NO_STORE).send(send, request.response_headers)
+                        return
+                    if admission is not None:
+                        page.translate(translation_of(site, request, asked, admission))
+                        await page.read(admission, wait, entrance, line)
+            except anyio.get_cancelled_exc_class():
+                page.end = ended(site, "shutdown")
+                with while_open():
+                    await site.closing.farewell(send, *page.messages(request), cancelled=True)
+                raise
+            if entrance.has_aborted:
+                page.end = ended(site, "shutdown")
+            elif line.aborted:
                 return
         messages = page.messages(request)
         if page.end is not None and page.end.reason == "shutdown":
@@ -107,28 +122,6 @@ async def _admitted(page: PollPage, request: Request) -> Admission | None:
     except ClosedError:
         page.end = ended(page.site, "shutdown")
         return None
-
-
-async def _read(
-    page: PollPage,
-    admission: Admission,
-    wait: float,
-    entrance: Entrance,
-    request: Request,
-    receive: Receive,
-    send: Send,
-) -> bool:
-    """Fill a page; return whether the client is still there."""
-    line = until_gone_watch(receive)
-    try:
-        async with line:
-            await page.read(admission, wait, entrance, line)
-    except anyio.get_cancelled_exc_class():
-        page.end = ended(page.site, "shutdown")
-        with while_open():
-            await page.site.closing.farewell(send, *page.messages(request), cancelled=True)
-        raise
-    return not line.aborted
 
 
 class PollPage:

@@ -4,7 +4,7 @@ A connection waits in `Session.next` alone, and during a replay in `Session.turn
 from outside: the ticker when a heartbeat or the end of the lifetime is due, `Closing` when the server shuts down,
 `StreamLimits` when the user opens too many streams. Each of them notes why and interrupts both, so that the wait ends
 without a timer, a task or a cancel scope for each connection. Only a connection that cannot be written to any more is
-cancelled. This module is longer than others: whatever ends a connection has to know in which wait it is.
+cancelled. Whatever ends a connection has to know in which wait it is, which makes this module long.
 
 | reason | retry | why |
 |---|---|---|
@@ -26,7 +26,7 @@ from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
 
 import anyio
 
-from notify import BackendError, ClosedError, DisconnectedError, Event, Position, UsageError
+from notify import BackendError, ClosedError, DisconnectedError, Event, InvalidEventIdError, Position, UsageError
 from notify._asgi import Request, WebError
 
 from . import _position
@@ -172,14 +172,18 @@ class Session:
         self.written = time.monotonic()
         jitter = 1 + LIFETIME_JITTER * (2 * random.random() - 1)
         self._until = self.written + site.options.lifetime * jitter
+        self.has_log = site.has_log
+        self.is_invalid = False
         try:
-            self.stream, is_position = subscribed(site, admission, position)
+            try:
+                self.stream = subscribed(site, admission, position or None)
+            except InvalidEventIdError:
+                self.is_invalid = True
+                self.stream = subscribed(site, admission, None)
         except ClosedError:
             raise ended(site, "shutdown") from None
         except UsageError as error:
             raise WebError(400, "bad_request", str(error)) from error
-        self.has_log = site.notifier.store is not None
-        self.is_invalid = not is_position
         self.is_one_log = len(admission.logs) == 1 and site.inbox is None
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -319,29 +323,32 @@ class Session:
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
 
-    async def line_up(self, keep_alive: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Count the connection, and wait for the turn in which it is opened.
+    def enlist(self) -> bool:
+        """Count the connection, and take the turn in which it is opened; return False if it has to wait for one.
 
-        The stream reads its first page then, and thousands of pages at once would fill the memory. Entering the session
-        does this too, for a client that can be sent nothing in between.
-
-        Args:
-            keep_alive: writes a heartbeat; called when one is due.
+        The stream reads its first page in this turn, and thousands of pages at once would fill the memory.
 
         Raises:
-            Ended: there is no room, no turn has come, or the connection is to end.
-        Cancellation: nothing stays counted.
+            Ended: there is no room, or the connection is to end.
         """
         site = self._site
+        if self._reason is not None:
+            raise self.ended(self._reason)
         if self._counted:
             if site.limits.is_full:  # others were let in while this client was authenticated
                 raise self.ended("overload")
             site.limits.add(self)
-        site.ticker.add(self, self.tick(self.written))
+        site.ticker.add(self, min(self._until, self.written + site.ticker.interval))
+        return site.turns.take(self)
+
+    async def line_up(self, keep_alive: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Wait for the turn, once `enlist` has returned False; `keep_alive` is called when a heartbeat is due.
+
+        Raises:
+            Ended: no turn has come, or the connection is to end.
+        Cancellation: nothing stays counted.
+        """
         try:
-            self._raise_if_stopped()
-            if site.turns.take(self):
-                return
             with anyio.fail_after(MAX_QUEUE):
                 while not await self.turn():
                     if keep_alive is not None:
@@ -353,13 +360,13 @@ class Session:
             raise
 
     async def open(self) -> None:
-        """Open the stream, which `aclose` closes: nothing is missed from here on.
+        """Open the stream, in a turn: nothing is missed from here on. `aclose` closes it.
 
         Raises:
             Ended: it cannot be opened.
         Cancellation: nothing stays open.
         """
-        if not self._site.turns.is_held_by(self):
+        if self.slot < 0 and not self.enlist():
             await self.line_up()
         try:
             await self.stream.__aenter__()

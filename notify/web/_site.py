@@ -35,6 +35,8 @@ class Site:
         options: checked.
 
     Attributes:
+        has_log: whether the notifier has a store.
+        heartbeat: its seconds, as every stream is told.
         inbox: whose items clients may list and mark; None without.
         closing: ends the streams when the server shuts down.
         linger: keeps a shutdown noticed between polls.
@@ -60,7 +62,9 @@ class Site:
         options: WebOptions,
     ) -> None:
         self.notifier = notifier
+        self.has_log = notifier.store is not None
         self.options = options
+        self.heartbeat = str(options.heartbeat).encode()
         self.inbox = options.inbox
         if self.inbox is not None and self.inbox.notifier is not notifier:
             raise UsageError("inbox= must be an Inbox of the notifier that is the first argument")

@@ -35,7 +35,7 @@ from ._admission import Admission, admit, check
 from ._closing import Closing, OpenStream
 from ._dialects import Frame
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame, sync_members
-from ._session import Ended, Session, ended, retry_of, translation_of
+from ._session import Ended, Reason, Session, ended, retry_of, translation_of
 from ._site import Site
 from ._translation import Translation
 from ._watch import Watch, watch
@@ -52,18 +52,29 @@ HEADERS: Final[Headers] = [
 
 
 class Entrance(OpenStream):
-    """Passes the shutdown of the server on to the session, once there is one."""
+    """Passes the shutdown of the server on: to the session, or to the wait for `authenticate` before there is one.
 
-    __slots__ = ("session",)
+    Attributes:
+        line: the connection, while its client is authenticated.
+        session: the session, once there is one.
+        has_aborted: whether the connection was aborted by the shutdown, while its client was authenticated.
+    """
+
+    __slots__ = ("has_aborted", "line", "session")
 
     def __init__(self, closing: Closing) -> None:
-        super().__init__(closing)
+        OpenStream.__init__(self, closing)
+        self.line: Watch | None = None
         self.session: Session | None = None
+        self.has_aborted = False
 
     def end(self) -> None:
-        """End the session, if there is one."""
+        """End the session, or the wait."""
         if self.session is not None:
             self.session.shut_down()
+        elif self.line is not None and not self.line.aborted:
+            self.has_aborted = True
+            self.line.abort()
 
 
 def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaitable[None]:
@@ -102,32 +113,36 @@ async def serve(
     entrance = Entrance(site.closing)
     site.closing.opened(entrance)
     try:
-        try:
-            admission = await _admission(site, admitted)
-        except Ended as end:
-            await _end(site, request, send, end)
-            return
-        asked = _position.asked(request.headers, request.query)
-        if asked.is_refused(admission.login):
-            await Reply(204, headers=NO_STORE).send(send, request.response_headers)
-            return
         started = False
         async with watch(partial(until_gone, receive), site.closing.loop) as line:
             try:
-                translation = translation_of(site, request, asked, admission)
+                refused: Reason | None
+                refused = "shutdown" if site.closing.begun else "overload" if site.limits.is_full else None
+                if refused is not None:
+                    raise ended(site, refused)
+                entrance.line = line
+                admission = await admitted()
+                entrance.line = None
+                query = request.query
+                asked = _position.asked(request.headers, query)
+                if asked.disconnected and asked.is_refused(admission.login):
+                    await Reply(204, headers=NO_STORE).send(send, request.response_headers)
+                    return
+                translation = None if site.dialect is None else translation_of(site, request, asked, admission)
                 position = asked.position if translation is None else translation.position
+                typed = query.get("events") == "typed"
                 session = entrance.session = Session(site, admission, position, line)
-                del admitted, admission, asked, position
+                del admitted, admission, asked, position, query
                 if site.closing.begun:  # while the client was authenticated
                     session.shut_down()
-                if site.turns.is_busy:  # waiting for the turn may take longer than a proxy waits for the head
-                    with anyio.fail_after(site.options.send_timeout):
-                        await send_part(send, _response_start(request))
-                    started = True
-                    await session.line_up(partial(_keep_alive, session, send))
-                await session.open()
                 try:
-                    feed = FrameFeed(site, session, translation, typed=request.query.get("events") == "typed")
+                    if not session.enlist():  # its turn may come later than a proxy waits for the head
+                        with anyio.fail_after(site.options.send_timeout):
+                            await send_part(send, _response_start(request))
+                        started = True
+                        await session.line_up(partial(_keep_alive, session, send))
+                    await session.open()
+                    feed = FrameFeed(site, session, translation, typed=typed)
                     chunk = await feed.first()
                     session.sending = session.written = time.monotonic()
                     if not started:
@@ -153,6 +168,9 @@ async def serve(
                     await session.aclose()
             except Ended as end:
                 await _end(site, request, send, end, started=started)
+            except (ClosedError, BackendError, WebError) as error:  # of the admission: a session raises `Ended`
+                entrance.line = None
+                await _end(site, request, send, _end_of(site, error), started=started)
             except OSError:  # the client is gone
                 return
             except anyio.get_cancelled_exc_class():
@@ -161,32 +179,24 @@ async def serve(
                     with while_open():
                         await site.closing.farewell(send, *messages, cancelled=True)
                 raise
+        if entrance.has_aborted:
+            await _end(site, request, send, ended(site, "shutdown"))
     finally:
         site.closing.closed(entrance)
 
 
-async def _admission(site: Site, admitted: Callable[[], Awaitable[Admission]]) -> Admission:
-    """Return what the client may read.
+def _end_of(site: Site, error: Exception) -> Ended:
+    """Return the end of a stream whose client could not be admitted.
+
+    The notifier is closed, or the backend of the credentials does not answer: a browser comes back after an end, but
+    not after an error status.
 
     Raises:
-        Ended: there is no room, the server shuts down, or the backend of the credentials does not answer: a browser
-            comes back after that, but not after an error status.
         WebError: the client is refused.
     """
-    if site.closing.begun:
-        raise ended(site, "shutdown")
-    if site.limits.is_full:
-        raise ended(site, "overload")
-    try:
-        return await admitted()
-    except ClosedError:
-        raise ended(site, "shutdown") from None
-    except BackendError:
-        raise ended(site, "overload") from None
-    except WebError as error:
-        if error.status == 503:
-            raise ended(site, "overload") from None
-        raise
+    if isinstance(error, WebError) and error.status != 503:
+        raise error
+    return ended(site, "shutdown" if isinstance(error, ClosedError) else "overload")
 
 
 async def _keep_alive(session: Session, send: Send) -> None:
@@ -338,9 +348,8 @@ class FrameFeed:
         # position needs no escaping.
         position = self._session.last_id.encode()
         numbered = b"id: %b\n" % position if position else b""
-        heartbeat = str(self._site.options.heartbeat).encode()
         return b'event: notify.sync\n%bdata: {"position":"%b","heartbeat":%b%b}\n\n' % (
-            numbered, position, heartbeat, sync_members(event)
+            numbered, position, self._site.heartbeat, sync_members(event)
         )  # fmt: skip
 
 

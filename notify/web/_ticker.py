@@ -36,10 +36,14 @@ class Ticker:
     Args:
         background: runs the task, while there are connections.
         interval: the shortest interval in seconds; what is due is done up to a tenth of it later.
+
+    Attributes:
+        interval: see above.
     """
 
     def __init__(self, background: Background, interval: float) -> None:
         self._background = background
+        self.interval = interval
         self._width = max(0.01, min(1.0, interval / 10))
         self._slots: dict[int, dict[Timed, None]] = {}
         self._next = 0

@@ -77,8 +77,15 @@ class TaskWatch:
         self._watcher.cancel()
         if not self.aborted:
             return False
-        left = task.uncancel()
-        return kind is not None and issubclass(kind, asyncio.CancelledError) and left <= self._cancelling
+        is_cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+        if not is_cancelled:
+            try:
+                await asyncio.sleep(0)  # aborted in the step in which the block ended: it would be cancelled later
+            except asyncio.CancelledError:
+                if task.uncancel() > self._cancelling:  # by another one, too
+                    raise
+                return False
+        return task.uncancel() <= self._cancelling and is_cancelled
 
 
 class GroupWatch:

@@ -100,7 +100,7 @@ class SocketConnection:
 
     async def serve(self) -> None:
         """Let the client in, or tell it why not."""
-        site, request = self._site, self._request
+        site = self._site
         if site.limits.is_full:
             await self._accept()
             await self._end("overload")
@@ -110,40 +110,57 @@ class SocketConnection:
                 await self._accept()
                 await self._end("shutdown")
                 return
-            try:
-                admission = await admit(site, request)
-            except (WebError, NotifyError) as error:
-                await self._accept()
-                await self._refuse(error)
-                return
-            await self._accept()
-            asked = _position.asked(request.headers, request.query)
-            if asked.is_refused(admission.login):
-                await self._end("disconnected")
-            else:
-                await self._run(admission, asked.position)
+            await self._run()
 
-    async def _run(self, admission: Admission, position: str) -> None:
+    async def _run(self) -> None:
         """Send one stream after the other until the connection ends, and say why.
 
         The last frames are sent while `_listen` goes on: a server whose queue of received frames is full may not send.
         """
+        is_accepted = False
         try:
             async with self._line:
                 try:
-                    while True:
-                        position = await self._follow(admission, position)
-                except Ended as end:
-                    await self._sign_off(end)
-                except CommandError as error:
-                    await self._farewell(_close(BAD_REQUEST, error.code))
-                except WebError as error:
+                    admission = await self._admitted()
+                except (WebError, NotifyError) as error:
+                    await self._accept()
                     await self._refuse(error)
+                    return
+                await self._accept()
+                is_accepted = True
+                await self._stream(admission)
         except anyio.get_cancelled_exc_class():
-            await self._end("shutdown", cancelled=True)
+            if is_accepted:
+                await self._end("shutdown", cancelled=True)
             raise
-        if self._line.aborted and not self._is_gone:
+        if self._entrance.has_aborted:
+            await self._accept()
+            await self._end("shutdown")
+        elif self._line.aborted and not self._is_gone:
             await self._farewell(_close(TOO_SLOW, "too_slow"))
+
+    async def _admitted(self) -> Admission:
+        self._entrance.line = self._line
+        try:
+            return await admit(self._site, self._request)
+        finally:
+            self._entrance.line = None
+
+    async def _stream(self, admission: Admission) -> None:
+        asked = _position.asked(self._request.headers, self._request.query)
+        if asked.is_refused(admission.login):
+            await self._end("disconnected")
+            return
+        position = asked.position
+        try:
+            while True:
+                position = await self._follow(admission, position)
+        except Ended as end:
+            await self._sign_off(end)
+        except CommandError as error:
+            await self._farewell(_close(BAD_REQUEST, error.code))
+        except WebError as error:
+            await self._refuse(error)
 
     async def _follow(self, admission: Admission, position: str) -> str:
         """Send the stream from this position on; return the position of a `subscribe` that the client sends."""
@@ -153,7 +170,8 @@ class SocketConnection:
         session = self._entrance.session = Session(site, admission, start, self._line)
         if site.closing.begun:  # before there was a session to end
             session.shut_down()
-        await session.line_up(partial(self._say, PING))
+        if not session.enlist():
+            await session.line_up(partial(self._say, PING))
         async with session:
             feed = TextFeed(site, session, translation)
             for text in feed.beginning():

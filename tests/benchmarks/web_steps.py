@@ -106,7 +106,7 @@ async def steps(app: NotifyApp) -> dict[str, float]:
     with Entrance(site.closing), step("limits"):  # the first one installs the handlers of signals
         for session in sessions:
             with Entrance(site.closing):
-                await session.line_up()
+                session.enlist()
             site.turns.release(session)
     with step("attach"):
         for session in sessions:

@@ -1,8 +1,9 @@
 """A `NotifyApp` as a server loads it: the store and the options come from the environment.
 
-`?user=` says who a client is. Beside the application's own paths: `/inside` shows the signal handlers and what is
-open; `/inside/push?user=...&count=...` pushes in the server; `?delay=` makes `authenticate` take its time. `/view` is
-an endpoint that authenticates by itself, and returns a stream after `?delay=` seconds.
+`?user=` says who a client is. `TEST_WITHIN` is how many seconds `authenticate` may take. Beside the application's own
+paths: `/inside` shows the signal handlers and what is open; `/inside/push?user=...&count=...` pushes in the server;
+`?delay=` makes `authenticate` take its time. `/view` is an endpoint that authenticates by itself, and returns a stream
+after `?delay=` seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from notify_memory import MemoryPresence
 
 STORE = os.environ.get("TEST_STORE", "memory://")
 OPTIONS: dict[str, Any] = json.loads(os.environ.get("TEST_OPTIONS", "{}"))
+WITHIN = os.environ.get("TEST_WITHIN")
 
 presence = MemoryPresence()
 notifier = Notifier.from_url(STORE, presence=presence, linger=0.0)
@@ -29,11 +31,18 @@ notifier = Notifier.from_url(STORE, presence=presence, linger=0.0)
 
 async def authenticate(request: Request) -> str | None:
     """The user is whom the query names; slowly if it asks for that."""
-    await anyio.sleep(float(request.query.get("delay", "0")))
+    global authenticating
+    authenticating += 1
+    try:
+        await anyio.sleep(float(request.query.get("delay", "0")))
+    finally:
+        authenticating -= 1
     return request.query.get("user")
 
 
 web = NotifyApp(notifier, authenticate, **OPTIONS)
+if WITHIN is not None and web._site.authentication is not None:
+    web._site.authentication._timeout = float(WITHIN)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -60,6 +69,9 @@ async def view(request: Request, receive: Any, send: Any) -> None:
     await EventStream(notifier, user or "", request.scope)(request.scope, receive, send)
 
 
+authenticating = 0
+"""Calls of `authenticate` that have not returned."""
+
 in_views = 0
 """Requests for `/view` so far."""
 
@@ -74,6 +86,7 @@ async def state(_: Request) -> dict[str, Any]:
         "streams": statistics.open_streams,
         "closing": len(web._site.closing),
         "views": in_views,
+        "authenticating": authenticating,
         "tasks": _tasks(),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "present": sorted(user for user, places in presence.locate_nowait(USERS).items() if places),
