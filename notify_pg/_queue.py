@@ -3,6 +3,8 @@
 A save leaves the queue only when no earlier save of its user is in flight, so what delays one of them (a retry, another
 connection, a log that another transaction holds) delays those behind it and cannot be overtaken. Other users do not
 wait for it: only users with saves in flight or waiting are held here, and nothing is searched.
+
+A single save does not wait behind the many of a `save_many`: the two kinds take turns, user by user.
 """
 
 from __future__ import annotations
@@ -47,31 +49,27 @@ class SaveQueue:
     Invariants:
         I1. A user is in `_users` if and only if saves of that user wait or are in flight; the value is the first save
             that waits, or None.
-        I2. That save is in `_ready`, once, if and only if none of the same user is in flight.
+        I2. That save is in `_single` or in `_many`, once, if and only if none of the same user is in flight.
         I3. No two batches in flight have a user in common, and one user's saves leave in the order in which they came.
     """
 
     def __init__(self) -> None:
         self._users: dict[str, PendingSave | None] = {}
-        self._ready: deque[PendingSave] = deque()
-        self._count = 0
-
-    def __len__(self) -> int:
-        """How many saves wait."""
-        return self._count
+        self._single: deque[PendingSave] = deque()
+        self._many: deque[PendingSave] = deque()
+        self._turns = (self._single, self._many)  # the next save is of the first, if it has any
 
     def __bool__(self) -> bool:
         """Whether a batch can be taken."""
-        return bool(self._ready)
+        return bool(self._single or self._many)
 
-    def add(self, save: PendingSave) -> None:
-        """Append a save."""
+    def add(self, save: PendingSave, *, is_single: bool = True) -> None:
+        """Append a save, of a `save_many` unless it is single."""
         user = save.event.user
-        self._count += 1
         users = self._users
         if user not in users:
             users[user] = save
-            self._ready.append(save)  # keeps I2
+            (self._single if is_single else self._many).append(save)  # keeps I2
             return
         first = users[user]
         if first is None:
@@ -84,8 +82,10 @@ class SaveQueue:
         """Take the next batch; its users are in flight until `release`. Keeps I3."""
         saves: list[PendingSave] = []
         size = 0
-        while self._ready and len(saves) < BATCH and size < BATCH_BYTES:
-            save: PendingSave | None = self._ready.popleft()
+        first, second = self._turns
+        while (first or second) and len(saves) < BATCH and size < BATCH_BYTES:
+            save: PendingSave | None = (first or second).popleft()
+            first, second = second, first
             assert save is not None
             user, last = save.event.user, save.last
             while save is not None and len(saves) < BATCH and size < BATCH_BYTES:
@@ -97,7 +97,16 @@ class SaveQueue:
             if save is not None and save is not last:
                 save.last = last
             self._users[user] = save
-        self._count -= len(saves)
+        self._turns = first, second
+        return saves
+
+    def take_few(self, limit: int) -> list[PendingSave]:
+        """Take the single saves, if there are no more than `limit`, as `take` does; otherwise nothing."""
+        if len(self._single) > limit or any(save.following for save in self._single):
+            return []
+        saves = [*self._single]
+        self._single.clear()
+        self._users.update((save.event.user, None) for save in saves)
         return saves
 
     def release(self, users: Iterable[str]) -> None:
@@ -106,7 +115,7 @@ class SaveQueue:
             first = self._users.pop(user, None)
             if first is not None:
                 self._users[user] = first
-                self._ready.append(first)  # keeps I2
+                self._single.append(first)  # keeps I2
 
     def clear(self) -> list[PendingSave]:
         """Take what is left, when the store closes or the server is unreachable."""
@@ -115,8 +124,8 @@ class SaveQueue:
             while save is not None:
                 left.append(save)
                 save = save.following
-        free = {save.event.user for save in self._ready}
+        free = {save.event.user for save in (*self._single, *self._many)}
         self._users = {user: None for user in self._users if user not in free}  # keeps I1: those in flight
-        self._ready.clear()
-        self._count = 0
+        self._single.clear()
+        self._many.clear()
         return left

@@ -1,4 +1,4 @@
-"""Saves events: those that arrive while two batches are in flight form the next batch.
+"""Saves events: those that arrive while two large batches are in flight form the next one.
 
 One statement appends a whole batch, so that one commit, which waits for the disk, is shared by many pushes. Each user's
 row in the table of heads is locked until the commit: the order of commits is the order of ids. (A sequence hands out
@@ -26,16 +26,15 @@ from ._queue import Done, Outcome, PendingSave, SaveQueue
 from ._record import BITS, MASK, columns, event_of
 from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
 
-IN_FLIGHT: Final = 2
-"""Batches in flight: the server computes one while the other waits for the disk."""
+MAX_IN_FLIGHT: Final = 4
+"""Batches in flight."""
 
-FURTHER: Final = 2
-"""Further batches in flight, each of a few saves that would otherwise wait for a batch without need."""
-
-MAX_IN_FLIGHT: Final = IN_FLIGHT + FURTHER
+MAX_LARGE: Final = 2
+"""Batches in flight of more than `FEW` saves: the server computes one while the other waits for the disk."""
 
 FEW: Final = 4
-"""Saves, at most, that go in such a batch. More of them wait and share a statement, which is cheaper for each."""
+"""Saves, at most, that are sent beside two large batches. More of them wait and share a statement, which is cheaper for
+each."""
 
 LOCK_WAIT: Final = 0.1
 """Seconds that a batch waits for a log which another transaction holds; then the events of that log wait separately."""
@@ -85,6 +84,7 @@ class PostgresSaver:
         self._queue = SaveQueue()
         self._taken: dict[int, list[PendingSave]] = {}  # batches that are not resolved, by identity
         self._draining = 0
+        self._large = 0  # batches in flight of more than FEW saves
         self._lock_waiters = asyncio.Semaphore(MAX_LOCK_WAITERS)
         db.watch.listeners.append(self._reject_waiting)
 
@@ -105,7 +105,7 @@ class PostgresSaver:
 
         until = time.monotonic() + self._db.timeout
         for number, event in enumerate(events):
-            self._add(PendingSave(event, until, partial(note, number)))
+            self._add(PendingSave(event, until, partial(note, number)), is_single=False)
         self._start()
 
     async def save_in(self, event: Event, connection: Any) -> Event:
@@ -129,11 +129,11 @@ class PostgresSaver:
         for save in self._queue.clear():
             save.done(ClosedError("the store was closed; nothing was sent"))
 
-    def _add(self, save: PendingSave) -> None:
+    def _add(self, save: PendingSave, *, is_single: bool = True) -> None:
         """Queue a save, unless the server is known to be unreachable."""
         error = self._db.watch.error
         if error is None:
-            self._queue.add(save)
+            self._queue.add(save, is_single=is_single)
         else:
             asyncio.get_running_loop().call_soon(save.done, rejected(error, self._db.backend))
 
@@ -151,12 +151,14 @@ class PostgresSaver:
 
     async def _drain(self) -> None:
         try:
-            while self._draining <= IN_FLIGHT or len(self._queue) <= FEW:
-                saves = self._queue.take()
-                if not saves:
-                    return
+            while saves := self._queue.take() if self._large < MAX_LARGE else self._queue.take_few(FEW):
                 self._taken[id(saves)] = saves
-                await self._process(saves, LOCK_WAIT)
+                is_large = len(saves) > FEW
+                self._large += is_large
+                try:
+                    await self._process(saves, LOCK_WAIT)
+                finally:
+                    self._large -= is_large
         finally:
             self._draining -= 1
 

@@ -21,6 +21,7 @@ from notify import BackendUnavailableError, Event, Notifier, NotifyError, PushRe
 from notify.abc import Page
 from notify_pg import PostgresStore
 from notify_pg._queue import BATCH, PendingSave, SaveQueue
+from notify_pg._save import FEW
 from tests.notify_pg.conftest import Make
 from tests.parts import until
 from tests.servers.postgres import Server, running
@@ -295,6 +296,43 @@ async def test_locks_that_cannot_be_looked_at(make: Make, sql: asyncpg.Connectio
     assert (await held).prev != "0"
 
 
+@pytest.fixture
+async def held(make: Make, sql: asyncpg.Connection, schema: str,
+               monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresStore]:  # fmt: skip
+    """A store whose batches wait for the logs of held0, held1 and held2 as long as the test takes."""
+    monkeypatch.setattr("notify_pg._save.LOCK_WAIT", 60.0)
+    store = await make(timeout=60.0)
+    await store.save_many([Event(f"held{number}", "n") for number in range(3)])
+    async with sql.transaction():
+        await sql.execute(f"SELECT FROM {schema}.notify_heads WHERE user_id LIKE 'held%' FOR UPDATE")
+        yield store
+
+
+async def test_a_push_does_not_wait_behind_a_save_many(held: PostgresStore) -> None:
+    """While two large batches are in flight and a third waits, a single save is stored at once."""
+    for number in range(3):
+        drafts = [Event(user, "n") for user in (f"held{number}", *(f"{number}-{each}" for each in range(FEW)))]
+        held._saver.save_many(drafts, lambda _: None)
+        await until(partial(in_flight, held, min(number + 1, 2)))
+    batches = {*held._saver._taken}
+    assert (await held.save(Event("alice", "n"))).id
+    assert {*held._saver._taken} == batches
+
+
+async def test_a_few_slow_saves_leave_room_for_a_batch(held: PostgresStore) -> None:
+    """While all batches in flight but one wait, for a lock or a new connection, that one takes all that comes."""
+    for number in range(3):
+        held._saver.save_soon(Event(f"held{number}", "n"), lambda _: None)
+        await until(partial(in_flight, held, number + 1))
+    batches = {*held._saver._taken}
+    await asyncio.gather(*(held.save(Event(f"free{number}", "n")) for number in range(5 * FEW)))
+    assert {*held._saver._taken} == batches
+
+
+def in_flight(store: PostgresStore, batches: int) -> bool:
+    return len(store._saver._taken) == batches
+
+
 async def test_closing_ends_saves_that_were_set_aside(make: Make, sql: asyncpg.Connection, schema: str) -> None:
     """A log that is found to be held while the store closes is not waited for: its save ends with the store."""
     store = await make()
@@ -366,12 +404,13 @@ async def test_a_mistake_before_anything_is_sent(make: Make, monkeypatch: pytest
 # -- the queue ---------------------------------------------------------------------------------------------------------
 
 
-def queued(queue: SaveQueue, user: str, number: int, size: int = 1) -> None:
-    queue.add(PendingSave(Event(user, "n", data=b'"' + b"x" * size + b'"', key=str(number)), 0.0, lambda _: None))
+def queued(queue: SaveQueue, user: str, number: int, size: int = 1, *, is_single: bool = True) -> None:
+    event = Event(user, "n", data=b'"' + b"x" * size + b'"', key=str(number))
+    queue.add(PendingSave(event, 0.0, lambda _: None), is_single=is_single)
 
 
-def taken(queue: SaveQueue) -> list[tuple[str, str | None]]:
-    return [(save.event.user, save.event.key) for save in queue.take()]
+def taken(queue: SaveQueue, few: int = 0) -> list[tuple[str, str | None]]:
+    return [(save.event.user, save.event.key) for save in (queue.take_few(few) if few else queue.take())]
 
 
 def test_a_user_in_flight_is_not_taken() -> None:
@@ -406,7 +445,39 @@ def test_a_batch_is_bounded_in_bytes() -> None:
     assert not queue
 
 
-STEPS = st.tuples(st.sampled_from([*["add"] * 9, *["take"] * 3, *["release"] * 2, "clear"]), st.integers(0, 1))
+def test_single_saves_and_those_of_many_take_turns() -> None:
+    """A single save is in the next batch however many of a `save_many` wait, and these get half of each batch."""
+    queue = SaveQueue()
+    for number in range(4 * BATCH):
+        queued(queue, f"many-{number}", 0, is_single=False)
+    queued(queue, "alice", 0)
+    assert ("alice", "0") in taken(queue)[:2]
+    for turn in range(2):
+        for number in range(2 * BATCH):
+            queued(queue, f"single-{turn}-{number}", 0)
+        assert Counter(user.partition("-")[0] for user, _ in taken(queue)) == {"single": BATCH / 2, "many": BATCH / 2}
+
+
+def test_a_few_single_saves_are_taken_by_themselves() -> None:
+    """Only if they are few: those of a `save_many`, and several of one user, wait for a batch."""
+    queue = SaveQueue()
+    queued(queue, "many", 0, is_single=False)
+    for user in ("alice", "bob"):
+        queued(queue, user, 0)
+    assert taken(queue, few=1) == []
+    assert taken(queue, few=2) == [("alice", "0"), ("bob", "0")]
+    queued(queue, "alice", 1)
+    queued(queue, "alice", 2)
+    assert taken(queue, few=2) == []
+    queue.release({"alice", "bob"})
+    assert taken(queue, few=2) == []
+    assert sorted(taken(queue)) == [("alice", "1"), ("alice", "2"), ("many", "0")]
+
+
+STEPS = st.tuples(
+    st.sampled_from([*["single"] * 6, *["many"] * 3, *["take"] * 3, "few", *["release"] * 2, "clear"]),
+    st.integers(0, 1),
+)
 
 
 @given(st.lists(STEPS, min_size=8, max_size=40))
@@ -416,8 +487,8 @@ def test_the_queue_keeps_the_order_of_each_user(steps: list[tuple[str, int]]) ->
     waiting: dict[str, list[str | None]] = defaultdict(list)
     in_flight: list[set[str]] = []
 
-    def take() -> set[str]:
-        batch = taken(queue)
+    def take(few: int = 0) -> set[str]:
+        batch = taken(queue, few)
         for user, key in batch:
             assert waiting[user].pop(0) == key
         return {user for user, _ in batch}
@@ -425,11 +496,11 @@ def test_the_queue_keeps_the_order_of_each_user(steps: list[tuple[str, int]]) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("notify_pg._queue.BATCH", 2)
         for number, (step, which) in enumerate(steps):
-            if step == "add":
-                queued(queue, f"user-{which}", number)
+            if step in ("single", "many"):
+                queued(queue, f"user-{which}", number, is_single=step == "single")
                 waiting[f"user-{which}"].append(str(number))
-            elif step == "take":
-                users = take()
+            elif step in ("take", "few"):
+                users = take(few=which + 1 if step == "few" else 0)
                 assert users.isdisjoint(set().union(*in_flight))
                 in_flight.append(users)
             elif step == "release" and in_flight:
@@ -441,7 +512,6 @@ def test_the_queue_keeps_the_order_of_each_user(steps: list[tuple[str, int]]) ->
                 }
                 waiting.clear()
             busy: set[str] = set().union(*in_flight)
-            assert len(queue) == sum(map(len, waiting.values()))
             assert bool(queue) == any(keys for user, keys in waiting.items() if user not in busy)
         for users in in_flight:
             queue.release(users)
