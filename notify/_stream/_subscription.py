@@ -76,7 +76,7 @@ class Subscription(Attachment):
             if page:
                 event = page.pop()
                 cursor.last_id = event.id  # keeps I3
-                self._set.counters.yielded += 1
+                cursor.counters.yielded += 1
                 return event
             streams = self._streams
             if streams is not None and cursor.state is LIVE:
@@ -102,19 +102,19 @@ class Subscription(Attachment):
                     if event.prev == cursor.last_id and event.id and not streams.volatile:  # nearly every offer
                         cursor.index += 1  # keeps I3
                         cursor.last_id = event.id
-                        self._set.counters.yielded += 1
+                        cursor.counters.yielded += 1
                         if self._source.observe is not None:
                             self._source.observe(event)
                         return event
                     if not event.id and event is not RESYNC and not streams.volatile:
                         cursor.pass_ephemeral()
-                        self._set.counters.yielded += 1
+                        cursor.counters.yielded += 1
                         if self._source.observe is not None:
                             self._source.observe(event)
                         return event
                 taken = cursor.take(streams)
                 if taken is not None:
-                    self._set.counters.yielded += 1
+                    cursor.counters.yielded += 1
                     if self._source.observe is not None:
                         self._source.observe(taken)
                     return taken
@@ -143,7 +143,7 @@ class Subscription(Attachment):
             event = taken
             if self._source.observe is not None:
                 self._source.observe(event)
-        self._set.counters.yielded += 1
+        cursor.counters.yielded += 1
         return event
 
     async def _enter(self) -> None:
