@@ -129,10 +129,18 @@ DISPATCH_INDEXES: Final = {
     "gates_index": "gates_idx",
 }
 
+
+
+def _delivery_columns(row: str = "") -> str:
+    """Return the columns of a delivery as `Delivery` has them: what a worker has is due when its lease ends."""
+    due_at = f"CASE WHEN {row}state IN (1, 2) THEN {row}lease_until ELSE {row}due_at END"
+    return ", ".join(due_at if name == "due_at" else f"{row}{name}" for name in DELIVERY_COLUMNS)
+
+
 COLUMNS: Final = {
-    "delivery_columns": ", ".join(DELIVERY_COLUMNS),
+    "delivery_columns": _delivery_columns(),
     "endpoint_columns": ", ".join(ENDPOINT_COLUMNS),
-    "d_delivery_columns": ", ".join(f"d.{name}" for name in DELIVERY_COLUMNS),
+    "d_delivery_columns": _delivery_columns("d."),
     "n_notification_columns": ", ".join(f"n.{name}" for name in NOTIFICATION_COLUMNS),
     "r_recipient_columns": ", ".join(f"r.{name}" for name in RECIPIENT_COLUMNS),
 }

@@ -138,14 +138,15 @@ class DispatchStore(Protocol):
         """Take deliveries that are due, for `lease` seconds, so that no other worker takes them.
 
         Args:
-            now: deliveries that are due by then are taken, highest priority first, then earliest due.
+            now: deliveries that are due by then are taken, highest priority first, then earliest due. One whose lease has
+                ended counts as due at that end, or as it was before the claim.
             lease: seconds by the store's clock, after which a delivery that has not been moved can be claimed again.
             limit: how many at most.
             channels: only these; None: all.
 
         Cancellation: some may be claimed; they are claimed again after the lease.
-        Cost: one transaction, proportional to the deliveries taken; when nothing is due, one indexed read for each
-            channel and priority, however many deliveries of other channels wait.
+        Cost: one transaction, proportional to the deliveries taken and to those that other workers have; when there are
+            neither, one indexed read for each channel and priority, however many deliveries of other channels wait.
         """
 
     @abstractmethod

@@ -23,8 +23,8 @@ CREATE TABLE IF NOT EXISTS {recipients} (
 );
 
 -- `begun` is the fence with which sending began last. `was` is the state before the latest move, since an UPDATE returns
--- only the new version of a row. States below 10 are open, and are those of the index by due time: what is claimed is due
--- at the end of its lease, so the index finds that too. Numbers come first, and what is mostly NULL comes last, since
+-- only the new version of a row. States below 10 are open, and are those of the index by due time. What is claimed keeps
+-- its `due_at`, so that claims and begins write no index; it leaves with the end of its lease as `due_at`. Numbers come first, and what is mostly NULL comes last, since
 -- PostgreSQL knows where a column is, without reading those before it, only if these have the same length in every row.
 CREATE TABLE IF NOT EXISTS {deliveries} (
     updated_at bigint NOT NULL,
@@ -36,10 +36,10 @@ CREATE TABLE IF NOT EXISTS {deliveries} (
     priority integer NOT NULL,
     state smallint NOT NULL,
     was smallint NOT NULL DEFAULT 0,
-    -- 0: waiting; 1: claimed or being sent; 2: handed over; from 20 on, the state itself. Indexes use it instead of `state`:
+    -- 0: open; 1: handed over; from 20 on, the state itself. Indexes use it instead of `state`:
     -- an index that names `state`, even in its condition, would make each step write all indexes of the row.
     phase smallint NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN state = 0 THEN 0 WHEN state < 10 THEN 1 WHEN state < 20 THEN 2 ELSE state END
+        CASE WHEN state < 10 THEN 0 WHEN state < 20 THEN 1 ELSE state END
     ) STORED,
     due_at bigint,
     id text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -53,9 +53,9 @@ CREATE TABLE IF NOT EXISTS {deliveries} (
     expires_at bigint,
     opened_at bigint,
     clicked_at bigint
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 -- By channel, so that no call reads rows of other channels, however many wait.
-CREATE INDEX IF NOT EXISTS {deliveries_channel_index} ON {deliveries} (priority, channel, due_at) WHERE phase <= 1;
+CREATE INDEX IF NOT EXISTS {deliveries_channel_index} ON {deliveries} (priority, channel, due_at) WHERE phase = 0;
 CREATE INDEX IF NOT EXISTS {deliveries_recipient_index} ON {deliveries} (notification_id, user_id);
 CREATE INDEX IF NOT EXISTS {deliveries_user_index} ON {deliveries} (user_id) WHERE phase = 0;
 -- Mostly empty, so no row has to be read to find out that nothing waits for a channel.

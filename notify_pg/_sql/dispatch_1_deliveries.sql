@@ -3,7 +3,9 @@
 -- These settings make cost estimates so high that the server would compile the plans, which takes longer than running them:
 -- hence jit = off.
 
--- Claims what is due: the highest priority first, then the earliest due. Each priority and channel is a range of the index.
+-- Claims what is due: the highest priority first, then the earliest due. Each priority and channel is a range of the index, in
+-- which what other workers have keeps its place. Only a `due_at` that the server's clock has not reached is set back to now, so
+-- that the index finds it at the end of the lease, whatever the caller's clock says then.
 -- Priority by priority, the first statement counts, without locks, how many rows to take from each channel, unless there is
 -- only one. The second locks that many, and skips rows that others have locked, so workers share what is due without waiting
 -- for each other. If it finds fewer than were counted, the channels are searched once more, one after the other, for the rest.
@@ -36,14 +38,14 @@ DECLARE
     v_rows tid[] := '{}';  -- where they are: no other transaction moves what this one has locked
 BEGIN
     WHILE cardinality(v_rows) < p_limit LOOP
-        v_priority := (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority < v_priority);
+        v_priority := (SELECT max(d.priority) FROM {deliveries} d WHERE d.phase = 0 AND d.priority < v_priority);
         EXIT WHEN v_priority IS NULL;
         IF p_channels IS NULL THEN
             WITH RECURSIVE names (name) AS (
-                (SELECT min(d.channel) FROM {deliveries} d WHERE d.phase <= 1 AND d.priority = v_priority)
+                (SELECT min(d.channel) FROM {deliveries} d WHERE d.phase = 0 AND d.priority = v_priority)
                 UNION ALL
                 SELECT (SELECT min(d.channel) FROM {deliveries} d
-                    WHERE d.phase <= 1 AND d.priority = v_priority AND d.channel > n.name) FROM names n
+                    WHERE d.phase = 0 AND d.priority = v_priority AND d.channel > n.name) FROM names n
                 WHERE n.name IS NOT NULL
             )
             SELECT array_agg(n.name) INTO v_channels FROM names n WHERE n.name IS NOT NULL;
@@ -58,7 +60,7 @@ BEGIN
                 SELECT x.channel, count(*)::integer AS size FROM (
                     SELECT c.channel, d.due_at FROM unnest(v_channels) AS c(channel) CROSS JOIN LATERAL (
                         SELECT d.due_at FROM {deliveries} d
-                        WHERE d.phase <= 1 AND d.priority = v_priority AND d.channel = c.channel
+                        WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
                             AND d.due_at <= greatest(p_now, v_now)
                             AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
                         ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
@@ -73,7 +75,7 @@ BEGIN
             SELECT array_agg(x.ctid ORDER BY x.due_at) INTO v_more
             FROM unnest(v_shares, v_sizes) AS s(channel, size) CROSS JOIN LATERAL (
                 SELECT d.ctid, d.due_at FROM {deliveries} d
-                WHERE d.phase <= 1 AND d.priority = v_priority AND d.channel = s.channel
+                WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
                     AND d.due_at <= greatest(p_now, v_now)
                     AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
                     AND d.ctid <> ALL (v_rows)  -- what this call has locked is not skipped
@@ -99,7 +101,7 @@ BEGIN
                 updated_at = CASE d.state WHEN 0 THEN p_now ELSE d.updated_at END,
                 state = greatest(d.state, 1),
                 fence = d.fence + 1,
-                due_at = v_now + p_lease,
+                due_at = least(d.due_at, v_now),
                 lease_until = v_now + p_lease
             FROM unnest(v_rows) WITH ORDINALITY AS x(place, number)
             WHERE d.ctid = x.place
@@ -293,7 +295,7 @@ BEGIN
             was = d.state,
             reason = coalesce(m.reason, ''),
             updated_at = p_now,
-            due_at = CASE m.state WHEN 0 THEN coalesce(m.due_at, p_now) ELSE coalesce(v_now + m.lease, d.due_at) END,
+            due_at = CASE m.state WHEN 0 THEN coalesce(m.due_at, p_now) WHEN 2 THEN d.due_at ELSE d.lease_until END,
             lease_until = coalesce(v_now + m.lease, d.lease_until),
             attempts = d.attempts + (m.state = 2)::integer - (m.refund IS TRUE AND d.state = 2)::integer,
             begun = CASE m.state WHEN 2 THEN d.fence ELSE d.begun END,
@@ -321,7 +323,7 @@ BEGIN
         RAISE EXCEPTION 'a lease has ended while its row was locked' USING ERRCODE = 'serialization_failure';
     END IF;
     IF v_renewed IS NOT NULL AND v_waited > 100 THEN -- else the difference is not worth a second version of each row
-        UPDATE {deliveries} d SET due_at = d.due_at + v_waited, lease_until = d.lease_until + v_waited
+        UPDATE {deliveries} d SET lease_until = d.lease_until + v_waited
             WHERE d.id = ANY (v_renewed);
     END IF;
     IF coalesce(cardinality(made), 0) < cardinality(p_ids) THEN
@@ -374,7 +376,7 @@ BEGIN
         state = p_state,
         reason = p_reason,
         updated_at = p_now,
-        due_at = CASE p_state WHEN 0 THEN p_now ELSE d.due_at END,
+        due_at = CASE WHEN p_state = 0 THEN p_now WHEN d.state IN (1, 2) THEN d.lease_until ELSE d.due_at END,
         provider_id = CASE p_provider_id WHEN '' THEN d.provider_id ELSE p_provider_id END
         WHERE d.id = p_id AND (100 * d.state + p_state = ANY (p_legal)
             OR d.reason = 'ambiguous' AND d.state IN (0, 1, 27) AND 200 + p_state = ANY (p_legal))
@@ -409,7 +411,7 @@ BEGIN
         ORDER BY (d.state = 0 AND d.fence = 0 AND d.after_channel <> ''), d.id FOR UPDATE;
     WITH done AS (
         UPDATE {deliveries} d SET state = CASE d.reason WHEN 'ambiguous' THEN 25 ELSE 22 END, reason = p_reason,
-                updated_at = p_now
+                updated_at = p_now, due_at = CASE d.state WHEN 1 THEN d.lease_until ELSE d.due_at END
             WHERE d.notification_id = p_notification AND coalesce(d.user_id = p_user, true)
                 AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
             RETURNING d.notification_id, d.user_id, d.channel
