@@ -138,9 +138,8 @@ class DispatchStore(Protocol):
         """Take deliveries that are due, for `lease` seconds, so that no other worker takes them.
 
         Args:
-            now: deliveries that are due by then are taken, highest priority first, then earliest due. One whose lease has
-                ended counts as due at that end, or as it was before the claim.
-            lease: seconds by the store's clock, after which a delivery that has not been moved can be claimed again.
+            now: deliveries that are due by then are taken, highest priority first, then earliest due.
+            lease: seconds by the store's clock, after which what has not been moved is due again, or still as before.
             limit: how many at most.
             channels: only these; None: all.
 
