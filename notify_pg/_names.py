@@ -130,7 +130,6 @@ DISPATCH_INDEXES: Final = {
 }
 
 
-
 def _delivery_columns(row: str = "") -> str:
     """Return the columns of a delivery as `Delivery` has them: what a worker has is due when its lease ends."""
     due_at = f"CASE WHEN {row}state IN (1, 2) THEN {row}lease_until ELSE {row}due_at END"
