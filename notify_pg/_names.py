@@ -131,7 +131,7 @@ DISPATCH_INDEXES: Final = {
 
 
 def _delivery_columns(row: str = "") -> str:
-    """Return the columns of a delivery as `Delivery` has them: what a worker has is due when its lease ends."""
+    """Return the columns of a `Delivery`; `due_at` of a row that a worker holds is the end of its lease."""
     due_at = f"CASE WHEN {row}state IN (1, 2) THEN {row}lease_until ELSE {row}due_at END"
     return ", ".join(due_at if name == "due_at" else f"{row}{name}" for name in DELIVERY_COLUMNS)
 

@@ -4,7 +4,8 @@ A save leaves the queue only when no earlier save of its user is in flight, so w
 connection, a log that another transaction holds) delays those behind it and cannot be overtaken. Other users do not
 wait for it: only users with saves in flight or waiting are held here, and nothing is searched.
 
-A single save does not wait behind the many of a `save_many`: the two kinds take turns, user by user.
+A batch takes single saves and those of a `save_many` alternately, user by user, so that a single save does not wait
+until a large `save_many` is done. Once a user's earlier saves are resolved, the next one counts as single in any case.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class SaveQueue:
         return bool(self._single or self._many)
 
     def add(self, save: PendingSave, *, is_single: bool = True) -> None:
-        """Append a save, of a `save_many` unless it is single."""
+        """Append a save; `is_single` is False for the saves of a `save_many`."""
         user = save.event.user
         users = self._users
         if user not in users:
@@ -101,7 +102,7 @@ class SaveQueue:
         return saves
 
     def take_few(self, limit: int) -> list[PendingSave]:
-        """Take the single saves, if there are no more than `limit`, as `take` does; otherwise nothing."""
+        """Take all single saves, as `take` does, if at most `limit` wait, each the only one of its user; else none."""
         if len(self._single) > limit or any(save.following for save in self._single):
             return []
         saves = [*self._single]

@@ -27,14 +27,14 @@ from ._record import BITS, MASK, columns, event_of
 from ._retry import AttemptsFailedError, LogLockedError, PostgresRetries
 
 MAX_IN_FLIGHT: Final = 4
-"""Batches in flight."""
+"""Batches that may be in flight at the same time, large ones included."""
 
 MAX_LARGE: Final = 2
-"""Batches in flight of more than `FEW` saves: the server computes one while the other waits for the disk."""
+"""Large batches in flight, of more than `FEW` saves: the server computes one while the other waits for the disk."""
 
 FEW: Final = 4
-"""Saves, at most, that are sent beside two large batches. More of them wait and share a statement, which is cheaper for
-each."""
+"""Single saves, at most, in a batch that is sent beside two large ones. If more wait, they share a later statement,
+which is cheaper for each."""
 
 LOCK_WAIT: Final = 0.1
 """Seconds that a batch waits for a log which another transaction holds; then the events of that log wait separately."""

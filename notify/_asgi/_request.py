@@ -64,9 +64,9 @@ class _Cookies(Mapping[str, str]):
 
 
 class _InScope:
-    """An attribute that other kinds of request have: reading it says where its value is.
+    """An attribute that the requests of other frameworks have: reading it raises an error that says where to look.
 
-    For a few names: a `__getattr__` for every name would make every other attribute slower.
+    Defined for a few names only, because a `__getattr__` for all names would slow down every other attribute.
     """
 
     def __set_name__(self, _: type, name: str) -> None:

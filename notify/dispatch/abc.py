@@ -139,13 +139,13 @@ class DispatchStore(Protocol):
 
         Args:
             now: deliveries that are due by then are taken, highest priority first, then earliest due.
-            lease: seconds by the store's clock, after which what has not been moved is due again, or still as before.
+            lease: seconds by the store's clock; a delivery that has not been moved by then can be claimed again.
             limit: how many at most.
             channels: only these; None: all.
 
         Cancellation: some may be claimed; they are claimed again after the lease.
-        Cost: one transaction, proportional to the deliveries taken and to those that other workers have; when there are
-            neither, one indexed read for each channel and priority, however many deliveries of other channels wait.
+        Cost: one transaction, proportional to the deliveries taken plus those that other workers hold; if both are
+            zero, one indexed read for each channel and priority, however many deliveries of other channels wait.
         """
 
     @abstractmethod

@@ -81,7 +81,7 @@ def subscribed(site: Site, admission: Admission, position: Position) -> ReadStre
 
     Raises:
         ClosedError: the notifier is closed.
-        InvalidEventIdError: the position is not one.
+        InvalidEventIdError: `position` is not a valid position.
         UsageError: too many logs.
     """
     identity, logs, moment, _ = admission

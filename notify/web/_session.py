@@ -4,7 +4,7 @@ A connection waits in `Session.next` alone, and during a replay in `Session.turn
 from outside: the ticker when a heartbeat or the end of the lifetime is due, `Closing` when the server shuts down,
 `StreamLimits` when the user opens too many streams. Each of them notes why and interrupts both, so that the wait ends
 without a timer, a task or a cancel scope for each connection. Only a connection that cannot be written to any more is
-cancelled. Whatever ends a connection has to know in which wait it is, which makes this module long.
+cancelled. All of this is in one module because whatever ends a connection has to know where the connection is waiting.
 
 | reason | retry | why |
 |---|---|---|
@@ -324,9 +324,9 @@ class Session:
     # -- lifecycle -----------------------------------------------------------------------------------------------
 
     def enlist(self) -> bool:
-        """Count the connection, and take the turn in which it is opened; return False if it has to wait for one.
+        """Count the connection, and take a turn to open it in; return False if all turns are taken: then `line_up`.
 
-        The stream reads its first page in this turn, and thousands of pages at once would fill the memory.
+        The stream reads its first page in its turn: thousands of pages read at once would fill the memory.
 
         Raises:
             Ended: there is no room, or the connection is to end.

@@ -36,7 +36,7 @@ class Site:
 
     Attributes:
         has_log: whether the notifier has a store.
-        heartbeat: its seconds, as every stream is told.
+        heartbeat: the seconds between heartbeats, encoded as `notify.sync` contains them.
         inbox: whose items clients may list and mark; None without.
         closing: ends the streams when the server shuts down.
         linger: keeps a shutdown noticed between polls.

@@ -52,12 +52,12 @@ HEADERS: Final[Headers] = [
 
 
 class Entrance(OpenStream):
-    """Passes the shutdown of the server on: to the session, or to the wait for `authenticate` before there is one.
+    """Passes the shutdown of the server on to the session; before there is one, it cancels `authenticate`.
 
     Attributes:
-        line: the connection, while its client is authenticated.
+        line: the watch of the connection, while the client is being authenticated; else None.
         session: the session, once there is one.
-        has_aborted: whether the connection was aborted by the shutdown, while its client was authenticated.
+        has_aborted: whether the shutdown aborted the connection while the client was being authenticated.
     """
 
     __slots__ = ("has_aborted", "line", "session")
@@ -168,7 +168,7 @@ async def serve(
                     await session.aclose()
             except Ended as end:
                 await _end(site, request, send, end, started=started)
-            except (ClosedError, BackendError, WebError) as error:  # of the admission: a session raises `Ended`
+            except (ClosedError, BackendError, WebError) as error:  # while admitting; a Session too raises WebError 400
                 entrance.line = None
                 await _end(site, request, send, _end_of(site, error), started=started)
             except OSError:  # the client is gone
@@ -186,13 +186,12 @@ async def serve(
 
 
 def _end_of(site: Site, error: Exception) -> Ended:
-    """Return the end of a stream whose client could not be admitted.
+    """Return the end of a stream that cannot open for now: the notifier is closed, or a backend does not answer.
 
-    The notifier is closed, or the backend of the credentials does not answer: a browser comes back after an end, but
-    not after an error status.
+    A browser reconnects after a stream that ends, but not after an error status.
 
     Raises:
-        WebError: the client is refused.
+        WebError: the client, or what it asks for, is refused.
     """
     if isinstance(error, WebError) and error.status != 503:
         raise error

@@ -80,9 +80,9 @@ class TaskWatch:
         is_cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
         if not is_cancelled:
             try:
-                await asyncio.sleep(0)  # aborted in the step in which the block ended: it would be cancelled later
+                await asyncio.sleep(0)  # aborted just as the block ended: the pending cancellation must arrive here
             except asyncio.CancelledError:
-                if task.uncancel() > self._cancelling:  # by another one, too
+                if task.uncancel() > self._cancelling:  # another caller has cancelled the task, too
                     raise
                 return False
         return task.uncancel() <= self._cancelling and is_cancelled

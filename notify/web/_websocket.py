@@ -113,7 +113,7 @@ class SocketConnection:
             await self._run()
 
     async def _run(self) -> None:
-        """Send one stream after the other until the connection ends, and say why.
+        """Authenticate the client, then send one stream after the other until the connection ends, and say why.
 
         The last frames are sent while `_listen` goes on: a server whose queue of received frames is full may not send.
         """

@@ -22,10 +22,11 @@ CREATE TABLE IF NOT EXISTS {recipients} (
     PRIMARY KEY (notification_id, user_id)
 );
 
--- `begun` is the fence with which sending began last. `was` is the state before the latest move, since an UPDATE returns
--- only the new version of a row. States below 10 are open, and are those of the index by due time. What is claimed keeps
--- its `due_at`, so that claims and begins write no index; it leaves with the end of its lease as `due_at`. Numbers come first, and what is mostly NULL comes last, since
--- PostgreSQL knows where a column is, without reading those before it, only if these have the same length in every row.
+-- `begun` is the fence with which sending began last. `was` is the state before the latest move, since an UPDATE
+-- returns only the new version of a row. States below 10 are open; the index by due time contains only these. A claimed
+-- row keeps its `due_at`, so that neither a claim nor the step to `SENDING` writes an index; queries return the end of
+-- the lease in its place. Numbers come first, and columns that are mostly NULL come last, since PostgreSQL knows where
+-- a column is, without reading those before it, only if these have the same length in every row.
 CREATE TABLE IF NOT EXISTS {deliveries} (
     updated_at bigint NOT NULL,
     lease_until bigint NOT NULL DEFAULT 0,

@@ -3,9 +3,10 @@
 -- These settings make cost estimates so high that the server would compile the plans, which takes longer than running them:
 -- hence jit = off.
 
--- Claims what is due: the highest priority first, then the earliest due. Each priority and channel is a range of the index, in
--- which what other workers have keeps its place. Only a `due_at` that the server's clock has not reached is set back to now, so
--- that the index finds it at the end of the lease, whatever the caller's clock says then.
+-- Claims what is due: the highest priority first, then the earliest due. Each priority and channel is a range of the
+-- index, in which the rows that other workers hold keep their places. A caller whose clock is ahead may claim a row
+-- whose `due_at` is still in the server's future. That `due_at` is set to the server's time, so that the search of any
+-- later caller finds the row once its lease has ended.
 -- Priority by priority, the first statement counts, without locks, how many rows to take from each channel, unless there is
 -- only one. The second locks that many, and skips rows that others have locked, so workers share what is due without waiting
 -- for each other. If it finds fewer than were counted, the channels are searched once more, one after the other, for the rest.

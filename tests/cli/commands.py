@@ -78,7 +78,7 @@ def called(
 
 @contextmanager
 def fed(data: bytes) -> Iterator[IO[bytes]]:
-    """A pipe with this in it, which whoever reads from it need not read to its end."""
+    """A pipe that yields this data. The reader may stop before the end."""
     ours, theirs = os.pipe()
 
     def write() -> None:

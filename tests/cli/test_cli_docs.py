@@ -68,7 +68,7 @@ class Page:
         return len(commands)
 
     def output(self, command: str) -> list[str]:
-        """The lines that a command prints. What needs no shell runs in this process: a new one takes half a second."""
+        """The lines that a command prints. It runs in this process, half a second faster, if it needs no shell."""
         words = shlex.split(command)
         if words[0] == "notify" and not re.search(r"[|<>&;$]", re.sub(r"'[^']*'", "", command)):
             done = called(self.directory, *words[1:])

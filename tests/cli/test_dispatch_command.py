@@ -1,4 +1,4 @@
-"""`notify dispatch`: an application's dispatcher over one SQLite file, which each command imports for itself."""
+"""`notify dispatch`: each command imports the application, whose dispatcher uses one SQLite file."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def shop(tmp_path: Path) -> Path:
 
 
 def notify(directory: Path, *arguments: str) -> Done:
-    """Run the command in this process, and forget the application that it has imported: the next one does so anew."""
+    """Run the command in this process, then unload the application, so that the next command imports it again."""
     importlib.invalidate_caches()
     with patch.object(sys, "path", [*sys.path]):
         try:

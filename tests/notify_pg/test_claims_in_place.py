@@ -1,4 +1,4 @@
-"""A delivery that is claimed and begun stays where it is in the indexes: counted by the server."""
+"""Claiming a delivery and beginning to send it leave its index entries as they are, as the server's counters show."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def row(id: str, due_at: datetime, channel: str = "email") -> Delivery:
 
 @pytest.mark.parametrize("lease", [None, 60.0])
 async def test_a_claim_and_a_begin_write_no_index(postgres: Server, lease: float | None) -> None:
-    """Of an update that writes an index, the server says that it was not "hot"."""
+    """The server counts all of these updates as "hot" (heap-only tuples), which means that they wrote no index."""
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
     async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
@@ -46,7 +46,7 @@ async def test_a_claim_and_a_begin_write_no_index(postgres: Server, lease: float
 
 @pytest.mark.parametrize("ahead", [timedelta(0), timedelta(days=900)])
 async def test_what_a_worker_has_is_due_when_its_lease_ends(postgres: Server, ahead: timedelta) -> None:
-    """That is what each call returns, also if the caller's clock is years ahead of the server's."""
+    """Every call returns the end of the lease as `due_at`, even if the caller's clock is years ahead."""
     async with PostgresDispatchStore(postgres.dsn, schema=fresh_schema()) as store:
         now = datetime.now(UTC) + ahead
         rows = [row(name, now, channel=name) for name in ("finished", "cancelled", "resolved", "renewed", "left")]
@@ -72,7 +72,7 @@ async def test_what_a_worker_has_is_due_when_its_lease_ends(postgres: Server, ah
 
 
 async def test_what_was_left_is_claimed_again_whatever_the_clocks_say(postgres: Server) -> None:
-    """A claim made by a clock that was ahead is found after its lease by one that is not."""
+    """A row claimed by a caller whose clock is ahead can later be claimed by one whose clock is right."""
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
     async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:

@@ -320,7 +320,7 @@ async def test_a_push_does_not_wait_behind_a_save_many(held: PostgresStore) -> N
 
 
 async def test_a_few_slow_saves_leave_room_for_a_batch(held: PostgresStore) -> None:
-    """While all batches in flight but one wait, for a lock or a new connection, that one takes all that comes."""
+    """While three of the four possible batches wait for locks, new saves share the fourth, however many they are."""
     for number in range(3):
         held._saver.save_soon(Event(f"held{number}", "n"), lambda _: None)
         await until(partial(in_flight, held, number + 1))
@@ -459,7 +459,7 @@ def test_single_saves_and_those_of_many_take_turns() -> None:
 
 
 def test_a_few_single_saves_are_taken_by_themselves() -> None:
-    """Only if they are few: those of a `save_many`, and several of one user, wait for a batch."""
+    """Only if there are few: saves of a `save_many`, and several saves of one user, are left to `take`."""
     queue = SaveQueue()
     queued(queue, "many", 0, is_single=False)
     for user in ("alice", "bob"):

@@ -1,6 +1,6 @@
-"""An application's `authenticate` that does not return: its client may leave, and the server may end, all the same.
+"""While `authenticate` does not return, the client can still leave, and the server can still shut down.
 
-`authenticate` waits for an hour here, and would be given one, so whatever ends sooner did not wait for it.
+`authenticate` sleeps for an hour here, and its time limit is an hour too: a test that ends did not wait for it.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ async def _accepts(port: int) -> bool:
 
 @outside
 async def test_a_websocket_is_told_of_a_shutdown(tmp_path: Path, anyio_backend: str) -> None:
-    """It is accepted, told why, and closed as one that was open."""
+    """A WebSocket whose client is being authenticated is accepted, told the reason, and closed, as an open one is."""
     with hanging("hypercorn-w0", tmp_path) as server:
         told = list[Socket]()
 

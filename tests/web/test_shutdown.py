@@ -299,7 +299,7 @@ async def test_the_servers_handlers_come_back(kind: str, tmp_path: Path, anyio_b
 
 @pytest.mark.parametrize("kind", ["uvicorn", "granian"])
 async def test_a_client_that_is_being_authenticated(kind: str, tmp_path: Path, anyio_backend: str) -> None:
-    """It is known to the shutdown before it is known to anyone else: `authenticate` is not waited for."""
+    """The shutdown ends the connection of a client that is being authenticated, without waiting for `authenticate`."""
     with server_of(kind, tmp_path) as server:
         async with RawClient(server.port, "/stream?user=alice&delay=1") as client:
             await until(partial(_has, server.port, "closing", 1))
