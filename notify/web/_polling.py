@@ -74,6 +74,8 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
                     entrance.line = line
                     admission = await _admitted(page, request)
                     entrance.line = None
+                    if line.aborted:
+                        admission = None  # `authenticate` has returned although it was cancelled
                     if admission is not None and asked.is_refused(admission.login):
                         await Reply(204, headers=NO_STORE).send(send, request.response_headers)
                         return
@@ -81,9 +83,10 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
                         page.translate(translation_of(site, request, asked, admission))
                         await page.read(admission, wait, entrance, line)
             except anyio.get_cancelled_exc_class():
-                page.end = ended(site, "shutdown")
-                with while_open():
-                    await site.closing.farewell(send, *page.messages(request), cancelled=True)
+                if entrance.session is not None:  # else the client may not be one who is known
+                    page.end = ended(site, "shutdown")
+                    with while_open():
+                        await site.closing.farewell(send, *page.messages(request), cancelled=True)
                 raise
             if entrance.has_aborted:
                 page.end = ended(site, "shutdown")

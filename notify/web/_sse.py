@@ -51,6 +51,10 @@ HEADERS: Final[Headers] = [
 """No proxy may keep back, compress or store a stream."""
 
 
+class _AbortedError(Exception):
+    """The client has left, or the server shuts down: there is nothing to open."""
+
+
 class Entrance(OpenStream):
     """Passes the shutdown of the server on to the session; before there is one, it cancels `authenticate`.
 
@@ -121,8 +125,12 @@ async def serve(
                 if refused is not None:
                     raise ended(site, refused)
                 entrance.line = line
-                admission = await admitted()
-                entrance.line = None
+                try:
+                    admission = await admitted()
+                finally:
+                    entrance.line = None
+                if line.aborted:
+                    raise _AbortedError  # noqa: TRY301 - `authenticate` has returned although it was cancelled
                 query = request.query
                 asked = _position.asked(request.headers, query)
                 if asked.disconnected and asked.is_refused(admission.login):
@@ -169,8 +177,10 @@ async def serve(
             except Ended as end:
                 await _end(site, request, send, end, started=started)
             except (ClosedError, BackendError, WebError) as error:  # while admitting; a Session too raises WebError 400
-                entrance.line = None
-                await _end(site, request, send, _end_of(site, error), started=started)
+                if not line.aborted:
+                    await _end(site, request, send, _end_of(site, error), started=started)
+            except _AbortedError:
+                pass
             except OSError:  # the client is gone
                 return
             except anyio.get_cancelled_exc_class():

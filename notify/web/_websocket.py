@@ -56,6 +56,9 @@ from ._watch import Watch, watch
 
 PROTOCOL: Final = "notify.v1"
 
+CONNECT_PAUSE: Final = 0.05
+"""Seconds before receiving again: granian before 2.3.2 repeats `websocket.connect` until the socket is accepted."""
+
 BAD_REQUEST, UNAUTHENTICATED, FORBIDDEN, TOO_SLOW, REPLACED, COME_BACK, DISCONNECTED = (
     4000, 4001, 4003, 4008, 4010, 4012, 4013,
 )  # fmt: skip
@@ -123,12 +126,14 @@ class SocketConnection:
                 try:
                     admission = await self._admitted()
                 except (WebError, NotifyError) as error:
-                    await self._accept()
-                    await self._refuse(error)
-                    return
-                await self._accept()
-                is_accepted = True
-                await self._stream(admission)
+                    if not self._line.aborted:
+                        await self._accept()
+                        await self._refuse(error)
+                else:
+                    if not self._line.aborted:  # `authenticate` may have gone on although it was cancelled
+                        await self._accept()
+                        is_accepted = True
+                        await self._stream(admission)
         except anyio.get_cancelled_exc_class():
             if is_accepted:
                 await self._end("shutdown", cancelled=True)
@@ -136,6 +141,8 @@ class SocketConnection:
         if self._entrance.has_aborted:
             await self._accept()
             await self._end("shutdown")
+        elif self._is_gone and not is_accepted:  # some servers complain if a handshake is not answered
+            await self._farewell(_close(COME_BACK, ""))
         elif self._line.aborted and not self._is_gone:
             await self._farewell(_close(TOO_SLOW, "too_slow"))
 
@@ -209,7 +216,8 @@ class SocketConnection:
     async def _received(self) -> Any:
         """Return the next message of the client; None if it is gone."""
         try:
-            message = await self._receive()
+            while (message := await self._receive())["type"] == "websocket.connect":  # noqa: ASYNC110 - the server's
+                await anyio.sleep(CONNECT_PAUSE)
         except Exception:  # what servers raise after the end differs
             return None
         return message if message["type"] == "websocket.receive" else None

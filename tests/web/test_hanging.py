@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,7 +19,7 @@ import pytest
 import websockets
 from hypercorn.config import Config
 
-from notify import Notifier
+from notify import BackendUnavailableError, Notifier
 from notify.web import NotifyApp, Request
 from notify_memory import MemoryStore
 from tests.parts import until
@@ -30,6 +31,7 @@ outside = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 HOUR = 3600
 PATHS = {"sse": "/stream?user=alice", "poll": "/events?user=alice&wait=5", "websocket": "/ws?user=alice"}
+ENDS = {"sse": "http.response.body", "poll": "http.response.body", "websocket": "websocket.close"}
 UPGRADE = {
     "connection": "Upgrade",
     "upgrade": "websocket",
@@ -106,6 +108,111 @@ async def _accepts(port: int) -> bool:
         await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
         return True
     return False
+
+
+class Alone:
+    """One request to an application, without a server: its receive and send.
+
+    Args:
+        transport: a key of `PATHS`.
+        repeats: whether `websocket.connect` is repeated until the socket is accepted, as granian before 2.3.2 does.
+    """
+
+    def __init__(self, transport: str, *, repeats: bool = False) -> None:
+        path, _, query = PATHS[transport].partition("?")
+        self.scope = {"type": "websocket" if transport == "websocket" else "http", "path": path, "method": "GET"}
+        self.scope |= {"query_string": query.encode(), "headers": [(b"host", b"localhost")]}
+        self.gone, self.accepted = anyio.Event(), anyio.Event()
+        self.sent = list[str]()
+        self._repeats = repeats
+        self._first = True
+
+    async def receive(self) -> Any:
+        is_first, self._first = self._first, False
+        if self.scope["type"] == "http" and is_first:
+            return {"type": "http.request", "body": b"", "more_body": False}
+        if self.scope["type"] == "websocket" and (is_first or (self._repeats and not self.accepted.is_set())):
+            return {"type": "websocket.connect"}
+        await self.gone.wait()
+        return {"type": "http.disconnect" if self.scope["type"] == "http" else "websocket.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message["type"])
+        if message["type"] == "websocket.accept":
+            self.accepted.set()
+
+
+class Stubborn:
+    """An `authenticate` that returns although it was cancelled."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.asked = anyio.Event()
+        self.release = threading.Event()
+
+    async def __call__(self, _: Request) -> str:
+        self.asked.set()
+        if self.how == "thread":
+            await anyio.to_thread.run_sync(self.release.wait)
+        elif self.how == "error":
+            try:
+                await anyio.sleep(HOUR)
+            except anyio.get_cancelled_exc_class():
+                raise BackendUnavailableError("the users' database was interrupted") from None
+        else:
+            with suppress(BaseException):
+                await anyio.sleep(HOUR)
+        return "alice"
+
+
+@pytest.mark.parametrize("ends", ["client", "shutdown"])
+@pytest.mark.parametrize("how", ["thread", "swallowed", "error"])
+@pytest.mark.parametrize("transport", [*PATHS])
+async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str, ends: str) -> None:
+    """Nothing is opened after that, and the response has one beginning and one end, or is none."""
+    authenticate, request = Stubborn(how), Alone(transport)
+    async with Notifier(MemoryStore()) as notifier:
+        web = NotifyApp(notifier, authenticate)
+        assert web._site.authentication is not None
+        web._site.authentication._timeout = HOUR
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(web, request.scope, request.receive, request.send)
+                await authenticate.asked.wait()
+                if ends == "client":
+                    request.gone.set()
+                else:
+                    web.begin_shutdown()
+                await anyio.wait_all_tasks_blocked()
+                authenticate.release.set()
+        assert len(web._site.ticker) == web._site.limits.open == notifier.statistics().open_streams == 0
+        assert notifier.statistics().yielded == 0
+        begins = [each for each in request.sent if each in ("http.response.start", "websocket.accept")]
+        is_told = ends == "shutdown" or (transport, how) == (
+            "poll",
+            "error",
+        )  # the status of an error is sent to nobody
+        assert len(begins) == is_told
+        is_silent = not is_told and transport != "websocket"  # a handshake is answered in any case
+        assert request.sent[-1:] == ([] if is_silent else [ENDS[transport]])
+
+
+async def test_a_server_that_repeats_the_connect() -> None:
+    """The client is let in: it has not left."""
+    request = Alone("websocket", repeats=True)
+
+    async def authenticate(_: Request) -> str:
+        await anyio.sleep(0.2)
+        return "alice"
+
+    async with Notifier(MemoryStore()) as notifier:
+        web = NotifyApp(notifier, authenticate)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(web, request.scope, request.receive, request.send)
+            with anyio.fail_after(60):
+                await request.accepted.wait()
+                await until(lambda: notifier.statistics().open_streams == 1)
+            request.gone.set()
 
 
 @outside
