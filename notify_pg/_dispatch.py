@@ -122,10 +122,7 @@ class PostgresDispatchStore(PostgresUserRecords):
     async def claim(
         self, now: datetime, *, lease: float, limit: int = 50, channels: Sequence[str] | None = None
     ) -> Sequence[Claim]:
-        """See `notify.dispatch.abc.DispatchStore.claim`.
-
-        What a worker has left comes in the order of the time at which it was due before it was claimed.
-        """
+        """See `notify.dispatch.abc.DispatchStore.claim`."""
         arguments = (millis(now), span(lease), limit, None if channels is None else [*channels])
 
         async def act(connection: Connection) -> list[Any]:

@@ -60,11 +60,20 @@ BEGIN
             SELECT array_agg(s.channel), array_agg(s.size) INTO v_shares, v_sizes FROM (
                 SELECT x.channel, count(*)::integer AS size FROM (
                     SELECT c.channel, d.due_at FROM unnest(v_channels) AS c(channel) CROSS JOIN LATERAL (
-                        SELECT d.due_at FROM {deliveries} d
+                        WITH waiting AS MATERIALIZED (
+                            SELECT d.due_at FROM {deliveries} d
+                            WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
+                                AND d.due_at <= p_now AND d.state = 0
+                            ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
+                        )
+                        SELECT w.due_at FROM waiting w
+                        UNION ALL
+                        SELECT d.lease_until FROM {deliveries} d
                         WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
-                            AND d.due_at <= greatest(p_now, v_now)
-                            AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
-                        ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
+                            AND d.due_at <= (
+                                SELECT CASE WHEN count(*) < p_limit - cardinality(v_rows) THEN greatest(p_now, v_now)
+                                    ELSE max(w.due_at) END FROM waiting w
+                            ) AND d.state > 0 AND d.lease_until <= v_now
                     ) d ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
                 ) x GROUP BY x.channel
             ) s;
@@ -73,14 +82,25 @@ BEGIN
         v_turn := 0;
         v_turns := 0;
         LOOP
-            SELECT array_agg(x.ctid ORDER BY x.due_at) INTO v_more
+            SELECT array_agg(x.place ORDER BY x.due_at) INTO v_more
             FROM unnest(v_shares, v_sizes) AS s(channel, size) CROSS JOIN LATERAL (
-                SELECT d.ctid, d.due_at FROM {deliveries} d
-                WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
-                    AND d.due_at <= greatest(p_now, v_now)
-                    AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
-                    AND d.ctid <> ALL (v_rows)  -- what this call has locked is not skipped
-                ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
+                WITH waiting AS MATERIALIZED (
+                    SELECT d.ctid AS place, d.due_at FROM {deliveries} d
+                    WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
+                        AND d.due_at <= p_now AND d.state = 0
+                        AND d.ctid <> ALL (v_rows)  -- what this call has locked is not skipped
+                    ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
+                ), left_over AS MATERIALIZED (
+                    SELECT d.ctid AS place, d.lease_until AS due_at FROM {deliveries} d
+                    WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
+                        AND d.due_at <= (
+                            SELECT CASE WHEN count(*) < s.size THEN greatest(p_now, v_now) ELSE max(w.due_at) END
+                            FROM waiting w
+                        ) AND d.state > 0 AND d.lease_until <= v_now AND d.ctid <> ALL (v_rows)
+                    ORDER BY d.lease_until LIMIT s.size FOR UPDATE SKIP LOCKED
+                )
+                SELECT f.place, f.due_at FROM (SELECT * FROM waiting UNION ALL SELECT * FROM left_over) f
+                ORDER BY f.due_at LIMIT s.size
             ) x;
             IF v_turn = 0 AND cardinality(v_channels) > 1
                     AND coalesce(cardinality(v_more), 0) < (SELECT sum(size) FROM unnest(v_sizes) AS size) THEN

@@ -85,3 +85,27 @@ async def test_what_was_left_is_claimed_again_whatever_the_clocks_say(postgres: 
         (again,) = await store.claim(now, lease=60.0)
         assert (again.delivery.id, again.delivery.fence) == (claim.delivery.id, 2)
     await connection.close()
+
+
+@pytest.mark.parametrize("channels", ["email email email email", "email push sms email"])
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_what_was_left_is_due_at_the_end_of_its_lease(postgres: Server, channels: str, limit: int) -> None:
+    """It is claimed after what became due before that, and before what became due later, by calls of any size."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as store:
+        ago = {"left": 60, "before": 30, "after": 10, "last": 5}
+        rows = [
+            row(name, NOW - timedelta(seconds=ago[name]), each)
+            for name, each in zip(ago, channels.split(), strict=True)
+        ]
+        await submitted(store, *rows)
+        (left,) = await store.claim(NOW, lease=600.0, limit=1)
+        assert left.delivery.id == "left"
+        ended = millis(NOW - timedelta(seconds=20))
+        await connection.execute(f"UPDATE {schema}.notify_deliveries SET lease_until = $1 WHERE fence > 0", ended)
+        found = list[str]()
+        while claims := await store.claim(NOW, lease=600.0, limit=limit):
+            found += [each.delivery.id for each in claims]
+        assert found == ["before", "left", "after", "last"]
+    await connection.close()

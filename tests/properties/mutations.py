@@ -98,10 +98,10 @@ MUTATIONS = (
     Mutation(
         "the cursor moves before a live event is handed over",
         "notify._stream._subscription:Subscription.__anext__",
-        "                        cursor.last_id = event.id\n                        self._set.counters.yielded += 1\n",
+        "                        cursor.last_id = event.id\n                        cursor.counters.yielded += 1\n",
         "                        cursor.last_id = event.id\n"
         "                        await anyio.sleep(0)\n"
-        "                        self._set.counters.yielded += 1\n",
+        "                        cursor.counters.yielded += 1\n",
     ),
     Mutation(
         "a live event is taken for the next one unproven",

@@ -76,7 +76,9 @@ END = _session.Ended("lifetime", 2741)
 
 def site() -> Any:
     """What rendering needs of a site."""
-    return SimpleNamespace(options=WebOptions(), frames=FrameCache(), dialect=None, closing=SimpleNamespace(begun=""))
+    options, closing = WebOptions(), SimpleNamespace(begun="")
+    heartbeat = str(options.heartbeat).encode()
+    return SimpleNamespace(options=options, heartbeat=heartbeat, frames=FrameCache(), dialect=None, closing=closing)
 
 
 def session(**changes: Any) -> Any:
