@@ -7,6 +7,10 @@
 -- index, in which the rows that other workers hold keep their places. A caller whose clock is ahead may claim a row
 -- whose `due_at` is still in the server's future. That `due_at` is set to the server's time, so that the search of any
 -- later caller finds the row once its lease has ended.
+--
+-- A row that a worker has left is due since the end of its lease, which is not where it is in the index. So if a search
+-- finds such a row, it is repeated in two steps: what waits, and up to the last of these, what was left. What comes after
+-- that place was due later, and so its lease has ended later, too.
 -- Priority by priority, the first statement counts, without locks, how many rows to take from each channel, unless there is
 -- only one. The second locks that many, and skips rows that others have locked, so workers share what is due without waiting
 -- for each other. If it finds fewer than were counted, the channels are searched once more, one after the other, for the rest.
@@ -35,6 +39,8 @@ DECLARE
     v_sizes integer[];  -- how many of each
     v_turn integer;     -- 0: all shares at once; n: the rest from the nth channel
     v_turns integer;
+    v_exact boolean := false;  -- whether what was left is looked for by itself
+    v_has_left boolean;
     v_more tid[];
     v_rows tid[] := '{}';  -- where they are: no other transaction moves what this one has locked
 BEGIN
@@ -57,51 +63,63 @@ BEGIN
             v_shares := v_channels;
             v_sizes := ARRAY[p_limit - cardinality(v_rows)];
         ELSE
-            SELECT array_agg(s.channel), array_agg(s.size) INTO v_shares, v_sizes FROM (
-                SELECT x.channel, count(*)::integer AS size FROM (
-                    SELECT c.channel, d.due_at FROM unnest(v_channels) AS c(channel) CROSS JOIN LATERAL (
-                        WITH waiting AS MATERIALIZED (
-                            SELECT d.due_at FROM {deliveries} d
-                            WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
-                                AND d.due_at <= p_now AND d.state = 0
-                            ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
-                        )
-                        SELECT w.due_at FROM waiting w
-                        UNION ALL
-                        SELECT d.lease_until FROM {deliveries} d
-                        WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
-                            AND d.due_at <= (
-                                SELECT CASE WHEN count(*) < p_limit - cardinality(v_rows) THEN greatest(p_now, v_now)
-                                    ELSE max(w.due_at) END FROM waiting w
-                            ) AND d.state > 0 AND d.lease_until <= v_now
-                    ) d ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
-                ) x GROUP BY x.channel
-            ) s;
+            LOOP
+                SELECT array_agg(s.channel), array_agg(s.size), bool_or(s.has_left)
+                INTO v_shares, v_sizes, v_has_left FROM (
+                    SELECT x.channel, count(*)::integer AS size, bool_or(x.is_left) AS has_left FROM (
+                        SELECT c.channel, d.* FROM unnest(v_channels) AS c(channel) CROSS JOIN LATERAL (
+                            WITH waiting AS MATERIALIZED (
+                                SELECT d.due_at, d.state > 0 AS is_left FROM {deliveries} d
+                                WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
+                                    AND d.due_at <= greatest(p_now, v_now)
+                                    AND CASE d.state WHEN 0 THEN d.due_at <= p_now
+                                        ELSE NOT v_exact AND d.lease_until <= v_now END
+                                ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
+                            )
+                            SELECT * FROM waiting
+                            UNION ALL
+                            SELECT d.lease_until, true FROM {deliveries} d
+                            WHERE v_exact AND d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
+                                AND d.due_at <= (
+                                    SELECT CASE WHEN count(*) < p_limit - cardinality(v_rows)
+                                        THEN greatest(p_now, v_now) ELSE max(w.due_at) END FROM waiting w
+                                ) AND d.state > 0 AND d.lease_until <= v_now
+                        ) d ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
+                    ) x GROUP BY x.channel
+                ) s;
+                EXIT WHEN v_exact OR v_has_left IS NOT TRUE;
+                v_exact := true;
+            END LOOP;
         END IF;
         CONTINUE WHEN v_shares IS NULL;
         v_turn := 0;
         v_turns := 0;
         LOOP
-            SELECT array_agg(x.place ORDER BY x.due_at) INTO v_more
+            SELECT array_agg(x.place ORDER BY x.due_at), bool_or(x.is_left) INTO v_more, v_has_left
             FROM unnest(v_shares, v_sizes) AS s(channel, size) CROSS JOIN LATERAL (
                 WITH waiting AS MATERIALIZED (
-                    SELECT d.ctid AS place, d.due_at FROM {deliveries} d
+                    SELECT d.ctid AS place, d.due_at, d.state > 0 AS is_left FROM {deliveries} d
                     WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
-                        AND d.due_at <= p_now AND d.state = 0
+                        AND d.due_at <= greatest(p_now, v_now)
+                        AND CASE d.state WHEN 0 THEN d.due_at <= p_now
+                            ELSE NOT v_exact AND d.lease_until <= v_now END
                         AND d.ctid <> ALL (v_rows)  -- what this call has locked is not skipped
                     ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
                 ), left_over AS MATERIALIZED (
-                    SELECT d.ctid AS place, d.lease_until AS due_at FROM {deliveries} d
-                    WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
+                    SELECT d.ctid AS place, d.lease_until AS due_at, true AS is_left FROM {deliveries} d
+                    WHERE v_exact AND d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
                         AND d.due_at <= (
                             SELECT CASE WHEN count(*) < s.size THEN greatest(p_now, v_now) ELSE max(w.due_at) END
                             FROM waiting w
                         ) AND d.state > 0 AND d.lease_until <= v_now AND d.ctid <> ALL (v_rows)
                     ORDER BY d.lease_until LIMIT s.size FOR UPDATE SKIP LOCKED
                 )
-                SELECT f.place, f.due_at FROM (SELECT * FROM waiting UNION ALL SELECT * FROM left_over) f
-                ORDER BY f.due_at LIMIT s.size
+                SELECT * FROM (SELECT * FROM waiting UNION ALL SELECT * FROM left_over) f ORDER BY f.due_at LIMIT s.size
             ) x;
+            IF v_has_left AND NOT v_exact THEN
+                v_exact := true;
+                CONTINUE;
+            END IF;
             IF v_turn = 0 AND cardinality(v_channels) > 1
                     AND coalesce(cardinality(v_more), 0) < (SELECT sum(size) FROM unnest(v_sizes) AS size) THEN
                 v_turns := cardinality(v_channels);
