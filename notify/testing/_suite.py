@@ -95,7 +95,7 @@ class Suite(ABC, Generic[Part]):
 
         await eventually(no_task_is_left, self.prompt)
 
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:  # pragma: no cover - while tests are collected
         """Run each test on each of the event loops."""
         if "anyio_backend" in metafunc.fixturenames:
             metafunc.parametrize("anyio_backend", self.backends, indirect=True)

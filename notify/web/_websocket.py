@@ -128,6 +128,7 @@ class SocketConnection:
                 except (WebError, NotifyError) as error:
                     if not self._line.aborted:
                         await self._accept()
+                        is_accepted = True
                         await self._refuse(error)
                 else:
                     if not self._line.aborted:  # `authenticate` may have gone on although it was cancelled
