@@ -119,6 +119,7 @@ DISPATCH_INDEXES: Final = {
     "requests_index": "requests_idx",
     "digests_open_index": "digests_open_idx",
     "digests_due_index": "digests_due_idx",
+    "digests_user_index": "digests_user_idx",
     "digest_items_index": "digest_items_idx",
     "consents_index": "consents_idx",
     "endpoints_index": "endpoints_idx",

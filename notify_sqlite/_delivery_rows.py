@@ -218,7 +218,10 @@ class DeliveryRows:
 
     def cancel(self, notification: str, now: int, user: str | None, channel: str | None, reason: str) -> int:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
-        rows = self._db.execute(self._sql["stoppable"], (notification, user, channel)).fetchall()
+        if user is None:
+            rows = self._db.execute(self._sql["stoppable"], (notification, channel)).fetchall()
+        else:  # has few of the deliveries of a notification, which may have many
+            rows = self._db.execute(self._sql["stoppable_of_user"], (notification, channel, user)).fetchall()
         states = [(int(cancelled(before)), reason, now, number) for number, before in rows]
         self._db.executemany(self._sql["set_state"], states)
         self.settle([number for number, _ in rows], now)

@@ -63,7 +63,10 @@ def leave(
 ) -> int:
     """Take a notification out of the digests that are open; return out of how many."""
     only = None if channel is None else json.dumps([channel], separators=(",", ":"))
-    found = db.execute(sql["items_to_leave"], (notification, user, only)).fetchall()
+    if user is None:
+        found = db.execute(sql["items_to_leave"], (notification, only)).fetchall()
+    else:  # has few of the items of a notification, which may have many
+        found = db.execute(sql["items_to_leave_of_user"], (notification, only, user)).fetchall()
     for number, id in found:
         db.execute(sql["leave"], (number,))
         db.execute(sql["count_down"], (id,))

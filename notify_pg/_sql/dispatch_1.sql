@@ -103,6 +103,7 @@ CREATE TABLE IF NOT EXISTS {digests} (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS {digests_open_index} ON {digests} (key) WHERE is_open;
 CREATE INDEX IF NOT EXISTS {digests_due_index} ON {digests} (due_at) WHERE is_open;
+CREATE INDEX IF NOT EXISTS {digests_user_index} ON {digests} (user_id) WHERE is_open;
 
 -- A notification is in at most one digest of a key, open or closed.
 CREATE TABLE IF NOT EXISTS {digest_items} (

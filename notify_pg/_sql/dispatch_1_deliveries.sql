@@ -438,6 +438,7 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET enable_nestloop = on
 SET enable_indexscan = on
+SET plan_cache_mode = force_custom_plan  -- a recipient has few of the deliveries of a notification, which may have many
 AS $cancel$
 DECLARE
     v_notifications text[];
@@ -445,13 +446,13 @@ DECLARE
     v_channels text[];
 BEGIN
     PERFORM FROM {deliveries} d
-        WHERE d.notification_id = p_notification AND coalesce(d.user_id = p_user, true)
+        WHERE d.notification_id = p_notification AND (p_user IS NULL OR d.user_id = p_user)
             AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
         ORDER BY (d.state = 0 AND d.fence = 0 AND d.after_channel <> ''), d.id FOR UPDATE;
     WITH done AS (
         UPDATE {deliveries} d SET state = CASE d.reason WHEN 'ambiguous' THEN 25 ELSE 22 END, reason = p_reason,
                 updated_at = p_now, due_at = CASE d.state WHEN 1 THEN d.lease_until ELSE d.due_at END
-            WHERE d.notification_id = p_notification AND coalesce(d.user_id = p_user, true)
+            WHERE d.notification_id = p_notification AND (p_user IS NULL OR d.user_id = p_user)
                 AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
             RETURNING d.notification_id, d.user_id, d.channel
     )

@@ -117,11 +117,15 @@ RETURNS integer LANGUAGE plpgsql AS $leave$
 DECLARE
     v_item record;
     v_count integer := 0;
+    v_keys text[];  -- of the user's digests, which are few: a notification may be in many of other users
 BEGIN
+    IF p_user IS NOT NULL THEN
+        v_keys := ARRAY(SELECT g.key FROM {digests} g WHERE g.user_id = p_user AND g.is_open);
+    END IF;
     FOR v_item IN
         SELECT i.number, g.id FROM {digest_items} i JOIN {digests} g ON g.id = i.digest_id
-        WHERE i.notification_id = p_notification AND NOT i.is_cancelled AND g.is_open
-            AND coalesce(g.user_id = p_user, true) AND coalesce(g.channels = p_channels, true)
+        WHERE i.notification_id = p_notification AND (v_keys IS NULL OR i.key = ANY (v_keys)) AND NOT i.is_cancelled
+            AND g.is_open AND coalesce(g.channels = p_channels, true)
         ORDER BY g.id FOR UPDATE OF g
     LOOP
         UPDATE {digest_items} SET is_cancelled = true WHERE number = v_item.number AND NOT is_cancelled;

@@ -206,7 +206,11 @@ UPDATE {p}deliveries SET due_at = ? WHERE number = ?
 
 -- name: stoppable
 SELECT number, reason FROM {p}deliveries
-WHERE notification_id = ? AND coalesce(user_id = ?, 1) AND coalesce(channel = ?, 1) AND state IN (0, 1, 27)
+WHERE notification_id = ? AND coalesce(channel = ?, 1) AND state IN (0, 1, 27)
+
+-- name: stoppable_of_user
+SELECT number, reason FROM {p}deliveries
+WHERE notification_id = ? AND coalesce(channel = ?, 1) AND state IN (0, 1, 27) AND user_id = ?
 
 -- name: get_notification
 SELECT {notification} FROM {p}notifications WHERE id = ?

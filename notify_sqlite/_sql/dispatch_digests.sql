@@ -25,6 +25,9 @@ CREATE UNIQUE INDEX IF NOT EXISTS {p}digests_generation ON {p}digests (key, gene
 -- name: create_digests_due
 CREATE INDEX IF NOT EXISTS {p}digests_due ON {p}digests (due_at) WHERE is_open
 
+-- name: create_digests_of_user
+CREATE INDEX IF NOT EXISTS {p}digests_of_user ON {p}digests (user_id) WHERE is_open
+
 -- A notification is in at most one digest of a key, open or closed.
 -- name: create_digest_items
 CREATE TABLE IF NOT EXISTS {p}digest_items (
@@ -61,8 +64,12 @@ INSERT INTO {p}digest_items (key, notification_id, digest_id, joined_at) VALUES 
 
 -- name: items_to_leave
 SELECT i.number, g.id FROM {p}digest_items AS i JOIN {p}digests AS g ON g.id = i.digest_id
-WHERE i.notification_id = ? AND NOT i.is_cancelled AND g.is_open
-    AND coalesce(g.user_id = ?, 1) AND coalesce(g.channels = ?, 1)
+WHERE i.notification_id = ? AND coalesce(g.channels = ?, 1) AND NOT i.is_cancelled AND g.is_open
+
+-- name: items_to_leave_of_user
+SELECT i.number, g.id
+FROM {p}digests AS g CROSS JOIN {p}digest_items AS i ON i.notification_id = ? AND i.key = g.key AND i.digest_id = g.id
+WHERE coalesce(g.channels = ?, 1) AND NOT i.is_cancelled AND g.is_open AND g.user_id = ?
 
 -- name: leave
 UPDATE {p}digest_items SET is_cancelled = 1 WHERE number = ?

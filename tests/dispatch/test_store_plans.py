@@ -44,6 +44,16 @@ ROWS = {
 INSERT = """INSERT INTO {table} (id, notification_id, user_id, channel, endpoint, state, due_at, priority,
 after_channel, delay, fence, attempts, reason, provider_id, updated_at) """
 
+JOINED = (
+    (
+        "digests",
+        "id, key, generation, is_open, user_id, type, channels, opened_at, closes_at, due_at, count",
+        """'d' || n, 'k' || n, 1, true, 'user' || n, 't', '["email"]', 0, 0, 0, 1""",
+    ),
+    ("digest_items", "key, notification_id, digest_id, joined_at", "'k' || n, 'm', 'd' || n, 0"),
+)
+"""A notification that each of its many recipients has in a digest: tables, columns, values for the number n."""
+
 SCANNING = {
     "in_states": "a state that no index has, asked for by an operator: in order of the ids, from one of them",
     "notifications_of_user": "erasing a user",
@@ -164,6 +174,32 @@ async def test_no_step_of_a_delivery_is_compiled(filled: tuple[asyncpg.Connectio
     assert not [plan for plan in plans if "JIT:" in plan]
 
 
+@asyncio_only
+@pytest.mark.parametrize("is_analysed", [False, True])
+@pytest.mark.anyio
+async def test_cancelling_for_one_recipient_of_many(
+    filled: tuple[asyncpg.Connection, PostgresDispatchStore], is_analysed: bool
+) -> None:
+    """Neither the deliveries nor the digests of the others are read."""
+    connection, store = filled
+    await connection.execute(
+        INSERT.format(table=store._names.table("deliveries"))
+        + f"SELECT 'm' || n, 'm', 'user' || n, 'email', '', 0, {NOW}, 0, '', 0, 0, 0, '', '', 0 "
+        f"FROM generate_series(1, {COUNT}) AS n"
+    )
+    for table, columns, values in JOINED:
+        await connection.execute(
+            f"INSERT INTO {store._names.table(table)} ({columns}) SELECT {values} FROM generate_series(1, {COUNT}) AS n"
+        )
+        if is_analysed:
+            await connection.execute(f"ANALYZE {store._names.table(table)}")
+    cancel = f"SELECT {store._names.function('cancel_deliveries')}($1, $2, $3, $4, $5, '')"
+    for channel, only in ((None, None), ("email", '["email"]')):
+        assert await blocks(connection, cancel, "m", NOW, "user7", channel, only) < 100
+    assert await connection.fetchval(cancel, "m", NOW, "user8", "email", '["email"]') == 2
+    assert await connection.fetchval(cancel, "m", NOW, None, None, None) == 2 * COUNT - 4
+
+
 # -- SQLite ----------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +268,22 @@ def test_releasing_a_channel_of_a_file(file: sqlite3.Connection) -> None:
     """Neither what waits for other channels is read, nor what has ended."""
     for channel in ("fax", "sms", "webhook"):
         assert steps(file, lambda rows: rows.hurry(channel, NOW, 10)) < 100  # noqa: B023 - called at once
+
+
+def test_cancelling_for_one_recipient_of_many_in_a_file(file: sqlite3.Connection) -> None:
+    """Neither the deliveries nor the digests of the others are read."""
+    numbers = f"WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {COUNT})"
+    file.execute(
+        INSERT.format(table="notify_deliveries")
+        + f"{numbers} SELECT 'm' || n, 'm', 'user' || n, 'email', '', 0, {NOW}, 0, '', 0, 0, 0, '', '', 0 FROM numbers"
+    )
+    for table, columns, values in JOINED:
+        file.execute(f"INSERT INTO notify_{table} ({columns}) {numbers} SELECT {values} FROM numbers")
+    for channel in (None, "email"):
+        assert steps(file, lambda rows: rows.cancel("m", NOW, "user7", channel, "")) < 100  # noqa: B023 - called at once
+    rows = DeliveryRows(file, statements("dispatch", "notify_"))
+    assert rows.cancel("m", NOW, "user8", "email", "") == 2
+    assert rows.cancel("m", NOW, None, None, "") == 2 * COUNT - 4
 
 
 def test_the_channels_of_what_is_open_in_a_file(file: sqlite3.Connection) -> None:
