@@ -18,7 +18,7 @@ NEED_SERVERS := $(wildcard tests/conformance/test_redis*.py tests/conformance/te
 	tests/dispatch/test_store_bounds.py tests/dispatch/test_store_rights.py tests/dispatch/test_smtp_faults.py \
 	tests/dispatch/test_store_deadlocks.py tests/dispatch/test_store_plans.py tests/dispatch/test_removed_channels.py \
 	tests/dispatch/test_forgetting.py tests/dispatch/test_submit_killed.py \
-	tests/dispatch/test_plans_come_true_postgres.py
+	tests/dispatch/test_plans_come_true_postgres.py tests/dispatch/test_cancelled_when_read.py
 QUICK ?= not redis.md and not postgres.md and not transactions.md and not documented_part
 TAKE_LONG := tests/properties tests/notify/test_demo.py tests/notify/test_telemetry.py tests/notify/test_extras.py \
 	tests/cli tests/test_packaging.py tests/test_zipapp.py \

@@ -60,8 +60,8 @@ class DeliveryEvents:
         self._log.recovered()
         return True
 
-    async def tell_cancelled(self, records: DispatchRecords, notification: str, user: str) -> None:
-        """Push an event for each delivery of a notification to one user that was cancelled."""
+    async def tell_cancelled(self, records: DispatchRecords, notification: str, user: str, reason: Reason) -> None:
+        """Push an event for each delivery of a notification to one user that was cancelled for this reason."""
         if self.notifier is None:
             return
         try:
@@ -70,7 +70,7 @@ class DeliveryEvents:
             self._log.failed(error)
             return
         for each in () if record is None else record[2]:
-            is_stopped = each.state in (State.CANCELLED, State.UNKNOWN) and each.reason == Reason.CANCELLED
+            is_stopped = each.state in (State.CANCELLED, State.UNKNOWN) and each.reason == reason
             if record is not None and is_stopped:
                 if not await self.tell(Claim(each, record[0], record[1], False), each.state, each.reason):
                     return

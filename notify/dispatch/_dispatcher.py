@@ -29,6 +29,7 @@ from ._operations import DispatchOperations
 from ._parts import SCHEDULES, DispatchParts, LayersOf, Recipients, check_channels, check_links, check_presence, part
 from ._planning import recipient_of
 from ._preferences import Preferences
+from ._reading import watch_reads
 from ._registry import TypeRegistry
 from ._reporting import OnReport
 from ._retry import RetrySchedule
@@ -156,6 +157,7 @@ class Dispatcher(DispatchOperations):
             links=check_links(links),
         )
         join_notifiers(self._parts)
+        watch_reads(self._parts)
         self._on_report = on_report
         self._telemetry = DispatchTelemetry()
         self._scheduler = ScheduleRunner(self._parts, self._telemetry, lease=lease)

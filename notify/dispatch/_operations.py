@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from notify import ClosedError, UsageError
 
@@ -17,6 +17,7 @@ from ._explain import Explanation
 from ._parts import DispatchParts
 from ._planning import given_at_submit, known, plan, read_items
 from ._preferences import Preferences, check_patch
+from ._reading import READS
 from ._reasons import Reason
 from ._report import Report
 from ._reporting import OnReport, note
@@ -25,9 +26,6 @@ from ._scheduling import ScheduleRunner, ScheduleStatus
 from ._tickets import Ticket, id_of, user_of
 from ._types import IN_APP, NotificationType
 from .abc import STOPPABLE, Delivery, Notification, RecipientRecord, State
-
-READS: Final = frozenset({"unread", "away"})
-"""The uses of fallbacks that are not needed once the item has been read."""
 
 
 class DispatchOperations:
@@ -122,7 +120,7 @@ class DispatchOperations:
         id, parts = id_of(ticket), self._parts
         stopped = await parts.store.cancel(id, parts.clock(), user=user, channel=channel)
         if stopped and (one := user or user_of(ticket)):
-            await parts.events.tell_cancelled(parts.records, id, one)
+            await parts.events.tell_cancelled(parts.records, id, one, Reason.CANCELLED)
         return stopped
 
     async def stuck(

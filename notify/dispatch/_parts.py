@@ -42,7 +42,7 @@ SCHEDULES: Final[Mapping[str, RetrySchedule]] = {"email": PATIENT, "webhook": RE
 """How channels are retried, by name; the others by `PROMPT`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class DispatchParts:
     """The parts of a dispatcher.
 

@@ -67,6 +67,16 @@ class InboxBase:
         """How many calls of hooks have failed."""
         return self._hooks.failures
 
+    def add_hook(self, hook: Hook) -> None:
+        """Call a hook after those that the inbox has, for as long as the inbox exists.
+
+        A `notify.dispatch.Dispatcher` with this inbox adds one, which cancels the fallbacks for items that are read.
+
+        Raises:
+            UsageError: it has none of the methods of a hook.
+        """
+        self._hooks.add(hook)
+
     # -- changes -------------------------------------------------------------------------------------------------
 
     async def _change(self, user: str, state: str, payload: dict[str, Any]) -> Change:

@@ -72,12 +72,20 @@ class InboxHooks:
         self.failures = 0
         self.before, self.after, self.changed = [list[_Call]() for _ in _NAMES]
         for hook in hooks:
-            calls = [(name, getattr(hook, name, None)) for name in _NAMES]
-            if isinstance(hook, type) or not any(callable(function) for _, function in calls):
-                raise UsageError(f"a hook is an object with {', '.join(_NAMES)} or some of them, not {hook!r:.80}")
-            for (name, function), place in zip(calls, (self.before, self.after, self.changed), strict=True):
-                if callable(function):
-                    place.append(_Call(f"{type(hook).__name__}.{name}", function))
+            self.add(hook)
+
+    def add(self, hook: Hook) -> None:
+        """Add a hook, which is called after the others.
+
+        Raises:
+            UsageError: it has none of the methods.
+        """
+        calls = [(name, getattr(hook, name, None)) for name in _NAMES]
+        if isinstance(hook, type) or not any(callable(function) for _, function in calls):
+            raise UsageError(f"a hook is an object with {', '.join(_NAMES)} or some of them, not {hook!r:.80}")
+        for (name, function), place in zip(calls, (self.before, self.after, self.changed), strict=True):
+            if callable(function):
+                place.append(_Call(f"{type(hook).__name__}.{name}", function))
 
     async def before_send(self, drafts: Iterable[Event]) -> list[Event]:
         """Pass the drafts of one call through the hooks; return what is to be sent: not what a hook withheld."""

@@ -218,6 +218,29 @@ async def schedule(store: Any, sent: str, first: str, users: str, pause: str, le
             await asyncio.sleep(0.05)
 
 
+async def read(store: Any, log: str, item: str, stop: str) -> None:
+    """Serve a page of which alice reads an item; with `stop`, halt in that call of the store of deliveries."""
+    from notify import Notifier
+    from notify.dispatch import Dispatcher, Fallback, NotificationType, Recipient
+    from notify.dispatch.channels import InAppChannel, LogChannel
+    from notify.inbox import Inbox
+    from notify_sqlite import SQLiteStreamStore
+
+    async def halt(*args: Any, **options: Any) -> None:
+        say("reached")
+        await asyncio.Event().wait()
+
+    if stop:
+        setattr(store, stop, halt)
+    type = NotificationType("note", channels=["in_app", "email"], fallback={"email": Fallback("unread", 900.0)})
+    async with SQLiteStreamStore(log) as events, Notifier(events) as notifier:
+        inbox = Inbox(notifier)
+        channels = {"in_app": InAppChannel(inbox), "email": LogChannel()}
+        dispatcher = Dispatcher(inbox, store, [type], channels, recipients=lambda ids: map(Recipient, ids))
+        await inbox.mark_read("alice", item)
+        say("read", len(dispatcher.types))
+
+
 async def submit(store: Any, name: str, users: int) -> list[str]:
     """Submit a notification to so many users and return the ids of its deliveries."""
     from notify.dispatch.abc import Delivery, delivery_id
@@ -235,7 +258,7 @@ async def submit(store: Any, name: str, users: int) -> list[str]:
 async def main(place: str, role: str, *arguments: str) -> None:
     """Play a role."""
     async with open_store(place) as store:
-        roles = {"work": work, "count": count, "collect": collect, "schedule": schedule}
+        roles = {"work": work, "count": count, "collect": collect, "schedule": schedule, "read": read}
         await roles[role](store, *arguments)
 
 

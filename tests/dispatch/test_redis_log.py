@@ -108,10 +108,11 @@ async def test_who_is_connected_and_what_is_read_is_known_to_all(two: list[Insta
     assert [job.content.title for job in other.push.jobs] == ["two"]
     items = {each.event.payload["title"]: each.id for each in (await other.inbox.list("alice")).items}
     await other.inbox.mark_read("alice", [items["one"]])
+    assert (await ours.states(first))["email"] is State.CANCELLED
     ours.clock.advance("16m")
     await ours.settle()
     assert [job.content.title for job in ours.email.jobs] == ["two"]
-    assert (await ours.states(first))["email"] is State.SKIPPED
+    assert (await ours.states(first))["email"] is State.CANCELLED
     assert (await ours.states(second))["email"] is State.ACCEPTED
 
 

@@ -53,7 +53,10 @@ class InboxChannel(Recorder):
     async def send(self, job: Job) -> Outcome:
         """Send an item."""
         self.jobs.append(job)
-        event = await self.inbox.send(job.user, job.type, dict(job.data), key=job.id)
+        meta = {"notification": job.notification}
+        event = await self.inbox.send(
+            job.user, job.type, dict(job.data), key=job.id, group=job.collapse or None, meta=meta
+        )
         assert event is not None
         return Accepted(event.id)
 
@@ -61,10 +64,12 @@ class InboxChannel(Recorder):
 class World:
     """A dispatcher with everything around it."""
 
-    def __init__(self, types: Iterable[NotificationType], clock: VirtualClock | None = None, store: Any = None) -> None:
+    def __init__(
+        self, types: Iterable[NotificationType], clock: VirtualClock | None = None, store: Any = None, log: Any = None
+    ) -> None:
         self.clock = VirtualClock(START) if clock is None else clock
         self.presence = MemoryPresence()
-        self.notifier = Notifier(MemoryStreamStore(), presence=self.presence, linger=0)
+        self.notifier = Notifier(MemoryStreamStore() if log is None else log, presence=self.presence, linger=0)
         self.inbox = Inbox(self.notifier)
         self.store: Any = MemoryDispatchStore(clock=self.clock) if store is None else store
         self.email = Recorder()

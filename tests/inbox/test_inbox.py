@@ -622,6 +622,31 @@ async def test_hooks_run_in_order() -> None:
         assert {call[2] for call in calls[4:]} == {event.id for event in report.events.values()}
 
 
+async def test_hooks_that_are_added() -> None:
+    """They are called after those of the constructor, from then on, and are checked in the same way."""
+    calls: list[tuple[Any, ...]] = []
+    async with Notifier(MemoryStore()) as notifier:
+        inbox = Inbox(notifier, hooks=[Noting("a", calls)])
+        first = await inbox.send("alice", "t", 1)
+        assert first is not None
+        inbox.add_hook(Noting("b", calls))
+        calls.clear()
+        event = await inbox.send("alice", "t", 2)
+        assert event is not None
+        await inbox.mark_read("alice", [event.id, first.id])
+        assert calls == [
+            *(("a", "before", 2), ("b", "before", 2), ("a", "after", event.id), ("b", "after", event.id)),
+            *((name, "change", "alice", [event.id, first.id]) for name in "ab"),
+        ]
+        wrong: list[Any] = [Noting, object(), None, lambda draft: draft]
+        for each in wrong:
+            with pytest.raises(UsageError, match="before_send, after_send, after_change"):
+                inbox.add_hook(each)
+        calls.clear()
+        assert await inbox.send("alice", "t", 3) is not None
+        assert len(calls) == 4
+
+
 async def test_before_send_changes_or_withholds() -> None:
     """A hook returns another event for the same user, which stays an item; or None: nothing is sent."""
     later: list[Event] = []
