@@ -152,6 +152,14 @@ class Attachment(BaseStream):
             wake(self.waiter)
         self._prefetched = (page, reached_end, watermark)
 
+    def receive_head(self, head: str) -> None:
+        """Begin at the head of the log, which was read just now: nothing can have been offered since."""
+        streams = self._streams
+        assert streams is not None  # by I2
+        streams.reached(head, no_offer_since=True)
+        self._failure = None
+        self._cursor.begin(head, streams.end, self.user, time.time_ns() // 1000)
+
     def fail(self, error: Exception) -> None:
         """Note that a read has failed: with any error before the stream has opened, later only with a final one."""
         cursor = self._cursor

@@ -274,6 +274,22 @@ class Cursor:
 
     # -- replay --------------------------------------------------------------------------------------------------
 
+    def begin(self, head: str, end: int, user: str, micros: int) -> None:
+        """Begin at the head of the log: what `accept` does with the first page of a stream that starts now.
+
+        Args:
+            head: the end of the log.
+            end: the end of the ring, likewise.
+            user: the user whose log this is, for `notify.sync`.
+            micros: the time in microseconds since 1970, likewise.
+        """
+        self.start, self.last_id = None, head  # keeps I1
+        self.state = LIVE
+        self._proven = end
+        if self._facts & _SIGNALS and not self._facts & _SYNCED:
+            self.page = [control(user, "notify.sync", head, head, {}, micros)]
+        self._facts |= _OPENED | _SYNCED | (_SAW_BEGINNING if head == ids.ZERO else 0)
+
     def accept(self, page: Page, reached_end: bool, watermark: Watermark, user: str, micros: int) -> Gap | None:
         """Move on to a page that was read from `wanted`; return the gap before it, if there is one.
 

@@ -132,7 +132,7 @@ class StreamHub:
         after = stream.wanted
         try:
             if after is None:
-                page = Page((), None, self.immediate.head_nowait(stream.user))
+                head = self.immediate.head_nowait(stream.user)
             else:
                 page = checked_page(self.immediate.read_nowait(stream.user, after, PAGE_SIZE))
         except UsageError as error:
@@ -140,7 +140,10 @@ class StreamHub:
         except Exception as error:
             stream.fail(as_unavailable(error, self.name))
         else:
-            stream.receive(page, after is None or len(page.events) < PAGE_SIZE, self.watermark(stream.user))
+            if after is None:
+                stream.receive_head(head)
+            else:
+                stream.receive(page, len(page.events) < PAGE_SIZE, self.watermark(stream.user))
 
     def prefetch(self, stream: PageReader) -> None:
         """Read the page after the one that the stream still holds, unless reading takes no time."""

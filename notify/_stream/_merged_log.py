@@ -145,6 +145,11 @@ class MergedLog(Cursor):
         if owner is not None:
             owner.page_arrived(self)
 
+    def receive_head(self, head: str) -> None:
+        """Take the head of the log, as a page without events."""
+        assert self.streams is not None
+        self.receive(Page((), None, head), True, Watermark(self.streams, self.streams.end))
+
     def fail(self, error: Exception) -> None:
         """Note that a read has failed; see `Attachment.fail`."""
         owner = self.shared.owner()

@@ -61,6 +61,9 @@ class PageReader(Protocol):
     def receive(self, page: Page, reached_end: bool, watermark: Watermark) -> None:
         """Take the page."""
 
+    def receive_head(self, head: str) -> None:
+        """Take the head of the log, if it was all that was asked for, and the store has answered at once."""
+
     def fail(self, error: Exception) -> None:
         """Learn that there will be no page."""
 

@@ -214,7 +214,7 @@ class Subscription(Attachment):
                     self._source.request(self)
             if self._prefetched is not None:  # the usual case with a store that answers at once
                 self._accept(*self._prefetched)
-            else:
+            elif cursor.state is READING:
                 await self._receive_page()
             if cursor.state is BEHIND and cursor.page:
                 self._source.prefetch(self)
