@@ -129,7 +129,7 @@ class StreamHub:
             stream.start_reading()
             self._reads.request(stream)
             return
-        after = stream.wanted
+        after, head, page = stream.wanted, "", None
         try:
             if after is None:
                 head = self.immediate.head_nowait(stream.user)
@@ -140,7 +140,7 @@ class StreamHub:
         except Exception as error:
             stream.fail(as_unavailable(error, self.name))
         else:
-            if after is None:
+            if page is None:
                 stream.receive_head(head)
             else:
                 stream.receive(page, len(page.events) < PAGE_SIZE, self.watermark(stream.user))

@@ -65,7 +65,7 @@ def endpoint_of(scope: Mapping[str, Any], aliases: Mapping[str, str] = NO_ALIASE
         named = named_of(scope, aliases)
         if named is not None:
             return named.endpoint
-    segment = last_segment(path)
+    segment = path.rpartition("/")[2] or last_segment(path)
     if segment in _BELOW_INBOX and path.rstrip("/").endswith(f"inbox/{segment}"):
         return f"inbox/{segment}"
     return aliases.get(segment, segment)

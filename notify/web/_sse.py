@@ -303,7 +303,11 @@ class FrameFeed:
         if self.is_synced or self._site.turns.is_busy:
             return self._beginning
         event = self._session.stream.next_nowait()  # of the page that was read when the session was entered
-        return self._beginning + (await self.read() if event is None else self.encoded(event))
+        if event is None:
+            return self._beginning + await self.read()
+        if event.type == "notify.sync":  # nothing to replay, as for nearly every stream
+            return self._beginning + self._sync(event)
+        return self._beginning + self.encoded(event)
 
     async def read(self) -> bytes:
         """Return the next chunk: frames, or a heartbeat.
