@@ -74,6 +74,26 @@ def test_pages_lead_to_live() -> None:
     assert cursor.counters.delivered_replayed == 3
 
 
+@pytest.mark.parametrize("signals", [False, True])
+@pytest.mark.parametrize("head", [ids.ZERO, "7-0"])
+def test_beginning_at_the_head_is_accepting_an_empty_page(head: str, signals: bool) -> None:
+    """A cursor that starts now is in the same state by either way, and yields the same from there on."""
+    ring = Ring(4)
+    ring.append(event(7, prev=6))
+    begun, accepted = (attached(None, ring, signals=signals) for _ in range(2))
+    ring.append(event(9, prev=8))  # not found by the read that follows, so the log has lost it
+    begun.begin(head, ring.end, "alice", 0)
+    accept(accepted, Page([], None, head), ring)
+    ring.append(event(10, prev=7))
+    for each in (begun, accepted):
+        assert (each.state, each.opened, each.synced, each.start) == (CursorState.LIVE, True, True, None)
+        assert (each.last_id, each.token) == (head, "0-0" if head == ids.ZERO else head)
+        assert hand_out(each) == ["notify.sync"] * signals
+        assert (each.lag(ring, 0), each.gaps, each.dropped) == (1, (), 0)
+    assert begun.take(ring) == accepted.take(ring) == (event(10, prev=7) if head != ids.ZERO else None)
+    assert begun.state == accepted.state
+
+
 def test_a_live_cursor_takes_what_follows() -> None:
     """The direct successor is taken; what was seen is passed over; nothing there changes nothing."""
     ring = Ring(4)
