@@ -8,12 +8,14 @@
 -- whose `due_at` is still in the server's future. That `due_at` is set to the server's time, so that the search of any
 -- later caller finds the row once its lease has ended.
 --
--- A row that a worker has left is due since the end of its lease, which is not where it is in the index. So if a search
--- finds such a row, it is repeated in two steps: what waits, and up to the last of these, what was left. What comes after
--- that place was due later, and so its lease has ended later, too.
--- Priority by priority, the first statement counts, without locks, how many rows to take from each channel, unless there is
--- only one. The second locks that many, and skips rows that others have locked, so workers share what is due without waiting
--- for each other. If it finds fewer than were counted, the channels are searched once more, one after the other, for the rest.
+-- A row that a worker has left is due since the end of its lease, which is not where it is in the index.
+--
+-- Priority by priority, the first statement counts, without locks, how many rows to take from each channel. If none of
+-- them was left by a worker, the second locks that many, and skips rows that others have locked, so workers share what
+-- is due without waiting for each other. If one was left, or fewer were locked than counted, all channels are searched
+-- without locks: for what waits and, up to the last of it, for what was left, since what comes after that place in the
+-- index was due later, and so its lease has ended later, too. Of what is found, only what is taken is locked. The search
+-- is repeated, twice as far each time, until there is enough or nothing else is due.
 CREATE OR REPLACE FUNCTION {claim_deliveries}(p_now bigint, p_lease bigint, p_limit integer, p_channels text[])
 RETURNS TABLE (
     id text, notification_id text, user_id text, channel text, endpoint text, state smallint, due_at bigint,
@@ -35,13 +37,14 @@ DECLARE
     v_now bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_priority bigint := 1::bigint << 32;  -- above all
     v_channels text[];  -- those of the priority
-    v_shares text[];    -- those from which rows are taken next
+    v_shares text[];    -- those from which rows are taken
     v_sizes integer[];  -- how many of each
-    v_turn integer;     -- 0: all shares at once; n: the rest from the nth channel
-    v_turns integer;
-    v_exact boolean := false;  -- whether what was left is looked for by itself
-    v_has_left boolean;
+    v_count integer;    -- of all
+    v_has_left boolean; -- whether a worker has left one of them
     v_more tid[];
+    v_reach integer;    -- how many rows a search finds at most
+    v_found tid[];
+    v_tried tid[];      -- what has been found before
     v_rows tid[] := '{}';  -- where they are: no other transaction moves what this one has locked
 BEGIN
     WHILE cardinality(v_rows) < p_limit LOOP
@@ -59,76 +62,62 @@ BEGIN
         ELSE
             v_channels := ARRAY(SELECT DISTINCT unnest(p_channels));
         END IF;
-        IF cardinality(v_channels) = 1 THEN
-            v_shares := v_channels;
-            v_sizes := ARRAY[p_limit - cardinality(v_rows)];
-        ELSE
-            LOOP
-                SELECT array_agg(s.channel), array_agg(s.size), bool_or(s.has_left)
-                INTO v_shares, v_sizes, v_has_left FROM (
-                    SELECT x.channel, count(*)::integer AS size, bool_or(x.is_left) AS has_left FROM (
-                        SELECT c.channel, d.* FROM unnest(v_channels) AS c(channel) CROSS JOIN LATERAL (
-                            WITH waiting AS MATERIALIZED (
-                                SELECT d.due_at, d.state > 0 AS is_left FROM {deliveries} d
-                                WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
-                                    AND d.due_at <= greatest(p_now, v_now)
-                                    AND CASE d.state WHEN 0 THEN d.due_at <= p_now
-                                        ELSE NOT v_exact AND d.lease_until <= v_now END
-                                ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
-                            )
-                            SELECT * FROM waiting
-                            UNION ALL
-                            SELECT d.lease_until, true FROM {deliveries} d
-                            WHERE v_exact AND d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
-                                AND d.due_at <= (
-                                    SELECT CASE WHEN count(*) < p_limit - cardinality(v_rows)
-                                        THEN greatest(p_now, v_now) ELSE max(w.due_at) END FROM waiting w
-                                ) AND d.state > 0 AND d.lease_until <= v_now
-                        ) d ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
-                    ) x GROUP BY x.channel
-                ) s;
-                EXIT WHEN v_exact OR v_has_left IS NOT TRUE;
-                v_exact := true;
-            END LOOP;
-        END IF;
-        CONTINUE WHEN v_shares IS NULL;
-        v_turn := 0;
-        v_turns := 0;
-        LOOP
-            SELECT array_agg(x.place ORDER BY x.due_at), bool_or(x.is_left) INTO v_more, v_has_left
-            FROM unnest(v_shares, v_sizes) AS s(channel, size) CROSS JOIN LATERAL (
-                WITH waiting AS MATERIALIZED (
-                    SELECT d.ctid AS place, d.due_at, d.state > 0 AS is_left FROM {deliveries} d
-                    WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
+        SELECT array_agg(s.channel), array_agg(s.size), sum(s.size), bool_or(s.has_left)
+        INTO v_shares, v_sizes, v_count, v_has_left FROM (
+            SELECT x.channel, count(*)::integer AS size, bool_or(x.is_left) AS has_left FROM (
+                SELECT c.channel, d.* FROM unnest(v_channels) AS c(channel) CROSS JOIN LATERAL (
+                    SELECT d.due_at, d.state > 0 AS is_left FROM {deliveries} d
+                    WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
                         AND d.due_at <= greatest(p_now, v_now)
-                        AND CASE d.state WHEN 0 THEN d.due_at <= p_now
-                            ELSE NOT v_exact AND d.lease_until <= v_now END
-                        AND d.ctid <> ALL (v_rows)  -- what this call has locked is not skipped
-                    ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
-                ), left_over AS MATERIALIZED (
-                    SELECT d.ctid AS place, d.lease_until AS due_at, true AS is_left FROM {deliveries} d
-                    WHERE v_exact AND d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
-                        AND d.due_at <= (
-                            SELECT CASE WHEN count(*) < s.size THEN greatest(p_now, v_now) ELSE max(w.due_at) END
-                            FROM waiting w
-                        ) AND d.state > 0 AND d.lease_until <= v_now AND d.ctid <> ALL (v_rows)
-                    ORDER BY d.lease_until LIMIT s.size FOR UPDATE SKIP LOCKED
-                )
-                SELECT * FROM (SELECT * FROM waiting UNION ALL SELECT * FROM left_over) f ORDER BY f.due_at LIMIT s.size
+                        AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
+                    ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
+                ) d ORDER BY d.due_at LIMIT p_limit - cardinality(v_rows)
+            ) x GROUP BY x.channel
+        ) s;
+        CONTINUE WHEN v_shares IS NULL;
+        IF NOT v_has_left THEN
+            SELECT array_agg(x.place ORDER BY x.due_at) INTO v_more
+            FROM unnest(v_shares, v_sizes) AS s(channel, size) CROSS JOIN LATERAL (
+                SELECT d.ctid AS place, d.due_at FROM {deliveries} d
+                WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = s.channel
+                    AND d.due_at <= p_now AND d.state = 0
+                ORDER BY d.due_at LIMIT s.size FOR UPDATE SKIP LOCKED
             ) x;
-            IF v_has_left AND NOT v_exact THEN
-                v_exact := true;
-                CONTINUE;
-            END IF;
-            IF v_turn = 0 AND cardinality(v_channels) > 1
-                    AND coalesce(cardinality(v_more), 0) < (SELECT sum(size) FROM unnest(v_sizes) AS size) THEN
-                v_turns := cardinality(v_channels);
-            END IF;
             v_rows := v_rows || v_more;
-            EXIT WHEN v_turn = v_turns OR cardinality(v_rows) >= p_limit;
-            v_turn := v_turn + 1;
-            v_shares := v_channels[v_turn:v_turn];
-            v_sizes := ARRAY[p_limit - cardinality(v_rows)];
+            CONTINUE WHEN cardinality(v_more) = v_count;
+        END IF;
+        v_tried := v_rows;  -- what this call has locked is not skipped
+        v_reach := p_limit - cardinality(v_rows);
+        WHILE cardinality(v_rows) < p_limit LOOP
+            SELECT array_agg(f.place ORDER BY f.due_at) INTO v_found FROM (
+                SELECT d.* FROM unnest(v_channels) AS c(channel) CROSS JOIN LATERAL (
+                    WITH waiting AS MATERIALIZED (
+                        SELECT d.ctid AS place, d.due_at FROM {deliveries} d
+                        WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
+                            AND d.due_at <= p_now AND d.state = 0 AND d.ctid <> ALL (v_tried)
+                        ORDER BY d.due_at LIMIT v_reach
+                    )
+                    SELECT * FROM waiting
+                    UNION ALL
+                    SELECT d.ctid, d.lease_until FROM {deliveries} d
+                    WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = c.channel
+                        AND d.due_at <= (
+                            SELECT CASE WHEN count(*) < v_reach THEN greatest(p_now, v_now) ELSE max(w.due_at) END
+                            FROM waiting w
+                        ) AND d.state > 0 AND d.lease_until <= v_now AND d.ctid <> ALL (v_tried)
+                ) d ORDER BY d.due_at LIMIT v_reach
+            ) f;
+            EXIT WHEN v_found IS NULL;
+            v_more := ARRAY(
+                SELECT d.ctid FROM unnest(v_found) WITH ORDINALITY AS x(place, number)
+                JOIN {deliveries} d ON d.ctid = x.place  -- by now, another row may be in that place
+                WHERE d.phase = 0 AND d.priority = v_priority AND d.channel = ANY (v_channels)
+                    AND CASE d.state WHEN 0 THEN d.due_at <= p_now ELSE d.lease_until <= v_now END
+                ORDER BY x.number LIMIT p_limit - cardinality(v_rows) FOR UPDATE OF d SKIP LOCKED
+            );
+            v_rows := v_rows || v_more;
+            v_tried := v_tried || v_found || v_more;
+            v_reach := 2 * v_reach;
         END LOOP;
     END LOOP;
     IF v_rows = '{}' THEN

@@ -279,3 +279,30 @@ async def test_a_short_claim_takes_from_a_channel_that_had_no_share(postgres: Se
             claims = await store.claim(NOW, lease=60.0, limit=5)  # counts four e-mails and one push
         assert [claim.delivery.id for claim in claims] == ["push0", "push1", "sms0", "sms1", "sms2"]
     await connection.close()
+
+
+@pytest.mark.parametrize("channel", ["email", "push"])
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_a_claim_locks_only_what_it_takes(postgres: Server, limit: int, channel: str) -> None:
+    """Where workers have left rows, a claim that has not been committed leaves all other rows to the next one."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
+        rows = [
+            Delivery(f"{name}{number}", "n", "a", channel if name == "waits" else "email",
+                     due_at=NOW - timedelta(seconds=ago - number), endpoint=f"{name}{number}")
+            for name, ago in (("left", 90), ("waits", 60))
+            for number in range(3)
+        ]  # fmt: skip
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "a")], rows))
+        assert len(await store.claim(NOW, lease=600.0, limit=3)) == 3
+        ended = millis(NOW - timedelta(seconds=20))
+        await connection.execute(f"UPDATE {schema}.notify_deliveries SET lease_until = $1 WHERE fence > 0", ended)
+        async with connection.transaction():
+            first = await connection.fetch(store._names.sql("dispatch_claim"), millis(NOW), 60_000, limit, None)
+            second = await store.claim(NOW, lease=60.0, limit=limit)
+            third = await store.claim(NOW, lease=60.0, limit=6)
+        names = [each["id"] for each in first] + [each.delivery.id for each in (*second, *third)]
+        assert names == [row.id for row in rows[3:] + rows[:3]]
+        assert (len(first), len(second)) == (limit, limit)
+    await connection.close()
