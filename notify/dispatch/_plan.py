@@ -59,6 +59,7 @@ class Look:
     Attributes:
         channel: of the delivery: no other one is planned.
         is_digest: it is a digest, so it is not collected again.
+        is_part: it is for one of several devices, so it is not collected: the digest would reach the others again.
         has_lost_lead: another notification was sent lately, so this one is collected (see `Send.leading`).
         is_connected: whether the recipient has an open stream; asked for channels that are for those who are away.
         is_read: whether the item of the inbox is read, dismissed or gone.
@@ -67,6 +68,7 @@ class Look:
 
     channel: str
     is_digest: bool = False
+    is_part: bool = False
     has_lost_lead: bool = False
     is_connected: bool = False
     is_read: bool = False
@@ -199,7 +201,7 @@ def _not_needed(fallback: Fallback, look: Look) -> Reason | None:
 
 def _collected(question: _Question, channel: str, targets: Sequence[Endpoint]) -> Decision | None:
     type, look = question.type, question.look
-    if type.digest is None or channel not in type.collected or (look is not None and look.is_digest):
+    if type.digest is None or channel not in type.collected or not _may_join(look):
         return None
     if type.digest.leading and (look is None or not look.has_lost_lead):
         return None
@@ -207,6 +209,10 @@ def _collected(question: _Question, channel: str, targets: Sequence[Endpoint]) -
     quiet = _quiet_until(question, channel, targets, ends)
     until = ends if quiet is None or quiet.until == NEVER else quiet.until
     return Join(channel=channel, reason=Reason.DIGEST, layer="type", closes_at=ends, until=until)
+
+
+def _may_join(look: Look | None) -> bool:
+    return look is None or not (look.is_digest or look.is_part)
 
 
 class _Quiet(NamedTuple):
@@ -255,8 +261,7 @@ def _quiet(question: _Question, channel: str, targets: Sequence[Endpoint]) -> De
         return Skip(channel=channel, reason=Reason.QUIET_HOURS, layer=layer, rule=rule)
     if question.expires_at is not None and until >= question.expires_at:
         return Skip(channel=channel, reason=Reason.EXPIRED, layer=layer, rule=rule)
-    is_digest = question.look is not None and question.look.is_digest
-    if action == "digest" and not is_digest and question.type.priority != "critical":
+    if action == "digest" and _may_join(question.look) and question.type.priority != "critical":
         return Join(channel=channel, reason=Reason.QUIET_HOURS, layer=layer, rule=rule, closes_at=until, until=until)
     return Hold(channel=channel, reason=Reason.QUIET_HOURS, layer=layer, rule=rule, until=until)
 

@@ -341,6 +341,46 @@ async def test_refusals_without_reason_retire_after_a_day(make: Callable[..., Wo
 # -- rules at the hour of sending --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("action", ["hold", "digest", "drop"])
+async def test_devices_in_two_zones(make: Callable[..., World], action: str) -> None:
+    """Each is reached once, as soon as it is not quiet there: what one gets at once does not wake the other."""
+    world = make(note("web_push"))
+    rule = {"start": "22:00", "end": "07:00", "action": action}
+    await world.dispatcher.set_preferences("alice", {"quiet_hours": [rule]})
+    for zone in ("Europe/Berlin", "America/New_York"):
+        device = Endpoint("alice", "web_push", f"https://push.example/{zone}", meta={"tz": zone})
+        await world.store.register(device, world.clock.now())
+    world.clock.set(datetime(2027, 1, 5, 21, 30, tzinfo=UTC))  # 22:30 in Berlin, 16:30 in New York
+    ticket = await world.submit()
+    await world.settle()
+    assert [job.endpoint.meta["tz"] for job in world.push.jobs if job.endpoint] == ["America/New_York"]
+    late = State.SKIPPED if action == "drop" else State.WAITING
+    assert sorted((await world.states(ticket))["web_push"]) == sorted([State.ACCEPTED, late])
+    await world.pass_time("8h 29m")
+    assert len(world.push.jobs) == 1
+    await world.pass_time("1h")
+    arrived = [job.endpoint.meta["tz"] for job in world.push.jobs if job.endpoint]
+    assert arrived == ["America/New_York", "Europe/Berlin"][: 1 + (action != "drop")]
+
+
+async def test_a_device_that_is_tried_again_at_night(make: Callable[..., World]) -> None:
+    """It is held, even where quiet hours collect: the digest would reach the device that has got it already."""
+    world = make(note("web_push"))
+    night = {"quiet_hours": [{"start": "22:00", "end": "07:00", "action": "digest"}]}
+    await world.dispatcher.set_preferences("alice", night)
+    devices = {(await world.device(name)).id for name in "ab"}
+    world.clock.set(datetime(2027, 1, 5, 20, 59, 59, tzinfo=UTC))  # a second before 22:00 in Berlin
+    world.push.answers = [Accepted("p"), Transient("503")]
+    ticket = await world.submit()
+    await world.settle()
+    await world.pass_time("1h")
+    assert sorted((await world.states(ticket))["web_push"]) == [State.WAITING, State.ACCEPTED]
+    await world.pass_time("10h")
+    assert (await world.states(ticket))["web_push"] == [State.ACCEPTED, State.ACCEPTED]
+    assert len(world.push.jobs) == 3
+    assert {job.endpoint.id for job in world.push.jobs if job.endpoint} == devices
+
+
 async def test_quiet_hours_hold_until_their_end(make: Callable[..., World]) -> None:
     """At 23:00 in Berlin an e-mail waits until 07:00 there, plus what spreads the releases; an item does not."""
     world = make(note("email", "in_app"))
