@@ -427,26 +427,41 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET enable_nestloop = on
 SET enable_indexscan = on
-SET plan_cache_mode = force_custom_plan  -- a recipient has few of the deliveries of a notification, which may have many
 AS $cancel$
 DECLARE
     v_notifications text[];
     v_users text[];
     v_channels text[];
 BEGIN
-    PERFORM FROM {deliveries} d
-        WHERE d.notification_id = p_notification AND (p_user IS NULL OR d.user_id = p_user)
-            AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
-        ORDER BY (d.state = 0 AND d.fence = 0 AND d.after_channel <> ''), d.id FOR UPDATE;
-    WITH done AS (
-        UPDATE {deliveries} d SET state = CASE d.reason WHEN 'ambiguous' THEN 25 ELSE 22 END, reason = p_reason,
-                updated_at = p_now, due_at = CASE d.state WHEN 1 THEN d.lease_until ELSE d.due_at END
-            WHERE d.notification_id = p_notification AND (p_user IS NULL OR d.user_id = p_user)
-                AND coalesce(d.channel = p_channel, true) AND d.state IN (0, 1, 27)
-            RETURNING d.notification_id, d.user_id, d.channel
-    )
-    SELECT array_agg(d.notification_id), array_agg(d.user_id), array_agg(d.channel)
-        INTO v_notifications, v_users, v_channels FROM done d;
+    IF p_user IS NULL THEN
+        PERFORM FROM {deliveries} d
+            WHERE d.notification_id = p_notification AND coalesce(d.channel = p_channel, true)
+                AND d.state IN (0, 1, 27)
+            ORDER BY (d.state = 0 AND d.fence = 0 AND d.after_channel <> ''), d.id FOR UPDATE;
+        WITH done AS (
+            UPDATE {deliveries} d SET state = CASE d.reason WHEN 'ambiguous' THEN 25 ELSE 22 END, reason = p_reason,
+                    updated_at = p_now, due_at = CASE d.state WHEN 1 THEN d.lease_until ELSE d.due_at END
+                WHERE d.notification_id = p_notification AND coalesce(d.channel = p_channel, true)
+                    AND d.state IN (0, 1, 27)
+                RETURNING d.notification_id, d.user_id, d.channel
+        )
+        SELECT array_agg(d.notification_id), array_agg(d.user_id), array_agg(d.channel)
+            INTO v_notifications, v_users, v_channels FROM done d;
+    ELSE  -- a recipient has few of the deliveries of a notification, which may have many
+        PERFORM FROM {deliveries} d
+            WHERE d.notification_id = p_notification AND d.user_id = p_user AND coalesce(d.channel = p_channel, true)
+                AND d.state IN (0, 1, 27)
+            ORDER BY (d.state = 0 AND d.fence = 0 AND d.after_channel <> ''), d.id FOR UPDATE;
+        WITH done AS (
+            UPDATE {deliveries} d SET state = CASE d.reason WHEN 'ambiguous' THEN 25 ELSE 22 END, reason = p_reason,
+                    updated_at = p_now, due_at = CASE d.state WHEN 1 THEN d.lease_until ELSE d.due_at END
+                WHERE d.notification_id = p_notification AND d.user_id = p_user AND coalesce(d.channel = p_channel, true)
+                    AND d.state IN (0, 1, 27)
+                RETURNING d.notification_id, d.user_id, d.channel
+        )
+        SELECT array_agg(d.notification_id), array_agg(d.user_id), array_agg(d.channel)
+            INTO v_notifications, v_users, v_channels FROM done d;
+    END IF;
     IF v_notifications IS NOT NULL THEN
         PERFORM {settle_deliveries}(v_notifications, v_users, v_channels, p_now);
     END IF;

@@ -113,7 +113,9 @@ $closes$;
 
 -- Takes a notification out of the digests that are open; returns out of how many.
 CREATE OR REPLACE FUNCTION {leave_digests}(p_notification text, p_user text, p_channels text)
-RETURNS integer LANGUAGE plpgsql AS $leave$
+RETURNS integer LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
+AS $leave$
 DECLARE
     v_item record;
     v_count integer := 0;
@@ -121,6 +123,9 @@ DECLARE
 BEGIN
     IF p_user IS NOT NULL THEN
         v_keys := ARRAY(SELECT g.key FROM {digests} g WHERE g.user_id = p_user AND g.is_open);
+        IF v_keys = '{}' THEN
+            RETURN 0;
+        END IF;
     END IF;
     FOR v_item IN
         SELECT i.number, g.id FROM {digest_items} i JOIN {digests} g ON g.id = i.digest_id
