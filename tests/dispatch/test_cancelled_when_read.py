@@ -728,6 +728,25 @@ async def test_it_is_told_as_an_event() -> None:
     ]
 
 
+async def test_a_worker_begins_in_between() -> None:
+    """What has begun to be sent when the hook cancels is not stopped, and that is no failure."""
+    world = local()
+    (ticket,) = await sent(world, "one")
+    now, cancel, stopped = world.clock.advance("15m"), world.store.cancel, list[int]()
+
+    async def late(*args: Any, **options: Any) -> int:
+        (claim,) = await world.store.claim(now, lease=60.0)
+        assert await world.store.advance([Move(claim.delivery.id, claim.delivery.fence, State.SENDING)], now) == [True]
+        stopped.append(await cancel(*args, **options))
+        return stopped[-1]
+
+    world.store.cancel = late
+    await world.inbox.mark_read("alice", (await items(world))["one"].id)
+    assert stopped == [0]
+    assert (await rows(world, ticket))["email"][0] is State.SENDING
+    assert world.inbox.hook_failures == 0
+
+
 async def test_reading_and_sending_at_the_same_moment(world: Watched) -> None:
     """Workers claim what is due while it is read: each e-mail is sent or cancelled, never both, and nothing hangs."""
     titles = [f"t{number}" for number in range(40)]
