@@ -287,5 +287,6 @@ class MemoryStore(MemoryInboxes):
 
 
 def _number(event: Event) -> tuple[int, int]:
-    """Return the id as numbers, by which logs are sorted."""
-    return ids.parse(event.id)
+    """Return the id, which this store has made, as numbers, by which logs are sorted."""
+    ms, sequence = event.id.split("-")
+    return int(ms), int(sequence)

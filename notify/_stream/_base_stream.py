@@ -62,9 +62,6 @@ class Source(Protocol):
     def request(self, stream: PageReader) -> None:
         """Read the page that the stream wants, and call its `receive` or `fail`."""
 
-    def prefetch(self, stream: PageReader) -> None:
-        """Read the page after the one that the stream still holds, unless reading takes no time."""
-
     def disconnection(self, user: str, since: int) -> str | None:
         """Return why the user was disconnected after this generation; None if that did not happen."""
 

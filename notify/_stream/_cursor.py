@@ -215,7 +215,7 @@ class Cursor:
         """Return the next event for this cursor in the ring and move past it (keeps I1), or None."""
         remaining = ring.end - self.index
         while remaining and self.state is LIVE:
-            if remaining > len(ring.events) or remaining > ring.size:
+            if self.index < ring.oldest:
                 self._fall_off(ring)
                 remaining = ring.end - self.index
                 continue
@@ -256,7 +256,7 @@ class Cursor:
         self._drop(lost)
         self.counters.dropped += lost
         self._ephemerals = self.ephemerals_gone(ring)
-        self.index = ring.end - ring.readable
+        self.index = ring.oldest
         if not ring.volatile:
             self.state = BEHIND
 
@@ -300,7 +300,8 @@ class Cursor:
             user: the user whose log this is, for control events.
             micros: the time in microseconds since 1970, likewise.
         """
-        events = list(page.events)
+        events = page.events
+        unread = [*reversed(events)]
         start, self.start = self.start, None
         gap = None
         if page.gap is not None and not _is_excused(start, page):
@@ -328,12 +329,13 @@ class Cursor:
         if reached_end:
             self._proven = watermark.end
             if self._facts & _SIGNALS and not self._facts & _SYNCED:
-                events.append(control(user, "notify.sync", page.position, page.position, {}, micros))
+                unread.insert(0, control(user, "notify.sync", page.position, page.position, {}, micros))
             self._facts |= _SYNCED
         rare = self._rare
         if rare is not None and rare.controls:
-            events[:0], rare.controls = rare.controls, ()
-        self.page = events[::-1] or None  # keeps I2
+            unread += reversed(rare.controls)
+            rare.controls = ()
+        self.page = unread or None  # keeps I2
         return gap
 
     def _cross_gap(self, reason: GapReason, end: str, user: str, micros: int) -> Gap:

@@ -145,11 +145,6 @@ class StreamHub:
             else:
                 stream.receive(page, len(page.events) < PAGE_SIZE, self.watermark(stream.user))
 
-    def prefetch(self, stream: PageReader) -> None:
-        """Read the page after the one that the stream still holds, unless reading takes no time."""
-        if self.immediate is None:
-            self.request(stream)
-
     def disconnection(self, user: str, since: int) -> str | None:
         """Return why the user was disconnected after this generation; None if that did not happen."""
         latest = self._disconnections.get(user)

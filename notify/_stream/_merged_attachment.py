@@ -148,8 +148,8 @@ class MergedAttachment(BaseStream):
             logger.warning("gap (%s) for user %r between %s and %s", gap.reason, log.user, gap.start, gap.end)
             self._gaps.append(replace(gap, user=log.user))
         self._yield_due = self._shared.opened and was_fixed  # lets other tasks run during a long replay
-        if log.state is CursorState.BEHIND and log.page and not self._abandoned:
-            self._source.prefetch(log)
+        if log.state is CursorState.BEHIND and log.page and not self._abandoned and self._source.immediate is None:
+            self._source.request(log)  # reads the next page while this one is handed out
         self._settle(log)
         self._note_opened()
 

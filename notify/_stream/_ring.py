@@ -28,18 +28,20 @@ class Ring:
     """See the rules above.
 
     Attributes:
+        end: the number of the next entry.
+        oldest: the number of the oldest entry that can still be read; `end` if there is none.
         events: the newest entries, up to twice `size` of them so that trimming is rare.
         last_id: the newest position known; None while unknown.
         volatile: whether there is no log to read from.
     """
 
-    __slots__ = ("_ephemerals", "end", "events", "last_id", "size", "volatile")
+    __slots__ = ("_ephemerals", "end", "events", "last_id", "oldest", "size", "volatile")
 
     def __init__(self, size: int, volatile: bool = False) -> None:
         self.size = size
         self.volatile = volatile
         self.events = _NO_EVENTS
-        self.end = 0
+        self.end = self.oldest = 0
         self.last_id: str | None = None
         self._ephemerals = 0
 
@@ -64,7 +66,7 @@ class Ring:
     @property
     def readable(self) -> int:
         """How many entries can still be read."""
-        return min(len(self.events), self.size)
+        return self.end - self.oldest
 
     @property
     def ephemerals(self) -> int:
@@ -81,6 +83,7 @@ class Ring:
     def _push(self, event: Event) -> None:
         events = self.events
         self.end += 1
+        self.oldest = max(self.oldest, self.end - self.size)
         if not events:
             self.events = [event]
             return

@@ -80,8 +80,8 @@ class Subscription(Attachment):
                 return event
             streams = self._streams
             if streams is not None and cursor.state is LIVE:
-                behind = streams.end - cursor.index
-                if not behind:
+                index = cursor.index
+                if index == streams.end:
                     self.slot = len(streams.waiting)
                     streams.waiting.append(self)  # keeps I4
                     self._busy = True
@@ -97,10 +97,10 @@ class Subscription(Attachment):
                         if streams.waiting:
                             streams.leave(self)  # unless it has just been woken
                     continue
-                if behind <= len(streams.events) and behind <= streams.size:
-                    event = streams.events[-behind]
+                if index >= streams.oldest:
+                    event = streams.events[index - streams.end]
                     if event.prev == cursor.last_id and event.id and not streams.volatile:  # nearly every offer
-                        cursor.index += 1  # keeps I3
+                        cursor.index = index + 1  # keeps I3
                         cursor.last_id = event.id
                         cursor.counters.yielded += 1
                         if self._source.observe is not None:
@@ -216,8 +216,8 @@ class Subscription(Attachment):
                 self._accept(*self._prefetched)
             elif cursor.state is READING:
                 await self._receive_page()
-            if cursor.state is BEHIND and cursor.page:
-                self._source.prefetch(self)
+            if cursor.state is BEHIND and cursor.page and self._source.immediate is None:
+                self._source.request(self)  # reads the next page while this one is handed out
                 # One step for the task of the read, one for that of the store: then the server has been asked, and
                 # works while this page is handed out.
                 await anyio.lowlevel.checkpoint()

@@ -54,6 +54,7 @@ class UserStreams(Ring):
                 self.events[0] = event
             else:
                 self.events = [event]
+            self.oldest = self.end
             self.end += 1
             if event.id:
                 self.last_id = event.id

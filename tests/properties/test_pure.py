@@ -306,23 +306,11 @@ def test_the_ring_is_the_tail_of_a_plain_list(size: int, steps: list[tuple[str, 
         assert ring.end == len(plain)
         assert ring.last_id == (None if last is None else f"{last}-0")
         assert ring.readable == min(size, len(plain))
+        assert ring.oldest == max(0, len(plain) - size)
         assert len(ring.events) <= 2 * size
         assert list(ring.events[-ring.readable :] if ring.readable else []) == plain[-size:]
         gone = plain[: -ring.readable] if ring.readable else plain
         assert ring.ephemerals_gone() == sum(not entry.id and entry is not RESYNC for entry in gone)
-
-
-@given(st.integers(1, 4), st.integers(0, 10))
-def test_a_forgotten_ring_goes_on_counting(size: int, count: int) -> None:
-    """`forget` drops the entries, not their numbers nor the newest position."""
-    ring = Ring(size)
-    for n in range(1, count + 1):
-        ring.append(Event("u", "t").stored(f"{n}-0", f"{n - 1}-0"))
-    ring.append(Event("u", "t"))
-    last = ring.last_id
-    ring.events.clear()
-    assert (ring.end, ring.readable, ring.last_id) == (count + 1, 0, last)
-    assert ring.ephemerals_gone() == 1
 
 
 # -- backoff ---------------------------------------------------------------------------------------------------------
