@@ -1,4 +1,4 @@
-"""One set of servers for all of these tests, healed after each; one event loop, the drivers'."""
+"""Servers for the tests of one file, healed after each test; one event loop, the drivers'."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def all_backends() -> Iterator[Fleet]:
+    """Started for each file: clusters and sentinels that idle until the end of the run would cost as much as the tests."""
     with Fleet() as fleet:
         yield fleet
 

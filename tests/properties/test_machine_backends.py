@@ -37,7 +37,7 @@ BACKENDS: tuple[type[RealBackend], ...] = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redis_url() -> Iterator[str]:
     with single() as server:
         yield server.url
