@@ -16,7 +16,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def all_backends() -> Iterator[Fleet]:
-    """Started for each file: clusters and sentinels that idle until the end of the run would cost as much as the tests."""
+    """Started for each file: clusters and sentinels that idle to the end of the run would cost as much as the tests."""
     with Fleet() as fleet:
         yield fleet
 

@@ -28,8 +28,8 @@ PATIENCE = 30.0
 # that nobody retrieves, which fails whatever test is running.
 os.environ["PGSSLMODE"] = "disable"
 
-# Servers are killed here, but no machine loses its power: what was written is there without a sync, and no page is torn.
-# Nothing is vacuumed by itself, which would depend on the time, and cost the more the more schemas there are.
+# Servers are killed here, but no machine loses its power: what was written is there without a sync, and no page is
+# torn. Nothing is vacuumed by itself, which would depend on the time, and cost the more the more schemas there are.
 CONFIG = """
 listen_addresses = '127.0.0.1'
 fsync = off
