@@ -287,6 +287,6 @@ class MemoryStore(MemoryInboxes):
 
 
 def _number(event: Event) -> tuple[int, int]:
-    """Return the id, which this store has made, as numbers, by which logs are sorted."""
+    """Return the id as numbers, by which logs are sorted. This store made it, so it is not checked."""
     ms, sequence = event.id.split("-")
     return int(ms), int(sequence)

@@ -220,7 +220,7 @@ class DeliveryRows:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
         if user is None:
             rows = self._db.execute(self._sql["stoppable"], (notification, channel)).fetchall()
-        else:  # has few of the deliveries of a notification, which may have many
+        else:  # one user has few of a notification's deliveries, of which there may be many
             rows = self._db.execute(self._sql["stoppable_of_user"], (notification, channel, user)).fetchall()
         states = [(int(cancelled(before)), reason, now, number) for number, before in rows]
         self._db.executemany(self._sql["set_state"], states)

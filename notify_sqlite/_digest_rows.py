@@ -65,7 +65,7 @@ def leave(
     only = None if channel is None else json.dumps([channel], separators=(",", ":"))
     if user is None:
         found = db.execute(sql["items_to_leave"], (notification, only)).fetchall()
-    else:  # has few of the items of a notification, which may have many
+    else:  # one user has few of a notification's digest items, of which there may be many
         found = db.execute(sql["items_to_leave_of_user"], (notification, only, user)).fetchall()
     for number, id in found:
         db.execute(sql["leave"], (number,))

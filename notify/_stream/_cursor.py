@@ -278,8 +278,8 @@ class Cursor:
         """Begin at the head of the log: what `accept` does with the first page of a stream that starts now.
 
         Args:
-            head: the end of the log.
-            end: the end of the ring, likewise.
+            head: the position at the end of the log.
+            end: the end of the ring at the same moment.
             user: the user whose log this is, for `notify.sync`.
             micros: the time in microseconds since 1970, likewise.
         """

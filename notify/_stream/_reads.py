@@ -62,7 +62,7 @@ class PageReader(Protocol):
         """Take the page."""
 
     def receive_head(self, head: str) -> None:
-        """Take the head of the log, if it was all that was asked for, and the store has answered at once."""
+        """Take the head of the log: instead of `receive`, if only that was wanted and the store answers at once."""
 
     def fail(self, error: Exception) -> None:
         """Learn that there will be no page."""

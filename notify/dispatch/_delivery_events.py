@@ -61,7 +61,7 @@ class DeliveryEvents:
         return True
 
     async def tell_cancelled(self, records: DispatchRecords, notification: str, user: str, reason: Reason) -> None:
-        """Push an event for each delivery of a notification to one user that was cancelled for this reason."""
+        """Push an event for each of a user's deliveries of a notification that were cancelled for this reason."""
         if self.notifier is None:
             return
         try:

@@ -159,7 +159,7 @@ class Looker:
         if due_at is not None and due_at > now and not claim.is_ambiguous:
             return move(claim, State.WAITING, Reason.SCHEDULED, due_at=due_at)
         look = await self._now(claim, type)
-        if delivery.endpoint:  # in its own zone, whatever the time is at the others
+        if delivery.endpoint:  # planned in its own zone, whatever the time is for the other devices
             look = replace(look, is_part=len(usable(type, delivery.channel, known.endpoints)) > 1)
             known = replace(known, endpoints=[each for each in known.endpoints if each.id == delivery.endpoint])
         decided = plan(

@@ -1,11 +1,11 @@
-"""Cancels fallbacks for unread items as soon as the item is read or dismissed, in the process that reads it.
+"""Cancels the fallbacks for an unread item as soon as it is read or dismissed, in the process that marks it.
 
-This only ends them earlier. The truth is in the inbox, which is asked when a delivery is due (see `_looking`): an item
-may be read by a process without a dispatcher, or while the store of deliveries is unavailable. So a failure here is
-logged, and delays only the end of the delivery.
+This need not succeed: the inbox is asked again when a delivery is due (see `_looking`), since an item may be read by a
+process without a dispatcher, or while the store of deliveries is unavailable. So a failure here is logged, and the
+delivery only ends later.
 
-A channel is left to that look if a delivery over it has been collected for a digest, which keeps what it has, or may
-have arrived already (`ambiguous`).
+A channel is left to that later check if one of its deliveries may have arrived already (`ambiguous`), or has been
+collected for a digest, which keeps what it has.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ READS: Final = frozenset({"unread", "away"})
 _CHANGES: Final = frozenset({"notify.read", "notify.dismissed"})
 
 _TIMEOUT: Final = 2.0
-"""The most seconds by which a change of an inbox is delayed."""
+"""Seconds by which a change of an inbox is delayed at most."""
 
 _ENOUGH: Final = 1.0
-"""Seconds after which no further item is begun: the fallbacks of the rest are skipped when they are due."""
+"""Seconds after which no further item is started: the fallbacks for the rest are skipped when they are due."""
 
 _PAUSE: Final = 10.0
-"""Seconds after a failure for which nothing is tried, so that an outage delays few changes."""
+"""Seconds for which nothing is tried after a failure, so that an outage delays few changes."""
 
 _SKEW: Final = 60.0
-"""Seconds by which the clocks of the log and of the workers may differ, and a worker may be late."""
+"""Seconds allowed for the clocks of the log and of the workers to differ, and for a worker to be late."""
 
 
 def watch_reads(parts: DispatchParts) -> None:
@@ -64,7 +64,7 @@ class CancelWhenRead:
         self._paused_until = 0.0
 
     def after_change(self, user: str, change: Change) -> Awaitable[None] | None:
-        """See `notify.inbox.AfterChange`; it costs a comparison if none of the items is so new that anything waits."""
+        """See `notify.inbox.AfterChange`; it costs one comparison if no item is new enough for anything to wait."""
         parts = self._parts()
         if parts is None or change.event is None or change.event.type not in _CHANGES:
             return None
@@ -77,14 +77,14 @@ class CancelWhenRead:
         return self._cancel(parts, user, own, now) if own else None
 
     def _longest_wait(self, parts: DispatchParts) -> float | None:
-        """Return the longest wait of all types; None: no fallback depends on what is read. Types are only added."""
+        """Return the longest wait of all types; None: no fallback depends on reading. Types are never removed."""
         if self._types != len(parts.types):
             waits = [wait for each in parts.types if (wait := _wait(each)) is not None]
             self._longest, self._types = max(waits, default=None), len(parts.types)
         return self._longest
 
     async def _cancel(self, parts: DispatchParts, user: str, own: Sequence[str], now: float) -> None:
-        """Cancel what waits for these items, if they are read.
+        """Cancel what waits for those of these items that are still read or dismissed.
 
         Raises:
             TimeoutError: it took too long.
@@ -127,7 +127,7 @@ def _is_of(item: Item, deliveries: Iterable[Delivery]) -> bool:
 
 
 def _may_wait(parts: DispatchParts, item: Item, now: float) -> bool:
-    """Return whether a fallback of the item's type may still wait for its delay."""
+    """Return whether the item is so new that a fallback of its type may still be waiting."""
     if item.event.type not in parts.types or "notification" not in item.event.meta:
         return False
     wait = _wait(parts.types[item.event.type])
@@ -135,13 +135,13 @@ def _may_wait(parts: DispatchParts, item: Item, now: float) -> bool:
 
 
 def _wait(type: NotificationType) -> float | None:
-    """Return the most seconds after its item at which a fallback is due; None: none depends on what is read."""
+    """Return how many seconds after its item a fallback may wait, with `_SKEW`; None: none depends on reading."""
     waits = [each.after for each in type.fallback.values() if each.use in READS]
     return max(waits) + _SKEW if waits else None
 
 
 def _earliest(parts: DispatchParts) -> float:
-    """Return the present time in seconds, by the system's clock or the dispatcher's if that is earlier.
+    """Return the current time in seconds, by the system's clock or the dispatcher's, whichever is earlier.
 
     In tests, the dispatcher's may be set by hand while that of the log, which gives the ids, is not.
     """
@@ -149,5 +149,5 @@ def _earliest(parts: DispatchParts) -> float:
 
 
 def _age(id: str, now: float) -> float:
-    """Return how many seconds before a time an item was sent."""
+    """Return how many seconds before `now` an item was sent."""
     return now - ids.parse(id.partition("@")[0])[0] / 1000

@@ -68,9 +68,9 @@ class InboxBase:
         return self._hooks.failures
 
     def add_hook(self, hook: Hook) -> None:
-        """Call a hook after those that the inbox has, for as long as the inbox exists.
+        """Add a hook, which is called after those that the inbox already has. It cannot be removed.
 
-        A `notify.dispatch.Dispatcher` with this inbox adds one, which cancels the fallbacks for items that are read.
+        A `notify.dispatch.Dispatcher` with this inbox adds one, to cancel the fallbacks for items that are read.
 
         Raises:
             UsageError: it has none of the methods of a hook.

@@ -8,14 +8,14 @@
 -- whose `due_at` is still in the server's future. That `due_at` is set to the server's time, so that the search of any
 -- later caller finds the row once its lease has ended.
 --
--- A row that a worker has left is due since the end of its lease, which is not where it is in the index.
+-- A row that a worker has left counts as due since the end of its lease, which is not its place in the index.
 --
 -- Priority by priority, the first statement counts, without locks, how many rows to take from each channel. If none of
 -- them was left by a worker, the second locks that many, and skips rows that others have locked, so workers share what
 -- is due without waiting for each other. If one was left, or fewer were locked than counted, all channels are searched
 -- without locks: for what waits and, up to the last of it, for what was left, since what comes after that place in the
--- index was due later, and so its lease has ended later, too. Of what is found, only what is taken is locked. The search
--- is repeated, twice as far each time, until there is enough or nothing else is due.
+-- index was due later, and so its lease ended later, too. Of what is found, only what is taken is locked. The search
+-- is repeated, for twice as many rows each time, until there are enough or it finds nothing new.
 CREATE OR REPLACE FUNCTION {claim_deliveries}(p_now bigint, p_lease bigint, p_limit integer, p_channels text[])
 RETURNS TABLE (
     id text, notification_id text, user_id text, channel text, endpoint text, state smallint, due_at bigint,
@@ -39,10 +39,10 @@ DECLARE
     v_channels text[];  -- those of the priority
     v_shares text[];    -- those from which rows are taken
     v_sizes integer[];  -- how many of each
-    v_count integer;    -- of all
+    v_count integer;    -- their sum
     v_has_left boolean; -- whether a worker has left one of them
     v_more tid[];
-    v_reach integer;    -- how many rows a search finds at most
+    v_reach integer;    -- how many rows a search finds at most in each channel
     v_found tid[];
     v_tried tid[];      -- what has been found before
     v_rows tid[] := '{}';  -- where they are: no other transaction moves what this one has locked
@@ -86,7 +86,7 @@ BEGIN
             v_rows := v_rows || v_more;
             CONTINUE WHEN cardinality(v_more) = v_count;
         END IF;
-        v_tried := v_rows;  -- what this call has locked is not skipped
+        v_tried := v_rows;  -- SKIP LOCKED does not skip what this call itself has locked
         v_reach := p_limit - cardinality(v_rows);
         WHILE cardinality(v_rows) < p_limit LOOP
             SELECT array_agg(f.place ORDER BY f.due_at) INTO v_found FROM (
@@ -447,7 +447,7 @@ BEGIN
         )
         SELECT array_agg(d.notification_id), array_agg(d.user_id), array_agg(d.channel)
             INTO v_notifications, v_users, v_channels FROM done d;
-    ELSE  -- a recipient has few of the deliveries of a notification, which may have many
+    ELSE  -- one recipient has few of a notification's deliveries, of which there may be many
         PERFORM FROM {deliveries} d
             WHERE d.notification_id = p_notification AND d.user_id = p_user AND coalesce(d.channel = p_channel, true)
                 AND d.state IN (0, 1, 27)

@@ -119,7 +119,7 @@ AS $leave$
 DECLARE
     v_item record;
     v_count integer := 0;
-    v_keys text[];  -- of the user's digests, which are few: a notification may be in many of other users
+    v_keys text[];  -- of the user's digests, which are few: a notification may be in many digests of others
 BEGIN
     IF p_user IS NOT NULL THEN
         v_keys := ARRAY(SELECT g.key FROM {digests} g WHERE g.user_id = p_user AND g.is_open);

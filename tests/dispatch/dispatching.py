@@ -219,7 +219,7 @@ async def schedule(store: Any, sent: str, first: str, users: str, pause: str, le
 
 
 async def read(store: Any, log: str, item: str, stop: str) -> None:
-    """Serve a page of which alice reads an item; with `stop`, halt in that call of the store of deliveries."""
+    """Mark an item of alice as read beside an idle dispatcher; with `stop`, halt in that call of its store."""
     from notify import Notifier
     from notify.dispatch import Dispatcher, Fallback, NotificationType, Recipient
     from notify.dispatch.channels import InAppChannel, LogChannel

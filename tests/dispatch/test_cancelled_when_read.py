@@ -68,7 +68,7 @@ TYPES = [NOTE, OTHER, SHORT, BOTH, PLAIN]
 
 
 class Watch:
-    """Counts the calls of a store by their names, and lets those that a test names fail or hang."""
+    """Counts the calls of a store by name, and makes those that a test names fail or hang."""
 
     def __init__(self, store: Any) -> None:
         self.calls: Counter[str] = Counter()
@@ -183,7 +183,7 @@ async def test_it_ends_when_the_item_is_read(world: Watched, how: str) -> None:
 
 
 async def test_several_items_at_once(world: Watched) -> None:
-    """Each notification by itself, and each of its channels that wait for the reading."""
+    """Each notification by itself, and each of its channels that waits to see whether it is read."""
     notes, (both,) = await sent(world, "a", "b", "c"), await sent(world, "d", key="both")
     await world.device("phone")
     named = await items(world)
@@ -207,7 +207,7 @@ async def test_one_notification_to_several(world: Watched) -> None:
 
 
 async def test_what_waits_for_something_else(world: Watched) -> None:
-    """Of a type that has such a fallback, too: one for failures, and what quiet hours hold."""
+    """A fallback for failures, and what quiet hours hold, are left alone, also beside a fallback for unread items."""
     sms = Recorder()
     kind = NotificationType(
         "kind",
@@ -233,7 +233,7 @@ async def test_what_waits_for_something_else(world: Watched) -> None:
 
 
 async def test_devices_that_wait(world: Watched) -> None:
-    """A push message that is tried again is not: neither what waits for one device nor what was not expanded."""
+    """A push message that waits to be tried again on two devices is cancelled for both."""
     await world.device("a")
     await world.device("b")
     world.push.answers = [Transient("503"), Transient("503")]
@@ -267,7 +267,7 @@ async def test_what_does_not_read_changes_nothing(world: Watched) -> None:
 
 
 async def test_marked_as_unread_again(world: Watched) -> None:
-    """What was cancelled stays so; where no dispatcher saw that it was read, the fallback still applies."""
+    """What was cancelled stays cancelled; where no dispatcher saw that it was read, the fallback still applies."""
     seen, unseen = await sent(world, "seen", "unseen")
     named, elsewhere = await items(world), Inbox(world.notifier)
     for inbox, name in ((world.inbox, "seen"), (elsewhere, "unseen")):
@@ -279,7 +279,7 @@ async def test_marked_as_unread_again(world: Watched) -> None:
 
 
 async def test_marked_as_unread_in_the_meantime() -> None:
-    """What counts is the state of the item when the hook looks at it, not that the change was a reading."""
+    """What counts is the state of the item when the hook looks at it, not what the change had made of it."""
     world = local()
     (ticket,) = await sent(world, "one")
     elsewhere, item = Inbox(world.notifier), (await items(world))["one"]
@@ -296,7 +296,7 @@ async def test_marked_as_unread_in_the_meantime() -> None:
 
 
 async def test_read_before_the_inbox_has_answered(world: Watched) -> None:
-    """The item is there, and the store does not know it yet: the look when the fallback is due decides."""
+    """The item is there, but the store does not know it yet: the check when the fallback is due decides."""
     ticket = await world.submit(title="one")
     send, named = world.in_app.send, list[Item]()
 
@@ -315,7 +315,7 @@ async def test_read_before_the_inbox_has_answered(world: Watched) -> None:
 
 
 async def test_an_item_that_only_names_the_notification(world: Watched) -> None:
-    """Another item with the same meta, or of a type that is not registered, reads nothing."""
+    """Reading another item with the same meta, or one of a type that is not registered, cancels nothing."""
     (ticket,) = await sent(world, "one")
     for type in ("note", "unknown", "plain"):
         copy = await world.inbox.send("alice", type, {"title": "copy"}, meta={"notification": ticket})
@@ -327,7 +327,7 @@ async def test_an_item_that_only_names_the_notification(world: Watched) -> None:
 
 
 async def test_the_item_of_a_session(world: Watched) -> None:
-    """What a login has merged is another item: the session's own fallback is not touched, nor anything queried."""
+    """A merged item is another item: the session's own fallback is not touched, and nothing is queried."""
     (ticket,) = await sent(world, "one", user="bob")
     await world.inbox.merge("bob", into="alice")
     calls = Counter(world.watch.calls)
@@ -340,7 +340,7 @@ async def test_the_item_of_a_session(world: Watched) -> None:
 
 
 async def test_old_items_cost_no_query(world: Watched) -> None:
-    """Items so old that no fallback can wait for its delay are not looked up, whatever stands beside them."""
+    """Items so old that no fallback can still be waiting are not looked up, whatever is marked with them."""
     log = world.log
     world.clock.advance("1h")
     tickets = []
@@ -375,7 +375,7 @@ async def test_types_without_such_fallbacks_cost_no_query() -> None:
 
 
 async def test_each_type_has_its_own_time(world: Watched) -> None:
-    """The longest wait of all types lets an item be looked at; its own type's says whether anything can wait."""
+    """The longest wait of all types decides what is fetched; that of its own type, whether anything can wait."""
     world.log.ago = 300.0
     await sent(world, "old", key="short")
     await sent(world, "new")
@@ -390,7 +390,7 @@ async def test_each_type_has_its_own_time(world: Watched) -> None:
 
 @pytest.mark.parametrize("call", ["record", "cancel"])
 async def test_a_store_that_fails(call: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """The item is read; the failure is logged once and counted; nothing is tried for a while; the look decides."""
+    """The item is read; the failure is logged once and counted; nothing is tried for a while; then workers skip."""
     world = local()
     tickets = await sent(world, "a", "b", "c")
     named = await items(world)
@@ -412,7 +412,7 @@ async def test_a_store_that_fails(call: str, monkeypatch: pytest.MonkeyPatch, ca
     assert not world.email.jobs
 
 
-async def test_a_failure_is_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_pauses_it_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the pause, fallbacks are cancelled again."""
     monkeypatch.setattr("notify.dispatch._reading._PAUSE", 0.0)
     world = local()
@@ -461,8 +461,8 @@ async def test_a_file_that_another_process_holds(tmp_path: Path, monkeypatch: py
         assert not world.email.jobs
 
 
-async def test_what_takes_long_is_left_to_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some time no further item is begun; the newest ones, which wait longest, come first; it is no failure."""
+async def test_what_takes_long_is_left_to_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a second, no further item is started; the newest, which wait longest, come first. It is not a failure."""
     world = local()
     tickets = await sent(world, "a", "b", "c")
     cancel, now = world.store.cancel, [1000.0]
@@ -484,7 +484,7 @@ async def test_what_takes_long_is_left_to_the_look(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_store_that_is_closed(caplog: pytest.LogCaptureFixture) -> None:
-    """An application that ends may close the store of deliveries first: reading then is no failure."""
+    """An application that ends may close the store of deliveries first: that does not count as a failure."""
     world = local()
     await sent(world, "one")
     named = await items(world)
@@ -554,7 +554,7 @@ NIGHT = {"quiet_hours": [{"start": "20:00", "end": "08:00", "action": "digest"}]
 
 
 async def test_a_digest_keeps_what_it_has_collected(world: Watched) -> None:
-    """A fallback that was due at night was collected: reading the item leaves it there, as it always has."""
+    """A fallback that came due at night was collected: reading the item leaves it in the digest."""
     await world.dispatcher.set_preferences("alice", NIGHT)
     world.clock.set(datetime(2027, 1, 5, 18, 50, tzinfo=UTC))  # 19:50 in Berlin
     first, second = await sent(world, "one", "two")
@@ -571,7 +571,7 @@ async def test_a_digest_keeps_what_it_has_collected(world: Watched) -> None:
 
 
 async def test_a_digest_keeps_what_it_has_of_one_device(world: Watched) -> None:
-    """Of two devices, one was collected and the other is tried again: cancelling would empty the digest, too."""
+    """For one device it was collected, for the other it is tried again: cancelling would empty the digest, too."""
     await world.device("a")
     await world.device("b")
     world.push.answers = [Transient("503"), Transient("503")]
@@ -594,10 +594,10 @@ async def test_a_digest_keeps_what_it_has_of_one_device(world: Watched) -> None:
 
 
 async def test_the_item_of_a_digest(world: Watched) -> None:
-    """Reading the item that a digest has put into the inbox stops none of its other messages: they are no fallbacks."""
+    """Reading the item that a digest put into the inbox stops none of its other messages: these are not fallbacks."""
     tickets = [await world.submit(title=title) for title in ("one", "two")]
     now = world.clock.now()
-    for ticket in tickets:  # as for a type that was collected, and has a fallback since
+    for ticket in tickets:  # as if the type had been collected, and got its fallback later
         await world.store.cancel(ticket, now)
         join = DigestJoin("key", ticket, "alice", "note", ["in_app", "email"], now, now)
         records = [RecipientRecord(f"{ticket}+", "alice")]
@@ -616,7 +616,7 @@ async def test_the_item_of_a_digest(world: Watched) -> None:
 
 
 async def test_with_drop_read_a_digest_leaves_it_out() -> None:
-    """As before: the digest asks the inbox when it is sent, and its own channel is no fallback."""
+    """The digest asks the inbox when it is sent; its channel is not a fallback, so nothing is cancelled."""
     world = local(NotificationType("note", channels=["in_app", "email"], digest=Digest(window=600.0, drop_read=True)))
     await sent(world, "one", "two")
     await world.inbox.mark_read("alice", (await items(world))["one"].id)
@@ -669,7 +669,7 @@ async def test_what_waits_for_it_in_turn(world: Watched) -> None:
 
 
 async def test_two_dispatchers_over_one_inbox() -> None:
-    """Each cancels what is in its own store; together they do no harm."""
+    """With one store, what the first has cancelled is left alone by the second."""
     world = local()
     twin = Dispatcher(
         world.inbox,
@@ -689,7 +689,7 @@ async def test_two_dispatchers_over_one_inbox() -> None:
 
 
 async def test_the_inbox_keeps_no_dispatcher_alive() -> None:
-    """One that an application has dropped is not asked any more."""
+    """One that the application has dropped no longer cancels anything."""
     world = local()
     await sent(world, "one")
     parts, named = ref(world.dispatcher._parts), await items(world)
@@ -729,7 +729,7 @@ async def test_it_is_told_as_an_event() -> None:
 
 
 async def test_a_worker_begins_in_between() -> None:
-    """What has begun to be sent when the hook cancels is not stopped, and that is no failure."""
+    """If sending has begun before the hook cancels, it is not stopped, and that does not count as a failure."""
     world = local()
     (ticket,) = await sent(world, "one")
     now, cancel, stopped = world.clock.advance("15m"), world.store.cancel, list[int]()
@@ -748,7 +748,7 @@ async def test_a_worker_begins_in_between() -> None:
 
 
 async def test_reading_and_sending_at_the_same_moment(world: Watched) -> None:
-    """Workers claim what is due while it is read: each e-mail is sent or cancelled, never both, and nothing hangs."""
+    """Workers claim what is due while it is read: each e-mail is sent once or not at all, and nothing hangs."""
     titles = [f"t{number}" for number in range(40)]
     tickets = dict(zip(titles, await sent(world, *titles), strict=True))
     named = await items(world)

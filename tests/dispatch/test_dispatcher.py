@@ -343,7 +343,7 @@ async def test_refusals_without_reason_retire_after_a_day(make: Callable[..., Wo
 
 @pytest.mark.parametrize("action", ["hold", "digest", "drop"])
 async def test_devices_in_two_zones(make: Callable[..., World], action: str) -> None:
-    """Each is reached once, as soon as it is not quiet there: what one gets at once does not wake the other."""
+    """Each is reached once, as soon as it is not quiet there, or never with `drop`: one does not wake the other."""
     world = make(note("web_push"))
     rule = {"start": "22:00", "end": "07:00", "action": action}
     await world.dispatcher.set_preferences("alice", {"quiet_hours": [rule]})
@@ -364,7 +364,7 @@ async def test_devices_in_two_zones(make: Callable[..., World], action: str) -> 
 
 
 async def test_a_device_that_is_tried_again_at_night(make: Callable[..., World]) -> None:
-    """It is held, even where quiet hours collect: the digest would reach the device that has got it already."""
+    """It is held, even if quiet hours collect: the digest would also reach the device that has it already."""
     world = make(note("web_push"))
     night = {"quiet_hours": [{"start": "22:00", "end": "07:00", "action": "digest"}]}
     await world.dispatcher.set_preferences("alice", night)
@@ -478,7 +478,7 @@ async def test_email_if_unread_in_fifteen_minutes(make: Callable[..., World]) ->
 
 
 async def test_dismissed_is_read(make: Callable[..., World]) -> None:
-    """An item that was dismissed needs no e-mail, even if no dispatcher has seen that."""
+    """An item that was dismissed needs no e-mail, even if no dispatcher saw it dismissed."""
     world = make(note("in_app", "email", fallback={"email": Fallback("unread", 900.0)}))
     ticket = await world.submit()
     await world.settle()

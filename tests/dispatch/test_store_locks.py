@@ -284,7 +284,7 @@ async def test_a_short_claim_takes_from_a_channel_that_had_no_share(postgres: Se
 @pytest.mark.parametrize("channel", ["email", "push"])
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_a_claim_locks_only_what_it_takes(postgres: Server, limit: int, channel: str) -> None:
-    """Where workers have left rows, a claim that has not been committed leaves all other rows to the next one."""
+    """Where workers have left rows, an uncommitted claim leaves all rows that it does not take to the next claim."""
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
     async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:

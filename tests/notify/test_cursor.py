@@ -77,7 +77,7 @@ def test_pages_lead_to_live() -> None:
 @pytest.mark.parametrize("signals", [False, True])
 @pytest.mark.parametrize("head", [ids.ZERO, "7-0"])
 def test_beginning_at_the_head_is_accepting_an_empty_page(head: str, signals: bool) -> None:
-    """A cursor that starts now is in the same state by either way, and yields the same from there on."""
+    """A cursor that starts now reaches the same state either way, and yields the same events from there on."""
     ring = Ring(4)
     ring.append(event(7, prev=6))
     begun, accepted = (attached(None, ring, signals=signals) for _ in range(2))

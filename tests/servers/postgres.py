@@ -29,7 +29,7 @@ PATIENCE = 30.0
 os.environ["PGSSLMODE"] = "disable"
 
 # Servers are killed here, but no machine loses its power: what was written is there without a sync, and no page is
-# torn. Nothing is vacuumed by itself, which would depend on the time, and cost the more the more schemas there are.
+# torn. Nothing is vacuumed automatically: when that happens is a matter of chance, and each schema adds to its cost.
 CONFIG = """
 listen_addresses = '127.0.0.1'
 fsync = off
