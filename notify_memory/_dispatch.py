@@ -172,22 +172,21 @@ class MemoryDispatchStore(MemoryUserRecords):
         user: str | None = None,
         channel: str | None = None,
         reason: str = "cancelled",
+        joins: bool = True,
     ) -> int:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
         self._check()
         stopped = [
             row
             for row in self._rows.values()
-            if row.delivery.notification == notification
-            and row.delivery.state in STOPPABLE
-            and user in (None, row.delivery.user)
-            and channel in (None, row.delivery.channel)
+            if row.delivery.notification == notification and row.delivery.state in STOPPABLE
+            if user in (None, row.delivery.user) and channel in (None, row.delivery.channel)
         ]
         for row in stopped:
             self._enter(row, cancelled(row.delivery.reason), exact(now), reason)
         for row in stopped:
             self._settle(row.delivery, exact(now))
-        return len(stopped) + self._digests.leave(notification, user, channel)
+        return len(stopped) + (self._digests.leave(notification, user, channel) if joins else 0)
 
     # -- DispatchRecords, DeliveryTracking, Forget ---------------------------------------------------------------
 

@@ -179,9 +179,12 @@ class PostgresDispatchStore(PostgresUserRecords):
         user: str | None = None,
         channel: str | None = None,
         reason: str = "cancelled",
+        joins: bool = True,
     ) -> int:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
         only = None if channel is None else json.dumps([channel], separators=(",", ":"))
+        if not joins:
+            only = ""  # the channels of no digest
         arguments = (notification, millis(now), user, channel, only, reason)
         return int(await self._calls.write(partial(self._call, "cancel_deliveries", *arguments)))
 

@@ -216,7 +216,9 @@ class DeliveryRows:
             self.settle([row.number], now)
         return delivery_of(self._db.execute(self._sql["one_delivery"], (id,)).fetchone())
 
-    def cancel(self, notification: str, now: int, user: str | None, channel: str | None, reason: str) -> int:
+    def cancel(
+        self, notification: str, now: int, user: str | None, channel: str | None, reason: str, joins: bool
+    ) -> int:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
         if user is None:
             rows = self._db.execute(self._sql["stoppable"], (notification, channel)).fetchall()
@@ -225,7 +227,7 @@ class DeliveryRows:
         states = [(int(cancelled(before)), reason, now, number) for number, before in rows]
         self._db.executemany(self._sql["set_state"], states)
         self.settle([number for number, _ in rows], now)
-        return len(rows) + digests.leave(self._db, self._sql, notification, user, channel)
+        return len(rows) + (digests.leave(self._db, self._sql, notification, user, channel) if joins else 0)
 
     def hurry(self, channel: str, now: int, limit: int) -> int:
         """Make deliveries of a channel that wait or are parked due now, at most `limit`; return how many."""

@@ -140,10 +140,11 @@ class SQLiteDispatchStore(SQLiteUserRecords):
         user: str | None = None,
         channel: str | None = None,
         reason: str = "cancelled",
+        joins: bool = True,
     ) -> int:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
         moment = millis(now)
-        return await self._write(lambda rows: rows.cancel(notification, moment, user, channel, reason))
+        return await self._write(lambda rows: rows.cancel(notification, moment, user, channel, reason, joins))
 
     # -- DispatchRecords, DeliveryTracking, Forget ---------------------------------------------------------------
 

@@ -26,7 +26,8 @@ class Send:
         layer: what decided, such as `"user"` or `"mandatory"`; see `Layers`.
         rule: the entry of the preferences that decided; empty: none.
         at: when.
-        endpoints: the ids of the devices or addresses, sorted. Those that are registered at the time of sending count.
+        endpoints: the ids of the devices or addresses, sorted, without those for which it is quiet (see `QuietHours`):
+            each of these is decided by itself. Those that are registered at the time of sending count.
         silent: without an alert.
         leading: only if none was sent recently; otherwise it is collected. See `Digest.leading`.
     """

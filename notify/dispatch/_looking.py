@@ -165,7 +165,7 @@ class Looker:
         decided = plan(
             self._parts, type, delivery.user, known, now=now, expires_at=delivery.expires_at, look=look
         ).decisions[0]
-        if isinstance(decided, Send) and decided.leading and not await self._leads(claim, type, now):
+        if isinstance(decided, Send) and decided.leading and not await self._leads(claim, type, look, now):
             look = replace(look, has_lost_lead=True)
             decided = plan(
                 self._parts, type, delivery.user, known, now=now, expires_at=delivery.expires_at, look=look
@@ -196,7 +196,7 @@ class Looker:
             return ended(claim, State.WAITING, Reason.THROTTLED, due_at=until)
         prepared = await self._prepare(claim, type, known, target, decided, now)
         if isinstance(prepared, Ready):  # counted last, so that what cannot be sent takes no place
-            return await self._count(claim, type, known.zone(self._parts.tz), now) or prepared
+            return await self._count(claim, type, look, known.zone(self._parts.tz), now) or prepared
         return prepared
 
     def _may_repeat(self, delivery: Delivery) -> bool:
@@ -231,9 +231,22 @@ class Looker:
         except NotifyError:
             return False
 
-    async def _leads(self, claim: Claim, type: NotificationType, now: datetime) -> bool:
+    async def _is_rest(self, delivery: Delivery, look: Look) -> bool:
+        """Return whether the notification has been sent to another device before this one had to wait.
+
+        It was counted then, perhaps so long ago that the store no longer knows.
+        """
+        if not look.is_part or not delivery.reason:  # a row that is looked at for the first time has no reason
+            return False
+        record = await self._parts.records.record(delivery.notification, delivery.user)
+        others = record[2] if record is not None else ()
+        return any(each.attempts for each in others if each.channel == delivery.channel and each.id != delivery.id)
+
+    async def _leads(self, claim: Claim, type: NotificationType, look: Look, now: datetime) -> bool:
         """Return whether this notification is sent at once, since none was sent or collected lately."""
         delivery, caps = claim.delivery, self._parts.caps
+        if await self._is_rest(delivery, look):
+            return True
         data = json.loads(claim.notification.data)
         suffix, window = leading_window(type, delivery.user, delivery.channel, data, now)
         id = claim.notification.id + suffix
@@ -242,10 +255,10 @@ class Looker:
         await caps.admit(f"{id}/collected", delivery.user, [window], now, mode="record")
         return False
 
-    async def _count(self, claim: Claim, type: NotificationType, tz: str, now: datetime) -> Move | None:
+    async def _count(self, claim: Claim, type: NotificationType, look: Look, tz: str, now: datetime) -> Move | None:
         """Take a place in the frequency caps; return what becomes of the delivery if there is none."""
         delivery = claim.delivery
-        if not is_counted(type, delivery.channel):
+        if not is_counted(type, delivery.channel) or await self._is_rest(delivery, look):
             return None
         mode = mode_of(type, delivery.channel)
         periods = windows(type, delivery.user, tz, now)

@@ -268,6 +268,7 @@ def _quiet(question: _Question, channel: str, targets: Sequence[Endpoint]) -> De
 
 def _send(question: _Question, channel: str, choice: Effective, targets: Sequence[Endpoint]) -> Send:
     type, look = question.type, question.look
+    awake = [each for each in targets if _quiet_until(question, channel, [each], question.now) is None]
     reason = Reason.MANDATORY if choice.layer == "mandatory" else Reason.ALLOWED
     is_leading = channel in type.collected and type.digest is not None and bool(type.digest.leading)
     return Send(
@@ -276,7 +277,7 @@ def _send(question: _Question, channel: str, choice: Effective, targets: Sequenc
         layer=choice.layer,
         rule=choice.rule,
         at=question.now,
-        endpoints=tuple(each.id for each in targets),
+        endpoints=tuple(each.id for each in awake),
         silent=not choice.on,
         leading=is_leading and not (look is not None and look.is_digest),
     )

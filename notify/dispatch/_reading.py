@@ -4,8 +4,8 @@ This need not succeed: the inbox is asked again when a delivery is due (see `_lo
 process without a dispatcher, or while the store of deliveries is unavailable. So a failure here is logged, and the
 delivery only ends later.
 
-A channel is left to that later check if one of its deliveries may have arrived already (`ambiguous`), or has been
-collected for a digest, which keeps what it has.
+A channel is left to that later check if one of its deliveries may have arrived already (`ambiguous`). A digest keeps
+what it has collected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from notify.inbox import Change, Inbox, Item
 from ._parts import DispatchParts
 from ._reasons import Reason
 from ._types import IN_APP, NotificationType
-from .abc import IN_DOUBT, STOPPABLE, Delivery, State, millis
+from .abc import IN_DOUBT, STOPPABLE, Delivery, millis
 
 READS: Final = frozenset({"unread", "away"})
 """The uses of fallbacks that are not needed once the item has been read."""
@@ -33,6 +33,9 @@ _CHANGES: Final = frozenset({"notify.read", "notify.dismissed"})
 
 _TIMEOUT: Final = 2.0
 """Seconds by which a change of an inbox is delayed at most."""
+
+_MOST: Final = 20
+"""Items that are looked at for one change, the newest ones, whose fallbacks wait longest. The rest: see `_ENOUGH`."""
 
 _ENOUGH: Final = 1.0
 """Seconds after which no further item is started: the fallbacks for the rest are skipped when they are due."""
@@ -74,7 +77,7 @@ class CancelWhenRead:
         now = _earliest(parts)
         fresh = takewhile(lambda id: _age(id, now) <= longest, change.ids)  # newest first
         own = [id for id in fresh if "@" not in id]  # a dispatcher sends only to the user's own log
-        return self._cancel(parts, user, own, now) if own else None
+        return self._cancel(parts, user, own[:_MOST], now) if own else None
 
     def _longest_wait(self, parts: DispatchParts) -> float | None:
         """Return the longest wait of all types; None: no fallback depends on reading. Types are never removed."""
@@ -113,11 +116,11 @@ async def _cancel_fallbacks(parts: DispatchParts, user: str, item: Item) -> None
     if record is None or record[0].digest is not None or not _is_of(item, record[2]):
         return
     waiting = {each.channel for each in record[2] if each.state in STOPPABLE}
-    kept = {each.channel for each in record[2] if each.state is State.JOINED or each.reason == IN_DOUBT}
-    for channel in sorted(waiting - kept):
+    in_doubt = {each.channel for each in record[2] if each.reason == IN_DOUBT}
+    for channel in sorted(waiting - in_doubt):
         if channel in fallbacks and fallbacks[channel].use in READS:
             reason = Reason.READ_ALREADY
-            if await parts.store.cancel(id, parts.clock(), user=user, channel=channel, reason=reason):
+            if await parts.store.cancel(id, parts.clock(), user=user, channel=channel, reason=reason, joins=False):
                 await parts.events.tell_cancelled(parts.records, id, user, reason)
 
 

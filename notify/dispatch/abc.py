@@ -144,8 +144,8 @@ class DispatchStore(Protocol):
             channels: only these; None: all.
 
         Cancellation: some may be claimed; they are claimed again after the lease.
-        Cost: one transaction, proportional to the deliveries taken plus those that other workers hold; if both are
-            zero, one indexed read for each channel and priority, however many deliveries of other channels wait.
+        Cost: one transaction, proportional to the deliveries taken plus those that other workers hold or have left; if
+            all are zero, one indexed read for each channel and priority, however many of other channels wait.
         """
 
     @abstractmethod
@@ -187,8 +187,11 @@ class DispatchStore(Protocol):
         user: str | None = None,
         channel: str | None = None,
         reason: str = "cancelled",
+        joins: bool = True,
     ) -> int:
-        """Cancel deliveries that are WAITING, CLAIMED or PARKED, and remove the notification from open digests.
+        """Cancel deliveries that are WAITING, CLAIMED or PARKED, leave open digests, and return how many were stopped.
+
+        Deliveries in SENDING are not stopped. Those in doubt are not sent again, and become UNKNOWN.
 
         Args:
             notification: its id.
@@ -196,10 +199,7 @@ class DispatchStore(Protocol):
             user: of this recipient only.
             channel: over this channel only; digests that are also sent over others keep the notification.
             reason: kept with the deliveries.
-
-        Returns:
-            How many deliveries and joins were stopped. Deliveries in SENDING are not stopped. Those in doubt are not
-            sent again, and become UNKNOWN.
+            joins: whether the notification leaves open digests.
 
         Cancellation: done or not; safe to repeat.    Cost: proportional to what is stopped.
         """

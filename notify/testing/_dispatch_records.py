@@ -135,6 +135,8 @@ class DispatchRecordTests(DispatchTests[DeliveryStoreT]):
         assert await store.cancel("n", at(1), channel="email", user="alice") == 1
         assert await store.cancel("n", at(1), channel="email", user="carol") == 0
         assert await store.cancel("n", at(1), channel="push") == 0
+        for user in ("bob", None):
+            assert await store.cancel("n", at(1), user=user, joins=False) == 0
         assert await store.cancel("n", at(1), user="bob") == 1
         assert await store.cancel("n", at(1)) == 1
         assert await store.cancel("n", at(1)) == 0

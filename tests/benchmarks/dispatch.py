@@ -34,7 +34,7 @@ from notify.dispatch.abc import (
 )
 from notify_pg import PostgresDispatchStore
 from notify_sqlite import SQLiteDispatchStore
-from tests.servers.postgres import fresh_schema, running
+from tests.servers.postgres import AS_DEPLOYED, fresh_schema, running
 
 from . import dispatch_channels, dispatch_many
 from .harness import ROUNDS, Row, at_least, progress, rate, ratio, run
@@ -216,7 +216,7 @@ async def ours(opened: AbstractAsyncContextManager[Any], size: int) -> float:
 
 def measure() -> list[Row]:
     """Measure everything."""
-    with running("fsync = on") as server:
+    with running(AS_DEPLOYED) as server:
         places: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
             "sqlite": (bare_sqlite, our_sqlite),
             "postgres": (partial(bare_postgres, server.dsn), partial(our_postgres, server.dsn)),

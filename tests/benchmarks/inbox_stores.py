@@ -103,7 +103,7 @@ def on_postgres(dsn: str) -> Open:
 @contextmanager
 def every_store() -> Iterator[dict[str, Open]]:
     """The four backends; Redis and PostgreSQL on private servers."""
-    with redis.single() as server, postgres.running("fsync = on") as database:
+    with redis.single() as server, postgres.running(postgres.AS_DEPLOYED) as database:
         yield {
             "memory": memory,
             "sqlite": on_sqlite,

@@ -25,7 +25,7 @@ import asyncpg
 
 from notify import Event, Notifier
 from notify_pg import PostgresStore, PostgresStreamStore
-from tests.servers.postgres import fresh_schema, running
+from tests.servers.postgres import AS_DEPLOYED, fresh_schema, running
 
 from .harness import ROUNDS, Bar, Row, at_least, progress, rate, ratio, run
 
@@ -354,7 +354,7 @@ def arrivals(dsn: str, kind: str) -> tuple[float, float]:
 
 def measure() -> list[Row]:
     """Run the benchmark."""
-    with running("fsync = on") as server:
+    with running(AS_DEPLOYED) as server:
         return _measure(server.dsn)
 
 

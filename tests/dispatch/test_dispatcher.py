@@ -363,6 +363,43 @@ async def test_devices_in_two_zones(make: Callable[..., World], action: str) -> 
     assert arrived == ["America/New_York", "Europe/Berlin"][: 1 + (action != "drop")]
 
 
+async def test_a_device_in_quiet_hours_is_not_in_the_plan(make: Callable[..., World]) -> None:
+    """The plan names the devices that are reached now."""
+    world = make(note("web_push"))
+    await world.dispatcher.set_preferences("alice", {"quiet_hours": [{"start": "22:00", "end": "07:00"}]})
+    devices = {}
+    for zone in ("Europe/Berlin", "America/New_York"):
+        device = Endpoint("alice", "web_push", f"https://push.example/{zone}", meta={"tz": zone})
+        devices[zone] = (await world.store.register(device, world.clock.now())).id
+    world.clock.set(datetime(2027, 1, 5, 21, 30, tzinfo=UTC))  # 22:30 in Berlin, 16:30 in New York
+    decision = (await world.dispatcher.plan("note", "alice"))["web_push"]
+    assert isinstance(decision, Send)
+    assert decision.endpoints == (devices["America/New_York"],)
+
+
+@pytest.mark.parametrize("leading", [False, True])
+async def test_a_device_that_waited_does_not_count_again(make: Callable[..., World], leading: bool) -> None:
+    """The notification has its place in the cap, and its lead, from the device that was awake."""
+    digest = Digest(window=600.0, leading="first") if leading else None
+    world = make(note("web_push", caps=[FrequencyCap(1, per=3600.0)], digest=digest))
+    await world.dispatcher.set_preferences("alice", {"quiet_hours": [{"start": "22:00", "end": "07:00"}]})
+    for zone in ("Europe/Berlin", "America/New_York"):
+        device = Endpoint("alice", "web_push", f"https://push.example/{zone}", meta={"tz": zone})
+        await world.store.register(device, world.clock.now())
+    world.clock.set(datetime(2027, 1, 5, 21, 30, tzinfo=UTC))  # 22:30 in Berlin, 16:30 in New York
+    ticket = await world.submit()
+    await world.settle()
+    assert sorted((await world.states(ticket))["web_push"]) == [State.WAITING, State.ACCEPTED]
+
+    async def admit(*args: Any, **options: Any) -> int:
+        raise AssertionError("it was counted when it was sent to the other device")
+
+    world.store.admit = admit  # type: ignore[method-assign]
+    await world.pass_time("10h")
+    assert (await world.states(ticket))["web_push"] == [State.ACCEPTED, State.ACCEPTED]
+    assert len(world.push.jobs) == 2
+
+
 async def test_a_device_that_is_tried_again_at_night(make: Callable[..., World]) -> None:
     """It is held, even if quiet hours collect: the digest would also reach the device that has it already."""
     world = make(note("web_push"))

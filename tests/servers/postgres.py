@@ -41,6 +41,14 @@ max_wal_size = 256MB
 log_min_messages = warning
 """
 
+AS_DEPLOYED = """
+fsync = on
+full_page_writes = on
+autovacuum = on
+autovacuum_naptime = 10s
+"""
+"""What benchmarks add to that: the server does what it does where nothing may be lost."""
+
 
 def unprivileged() -> dict[str, Any]:
     """Arguments that make a child process run as somebody else than root, which PostgreSQL refuses."""

@@ -58,7 +58,11 @@ def npm() -> Path:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[WebServer]:
     """`DurableStreams` with the write half that the suite needs."""
-    with WebServer("uvicorn", "tests.web.durable_shim:app", tmp_path, ready="/") as server:
+    options = [
+        "--timeout-keep-alive",
+        "60",
+    ]  # the suite computes for seconds and repeats no request
+    with WebServer("uvicorn", "tests.web.durable_shim:app", tmp_path, options=options, ready="/") as server:
         yield server
         assert server.stop(MEASURED_END) < 5
         assert "Traceback" not in server.log
