@@ -217,7 +217,7 @@ class DeliveryRows:
         return delivery_of(self._db.execute(self._sql["one_delivery"], (id,)).fetchone())
 
     def cancel(
-        self, notification: str, now: int, user: str | None, channel: str | None, reason: str, joins: bool
+        self, notification: str, now: int, user: str | None, channel: str | None, reason: str, joins: bool = True
     ) -> int:
         """See `notify.dispatch.abc.DispatchStore.cancel`."""
         if user is None:

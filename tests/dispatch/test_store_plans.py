@@ -280,7 +280,7 @@ def test_cancelling_for_one_recipient_of_many_in_a_file(file: sqlite3.Connection
     for table, columns, values in JOINED:
         file.execute(f"INSERT INTO notify_{table} ({columns}) {numbers} SELECT {values} FROM numbers")
     for channel in (None, "email"):
-        assert steps(file, lambda rows: rows.cancel("m", NOW, "user7", channel, "", True)) < 100  # noqa: B023 - called at once
+        assert steps(file, lambda rows: rows.cancel("m", NOW, "user7", channel, "")) < 100  # noqa: B023 - called at once
     rows = DeliveryRows(file, statements("dispatch", "notify_"))
     assert rows.cancel("m", NOW, "user8", "email", "") == 2
     assert rows.cancel("m", NOW, None, None, "") == 2 * COUNT - 4
