@@ -502,7 +502,7 @@ async def test_it_ends_as_every_stream(notifier: Notifier) -> None:
     """By `aclose`, by one of its users being disconnected, and by time; a waiting reader is woken."""
     await fill(notifier, *LOGS)
     for end in ("aclose", "disconnect", "expired"):
-        moment = datetime.now(UTC) + timedelta(seconds=0.1) if end == "expired" else None
+        moment = datetime.now(UTC) + timedelta(seconds=0.5) if end == "expired" else None
         stream = notifier.subscribe(LOGS, expires_at=moment)
         replaying = notifier.subscribe(LOGS, "0", expires_at=moment)
         ended = anyio.Event()
@@ -514,17 +514,17 @@ async def test_it_ends_as_every_stream(notifier: Notifier) -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(read)
-            await replaying.next(1)
+            await replaying.next(10)
             await anyio.wait_all_tasks_blocked()
             if end == "aclose":
                 await stream.aclose()
                 await replaying.aclose()
             elif end == "disconnect":
                 await notifier.disconnect("room:7", "gone")
-            with anyio.fail_after(1):
+            with anyio.fail_after(10):
                 await ended.wait()
         with pytest.raises(ClosedError) as caught:
-            await replaying.next(1)
+            await replaying.next(10)
         if end != "aclose":
             assert isinstance(caught.value, DisconnectedError)
             assert caught.value.last_id == replaying.last_id
