@@ -90,7 +90,7 @@ quick: $(VENV)/.ready ## the tests that need neither servers nor many processes:
 
 test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; less than half an hour
 	@$(BIN)/coverage erase
-	PYTEST_DEBUG_TEMPROOT=$(MAY_START) $(ROOMY:%=TMPDIR=%) $(BIN)/coverage run -m pytest $(KEEP_FAILED) -n 5 --dist loadfile --no-loadscope-reorder $(TESTS)
+	PYTEST_DEBUG_TEMPROOT=$(MAY_START) $(ROOMY:%=TMPDIR=%) $(BIN)/coverage run -m pytest $(KEEP_FAILED) -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 	@$(MAKE) --no-print-directory covered
 
 test-failed: $(VENV)/.ready ## what failed in `make test`, ten tests at most, once more and one after the other

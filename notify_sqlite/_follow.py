@@ -55,7 +55,8 @@ def _copy(writer: InboxWriter, user: str, log: str, rows: list[Row], *, with_sta
             times = (seen_at, read_at, dismissed_at) if with_state else (None, None, None)
             writer.copy(box, (id_, log, group, *times, expires_at, *content))
             copied += 1
-    writer.trim(box)
+    if copied or with_state:
+        writer.trim(box)
     return copied
 
 

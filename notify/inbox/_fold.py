@@ -222,7 +222,8 @@ class InboxFold:
             return 0
         new = [] if source is None else source.own_after(followed.position, now, retention)
         self.remove_due(now, retention, DUE_AT_ONCE)
-        self._add([row.copy(topic, with_state=False) for row in new], retention)
+        if new:
+            self._add([row.copy(topic, with_state=False) for row in new], retention)
         followed.position = head
         return len(new)
 

@@ -25,7 +25,7 @@ if #states > 0 then
   settle_waiting(box)
   purge(box, now, MANY)
   copy_all(box, copies)
-  trim(box)
+  if copied > 0 then trim(box) end
   redis.call('HSET', box.logs, unpack(states))
 end
 

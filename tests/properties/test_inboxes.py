@@ -16,7 +16,7 @@ from notify.inbox import InboxFolds, InboxRetention, InboxStore
 from notify.inbox.abc import ITEM, ItemQuery
 from notify_memory import MemoryStore, MemoryStreamStore
 
-from .inboxes import Step, Trial, retentions, steps
+from .inboxes import Follow, Mark, Send, Step, Tend, Trial, retentions, steps
 
 Writers: TypeAlias = Callable[[], AbstractAsyncContextManager[Sequence[InboxStore]]]
 EXAMPLES = max(25, settings().max_examples // 25)
@@ -41,9 +41,26 @@ WRITERS: dict[str, tuple[Writers, str]] = {
 """How the writers of each backend are opened, two stores on the same data if it can be shared, and on which loop."""
 
 
+KNOWN: list[tuple[InboxRetention, Sequence[tuple[int, Step]]]] = [
+    (  # a topic has got something that is not an item: only an item takes the place of another one
+        InboxRetention(2, None, keep_unread=True),
+        [
+            (0, Follow("alice", "followed", "news")),
+            *[(0, Send("alice", None, "", None, True))] * 3,
+            (0, Mark("alice", "dismissed", "ids", (0, 1, 2))),
+            (0, Send("news", None, "", None, False)),
+            (1, Tend("pull", "alice")),
+        ],
+    )
+]
+"""Examples that have failed."""
+
+
 def hold(writers: Writers, loop: str, examples: int, phases: Sequence[Phase]) -> None:
-    """Run random examples on the writers, which are opened once: each example has users of its own."""
+    """Run known and random examples on the writers, which are opened once: each example has users of its own."""
     with start_blocking_portal(loop) as portal, portal.wrap_async_context_manager(writers()) as stores:
+        for known, failed in KNOWN:
+            portal.call(Trial(stores, known).run, failed)
 
         @settings(max_examples=examples, phases=phases, suppress_health_check=list(HealthCheck), database=None)
         @given(retentions, steps)
