@@ -268,7 +268,9 @@ def _quiet(question: _Question, channel: str, targets: Sequence[Endpoint]) -> De
 
 def _send(question: _Question, channel: str, choice: Effective, targets: Sequence[Endpoint]) -> Send:
     type, look = question.type, question.look
-    awake = [each for each in targets if _quiet_until(question, channel, [each], question.now) is None]
+    awake = targets
+    if len(targets) > 1:  # it is not quiet for all of them, but it may be for some
+        awake = [each for each in targets if _quiet_until(question, channel, [each], question.now) is None]
     reason = Reason.MANDATORY if choice.layer == "mandatory" else Reason.ALLOWED
     is_leading = channel in type.collected and type.digest is not None and bool(type.digest.leading)
     return Send(

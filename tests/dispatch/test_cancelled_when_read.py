@@ -675,18 +675,17 @@ async def test_what_waits_for_it_in_turn(world: Watched) -> None:
 # -- dispatchers and events ------------------------------------------------------------------------------------------
 
 
+def another(world: Watched, **options: Any) -> Dispatcher:
+    """Return one more dispatcher over the same inbox and store."""
+    channels = {"in_app": world.in_app, "email": world.email, "web_push": world.push}
+    known = {"recipients": world.recipients, "presence": world.presence, "clock": world.clock.now}
+    return Dispatcher(world.inbox, world.store, TYPES, channels, **known, **options)
+
+
 async def test_two_dispatchers_over_one_inbox() -> None:
     """With one store, what the first has cancelled is left alone by the second."""
     world = local()
-    twin = Dispatcher(
-        world.inbox,
-        world.store,
-        TYPES,
-        {"in_app": world.in_app, "email": world.email, "web_push": world.push},
-        recipients=world.recipients,
-        presence=world.presence,
-        clock=world.clock.now,
-    )
+    twin = another(world)
     (ticket,) = await sent(world, "one")
     await world.inbox.mark_read("alice", (await items(world))["one"].id)
     assert (await rows(world, ticket))["email"] == CANCELLED
@@ -710,16 +709,7 @@ async def test_the_inbox_keeps_no_dispatcher_alive() -> None:
 async def test_it_is_told_as_an_event() -> None:
     """With `events=`, the recipient's pages learn of it once."""
     world = local()
-    dispatcher = Dispatcher(
-        world.inbox,
-        world.store,
-        TYPES,
-        {"in_app": world.in_app, "email": world.email, "web_push": world.push},
-        recipients=world.recipients,
-        presence=world.presence,
-        events=world.notifier,
-        clock=world.clock.now,
-    )
+    dispatcher = another(world, events=world.notifier)
     del world.dispatcher
     gc.collect()
     await dispatcher.submit("note", "alice", {"title": "one"})

@@ -341,16 +341,23 @@ async def test_refusals_without_reason_retire_after_a_day(make: Callable[..., Wo
 # -- rules at the hour of sending --------------------------------------------------------------------------------
 
 
+async def in_two_zones(world: World) -> dict[str, str]:
+    """Give alice a device in each of two zones, in one of which it is night; return their ids by zone."""
+    devices = {}
+    for zone in ("Europe/Berlin", "America/New_York"):
+        device = Endpoint("alice", "web_push", f"https://push.example/{zone}", meta={"tz": zone})
+        devices[zone] = (await world.store.register(device, world.clock.now())).id
+    world.clock.set(datetime(2027, 1, 5, 21, 30, tzinfo=UTC))  # 22:30 in Berlin, 16:30 in New York
+    return devices
+
+
 @pytest.mark.parametrize("action", ["hold", "digest", "drop"])
 async def test_devices_in_two_zones(make: Callable[..., World], action: str) -> None:
     """Each is reached once, as soon as it is not quiet there, or never with `drop`: one does not wake the other."""
     world = make(note("web_push"))
     rule = {"start": "22:00", "end": "07:00", "action": action}
     await world.dispatcher.set_preferences("alice", {"quiet_hours": [rule]})
-    for zone in ("Europe/Berlin", "America/New_York"):
-        device = Endpoint("alice", "web_push", f"https://push.example/{zone}", meta={"tz": zone})
-        await world.store.register(device, world.clock.now())
-    world.clock.set(datetime(2027, 1, 5, 21, 30, tzinfo=UTC))  # 22:30 in Berlin, 16:30 in New York
+    await in_two_zones(world)
     ticket = await world.submit()
     await world.settle()
     assert [job.endpoint.meta["tz"] for job in world.push.jobs if job.endpoint] == ["America/New_York"]
@@ -367,11 +374,7 @@ async def test_a_device_in_quiet_hours_is_not_in_the_plan(make: Callable[..., Wo
     """The plan names the devices that are reached now."""
     world = make(note("web_push"))
     await world.dispatcher.set_preferences("alice", {"quiet_hours": [{"start": "22:00", "end": "07:00"}]})
-    devices = {}
-    for zone in ("Europe/Berlin", "America/New_York"):
-        device = Endpoint("alice", "web_push", f"https://push.example/{zone}", meta={"tz": zone})
-        devices[zone] = (await world.store.register(device, world.clock.now())).id
-    world.clock.set(datetime(2027, 1, 5, 21, 30, tzinfo=UTC))  # 22:30 in Berlin, 16:30 in New York
+    devices = await in_two_zones(world)
     decision = (await world.dispatcher.plan("note", "alice"))["web_push"]
     assert isinstance(decision, Send)
     assert decision.endpoints == (devices["America/New_York"],)
@@ -383,10 +386,7 @@ async def test_a_device_that_waited_does_not_count_again(make: Callable[..., Wor
     digest = Digest(window=600.0, leading="first") if leading else None
     world = make(note("web_push", caps=[FrequencyCap(1, per=3600.0)], digest=digest))
     await world.dispatcher.set_preferences("alice", {"quiet_hours": [{"start": "22:00", "end": "07:00"}]})
-    for zone in ("Europe/Berlin", "America/New_York"):
-        device = Endpoint("alice", "web_push", f"https://push.example/{zone}", meta={"tz": zone})
-        await world.store.register(device, world.clock.now())
-    world.clock.set(datetime(2027, 1, 5, 21, 30, tzinfo=UTC))  # 22:30 in Berlin, 16:30 in New York
+    await in_two_zones(world)
     ticket = await world.submit()
     await world.settle()
     assert sorted((await world.states(ticket))["web_push"]) == [State.WAITING, State.ACCEPTED]
