@@ -11,7 +11,8 @@ moment resumes exactly after the last event it was given. What to do next when t
 | READING | the last page arrives | LIVE |
 | READING | the read fails | BEHIND |
 | LIVE | the offered event follows the cursor, or was seen | LIVE |
-| LIVE | the offered event does not follow, or the next entry is a resync or no longer in the ring | BEHIND |
+| LIVE | the offered event does not follow, or the next entry is a resync | BEHIND |
+| LIVE | entries that came since the last read began are no longer in the ring | BEHIND |
 | any | the stream detaches | NEW |
 
 A first page may arrive while the state is already LIVE or BEHIND again: it is accepted when the reader asks for more.
@@ -251,13 +252,17 @@ class Cursor:
         return verdict
 
     def _fall_off(self, ring: Ring) -> None:
-        """Skip the entries that the ring no longer holds; the stored events among them are found in the log."""
+        """Skip the entries that the ring no longer holds; the stored events among them are found in the log.
+
+        Those that came before the last read began were on its page, or the log has lost them: they need no further
+        read. Otherwise a reader would go on reading the log for as long as events come while it reads.
+        """
         lost = self.missed(ring)
         self._drop(lost)
         self.counters.dropped += lost
         self._ephemerals = self.ephemerals_gone(ring)
         self.index = ring.oldest
-        if not ring.volatile:
+        if self.index > self._proven and not ring.volatile:
             self.state = BEHIND
 
     def lag(self, ring: Ring, limit: int) -> int:

@@ -138,6 +138,24 @@ def test_what_is_not_proven_sends_the_cursor_to_the_log(what: str) -> None:
     assert (cursor.state, cursor.last_id, cursor.wanted) == (CursorState.BEHIND, "0", "0")
 
 
+def test_what_a_page_has_proven_is_not_read_again() -> None:
+    """Entries that the ring no longer holds send the cursor to the log only if they came after the last read began."""
+    ring = Ring(2)
+    cursor = attached("0", ring)
+    for number in range(1, 4):
+        ring.append(event(number))
+    accept(cursor, Page([event(1), event(2), event(3)], None, "3-0"), ring)
+    ring.append(event(4))
+    hand_out(cursor)
+    assert cursor.take(ring) == event(4)
+    assert cursor.take(ring) is None
+    assert cursor.state is CursorState.LIVE
+    for number in range(5, 8):
+        ring.append(event(number))
+    assert cursor.take(ring) is None
+    assert (cursor.state, cursor.wanted) == (CursorState.BEHIND, "4-0")
+
+
 def test_an_offer_that_the_log_has_lost_is_passed_over() -> None:
     """What was offered before a read that did not find it would be looked for without end."""
     ring = Ring(4)

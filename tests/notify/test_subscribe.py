@@ -450,7 +450,7 @@ async def test_closing_wakes_a_stream_that_waits_for_a_page() -> None:
             await gate.wait()
             return await super().read(user, after, limit)
 
-    notifier = Notifier(store=Hanging(), timeout=0.3)
+    notifier = Notifier(store=Hanging(), timeout=60)
     streams = [notifier.subscribe("alice", "0") for _ in range(2)]
     ended: list[str] = []
 
@@ -459,7 +459,7 @@ async def test_closing_wakes_a_stream_that_waits_for_a_page() -> None:
             await streams[index].next()
         ended.append(str(index))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             group.start_soon(read, 0)
             group.start_soon(read, 1)
@@ -606,15 +606,15 @@ async def test_close_wakes_a_blocked_next(notifier: Notifier) -> None:
             await until(lambda: notifier.statistics().open_streams == 1)
             await anyio.wait_all_tasks_blocked()
             await stream.aclose()
-            with anyio.fail_after(0.1):
-                await ended.wait()
+            await anyio.wait_all_tasks_blocked()
+            assert ended.is_set()
 
 
 async def test_a_deadline_on_next(notifier: Notifier) -> None:
     """`next` with a timeout ends in time; the next one returns the next event, none lost, none repeated."""
     async with notifier.subscribe("alice") as stream:
         for n in range(5):
-            with pytest.raises(TimeoutError), anyio.fail_after(1):
+            with anyio.fail_after(20), pytest.raises(TimeoutError):
                 await stream.next(0.02)
             await push(notifier, n)
             assert await take(stream, 1) == [n]
@@ -676,7 +676,7 @@ async def test_closing_the_notifier_ends_every_stream(store: Any) -> None:
         await until(lambda: notifier.statistics().open_streams == 2)
         await notifier.aclose()
         await notifier.aclose()
-        with anyio.fail_after(1):
+        with anyio.fail_after(20):
             await ended.wait()
     with pytest.raises(ClosedError):
         await idle.next()
@@ -768,6 +768,38 @@ async def test_waiting_streams_can_leave_in_any_order(notifier: Notifier) -> Non
 # -- slow readers --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("logs", ["alice", ["alice", "bob"]])
+async def test_a_reader_that_fell_behind_reads_once(logs: Any) -> None:
+    """Events that come while it reads, as many as its buffer holds, cost no further read: it goes on live."""
+    gate = anyio.Event()
+    reads: list[str] = []
+
+    class Slow(PlainStore):
+        async def read(self, user: str, after: str, limit: int) -> Page:
+            reads.append(user)
+            page = await super().read(user, after, limit)
+            await gate.wait()
+            return page
+
+    async with Notifier(Slow(), buffer_size=3, poll_interval=3600) as notifier, notifier.subscribe(logs) as stream:
+        await nothing(stream)
+        reads.clear()
+        await push(notifier, *range(10))
+        async with anyio.create_task_group() as tasks:
+            got: list[Any] = []
+
+            async def read() -> None:
+                got.extend(await take(stream, 13))
+
+            tasks.start_soon(read)
+            await until(lambda: reads)
+            await anyio.wait_all_tasks_blocked()
+            await push(notifier, *range(10, 13))
+            gate.set()
+        assert got == list(range(13))
+        assert reads == ["alice"]
+
+
 async def test_a_paused_reader_loses_only_ephemeral_events(store: Any) -> None:
     """With a buffer of 4 and 10 ephemeral pushes the reader who was away has lost 6; the newest 4 come."""
     async with Notifier(store=store, buffer_size=4) as notifier, notifier.subscribe("alice") as stream:
@@ -837,7 +869,7 @@ async def test_only_events_are_lag() -> None:
         for number in range(3):
             live.offer(await store.save(Event("alice", "t", number)))
         with pytest.raises(SlowConsumerError, match="is 3 live events behind"):
-            await stream.next(1)
+            await stream.next(10)
 
 
 async def test_what_a_replay_brings_is_not_lag() -> None:
@@ -861,7 +893,7 @@ async def test_what_a_replay_brings_is_not_lag() -> None:
         assert await take(stream, 50) == list(range(50))
         await push(notifier, *range(50, 81))
         with pytest.raises(SlowConsumerError, match="is 31 live events behind"):
-            await stream.next(1)
+            await stream.next(10)
 
 
 async def test_an_impatient_reader_gets_on() -> None:
@@ -1205,7 +1237,7 @@ async def test_a_first_position_that_fails_does_not_wait_for_presence(logs: Any)
     store, presence = Failing(), GatedPresence()
     async with Notifier(store, presence=presence, poll_interval=60) as notifier:
         stream = notifier.subscribe(logs)
-        with pytest.raises(BackendUnavailableError), anyio.fail_after(1):
+        with pytest.raises(BackendUnavailableError), anyio.fail_after(20):
             await stream.next()
         assert notifier.statistics().open_streams == 0
         store.broken = False
