@@ -43,6 +43,15 @@ def test_commands_are_targets(path: Path) -> None:
     assert set(named) <= TARGETS
 
 
+def test_the_map_has_every_room() -> None:
+    """Each package is on the map of the page for contributors."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = "\n".join(row.split("|")[1] for row in page.partition("## The map")[2].splitlines() if row.startswith("|"))
+    packages = [path.parent for path in [*ROOT.glob("notify_*/__init__.py"), *ROOT.glob("notify/*/__init__.py")]]
+    assert len(packages) > 15
+    assert not [short(path) for path in packages if f"{path.name}/`" not in places]
+
+
 def test_continuous_integration_covers_what_is_promised() -> None:
     """Every Python that the package names, its pinned drivers, the oldest ones, and the newest of all."""
     jobs = loaded(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]

@@ -87,6 +87,13 @@ def test_links_that_leave_the_docs_lead_to_the_site(page: Path) -> None:
         assert target.is_relative_to(DOCS) or target.relative_to(ROOT).as_posix() in known, link
 
 
+@pytest.mark.parametrize("name", ["streams", "redis", "postgres", "sqlite", "inbox", "web", "dispatch"])
+def test_internals_draw_who_calls_whom(name: str) -> None:
+    """The page on the inside of a backend, or of a layer, has a sequence diagram."""
+    page = (DOCS / "internals" / f"{name}.md").read_text(encoding="utf-8")
+    assert "```mermaid\nsequenceDiagram\n" in page
+
+
 def test_commands_name_files_that_exist() -> None:
     """Every test file and folder that the page for contributors names is there."""
     named = re.findall(r"\btests/[\w/.]*\w", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
