@@ -13,7 +13,7 @@ import pytest
 
 from notify import ClosedError, DisconnectedError, Event, InvalidEventError, Notifier, Page, Stream, UsageError
 from notify._runtime._stats import Counters
-from notify._stream import _hub
+from notify._stream import _expiry, _hub
 from notify._stream._stream_set import StreamSet
 from notify_memory import MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.notify.test_foreign import OwnStreamStore
@@ -56,7 +56,7 @@ async def assert_disconnected(stream: Stream, reason: str, last_id: str | None =
 
 
 async def test_a_waiting_reader_is_woken_at_once(notifier: Notifier) -> None:
-    """A blocked `next` raises within 100 ms, a blocked loop ends, and streams of others go on."""
+    """A blocked `next` raises and a blocked loop ends, without waiting for any time, and streams of others go on."""
     ended: list[str] = []
 
     async def by_next() -> None:
@@ -80,10 +80,8 @@ async def test_a_waiting_reader_is_woken_at_once(notifier: Notifier) -> None:
             group.start_soon(read)
         await until(lambda: notifier.statistics().open_streams == 4)
         await anyio.wait_all_tasks_blocked()
-        began = time.monotonic()
         await notifier.disconnect("alice", "logged out")
-        await until(lambda: len(ended) == 3)
-        assert time.monotonic() - began < 0.1
+        await anyio.wait_all_tasks_blocked()
         assert sorted(ended) == ["logged out", "loop", "timeout"]
         assert notifier.statistics().open_streams == 1
         event = await notifier.push("bob", "t")
@@ -144,7 +142,7 @@ async def test_a_closed_stream_stays_merely_closed(notifier: Notifier) -> None:
     await stream.aclose()
     await notifier.disconnect("alice")
     with pytest.raises(ClosedError) as caught:
-        await stream.next(1)
+        await stream.next(10)
     assert not isinstance(caught.value, DisconnectedError)
 
 
@@ -186,8 +184,8 @@ async def test_a_reader_that_waits_for_a_page_ends_at_once() -> None:
             await until(lambda: waiting)
             await anyio.wait_all_tasks_blocked()
             await notifier.disconnect("alice", "reading")
-            with anyio.fail_after(0.1):
-                await until(lambda: notifier.statistics().open_streams == 0)
+            await anyio.wait_all_tasks_blocked()
+            assert notifier.statistics().open_streams == 0
             await assert_disconnected(stream, "reading")
         gate.set()
 
@@ -222,8 +220,8 @@ async def test_a_reader_that_waits_for_presence_ends_at_once(end: str) -> None:
             await notifier.drain(0)
         else:
             group.start_soon(notifier.aclose)
-        with anyio.fail_after(0.1):
-            await ended.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert ended.is_set()
     await notifier.aclose()
 
 
@@ -292,27 +290,27 @@ def after(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-async def test_a_stream_ends_at_its_time(notifier: Notifier) -> None:
+async def test_a_stream_ends_at_its_time(notifier: Notifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiting reader, a busy one and one that was cancelled; not those without a time or with a later one."""
+    monkeypatch.setattr(_expiry, "CLOCK_CHECK", 3600.0)  # it is no look at the clock that ends them
     moment = after(0.15)
-    began = time.monotonic()
     async with (
         notifier.subscribe("alice", expires_at=moment) as waiting,
         notifier.subscribe("alice", expires_at=moment) as busy,
         notifier.subscribe("alice", expires_at=after(60)) as later,
         notifier.subscribe("alice") as endless,
     ):
-        with anyio.fail_after(2), pytest.raises(DisconnectedError) as caught:
+        with anyio.fail_after(20), pytest.raises(DisconnectedError) as caught:
             await waiting.next()
-        assert 0.1 < time.monotonic() - began < 0.5
+        assert datetime.now(UTC) >= moment
         assert caught.value.reason == "expired"
         await assert_disconnected(busy, "expired")
         event = await notifier.push("alice", "t")
         assert await later.next(10) == await endless.next(10) == event
-    cancelled = notifier.subscribe("alice", expires_at=after(0.1))
+    cancelled = notifier.subscribe("alice", expires_at=(moment := after(0.3)))
     with anyio.move_on_after(0.02):
         await cancelled.next()
-    await anyio.sleep(0.12)
+    await until(lambda: datetime.now(UTC) > moment)
     await assert_disconnected(cancelled, "expired")
 
 
@@ -334,38 +332,41 @@ async def test_the_clock_is_what_counts(notifier: Notifier) -> None:
     expiry.clock = lambda: time.time() + offset
     async with notifier.subscribe("alice", expires_at=after(3600)) as stream:
         offset = 3601.0
-        with anyio.fail_after(1.3), pytest.raises(DisconnectedError):
+        with anyio.fail_after(20), pytest.raises(DisconnectedError):
             await stream.next()
         offset = 0.0
+    now = time.time()
+    expiry.clock = lambda: now
     async with notifier.subscribe("alice", expires_at=after(0.1)) as stream:
-        offset = -3600.0
+        now -= 3600.0
         with pytest.raises(TimeoutError):
             await stream.next(0.3)
+    expiry.clock = lambda: time.time() + offset
     offset = 3601.0
     await until(lambda: expiry._waiter is None)  # nothing is left to wait for
     offset = 0.0
     async with notifier.subscribe("alice", expires_at=after(0.05)) as stream:
-        with anyio.fail_after(2), pytest.raises(DisconnectedError):
+        with anyio.fail_after(20), pytest.raises(DisconnectedError):
             await stream.next()
 
 
-async def test_an_earlier_time_is_noticed_while_a_later_one_is_waited_for() -> None:
+async def test_an_earlier_time_is_noticed_while_a_later_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """One task waits for all of them; streams that ended otherwise are forgotten in time."""
+    monkeypatch.setattr(_expiry, "CLOCK_CHECK", 3600.0)
     async with Notifier(MemoryStore()) as notifier:
         expiry = notifier._streams.expiry
-        async with notifier.subscribe("alice", expires_at=after(0.8)) as later:
+        async with notifier.subscribe("alice", expires_at=(moment := after(1.5))) as later:
             async with notifier.subscribe("alice", expires_at=after(0.05)) as sooner:
-                began = time.monotonic()
                 with pytest.raises(DisconnectedError):
-                    await sooner.next(2)
-                assert time.monotonic() - began < 0.5
+                    await sooner.next(20)
+                assert datetime.now(UTC) < moment
             for _ in range(1000):
                 async with notifier.subscribe("alice", expires_at=after(3600)):
                     pass
             assert len(expiry._heap) <= 130
             assert notifier._parts.services.running <= 3
             with pytest.raises(DisconnectedError):
-                await later.next(2)
+                await later.next(20)
 
 
 @pytest.mark.parametrize("moment", [datetime(2030, 1, 1), 7, "2030-01-01", datetime.max])

@@ -60,7 +60,7 @@ async def test_an_offer_without_an_id_does_not_pass_for_the_next_event() -> None
     async with Notifier(MemoryStore()) as notifier, notifier.subscribe("alice") as stream:
         first = await notifier.push("alice", "t", 1)
         assert first is not None
-        await stream.next(1)
+        await stream.next(10)
         notifier.deliver(Event("alice", "t", 2).stored("", first.id))
         await notifier.push("alice", "t", 3)
         assert [(await stream.next(10)).payload for _ in range(2)] == [2, 3]
@@ -147,7 +147,7 @@ async def test_an_immediate_store_that_breaks_the_contract() -> None:
             with pytest.raises(PushUncertainError):
                 await notifier.push("alice", "t")
             with pytest.raises(BackendUnavailableError):
-                await notifier.subscribe("alice", "0").next(1)
+                await notifier.subscribe("alice", "0").next(10)
         store = MemoryStore()
         await store.aclose()
         async with Notifier(store, presence=presence) as notifier:

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.anyio
 
 SECRET = "DE89 3704 0044 0532 0130 00"
 
+WAIT = 1.0
+"""Seconds that a notifier gives a part that hangs; what does not wait for it takes next to no time."""
+
 
 class BusRouter(MemoryRouter):
     """A router over a bus that may be down."""
@@ -51,12 +54,12 @@ async def test_a_router_that_is_down_delays_neither_the_start_nor_a_stream(
     buses = [BusRouter() for _ in range(routers)]
     inner = MemoryStore()
     began = anyio.current_time()
-    async with Notifier(PlainStore(inner), router=buses, poll_interval=1e6) as notifier:
+    async with Notifier(PlainStore(inner), router=buses, poll_interval=1e6, timeout=30.0) as notifier:
         for number in range(3):
             async with notifier.subscribe(f"user{number}"):
                 pass
         async with notifier.subscribe("alice") as stream:
-            assert anyio.current_time() - began < 1.0
+            assert anyio.current_time() - began < 10.0
             await inner.save(Event("alice", "t", "missed"))
             health = await notifier.check()
             assert [outcome != "ok" for name, outcome in health.parts.items() if name.startswith("router")] == [
@@ -64,7 +67,7 @@ async def test_a_router_that_is_down_delays_neither_the_start_nor_a_stream(
             ] * routers
             for bus in buses:
                 bus.down = False
-            assert (await stream.next(6)).payload == "missed"
+            assert (await stream.next(20)).payload == "missed"
             await until(lambda: caplog.text.count("BusRouter receives again") == routers)
     assert caplog.text.count("BusRouter does not receive") == routers
 
@@ -90,13 +93,13 @@ async def test_a_router_that_never_starts_is_named(caplog: pytest.LogCaptureFixt
         async def receive(self, instance_id: str, deliver: Deliver, *, task_status: TaskStatus[None]) -> None:
             await anyio.sleep_forever()
 
-    async with Notifier(MemoryStore(), router=Silent(), timeout=0.2) as notifier:
+    async with Notifier(MemoryStore(), router=Silent(), timeout=WAIT) as notifier:
         began = anyio.current_time()
         for number in range(5):
             async with notifier.subscribe(f"user{number}"):
                 pass
-        assert anyio.current_time() - began < 0.15
-    assert "Silent does not receive: it has not called task_status.started() within 0.2 s" in caplog.text
+        assert anyio.current_time() - began < WAIT * 0.9
+    assert "Silent does not receive: it has not called task_status.started() within 1 s" in caplog.text
 
 
 async def test_a_router_that_starts_late_is_said_to_receive(
@@ -226,13 +229,13 @@ class HangingPresence(SlowPresence):
 async def test_a_tracker_that_hangs_delays_no_push_where_it_only_routes(caplog: pytest.LogCaptureFixture) -> None:
     """Pushes return at once; events are routed to every instance, at first after `timeout`, then without waiting."""
     presence, router = HangingPresence(), NotingRouter()
-    async with Notifier(MemoryStore(), presence=presence, router=router, timeout=0.2) as notifier:
+    async with Notifier(MemoryStore(), presence=presence, router=router, timeout=WAIT) as notifier:
         began = anyio.current_time()
         for number in range(4):
             await notifier.push("alice", "n", number)
             await notifier.push("alice", "typing", number, ephemeral=True)
         await notifier.push_many(["alice", "bob"], "n", 4)
-        assert anyio.current_time() - began < 0.15
+        assert anyio.current_time() - began < WAIT * 0.9
         assert router.routed == []
         await until(lambda: len(router.routed) == 10)
         await notifier.push("alice", "n", 5)
@@ -261,14 +264,14 @@ async def test_without_a_router_presence_is_not_asked() -> None:
 async def test_a_tracker_that_hangs_delays_the_first_push_only_where_it_decides() -> None:
     """With offline="drop" the first push waits for `timeout`; while the tracker is known to hang, nothing waits."""
     presence = HangingPresence()
-    async with Notifier(MemoryStore(), presence=presence, offline="drop", timeout=0.2) as notifier:
+    async with Notifier(MemoryStore(), presence=presence, offline="drop", timeout=WAIT) as notifier:
         began = anyio.current_time()
         assert await notifier.push("alice", "t") is not None
-        assert 0.15 < anyio.current_time() - began < 1
+        assert WAIT * 0.9 < anyio.current_time() - began < 20  # the tracker would take a minute
         began = anyio.current_time()
         for _ in range(5):
             assert await notifier.push("alice", "t") is not None
-        assert anyio.current_time() - began < 0.15
+        assert anyio.current_time() - began < WAIT * 0.9
         presence.hangs = False
         await until(lambda: not notifier._parts.jobs.running)
         await notifier.push("alice", "t")  # the check that finds out
@@ -279,23 +282,23 @@ async def test_a_tracker_that_hangs_delays_the_first_push_only_where_it_decides(
 async def test_a_user_with_a_stream_here_does_not_wait_for_the_tracker() -> None:
     """With offline="drop", a user who is connected to this very process is present, whatever the tracker does."""
     presence, router = HangingPresence(), NotingRouter()
-    notifier = Notifier(MemoryStore(), presence=presence, router=router, offline="drop", timeout=0.5)
+    notifier = Notifier(MemoryStore(), presence=presence, router=router, offline="drop", timeout=WAIT)
     async with notifier, notifier.subscribe("alice", track=False) as stream:
         began = anyio.current_time()
         for number in range(3):
             await notifier.push("alice", "n", number)
             assert (await stream.next(10)).payload == number
-        assert anyio.current_time() - began < 0.4
+        assert anyio.current_time() - began < WAIT * 0.9
 
 
 async def test_streams_do_not_wait_for_a_tracker_that_is_known_to_hang(caplog: pytest.LogCaptureFixture) -> None:
     """The first stream waits for its registration for `timeout`; those after it open at once, registered later."""
     presence = HangingPresence()
-    async with Notifier(MemoryStore(), presence=presence, timeout=0.2) as notifier:
+    async with Notifier(MemoryStore(), presence=presence, timeout=WAIT) as notifier:
         async with notifier.subscribe("alice"):
             began = anyio.current_time()
             async with notifier.subscribe("bob"):
-                assert anyio.current_time() - began < 0.15
+                assert anyio.current_time() - began < WAIT * 0.9
                 presence.hangs = False
                 await until(lambda: presence.inner.locate_nowait(["alice", "bob"]).keys() == {"alice", "bob"})
     assert caplog.text.count("cannot register users") == 1

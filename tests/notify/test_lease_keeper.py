@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ import anyio.lowlevel
 import pytest
 
 from notify import BackendUnavailableError, ClosedError, InvalidEventError, RoutingInfo, UsageError
+from notify._presence import _lease_keeper
 from notify.adapters import LeaseKeeper, LeaseRegistration
 from tests.parts import until
 
@@ -315,13 +317,14 @@ async def test_register_raises_while_the_backend_fails(backend: Recorder) -> Non
 async def test_a_call_during_an_outage_is_tried_at_once(backend: Recorder) -> None:
     """A registration during an outage waits for no delay, and the first that succeeds ends the outage."""
     keeper = made(backend, ttl=3600.0)
+    keeper._delays = lambda: repeat(3600.0)  # type: ignore[method-assign,assignment]
     backend.failing["write"] = OSError()
     for _ in range(8):
         with pytest.raises(BackendUnavailableError):
             await keeper.register("alice", A)
     failed = len(backend.calls)
     del backend.failing["write"]
-    with anyio.fail_after(0.5):
+    with anyio.fail_after(20):
         await keeper.register("bob", A)
     assert len(backend.calls) == failed + 1
     assert backend.stored == {"bob": [A]}
@@ -331,6 +334,7 @@ async def test_a_call_during_an_outage_is_tried_at_once(backend: Recorder) -> No
 async def test_a_call_during_an_attempt_that_fails_is_tried_next(backend: Recorder) -> None:
     """Who registers while an attempt is failing waits for no delay after it, though delays have grown long."""
     keeper = made(backend, ttl=3600.0)
+    keeper._delays = lambda: repeat(3600.0)  # type: ignore[method-assign,assignment]
     backend.failing["write"] = OSError()
 
     async def fail(user: str) -> None:
@@ -346,14 +350,13 @@ async def test_a_call_during_an_attempt_that_fails_is_tried_next(backend: Record
         await fail("bob")
         backend.failing.clear()
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(fail_last)
-        await until(lambda: len(backend.calls) > count)
-        tasks.start_soon(keeper.register, "late", A)
-        await until(lambda: keeper.locations("late"))
-        began = anyio.current_time()
-        backend.go.set()
-    assert anyio.current_time() - began < 0.5  # the delay is a second at least by now
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fail_last)
+            await until(lambda: len(backend.calls) > count)
+            tasks.start_soon(keeper.register, "late", A)
+            await until(lambda: keeper.locations("late"))
+            backend.go.set()
     await until(lambda: backend.stored == {"late": [A]})
     await keeper.aclose()
 
@@ -423,7 +426,7 @@ async def test_a_renewal_that_fails_is_tried_again_soon(backend: Recorder) -> No
     await until(lambda: backend.of("renew"))
     began = anyio.current_time()
     await until(lambda: len(backend.of("renew")) == 3)
-    assert anyio.current_time() - began < 0.7  # the next renewal would have come after another second
+    assert anyio.current_time() - began < 1.5  # two further renewals would have come after two seconds
     await keeper.aclose()
 
 
@@ -453,7 +456,7 @@ async def test_a_driver_that_cancels_itself_has_failed(
     backend.failing = dict.fromkeys(("write", call), asyncio.CancelledError())
     await until(lambda: call == "write" or len(backend.of("renew")) >= 3)
     for _ in range(2):
-        with anyio.fail_after(1.0), pytest.raises(BackendUnavailableError, match="was cancelled from inside") as caught:
+        with anyio.fail_after(20), pytest.raises(BackendUnavailableError, match="was cancelled from inside") as caught:
             await keeper.register("alice", A)
     assert isinstance(caught.value.__cause__, RuntimeError)
     await kept.aclose()
@@ -555,8 +558,11 @@ async def test_a_finaliser_ends_a_registration(backend: Recorder) -> None:
     await keeper.aclose()
 
 
-def test_a_registration_that_outlives_its_event_loop(backend: Recorder, anyio_backend: str) -> None:
+def test_a_registration_that_outlives_its_event_loop(
+    backend: Recorder, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After the event loop has ended without closing, releasing and closing neither raise nor hang."""
+    monkeypatch.setattr(_lease_keeper, "_GRACE", 3600.0)
     keeper = made(backend)
     kept: list[LeaseRegistration] = []
 
@@ -570,7 +576,7 @@ def test_a_registration_that_outlives_its_event_loop(backend: Recorder, anyio_ba
     async def later() -> None:
         with pytest.raises(UsageError):
             await keeper.register("carol", A)
-        with anyio.fail_after(1.0):
+        with anyio.fail_after(20):
             await keeper.aclose()
             await kept[1].aclose()
 
@@ -677,12 +683,13 @@ async def test_closing_is_bounded_while_the_backend_hangs(backend: Recorder, hel
     with anyio.CancelScope() as scope:
         scope.cancel()
         await keeper.aclose()
-    assert 0.9 < anyio.current_time() - began < 1.5
+    assert 0.9 < anyio.current_time() - began < 20  # the backend never answers
     assert len(anyio.get_running_tasks()) == before
 
 
-async def test_every_call_of_aclose_waits_for_the_release(backend: Recorder) -> None:
+async def test_every_call_of_aclose_waits_for_the_release(backend: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call during another one returns after the release too, also while cancelled, and nothing is released twice."""
+    monkeypatch.setattr(_lease_keeper, "_GRACE", 3600.0)
     keeper = made(backend)
     await keeper.register("alice", A)
     backend.held.add("release")
@@ -697,22 +704,21 @@ async def test_every_call_of_aclose_waits_for_the_release(backend: Recorder) -> 
             scope.cancel()
             await close()
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(close)
-        await until(lambda: backend.of("release"))
-        tasks.start_soon(close)
-        tasks.start_soon(close_cancelled)
-        await anyio.sleep(0.02)
-        assert not left
-        began = anyio.current_time()
-        backend.go.set()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(close)
+            await until(lambda: backend.of("release"))
+            tasks.start_soon(close)
+            tasks.start_soon(close_cancelled)
+            await anyio.sleep(0.02)
+            assert not left
+            backend.go.set()
     assert left == [False] * 3
-    assert anyio.current_time() - began < 0.5
     assert len(backend.of("release")) == 1
 
 
 async def test_every_call_of_aclose_is_bounded(backend: Recorder) -> None:
-    """With a release that hangs, two calls at the same time take about a second together."""
+    """With a release that hangs, several calls at the same time take about a second together."""
     before = len(anyio.get_running_tasks())
     keeper = made(backend)
     await keeper.register("alice", A)
@@ -721,9 +727,10 @@ async def test_every_call_of_aclose_is_bounded(backend: Recorder) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keeper.aclose)
         await until(lambda: backend.of("release"))
-        tasks.start_soon(keeper.aclose)
+        for _ in range(7):
+            tasks.start_soon(keeper.aclose)
     await keeper.aclose()
-    assert 0.9 < anyio.current_time() - began < 1.5
+    assert 0.9 < anyio.current_time() - began < 4  # one after the other they would take nine seconds
     assert len(anyio.get_running_tasks()) == before
 
 
@@ -777,10 +784,11 @@ def test_a_fork_closes_without_waiting(backend: Recorder, monkeypatch: pytest.Mo
         keeper = made(backend)
         await keeper.register("alice", A)
         with monkeypatch.context() as patch:
+            patch.setattr(_lease_keeper, "_GRACE", 3600.0)
             patch.setattr("notify._runtime._loop_guard._forks", 1_000_000)
             with pytest.raises(UsageError, match="fork"):
                 await keeper.locate(["alice"])
-            with anyio.fail_after(0.5):
+            with anyio.fail_after(20):
                 await keeper.aclose()
         assert not backend.of("release")
         await keeper._background.aclose(1.0)

@@ -188,7 +188,7 @@ async def test_one_failure_ends_a_batch() -> None:
 
             for number in range(100):
                 tasks.start_soon(register, number)
-        assert anyio.current_time() - began < 0.6
+        assert anyio.current_time() - began < 4.0  # one after the other they would take ten seconds
         tracker.hanging = False
 
 
@@ -196,7 +196,7 @@ async def test_a_fetch_that_hangs_is_given_up() -> None:
     """`locate` raises after `timeout`, and cancelling it earlier leaves the call of the store alone."""
     async with BoardPresence({}, timeout=0.1) as tracker:
         tracker.hanging = True
-        with anyio.fail_after(2.0), pytest.raises(BackendUnavailableError):
+        with anyio.fail_after(20), pytest.raises(BackendUnavailableError):
             await tracker.locate(["alice"])
         with anyio.move_on_after(0.02) as scope:
             await tracker.locate(["alice"])

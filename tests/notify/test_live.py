@@ -323,7 +323,7 @@ async def test_the_next_page_is_read_while_this_one_is_handed_out() -> None:
         assert store.read_after == ["0", events[499].id]
         seen = [await stream.next(10) for _ in range(499)]
         assert len(store.read_after) == 2
-        seen += [await stream.next(1) for _ in range(800)]
+        seen += [await stream.next(10) for _ in range(800)]
         assert seen == events[1:]
         assert store.read_after == ["0", events[499].id, events[999].id]
         assert stream.synced
@@ -334,7 +334,7 @@ async def test_what_is_trimmed_meanwhile_is_a_gap_after_the_page_that_was_read_a
     store = paged()
     events = await store.fill(1600)
     async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
-        await stream.next(1)
+        await stream.next(10)
         await until(lambda: len(store.read_after) == 2)
         await anyio.wait_all_tasks_blocked()
         await store.inner.trim(events[1200].id)
@@ -377,7 +377,7 @@ async def test_a_store_that_closes_while_a_page_is_held() -> None:
         await until(lambda: len(store.read_after) == 2)
         assert [await stream.next(10) for _ in range(499)] == events[1:500]
         with pytest.raises(ClosedError):
-            await stream.next(1)
+            await stream.next(10)
         assert len(store.read_after) == 3  # ahead, and again at its time
 
 
@@ -409,7 +409,7 @@ async def test_an_audit_finds_what_came_after_a_page_that_is_still_held() -> Non
     store = paged()
     events = await store.fill(700)
     async with Notifier(store=store) as notifier, notifier.subscribe("alice", "0") as stream:
-        await stream.next(1)
+        await stream.next(10)
         await until(lambda: stream._prefetched is not None)  # type: ignore[attr-defined]
         events.append(await store.inner.save(Event("alice", "t", "unannounced")))
         await notifier._live._catch_up.audit()

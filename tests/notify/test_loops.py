@@ -20,6 +20,9 @@ from notify.adapters import LiveLog
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
 from tests.parts import SlowPresence
 
+AT_ONCE = 4.0
+"""Seconds, on any machine: less than the timeout of anything that could be waited for."""
+
 
 class ExternalStore(MemoryStreamStore):
     """Its streams are its own, as far as a notifier knows."""
@@ -97,7 +100,7 @@ def test_another_loop_is_refused_at_once(kind: Any, call: str, backend: str, cap
     made: dict[str, Any] = {}
 
     async def use() -> None:
-        made["notifier"] = notifier = Notifier(kind(), router=MemoryRouter(), presence=MemoryPresence(), timeout=1.0)
+        made["notifier"] = notifier = Notifier(kind(), router=MemoryRouter(), presence=MemoryPresence(), timeout=60.0)
         await notifier.__aenter__()
         made["stream"] = stream = notifier.subscribe("alice")
         await stream.__aenter__()
@@ -120,7 +123,7 @@ def test_another_loop_is_refused_at_once(kind: Any, call: str, backend: str, cap
         began = time.monotonic()
         with pytest.raises(UsageError, match=r"another event loop.*notify\.sync\.SyncNotifier"):
             anyio.run(wrong, backend=backend)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < AT_ONCE
         run(still_works)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -193,7 +196,7 @@ def test_closing_after_the_loop_has_ended_releases(
             await notifier.push("alice", "t")
         await notifier.aclose()
         await notifier.aclose()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < AT_ONCE
 
     inner = getattr(tracker, "inner", tracker)
     anyio.run(use, backend=first)
@@ -224,7 +227,7 @@ def test_closing_beside_tasks_that_were_never_ended(caplog: pytest.LogCaptureFix
     loop.close()
     began = time.monotonic()
     asyncio.run(notifier.aclose())
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < AT_ONCE
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 

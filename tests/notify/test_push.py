@@ -966,8 +966,8 @@ async def test_closing_waits_for_pushes_and_answers_those_it_cannot_wait_for() -
     assert isinstance(results[0], Event)
 
     deaf = BatchGate()
-    notifier = Notifier(store=deaf, timeout=0.1)
-    with anyio.fail_after(5):
+    notifier = Notifier(store=deaf, timeout=0.5)
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             group.start_soon(push)
             await until(lambda: len(deaf.calls) == 1)
