@@ -7,7 +7,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from itertools import pairwise
 from typing import Any
 
@@ -414,6 +414,40 @@ async def test_an_audit_finds_what_came_after_a_page_that_is_still_held() -> Non
         events.append(await store.inner.save(Event("alice", "t", "unannounced")))
         await notifier._live._catch_up.audit()
         assert [await stream.next(10) for _ in range(700)] == events[1:]
+
+
+class Counting(MemoryStore):
+    """A memory store that counts how often it is asked for a head."""
+
+    asked = 0
+
+    def head_nowait(self, user: str) -> str:
+        self.asked += 1
+        return super().head_nowait(user)
+
+
+@pytest.mark.parametrize("how", ["audit", "resync"])
+async def test_looking_at_many_users_lets_others_run(how: str) -> None:
+    """A log that answers at once is not searched for all users in one go, which would delay every event meanwhile."""
+    store, users = Counting(), [f"user-{number}" for number in range(600)]
+    async with AsyncExitStack() as stack:
+        notifier = await stack.enter_async_context(Notifier(store))
+        streams = [await stack.enter_async_context(notifier.subscribe(user)) for user in users]
+        for user in users:
+            await store.save(Event(user, "t", 1))  # nothing announces it
+        turns = [store.asked]
+        catch_up, looked = notifier._live._catch_up, store.asked + len(users)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        if how == "audit":
+            tasks.start_soon(catch_up.audit)
+        else:
+            catch_up.request()
+        with anyio.fail_after(10):
+            while store.asked < looked:
+                await anyio.lowlevel.checkpoint()
+                turns.append(store.asked)
+        assert max(later - earlier for earlier, later in pairwise(turns)) <= 100
+        assert [event.payload for stream in streams for event in [await stream.next(10)]] == [1] * len(users)
 
 
 class Silent(PlainStore):
