@@ -8,13 +8,18 @@ has to be changed when a connection writes: its heartbeat is then due later, whi
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import Final, Protocol
 
 import anyio
+import anyio.lowlevel
 
 from notify.adapters import Background
 
 NEVER: Final = float("inf")
+
+TURN: Final = 50
+"""Connections at a time: thousands that were opened in one second would all write their heartbeats before any event."""
 
 
 class Timed(Protocol):
@@ -87,14 +92,14 @@ class Ticker:
             while self._slots:
                 await anyio.sleep(self._width)
                 now = time.monotonic()
-                current = int(now / self._width)
-                for slot in range(self._next, current + 1):
-                    for timed in list(self._slots.get(slot, ())):
-                        self.discard(timed)
-                        due = timed.tick(now)
-                        if due != NEVER:
-                            self._next = current + 1
-                            self.add(timed, due)
-                self._next = current + 1
+                first, self._next = self._next, int(now / self._width) + 1
+                for slot in range(first, self._next):
+                    while due_now := list(islice(self._slots.get(slot, ()), TURN)):
+                        for timed in due_now:
+                            self.discard(timed)
+                            due = timed.tick(now)
+                            if due != NEVER:
+                                self.add(timed, due)
+                        await anyio.lowlevel.checkpoint()
         finally:
             self._running = False

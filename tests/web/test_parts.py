@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -521,6 +522,33 @@ async def test_what_is_due_is_called_back_in_time() -> None:
     again = Due()
     ticker.add(again, time.monotonic())
     await until(lambda: again.ticks)
+    await background.aclose()
+
+
+@pytest.mark.anyio
+async def test_many_that_are_due_at_once_let_others_run() -> None:
+    """Thousands of connections opened in the same second do not delay every event by all their heartbeats."""
+    background = Background("test")
+    ticker = Ticker(background, 0.5)
+    began = time.monotonic()
+    many = [Due(began + 60) for _ in range(400)]
+    for each in many:
+        ticker.add(each, began)
+
+    def ticked() -> int:
+        return sum(len(each.ticks) for each in many)
+
+    seen = [0]
+    with anyio.fail_after(10):
+        while seen[-1] < len(many):
+            await anyio.lowlevel.checkpoint()
+            seen.append(ticked())
+            if seen[-1] and not seen[-2]:  # what is filed in between is called, too
+                ticker.discard(many[-1])
+                ticker.add(many[-1], began)
+    assert max(later - earlier for earlier, later in pairwise(seen)) <= 100
+    assert [len(each.ticks) for each in many] == [1] * len(many)
+    assert len(ticker) == len(many)
     await background.aclose()
 
 
