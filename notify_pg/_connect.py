@@ -6,7 +6,8 @@ import asyncio
 import getpass
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
@@ -30,8 +31,17 @@ _FILES: Final = {
 _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
-async def connect(dsn: Dsn, *, timeout: float = 60.0, **options: Any) -> Any:
-    """Open a connection within `timeout` seconds; `server_settings` among the options win over those of the DSN.
+async def connect(
+    dsn: Dsn,
+    *,
+    timeout: float = 60.0,
+    preferences: Mapping[str, str] = MappingProxyType({}),
+    **options: Any,
+) -> Any:
+    """Open a connection within `timeout` seconds.
+
+    Settings of the server: `preferences` give way to the DSN, also to its word `options`; `server_settings` among the
+    options win over both.
 
     A caller that is cancelled leaves no connection behind, not even one that is established at that very moment.
 
@@ -40,7 +50,9 @@ async def connect(dsn: Dsn, *, timeout: float = 60.0, **options: Any) -> Any:
         UsageError: the DSN, a `PG...` variable of the environment, or a file that they name cannot be used.
     """
     arguments = {**dsn.arguments, **_tls(dsn), **options}
-    arguments["server_settings"] = {**dsn.arguments.get("server_settings", {}), **options.get("server_settings", {})}
+    given = dsn.arguments.get("server_settings", {})
+    preferred = {name: preferences[name] for name in preferences if name not in given.get("options", "")}
+    arguments["server_settings"] = {**preferred, **given, **options.get("server_settings", {})}
     task = asyncio.ensure_future(asyncpg.connect(**arguments))
     limit = asyncio.timeout(timeout)
     try:

@@ -33,15 +33,12 @@ RESERVED: Final = 3
 """Connections of the pool that reads leave free: two for batches of saves, one for wake messages."""
 
 
-SETTINGS: Final = {
-    "row_security": "off",
-    "default_transaction_isolation": "read committed",
-    "plan_cache_mode": "force_generic_plan",
-    "jit": "off",
-}
-"""Of our own sessions. `row_security`: a query fails if rows would be filtered; it does not return the rest.
-`plan_cache_mode`: the query that reads behind a wake message is not planned again each time: 0.13 instead of 0.39 ms.
-`jit`: a query of a few rows is not compiled, which takes seconds, when the planner expects many rows."""
+SETTINGS: Final = {"row_security": "off", "default_transaction_isolation": "read committed"}
+"""Of our own sessions. `row_security`: a query fails if rows would be filtered; it does not return the rest."""
+
+PREFERENCES: Final = {"plan_cache_mode": "force_generic_plan", "jit": "off"}
+"""Likewise, unless the DSN sets them. `plan_cache_mode`: the query that reads behind a wake message is not planned anew
+each time: 0.13 instead of 0.39 ms. `jit`: a query of a few rows is not compiled, for seconds, if many are expected."""
 
 
 class Schema(Protocol):
@@ -344,6 +341,7 @@ class PostgresDatabase:
             # behind a pooler the next transaction may not know the name, or the setting
             statement_cache_size=0 if self.is_pooled else 100,
             server_settings={} if self.is_pooled else SETTINGS,
+            preferences={} if self.is_pooled else PREFERENCES,
             command_timeout=self.timeout,
         )
         if not self.is_pooled:

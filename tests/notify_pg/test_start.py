@@ -391,6 +391,24 @@ async def test_no_query_is_compiled(make: Make, postgres: Server, sql: asyncpg.C
     assert "JIT" not in plan[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", ["off", "force_generic_plan"]),
+        ("?jit=on&plan_cache_mode=auto", ["on", "auto"]),
+        ("?options=-c%20jit%3Don%20--plan_cache_mode%3Dauto", ["on", "auto"]),
+    ],
+)
+async def test_settings_of_the_dsn(postgres: Server, schema: str, words: str, expected: list[str]) -> None:
+    """What the DSN says about the planner holds; what keeps promises, such as `row_security`, is the library's."""
+    dsn = f"{postgres.dsn}{words}{'&' if words else '?'}row_security=on"
+    async with PostgresStore(dsn, schema=schema) as store:
+        (row,) = await store._db.fetch(
+            "SELECT current_setting('jit'), current_setting('plan_cache_mode'), current_setting('row_security')"
+        )
+        assert [*row] == [*expected, "off"]
+
+
 async def test_a_read_only_role(make: Make, postgres: Server, sql: asyncpg.Connection, schema: str) -> None:
     """`default_transaction_read_only`: a process starts and reads, though days are missing; a push is rejected."""
     owner = await make()
