@@ -51,17 +51,17 @@ async def test_servers_that_hang_for_a_quarter_of_a_minute(fleet: Fleet, tmp_pat
         frozen = monotonic()
         async with anyio.create_task_group() as tasks:
             for each in scenes:
-                tasks.start_soon(each.more, "uncertain", 2, 10.0)
+                tasks.start_soon(each.more, "uncertain", 2)  # they hang until this is over
         sentinel = scenes[names.index("redis sentinel")]
-        await sentinel.more("ok", 100, within=30)  # there is another master by now
-        await anyio.sleep(max(0.0, frozen + 15.0 - monotonic()))  # the fault itself lasts so long
+        await sentinel.more("ok", 100, within=60)  # there is another master by now
+        await anyio.sleep(max(0.0, frozen + 15.0 - monotonic()))  # the fault itself lasts at least so long
         for each in scenes:
             assert isinstance(each.backend, Servers)
             each.backend.thaw()
         for each in scenes:
-            await each.more("ok", 50, within=15)
+            await each.more("ok", 50, within=60)
         for each in scenes:
-            verdict = await each.judge(within=30, durable=each is not sentinel)
+            verdict = await each.judge(within=60, durable=each is not sentinel)
             assert set(verdict.gaps) <= ({"rewound"} if each is sentinel else set())
 
 

@@ -148,9 +148,8 @@ async def test_a_router_that_closes_twice(make: Make) -> None:
     router = await make(PostgresRouter)
     await router.route(Event("alice", "n"), None)
     await router.aclose()
-    began = time.monotonic()
-    await router.aclose()
-    assert time.monotonic() - began < 0.5
+    with anyio.fail_after(20):
+        await router.aclose()
 
 
 def test_an_error_of_the_contract_stays_as_it_is() -> None:

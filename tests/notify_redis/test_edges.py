@@ -78,7 +78,7 @@ async def test_closing_while_the_masters_are_looked_for(prefix: str) -> None:
                     await tasks.start(partial(router.receive, "here", lambda event: 0))
                 began = monotonic()
                 await store.aclose()
-                assert monotonic() - began < 0.5
+                assert monotonic() - began < 3.0  # the timeout is 4
             await router.aclose()
         finally:
             server.thaw()

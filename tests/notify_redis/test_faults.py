@@ -30,8 +30,8 @@ from tests.servers.redis import DURABLE, VOLATILE, Server, follows, plain_info, 
 
 pytestmark = pytest.mark.anyio
 
-SOON = 1.0
-"""Seconds, on a busy machine, for what waits for no server; what does waits for the timeout of a store, 4 seconds."""
+SOON = 3.0
+"""Seconds, on any machine, for what waits for no server; what does waits for the timeout of a store, 4 seconds."""
 
 
 @asynccontextmanager
@@ -179,7 +179,7 @@ async def test_a_server_that_is_not_there(prefix: str) -> None:
     """Pushes are rejected and reads fail, each in time, when the server refuses connections."""
     with single() as server:
         address = server.url
-    async with aclosing(RedisStore(address, prefix=prefix, timeout=0.5)) as store:
+    async with aclosing(RedisStore(address, prefix=prefix)) as store:
         with pytest.raises(PushRejectedError) as rejected:
             await store.save(Event("alice", "t"))
         with pytest.raises(BackendUnavailableError) as unavailable:
@@ -231,7 +231,7 @@ async def test_a_server_that_cannot_write_its_disk(victim: Server, prefix: str) 
 
 async def test_a_server_that_becomes_a_replica(victim: Server, server: Server, prefix: str) -> None:
     """A read-only server rejects pushes by their deadline; once it is a master again they go on."""
-    async with aclosing(RedisStore(victim.url, prefix=prefix, timeout=0.7)) as store:
+    async with aclosing(RedisStore(victim.url, prefix=prefix, timeout=1.5)) as store:
         await store.save(Event("alice", "t"))
         victim.ask("REPLICAOF", "127.0.0.1", str(server.port))
         with pytest.raises(PushRejectedError, match=r"(?i)read.?only"):
@@ -337,8 +337,11 @@ async def test_scripts_that_are_flushed(server: Server, prefix: str) -> None:
 
 
 async def test_cancelling_costs_no_connection(server: Server, prefix: str) -> None:
-    """Ten thousand pushes and reads that are cancelled at any time leave the connections as they were."""
-    async with aclosing(RedisStore(server.url, prefix=prefix)) as store:
+    """Ten thousand pushes and reads that are cancelled at any time leave the connections as they were.
+
+    The store has time enough never to take a busy machine for a server that does not answer.
+    """
+    async with aclosing(RedisStore(server.url, prefix=prefix, timeout=60.0)) as store:
         await store.save(Event("alice", "t"))
         await store.head("alice")
         before = int(plain_info(server, "stats")["total_connections_received"])
@@ -476,7 +479,7 @@ async def test_a_server_that_stays_away_delays_no_caller(prefix: str) -> None:
             for _ in range(20):
                 with pytest.raises(PushRejectedError):
                     await store.save(Event("alice", "t"))
-            assert monotonic() - began < 1.0
+            assert monotonic() - began < 10  # twenty deadlines would take a minute
             await in_thread(server.start)
 
             async def stored() -> bool:

@@ -23,7 +23,7 @@ from tests.servers.redis import Cluster, Server, cluster, free_port, sentinels, 
 
 pytestmark = pytest.mark.anyio
 
-AT_ONCE = 0.25
+AT_ONCE = 0.5
 """Seconds within which a call fails that waits for nothing, on a busy machine too; one that waited would take 4."""
 
 Calls = dict[str, Callable[[], Awaitable[object]]]
@@ -67,7 +67,7 @@ async def assert_known(calls: Calls, *, bound: float = AT_ONCE) -> None:
     for name, call in calls.items():
         took = [await failed_after(call) for _ in range(3)]
         assert 0 <= min(took) < bound, (name, took)
-        assert max(took) < bound + 0.7, (name, took)
+        assert max(took) < bound + 2.5, (name, took)
 
 
 async def all_work(calls: Calls) -> bool:
@@ -192,14 +192,14 @@ async def test_a_push_with_presence_fails_at_once(prefix: str) -> None:
     with refused() as url:
         parts = RedisStreamStore(url, prefix=prefix), RedisPresence(url, prefix=prefix)
         async with aclosing(parts[0]) as store, aclosing(parts[1]) as presence:
-            async with Notifier(store, presence=presence) as notifier:
+            async with Notifier(store, presence=presence, timeout=20.0) as notifier:
                 assert await failed_after(lambda: notifier.push("alice", "t")) >= 0
                 best = min([await failed_after(lambda: notifier.push("alice", "t")) for _ in range(3)])
                 assert 0 <= best < AT_ONCE
                 began = time.monotonic()
                 health = await notifier.check()
                 assert not health.ok
-                assert time.monotonic() - began < 1.0
+                assert time.monotonic() - began < 3.0  # a part would wait for 4
 
 
 async def test_starting_without_the_server(prefix: str) -> None:

@@ -118,7 +118,7 @@ async def test_a_server_without_scripts(prefix: str) -> None:
 async def test_a_server_that_is_busy(victim: Server, prefix: str) -> None:
     """While another script keeps the server busy, pushes and reads wait until their timeout; then they continue."""
     victim.ask("CONFIG", "SET", "busy-reply-threshold", 20)
-    store, hasty = RedisStore(victim.url, prefix=prefix), RedisStore(victim.url, prefix=prefix, timeout=0.1)
+    store, hasty = RedisStore(victim.url, prefix=prefix), RedisStore(victim.url, prefix=prefix, timeout=1.0)
     async with aclosing(store), aclosing(hasty):
         await store.save(Event("alice", "t"))
         await hasty.head("alice")

@@ -109,8 +109,8 @@ async def test_a_server_without_publish(prefix: str, caplog: pytest.LogCaptureFi
 async def test_the_wrong_kind_of_url(prefix: str, options: list[str], url: str, remedy: str) -> None:
     """A database of a cluster, a cluster that is none, and a database that is missing: the message has the remedy."""
     with single(*options) as server:
-        async with aclosing(RedisStore(url.format(server.port), prefix=prefix)) as store:
-            with anyio.fail_after(1):
+        async with aclosing(RedisStore(url.format(server.port), prefix=prefix, timeout=60.0)) as store:
+            with anyio.fail_after(20):
                 with pytest.raises(NotifyError, match=remedy):
                     await store.save(Event("alice", "t"))
                 with pytest.raises(NotifyError, match=remedy):

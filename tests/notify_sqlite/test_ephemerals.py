@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import anyio
@@ -122,10 +121,8 @@ async def test_an_outage_loses_them_and_is_logged_once(path: Path, caplog: pytes
         async with other.subscribe("alice") as stream:
             await until(lambda: other.is_receiving)
             with locked(path):
-                began = time.monotonic()
                 for number in range(_ephemeral.MAX_PENDING + 700):
                     store.send_ephemeral(sent("alice", number))
-                assert time.monotonic() - began < 1
                 await until(lambda: not store._ephemerals and not store._saver.is_busy)
             store.send_ephemeral(sent("alice", "after"))
             assert (await stream.next(5)).payload == "after"
@@ -148,14 +145,14 @@ async def test_a_lock_that_is_free_in_time_loses_none(path: Path) -> None:
 async def test_what_shares_a_transaction_with_an_older_save_waits_on(path: Path) -> None:
     """An event that was sent later than the saves beside it waits by its own clock, when they are refused."""
     outcomes: list[object] = []
-    async with SQLiteStreamStore(path, timeout=0.4) as store, SQLiteStreamStore(path) as other:
+    async with SQLiteStreamStore(path, timeout=1.0) as store, SQLiteStreamStore(path) as other:
         async with other.subscribe("alice") as stream:
             await until(lambda: other.is_receiving)
             with locked(path) as file:
                 store.save_soon(Event("bob", "t"), outcomes.append)
-                await anyio.sleep(0.1)
+                await anyio.sleep(0.2)
                 store.save_soon(Event("bob", "t"), outcomes.append)
-                await anyio.sleep(0.25)
+                await anyio.sleep(0.6)
                 store.send_ephemeral(sent("alice", "later"))
                 await until(lambda: len(outcomes) == 2)
                 file.execute("ROLLBACK")
