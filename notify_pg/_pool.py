@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
@@ -87,6 +88,22 @@ class CallerPool:
 
     async def aclose(self) -> None:
         """See `ConnectionPool`."""
+
+
+async def fetch_uncompiled(connection: Connection, query: str, args: Sequence[object], timeout: float) -> list[Any]:
+    """Run a query in a transaction in which the server compiles nothing, and return its rows.
+
+    For a session that is not the library's own, and a query for which the planner expects so many rows that it would
+    be compiled for seconds. It costs two further round trips.
+    """
+    await connection.execute("BEGIN; SET LOCAL jit = off", timeout=timeout)
+    try:
+        rows: list[Any] = await connection.fetch(query, *args, timeout=timeout)
+    except asyncpg.PostgresError:
+        await connection.execute("ROLLBACK", timeout=timeout)
+        raise
+    await connection.execute("COMMIT", timeout=timeout)
+    return rows
 
 
 class OwnPool:

@@ -33,6 +33,9 @@ _UNLIMITED_MS: Final = 1 << 42
 
 _GRACE: Final = 1.0
 
+FEW_USERS: Final = 100
+"""A server with `jit` compiles a read for 500 users, since the planner expects so many rows: that takes seconds."""
+
 RELAY_INTERVAL: Final = 1.0
 """Seconds between polls of the outbox, where this process enqueues events itself."""
 
@@ -338,7 +341,8 @@ class PostgresStore:
         sql = self._names.sql("read_many")
         positions = [ids.pack(position) for position in after.values()]
         rows: dict[str, list[Any]] = {}
-        for row in await self._db.read(sql, [*after], positions, limit, self._max_age_ms):
+        is_large = len(after) > FEW_USERS
+        for row in await self._db.read(sql, [*after], positions, limit, self._max_age_ms, is_large=is_large):
             rows.setdefault(row["user_id"], []).append(row[:-1])
         pages = {user: page_of(user, after[user], found) for user, found in rows.items()}
         return {user: page for user, page in pages.items() if page.events or page.gap}

@@ -391,6 +391,35 @@ async def test_no_query_is_compiled(make: Make, postgres: Server, sql: asyncpg.C
     assert "JIT" not in plan[0]
 
 
+async def test_large_reads_in_sessions_of_others_are_not_compiled(
+    postgres: Server, sql: asyncpg.Connection, schema: str
+) -> None:
+    """In the caller's pool, what the planner expects much of runs with `jit` off, and leaves the session as it was."""
+    queries: list[str] = []
+
+    async def note(connection: asyncpg.Connection) -> None:
+        connection.add_query_logger(lambda record: queries.append(record.query))
+
+    settings = {"jit": "on", "jit_above_cost": "0"}
+    plan = f"EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM {schema}.notify_events"
+    async with asyncpg.create_pool(postgres.dsn, min_size=1, max_size=1, setup=note, server_settings=settings) as pool:
+        async with PostgresStore(pool, schema=schema) as store:
+            event = await store.save(Event("alice", "n"))
+            for count, is_large in ((100, False), (101, True)):
+                queries.clear()
+                users = ["alice", *(f"user{number}" for number in range(count - 1))]
+                pages = await store.read_many(dict.fromkeys(users, "0"), 10)
+                assert pages["alice"].events == [event]
+                assert any("jit = off" in query for query in queries) == is_large
+                (found,) = await store._db.fetch(plan, is_large=is_large)
+                assert "Plan" in found[0]
+                assert ("JIT" in found[0]) == (not is_large and await sql.fetchval("SELECT pg_jit_available()"))
+            assert (await store._db.fetch("SELECT current_setting('jit')"))[0][0] == "on"
+            await sql.execute(f"DROP SCHEMA {schema} CASCADE")
+            assert await store.read_many(dict.fromkeys(users, "0"), 10) == {}
+            assert (await store.save(Event("alice", "n"))).prev == "0"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
