@@ -19,20 +19,27 @@ REGISTER = """async ([url, options]) => {
 }"""
 
 COUNT = """() => {
+  const { waitUntil } = ExtendableEvent.prototype;
   const show = ServiceWorkerRegistration.prototype.showNotification;
-  self.shows = self.known = 0;
-  ServiceWorkerRegistration.prototype.showNotification = async function (...given) {
-    await show.apply(this, given);
-    self.shows++;
+  // Chromium closes other notifications by itself, 25 seconds after it has shown them.
+  ServiceWorkerRegistration.prototype.showNotification = function (title, options) {
+    return show.call(this, title, { ...options, requireInteraction: true });
+  };
+  self.handled = 0;
+  PushEvent.prototype.waitUntil = function (promise) {
+    const done = () => self.handled++;
+    waitUntil.call(this, promise.then(done, done));
   };
 }"""
 
-UNTIL = """async ([count, patience]) => {
+UNTIL = """async ([count, delivered, patience]) => {
   const end = Date.now() + patience;
   const pause = () => new Promise((done) => setTimeout(done, 20));
   // Chromium removes a notification that is asked for while it is about to be shown.
-  while (count && self.shows === self.known && Date.now() < end - patience + 5000) await pause();
-  self.known = self.shows;
+  while (self.handled !== delivered) {
+    if (Date.now() > end) throw Error(`${self.handled} of ${delivered} messages have been handled`);
+    await pause();
+  }
   for (;;) {
     const shown = await registration.getNotifications();
     if (shown.length === count) return shown.map(({title, body, tag, icon, silent, data, actions}) =>
@@ -76,6 +83,7 @@ class ServiceWorker:
         self.context: BrowserContext = page.context
         self._site = site
         self._registrations: dict[str, str] = {}
+        self._delivered = 0
         self._control = self.context.new_page()  # about:blank, so no page of the site
         self._tools = self.context.new_cdp_session(self._control)
         self._tools.on("ServiceWorker.workerRegistrationUpdated", self._updated)
@@ -104,10 +112,11 @@ class ServiceWorker:
         registration = self._registrations[self.scope]
         command = {"origin": self._site.url, "registrationId": registration, "data": data}
         self._tools.send("ServiceWorker.deliverPushMessage", command)
+        self._delivered += 1
 
     def shown(self, count: int = 1) -> list[dict[str, Any]]:
-        """Wait until this many notifications are shown; return them."""
-        found: list[dict[str, Any]] = self.worker.evaluate(UNTIL, [count, PATIENCE])
+        """Wait until all messages have been handled and this many notifications are shown; return them."""
+        found: list[dict[str, Any]] = self.worker.evaluate(UNTIL, [count, self._delivered, PATIENCE])
         return found
 
     def clear(self) -> None:
