@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Iterable, Sequence
 from itertools import takewhile
 from typing import Final
-from weakref import ref
+from weakref import finalize, ref
 
 import anyio
 
@@ -48,9 +48,17 @@ _SKEW: Final = 60.0
 
 
 def watch_reads(parts: DispatchParts) -> None:
-    """Let the inbox of a dispatcher cancel the fallbacks that are not needed once an item is read."""
+    """Let the inbox of a dispatcher cancel the fallbacks that are not needed once an item is read, while both exist."""
     if isinstance(parts.inbox, Inbox):
-        parts.inbox.add_hook(CancelWhenRead(parts))
+        hook = CancelWhenRead(parts)
+        parts.inbox.add_hook(hook)
+        finalize(parts, _unwatch, ref(parts.inbox), hook).atexit = False
+
+
+def _unwatch(inbox: ref[Inbox], hook: CancelWhenRead) -> None:
+    """Remove the hook of a dispatcher that is gone."""
+    if (still := inbox()) is not None:
+        still.remove_hook(hook)
 
 
 class CancelWhenRead:

@@ -68,14 +68,19 @@ class InboxBase:
         return self._hooks.failures
 
     def add_hook(self, hook: Hook) -> None:
-        """Add a hook, which is called after those that the inbox already has. It cannot be removed.
+        """Add a hook, which is called after those that the inbox already has.
 
-        A `notify.dispatch.Dispatcher` with this inbox adds one, to cancel the fallbacks for items that are read.
+        A `notify.dispatch.Dispatcher` with this inbox adds one, to cancel the fallbacks for items that are read. It is
+        removed when the dispatcher is gone.
 
         Raises:
             UsageError: it has none of the methods of a hook.
         """
         self._hooks.add(hook)
+
+    def remove_hook(self, hook: Hook) -> None:
+        """Remove a hook: later calls of the inbox do not call it. A hook that the inbox does not have is ignored."""
+        self._hooks.remove(hook)
 
     # -- changes -------------------------------------------------------------------------------------------------
 

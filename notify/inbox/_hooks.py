@@ -71,6 +71,7 @@ class InboxHooks:
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self.failures = 0
         self.before, self.after, self.changed = [list[_Call]() for _ in _NAMES]
+        self._removed: list[Hook] = []
         for hook in hooks:
             self.add(hook)
 
@@ -83,12 +84,29 @@ class InboxHooks:
         calls = [(name, getattr(hook, name, None)) for name in _NAMES]
         if isinstance(hook, type) or not any(callable(function) for _, function in calls):
             raise UsageError(f"a hook is an object with {', '.join(_NAMES)} or some of them, not {hook!r:.80}")
+        self._drop_removed()
         for (name, function), place in zip(calls, (self.before, self.after, self.changed), strict=True):
             if callable(function):
-                place.append(_Call(f"{type(hook).__name__}.{name}", function))
+                place.append(_Call(hook, f"{type(hook).__name__}.{name}", function))
+
+    def remove(self, hook: Hook) -> None:
+        """Remove a hook, from the next call on; a hook that is not there is ignored.
+
+        The garbage collector may call this in the middle of any other method, or in another thread, so it only appends.
+        """
+        self._removed.append(hook)
+
+    def _drop_removed(self) -> None:
+        """Drop what has been removed. Calls that are running go on over the lists as they were."""
+        while self._removed:
+            hook = self._removed.pop()
+            self.before, self.after, self.changed = (
+                [call for call in place if call.hook is not hook] for place in (self.before, self.after, self.changed)
+            )
 
     async def before_send(self, drafts: Iterable[Event]) -> list[Event]:
         """Pass the drafts of one call through the hooks; return what is to be sent: not what a hook withheld."""
+        self._drop_removed()
         late: set[_Call] = set()
         sent = []
         for draft in drafts:
@@ -108,6 +126,7 @@ class InboxHooks:
 
     async def after_send(self, events: Iterable[Event]) -> None:
         """Call the hooks for the items that one call has sent."""
+        self._drop_removed()
         late: set[_Call] = set()
         for event in events:
             for call in self.after:
@@ -115,6 +134,7 @@ class InboxHooks:
 
     async def after_change(self, user: str, change: Change) -> None:
         """Call the hooks for a change that was stored."""
+        self._drop_removed()
         for call in self.changed:
             await self._run(call, set(), user, change)
 
@@ -176,7 +196,8 @@ _FAILED: Final = object()
 class _Call:
     """One method of one hook, and whether it is failing."""
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+    def __init__(self, hook: Hook, name: str, function: Callable[..., Any]) -> None:
+        self.hook = hook
         self.function = function
         self.outage = OutageLog(
             logger,

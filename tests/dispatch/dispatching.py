@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -241,6 +242,15 @@ async def read(store: Any, log: str, item: str, stop: str) -> None:
         say("read", len(dispatcher.types))
 
 
+async def hold(store: Any, file: str) -> None:
+    """Have the write lock of a file until the next line of the input."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        say("held")
+        sys.stdin.readline()
+    say("free")
+
+
 async def submit(store: Any, name: str, users: int) -> list[str]:
     """Submit a notification to so many users and return the ids of its deliveries."""
     from notify.dispatch.abc import Delivery, delivery_id
@@ -258,7 +268,7 @@ async def submit(store: Any, name: str, users: int) -> list[str]:
 async def main(place: str, role: str, *arguments: str) -> None:
     """Play a role."""
     async with open_store(place) as store:
-        roles = {"work": work, "count": count, "collect": collect, "schedule": schedule, "read": read}
+        roles = {"work": work, "count": count, "collect": collect, "schedule": schedule, "read": read, "hold": hold}
         await roles[role](store, *arguments)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -453,16 +451,19 @@ async def test_a_file_that_another_process_holds(tmp_path: Path, monkeypatch: py
     """A lock that is held longer than the bound does not hold up the reading."""
     monkeypatch.setattr("notify.dispatch._reading._TIMEOUT", 0.2)
     clock = VirtualClock(START)
-    async with SQLiteDispatchStore(tmp_path / "d.db", clock=clock, timeout=60.0) as store:
+    file = tmp_path / "d.db"
+    async with SQLiteDispatchStore(file, clock=clock, timeout=60.0) as store:
         world = World(TYPES, clock, store)
         (ticket,) = await sent(world, "one")
         named = await items(world)
-        with closing(sqlite3.connect(tmp_path / "d.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with processes() as start:
+            other = start(f'["sqlite", "{file}"]', "hold", file)
+            assert await line(other) == "held"
             with anyio.fail_after(30):
                 assert (await world.inbox.mark_read("alice", named["one"].id)).counts.unread == 0
             assert world.inbox.hook_failures == 1
-            other.execute("ROLLBACK")
+            assert other.poll() is None
+            assert await rest(other) == ["free"]
         await world.pass_time("16m")
         assert (await rows(world, ticket))["email"][1] == "read_already"
         assert not world.email.jobs
@@ -695,15 +696,36 @@ async def test_two_dispatchers_over_one_inbox() -> None:
 
 
 async def test_the_inbox_keeps_no_dispatcher_alive() -> None:
-    """One that the application has dropped no longer cancels anything."""
+    """One that the application has dropped no longer cancels anything, and leaves no hook in the inbox."""
     world = local()
+    kept = another(world)
     await sent(world, "one")
+    for _ in range(3):
+        another(world)
     parts, named = ref(world.dispatcher._parts), await items(world)
     del world.dispatcher
     gc.collect()
     assert parts() is None
     await world.inbox.mark_read("alice", named["one"].id)
-    assert not world.watch.calls["cancel"]
+    assert world.watch.calls["cancel"] == 1
+    (call,) = world.inbox._hooks.changed
+    parts = ref(kept._parts)
+    del kept
+    gc.collect()
+    assert parts() is None
+    await world.inbox.dismiss("alice", named["one"].id)
+    assert world.watch.calls["cancel"] == 1
+    assert not world.inbox._hooks.changed
+    assert isinstance(call.hook, CancelWhenRead)
+
+
+async def test_a_dispatcher_keeps_no_inbox_alive() -> None:
+    """Nothing of it is left when the application has dropped both."""
+    world = local()
+    inbox = ref(world.inbox)
+    del world
+    gc.collect()
+    assert inbox() is None
 
 
 async def test_it_is_told_as_an_event() -> None:

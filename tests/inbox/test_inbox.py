@@ -647,6 +647,36 @@ async def test_hooks_that_are_added() -> None:
         assert len(calls) == 4
 
 
+async def test_hooks_that_are_removed() -> None:
+    """They are not called any more, also if one removes itself; the others are. Unknown ones are ignored."""
+    calls: list[tuple[Any, ...]] = []
+    async with Notifier(MemoryStore()) as notifier:
+        first, last = Noting("a", calls), Noting("b", calls)
+        once: Any = Only(after_send=lambda event: inbox.remove_hook(once))
+        inbox = Inbox(notifier, hooks=[once, first, last])
+        await inbox.send("alice", "t", 1)
+        assert [call[0] for call in calls] == ["a", "b"] * 2
+        assert inbox._hooks.after[0].hook is once
+        calls.clear()
+        inbox.remove_hook(first)
+        inbox.remove_hook(Noting("c", calls))
+        await inbox.send("alice", "t", 2)
+        assert [call[0] for call in calls] == ["b", "b"]
+        assert [call.hook for call in inbox._hooks.after] == [last]
+        inbox.remove_hook(last)
+        inbox.add_hook(last)
+        calls.clear()
+        event = await inbox.send("alice", "t", 3)
+        assert event is not None
+        await inbox.mark_read("alice", event.id)
+        assert [call[1] for call in calls] == ["before", "after", "change"]
+        inbox.remove_hook(last)
+        assert await inbox.send("alice", "t", 4) is not None
+        await inbox.mark_read("alice", event.id)
+        assert len(calls) == 3
+        assert inbox.hook_failures == 0
+
+
 async def test_before_send_changes_or_withholds() -> None:
     """A hook returns another event for the same user, which stays an item; or None: nothing is sent."""
     later: list[Event] = []
