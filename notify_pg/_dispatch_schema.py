@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
 
+from notify.adapters import OutageLog
 from notify.errors import UsageError
 
 from ._errors import REMEDY, describe
-from ._names import DISPATCH_FUNCTIONS, DISPATCH_TABLES, PostgresNames
+from ._names import DISPATCH_FUNCTIONS, DISPATCH_INDEXES, DISPATCH_TABLES, PostgresNames
+
+logger = logging.getLogger("notify.pg")
 
 VERSION: Final = 1
 """Of the layout. What is only added leaves it. Processes refuse tables with a higher version."""
@@ -25,6 +30,11 @@ SCRIPTS: Final = (
 )
 """What creates them; may be run again."""
 
+_INDEX: Final = re.compile(r'^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS "(\w+)" [^;]+', re.MULTILINE)
+
+INDEX_TIME: Final = 1.0
+"""Seconds for adding one index to a table that is in use. It blocks its writers for as long."""
+
 
 class PostgresDispatchSchema:
     """Looks at the tables and functions, and creates what is missing; has the methods of `PostgresSchema`.
@@ -37,9 +47,15 @@ class PostgresDispatchSchema:
         self._names = names
         self._tables = [f"{names.prefix}{name}" for name in DISPATCH_TABLES]
         self._functions = [f"{names.prefix}{name}" for name in DISPATCH_FUNCTIONS.values()]
+        self._indexes = [f"{names.prefix}{name}" for name in DISPATCH_INDEXES.values()]
+        self._outdated = OutageLog(
+            logger,
+            f"indexes of the tables of deliveries in schema {names.schema} are missing, and calls may be slow",
+            f"the tables of deliveries in schema {names.schema} have all their indexes",
+        )
 
     async def inspect(self, connection: Any) -> bool:
-        """Return whether everything exists, without creating anything.
+        """Return whether all tables and functions exist, without creating anything. Indexes only make calls fast.
 
         Raises:
             UsageError: the tables cannot be used: row level security hides rows, or they are of a later version.
@@ -52,16 +68,20 @@ class PostgresDispatchSchema:
     async def prepare(self, connection: Any) -> bool:
         """Create what is missing, in the connection's current transaction; return True.
 
+        If only indexes are missing, and cannot be created soon, that is logged, and the process works.
+
         Raises:
             UsageError: as `inspect`.
             asyncpg.PostgresError: this role may not create it; the text names the remedy.
         """
-        if await self._missing(connection):
+        if await self._missing(connection) or await self._missing_indexes(connection):
             await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
             await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
             missing = await self._missing(connection)
             if missing:
                 await self._create(connection, missing)
+            elif indexes := await self._missing_indexes(connection):
+                await self._add_indexes(connection, indexes)
         return True
 
     def script(self) -> str:
@@ -96,6 +116,25 @@ class PostgresDispatchSchema:
                     f"knows only up to version {VERSION}: upgrade the library"
                 )
         return missing
+
+    async def _missing_indexes(self, connection: Any) -> list[str]:
+        """Return the indexes that do not exist: a later release may have added them, or they were dropped."""
+        query = self._names.sql("dispatch_indexes")
+        found = {row["name"] for row in await connection.fetch(query, self._names.schema, self._indexes)}
+        return [name for name in self._indexes if name not in found]
+
+    async def _add_indexes(self, connection: Any, missing: list[str]) -> None:
+        """Add indexes to tables that may be large and in use, unless that takes long."""
+        statements = [each[0] for each in _INDEX.finditer(self._names.sql("dispatch_1")) if each[1] in missing]
+        limit = f"SET LOCAL statement_timeout = {round(INDEX_TIME * 1000)}"
+        try:
+            async with connection.transaction():
+                await connection.execute(";\n".join([limit, *statements]))
+        except asyncpg.PostgresError as error:
+            remedy = "let the owner of the tables run the output of `notify init --dispatch --print-sql`"
+            self._outdated.failed(f"{', '.join(missing)}: {describe(error)}; {remedy}")
+        else:
+            self._outdated.recovered()
 
     async def _create(self, connection: Any, missing: list[str]) -> None:
         try:

@@ -90,6 +90,48 @@ async def test_a_role_with_the_documented_rights(postgres: Server) -> None:
     assert await tables(postgres, f"{schema}_x") == set()
 
 
+async def test_indexes_that_a_later_release_added(postgres: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """They are created at the next start. If that is not allowed, or takes long, it is logged, and the store works."""
+    schema = fresh_schema()
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as first:
+        await first.prepare()
+    connection = await asyncpg.connect(postgres.dsn)
+    try:
+        complete = await indexes(connection, schema)
+        await drop_indexes(connection, schema)
+        assert len(complete - await indexes(connection, schema)) == 3
+        async with role(postgres, schema) as app, PostgresDispatchStore(app.dsn, schema=schema) as used:
+            assert await used.stuck(OPEN) == []
+            await use(used)
+        assert [each.levelname for each in caplog.records] == ["WARNING"]
+        assert "notify_deliveries_user_idx, notify_deliveries_after_idx, notify_endpoints_session_idx" in caplog.text
+        assert "notify init --dispatch --print-sql" in caplog.text
+        caplog.clear()
+        async with connection.transaction():
+            await connection.execute(f'LOCK TABLE "{schema}".notify_deliveries IN ROW EXCLUSIVE MODE')  # it writes
+            async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60) as waiting:
+                assert await waiting.stuck(OPEN) == []
+        assert "statement timeout" in caplog.text
+        async with PostgresDispatchStore(postgres.dsn, schema=schema) as later:
+            assert await indexes(connection, schema) == complete
+            await use(later)
+        assert len(caplog.records) == 1
+    finally:
+        await connection.close()
+
+
+async def indexes(connection: Any, schema: str) -> set[str]:
+    """Return the names of the indexes in a schema."""
+    rows = await connection.fetch("SELECT indexname FROM pg_indexes WHERE schemaname = $1", schema)
+    return {each["indexname"] for each in rows}
+
+
+async def drop_indexes(connection: Any, schema: str) -> None:
+    """Drop some indexes, so that the tables are as if of an earlier release."""
+    for name in ("deliveries_user", "deliveries_after", "endpoints_session"):
+        await connection.execute(f'DROP INDEX "{schema}"."notify_{name}_idx"')
+
+
 def test_tables_that_the_command_creates(postgres: Server, tmp_path: Path, anyio_backend: str) -> None:
     """`notify init --dispatch` creates those of deliveries, too, and what it prints does the same."""
     made, printed, plain = (fresh_schema() for _ in range(3))
