@@ -43,6 +43,9 @@ _DIGEST_PAGE: Final = 500
 _DIGEST_SHOWN: Final = 500
 """The most notifications of a digest, the newest ones, that its texts are rendered from."""
 
+_DIGEST_COUNTED: Final = 100
+"""The most notifications of a digest that are looked up if a frequency cap is full."""
+
 _REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, State.SENDING})
 """States of a delivery that has perhaps arrived."""
 
@@ -158,9 +161,8 @@ class Looker:
         delivery, notification = claim.delivery, claim.notification
         if due_at is not None and due_at > now and not claim.is_ambiguous:
             return move(claim, State.WAITING, Reason.SCHEDULED, due_at=due_at)
-        look = await self._now(claim, type)
+        look = await self._now(claim, type, known)
         if delivery.endpoint:  # planned in its own zone, whatever the time is for the other devices
-            look = replace(look, is_part=len(usable(type, delivery.channel, known.endpoints)) > 1)
             known = replace(known, endpoints=[each for each in known.endpoints if each.id == delivery.endpoint])
         decided = plan(
             self._parts, type, delivery.user, known, now=now, expires_at=delivery.expires_at, look=look
@@ -203,15 +205,22 @@ class Looker:
         """Return whether there is another attempt: a message that kills every worker is not sent without end."""
         return delivery.attempts < self._parts.schedule(delivery.channel).attempts
 
-    async def _now(self, claim: Claim, type: NotificationType) -> Look:
+    async def _now(self, claim: Claim, type: NotificationType, known: Known) -> Look:
         """Return what the plan has to know of this moment, asking only what the type makes necessary."""
         delivery = claim.delivery
         look = Look(channel=delivery.channel, is_digest=claim.notification.digest is not None)
-        fallback = type.fallback.get(delivery.channel)
-        if fallback is None or claim.notification.digest is not None:
+        fallback = None if look.is_digest else type.fallback.get(delivery.channel)
+        has_waited = bool(delivery.endpoint and delivery.reason)
+        rows = await self._deliveries(delivery) if has_waited or fallback is not None else ()
+        if has_waited:  # devices may have come and gone since there was a delivery for each
+            devices = [each for each in rows if each.channel == delivery.channel and each.endpoint]
+            is_rest = any(each.attempts for each in devices if each.id != delivery.id)
+            look = replace(look, is_part=len(devices) > 1, is_rest=is_rest)
+        elif delivery.endpoint:
+            look = replace(look, is_part=len(usable(type, delivery.channel, known.endpoints)) > 1)
+        if fallback is None:
             return look
-        record = await self._parts.records.record(delivery.notification, delivery.user)
-        others = [each for each in record[2] if each.channel == fallback.of] if record is not None else []
+        others = [each for each in rows if each.channel == fallback.of]
         if fallback.use == "failed":
             return replace(look, is_reached=any(each.state in _REACHED for each in others))
         is_read = await self._is_read(delivery.user, others)
@@ -231,21 +240,15 @@ class Looker:
         except NotifyError:
             return False
 
-    async def _is_rest(self, delivery: Delivery, look: Look) -> bool:
-        """Return whether the notification has been sent to another device before this one had to wait.
-
-        It was counted then, perhaps so long ago that the store no longer knows.
-        """
-        if not look.is_part or not delivery.reason:  # a row that is looked at for the first time has no reason
-            return False
+    async def _deliveries(self, delivery: Delivery) -> Sequence[Delivery]:
+        """Return all deliveries of a notification to the recipient of one of them."""
         record = await self._parts.records.record(delivery.notification, delivery.user)
-        others = record[2] if record is not None else ()
-        return any(each.attempts for each in others if each.channel == delivery.channel and each.id != delivery.id)
+        return record[2] if record is not None else ()
 
     async def _leads(self, claim: Claim, type: NotificationType, look: Look, now: datetime) -> bool:
         """Return whether this notification is sent at once, since none was sent or collected lately."""
         delivery, caps = claim.delivery, self._parts.caps
-        if await self._is_rest(delivery, look):
+        if look.is_rest:
             return True
         data = json.loads(claim.notification.data)
         suffix, window = leading_window(type, delivery.user, delivery.channel, data, now)
@@ -258,7 +261,7 @@ class Looker:
     async def _count(self, claim: Claim, type: NotificationType, look: Look, tz: str, now: datetime) -> Move | None:
         """Take a place in the frequency caps; return what becomes of the delivery if there is none."""
         delivery = claim.delivery
-        if not is_counted(type, delivery.channel) or await self._is_rest(delivery, look):
+        if not is_counted(type, delivery.channel) or look.is_rest:
             return None
         mode = mode_of(type, delivery.channel)
         periods = windows(type, delivery.user, tz, now)
@@ -269,7 +272,7 @@ class Looker:
                 return None
             due_at = now + timedelta(seconds=60 * (0.5 + self._parts.chance()))
             return move(claim, State.WAITING, Reason.CAPS_UNAVAILABLE, due_at=due_at, error=str(error))
-        if full < 0:
+        if full < 0 or await self._has_counted(claim, type):
             return None
         cap = type.caps[full]
         if type.over_cap != "hold":
@@ -279,6 +282,19 @@ class Looker:
         if delivery.expires_at is not None and until >= delivery.expires_at:
             return ended(claim, State.EXPIRED, reason_of(cap))
         return ended(claim, State.WAITING, reason_of(cap), due_at=until)
+
+    async def _has_counted(self, claim: Claim, type: NotificationType) -> bool:
+        """Return whether a digest has a notification that was counted when it was sent over another channel.
+
+        Only the first ones of a digest are looked at, which were submitted before the cap was full.
+        """
+        if claim.notification.digest is None:
+            return False
+        for item in await self._parts.digests.digest_items(claim.notification.digest, limit=_DIGEST_COUNTED):
+            sent = await self._deliveries(replace(claim.delivery, notification=item.notification.id))
+            if any(each.attempts and is_counted(type, each.channel) for each in sent):
+                return True
+        return False
 
     async def _prepare(
         self,

@@ -380,16 +380,21 @@ async def test_a_device_in_quiet_hours_is_not_in_the_plan(make: Callable[..., Wo
     assert decision.endpoints == (devices["America/New_York"],)
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
 @pytest.mark.parametrize("leading", [False, True])
-async def test_a_device_that_waited_does_not_count_again(make: Callable[..., World], leading: bool) -> None:
-    """The notification has its place in the cap, and its lead, from the device that was awake."""
+async def test_a_device_that_waited_does_not_count_again(
+    make: Callable[..., World], leading: bool, is_removed: bool
+) -> None:
+    """The notification has its place in the cap, and its lead, from the device that was awake, also if that is gone."""
     digest = Digest(window=600.0, leading="first") if leading else None
     world = make(note("web_push", caps=[FrequencyCap(1, per=3600.0)], digest=digest))
     await world.dispatcher.set_preferences("alice", {"quiet_hours": [{"start": "22:00", "end": "07:00"}]})
-    await in_two_zones(world)
+    devices = await in_two_zones(world)
     ticket = await world.submit()
     await world.settle()
     assert sorted((await world.states(ticket))["web_push"]) == [State.WAITING, State.ACCEPTED]
+    if is_removed:
+        assert await world.store.retire(devices["America/New_York"], 0, "removed", world.clock.now())
 
     async def admit(*args: Any, **options: Any) -> int:
         raise AssertionError("it was counted when it was sent to the other device")
@@ -416,6 +421,28 @@ async def test_a_device_that_is_tried_again_at_night(make: Callable[..., World])
     assert (await world.states(ticket))["web_push"] == [State.ACCEPTED, State.ACCEPTED]
     assert len(world.push.jobs) == 3
     assert {job.endpoint.id for job in world.push.jobs if job.endpoint} == devices
+
+
+async def test_devices_that_come_and_go(make: Callable[..., World]) -> None:
+    """What counts is how many devices the notification was for: with several, the rest is held, with one, collected."""
+    world = make(note("web_push"))
+    night = {"quiet_hours": [{"start": "22:00", "end": "07:00", "action": "digest"}]}
+    await world.dispatcher.set_preferences("alice", night)
+    devices = await in_two_zones(world)
+    first = await world.submit()
+    await world.settle()
+    assert await world.store.retire(devices["America/New_York"], 0, "removed", world.clock.now())
+    await world.dispatcher.set_preferences("alice", night)  # looks at what waits again
+    await world.settle()
+    assert sorted((await world.states(first))["web_push"]) == [State.WAITING, State.ACCEPTED]
+    world.clock.set(datetime(2027, 1, 6, 20, 59, 59, tzinfo=UTC))  # a second before 22:00 in Berlin
+    await world.settle()
+    world.push.answers = [Transient("503")]
+    second = await world.submit()
+    await world.settle()
+    await world.device("new")
+    await world.pass_time("1h")
+    assert (await world.states(second))["web_push"] == [State.JOINED]
 
 
 async def test_quiet_hours_hold_until_their_end(make: Callable[..., World]) -> None:
@@ -478,6 +505,44 @@ async def test_cap_lets_so_many_through(make: Callable[..., World]) -> None:
     found = await world.dispatcher.explain(later, "alice")
     assert found is not None
     assert found.reset_at is None
+
+
+DAY = {"quiet_hours": [{"start": "09:00", "end": "17:00", "channels": ["email"], "action": "digest"}]}
+
+
+@pytest.mark.parametrize("over_cap", ["skip", "hold"])
+async def test_a_digest_of_what_has_been_counted(make: Callable[..., World], over_cap: Any) -> None:
+    """The place in the cap that the item of a notification took does not stop the digest with its e-mail."""
+    world = make(note("in_app", "email", caps=[FrequencyCap(1)], over_cap=over_cap))
+    await world.dispatcher.set_preferences("alice", DAY)
+    tickets = [await world.submit(title="one")]
+    await world.settle()
+    tickets += [await world.submit(title="two")]
+    await world.settle()
+    states = [await world.states(each) for each in tickets]
+    assert [each["in_app"] for each in states] == [
+        [State.ACCEPTED],
+        [State.WAITING if over_cap == "hold" else State.SKIPPED],
+    ]
+    await world.pass_time("4h 10m")  # 17:10 in Berlin
+    assert [job.content.title for job in world.email.jobs] == ["two (+ 1)"]
+
+
+@pytest.mark.parametrize("over_cap", ["skip", "in_app"])
+async def test_a_digest_of_what_was_not_counted(make: Callable[..., World], over_cap: Any) -> None:
+    """It is stopped by a full cap, as a notification is; items that are listed in any case are not counted."""
+    world = make(note(*["in_app"][: over_cap == "in_app"], "email", caps=[FrequencyCap(1)], over_cap=over_cap))
+    await world.dispatcher.set_preferences("alice", DAY)
+    world.clock.set(datetime(2027, 1, 6, 7, tzinfo=UTC))  # 08:00 in Berlin
+    await world.submit()
+    await world.settle()
+    await world.pass_time("2h")
+    await world.submit()
+    await world.settle()
+    await world.pass_time("7h 10m")
+    assert len(world.email.jobs) == 1
+    (digest,) = [each for each in await world.store.stuck([State.SKIPPED]) if each.reason == "cap_day"]
+    assert digest.channel == "email"
 
 
 async def test_cap_can_hold_until_there_is_room(make: Callable[..., World]) -> None:
