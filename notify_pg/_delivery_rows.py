@@ -88,7 +88,7 @@ def advance_arguments(moves: Sequence[Move], now: int) -> list[Any]:
     joins = [{**join_value(move.join), "parent": move.id} for move in moves if move.join is not None]
     moves = sorted(moves, key=lambda move: move.id)
     due_at = [millis_or_none(move.due_at) for move in moves]
-    refunds = [move.refund for move in moves]
+    refunds = [move.refund or (False if move.before_sending else None) for move in moves]
     leases = [None if move.lease is None else span(move.lease) for move in moves]
     return [
         [move.id for move in moves],
@@ -97,7 +97,7 @@ def advance_arguments(moves: Sequence[Move], now: int) -> list[Any]:
         None if due_at.count(None) == len(due_at) else numbers(due_at),
         texts([move.reason for move in moves]),
         texts([move.provider_id for move in moves]),
-        refunds if any(refunds) else None,
+        None if refunds.count(None) == len(refunds) else refunds,
         texts([move.error for move in moves]),
         None if leases.count(None) == len(leases) else numbers(leases),
         deliveries_json((child for child, _ in children), (parent for _, parent in children)) if children else None,

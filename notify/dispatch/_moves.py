@@ -22,9 +22,13 @@ def is_in_doubt(claim: Claim) -> bool:
 
 
 def move(claim: Claim, to: State, reason: str = "", *, error: str = "", **more: Any) -> Move:
-    """Return a move of a claim. One in doubt keeps that reason while it waits or is parked; `error` has the new one."""
+    """Return a move of a claim, by default one that is decided before sending.
+
+    One in doubt keeps that reason while it waits or is parked; `error` has the new one.
+    """
     if is_in_doubt(claim) and to in (State.WAITING, State.PARKED) and reason != IN_DOUBT:
         reason, error = IN_DOUBT, f"{reason}: {error}" if error else reason
+    more.setdefault("before_sending", to is not State.SENDING)
     return Move(claim.delivery.id, claim.delivery.fence, to, reason=reason, error=error, **more)
 
 

@@ -269,6 +269,7 @@ class Move:
         join: for JOINED: the digest that takes it.
         error: text for people, kept in the list of attempts: no address, no secret.
         lease: for SENDING: a new lease, in seconds from now by the store's clock; None: that of the claim.
+        before_sending: it was decided before sending began. If it is refused, it is not listed as a late outcome.
 
     NUL characters and lone surrogates in its texts are replaced, since some databases cannot store them.
     """
@@ -284,6 +285,7 @@ class Move:
     join: DigestJoin | None = None
     error: str = ""
     lease: float | None = None
+    before_sending: bool = False
 
     def __post_init__(self) -> None:
         if not (self.reason or self.provider_id or self.error):

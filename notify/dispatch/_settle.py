@@ -100,6 +100,7 @@ def settle(
             provider_id=storable(provider_id),
             due_at=due_at,
             refund=refund,
+            before_sending=False,
         )
 
     def again(reason: object, error: object, *, refund: bool = False) -> Move:

@@ -91,7 +91,8 @@ def judge(move: Move, state: State, fence: int, begun: int, *, has_lease: bool) 
     is_made = fence == move.fence and move.to in BY_CLAIM.get(state, ())
     if move.to is State.SENDING:
         is_made = is_made and has_lease and begun < fence
-    return is_made, move.to in OUTCOMES and (state is State.SENDING if is_made else begun >= move.fence)
+    is_outcome = state is State.SENDING if is_made else begun >= move.fence and not move.before_sending
+    return is_made, is_outcome and move.to in OUTCOMES
 
 
 def runs(moves: Sequence[Move]) -> Iterator[Sequence[Move]]:

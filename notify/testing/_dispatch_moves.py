@@ -175,6 +175,26 @@ class DispatchMoveTests(DispatchTests[DeliveryStoreT]):
         assert await store.advance([move(claim, State.ACCEPTED)], at(2)) == [False]
         assert [(each.state, each.is_late) for each in (await self.record_of(store))[1]] == [(State.ACCEPTED, True)]
 
+    async def test_what_was_decided_before_sending_is_not_listed(self, store: DeliveryStore) -> None:
+        """A worker that looked too long has made no attempt, even if a later one has. What it says of one is listed."""
+        for to_state in (State.WAITING, State.EXPIRED, State.PARKED, State.UNKNOWN):
+            name = f"n{to_state}"
+            await store.submit(submission(to("alice", notification=name)))
+            old = await self.lapsed(store, begun=False)
+            claim = await self.begin(store)
+            looked = replace(move(old, to_state, reason="looked"), before_sending=True)
+            moves = [looked, replace(looked, before_sending=False, refund=True, reason="sent"), looked]
+            assert await store.advance(moves, at(1)) == [False] * 3
+            record = await store.record(name, "alice")
+            assert record is not None
+            (listed,) = record[3]
+            assert (listed.fence, listed.reason, listed.is_late) == (old.delivery.fence, "sent", True)
+            doubtful = replace(move(claim, State.UNKNOWN, reason="looked"), before_sending=True)
+            assert await store.advance([doubtful], at(2)) == [True]
+            record = await store.record(name, "alice")
+            assert record is not None
+            assert [(each.reason, each.is_late) for each in record[3]][-1] == ("looked", False)
+
     async def test_a_channel_becomes_its_endpoints(self, store: DeliveryStore) -> None:
         """The deliveries to endpoints take the place of that of their channel, and are claimed by themselves."""
         await store.submit(submission(to("alice", "push", priority=1)))

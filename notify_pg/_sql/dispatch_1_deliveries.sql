@@ -289,7 +289,7 @@ CREATE OR REPLACE FUNCTION {advance_deliveries}(
     p_due_at text,
     p_reasons text[],
     p_provider_ids text[],
-    p_refunds boolean[],
+    p_refunds boolean[],     -- true: the attempt does not count; false: decided before sending, so not an outcome
     p_errors text[],
     p_leases text,           -- how long what begins to be sent stays leased from now on; NULL: as claimed
     p_children json,         -- deliveries to endpoints, each with the id of its `parent`
@@ -357,11 +357,11 @@ BEGIN
     IF coalesce(cardinality(made), 0) < cardinality(p_ids) THEN
         INSERT INTO {attempts} (delivery_id, fence, at, state, reason, error, is_late)
             SELECT m.id, m.fence, p_now, m.state, coalesce(m.reason, ''), coalesce(m.error, ''), true
-            FROM unnest(p_ids, p_fences::integer[], p_states::smallint[], p_reasons, p_errors)
-                AS m(id, fence, state, reason, error)
+            FROM unnest(p_ids, p_fences::integer[], p_states::smallint[], p_reasons, p_refunds, p_errors)
+                AS m(id, fence, state, reason, refund, error)
             JOIN {deliveries} d ON d.id = m.id
             WHERE (made IS NULL OR m.id <> ALL (made)) AND 200 + m.state = ANY (v_legal) AND m.state <> 2
-                AND d.begun >= m.fence
+                AND d.begun >= m.fence AND m.refund IS NOT FALSE
             -- What another transaction erases has no attempts afterwards. To wait for it here could be a deadlock.
             ORDER BY m.id FOR KEY SHARE OF d SKIP LOCKED
             ON CONFLICT DO NOTHING;

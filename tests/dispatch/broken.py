@@ -320,6 +320,12 @@ class ListsWhatWasMade(Kept):
         return is_made
 
 
+@caught_by("what_was_decided_before_sending_is_not_listed")
+class TakesAnyMoveForAnOutcome(Kept):
+    def _make(self, move: Move, now: datetime) -> bool:
+        return super()._make(replace(move, before_sending=False), now)
+
+
 @caught_by("what_is_no_outcome_is_not_listed")
 class ListsEverything(Kept):
     def _make(self, move: Move, now: datetime) -> bool:
