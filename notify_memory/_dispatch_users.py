@@ -173,9 +173,7 @@ class MemoryUserRecords(ABC):
 
     def _purge_user_records(self, before: datetime) -> None:
         """Remove what `DispatchRecords.purge` says: endpoints and gates that were over before, expired counts."""
-        self._endpoints = {
-            id: each for id, each in self._endpoints.items() if each.retired_at is None or each.retired_at >= before
-        }
+        self._endpoints = {id: each for id, each in self._endpoints.items() if not _is_over(each, before)}
         self._gates = {gate: until for gate, until in self._gates.items() if until >= before}
         clock = self._now()
         for bucket, counted in list(self._counts.items()):
@@ -183,3 +181,11 @@ class MemoryUserRecords(ABC):
             if not self._counts[bucket]:
                 del self._counts[bucket]
         self._verdicts = {key: each for key, each in self._verdicts.items() if millis(each[1]) > clock}
+
+
+def _is_over(endpoint: Endpoint, before: datetime) -> bool:
+    """Return whether an endpoint was retired before, or belongs to a session not seen since, and to no user."""
+    if endpoint.retired_at is not None:
+        return endpoint.retired_at < before
+    is_of_session = bool(endpoint.session) and not endpoint.user
+    return is_of_session and endpoint.last_seen_at is not None and endpoint.last_seen_at < before

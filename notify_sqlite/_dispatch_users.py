@@ -203,6 +203,7 @@ class SQLiteUserRecords:
         for name, moment in (
             ("remove_requests", before),
             ("remove_endpoints", before),
+            ("remove_session_endpoints", before),
             ("remove_gates", before),
             ("remove_counts", clock),
             ("remove_verdicts", clock),

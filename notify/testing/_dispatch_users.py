@@ -12,7 +12,14 @@ import anyio.lowlevel
 import pytest
 
 from notify import ClosedError, UsageError
-from notify.dispatch.abc import Endpoint, EndpointStore, PreferenceStore, SessionEndpoints, endpoint_id
+from notify.dispatch.abc import (
+    DispatchRecords,
+    Endpoint,
+    EndpointStore,
+    PreferenceStore,
+    SessionEndpoints,
+    endpoint_id,
+)
 
 from ._dispatch_base import START, at
 from ._dispatch_strange import STRANGE_NAMES, STRANGE_NUMBERS, STRANGE_TEXTS, STRANGE_TIMES, refused
@@ -213,7 +220,14 @@ class EndpointStoreSuite(Suite[EndpointStore]):
         assert [*await store.session_endpoints("one")] == mine[1:]
         await store.register(replace(mine[1], user="alice"), at(6))
         assert [*await store.session_endpoints("one")] == []
-        assert len(await store.session_endpoints("two")) == 2
+        two = await store.session_endpoints("two")
+        assert len(two) == 2
+        if isinstance(store, DispatchRecords):
+            await store.register(two[0], at(7))
+            await store.purge(at(7))
+            assert [each.id for each in await store.session_endpoints("two")] == [two[0].id]
+            assert {*await store.endpoints(["alice", ""])} == {"alice", ""}
+            assert [each.session for each in (await store.endpoints([""]))[""]] == ["two", ""]
 
     async def test_retiring(self, store: EndpointStore) -> None:
         """An endpoint is retired once, if it is still of that generation; 0 means any."""

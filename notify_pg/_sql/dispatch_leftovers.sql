@@ -1,4 +1,5 @@
--- Keys, endpoints and gates that were over before $1, and what caps have counted that has expired by this server's clock.
+-- Keys, endpoints and gates that were over before $1, endpoints of sessions not seen since, and what caps have counted
+-- that has expired by this server's clock.
 WITH clock AS MATERIALIZED (
     SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint AS now
 ), gone AS (
@@ -6,6 +7,11 @@ WITH clock AS MATERIALIZED (
 ), retired AS (
     DELETE FROM {endpoints} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {endpoints} WHERE retired_at < $1 LIMIT $2))
     RETURNING 1
+), left_behind AS (
+    DELETE FROM {endpoints} WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {endpoints}
+        WHERE session > '' AND user_id = '' AND retired_at IS NULL AND last_seen_at < $1 LIMIT $2
+    )) RETURNING 1
 ), opened AS (
     DELETE FROM {gates} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {gates} WHERE until < $1 LIMIT $2)) RETURNING 1
 ), counts AS (
@@ -18,4 +24,4 @@ WITH clock AS MATERIALIZED (
     RETURNING 1
 )
 SELECT greatest((SELECT count(*) FROM gone), (SELECT count(*) FROM retired), (SELECT count(*) FROM opened),
-    (SELECT count(*) FROM counts), (SELECT count(*) FROM verdicts))
+    (SELECT count(*) FROM counts), (SELECT count(*) FROM verdicts), (SELECT count(*) FROM left_behind))

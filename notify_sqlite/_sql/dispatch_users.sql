@@ -155,6 +155,11 @@ DELETE FROM {p}cap_verdicts WHERE (notification_id, user_id) IN (
 -- name: remove_endpoints
 DELETE FROM {p}endpoints WHERE id IN (SELECT id FROM {p}endpoints WHERE retired_at < ? LIMIT ?)
 
+-- name: remove_session_endpoints
+DELETE FROM {p}endpoints WHERE id IN (
+    SELECT id FROM {p}endpoints WHERE session > '' AND user_id = '' AND retired_at IS NULL AND last_seen_at < ? LIMIT ?
+)
+
 -- name: remove_gates
 DELETE FROM {p}gates WHERE gate IN (SELECT gate FROM {p}gates WHERE until < ? LIMIT ?)
 

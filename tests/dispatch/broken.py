@@ -666,6 +666,14 @@ class ShowsThoseOfUsers(Kept):
         return [each for each in self._endpoints.values() if each.session == session and each.retired_at is None]
 
 
+@caught_by("the_endpoints_of_a_session")
+class KeepsSessionsForGood(Kept):
+    def _purge_user_records(self, before: datetime) -> None:
+        kept = {id: each for id, each in self._endpoints.items() if not each.user and each.retired_at is None}
+        super()._purge_user_records(before)
+        self._endpoints |= kept
+
+
 @caught_by("retiring", "observing")
 class AnyGeneration(Kept):
     async def retire(self, id: str, generation: int, reason: str, now: datetime) -> bool:
