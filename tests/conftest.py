@@ -90,7 +90,7 @@ def _measuring(item: pytest.Item, *, is_test: bool = False) -> Iterator[None]:
     """Measure a test or its fixtures, if it has to be; those of a whole file may be set up under either event loop."""
     if _COVERAGE is None:
         yield
-    elif not _UNMEASURED.isdisjoint((item.path, *item.path.parents)) or (is_test and _repeats(item)):
+    elif _is_unmeasured(item) or (is_test and _repeats(item)):
         with untraced():
             yield
     else:
@@ -99,6 +99,12 @@ def _measuring(item: pytest.Item, *, is_test: bool = False) -> Iterator[None]:
             yield
         finally:
             sys.settrace(None)
+
+
+def _is_unmeasured(item: pytest.Item) -> bool:
+    """Whether `UNMEASURED` has the test, its file or its directory."""
+    test = item.path.with_name(f"{item.path.name}::{getattr(item, 'originalname', item.name)}")
+    return not _UNMEASURED.isdisjoint((test, item.path, *item.path.parents))
 
 
 def _repeats(item: pytest.Item) -> bool:

@@ -95,7 +95,7 @@ UNMEASURED: Final = (
     "web/test_vanish.py",
     "web/test_web_docs.py",
 )
-"""Files and directories whose tests need not be measured: other tests run every line and branch that these run."""
+"""Tests, files and directories that need not be measured: others run every line and branch that these run."""
 
 MEASURED_UNDER_TRIO: Final = (
     "dispatch/test_channel_email.py",

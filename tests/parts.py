@@ -25,8 +25,8 @@ MEASURES = "COVERAGE_PROCESS_CONFIG"
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait until the condition (a function, perhaps asynchronous) holds; TimeoutError if it does not in time.
 
-    It is asked after a millisecond, and then less and less often: what takes seconds is the work of others, who need
-    the processor.
+    It is asked after a millisecond, and then less and less often, up to a tenth of the time that has passed: what takes
+    seconds is the work of others, who need the processor.
     """
     pause = 0.001
     with anyio.fail_after(seconds):
@@ -35,7 +35,7 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
             if await result if inspect.isawaitable(result) else result:
                 return
             await anyio.sleep(pause)
-            pause = min(1.2 * pause, 0.02)
+            pause = min(1.1 * pause, 0.1)
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from typing import IO, NamedTuple
 from unittest.mock import patch
 
 from notify.cli import main
+from tests.forks import Fork
 
 PATIENCE = 90.0
 """Seconds to wait for any condition: far more than needed."""
 
 NOTIFY = (sys.executable, "-W", "error", "-m", "notify")
+"""The command of a shell, which takes half a second to start: for tests of what an interpreter and a shell do."""
 
 
 class Done(NamedTuple):
@@ -41,16 +43,9 @@ def notify(
     directory: Path, *arguments: str, stdin: str | bytes = b"", variables: Mapping[str, str] | None = None
 ) -> Done:
     """Run the command and wait for it."""
-    done = subprocess.run(
-        [*NOTIFY, *arguments],
-        cwd=directory,
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
-        capture_output=True,
-        check=False,
-        timeout=PATIENCE,
-        env=environment(variables),
-    )
-    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+    with Fork("notify", *arguments, cwd=directory, env=environment(variables)) as process:
+        out, err = process.communicate(stdin.encode() if isinstance(stdin, str) else stdin, PATIENCE)
+        return Done(process.wait(), out.decode(), err.decode())
 
 
 def called(
@@ -95,13 +90,19 @@ def fed(data: bytes) -> Iterator[IO[bytes]]:
 
 
 class Running:
-    """A running command, and the lines it has written so far."""
+    """A running command, and the lines it has written so far; `in_fork`: not in an interpreter of its own."""
 
-    def __init__(self, directory: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [*NOTIFY, *arguments], cwd=directory, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(variables)
-        )
+    def __init__(
+        self, directory: Path, *arguments: str, variables: Mapping[str, str] | None = None, in_fork: bool = True
+    ) -> None:
+        self.process: Fork | subprocess.Popen[bytes]
+        env = environment(variables)
+        if in_fork:
+            self.process = Fork("notify", *arguments, cwd=directory, env=env)
+        else:
+            pipe = subprocess.PIPE
+            command = [*NOTIFY, *arguments]
+            self.process = subprocess.Popen(command, cwd=directory, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
         self.out: list[str] = []
         self.err: list[str] = []
         self._news: queue.Queue[None] = queue.Queue()
@@ -159,9 +160,11 @@ class Running:
 
 
 @contextmanager
-def running(directory: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Iterator[Running]:
+def running(
+    directory: Path, *arguments: str, variables: Mapping[str, str] | None = None, in_fork: bool = True
+) -> Iterator[Running]:
     """Run the command in the background, and kill it at the end if it is still running."""
-    command = Running(directory, *arguments, variables=variables)
+    command = Running(directory, *arguments, variables=variables, in_fork=in_fork)
     try:
         yield command
     finally:

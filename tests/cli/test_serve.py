@@ -35,9 +35,10 @@ NOW = 1_800_000_000.0
 
 
 @contextmanager
-def serving(directory: Path, *arguments: str, **variables: str) -> Iterator[tuple[Running, str]]:
+def serving(directory: Path, *arguments: str, in_fork: bool = True, **variables: str) -> Iterator[tuple[Running, str]]:
     """Run the server on a free port; yields it and its URL."""
-    with running(directory, "serve", "--port", "0", *arguments, variables={**TOKENS, **variables}) as server:
+    command = ("serve", "--port", "0", *arguments)
+    with running(directory, *command, variables={**TOKENS, **variables}, in_fork=in_fork) as server:
         found = re.search(r" at (http://\S+)", server.wait_for("serving "))
         assert found is not None
         yield server, found[1]
@@ -423,7 +424,7 @@ def test_none_of_its_parts_can_be_changed() -> None:
 
 def test_the_secret_never_shows(tmp_path: Path) -> None:
     """Neither the output nor the command line holds the secret."""
-    with serving(tmp_path, "--verbose") as (server, url):
+    with serving(tmp_path, "--verbose", in_fork=False) as (server, url):
         httpx.get(f"{url}/stream", headers=bearer("alice", OTHER))
         line = Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
         server.interrupt()

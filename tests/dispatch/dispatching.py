@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,6 +15,7 @@ from random import Random
 from typing import Any
 
 from notify.dispatch.abc import CapWindow, Claim, DigestJoin, Move, Notification, RecipientRecord, State, Submission
+from tests.forks import Fork
 from tests.parts import untraced_environment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -48,21 +48,16 @@ def processes() -> Iterator[Any]:
     """Return a function that starts a process, and kill in the end those that still run."""
     with ExitStack() as stack:
 
-        def start(*arguments: object) -> subprocess.Popen[str]:
-            command = [sys.executable, "-W", "error", "-m", "tests.dispatch.dispatching", *map(str, arguments)]
-            pipe = subprocess.PIPE
-            process = stack.enter_context(
-                subprocess.Popen(
-                    command, cwd=ROOT, env=untraced_environment(), text=True, stdin=pipe, stdout=pipe, stderr=pipe
-                )
-            )
-            stack.callback(process.kill)
-            return process
+        def start(*arguments: object) -> Fork:
+            fork = Fork("tests.dispatch.dispatching", *arguments, env=untraced_environment(), text=True)
+            stack.enter_context(fork)
+            stack.callback(fork.kill)
+            return fork
 
         yield start
 
 
-async def line(process: subprocess.Popen[str]) -> str:
+async def line(process: Fork) -> str:
     """Return the next line that the process prints."""
     assert process.stdout is not None
     text = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 60)
@@ -70,7 +65,7 @@ async def line(process: subprocess.Popen[str]) -> str:
     return text.strip()
 
 
-async def rest(process: subprocess.Popen[str]) -> list[str]:
+async def rest(process: Fork) -> list[str]:
     """Let the process go on if it waits; return what it prints until it ends."""
     output, errors = await asyncio.to_thread(process.communicate, "go\n", 120)
     assert process.returncode == 0, errors

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -28,8 +27,10 @@ from notify.dispatch import (
     State,
     Ticket,
 )
+from tests.forks import Fork
+from tests.parts import untraced_environment
 
-from .dispatching import OPEN, ROOT, open_store, say
+from .dispatching import OPEN, open_store, say
 
 LIMIT = 7
 """What the caps let through in a day."""
@@ -207,20 +208,13 @@ async def racer(settings: dict[str, Any]) -> AsyncIterator[Racer]:
 @contextmanager
 def racers() -> Iterator[Any]:
     """Return a function that starts a process, and kill in the end those that still run."""
-    from tests.parts import untraced_environment
-
     with ExitStack() as stack:
 
-        def start(role: str, **settings: object) -> subprocess.Popen[str]:
-            command = [sys.executable, "-W", "error", "-m", "tests.dispatch.racing", role, json.dumps(settings)]
-            pipe = subprocess.PIPE
-            process = stack.enter_context(
-                subprocess.Popen(
-                    command, cwd=ROOT, env=untraced_environment(), text=True, stdin=pipe, stdout=pipe, stderr=pipe
-                )
-            )
-            stack.callback(process.kill)
-            return process
+        def start(role: str, **settings: object) -> Fork:
+            fork = Fork("tests.dispatch.racing", role, json.dumps(settings), env=untraced_environment(), text=True)
+            stack.enter_context(fork)
+            stack.callback(fork.kill)
+            return fork
 
         yield start
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.forks import Fork
 from tests.servers.postgres import Server, fresh_schema
 from tests.servers.postgres import postgres as postgres
 from tests.servers.redis import Server as RedisServer
@@ -146,7 +146,7 @@ async def test_a_key_in_transactions_of_four_applications(
     await create(place)
     settings: dict[str, Any] = {"store": place, "noon": NOON, "sent": str(tmp_path / "sent")}
     settings["dsn"] = f"{postgres.dsn}?search_path={orders}"
-    victim: subprocess.Popen[str] | None = None
+    victim: Fork | None = None
     with racers() as start:
         if kill:
             victim = await halted(start, "submit_in_a_transaction", settings | {"halt": "within"})
@@ -179,9 +179,9 @@ async def until_waiting(server: Server, count: int) -> None:
         await connection.close()
 
 
-async def halted(start: Any, role: str, settings: dict[str, Any]) -> subprocess.Popen[str]:
+async def halted(start: Any, role: str, settings: dict[str, Any]) -> Fork:
     """Return a process that has reached the step at which it halts."""
-    process: subprocess.Popen[str] = start(role, **settings)
+    process: Fork = start(role, **settings)
     assert await line(process) == "ready"
     assert process.stdin is not None
     process.stdin.write("go\n")

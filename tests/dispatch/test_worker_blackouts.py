@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,9 @@ AWAY = 10.0
 
 COUNT = 120
 """Notifications that are submitted before."""
+
+OPTIONS: dict[str, Any] = {"lease": 20.0, "poll_interval": 0.5}
+"""Options of the workers: to look for work more often would take the processor for the minutes of a test."""
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ async def test_postgres_is_gone(how: str, own_postgres: Server, far_side: FakeSe
     async with dispatcher(place, far_side.url) as found:
         users = [f"user{number}" for number in range(COUNT)]
         await found.submit_many("all", users, {"title": "before"})
-        pids = [workers.start(place, far_side.url, lease=20.0) for _ in range(4)]
+        pids = [workers.start(place, far_side.url, **OPTIONS) for _ in range(4)]
         await until(lambda: len(far_side.requests) > COUNT // 2, 120)
         before = len(far_side.requests)
         if how == "frozen":
@@ -131,7 +135,7 @@ async def test_redis_that_counts_is_gone(how: str, tmp_path: Path, far_side: Fak
         caps = json.dumps(["redis", redis.url, "caps"])
         async with dispatcher(place, far_side.url, caps=caps) as found:
             await found.set_preferences("alice", {"opt_in": {"offers": True}})
-            pids = [workers.start(place, far_side.url, lease=20.0, caps=caps) for _ in range(4)]
+            pids = [workers.start(place, far_side.url, caps=caps, **OPTIONS) for _ in range(4)]
             first = await found.submit("offer", "alice", {"title": "first"})
             await settle(found)
             if how == "frozen":

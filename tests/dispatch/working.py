@@ -221,11 +221,11 @@ def arm(store: Any, inbox: Any, step: str) -> None:
     inbox.get_many = looking
 
 
-async def work(place: str, url: str, step: str, lease: float, mail: int, caps: str) -> None:
+async def work(place: str, url: str, step: str, lease: float, mail: int, caps: str, poll_interval: float) -> None:
     """Run a worker for good."""
     options = {"lease": lease, "timeout": 0.75 * lease, "retries": RETRIES}
     async with dispatcher(place, url, step=step, mail=mail, caps=caps, **options) as found:
-        await found.run(poll_interval=0.05)
+        await found.run(poll_interval=poll_interval)
 
 
 def main() -> None:
@@ -255,10 +255,19 @@ class Workers:
         assert self._process.stdout is not None
         return self._process.stdout.readline().split()
 
-    def start(self, place: str, url: str, step: str = "", lease: float = 2.0, mail: int = 0, caps: str = "") -> int:
+    def start(
+        self,
+        place: str,
+        url: str,
+        step: str = "",
+        lease: float = 2.0,
+        mail: int = 0,
+        caps: str = "",
+        poll_interval: float = 0.05,
+    ) -> int:
         """Start a worker and return its process id."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([place, url, step, lease, mail, caps]) + "\n")
+        self._process.stdin.write(json.dumps([place, url, step, lease, mail, caps, poll_interval]) + "\n")
         self._process.stdin.flush()
         while (line := self._line())[0] != "started":
             self._note(line)

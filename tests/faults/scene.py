@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,11 +17,11 @@ import anyio.to_thread
 
 from notify import ids
 from notify.testing import History, Verdict
+from tests.forks import Fork
 from tests.parts import until, untraced_environment
 
 from .backends import Backend
 
-ROOT = Path(__file__).parent.parent.parent
 USERS = ("alice", "bob", "carol")
 PATIENCE = 30.0
 
@@ -85,14 +83,12 @@ class Process:
         self.log = Log(directory / f"{name}.history")
         self.killed = False
         self._out, self._errors = directory / f"{name}.out", directory / f"{name}.err"
-        command = [sys.executable, "-W", "error", "-m", "tests.faults.worker", role]
-        command += ["--name", name, "--history", str(self.log.path)]
+        command = [role, "--name", name, "--history", str(self.log.path)]
         for option, value in arguments.items():
             if value is not False:
                 command += [f"--{option}"] if value is True else [f"--{option}", str(value)]
         with self._out.open("wb") as out, self._errors.open("wb") as errors:
-            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": out, "stderr": errors}
-            self._process = subprocess.Popen(command, cwd=ROOT, env=untraced_environment(), **streams)
+            self._process = Fork("tests.faults.worker", *command, env=untraced_environment(), stdout=out, stderr=errors)
 
     @property
     def pid(self) -> int:
@@ -245,7 +241,7 @@ class Scene:
         try:
             with anyio.fail_after(within):
                 while not condition():
-                    await anyio.sleep(0.01)
+                    await anyio.sleep(0.03)  # long enough to leave the processor to the processes
                     for process in self.processes:
                         process.check()
         except TimeoutError:

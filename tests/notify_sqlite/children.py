@@ -7,13 +7,11 @@ import concurrent.futures.thread  # noqa: F401 - loaded later, `as_user` might n
 import logging
 import os
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from random import Random
 
 from notify import Event, Notifier, NotifyError, RoutingInfo
@@ -21,27 +19,21 @@ from notify.inbox.abc import ITEM, InboxRetention
 from notify.testing import History
 from notify_sqlite import SQLitePresence, SQLiteStore, SQLiteStreamStore, _checkpoint
 from notify_sqlite._schema import statements
+from tests.forks import Fork
 from tests.parts import untraced_environment
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @contextmanager
-def child(name: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+def child(name: str, *arguments: object) -> Iterator[Fork]:
     """Run one of the functions below in a process of its own, and kill it in the end if it still runs."""
-    command = [sys.executable, "-W", "error", "-m", "tests.notify_sqlite.children", name, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    environment = untraced_environment()
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe
-    ) as process:
+    with Fork("tests.notify_sqlite.children", name, *arguments, env=untraced_environment(), text=True) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-async def line(process: subprocess.Popen[str]) -> str:
+async def line(process: Fork) -> str:
     """Return the next line that the process prints."""
     assert process.stdout is not None
     text = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 20)
@@ -49,7 +41,7 @@ async def line(process: subprocess.Popen[str]) -> str:
     return text.strip()
 
 
-async def ended(process: subprocess.Popen[str], seconds: float = 20) -> tuple[int, str]:
+async def ended(process: Fork, seconds: float = 20) -> tuple[int, str]:
     """Return the exit status of the process, and what it wrote to stderr."""
     _, errors = await asyncio.to_thread(process.communicate, timeout=seconds)
     return process.returncode, errors

@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from tests.forks import Fork
 from tests.parts import untraced_environment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,6 +37,10 @@ uvicorn shuts down in the same way, and then ends by that signal."""
 MEASURED = ("uvicorn", "hypercorn")
 """The servers whose processes measure coverage: one of each `Kind.told`. The application is the same under all of them,
 and to measure it takes half of a short process's time."""
+
+
+FORKED = ("uvicorn", "uvicorn-h11", "daphne", "gunicorn", "gunicorn-uvicorn", "hypercorn-w0")
+"""The servers that start no interpreter of their own: they are forks of a process that has imported most of them."""
 
 
 class Kind(NamedTuple):
@@ -141,11 +146,11 @@ class WebServer:
         self.kind, self.spec, self.directory = kind, KINDS[kind], directory
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Fork | None = None
         self.watched = directory / "watched"  # not what the log is in: each line would have it reload
         self.watched.mkdir(exist_ok=True)
         values = {"app": app, "port": str(self.port), "watched": str(self.watched)}
-        self._command = [sys.executable, *(part.format(**values) for part in self.spec.command), *options]
+        self._command = [*(part.format(**values) for part in self.spec.command), *options]
         paths = os.pathsep.join([str(directory), str(self.watched), str(ROOT)])
         inherited = dict(os.environ) if kind in MEASURED and app.startswith("tests.") else untraced_environment()
         self._env = {**inherited, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **(env or {})}
@@ -163,11 +168,17 @@ class WebServer:
         In a session of its own: a signal that the tests send goes to the process that an operator would signal, and
         what is left at the end is ended by its group.
         """
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+        with self._log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            if self.kind in FORKED:
+                _, module, *arguments = self._command
+                self.process = Fork(
+                    module, *arguments, env=self._env, stdin=nothing, stdout=log, stderr=log, strict=False
+                )
+            else:
+                command = [sys.executable, *self._command]
+                self.process = subprocess.Popen(
+                    command, cwd=ROOT, env=self._env, stdin=nothing, stdout=log, stderr=log, start_new_session=True
+                )
         self.wait_ready()
         return self
 

@@ -1,0 +1,262 @@
+"""Python processes that start within milliseconds: forks of one process that has imported what they need.
+
+An interpreter that imports the library and a driver takes a third of a second of a processor for it, most of what a
+short process takes in all. A fork begins after these imports. From there on it is as `python -m MODULE` is: a process
+with streams, an environment, a session and a working directory of its own, which runs the module as `__main__` and ends
+as any interpreter ends. Its coverage is measured if its environment says so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple, Self
+
+from tests.parts import MEASURES, untraced_environment
+
+ROOT: Final = Path(__file__).parent.parent
+
+IMPORTED: Final = (
+    "anyio._backends._asyncio",
+    "notify.cli",
+    "notify.inbox",
+    "notify.dispatch._dispatcher",
+    "notify.testing",
+    "notify_memory",
+    "notify_pg",
+    "notify_redis",
+    "notify_sqlite",
+)
+"""What forks need not import any more."""
+
+
+class Fork:
+    """A process, as `subprocess.Popen` has it: with pipes for the streams that are not given.
+
+    Args:
+        module: what it runs, as `python -m` does.
+        arguments: of its command line.
+        cwd: its working directory.
+        env: its environment; that of this process unless given.
+        stdin, stdout, stderr: open files.
+        text: whether the pipes take and yield text.
+        strict: whether warnings are errors.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: object,
+        cwd: Path = ROOT,
+        env: Mapping[str, str] | None = None,
+        stdin: IO[Any] | None = None,
+        stdout: IO[Any] | None = None,
+        stderr: IO[Any] | None = None,
+        text: bool = False,
+        strict: bool = True,
+    ) -> None:
+        self.args = [module, *map(str, arguments)]
+        self.returncode: int | None = None
+        theirs: list[int] = []
+        ours: list[IO[Any] | None] = []
+        for number, file in enumerate((stdin, stdout, stderr)):
+            if file is not None:
+                theirs.append(os.dup(file.fileno()))
+                ours.append(None)
+                continue
+            reading, writing = os.pipe()
+            theirs.append(writing if number else reading)
+            mode = ("r" if number else "w") + ("" if text else "b")
+            ours.append(open(reading if number else writing, mode))
+        self.stdin, self.stdout, self.stderr = ours
+        self._status, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = dict(os.environ if env is None else env)
+        order = json.dumps([self.args, str(cwd), environment, strict]).encode()
+        socket.send_fds(_forking(environment.get(MEASURES)), [order], [*theirs, status.fileno()])
+        status.close()
+        for each in theirs:
+            os.close(each)
+        self.pid = int(self._status.recv(100))
+
+    def poll(self) -> int | None:
+        """Return how it ended, or None while it runs."""
+        return self._ended(socket.MSG_DONTWAIT)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        if self.returncode is None:
+            self._status.settimeout(timeout)
+            try:
+                self._ended(0)
+            except TimeoutError:
+                self._status.settimeout(None)
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0) from None
+        assert self.returncode is not None
+        return self.returncode
+
+    def _ended(self, flags: int) -> int | None:
+        if self.returncode is None:
+            try:
+                self.returncode = int(self._status.recv(100, flags))
+            except BlockingIOError:
+                return None
+            self._status.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """Write its input, and return what it writes until it ends."""
+        found: dict[int, Any] = {}
+
+        def read(number: int, file: IO[Any]) -> None:
+            found[number] = file.read()
+
+        readers = [
+            threading.Thread(target=read, args=(number, file), daemon=True)
+            for number, file in ((1, self.stdout), (2, self.stderr))
+            if file is not None
+        ]
+        for reader in readers:
+            reader.start()
+        if self.stdin is not None:
+            with suppress(BrokenPipeError):
+                if input:
+                    self.stdin.write(input)
+                self.stdin.close()
+        self.wait(timeout)
+        for reader in readers:
+            reader.join(timeout)
+        return found.get(1), found.get(2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self.stdout, self.stderr, self.stdin):
+            if file is not None:
+                with suppress(BrokenPipeError):
+                    file.close()
+        self.wait()
+
+
+@functools.cache
+def _forking(measures: str | None) -> socket.socket:
+    """Start the process that forks, and return the socket that takes orders. It ends with this process.
+
+    What measures coverage goes on in the forks.
+    """
+    environment = {**untraced_environment(), "PYTHONUTF8": "1"} | ({MEASURES: measures} if measures else {})
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forks", str(theirs.fileno())],
+            cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
+        )  # fmt: skip
+    atexit.register(_end, ours, process, os.getpid())
+    return ours
+
+
+def _end(orders: socket.socket, process: subprocess.Popen[bytes], pid: int) -> None:
+    if os.getpid() == pid:  # and not in a fork of this process
+        orders.close()
+        process.wait()
+
+
+class Order(NamedTuple):
+    """What a fork is to be."""
+
+    args: list[str]
+    cwd: str
+    env: dict[str, str]
+    strict: bool
+
+
+def serve(orders: socket.socket) -> Order | None:
+    """Fork for each order, and say how each fork ended; return the order in the fork, and None at the end."""
+    poll = select.poll()
+    poll.register(orders, select.POLLIN)
+    running: dict[int, tuple[int, int]] = {}
+    while True:
+        for file, _ in poll.poll():
+            if file in running:
+                pid, status = running.pop(file)
+                poll.unregister(file)
+                os.close(file)
+                answer(status, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                os.close(status)
+                continue
+            text, files, _, _ = socket.recv_fds(orders, 1_000_000, 4)
+            if not text:
+                return None
+            if not (pid := os.fork()):
+                os.setsid()
+                for number in range(3):
+                    os.dup2(files[number], number)
+                answer(files[3], os.getpid())
+                orders.detach()
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+                return Order(*json.loads(text))
+            for each in files[:3]:
+                os.close(each)
+            file = os.pidfd_open(pid)
+            running[file] = (pid, files[3])
+            poll.register(file, select.POLLIN)
+
+
+def answer(status: int, number: int) -> None:
+    """Say a number to whoever gave the order, if that process still wants to know."""
+    with suppress(BrokenPipeError):
+        os.write(status, str(number).encode())
+
+
+def become(order: Order) -> None:
+    """Be the process that was ordered."""
+    errors = "surrogateescape"
+    sys.stdin = open(0, errors=errors, closefd=False)
+    sys.stdout = open(1, "w", errors=errors, closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    os.chdir(order.cwd)
+    os.environ.clear()
+    os.environ.update(order.env)
+    sys.path[:1] = [order.cwd, *filter(None, order.env.get("PYTHONPATH", "").split(os.pathsep))]
+    if order.strict:
+        sys.warnoptions.append("error")
+        warnings.simplefilter("error")
+    module, *sys.argv[1:] = order.args
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def main() -> None:
+    """Serve; in a fork, be what was ordered."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()
+    if order := serve(socket.socket(fileno=int(sys.argv[1]))):
+        become(order)
+
+
+if __name__ == "__main__":
+    main()
