@@ -14,7 +14,6 @@ from notify._asgi import (
     NO_STORE,
     Headers,
     Message,
-    Receive,
     Reply,
     Request,
     Send,
@@ -29,7 +28,7 @@ from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, of
 from ._frames import HEARTBEAT
 from ._session import Ended, Session, ended
 from ._site import Site
-from ._sse import HEADERS, until_gone_watch
+from ._sse import HEADERS, Entrance
 from ._watch import Watch
 
 READ_TIMEOUT: Final = 10.0
@@ -69,114 +68,101 @@ class Reading:
             self._position = position_of(self._offset)
         except InvalidEventIdError as error:
             raise WebError(400, "invalid_position", str(error)) from error
-        self._is_live = False
+        self._is_live = self._has_started = False
         self._cursor = next_cursor(request.query.get("cursor", ""), time.time(), random.randint(1, _CURSOR_JITTER))
         if self.live and site.closing.begun:
             raise WebError(503, "shutting_down", "the server is shutting down: try again")
         if self.live and site.limits.is_full:
             raise WebError(503, "overloaded", "too many live reads are open: try again later")
 
+    async def answer(self, entrance: Entrance, line: Watch, send: Send) -> Reply | None:
+        """Read, and return the response; None if it was sent while reading, or need not be sent.
+
+        Args:
+            entrance: is given the session of a live read, which it ends when the server shuts down.
+            line: the connection; a live read that cannot be sent to is ended by it.
+            send: of the request.
+
+        Raises:
+            Ended: the log was not read to its end, the client may no longer read it, or it is not to come back soon.
+            WebError: 404: there is no log; 410: something is gone that was not read; 503: it cannot be read now.
+        """
+        if self._request.method == "HEAD":
+            return await self._head()
+        if not self.live:
+            return await self._catch_up()
+        session = entrance.session = self._session(line)
+        if self.live == "long-poll":
+            return await self._poll(session)
+        await self._follow(session, send)
+        return None
+
+    def last_messages(self) -> list[Message]:
+        """Return what is still to be sent when the server cancels the request."""
+        if self._has_started:
+            return [_LAST]
+        return refusal(unavailable(ended(self._site, "shutdown")), self._request)
+
     # -- the kinds of requests -----------------------------------------------------------------------------------
 
-    async def head(self, send: Send) -> None:
-        """Answer with the end of the log."""
+    async def _head(self) -> Reply:
+        """Return the end of the log."""
         self._position = None
         async with self._session() as session:
             headers = [(b"content-type", self._form.content_type.encode()), *_offset(session), *NO_STORE]
-        await self._send(send, Reply(200, headers=headers))
+        return Reply(200, headers=headers)
 
-    async def catch_up(self, send: Send) -> None:
-        """Answer with what there is."""
+    async def _catch_up(self) -> Reply:
+        """Return what there is."""
         async with self._session() as session:
             events, up_to_date = await self._replay(session)
             headers = _offset(session)
         if self._offset == NOW:
-            await self._send(send, self._reply(200, events, up_to_date, [*headers, *NO_STORE]))
-            return
+            return self._reply(200, events, up_to_date, [*headers, *NO_STORE])
         tag = entity_tag(self._admission.logs[0], events, headers[0][1].decode())
         # Revalidated each time: a log grows, and what one user has read must not be shown to the next one.
         headers += [(b"cache-control", b"private, no-cache"), (b"etag", tag.encode())]
         known = matches(self._request.headers.get("if-none-match", ""), tag)
-        await self._send(send, self._reply(304 if known else 200, events, up_to_date, headers))
+        return self._reply(304 if known else 200, events, up_to_date, headers)
 
-    async def poll(self, receive: Receive, send: Send) -> None:
-        """Answer with what there is, or wait for it."""
-        line, site = until_gone_watch(receive), self._site
-        try:
-            async with line:
-                reply = await self._polled(line)
-        except anyio.get_cancelled_exc_class():
-            if not line.aborted:
-                messages = refusal(unavailable(ended(site, "shutdown")), self._request)
-                with while_open():
-                    await site.closing.farewell(send, *messages, cancelled=True)
-            raise
-        if line.aborted:
-            return
-        messages = reply.messages(self._request.response_headers)
-        with while_open():
-            if site.closing.begun:
-                await site.closing.farewell(send, *messages)
-                return
-            with anyio.move_on_after(site.options.send_timeout):
-                for message in messages:
-                    await send(message)
-
-    async def _polled(self, line: Watch) -> Reply:
-        """Return what a long poll has found.
-
-        Raises:
-            Ended: the log was not read to its end, the client may no longer read it, or it is not to come back soon.
-            WebError: as by `_replay` and `_live`.
-        """
-        session = self._session(line)
-        with self._site.closing.stream(session.shut_down):
-            async with session:
-                events, up_to_date = await self._replay(session)
-                if not events and up_to_date:
-                    try:
-                        with anyio.move_on_after(self._site.options.long_poll):
-                            while not events:
-                                events, up_to_date = await self._live(session)
-                    except Ended as end:
-                        if end.reason not in ("shutdown", "lifetime"):
-                            raise
-                        # The log was read to its end, and without events in hand that is still so.
-                        events, up_to_date = self._in_hand(session)
-                headers = [*_offset(session), *NO_STORE, (b"stream-cursor", self._cursor.encode())]
-            if not self._site.closing.begun:
-                self._site.linger.extend(self._site.background)  # a signal before the next poll would go unnoticed
+    async def _poll(self, session: Session) -> Reply:
+        """Return what there is, or wait for it."""
+        async with session:
+            events, up_to_date = await self._replay(session)
+            if not events and up_to_date:
+                try:
+                    with anyio.move_on_after(self._site.options.long_poll):
+                        while not events:
+                            events, up_to_date = await self._live(session)
+                except Ended as end:
+                    if end.reason not in ("shutdown", "lifetime"):
+                        raise
+                    # The log was read to its end, and without events in hand that is still so.
+                    events, up_to_date = self._in_hand(session)
+            headers = [*_offset(session), *NO_STORE, (b"stream-cursor", self._cursor.encode())]
+        if not self._site.closing.begun:
+            self._site.linger.extend(self._site.background)  # a signal before the next poll would go unnoticed
         return self._reply(200 if events else 204, events, up_to_date, headers)
 
-    async def follow(self, receive: Receive, send: Send) -> None:
-        """Answer with server-sent events: what there is, then live."""
-        line, started = until_gone_watch(receive), False
-        async with line:
-            try:
-                session = self._session(line)
-                with self._site.closing.stream(session.shut_down):
-                    async with session:
-                        chunk = self._frames(session, *await self._replay(session))
-                        session.sending = session.written = time.monotonic()
-                        await self._start(send)
-                        started = True
-                        while True:
-                            await send_part(send, {"type": "http.response.body", "body": chunk, "more_body": True})
-                            session.sending = 0.0
-                            chunk = await self._more(session)
-                            session.sending = session.written = time.monotonic()
-            except (Ended, WebError):
-                if not started:
-                    raise
-                with while_open(), anyio.move_on_after(self._site.options.send_timeout):
-                    await send(_LAST)
-            except OSError:  # the client is gone
-                return
-            except anyio.get_cancelled_exc_class():
-                if started and not line.aborted:
-                    with while_open():
-                        await self._site.closing.farewell(send, _LAST, cancelled=True)
+    async def _follow(self, session: Session, send: Send) -> None:
+        """Send server-sent events: what there is, then live."""
+        try:
+            async with session:
+                chunk = self._frames(session, *await self._replay(session))
+                session.sending = session.written = time.monotonic()
+                await self._start(send)
+                while True:
+                    await send_part(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+                    session.sending = 0.0
+                    chunk = await self._more(session)
+                    session.sending = session.written = time.monotonic()
+        except (Ended, WebError):
+            if not self._has_started:
                 raise
+            with while_open(), anyio.move_on_after(self._site.options.send_timeout):
+                await send(_LAST)
+        except OSError:  # the client is gone
+            return
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -257,9 +243,6 @@ class Reading:
 
     # -- answering -----------------------------------------------------------------------------------------------
 
-    async def _send(self, send: Send, reply: Reply) -> None:
-        await reply.send(send, self._request.response_headers)
-
     def _reply(self, status: int, events: list[Event], up_to_date: bool, headers: Headers) -> Reply:
         body = self._form.body(events) if status == 200 else b""
         if status == 200:
@@ -273,6 +256,7 @@ class Reading:
         if not self._form.is_text:
             headers.append(_BINARY)
         await send_part(send, {"type": "http.response.start", "status": 200, "headers": headers})
+        self._has_started = True
 
 
 def unavailable(end: Ended) -> WebError:

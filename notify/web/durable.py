@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import anyio
+
 from notify import Notifier, NotifyError, UsageError
 from notify._asgi import Authenticate, Message, Receive, Reply, Request, Scope, Send, WebError, while_open
 
@@ -24,8 +26,9 @@ from ._durable import payload as payload
 from ._durable_reading import Reading, refusal, unavailable
 from ._frames import wire_object
 from ._options import WebOptions
-from ._session import Ended
+from ._session import Ended, ended
 from ._site import Site, check_notifier
+from ._sse import Entrance, until_gone_watch
 
 EVENTS: Final = Form(wire_object)
 """Each item is the JSON object of an event, as on every other transport."""
@@ -135,19 +138,41 @@ class DurableStreams:
         if request.method not in METHODS:
             allowed = ", ".join(METHODS)
             raise WebError(405, "method_not_allowed", f"use {allowed}", [(b"allow", allowed.encode())])
-        admission, log = await self._admit(request)
-        form = self._form if isinstance(self._form, Form) else self._form(log)
-        if form is None:
-            raise WebError(404, "not_found", "there is no such stream")
-        reading = Reading(self._site, admission, form, request)
-        if request.method == "HEAD":
-            await reading.head(send)
-        elif reading.live == "sse":
-            await reading.follow(receive, send)
-        elif reading.live:
-            await reading.poll(receive, send)
-        else:
-            await reading.catch_up(send)
+        await self._answer(request, receive, send)
+
+    async def _answer(self, request: Request, receive: Receive, send: Send) -> None:
+        """Authenticate the client, read, and answer, until the client leaves or the server shuts down."""
+        site = self._site
+        entrance, line = Entrance(site.closing), until_gone_watch(receive)
+        reading: Reading | None = None
+        reply: Reply | None = None
+        with entrance:
+            try:
+                async with line:
+                    entrance.line = line
+                    admission, form = await self._admit(request)
+                    entrance.line = None
+                    if not line.aborted:  # `authenticate` may have returned although it was cancelled
+                        reading = Reading(site, admission, form, request)
+                        reply = await reading.answer(entrance, line, send)
+            except anyio.get_cancelled_exc_class():
+                if reading is not None and not line.aborted:
+                    with while_open():
+                        await site.closing.farewell(send, *reading.last_messages(), cancelled=True)
+                raise
+            if entrance.has_aborted:
+                messages = refusal(unavailable(ended(site, "shutdown")), request)
+            elif reply is not None and not line.aborted:
+                messages = reply.messages(request.response_headers)
+            else:
+                return
+            with while_open():
+                if site.closing.begun:
+                    await site.closing.farewell(send, *messages)
+                    return
+                with anyio.move_on_after(site.options.send_timeout):
+                    for message in messages:
+                        await send(message)
 
     def _check_site(self, request: Request) -> None:
         refusal = self._site.rules.refusal(request.method, request.scope.get("scheme", "http"), request.headers)
@@ -158,7 +183,8 @@ class DurableStreams:
         if any(name == b"access-control-allow-origin" for name, _ in granted):
             request.response_headers.append((b"access-control-expose-headers", _EXPOSED))
 
-    async def _admit(self, request: Request) -> tuple[Admission, str]:
+    async def _admit(self, request: Request) -> tuple[Admission, Form]:
+        """Return what the client may read of the log that the path names, and what that consists of."""
         if request.method == "HEAD":
             moment = await self._site.notifier.moment()
             admission = (await check(self._site, request))._replace(moment=moment)
@@ -174,7 +200,10 @@ class DurableStreams:
         )
         if not log:
             raise WebError(403, "forbidden", "this user may not read this stream")
-        return admission._replace(logs=(log,)), log
+        form = self._form if isinstance(self._form, Form) else self._form(log)
+        if form is None:
+            raise WebError(404, "not_found", "there is no such stream")
+        return admission._replace(logs=(log,)), form
 
 
 async def _send(send: Send, messages: Sequence[Message]) -> None:

@@ -21,6 +21,7 @@ from hypercorn.config import Config
 
 from notify import BackendUnavailableError, Notifier
 from notify.web import NotifyApp, Request
+from notify.web.durable import DurableStreams
 from notify_memory import MemoryStore
 from tests.parts import until
 from tests.web.clients import RawClient, Socket, get
@@ -30,14 +31,32 @@ pytestmark = pytest.mark.anyio
 outside = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 HOUR = 3600
-PATHS = {"sse": "/stream?user=alice", "poll": "/events?user=alice&wait=5", "websocket": "/ws?user=alice"}
-ENDS = {"sse": "http.response.body", "poll": "http.response.body", "websocket": "websocket.close"}
+PATHS = {
+    "sse": "/stream?user=alice",
+    "poll": "/events?user=alice&wait=5",
+    "websocket": "/ws?user=alice",
+    "log": "/logs/alice?user=alice&offset=-1",
+    "log-sse": "/logs/alice?user=alice&offset=now&live=sse",
+    "log-poll": "/logs/alice?user=alice&offset=now&live=long-poll",
+}
+"""Of `NotifyApp`, and of `DurableStreams`."""
+
+BODY = "http.response.body"
 UPGRADE = {
     "connection": "Upgrade",
     "upgrade": "websocket",
     "sec-websocket-version": "13",
     "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
 }
+
+
+def application(transport: str, notifier: Notifier[Any], authenticate: Any) -> NotifyApp | DurableStreams:
+    """What serves the path; `authenticate` may take its time."""
+    kind = DurableStreams if transport.startswith("log") else NotifyApp
+    web: NotifyApp | DurableStreams = kind(notifier, authenticate)
+    assert web._site.authentication is not None
+    web._site.authentication._timeout = HOUR
+    return web
 
 
 def hanging(kind: str, directory: Path) -> WebServer:
@@ -76,9 +95,7 @@ async def test_a_shutdown(transport: str, anyio_backend_name: str) -> None:
         return "alice"
 
     async with Notifier(MemoryStore()) as notifier:
-        web = NotifyApp(notifier, authenticate)
-        assert web._site.authentication is not None
-        web._site.authentication._timeout = HOUR
+        web = application(transport, notifier, authenticate)
         config = Config()
         config.bind, config.graceful_timeout, config.errorlog = [f"127.0.0.1:{free_port()}"], 0.2, None
         port = int(config.bind[0].rpartition(":")[2])
@@ -97,8 +114,13 @@ async def test_a_shutdown(transport: str, anyio_backend_name: str) -> None:
                     assert client.status in (0, 101)
                 else:
                     await client.read_all()
-                    assert (client.status, client.complete) == (200, True)
-                    assert b'"reason":"shutdown"' in client.body
+                    assert client.complete
+                    if transport.startswith("log"):  # the protocol has no frame that says so
+                        assert (client.status, client.json["error"]["code"]) == (503, "shutting_down")
+                        assert "retry-after" in client.headers
+                    else:
+                        assert client.status == 200
+                        assert b'"reason":"shutdown"' in client.body
             ending.set()
         assert len(web._site.ticker) == web._site.limits.open == notifier.statistics().open_streams == 0
 
@@ -172,9 +194,7 @@ async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str
     """Nothing is opened after that, and the response has one beginning and one end, or is none."""
     authenticate, request = Stubborn(how), Alone(transport)
     async with Notifier(MemoryStore()) as notifier:
-        web = NotifyApp(notifier, authenticate)
-        assert web._site.authentication is not None
-        web._site.authentication._timeout = HOUR
+        web = application(transport, notifier, authenticate)
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(web, request.scope, request.receive, request.send)
@@ -188,13 +208,13 @@ async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str
         assert len(web._site.ticker) == web._site.limits.open == notifier.statistics().open_streams == 0
         assert notifier.statistics().yielded == 0
         begins = [each for each in request.sent if each in ("http.response.start", "websocket.accept")]
-        is_told = ends == "shutdown" or (transport, how) == (
-            "poll",
-            "error",
-        )  # the status of an error is sent to nobody
+        has_status = how == "error" and transport not in ("sse", "websocket")  # that of an error is sent to nobody
+        is_told = ends == "shutdown" or has_status
         assert len(begins) == is_told
-        is_silent = not is_told and transport != "websocket"  # a handshake is answered in any case
-        assert request.sent[-1:] == ([] if is_silent else [ENDS[transport]])
+        if transport == "websocket":  # a handshake is answered in any case
+            assert request.sent[-1] == "websocket.close"
+        else:
+            assert request.sent[-1:] == ([BODY] if is_told else [])
 
 
 async def test_a_server_that_repeats_the_connect() -> None:
@@ -235,16 +255,19 @@ async def test_a_websocket_is_told_of_a_shutdown(tmp_path: Path, anyio_backend: 
 
 @outside
 async def test_uvicorn_does_not_wait(tmp_path: Path, anyio_backend: str) -> None:
-    """A stream and a long poll are told, and the server ends: nothing waits for `authenticate`."""
+    """A stream, a long poll and a read of a log are told, and the server ends: nothing waits for `authenticate`."""
     with hanging("uvicorn", tmp_path) as server:
         async with (
             RawClient(server.port, f"{PATHS['sse']}&delay={HOUR}") as stream,
             RawClient(server.port, f"{PATHS['poll']}&delay={HOUR}") as poll,
+            RawClient(server.port, f"{PATHS['log']}&delay={HOUR}") as log,
         ):
-            await until(partial(_is, server.port, "authenticating", 2))
+            await until(partial(_is, server.port, "authenticating", 3))
             server.send(15)
             for client in (stream, poll):
                 await client.read_all()
                 assert (client.status, client.complete) == (200, True)
                 assert b'"reason":"shutdown"' in client.body
+            await log.read_all()
+            assert (log.status, log.complete, log.json["error"]["code"]) == (503, True, "shutting_down")
             await anyio.to_thread.run_sync(server.wait)

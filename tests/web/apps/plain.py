@@ -3,7 +3,7 @@
 `?user=` says who a client is. `TEST_WITHIN` is how many seconds `authenticate` may take. Beside the application's own
 paths: `/inside` shows the signal handlers and what is open; `/inside/push?user=...&count=...` pushes in the server;
 `?delay=` makes `authenticate` take its time. `/view` is an endpoint that authenticates by itself, and returns a stream
-after `?delay=` seconds.
+after `?delay=` seconds. `/logs/...` is read as Durable Streams.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import anyio
 
 from notify import Notifier
 from notify.web import EventStream, NotifyApp, Request
+from notify.web.durable import DurableStreams
 from notify_memory import MemoryPresence
 
 STORE = os.environ.get("TEST_STORE", "memory://")
@@ -41,14 +42,19 @@ async def authenticate(request: Request) -> str | None:
 
 
 web = NotifyApp(notifier, authenticate, **OPTIONS)
-if WITHIN is not None and web._site.authentication is not None:
-    web._site.authentication._timeout = float(WITHIN)
+logs = DurableStreams(notifier, authenticate)
+for site in (web._site, logs._site):
+    if WITHIN is not None and site.authentication is not None:
+        site.authentication._timeout = float(WITHIN)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     """Answer what tests ask for, and pass everything else on."""
     if scope.get("path") == "/view":
         await view(Request(scope), receive, send)
+        return
+    if scope["type"] == "http" and scope["path"].startswith("/logs/"):
+        await logs(scope, receive, send)
         return
     handler = INSIDE.get(scope.get("path", "")) if scope["type"] == "http" else None
     if handler is None:
@@ -84,7 +90,7 @@ async def state(_: Request) -> dict[str, Any]:
         "pid": os.getpid(),
         "handlers": [type(signal.getsignal(number)).__name__ for number in numbers],
         "streams": statistics.open_streams,
-        "closing": len(web._site.closing),
+        "closing": len(web._site.closing) + len(logs._site.closing),
         "views": in_views,
         "authenticating": authenticating,
         "tasks": _tasks(),
