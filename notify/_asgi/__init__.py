@@ -27,6 +27,7 @@ from ._reply import RETRY_AFTER as RETRY_AFTER
 from ._reply import Reply as Reply
 from ._reply import WebError as WebError
 from ._reply import error_value as error_value
+from ._reply import is_closed as is_closed
 from ._reply import log_gone as log_gone
 from ._reply import read_body as read_body
 from ._reply import reply_to as reply_to
@@ -71,6 +72,7 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "checked",
     "error_value",
     "file_reply",
+    "is_closed",
     "is_own_origin",
     "log_gone",
     "parsed",

@@ -101,24 +101,35 @@ class Reply:
 def while_open() -> Iterator[None]:
     """Run a block that sends, and leave it once the client is gone.
 
-    `send` raises OSError then on servers of ASGI 2.4; RuntimeError on uvicorn, for a moment after it has closed the
-    connection itself because of something that the client sent.
+    `send` raises OSError then on servers of ASGI 2.4; see `is_closed` for what else is raised.
     """
     try:
         yield
     except OSError:
         return
-    except RuntimeError as error:
+    except Exception as error:
+        if not is_closed(error):
+            raise
         log_gone(error)
 
 
-def log_gone(error: RuntimeError) -> None:
+def is_closed(error: Exception) -> bool:
+    """Return whether `send` has raised this on uvicorn after it had closed the connection itself.
+
+    It does so because of something that the client sent, such as a chunk of a body that cannot be read. Then `send`
+    raises RuntimeError for a moment; with h11, it passes that library's error on.
+    """
+    return isinstance(error, RuntimeError) or type(error).__name__ == "LocalProtocolError"
+
+
+def log_gone(error: Exception) -> None:
     """Log where `send` raised: in the server, or in a middleware, which may have a fault."""
     if not logger.isEnabledFor(logging.DEBUG):
         return
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)  # unlike `extract_tb`, it reads no source file
     name = frame.f_code.co_filename
-    logger.debug("send raised RuntimeError at %s:%s, so the client counts as gone", name, line)
+    kind = type(error).__name__
+    logger.debug("send raised %s at %s:%s, so the client counts as gone", kind, name, line)
 
 
 async def send_part(send: Send, message: Message) -> None:
@@ -129,7 +140,9 @@ async def send_part(send: Send, message: Message) -> None:
     """
     try:
         await send(message)
-    except RuntimeError as error:
+    except Exception as error:
+        if not is_closed(error):
+            raise
         log_gone(error)
         raise ConnectionAbortedError("the server has closed the connection") from error
 

@@ -114,8 +114,9 @@ async def head(site: Site, request: Request, receive: Receive, send: Send) -> No
     _seconds(request)
     await check(site, request)
     headers = [*JSON_HEADERS, *request.response_headers]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+    with while_open():
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _admitted(page: PollPage, request: Request) -> Admission | None:

@@ -25,6 +25,7 @@ from notify._asgi import (
     Request,
     Send,
     WebError,
+    is_closed,
     log_gone,
     send_part,
     while_open,
@@ -93,8 +94,9 @@ async def head(site: Site, request: Request, receive: Receive, send: Send) -> No
         WebError: the client is refused.
     """
     await check(site, request)
-    await send(_response_start(request))
-    await send({"type": "http.response.body", "body": b""})
+    with while_open():
+        await send(_response_start(request))
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def serve(
@@ -160,7 +162,9 @@ async def serve(
                     while True:
                         try:
                             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                        except RuntimeError as error:  # `send_part` would be one more call for each event
+                        except Exception as error:  # `send_part` would be one more call for each event
+                            if not is_closed(error):
+                                raise
                             log_gone(error)
                             return
                         session.sending = 0.0
