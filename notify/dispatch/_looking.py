@@ -286,7 +286,8 @@ class Looker:
     async def _has_counted(self, claim: Claim, type: NotificationType) -> bool:
         """Return whether a digest has a notification that was counted when it was sent over another channel.
 
-        Only the first ones of a digest are looked at, which were submitted before the cap was full.
+        Only the first ones are looked at, which were submitted before the cap was full. Being sent in another digest is
+        not looked for: each digest takes a place of its own.
         """
         if claim.notification.digest is None:
             return False
