@@ -281,6 +281,32 @@ async def test_a_short_claim_takes_from_a_channel_that_had_no_share(postgres: Se
     await connection.close()
 
 
+async def test_a_claim_beside_what_a_worker_left_keeps_the_order(postgres: Server) -> None:
+    """If others hold the earliest rows of a channel, its next ones still come before later rows of another one."""
+    schema = fresh_schema()
+    connection = await asyncpg.connect(postgres.dsn)
+    async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
+        rows = [
+            Delivery(f"{name}{number}", "n", "a", channel, due_at=NOW - timedelta(seconds=ago - number),
+                     endpoint=f"{name}{number}")
+            for name, channel, ago, count in
+            (("left", "email", 90, 2), ("email", "email", 60, 8), ("push", "push", 30, 9))
+            for number in range(count)
+        ]  # fmt: skip
+        await store.submit(Submission(Notification("n", "t", b"{}", NOW), [RecipientRecord("n", "a")], rows))
+        assert len(await store.claim(NOW, lease=600.0, limit=2)) == 2
+        ended = millis(NOW - timedelta(seconds=80))
+        await connection.execute(f"UPDATE {schema}.notify_deliveries SET lease_until = $1 WHERE fence > 0", ended)
+        async with connection.transaction():
+            held = f"SELECT id FROM {schema}.notify_deliveries WHERE id = ANY ($1) FOR UPDATE"
+            assert len(await connection.fetch(held, [f"email{number}" for number in range(6)])) == 6
+            claims = await store.claim(NOW, lease=60.0, limit=5)
+        names = [claim.delivery.id for claim in claims]
+        assert {*names[:2]} == {"left0", "left1"}  # both leases ended in one moment
+        assert names[2:] == ["email6", "email7", "push0"]
+    await connection.close()
+
+
 @pytest.mark.parametrize("channel", ["email", "push"])
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_a_claim_locks_only_what_it_takes(postgres: Server, limit: int, channel: str) -> None:
