@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--starts", default="{}", help="the position to resume from for each user, as JSON")
     parser.add_argument("--lanes", type=int, default=2, help="pushers to each user")
     parser.add_argument("--many", type=int, default=0, help="pushers to all users at once")
-    parser.add_argument("--pace", type=float, default=0.01, help="seconds between two pushes of one lane")
+    parser.add_argument("--pace", type=float, default=0.02, help="seconds between two pushes of one lane")
     parser.add_argument("--size", type=int, default=10, help="bytes of a payload")
     parser.add_argument("--timeout", type=float, default=10.0, help="the notifier's")
     parser.add_argument("--port", type=int, default=0, help="of the web server that is read")
