@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import anyio
+import h11
 import pytest
 
 from notify import Notifier, UsageError
@@ -332,13 +333,13 @@ async def test_waking_a_session_that_is_being_opened_does_not_end_it() -> None:
     ],
 )
 @pytest.mark.parametrize("is_ending", [False, True])
-@pytest.mark.parametrize("error", [OSError, RuntimeError])
+@pytest.mark.parametrize("error", [OSError, RuntimeError, h11.LocalProtocolError])
 async def test_a_send_that_fails(
     path: str, allowed: int, is_ending: bool, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`send` raises OSError once the client is gone, as ASGI 2.4 says, or RuntimeError if uvicorn has closed the
-    connection itself: either ends the stream without an error. A RuntimeError may be a fault of a middleware, so its
-    place is logged for who looks for it; not its text, which may quote a request."""
+    """`send` raises OSError once the client is gone, as ASGI 2.4 says; RuntimeError, or an error of h11, if uvicorn has
+    closed the connection itself: each ends the stream without an error. It may be a fault of a middleware, so its place
+    is logged for who looks for it, unless it is an OSError; not its text, which may quote a request."""
     caplog.set_level(logging.DEBUG, "notify")
     sent: list[Any] = []
     failed: list[Any] = []
@@ -375,5 +376,27 @@ async def test_a_send_that_fails(
             assert site.limits.open == len(site.ticker) == 0
         assert notifier.statistics().open_streams == 0
     logged = [each.getMessage() for each in caplog.records if each.getMessage().startswith("send raised")]
-    assert len(logged) == (len(failed) if error is RuntimeError else 0)
-    assert all(f"RuntimeError at {__file__}:" in each and "gone:" not in each for each in logged)
+    assert len(logged) == (0 if error is OSError else len(failed))
+    assert all(f"{error.__name__} at {__file__}:" in each and "gone:" not in each for each in logged)
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+@pytest.mark.parametrize("path", ["/stream", "/events", "/health"])
+async def test_a_fault_of_a_middleware_reaches_the_server(path: str, allowed: int) -> None:
+    """Any other error of `send` is not taken for a client that has gone."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        if len(sent) >= allowed:
+            raise KeyError("of a middleware")
+        sent.append(message)
+
+    async with Notifier(MemoryStore()) as notifier:
+        app = NotifyApp(notifier, lambda request: "alice")
+        scope: Any = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+        with pytest.raises(KeyError, match="of a middleware"):
+            await app(scope, receive, send)
+        assert notifier.statistics().open_streams == 0
