@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -51,7 +52,12 @@ async def connect(
     """
     arguments = {**dsn.arguments, **_tls(dsn), **options}
     given = dsn.arguments.get("server_settings", {})
-    preferred = {name: preferences[name] for name in preferences if name not in given.get("options", "")}
+    options_of_dsn = given.get("options", "")
+    preferred = {
+        name: value
+        for name, value in preferences.items()
+        if not re.search(rf"\b{name}\s*=", options_of_dsn, re.IGNORECASE)
+    }
     arguments["server_settings"] = {**preferred, **given, **options.get("server_settings", {})}
     task = asyncio.ensure_future(asyncpg.connect(**arguments))
     limit = asyncio.timeout(timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
@@ -33,7 +34,7 @@ SCRIPTS: Final = (
 _INDEX: Final = re.compile(r'^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS "(\w+)" [^;]+', re.MULTILINE)
 
 INDEX_TIME: Final = 1.0
-"""Seconds for adding one index to a table that is in use. It blocks its writers for as long."""
+"""Seconds for adding indexes to tables that are in use. That blocks their writers for as long."""
 
 
 class PostgresDispatchSchema:
@@ -74,14 +75,15 @@ class PostgresDispatchSchema:
             UsageError: as `inspect`.
             asyncpg.PostgresError: this role may not create it; the text names the remedy.
         """
-        if await self._missing(connection) or await self._missing_indexes(connection):
+        if await self._missing(connection):
             await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
             await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
-            missing = await self._missing(connection)
-            if missing:
+            if missing := await self._missing(connection):
                 await self._create(connection, missing)
-            elif indexes := await self._missing_indexes(connection):
-                await self._add_indexes(connection, indexes)
+        elif await self._missing_indexes(connection) and await connection.fetchval(
+            "SELECT pg_try_advisory_xact_lock($1)", self._names.lock
+        ):  # else another process adds them
+            await self._add_indexes(connection, await self._missing_indexes(connection))
         return True
 
     def script(self) -> str:
@@ -124,17 +126,21 @@ class PostgresDispatchSchema:
         return [name for name in self._indexes if name not in found]
 
     async def _add_indexes(self, connection: Any, missing: list[str]) -> None:
-        """Add indexes to tables that may be large and in use, unless that takes long."""
-        statements = [each[0] for each in _INDEX.finditer(self._names.sql("dispatch_1")) if each[1] in missing]
-        limit = f"SET LOCAL statement_timeout = {round(INDEX_TIME * 1000)}"
+        """Add indexes to tables that may be large and in use, as far as that takes no longer than `INDEX_TIME` in all."""
+        until = time.monotonic() + INDEX_TIME
         try:
-            async with connection.transaction():
-                await connection.execute(";\n".join([limit, *statements]))
+            for statement, name in ((each[0], each[1]) for each in _INDEX.finditer(self._names.sql("dispatch_1"))):
+                if name in missing:
+                    left = max(1, round(1000 * (until - time.monotonic())))
+                    async with connection.transaction():  # what is added stays, though the next one takes too long
+                        await connection.execute(f"SET LOCAL statement_timeout = {left};\n{statement}")
         except asyncpg.PostgresError as error:
             remedy = "let the owner of the tables run the output of `notify init --dispatch --print-sql`"
-            self._outdated.failed(f"{', '.join(missing)}: {describe(error)}; {remedy}")
+            left_out = ", ".join(await self._missing_indexes(connection))
+            self._outdated.failed(f"{left_out}: {describe(error)}; {remedy}")
         else:
             self._outdated.recovered()
+        await connection.execute("SET LOCAL statement_timeout = 0")  # the limit outlives the inner transactions
 
     async def _create(self, connection: Any, missing: list[str]) -> None:
         try:

@@ -94,15 +94,16 @@ async def fetch_uncompiled(connection: Connection, query: str, args: Sequence[ob
     """Run a query in a transaction in which the server compiles nothing, and return its rows.
 
     For a session that is not the library's own, and a query for which the planner expects so many rows that it would
-    be compiled for seconds. It costs two further round trips.
+    be compiled for seconds. It costs two further round trips. All of it takes `timeout` seconds at most.
     """
-    await connection.execute("BEGIN; SET LOCAL jit = off", timeout=timeout)
+    until = time.monotonic() + timeout
     try:
-        rows: list[Any] = await connection.fetch(query, *args, timeout=timeout)
+        await connection.execute("BEGIN; SET LOCAL jit = off", timeout=timeout)
+        rows: list[Any] = await connection.fetch(query, *args, timeout=until - time.monotonic())
+        await connection.execute("COMMIT", timeout=until - time.monotonic())
     except asyncpg.PostgresError:
-        await connection.execute("ROLLBACK", timeout=timeout)
+        await connection.execute("ROLLBACK", timeout=until - time.monotonic())
         raise
-    await connection.execute("COMMIT", timeout=timeout)
     return rows
 
 

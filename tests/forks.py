@@ -12,6 +12,7 @@ import atexit
 import functools
 import gc
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +45,12 @@ IMPORTED: Final = (
     "notify_sqlite",
 )
 """What forks need not import any more."""
+
+
+SEEDS: Final = 2
+"""Processes that fork, in turns: a fault in the order of locks taken from sets shows only if two orders differ."""
+
+_numbers = itertools.count()
 
 
 class Fork:
@@ -85,9 +93,12 @@ class Fork:
             ours.append(open(reading if number else writing, mode))
         self.stdin, self.stdout, self.stderr = ours
         self._status, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._receiving = threading.Lock()
+        weakref.finalize(self, self._status.close)
         environment = dict(os.environ if env is None else env)
         order = json.dumps([self.args, str(cwd), environment, strict]).encode()
-        socket.send_fds(_forking(environment.get(MEASURES)), [order], [*theirs, status.fileno()])
+        forking = _forking(environment.get(MEASURES), next(_numbers) % SEEDS)
+        socket.send_fds(forking, [order], [*theirs, status.fileno()])
         status.close()
         for each in theirs:
             os.close(each)
@@ -95,27 +106,22 @@ class Fork:
 
     def poll(self) -> int | None:
         """Return how it ended, or None while it runs."""
-        return self._ended(socket.MSG_DONTWAIT)
+        return self._ended(0.0)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end."""
-        if self.returncode is None:
-            self._status.settimeout(timeout)
-            try:
-                self._ended(0)
-            except TimeoutError:
-                self._status.settimeout(None)
-                raise subprocess.TimeoutExpired(self.args, timeout or 0.0) from None
-        assert self.returncode is not None
-        return self.returncode
+        ended = self._ended(timeout)
+        if ended is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        return ended
 
-    def _ended(self, flags: int) -> int | None:
-        if self.returncode is None:
-            try:
-                self.returncode = int(self._status.recv(100, flags))
-            except BlockingIOError:
-                return None
-            self._status.close()
+    def _ended(self, timeout: float | None) -> int | None:
+        waiting = select.poll()
+        waiting.register(self._status, select.POLLIN)
+        if waiting.poll(timeout and 1000 * timeout):
+            with self._receiving:  # what says how it ended is not taken from the socket: several threads may wait for it
+                if self.returncode is None:
+                    self.returncode = int(self._status.recv(100, socket.MSG_PEEK))
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -154,7 +160,9 @@ class Fork:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.kill()
         for file in (self.stdout, self.stderr, self.stdin):
             if file is not None:
                 with suppress(BrokenPipeError):
@@ -163,16 +171,18 @@ class Fork:
 
 
 @functools.cache
-def _forking(measures: str | None) -> socket.socket:
-    """Start the process that forks, and return the socket that takes orders. It ends with this process.
+def _forking(measures: str | None, seed: int) -> socket.socket:
+    """Start a process that forks, and return the socket that takes orders. It ends with this process.
 
-    What measures coverage goes on in the forks.
+    What measures coverage goes on in the forks. Those of one process iterate over sets in the same order.
     """
-    environment = {**untraced_environment(), "PYTHONUTF8": "1"} | ({MEASURES: measures} if measures else {})
+    environment = {**untraced_environment(), "PYTHONUTF8": "1", "PYTHONHASHSEED": str(seed)}
+    if measures:
+        environment[MEASURES] = measures
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks", str(theirs.fileno())],
+            [sys.executable, "-W", "error", "-m", "tests.forks", str(theirs.fileno())],
             cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
         )  # fmt: skip
     atexit.register(_end, ours, process, os.getpid())
@@ -181,6 +191,7 @@ def _forking(measures: str | None) -> socket.socket:
 
 def _end(orders: socket.socket, process: subprocess.Popen[bytes], pid: int) -> None:
     if os.getpid() == pid:  # and not in a fork of this process
+        orders.shutdown(socket.SHUT_RDWR)
         orders.close()
         process.wait()
 
@@ -237,14 +248,15 @@ def become(order: Order) -> None:
     errors = "surrogateescape"
     sys.stdin = open(0, errors=errors, closefd=False)
     sys.stdout = open(1, "w", errors=errors, closefd=False)
+    sys.stdout.reconfigure(write_through=bool(order.env.get("PYTHONUNBUFFERED")))
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(order.cwd)
     os.environ.clear()
     os.environ.update(order.env)
     sys.path[:1] = [order.cwd, *filter(None, order.env.get("PYTHONPATH", "").split(os.pathsep))]
-    if order.strict:
-        sys.warnoptions.append("error")
-        warnings.simplefilter("error")
+    if not order.strict:
+        sys.warnoptions.clear()
+        warnings.resetwarnings()
     module, *sys.argv[1:] = order.args
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

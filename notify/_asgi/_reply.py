@@ -119,7 +119,8 @@ def is_closed(error: Exception) -> bool:
     It does so because of something that the client sent, such as a chunk of a body that cannot be read. Then `send`
     raises RuntimeError for a moment; with h11, it passes that library's error on.
     """
-    return isinstance(error, RuntimeError) or type(error).__name__ == "LocalProtocolError"
+    kind = type(error)
+    return isinstance(error, RuntimeError) or (kind.__name__, kind.__module__[:4]) == ("LocalProtocolError", "h11.")
 
 
 def log_gone(error: Exception) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from typing import Final
 
 import anyio
@@ -94,7 +94,7 @@ class CatchUp:
             f"{hub.name} cannot be searched for missed events",
             f"{hub.name} can be searched for missed events again",
         )
-        self._wanted: dict[str, None] = {}
+        self._wanted = OrderedDict[str, None]()
         self._opening: dict[str, None] = {}
         self._waiter: Waiter | None = None  # of the task that catches up
         self._alarm: Waiter | None = None  # of the auditor
@@ -153,9 +153,7 @@ class CatchUp:
             self._end()
 
     async def _catch_up_some(self) -> None:
-        users = list(islice(self._wanted, self._chunk))
-        for user in users:
-            del self._wanted[user]
+        users = [self._wanted.popitem(last=False)[0] for _ in range(min(self._chunk, len(self._wanted)))]
         known = self._known(users)
         if len(known) < len(users):
             opening = [user for user in users if user in self._hub.users and user not in known]

@@ -43,7 +43,7 @@ _DIGEST_PAGE: Final = 500
 _DIGEST_SHOWN: Final = 500
 """The most notifications of a digest, the newest ones, that its texts are rendered from."""
 
-_DIGEST_COUNTED: Final = 100
+_DIGEST_COUNTED: Final = 20
 """The most notifications of a digest that are looked up if a frequency cap is full."""
 
 _REACHED: Final = frozenset({State.ACCEPTED, State.DELIVERED, State.UNKNOWN, State.SENDING})
@@ -289,11 +289,13 @@ class Looker:
         Only the first ones are looked at, which were submitted before the cap was full. Being sent in another digest is
         not looked for: each digest takes a place of its own.
         """
-        if claim.notification.digest is None:
+        here = claim.delivery.channel
+        elsewhere = {each for each in type.channels if each != here and is_counted(type, each)}
+        if claim.notification.digest is None or not elsewhere:
             return False
         for item in await self._parts.digests.digest_items(claim.notification.digest, limit=_DIGEST_COUNTED):
             sent = await self._deliveries(replace(claim.delivery, notification=item.notification.id))
-            if any(each.attempts and is_counted(type, each.channel) for each in sent):
+            if any(each.attempts and each.channel in elsewhere for each in sent):
                 return True
         return False
 

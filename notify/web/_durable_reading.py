@@ -255,8 +255,8 @@ class Reading:
         headers = [*HEADERS, *self._request.response_headers]
         if not self._form.is_text:
             headers.append(_BINARY)
+        self._has_started = True  # before the wait, in which the request may be cancelled
         await send_part(send, {"type": "http.response.start", "status": 200, "headers": headers})
-        self._has_started = True
 
 
 def unavailable(end: Ended) -> WebError:

@@ -149,6 +149,8 @@ class DurableStreams:
         with entrance:
             try:
                 async with line:
+                    if site.closing.begun and request.query.get("live"):  # the entrance is ended no more
+                        raise WebError(503, "shutting_down", "the server is shutting down: try again")
                     entrance.line = line
                     admission, form = await self._admit(request)
                     entrance.line = None
@@ -156,7 +158,7 @@ class DurableStreams:
                         reading = Reading(site, admission, form, request)
                         reply = await reading.answer(entrance, line, send)
             except anyio.get_cancelled_exc_class():
-                if reading is not None and not line.aborted:
+                if reading is not None and reading.live and not line.aborted:
                     with while_open():
                         await site.closing.farewell(send, *reading.last_messages(), cancelled=True)
                 raise

@@ -15,6 +15,7 @@ import pytest
 from notify import BackendError, BackendUnavailableError, PushRejectedError, UsageError
 from notify.dispatch.abc import CapWindow, Endpoint, Move, State
 from notify_pg import PostgresDispatchStore
+from notify_pg._names import PostgresNames
 from notify_redis import RedisCaps
 from tests.cli.commands import called
 from tests.notify_pg.roles import role
@@ -109,9 +110,13 @@ async def test_indexes_that_a_later_release_added(postgres: Server, caplog: pyte
         caplog.clear()
         async with connection.transaction():
             await connection.execute(f'LOCK TABLE "{schema}".notify_deliveries IN ROW EXCLUSIVE MODE')  # it writes
-            async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60) as waiting:
+            async with PostgresDispatchStore(postgres.dsn, schema=schema) as waiting:
                 assert await waiting.stuck(OPEN) == []
         assert "statement timeout" in caplog.text
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", PostgresNames(schema, "notify_").lock)  # it adds them
+            async with PostgresDispatchStore(postgres.dsn, schema=schema) as other:
+                await use(other)
         async with PostgresDispatchStore(postgres.dsn, schema=schema) as later:
             assert await indexes(connection, schema) == complete
             await use(later)
