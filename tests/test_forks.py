@@ -66,6 +66,23 @@ def test_warnings_that_are_no_errors(tmp_path: Path) -> None:
     assert "UserWarning" in err
 
 
+def test_a_block_that_raises_kills_it(tmp_path: Path) -> None:
+    """Nothing waits for one that hangs, and it does not live on."""
+    process = fork(tmp_path, "input()")
+    with pytest.raises(subprocess.TimeoutExpired), process:
+        process.communicate(timeout=0.01)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_the_order_of_sets_differs(tmp_path: Path) -> None:
+    """Between forks, so that what depends on it shows: locks taken in the order of a set, for one."""
+    orders = set()
+    for _ in range(2):
+        with fork(tmp_path, "print({str(number) for number in range(20)})") as process:
+            orders.add(process.communicate(timeout=20)[0])
+    assert len(orders) == 2
+
+
 def test_waiting_has_a_bound(tmp_path: Path) -> None:
     """One that goes on is waited for as long as is said, and can be killed after that."""
     with fork(tmp_path, "input()") as process:

@@ -425,7 +425,8 @@ async def test_large_reads_in_sessions_of_others_are_not_compiled(
     [
         ("", ["off", "force_generic_plan"]),
         ("?jit=on&plan_cache_mode=auto", ["on", "auto"]),
-        ("?options=-c%20jit%3Don%20--plan_cache_mode%3Dauto", ["on", "auto"]),
+        ("?options=-c%20JIT%3Don%20--plan_cache_mode%3Dauto", ["on", "auto"]),
+        ("?options=-c%20application_name%3Djit", ["off", "force_generic_plan"]),
     ],
 )
 async def test_settings_of_the_dsn(postgres: Server, schema: str, words: str, expected: list[str]) -> None:

@@ -241,7 +241,7 @@ async def test_closing_does_not_wait_for_the_read(server: Server, prefix: str) -
             began = time.monotonic()
             await store.aclose()
             took.append(time.monotonic() - began)
-    assert min(took) < 1.0  # the read is blocked for five seconds
+    assert max(took) < 4.0  # the read is blocked for five seconds
     await until(lambda: int(plain_info(server, "clients")["connected_clients"]) == before)
     assert not blocked_reads(server)
 

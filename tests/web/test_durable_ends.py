@@ -183,6 +183,22 @@ class Exchange:
 
 
 @pytest.mark.parametrize("live", ["long-poll", "sse"])
+async def test_what_comes_after_the_shutdown_has_begun(live: str) -> None:
+    """It is refused before its client is authenticated, which may take long."""
+
+    async def never(_: Any) -> str:
+        raise AssertionError("authenticated")
+
+    async with Notifier(MemoryStreamStore()) as notifier:
+        app = DurableStreams(notifier, never)
+        app.begin_shutdown()
+        exchange = Exchange(app, live)
+        await exchange.run()
+    assert exchange.sent[0]["status"] == 503
+    assert json.loads(exchange.sent[1]["body"])["error"]["code"] == "shutting_down"
+
+
+@pytest.mark.parametrize("live", ["long-poll", "sse"])
 async def test_a_server_that_cancels_what_waits(live: str) -> None:
     """A poll is told to ask again; a stream of server-sent events, which has begun, is completed."""
     async with Notifier(MemoryStreamStore()) as notifier:

@@ -223,10 +223,10 @@ OWN = {
 """Where a server says 500 by itself."""
 
 
-async def answers(port: int, case: Case) -> bytes:
-    """What comes back, up to the end of the connection; a WebSocket is left when the server closes it."""
+async def answers(port: int, case: Case) -> tuple[bytes, bool]:
+    """What comes back up to the end of the connection, and whether that came in time."""
     answer = b""
-    with anyio.move_on_after(PATIENCE):
+    with anyio.move_on_after(PATIENCE) as patience:
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             try:
                 await stream.send(case.first)
@@ -239,7 +239,7 @@ async def answers(port: int, case: Case) -> bytes:
                     answer += await stream.receive()
             except (anyio.EndOfStream, anyio.BrokenResourceError):
                 pass
-    return answer
+    return answer, not patience.cancelled_caught
 
 
 async def _is_quiet(port: int) -> bool:
@@ -252,13 +252,17 @@ async def _is_quiet(port: int) -> bool:
 async def test_malformed_requests(kind: str, tmp_path: Path, anyio_backend: str) -> None:
     """Every status is below 500, no error leaves the applications, and no connection stays open."""
     statuses: dict[str, int] = {}
+    hanging = []
     with WebServer(kind, "tests.web.apps.malformed:app", tmp_path) as server:
         await get(server.port, "/inside")
 
         async def send(name: str, case: Case) -> None:
             async with limit:
-                found = re.match(rb"HTTP/1\.[01] ([0-9]{3})", await answers(server.port, case))
+                answer, has_ended = await answers(server.port, case)
+                found = re.match(rb"HTTP/1\.[01] ([0-9]{3})", answer)
                 statuses[name] = int(found[1]) if found else 0
+                if not has_ended:
+                    hanging.append(name)
 
         limit = anyio.Semaphore(20)
         for group, made in GROUPS.items():
@@ -268,6 +272,7 @@ async def test_malformed_requests(kind: str, tmp_path: Path, anyio_backend: str)
         await until(partial(_is_quiet, server.port), 15.0)
         inside: dict[str, Any] = await get(server.port, "/inside")
         assert inside["faults"] == []
+        assert hanging == []
         bad = {name: status for name, status in statuses.items() if status >= 500}
         assert [name for name in bad if (kind, name.partition(":")[0]) not in OWN] == []
         assert len({status // 100 for status in statuses.values()} & {1, 2, 4}) == 3
