@@ -62,7 +62,7 @@ class Notifier(Forgetting[Pushed]):
         metadata: what routers of other instances need to reach this one.
         offline: `"store"` keeps events for absent users; `"drop"` neither stores nor routes them.
         buffer_size: recent events kept in memory for each user with an open stream; a reader further behind reads
-            the log, and loses the ephemeral ones. A stream store decides for itself; the library's own keep 64.
+            the log, and loses the ephemeral ones. A stream store has its own buffer size; the library's have 64.
         poll_interval: seconds within which events written to a plain store by other processes are noticed.
         audit_interval: seconds within which an event is found although a stream store lost its wake message. Among
             the notifiers of one stream store the smallest interval counts: it has one auditor.
@@ -242,7 +242,7 @@ class Notifier(Forgetting[Pushed]):
                 applies to every log, and an id counts as the time that it contains.
             signals: also yield `notify.gap` (payload: reason, from, to) and `notify.sync` (the replay is over).
             track: whether the open stream makes its user present.
-            max_lag: live events that the reader may lag before `SlowConsumerError` ends the stream. None: no limit.
+            max_lag: live events the reader may be behind before `SlowConsumerError` ends the stream. None: no limit.
             expires_at: when the stream ends as if by `disconnect`, with the reason `"expired"`; a datetime with a time
                 zone. It is compared with the wall clock; a change of that clock is noticed within a second.
             disconnected_since: a `moment` of this notifier: a `disconnect` after it ends this stream too.

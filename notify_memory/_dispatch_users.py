@@ -184,7 +184,7 @@ class MemoryUserRecords(ABC):
 
 
 def _is_over(endpoint: Endpoint, before: datetime) -> bool:
-    """Return whether an endpoint was retired before, or belongs to a session not seen since, and to no user."""
+    """Return whether an endpoint was retired before that time, or belongs only to a session last seen before it."""
     if endpoint.retired_at is not None:
         return endpoint.retired_at < before
     is_of_session = bool(endpoint.session) and not endpoint.user

@@ -41,8 +41,8 @@ async def connect(
 ) -> Any:
     """Open a connection within `timeout` seconds.
 
-    Settings of the server: `preferences` give way to the DSN, also to its word `options`; `server_settings` among the
-    options win over both.
+    `preferences` are settings of the server that the DSN may override, also by its parameter `options`; the argument
+    `server_settings` overrides both.
 
     A caller that is cancelled leaves no connection behind, not even one that is established at that very moment.
 

@@ -37,8 +37,8 @@ SETTINGS: Final = {"row_security": "off", "default_transaction_isolation": "read
 """Of our own sessions. `row_security`: a query fails if rows would be filtered; it does not return the rest."""
 
 PREFERENCES: Final = {"plan_cache_mode": "force_generic_plan", "jit": "off"}
-"""Likewise, unless the DSN sets them. `plan_cache_mode`: the query that reads behind a wake message is planned once:
-0.13 instead of 0.39 ms. `jit`: a query of a few rows is not compiled, which takes seconds, if many are expected."""
+"""Likewise, unless the DSN sets them. `plan_cache_mode`: the query that reads after a wake message is planned once:
+0.13 instead of 0.39 ms. `jit`: expecting many rows, the server would compile a query of a few, which takes seconds."""
 
 
 class Schema(Protocol):

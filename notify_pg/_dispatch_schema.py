@@ -34,7 +34,7 @@ SCRIPTS: Final = (
 _INDEX: Final = re.compile(r'^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS "(\w+)" [^;]+', re.MULTILINE)
 
 INDEX_TIME: Final = 1.0
-"""Seconds for adding indexes to tables that are in use. That blocks their writers for as long."""
+"""Seconds that adding indexes to tables in use may take; meanwhile, writers of these tables are blocked."""
 
 
 class PostgresDispatchSchema:
@@ -56,7 +56,7 @@ class PostgresDispatchSchema:
         )
 
     async def inspect(self, connection: Any) -> bool:
-        """Return whether all tables and functions exist, without creating anything. Indexes only make calls fast.
+        """Return whether all tables and functions exist; create nothing. Without indexes, calls are only slower.
 
         Raises:
             UsageError: the tables cannot be used: row level security hides rows, or they are of a later version.
@@ -69,7 +69,8 @@ class PostgresDispatchSchema:
     async def prepare(self, connection: Any) -> bool:
         """Create what is missing, in the connection's current transaction; return True.
 
-        If only indexes are missing, and cannot be created soon, that is logged, and the process works.
+        If only indexes are missing, and cannot be created, for example within `INDEX_TIME`, a warning is logged, and
+        the process works without them.
 
         Raises:
             UsageError: as `inspect`.
@@ -126,7 +127,7 @@ class PostgresDispatchSchema:
         return [name for name in self._indexes if name not in found]
 
     async def _add_indexes(self, connection: Any, missing: list[str]) -> None:
-        """Add indexes to tables that may be large and in use, as far as that takes no longer than `INDEX_TIME` in all."""
+        """Add indexes to tables that may be large and in use; what takes longer than `INDEX_TIME` in all is logged."""
         until = time.monotonic() + INDEX_TIME
         try:
             for statement, name in ((each[0], each[1]) for each in _INDEX.finditer(self._names.sql("dispatch_1"))):

@@ -93,8 +93,8 @@ class CallerPool:
 async def fetch_uncompiled(connection: Connection, query: str, args: Sequence[object], timeout: float) -> list[Any]:
     """Run a query in a transaction in which the server compiles nothing, and return its rows.
 
-    For a session that is not the library's own, and a query for which the planner expects so many rows that it would
-    be compiled for seconds. It costs two further round trips. All of it takes `timeout` seconds at most.
+    For sessions that are not the library's own, and queries for which the planner expects so many rows that the server
+    would spend seconds compiling them. It costs two further round trips. All of it takes `timeout` seconds at most.
     """
     until = time.monotonic() + timeout
     try:

@@ -34,7 +34,8 @@ _UNLIMITED_MS: Final = 1 << 42
 _GRACE: Final = 1.0
 
 FEW_USERS: Final = 100
-"""A server with `jit` compiles a read for 500 users, since the planner expects so many rows: that takes seconds."""
+"""A read for more users than this counts as large. For 500, the planner expects so many rows that a server with `jit`
+compiles the query, which takes seconds."""
 
 RELAY_INTERVAL: Final = 1.0
 """Seconds between polls of the outbox, where this process enqueues events itself."""

@@ -102,7 +102,7 @@ def _measuring(item: pytest.Item, *, is_test: bool = False) -> Iterator[None]:
 
 
 def _is_unmeasured(item: pytest.Item) -> bool:
-    """Whether `UNMEASURED` has the test, its file or its directory."""
+    """Whether `UNMEASURED` lists the test, its file or one of its directories."""
     test = item.path.with_name(f"{item.path.name}::{getattr(item, 'originalname', item.name)}")
     return not _UNMEASURED.isdisjoint((test, item.path, *item.path.parents))
 

@@ -1,9 +1,9 @@
 """Python processes that start within milliseconds: forks of one process that has imported what they need.
 
-An interpreter that imports the library and a driver takes a third of a second of a processor for it, most of what a
-short process takes in all. A fork begins after these imports. From there on it is as `python -m MODULE` is: a process
-with streams, an environment, a session and a working directory of its own, which runs the module as `__main__` and ends
-as any interpreter ends. Its coverage is measured if its environment says so.
+An interpreter that imports the library and a driver needs a third of a second of processor time for that, most of what
+a short process needs in all. A fork starts after these imports. From then on it behaves like `python -m MODULE`: a
+process with its own streams, environment, session and working directory, which runs the module as `__main__` and ends
+as any interpreter does. Its coverage is measured if its environment says so.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ IMPORTED: Final = (
     "notify_redis",
     "notify_sqlite",
 )
-"""What forks need not import any more."""
+"""Modules that are imported once, before any fork."""
 
 
 SEEDS: Final = 2
@@ -54,7 +54,7 @@ _numbers = itertools.count()
 
 
 class Fork:
-    """A process, as `subprocess.Popen` has it: with pipes for the streams that are not given.
+    """A process with the methods of `subprocess.Popen` that tests use; streams that are not given are pipes.
 
     Args:
         module: what it runs, as `python -m` does.
@@ -105,11 +105,11 @@ class Fork:
         self.pid = int(self._status.recv(100))
 
     def poll(self) -> int | None:
-        """Return how it ended, or None while it runs."""
+        """Return its exit status, or None while it runs."""
         return self._ended(0.0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end."""
+        """Wait until it ends; return its exit status."""
         ended = self._ended(timeout)
         if ended is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
@@ -119,7 +119,7 @@ class Fork:
         waiting = select.poll()
         waiting.register(self._status, select.POLLIN)
         if waiting.poll(timeout and 1000 * timeout):
-            with self._receiving:  # what says how it ended is not taken from the socket: several threads may wait for it
+            with self._receiving:  # the status stays in the socket: several threads may wait for it
                 if self.returncode is None:
                     self.returncode = int(self._status.recv(100, socket.MSG_PEEK))
         return self.returncode
@@ -130,11 +130,11 @@ class Fork:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL, unless it has ended."""
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
-        """Write its input, and return what it writes until it ends."""
+        """Write its input, wait until it ends, and return what it wrote to standard output and standard error."""
         found: dict[int, Any] = {}
 
         def read(number: int, file: IO[Any]) -> None:
@@ -174,7 +174,7 @@ class Fork:
 def _forking(measures: str | None, seed: int) -> socket.socket:
     """Start a process that forks, and return the socket that takes orders. It ends with this process.
 
-    What measures coverage goes on in the forks. Those of one process iterate over sets in the same order.
+    If it measures coverage, so do the forks. Those of one process iterate over sets in the same order.
     """
     environment = {**untraced_environment(), "PYTHONUTF8": "1", "PYTHONHASHSEED": str(seed)}
     if measures:
@@ -197,7 +197,7 @@ def _end(orders: socket.socket, process: subprocess.Popen[bytes], pid: int) -> N
 
 
 class Order(NamedTuple):
-    """What a fork is to be."""
+    """What a fork runs, and how."""
 
     args: list[str]
     cwd: str
@@ -206,7 +206,7 @@ class Order(NamedTuple):
 
 
 def serve(orders: socket.socket) -> Order | None:
-    """Fork for each order, and say how each fork ended; return the order in the fork, and None at the end."""
+    """Fork for each order, and report the exit status of each fork; return the order in a fork, None at the end."""
     poll = select.poll()
     poll.register(orders, select.POLLIN)
     running: dict[int, tuple[int, int]] = {}
@@ -238,13 +238,13 @@ def serve(orders: socket.socket) -> Order | None:
 
 
 def answer(status: int, number: int) -> None:
-    """Say a number to whoever gave the order, if that process still wants to know."""
+    """Send a number to the process that gave the order, unless it has closed the connection."""
     with suppress(BrokenPipeError):
         os.write(status, str(number).encode())
 
 
 def become(order: Order) -> None:
-    """Be the process that was ordered."""
+    """Turn this fork into the process that was ordered."""
     errors = "surrogateescape"
     sys.stdin = open(0, errors=errors, closefd=False)
     sys.stdout = open(1, "w", errors=errors, closefd=False)
@@ -262,7 +262,7 @@ def become(order: Order) -> None:
 
 
 def main() -> None:
-    """Serve; in a fork, be what was ordered."""
+    """Serve orders; in a fork, run what was ordered."""
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()

@@ -25,8 +25,8 @@ MEASURES = "COVERAGE_PROCESS_CONFIG"
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait until the condition (a function, perhaps asynchronous) holds; TimeoutError if it does not in time.
 
-    It is asked after a millisecond, and then less and less often, up to a tenth of the time that has passed: what takes
-    seconds is the work of others, who need the processor.
+    It is checked at once and then at growing intervals, of about a tenth of the time that has passed, 0.1 s at most:
+    what takes seconds is done by other processes, which need the processor.
     """
     pause = 0.001
     with anyio.fail_after(seconds):

@@ -1,4 +1,4 @@
-"""Forks are what tests take them for: processes of their own, which begin and end as an interpreter does."""
+"""Forks behave as tests expect: they are processes of their own, which begin and end as an interpreter does."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_it_is_a_process_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_it_ends_as_an_interpreter_does(tmp_path: Path, program: str, status: int, complaint: str) -> None:
-    """Its status is known, and what goes wrong at its end is on its standard error."""
+    """Its exit status is known, and what goes wrong while it ends is written to its standard error."""
     with fork(tmp_path, program) as process:
         _, err = process.communicate(timeout=20)
     assert process.returncode == status
@@ -84,7 +84,7 @@ def test_the_order_of_sets_differs(tmp_path: Path) -> None:
 
 
 def test_waiting_has_a_bound(tmp_path: Path) -> None:
-    """One that goes on is waited for as long as is said, and can be killed after that."""
+    """A process that does not end is waited for only as long as the timeout, and can be killed after that."""
     with fork(tmp_path, "input()") as process:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.01)

@@ -667,7 +667,7 @@ def test_the_longest_files_exist() -> None:
 
 
 def test_what_is_not_measured_exists() -> None:
-    """A renamed file or test has to be renamed where it says what is measured, too."""
+    """A file or test that is renamed has to be renamed in the lists of what is measured, too."""
     named = [*UNMEASURED, *MEASURED_UNDER_TRIO]
     for name in named:
         file, _, test = name.partition("::")

@@ -89,7 +89,7 @@ def test_links_that_leave_the_docs_lead_to_the_site(page: Path) -> None:
 
 @pytest.mark.parametrize("name", ["streams", "redis", "postgres", "sqlite", "inbox", "web", "dispatch"])
 def test_internals_draw_who_calls_whom(name: str) -> None:
-    """The page on the inside of a backend, or of a layer, has a sequence diagram."""
+    """Each page on the internals of a backend or a layer has a sequence diagram."""
     page = (DOCS / "internals" / f"{name}.md").read_text(encoding="utf-8")
     assert "```mermaid\nsequenceDiagram\n" in page
 

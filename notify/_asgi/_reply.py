@@ -101,7 +101,7 @@ class Reply:
 def while_open() -> Iterator[None]:
     """Run a block that sends, and leave it once the client is gone.
 
-    `send` raises OSError then on servers of ASGI 2.4; see `is_closed` for what else is raised.
+    Then `send` raises OSError on servers of ASGI 2.4; `is_closed` says what it raises on uvicorn.
     """
     try:
         yield
@@ -114,10 +114,10 @@ def while_open() -> Iterator[None]:
 
 
 def is_closed(error: Exception) -> bool:
-    """Return whether `send` has raised this on uvicorn after it had closed the connection itself.
+    """Return whether this is an error that `send` raises after uvicorn has closed the connection itself.
 
-    It does so because of something that the client sent, such as a chunk of a body that cannot be read. Then `send`
-    raises RuntimeError for a moment; with h11, it passes that library's error on.
+    uvicorn does so because of something that the client sent, such as a malformed chunk of a body. For a moment, `send`
+    then raises RuntimeError, or with h11 the LocalProtocolError of that library.
     """
     kind = type(error)
     return isinstance(error, RuntimeError) or (kind.__name__, kind.__module__[:4]) == ("LocalProtocolError", "h11.")

@@ -42,7 +42,7 @@ CHUNK: Final = 500
 """Users per query."""
 
 TURN: Final = 50
-"""Users at a time if the store answers at once: looking at one takes 1.5 µs, and events wait until all are done."""
+"""Users checked in one go if the store answers at once: each takes 1.5 µs, and no event is delivered meanwhile."""
 
 
 class CatchUp:

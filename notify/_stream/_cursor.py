@@ -254,8 +254,8 @@ class Cursor:
     def _fall_off(self, ring: Ring) -> None:
         """Skip the entries that the ring no longer holds; the stored events among them are found in the log.
 
-        Those that came before the last read began were on its page, or the log has lost them: they need no further
-        read. Otherwise a reader would go on reading the log for as long as events come while it reads.
+        Entries that were added before the last read began need no further read: they were on its page, or the log has
+        lost them. Otherwise a reader would read the log again and again, as long as events arrive during its reads.
         """
         lost = self.missed(ring)
         self._drop(lost)

@@ -212,7 +212,7 @@ class Looker:
         fallback = None if look.is_digest else type.fallback.get(delivery.channel)
         has_waited = bool(delivery.endpoint and delivery.reason)
         rows = await self._deliveries(delivery) if has_waited or fallback is not None else ()
-        if has_waited:  # devices may have come and gone since there was a delivery for each
+        if has_waited:  # devices may have been added or retired since the delivery was expanded
             devices = [each for each in rows if each.channel == delivery.channel and each.endpoint]
             is_rest = any(each.attempts for each in devices if each.id != delivery.id)
             look = replace(look, is_part=len(devices) > 1, is_rest=is_rest)
@@ -284,10 +284,10 @@ class Looker:
         return ended(claim, State.WAITING, reason_of(cap), due_at=until)
 
     async def _has_counted(self, claim: Claim, type: NotificationType) -> bool:
-        """Return whether a digest has a notification that was counted when it was sent over another channel.
+        """Return whether a digest contains a notification that was counted when it was sent over another channel.
 
-        Only the first ones are looked at, which were submitted before the cap was full. Being sent in another digest is
-        not looked for: each digest takes a place of its own.
+        Only the earliest ones are looked up: they were submitted before the cap was full. That one was sent in another
+        digest does not matter: each digest takes a place of its own.
         """
         here = claim.delivery.channel
         elsewhere = {each for each in type.channels if each != here and is_counted(type, each)}

@@ -22,9 +22,9 @@ def is_in_doubt(claim: Claim) -> bool:
 
 
 def move(claim: Claim, to: State, reason: str = "", *, error: str = "", **more: Any) -> Move:
-    """Return a move of a claim, by default one that is decided before sending.
+    """Return a move of a claim; unless `before_sending` is given, one that was decided before sending began.
 
-    One in doubt keeps that reason while it waits or is parked; `error` has the new one.
+    A delivery in doubt keeps that reason while it waits or is parked; the new reason is added to `error`.
     """
     if is_in_doubt(claim) and to in (State.WAITING, State.PARKED) and reason != IN_DOUBT:
         reason, error = IN_DOUBT, f"{reason}: {error}" if error else reason

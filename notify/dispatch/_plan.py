@@ -60,8 +60,8 @@ class Look:
         channel: of the delivery: no other one is planned.
         is_digest: it is a digest, so it is not collected again.
         is_part: it is for one of several devices, so it is not collected: the digest would reach the others again.
-        is_rest: it was sent to another of these devices before this one had to wait. It was counted then, perhaps so
-            long ago that the store of counts no longer knows.
+        is_rest: the notification was sent to another of these devices while this one had to wait. It was counted then,
+            perhaps so long ago that the store of counts has forgotten it.
         has_lost_lead: another notification was sent lately, so this one is collected (see `Send.leading`).
         is_connected: whether the recipient has an open stream; asked for channels that are for those who are away.
         is_read: whether the item of the inbox is read, dismissed or gone.

@@ -48,7 +48,7 @@ _SKEW: Final = 60.0
 
 
 def watch_reads(parts: DispatchParts) -> None:
-    """Let the inbox of a dispatcher cancel the fallbacks that are not needed once an item is read, while both exist."""
+    """Add a hook to the dispatcher's inbox that cancels fallbacks for read items, until the dispatcher is gone."""
     if isinstance(parts.inbox, Inbox):
         hook = CancelWhenRead(parts)
         parts.inbox.add_hook(hook)

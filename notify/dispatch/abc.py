@@ -244,8 +244,8 @@ class DispatchRecords(Protocol):
     async def purge(self, before: datetime, *, limit: int = 500) -> int:
         """Remove at most `limit` notifications created before `before` that have no open delivery; return how many.
 
-        Notifications in a digest stay until it is sent. Also removed: idempotency keys, retired endpoints and gates
-        ended before `before`, endpoints of sessions not seen since, counts for caps expired by the store's clock.
+        Notifications in a digest stay until it is sent. Also removes idempotency keys, retired endpoints and gates that
+        ended before `before`, endpoints of sessions last seen before it, and cap counts expired by the store's clock.
         """
 
 

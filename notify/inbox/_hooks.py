@@ -97,7 +97,7 @@ class InboxHooks:
         self._removed.append(hook)
 
     def _drop_removed(self) -> None:
-        """Drop what has been removed. Calls that are running go on over the lists as they were."""
+        """Drop the hooks that have been removed. Calls that are running still iterate over the old lists."""
         while self._removed:
             hook = self._removed.pop()
             self.before, self.after, self.changed = (

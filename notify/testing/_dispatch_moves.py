@@ -176,7 +176,7 @@ class DispatchMoveTests(DispatchTests[DeliveryStoreT]):
         assert [(each.state, each.is_late) for each in (await self.record_of(store))[1]] == [(State.ACCEPTED, True)]
 
     async def test_what_was_decided_before_sending_is_not_listed(self, store: DeliveryStore) -> None:
-        """A worker that looked too long has made no attempt, even if a later one has. What it says of one is listed."""
+        """A late move that was decided before sending is not listed as an attempt; a late outcome of sending is."""
         for to_state in (State.WAITING, State.EXPIRED, State.PARKED, State.UNKNOWN):
             name = f"n{to_state}"
             await store.submit(submission(to("alice", notification=name)))

@@ -79,13 +79,13 @@ class Reading:
         """Read, and return the response; None if it was sent while reading, or need not be sent.
 
         Args:
-            entrance: is given the session of a live read, which it ends when the server shuts down.
-            line: the connection; a live read that cannot be sent to is ended by it.
+            entrance: gets the session of a live read, and ends it when the server shuts down.
+            line: the connection; a live read whose client takes no data is ended through it.
             send: of the request.
 
         Raises:
-            Ended: the log was not read to its end, the client may no longer read it, or it is not to come back soon.
-            WebError: 404: there is no log; 410: something is gone that was not read; 503: it cannot be read now.
+            Ended: the log was not read to its end, the client may no longer read it, or must not retry at once.
+            WebError: 404: there is no log; 410: events that were not read are gone; 503: it cannot be read now.
         """
         if self._request.method == "HEAD":
             return await self._head()

@@ -19,7 +19,7 @@ from notify.adapters import Background
 NEVER: Final = float("inf")
 
 TURN: Final = 50
-"""Connections at a time: thousands that were opened in one second would all write their heartbeats before any event."""
+"""Connections handled before other tasks may run: otherwise thousands of heartbeats due at once would delay events."""
 
 
 class Timed(Protocol):

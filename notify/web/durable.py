@@ -186,7 +186,7 @@ class DurableStreams:
             request.response_headers.append((b"access-control-expose-headers", _EXPOSED))
 
     async def _admit(self, request: Request) -> tuple[Admission, Form]:
-        """Return what the client may read of the log that the path names, and what that consists of."""
+        """Return the client's admission to the log that the path names, and the form in which the log is served."""
         if request.method == "HEAD":
             moment = await self._site.notifier.moment()
             admission = (await check(self._site, request))._replace(moment=moment)

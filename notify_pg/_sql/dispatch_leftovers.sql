@@ -1,5 +1,5 @@
--- Keys, endpoints and gates that were over before $1, endpoints of sessions not seen since, and what caps have counted
--- that has expired by this server's clock.
+-- Removes keys, retired endpoints and gates that ended before $1, endpoints of sessions last seen before $1, and counts
+-- for caps that have expired by this server's clock.
 WITH clock AS MATERIALIZED (
     SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint AS now
 ), gone AS (

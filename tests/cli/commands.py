@@ -23,7 +23,7 @@ PATIENCE = 90.0
 """Seconds to wait for any condition: far more than needed."""
 
 NOTIFY = (sys.executable, "-W", "error", "-m", "notify")
-"""The command of a shell, which takes half a second to start: for tests of what an interpreter and a shell do."""
+"""The command as a shell starts it, which takes half a second: for tests of what the shell or the interpreter does."""
 
 
 class Done(NamedTuple):
@@ -90,7 +90,7 @@ def fed(data: bytes) -> Iterator[IO[bytes]]:
 
 
 class Running:
-    """A running command, and the lines it has written so far; `in_fork`: not in an interpreter of its own."""
+    """A running command, and the lines that it has written so far. With `in_fork`, no new interpreter is started."""
 
     def __init__(
         self, directory: Path, *arguments: str, variables: Mapping[str, str] | None = None, in_fork: bool = True

@@ -135,7 +135,7 @@ def push(place: Place, directory: Path, user: str, type_: str) -> str:
     """Push until it is stored: a server that was just restarted may refuse for a moment."""
     key = f"{user}-{type_}-{next(_numbers)}"
     for _ in range(5):
-        with untraced():  # other tests push, too
+        with untraced():  # not measured: other tests push, too
             done = on(place, directory, "push", user, type_, "--key", key)
         if done.status == 0:
             return done.out.strip()

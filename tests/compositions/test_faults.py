@@ -107,7 +107,7 @@ async def test_readers_end_at_once_though_the_servers_hang(
             async with waiting(streams[0]) as ended, anyio.create_task_group() as tasks:
                 tasks.start_soon(notifier.aclose)
                 await anyio.wait_all_tasks_blocked()
-                assert ended  # before the parts of the notifier, which wait for their servers
+                assert ended  # earlier than the parts of the notifier, which wait for their servers
 
 
 async def test_a_dead_log_shows_nothing(
@@ -115,7 +115,7 @@ async def test_a_dead_log_shows_nothing(
 ) -> None:
     """PostgreSQL is killed under a living router: pushes fail in time and unseen, and resume on their own."""
     parts = COMPOSITIONS["postgres-redis-redis"]
-    timeout = 2.0  # in which a store connects to a server that has just started, on any machine
+    timeout = 2.0  # enough to connect to a server that has just started, on a slow machine too
     one, two = [await start(own_place, parts, timeout=timeout, patience=timeout * 0.6) for _ in range(2)]
     async with one.subscribe("alice") as a, two.subscribe("alice") as b:
         await one.push("alice", "t", 0)

@@ -45,7 +45,7 @@ def open_store(place: str) -> Any:
 
 @contextmanager
 def processes() -> Iterator[Any]:
-    """Return a function that starts a process, and kill in the end those that still run."""
+    """Yield a function that starts a process; at the end, kill those that still run."""
     with ExitStack() as stack:
 
         def start(*arguments: object) -> Fork:
@@ -238,7 +238,7 @@ async def read(store: Any, log: str, item: str, stop: str) -> None:
 
 
 async def hold(store: Any, file: str) -> None:
-    """Have the write lock of a file until the next line of the input."""
+    """Hold the write lock of a database file until a line arrives on standard input."""
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         say("held")

@@ -207,7 +207,7 @@ async def racer(settings: dict[str, Any]) -> AsyncIterator[Racer]:
 
 @contextmanager
 def racers() -> Iterator[Any]:
-    """Return a function that starts a process, and kill in the end those that still run."""
+    """Yield a function that starts a process; at the end, kill those that still run."""
     with ExitStack() as stack:
 
         def start(role: str, **settings: object) -> Fork:

@@ -696,7 +696,7 @@ async def test_two_dispatchers_over_one_inbox() -> None:
 
 
 async def test_the_inbox_keeps_no_dispatcher_alive() -> None:
-    """One that the application has dropped no longer cancels anything, and leaves no hook in the inbox."""
+    """A dispatcher that the application has dropped no longer cancels anything, and leaves no hook in the inbox."""
     world = local()
     kept = another(world)
     await sent(world, "one")
@@ -720,7 +720,7 @@ async def test_the_inbox_keeps_no_dispatcher_alive() -> None:
 
 
 async def test_a_dispatcher_keeps_no_inbox_alive() -> None:
-    """Nothing of it is left when the application has dropped both."""
+    """The inbox is freed once the application has dropped both."""
     world = local()
     inbox = ref(world.inbox)
     del world

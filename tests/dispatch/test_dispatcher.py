@@ -385,7 +385,7 @@ async def test_a_device_in_quiet_hours_is_not_in_the_plan(make: Callable[..., Wo
 async def test_a_device_that_waited_does_not_count_again(
     make: Callable[..., World], leading: bool, is_removed: bool
 ) -> None:
-    """The notification has its place in the cap, and its lead, from the device that was awake, also if that is gone."""
+    """The notification was counted, and took the lead, for the device that was awake, even if that one is now gone."""
     digest = Digest(window=600.0, leading="first") if leading else None
     world = make(note("web_push", caps=[FrequencyCap(1, per=3600.0)], digest=digest))
     await world.dispatcher.set_preferences("alice", {"quiet_hours": [{"start": "22:00", "end": "07:00"}]})
@@ -424,7 +424,7 @@ async def test_a_device_that_is_tried_again_at_night(make: Callable[..., World])
 
 
 async def test_devices_that_come_and_go(make: Callable[..., World]) -> None:
-    """What counts is how many devices the notification was for: with several, the rest is held, with one, collected."""
+    """A notification for several devices is held, one for a single device collected, whichever devices exist now."""
     world = make(note("web_push"))
     night = {"quiet_hours": [{"start": "22:00", "end": "07:00", "action": "digest"}]}
     await world.dispatcher.set_preferences("alice", night)
@@ -512,7 +512,7 @@ DAY = {"quiet_hours": [{"start": "09:00", "end": "17:00", "channels": ["email"],
 
 @pytest.mark.parametrize("over_cap", ["skip", "hold"])
 async def test_a_digest_of_what_has_been_counted(make: Callable[..., World], over_cap: Any) -> None:
-    """The place in the cap that the item of a notification took does not stop the digest with its e-mail."""
+    """If the item of a notification took the last place in the cap, the digest with its e-mail is sent anyway."""
     world = make(note("in_app", "email", caps=[FrequencyCap(1)], over_cap=over_cap))
     await world.dispatcher.set_preferences("alice", DAY)
     tickets = [await world.submit(title="one")]
@@ -530,7 +530,7 @@ async def test_a_digest_of_what_has_been_counted(make: Callable[..., World], ove
 
 @pytest.mark.parametrize("over_cap", ["skip", "in_app"])
 async def test_a_digest_of_what_was_not_counted(make: Callable[..., World], over_cap: Any) -> None:
-    """It is stopped by a full cap, as a notification is; items that are listed in any case are not counted."""
+    """A full cap stops it, as it stops a notification; items that are listed even above the cap are not counted."""
     world = make(note(*["in_app"][: over_cap == "in_app"], "email", caps=[FrequencyCap(1)], over_cap=over_cap))
     await world.dispatcher.set_preferences("alice", DAY)
     world.clock.set(datetime(2027, 1, 6, 7, tzinfo=UTC))  # 08:00 in Berlin

@@ -282,7 +282,7 @@ async def test_a_short_claim_takes_from_a_channel_that_had_no_share(postgres: Se
 
 
 async def test_a_claim_beside_what_a_worker_left_keeps_the_order(postgres: Server) -> None:
-    """If others hold the earliest rows of a channel, its next ones still come before later rows of another one."""
+    """If other workers hold a channel's earliest rows, its next rows still come before later rows of other channels."""
     schema = fresh_schema()
     connection = await asyncpg.connect(postgres.dsn)
     async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=60.0) as store:
@@ -302,7 +302,7 @@ async def test_a_claim_beside_what_a_worker_left_keeps_the_order(postgres: Serve
             assert len(await connection.fetch(held, [f"email{number}" for number in range(6)])) == 6
             claims = await store.claim(NOW, lease=60.0, limit=5)
         names = [claim.delivery.id for claim in claims]
-        assert {*names[:2]} == {"left0", "left1"}  # both leases ended in one moment
+        assert {*names[:2]} == {"left0", "left1"}  # both leases ended at the same time
         assert names[2:] == ["email6", "email7", "push0"]
     await connection.close()
 

@@ -109,12 +109,13 @@ async def test_indexes_that_a_later_release_added(postgres: Server, caplog: pyte
         assert "notify init --dispatch --print-sql" in caplog.text
         caplog.clear()
         async with connection.transaction():
-            await connection.execute(f'LOCK TABLE "{schema}".notify_deliveries IN ROW EXCLUSIVE MODE')  # it writes
+            await connection.execute(f'LOCK TABLE "{schema}".notify_deliveries IN ROW EXCLUSIVE MODE')  # as a writer
             async with PostgresDispatchStore(postgres.dsn, schema=schema) as waiting:
                 assert await waiting.stuck(OPEN) == []
         assert "statement timeout" in caplog.text
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", PostgresNames(schema, "notify_").lock)  # it adds them
+            lock = PostgresNames(schema, "notify_").lock
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", lock)  # it adds them
             async with PostgresDispatchStore(postgres.dsn, schema=schema) as other:
                 await use(other)
         async with PostgresDispatchStore(postgres.dsn, schema=schema) as later:
@@ -132,7 +133,7 @@ async def indexes(connection: Any, schema: str) -> set[str]:
 
 
 async def drop_indexes(connection: Any, schema: str) -> None:
-    """Drop some indexes, so that the tables are as if of an earlier release."""
+    """Drop some indexes, as if an earlier release had created the tables."""
     for name in ("deliveries_user", "deliveries_after", "endpoints_session"):
         await connection.execute(f'DROP INDEX "{schema}"."notify_{name}_idx"')
 

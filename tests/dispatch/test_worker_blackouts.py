@@ -37,7 +37,7 @@ COUNT = 120
 """Notifications that are submitted before."""
 
 OPTIONS: dict[str, Any] = {"lease": 20.0, "poll_interval": 0.5}
-"""Options of the workers: to look for work more often would take the processor for the minutes of a test."""
+"""Options of the workers: polling more often would keep the processor busy for the minutes that a test takes."""
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ async def test_servers_that_hang_for_a_quarter_of_a_minute(fleet: Fleet, tmp_pat
         frozen = monotonic()
         async with anyio.create_task_group() as tasks:
             for each in scenes:
-                tasks.start_soon(each.more, "uncertain", 2)  # they hang until this is over
+                tasks.start_soon(each.more, "uncertain", 2)  # the servers hang until this is done
         sentinel = scenes[names.index("redis sentinel")]
         await sentinel.more("ok", 100, within=60)  # there is another master by now
         await anyio.sleep(max(0.0, frozen + 15.0 - monotonic()))  # the fault itself lasts at least so long

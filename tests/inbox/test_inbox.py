@@ -648,7 +648,7 @@ async def test_hooks_that_are_added() -> None:
 
 
 async def test_hooks_that_are_removed() -> None:
-    """They are not called any more, also if one removes itself; the others are. Unknown ones are ignored."""
+    """They are no longer called, even one that removes itself; others are. Removing an unknown hook does nothing."""
     calls: list[tuple[Any, ...]] = []
     async with Notifier(MemoryStore()) as notifier:
         first, last = Noting("a", calls), Noting("b", calls)

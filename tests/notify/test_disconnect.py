@@ -56,7 +56,7 @@ async def assert_disconnected(stream: Stream, reason: str, last_id: str | None =
 
 
 async def test_a_waiting_reader_is_woken_at_once(notifier: Notifier) -> None:
-    """A blocked `next` raises and a blocked loop ends, without waiting for any time, and streams of others go on."""
+    """A blocked `next` raises and a blocked loop ends, without any delay, and streams of other users go on."""
     ended: list[str] = []
 
     async def by_next() -> None:
@@ -292,7 +292,7 @@ def after(seconds: float) -> datetime:
 
 async def test_a_stream_ends_at_its_time(notifier: Notifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiting reader, a busy one and one that was cancelled; not those without a time or with a later one."""
-    monkeypatch.setattr(_expiry, "CLOCK_CHECK", 3600.0)  # it is no look at the clock that ends them
+    monkeypatch.setattr(_expiry, "CLOCK_CHECK", 3600.0)  # so that no check of the clock ends them
     moment = after(0.15)
     async with (
         notifier.subscribe("alice", expires_at=moment) as waiting,

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 SECRET = "DE89 3704 0044 0532 0130 00"
 
 WAIT = 1.0
-"""Seconds that a notifier gives a part that hangs; what does not wait for it takes next to no time."""
+"""Seconds after which a notifier gives up on a part that hangs; calls that do not wait for it take almost no time."""
 
 
 class BusRouter(MemoryRouter):

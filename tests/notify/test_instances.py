@@ -143,7 +143,7 @@ class Slow:
 
 
 async def test_a_slow_route_delays_nobody_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pushes return while routes hang; each route ends at `timeout` and is counted; so many at once and no more."""
+    """Pushes return while routes hang; each route ends at `timeout` and is counted; routes in flight are limited."""
     monkeypatch.setattr(_routes, "CONCURRENT_ROUTES", 50)
     router = Slow()
     async with Notifier(MemoryStore(), router=router, timeout=2) as notifier:
@@ -153,7 +153,7 @@ async def test_a_slow_route_delays_nobody_and_is_bounded(monkeypatch: pytest.Mon
             for _ in range(60):
                 await stream.next(10)
             assert router.started == 50
-            assert notifier.statistics().route_failures == 10  # before the time of any route is over
+            assert notifier.statistics().route_failures == 10  # before any route has timed out
         await until(lambda: notifier.statistics().route_failures == 60)
     assert router.cancelled == 50
 

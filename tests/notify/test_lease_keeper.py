@@ -332,7 +332,7 @@ async def test_a_call_during_an_outage_is_tried_at_once(backend: Recorder) -> No
 
 
 async def test_a_call_during_an_attempt_that_fails_is_tried_next(backend: Recorder) -> None:
-    """Who registers while an attempt is failing waits for no delay after it, though delays have grown long."""
+    """A registration during an attempt that fails waits for no delay after it, though delays have grown long."""
     keeper = made(backend, ttl=3600.0)
     keeper._delays = lambda: repeat(3600.0)  # type: ignore[method-assign,assignment]
     backend.failing["write"] = OSError()

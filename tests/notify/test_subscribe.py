@@ -770,7 +770,7 @@ async def test_waiting_streams_can_leave_in_any_order(notifier: Notifier) -> Non
 
 @pytest.mark.parametrize("logs", ["alice", ["alice", "bob"]])
 async def test_a_reader_that_fell_behind_reads_once(logs: Any) -> None:
-    """Events that come while it reads, as many as its buffer holds, cost no further read: it goes on live."""
+    """Events that arrive while it reads, up to as many as its buffer holds, cost no further read: it is live again."""
     gate = anyio.Event()
     reads: list[str] = []
 

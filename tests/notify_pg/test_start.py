@@ -394,7 +394,7 @@ async def test_no_query_is_compiled(make: Make, postgres: Server, sql: asyncpg.C
 async def test_large_reads_in_sessions_of_others_are_not_compiled(
     postgres: Server, sql: asyncpg.Connection, schema: str
 ) -> None:
-    """In the caller's pool, what the planner expects much of runs with `jit` off, and leaves the session as it was."""
+    """In the caller's pool, a read for many users runs with `jit` off, and the session is left as it was."""
     queries: list[str] = []
 
     async def note(connection: asyncpg.Connection) -> None:
@@ -430,7 +430,7 @@ async def test_large_reads_in_sessions_of_others_are_not_compiled(
     ],
 )
 async def test_settings_of_the_dsn(postgres: Server, schema: str, words: str, expected: list[str]) -> None:
-    """What the DSN says about the planner holds; what keeps promises, such as `row_security`, is the library's."""
+    """The DSN may set how queries are planned, but not what guarantees depend on, such as `row_security`."""
     dsn = f"{postgres.dsn}{words}{'&' if words else '?'}row_security=on"
     async with PostgresStore(dsn, schema=schema) as store:
         (row,) = await store._db.fetch(

@@ -31,7 +31,7 @@ from tests.servers.redis import DURABLE, VOLATILE, Server, follows, plain_info, 
 pytestmark = pytest.mark.anyio
 
 SOON = 3.0
-"""Seconds, on any machine, for what waits for no server; what does waits for the timeout of a store, 4 seconds."""
+"""Seconds, on any machine, for a call that waits for no server; one that waits takes the store's timeout, 4 seconds."""
 
 
 @asynccontextmanager
@@ -339,7 +339,7 @@ async def test_scripts_that_are_flushed(server: Server, prefix: str) -> None:
 async def test_cancelling_costs_no_connection(server: Server, prefix: str) -> None:
     """Ten thousand pushes and reads that are cancelled at any time leave the connections as they were.
 
-    The store has time enough never to take a busy machine for a server that does not answer.
+    The timeout is so long that a busy machine is never taken for a server that does not answer.
     """
     async with aclosing(RedisStore(server.url, prefix=prefix, timeout=60.0)) as store:
         await store.save(Event("alice", "t"))

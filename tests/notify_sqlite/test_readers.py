@@ -69,7 +69,7 @@ async def test_an_idle_reader_costs_nothing(path: Path) -> None:
 async def test_a_push_elsewhere_is_here_within_30_milliseconds(path: Path) -> None:
     """At whichever moment another process commits, an open stream has the event within 30 ms, as a rule.
 
-    Of a machine that others use, the fastest quarter counts.
+    Since others may use the machine, too, only the fastest quarter counts.
     """
     delays = []
     async with SQLiteStreamStore(path) as store, store.subscribe("alice") as stream:

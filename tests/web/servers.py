@@ -40,7 +40,7 @@ and to measure it takes half of a short process's time."""
 
 
 FORKED = ("uvicorn", "uvicorn-h11", "daphne", "gunicorn", "gunicorn-uvicorn", "hypercorn-w0")
-"""The servers that start no interpreter of their own: they are forks of a process that has imported most of them."""
+"""Servers that start no interpreters of their own, so they can be forks of a process that has imported the library."""
 
 
 class Kind(NamedTuple):

@@ -51,7 +51,7 @@ UPGRADE = {
 
 
 def application(transport: str, notifier: Notifier[Any], authenticate: Any) -> NotifyApp | DurableStreams:
-    """What serves the path; `authenticate` may take its time."""
+    """Return the application that serves this transport; its `authenticate` may take an hour."""
     kind = DurableStreams if transport.startswith("log") else NotifyApp
     web: NotifyApp | DurableStreams = kind(notifier, authenticate)
     assert web._site.authentication is not None
@@ -191,7 +191,7 @@ class Stubborn:
 @pytest.mark.parametrize("how", ["thread", "swallowed", "error"])
 @pytest.mark.parametrize("transport", [*PATHS])
 async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str, ends: str) -> None:
-    """Nothing is opened after that, and the response has one beginning and one end, or is none."""
+    """Nothing is opened after that, and the response, if there is one, begins once and ends once."""
     authenticate, request = Stubborn(how), Alone(transport)
     async with Notifier(MemoryStore()) as notifier:
         web = application(transport, notifier, authenticate)
@@ -208,7 +208,7 @@ async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str
         assert len(web._site.ticker) == web._site.limits.open == notifier.statistics().open_streams == 0
         assert notifier.statistics().yielded == 0
         begins = [each for each in request.sent if each in ("http.response.start", "websocket.accept")]
-        has_status = how == "error" and transport not in ("sse", "websocket")  # that of an error is sent to nobody
+        has_status = how == "error" and transport not in ("sse", "websocket")  # sent although the client has left
         is_told = ends == "shutdown" or has_status
         assert len(begins) == is_told
         if transport == "websocket":  # a handshake is answered in any case
@@ -255,7 +255,7 @@ async def test_a_websocket_is_told_of_a_shutdown(tmp_path: Path, anyio_backend: 
 
 @outside
 async def test_uvicorn_does_not_wait(tmp_path: Path, anyio_backend: str) -> None:
-    """A stream, a long poll and a read of a log are told, and the server ends: nothing waits for `authenticate`."""
+    """A stream, a long poll and a read of a log are answered, and the server ends: nothing waits for `authenticate`."""
     with hanging("uvicorn", tmp_path) as server:
         async with (
             RawClient(server.port, f"{PATHS['sse']}&delay={HOUR}") as stream,

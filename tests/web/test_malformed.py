@@ -1,7 +1,7 @@
-"""Bytes that no client of the protocol sends, to each server: no error leaves the applications, and nothing stays open.
+"""Malformed requests, sent to each server: no error leaves the applications, and nothing stays open.
 
-What a server itself makes of such bytes is its own affair. The table of cases is sent to one process of each, over one
-connection each; a WebSocket's frames follow the server's answer to the handshake.
+How a server itself answers them is its own affair. All cases are sent to one process of each server, each case over a
+connection of its own; a WebSocket's frames follow the server's answer to the handshake.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Case(NamedTuple):
     """What one connection sends.
 
     Attributes:
-        first: at once.
-        then: after the head of the answer.
+        first: sent at once.
+        then: sent after the head of the response has arrived.
     """
 
     first: bytes
@@ -89,7 +89,7 @@ NUMBERS = [b"1e999", b"-1e999", b"9" * 4300, b"9" * 5000, b"NaN", b"1e-999", b"-
 
 
 def paths() -> dict[str, Case]:
-    """Too long, or not to be decoded."""
+    """Paths and queries that are too long, or cannot be decoded."""
     found = {f"{place!r} {fault!r}": request(method, place % fault) for method, place in PLACES for fault in FAULTS}
     for size in (3000, 70_000):
         for method, place in PLACES:
@@ -98,7 +98,7 @@ def paths() -> dict[str, Case]:
 
 
 def headers() -> dict[str, Case]:
-    """Twice, too many, of bytes that are not text."""
+    """Headers that occur twice, are too many, or contain bytes that are not text."""
     found = {}
     for name in TWICE:
         twice = f"{name}: https://app.example\r\n{name}: 2-0\r\n".encode()
@@ -116,7 +116,7 @@ def headers() -> dict[str, Case]:
 
 
 def bodies() -> dict[str, Case]:
-    """Of another length than was said, in another encoding, cut off, or in chunks that are none."""
+    """Bodies with a wrong length, in another encoding, cut off, or with malformed chunks."""
     whole = PUSH % b"1"
     found = {}
     for target in (b"/push", b"/ticket", b"/inbox/mark", b"/follow"):
@@ -138,7 +138,7 @@ def bodies() -> dict[str, Case]:
 
 
 def chunks() -> dict[str, Case]:
-    """A body of a request that needs none, in chunks that are none."""
+    """Malformed chunks in requests that need no body."""
     cases = {}
     for target in (*READS, b"/nothing", b"/openapi.json"):
         for method in (b"GET", b"HEAD"):
@@ -148,7 +148,7 @@ def chunks() -> dict[str, Case]:
 
 
 def values() -> dict[str, Case]:
-    """JSON that is deep, huge, or holds what is not text."""
+    """JSON that is deeply nested or huge, or contains strings that are not text."""
     found = {}
     for depth in (100, 300, 480, 900, 990, 1100, 5000, 30_000):
         found[f"lists {depth}"] = post(b"/push", PUSH % (b"[" * depth + b"]" * depth))
@@ -170,7 +170,7 @@ def values() -> dict[str, Case]:
 
 
 def websockets() -> dict[str, Case]:
-    """Frames in pieces, of bytes, of no text, with bad codes; commands with what is not text."""
+    """Fragmented, binary and invalid frames, and bad close codes; commands with strings that are not text."""
     ping = b'{"ref":1,"do":"ping"}'
     frames = {
         "pieces": frame(1, ping[:5], final=False) + frame(9, b"x") + frame(0, ping[5:]),
@@ -218,13 +218,13 @@ def websockets() -> dict[str, Case]:
 GROUPS = {each.__name__: each for each in (paths, headers, bodies, chunks, values, websockets)}
 
 OWN = {
-    ("granian", "chunks"): "it answers 500 for an application that was told of a disconnect and answers nothing",
+    ("granian", "chunks"): "it answers 500 if the application got a disconnect and sends no response",
 }
-"""Where a server says 500 by itself."""
+"""Cases in which a server itself answers 500."""
 
 
 async def answers(port: int, case: Case) -> tuple[bytes, bool]:
-    """What comes back up to the end of the connection, and whether that came in time."""
+    """Return what the server sends until it closes the connection, and whether it does so within `PATIENCE`."""
     answer = b""
     with anyio.move_on_after(PATIENCE) as patience:
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:

@@ -338,8 +338,8 @@ async def test_a_send_that_fails(
     path: str, allowed: int, is_ending: bool, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     """`send` raises OSError once the client is gone, as ASGI 2.4 says; RuntimeError, or an error of h11, if uvicorn has
-    closed the connection itself: each ends the stream without an error. It may be a fault of a middleware, so its place
-    is logged for who looks for it, unless it is an OSError; not its text, which may quote a request."""
+    closed the connection itself: each ends the stream without an error. Unless it is an OSError, it may come from a bug
+    in a middleware, so the place where it was raised is logged; not its text, which may quote a request."""
     caplog.set_level(logging.DEBUG, "notify")
     sent: list[Any] = []
     failed: list[Any] = []
@@ -383,7 +383,7 @@ async def test_a_send_that_fails(
 @pytest.mark.parametrize("allowed", [0, 1])
 @pytest.mark.parametrize("path", ["/stream", "/events", "/health"])
 async def test_a_fault_of_a_middleware_reaches_the_server(path: str, allowed: int) -> None:
-    """Any other error of `send` is not taken for a client that has gone."""
+    """Any other error that `send` raises is passed on, and not taken for a client that has gone."""
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -1,7 +1,7 @@
-"""A `NotifyApp` with everything, and `DurableStreams`, which note what no request may cause.
+"""A `NotifyApp` with everything, and `DurableStreams`; what no request may cause is recorded.
 
-`/inside` shows it: errors that leave the applications, statuses of 500 and above, what is open, tasks and descriptors.
-Every user is let in who is named by `?user=`, by `X-User`, or else is alice.
+`/inside` returns it: errors that leave the applications, statuses of 500 and above, what is open, tasks, descriptors.
+The user is the one that `?user=` or `X-User` names, else alice.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def inside(send: Any) -> None:
-    """What is noted, and what is open."""
+    """Return what was recorded, and what is open."""
     found = {
         "faults": faults,
         "open": notifier.statistics().open_streams + len(web._site.closing) + len(logs._site.closing),
