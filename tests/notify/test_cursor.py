@@ -156,6 +156,18 @@ def test_what_a_page_has_proven_is_not_read_again() -> None:
     assert (cursor.state, cursor.wanted) == (CursorState.BEHIND, "4-0")
 
 
+def test_a_stored_event_that_only_ephemeral_ones_follow_is_looked_for() -> None:
+    """None of what is left in the ring shows that an event is missing, so its loss has to."""
+    ring = Ring(2)
+    cursor = attached("0", ring)
+    accept(cursor, Page([], None, "0"), ring)
+    ring.append(event(1))
+    for _ in range(2):
+        ring.append(Event("alice", "t"))
+    assert cursor.take(ring) is None
+    assert (cursor.state, cursor.wanted) == (CursorState.BEHIND, "0")
+
+
 def test_an_offer_that_the_log_has_lost_is_passed_over() -> None:
     """What was offered before a read that did not find it would be looked for without end."""
     ring = Ring(4)

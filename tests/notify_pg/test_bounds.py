@@ -231,9 +231,9 @@ async def test_ten_thousand_users_and_one_that_listens(
         queries: list[str] = []
         fetch = store._db.fetch
 
-        async def fetching(query: str, *args: object) -> list[Any]:
+        async def fetching(query: str, *args: object, **options: Any) -> list[Any]:
             queries.append(query)
-            return await fetch(query, *args)
+            return await fetch(query, *args, **options)
 
         monkeypatch.setattr(store._db, "fetch", fetching)
         await sql.execute("SELECT pg_terminate_backend($1)", row["pid"])
@@ -252,9 +252,9 @@ async def test_streams_that_open_while_the_listener_does(make: Make, monkeypatch
     fetch = store._db.fetch
     queries: list[str] = []
 
-    async def fetching(query: str, *args: object) -> list[Any]:
+    async def fetching(query: str, *args: object, **options: Any) -> list[Any]:
         queries.append(query)
-        return await fetch(query, *args)
+        return await fetch(query, *args, **options)
 
     async with AsyncExitStack() as streams, store.subscribe("bob"):
         await until(lambda: store.is_receiving)

@@ -90,12 +90,6 @@ MUTATIONS = (
         "if False:",
     ),
     Mutation(
-        "what a small ring no longer holds is not looked for",
-        "notify._stream._cursor:Cursor._fall_off",
-        "if self.index > self._proven and not ring.volatile:",
-        "if False:",
-    ),
-    Mutation(
         "the cursor moves before the event is handed over",
         "notify._stream._subscription:Subscription.__anext__",
         "                if taken is not None:\n",
