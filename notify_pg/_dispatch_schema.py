@@ -34,7 +34,7 @@ SCRIPTS: Final = (
 _INDEX: Final = re.compile(r'^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS "(\w+)" [^;]+', re.MULTILINE)
 
 INDEX_TIME: Final = 1.0
-"""Seconds that adding indexes to tables in use may take; meanwhile, writers of these tables are blocked."""
+"""Seconds that adding indexes to tables in use may take. Writers of these tables are blocked for as long."""
 
 
 class PostgresDispatchSchema:
