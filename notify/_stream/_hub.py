@@ -175,8 +175,8 @@ class StreamHub:
             return 0
         taken = 0
         for each in list(self.users.values()):
-            if each.offer(event):
-                taken += each.streams
+            each.offer(event)
+            taken += each.streams
         if self.everyone.streams:
             self.everyone.offer(event)
         return taken - self.merged_logs + self.everyone.streams

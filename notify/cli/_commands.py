@@ -17,7 +17,6 @@ from .. import Notifier, ids
 from ..abc import Prepare, StreamStore, ability
 from ..errors import PushUncertainError, UsageError
 from ..event import Event, check_user
-from ..inbox import InboxStore
 from ._console import first_signal, is_abandoned, lines_of, meta_of, payload_of, position, printable, report, say
 from ._feed import Feed, Progress
 from ._inspect import describe, examine, is_prepared
@@ -166,9 +165,7 @@ async def forget(options: argparse.Namespace) -> int:
 
 def _parts(options: argparse.Namespace) -> str:
     """Return what the place of the store may hold about a user, without connecting to it."""
-    parts = ["log and idempotency keys"]
-    if isinstance(opened(options), InboxStore):
-        parts.append("inbox and follows")
+    parts = ["log and idempotency keys", "inbox and follows"]
     if keeps_deliveries(options.store):
         parts.append("deliveries, preferences and devices")
     return "the " + ", the ".join(parts)

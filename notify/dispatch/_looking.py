@@ -191,9 +191,7 @@ class Looker:
         if channel.has_endpoints and not delivery.endpoint:
             children = [child(delivery, each, now) for each in targets]
             return ended(claim, State.EXPANDED, Reason.ALLOWED, children=children)
-        target = next((each for each in targets if each.id == delivery.endpoint), None)
-        if channel.has_endpoints and target is None:
-            return ended(claim, State.SKIPPED, Reason.NO_ENDPOINT)
+        target = targets[0] if targets else None  # that of the delivery, or else it is not planned
         if (until := gates.get(gate_of(channel, delivery.channel, target))) is not None:
             return ended(claim, State.WAITING, Reason.THROTTLED, due_at=until)
         prepared = await self._prepare(claim, type, known, target, decided, now)

@@ -49,6 +49,17 @@ class TestEndpointsWithoutSessions(Made, EndpointStoreSuite):
         return Sessionless(clock=(await super().make())._clock)
 
 
+class Endpoints(MemoryDispatchStore):
+    """A store of endpoints that keeps no deliveries, so that nothing in it is old."""
+
+    purge = None  # type: ignore[assignment]
+
+
+class TestEndpointsAlone(Made, EndpointStoreSuite):
+    async def make(self) -> MemoryDispatchStore:
+        return Endpoints(clock=(await super().make())._clock)
+
+
 class TestMemoryCaps(Made, CapStoreSuite):
     pass
 

@@ -290,6 +290,13 @@ def after(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
+@pytest.mark.parametrize("wrong", [datetime(2026, 12, 1), 1_800_000_000, "2026-12-01T00:00:00Z"], ids=repr)
+async def test_a_time_without_a_zone_is_refused(notifier: Notifier, wrong: Any) -> None:
+    """It would mean another moment on another host."""
+    with pytest.raises(UsageError, match="expires_at"):
+        notifier.subscribe("alice", expires_at=wrong)
+
+
 async def test_a_stream_ends_at_its_time(notifier: Notifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiting reader, a busy one and one that was cancelled; not those without a time or with a later one."""
     monkeypatch.setattr(_expiry, "CLOCK_CHECK", 3600.0)  # so that no check of the clock ends them

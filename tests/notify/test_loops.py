@@ -128,8 +128,9 @@ def test_another_loop_is_refused_at_once(kind: Any, call: str, backend: str, cap
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_two_runs_of_trio_are_two_loops() -> None:
-    """A stream of one run of trio is refused in another one, in another thread."""
+@pytest.mark.parametrize("what", ["next", "aclose"])
+def test_two_runs_of_trio_are_two_loops(what: str) -> None:
+    """A stream and a notifier of one run of trio are refused in another one, in another thread."""
     outcome: Future[None] = Future()
 
     async def main() -> None:
@@ -137,7 +138,7 @@ def test_two_runs_of_trio_are_two_loops() -> None:
 
             def wait() -> None:
                 try:
-                    anyio.run(stream.next, backend="trio")
+                    anyio.run(stream.next if what == "next" else notifier.aclose, backend="trio")
                 except Exception as error:
                     outcome.set_exception(error)
 

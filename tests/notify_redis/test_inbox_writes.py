@@ -231,3 +231,26 @@ async def test_the_id_of_an_item_where_the_clock_is_behind(server: Server, store
     sent = [await store.save(item("alice", number)) for number in (1, 2)]
     assert [event.id for event in sent] == [f"{ahead}-1048575", f"{ahead + 1}-0"]
     assert [each.id for each in (await store.items("alice", ItemQuery())).items] == [sent[1].id, sent[0].id, first.id]
+
+
+async def test_two_merges_of_one_session_at_the_same_time(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another login has merged since the session was read is not merged again, and what came then is."""
+    for number in range(2):
+        await store.save(item("session", number))
+    draft = Event("alice", "notify.merged", {"session": "session", "until": None})
+    read, reads = store._inbox._read_session, 0
+
+    async def overtaken(*args: Any) -> Any:
+        nonlocal reads
+        found = await read(*args)
+        reads += 1
+        if reads == 1:
+            await store.change(draft)
+            await store.save(item("session", 2))
+        return found
+
+    monkeypatch.setattr(store._inbox, "_read_session", overtaken)
+    change = await store.change(draft)
+    assert reads == 3
+    assert change.event is not None
+    assert sorted(await listed(store)) == [0, 1, 2]

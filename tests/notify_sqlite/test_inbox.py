@@ -386,6 +386,10 @@ async def test_what_is_due_is_not_pulled(path: Path) -> None:
         now += 15
         assert await store.pull("bob") == 1
         assert await payloads(store, "bob", state="all") == ["new"]
+        await follow(store, "carol", "news", "0")
+        now += 200
+        assert await store.pull("carol") == 0
+        assert await payloads(store, "carol", state="all") == []
     assert_counted(path)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -146,6 +147,7 @@ class Alone:
         self.scope |= {"query_string": query.encode(), "headers": [(b"host", b"localhost")]}
         self.gone, self.accepted = anyio.Event(), anyio.Event()
         self.sent = list[str]()
+        self.texts = list[Any]()
         self._repeats = repeats
         self._first = True
 
@@ -162,6 +164,8 @@ class Alone:
         self.sent.append(message["type"])
         if message["type"] == "websocket.accept":
             self.accepted.set()
+        elif message["type"] == "websocket.send":
+            self.texts.append(json.loads(message["text"]))
 
 
 class Stubborn:
@@ -215,6 +219,58 @@ async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str
             assert request.sent[-1] == "websocket.close"
         else:
             assert request.sent[-1:] == ([BODY] if is_told else [])
+
+
+@pytest.mark.parametrize("transport", [*PATHS])
+async def test_a_server_that_cancels(transport: str) -> None:
+    """A client that is not known yet is told nothing."""
+    asked, request = anyio.Event(), Alone(transport)
+
+    async def authenticate(_: Request) -> str:
+        asked.set()
+        await anyio.sleep(HOUR)
+        return "alice"
+
+    async with Notifier(MemoryStore()) as notifier:
+        web = application(transport, notifier, authenticate)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(web, request.scope, request.receive, request.send)
+            await asked.wait()
+            tasks.cancel_scope.cancel()
+        assert len(web._site.ticker) == web._site.limits.open == notifier.statistics().open_streams == 0
+    assert request.sent == []
+
+
+async def test_a_client_that_was_disconnected_is_told_so_again() -> None:
+    """As long as it comes back with the position that it was given then, it gets no stream."""
+    first, again = Alone("websocket"), Alone("websocket")
+    async with Notifier(MemoryStore()) as notifier:
+        web = NotifyApp(notifier, lambda _: "alice")
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(web, first.scope, first.receive, first.send)
+                await until(lambda: notifier.statistics().open_streams == 1)
+                await notifier.disconnect("alice")
+            again.scope["query_string"] = f"last_id={first.texts[-1]['id']}".encode()
+            await web(again.scope, again.receive, again.send)
+    assert again.sent == ["websocket.accept", "websocket.send", "websocket.close"]
+    assert again.texts[0]["data"]["reason"] == "disconnected"
+
+
+async def test_a_shutdown_while_a_handshake_is_answered() -> None:
+    """The WebSocket ends as an open one does."""
+    request = Alone("websocket")
+
+    async def send(message: Any) -> None:
+        await request.send(message)
+        if message["type"] == "websocket.accept":
+            web.begin_shutdown()
+
+    async with Notifier(MemoryStore()) as notifier:
+        web = NotifyApp(notifier, lambda _: "alice")
+        with anyio.fail_after(60):
+            await web(request.scope, request.receive, send)
+    assert (request.sent[0], request.sent[-1]) == ("websocket.accept", "websocket.close")
 
 
 async def test_a_server_that_repeats_the_connect() -> None:

@@ -126,6 +126,10 @@ def test_a_request_says_where_the_session_is() -> None:
     assert not hasattr(request, "user")
 
 
+def test_fields_of_a_query_may_be_empty() -> None:
+    assert Request(scope(query_string=b"&a=1&&b=&c&")).query == {"a": "1", "b": "", "c": ""}
+
+
 def test_a_query_has_a_bound() -> None:
     """A thousand fields are read, however many are sent."""
     request = Request(scope(query_string=b"&".join([b"a=1"] * 2000)))
@@ -623,6 +627,30 @@ async def test_a_cancellation_from_outside_goes_on(plain: bool) -> None:
             await anyio.sleep(1)
             pytest.fail("the cancellation was swallowed")
         assert outer.cancelled_caught
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("plain", [True, False])
+async def test_a_block_that_is_aborted_as_it_ends(plain: bool) -> None:
+    """What follows it is not cancelled, unless it is from outside."""
+
+    async def forever(_: Watch) -> None:
+        await anyio.sleep_forever()
+
+    line: Any = watch(forever) if plain else GroupWatch(forever)
+    with anyio.fail_after(10):
+        async with line:
+            line.abort()
+        await anyio.lowlevel.checkpoint()
+    assert line.aborted
+    with anyio.CancelScope() as outer:
+        line = watch(forever) if plain else GroupWatch(forever)
+        async with line:
+            line.abort()
+            outer.cancel()
+        await anyio.lowlevel.checkpoint()
+        pytest.fail("the cancellation was swallowed")
+    assert outer.cancelled_caught
 
 
 @pytest.mark.anyio
