@@ -42,7 +42,7 @@ CHUNK: Final = 500
 """Users per query."""
 
 TURN: Final = 50
-"""Users checked in one go if the store answers at once: each takes 1.5 µs, and no event is delivered before they are done."""
+"""Users checked in one go if the store answers at once: each takes 1.5 µs, and events wait until all are checked."""
 
 
 class CatchUp:
