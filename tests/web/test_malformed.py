@@ -223,6 +223,10 @@ OWN = {
 """Cases in which a server itself answers 500."""
 
 
+HANGING = {"daphne": "late chunk", "hypercorn-w0": "flood"}
+"""Where a server itself leaves a connection open, although the client has sent its last byte."""
+
+
 async def answers(port: int, case: Case) -> tuple[bytes, bool]:
     """Return what the server sends until it closes the connection, and whether it does so within `PATIENCE`."""
     answer = b""
@@ -272,7 +276,7 @@ async def test_malformed_requests(kind: str, tmp_path: Path, anyio_backend: str)
         await until(partial(_is_quiet, server.port), 15.0)
         inside: dict[str, Any] = await get(server.port, "/inside")
         assert inside["faults"] == []
-        assert hanging == []
+        assert [name for name in hanging if not name.endswith(HANGING.get(kind, "nothing"))] == []
         bad = {name: status for name, status in statuses.items() if status >= 500}
         assert [name for name in bad if (kind, name.partition(":")[0]) not in OWN] == []
         assert len({status // 100 for status in statuses.values()} & {1, 2, 4}) == 3
