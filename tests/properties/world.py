@@ -320,12 +320,11 @@ class World:
     async def begin_next(self, reader: Reader) -> None:
         """Start a task that waits for the next event."""
         self._note_opening(reader)
-        reader.leaving = False
         assert reader.stream is not None
         following, reader.asking = reader.stream.next(), False
 
         async def ask() -> Event:
-            reader.asking = True
+            reader.asking, reader.leaving = True, False
             return await following
 
         reader.task = self.loop.create_task(ask())
@@ -343,7 +342,9 @@ class World:
         await asyncio.wait([task])
         if task.cancelled():
             reader.task = None
-            reader.leaving = not reader.held and (reader.asking or not reader.opened)
+            stream: Any = reader.stream
+            if not reader.held and (reader.asking or stream._streams is None):
+                reader.leaving = True  # else `next` has not begun, and the stream does not know of it
             self._note_detached(reader)
 
     async def close(self, reader: Reader) -> None:
