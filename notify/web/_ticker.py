@@ -38,6 +38,10 @@ class Timed(Protocol):
 class Ticker:
     """Calls `tick` of each connection when it is due.
 
+    Invariants:
+        I1. A connection is filed in the slot that its `slot` names, and in no other: there `discard` would not find
+            it, and the task would work off that slot without end.
+
     Args:
         background: runs the task, while there are connections.
         interval: the shortest interval in seconds; what is due is done up to a tenth of it later.
@@ -58,7 +62,9 @@ class Ticker:
         return sum(map(len, self._slots.values()))
 
     def add(self, timed: Timed, due: float) -> None:
-        """File a connection, by the monotonic clock."""
+        """File a connection, by the monotonic clock; one that is filed already is moved."""
+        if timed.slot >= 0:  # keeps I1: turns file themselves while they are called back
+            self.discard(timed)
         if not self._running:
             self._running = True
             self._next = int(time.monotonic() / self._width)

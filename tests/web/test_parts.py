@@ -489,6 +489,25 @@ async def test_a_turn_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     await background.aclose()
 
 
+@pytest.mark.anyio
+async def test_turns_that_run_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the log is slow while many clients reconnect: those who wait have theirs, and nothing stays filed."""
+    monkeypatch.setattr("notify.web._limits.HOLD", 0.3)
+    background = Background("test")
+    ticker, turns, beat = Ticker(background, 0.5), Turns(2), Due()
+    turns.start(ticker)
+    ticker.add(beat, time.monotonic() + 1.0)
+    assert [turns.take(name) for name in ("a", "b", "c")] == [True, True, False]
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                group.start_soon(turns.acquire, number)
+        await until(lambda: beat.ticks)
+        await until(lambda: background.running == 0)
+    assert len(ticker) == 0
+    await background.aclose()
+
+
 # -- times ----------------------------------------------------------------------------------------------------------
 
 
@@ -553,6 +572,38 @@ async def test_many_that_are_due_at_once_let_others_run() -> None:
     assert max(later - earlier for earlier, later in pairwise(seen)) <= 100
     assert [len(each.ticks) for each in many] == [1] * len(many)
     assert len(ticker) == len(many)
+    await background.aclose()
+
+
+class Refiled(Due):
+    """Files itself while it is called back, as turns do."""
+
+    def __init__(self, ticker: Ticker, *times: float) -> None:
+        super().__init__(*times)
+        self.ticker = ticker
+
+    def tick(self, now: float) -> float:
+        self.ticker.add(self, now)
+        return super().tick(now)
+
+
+@pytest.mark.anyio
+async def test_what_is_filed_again_is_filed_once() -> None:
+    """Where it was filed last; nothing is left where it was before, which would be worked off without end."""
+    background = Background("test")
+    ticker, began = Ticker(background, 0.5), time.monotonic()
+    refiled, moved, other = Refiled(ticker, began + 3600), Due(), Due()
+    ticker.add(refiled, began)
+    ticker.add(moved, began + 3600)
+    ticker.add(moved, began)
+    ticker.add(other, began + 0.3)
+    assert len(ticker) == 3
+    with anyio.fail_after(30):
+        await until(lambda: other.ticks)
+    assert [len(each.ticks) for each in (refiled, moved, other)] == [1, 1, 1]
+    assert len(ticker) == 1
+    ticker.discard(refiled)
+    assert len(ticker) == 0
     await background.aclose()
 
 
