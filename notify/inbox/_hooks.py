@@ -87,7 +87,7 @@ class InboxHooks:
         self._drop_removed()
         for (name, function), place in zip(calls, (self.before, self.after, self.changed), strict=True):
             if callable(function):
-                place.append(_Call(hook, f"{type(hook).__name__}.{name}", function))
+                place.append(_Call(hook, name, function))
 
     def remove(self, hook: Hook) -> None:
         """Remove a hook, from the next call on; a hook that is not there is ignored.
@@ -161,7 +161,7 @@ class InboxHooks:
                             late.add(call)
                 if call in late:
                     raise TimeoutError(f"it has not returned within {TIMEOUT:g} s")  # noqa: TRY301 - logged as others
-            if answer is not None and call in self.before:
+            if answer is not None and call.name == "before_send":  # it may have been removed while it ran
                 answer = _checked(answer, *args)
         except Exception as error:
             self.failures += 1
@@ -197,10 +197,10 @@ class _Call:
     """One method of one hook, and whether it is failing."""
 
     def __init__(self, hook: Hook, name: str, function: Callable[..., Any]) -> None:
-        self.hook = hook
-        self.function = function
+        self.hook, self.name, self.function = hook, name, function
+        called = f"{type(hook).__name__}.{name}"
         self.outage = OutageLog(
             logger,
-            f"the inbox hook {name} failed, and the inbox goes on without it",
-            f"the inbox hook {name} works again",
+            f"the inbox hook {called} failed, and the inbox goes on without it",
+            f"the inbox hook {called} works again",
         )

@@ -677,6 +677,29 @@ async def test_hooks_that_are_removed() -> None:
         assert inbox.hook_failures == 0
 
 
+@pytest.mark.parametrize(("answer", "listed"), [("other", "app.other"), (5, "t")])
+async def test_a_hook_that_is_removed_while_it_runs(answer: Any, listed: str) -> None:
+    """What it returns then is still checked, and made an item."""
+    asked, release = anyio.Event(), anyio.Event()
+
+    async def slow(draft: Event) -> Any:
+        asked.set()
+        await release.wait()
+        return Event(draft.user, "app.other") if answer == "other" else answer
+
+    hook: Any = Only(before_send=slow)
+    async with Notifier(MemoryStore()) as notifier:
+        inbox = Inbox(notifier, hooks=[hook])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(inbox.send, "alice", "t")
+            await asked.wait()
+            inbox.remove_hook(hook)
+            await inbox.send("bob", "t")
+            release.set()
+        assert [item.event.type for item in (await inbox.list("alice")).items] == [listed]
+        assert inbox.hook_failures == (answer != "other")
+
+
 async def test_before_send_changes_or_withholds() -> None:
     """A hook returns another event for the same user, which stays an item; or None: nothing is sent."""
     later: list[Event] = []
