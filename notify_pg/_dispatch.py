@@ -89,7 +89,7 @@ class PostgresDispatchStore(PostgresUserRecords):
     ) -> None:
         owner = type(self).__name__
         names = PostgresNames(schema, table_prefix)
-        self._schema = PostgresDispatchSchema(names)
+        self._schema = PostgresDispatchSchema(names, timeout)
         self._db = PostgresDatabase(
             dsn, names, backend=owner, timeout=timeout, pool_size=pool_size, schema=self._schema
         )

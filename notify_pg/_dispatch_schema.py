@@ -34,7 +34,7 @@ SCRIPTS: Final = (
 _INDEX: Final = re.compile(r'^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS "(\w+)" [^;]+', re.MULTILINE)
 
 INDEX_TIME: Final = 1.0
-"""Seconds that adding indexes to tables in use may take. Writers of these tables are blocked for as long."""
+"""Seconds that adding indexes to tables in use may take at most. Writers of these tables are blocked for as long."""
 
 
 class PostgresDispatchSchema:
@@ -42,10 +42,12 @@ class PostgresDispatchSchema:
 
     Args:
         names: what they are called.
+        timeout: seconds that a call of the store may take; adding indexes takes a quarter of it at most.
     """
 
-    def __init__(self, names: PostgresNames) -> None:
+    def __init__(self, names: PostgresNames, timeout: float) -> None:
         self._names = names
+        self._index_time = min(INDEX_TIME, timeout / 4)
         self._tables = [f"{names.prefix}{name}" for name in DISPATCH_TABLES]
         self._functions = [f"{names.prefix}{name}" for name in DISPATCH_FUNCTIONS.values()]
         self._indexes = [f"{names.prefix}{name}" for name in DISPATCH_INDEXES.values()]
@@ -69,8 +71,8 @@ class PostgresDispatchSchema:
     async def prepare(self, connection: Any) -> bool:
         """Create what is missing, in the connection's current transaction; return True.
 
-        If only indexes are missing, and cannot be created, for example within `INDEX_TIME`, a warning is logged, and
-        the process works without them.
+        If only indexes are missing, and cannot be created, or not in time, a warning is logged, and the process works
+        without them.
 
         Raises:
             UsageError: as `inspect`.
@@ -127,21 +129,22 @@ class PostgresDispatchSchema:
         return [name for name in self._indexes if name not in found]
 
     async def _add_indexes(self, connection: Any, missing: list[str]) -> None:
-        """Add indexes to tables that may be large and in use; what takes longer than `INDEX_TIME` in all is logged."""
-        until = time.monotonic() + INDEX_TIME
+        """Add indexes to tables that may be large and in use; what is not added in time is logged."""
+        until = time.monotonic() + self._index_time
         try:
             for statement, name in ((each[0], each[1]) for each in _INDEX.finditer(self._names.sql("dispatch_1"))):
                 if name in missing:
                     left = max(1, round(1000 * (until - time.monotonic())))
                     async with connection.transaction():  # what is added stays, though the next one takes too long
-                        await connection.execute(f"SET LOCAL statement_timeout = {left};\n{statement}")
+                        await connection.execute(
+                            f"SET LOCAL statement_timeout = {left};\n{statement};\nSET LOCAL statement_timeout = 0"
+                        )
         except asyncpg.PostgresError as error:
             remedy = "let the owner of the tables run the output of `notify init --dispatch --print-sql`"
             left_out = ", ".join(await self._missing_indexes(connection))
             self._outdated.failed(f"{left_out}: {describe(error)}; {remedy}")
         else:
             self._outdated.recovered()
-        await connection.execute("SET LOCAL statement_timeout = 0")  # the limit outlives the inner transactions
 
     async def _create(self, connection: Any, missing: list[str]) -> None:
         try:

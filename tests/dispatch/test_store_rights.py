@@ -15,6 +15,7 @@ import pytest
 from notify import BackendError, BackendUnavailableError, PushRejectedError, UsageError
 from notify.dispatch.abc import CapWindow, Endpoint, Move, State
 from notify_pg import PostgresDispatchStore
+from notify_pg._dispatch_schema import PostgresDispatchSchema
 from notify_pg._names import PostgresNames
 from notify_redis import RedisCaps
 from tests.cli.commands import called
@@ -29,6 +30,9 @@ from .dispatching import OPEN, submit
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
 NOW = datetime.now(UTC)
+
+DROPPED = ("deliveries_user", "deliveries_after", "endpoints_session")
+"""The indexes that an earlier release would not have created."""
 
 
 async def tables(server: Server, schema: str) -> set[str]:
@@ -126,6 +130,58 @@ async def test_indexes_that_a_later_release_added(postgres: Server, caplog: pyte
         await connection.close()
 
 
+async def test_an_index_that_takes_too_long_after_one_that_did_not(
+    postgres: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one stays, and the limit ends with the index: what follows may take as long as ever."""
+    schema = fresh_schema()
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as first:
+        await first.prepare()
+    looked = PostgresDispatchSchema._missing_indexes
+    limits = list[str]()
+
+    async def looking(self: Any, connection: Any) -> list[str]:
+        limits.append(await connection.fetchval("SHOW statement_timeout"))
+        return await looked(self, connection)
+
+    monkeypatch.setattr(PostgresDispatchSchema, "_missing_indexes", looking)
+    connection = await asyncpg.connect(postgres.dsn)
+    try:
+        await drop_indexes(connection, schema)
+        async with connection.transaction():
+            await connection.execute(f'LOCK TABLE "{schema}".notify_endpoints IN ROW EXCLUSIVE MODE')  # as a writer
+            async with PostgresDispatchStore(postgres.dsn, schema=schema) as waiting:
+                assert await waiting.stuck(OPEN) == []
+                assert await waiting.claim(NOW, lease=60) == []
+        assert limits == ["0", "0", "0"]
+        assert await lacking(connection, schema) == {"notify_endpoints_session_idx"}
+        assert len(caplog.records) == 1
+    finally:
+        await connection.close()
+
+
+async def test_indexes_that_take_longer_than_a_call_may(postgres: Server) -> None:
+    """A store whose calls have little time works without them, too."""
+    schema = fresh_schema()
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as first:
+        await first.prepare()
+    connection = await asyncpg.connect(postgres.dsn)
+    try:
+        await drop_indexes(connection, schema)
+        async with connection.transaction():
+            await connection.execute(f'LOCK TABLE "{schema}".notify_deliveries IN ROW EXCLUSIVE MODE')  # as a writer
+            async with PostgresDispatchStore(postgres.dsn, schema=schema, timeout=0.9) as waiting:
+                assert await waiting.claim(NOW, lease=60) == []
+    finally:
+        await connection.close()
+
+
+async def lacking(connection: Any, schema: str) -> set[str]:
+    """Return which of the indexes that `drop_indexes` drops do not exist."""
+    names = {f"notify_{name}_idx" for name in DROPPED}
+    return names - await indexes(connection, schema)
+
+
 async def indexes(connection: Any, schema: str) -> set[str]:
     """Return the names of the indexes in a schema."""
     rows = await connection.fetch("SELECT indexname FROM pg_indexes WHERE schemaname = $1", schema)
@@ -134,7 +190,7 @@ async def indexes(connection: Any, schema: str) -> set[str]:
 
 async def drop_indexes(connection: Any, schema: str) -> None:
     """Drop some indexes, as if an earlier release had created the tables."""
-    for name in ("deliveries_user", "deliveries_after", "endpoints_session"):
+    for name in DROPPED:
         await connection.execute(f'DROP INDEX "{schema}"."notify_{name}_idx"')
 
 
