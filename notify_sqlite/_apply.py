@@ -47,10 +47,10 @@ def apply(db: sqlite3.Connection, sql: Mapping[str, str], events: Sequence[Liste
     writer.load_all([*{event.user: None for event, _, _ in events}])
     for event, id_, meta in events:
         expiry = event.meta.get(ITEM)
+        content = (event.type, bytearray(event.data), event.micros, meta)  # not `bytes`: see `append`
         if expiry == "" and event.group is None:
-            writer.send_plain(writer.box(event.user), id_, (event.type, event.data, event.micros, meta))
+            writer.send_plain(writer.box(event.user), id_, content)
         elif expiry is not None:
-            content = (event.type, event.data, event.micros, meta)
             row = (id_, "", event.group, None, None, None, expiry_of(event.meta), *content)
             writer.send(writer.box(event.user), row)
         elif event.type in MARKS:

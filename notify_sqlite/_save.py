@@ -91,13 +91,14 @@ class SQLiteSaver:
         if not events:
             return outcomes
         finished = anyio.Event()
+        add = outcomes.append
 
         def last(outcome: Any) -> None:
-            outcomes.append(outcome)
+            add(outcome)
             finished.set()
 
         until = time.monotonic() + self._database.timeout
-        saves: list[Pending] = [(event, outcomes.append, until) for event in events[:-1]]
+        saves: list[Pending] = [(event, add, until) for event in events[:-1]]
         saves.append((events[-1], last, until))
         self._queue += saves
         if not self.is_busy:
@@ -132,7 +133,7 @@ class SQLiteSaver:
             self._ended(None, refusal)
             return
         try:
-            job = self._job([event for event, _, _ in batch], sent)
+            job = self._job([draft for draft, _, _ in batch], sent)
         except NotifyError as error:
             self._ended(None, error)
         except Exception as error:  # or nothing would ever begin the next one
@@ -143,13 +144,12 @@ class SQLiteSaver:
 
     def _take(self) -> list[Pending]:
         """Return what the next transaction stores."""
-        batch: list[Pending] = []
-        changes = 0
-        while self._queue and len(batch) < MAX_ROWS:
-            changes += self._queue[0][0].__class__ is ChangeDraft
-            if changes > _CHANGES:
-                break
-            batch.append(self._queue.popleft())
+        take = self._queue.popleft
+        batch = [take() for _ in range(min(len(self._queue), MAX_ROWS))]
+        changes = [place for place, pending in enumerate(batch) if pending[0].__class__ is ChangeDraft]
+        if len(changes) > _CHANGES:
+            self._queue.extendleft(reversed(batch[changes[_CHANGES] :]))
+            del batch[changes[_CHANGES] :]
         return batch
 
     def _ended(self, stored: Sequence[Outcome] | None, error: BaseException | None) -> None:
@@ -184,8 +184,7 @@ class SQLiteSaver:
                 self._on_stored(_events(stored))
             except Exception as error:
                 bug(error)
-            for (_, done, _), outcome in zip(batch, stored, strict=True):
-                _report(done, outcome)
+            _report(batch, stored)
 
     def _failed(self, batch: Sequence[Pending], sent: Sequence[Sent], error: NotifyError) -> None:
         """Reject what has waited long enough for the lock, and queue the rest again, in front; keeps I2."""
@@ -195,17 +194,16 @@ class SQLiteSaver:
         self._queue.extendleft(reversed(waiting))
         if sent:
             self._ephemerals.failed(sent, error, retry=is_locked)
-        for _, done, _ in batch[: len(batch) - len(waiting)]:  # the oldest come first
-            _report(done, error)
+        rejected = batch[: len(batch) - len(waiting)]  # the oldest come first
+        _report(rejected, [error] * len(rejected))
 
     def _abandon(self) -> None:
         """Report to all that wait: the store has closed, and the transaction under way takes too long; keeps I2."""
         (batch, _), self._current = self._current, ((), ())
         owner = self._database.owner
-        for _, done, _ in batch:
-            _report(done, PushUncertainError("the store was closed during the commit", backend=owner))
+        _report(batch, [PushUncertainError("the store was closed during the commit", backend=owner) for _ in batch])
         while self._queue:
-            _report(self._queue.popleft()[1], ClosedError(f"the {owner} is closed"))
+            _report([self._queue.popleft()], [ClosedError(f"the {owner} is closed")])
         self.is_busy = False
 
     def _job(self, drafts: Sequence[Event | ChangeDraft], sent: Sequence[Sent]) -> Job[Sequence[Outcome]]:
@@ -230,13 +228,14 @@ def _events(outcomes: Sequence[Outcome]) -> list[Event]:
     return [
         event
         for outcome in outcomes
-        if isinstance(event := outcome.event if isinstance(outcome, Change) else outcome, Event)
+        if (event := outcome.event if outcome.__class__ is Change else outcome).__class__ is Event
     ]
 
 
-def _report(done: Done, outcome: Outcome) -> None:
+def _report(pending: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
     """Call back; if a callback raises, which it must not, other callers still get their outcomes."""
-    try:
-        done(outcome)
-    except Exception:
-        logger.exception("a callback of save_soon raised, which it must not")
+    for (_, done, _), outcome in zip(pending, outcomes, strict=True):
+        try:
+            done(outcome)
+        except Exception:
+            logger.exception("a callback of save_soon raised, which it must not")

@@ -93,8 +93,9 @@ class SQLiteStreamStore(SQLiteStore):
 
     def _on_stored(self, events: Sequence[Event]) -> None:
         super()._on_stored(events)
+        offer = self._live.offer
         for event in events:
-            self._live.offer(event)
+            offer(event)
 
     async def _listen(self, *, task_status: TaskStatus[None]) -> None:
         await self._watcher.listen(self._live, task_status=task_status)

@@ -70,7 +70,7 @@ class Bulk:
             if self.unsent:  # all of other calls: the users of one call are distinct
                 for save in saves:
                     self.advance(save.event.user)
-            self.unsent.update((save.event.user, save) for save in saves)
+            self.unsent.update({save.event.user: save for save in saves})
         return saves
 
     def advance(self, user: str) -> None:
@@ -86,8 +86,9 @@ class Bulk:
         try:
             await self._push_batches(saves, ephemeral)
         finally:
-            for save in saves:  # some are left only if the notifier is closed
-                self._take(save)
+            if self.unsent:
+                for save in saves:  # some are left only if the notifier is closed
+                    self._take(save)
         for save in saves:
             user, outcome = save.event.user, save.outcome
             if save.absent:
@@ -138,10 +139,14 @@ class Bulk:
         else:
             await self._save_each(self._writer, saves)
         for save in saves:
-            if not save.accepted:  # another push has accepted it, and its presence check is in progress
-                await self._accepted(save)
-            if not save.absent and save.outcome is None and self._writer is not None:
-                await self._writer.outcome(save)
+            if save.outcome is None:  # few: those that other pushes have accepted, or that were not stored
+                await self._finish(save)
+
+    async def _finish(self, save: Save) -> None:
+        if not save.accepted:  # another push has accepted it, and its presence check is in progress
+            await self._accepted(save)
+        if not save.absent and save.outcome is None and self._writer is not None:
+            await self._writer.outcome(save)
 
     async def _accepted(self, save: Save) -> None:
         waiter = save.waiter = save.waiter or self._guard.new_waiter()
@@ -167,8 +172,7 @@ class Bulk:
 
     def _take(self, save: Save) -> bool:
         """Return whether an event still has to be accepted, and note that it no longer has to be."""
-        user = save.event.user
-        if self.unsent.get(user) is not save:
-            return False
-        del self.unsent[user]
-        return True
+        found = self.unsent.pop(save.event.user, None)
+        if found is not None and found is not save:
+            self.unsent[found.event.user] = found
+        return found is save

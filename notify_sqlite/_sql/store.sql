@@ -91,6 +91,9 @@ ON CONFLICT (user) DO UPDATE SET last_id = excluded.last_id, kept = excluded.kep
 -- name: insert_event
 INSERT INTO {p}events (user, id, prev, type, data, micros, grp, key, meta) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
+-- name: insert_plain_event
+INSERT INTO {p}events (user, id, prev, type, data, micros) VALUES (?, ?, ?, ?, ?, ?)
+
 -- name: event_of_key
 SELECT k.id, k.prev, e.type, e.data, e.micros, e.grp, e.key, e.meta
 FROM {p}keys AS k LEFT JOIN {p}events AS e ON e.user = k.user AND e.id = k.id

@@ -30,6 +30,17 @@ class Owning(PlainInboxStore):
         return self.own
 
 
+class Counting(PlainInboxStore):
+    """A store that counts the items that were removed."""
+
+    removed = 0
+
+    async def sweep(self, limit: int = 500) -> int:
+        removed = await super().sweep(limit)
+        self.removed += removed
+        return removed
+
+
 async def expire(store: Any, count: int) -> None:
     """Store items of different users that become due by their age: one that has expired on arrival is gone at once."""
     async with Notifier(store) as notifier:
@@ -41,10 +52,10 @@ async def expire(store: Any, count: int) -> None:
 async def test_an_inbox_in_use_removes_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `async with`, without anything being called; when it ends, no task is left."""
     monkeypatch.setattr("notify.inbox._retention._FIRST", 0.01)
-    store = PlainInboxStore()
+    store = Counting()
     await expire(store, 3)
     async with Notifier(store) as notifier, Inbox(notifier, retention=SHORT) as inbox:
-        await until(lambda: "sweep" in store.calls)
+        await until(lambda: store.removed == 3)
         assert await inbox.sweep() == 0
         assert inbox._background.running == 1
     assert inbox._background.running == 0
