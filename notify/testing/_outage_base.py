@@ -92,13 +92,13 @@ class OutageSuite(Suite[Part]):
         """Call a function until it raises no BackendError any more, and return its result; `recovery` seconds long."""
         last: list[BackendError] = []
         deadline = anyio.current_time() + self.recovery
-        with within(self.recovery + self.detection, f"{what} to work again after the outage"):
+        with within(self.recovery + self.detection, f"{what} to work outside of the outages"):
             while True:
                 try:
                     return await function()
                 except BackendError as error:
                     last = [error]
-                assert anyio.current_time() < deadline, f"{what} does not work again after the outage: {last[0]!r}"
+                assert anyio.current_time() < deadline, f"{what} does not work outside of the outages: {last[0]!r}"
                 await anyio.sleep(0.05)
 
     async def raises(self, function: Callable[[], Awaitable[object]], what: str, *errors: type[Exception]) -> None:

@@ -116,6 +116,19 @@ class Client(PlainStore):
         return PushUncertainError("no answer")
 
 
+class StartsSlowly(Client):
+    """The first call takes longer than it may, as on a busy machine, and what it has stored is there."""
+
+    is_first = True
+
+    async def save(self, event: Event) -> Event:
+        stored = await super().save(event)
+        if self.is_first:
+            self.is_first = False
+            raise PushUncertainError("no answer in time")
+        return stored
+
+
 @caught_by("test_a_save_in_an_outage_has_a_verdict", StoreOutageSuite)
 class RaisesWhatTheDriverRaises(Client):
     def refused(self, event: Event) -> Exception:

@@ -10,7 +10,7 @@ import pytest
 
 import notify.testing
 from notify import NotifyError
-from notify.testing import OutageSuite, SaveInTransactionSuite, StreamStoreOutageSuite
+from notify.testing import OutageSuite, SaveInTransactionSuite, StoreOutageSuite, StreamStoreOutageSuite
 from notify.testing._router_base import Watched
 from notify.testing._suite import Suite
 from tests.conformance import (  # noqa: F401 - they fill the table
@@ -54,6 +54,12 @@ def test_without_the_bug_it_passes(part: Callable[..., Any], suites: tuple[type,
 def test_what_a_part_lacks_is_not_asked_for(part: Callable[..., Any], suite: type[Suite[Any]], test: str) -> None:
     """A stream store that does not know whether it receives, and a store without streams, pass these tests."""
     anyio.run(run, part, (suite,), test)
+
+
+@pytest.mark.parametrize("test", [name for name in dir(StoreOutageSuite) if name.startswith("test_")])
+def test_a_slow_start_is_no_fault(test: str) -> None:
+    """A store whose first save ends at its timeout, before any outage, passes the tests of outages all the same."""
+    anyio.run(run, broken_outages.StartsSlowly, (StoreOutageSuite,), test)
 
 
 def test_a_watched_router_is_the_router() -> None:
