@@ -7,7 +7,7 @@ import getpass
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -31,6 +31,34 @@ _FILES: Final = {
 
 _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
+_FIXED_OIDS: Final = 10_000
+"""Types with lower numbers are the same in every database of every release of PostgreSQL."""
+
+_described: Final[dict[frozenset[int], Any]] = {}
+
+
+class _Known:
+    """Stands for the statement that the driver would have sent; with a name, it has replaced no other statement."""
+
+    name = "known"
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """Asks the server once in a process, and not once in each connection, what an array of numbers or of bytes is.
+
+    That query takes the server longer than to open the connection, and comes before the first save over each. Should
+    the driver ask in another way one day, it asks in each connection again.
+    """
+
+    async def _introspect_types(self, typeoids: Iterable[int], timeout: float | None) -> Any:
+        wanted = frozenset(typeoids)
+        if wanted in _described:
+            return _described[wanted], _Known
+        types, statement = await super()._introspect_types(typeoids, timeout)
+        if max(wanted) < _FIXED_OIDS:
+            _described[wanted] = types
+        return types, statement
+
 
 async def connect(
     dsn: Dsn,
@@ -50,7 +78,7 @@ async def connect(
         ConnectTimeoutError: the time is over.
         UsageError: the DSN, a `PG...` variable of the environment, or a file that they name cannot be used.
     """
-    arguments = {**dsn.arguments, **_tls(dsn), **options}
+    arguments = {"connection_class": _Connection, **dsn.arguments, **_tls(dsn), **options}
     given = dsn.arguments.get("server_settings", {})
     options_of_dsn = given.get("options", "")
     preferred = {

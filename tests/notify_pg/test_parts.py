@@ -21,7 +21,7 @@ from notify_pg._record import page_of
 from tests.notify_pg.conftest import Make
 from tests.notify_pg.roles import role
 from tests.parts import until
-from tests.servers.postgres import Server
+from tests.servers.postgres import Bouncer, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +45,34 @@ def test_rows_become_a_page_whatever_their_order() -> None:
     holed = page_of("alice", ids.unpack(low), [HEAD, row(low + 5, low + 4), row(low + 9, low + 7)])
     assert [event.prev for event in holed.events] == [ids.unpack(low + 4), ids.unpack(low + 7)]
     assert holed.gap == "trimmed"
+
+
+async def test_what_the_driver_asks_is_asked_once(
+    make: Make, sql: asyncpg.Connection, schema: str, pgbouncer: Bouncer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an array of numbers is, one connection of the process asks the server; of a type of one's own, each does."""
+    asked: list[int] = []
+    ask = asyncpg.Connection._introspect_types
+
+    async def asking(connection: asyncpg.Connection, typeoids: Any, timeout: float | None) -> Any:
+        asked.append(connection.get_server_pid())
+        return await ask(connection, typeoids, timeout)
+
+    monkeypatch.setattr(asyncpg.Connection, "_introspect_types", asking)
+    monkeypatch.setattr("notify_pg._connect._described", {})
+    await (await make()).save(Event("alice", "n"))
+    before = len(asked)
+    assert before
+    for where in (None, None, pgbouncer.dsn):  # behind a pooler statements have no names
+        store = await make(where=where)
+        event = await store.save(Event("alice", "n"))
+        assert [*(await store.read("alice", event.prev, 10)).events] == [event]
+    assert len(asked) == before
+    await sql.execute(f"CREATE TYPE {schema}.word AS ENUM ('a', 'b')")
+    for _ in range(2):
+        (row,) = await (await make())._db.fetch(f"SELECT $1::{schema}.word[] AS found", ["b"])
+        assert row["found"] == ["b"]
+    assert len(asked) == before + 2
 
 
 async def test_an_attempt_that_is_lost_and_one_that_is_refused(
