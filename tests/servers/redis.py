@@ -42,8 +42,9 @@ def free_port() -> int:
 
 
 def wait_for(check: Callable[[], object], what: str, within: float = PATIENCE) -> Any:
-    """Wait, in another process's time, until a check is true."""
+    """Wait, in another process's time, until a check is true; as `tests.parts.until`, ever longer between two."""
     end = time.monotonic() + within
+    pause = 0.01
     while True:
         try:
             if found := check():
@@ -51,7 +52,8 @@ def wait_for(check: Callable[[], object], what: str, within: float = PATIENCE) -
         except redis.RedisError:
             pass
         assert time.monotonic() < end, f"not within {within} s: {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.1 * pause, 0.1)
 
 
 class Server:
