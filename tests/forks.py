@@ -64,6 +64,7 @@ class Fork:
         stdin, stdout, stderr: open files.
         text: whether the pipes take and yield text.
         strict: whether warnings are errors.
+        imports: further modules that are imported before the fork.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Fork:
         stderr: IO[Any] | None = None,
         text: bool = False,
         strict: bool = True,
+        imports: tuple[str, ...] = (),
     ) -> None:
         self.args = [module, *map(str, arguments)]
         self.returncode: int | None = None
@@ -97,7 +99,8 @@ class Fork:
         weakref.finalize(self, self._status.close)
         environment = dict(os.environ if env is None else env)
         order = json.dumps([self.args, str(cwd), environment, strict]).encode()
-        forking = _forking(environment.get(MEASURES), next(_numbers) % SEEDS)
+        seed = 0 if imports else next(_numbers) % SEEDS
+        forking = _forking(environment.get(MEASURES), seed, imports)
         socket.send_fds(forking, [order], [*theirs, status.fileno()])
         status.close()
         for each in theirs:
@@ -171,7 +174,7 @@ class Fork:
 
 
 @functools.cache
-def _forking(measures: str | None, seed: int) -> socket.socket:
+def _forking(measures: str | None, seed: int, imports: tuple[str, ...]) -> socket.socket:
     """Start a process that forks, and return the socket that takes orders. It ends with this process.
 
     If it measures coverage, so do the forks. Those of one process iterate over sets in the same order.
@@ -182,7 +185,7 @@ def _forking(measures: str | None, seed: int) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.forks", str(theirs.fileno())],
+            [sys.executable, "-W", "error", "-m", "tests.forks", str(theirs.fileno()), *imports],
             cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
         )  # fmt: skip
     atexit.register(_end, ours, process, os.getpid())
@@ -263,10 +266,11 @@ def become(order: Order) -> None:
 
 def main() -> None:
     """Serve orders; in a fork, run what was ordered."""
-    for name in IMPORTED:
+    _, orders, *imports = sys.argv
+    for name in (*IMPORTED, *imports):
         importlib.import_module(name)
     gc.freeze()
-    if order := serve(socket.socket(fileno=int(sys.argv[1]))):
+    if order := serve(socket.socket(fileno=int(orders))):
         become(order)
 
 

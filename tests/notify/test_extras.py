@@ -34,37 +34,45 @@ class Absent(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-try:
-    exec(sys.argv[2])
-except ModuleNotFoundError as error:
-    print(error.name, error, sep=": ")
+for statements in sys.argv[2:]:
+    try:
+        exec(statements)
+    except ModuleNotFoundError as error:
+        print(error.name, error, sep=": ")
 """
 
 
-def said_without(package: str, statements: str) -> str:
-    """What a program says that uses what needs a package which is not installed."""
-    command = [sys.executable, "-c", WITHOUT, package, statements]
+def said_without(package: str, *statements: str) -> str:
+    """What programs say that use what needs a package which is not installed: each of them one line."""
+    command = [sys.executable, "-c", WITHOUT, package, *statements]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), [("notify.testing", "StoreSuite"), ("notify.testing.dispatch", "DispatchStoreSuite")]
-)
-def test_a_suite_without_pytest(module: str, name: str) -> None:
+def test_a_suite_without_pytest() -> None:
     """Asking for a suite says what to install; the other tools for tests need nothing."""
-    said = said_without("pytest", f"from {module} import {name}")
-    assert said == f"pytest: {module}.{name} needs pytest: pip install pytest 'notify-streams[trio]'\n"
-    assert said_without("pytest", "from notify.testing import FaultProxy, History\nprint(1)") == "1\n"
+    said = said_without(
+        "pytest",
+        "from notify.testing import FaultProxy, History\nprint(1)",
+        "from notify.testing import StoreSuite",
+        "from notify.testing.dispatch import DispatchStoreSuite",
+    )
+    install = "needs pytest: pip install pytest 'notify-streams[trio]'"
+    assert said.splitlines() == [
+        "1",
+        f"pytest: notify.testing.StoreSuite {install}",
+        f"pytest: notify.testing.dispatch.DispatchStoreSuite {install}",
+    ]
 
 
 @pytest.mark.parametrize("package", ["cryptography", "uvicorn"])
-@pytest.mark.parametrize("call", ["running().__enter__()", "subscribe()"])
-def test_a_push_service_without_its_extras(package: str, call: str) -> None:
+def test_a_push_service_without_its_extras(package: str) -> None:
     """Using it says which extras it needs."""
-    said = said_without(package, f"from notify.testing.dispatch import PushService\nPushService().{call}\nprint(1)")
-    if (package, call) == ("uvicorn", "subscribe()"):
-        assert said == "1\n"
-    else:
-        assert said.startswith(f"{package}")
-        assert f": PushService needs {package}" in said
-        assert said.endswith(": pip install 'notify-streams[webpush,serve]'\n")
+    calls = ("running().__enter__()", "subscribe()")
+    program = "from notify.testing.dispatch import PushService\nPushService().{}\nprint(1)"
+    for call, said in zip(calls, said_without(package, *map(program.format, calls)).splitlines(), strict=True):
+        if (package, call) == ("uvicorn", "subscribe()"):
+            assert said == "1"
+        else:
+            assert said.startswith(f"{package}")
+            assert f": PushService needs {package}" in said
+            assert said.endswith(": pip install 'notify-streams[webpush,serve]'")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.forks import Fork
 
 SETUP = """
 import asyncio, json
@@ -55,15 +56,23 @@ async def use(notifier):
 reader = None
 """
 
+IMPORTS = (
+    "notify.dispatch.channels",
+    "notify.testing.dispatch",
+    "opentelemetry.sdk.metrics.export",
+    "opentelemetry.sdk.trace.export.in_memory_span_exporter",
+)
+"""What takes long to import."""
+
 
 def run(script: str) -> Any:
     """Run a script after the set-up in a process of its own and return the JSON it prints."""
-    code = SETUP + textwrap.dedent(script)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "script.py").write_text(SETUP + textwrap.dedent(script), encoding="utf-8")
+        with Fork("script", cwd=Path(directory), text=True, imports=IMPORTS) as process:
+            out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return json.loads(out)
 
 
 def test_metrics() -> None:
