@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
+from typing import IO
 
 import anyio
 import pytest
@@ -23,6 +24,8 @@ from notify import ids
 from notify.cli import _commands, main
 from notify.testing.history import History
 from tests.cli.commands import NOTIFY, PATIENCE, Done, called, environment, notify, running
+from tests.forks import Fork
+from tests.parts import untraced_environment
 
 ID = r"\d+-\d+"
 
@@ -134,18 +137,15 @@ def test_tail_into_a_closed_pipe(tmp_path: Path) -> None:
     """When the reader of the output exits, as `head -1` does, tail ends even if nothing more is pushed."""
     push(tmp_path, "alice", "a")
     push(tmp_path, "alice", "b")
-    script = '"$@" tail alice --after 0 | head -1; exit "${PIPESTATUS[0]}"'
-    for command in (script, script.replace("head -1", "true")):
-        done = subprocess.run(
-            ["bash", "-c", command, "-", *NOTIFY],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            env=environment(),
-        )
-        assert (done.returncode, done.stderr) == (141, "")
+    for lines in (1, 0):
+        ours, theirs = os.pipe()
+        with os.fdopen(theirs, "wb") as pipe:
+            tail = Fork("notify", "tail", "alice", "--after", "0", cwd=tmp_path, stdout=pipe, env=environment())
+        with tail:
+            with os.fdopen(ours, "rb") as reader:
+                assert all(b" a null" in reader.readline() for _ in range(lines))
+            assert tail.communicate(timeout=PATIENCE) == (None, b"")
+        assert tail.returncode == 141
 
 
 def test_tail_goes_on_with_a_new_file(tmp_path: Path) -> None:
@@ -485,14 +485,9 @@ def test_feed_that_is_stuck(tmp_path: Path) -> None:
         while True:
             os.write(theirs, b"-")
     os.set_blocking(theirs, True)
-    with subprocess.Popen(
-        [*NOTIFY, "push", "--stdin", "--ids"],
-        cwd=tmp_path,
-        stdin=subprocess.PIPE,
-        stdout=theirs,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-    ) as process:
+    with os.fdopen(theirs, "wb") as pipe:
+        process = Fork("notify", "push", "--stdin", "--ids", cwd=tmp_path, stdout=pipe, env=environment())
+    with process:
         assert process.stdin is not None
         process.stdin.write(b"alice a\n")
         process.stdin.flush()
@@ -500,13 +495,12 @@ def test_feed_that_is_stuck(tmp_path: Path) -> None:
         while called(tmp_path, "head", "alice").out in ("", "0\n") and time.monotonic() < deadline:
             assert process.poll() is None
         while process.poll() is None and time.monotonic() < deadline:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(1)
         process.kill()
     assert process.returncode == -signal.SIGTERM
     os.close(ours)
-    os.close(theirs)
 
 
 def test_feed_whose_server_never_comes(tmp_path: Path) -> None:
@@ -529,10 +523,10 @@ def in_terminal(directory: Path, *arguments: str, stdin: Path) -> tuple[int, str
     """Run the command with its output on a terminal; return its status and output."""
     ours, theirs = pty.openpty()
     with stdin.open("rb") as feed:
-        process = subprocess.Popen(
-            [*NOTIFY, *arguments], cwd=directory, stdin=feed, stdout=theirs, stderr=theirs, env=environment()
-        )
-    os.close(theirs)
+        with os.fdopen(theirs, "wb") as terminal:
+            process = Fork(
+                "notify", *arguments, cwd=directory, stdin=feed, stdout=terminal, stderr=terminal, env=environment()
+            )
     output = b""
     with process:
         while True:
@@ -542,42 +536,44 @@ def in_terminal(directory: Path, *arguments: str, stdin: Path) -> tuple[int, str
                 break
             output += chunk
     os.close(ours)
-    return process.returncode, output.decode()
+    return process.wait(), output.decode()
 
 
 def test_progress_bar(tmp_path: Path) -> None:
     """On a terminal the bar is redrawn on one line; other lines do not break it, and it is cleared at the end."""
     feed = tmp_path / "feed"
-    feed.write_text("".join(f"user{n % 300} t {n}\n" for n in range(6000)) + "bad\n")
+    feed.write_text("".join(f"user{n % 300} t {n}\n" for n in range(2000)) + "bad\n")
     status, output = in_terminal(tmp_path, "push", "--stdin", stdin=feed)
     assert status == 1
     bars = re.findall(r"\r\x1b\[K\[(#*)(\.*)\] pushed (\d+), failed \d+, (\d+)% read", output)
     assert bars
     assert all(len(done) + len(left) == 30 for done, left, _, _ in bars)
     assert [int(pushed) for _, _, pushed, _ in bars] == sorted({int(pushed) for _, _, pushed, _ in bars})
-    assert "\r\x1b[Knotify: line 6001: expected USER TYPE [JSON]\r\n" in output
-    assert output.endswith("\r\x1b[Kpushed 6000, failed 1\r\n")
+    assert "\r\x1b[Knotify: line 2001: expected USER TYPE [JSON]\r\n" in output
+    assert output.endswith("\r\x1b[Kpushed 2000, failed 1\r\n")
 
 
 def test_feed_from_nowhere(tmp_path: Path) -> None:
     """An empty feed pushes nothing, a closed one is an error; devices and sockets are accepted as input."""
     assert called(tmp_path, "push", "--stdin").out == "pushed 0, failed 0\n"
-    for redirection, status in (("</dev/null", 0), ("<&-", 2)):
-        script = f'exec "$@" push --stdin {redirection}'
-        command = ["sh", "-c", script, "-", *NOTIFY]
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=False, env=environment()
-        )
-        assert done.returncode == status, done
+    command = ["sh", "-c", 'exec "$@" push --stdin <&-', "-", *NOTIFY]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=False, env=environment())
+    assert done.returncode == 2, done
+    with open(os.devnull, "rb") as nothing:
+        assert fed_by(nothing, tmp_path) == (0, b"pushed 0, failed 0\n")
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(b"alice a 1\n")
         ours.shutdown(socket.SHUT_WR)
-        command = [*NOTIFY, "push", "--stdin"]
-        done = subprocess.run(
-            command, cwd=tmp_path, stdin=theirs, capture_output=True, timeout=PATIENCE, check=False, env=environment()
-        )
-    assert done.stdout == b"pushed 1, failed 0\n"
+        with theirs.makefile("rb") as feed:
+            assert fed_by(feed, tmp_path) == (0, b"pushed 1, failed 0\n")
+
+
+def fed_by(feed: IO[bytes], directory: Path) -> tuple[int, bytes]:
+    """The status and output of a command whose standard input is this one."""
+    with Fork("notify", "push", "--stdin", cwd=directory, stdin=feed, env=environment()) as process:
+        out, _ = process.communicate(timeout=PATIENCE)
+        return process.wait(), out
 
 
 # -- errors --------------------------------------------------------------------------------------------------------
@@ -725,12 +721,15 @@ def test_server_that_never_answers(tmp_path: Path, scheme: str) -> None:
         ("postgres://127.0.0.1/x", "asyncpg", "pg"),
     ],
 )
-def test_driver_that_is_not_installed(tmp_path: Path, url: str, driver: str, extra: str) -> None:
+def test_driver_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, driver: str, extra: str
+) -> None:
     """If the driver is not installed, the error names what to install."""
-    script = f"import sys; sys.modules[{driver!r}] = None; from notify.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", script, "push", "alice", "t", "--store", url]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
-    assert f"pip install 'notify-streams[{extra}]'" in one_line(Done(done.returncode, done.stdout, done.stderr), 1)
+    for name in [name for name in sys.modules if name.split(".")[0] in (f"notify_{extra}", driver)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, driver, None)
+    line = one_line(called(tmp_path, "push", "alice", "t", "--store", url), 1)
+    assert f"pip install 'notify-streams[{extra}]'" in line
 
 
 def test_driver_is_imported_only_when_needed(tmp_path: Path) -> None:
@@ -738,7 +737,8 @@ def test_driver_is_imported_only_when_needed(tmp_path: Path) -> None:
     gone = "".join(f"sys.modules[{driver!r}] = None; " for driver in ("redis", "asyncpg", "trio"))
     script = f"import sys; {gone}from notify.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", script, "push", "alice", "t"]
-    assert subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, env=environment()).returncode == 0
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, env=untraced_environment())
+    assert done.returncode == 0
 
 
 @pytest.mark.slow
@@ -749,6 +749,7 @@ def test_locked_file(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", script + "; sys.stdin.read()"],
         cwd=tmp_path,
+        env=untraced_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -775,6 +776,7 @@ def test_feed_waits_for_a_lock(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", script + "; sys.stdin.read()"],
         cwd=tmp_path,
+        env=untraced_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -822,20 +824,25 @@ def test_output_that_is_not_a_file() -> None:
 def test_full_disk_for_the_output(tmp_path: Path) -> None:
     """Output that cannot be written: one line and status 1; closed output and closed error streams are accepted."""
     push(tmp_path, "alice", "a")
-    for redirection, status, words in (
-        (">/dev/full", 1, "No space left"),
-        (">&-", 0, ""),
-        ("2>&-", 0, ""),
-        ("--nonsense 2>&-", 2, ""),
+    with (
+        open("/dev/full", "wb") as full,
+        Fork("notify", "head", "alice", cwd=tmp_path, stdout=full, env=environment()) as process,
     ):
-        script = f'exec "$@" head alice {redirection}'
-        command = ["sh", "-c", script, "-", *NOTIFY]
+        _, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert b"No space left" in complaint
+    assert complaint.count(b"\n") == 1
+    # One of these is measured: what they run is the same.
+    for redirection, status, env in (
+        (">&-", 0, environment()),
+        ("2>&-", 0, untraced_environment()),
+        ("--nonsense 2>&-", 2, untraced_environment()),
+    ):
+        command = ["sh", "-c", f'exec "$@" head alice {redirection}', "-", *NOTIFY]
         done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment()
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False, env=env
         )
-        assert done.returncode == status, done
-        assert words in done.stderr
-        assert len(done.stderr.splitlines()) == bool(words)
+        assert (done.returncode, done.stderr) == (status, "")
 
 
 # -- options ------------------------------------------------------------------------------------------------------
@@ -899,9 +906,9 @@ def test_unexpected_errors_are_one_line_too(tmp_path: Path, monkeypatch: pytest.
         "commands.head = head\n"
         "sys.exit(cli.main())"
     )
-    command = [sys.executable, "-c", script, "head", "alice", "-v"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "Traceback" in done.stderr
+    (tmp_path / "program.py").write_text(script)
+    with Fork("program", "head", "alice", "-v", cwd=tmp_path, text=True, env=environment()) as process:
+        assert "Traceback" in process.communicate(timeout=PATIENCE)[1]
 
     async def head(_: object) -> int:
         raise ZeroDivisionError("oops")
