@@ -1,4 +1,8 @@
-"""The demo, run as a separate process, as from a shell or on a build server."""
+"""The demo, run as a separate process, as from a shell or on a build server.
+
+Its processes are real. It is itself a fork of a process that has imported what it needs, unless a test is about how a
+shell starts it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.forks import Fork
 from tests.parts import untraced_environment
 
 DEMO = Path(__file__).parents[2] / "docs" / "demo" / "demo.py"
@@ -46,19 +52,18 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
+def started(*options: str, **more: Any) -> Fork:
+    """Start the demo, with files as its standard streams, or pipes."""
+    env = environment(PYTHONPATH=str(DEMO.parent), **more.pop("variables", {}))
+    return Fork("demo", *options, env=env, **more)
+
+
 def demo(*options: str, stdin: str | bytes | None = None) -> subprocess.CompletedProcess[str]:
     """Run the demo; without `stdin`, its standard input is /dev/null."""
-    text: bytes | None = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run(
-        [*COMMAND, *options],
-        stdin=subprocess.DEVNULL if text is None else None,
-        input=text,
-        capture_output=True,
-        check=False,
-        timeout=50,
-        env=environment(),
-    )
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    fed = stdin.encode() if isinstance(stdin, str) else stdin
+    with open(os.devnull, "rb") as nothing, started(*options, stdin=nothing if fed is None else None) as process:
+        out, err = process.communicate(fed, 50)
+        return subprocess.CompletedProcess(process.args, process.wait(), out.decode(), err.decode())
 
 
 def events(feed: str) -> Pushes:
@@ -124,9 +129,7 @@ def test_by_itself() -> None:
 
 def test_processes_are_real() -> None:
     """Pushing and showing run in processes of their own; afterwards no process and no file is left."""
-    with subprocess.Popen(
-        [*COMMAND, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment()
-    ) as process:
+    with started("-", text=True, stderr=sys.__stderr__) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write("alice a 1\n")
@@ -147,20 +150,16 @@ def test_processes_are_real() -> None:
     assert not Path(file).parent.exists()
 
 
-@pytest.mark.parametrize("way", ["pipe", "dash", "file", "redirected"])
+@pytest.mark.parametrize("way", ["file", "redirected"])
 def test_other_feeds(way: str, tmp_path: Path) -> None:
-    """Events are read from a pipe, from `-`, from a named file or from a redirected one, with comments."""
+    """Events are read from a named file or from a redirected one, with comments; `test_rate` reads them from a pipe."""
     file = tmp_path / "feed"
     file.write_text(SMALL, "utf-8")
-    if way == "pipe":
-        done = demo("--all", stdin=SMALL)
-    elif way == "dash":
-        done = demo("-", "--all", stdin=SMALL)
-    elif way == "file":
+    if way == "file":
         done = demo(str(file), "--all")
     else:
         with file.open("rb") as opened:
-            finished = subprocess.run(
+            done = subprocess.run(
                 [*COMMAND, "--all"],
                 stdin=opened,
                 capture_output=True,
@@ -169,16 +168,16 @@ def test_other_feeds(way: str, tmp_path: Path) -> None:
                 timeout=50,
                 env=environment(),
             )
-        done = finished
     assert (done.returncode, done.stderr) == (0, "")
     assert_complete(done.stdout, events(SMALL))
     assert ("standard input" in done.stdout) == (way != "file")
 
 
 def test_last_line_without_an_end() -> None:
-    """The last line may lack a newline; Windows line endings, tabs and a byte order mark are accepted."""
+    """With `-`, the last line may lack a newline; Windows line endings, tabs and a byte order mark are accepted."""
     done = demo("-", stdin=b"\xef\xbb\xbfalice a 1\r\n# comment\nbob \t c\nalice  b  2")
     assert done.returncode == 0
+    assert "standard input" in done.stdout
     assert_complete(done.stdout, [("1", "alice", "a"), ("3", "bob", "c"), ("4", "alice", "b")])
 
 
@@ -228,10 +227,9 @@ def test_nothing_to_push() -> None:
     assert OK not in done.stdout
 
 
-@pytest.mark.parametrize("redirection", ["<&-", "</dev/null"])
-def test_no_standard_input(redirection: str) -> None:
-    """If standard input is closed or empty, the sample feed is used."""
-    script = f'exec "$0" "$@" --rate 0 --quiet {redirection}'
+def test_no_standard_input() -> None:
+    """If standard input is closed, the sample feed is used, as it is by `test_by_itself` if it is empty."""
+    script = 'exec "$0" "$@" --rate 0 --quiet <&-'
     done = subprocess.run(
         ["sh", "-c", script, *COMMAND],
         capture_output=True,
@@ -246,14 +244,7 @@ def test_no_standard_input(redirection: str) -> None:
 
 def test_silent_pipe() -> None:
     """With a pipe that stays open but empty, as on a build server, the sample feed is used."""
-    with subprocess.Popen(
-        [*COMMAND, "--rate", "0", "--quiet"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        env=environment(),
-    ) as process:
+    with started("--rate", "0", "--quiet", text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         output, errors = process.stdout.read(), process.stderr.read()
@@ -308,24 +299,19 @@ def test_sabotage_without_a_victim() -> None:
 
 
 def test_rate() -> None:
-    """`--rate` limits how fast events are pushed."""
+    """`--rate` limits how fast events are pushed, here those from a pipe."""
+    feed = SMALL + "".join(f"alice a {number}\n" for number in range(7))
     began = time.monotonic()
-    done = demo("--rate", "20", stdin="".join(f"alice a {number}\n" for number in range(11)))
-    assert done.returncode == 0
+    done = demo("--rate", "20", "--all", stdin=feed)
     assert time.monotonic() - began >= 0.5
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_complete(done.stdout, events(feed))
+    assert "standard input" in done.stdout
 
 
 def test_interrupt() -> None:
     """Ctrl-C ends the feed; a killed reader is replaced and the verdict is printed; the status is 130."""
-    process = subprocess.Popen(
-        [*COMMAND, "-", "--all"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        env=environment(),
-    )
-    with process:
+    with started("-", "--all", text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -347,10 +333,10 @@ def test_interrupt() -> None:
 def in_terminal(*options: str, lines: str, **more: str) -> tuple[int, str]:
     """Run the demo in a terminal; type each line after the previous one was shown, then Ctrl-D."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *options], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**{"TERM": "xterm", **more})
-    )
-    os.close(theirs)
+    with os.fdopen(theirs, "r+b", buffering=0) as terminal:
+        process = started(
+            *options, stdin=terminal, stdout=terminal, stderr=terminal, variables={"TERM": "xterm", **more}
+        )
     output = b""
     expected = [f"(ms|resumed) [0-9-]+ +{line.split()[0]} +{line.split()[1]} ".encode() for line in lines.splitlines()]
     typed = [line.encode() + b"\n" for line in lines.splitlines()] + [b"\x04"]
@@ -368,7 +354,7 @@ def in_terminal(*options: str, lines: str, **more: str) -> tuple[int, str]:
                 break
             output += chunk
     os.close(ours)
-    return process.returncode, output.decode().replace("\r\n", "\n")
+    return process.wait(), output.decode().replace("\r\n", "\n")
 
 
 def test_typed_in_a_terminal() -> None:
@@ -391,14 +377,7 @@ def test_no_colour(variables: dict[str, str]) -> None:
 
 def test_output_cut_off() -> None:
     """If the reader of the output exits, the demo ends without a traceback."""
-    with subprocess.Popen(
-        [*COMMAND, "--rate", "0"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        env=environment(),
-    ) as process:
+    with open(os.devnull, "rb") as nothing, started("--rate", "0", stdin=nothing, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
