@@ -12,11 +12,12 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from notify import Notifier
@@ -36,8 +37,9 @@ from notify.dispatch import (
 from notify.dispatch.channels import EmailChannel, HttpSmsGateway, InAppChannel, SmsChannel, WebhookChannel
 from notify.http import HttpAnswer, HttpPool
 from notify.inbox import Inbox
+from tests.forks import Fork
 
-from .dispatching import ROOT, open_store, say
+from .dispatching import open_store, say
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -122,15 +124,37 @@ class Halting:
         return outcome
 
 
+class Ahead:
+    """A clock for several processes, which a test sets ahead of the system's; leases are measured by the system's."""
+
+    def __init__(self, file: Path | str) -> None:
+        self.file = Path(file)
+
+    def now(self) -> datetime:
+        """Return the present time."""
+        return datetime.now(UTC) + timedelta(seconds=self._seconds())
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass in all processes."""
+        new = self.file.with_suffix(".new")
+        new.write_text(str(self._seconds() + seconds))
+        new.replace(self.file)  # whole at any time
+
+    def _seconds(self) -> float:
+        return float(self.file.read_text()) if self.file.exists() else 0.0
+
+
 @asynccontextmanager
 async def dispatcher(
-    place: str, url: str, *, step: str = "", mail: int = 0, caps: str = "", **options: Any
+    place: str, url: str, *, step: str = "", mail: int = 0, caps: str = "", clock: str = "", **options: Any
 ) -> AsyncIterator[Dispatcher]:
     """Yield a dispatcher on the store at a place, with a receiver at a URL, and a mail server at a port.
 
-    With `caps`, the place of another store, that one counts. A third value of a place in PostgreSQL is the URL of the
-    Redis server that has the log.
+    With `caps`, the place of another store, that one counts; with `clock`, the file of `Ahead`, so is the time. A third
+    value of a place in PostgreSQL is the URL of the Redis server that has the log.
     """
+    if clock:
+        options["clock"] = Ahead(clock).now
     kind, *rest = json.loads(place)
     log: Any
     if kind == "sqlite":
@@ -221,10 +245,12 @@ def arm(store: Any, inbox: Any, step: str) -> None:
     inbox.get_many = looking
 
 
-async def work(place: str, url: str, step: str, lease: float, mail: int, caps: str, poll_interval: float) -> None:
+async def work(
+    place: str, url: str, step: str, lease: float, mail: int, caps: str, clock: str, poll_interval: float
+) -> None:
     """Run a worker for good."""
     options = {"lease": lease, "timeout": 0.75 * lease, "retries": RETRIES}
-    async with dispatcher(place, url, step=step, mail=mail, caps=caps, **options) as found:
+    async with dispatcher(place, url, step=step, mail=mail, caps=caps, clock=clock, **options) as found:
         await found.run(poll_interval=poll_interval)
 
 
@@ -245,9 +271,7 @@ class Workers:
     """The process that starts workers."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.dispatch.working"]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe)
+        self._process = Fork("tests.dispatch.working", text=True, stderr=sys.__stderr__, strict=False)
         self._running: set[int] = set()
         assert self._line() == ["ready"]
 
@@ -263,11 +287,12 @@ class Workers:
         lease: float = 2.0,
         mail: int = 0,
         caps: str = "",
+        clock: str = "",
         poll_interval: float = 0.05,
     ) -> int:
         """Start a worker and return its process id."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([place, url, step, lease, mail, caps, poll_interval]) + "\n")
+        self._process.stdin.write(json.dumps([place, url, step, lease, mail, caps, clock, poll_interval]) + "\n")
         self._process.stdin.flush()
         while (line := self._line())[0] != "started":
             self._note(line)
@@ -298,6 +323,8 @@ class Workers:
             os.kill(pid, signal.SIGKILL)
         self._process.kill()
         self._process.communicate()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 if __name__ == "__main__":
