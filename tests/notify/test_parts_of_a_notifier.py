@@ -66,8 +66,10 @@ def test_what_is_no_router_among_them_is_refused(wrong: Any) -> None:
         Notifier(router=[router, router])
 
 
-@pytest.mark.parametrize("presence", [None, MemoryPresence, SlowPresence])
-@pytest.mark.parametrize("offline", ["store", "drop"])
+@pytest.mark.parametrize(
+    ("presence", "offline"),  # without presence, nobody is known to be absent
+    [(None, "store"), *((each, offline) for each in (MemoryPresence, SlowPresence) for offline in ("store", "drop"))],
+)
 @pytest.mark.parametrize("store", STORES)
 async def test_a_sink_gets_each_stored_event_once(store: str, offline: Any, presence: Any) -> None:
     """Whatever presence says and whatever the store: by push and push_many, not by ephemeral events and broadcasts."""
