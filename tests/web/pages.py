@@ -16,10 +16,23 @@ CLIENT = ROOT / "notify" / "web" / "client"
 SCREENSHOTS = ROOT / "test-output" / "screenshots"
 """Kept after a run, so that they can be looked at."""
 
+FEATURES = [
+    # Each window has two more pages for what its address bar may show, and each profile a process that waits for a
+    # page. Together they take a third of the processor time of a test.
+    "WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "SpareRendererForSitePerProcess",
+    # What Playwright disables: of two such lists Chromium takes the second one alone.
+    "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose",
+    "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "LensOverlay", "MediaRouter", "NetworkTimeServiceQuerying",
+    "OptimizationHints", "PaintHolding", "PreconnectToSearch", "ThirdPartyStoragePartitioning",
+]  # fmt: skip
+"""Features of Chromium that are switched off; a name that it does not know changes nothing."""
+
 ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--disable-gpu", "--disable-software-rasterizer",
+    f"--disable-features={','.join(FEATURES)}",
 ]  # fmt: skip
+"""Without a GPU, and without the emulation of one, which takes more time than to draw the pages."""
 
 PATIENCE = 30_000
 """Milliseconds within which everything in a browser has to happen, on a busy machine."""
