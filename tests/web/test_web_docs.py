@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import httpx_sse
 import pytest
+from playwright.sync_api import Browser, Page
 
+from tests.cli.commands import notify
 from tests.test_docs import ROOT, Snippet, snippets
 from tests.web.pages import chromium
 from tests.web.servers import PATIENCE, WebServer, free_port
@@ -25,6 +29,20 @@ WEB = ROOT / "docs" / "howto" / "web.md"
 OTHERS = ROOT / "docs" / "howto" / "from-others.md"
 AUTH = ROOT / "docs" / "howto" / "auth.md"
 FRAMEWORKS = ("FastAPI", "Starlette", "Litestar", "Django", "Quart")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """An empty tab of a profile of the test's own."""
+    tab = browser.new_page()
+    yield tab
+    tab.close()
 
 
 def program(page: Path, heading: str, level: int = 2) -> str:
@@ -113,57 +131,53 @@ def test_the_program_with_an_inbox(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/notify/follow", json={"topic": "bob"}).status_code == 403
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_the_rule_of_who_may_follow() -> None:
+def test_the_rule_of_who_may_follow() -> None:
     """It lets in what it names, and nothing else."""
     (block,) = (block for block in snippets(WEB, "python") if "authorize_follow=" in block.source)
-    names: dict[str, Any] = {}
-    exec(block.source, names)
-    transport = httpx.ASGITransport(names["app"])
-    async with names["notifier"], httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        for topic, status in (("blog:tech", 200), ("bob", 403), ("blog:tech\u00e9", 403)):
-            assert (await client.post("/follow", json={"topic": topic})).status_code == status
+
+    async def follow() -> None:
+        names: dict[str, Any] = {}
+        exec(block.source, names)
+        transport = httpx.ASGITransport(names["app"])
+        async with names["notifier"], httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            for topic, status in (("blog:tech", 200), ("bob", 403), ("blog:tech\u00e9", 403)):
+                assert (await client.post("/follow", json={"topic": topic})).status_code == status
+
+    with ThreadPoolExecutor(1) as thread:  # in this one, the browser's driver may have an event loop
+        thread.submit(anyio.run, follow).result()
 
 
 @pytest.mark.parametrize("framework", ["FastAPI", "Django"])  # the page, and what it reads, are the same from all
-def test_the_two_lines_in_a_browser(framework: str, tmp_path: Path) -> None:
+def test_the_two_lines_in_a_browser(framework: str, tab: Page, tmp_path: Path) -> None:
     """The two lines show what the program pushes, in Chromium, and once more after a restart of the server."""
     source = program(WEB, framework)
     port = free_port()
-    with chromium() as browser:
-        page = browser.new_page()
-        for _ in range(2):
-            with serving(tmp_path, source, port=port) as url:
-                if page.url == "about:blank":
-                    page.goto(url)
-                page.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
-                assert httpx.post(f"{url}/hello").status_code in (200, 201, 204)
-                toast = page.get_by_text(f"from {framework}")
-                toast.wait_for(timeout=10_000)
-                page.get_by_role("button", name=re.compile("close|dismiss", re.IGNORECASE)).click()
-                toast.wait_for(state="detached", timeout=10_000)
+    for _ in range(2):
+        with serving(tmp_path, source, port=port) as url:
+            if tab.url == "about:blank":
+                tab.goto(url)
+            tab.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
+            assert httpx.post(f"{url}/hello").status_code in (200, 201, 204)
+            toast = tab.get_by_text(f"from {framework}")
+            toast.wait_for(timeout=10_000)
+            tab.get_by_role("button", name=re.compile("close|dismiss", re.IGNORECASE)).click()
+            toast.wait_for(state="detached", timeout=10_000)
 
 
-def test_what_is_pushed_in_between(tmp_path: Path) -> None:
+def test_what_is_pushed_in_between(tab: Page, tmp_path: Path) -> None:
     """The command of the page, run while the server is down and the page is closed: the toast appears afterwards."""
     console = "".join(block.source for block in snippets(WEB, "console"))
     (command,) = (line for line in console.splitlines() if line.startswith("notify push"))
     source, port = program(WEB, "FastAPI"), free_port()
-    with chromium() as browser:
-        page = browser.new_page()
-        with serving(tmp_path, source, port=port) as url:
-            page.goto(url)
-            page.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
-            page.goto("about:blank")
-        done = subprocess.run(
-            [sys.executable, "-m", *shlex.split(command)],
-            cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        with serving(tmp_path, source, port=port) as url:
-            page.goto(url)
-            page.get_by_text("While down").wait_for(timeout=10_000)
+    with serving(tmp_path, source, port=port) as url:
+        tab.goto(url)
+        tab.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
+        tab.goto("about:blank")
+    done = notify(tmp_path, *shlex.split(command)[1:])
+    assert done.status == 0, done.err
+    with serving(tmp_path, source, port=port) as url:
+        tab.goto(url)
+        tab.get_by_text("While down").wait_for(timeout=10_000)
 
 
 def test_the_programs_are_ten_lines() -> None:
@@ -187,7 +201,7 @@ def test_further_programs(heading: str, path: str, tmp_path: Path) -> None:
         assert events.next()["payload"] == {"post": 7}
 
 
-def test_an_endpoint_of_your_own_in_a_browser(tmp_path: Path) -> None:
+def test_an_endpoint_of_your_own_in_a_browser(tab: Page, tmp_path: Path) -> None:
     """`EventSource` as the page shows it, and `connect` with the path above `/stream`, receive what is pushed."""
     (script,) = (block.source for block in snippets(WEB, "js") if "/live/stream" in block.source)
     source = program(WEB, "An endpoint of your own") + (
@@ -195,12 +209,12 @@ def test_an_endpoint_of_your_own_in_a_browser(tmp_path: Path) -> None:
         'app.mount("/notify", NotifyApp(notifier, lambda request: None))\n'
         'app.get("/")(lambda: Response("<title>live</title>", media_type="text/html"))\n'
     )
-    with serving(tmp_path, source) as url, chromium() as browser:
-        page, said = browser.new_page(), list[str]()
-        page.on("console", lambda message: said.append(message.text))
-        page.goto(url)
-        page.evaluate(script.rstrip().removesuffix(";").join(("void (", ")")))
-        page.evaluate(
+    with serving(tmp_path, source) as url:
+        said = list[str]()
+        tab.on("console", lambda message: said.append(message.text))
+        tab.goto(url)
+        tab.evaluate(script.rstrip().removesuffix(";").join(("void (", ")")))
+        tab.evaluate(
             """async () => {
                 const { connect } = await import("/notify/client.js");
                 globalThis.received = [];
@@ -208,12 +222,12 @@ def test_an_endpoint_of_your_own_in_a_browser(tmp_path: Path) -> None:
                 client.on("comment", ({ payload }) => received.push(payload.post));
             }"""
         )
-        page.wait_for_function("client.status === 'connected'", timeout=30_000)
+        tab.wait_for_function("client.status === 'connected'", timeout=30_000)
         push(tmp_path)
-        page.wait_for_function("received.length === 1 && received[0] === 7", timeout=10_000)
+        tab.wait_for_function("received.length === 1 && received[0] === 7", timeout=10_000)
         while not any("post: 7" in text for text in said):
             push(tmp_path)  # again: an EventSource does not say when its stream is attached
-            page.wait_for_timeout(200)
+            tab.wait_for_timeout(200)
 
 
 def test_the_plain_response(tmp_path: Path) -> None:
@@ -226,16 +240,8 @@ def test_the_plain_response(tmp_path: Path) -> None:
 
 def push(directory: Path) -> None:
     """Push from the command line, into the store that the programs name."""
-    command = [sys.executable, "-m", "notify", "push", "alice", "comment", '{"post": 7}']
-    done = subprocess.run(
-        [*command, "--store", "sqlite:///notify.db"],
-        cwd=directory,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 0, done.stderr
+    done = notify(directory, "push", "alice", "comment", '{"post": 7}', "--store", "sqlite:///notify.db")
+    assert done.status == 0, done.err
 
 
 @contextmanager

@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import BrowserContext
 from selenium import webdriver
 from selenium.webdriver.webkitgtk.options import Options
 from selenium.webdriver.webkitgtk.service import Service
 
 from tests.web.node import HERE, install
-from tests.web.pages import ARGUMENTS, PATIENCE
 
 ENGINES = ("chromium", *os.environ.get("BROWSERS", "").split())
 
@@ -67,37 +66,32 @@ def _is_true(tab: Tab, condition: str) -> bool:
 
 @contextmanager
 def launched(name: str) -> Iterator[Engine]:
-    """Run a browser."""
-    with {"chromium": chromium, "firefox": firefox, "webkit": webkit}[name]() as engine:
+    """Run a browser other than Chromium."""
+    with {"firefox": firefox, "webkit": webkit}[name]() as engine:
         yield engine
 
 
-@contextmanager
-def chromium() -> Iterator[Engine]:
-    """Run Chromium."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS, timeout=4 * PATIENCE)
-        context = browser.new_context()
+def chromium_of(context: BrowserContext) -> Engine:
+    """Wrap a profile of a Chromium that is running."""
 
-        class ChromiumTab:
-            def __init__(self) -> None:
-                self.page = context.new_page()
-                self.close = self.page.close
+    class ChromiumTab:
+        def __init__(self) -> None:
+            self.page = context.new_page()
+            self.close = self.page.close
 
-            def go(self, url: str) -> None:
-                self.page.goto(url)
+        def go(self, url: str) -> None:
+            self.page.goto(url)
 
-            def js(self, expression: str) -> Any:
-                return self.page.evaluate(f"() => {{ const value = {expression}; return value; }}")
+        def js(self, expression: str) -> Any:
+            return self.page.evaluate(f"() => {{ const value = {expression}; return value; }}")
 
-            def picture(self, path: str) -> None:
-                self.page.screenshot(path=path)
+        def picture(self, path: str) -> None:
+            self.page.screenshot(path=path)
 
-        class Chromium:
-            tab = ChromiumTab
+    class Chromium:
+        tab = ChromiumTab
 
-        yield Chromium()
-        browser.close()
+    return Chromium()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.web.browser.engines import ENGINES, Engine, Tab, launched, until
+from tests.web.browser.engines import ENGINES, Engine, Tab, chromium_of, launched, until
 from tests.web.browser.scripted import Answer, Scripted
 from tests.web.pages import SCREENSHOTS
 from tests.web.pages import site as served
@@ -23,6 +23,9 @@ TOASTS = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Orders</
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "chromium":
+        yield chromium_of(request.getfixturevalue("context"))
+        return
     with launched(request.param) as engine:
         yield engine
 
