@@ -19,7 +19,8 @@ from tests.parts import BatchStore, until, untraced
 
 pytestmark = pytest.mark.anyio
 
-MANY = 10_000
+MANY = {"asyncio": 10_000, "trio": 2_000}
+"""Connections under each event loop: thousands under that of almost all servers, and enough to see a difference."""
 
 OURS = ("Session", "Subscription", "FrameFeed", "TaskWatch", "GroupWatch", "Entrance", "CallbackStream", "Client")
 
@@ -68,9 +69,9 @@ def alive(*kinds: str) -> set[int]:
 
 
 @pytest.mark.timeout(300)  # a minute is not enough for ten thousand on a busy machine
-async def test_ten_thousand_connections_leave_nothing() -> None:
+async def test_ten_thousand_connections_leave_nothing(anyio_backend_name: str) -> None:
     """Of those that leave and of those that the server cancels: no stream, object, task, timer or presence."""
-    presence = MemoryPresence()
+    presence, many = MemoryPresence(), MANY[anyio_backend_name]
     async with Notifier(MemoryStore(), presence=presence, linger=0.05) as notifier:
         app = NotifyApp(notifier, authenticate)
 
@@ -91,13 +92,13 @@ async def test_ten_thousand_connections_leave_nothing() -> None:
 
         before, tasks = alive(*OURS), len(alive("Task"))
         with untraced():
-            for number in range(MANY // 1000):
+            for number in range(many // 1000):
                 await wave(1000 * number, cancelled=number % 2 == 1)
         assert notifier.statistics().open_streams == 0
         assert app._site.limits.open == len(app._site.ticker) == len(app._site.closing) == 0
 
         async def is_offline() -> bool:
-            return not await presence.locate([f"user{number}" for number in range(MANY)])
+            return not await presence.locate([f"user{number}" for number in range(many)])
 
         await until(is_offline, 20)
         await until(lambda: app._site.background.running == 0)
@@ -106,9 +107,10 @@ async def test_ten_thousand_connections_leave_nothing() -> None:
 
 
 @pytest.mark.timeout(300)  # a minute is not enough for ten thousand on a busy machine
-async def test_ten_thousand_reconnects_starve_no_stream() -> None:
+async def test_ten_thousand_reconnects_starve_no_stream(anyio_backend_name: str) -> None:
     """All catch up within two minutes, a few read at a time, and an open stream gets live events in between."""
     at_once = highest = 0
+    many = MANY[anyio_backend_name]
 
     class Counted(BatchStore):
         async def read(self, user: str, after: str, limit: int) -> Page:
@@ -123,10 +125,10 @@ async def test_ten_thousand_reconnects_starve_no_stream() -> None:
     async with Notifier(store, poll_interval=60, timeout=60) as notifier:
         app = NotifyApp(notifier, authenticate)
         with untraced():
-            for number in range(MANY):
+            for number in range(many):
                 for count in range(3):
                     store.inner.save_nowait(Event(f"user{number}", "t", count))
-            clients = [Client(app, f"user{number}", "0") for number in range(MANY)]
+            clients = [Client(app, f"user{number}", "0") for number in range(many)]
             steady = Client(app, "steady")
             arrived = [0.0]
             steady.on_body = lambda _: arrived.append(time.monotonic())
