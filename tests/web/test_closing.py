@@ -372,9 +372,9 @@ async def test_a_farewell_to_a_reader_that_stopped(drain: float, cancelled: bool
     with ExitStack() as stack:
         for _ in range(1 + others):
             stack.enter_context(closing.stream(lambda: None))
+        began = anyio.current_time()
         if not cancelled:
             closing.begin()
-        began = anyio.current_time()
         with anyio.CancelScope() as scope:
             if cancelled:
                 scope.cancel()
