@@ -10,11 +10,13 @@ import sys
 import tarfile
 import tomllib
 import venv
+from importlib import metadata
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
+from tests.cli.commands import notify as in_fork
 from tests.parts import untraced_environment
 
 ROOT = Path(__file__).parent.parent
@@ -93,9 +95,17 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
     }
 
 
-def test_the_sdist_builds_the_same_wheel(unpacked: Path, wheel: Path, tmp_path: Path) -> None:
-    """The wheel that is built from the source distribution holds the same bytes as the one from the checkout."""
-    again = build(unpacked, tmp_path, "--wheel")
+def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    """pip builds the wheel of the checkout from the source distribution, with the tools that it names and no others.
+
+    They are of the versions that are installed here: some files say by which they were written.
+    """
+    pins = tmp_path / "pins.txt"
+    pins.write_text("".join(f"{name}=={metadata.version(name)}\n" for name in ("setuptools", "setuptools-scm")))
+    pinned = dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), str(pins))
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path]
+    run(*pip, sdist, cwd=tmp_path, **pinned)
+    (again,) = tmp_path.glob("*.whl")
     assert again.name == wheel.name
     assert contents(again) == contents(wheel)
 
@@ -106,14 +116,13 @@ def test_the_sdist_can_be_tested(unpacked: Path) -> None:
         assert (unpacked / name).is_file(), name
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_it_works_in_an_empty_environment(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_it_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     """Installed with what the core needs and nothing else, it is imported, pushes, and knows its version."""
     environment = tmp_path / "environment"
     venv.create(environment)
     python = environment / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
-    run(*pip, "--constraint", ROOT / "constraints.txt", request.getfixturevalue(kind), cwd=tmp_path)
+    run(*pip, "--constraint", ROOT / "constraints.txt", wheel, cwd=tmp_path)
     script = (
         "import asyncio, notify, notify_memory\n"
         "async def main():\n"
@@ -121,14 +130,19 @@ def test_it_works_in_an_empty_environment(kind: str, request: pytest.FixtureRequ
         "        await notifier.push('alice', 'greeting')\n"
         "asyncio.run(main())\n"
         "print(notify.__version__, notify.__file__)\n"
+        "for extra in ('sqlite', 'redis', 'pg'):\n"
+        "    try:\n"
+        "        __import__(f'notify_{extra}')\n"
+        "    except ImportError as error:\n"
+        "        print(error)\n"
     )
-    version, file = run(python, "-W", "error", "-c", script, cwd=tmp_path).split()
+    first, *errors = run(python, "-W", "error", "-c", script, cwd=tmp_path).splitlines()
+    version, file = first.split()
     assert Path(file).is_relative_to(environment)
-    assert version == request.getfixturevalue("wheel").name.split("-")[1]
+    assert version == wheel.name.split("-")[1]
+    for extra, error in zip(("sqlite", "redis", "pg"), errors, strict=True):
+        assert f"'notify-streams[{extra}]'" in error
     assert run(environment / "bin" / "notify", "--version", cwd=tmp_path) == f"notify {version}\n"
-    for extra in ("sqlite", "redis", "pg"):
-        code = f"try:\n    import notify_{extra}\nexcept ImportError as error:\n    print(error)"
-        assert f"'notify-streams[{extra}]'" in run(python, "-c", code, cwd=tmp_path)
 
 
 BACKEND = '''
@@ -201,22 +215,26 @@ def test_a_strangers_backend_works_by_url(tmp_path: Path) -> None:
         folder.mkdir()
     (source / "notify_folder.py").write_text(BACKEND, encoding="utf-8")
     (source / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
-    wheel = build(source, tmp_path, "--wheel")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
-    run(*pip, target, wheel, cwd=tmp_path)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    run(*pip, "--target", target, source, cwd=tmp_path)
     path = {"PYTHONPATH": f"{target}{os.pathsep}{ROOT}", "NOTIFY_STORE": "folder://a?max_len=2"}
-    notify = [sys.executable, "-m", "notify"]
+
+    def notify(*arguments: str) -> str:
+        done = in_fork(work, *arguments, variables=path)
+        assert (done.status, done.err) == (0, ""), done
+        return done.out
+
     for type_ in ("first", "second", "third"):
-        run(*notify, "push", "alice", type_, cwd=work, **path)
-    tail = run(*notify, "tail", "alice", "--no-follow", cwd=work, **path)
+        notify("push", "alice", type_)
+    tail = notify("tail", "alice", "--no-follow")
     assert [line.split()[1] for line in tail.splitlines()] == ["second", "third"]
     assert (work / "folder" / "a.db").exists()
     script = "import notify; print(type(notify.open_store('folder://b', table_prefix='x_')).__name__)"
     assert run(sys.executable, "-c", script, cwd=work, **path) == "FolderStreamStore\n"
     path["NOTIFY_STORE"] = "plain://c"
-    id_ = run(*notify, "push", "alice", "t", cwd=work, **path)
-    assert run(*notify, "head", "alice", cwd=work, **path) == id_
-    assert "store  PlainStreamStore at plain://c" in run(*notify, "stats", "alice", cwd=work, **path)
+    id_ = notify("push", "alice", "t")
+    assert notify("head", "alice") == id_
+    assert "store  PlainStreamStore at plain://c" in notify("stats", "alice")
 
 
 EXTRAS = {
