@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from babel.messages.mofile import write_mo
 from notify import UsageError
 from notify.dispatch._content import DataTemplates, Rendering
 from notify.dispatch.templates import JinjaTemplates, TemplateLimitError, TemplateMissingError
+from tests.parts import untraced
 
 COMMENT = "comment.created"
 
@@ -112,7 +114,11 @@ def test_sandbox_ends_what_would_not_end(files: Path, text: str, kind: str) -> N
     """Loops in loops, also without any text, recursion of loops and of macros."""
     (files / COMMENT / "sms.txt").write_text("{% block title %}x{% endblock %}")
     (files / COMMENT / f"sms.{kind}").write_text(f"{{% block title %}}{text}{{% endblock %}}")
-    with pytest.raises(TemplateLimitError, match="100000 loop iterations and calls"):
+    is_measured = kind == "txt"  # the other runs the same
+    with (
+        nullcontext() if is_measured else untraced(),
+        pytest.raises(TemplateLimitError, match="100000 loop iterations and calls"),
+    ):
         JinjaTemplates(files, is_sandboxed=True).render(rendering("sms", xs=[*range(1000)]))
 
 
