@@ -152,22 +152,22 @@ async def test_many_recipients_are_read_in_parts() -> None:
         asked.append(after)
         open_parts += 1
         try:
-            for number in range(1200):
+            for number in range(1001):
                 if (user := f"u{number:04}") > after:
                     yield user
         finally:
             open_parts -= 1
 
     each = world(start=datetime(2027, 1, 5, 8, 59, tzinfo=UTC))
-    each.users = {f"u{number:04}": Recipient(f"u{number:04}") for number in range(1200)}
+    each.users = {f"u{number:04}": Recipient(f"u{number:04}") for number in range(1001)}
     each.dispatcher.schedule(Schedule("morning", "news", everyone, tz="UTC"))
     await each.dispatcher.tick()
     each.clock.advance("1m")
     counts = [(await each.dispatcher.tick()).scheduled for _ in range(4)]
-    assert counts == [500, 500, 200, 0]
+    assert counts == [500, 500, 1, 0]
     assert (asked, open_parts) == (["", "u0499", "u0999"], 0)
     await each.settle()
-    assert len({job.user for job in each.email.jobs}) == len(each.email.jobs) == 1200
+    assert len({job.user for job in each.email.jobs}) == len(each.email.jobs) == 1001
 
 
 async def test_a_process_that_dies_is_followed_by_another() -> None:
