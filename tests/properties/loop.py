@@ -18,7 +18,7 @@ T = TypeVar("T")
 HORIZON = 3600.0
 """Virtual seconds that one wait may last; what only a poll or an audit can bring comes later than this."""
 
-MAX_STEPS = 200_000
+MAX_STEPS = 20_000
 """Callbacks that one `StepLoop.drive` may run."""
 
 
