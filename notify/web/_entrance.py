@@ -84,6 +84,11 @@ class BodyReceiver:
         self._body, self._has_more = bytearray(), True
         self._arrived = anyio.Event()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end of the body has arrived."""
+        return not self._has_more
+
     async def until_gone(self, line: Watch) -> None:
         """As the function of this name."""
 
@@ -115,7 +120,8 @@ async def attended(site: Site, receive: Receive) -> AsyncIterator[Receive]:
 
     Raises:
         ClientGoneError: the client has left.
-        WebError: 503, the server shuts down. A request that comes after that is served.
+        WebError: 503, the server shuts down; a request that comes after that is served. 400, the client has left, or
+            the server has given up reading, before the end of the body.
     """
     body = BodyReceiver(receive, site.options.max_body)
     line = watch(body.until_gone)
@@ -132,5 +138,7 @@ async def attended(site: Site, receive: Receive) -> AsyncIterator[Receive]:
             entrance.line = None
     if entrance.has_aborted:
         raise WebError(503, "shutting_down", "the server is shutting down: try again")
+    if line.aborted and not body.is_complete:  # some servers let a client that sent nonsense read the answer
+        raise WebError(400, "incomplete", "the request ended before its body was complete")
     if line.aborted:
         raise ClientGoneError
