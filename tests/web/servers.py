@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from tests.forks import Fork
 from tests.parts import untraced_environment
@@ -37,10 +37,6 @@ uvicorn shuts down in the same way, and then ends by that signal."""
 MEASURED = ("uvicorn", "hypercorn")
 """The servers whose processes measure coverage: one of each `Kind.told`. The application is the same under all of them,
 and to measure it takes half of a short process's time."""
-
-
-FORKED = ("uvicorn", "uvicorn-h11", "daphne", "gunicorn", "gunicorn-uvicorn", "hypercorn-w0")
-"""Servers that start no interpreters of their own, so they can be forks of a process that has imported the library."""
 
 
 class Kind(NamedTuple):
@@ -146,7 +142,7 @@ class WebServer:
         self.kind, self.spec, self.directory = kind, KINDS[kind], directory
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | Fork | None = None
+        self.process: Fork | None = None
         self.watched = directory / "watched"  # not what the log is in: each line would have it reload
         self.watched.mkdir(exist_ok=True)
         values = {"app": app, "port": str(self.port), "watched": str(self.watched)}
@@ -165,20 +161,14 @@ class WebServer:
     def start(self) -> Self:
         """Start it, and return once it answers.
 
-        In a session of its own: a signal that the tests send goes to the process that an operator would signal, and
-        what is left at the end is ended by its group.
+        It is a fork of a process that has imported the library; workers that it starts may be new interpreters. In a
+        session of its own: a signal that the tests send goes to the process that an operator would signal, and what is
+        left at the end is ended by its group.
         """
         with self._log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
-            if self.kind in FORKED:
-                _, module, *arguments = self._command
-                self.process = Fork(
-                    module, *arguments, env=self._env, stdin=nothing, stdout=log, stderr=log, strict=False
-                )
-            else:
-                command = [sys.executable, *self._command]
-                self.process = subprocess.Popen(
-                    command, cwd=ROOT, env=self._env, stdin=nothing, stdout=log, stderr=log, start_new_session=True
-                )
+            _, module, *arguments = self._command
+            streams: dict[str, Any] = {"stdin": nothing, "stdout": log, "stderr": log}
+            self.process = Fork(module, *arguments, env=self._env, strict=False, **streams)
         self.wait_ready()
         return self
 

@@ -21,7 +21,7 @@ from notify.web._credentials import SESSION_KEY, bearer_token, end_session, sess
 from notify.web._login import Client, login_of
 from notify.web._tickets import Tickets
 from notify_memory import MemoryStore
-from tests.web import applications
+from tests.web.frameworks import django
 
 pytestmark = pytest.mark.anyio
 
@@ -355,7 +355,7 @@ class DjangoSession(SessionBase):
 
 def test_a_session_of_django() -> None:
     """Its contents, and so the id, survive the new key that a login gives it; a logout flushes them."""
-    assert applications  # configures Django
+    assert django  # configures it
     session = DjangoSession()
     made = session_id(session)
     session.cycle_key()  # login

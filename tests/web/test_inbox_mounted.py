@@ -13,9 +13,9 @@ from notify import Notifier
 from notify.inbox import Inbox
 from notify.web import Identity, NotifyApp
 from notify_memory import MemoryStreamStore
-from tests.web import applications
 from tests.web.applications import APPS, Make, reading, served
 from tests.web.apps.contract import SECRET
+from tests.web.frameworks import parts
 from tests.web.servers import WebServer
 
 TOPIC = "a/b?c#ü%41 +"
@@ -50,7 +50,7 @@ async def test_frameworks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def web(notifier: Notifier[Any], **options: Any) -> NotifyApp:
         return NotifyApp(notifier, lambda request: Identity("alice", [TOPIC]), inbox=inbox, **options)
 
-    monkeypatch.setattr(applications, "web", web)
+    monkeypatch.setattr(parts, "web", web)
     async with Notifier(MemoryStreamStore()) as notifier:
         inbox = Inbox(notifier)
         async with served(make(notifier, inbox=inbox)) as client:

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
 from notify import Notifier
 from notify.web import Request
 from notify_memory import MemoryStreamStore
-from tests.web.applications import APPS
 
 notifier = Notifier(MemoryStreamStore())
-inner = APPS[os.environ["TEST_FRAMEWORK"]](notifier, heartbeat=0.5)
+framework = importlib.import_module(f"tests.web.frameworks.{os.environ['TEST_FRAMEWORK']}")
+inner = framework.app(notifier, heartbeat=0.5)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
