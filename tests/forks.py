@@ -12,6 +12,7 @@ import atexit
 import functools
 import gc
 import importlib
+import io
 import itertools
 import json
 import os
@@ -250,8 +251,11 @@ def become(order: Order) -> None:
     """Turn this fork into the process that was ordered."""
     errors = "surrogateescape"
     sys.stdin = open(0, errors=errors, closefd=False)
-    sys.stdout = open(1, "w", errors=errors, closefd=False)
-    sys.stdout.reconfigure(write_through=bool(order.env.get("PYTHONUNBUFFERED")))
+    if order.env.get("PYTHONUNBUFFERED"):
+        unbuffered: Any = open(1, "wb", 0, closefd=False)
+        sys.stdout = io.TextIOWrapper(unbuffered, errors=errors, write_through=True)
+    else:
+        sys.stdout = open(1, "w", errors=errors, closefd=False)
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(order.cwd)
     os.environ.clear()

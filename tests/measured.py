@@ -70,7 +70,6 @@ UNMEASURED: Final = (
     "notify_sqlite/test_readers.py",
     "properties",
     "sync/test_frameworks.py",
-    "sync/test_processes.py",
     "test_operations.py",
     "test_site.py",
     "web/browser/test_inbox_real.py",

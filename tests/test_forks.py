@@ -59,6 +59,15 @@ def test_it_ends_as_an_interpreter_does(tmp_path: Path, program: str, status: in
     assert bool(err) == bool(complaint)
 
 
+@pytest.mark.parametrize(("unbuffered", "lines"), [("", 2), ("1", 1)], ids=["buffered", "not"])
+def test_what_it_has_written_is_buffered_or_not(tmp_path: Path, unbuffered: str, lines: int) -> None:
+    """As the environment says: what its buffer holds, a fork of its own writes too."""
+    program = "import os\nprint('once')\nif os.fork(): os.wait()"
+    with fork(tmp_path, program, PYTHONUNBUFFERED=unbuffered) as process:
+        out, _ = process.communicate(timeout=20)
+    assert out.splitlines() == ["once"] * lines
+
+
 def test_warnings_that_are_no_errors(tmp_path: Path) -> None:
     with fork(tmp_path, "import warnings\nwarnings.warn('x', UserWarning)", strict=False) as process:
         _, err = process.communicate(timeout=20)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.sync.scripts import PATIENCE, background, events, free_port, script, stop, wait_until
+from tests.sync.scripts import PATIENCE, background, background_module, events, free_port, script, stop, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -85,11 +87,8 @@ execute_from_command_line(sys.argv)
 def project(tmp_path: Path) -> Path:
     for name, source in (("settings", SETTINGS), ("shop", SHOP), ("manage", MANAGE)):
         (tmp_path / f"{name}.py").write_text(source)
-    done = script(
-        tmp_path,
-        "import sqlite3; d = sqlite3.connect('shop.db'); d.execute('CREATE TABLE orders (id int)'); d.commit()",
-    )
-    assert done.returncode == 0
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as database:
+        database.execute("CREATE TABLE orders (id int)")
     return tmp_path
 
 
@@ -180,8 +179,8 @@ def test_flask_under_gunicorn(tmp_path: Path, options: tuple[str, ...]) -> None:
     streams; SIGTERM ends them all within the usual time."""
     (tmp_path / "shop.py").write_text(FLASK)
     port = free_port()
-    arguments = ("-m", "gunicorn", "shop:app", "--workers", "2", "--bind", f"127.0.0.1:{port}", *options)
-    with background(tmp_path, sys.executable, *arguments) as server:
+    arguments = ("shop:app", "--workers", "2", "--bind", f"127.0.0.1:{port}", *options)
+    with background_module(tmp_path, "gunicorn", *arguments) as server:
         where = f"http://127.0.0.1:{port}"
         wait_until(lambda: is_up(where) or server.poll() is not None, "the server", tmp_path)
         workers: set[str] = set()
@@ -239,20 +238,8 @@ def test_celery_prefork(tmp_path: Path) -> None:
     """The children of a prefork worker, which has pushed before it forks, push from their tasks: each the second time
     as well as the first; the worker ends in order."""
     (tmp_path / "work.py").write_text(CELERY)
-    arguments = (
-        "-m",
-        "celery",
-        "-A",
-        "work",
-        "worker",
-        "--pool",
-        "prefork",
-        "--concurrency",
-        "2",
-        "--loglevel",
-        "INFO",
-    )
-    with background(tmp_path, sys.executable, *arguments) as worker:
+    arguments = ("-A", "work", "worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "INFO")
+    with background_module(tmp_path, "celery", *arguments) as worker:
         assert script(tmp_path, "import work\nfor number in range(12): work.export.delay(number)").returncode == 0
         wait_until(
             lambda: len(events(tmp_path / "a.db")) == 13 or worker.poll() is not None, "the tasks to be done", tmp_path
