@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -47,42 +48,50 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-Run = Callable[..., str]
+ALL = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from notify.cli import main
+sys.exit(max(main(each) for each in json.loads(sys.argv[2])))
+"""
+"""Runs several commands: each process that imports the archive has to compile what it imports."""
+
+Use = Callable[[str], None]
 
 
 @pytest.fixture
-def run(bundle: Path, drivers: Path, tmp_path: Path) -> Run:
-    """A function that runs the archive and returns its output."""
+def use(bundle: Path, drivers: Path, tmp_path: Path) -> Use:
+    """A function that uses a store by the archive."""
     environment = {**untraced_environment(), "PYTHONPATH": str(drivers)}
 
     def run(*arguments: str) -> str:
-        command = [sys.executable, "-S", "-W", "error", str(bundle), *arguments]
+        command = [sys.executable, "-S", "-W", "error", *arguments]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    return run
+    def use(url: str) -> None:
+        id_ = run(str(bundle), "push", "alice", "n", "1", "--store", url)
+        commands = (["head", "alice"], ["tail", "alice", "--after", "0", "--no-follow"])
+        found = run("-c", ALL, str(bundle), json.dumps([[*each, "--store", url] for each in commands]))
+        assert found.splitlines() == [id_, f"{id_} n 1"]
+
+    return use
 
 
-def use(run: Run, url: str) -> None:
-    id_ = run("push", "alice", "n", "1", "--store", url)
-    assert run("head", "alice", "--store", url) == id_
-    assert id_ in run("tail", "alice", "--after", "0", "--no-follow", "--store", url)
-
-
-def test_postgres_from_an_archive(run: Run, postgres: Server) -> None:
+def test_postgres_from_an_archive(use: Use, postgres: Server) -> None:
     """The tables are created and used."""
-    use(run, postgres.dsn)
+    use(postgres.dsn)
 
 
-def test_sqlite_from_an_archive(run: Run) -> None:
+def test_sqlite_from_an_archive(use: Use) -> None:
     """A file is created and used."""
-    use(run, "sqlite:///n.db")
+    use("sqlite:///n.db")
 
 
-def test_redis_from_an_archive(run: Run) -> None:
+def test_redis_from_an_archive(use: Use) -> None:
     """The scripts are loaded and used."""
     with single() as server:
-        use(run, server.url)
+        use(server.url)
