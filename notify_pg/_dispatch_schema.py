@@ -56,6 +56,11 @@ class PostgresDispatchSchema:
             f"indexes of the tables of deliveries in schema {names.schema} are missing, and calls may be slow",
             f"the tables of deliveries in schema {names.schema} have all their indexes",
         )
+        self._unusable = OutageLog(
+            logger,
+            f"indexes of the tables of deliveries in schema {names.schema} are not valid, and calls may be slow",
+            f"the indexes of the tables of deliveries in schema {names.schema} are valid",
+        )
 
     async def inspect(self, connection: Any) -> bool:
         """Return whether all tables and functions exist; create nothing. Without indexes, calls are only slower.
@@ -123,9 +128,21 @@ class PostgresDispatchSchema:
         return missing
 
     async def _missing_indexes(self, connection: Any) -> list[str]:
-        """Return the indexes that do not exist: a later release may have added them, or they were dropped."""
+        """Return the indexes that do not exist: a later release may have added them, or they were dropped.
+
+        One that is not valid stays as it is, since only its owner knows whether it is still being built; it is logged.
+        """
         query = self._names.sql("dispatch_indexes")
-        found = {row["name"] for row in await connection.fetch(query, self._names.schema, self._indexes)}
+        found = {
+            row["name"]: row["is_valid"] for row in await connection.fetch(query, self._names.schema, self._indexes)
+        }
+        invalid = [name for name in self._indexes if found.get(name) is False]
+        if invalid:
+            self._unusable.failed(
+                f"{', '.join(invalid)}; unless CREATE INDEX CONCURRENTLY still runs, drop and create it"
+            )
+        else:
+            self._unusable.recovered()
         return [name for name in self._indexes if name not in found]
 
     async def _add_indexes(self, connection: Any, missing: list[str]) -> None:

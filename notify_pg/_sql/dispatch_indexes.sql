@@ -1,3 +1,4 @@
--- Which of these indexes exist.
-SELECT c.relname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind IN ('i', 'I')
+-- Which of these indexes exist, and are used: not while CREATE INDEX CONCURRENTLY runs, nor after it has failed.
+SELECT c.relname::text AS name, i.indisvalid AS is_valid
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_index i ON i.indexrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = ANY ($2::text[])

@@ -160,6 +160,25 @@ async def test_an_index_that_takes_too_long_after_one_that_did_not(
         await connection.close()
 
 
+async def test_an_index_that_was_not_completed(postgres: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """As CREATE INDEX CONCURRENTLY leaves it if it fails: it is named, once, and not taken for one that is used."""
+    schema = fresh_schema()
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as first:
+        await first.prepare()
+    connection = await asyncpg.connect(postgres.dsn)
+    try:
+        index = f'"{schema}".notify_deliveries_after_idx'
+        await connection.execute(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass")
+        await connection.execute(f'DROP INDEX "{schema}".notify_deliveries_user_idx')
+        async with PostgresDispatchStore(postgres.dsn, schema=schema) as used:
+            await use(used)
+        assert await lacking(connection, schema) == set()
+        (record,) = caplog.records
+        assert "are not valid, and calls may be slow: notify_deliveries_after_idx;" in record.getMessage()
+    finally:
+        await connection.close()
+
+
 async def test_indexes_that_take_longer_than_a_call_may(postgres: Server) -> None:
     """A store whose calls have little time works without them, too."""
     schema = fresh_schema()
