@@ -30,6 +30,7 @@ os.environ["PGSSLMODE"] = "disable"
 
 # Servers are killed here, but no machine loses its power: what was written is there without a sync, and no page is
 # torn. Nothing is vacuumed automatically: when that happens is a matter of chance, and each schema adds to its cost.
+# What a killed server leaves of its shared memory is a file in its own directory, which is removed.
 CONFIG = """
 listen_addresses = '127.0.0.1'
 fsync = off
@@ -38,6 +39,7 @@ autovacuum = off
 max_connections = 200
 shared_buffers = 64MB
 max_wal_size = 256MB
+dynamic_shared_memory_type = mmap
 log_min_messages = warning
 """
 
