@@ -50,14 +50,14 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
     the driver ask in another way one day, it asks in each connection again.
     """
 
-    async def _introspect_types(self, typeoids: Iterable[int], timeout: float | None) -> Any:
+    async def _introspect_types(self, typeoids: Iterable[int], *others: Any, **named: Any) -> Any:
         wanted = frozenset(typeoids)
         if wanted in _described:
             return _described[wanted], _Known
-        types, statement = await super()._introspect_types(typeoids, timeout)
+        found = await super()._introspect_types(typeoids, *others, **named)
         if max(wanted) < _FIXED_OIDS:
-            _described[wanted] = types
-        return types, statement
+            _described[wanted] = found[0]
+        return found
 
 
 async def connect(
