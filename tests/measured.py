@@ -1,8 +1,9 @@
 """Which tests measure the coverage of the library: one that does takes about twice as long (`tests/conftest.py`).
 
 A test runs at full speed, with the processes that it starts, if others run the same lines and branches: then what it
-runs of the library need not be measured. Each line is left to two tests, if two can run it in little time. If `make
-test` says that a line is not covered and you know that it is, look here first.
+runs of the library need not be measured. Each line is left to two tests, if two can run it in little time; what a
+process does once, as it fills a cache, is done by whichever test comes first. If `make test` says that a line is not
+covered and you know that it is, look here first.
 """
 
 from __future__ import annotations
@@ -319,31 +320,6 @@ MEASURED_IN_PART: Final = {
         "test_every_read_of_a_file_without_an_index[notify_items_current]",
     ),
     "notify_sqlite/test_order.py": ("test_a_batch_that_cannot_be_stored_leaves_the_others_in_order",),
-    "web/test_frameworks.py": (
-        "test_a_client_that_does_not_read[django-asyncio]",
-        "test_a_client_that_does_not_read[fastapi-asyncio]",
-        "test_a_stream[/sync/alice-starlette-asyncio]",
-        "test_compression[django-/notify/stream?user=alice-asyncio]",
-        "test_credentials_that_expire[litestar-asyncio]",
-        "test_credentials_that_expire[quart-asyncio]",
-        "test_disconnect[django-asyncio]",
-        "test_disconnect[starlette-asyncio]",
-        "test_limits[quart-asyncio]",
-        "test_polls_and_files_are_compressed[litestar-asyncio]",
-        "test_polls_and_files_are_compressed[starlette-asyncio]",
-        "test_positions[fastapi-asyncio]",
-        "test_positions[starlette-asyncio]",
-        "test_several_logs[django-asyncio]",
-        "test_several_logs[quart-asyncio]",
-        "test_the_end_of_the_notifier[django-asyncio]",
-        "test_the_end_of_the_notifier[fastapi-asyncio]",
-        "test_the_end_of_the_notifier[quart-asyncio]",
-        "test_the_end_of_the_notifier[starlette-asyncio]",
-        "test_the_end_of_the_server[django-asyncio]",
-        "test_the_end_of_the_server[fastapi-asyncio]",
-        "test_the_end_of_the_server[quart-asyncio]",
-        "test_the_end_of_the_server[starlette-asyncio]",
-    ),
     "web/test_sse_many.py": (
         "test_a_client_that_does_not_read_holds_no_turn",
         "test_a_turn_that_does_not_come",
