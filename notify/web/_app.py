@@ -11,7 +11,6 @@ from notify._asgi import FILES, Authenticate, Identity, Receive, Request, Scope,
 from notify.inbox import Inbox
 
 from . import _auth, _files, _inbox_http, _openapi, _polling, _publish, _routing, _sse, _websocket
-from ._entrance import ClientGoneError
 from ._options import WebOptions
 from ._site import Handler, Site, check_notifier
 
@@ -138,8 +137,6 @@ class NotifyApp:
             except (WebError, NotifyError) as error:
                 send = without_body(send) if request.method == "HEAD" else send
                 await reply_to(error).send(send, request.response_headers)
-            except ClientGoneError:
-                pass
         elif kind == "websocket":
             await _websocket.serve(self._site, Request(scope), receive, send)
         elif kind == "lifespan":

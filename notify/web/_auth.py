@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from notify._asgi import FILES, SAFE, Receive, Reply, Request, Send, WebError
 
-from ._entrance import attended
 from ._login import Client, login_of
 from ._site import Site
 
@@ -52,8 +51,7 @@ async def send_options(site: Site, request: Request, methods: Iterable[str], sen
 async def ticket(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve POST /ticket."""
     assert site.authentication is not None
-    async with attended(site, receive):
-        identity = await site.authentication.identify(request)
+    identity = await site.authentication.identify(request)
     client = Client(identity, login_of(identity, request))
     issued = await site.tickets.issue(client, request.headers.get("origin", ""))
     answer = {"ticket": issued.ticket, "expires_at": issued.expires_at.isoformat()}

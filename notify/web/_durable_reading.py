@@ -25,11 +25,10 @@ from notify._asgi import (
 
 from ._admission import Admission
 from ._durable import BEGINNING, NOW, Form, entity_tag, matches, next_cursor, offset_of, position_of, sse_frames
-from ._entrance import Entrance
 from ._frames import HEARTBEAT
 from ._session import Ended, Session, ended
 from ._site import Site
-from ._sse import HEADERS
+from ._sse import HEADERS, Entrance
 from ._watch import Watch
 
 READ_TIMEOUT: Final = 10.0

@@ -36,12 +36,11 @@ from notify.adapters import check_user
 
 from . import _position
 from ._admission import Admission, logs_of
-from ._entrance import Entrance
 from ._login import login_of
 from ._options import WebOptions
 from ._session import Ended, Session, ended, translation_of
 from ._site import Site, check_notifier
-from ._sse import HEADERS, FrameFeed, end_frames, serve
+from ._sse import HEADERS, Entrance, FrameFeed, end_frames, serve
 
 MAX_SITES: Final = 100
 """Sets of options of one notifier for which something is kept although no stream is open."""

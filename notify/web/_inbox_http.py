@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from notify._asgi import JSON_HEADERS, Receive, Reply, Request, Send, WebError, read_object
 
-from ._entrance import attended
 from ._inbox import inbox_of, perform
 from ._routing import route_of
 from ._site import Site
@@ -19,72 +18,66 @@ _ONCE: Final = ("before", "limit", "state", "group")
 
 async def page(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /inbox."""
-    await _serve(site, request, receive, send, "inbox", listing_members(request))
+    await _serve(site, request, send, "inbox", listing_members(request))
 
 
 async def counts(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /inbox/counts."""
-    await _serve(site, request, receive, send, "counts", {})
+    await _serve(site, request, send, "counts", {})
 
 
 async def mark(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve POST /inbox/mark."""
-    await _serve(site, request, receive, send, "mark")
+    await _serve(site, request, send, "mark", receive)
 
 
 async def dismiss(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve DELETE /inbox/{id}."""
-    await _serve(site, request, receive, send, "dismiss", {"id": _name(site, request)})
+    await _serve(site, request, send, "dismiss", {"id": _name(site, request)})
 
 
 async def dismiss_group(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve DELETE /inbox/group/{group}."""
-    await _serve(site, request, receive, send, "dismiss", {"group": _name(site, request)})
+    await _serve(site, request, send, "dismiss", {"group": _name(site, request)})
 
 
 async def follow(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve POST /follow."""
-    await _serve(site, request, receive, send, "follow")
+    await _serve(site, request, send, "follow", receive)
 
 
 async def unfollow(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve DELETE /follow/{topic}."""
-    await _serve(site, request, receive, send, "unfollow", {"topic": _name(site, request)})
+    await _serve(site, request, send, "unfollow", {"topic": _name(site, request)})
 
 
 async def following(site: Site, request: Request, receive: Receive, send: Send) -> None:
     """Serve GET /following."""
-    await _serve(site, request, receive, send, "following", {})
+    await _serve(site, request, send, "following", {})
 
 
 def _name(site: Site, request: Request) -> str:
     return route_of(request.scope, site.aliases).name
 
 
-async def _serve(
-    site: Site,
-    request: Request,
-    receive: Receive,
-    send: Send,
-    name: str,
-    members: Mapping[str, Any] | None = None,
-) -> None:
+async def _serve(site: Site, request: Request, send: Send, name: str, source: Mapping[str, Any] | Receive) -> None:
     """Answer with an operation.
 
     Args:
         site: the application.
         request: of the client.
-        receive: of the request.
         send: of the request.
         name: of the operation.
-        members: None if the body has them, which is read once the client is known.
+        source: the members, or where their JSON is received from, once the client is known.
     """
     inbox_of(site)
     assert site.authentication is not None  # an application that has routes authenticates
-    async with attended(site, receive) as receive_body:
-        identity = await site.authentication.identify(request)
-        if members is None:
-            members = await read_object(request, receive_body, site.options.max_body, site.options.send_timeout)
+    identity = await site.authentication.identify(request)
+    members = (
+        source
+        if isinstance(source, Mapping)
+        else await read_object(request, source, site.options.max_body, site.options.send_timeout)
+    )
     body = await perform(site, identity, name, members)
     await Reply(200, body, JSON_HEADERS).send(send, request.response_headers)
 

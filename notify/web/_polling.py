@@ -31,11 +31,11 @@ from notify.inbox.abc import CHANGES, ITEM
 from . import _position
 from ._admission import Admission, admit, check
 from ._dialects import dump
-from ._entrance import Entrance, attended, until_gone_watch
 from ._frames import one_line
 from ._inbox_values import counts_value
 from ._session import Ended, Session, ended, translation_of
 from ._site import Site
+from ._sse import Entrance, until_gone_watch
 from ._translation import Translation
 from ._watch import Watch
 
@@ -112,8 +112,7 @@ async def head(site: Site, request: Request, receive: Receive, send: Send) -> No
     """
     _limit(request)
     _seconds(request)
-    async with attended(site, receive):
-        await check(site, request)
+    await check(site, request)
     headers = [*JSON_HEADERS, *request.response_headers]
     with while_open():
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -25,8 +25,8 @@ from notify._asgi import Receive, Reply, Request, Send, WebError, check_json, pa
 from notify.adapters import without_stray_cancellation
 from notify.inbox import Inbox
 
-from ._entrance import until_gone_watch
 from ._site import Site
+from ._sse import until_gone_watch
 
 logger = logging.getLogger("notify.web")
 

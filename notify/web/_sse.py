@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 
 from notify import BackendError, ClosedError, Event
 from notify._asgi import (
@@ -32,13 +33,13 @@ from notify._asgi import (
 
 from . import _position
 from ._admission import Admission, admit, check
+from ._closing import Closing, OpenStream
 from ._dialects import Frame
-from ._entrance import Entrance, attended, until_gone
 from ._frames import HEARTBEAT, one_line, retry_line, sse_frame, sync_members
 from ._session import Ended, Reason, Session, ended, retry_of, translation_of
 from ._site import Site
 from ._translation import Translation
-from ._watch import watch
+from ._watch import Watch, watch
 
 CHUNK: Final = 65_536
 """Bytes of frames that are written at once, roughly."""
@@ -55,6 +56,32 @@ class _AbortedError(Exception):
     """The client has left, or the server shuts down: there is nothing to open."""
 
 
+class Entrance(OpenStream):
+    """Passes the shutdown of the server on to the session; before there is one, it cancels `authenticate`.
+
+    Attributes:
+        line: the watch of the connection, while the client is being authenticated; else None.
+        session: the session, once there is one.
+        has_aborted: whether the shutdown aborted the connection while the client was being authenticated.
+    """
+
+    __slots__ = ("has_aborted", "line", "session")
+
+    def __init__(self, closing: Closing) -> None:
+        OpenStream.__init__(self, closing)
+        self.line: Watch | None = None
+        self.session: Session | None = None
+        self.has_aborted = False
+
+    def end(self) -> None:
+        """End the session, or the wait."""
+        if self.session is not None:
+            self.session.shut_down()
+        elif self.line is not None and not self.line.aborted:
+            self.has_aborted = True
+            self.line.abort()
+
+
 def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaitable[None]:
     """Serve GET /stream."""
     return serve(site, partial(admit, site, request), request, receive, send)
@@ -66,8 +93,7 @@ async def head(site: Site, request: Request, receive: Receive, send: Send) -> No
     Raises:
         WebError: the client is refused.
     """
-    async with attended(site, receive):
-        await check(site, request)
+    await check(site, request)
     with while_open():
         await send(_response_start(request))
         await send({"type": "http.response.body", "body": b""})
@@ -201,6 +227,24 @@ async def _end(site: Site, request: Request, send: Send, end: Ended, *, started:
         with anyio.move_on_after(site.options.send_timeout):
             for message in messages:
                 await send(message)
+
+
+async def until_gone(receive: Receive, line: Watch) -> None:
+    """Wait until the client has gone, then abort; what it sends is ignored."""
+    has_body = True
+    try:
+        while (message := await receive())["type"] != "http.disconnect":
+            if not has_body:  # a server that does not wait here must not be polled in a busy loop
+                await anyio.lowlevel.checkpoint()
+            has_body = message.get("more_body", False)
+    except Exception:  # what servers raise after the end differs
+        pass
+    line.abort()
+
+
+def until_gone_watch(receive: Receive) -> Watch:
+    """Return a watch that aborts its block when the client has gone."""
+    return watch(partial(until_gone, receive))
 
 
 def _response_start(request: Request) -> Message:

@@ -44,13 +44,13 @@ from notify._asgi import Receive, Request, Send, WebError, send_part, web_error,
 from . import _auth, _position
 from ._admission import Admission, admit
 from ._commands import Command, CommandError, CommandQueue, answer, position_of, refusal
-from ._entrance import Entrance
 from ._frames import one_line, ws_text
 from ._inbox_commands import answered, is_for_inbox
 from ._position import Asked
 from ._routing import last_segment
 from ._session import Ended, Reason, Session, ended, translation_of
 from ._site import Site
+from ._sse import Entrance
 from ._text_feed import PING, TextFeed, texts_of
 from ._watch import Watch, watch
 

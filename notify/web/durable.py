@@ -24,11 +24,11 @@ from ._admission import Admission, admit, check
 from ._durable import Form as Form
 from ._durable import payload as payload
 from ._durable_reading import Reading, refusal, unavailable
-from ._entrance import Entrance, until_gone_watch
 from ._frames import wire_object
 from ._options import WebOptions
 from ._session import Ended, ended
 from ._site import Site, check_notifier
+from ._sse import Entrance, until_gone_watch
 
 EVENTS: Final = Form(wire_object)
 """Each item is the JSON object of an event, as on every other transport."""

@@ -21,7 +21,6 @@ import websockets
 from hypercorn.config import Config
 
 from notify import BackendUnavailableError, Notifier
-from notify.inbox import Inbox
 from notify.web import NotifyApp, Request
 from notify.web.durable import DurableStreams
 from notify_memory import MemoryStore
@@ -40,22 +39,8 @@ PATHS = {
     "log": "/logs/alice?user=alice&offset=-1",
     "log-sse": "/logs/alice?user=alice&offset=now&live=sse",
     "log-poll": "/logs/alice?user=alice&offset=now&live=long-poll",
-    "head": "/stream?user=alice",
-    "ticket": "/ticket?user=alice",
-    "mark": "/inbox/mark?user=alice",
-    "head-poll": "/events?user=alice",
-    "counts": "/inbox/counts?user=alice",
 }
 """Of `NotifyApp`, and of `DurableStreams`."""
-
-ON_SERVERS = [*PATHS][:-2]
-"""The others are served by the same lines."""
-
-METHODS = {"head": "HEAD", "head-poll": "HEAD", "ticket": "POST", "mark": "POST"}
-"""Where it is not GET."""
-
-AT_ONCE = {"head", "head-poll", "ticket", "mark", "counts"}
-"""What is answered at once: neither a stream nor a read that waits."""
 
 BODY = "http.response.body"
 UPGRADE = {
@@ -66,26 +51,17 @@ UPGRADE = {
 }
 
 
-def client_of(port: int, transport: str, target: str) -> RawClient:
-    """Return a client that asks this server."""
-    headers = UPGRADE if transport == "websocket" else {"x-notify": "1"}
-    return RawClient(port, target, headers, METHODS.get(transport, "GET"))
-
-
 def application(transport: str, notifier: Notifier[Any], authenticate: Any) -> NotifyApp | DurableStreams:
     """Return the application that serves this transport; its `authenticate` may take an hour."""
-    web: NotifyApp | DurableStreams
-    if transport.startswith("log"):
-        web = DurableStreams(notifier, authenticate)
-    else:
-        web = NotifyApp(notifier, authenticate, inbox=Inbox(notifier) if transport in ("mark", "counts") else None)
+    kind = DurableStreams if transport.startswith("log") else NotifyApp
+    web: NotifyApp | DurableStreams = kind(notifier, authenticate)
     assert web._site.authentication is not None
     web._site.authentication._timeout = HOUR
     return web
 
 
 def hanging(kind: str, directory: Path) -> WebServer:
-    return WebServer(kind, "tests.web.apps.plain:app", directory, env={"TEST_WITHIN": str(HOUR), "TEST_INBOX": "1"})
+    return WebServer(kind, "tests.web.apps.plain:app", directory, env={"TEST_WITHIN": str(HOUR)})
 
 
 async def _is(port: int, name: str, value: object) -> bool:
@@ -93,12 +69,13 @@ async def _is(port: int, name: str, value: object) -> bool:
 
 
 @outside
-@pytest.mark.parametrize("transport", ON_SERVERS)
+@pytest.mark.parametrize("transport", [*PATHS])
 @pytest.mark.parametrize("kind", ["uvicorn", "uvicorn-h11", "hypercorn-w0", "hypercorn-trio"])
 async def test_a_client_that_leaves(kind: str, transport: str, tmp_path: Path, anyio_backend: str) -> None:
     """`authenticate` is cancelled, and the connection is over."""
     with hanging(kind, tmp_path) as server:
-        async with client_of(server.port, transport, f"{PATHS[transport]}&delay={HOUR}") as client:
+        headers = UPGRADE if transport == "websocket" else {}
+        async with RawClient(server.port, f"{PATHS[transport]}&delay={HOUR}", headers) as client:
             await until(partial(_is, server.port, "authenticating", 1))
             client.leave("rst")
         await until(partial(_is, server.port, "authenticating", 0))
@@ -128,7 +105,8 @@ async def test_a_shutdown(transport: str, anyio_backend_name: str) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(serve, web, config, shutdown_trigger=ending.wait))
             await until(partial(_accepts, port))
-            async with client_of(port, transport, PATHS[transport]) as client:
+            headers = UPGRADE if transport == "websocket" else {}
+            async with RawClient(port, PATHS[transport], headers) as client:
                 await asked.wait()
                 web.begin_shutdown()
                 await until(lambda: ended.is_set() and not web._site.closing)
@@ -138,11 +116,9 @@ async def test_a_shutdown(transport: str, anyio_backend_name: str) -> None:
                 else:
                     await client.read_all()
                     assert client.complete
-                    if _is_refused(transport):
-                        assert client.status == 503
+                    if transport.startswith("log"):  # the protocol has no frame that says so
+                        assert (client.status, client.json["error"]["code"]) == (503, "shutting_down")
                         assert "retry-after" in client.headers
-                        if METHODS.get(transport) != "HEAD":
-                            assert client.json["error"]["code"] == "shutting_down"
                     else:
                         assert client.status == 200
                         assert b'"reason":"shutdown"' in client.body
@@ -157,11 +133,6 @@ async def _accepts(port: int) -> bool:
     return False
 
 
-def _is_refused(transport: str) -> bool:
-    """Whether a shutdown is an error status, since no frame could say it."""
-    return transport.startswith("log") or transport in AT_ONCE
-
-
 class Alone:
     """One request to an application, without a server: its receive and send.
 
@@ -172,11 +143,10 @@ class Alone:
 
     def __init__(self, transport: str, *, repeats: bool = False) -> None:
         path, _, query = PATHS[transport].partition("?")
-        self.scope = {"type": "websocket" if transport == "websocket" else "http", "path": path}
-        self.scope |= {"query_string": query.encode(), "headers": [(b"host", b"localhost"), (b"x-notify", b"1")]}
-        self.scope["method"] = METHODS.get(transport, "GET")
+        self.scope = {"type": "websocket" if transport == "websocket" else "http", "path": path, "method": "GET"}
+        self.scope |= {"query_string": query.encode(), "headers": [(b"host", b"localhost")]}
         self.gone, self.accepted = anyio.Event(), anyio.Event()
-        self.sent, self.statuses = list[str](), list[int]()
+        self.sent = list[str]()
         self.texts = list[Any]()
         self._repeats = repeats
         self._first = True
@@ -192,9 +162,7 @@ class Alone:
 
     async def send(self, message: Any) -> None:
         self.sent.append(message["type"])
-        if message["type"] == "http.response.start":
-            self.statuses.append(message["status"])
-        elif message["type"] == "websocket.accept":
+        if message["type"] == "websocket.accept":
             self.accepted.set()
         elif message["type"] == "websocket.send":
             self.texts.append(json.loads(message["text"]))
@@ -247,7 +215,6 @@ async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str
         has_status = how == "error" and transport not in ("sse", "websocket")  # sent although the client has left
         is_told = ends == "shutdown" or has_status
         assert len(begins) == is_told
-        assert all(status == (503 if has_status or _is_refused(transport) else 200) for status in request.statuses)
         if transport == "websocket":  # a handshake is answered in any case
             assert request.sent[-1] == "websocket.close"
         else:
@@ -322,121 +289,6 @@ async def test_a_server_that_repeats_the_connect() -> None:
                 await request.accepted.wait()
                 await until(lambda: notifier.statistics().open_streams == 1)
             request.gone.set()
-
-
-class Pieces:
-    """A request whose body comes in pieces: `receive` waits for `give`, and loses what a cancelled call has taken."""
-
-    def __init__(self, *pieces: bytes) -> None:
-        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-        self.scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/inbox/mark", "headers": headers}
-        self.pieces = [*pieces]
-        self.lost = 0
-        self.given = [anyio.Event() for _ in pieces]
-        self.status, self.body = 0, b""
-
-    async def receive(self) -> Any:
-        if not self.pieces:
-            await anyio.sleep_forever()
-        given, piece = self.given.pop(0), self.pieces.pop(0)
-        try:
-            await given.wait()
-        except anyio.get_cancelled_exc_class():
-            self.lost += 1
-            raise
-        return {"type": "http.request", "body": piece, "more_body": bool(self.pieces)}
-
-    async def send(self, message: Any) -> None:
-        self.status = message.get("status", self.status)
-        self.body += message.get("body", b"")
-
-
-@pytest.mark.parametrize("known_after", [0, 1, 3])
-async def test_a_body_that_comes_while_the_client_is_authenticated(known_after: int) -> None:
-    """Nothing of it is lost, whether it comes before or after the client is known."""
-    first, asked, known = b'{"state": "read", ', anyio.Event(), anyio.Event()
-
-    async def authenticate(_: Request) -> str:
-        asked.set()
-        await known.wait()
-        return "alice"
-
-    async with Notifier(MemoryStore()) as notifier:
-        inbox = Inbox(notifier)
-        sent = await inbox.send("alice", "news")
-        request = Pieces(first, b"", json.dumps({"ids": [sent.id]}).encode()[1:])
-        web, given = NotifyApp(notifier, authenticate, inbox=inbox), [*request.given]
-        with anyio.fail_after(60):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(web, request.scope, request.receive, request.send)
-                await asked.wait()
-                for number, each in enumerate([*given, anyio.Event()]):
-                    if number == known_after:
-                        known.set()
-                    await anyio.wait_all_tasks_blocked()
-                    each.set()
-        assert (request.status, json.loads(request.body)["counts"]["unread"]) == (200, 0)
-        assert request.lost == 0
-
-
-async def test_a_body_that_is_too_large_while_the_client_is_authenticated() -> None:
-    """It is not received to its end, and refused once the client is known."""
-    request, asked, known = Pieces(*[b"x" * 1000] * 10), anyio.Event(), anyio.Event()
-
-    async def authenticate(_: Request) -> str:
-        asked.set()
-        await known.wait()
-        return "alice"
-
-    for each in request.given:
-        each.set()
-    async with Notifier(MemoryStore()) as notifier:
-        web = NotifyApp(notifier, authenticate, inbox=Inbox(notifier), max_body=2500)
-        with anyio.fail_after(60):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(web, request.scope, request.receive, request.send)
-                await asked.wait()
-                await anyio.wait_all_tasks_blocked()
-                assert len(request.pieces) == 7
-                known.set()
-    assert (request.status, len(request.pieces)) == (413, 7)
-
-
-@pytest.mark.parametrize("ends", ["client", "shutdown"])
-async def test_a_body_that_does_not_come(ends: str) -> None:
-    """The client is known, and the end of its request is not waited for; granian lets it read why."""
-    request = Alone("mark")
-    request.scope["headers"] = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-    asked = anyio.Event()
-
-    async def receive() -> Any:
-        asked.set()
-        await request.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async with Notifier(MemoryStore()) as notifier:
-        web = NotifyApp(notifier, lambda _: "alice", inbox=Inbox(notifier), send_timeout=HOUR)
-        with anyio.fail_after(60):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(web, request.scope, receive, request.send)
-                await asked.wait()
-                await anyio.wait_all_tasks_blocked()
-                if ends == "client":
-                    request.gone.set()
-                else:
-                    web.begin_shutdown()
-        assert not web._site.closing
-    assert (request.sent, request.statuses) == (["http.response.start", BODY], [400 if ends == "client" else 503])
-
-
-async def test_what_is_asked_after_the_shutdown_has_begun() -> None:
-    """It is answered as ever: a page that has shown an item may still mark it."""
-    request = Alone("ticket")
-    async with Notifier(MemoryStore()) as notifier:
-        web = NotifyApp(notifier, lambda _: "alice")
-        web.begin_shutdown()
-        await web(request.scope, request.receive, request.send)
-    assert request.statuses == [200]
 
 
 @outside

@@ -1,10 +1,9 @@
 """A `NotifyApp` as a server loads it: the store and the options come from the environment.
 
-`?user=` says who a client is. `TEST_WITHIN` is how many seconds `authenticate` may take. With `TEST_INBOX` there is an
-inbox. Beside the application's own paths: `/inside` shows the signal handlers and what is open;
-`/inside/push?user=...&count=...` pushes in the server; `?delay=` makes `authenticate` take its time. `/view` is an
-endpoint that authenticates by itself, and returns a stream after `?delay=` seconds. `/logs/...` is read as Durable
-Streams.
+`?user=` says who a client is. `TEST_WITHIN` is how many seconds `authenticate` may take. Beside the application's own
+paths: `/inside` shows the signal handlers and what is open; `/inside/push?user=...&count=...` pushes in the server;
+`?delay=` makes `authenticate` take its time. `/view` is an endpoint that authenticates by itself, and returns a stream
+after `?delay=` seconds. `/logs/...` is read as Durable Streams.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from typing import Any
 import anyio
 
 from notify import Notifier
-from notify.inbox import Inbox
 from notify.web import EventStream, NotifyApp, Request
 from notify.web.durable import DurableStreams
 from notify_memory import MemoryPresence
@@ -43,8 +41,7 @@ async def authenticate(request: Request) -> str | None:
     return request.query.get("user")
 
 
-inbox = Inbox(notifier) if "TEST_INBOX" in os.environ else None
-web = NotifyApp(notifier, authenticate, inbox=inbox, **OPTIONS)
+web = NotifyApp(notifier, authenticate, **OPTIONS)
 logs = DurableStreams(notifier, authenticate)
 for site in (web._site, logs._site):
     if WITHIN is not None and site.authentication is not None:
