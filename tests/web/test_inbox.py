@@ -504,6 +504,48 @@ async def test_names_like_those_of_public_files(site: Site, path: str) -> None:
         assert (await client.delete(path)).status_code == 200
 
 
+@pytest.mark.parametrize("event", ["the client leaves", "the server shuts down"])
+async def test_a_change_while_its_client_is_being_authenticated(site: Site, event: str) -> None:
+    """What has arrived whole is carried out: a page that marks an item and then goes to it gives up its request."""
+    item = await site.send()
+    entered, released, left = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def slowly(request: Request) -> Identity:
+        entered.set()
+        await released.wait()
+        return Identity("alice")
+
+    app = NotifyApp(site.notifier, slowly, inbox=site.inbox)
+    body = json.dumps({"state": "read", "ids": [item.id]}).encode()
+    arriving = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not arriving:
+            await left.wait()
+            return {"type": "http.disconnect"}
+        return arriving.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/inbox/mark", "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }  # fmt: skip
+    async with anyio.create_task_group() as group:
+        group.start_soon(app, scope, receive, send)
+        await entered.wait()
+        if event == "the client leaves":
+            left.set()
+        else:
+            app.begin_shutdown()
+        await anyio.wait_all_tasks_blocked()
+        released.set()
+    assert sent[0]["status"] == 200
+    assert (await site.inbox.counts("alice")).unread == 0
+
+
 async def test_closed(site: Site) -> None:
     """While the server shuts down: 503."""
     async with site.client() as client:
